@@ -1,0 +1,103 @@
+//! The seam between sockets and everything else. A reactor calls a [`Handler`]; the handler acts
+//! through a [`Net`]. The real reactor and the simulator's fake network are the two callers.
+//!
+//! Laws, which both callers keep and the simulator checks:
+//! - a connection is `opened` once and `closed` once, and nothing is called for it outside;
+//! - `closed` comes in the same turn as the [`Net::close`] or the fault that caused it, but never
+//!   from inside another call to the handler;
+//! - what was sent before a close is still flushed, for a bounded time.
+
+use crate::arena::Id;
+use crate::frame::Frame;
+use crate::reason::CloseReason;
+use crate::time::{Millis, Now};
+
+/// Kind of [`ConnId`].
+#[derive(Debug)]
+pub enum Conn {}
+
+/// One connection, for as long as it is open.
+pub type ConnId = Id<Conn>;
+
+/// A listening port: who comes through it wants to be spoken to in its language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Back ends: the control port, TCP or unix socket.
+    Control,
+    /// Browsers: HTTP, WebSocket, SockJS.
+    Web,
+}
+
+/// What a reactor calls.
+pub trait Handler {
+    /// A peer came through a door.
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door);
+
+    /// Bytes came. Returns how many were consumed; the rest is kept and stands in front of the
+    /// next bytes. Never called while the connection is paused.
+    ///
+    /// # Errors
+    /// The reason for which the connection must be closed, as if by [`Net::close`].
+    fn received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason>;
+
+    /// The peer sends no more (half-close), and all that it sent has been given to `received`.
+    /// The handler answers what it owes and closes.
+    fn ended(&mut self, net: &mut impl Net, conn: ConnId);
+
+    /// All that was queued has gone to the kernel, after at least one attempt that the kernel
+    /// refused or took only in part.
+    fn drained(&mut self, net: &mut impl Net, conn: ConnId);
+
+    /// The deadline set with [`Net::deadline`] has passed; it is cleared before this call.
+    fn timed_out(&mut self, net: &mut impl Net, conn: ConnId);
+
+    /// The connection is gone for the handler: forget it.
+    fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason);
+
+    /// When `tick` is wanted at the latest.
+    fn due(&self) -> Option<Millis>;
+
+    /// Once a turn, before the input of that turn: the time has gone on.
+    fn tick(&mut self, net: &mut impl Net);
+
+    /// Once a turn, after its input and before its output: record what the turn changed, release
+    /// what has become durable.
+    fn settle(&mut self, net: &mut impl Net);
+}
+
+/// What a reactor offers. Calls for a connection that is gone do nothing.
+pub trait Net {
+    /// The time of this turn.
+    fn now(&self) -> Now;
+
+    /// Fills the slice from the system's random source (a simulator's: from its seed).
+    fn random(&mut self, out: &mut [u8]);
+
+    /// Queues a frame; it is written at the end of the turn.
+    fn send(&mut self, conn: ConnId, frame: Frame);
+
+    /// Bytes queued and not yet taken by the kernel, behind the frame that is being sent.
+    fn backlog(&self, conn: ConnId) -> usize;
+
+    /// Bytes queued and not yet taken by the kernel.
+    fn queued(&self, conn: ConnId) -> usize;
+
+    /// Closes when all that is queued has been sent, or after a short time without progress.
+    /// From this call on the peer's bytes are thrown away, and the first reason stands.
+    fn close(&mut self, conn: ConnId, reason: CloseReason);
+
+    /// Sets the one deadline of the connection, in place of the one before; `None` clears it.
+    /// Bytes do not extend it.
+    fn deadline(&mut self, conn: ConnId, at: Option<Millis>);
+
+    /// Stops reading: TCP holds the peer back.
+    fn pause(&mut self, conn: ConnId);
+
+    /// Reads again, beginning with what `received` left unconsumed.
+    fn resume(&mut self, conn: ConnId);
+}

@@ -1,0 +1,26 @@
+//! Fire Web Socket: a real-time push server in one small binary.
+//!
+//! The house, top to bottom; a module uses only what stands below it:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`], [`config`] | argv, environment and file → a command, a checked `Config` |
+//! | [`server`] | joins reactor, switch and journal, and runs them |
+//! | [`switch`] | what a byte means: roles of connections, commands, browser messages |
+//! | [`journal`] | every change passes through it and comes back in order |
+//! | [`hub`] | namespaces, channels, users, grants, states; no sockets, no clock |
+//! | [`publication`] | one message, each wire form of it encoded at most once |
+//! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
+//! | leaves | [`edge`], [`frame`], [`arena`], [`reason`], [`limits`], [`time`] |
+//!
+//! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. [`sim`] is its twin for
+//! tests: the same seam, a network that exists only in memory.
+#![forbid(unsafe_code)]
+
+pub mod arena;
+pub mod codec;
+pub mod edge;
+pub mod frame;
+pub mod limits;
+pub mod reason;
+pub mod time;

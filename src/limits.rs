@@ -1,0 +1,145 @@
+//! Every limit of the server: its name, unit, default, bounds and meaning, in one table. Nothing
+//! is unlimited.
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])* $name:ident: $default:literal, $low:literal..=$high:literal;)*) => {
+        /// The limits in force. The name of each ends in its unit.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Limits { $($(#[doc = $doc])* pub $name: usize,)* }
+
+        impl Default for Limits {
+            fn default() -> Limits {
+                Limits { $($name: $default,)* }
+            }
+        }
+
+        impl Limits {
+            /// Every limit: name, smallest value, largest value, meaning.
+            pub const TABLE: &'static [(&'static str, usize, usize, &'static str)] =
+                &[$((stringify!($name), $low, $high, concat!($($doc),*)),)*];
+
+            /// The value of the limit of that name.
+            pub fn get(&self, name: &str) -> Option<usize> {
+                match name {
+                    $(stringify!($name) => Some(self.$name),)*
+                    _ => None,
+                }
+            }
+
+            /// Sets the limit of that name.
+            ///
+            /// # Errors
+            /// [`LimitError`] for a name that is none, and for a value out of its bounds.
+            pub fn set(&mut self, name: &str, value: usize) -> Result<(), LimitError> {
+                match name {
+                    $(stringify!($name) if ($low..=$high).contains(&value) => {
+                        self.$name = value;
+                        Ok(())
+                    })*
+                    $(stringify!($name) => Err(LimitError::Bounds { low: $low, high: $high }),)*
+                    _ => Err(LimitError::Unknown),
+                }
+            }
+        }
+    };
+}
+
+/// Why a limit was not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitError {
+    /// There is no limit of that name.
+    Unknown,
+    /// The value must lie within these bounds, both included.
+    Bounds {
+        /// Smallest value.
+        low: usize,
+        /// Largest value.
+        high: usize,
+    },
+}
+
+limits! {
+    /// Connections in all; fewer if the descriptor limit allows fewer.
+    connections: 1_000_000, 16..=16_000_000;
+    /// Connections to the control port.
+    control_connections: 1024, 1..=1_000_000;
+    /// Body of a control frame.
+    control_frame_bytes: 8_388_608, 1024..=1_073_741_824;
+    /// Body of a control frame before `auth`.
+    control_frame_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
+    /// Half a control frame and no more for so long closes.
+    control_frame_ms: 10_000, 100..=3_600_000;
+    /// Replies that wait unread on a control connection before it is no longer read.
+    control_replies_pause_bytes: 262_144, 1024..=1_073_741_824;
+    /// Replies that wait unread on a control connection before it is closed; one reply may be
+    /// larger.
+    control_replies_bytes: 1_048_576, 1024..=1_073_741_824;
+    /// Commands of one control connection carried out in one turn of the loop.
+    control_commands_per_turn: 64, 1..=1_000_000;
+    /// Head of an HTTP request.
+    http_head_bytes: 8192, 512..=65_536;
+    /// Time for the head of an HTTP request.
+    http_head_ms: 5000, 100..=3_600_000;
+    /// Time between the opening of a WebSocket and a good `auth`.
+    auth_ms: 10_000, 100..=3_600_000;
+    /// A WebSocket message.
+    message_bytes: 16_384, 64..=1_073_741_824;
+    /// A WebSocket message before `auth`.
+    message_unauthenticated_bytes: 4096, 64..=1_073_741_824;
+    /// Fragments of one WebSocket message.
+    message_fragments: 64, 1..=1_000_000;
+    /// Between two pings to a browser.
+    heartbeat_ms: 25_000, 100..=3_600_000;
+    /// Silence after a ping until the connection is given up.
+    heartbeat_answer_ms: 8000, 100..=3_600_000;
+    /// From a close frame, or the last byte sent, to the end of the connection.
+    close_ms: 5000, 100..=600_000;
+    /// From SIGTERM to the end of the process.
+    drain_ms: 10_000, 100..=600_000;
+    /// What waits for a browser behind the publication it is busy with, before it is cut.
+    backlog_bytes: 262_144, 1024..=1_073_741_824;
+    /// What a browser asked for itself and has not yet taken, before it is no longer read.
+    answers_pause_bytes: 65_536, 1024..=1_073_741_824;
+    /// Channels that one connection may be subscribed to.
+    channels_per_connection: 128, 1..=1_000_000;
+    /// Connections of one user.
+    connections_per_user: 64, 1..=1_000_000;
+    /// Namespaces.
+    namespaces: 100_000, 1..=100_000_000;
+    /// Length of the name of a namespace, channel or user.
+    name_bytes: 255, 8..=65_535;
+    /// Grants of one namespace.
+    grants_per_namespace: 1_000_000, 1..=100_000_000;
+    /// States of one namespace.
+    states_per_namespace: 1_000_000, 1..=100_000_000;
+    /// One state. 8 MiB less a kilobyte, so that it fits the frame that sets it.
+    state_bytes: 8_387_584, 64..=1_073_741_824;
+    /// Elements of a list state; beyond that `push` drops the oldest.
+    list_items: 1000, 1..=10_000_000;
+    /// Longest life of a state.
+    ttl_seconds: 315_360_000, 1..=3_153_600_000;
+    /// Longest time that an old key is good after `rotateKey`.
+    grace_seconds: 2_592_000, 1..=315_360_000;
+    /// Channels of one `emit`.
+    channels_per_emit: 1000, 1..=1_000_000;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_lies_within_its_bounds() {
+        let mut limits = Limits::default();
+        for (name, low, high, meaning) in Limits::TABLE {
+            let value = limits.get(name).unwrap();
+            assert!((*low..=*high).contains(&value), "{name}");
+            assert!(!meaning.trim().is_empty(), "{name}");
+            assert_eq!(limits.set(name, value), Ok(()));
+            let error = LimitError::Bounds { low: *low, high: *high };
+            assert_eq!(limits.set(name, high + 1), Err(error));
+        }
+        assert_eq!(limits, Limits::default());
+        assert_eq!(limits.set("no_such", 1), Err(LimitError::Unknown));
+    }
+}

@@ -1,0 +1,103 @@
+//! Why a connection ended: one enum for the log, the counters, the WebSocket close code and the
+//! SockJS close frame.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal $(, $code:literal $text:literal)?;)*) => {
+        /// Why a connection ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum CloseReason { $($(#[$doc])* $name,)* }
+
+        impl CloseReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [CloseReason] = &[$(CloseReason::$name,)*];
+
+            /// Name in logs and counters.
+            pub const fn label(self) -> &'static str {
+                match self { $(CloseReason::$name => $label,)* }
+            }
+
+            /// Close code (RFC 6455, 7.4) and reason that a browser is told; `None` where it is
+            /// told nothing, because it is gone or was never greeted.
+            pub const fn told(self) -> Option<(u16, &'static str)> {
+                match self { $(CloseReason::$name => reasons!(@told $($code $text)?),)* }
+            }
+        }
+    };
+    (@told $code:literal $text:literal) => { Some(($code, $text)) };
+    (@told) => { None };
+}
+
+reasons! {
+    /// The peer closed, in an orderly way.
+    PeerClosed = "peer_closed", 1000 "";
+    /// The transport failed: reset, or an error on read or write.
+    PeerLost = "peer_lost";
+    /// All that was asked has been answered.
+    Answered = "answered";
+    /// The server stops.
+    GoingAway = "going_away", 1001 "server going away";
+    /// WebSocket frames against RFC 6455.
+    WsProtocol = "ws_protocol", 1002 "protocol error";
+    /// Text that is not UTF-8.
+    WsUtf8 = "ws_utf8", 1007 "invalid UTF-8";
+    /// A message over the limit.
+    WsTooLarge = "ws_too_large", 1009 "message too large";
+    /// SockJS framing that is not JSON (protocol part 6).
+    BrokenFraming = "broken_framing", 3000 "Broken framing.";
+    /// No answer to a ping.
+    NoHeartbeat = "no_heartbeat", 3000 "No response from heartbeat";
+    /// `auth` without `s` (protocol part 7).
+    AuthWithoutToken = "auth_without_token", 3002 "not found s - param, auth string";
+    /// `auth` without `i`.
+    AuthWithoutNamespace = "auth_without_namespace", 3002 "not found i - param, site id";
+    /// `auth` for a namespace that is not there.
+    UnknownNamespace = "unknown_namespace", 3404 "site id not registered";
+    /// The token is bad in any way.
+    InvalidToken = "invalid_token", 3404 "invalid JWT";
+    /// The token's `exp` has come while the connection was open.
+    TokenExpired = "token_expired", 3401 "token expired";
+    /// The site's back end asked for it (`disconnect`).
+    Disconnected = "disconnected", 3403 "disconnected by the site";
+    /// The namespace was removed.
+    NamespaceRemoved = "namespace_removed", 3404 "site id not registered";
+    /// No `auth` in time.
+    AuthTimeout = "auth_timeout", 3408 "no auth in time";
+    /// What publishers send it waits for too long or too much.
+    SlowConsumer = "slow_consumer", 3008 "too slow";
+    /// The server's own limit on connections.
+    Full = "full";
+    /// Half a request, head or frame, and no more in time.
+    HalfRequest = "half_request";
+    /// The peer did not end its side after a close.
+    CloseTimeout = "close_timeout";
+    /// HTTP that is not HTTP, or over a limit.
+    BadHttp = "bad_http";
+    /// Length of a control frame out of bounds, or its final byte not 0x00.
+    ControlFraming = "control_framing";
+    /// Body of a control frame that is not JSON.
+    ControlJson = "control_json";
+    /// The peer of the control port does not read its replies.
+    RepliesUnread = "replies_unread";
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_fits_a_close_frame() {
+        for reason in CloseReason::ALL {
+            if let Some((code, text)) = reason.told() {
+                assert!((1000..5000).contains(&code) && text.len() <= 123, "{reason}");
+            }
+        }
+    }
+}

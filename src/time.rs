@@ -1,0 +1,114 @@
+//! Time as plain numbers. Owns the clock; nothing else in the crate may read one.
+//!
+//! Everything inside the server is told what time it is ([`Now`]), so a simulator can tell it
+//! another one. Two scales: [`Millis`] never jumps and serves deadlines; [`UnixMillis`] is the
+//! date, and serves what must mean the same after a restart (tokens, the life of a state).
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds on the monotonic clock, from an arbitrary start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Millis(pub u64);
+
+/// Milliseconds since 1970-01-01 00:00 UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMillis(pub u64);
+
+impl Millis {
+    /// The moment `ms` milliseconds later; the far end of time if that overflows.
+    pub const fn plus(self, ms: u64) -> Millis {
+        Millis(self.0.saturating_add(ms))
+    }
+
+    /// How long from `now` until this moment; zero if it has passed.
+    pub fn after(self, now: Millis) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(now.0))
+    }
+}
+
+impl UnixMillis {
+    /// The moment `ms` milliseconds later; the far end of time if that overflows.
+    pub const fn plus(self, ms: u64) -> UnixMillis {
+        UnixMillis(self.0.saturating_add(ms))
+    }
+
+    /// Whole seconds since 1970, rounded down, as token claims count them (RFC 7519, 2).
+    pub const fn seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// `2026-11-23T22:19:08Z` (RFC 3339), for log lines.
+    pub fn to_rfc3339(self) -> String {
+        let (days, second) = (self.seconds() / 86_400, self.seconds() % 86_400);
+        // Civil date from a day count, in the calendar whose year begins in March: the leap day
+        // is then the last day of the year, and months follow a linear rule.
+        let shifted = days + 719_468;
+        let era = shifted / 146_097;
+        let day_of_era = shifted % 146_097;
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
+/// One reading of both clocks; the same for all that happens in one turn of the loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// For deadlines.
+    pub mono: Millis,
+    /// For dates.
+    pub unix: UnixMillis,
+}
+
+/// The two clocks of the machine.
+#[derive(Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock whose monotonic scale starts now.
+    #[allow(clippy::new_without_default)] // reading a clock is no default
+    pub fn new() -> Clock {
+        Clock { start: Instant::now() }
+    }
+
+    /// Reads both clocks. A date before 1970 reads as 1970.
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            mono: Millis(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            unix: UnixMillis(u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_civil() {
+        for (unix, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399_000, "2000-02-28T23:59:59Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+            (1_795_472_348_999, "2026-11-23T22:19:08Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(UnixMillis(unix).to_rfc3339(), text);
+        }
+    }
+
+    #[test]
+    fn the_far_end_of_time_is_not_passed() {
+        assert_eq!(Millis(5).plus(u64::MAX), Millis(u64::MAX));
+        assert_eq!(Millis(5).after(Millis(9)), Duration::ZERO);
+    }
+}

@@ -24,3 +24,4 @@ pub mod frame;
 pub mod limits;
 pub mod reason;
 pub mod time;
+pub mod wheel;

@@ -2,3 +2,4 @@
 //! clock, no state but its own decoder's.
 
 pub mod control;
+pub mod json;

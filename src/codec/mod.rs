@@ -3,3 +3,4 @@
 
 pub mod control;
 pub mod json;
+pub mod jwt;

@@ -1,4 +1,6 @@
 //! The languages of the wire. Each module is pure over the slices it is given: no sockets, no
 //! clock, no state but its own decoder's.
 
+pub mod http;
+pub mod sockjs;
 pub mod ws;

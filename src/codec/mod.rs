@@ -2,5 +2,8 @@
 //! clock, no state but its own decoder's.
 
 pub mod control;
+pub mod http;
 pub mod json;
 pub mod jwt;
+pub mod sockjs;
+pub mod ws;

@@ -3,8 +3,8 @@
 use super::{CONTROL_BYTES, Opcode, apply_mask};
 use crate::frame::Frame;
 
-/// Longest header of an unmasked frame.
-const HEADER_BYTES: usize = 10;
+/// Longest header of an unmasked frame, in bytes.
+pub const HEADER_BYTES: usize = 10;
 
 /// The header of an unmasked frame with so many bytes of payload: a buffer, and how much of it
 /// counts.

@@ -105,6 +105,7 @@ pub struct Report {
 /// If the server does anything that it must not; seed and step are printed to standard error.
 pub fn run<J: Journal>(options: Options, journal: J) -> Report {
     let mut world = World::new(options, limits(), journal);
+    world.begin();
     for _ in 0..options.steps {
         world.step();
     }
@@ -118,6 +119,7 @@ fn limits() -> Limits {
         control_frame_bytes: 4096,
         control_frame_unauthenticated_bytes: 1024,
         control_replies_pause_bytes: 1024,
+        control_replies_ms: 20_000,
         control_commands_per_turn: 4,
         message_bytes: 1024,
         message_unauthenticated_bytes: 512,

@@ -2,10 +2,11 @@
 //! `FWS_SIM_SEEDS=N` runs so many.
 
 use fws::journal::{LateJournal, MemoryJournal};
+use fws::reason::CloseReason;
 use fws::sim::{Options, Report, run};
 
 /// Actions of a run.
-const STEPS: usize = 120;
+const STEPS: usize = 160;
 
 /// One proposal in so many fails on the late journal.
 const FAILS_ONE_IN: u64 = 12;
@@ -32,14 +33,32 @@ fn all(run: fn(u64, bool) -> Report) -> Vec<Report> {
     }
 }
 
+/// What the runs have in common must have been met in some of them: a simulation that meets
+/// nothing finds nothing.
+fn assert_rich(reports: &[Report]) {
+    if reports.len() < 256 {
+        return;
+    }
+    let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
+    let runs = reports.len() as u64;
+    assert!(sum(|report| report.commands) > 80 * runs, "few commands");
+    assert!(sum(|report| report.deliveries) > 20 * runs, "few deliveries");
+    for reason in CloseReason::ALL {
+        let count: u64 = reports.iter().map(|report| report.closed[*reason as usize]).sum();
+        // The switch has no use for this one.
+        let is_elsewhere = *reason == CloseReason::CloseTimeout;
+        assert!(count > 0 || is_elsewhere, "nobody was closed for {reason}");
+    }
+}
+
 #[test]
 fn memory_journal() {
-    all(on_memory);
+    assert_rich(&all(on_memory));
 }
 
 #[test]
 fn late_journal() {
-    all(on_late);
+    assert_rich(&all(on_late));
 }
 
 #[test]

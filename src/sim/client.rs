@@ -33,7 +33,7 @@ pub(super) struct Client {
     written: u64,
     /// What it wrote before it was let in.
     pub early: Vec<(u64, u64, Intent)>,
-    /// Most bytes that arrive together.
+    /// Most bytes that arrive together, every other time.
     pace: usize,
     /// It takes what the kernel has for it.
     pub is_reading: bool,
@@ -42,6 +42,8 @@ pub(super) struct Client {
     pub end: End,
     /// It stopped in the middle of something, and says no more.
     pub is_mute: bool,
+    /// It has said who it is, whether or not that was heard yet.
+    pub has_said_auth: bool,
     /// Its connection is no more.
     pub is_gone: bool,
     inbox: Vec<u8>,
@@ -64,6 +66,7 @@ impl Client {
             is_lively: !prng.one_in(8),
             end: End::None,
             is_mute: false,
+            has_said_auth: false,
             is_gone: false,
             inbox: Vec::new(),
             is_upgraded: false,
@@ -149,7 +152,8 @@ impl Client {
         if most == 0 {
             return Vec::new();
         }
-        let count = if self.pace == usize::MAX { most } else { 1 + prng.below(most) };
+        let is_cut = self.pace < usize::MAX && prng.one_in(2);
+        let count = if is_cut { 1 + prng.below(most) } else { self.pipe.len() };
         self.pipe.drain(..count).collect()
     }
 

@@ -12,7 +12,8 @@ pub(super) const SERVER_KEY: &str = "the key of the server";
 
 const SPACES: [&str; 4] = ["shop", "news", "5", "spiel \"ü\""];
 const USERS: [&str; 4] = ["1", "2", "bob", "Zoë \"Q\""];
-const CHANNELS: [&str; 9] = ["a", "b", "5", "c\"\\é😀\u{2028}", "@a", "@m", "#p", "#q", "d"];
+/// Those in front are drawn more often, as among users and namespaces.
+const CHANNELS: [&str; 9] = ["a", "#p", "@a", "c\"\\é😀\u{2028}", "5", "b", "#q", "@m", "d"];
 const CLBS: [&str; 4] = ["1", "\"x\"", "-7", "12345678901234567890"];
 /// One byte longer than a name may be.
 const LONG: &str = "a name that is too long..";
@@ -195,15 +196,17 @@ impl Grammar<'_> {
     }
 
     pub fn channel(&mut self) -> String {
-        (*self.prng.pick(&CHANNELS)).into()
+        let skew = 1 + self.prng.below(CHANNELS.len());
+        CHANNELS[self.prng.below(skew)].into()
     }
 
     fn user(&mut self) -> String {
-        (*self.prng.pick(&USERS)).into()
+        let skew = 1 + self.prng.below(USERS.len());
+        USERS[self.prng.below(skew)].into()
     }
 
     fn maybe_user(&mut self) -> Option<String> {
-        if self.prng.one_in(3) { Some(self.user()) } else { None }
+        if self.prng.one_in(4) { Some(self.user()) } else { None }
     }
 
     /// The name of a namespace, and the server key, or another one.
@@ -249,9 +252,10 @@ impl Grammar<'_> {
     fn space_and_key(&mut self) -> (String, String) {
         let record = &self.judge.record;
         let spaces: Vec<_> = record.spaces.values().collect();
-        if !spaces.is_empty() && !self.prng.one_in(8) {
-            let space = self.prng.pick(&spaces);
-            let old = space.old_key.as_ref().filter(|_| self.prng.one_in(3));
+        if !spaces.is_empty() && !self.prng.one_in(24) {
+            let skew = 1 + self.prng.below(spaces.len());
+            let space = spaces[self.prng.below(skew)];
+            let old = space.old_key.as_ref().filter(|_| self.prng.one_in(6));
             let key = old.map_or(&space.key, |(old, _)| old);
             return (space.name.clone(), key.clone());
         }
@@ -351,9 +355,8 @@ impl Grammar<'_> {
     }
 
     /// An event for a browser, and its message.
-    pub fn event(&mut self, browser: Option<&Browser>) -> (Event, String) {
-        let is_somebody = browser.is_some_and(|browser| browser.who.is_some());
-        let weights = if is_somebody { [2, 20, 6, 4, 3, 2] } else { [30, 4, 1, 2, 1, 1] };
+    pub fn event(&mut self, browser: Option<&Browser>, has_said_auth: bool) -> (Event, String) {
+        let weights = if has_said_auth { [2, 24, 5, 3, 2, 1] } else { [50, 4, 1, 1, 1, 1] };
         match self.prng.weighted(&weights) {
             0 => self.browser_auth(browser),
             1 => {
@@ -412,7 +415,7 @@ impl Grammar<'_> {
             (space, key, user) = (same.name.clone(), same.key.clone(), name.clone());
         }
         let seconds = self.judge.now.unix.0 / 1000;
-        let expires = match self.prng.below(6) {
+        let expires = match self.prng.below(16) {
             0 => Some(seconds + 2),
             1 => Some(seconds + 40),
             2 => Some(seconds + 86_400),

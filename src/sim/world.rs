@@ -158,6 +158,10 @@ impl<J: Journal> World<J> {
             assert!(turns < TURNS_MAX, "a livelock");
         }
         self.switch.check_invariants();
+        let clients = &self.clients;
+        self.judge.lines.retain(|conn, line| {
+            !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))
+        });
         let conns: Vec<ConnId> = self.net.sockets.keys().copied().collect();
         for conn in conns {
             let socket = &self.net.sockets[&conn];
@@ -444,6 +448,8 @@ impl<J: Journal> World<J> {
         let is_stopped = self.net.prng.one_in(3);
         if is_stopped {
             self.note(|| "the server stops".into());
+            // Who was not yet let in never will be.
+            self.clients.retain(|client| client.conn.is_some());
             self.net.close_ms = self.limits.drain_ms as u64;
             self.net.linger_ms = self.net.linger_ms.min(500);
             self.switch.stopping(&mut self.net);

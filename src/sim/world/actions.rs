@@ -9,21 +9,43 @@ use crate::journal::Journal;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::client::{Client, End, masked};
-use crate::sim::grammar::Grammar;
+use crate::sim::grammar::{Grammar, SERVER_KEY};
 use crate::sim::intent::{Command, Emit, Event, Intent};
 use crate::sim::judge::Role;
 use crate::time::UnixMillis;
 
 /// Clients at a time.
-const CLIENTS_MAX: usize = 16;
+const CLIENTS_MAX: usize = 20;
 /// Most bytes of a WebSocket message that breaks no limit, before auth or after.
 const MESSAGE_BYTES: usize = 512;
 
 impl<J: Journal> World<J> {
+    /// Mostly a run begins with two namespaces and some who are in them, so that it soon has
+    /// something to say.
+    pub fn begin(&mut self) {
+        if self.net.prng.one_in(8) {
+            return;
+        }
+        for name in ["shop", "news"] {
+            let mut client = Client::new(Door::Control, &mut self.net.prng);
+            let body =
+                format!(r#"{{"action":"registerNameSpace","name":"{name}","key":"{SERVER_KEY}"}}"#);
+            let command = Command::Register { name: name.into(), has_key: true };
+            let frame = control::encode(body.as_bytes());
+            client.write(&mut self.judge, &frame, Intent::Command(command));
+            self.clients.push(client);
+        }
+        self.drive();
+        for _ in 0..8 {
+            self.open();
+        }
+        self.drive();
+    }
+
     /// One action and what follows.
     pub fn step(&mut self) {
         self.step += 1;
-        match self.net.prng.weighted(&[9, 50, 6, 4, 3, 8, 5, 1, 1]) {
+        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5]) {
             0 => self.open(),
             1 => self.speak(),
             2 => self.block(),
@@ -71,7 +93,7 @@ impl<J: Journal> World<J> {
         if self.clients.len() >= CLIENTS_MAX {
             return;
         }
-        let kind = self.net.prng.weighted(&[4, 6, 6, 1, 1, 1]);
+        let kind = self.net.prng.weighted(&[5, 10, 10, 1, 1, 1]);
         let door = if kind == 0 { Door::Control } else { Door::Web };
         let mut client = Client::new(door, &mut self.net.prng);
         self.note(|| format!("a client opens, kind {kind}"));
@@ -90,8 +112,8 @@ impl<J: Journal> World<J> {
                                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
                 let request = format!("{head}{upgrade}");
                 client.write(&mut self.judge, request.as_bytes(), Intent::Upgrade(form));
-                if self.net.prng.one_in(2) {
-                    // The first message may ride in the same segment.
+                // The first messages may ride in the same segment.
+                for _ in 0..self.net.prng.below(5) {
                     self.browser_speaks(&mut client, None, form);
                 }
             }
@@ -119,7 +141,11 @@ impl<J: Journal> World<J> {
         if self.clients.is_empty() {
             return self.open();
         }
-        let i = self.net.prng.below(self.clients.len());
+        let mut i = self.net.prng.below(self.clients.len());
+        if self.net.prng.one_in(3) {
+            let is_controller = |client: &Client| client.door == Door::Control;
+            i = self.clients.iter().position(is_controller).unwrap_or(i);
+        }
         if !self.clients[i].can_speak() {
             return;
         }
@@ -150,7 +176,7 @@ impl<J: Journal> World<J> {
             _ => None,
         };
         let (judge, prng) = (&self.judge, &mut self.net.prng);
-        let (intent, frame) = match prng.below(150) {
+        let (intent, frame) = match prng.below(500) {
             0 => (Intent::NotJson, control::encode(b"{\"action\":").to_vec()),
             1 => {
                 let length = *prng.pick(&[0_i32, -1, i32::MAX, 0x7D00_0000]);
@@ -250,7 +276,8 @@ impl<J: Journal> World<J> {
         let (mut events, mut messages) = (Vec::<Event>::new(), Vec::<Vec<u8>>::new());
         let mut bytes = 2;
         for _ in 0..count.max(usize::from(is_alone)) {
-            let (event, message) = grammar.event(browser);
+            let (event, message) = grammar.event(browser, client.has_said_auth);
+            client.has_said_auth |= matches!(event, Event::Auth(_));
             let spelled = match form {
                 Form::Raw => message.into_bytes(),
                 Form::SockJs => {
@@ -260,7 +287,7 @@ impl<J: Journal> World<J> {
                 }
             };
             bytes += spelled.len() + 1;
-            if bytes <= MESSAGE_BYTES && !(is_alone && !events.is_empty()) {
+            if bytes <= MESSAGE_BYTES && (events.is_empty() || !is_alone) {
                 events.push(event);
                 messages.push(spelled);
             }

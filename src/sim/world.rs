@@ -126,7 +126,7 @@ impl<J: Journal> World<J> {
         self.switch.tick(&mut self.net);
         self.calls += 1;
         let items = self.tape.take();
-        self.judge.orders(&items, self.tape.mark());
+        self.judge.orders(&items, self.tape.mark(), self.tape.horizon());
         self.judge_items(&items, None);
         let ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
@@ -136,7 +136,7 @@ impl<J: Journal> World<J> {
         self.expire();
         self.switch.settle(&mut self.net);
         let items = self.tape.take();
-        self.judge.orders(&items, self.tape.mark());
+        self.judge.orders(&items, self.tape.mark(), self.tape.horizon());
         self.judge_items(&items, None);
         self.judge.settled(self.tape.durable());
         is_busy |= self.forget();
@@ -158,6 +158,7 @@ impl<J: Journal> World<J> {
             assert!(turns < TURNS_MAX, "a livelock");
         }
         self.switch.check_invariants();
+        self.judge.compare_replica();
         let clients = &self.clients;
         self.judge.lines.retain(|conn, line| {
             !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))
@@ -198,7 +199,7 @@ impl<J: Journal> World<J> {
                 is_busy = true;
                 continue;
             };
-            let piece = self.clients[i].pop_piece(&mut self.net.prng);
+            let piece = self.clients[i].pop_piece(&mut self.net.prng, self.net.now.mono);
             if !piece.is_empty() {
                 is_busy = true;
                 self.net.arrive(conn, piece.into_iter());
@@ -463,7 +464,7 @@ impl<J: Journal> World<J> {
             assert!(!is_reading || self.net.sockets.is_empty(), "{:?}", self.net.sockets);
         }
         for i in (0..self.clients.len()).rev() {
-            self.clients[i].is_reading = true;
+            (self.clients[i].is_reading, self.clients[i].is_slow) = (true, false);
             self.leave(i);
         }
         self.drive();
@@ -480,7 +481,10 @@ impl<J: Journal> World<J> {
                 return;
             }
             let due = self.net.wheel.next_at().map(Millis);
-            let next = [due, self.switch.due(), Some(until)].into_iter().flatten().min();
+            let is_trickling = |client: &Client| client.is_slow && !client.is_drained();
+            let is_slow = self.clients.iter().any(is_trickling);
+            let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
+            let next = [due, self.switch.due(), byte, Some(until)].into_iter().flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             self.pass(next.0 - now.0);
         }

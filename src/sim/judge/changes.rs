@@ -21,9 +21,10 @@ enum Outcome {
 
 impl Judge {
     /// Time goes on, and entries come.
-    pub fn orders(&mut self, items: &[Item], ordered: u64) {
+    pub fn orders(&mut self, items: &[Item], ordered: u64, horizon: u64) {
         self.ordered = ordered;
-        self.record.advance(self.at());
+        self.replica.replay(items);
+        self.record.advance(horizon);
         for (i, item) in items.iter().enumerate() {
             let (ticket, entry) = match item {
                 Item::Ordered { ticket, entry } => (ticket.expect("all are ours"), Some(entry)),
@@ -56,7 +57,7 @@ impl Judge {
         space: Option<u32>,
         (items, next): (&[Item], &mut usize),
     ) {
-        if let Err(refusal) = self.record.check(&command, space) {
+        if let Err(refusal) = self.record.check(&command, space, self.at()) {
             return self.refuse(conn, refusal);
         }
         let at = self.at();
@@ -147,7 +148,7 @@ impl Judge {
         following: &[Item],
     ) -> Result<Outcome, Refusal> {
         self.record.advance(at);
-        self.record.check(&pending.command, pending.space)?;
+        self.record.check(&pending.command, pending.space, at)?;
         let space = pending.space.unwrap_or_default();
         match &pending.command {
             Command::Register { name, .. } => {
@@ -269,14 +270,19 @@ impl Judge {
                 self.leave(*conn);
                 continue;
             }
-            let sent = following
-                .iter()
-                .filter(|item| matches!(item, Item::Sent { conn: to, .. } if to == conn))
-                .count();
+            let waiting = following.iter().filter_map(|item| match item {
+                Item::Sent { conn: to, queued, backlog, .. } if to == conn => {
+                    Some((*queued).min(*backlog))
+                }
+                _ => None,
+            });
+            let waiting: Vec<usize> = waiting.collect();
+            let max = self.limits.backlog_bytes;
             let Some(line) = self.lines.get_mut(conn) else { continue };
             let is_sockjs = matches!(&line.role, Role::Browser(b) if b.form == Form::SockJs);
-            let got = sent - if is_sockjs { 2 } else { 1 };
+            let got = waiting.len() - if is_sockjs { 2 } else { 1 };
             assert!(got < count, "{conn:?} was cut and had got everything");
+            assert!(waiting[got] > max, "{conn:?} was cut although little waits for it");
             line.expected.truncate(line.expected.len() - count + got);
             self.dismiss(*conn, CloseReason::SlowConsumer);
         }

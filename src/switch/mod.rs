@@ -418,6 +418,8 @@ impl<J: Journal> Handler for Switch<J> {
     }
 
     fn stopping(&mut self, net: &mut impl Net) {
+        self.report_at = self.report_at.map(|_| net.now().mono);
+        self.report(net.now());
         for slot in 0..self.seats.len() {
             let conn = self.seats[slot].conn;
             match std::mem::take(&mut self.seats[slot].role) {

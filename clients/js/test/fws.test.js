@@ -54,7 +54,7 @@ test('subscribes once auth is answered, whenever channel() was called', async ()
   assert.deepEqual(got, [['late', 0], ['early', { ü: '😀\u2028' }]]);
 });
 
-test('two handlers of one channel: two subscribes, one call each; the same function once', async () => {
+test('two handlers of one channel: one call each; the same function counts once', async () => {
   const world = new World();
   const fws = await world.connected();
   const got = [];
@@ -179,7 +179,7 @@ test('callbacks of a lost connection get undefined; too many push out the oldest
   assert.ok(got.every(([, data]) => data === undefined));
 });
 
-test('a refused channel: the callback is told, and it is tried again with the next connection', async () => {
+test('a refused channel: the callback is told; the next connection tries again', async () => {
   const world = new World();
   const fws = await world.connected();
   const reasons = [];
@@ -189,13 +189,14 @@ test('a refused channel: the callback is told, and it is tried again with the ne
     { event: 'subscribe', data: '#team', clb: 1 },
     { event: 'subscribe', data: '#mine', clb: 2 },
   ]);
-  world.socket.receive({ event: 'callBackAnswer', clb: 1, data: { ok: false, reason: 'no grant' } });
-  world.socket.receive({ event: 'callBackAnswer', clb: 2, data: { ok: true } });
+  const answer = (clb, data) => world.socket.receive({ event: 'callBackAnswer', clb, data });
+  answer(1, { ok: false, reason: 'no grant' });
+  answer(2, { ok: true });
   assert.deepEqual(reasons, ['no grant']);
   world.socket.drop();
   await world.pass(1000);
   world.socket.ready();
-  world.socket.receive({ event: 'callBackAnswer', clb: 3, data: { ok: false, reason: 'still' } });
+  answer(3, { ok: false, reason: 'still' });
   assert.deepEqual(world.socket.names('subscribe'), ['#team', '#mine']);
   world.socket.drop(); // the answer to 4 never came: that is no refusal
   assert.deepEqual(reasons, ['no grant', 'still']);

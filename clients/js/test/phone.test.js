@@ -265,7 +265,8 @@ test('token: a renewal that fails is tried again in what time is left', async ()
 });
 
 test('token: no renewal without expiresIn, with a fixed token, or after the end', async () => {
-  for (const [token, data] of [[() => 't', {}], ['t', { expiresIn: 10 }], [() => 't', { expiresIn: 0 }]]) {
+  const never = [[() => 't', {}], ['t', { expiresIn: 10 }], [() => 't', { expiresIn: 0 }]];
+  for (const [token, data] of never) {
     const world = new World();
     await world.connected(token, data);
     assert.deepEqual(world.timers(), []);

@@ -251,6 +251,19 @@ test('token: renewed at 80 % of its life, on the open connection', async () => {
   assert.equal(world.sockets.length, 1);
 });
 
+test('token: renewed for another user, everything is subscribed anew', async () => {
+  const world = new World();
+  const token = (user) => `x.${Buffer.from(JSON.stringify({ i: user })).toString('base64url')}.y`;
+  const users = [7, '7', '¿ÿ?>', '¿ÿ?>'];
+  const fws = await world.connected(() => token(users.shift()), { expiresIn: 100 });
+  fws.channel('news', () => {});
+  for (const subscribes of [1, 2, 2]) {
+    await world.pass(80000);
+    world.socket.authOk({ expiresIn: 100 });
+    assert.equal(world.socket.names('subscribe').length, subscribes);
+  }
+});
+
 test('token: a renewal that fails is tried again in what time is left', async () => {
   const world = new World();
   let calls = 0;

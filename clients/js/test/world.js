@@ -61,6 +61,7 @@ class World {
       document: this.document,
       location: { href: 'https://page.example/shop/' },
       URL,
+      atob,
       WebSocket: FakeSocket,
       setTimeout: (fn, ms = 0) => this._setTimeout(fn, ms),
       clearTimeout: (id) => this._timers.delete(id),

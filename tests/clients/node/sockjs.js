@@ -10,6 +10,8 @@ const { BackEnd, Inbox, token, eventually } = require('./back_end.js');
 const [ws, control, key] = process.argv.slice(2);
 const HARD = 'ü😀\u2028\u2029 %20+&#"\\/\u200b\ufeff\uffff<b>\t';
 
+const opened = [];
+
 /** What fws.js does with its SockJS connection: the same messages at the same moments. */
 class Original {
   constructor(namespace, secret) {
@@ -18,6 +20,7 @@ class Original {
     this.clb = 0;
     this.closed = new Inbox();
     this.sock = new SockJS(`http://${ws}/socket`, null, { transports: ['websocket'] });
+    opened.push(this.sock);
     this.sock.onopen = () => {
       this.emit('auth', { i: namespace, s: secret });
       this.tell('connected');
@@ -82,7 +85,10 @@ class Original {
 
 let backEnd;
 test.before(async () => { backEnd = await BackEnd.connect(control, 'demo', key); });
-test.after(() => backEnd.close());
+test.after(() => {
+  backEnd.close();
+  opened.forEach((sock) => sock.close()); // those that a failed test has left open
+});
 
 test('subscribe right behind auth works every time; the state comes first', async () => {
   await backEnd.set('early', { state: HARD });

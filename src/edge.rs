@@ -49,8 +49,8 @@ pub trait Handler {
     /// The handler answers what it owes and closes.
     fn ended(&mut self, net: &mut impl Net, conn: ConnId);
 
-    /// All that was queued has gone to the kernel, after at least one attempt that the kernel
-    /// refused or took only in part.
+    /// All that was queued has gone to the kernel, and either the kernel had refused some of it
+    /// before, or the connection is paused.
     fn drained(&mut self, net: &mut impl Net, conn: ConnId);
 
     /// The deadline set with [`Net::deadline`] has passed; it is cleared before this call.
@@ -58,6 +58,9 @@ pub trait Handler {
 
     /// The connection is gone for the handler: forget it.
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason);
+
+    /// The process has been told to stop and the doors are closed: let everybody go.
+    fn stopping(&mut self, net: &mut impl Net);
 
     /// When `tick` is wanted at the latest.
     fn due(&self) -> Option<Millis>;

@@ -11,7 +11,7 @@
 //! | [`hub`] | namespaces, channels, users, grants, states; no sockets, no clock |
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
-//! | leaves | [`edge`], [`frame`], [`arena`], [`reason`], [`limits`], [`time`] |
+//! | leaves | [`edge`], [`frame`], [`wheel`], [`arena`], [`reason`], [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
 //!
 //! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. [`sim`] is its twin for
 //! tests: the same seam, a network that exists only in memory.
@@ -19,8 +19,20 @@
 
 pub mod arena;
 pub mod codec;
+pub mod config;
 pub mod edge;
 pub mod frame;
+pub mod hub;
+pub mod journal;
+pub mod keys;
 pub mod limits;
+pub mod log;
+pub mod metrics;
+pub mod publication;
+pub mod reactor;
 pub mod reason;
+pub mod server;
+pub mod switch;
 pub mod time;
+pub mod uuid;
+pub mod wheel;

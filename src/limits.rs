@@ -71,9 +71,9 @@ limits! {
     control_frame_ms: 10_000, 100..=3_600_000;
     /// Replies that wait unread on a control connection before it is no longer read.
     control_replies_pause_bytes: 262_144, 1024..=1_073_741_824;
-    /// Replies that wait unread on a control connection before it is closed; one reply may be
-    /// larger.
-    control_replies_bytes: 1_048_576, 1024..=1_073_741_824;
+    /// Replies that wait unread on a control connection for so long, while it is not read, close
+    /// it.
+    control_replies_ms: 60_000, 100..=3_600_000;
     /// Commands of one control connection carried out in one turn of the loop.
     control_commands_per_turn: 64, 1..=1_000_000;
     /// Head of an HTTP request.

@@ -31,7 +31,7 @@ macro_rules! reasons {
 
 reasons! {
     /// The peer closed, in an orderly way.
-    PeerClosed = "peer_closed", 1000 "";
+    PeerClosed = "peer_closed";
     /// The transport failed: reset, or an error on read or write.
     PeerLost = "peer_lost";
     /// All that was asked has been answered.
@@ -60,6 +60,8 @@ reasons! {
     TokenExpired = "token_expired", 3401 "token expired";
     /// The site's back end asked for it (`disconnect`).
     Disconnected = "disconnected", 3403 "disconnected by the site";
+    /// The user has as many connections as one may have.
+    UserFull = "user_full", 3429 "too many connections";
     /// The namespace was removed.
     NamespaceRemoved = "namespace_removed", 3404 "site id not registered";
     /// No `auth` in time.
@@ -80,6 +82,14 @@ reasons! {
     ControlJson = "control_json";
     /// The peer of the control port does not read its replies.
     RepliesUnread = "replies_unread";
+}
+
+impl CloseReason {
+    /// Whether it is in the course of things, so that no operator needs to hear of it.
+    pub const fn is_ordinary(self) -> bool {
+        use CloseReason::*;
+        matches!(self, PeerClosed | PeerLost | Answered | GoingAway | Disconnected | TokenExpired)
+    }
 }
 
 impl fmt::Display for CloseReason {

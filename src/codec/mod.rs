@@ -1,2 +1,9 @@
 //! The languages of the wire. Each module is pure over the slices it is given: no sockets, no
 //! clock, no state but its own decoder's.
+
+pub mod control;
+pub mod http;
+pub mod json;
+pub mod jwt;
+pub mod sockjs;
+pub mod ws;

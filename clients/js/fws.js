@@ -1,0 +1,397 @@
+/**
+ * Browser client of Fire Web Socket: one file, no dependencies, no build step.
+ *
+ *     const fws = new FWS('https://push.example.org/socket', 'shop', token);
+ *     fws.channel('news', (data) => show(data));
+ *
+ * Calls are those of the original fws.js. New here: it reconnects and subscribes again, looks
+ * after itself on a phone that sleeps, and takes a function in place of the token.
+ *
+ * It owns one WebSocket, its timers, and the list of what the page wants to hear. It never
+ * publishes (only back ends can), never dials while the page is hidden, and keeps no message.
+ * Works as a classic script (global `FWS`) and as a CommonJS module; needs ES2017.
+ */
+(function (root, define) {
+  if (typeof module === 'object' && module.exports) module.exports = define();
+  else root.FWS = define();
+}(typeof self === 'undefined' ? this : self, function () {
+  'use strict';
+
+  const BACKOFF_MS = 500; // mean of the first wait is half of it; doubles with each failure
+  const BACKOFF_CAP_MS = 30000;
+  const STABLE_MS = 10000; // a connection that lived so long makes the back-off start anew
+  const DIAL_MS = 10000; // for the token, and again from dialling to `auth ok`
+  const PROBE_MS = 2000; // for the answer to a ping after the page has come back
+  const RENEW_AT = 0.8; // of a token's life
+  const TIMER_MAX_MS = 0x7fffffff; // what setTimeout can hold
+  const QUEUE_MAX = 256; // messages of `emit` that wait for a connection
+  const ANSWERS_MAX = 256; // functions that wait for an answer of the server
+
+  /** Code of `disconnect` when no close frame came (RFC 6455, 7.4.1). */
+  const LOST = 1006;
+  /** The server refuses this token or user: without a new token it is no use to come back. */
+  const REFUSED = [3002, 3401, 3403, 3404];
+  /** Names of `on` that belong to this client; a message of that name never calls them. */
+  const OWN_EVENTS = ['connected', 'auth', 'disconnect'];
+
+  /**
+   * What `disconnect` handlers are told.
+   * @typedef {Object} Disconnect
+   * @property {number} code close code of the server; 1006 when the connection was lost or never
+   *   came to be; 1000 after `close()`
+   * @property {string} reason text beside the code
+   * @property {boolean} willReconnect false: this client has stopped
+   */
+
+  class FWS {
+    /**
+     * Connects at once (if the page is hidden: when it is shown).
+     *
+     * @param {string} url like `https://host/socket`; relative to the page is fine
+     * @param {string} namespace
+     * @param {string|function} token the auth token, or a function that gets one: it is called
+     *   before each connection and ahead of the end of the token in use, and returns a string or
+     *   a Promise of one, or calls its argument with one. A token for another user is not for
+     *   this connection: `close()` it and make a new FWS.
+     * @throws {TypeError} if the url is none
+     */
+    constructor(url, namespace, token) {
+      const at = new URL(url, typeof location === 'undefined' ? undefined : location.href);
+      at.protocol = at.protocol.replace(/^http/, 'ws');
+      at.pathname = at.pathname.replace(/\/*$/, '/websocket');
+
+      /** Id of this connection as the server knows it; null while there is none. */
+      this.cid = null;
+      this._url = at.href;
+      this._namespace = namespace;
+      this._token = token;
+      /** Handlers of `on` and of `channel`: name → array of entries, replaced, never changed. */
+      this._events = new Map();
+      this._channels = new Map();
+      /** Calls of `emit` that wait for a connection. */
+      this._queue = [];
+      this._clb = 0;
+      /** The attempt or connection in being, or null: all that is bound to one WebSocket. */
+      this._link = null;
+      this._round = 0; // counts links
+      this._failures = 0; // in a row
+      this._retry = null; // timer of the next dial
+      this._caller = null; // own-event handler that runs at this moment
+      this._closed = false;
+      this._wake = this._wake.bind(this);
+      pageEvents('addEventListener', this._wake);
+      this._dial();
+    }
+
+    /**
+     * Calls `fn(data)` for each message of that event, and for `connected` (the socket is open),
+     * `auth` (gets the connection id), `disconnect` (gets a {@link Disconnect}), with every
+     * connection anew. What a handler of these three registers with `on` or `channel` takes the
+     * place of what the same handler registered the last time.
+     */
+    on(event, fn) {
+      this._add(this._events, String(event), fn);
+    }
+
+    /**
+     * Subscribes, also after every reconnect, and calls `fn(data)` with the channel's state, if
+     * it has one, and then with each message. A repeated call makes the server send the state
+     * again, to all handlers of that channel. The same function counts once.
+     *
+     * @param {string} name
+     * @param {function} fn
+     * @param {function(string)} [refused] called with the reason if the server refuses, as it does
+     *   for a `#` channel without a grant; it is tried again with the next connection
+     */
+    channel(name, fn, refused) {
+      const entry = this._add(this._channels, String(name), fn, refused);
+      if (this._link && this._link.ready) this._subscribe(this._link, String(name), [entry]);
+    }
+
+    /** Leaves a channel, and forgets all handlers of that name, those of `on` too. */
+    off(name) {
+      this.unsubscribe(name);
+      this._events.delete(String(name));
+    }
+
+    /**
+     * Leaves a channel.
+     * @param {string} name
+     * @param {function} [fn] called when the server has answered; with undefined if there is no
+     *   connection (then there is nothing to leave)
+     */
+    unsubscribe(name, fn) {
+      this._channels.delete(String(name));
+      if (this._link && this._link.ready) this._send(this._link, 'unsubscribe', String(name), fn);
+      else if (fn) later(fn);
+    }
+
+    /**
+     * Sends a message to the server; before there is a connection it waits.
+     * @param {string} event
+     * @param {*} data
+     * @param {function} [fn] called once: with the server's answer, or with undefined when the
+     *   connection ends without one, or when 256 younger calls wait for theirs
+     * @returns {boolean} false: dropped, because too many wait or after `close()`
+     */
+    emit(event, data, fn) {
+      const kept = !this._closed && this._queue.length < QUEUE_MAX;
+      if (this._link && this._link.ready) this._send(this._link, event, data, fn);
+      else if (kept) this._queue.push([event, data, fn]);
+      else if (fn) later(fn);
+      return kept;
+    }
+
+    /** Closes for good. Calls `disconnect` handlers if there was something to close. */
+    close() {
+      this._stop();
+      if (this._link) this._lost(this._link, 1000, 'closed by the page');
+    }
+
+    // One connection, from dialling to its end.
+
+    _dial() {
+      clearTimeout(this._retry);
+      if (this._closed || this._link || hidden()) return; // _wake dials when the page is shown
+      const link = {
+        socket: null,
+        ready: false, // `auth ok` has come
+        since: 0, // when that was
+        answers: new Map(), // clb → function
+        limit: null, // timer: token, dial
+        probe: null, // timer: answer to a ping
+        renewal: null, // timer: next token
+      };
+      this._link = link;
+      this._round += 1;
+      this._limit(link, 'no token in time');
+      this._newToken().then(
+        (token) => this._open(link, token),
+        (error) => this._lost(link, LOST, 'no token: ' + (error && error.message || error)));
+    }
+
+    _open(link, token) {
+      if (this._link !== link) return; // given up, while the token was on its way
+      if (hidden()) {
+        this._lost(link, LOST, 'page hidden');
+        return;
+      }
+      this._limit(link, 'no connection in time');
+      let socket;
+      try {
+        socket = new WebSocket(this._url);
+      } catch (error) { // forbidden by the page's own rules
+        this._lost(link, LOST, error.message);
+        return;
+      }
+      link.socket = socket;
+      socket.onopen = () => {
+        this._auth(link, token);
+        this._announce('connected');
+      };
+      socket.onmessage = (event) => this._received(link, event.data);
+      socket.onclose = (event) => this._lost(link, event.code, event.reason);
+      socket.onerror = () => {}; // a close follows; WebSockets of Node throw what nobody hears
+    }
+
+    _auth(link, token) {
+      this._send(link, 'auth', { i: this._namespace, s: token });
+    }
+
+    _authenticated(link, data) {
+      this._renewIn(link, data.expiresIn);
+      if (link.ready) return; // a renewed token: all subscriptions are still there
+      clearTimeout(link.limit);
+      link.since = Date.now();
+      this.cid = data.cid;
+      this._announce('auth', data.cid);
+      if (this._link !== link) return; // closed by a handler
+      link.ready = true; // only now: what the handlers asked for goes out once, below
+      this._channels.forEach((entries, name) => this._subscribe(link, name, entries));
+      this._queue.splice(0).forEach((waiting) => this._send(link, ...waiting));
+    }
+
+    _received(link, text) {
+      let message;
+      try {
+        message = JSON.parse(text);
+      } catch (error) {
+        return;
+      }
+      if (!message || typeof message !== 'object') return;
+      if (message.event === 'auth ok') {
+        this._authenticated(link, message.data || {});
+      } else if (message.event === 'callBackAnswer') {
+        this._answer(link, message.clb, message.data);
+      } else {
+        const name = String(message.event);
+        const others = OWN_EVENTS.includes(name) ? [] : this._events.get(name) || [];
+        (this._channels.get(name) || []).concat(others)
+          .forEach((entry) => call(entry.fn, message.data));
+      }
+    }
+
+    /** The one way out of a link, whoever ends it. */
+    _lost(link, code, reason) {
+      if (this._link !== link) return;
+      this._link = null;
+      this.cid = null;
+      [link.limit, link.probe, link.renewal].forEach(clearTimeout);
+      if (link.socket) {
+        link.socket.onopen = link.socket.onmessage = link.socket.onclose = null;
+        link.socket.close();
+      }
+      if (link.ready && Date.now() - link.since >= STABLE_MS) this._failures = 0;
+      if (REFUSED.includes(code) && typeof this._token !== 'function') this._stop();
+      link.answers.forEach((fn) => call(fn));
+      const willReconnect = !this._closed;
+      this._announce('disconnect', { code, reason, willReconnect });
+      if (this._closed || this._link) return;
+      const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_MS * 2 ** this._failures);
+      this._failures += 1;
+      this._retry = setTimeout(() => this._dial(), Math.random() * ceiling);
+    }
+
+    _stop() {
+      this._closed = true;
+      clearTimeout(this._retry);
+      pageEvents('removeEventListener', this._wake);
+      this._queue.splice(0).forEach((waiting) => waiting[2] && later(waiting[2]));
+    }
+
+    // The life of a page.
+
+    /** The page is shown again, or the network is back: timers and sockets may have slept. */
+    _wake() {
+      if (this._closed || hidden()) return;
+      if (this._link) {
+        if (this._link.ready) this._probe(this._link);
+      } else {
+        this._failures = 0;
+        this._dial();
+      }
+    }
+
+    /** A socket can look open long after its network has gone; only an answer proves it. */
+    _probe(link) {
+      if (link.probe) return;
+      link.probe = setTimeout(() => {
+        this._failures = 0;
+        this._lost(link, LOST, 'no answer to a ping');
+        this._dial();
+      }, PROBE_MS);
+      this._send(link, 'ping', 1, () => {
+        clearTimeout(link.probe);
+        link.probe = null;
+      });
+    }
+
+    _limit(link, reason) {
+      clearTimeout(link.limit);
+      link.limit = setTimeout(() => this._lost(link, LOST, reason), DIAL_MS);
+    }
+
+    // Tokens.
+
+    _newToken() {
+      return new Promise((resolve, reject) => {
+        if (typeof this._token !== 'function') {
+          resolve(this._token);
+          return;
+        }
+        const check = (token) => {
+          if (typeof token === 'string' && token) resolve(token);
+          else reject(new Error('the token function gave none'));
+        };
+        const answer = this._token(check);
+        if (answer && typeof answer.then === 'function') answer.then(check, reject);
+        else if (answer !== undefined) check(answer);
+      });
+    }
+
+    /** Sends a new token on the open connection before the one in use ends. */
+    _renewIn(link, seconds) {
+      clearTimeout(link.renewal);
+      if (typeof this._token !== 'function' || !(seconds >= 1)) return;
+      const end = Date.now() + seconds * 1000;
+      link.renewal = setTimeout(() => {
+        this._newToken().then(
+          (token) => { if (this._link === link) this._auth(link, token); },
+          () => { if (this._link === link) this._renewIn(link, (end - Date.now()) / 1000); });
+      }, Math.min(TIMER_MAX_MS, seconds * 1000 * RENEW_AT));
+    }
+
+    // Handlers and messages.
+
+    _add(handlers, name, fn, refused) {
+      const entry = { fn, refused, by: this._caller, round: this._round };
+      const stale = (other) => other.fn === fn
+        || (other.by && other.by === entry.by && other.round !== entry.round);
+      const others = (handlers.get(name) || []).filter((other) => !stale(other));
+      handlers.set(name, others.concat(entry));
+      return entry;
+    }
+
+    /** Calls the handlers of an event of this client's own, and notes what they register. */
+    _announce(name, value) {
+      (this._events.get(name) || []).forEach((entry) => {
+        const outer = this._caller;
+        this._caller = entry.fn;
+        call(entry.fn, value);
+        this._caller = outer;
+      });
+    }
+
+    _subscribe(link, name, entries) {
+      const asking = entries.filter((entry) => entry.refused);
+      this._send(link, 'subscribe', name, asking.length && ((answer) => {
+        if (!answer || answer.ok !== false) return;
+        asking.forEach((entry) => call(entry.refused, answer.reason));
+      }));
+    }
+
+    _send(link, event, data, fn) {
+      const message = { event, data };
+      if (fn) {
+        this._clb += 1;
+        message.clb = this._clb;
+        link.answers.set(message.clb, fn);
+      }
+      link.socket.send(JSON.stringify(message));
+      // The server answers no event that it does not know.
+      if (link.answers.size > ANSWERS_MAX) this._answer(link, link.answers.keys().next().value);
+    }
+
+    _answer(link, clb, data) {
+      const fn = link.answers.get(clb);
+      link.answers.delete(clb);
+      if (fn) call(fn, data);
+    }
+  }
+
+  function hidden() {
+    return typeof document !== 'undefined' && document.hidden;
+  }
+
+  function pageEvents(addOrRemove, fn) {
+    if (typeof document !== 'undefined') document[addOrRemove]('visibilitychange', fn);
+    if (typeof self === 'undefined' || !self[addOrRemove]) return;
+    self[addOrRemove]('pageshow', fn);
+    self[addOrRemove]('online', fn);
+  }
+
+  /** One handler's exception must not keep the others from their message. */
+  function call(fn, value) {
+    try {
+      fn(value);
+    } catch (error) {
+      setTimeout(() => { throw error; });
+    }
+  }
+
+  function later(fn) {
+    setTimeout(fn);
+  }
+
+  return FWS;
+}));

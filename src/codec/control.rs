@@ -1,0 +1,336 @@
+//! Frames of the control port (protocol part 3): a length N of four bytes (`i32`, little-endian),
+//! N bytes of body, one byte zero. Owns where frames begin and end; never looks into a body.
+//! Called by the switch for its controllers and by our own clients.
+
+use std::fmt;
+
+use crate::frame::Frame;
+
+/// Bytes of the length.
+const LENGTH_BYTES: usize = 4;
+/// The byte behind the body.
+const TRAILER: u8 = 0;
+
+/// Why a stream cannot be read on. It is out of step: nothing can be answered, only closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlError {
+    /// A length that is not from 1 to `max`.
+    Length {
+        /// The length on the wire.
+        got: i32,
+        /// The largest body allowed, in bytes.
+        max: usize,
+    },
+    /// The byte behind a body is not zero but this.
+    Trailer(u8),
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlError::Length { got, max } => {
+                write!(f, "frame length {got} is not from 1 to {max}")
+            }
+            ControlError::Trailer(byte) => write!(f, "frame ends with byte {byte}, not with 0"),
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+/// What one call of [`Decoder::next`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Decoded<'a> {
+    /// How many bytes of the input are done with, whether there is a body or not.
+    pub consumed: usize,
+    /// The body of one frame; `None` when more bytes must arrive first.
+    pub body: Option<&'a [u8]>,
+}
+
+/// Finds the frames in a stream that arrives in pieces. Between frames it owns no buffer.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The frame whose length is known and whose end had not arrived with it. Once handed out it
+    /// stays until the next call, since the caller borrows it.
+    partial: Option<Box<Partial>>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    /// Bytes of the body and the final byte.
+    total: usize,
+    /// Those that have arrived; at most `total`.
+    bytes: Vec<u8>,
+}
+
+impl Decoder {
+    /// A decoder between two frames. Allocates nothing.
+    pub fn new() -> Decoder {
+        Decoder::default()
+    }
+
+    /// Takes the next frame from `input`. The caller calls again with what was not consumed
+    /// until there is no body; then at most three bytes are left, which it puts before those that
+    /// arrive next. That last call also releases the memory of the frame before.
+    ///
+    /// `body_max` (bytes) holds for frames that begin in this input. A frame that lies in the
+    /// input as a whole is handed out without a copy. Of any other, the decoder keeps what has
+    /// arrived: its memory grows with that, never with the length that was declared.
+    ///
+    /// # Errors
+    /// [`ControlError`], after which the stream is of no more use.
+    pub fn next<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        body_max: usize,
+    ) -> Result<Decoded<'a>, ControlError> {
+        let (mut partial, head) = match self.partial.take() {
+            Some(partial) if !partial.is_complete() => (partial, 0),
+            _ => {
+                let Some((length, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else {
+                    return Ok(Decoded { consumed: 0, body: None });
+                };
+                let total = body_length(*length, body_max)? + 1;
+                if let Some(frame) = rest.get(..total) {
+                    let body = Some(body_of(frame)?);
+                    return Ok(Decoded { consumed: LENGTH_BYTES + total, body });
+                }
+                (Box::new(Partial { total, bytes: Vec::new() }), LENGTH_BYTES)
+            }
+        };
+        let consumed = head + partial.take(&input[head..]);
+        let partial = self.partial.insert(partial);
+        let body = if partial.is_complete() { Some(body_of(&partial.bytes)?) } else { None };
+        Ok(Decoded { consumed, body })
+    }
+
+    /// Whether the stream stands inside a frame whose length is known: its end must come within
+    /// a time limit. One to three bytes of a length are the caller's to see: they are left over.
+    pub fn is_midway(&self) -> bool {
+        self.partial.as_ref().is_some_and(|partial| !partial.is_complete())
+    }
+}
+
+impl Partial {
+    fn is_complete(&self) -> bool {
+        self.bytes.len() == self.total
+    }
+
+    /// Takes as much of `input` as belongs to this frame; returns how much that is.
+    fn take(&mut self, input: &[u8]) -> usize {
+        let held = self.bytes.len();
+        let taken = input.len().min(self.total - held);
+        if held + taken > self.bytes.capacity() {
+            // Doubling copies each byte a bounded number of times, however small the pieces; the
+            // last step goes no further than the frame.
+            let room = (held + taken).max(2 * held).min(self.total);
+            self.bytes.reserve_exact(room - held);
+        }
+        self.bytes.extend_from_slice(&input[..taken]);
+        taken
+    }
+}
+
+/// The length on the wire as bytes of the body, if it may be that long.
+fn body_length(length: [u8; LENGTH_BYTES], max: usize) -> Result<usize, ControlError> {
+    let got = i32::from_le_bytes(length);
+    match usize::try_from(got) {
+        Ok(length) if (1..=max).contains(&length) => Ok(length),
+        _ => Err(ControlError::Length { got, max }),
+    }
+}
+
+/// Body and final byte → body.
+fn body_of(frame: &[u8]) -> Result<&[u8], ControlError> {
+    match frame {
+        [body @ .., TRAILER] => Ok(body),
+        [.., other] => Err(ControlError::Trailer(*other)),
+        [] => Ok(&[]),
+    }
+}
+
+/// A body as one frame: length, body and final byte in one buffer, because the PHP client reads
+/// them as one piece (protocol part 11).
+///
+/// # Panics
+/// If the body is longer than an `i32` can say (2 GiB), which every limit of the server forbids.
+pub fn encode(body: &[u8]) -> Frame {
+    let mut frame = Vec::with_capacity(LENGTH_BYTES + body.len() + 1);
+    encode_into(&mut frame, body);
+    Frame::from(frame)
+}
+
+/// Appends a body as one frame.
+///
+/// # Panics
+/// As [`encode`].
+pub fn encode_into(out: &mut Vec<u8>, body: &[u8]) {
+    let length = i32::try_from(body.len()).expect("no limit allows 2 GiB");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(body);
+    out.push(TRAILER);
+}
+
+/// For the fuzzer: `data` is pieces, each a byte that says how long it is and then the piece. The
+/// pieces one by one must give what they give together.
+///
+/// # Panics
+/// If they do not.
+pub fn fuzz_frames(data: &[u8]) {
+    let (mut pieces, mut rest) = (Vec::new(), data);
+    while let Some((&length, behind)) = rest.split_first() {
+        let (piece, behind) = behind.split_at(behind.len().min(length.into()));
+        pieces.push(piece);
+        rest = behind;
+    }
+    let whole = pieces.concat();
+    assert_eq!(decode_all(&pieces, 4096), decode_all(&[&whole], 4096));
+}
+
+/// The bodies of a stream and how it ended: whether inside a frame and with how many bytes left
+/// over, or with an error.
+type Outcome = (Vec<Vec<u8>>, Result<(bool, usize), ControlError>);
+
+/// Feeds pieces to a decoder as a reactor does.
+fn decode_all(pieces: &[&[u8]], body_max: usize) -> Outcome {
+    let (mut decoder, mut tail, mut bodies) = (Decoder::new(), Vec::new(), Vec::new());
+    for piece in pieces {
+        tail.extend_from_slice(piece);
+        let mut done = 0;
+        loop {
+            match decoder.next(&tail[done..], body_max) {
+                Err(error) => return (bodies, Err(error)),
+                Ok(Decoded { consumed, body }) => {
+                    done += consumed;
+                    let Some(body) = body else { break };
+                    bodies.push(body.to_vec());
+                }
+            }
+        }
+        tail.drain(..done);
+        assert!(tail.len() < LENGTH_BYTES);
+    }
+    (bodies, Ok((decoder.is_midway(), tail.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 8 << 20;
+
+    fn three() -> (Vec<u8>, Vec<Vec<u8>>) {
+        let bodies = [&b"{}"[..], b"x", br#"{"action":"ping"}"#].map(<[u8]>::to_vec).to_vec();
+        let mut stream = Vec::new();
+        bodies.iter().for_each(|body| encode_into(&mut stream, body));
+        (stream, bodies)
+    }
+
+    fn error_of(stream: &[u8], max: usize) -> ControlError {
+        decode_all(&[stream], max).1.unwrap_err()
+    }
+
+    #[test]
+    fn the_example_of_the_protocol() {
+        let frame = encode(br#"{"success":true}"#);
+        assert_eq!(&frame[..], b"\x10\0\0\0{\"success\":true}\0");
+    }
+
+    #[test]
+    fn every_split_gives_the_same_frames() {
+        let (stream, bodies) = three();
+        let whole = (bodies, Ok((false, 0)));
+        for first in 0..=stream.len() {
+            for second in first..=stream.len() {
+                let pieces = [&stream[..first], &stream[first..second], &stream[second..]];
+                assert_eq!(decode_all(&pieces, MAX), whole);
+            }
+        }
+        let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+        assert_eq!(decode_all(&bytes, MAX), whole);
+    }
+
+    #[test]
+    fn a_whole_frame_is_not_copied() {
+        let (stream, _) = three();
+        let mut decoder = Decoder::new();
+        let Decoded { consumed, body } = decoder.next(&stream, MAX).unwrap();
+        assert_eq!(consumed, 7);
+        assert_eq!(body.unwrap().as_ptr_range(), stream[4..6].as_ptr_range());
+    }
+
+    #[test]
+    fn a_length_out_of_bounds_is_refused_before_its_body() {
+        for got in [0, -1, i32::MIN, 1025, i32::MAX] {
+            let error = error_of(&got.to_le_bytes(), 1024);
+            assert_eq!(error, ControlError::Length { got, max: 1024 });
+        }
+        let mut largest = Vec::new();
+        encode_into(&mut largest, &[b'x'; 1024]);
+        assert_eq!(decode_all(&[&largest], 1024).0.len(), 1);
+    }
+
+    #[test]
+    fn another_final_byte_is_refused_whole_or_in_pieces() {
+        let (mut stream, _) = three();
+        *stream.last_mut().unwrap() = b'\n';
+        for cut in 0..=stream.len() {
+            let (bodies, end) = decode_all(&[&stream[..cut], &stream[cut..]], MAX);
+            assert_eq!((bodies.len(), end), (2, Err(ControlError::Trailer(b'\n'))));
+        }
+    }
+
+    #[test]
+    fn a_declared_length_allocates_nothing() {
+        let mut decoder = Decoder::new();
+        let mut input = (MAX as i32).to_le_bytes().to_vec();
+        input.extend_from_slice(b"{\"a");
+        assert_eq!(decoder.next(&input, MAX), Ok(Decoded { consumed: 7, body: None }));
+        assert!(decoder.is_midway());
+        assert!(decoder.partial.as_ref().unwrap().bytes.capacity() <= 64);
+    }
+
+    #[test]
+    fn a_large_body_costs_few_growths_and_no_more_than_itself() {
+        let body = vec![b'x'; 1_000_000];
+        let stream = encode(&body);
+        let (mut decoder, mut growths, mut capacity) = (Decoder::new(), 0, 0);
+        for piece in stream.chunks(100) {
+            if decoder.next(piece, MAX).unwrap().body.is_some_and(|got| got == body) {
+                growths += 1000; // marks that it was handed out, once
+            }
+            let bytes = &decoder.partial.as_ref().unwrap().bytes;
+            growths += usize::from(bytes.capacity() != capacity);
+            capacity = bytes.capacity();
+            assert!(capacity <= (2 * bytes.len()).max(128));
+        }
+        assert!((1001..1020).contains(&growths), "{growths}");
+        assert_eq!(capacity, body.len() + 1);
+        assert_eq!(decoder.next(&[], MAX), Ok(Decoded { consumed: 0, body: None }));
+        assert!(decoder.partial.is_none(), "released with the frame");
+    }
+
+    #[test]
+    fn midway_is_inside_a_frame() {
+        let mut decoder = Decoder::new();
+        assert_eq!(decoder.next(b"\x02\0\0", MAX), Ok(Decoded { consumed: 0, body: None }));
+        assert!(!decoder.is_midway(), "the caller still holds these three bytes");
+        assert_eq!(decoder.next(b"\x02\0\0\0", MAX), Ok(Decoded { consumed: 4, body: None }));
+        assert!(decoder.is_midway());
+        let body = Some(&b"{}"[..]);
+        assert_eq!(decoder.next(b"{}\0\x01", MAX), Ok(Decoded { consumed: 3, body }));
+        assert!(!decoder.is_midway());
+    }
+
+    #[test]
+    fn the_fuzz_target_takes_anything() {
+        fuzz_frames(b"");
+        fuzz_frames(b"\x01\x02\x06\0\0\0{}\0\x03\xff\xff\xff\x09\xff");
+        fuzz_frames(b"\xff\x02\0\0\0{}\0\x02\0\0\0{}\n");
+    }
+
+    #[test]
+    fn an_idle_decoder_is_a_pointer() {
+        assert_eq!(size_of::<Decoder>(), 8);
+    }
+}

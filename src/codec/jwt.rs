@@ -1,0 +1,457 @@
+//! The browser's auth string: a JSON Web Token (RFC 7515, 7519; protocol part 8), signed with a
+//! namespace key by HMAC-SHA256 and by nothing else. Owns what makes a token good; never reads a
+//! clock, never chooses an algorithm because a token says so. Called by the switch at `auth`, and
+//! by the command line.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use super::json;
+
+/// The header of every token we make; the same as the PHP client's.
+const HEADER: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
+
+/// What a good token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// The user, never empty; a number has become text.
+    pub user: String,
+    /// The first moment at which the token is no longer good, in seconds since 1970; may be as
+    /// far off as `u64::MAX`.
+    pub expires: Option<u64>,
+    /// Which of the keys has signed it.
+    pub key_index: usize,
+}
+
+/// Why a token is refused. To a browser all of them are `invalid JWT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// Not three parts with dots between them.
+    Parts,
+    /// A part is not base64url without padding (RFC 7515, 2), each text in its one spelling.
+    Encoding,
+    /// The header is not a JSON object.
+    Header,
+    /// `alg` is not `HS256`.
+    Algorithm,
+    /// The header has `crit`: it demands an extension, and we know none (RFC 7515, 4.1.11).
+    Critical,
+    /// None of the keys has made this signature.
+    Signature,
+    /// The payload is not a JSON object.
+    Payload,
+    /// `i` is neither a non-empty string nor a number other than 0 that can be written plainly.
+    User,
+    /// `exp` is there and not a number.
+    ExpiryType,
+    /// `nbf` is there and not a number.
+    NotBeforeType,
+    /// `exp` has come.
+    Expired {
+        /// `exp`, in seconds since 1970.
+        at: u64,
+    },
+    /// `nbf` has not come.
+    NotYet {
+        /// `nbf`, in seconds since 1970.
+        at: u64,
+    },
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TokenError::Parts => "a token has three parts with dots between them",
+            TokenError::Encoding => "a part is not base64url without padding",
+            TokenError::Header => "the header is not a JSON object",
+            TokenError::Algorithm => "the header's alg is not HS256",
+            TokenError::Critical => "the header's crit demands an extension, and there is none",
+            TokenError::Signature => "signature does not match the key",
+            TokenError::Payload => "the payload is not a JSON object",
+            TokenError::User => "i is neither a non-empty string nor a number other than 0",
+            TokenError::ExpiryType => "exp is not a number",
+            TokenError::NotBeforeType => "nbf is not a number",
+            TokenError::Expired { at } => return write!(f, "expired at {at} (seconds since 1970)"),
+            TokenError::NotYet { at } => {
+                return write!(f, "not good before {at} (seconds since 1970)");
+            }
+        })
+    }
+}
+
+impl std::error::Error for TokenError {}
+
+/// Checks a token against all the keys of its namespace, of which an empty one matches nothing.
+/// The payload is not looked at before the signature is known to be good.
+///
+/// # Errors
+/// [`TokenError`]; of several reasons the first that is met, and a payload comes last.
+pub fn verify(token: &str, keys: &[&str], now_seconds: u64) -> Result<Claims, TokenError> {
+    let parts = Parts::of(token).ok_or(TokenError::Parts)?;
+    check_header(&decode_text(parts.header, TokenError::Header)?)?;
+    let signature = decode(parts.signature)?;
+    let is_signed_with =
+        |key: &&str| !key.is_empty() && mac(key, parts.signed).verify_slice(&signature).is_ok();
+    let key_index = keys.iter().position(is_signed_with).ok_or(TokenError::Signature)?;
+
+    let payload = decode_text(parts.payload, TokenError::Payload)?;
+    let names = &["i", "exp", "nbf"];
+    let Ok(Some([user, expiry, not_before])) = json::members(&payload, names) else {
+        return Err(TokenError::Payload);
+    };
+    let user = user.filter(|raw| json::is_truthy(raw)).and_then(json::text);
+    let user = user.ok_or(TokenError::User)?.into_owned();
+    // Rounded so that a token is never good for longer than it says.
+    let expires = moment(expiry, f64::floor, TokenError::ExpiryType)?;
+    let begins = moment(not_before, f64::ceil, TokenError::NotBeforeType)?;
+    match (expires, begins) {
+        (Some(at), _) if at <= now_seconds => Err(TokenError::Expired { at }),
+        (_, Some(at)) if at > now_seconds => Err(TokenError::NotYet { at }),
+        _ => Ok(Claims { user, expires, key_index }),
+    }
+}
+
+/// A token for a user, good until `expires` (seconds since 1970; without it, for ever).
+pub fn sign(user: &str, key: &str, expires: Option<u64>) -> String {
+    let mut payload = br#"{"i":"#.to_vec();
+    json::quote_into(&mut payload, user);
+    if let Some(expires) = expires {
+        payload.extend_from_slice(format!(r#","exp":{expires}"#).as_bytes());
+    }
+    payload.push(b'}');
+    seal(HEADER.as_bytes(), &payload, key)
+}
+
+/// Header and payload of a token as JSON text, neither verified nor believed: for showing to
+/// people. `None` if there are not two JSON objects where a token has them.
+pub fn inspect(token: &str) -> Option<(String, String)> {
+    let parts = Parts::of(token)?;
+    let object = |part| {
+        let text = decode_text(part, TokenError::Encoding).ok()?;
+        let is_object = matches!(json::members(&text, &[]), Ok(Some([])));
+        is_object.then_some(text)
+    };
+    Some((object(parts.header)?, object(parts.payload)?))
+}
+
+/// Whether two keys are the same, in a time that depends on their lengths alone.
+pub fn same_key(a: &[u8], b: &[u8]) -> bool {
+    a.ct_eq(b).into()
+}
+
+/// For the fuzzer: takes `data` for a token, for a signed header, for a signed payload and for a
+/// user.
+///
+/// # Panics
+/// If a token that was not made as it should be is good, or one that was is not.
+pub fn fuzz_token(data: &[u8]) {
+    const KEY: &str = "11111111-1111-4111-8111-111111111111";
+    if let Ok(text) = std::str::from_utf8(data) {
+        let known = inspect(text);
+        assert!(verify(text, &[KEY], 0).is_err() || known.is_some());
+        let claims = verify(&sign(text, KEY, Some(1)), &["other", KEY], 0);
+        let expected = Claims { user: text.to_owned(), expires: Some(1), key_index: 1 };
+        assert_eq!(claims, if text.is_empty() { Err(TokenError::User) } else { Ok(expected) });
+    }
+    for token in [seal(HEADER.as_bytes(), data, KEY), seal(data, br#"{"i":1}"#, KEY)] {
+        if verify(&token, &[KEY], 0).is_ok() {
+            assert_eq!(verify(&token, &["other"], 0), Err(TokenError::Signature));
+            assert!(inspect(&token).is_some());
+        }
+    }
+}
+
+/// A token cut at its dots.
+struct Parts<'a> {
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+    /// Header and payload with the dot between them: what the signature is over.
+    signed: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(token: &'a str) -> Option<Parts<'a>> {
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (header, payload) = signed.split_once('.')?;
+        (!payload.contains('.')).then_some(Parts { header, payload, signature, signed })
+    }
+}
+
+/// Refuses padding and, since each text has but one spelling, stray bits at the end.
+fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Encoding)
+}
+
+fn decode_text(part: &str, error: TokenError) -> Result<String, TokenError> {
+    String::from_utf8(decode(part)?).map_err(|_| error)
+}
+
+/// Compares the header with the one algorithm there is; `typ` and the rest say nothing to us.
+fn check_header(header: &str) -> Result<(), TokenError> {
+    let Ok(Some([algorithm, critical])) = json::members(header, &["alg", "crit"]) else {
+        return Err(TokenError::Header);
+    };
+    if algorithm.and_then(json::string).as_deref() != Some("HS256") {
+        return Err(TokenError::Algorithm);
+    }
+    if critical.is_some() { Err(TokenError::Critical) } else { Ok(()) }
+}
+
+/// A claim in seconds since 1970, made whole by `round`; 0 for what is earlier, `u64::MAX` for what
+/// is later.
+fn moment(
+    raw: Option<&str>,
+    round: fn(f64) -> f64,
+    error: TokenError,
+) -> Result<Option<u64>, TokenError> {
+    raw.map(|raw| json::number(raw).map(|at| round(at) as u64).ok_or(error)).transpose()
+}
+
+/// HMAC-SHA256 (RFC 7518, 3.2), the characters of the key as they are.
+fn mac(key: &str, signed: &str) -> Hmac<Sha256> {
+    let mac = Hmac::<Sha256>::new_from_slice(key.as_bytes());
+    mac.expect("HMAC takes a key of any length").chain_update(signed)
+}
+
+/// Header and payload as a signed token.
+fn seal(header: &[u8], payload: &[u8], key: &str) -> String {
+    let mut token = URL_SAFE_NO_PAD.encode(header);
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(payload, &mut token);
+    let signature = mac(key, &token).finalize().into_bytes();
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+    token
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of protocol part 8.
+    const KEY: &str = "11111111-1111-4111-8111-111111111111";
+    const FIVE: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpIjo1fQ\
+        .BsVmAps30-7oGl8PYtIAsS8peRM9tSh7NlkcjVaNVnc";
+    const BOB: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpIjoiYm9iIn0\
+        ._uYdDuz987-d2j1AC0ttpgbIe7wQ9xjRQc8eEGj54Mw";
+    const NOW: u64 = 1_795_472_348;
+
+    fn check(token: &str) -> Result<Claims, TokenError> {
+        verify(token, &[KEY], NOW)
+    }
+
+    fn payload(text: &str) -> Result<Claims, TokenError> {
+        check(&seal(HEADER.as_bytes(), text.as_bytes(), KEY))
+    }
+
+    fn header(text: &str) -> Result<Claims, TokenError> {
+        check(&seal(text.as_bytes(), br#"{"i":5}"#, KEY))
+    }
+
+    fn good(user: &str) -> Result<Claims, TokenError> {
+        Ok(Claims { user: user.into(), expires: None, key_index: 0 })
+    }
+
+    #[test]
+    fn the_tokens_of_the_php_client() {
+        assert_eq!(check(FIVE), good("5"));
+        assert_eq!(check(BOB), good("bob"));
+        assert_eq!(sign("bob", KEY, None), BOB);
+    }
+
+    #[test]
+    fn what_we_sign_is_good_until_it_expires() {
+        let token = sign("b\"о\\b", KEY, Some(NOW + 1));
+        let claims = Claims { user: "b\"о\\b".into(), expires: Some(NOW + 1), key_index: 0 };
+        assert_eq!(check(&token), Ok(claims));
+        let expired = Err(TokenError::Expired { at: NOW + 1 });
+        assert_eq!(verify(&token, &[KEY], NOW + 1), expired);
+        let (header, payload) = inspect(&sign("bob", KEY, Some(7))).unwrap();
+        assert_eq!((header.as_str(), payload.as_str()), (HEADER, r#"{"i":"bob","exp":7}"#));
+    }
+
+    #[test]
+    fn any_of_the_keys_will_do() {
+        assert_eq!(verify(BOB, &["other", KEY, KEY], NOW).unwrap().key_index, 1);
+        assert_eq!(verify(BOB, &["other", &KEY[1..]], NOW), Err(TokenError::Signature));
+        assert_eq!(verify(BOB, &[], NOW), Err(TokenError::Signature));
+        assert_eq!(verify(&sign("bob", "", None), &[""], NOW), Err(TokenError::Signature));
+    }
+
+    #[test]
+    fn three_parts() {
+        let (signed, signature) = BOB.rsplit_once('.').unwrap();
+        for token in ["", "x", "a.b", signed, &format!("{BOB}."), &format!("{BOB}.{signature}")] {
+            assert_eq!(check(token), Err(TokenError::Parts), "{token}");
+        }
+        assert_eq!(check(".."), Err(TokenError::Header));
+        assert_eq!(check(&format!("{signed}.")), Err(TokenError::Signature));
+    }
+
+    #[test]
+    fn every_character_counts() {
+        for index in (0..BOB.len()).filter(|index| BOB.as_bytes()[*index] != b'.') {
+            for other in ["A", "z", "0", "_", "-", "=", "+", "/", " ", "\n", "é"] {
+                let mut token = BOB.to_owned();
+                token.replace_range(index..=index, other);
+                assert!(token == BOB || check(&token).is_err(), "{token}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_one_spelling_of_base64url() {
+        let (signed, signature) = BOB.rsplit_once('.').unwrap();
+        // The last character of 32 bytes has two stray bits: `w`, `x`, `y`, `z` are one value.
+        let stray = signature.strip_suffix('w').unwrap().to_owned() + "x";
+        for signature in [format!("{signature}="), format!("{signature}=="), stray] {
+            assert_eq!(check(&format!("{signed}.{signature}")), Err(TokenError::Encoding));
+        }
+        assert_eq!(check(&BOB.replace('-', "+")), Err(TokenError::Encoding));
+        assert_eq!(check(&BOB.replace('_', "/")), Err(TokenError::Encoding));
+    }
+
+    #[test]
+    fn the_header_is_compared_never_obeyed() {
+        for text in [
+            r#"{"alg":"HS256"}"#,
+            r#" {"kid":1,"typ":"x","\u0061lg":"HS256"}"#,
+            r#"{"typ":null,"alg":"none","alg":"HS256"}"#,
+        ] {
+            assert_eq!(header(text), good("5"), "{text}");
+        }
+        for alg in [
+            r#""none""#,
+            r#""None""#,
+            r#""""#,
+            r#""hs256""#,
+            r#""HS384""#,
+            r#""HS512""#,
+            r#""RS256""#,
+            r#""constructor""#,
+            r#""HS256 ""#,
+            r#"["HS256"]"#,
+            "null",
+            "256",
+            "{}",
+        ] {
+            let text = format!(r#"{{"typ":"JWT","alg":{alg}}}"#);
+            assert_eq!(header(&text), Err(TokenError::Algorithm), "{alg}");
+        }
+        assert_eq!(header("{}"), Err(TokenError::Algorithm));
+        for text in ["null", "5", "[]", r#""HS256""#, "", "{", "\u{feff}{}"] {
+            assert_eq!(header(text), Err(TokenError::Header), "{text}");
+        }
+        for critical in [r#"["exp"]"#, "[]", "null"] {
+            let text = format!(r#"{{"alg":"HS256","crit":{critical}}}"#);
+            assert_eq!(header(&text), Err(TokenError::Critical), "{critical}");
+        }
+    }
+
+    #[test]
+    fn an_unsigned_token_is_refused_before_its_payload_is_read() {
+        let none = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"none"}"#);
+        assert_eq!(check(&format!("{none}.eyJpIjo1fQ.")), Err(TokenError::Algorithm));
+        let garbage = format!("{}.%%%.{}", URL_SAFE_NO_PAD.encode(HEADER), "A".repeat(43));
+        assert_eq!(check(&garbage), Err(TokenError::Signature));
+    }
+
+    #[test]
+    fn the_user_is_text_and_somebody() {
+        for (i, user) in [
+            ("5", "5"),
+            ("-1", "-1"),
+            (r#""0""#, "0"),
+            ("1.5", "1.5"),
+            ("1e3", "1000"),
+            ("12345678901234567890", "12345678901234567890"),
+            (r#""\u0062ob""#, "bob"),
+            (r#"" ""#, " "),
+        ] {
+            assert_eq!(payload(&format!(r#"{{"i":{i}}}"#)), good(user), "{i}");
+        }
+        for i in [
+            "0",
+            "-0",
+            "0.0",
+            "0e5",
+            r#""""#,
+            "null",
+            "true",
+            "false",
+            "[1]",
+            r#"["bob"]"#,
+            r#"{"a":1}"#,
+            "1e400",
+            "1e22",
+            r#""\ud800""#,
+        ] {
+            assert_eq!(payload(&format!(r#"{{"i":{i}}}"#)), Err(TokenError::User), "{i}");
+        }
+        assert_eq!(payload(r#"{"I":"bob"}"#), Err(TokenError::User));
+        for text in ["null", "5", "[]", r#""bob""#, "", "x", r#"{"i":5}x"#, r#"{"i":05}"#] {
+            assert_eq!(payload(text), Err(TokenError::Payload), "{text}");
+        }
+        assert_eq!(check(&seal(HEADER.as_bytes(), b"\xff", KEY)), Err(TokenError::Payload));
+    }
+
+    #[test]
+    fn a_token_is_never_good_for_longer_than_it_says() {
+        let with = |claim: &str| payload(&format!(r#"{{"i":5,{claim},"iat":"x","aud":[]}}"#));
+        let until = |at| Ok(Claims { user: "5".into(), expires: Some(at), key_index: 0 });
+        for (exp, at) in [
+            ("1795472349", NOW + 1),
+            ("1795472349.9", NOW + 1),
+            ("1.795472349e9", NOW + 1),
+            ("1e400", u64::MAX),
+        ] {
+            assert_eq!(with(&format!(r#""exp":{exp}"#)), until(at), "{exp}");
+        }
+        for (exp, at) in [("1795472348", NOW), ("1795472348.9", NOW), ("0", 0), ("-5", 0)] {
+            let expired = Err(TokenError::Expired { at });
+            assert_eq!(with(&format!(r#""exp":{exp}"#)), expired, "{exp}");
+        }
+        for nbf in ["1795472348", "1795472347.1", "0", "-1e9", "-1e400"] {
+            assert_eq!(with(&format!(r#""nbf":{nbf}"#)), good("5"), "{nbf}");
+        }
+        for (nbf, at) in [("1795472349", NOW + 1), ("1795472348.1", NOW + 1), ("1e400", u64::MAX)] {
+            assert_eq!(with(&format!(r#""nbf":{nbf}"#)), Err(TokenError::NotYet { at }), "{nbf}");
+        }
+        for other in ["null", "true", "false", r#""1795472349""#, "[1795472349]", "{}"] {
+            let expiry = with(&format!(r#""exp":{other}"#));
+            assert_eq!(expiry, Err(TokenError::ExpiryType), "{other}");
+            let not_before = with(&format!(r#""nbf":{other}"#));
+            assert_eq!(not_before, Err(TokenError::NotBeforeType), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_tokens_can_be_inspected() {
+        assert!(inspect(FIVE).is_some());
+        let (signed, _) = FIVE.rsplit_once('.').unwrap();
+        assert!(inspect(&format!("{signed}.not-the-signature")).is_some());
+        for token in ["", "a.b.c", signed, &seal(b"null", b"{}", KEY), &seal(b"{}", b"\x1b", KEY)] {
+            assert_eq!(inspect(token), None, "{token}");
+        }
+    }
+
+    #[test]
+    fn keys_are_the_same_or_not() {
+        assert!(same_key(b"", b"") && same_key(KEY.as_bytes(), KEY.as_bytes()));
+        assert!(!same_key(b"a", b"b") && !same_key(b"a", b"ab") && !same_key(b"a", b""));
+    }
+
+    #[test]
+    fn the_fuzz_target_takes_anything() {
+        for data in ["", BOB, HEADER, r#"{"i":"bob","exp":1e9}"#, r#"{"alg":"HS256"}"#, "bob"] {
+            fuzz_token(data.as_bytes());
+        }
+        fuzz_token(b"\xff");
+    }
+}

@@ -1,0 +1,399 @@
+//! SockJS (the 0.3 protocol, protocol part 6): the paths under a prefix, the frames inside a
+//! WebSocket, the headers of its HTTP answers.
+//!
+//! Owns nothing. Frames are text here; who sends them wraps them for the transport. Called by the
+//! switch, and by publications for the form that SockJS connections receive.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{IgnoredAny, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Deserializer, from_str};
+
+use super::http::{Head, Response};
+
+#[cfg(test)]
+mod tests;
+
+/// The path that everything is under.
+pub const PREFIX: &str = "/socket";
+
+/// Body of the answer to [`Route::Greeting`].
+pub const GREETING: &str = "Welcome to SockJS!\n";
+
+/// Body of the 404 for [`Route::NotFound`].
+pub const NOT_FOUND: &str = "404 Error: Page not found\n";
+
+/// The frame that opens a session.
+pub const OPEN: &str = "o";
+
+/// One year, in seconds: for what a client may cache.
+const YEAR: &str = "31536000";
+
+/// `Expires` for what a client may cache. Clients of HTTP/1.1 go by `max-age` beside it (RFC 9111,
+/// 5.3), so a fixed moment far away serves without a clock.
+const EXPIRES: &str = "Thu, 31 Dec 2037 23:55:55 GMT";
+
+/// What a path under the prefix is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// The prefix itself.
+    Greeting,
+    /// What the server offers, see [`info_body`].
+    Info,
+    /// The page for transports inside an iframe.
+    Iframe,
+    /// A test of old clients for chunked answers.
+    ChunkingTest,
+    /// A WebSocket without SockJS.
+    RawWebSocket,
+    /// A session.
+    Session {
+        /// Made up by the client, and ignored: it is there for load balancers.
+        server: &'a str,
+        /// Made up by the client; names the session on transports that take many requests.
+        session: &'a str,
+        /// How the session is carried.
+        transport: Transport,
+    },
+    /// Nothing.
+    NotFound,
+}
+
+/// How a session is carried; each has the last segment of its path as its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// `websocket`
+    WebSocket,
+    /// `xhr`: polling.
+    Xhr,
+    /// `xhr_streaming`
+    XhrStreaming,
+    /// `xhr_send`: the client's side of both.
+    XhrSend,
+    /// `eventsource`
+    EventSource,
+    /// `htmlfile`
+    HtmlFile,
+    /// `jsonp`: polling.
+    Jsonp,
+    /// `jsonp_send`: its client's side.
+    JsonpSend,
+}
+
+impl Transport {
+    fn parse(name: &str) -> Option<Transport> {
+        Some(match name {
+            "websocket" => Transport::WebSocket,
+            "xhr" => Transport::Xhr,
+            "xhr_streaming" => Transport::XhrStreaming,
+            "xhr_send" => Transport::XhrSend,
+            "eventsource" => Transport::EventSource,
+            "htmlfile" => Transport::HtmlFile,
+            "jsonp" => Transport::Jsonp,
+            "jsonp_send" => Transport::JsonpSend,
+            _ => return None,
+        })
+    }
+}
+
+/// What a path (raw, without its query) under [`PREFIX`] is.
+pub fn route(path: &str) -> Route<'_> {
+    route_under(PREFIX, path)
+}
+
+/// What a path (raw, without its query) under this prefix is. One `/` at the end is allowed
+/// everywhere.
+pub fn route_under<'a>(prefix: &str, path: &'a str) -> Route<'a> {
+    let Some(below) = path.strip_prefix(prefix) else { return Route::NotFound };
+    let below = below.strip_suffix('/').unwrap_or(below);
+    if below.is_empty() {
+        return Route::Greeting;
+    }
+    let Some(below) = below.strip_prefix('/') else { return Route::NotFound };
+    let mut segments = below.split('/');
+    match (segments.next(), segments.next(), segments.next(), segments.next()) {
+        (Some(page), None, None, None) => route_of_page(page),
+        (Some(server), Some(session), Some(transport), None) => {
+            let is_id = |id: &str| !id.is_empty() && !id.contains('.');
+            match Transport::parse(transport) {
+                Some(transport) if is_id(server) && is_id(session) => {
+                    Route::Session { server, session, transport }
+                }
+                _ => Route::NotFound,
+            }
+        }
+        _ => Route::NotFound,
+    }
+}
+
+fn route_of_page(page: &str) -> Route<'static> {
+    match page {
+        "info" => Route::Info,
+        "websocket" => Route::RawWebSocket,
+        "chunking_test" => Route::ChunkingTest,
+        _ => {
+            let version = page.strip_prefix("iframe").and_then(|page| page.strip_suffix(".html"));
+            let is_known = |byte| matches!(byte, b'0'..=b'9' | b'-' | b'.' | b'a'..=b'z' | b'_');
+            match version {
+                Some(version) if version.bytes().all(is_known) => Route::Iframe,
+                _ => Route::NotFound,
+            }
+        }
+    }
+}
+
+/// First bytes of the characters that [`escape_into`] must look at: all that it escapes, and few
+/// others. U+2xxx begins with E2, U+Fxxx with EF, what is beyond the BMP with F0 or more.
+const LOOK_AT: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = byte < 0x20
+            || byte == b'"' as usize
+            || byte == b'\\' as usize
+            || byte == 0xE2
+            || byte >= 0xEF;
+        byte += 1;
+    }
+    table
+};
+
+/// Appends a message as a JSON string, byte for byte as the original writes it: what JavaScript's
+/// `JSON.stringify` escapes as that does (`\n`, `\u001f`), and as lower-case `\uXXXX` what some
+/// browsers lose on the way: U+200C–200F, 2028–202F, 2060–206F, FFF0–FFFF and, by its two
+/// surrogates, everything beyond U+FFFF.
+pub fn escape_into(out: &mut Vec<u8>, message: &str) {
+    out.reserve(message.len() + 2);
+    out.push(b'"');
+    let mut rest = message;
+    // Runs without any such byte are copied whole.
+    while let Some(at) = rest.bytes().position(|byte| LOOK_AT[byte as usize]) {
+        let (run, special) = rest.split_at(at);
+        out.extend_from_slice(run.as_bytes());
+        let mut characters = special.chars();
+        if let Some(character) = characters.next() {
+            escape_character_into(out, character);
+        }
+        rest = characters.as_str();
+    }
+    out.extend_from_slice(rest.as_bytes());
+    out.push(b'"');
+}
+
+fn escape_character_into(out: &mut Vec<u8>, character: char) {
+    let short = match character {
+        '"' => b"\\\"",
+        '\\' => b"\\\\",
+        '\n' => b"\\n",
+        '\r' => b"\\r",
+        '\t' => b"\\t",
+        '\u{8}' => b"\\b",
+        '\u{c}' => b"\\f",
+        '\0'..='\u{1f}'
+        | '\u{200c}'..='\u{200f}'
+        | '\u{2028}'..='\u{202f}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{fff0}'.. => {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let digit = |shift: u16| HEX[usize::from(*unit >> shift & 0xF)];
+                out.extend_from_slice(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
+            }
+            return;
+        }
+        _ => {
+            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            return;
+        }
+    };
+    out.extend_from_slice(short);
+}
+
+/// Appends the frame of one message, `a["…"]`.
+pub fn message_into(out: &mut Vec<u8>, message: &str) {
+    out.extend_from_slice(b"a[");
+    escape_into(out, message);
+    out.push(b']');
+}
+
+/// The frame that closes a session, `c[3000,"Go away!"]`.
+pub fn close_text(code: u16, reason: &str) -> String {
+    let mut out = format!("c[{code},").into_bytes();
+    escape_into(&mut out, reason);
+    out.push(b']');
+    // Escaping adds ASCII alone, and reason was UTF-8: nothing is ever replaced.
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What a client sent is not JSON: its session is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SockJS framing is not JSON")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// The messages of one frame from a client, in order. Those without escapes are slices of it.
+///
+/// A lone surrogate (`\ud800` without its other half), which JavaScript knows and UTF-8 does not,
+/// comes out as U+FFFD: one odd character is no reason to end a session.
+#[derive(Clone, Debug)]
+pub struct Messages<'a> {
+    /// JSON values with commas between them, known to be good, up to a `]` or the end.
+    rest: &'a str,
+}
+
+/// The messages in a text from a client: a JSON array of strings, or one string. No text is no
+/// messages; JSON that is no string is lost without a word, in the array or instead of it.
+///
+/// # Errors
+/// [`Broken`] if the text is not JSON.
+pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
+    if text.is_empty() {
+        return Ok(Messages { rest: "" });
+    }
+    // All of it is checked before the first message is acted on.
+    from_str::<IgnoredAny>(text).map_err(|_| Broken)?;
+    let value = text.trim_ascii();
+    let rest = match value.strip_prefix('[') {
+        Some(elements) => elements,
+        None if value.starts_with('"') => value,
+        None => "",
+    };
+    Ok(Messages { rest })
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Cow<'a, str>;
+
+    fn next(&mut self) -> Option<Cow<'a, str>> {
+        loop {
+            let next = self.rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
+            if next.starts_with(']') {
+                self.rest = "";
+                return None;
+            }
+            let mut values = Deserializer::from_str(next).into_iter::<&'a RawValue>();
+            let value = values.next()?.ok()?.get();
+            self.rest = &next[values.byte_offset()..];
+            if let Some(inside) = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'))
+            {
+                return Some(unescape(value, inside));
+            }
+        }
+    }
+}
+
+/// The value of a JSON string: `value` with its quotes, `inside` without.
+fn unescape<'a>(value: &'a str, inside: &'a str) -> Cow<'a, str> {
+    if !inside.contains('\\') {
+        return Cow::Borrowed(inside);
+    }
+    // What is good JSON and yet no `String` has a lone surrogate.
+    let unescaped = from_str::<String>(value)
+        .or_else(|_| Deserializer::from_str(value).deserialize_bytes(LoneSurrogates));
+    Cow::Owned(unescaped.unwrap_or_default())
+}
+
+/// Makes a string of the bytes that serde_json has for one with lone surrogates: each is three
+/// bytes, as if it were a character, and so is the U+FFFD that takes its place.
+struct LoneSurrogates;
+
+impl Visitor<'_> for LoneSurrogates {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
+        let mut bytes = bytes.to_owned();
+        for at in 1..bytes.len().saturating_sub(1) {
+            // In UTF-8 the byte behind ED is at most 9F.
+            if bytes[at - 1] == 0xED && bytes[at] >= 0xA0 {
+                bytes[at - 1..=at + 1].copy_from_slice("\u{fffd}".as_bytes());
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// The answer to [`Route::Info`]. The entropy is fresh for every answer, from the system's random
+/// source: clients without a good one of their own mix it in.
+pub fn info_body(entropy: u32, websocket: bool, cookie_needed: bool) -> String {
+    format!(
+        "{{\"websocket\":{websocket},\"origins\":[\"*:*\"],\"cookie_needed\":{cookie_needed},\
+         \"entropy\":{entropy}}}"
+    )
+}
+
+/// Adds the header of an answer that is never cached.
+pub fn never_cached(response: Response) -> Response {
+    let value = "no-store, no-cache, no-transform, must-revalidate, max-age=0";
+    response.header("Cache-Control", value)
+}
+
+/// Adds the headers of an answer that may be cached for a year.
+pub fn cached_for_a_year(response: Response) -> Response {
+    response.header("Cache-Control", "public, max-age=31536000").header("Expires", EXPIRES)
+}
+
+/// Adds the headers that let a page of any origin read the answer to this request.
+pub fn allow_origin(response: Response, request: &Head<'_>) -> Response {
+    let response = match request.header("origin") {
+        Some(origin) => response
+            .header("Access-Control-Allow-Origin", origin)
+            .header("Access-Control-Allow-Credentials", "true"),
+        None => response.header("Access-Control-Allow-Origin", "*"),
+    };
+    let response = response.header("Vary", "Origin");
+    match request.header("access-control-request-headers") {
+        Some(headers) if !headers.is_empty() => {
+            response.header("Access-Control-Allow-Headers", headers)
+        }
+        _ => response,
+    }
+}
+
+/// The answer to `OPTIONS`: `methods` are `OPTIONS` and the one that the path is for, as in
+/// `OPTIONS, GET`.
+pub fn preflight(request: &Head<'_>, methods: &str) -> Response {
+    let response = allow_origin(Response::new(204).answering(request), request);
+    cached_for_a_year(response)
+        .header("Access-Control-Allow-Methods", methods)
+        .header("Access-Control-Max-Age", YEAR)
+}
+
+/// Fuzz target. Panics where what JSON says about a text and what [`parse_messages`] makes of it
+/// differ, or where a message does not survive escaping.
+pub fn fuzz_messages(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let mut escaped = Vec::new();
+    message_into(&mut escaped, text);
+    let escaped = str::from_utf8(&escaped).unwrap_or_default();
+    let sent = escaped.strip_prefix('a').map(|array| from_str::<Vec<String>>(array).ok());
+    assert_eq!(sent, Some(Some(vec![text.to_owned()])));
+    assert!(!escaped.contains(|c| matches!(c, '\0'..='\u{1f}' | '\u{fff0}'..)));
+
+    let value = from_str::<serde_json::Value>(text);
+    match (parse_messages(text), value) {
+        (Ok(messages), Ok(serde_json::Value::Array(elements))) => {
+            let strings: Vec<_> = elements.iter().filter_map(|value| value.as_str()).collect();
+            assert_eq!(messages.collect::<Vec<_>>(), strings);
+        }
+        (Ok(mut messages), Ok(value)) => {
+            assert_eq!(messages.next().as_deref(), value.as_str());
+            assert_eq!(messages.next(), None);
+        }
+        // Lone surrogates, deep nests and long numbers are JSON, but no values of serde_json.
+        (Ok(messages), Err(_)) => assert!(messages.count() <= text.len()),
+        (Err(Broken), value) => assert!(value.is_err()),
+    }
+}

@@ -1,0 +1,572 @@
+//! WebSocket (RFC 6455): the key of the upgrade, the frame reader, the frame encoders.
+//!
+//! Owns the bytes of a message that is not yet complete, and nothing else; it never answers a ping
+//! or a close, never sends, and knows nothing of what a message says. Called by the switch (server
+//! side) and by the command line's own WebSocket client.
+
+use std::fmt;
+use std::io::Cursor;
+
+use base64::Engine;
+use base64::alphabet::STANDARD as ALPHABET;
+use base64::engine::general_purpose::{GeneralPurpose, PAD};
+use sha1::{Digest, Sha1};
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+mod encode;
+mod fuzz;
+#[cfg(test)]
+mod tests;
+
+pub use encode::{
+    close_frame, encode_into, encode_masked_into, header, ping_frame, pong_frame, text_frame,
+    text_frame_with,
+};
+pub use fuzz::fuzz_reader;
+
+/// Most payload of a control frame (RFC 6455, 5.5), in bytes.
+pub const CONTROL_BYTES: usize = 125;
+
+/// Base64 as RFC 6455 means it, except that the four bits of a key that say nothing may be
+/// anything: some clients make their key up as text.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&ALPHABET, PAD.with_decode_allow_trailing_bits(true));
+
+/// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455, 4.2.2).
+pub fn accept_key(key: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key);
+    hash.update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64.encode(hash.finalize())
+}
+
+/// Whether a `Sec-WebSocket-Key` is the base64 of 16 bytes (RFC 6455, 4.1).
+pub fn is_valid_key(key: &str) -> bool {
+    let mut nonce = [0; 18];
+    key.len() == 24 && BASE64.decode_slice(key, &mut nonce) == Ok(16)
+}
+
+/// Which end of the connection we are. A server demands masked frames, a client unmasked ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// We accepted the connection.
+    Server,
+    /// We dialled.
+    Client,
+}
+
+/// Frame types (RFC 6455, 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// A further fragment of a message.
+    Continuation = 0x0,
+    /// A text message, or its first fragment.
+    Text = 0x1,
+    /// A binary message, or its first fragment.
+    Binary = 0x2,
+    /// The last frame of its side.
+    Close = 0x8,
+    /// To be answered with a pong.
+    Ping = 0x9,
+    /// The answer to a ping, or a sign of life.
+    Pong = 0xA,
+}
+
+impl Opcode {
+    /// Whether frames of this type are whole by themselves and may stand between fragments.
+    pub const fn is_control(self) -> bool {
+        self as u8 & 0x8 != 0
+    }
+}
+
+/// What a peer said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole text message.
+    Text(&'a str),
+    /// A whole binary message.
+    Binary(&'a [u8]),
+    /// A ping: answer with [`pong_frame`] and the same payload.
+    Ping(&'a [u8]),
+    /// A pong.
+    Pong(&'a [u8]),
+    /// The peer closes, with a code that may be sent on the wire, or with none.
+    Close(Option<(u16, &'a str)>),
+}
+
+/// What a [`Reader`] accepts at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Payload of one message, all fragments together, in bytes.
+    pub message_bytes: usize,
+    /// Frames of one message.
+    pub fragments: usize,
+}
+
+/// What one call of [`Reader::read`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step<'a> {
+    /// Bytes of the input that are done with.
+    pub consumed: usize,
+    /// What they said; `None` when more bytes are needed.
+    pub event: Option<Event<'a>>,
+}
+
+/// Why a connection must be failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WsError {
+    /// A reserved bit is set, and no extension was agreed.
+    ReservedBits,
+    /// A type of frame that RFC 6455 does not define.
+    ReservedOpcode,
+    /// A length written in more bytes than it takes.
+    LongLength,
+    /// A length of 2^63 or more.
+    HugeLength,
+    /// An unmasked frame from a client, or a masked one from a server.
+    Masking,
+    /// A control frame in fragments.
+    FragmentedControl,
+    /// A control frame of more than [`CONTROL_BYTES`].
+    LongControl,
+    /// A continuation of nothing.
+    StrayContinuation,
+    /// A new message inside an incomplete one.
+    InterruptedMessage,
+    /// A close frame of one byte: half a code.
+    HalfCloseCode,
+    /// A close code that must not be sent.
+    CloseCode(u16),
+    /// Text or a close reason that is not UTF-8.
+    Utf8,
+    /// A message of more than so many bytes.
+    TooLarge(usize),
+    /// A message of more than so many frames.
+    TooManyFragments(usize),
+}
+
+impl WsError {
+    /// The close code to fail the connection with (RFC 6455, 7.4.1).
+    ///
+    /// Too many fragments is 1009, as too many bytes is: both say "send smaller messages", and the
+    /// other candidate, 1008, would hide that behind a "policy".
+    pub const fn close_code(&self) -> u16 {
+        match self {
+            WsError::Utf8 => 1007,
+            WsError::TooLarge(_) | WsError::TooManyFragments(_) => 1009,
+            _ => 1002,
+        }
+    }
+}
+
+impl fmt::Display for WsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WsError::ReservedBits => f.write_str("reserved bits set"),
+            WsError::ReservedOpcode => f.write_str("unknown frame type"),
+            WsError::LongLength => f.write_str("length not in its shortest form"),
+            WsError::HugeLength => f.write_str("length with its top bit set"),
+            WsError::Masking => f.write_str("wrong masking"),
+            WsError::FragmentedControl => f.write_str("fragmented control frame"),
+            WsError::LongControl => f.write_str("control frame over 125 bytes"),
+            WsError::StrayContinuation => f.write_str("continuation of nothing"),
+            WsError::InterruptedMessage => f.write_str("message inside a message"),
+            WsError::HalfCloseCode => f.write_str("close frame of one byte"),
+            WsError::CloseCode(code) => write!(f, "invalid close code {code}"),
+            WsError::Utf8 => f.write_str("invalid UTF-8"),
+            WsError::TooLarge(bytes) => write!(f, "message over {bytes} bytes"),
+            WsError::TooManyFragments(count) => write!(f, "message of over {count} frames"),
+        }
+    }
+}
+
+impl std::error::Error for WsError {}
+
+/// The incremental frame reader of one connection: two words, and memory of its own only while a
+/// frame or message is incomplete.
+#[derive(Debug)]
+pub struct Reader {
+    side: Side,
+    /// There is one only while a frame or message is incomplete, or was completed by the last call.
+    assembly: Option<Box<Assembly>>,
+}
+
+impl Reader {
+    /// A reader at the start of a stream of frames.
+    pub const fn new(side: Side) -> Reader {
+        Reader { side, assembly: None }
+    }
+
+    /// Reads up to the next event. Call again with the unconsumed rest of the input until `event`
+    /// is `None`, even if that rest is empty (the call gives the memory of the last message back);
+    /// then the rest is less than a frame header, at most 13 bytes, and wants more bytes behind it.
+    /// Not to be called again after [`Event::Close`] or an error.
+    ///
+    /// A message whose only frame lies whole in the input is unmasked there and handed out as a
+    /// slice of it. Any other payload is taken out as it arrives, so what is held grows with the
+    /// bytes that came, never with a declared length, which is checked against `bounds` first.
+    ///
+    /// # Errors
+    /// [`WsError`] at the first byte that shows the fault; text fails at its first bad byte, even
+    /// inside a frame that is not complete.
+    pub fn read<'a>(
+        &'a mut self,
+        input: &'a mut [u8],
+        bounds: &Bounds,
+    ) -> Result<Step<'a>, WsError> {
+        self.forget_given();
+        let mut consumed = 0;
+        loop {
+            if let Some(assembly) = &mut self.assembly
+                && assembly.open.is_some()
+            {
+                consumed += assembly.take(&mut input[consumed..])?;
+                match assembly.end_frame()? {
+                    Ended::Incomplete => return Ok(Step { consumed, event: None }),
+                    Ended::Fragment => continue,
+                    Ended::Control(opcode) => {
+                        let event = self.control_event(opcode)?;
+                        return Ok(Step { consumed, event });
+                    }
+                    Ended::Message => return Ok(Step { consumed, event: self.message_event() }),
+                }
+            }
+            let Some(header) = Header::parse(&input[consumed..], self.side)? else {
+                return Ok(Step { consumed, event: None });
+            };
+            self.admit(&header, bounds)?;
+            consumed += header.bytes;
+            let is_here = header.payload_bytes <= input.len() - consumed;
+            if is_here && header.is_whole() {
+                let payload = &mut input[consumed..consumed + header.payload_bytes];
+                if let Some(mask) = header.mask {
+                    apply_mask(payload, mask);
+                }
+                consumed += payload.len();
+                let event = Some(whole_event(header.opcode, payload)?);
+                return Ok(Step { consumed, event });
+            }
+            self.assembly.get_or_insert_default().begin(&header);
+        }
+    }
+
+    /// Lets go of what the last call handed out.
+    fn forget_given(&mut self) {
+        let Some(assembly) = &mut self.assembly else { return };
+        if assembly.is_given {
+            assembly.is_given = false;
+            assembly.message = None;
+        }
+        if assembly.open.is_none() && assembly.message.is_none() {
+            self.assembly = None;
+        }
+    }
+
+    /// Whether a frame may come now: the rules between frames, and the bounds.
+    fn admit(&self, header: &Header, bounds: &Bounds) -> Result<(), WsError> {
+        if header.opcode.is_control() {
+            return Ok(());
+        }
+        let message = self.assembly.as_ref().and_then(|assembly| assembly.message.as_ref());
+        let (bytes, fragments) = match (header.opcode, message) {
+            (Opcode::Continuation, None) => return Err(WsError::StrayContinuation),
+            (Opcode::Continuation, Some(message)) => (message.body.len(), message.fragments),
+            (_, Some(_)) => return Err(WsError::InterruptedMessage),
+            (_, None) => (0, 0),
+        };
+        if header.payload_bytes > bounds.message_bytes.saturating_sub(bytes) {
+            return Err(WsError::TooLarge(bounds.message_bytes));
+        }
+        if fragments >= bounds.fragments {
+            return Err(WsError::TooManyFragments(bounds.fragments));
+        }
+        Ok(())
+    }
+
+    fn control_event(&self, opcode: Opcode) -> Result<Option<Event<'_>>, WsError> {
+        let Some(assembly) = &self.assembly else { return Ok(None) };
+        whole_event(opcode, &assembly.control).map(Some)
+    }
+
+    fn message_event(&self) -> Option<Event<'_>> {
+        match &self.assembly.as_ref()?.message.as_ref()?.body {
+            Body::Text(text) => Some(Event::Text(&text.valid)),
+            Body::Binary(bytes) => Some(Event::Binary(bytes)),
+        }
+    }
+}
+
+/// A frame header that keeps the rules a header can keep by itself.
+#[derive(Debug)]
+struct Header {
+    /// Length of the header.
+    bytes: usize,
+    opcode: Opcode,
+    is_final: bool,
+    mask: Option<[u8; 4]>,
+    payload_bytes: usize,
+}
+
+impl Header {
+    /// `None` while the header is incomplete.
+    fn parse(input: &[u8], side: Side) -> Result<Option<Header>, WsError> {
+        let mut cursor = Cursor::new(input);
+        // A slice cannot fail to be read, so a reserved opcode is the only possible error.
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| WsError::ReservedOpcode)?;
+        let Some((frame, length)) = parsed else { return Ok(None) };
+        if frame.rsv1 || frame.rsv2 || frame.rsv3 {
+            return Err(WsError::ReservedBits);
+        }
+        if frame.mask.is_some() != (side == Side::Server) {
+            return Err(WsError::Masking);
+        }
+        let shortest = match input[1] & 0x7F {
+            127 => 0x1_0000,
+            126 => 126,
+            _ => 0,
+        };
+        if length < shortest {
+            return Err(WsError::LongLength);
+        }
+        if length > i64::MAX as u64 {
+            return Err(WsError::HugeLength);
+        }
+        let opcode = match frame.opcode {
+            OpCode::Data(Data::Continue) => Opcode::Continuation,
+            OpCode::Data(Data::Text) => Opcode::Text,
+            OpCode::Data(Data::Binary) => Opcode::Binary,
+            OpCode::Control(Control::Close) => Opcode::Close,
+            OpCode::Control(Control::Ping) => Opcode::Ping,
+            OpCode::Control(Control::Pong) => Opcode::Pong,
+            OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
+                return Err(WsError::ReservedOpcode);
+            }
+        };
+        if opcode.is_control() && !frame.is_final {
+            return Err(WsError::FragmentedControl);
+        }
+        if opcode.is_control() && length > CONTROL_BYTES as u64 {
+            return Err(WsError::LongControl);
+        }
+        Ok(Some(Header {
+            bytes: cursor.position() as usize,
+            opcode,
+            is_final: frame.is_final,
+            mask: frame.mask,
+            // Where addresses are shorter than lengths, the cut length is still over any bound.
+            payload_bytes: usize::try_from(length).unwrap_or(usize::MAX),
+        }))
+    }
+
+    /// Whether the frame is an event by itself.
+    fn is_whole(&self) -> bool {
+        self.is_final && self.opcode != Opcode::Continuation
+    }
+}
+
+/// What has arrived of something incomplete.
+#[derive(Debug, Default)]
+struct Assembly {
+    /// The frame whose payload is arriving.
+    open: Option<OpenFrame>,
+    /// The message whose last fragment has not been handed out and forgotten.
+    message: Option<Message>,
+    /// The payload of the last control frame that came in pieces, at most [`CONTROL_BYTES`].
+    control: Vec<u8>,
+    /// The message is complete: the last call handed it out, the next one forgets it.
+    is_given: bool,
+}
+
+#[derive(Debug)]
+struct OpenFrame {
+    opcode: Opcode,
+    is_final: bool,
+    /// Turned so that its first byte is for the next byte of payload.
+    mask: Option<[u8; 4]>,
+    missing_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Message {
+    body: Body,
+    /// Frames so far, the open one included.
+    fragments: usize,
+}
+
+#[derive(Debug)]
+enum Body {
+    Text(Utf8),
+    Binary(Vec<u8>),
+}
+
+impl Body {
+    fn len(&self) -> usize {
+        match self {
+            Body::Text(text) => text.valid.len() + text.partial_bytes,
+            Body::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// How a frame ended.
+enum Ended {
+    /// Not yet.
+    Incomplete,
+    /// As a fragment of a message that goes on.
+    Fragment,
+    /// As a whole control frame.
+    Control(Opcode),
+    /// As the last of a message.
+    Message,
+}
+
+impl Assembly {
+    /// Begins a frame that [`Reader::admit`] let pass.
+    fn begin(&mut self, header: &Header) {
+        debug_assert!(self.open.is_none() && !self.is_given);
+        match header.opcode {
+            Opcode::Text => self.begin_message(Body::Text(Utf8::default())),
+            Opcode::Binary => self.begin_message(Body::Binary(Vec::new())),
+            Opcode::Continuation => {
+                if let Some(message) = &mut self.message {
+                    message.fragments += 1;
+                }
+            }
+            Opcode::Close | Opcode::Ping | Opcode::Pong => self.control.clear(),
+        }
+        self.open = Some(OpenFrame {
+            opcode: header.opcode,
+            is_final: header.is_final,
+            mask: header.mask,
+            missing_bytes: header.payload_bytes,
+        });
+    }
+
+    fn begin_message(&mut self, body: Body) {
+        debug_assert!(self.message.is_none());
+        self.message = Some(Message { body, fragments: 1 });
+    }
+
+    /// Takes what there is of the open frame's payload; returns how much that was.
+    fn take(&mut self, input: &mut [u8]) -> Result<usize, WsError> {
+        let Some(open) = &mut self.open else { return Ok(0) };
+        let taken = open.missing_bytes.min(input.len());
+        let payload = &mut input[..taken];
+        if let Some(mask) = &mut open.mask {
+            apply_mask(payload, *mask);
+            mask.rotate_left(taken % 4);
+        }
+        open.missing_bytes -= taken;
+        match &mut self.message {
+            _ if open.opcode.is_control() => self.control.extend_from_slice(payload),
+            Some(Message { body: Body::Text(text), .. }) => text.push(payload)?,
+            Some(Message { body: Body::Binary(bytes), .. }) => bytes.extend_from_slice(payload),
+            None => debug_assert!(false, "a data frame is part of a message"),
+        }
+        Ok(taken)
+    }
+
+    /// Ends the open frame if all of its payload has been taken.
+    fn end_frame(&mut self) -> Result<Ended, WsError> {
+        let Some(open) = self.open.take_if(|open| open.missing_bytes == 0) else {
+            return Ok(Ended::Incomplete);
+        };
+        if open.opcode.is_control() {
+            return Ok(Ended::Control(open.opcode));
+        }
+        if !open.is_final {
+            return Ok(Ended::Fragment);
+        }
+        if let Some(Message { body: Body::Text(text), .. }) = &self.message
+            && text.partial_bytes > 0
+        {
+            return Err(WsError::Utf8);
+        }
+        self.is_given = true;
+        Ok(Ended::Message)
+    }
+}
+
+/// Text that arrives in pieces, each byte checked once, when it comes.
+#[derive(Debug, Default)]
+struct Utf8 {
+    valid: String,
+    /// The first bytes of a character whose last has not come.
+    partial: [u8; 4],
+    /// How many of them, at most 3.
+    partial_bytes: usize,
+}
+
+impl Utf8 {
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), WsError> {
+        while self.partial_bytes > 0
+            && let Some((first, rest)) = bytes.split_first()
+        {
+            self.partial[self.partial_bytes] = *first;
+            self.partial_bytes += 1;
+            bytes = rest;
+            match std::str::from_utf8(&self.partial[..self.partial_bytes]) {
+                Ok(character) => {
+                    self.valid.push_str(character);
+                    self.partial_bytes = 0;
+                }
+                Err(error) if error.error_len().is_some() => return Err(WsError::Utf8),
+                Err(_) => {}
+            }
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.valid.push_str(text),
+            // Only a character cut by the end of the piece may yet become valid.
+            Err(error) if error.error_len().is_none() => {
+                let (valid, partial) = bytes.split_at(error.valid_up_to());
+                self.push(valid)?;
+                self.partial[..partial.len()].copy_from_slice(partial);
+                self.partial_bytes = partial.len();
+            }
+            Err(_) => return Err(WsError::Utf8),
+        }
+        Ok(())
+    }
+}
+
+/// The event of a frame that is one by itself, its payload unmasked.
+fn whole_event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, WsError> {
+    match opcode {
+        Opcode::Text => std::str::from_utf8(payload).map(Event::Text).map_err(|_| WsError::Utf8),
+        Opcode::Binary | Opcode::Continuation => Ok(Event::Binary(payload)),
+        Opcode::Ping => Ok(Event::Ping(payload)),
+        Opcode::Pong => Ok(Event::Pong(payload)),
+        Opcode::Close => parse_close(payload).map(Event::Close),
+    }
+}
+
+/// The code and reason of a close frame (RFC 6455, 5.5.1 and 7.4).
+fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, WsError> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return if payload.is_empty() { Ok(None) } else { Err(WsError::HalfCloseCode) };
+    };
+    let code = u16::from_be_bytes(*code);
+    // 1012 to 1014 came after the RFC, by registration with IANA. 1004 means nothing; 1005, 1006
+    // and 1015 are never on the wire.
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(WsError::CloseCode(code));
+    }
+    let reason = std::str::from_utf8(reason).map_err(|_| WsError::Utf8)?;
+    Ok(Some((code, reason)))
+}
+
+/// Masks or unmasks bytes in place (RFC 6455, 5.3), eight at a time. The mask's first byte is for
+/// the first byte; for a later piece of a payload, turn the mask by what went before.
+pub fn apply_mask(bytes: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    for eight in words {
+        *eight = (u64::from_ne_bytes(*eight) ^ word).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip([a, b, c, d, a, b, c]) {
+        *byte ^= key;
+    }
+}

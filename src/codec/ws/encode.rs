@@ -1,0 +1,102 @@
+//! Frame encoders. Ours are never fragmented, and masked only on the client's side.
+
+use super::{CONTROL_BYTES, Opcode, apply_mask};
+use crate::frame::Frame;
+
+/// Longest header of an unmasked frame.
+const HEADER_BYTES: usize = 10;
+
+/// The header of an unmasked frame with so many bytes of payload: a buffer, and how much of it
+/// counts.
+pub fn header(opcode: Opcode, payload_bytes: usize) -> ([u8; HEADER_BYTES], usize) {
+    let mut header = [0; HEADER_BYTES];
+    header[0] = 0x80 | opcode as u8;
+    match payload_bytes {
+        0..126 => {
+            header[1] = payload_bytes as u8;
+            (header, 2)
+        }
+        126..0x1_0000 => {
+            header[1] = 126;
+            header[2..4].copy_from_slice(&(payload_bytes as u16).to_be_bytes());
+            (header, 4)
+        }
+        _ => {
+            header[1] = 127;
+            header[2..].copy_from_slice(&(payload_bytes as u64).to_be_bytes());
+            (header, HEADER_BYTES)
+        }
+    }
+}
+
+/// Appends an unmasked frame: what a server sends.
+pub fn encode_into(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+    let (header, header_bytes) = header(opcode, payload.len());
+    out.reserve(header_bytes + payload.len());
+    out.extend_from_slice(&header[..header_bytes]);
+    out.extend_from_slice(payload);
+}
+
+/// Appends a masked frame: what a client sends. The mask must be fresh and from the system's
+/// random source (RFC 6455, 10.3).
+pub fn encode_masked_into(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: [u8; 4]) {
+    let (mut header, header_bytes) = header(opcode, payload.len());
+    header[1] |= 0x80;
+    out.reserve(header_bytes + mask.len() + payload.len());
+    out.extend_from_slice(&header[..header_bytes]);
+    out.extend_from_slice(&mask);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    apply_mask(&mut out[start..], mask);
+}
+
+/// A text message. The payload must be UTF-8.
+pub fn text_frame(payload: &[u8]) -> Frame {
+    let mut out = Vec::new();
+    encode_into(&mut out, Opcode::Text, payload);
+    Frame::from(out)
+}
+
+/// A text message that `write` appends to `scratch`, whose old content is lost: the header goes
+/// in front of it when its length is known, and the frame is the only allocation.
+pub fn text_frame_with(scratch: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Frame {
+    scratch.clear();
+    scratch.resize(HEADER_BYTES, 0);
+    write(scratch);
+    let (header, header_bytes) = header(Opcode::Text, scratch.len() - HEADER_BYTES);
+    let start = HEADER_BYTES - header_bytes;
+    scratch[start..HEADER_BYTES].copy_from_slice(&header[..header_bytes]);
+    Frame::from(&scratch[start..])
+}
+
+/// A close frame; a reason over 123 bytes is cut, at a character's end.
+pub fn close_frame(code: u16, reason: &str) -> Frame {
+    let mut end = reason.len().min(CONTROL_BYTES - 2);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut payload = [0; CONTROL_BYTES];
+    payload[..2].copy_from_slice(&code.to_be_bytes());
+    payload[2..2 + end].copy_from_slice(&reason.as_bytes()[..end]);
+    control_frame(Opcode::Close, &payload[..2 + end])
+}
+
+/// A ping. What is over [`CONTROL_BYTES`] of the payload is cut.
+pub fn ping_frame(payload: &[u8]) -> Frame {
+    control_frame(Opcode::Ping, payload)
+}
+
+/// The answer to a ping, with its payload. What is over [`CONTROL_BYTES`] is cut.
+pub fn pong_frame(payload: &[u8]) -> Frame {
+    control_frame(Opcode::Pong, payload)
+}
+
+fn control_frame(opcode: Opcode, payload: &[u8]) -> Frame {
+    let payload = &payload[..payload.len().min(CONTROL_BYTES)];
+    let mut out = [0; 2 + CONTROL_BYTES];
+    let (header, header_bytes) = header(opcode, payload.len());
+    let end = header_bytes + payload.len();
+    out[..header_bytes].copy_from_slice(&header[..header_bytes]);
+    out[header_bytes..end].copy_from_slice(payload);
+    Frame::from(&out[..end])
+}

@@ -1,0 +1,353 @@
+//! Flags, environment and a file → one checked [`Config`]. A flag is over the environment, the
+//! environment over the file, the file over the default. Owns the names of all settings and the
+//! rules for their values; opens no port and writes nothing. Called by the command line.
+//!
+//! Names in the environment do not collide with those that Kubernetes puts there for a service
+//! called `fws` (`FWS_PORT=tcp://…`, `FWS_SERVICE_HOST`, …).
+
+mod address;
+mod environment;
+mod file;
+mod nearest;
+mod secret;
+mod show;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::limits::{LimitError, Limits};
+
+pub use file::ConfigFile;
+pub use nearest::{hint, nearest};
+pub use secret::Secret;
+
+/// Longest path of a unix socket in bytes (`sun_path` of unix(7), less its final zero).
+const UNIX_PATH_BYTES: usize = 107;
+
+/// A server key shorter than this (in bytes) is worth a warning.
+const SERVER_KEY_BYTES: usize = 16;
+
+/// One setting that is written as text: its key in the file, its flag, its environment variable.
+struct Setting {
+    key: &'static str,
+    flag: &'static str,
+    variable: &'static str,
+}
+
+const SETTINGS: [Setting; 5] = [
+    Setting { key: "ws", flag: "--ws", variable: "FWS_LISTEN_WS" },
+    Setting { key: "control", flag: "--control", variable: "FWS_LISTEN_CONTROL" },
+    Setting { key: "control_unix", flag: "--control-unix", variable: "FWS_LISTEN_CONTROL_UNIX" },
+    Setting { key: "data", flag: "--data", variable: "FWS_DATA_DIR" },
+    Setting { key: "demo", flag: "--demo", variable: "FWS_DEMO" },
+];
+
+/// Limits of which the first must not be more than the second.
+const ORDERED: [(&str, &str); 4] = [
+    ("control_connections", "connections"),
+    ("control_frame_unauthenticated_bytes", "control_frame_bytes"),
+    ("control_replies_pause_bytes", "control_replies_bytes"),
+    ("message_unauthenticated_bytes", "message_bytes"),
+];
+
+/// The configuration in force, checked: every value is within its bounds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where browsers connect. Port 0: the system picks one.
+    pub ws: SocketAddr,
+    /// Where back ends connect. Loopback unless told otherwise. Port 0: the system picks one.
+    pub control: SocketAddr,
+    /// Where back ends connect as well, if set: a unix socket.
+    pub control_unix: Option<PathBuf>,
+    /// The data folder. Need not exist yet.
+    pub data: PathBuf,
+    /// Whether the demo page is served, for a namespace `demo` made at start.
+    pub demo: bool,
+    /// The server key, if it is configured; see [`crate::keys::server_key`].
+    pub secret_key: Option<Secret>,
+    /// Namespaces that are there from the start, with their keys, in the order of the file. No
+    /// name comes twice.
+    pub namespaces: Vec<(String, Secret)>,
+    /// Every limit.
+    pub limits: Limits,
+    /// The file that was read, if one was named.
+    pub file: Option<PathBuf>,
+    /// What is not wrong but not good either: one line each, for the log at start.
+    pub warnings: Vec<String>,
+    sources: Vec<(&'static str, Source)>,
+    limit_sources: Vec<(&'static str, Source)>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            ws: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            control: SocketAddr::from(([127, 0, 0, 1], 8085)),
+            control_unix: None,
+            data: PathBuf::from("./fws-data"),
+            demo: false,
+            secret_key: None,
+            namespaces: Vec::new(),
+            limits: Limits::default(),
+            file: None,
+            warnings: Vec::new(),
+            sources: Vec::new(),
+            limit_sources: Vec::new(),
+        }
+    }
+}
+
+/// Where the value of a setting comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// The configuration file.
+    File,
+    /// The environment variable of this name.
+    Variable(&'static str),
+    /// The flag of this name, with its dashes.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Default => "default",
+            Source::File => "file",
+            Source::Variable(name) | Source::Flag(name) => name,
+        })
+    }
+}
+
+/// One line: where (flag, variable, or file and key), what is wrong there, and the nearest right
+/// name. Holds no key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Makes the configuration. `flags` are names without dashes and their values, of which those
+    /// that are no setting are passed over; `environment` is the whole of it; `read_file` is
+    /// called for the configuration file, if one is named ([`ConfigFile::read`]).
+    ///
+    /// # Errors
+    /// The first thing that is wrong, whether or not a stronger source hides it.
+    pub fn load<'a>(
+        flags: &[(&'a str, &'a str)],
+        environment: &[(String, String)],
+        read_file: impl FnOnce(&Path) -> io::Result<ConfigFile>,
+    ) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        environment::check_names(environment)?;
+        config.read(flags, environment, read_file)?;
+        for (name, value) in environment {
+            if name == environment::SECRET_KEY {
+                let source = Source::Variable(environment::SECRET_KEY);
+                config.set_secret_key(value, source).map_err(|wrong| at(name, wrong))?;
+            } else if let Some(setting) = SETTINGS.iter().find(|s| s.variable == name) {
+                let source = Source::Variable(setting.variable);
+                config.set(setting, value, source).map_err(|wrong| at(name, wrong))?;
+            }
+        }
+        for (name, value) in flags {
+            if *name == "limit" {
+                config.limit_flag(value).map_err(|wrong| at("--limit", wrong))?;
+            } else if let Some(setting) = SETTINGS.iter().find(|s| &s.flag[2..] == *name) {
+                let source = Source::Flag(setting.flag);
+                config.set(setting, value, source).map_err(|wrong| at(setting.flag, wrong))?;
+            }
+        }
+        config.finish()?;
+        Ok(config)
+    }
+
+    /// Where the value of a setting (by its key in the file) comes from.
+    pub fn source(&self, key: &str) -> Source {
+        last(&self.sources, key)
+    }
+
+    /// Where the value of a limit comes from.
+    pub fn limit_source(&self, name: &str) -> Source {
+        last(&self.limit_sources, name)
+    }
+
+    /// The file, if one is named, first by its flag and then by its variable.
+    fn read(
+        &mut self,
+        flags: &[(&str, &str)],
+        environment: &[(String, String)],
+        read_file: impl FnOnce(&Path) -> io::Result<ConfigFile>,
+    ) -> Result<(), ConfigError> {
+        let flag = flags.iter().find(|(name, _)| *name == "config");
+        let variable = environment.iter().find(|(name, _)| name == environment::FILE);
+        let (place, path) = match (flag, variable) {
+            (Some((_, path)), _) => ("--config", *path),
+            (None, Some((_, path))) => (environment::FILE, path.as_str()),
+            (None, None) => return Ok(()),
+        };
+        let path = parse_path(path).map_err(|wrong| at(place, wrong))?;
+        let file = read_file(&path)
+            .map_err(|e| at(place, format!("cannot read {}: {e}", path.display())))?;
+        file::apply(self, &file.text).map_err(|wrong| at(&path.display().to_string(), wrong))?;
+        if file.mode & 0o044 != 0 && (self.secret_key.is_some() || !self.namespaces.is_empty()) {
+            self.warnings.push(format!(
+                "{} holds keys and others may read it: chmod 600 {0}",
+                path.display()
+            ));
+        }
+        self.file = Some(path);
+        Ok(())
+    }
+
+    fn set(&mut self, setting: &Setting, value: &str, source: Source) -> Result<(), String> {
+        match setting.key {
+            "ws" => self.ws = address::parse_address(value)?,
+            "control" => self.control = address::parse_address(value)?,
+            "control_unix" => self.control_unix = Some(parse_unix_path(value)?),
+            "data" => self.data = parse_path(value)?,
+            _ => self.demo = parse_bool(value)?,
+        }
+        self.sources.push((setting.key, source));
+        Ok(())
+    }
+
+    fn set_secret_key(&mut self, key: &str, source: Source) -> Result<(), String> {
+        self.secret_key = Some(Secret::server(key)?);
+        self.sources.push(("secret_key", source));
+        Ok(())
+    }
+
+    fn limit_flag(&mut self, text: &str) -> Result<(), String> {
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| format!("{text:?} is not NAME=VALUE, as in message_bytes=32768"))?;
+        self.set_limit(name, value, Source::Flag("--limit"))
+    }
+
+    fn set_limit(&mut self, name: &str, value: &str, source: Source) -> Result<(), String> {
+        let names = || Limits::TABLE.iter().map(|(name, ..)| *name);
+        let Some(known) = names().find(|known| *known == name) else {
+            let hint = match nearest(name, names()) {
+                Some(near) => hint(Some(near)),
+                None => " (`fws check` lists them all)".into(),
+            };
+            return Err(format!("there is no limit {name:?}{hint}"));
+        };
+        let number = (!value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| value.parse().unwrap_or(usize::MAX))
+            .ok_or_else(|| format!("{name}: {value:?} is not a whole number"))?;
+        match self.limits.set(known, number) {
+            Ok(()) => self.limit_sources.push((known, source)),
+            Err(LimitError::Bounds { low, high }) => {
+                return Err(format!("{name}: {value} is not between {low} and {high}"));
+            }
+            Err(LimitError::Unknown) => return Err(format!("there is no limit {name:?}")),
+        }
+        Ok(())
+    }
+
+    /// What can only be checked when all is known.
+    fn finish(&mut self) -> Result<(), ConfigError> {
+        if let Some(key) = &self.secret_key {
+            let place = match self.source("secret_key") {
+                Source::Variable(name) => name,
+                _ => "secret_key",
+            };
+            if let Some((name, _)) = self.namespaces.iter().find(|(_, other)| other == key) {
+                let wrong = format!("the server key is also the key of namespace {name:?}");
+                return Err(at(place, wrong));
+            }
+            if key.expose().len() < SERVER_KEY_BYTES {
+                self.warnings.push(format!(
+                    "{place}: the server key is shorter than {SERVER_KEY_BYTES} characters and \
+                     may be guessed"
+                ));
+            }
+        }
+        self.check_addresses()?;
+        self.order_limits()?;
+        let most = self.limits.name_bytes;
+        match self.namespaces.iter().find(|(name, _)| name.len() > most) {
+            Some((name, _)) => Err(at(
+                "namespaces",
+                format!("the name {name:?} is longer than {most} bytes (limit name_bytes)"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_addresses(&self) -> Result<(), ConfigError> {
+        let (ws, control) = (self.ws, self.control);
+        let same_ip =
+            ws.ip() == control.ip() || ws.ip().is_unspecified() || control.ip().is_unspecified();
+        if ws.port() == control.port() && ws.port() != 0 && same_ip {
+            let wrong = format!("{control} is taken by ws ({ws}): choose another port");
+            return Err(at("control", wrong));
+        }
+        Ok(())
+    }
+
+    /// A limit that nobody set follows the one that it must not exceed.
+    fn order_limits(&mut self) -> Result<(), ConfigError> {
+        for (small, large) in ORDERED {
+            let (Some(low), Some(high)) = (self.limits.get(small), self.limits.get(large)) else {
+                continue;
+            };
+            if low <= high {
+                continue;
+            }
+            let follows =
+                self.limit_source(small) == Source::Default && self.limits.set(small, high).is_ok();
+            if !follows {
+                let wrong = format!("{small} ({low}) is more than {large} ({high})");
+                return Err(at("limits", wrong));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn at(place: &str, wrong: impl fmt::Display) -> ConfigError {
+    ConfigError(format!("{place}: {wrong}"))
+}
+
+fn last(sources: &[(&'static str, Source)], key: &str) -> Source {
+    sources.iter().rfind(|(name, _)| *name == key).map_or(Source::Default, |(_, source)| *source)
+}
+
+fn parse_bool(value: &str) -> Result<bool, String> {
+    match value {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("{value:?} is neither true nor false")),
+    }
+}
+
+fn parse_path(value: &str) -> Result<PathBuf, String> {
+    match value {
+        "" => Err("the path is empty".into()),
+        _ if value.contains('\0') => Err("a path cannot hold a zero byte".into()),
+        _ => Ok(PathBuf::from(value)),
+    }
+}
+
+fn parse_unix_path(value: &str) -> Result<PathBuf, String> {
+    if value.len() > UNIX_PATH_BYTES {
+        return Err(format!("the path is longer than {UNIX_PATH_BYTES} bytes"));
+    }
+    parse_path(value)
+}
+
+#[cfg(test)]
+#[path = "config/tests.rs"]
+mod tests;

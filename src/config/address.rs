@@ -1,0 +1,64 @@
+//! Addresses to listen on. Pure. Takes what can mean one thing only, and for the rest says what to
+//! write.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// `127.0.0.1:8080`, `[::1]:8080`, or `localhost:8080` for the first of them.
+///
+/// # Errors
+/// What is wrong, and how to write it right.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let wrong = |help: String| Err(format!("{text:?} is not ADDR:PORT: {help}"));
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return wrong(format!("the port is missing; write {}", SocketAddr::new(ip, 8080)));
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let Ok(port) = port.parse::<u16>() else {
+        return wrong("the port must be a number up to 65535, as in 127.0.0.1:8080".into());
+    };
+    match host {
+        "localhost" => Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+        "" | "*" => {
+            wrong(format!("write 0.0.0.0:{port} for everybody, 127.0.0.1:{port} for this machine"))
+        }
+        _ => wrong(format!("the address must be an IP address, as in 127.0.0.1:{port}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_one_thing_is_taken() {
+        for (text, address) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("localhost:81", "127.0.0.1:81"),
+            ("[::1]:0", "[::1]:0"),
+        ] {
+            assert_eq!(parse_address(text).unwrap().to_string(), address);
+        }
+    }
+
+    #[test]
+    fn for_the_rest_there_is_help() {
+        for (text, help) in [
+            (":8080", "write 0.0.0.0:8080 for everybody, 127.0.0.1:8080 for this machine"),
+            ("8080", "write 0.0.0.0:8080 for everybody"),
+            ("*:8080", "write 0.0.0.0:8080 for everybody"),
+            ("127.0.0.1", "the port is missing; write 127.0.0.1:8080"),
+            ("::1", "the port is missing; write [::1]:8080"),
+            ("127.0.0.1:http", "the port must be a number"),
+            ("127.0.0.1:65536", "the port must be a number"),
+            ("example.org:80", "must be an IP address, as in 127.0.0.1:80"),
+            ("", "the port must be a number"),
+            ("127.0.0.1:80 ", "the port must be a number"),
+        ] {
+            let error = parse_address(text).unwrap_err();
+            assert!(error.contains(help), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The configuration file: one JSON object. Owns its keys. Errors name the key and never show a
+//! value that may be a secret.
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Config, SETTINGS, Secret, Source, hint, nearest};
+
+/// A configuration file as it was read.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigFile {
+    /// What is in it.
+    pub text: String,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl ConfigFile {
+    /// Reads it from disk.
+    ///
+    /// # Errors
+    /// Those of the file system, and text that is not UTF-8.
+    pub fn read(path: &Path) -> io::Result<ConfigFile> {
+        let file = std::fs::File::open(path)?;
+        let mode = file.metadata()?.permissions().mode();
+        Ok(ConfigFile { text: io::read_to_string(file)?, mode })
+    }
+}
+
+/// Keys of the original server's settings, and what to write instead.
+const ORIGINAL: [(&str, &str); 6] = [
+    ("secretKey", "write \"secret_key\""),
+    ("hostWS", "write \"ws\": \"0.0.0.0:8080\""),
+    ("portWS", "write \"ws\": \"0.0.0.0:8080\""),
+    ("hostNET", "write \"control\": \"127.0.0.1:8085\""),
+    ("portNET", "write \"control\": \"127.0.0.1:8085\", or \"control_unix\" with a path"),
+    ("redis", "there is no Redis here: what is kept is in the folder \"data\""),
+];
+
+/// Keys that are not in [`SETTINGS`].
+const MORE: [&str; 3] = ["secret_key", "namespaces", "limits"];
+
+/// An object as it is written: keys in order, equal ones not yet refused.
+struct Object(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// Puts what the file says into the configuration. The error begins with the key.
+pub fn apply(config: &mut Config, text: &str) -> Result<(), String> {
+    for (key, value) in members(text)? {
+        let value = value.get();
+        if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
+            let text = if key == "demo" { boolean(value) } else { string(value) };
+            text.and_then(|text| config.set(setting, &text, Source::File))
+        } else {
+            match key.as_str() {
+                "secret_key" => {
+                    string(value).and_then(|text| config.set_secret_key(&text, Source::File))
+                }
+                "namespaces" => namespaces(config, value),
+                "limits" => limits(config, value),
+                _ => Err(unknown(&key)),
+            }
+        }
+        .map_err(|wrong| format!("{key}: {wrong}"))?;
+    }
+    Ok(())
+}
+
+fn unknown(key: &str) -> String {
+    if let Some((_, instead)) = ORIGINAL.iter().find(|(original, _)| *original == key) {
+        return format!("this is a key of the original server; {instead}");
+    }
+    let ours = || SETTINGS.iter().map(|setting| setting.key).chain(MORE);
+    let hint = match nearest(key, ours()) {
+        Some(near) => hint(Some(near)),
+        None => format!(" (there are {})", ours().collect::<Vec<_>>().join(", ")),
+    };
+    format!("there is no such key{hint}")
+}
+
+fn namespaces(config: &mut Config, value: &str) -> Result<(), String> {
+    for (name, key) in members(value)? {
+        let key = string(key.get())
+            .and_then(|key| Ok(Secret::new(key)?))
+            .map_err(|wrong| format!("{name:?}: {wrong}"))?;
+        config.namespaces.push((name, key));
+    }
+    config.sources.push(("namespaces", Source::File));
+    Ok(())
+}
+
+fn limits(config: &mut Config, value: &str) -> Result<(), String> {
+    for (name, value) in members(value)? {
+        config.set_limit(&name, value.get(), Source::File)?;
+    }
+    Ok(())
+}
+
+/// The members of an object, no name twice.
+fn members(text: &str) -> Result<Vec<(String, Box<RawValue>)>, String> {
+    // serde's text for a wrong type shows the value, which may be a key; its texts for wrong
+    // syntax show places only.
+    let Object(members) = serde_json::from_str(text).map_err(|e| match e.is_data() {
+        true => "must be an object, as in {\"name\": …}".to_string(),
+        false => format!("this is not JSON: {e}"),
+    })?;
+    let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(format!("the key {:?} comes twice", pair[0])),
+        None => Ok(members),
+    }
+}
+
+fn string(value: &str) -> Result<String, String> {
+    serde_json::from_str(value).map_err(|_| "must be a string".into())
+}
+
+fn boolean(value: &str) -> Result<String, String> {
+    match value {
+        "true" | "false" => Ok(value.into()),
+        _ => Err("must be true or false, without quotes".into()),
+    }
+}

@@ -1,0 +1,79 @@
+//! The effective configuration for people and for programs. Shows no key.
+
+use super::{Config, Source};
+use crate::limits::Limits;
+
+impl Config {
+    /// Every setting with its value and source, and every limit with its value, source, meaning
+    /// and default; many lines.
+    pub fn to_text(&self) -> String {
+        let mut text = match &self.file {
+            Some(path) => format!("configuration file: {}\n\n", path.display()),
+            None => "configuration file: none\n\n".to_string(),
+        };
+        for (key, value) in self.settings() {
+            text.push_str(&format!("{key:<13} {value:<22} {}\n", self.source(key)));
+        }
+        text.push_str("\nlimits:\n");
+        let defaults = Limits::default();
+        for (name, _, _, meaning) in Limits::TABLE {
+            let (value, default) = (self.limits.get(name), defaults.get(name));
+            let (value, default) = (value.unwrap_or_default(), default.unwrap_or_default());
+            let changed = value != default;
+            let source = match self.limit_source(name) {
+                Source::Default if changed => "follows".to_string(),
+                source => source.to_string(),
+            };
+            let note = if changed { format!(" (default {default})") } else { String::new() };
+            text.push_str(&format!("{name:<36} {value:<10} {source:<8}{meaning}{note}\n"));
+        }
+        text
+    }
+
+    /// One JSON object: `ws`, `control`, `control_unix`, `data`, `demo`, `secret_key` (`"set"` or
+    /// `"not set"`), `namespaces` (their names), `limits`.
+    pub fn to_json(&self) -> String {
+        let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
+        let limits: Vec<String> = Limits::TABLE
+            .iter()
+            .map(|(name, ..)| format!("\"{name}\":{}", self.limits.get(name).unwrap_or_default()))
+            .collect();
+        format!(
+            "{{\"ws\":\"{}\",\"control\":\"{}\",\"control_unix\":{},\"data\":{},\"demo\":{},\
+             \"secret_key\":\"{}\",\"namespaces\":[{}],\"limits\":{{{}}}}}",
+            self.ws,
+            self.control,
+            self.unix_path().map_or("null".into(), |path| quoted(&path)),
+            quoted(&self.data.to_string_lossy()),
+            self.demo,
+            self.key_is(),
+            names.join(","),
+            limits.join(","),
+        )
+    }
+
+    fn settings(&self) -> [(&'static str, String); 7] {
+        let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
+        [
+            ("ws", self.ws.to_string()),
+            ("control", self.control.to_string()),
+            ("control_unix", self.unix_path().unwrap_or("not set".into())),
+            ("data", self.data.to_string_lossy().into_owned()),
+            ("demo", self.demo.to_string()),
+            ("secret_key", self.key_is().into()),
+            ("namespaces", if names.is_empty() { "none".into() } else { names.join(", ") }),
+        ]
+    }
+
+    fn unix_path(&self) -> Option<String> {
+        self.control_unix.as_ref().map(|path| path.to_string_lossy().into_owned())
+    }
+
+    fn key_is(&self) -> &'static str {
+        if self.secret_key.is_some() { "set" } else { "not set" }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,227 @@
+use super::*;
+
+fn file(text: &str) -> impl FnOnce(&Path) -> io::Result<ConfigFile> {
+    let file = ConfigFile { text: text.into(), mode: 0o100_600 };
+    move |_| Ok(file)
+}
+
+fn load(flags: &[(&str, &str)], env: &[(&str, &str)], text: &str) -> Result<Config, String> {
+    let env: Vec<_> = env.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+    let mut flags = flags.to_vec();
+    if !text.is_empty() {
+        flags.push(("config", "fws.json"));
+    }
+    Config::load(&flags, &env, file(text)).map_err(|e| e.to_string())
+}
+
+fn error(flags: &[(&str, &str)], env: &[(&str, &str)], text: &str) -> String {
+    let error = load(flags, env, text).unwrap_err();
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+#[test]
+fn the_defaults_are_those_that_were_promised() {
+    let config = load(&[], &[], "").unwrap();
+    assert_eq!(config.ws.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.control.to_string(), "127.0.0.1:8085");
+    assert_eq!(config.control_unix, None);
+    assert_eq!(config.data, PathBuf::from("./fws-data"));
+    assert!(!config.demo && config.secret_key.is_none() && config.warnings.is_empty());
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.source("ws"), Source::Default);
+}
+
+#[test]
+fn a_flag_is_over_the_environment_and_that_over_the_file() {
+    let text = r#"{"ws":"1.1.1.1:1","control":"1.1.1.1:2","data":"file","demo":true,
+        "limits":{"message_bytes":1000,"namespaces":7}}"#;
+    let env = [("FWS_LISTEN_CONTROL", "2.2.2.2:2"), ("FWS_DATA_DIR", "env")];
+    let flags = [("data", "flag"), ("limit", "message_bytes=2000"), ("key", "no setting")];
+    let config = load(&flags, &env, text).unwrap();
+    assert_eq!((config.ws.to_string(), config.source("ws")), ("1.1.1.1:1".into(), Source::File));
+    assert_eq!(config.control.to_string(), "2.2.2.2:2");
+    assert_eq!(config.source("control"), Source::Variable("FWS_LISTEN_CONTROL"));
+    assert_eq!(config.data, PathBuf::from("flag"));
+    assert_eq!(config.source("data"), Source::Flag("--data"));
+    assert!(config.demo);
+    assert_eq!(config.limits.message_bytes, 2000);
+    assert_eq!(config.limit_source("message_bytes"), Source::Flag("--limit"));
+    assert_eq!(config.limits.namespaces, 7);
+    assert_eq!(config.limit_source("namespaces"), Source::File);
+    assert_eq!(config.source("namespaces"), Source::Default);
+    assert_eq!(config.file, Some(PathBuf::from("fws.json")));
+}
+
+#[test]
+fn the_file_is_named_by_flag_or_variable() {
+    let named = |path: &Path| {
+        let text = format!("{{\"data\":\"{}\"}}", path.display());
+        Ok(ConfigFile { text, mode: 0o600 })
+    };
+    let env = [("FWS_CONFIG_FILE".to_string(), "from-env".to_string())];
+    assert_eq!(Config::load(&[], &env, named).unwrap().data, PathBuf::from("from-env"));
+    let flags = [("config", "from-flag")];
+    assert_eq!(Config::load(&flags, &env, named).unwrap().data, PathBuf::from("from-flag"));
+    let missing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+    let error = Config::load(&flags, &[], missing).unwrap_err().to_string();
+    assert_eq!(error, "--config: cannot read from-flag: entity not found");
+}
+
+#[test]
+fn what_is_wrong_in_the_file_is_one_line_with_the_key() {
+    for (text, line) in [
+        ("[]", "must be an object, as in {\"name\": …}"),
+        ("\"hush\"", "must be an object, as in {\"name\": …}"),
+        ("{\"ws\":", "this is not JSON: EOF while parsing a value at line 1 column 6"),
+        ("{} {}", "this is not JSON: trailing characters at line 1 column 4"),
+        (r#"{"ws":"a:1","ws":"b:1"}"#, "the key \"ws\" comes twice"),
+        (r#"{"ws":8080}"#, "ws: must be a string"),
+        (
+            r#"{"ws":"8080"}"#,
+            "ws: \"8080\" is not ADDR:PORT: write 0.0.0.0:8080 for everybody, 127.0.0.1:8080 for this machine",
+        ),
+        (r#"{"demo":"true"}"#, "demo: must be true or false, without quotes"),
+        (
+            r#"{"control-unix":"x"}"#,
+            "control-unix: there is no such key (did you mean control_unix?)",
+        ),
+        (r#"{"Data":"x"}"#, "Data: there is no such key (did you mean data?)"),
+        (
+            r#"{"banana":1}"#,
+            "banana: there is no such key (there are ws, control, control_unix, data, demo, secret_key, namespaces, limits)",
+        ),
+        (
+            r#"{"secretKey":"hush"}"#,
+            "secretKey: this is a key of the original server; write \"secret_key\"",
+        ),
+        (
+            r#"{"portNET":8085}"#,
+            "portNET: this is a key of the original server; write \"control\": \"127.0.0.1:8085\", or \"control_unix\" with a path",
+        ),
+        (
+            r#"{"redis":{}}"#,
+            "redis: this is a key of the original server; there is no Redis here: what is kept is in the folder \"data\"",
+        ),
+        (r#"{"secret_key":["hush"]}"#, "secret_key: must be a string"),
+        (r#"{"secret_key":""}"#, "secret_key: the key is empty"),
+        (r#"{"namespaces":{"a":"hush","a":"hush"}}"#, "namespaces: the key \"a\" comes twice"),
+        (r#"{"namespaces":{"a":5}}"#, "namespaces: \"a\": must be a string"),
+        (r#"{"namespaces":"hush"}"#, "namespaces: must be an object, as in {\"name\": …}"),
+        (
+            r#"{"limits":{"message_byte":1}}"#,
+            "limits: there is no limit \"message_byte\" (did you mean message_bytes?)",
+        ),
+        (
+            r#"{"limits":{"zzzzzzzz":1}}"#,
+            "limits: there is no limit \"zzzzzzzz\" (`fws check` lists them all)",
+        ),
+        (
+            r#"{"limits":{"message_bytes":"1000"}}"#,
+            "limits: message_bytes: \"\\\"1000\\\"\" is not a whole number",
+        ),
+        (
+            r#"{"limits":{"message_bytes":-1}}"#,
+            "limits: message_bytes: \"-1\" is not a whole number",
+        ),
+        (
+            r#"{"limits":{"message_bytes":63}}"#,
+            "limits: message_bytes: 63 is not between 64 and 1073741824",
+        ),
+        (r#"{"control_unix":""}"#, "control_unix: the path is empty"),
+    ] {
+        assert_eq!(error(&[], &[], text), format!("fws.json: {line}"));
+    }
+}
+
+#[test]
+fn what_is_wrong_elsewhere_names_the_place() {
+    assert!(error(&[("ws", "x")], &[], "").starts_with("--ws: \"x\" is not ADDR:PORT"));
+    assert!(error(&[("control-unix", &"x".repeat(108))], &[], "").starts_with("--control-unix: "));
+    assert_eq!(
+        error(&[("limit", "message_bytes")], &[], ""),
+        "--limit: \"message_bytes\" is not NAME=VALUE, as in message_bytes=32768"
+    );
+    assert_eq!(
+        error(&[("limit", "message_bytes=99999999999999999999")], &[], ""),
+        "--limit: message_bytes: 99999999999999999999 is not between 64 and 1073741824"
+    );
+    assert_eq!(
+        error(&[("demo", "true")], &[("FWS_DEMO", "yes")], ""),
+        "FWS_DEMO: \"yes\" is neither true nor false"
+    );
+    assert_eq!(error(&[], &[("FWS_DATA_DIR", "")], ""), "FWS_DATA_DIR: the path is empty");
+    assert_eq!(
+        error(&[("ws", "0.0.0.0:8085")], &[], ""),
+        "control: 127.0.0.1:8085 is taken by ws (0.0.0.0:8085): choose another port"
+    );
+    assert!(load(&[("ws", "0.0.0.0:0"), ("control", "0.0.0.0:0")], &[], "").is_ok());
+    assert!(load(&[("ws", "127.0.0.2:9"), ("control", "127.0.0.1:9")], &[], "").is_ok());
+}
+
+#[test]
+fn b19_a_server_key_that_others_have_is_refused() {
+    let sample = error(&[], &[("FWS_SECRETKEY", "asd82nvakadfs")], "");
+    assert!(sample.starts_with("FWS_SECRETKEY: this is the sample key"), "{sample}");
+    let sample = error(&[], &[], r#"{"secret_key":"asd82nvakadfs"}"#);
+    assert!(sample.starts_with("fws.json: secret_key: this is the sample key"), "{sample}");
+    assert_eq!(error(&[], &[("FWS_SECRETKEY", "")], ""), "FWS_SECRETKEY: the key is empty");
+    let same =
+        error(&[], &[("FWS_SECRETKEY", "hush")], r#"{"namespaces":{"a":"b","shop":"hush"}}"#);
+    assert_eq!(same, "FWS_SECRETKEY: the server key is also the key of namespace \"shop\"");
+}
+
+#[test]
+fn no_key_is_shown() {
+    let text = r#"{"secret_key":"hush-hush-hush-hush","namespaces":{"shop":"hush"}}"#;
+    let config = load(&[], &[], text).unwrap();
+    for shown in [format!("{config:?}"), config.to_text(), config.to_json()] {
+        assert!(!shown.contains("hush") && shown.contains("shop"), "{shown}");
+    }
+    assert_eq!(config.secret_key.unwrap().expose(), "hush-hush-hush-hush");
+}
+
+#[test]
+fn warnings_for_what_is_not_good() {
+    let warnings = |text: &str, mode: u32| {
+        let file = ConfigFile { text: text.into(), mode };
+        Config::load(&[("config", "f")], &[], |_| Ok(file)).unwrap().warnings
+    };
+    let key = r#"{"secret_key":"0123456789abcdef"}"#;
+    assert_eq!(warnings(key, 0o100_600), Vec::<String>::new());
+    assert_eq!(warnings(key, 0o100_640), ["f holds keys and others may read it: chmod 600 f"]);
+    assert_eq!(warnings("{}", 0o100_644), Vec::<String>::new());
+    assert_eq!(warnings(r#"{"namespaces":{"a":"b"}}"#, 0o100_604).len(), 1);
+    let short = warnings(r#"{"secret_key":"0123456789abcde"}"#, 0o600);
+    assert_eq!(short.len(), 1);
+    assert!(short[0].starts_with("secret_key: the server key is shorter than 16"), "{short:?}");
+}
+
+#[test]
+fn a_limit_that_nobody_set_follows_the_one_above_it() {
+    let config = load(&[("limit", "message_bytes=1000")], &[], "").unwrap();
+    assert_eq!(config.limits.message_unauthenticated_bytes, 1000);
+    assert!(config.to_text().contains("follows"));
+    let flags = [("limit", "message_bytes=1000"), ("limit", "message_unauthenticated_bytes=1001")];
+    assert_eq!(
+        error(&flags, &[], ""),
+        "limits: message_unauthenticated_bytes (1001) is more than message_bytes (1000)"
+    );
+    let long = "x".repeat(9);
+    let text = format!("{{\"namespaces\":{{\"{long}\":\"k\"}},\"limits\":{{\"name_bytes\":8}}}}");
+    assert!(error(&[], &[], &text).contains("longer than 8 bytes (limit name_bytes)"));
+}
+
+#[test]
+fn the_json_is_json_and_complete() {
+    let flags = [("control-unix", "/run/\"fws\".sock"), ("demo", "true")];
+    let json = load(&flags, &[], r#"{"namespaces":{"é\"":"k"}}"#).unwrap().to_json();
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["ws"], "0.0.0.0:8080");
+    assert_eq!(value["control_unix"], "/run/\"fws\".sock");
+    assert_eq!(value["demo"], true);
+    assert_eq!(value["secret_key"], "not set");
+    assert_eq!(value["namespaces"], serde_json::json!(["é\""]));
+    assert_eq!(value["limits"].as_object().unwrap().len(), Limits::TABLE.len());
+    assert_eq!(value["limits"]["heartbeat_ms"], 25_000);
+}

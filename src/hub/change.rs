@@ -1,0 +1,152 @@
+//! What can happen to a hub: proposed as a [`Change`], ordered by a journal, applied as an
+//! [`Entry`].
+
+use super::NsId;
+use crate::time::UnixMillis;
+use crate::uuid::Uuid;
+
+/// Where a state lives: in a channel, or in a channel for one user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the channel, with its `@` or `#`.
+    pub channel: Box<str>,
+    /// The user whose state it is; `None` for the channel's own.
+    pub user: Option<Box<str>>,
+}
+
+/// A proposal. JSON values are text and stay as they were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A new namespace.
+    Register {
+        /// Its name.
+        name: Box<str>,
+        /// Its key.
+        key: Box<str>,
+    },
+    /// The end of a namespace and all that is in it.
+    Remove {
+        /// Which.
+        ns: NsId,
+    },
+    /// A new key for a namespace.
+    Rotate {
+        /// Which.
+        ns: NsId,
+        /// The new key.
+        key: Box<str>,
+        /// How long the old one is still good.
+        grace_ms: u64,
+    },
+    /// A right to a `#` channel.
+    Grant {
+        /// In which namespace.
+        ns: NsId,
+        /// To which channel.
+        channel: Box<str>,
+        /// For whom.
+        user: Box<str>,
+    },
+    /// The end of such a right; the user's connections leave the channel.
+    Revoke {
+        /// In which namespace.
+        ns: NsId,
+        /// To which channel.
+        channel: Box<str>,
+        /// For whom.
+        user: Box<str>,
+    },
+    /// A new state, in place of the old one and its ttl.
+    Set {
+        /// In which namespace.
+        ns: NsId,
+        /// Where.
+        place: Place,
+        /// JSON text; `null` removes the state.
+        data: Box<str>,
+        /// How long it lives; `None` for ever.
+        ttl_ms: Option<u64>,
+        /// Whether `data` is also published, to `place.user` alone if there is one.
+        emit: bool,
+    },
+    /// One more element of a list state, whose ttl is replaced.
+    Push {
+        /// In which namespace.
+        ns: NsId,
+        /// Where.
+        place: Place,
+        /// JSON text.
+        data: Box<str>,
+        /// How long the list lives from now; `None` for ever.
+        ttl_ms: Option<u64>,
+        /// Whether the element is also published.
+        emit: bool,
+    },
+    /// A message; nothing of it stays.
+    Emit {
+        /// In which namespace.
+        ns: NsId,
+        /// To the subscribers of these channels.
+        channels: Vec<Box<str>>,
+        /// JSON text.
+        data: Box<str>,
+        /// To this user alone.
+        user: Option<Box<str>>,
+        /// To all but this connection.
+        except: Option<Uuid>,
+    },
+    /// The end of all connections of a user.
+    Disconnect {
+        /// In which namespace.
+        ns: NsId,
+        /// Whose.
+        user: Box<str>,
+    },
+}
+
+/// Place of an entry in the order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seq {
+    /// A stretch of the order without a break; each start of a server begins a new one.
+    pub term: u64,
+    /// Counts from 1 within the term.
+    pub n: u64,
+}
+
+/// A change with its place in the order. Applying the same entries in the same order leads every
+/// hub to the same contents: `at` is the only time that `apply` knows.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its place.
+    pub seq: Seq,
+    /// When it was ordered.
+    pub at: UnixMillis,
+    /// What it changes.
+    pub change: Change,
+}
+
+/// What an applied entry did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As asked.
+    Done,
+    /// A namespace has this key from now on.
+    Key(Box<str>),
+    /// So many connections were reached by a message, or closed.
+    Reached(usize),
+}
+
+/// Why a change was not applied. Nothing of it has happened then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The name is taken.
+    NameTaken,
+    /// The namespace is no longer there.
+    Gone,
+    /// `push` onto a state that is no list.
+    NotAList,
+    /// A state would be larger than this, in bytes.
+    StateTooLarge(usize),
+    /// There are this many already, and no more may be.
+    TooMany(&'static str, usize),
+}

@@ -1,0 +1,490 @@
+//! The hub: namespaces, channels, users, grants, states, presence. It owns who may hear what and
+//! who does; it never sees a socket, a clock or a byte of any protocol. The switch calls it.
+//!
+//! What is *recorded* (namespaces, grants, states) changes only by [`Hub::apply`], in the order
+//! that a journal gave. Who is *here* (connections, subscriptions) is nobody else's business and
+//! changes at once. Nothing that can be seen from outside depends on the order of a hash table.
+
+mod apply;
+mod change;
+mod state;
+
+pub use change::{Change, Entry, Outcome, Place, Refusal, Seq};
+
+use std::borrow::Cow;
+use std::hash::{BuildHasher, Hash};
+
+use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
+
+use crate::arena::{Arena, Id};
+use crate::limits::Limits;
+use crate::publication::Publication;
+use crate::reason::CloseReason;
+use crate::time::UnixMillis;
+use crate::uuid::Uuid;
+use crate::wheel::Wheel;
+use state::State;
+
+/// A namespace, for as long as it lives: one that is removed and registered again is another.
+pub type NsId = Id<Namespace>;
+/// A connection as the hub knows it: somebody who can be delivered to.
+pub type PeerId = Id<Peer>;
+
+/// What the hub speaks to. It is a sink: nothing called here may call the hub.
+pub trait Outbox {
+    /// Give this peer this message.
+    fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>);
+    /// Let this peer go. The hub has forgotten it already.
+    fn close(&mut self, peer: PeerId, reason: CloseReason);
+}
+
+/// One site.
+#[derive(Debug)]
+pub struct Namespace {
+    name: Box<str>,
+    key: Box<str>,
+    /// The key before, and until when it is good.
+    old_key: Option<(Box<str>, UnixMillis)>,
+    /// Counts the keys that this namespace has had.
+    key_epoch: u32,
+    channels: HashTable<Id<Channel>>,
+    users: HashTable<Id<User>>,
+    states: HashTable<Id<State>>,
+    grants: HashSet<Grant>,
+}
+
+/// A channel with subscribers; one without is not kept.
+#[derive(Debug)]
+struct Channel {
+    ns: NsId,
+    name: Box<str>,
+    members: Vec<Member>,
+}
+
+/// One subscription, from the channel's side.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    peer: PeerId,
+    /// Index in that peer's `subscriptions`.
+    subscription: u32,
+}
+
+/// One subscription, from the peer's side.
+#[derive(Clone, Copy, Debug)]
+struct Subscription {
+    channel: Id<Channel>,
+    /// Index in that channel's `members`.
+    member: u32,
+}
+
+/// A user with connections; one without is not kept.
+#[derive(Debug)]
+struct User {
+    name: Box<str>,
+    peers: Vec<PeerId>,
+}
+
+/// An authenticated connection.
+#[derive(Debug)]
+pub struct Peer {
+    ns: NsId,
+    user: Id<User>,
+    cid: Uuid,
+    subscriptions: Vec<Subscription>,
+}
+
+/// A right of a user to a `#` channel.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Grant {
+    channel: Box<str>,
+    user: Box<str>,
+}
+
+/// A [`Grant`] to look up.
+#[derive(Hash)]
+struct GrantRef<'a> {
+    channel: &'a str,
+    user: &'a str,
+}
+
+impl hashbrown::Equivalent<Grant> for GrantRef<'_> {
+    fn equivalent(&self, grant: &Grant) -> bool {
+        *grant.channel == *self.channel && *grant.user == *self.user
+    }
+}
+
+/// Why a peer could not subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// A `#` channel without a grant.
+    NoGrant,
+    /// The peer has this many channels already.
+    TooManyChannels(usize),
+    /// The peer is gone.
+    Gone,
+}
+
+/// Who is in a channel (protocol part 5, channelInfo).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Presence<'a> {
+    /// How many different users.
+    pub users: usize,
+    /// Each connection with its user, in the order of joining as long as nobody left.
+    pub connections: Vec<(Uuid, &'a str)>,
+}
+
+/// All that the server knows.
+#[derive(Debug)]
+pub struct Hub {
+    limits: Limits,
+    hasher: DefaultHashBuilder,
+    names: HashTable<NsId>,
+    namespaces: Arena<Namespace>,
+    channels: Arena<Channel>,
+    users: Arena<User>,
+    peers: Arena<Peer>,
+    states: Arena<State>,
+    /// When states end, on the scale of `Entry::at`.
+    ends: Wheel<Id<State>>,
+}
+
+impl Hub {
+    /// An empty hub, whose first entry will not be older than `at`.
+    pub fn new(limits: Limits, at: UnixMillis) -> Hub {
+        Hub {
+            limits,
+            hasher: DefaultHashBuilder::default(),
+            names: HashTable::new(),
+            namespaces: Arena::default(),
+            channels: Arena::default(),
+            users: Arena::default(),
+            peers: Arena::default(),
+            states: Arena::default(),
+            ends: Wheel::new(at.0),
+        }
+    }
+
+    fn hash(&self, key: impl Hash) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// The namespace of that name.
+    pub fn namespace(&self, name: &str) -> Option<NsId> {
+        let found = self.names.find(self.hash(name), |id| {
+            self.namespaces.get(*id).is_some_and(|ns| *ns.name == *name)
+        });
+        found.copied()
+    }
+
+    /// The keys that open the namespace at that time, the current one first.
+    pub fn keys(&self, ns: NsId, at: UnixMillis) -> impl Iterator<Item = &str> {
+        let ns = self.namespaces.get(ns);
+        let old = ns.and_then(|ns| ns.old_key.as_ref()).filter(|(_, until)| at < *until);
+        ns.map(|ns| &*ns.key).into_iter().chain(old.map(|(key, _)| &**key))
+    }
+
+    /// Which key of the namespace is the current one, as a number to keep; `None` if it is gone.
+    pub fn key_epoch(&self, ns: NsId) -> Option<u32> {
+        self.namespaces.get(ns).map(|ns| ns.key_epoch)
+    }
+
+    /// Whether a key that was current at that epoch still opens the namespace.
+    pub fn is_key_good(&self, ns: NsId, epoch: u32, at: UnixMillis) -> bool {
+        self.namespaces.get(ns).is_some_and(|ns| {
+            let grace = ns.old_key.as_ref().is_some_and(|(_, until)| at < *until);
+            epoch == ns.key_epoch || grace && epoch.wrapping_add(1) == ns.key_epoch
+        })
+    }
+
+    /// The state at a place, as JSON text, at that time.
+    pub fn state(
+        &self,
+        ns: NsId,
+        channel: &str,
+        user: Option<&str>,
+        at: UnixMillis,
+    ) -> Option<Cow<'_, str>> {
+        let state = self.states.get(self.find_state(ns, channel, user)?)?;
+        state.expires.is_none_or(|end| at < end).then(|| state.value.text())
+    }
+
+    fn find_state(&self, ns: NsId, channel: &str, user: Option<&str>) -> Option<Id<State>> {
+        let table = &self.namespaces.get(ns)?.states;
+        let found = table.find(self.hash((channel, user)), |id| {
+            self.states
+                .get(*id)
+                .is_some_and(|s| *s.channel == *channel && s.user.as_deref() == user)
+        });
+        found.copied()
+    }
+
+    fn find_channel(&self, ns: NsId, name: &str) -> Option<Id<Channel>> {
+        let table = &self.namespaces.get(ns)?.channels;
+        let found = table.find(self.hash(name), |id| {
+            self.channels.get(*id).is_some_and(|channel| *channel.name == *name)
+        });
+        found.copied()
+    }
+
+    fn find_user(&self, ns: NsId, name: &str) -> Option<Id<User>> {
+        let table = &self.namespaces.get(ns)?.users;
+        let found = table.find(self.hash(name), |id| {
+            self.users.get(*id).is_some_and(|user| *user.name == *name)
+        });
+        found.copied()
+    }
+
+    /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
+    pub fn presence(&self, ns: NsId, channel: &str) -> Presence<'_> {
+        let members = self
+            .find_channel(ns, channel)
+            .and_then(|id| self.channels.get(id))
+            .map_or(&[][..], |channel| &channel.members);
+        let mut users: Vec<Id<User>> = Vec::with_capacity(members.len());
+        let mut connections = Vec::with_capacity(members.len());
+        for peer in members.iter().filter_map(|member| self.peers.get(member.peer)) {
+            let Some(user) = self.users.get(peer.user) else { continue };
+            users.push(peer.user);
+            connections.push((peer.cid, &*user.name));
+        }
+        users.sort_unstable();
+        users.dedup();
+        Presence { users: users.len(), connections }
+    }
+
+    /// A connection has proved to be that user. `None` if the namespace is gone, or the user has
+    /// as many connections as one may have.
+    pub fn connect(&mut self, ns: NsId, user: &str, cid: Uuid) -> Option<PeerId> {
+        let id = match self.find_user(ns, user) {
+            Some(id) => id,
+            None => {
+                let hash = self.hash(user);
+                let space = self.namespaces.get_mut(ns)?;
+                let id = self.users.insert(User { name: user.into(), peers: Vec::new() });
+                let (users, hasher) = (&self.users, &self.hasher);
+                space.users.insert_unique(hash, id, |id| {
+                    hasher.hash_one(users.get(*id).map_or("", |user| &user.name))
+                });
+                id
+            }
+        };
+        let user = self.users.get_mut(id)?;
+        if user.peers.len() >= self.limits.connections_per_user {
+            return None;
+        }
+        let peer = Peer { ns, user: id, cid, subscriptions: Vec::new() };
+        let peer = self.peers.insert(peer);
+        user.peers.push(peer);
+        Some(peer)
+    }
+
+    /// The namespace and user of a peer.
+    pub fn identity(&self, peer: PeerId) -> Option<(NsId, &str)> {
+        let peer = self.peers.get(peer)?;
+        Some((peer.ns, &self.users.get(peer.user)?.name))
+    }
+
+    /// A connection is gone: it leaves all its channels.
+    pub fn disconnect(&mut self, peer: PeerId) {
+        while let Some(last) = self.peers.get(peer).and_then(|p| p.subscriptions.last()) {
+            self.leave(peer, last.channel);
+        }
+        let Some(Peer { ns, user: id, .. }) = self.peers.remove(peer) else { return };
+        let Some(user) = self.users.get_mut(id) else { return };
+        user.peers.retain(|other| *other != peer);
+        if user.peers.is_empty() {
+            let hash = self.hasher.hash_one(&*user.name);
+            if let Some(ns) = self.namespaces.get_mut(ns)
+                && let Ok(entry) = ns.users.find_entry(hash, |other| *other == id)
+            {
+                entry.remove();
+            }
+            self.users.remove(id);
+        }
+    }
+
+    /// A peer wants to hear a channel. Returns the state that it is to be sent, if there is one:
+    /// the channel's, or in an `@` channel its own (protocol part 9).
+    ///
+    /// # Errors
+    /// [`Denied`]; the peer hears nothing new then.
+    pub fn subscribe(
+        &mut self,
+        peer: PeerId,
+        channel: &str,
+        at: UnixMillis,
+    ) -> Result<Option<Cow<'_, str>>, Denied> {
+        let (ns, user) = self.identity(peer).ok_or(Denied::Gone)?;
+        let space = self.namespaces.get(ns).ok_or(Denied::Gone)?;
+        if channel.starts_with('#') && !space.grants.contains(&GrantRef { channel, user }) {
+            return Err(Denied::NoGrant);
+        }
+        let id = self.find_channel(ns, channel);
+        if !id.is_some_and(|id| self.is_member(peer, id)) {
+            let taken = self.peers.get(peer).map_or(0, |peer| peer.subscriptions.len());
+            if taken >= self.limits.channels_per_connection {
+                return Err(Denied::TooManyChannels(taken));
+            }
+            let id = match id {
+                Some(id) => id,
+                None => self.open_channel(ns, channel).ok_or(Denied::Gone)?,
+            };
+            self.join(peer, id);
+        }
+        let user = self.identity(peer).map(|(_, user)| user).filter(|_| channel.starts_with('@'));
+        Ok(self.state(ns, channel, user, at))
+    }
+
+    /// A peer no longer wants to hear a channel. Whether it did before.
+    pub fn unsubscribe(&mut self, peer: PeerId, channel: &str) -> bool {
+        let channel = self.peers.get(peer).and_then(|p| self.find_channel(p.ns, channel));
+        channel.is_some_and(|channel| self.leave(peer, channel))
+    }
+
+    /// Drops the states whose time has come.
+    pub fn advance(&mut self, at: UnixMillis) {
+        self.ends.advance(at.0);
+        while let Some((_, id)) = self.ends.pop_expired() {
+            if let Some(state) = self.states.get_mut(id) {
+                state.timer = None;
+            }
+            self.drop_state(id);
+        }
+    }
+
+    /// When `advance` is wanted next.
+    pub fn next_end(&self) -> Option<UnixMillis> {
+        self.ends.next_at().map(UnixMillis)
+    }
+
+    fn is_member(&self, peer: PeerId, channel: Id<Channel>) -> bool {
+        self.peers
+            .get(peer)
+            .is_some_and(|peer| peer.subscriptions.iter().any(|s| s.channel == channel))
+    }
+
+    fn open_channel(&mut self, ns: NsId, name: &str) -> Option<Id<Channel>> {
+        let hash = self.hash(name);
+        let space = self.namespaces.get_mut(ns)?;
+        let id = self.channels.insert(Channel { ns, name: name.into(), members: Vec::new() });
+        let (channels, hasher) = (&self.channels, &self.hasher);
+        space.channels.insert_unique(hash, id, |id| {
+            hasher.hash_one(channels.get(*id).map_or("", |channel| &channel.name))
+        });
+        Some(id)
+    }
+
+    fn join(&mut self, id: PeerId, channel_id: Id<Channel>) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(channel) = self.channels.get_mut(channel_id) else { return };
+        let (subscription, member) = (peer.subscriptions.len(), channel.members.len());
+        peer.subscriptions.push(Subscription { channel: channel_id, member: member as u32 });
+        channel.members.push(Member { peer: id, subscription: subscription as u32 });
+    }
+
+    /// Takes a peer out of a channel, in constant time but for the search among the peer's own
+    /// subscriptions, which are few. Frees the channel with its last member.
+    fn leave(&mut self, id: PeerId, channel_id: Id<Channel>) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let find = |s: &Subscription| s.channel == channel_id;
+        let Some(at) = peer.subscriptions.iter().position(find) else { return false };
+        let Subscription { member, .. } = peer.subscriptions.swap_remove(at);
+        if peer.subscriptions.is_empty() {
+            peer.subscriptions = Vec::new();
+        }
+        // Both lists filled their gap with their last element, which must learn its new place.
+        if let Some(moved) = peer.subscriptions.get(at).copied()
+            && let Some(channel) = self.channels.get_mut(moved.channel)
+        {
+            channel.members[moved.member as usize].subscription = at as u32;
+        }
+        let Some(channel) = self.channels.get_mut(channel_id) else { return false };
+        channel.members.swap_remove(member as usize);
+        if let Some(moved) = channel.members.get(member as usize).copied()
+            && let Some(peer) = self.peers.get_mut(moved.peer)
+        {
+            peer.subscriptions[moved.subscription as usize].member = member;
+        }
+        if channel.members.is_empty() {
+            let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
+            if let Some(ns) = self.namespaces.get_mut(ns)
+                && let Ok(entry) = ns.channels.find_entry(hash, |other| *other == channel_id)
+            {
+                entry.remove();
+            }
+            self.channels.remove(channel_id);
+        }
+        true
+    }
+
+    fn drop_state(&mut self, id: Id<State>) {
+        let Some(state) = self.states.remove(id) else { return };
+        if let Some(timer) = state.timer {
+            self.ends.cancel(timer);
+        }
+        let hash = self.hash((&*state.channel, state.user.as_deref()));
+        if let Some(ns) = self.namespaces.get_mut(state.ns)
+            && let Ok(entry) = ns.states.find_entry(hash, |other| *other == id)
+        {
+            entry.remove();
+        }
+    }
+
+    /// How many namespaces, channels, users, peers and states there are.
+    pub fn sizes(&self) -> [usize; 5] {
+        [
+            self.namespaces.len(),
+            self.channels.len(),
+            self.users.len(),
+            self.peers.len(),
+            self.states.len(),
+        ]
+    }
+
+    /// Checks all that must hold between the tables; for tests.
+    ///
+    /// # Panics
+    /// If anything does not hold.
+    pub fn check_invariants(&self) {
+        for (id, channel) in self.channels.iter() {
+            assert!(!channel.members.is_empty(), "an empty channel is kept");
+            assert_eq!(self.find_channel(channel.ns, &channel.name), Some(id));
+            for (i, member) in channel.members.iter().enumerate() {
+                let peer = self.peers.get(member.peer).expect("members live");
+                let back = peer.subscriptions[member.subscription as usize];
+                assert!(back.channel == id && back.member as usize == i);
+                assert_eq!(peer.ns, channel.ns, "a channel of another namespace");
+                let user = &self.users.get(peer.user).expect("users live").name;
+                let grants = &self.namespaces.get(peer.ns).expect("namespaces live").grants;
+                let grant = GrantRef { channel: &channel.name, user };
+                assert!(!channel.name.starts_with('#') || grants.contains(&grant));
+            }
+        }
+        for (id, peer) in self.peers.iter() {
+            let user = self.users.get(peer.user).expect("users live");
+            assert_eq!(user.peers.iter().filter(|other| **other == id).count(), 1);
+            assert_eq!(self.find_user(peer.ns, &user.name), Some(peer.user));
+            for (i, subscription) in peer.subscriptions.iter().enumerate() {
+                let channel = self.channels.get(subscription.channel).expect("channels live");
+                let back = channel.members[subscription.member as usize];
+                assert!(back.peer == id && back.subscription as usize == i);
+            }
+        }
+        for (id, state) in self.states.iter() {
+            assert_eq!(self.find_state(state.ns, &state.channel, state.user.as_deref()), Some(id));
+            assert_eq!(state.expires.is_some(), state.timer.is_some());
+        }
+        for (id, ns) in self.namespaces.iter() {
+            assert_eq!(self.namespace(&ns.name), Some(id));
+        }
+        let total = |count: fn(&Namespace) -> usize| -> usize {
+            self.namespaces.iter().map(|(_, ns)| count(ns)).sum()
+        };
+        assert_eq!(total(|ns| ns.channels.len()), self.channels.len());
+        assert_eq!(total(|ns| ns.users.len()), self.users.len());
+        assert_eq!(total(|ns| ns.states.len()), self.states.len());
+        let timed = self.states.iter().filter(|(_, state)| state.timer.is_some()).count();
+        assert_eq!(timed, self.ends.len());
+        self.ends.check_invariants();
+    }
+}

@@ -1,0 +1,118 @@
+//! The value of a state: JSON text, or a list that grows by `push`.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
+use super::NsId;
+use crate::codec::json;
+use crate::time::UnixMillis;
+use crate::wheel::Timer;
+
+/// One state of a channel, or of a user in a channel.
+#[derive(Debug)]
+pub(super) struct State {
+    pub ns: NsId,
+    pub channel: Box<str>,
+    pub user: Option<Box<str>>,
+    pub value: Value,
+    /// Not readable from this moment on.
+    pub expires: Option<UnixMillis>,
+    /// In the hub's wheel, exactly if `expires` is set.
+    pub timer: Option<Timer>,
+}
+
+/// A JSON value.
+#[derive(Debug)]
+pub(super) enum Value {
+    Json(Box<str>),
+    List(Box<List>),
+}
+
+/// Raw JSON elements, the newest last.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    items: VecDeque<Box<str>>,
+    /// Length of the list as text: the elements, a comma or bracket before each, a bracket.
+    bytes: usize,
+}
+
+impl Value {
+    /// The value as JSON text.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Value::Json(text) => Cow::Borrowed(text),
+            Value::List(list) => Cow::Owned(list.text()),
+        }
+    }
+
+    /// Whether `push` can append to it.
+    pub fn is_list(&self) -> bool {
+        match self {
+            Value::Json(text) => text.starts_with('['),
+            Value::List(_) => true,
+        }
+    }
+
+    /// The value as a list, made one if it is the text of one. `None` if it is neither.
+    pub fn as_list(&mut self) -> Option<&mut List> {
+        if let Value::Json(text) = self {
+            let mut list = List::default();
+            for item in json::elements(text)? {
+                list.push(item.into());
+            }
+            *self = Value::List(Box::new(list));
+        }
+        match self {
+            Value::List(list) => Some(list),
+            Value::Json(_) => None,
+        }
+    }
+}
+
+impl List {
+    pub fn push(&mut self, item: Box<str>) {
+        self.bytes += item.len() + 1;
+        self.items.push_back(item);
+    }
+
+    /// Drops the oldest elements until the list has at most that many and is at most that long.
+    pub fn bound(&mut self, items_max: usize, bytes_max: usize) {
+        while self.items.len() > items_max || self.bytes + 1 > bytes_max {
+            let Some(item) = self.items.pop_front() else { return };
+            self.bytes -= item.len() + 1;
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(self.bytes + 1);
+        text.push('[');
+        for (i, item) in self.items.iter().enumerate() {
+            if i > 0 {
+                text.push(',');
+            }
+            text.push_str(item);
+        }
+        text.push(']');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_drops_its_oldest() {
+        let mut value = Value::Json("[ 1, {\"a\":[2]} ]".into());
+        let list = value.as_list().unwrap();
+        list.push("3.0".into());
+        list.bound(2, 100);
+        assert_eq!(list.text(), "[{\"a\":[2]},3.0]");
+        list.bound(9, 14);
+        assert_eq!(list.text(), "[3.0]");
+        assert_eq!(list.bytes + 1, 5);
+        list.bound(0, 100);
+        assert_eq!(value.text(), "[]");
+        assert!(Value::Json("{}".into()).as_list().is_none());
+    }
+}

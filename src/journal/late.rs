@@ -1,0 +1,141 @@
+//! A journal that is never in a hurry, for tests: it never answers at once, hands entries over in
+//! batches some turns later, makes them durable later still, and sometimes fails. It keeps the
+//! seam honest: whatever runs on it runs on a journal that many nodes share.
+
+use std::collections::VecDeque;
+
+use super::{Event, Journal, Mark, Proposal, Ticket};
+use crate::hub::{Change, Entry, Seq};
+use crate::time::UnixMillis;
+
+/// Proposals that may wait.
+const WAITING_MAX: usize = 256;
+
+/// A slow and moody journal; the same seed gives the same moods.
+#[derive(Debug)]
+pub struct LateJournal {
+    /// State of a xorshift generator; never zero.
+    random: u64,
+    /// One proposal in so many fails; 0 for none.
+    fails_one_in: u64,
+    last: Seq,
+    next_ticket: u64,
+    /// In the order of proposal, each with the turn in which it comes back. `at` never falls along
+    /// the order.
+    waiting: VecDeque<(u64, Ticket, UnixMillis, Change)>,
+    /// What `poll` gives out now.
+    ready: VecDeque<Event>,
+    turn: u64,
+    durable: Mark,
+    /// Turn in which all that is handed over becomes durable.
+    sync_at: u64,
+}
+
+impl LateJournal {
+    /// `fails_one_in`: one proposal in so many fails; 0 for none.
+    pub fn new(term: u64, seed: u64, fails_one_in: u64) -> LateJournal {
+        LateJournal {
+            random: seed | 1 << 63,
+            fails_one_in,
+            last: Seq { term, n: 0 },
+            next_ticket: 0,
+            waiting: VecDeque::new(),
+            ready: VecDeque::new(),
+            turn: 0,
+            durable: Mark(0),
+            sync_at: 0,
+        }
+    }
+
+    fn draw(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+}
+
+impl Journal for LateJournal {
+    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+        if self.waiting.len() >= WAITING_MAX {
+            return Proposal::Full;
+        }
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let delay = 1 + self.draw(4);
+        self.waiting.push_back((self.turn + delay, ticket, at, change));
+        Proposal::Later(ticket)
+    }
+
+    fn commit(&mut self) {
+        self.turn += 1;
+        while self.waiting.front().is_some_and(|(turn, ..)| *turn <= self.turn) {
+            let Some((_, ticket, at, change)) = self.waiting.pop_front() else { break };
+            if self.fails_one_in > 0 && self.draw(self.fails_one_in) == 0 {
+                self.ready.push_back(Event::Failed(ticket));
+                continue;
+            }
+            self.last.n += 1;
+            let entry = Entry { seq: self.last, at, change };
+            self.ready.push_back(Event::Entry(Some(ticket), entry));
+        }
+        if self.turn >= self.sync_at {
+            self.durable = self.mark();
+            self.sync_at = self.turn + self.draw(3);
+        }
+    }
+
+    fn poll(&mut self) -> Option<Event> {
+        self.ready.pop_front()
+    }
+
+    fn mark(&self) -> Mark {
+        Mark(self.last.n)
+    }
+
+    fn durable(&self) -> Mark {
+        self.durable
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.waiting.is_empty() || !self.ready.is_empty() || self.durable < self.mark()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(n: u64) -> Change {
+        Change::Register { name: n.to_string().into(), key: "k".into() }
+    }
+
+    #[test]
+    fn all_that_is_proposed_comes_back_once_and_in_order() {
+        let mut journal = LateJournal::new(1, 42, 5);
+        let mut tickets = Vec::new();
+        let mut back = Vec::new();
+        let mut failed = 0;
+        for turn in 0..400 {
+            if turn < 300 {
+                match journal.propose(UnixMillis(turn), change(turn)) {
+                    Proposal::Later(ticket) => tickets.push(ticket),
+                    other => panic!("{other:?}"),
+                }
+            }
+            journal.commit();
+            while let Some(event) = journal.poll() {
+                match event {
+                    Event::Entry(ticket, _) => back.push(ticket.unwrap()),
+                    Event::Failed(ticket) => {
+                        failed += 1;
+                        back.push(ticket);
+                    }
+                }
+            }
+        }
+        assert_eq!(back, tickets);
+        assert!(failed > 10 && failed < 150, "{failed}");
+        assert!(!journal.is_busy() && journal.durable() == journal.mark());
+    }
+}

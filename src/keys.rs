@@ -1,0 +1,232 @@
+//! Keys on disk: the server key (`DATA/server.key`) and those of namespaces (`DATA/keys/NAME`),
+//! for the commands on the same machine. Owns the form of these files; prints and logs nothing.
+//! Called by the server at start and by the command line.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::config::{Config, Secret};
+
+/// A file name longer than this (in bytes) is cut, and ended with a hash of the whole. Most file
+/// systems take 255.
+const FILE_NAME_BYTES: usize = 180;
+
+/// Bytes drawn for a new server key: 192 bits.
+const KEY_BYTES: usize = 24;
+
+/// Where the server key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// From the configuration.
+    Configured,
+    /// From this file, made at an earlier start.
+    Read(PathBuf),
+    /// Made now, and kept in this file.
+    Made(PathBuf),
+}
+
+/// The server key: the configured one, or the one in the data folder, or a new one, which is put
+/// there first (mode 0600, folder 0700).
+///
+/// # Errors
+/// Those of the file system and of the random source; `InvalidData` for a file without a key.
+pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
+    if let Some(key) = &config.secret_key {
+        return Ok((key.clone(), KeyOrigin::Configured));
+    }
+    let path = server_key_path(&config.data);
+    if let Some(key) = read(&path)? {
+        return Ok((key, KeyOrigin::Read(path)));
+    }
+    let mut bytes = [0; KEY_BYTES];
+    random(&mut bytes)?;
+    let key = secret(hex(&bytes), &path)?;
+    make_folder(&config.data)?;
+    write(&config.data, "server.key", &key)?;
+    Ok((key, KeyOrigin::Made(path)))
+}
+
+/// The server key, if it is configured or a start has made one.
+///
+/// # Errors
+/// As [`server_key`].
+pub fn known_server_key(config: &Config) -> io::Result<Option<Secret>> {
+    match &config.secret_key {
+        Some(key) => Ok(Some(key.clone())),
+        None => read(&server_key_path(&config.data)),
+    }
+}
+
+/// Where a start without a configured server key keeps it.
+pub fn server_key_path(data: &Path) -> PathBuf {
+    data.join("server.key")
+}
+
+/// Keeps the key of a namespace, in place of an earlier one (mode 0600, folders 0700), and says
+/// where.
+///
+/// # Errors
+/// Those of the file system.
+pub fn store(data: &Path, name: &str, key: &Secret) -> io::Result<PathBuf> {
+    let folder = data.join("keys");
+    make_folder(&folder)?;
+    write(&folder, &file_name(name), key)?;
+    Ok(path(data, name))
+}
+
+/// The key of a namespace, if it is kept here.
+///
+/// # Errors
+/// Those of the file system; `InvalidData` for a file without a key.
+pub fn load(data: &Path, name: &str) -> io::Result<Option<Secret>> {
+    read(&path(data, name))
+}
+
+/// Where the key of a namespace is kept.
+pub fn path(data: &Path, name: &str) -> PathBuf {
+    data.join("keys").join(file_name(name))
+}
+
+/// Fills the slice from the system's random source.
+pub(crate) fn random(out: &mut [u8]) -> io::Result<()> {
+    getrandom::fill(out).map_err(|e| io::Error::other(format!("no random numbers: {e}")))
+}
+
+/// Letters, digits, `_` and `-` as they are, all other bytes as `%2F`. Two names never share a
+/// file: `+`, which ends the part that was kept of a long one, is in no other.
+fn file_name(name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"_-".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    if encoded.is_empty() {
+        return "%".into();
+    }
+    if encoded.len() > FILE_NAME_BYTES {
+        encoded.truncate(FILE_NAME_BYTES - 65);
+        encoded.push('+');
+        encoded.push_str(&hex(&Sha256::digest(name.as_bytes())));
+    }
+    encoded
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read(path: &Path) -> io::Result<Option<Secret>> {
+    match fs::read_to_string(path) {
+        Ok(text) => secret(text.trim_end_matches(['\r', '\n']).to_string(), path).map(Some),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(at(path, e)),
+    }
+}
+
+fn secret(key: String, path: &Path) -> io::Result<Secret> {
+    Secret::server(key).map_err(|wrong| at(path, io::Error::new(ErrorKind::InvalidData, wrong)))
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| at(folder, e))
+}
+
+/// All or nothing, also if the machine stops half-way: a new file, on disk, then renamed.
+fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
+    let mut bytes = [0; 8];
+    random(&mut bytes)?;
+    let temporary = folder.join(format!(".new-{}", hex(&bytes)));
+    let written = (|| {
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(format!("{}\n", key.expose()).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, folder.join(name))?;
+        File::open(folder)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(|e| at(&folder.join(name), e))
+}
+
+fn at(path: &Path, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A folder that is there for one test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Folder {
+            let mut bytes = [0; 8];
+            random(&mut bytes).unwrap();
+            Folder(std::env::temp_dir().join(format!("fws-keys-{}", hex(&bytes))))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn the_server_key_is_made_once() {
+        let folder = Folder::new();
+        let mut config = Config::default();
+        config.data = folder.0.join("data");
+        assert_eq!(known_server_key(&config).unwrap(), None);
+        let (made, origin) = server_key(&config).unwrap();
+        let path = config.data.join("server.key");
+        assert_eq!(origin, KeyOrigin::Made(path.clone()));
+        assert_eq!((made.expose().len(), mode(&path), mode(&config.data)), (48, 0o600, 0o700));
+        let (read, origin) = server_key(&config).unwrap();
+        assert_eq!((&read, origin), (&made, KeyOrigin::Read(path.clone())));
+        assert_eq!(fs::read_dir(&config.data).unwrap().count(), 1, "no temporary file is left");
+
+        config.secret_key = Some(Secret::new("configured").unwrap());
+        assert_eq!(server_key(&config).unwrap().1, KeyOrigin::Configured);
+        config.secret_key = None;
+        for bad in ["", "\n", "asd82nvakadfs\n"] {
+            fs::write(&path, bad).unwrap();
+            assert_eq!(server_key(&config).unwrap_err().kind(), ErrorKind::InvalidData, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_has_a_file_of_its_own_whatever_its_name() {
+        let folder = Folder::new();
+        let long = ["é".repeat(127), "é".repeat(126) + "e", "x".repeat(255)];
+        let names = ["", ".", "..", "/etc/passwd", "a b", "a%20b", "shop", "Shop", "\0", "+", "é"];
+        let names: Vec<&str> = names.into_iter().chain(long.iter().map(String::as_str)).collect();
+        for name in &names {
+            assert_eq!(load(&folder.0, name).unwrap(), None);
+            let path = store(&folder.0, name, &Secret::new(format!("k{name}")).unwrap()).unwrap();
+            assert_eq!((mode(&path), path.parent()), (0o600, Some(&*folder.0.join("keys"))));
+        }
+        for name in &names {
+            assert!(load(&folder.0, name).unwrap().unwrap().matches(&format!("k{name}")));
+        }
+        assert_eq!(mode(&folder.0.join("keys")), 0o700);
+        let other = Secret::new("other").unwrap();
+        store(&folder.0, "shop", &other).unwrap();
+        assert_eq!(load(&folder.0, "shop").unwrap(), Some(other));
+    }
+}

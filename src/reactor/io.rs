@@ -1,0 +1,342 @@
+//! The reactor's side of the seam: all slots, the lists of what is to be done, and the [`Net`]
+//! that a handler acts through. Nothing here calls the handler.
+
+use std::io::IoSlice;
+
+use mio::net::UnixStream;
+
+use super::listener::Listener;
+use super::stream::Stream;
+use crate::arena::Arena;
+use crate::edge::{Conn, ConnId, Net};
+use crate::frame::{Frame, FramePool, OutQueue};
+use crate::reason::CloseReason;
+use crate::time::{Millis, Now};
+use crate::wheel::{Timer, Wheel};
+
+/// Frames given to the kernel in one write.
+const SLICES_MAX: usize = 64;
+/// Random bytes fetched from the system at a time.
+const RANDOM_BYTES: usize = 512;
+
+/// Who sits in a slot.
+#[derive(Debug)]
+pub(super) enum Slot {
+    Listener(Listener),
+    /// A byte comes for each signal to stop.
+    Signals(UnixStream),
+    Peer(Peer),
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The handler knows it. Next: `Flushing`, or freed.
+    Open,
+    /// Closed for the handler; what is queued is still written. Next: `Lingering`, or freed.
+    Flushing,
+    /// All is written and the end told to the peer, whose own end is awaited: closing a socket
+    /// with unread input would reset it, and the peer would lose our last words. Next: freed.
+    Lingering,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub stream: Stream,
+    pub out: OutQueue,
+    /// Input that the handler has not consumed; it stands in front of the next read.
+    pub tail: Vec<u8>,
+    /// The handler's deadline while open, ours afterwards.
+    timer: Option<Timer>,
+    pub phase: Phase,
+    /// There may be something to read.
+    pub is_readable: bool,
+    /// The kernel would take more, as far as we know.
+    pub is_writable: bool,
+    /// The handler does not want to read.
+    pub is_paused: bool,
+    /// The kernel said that the last byte is there, somewhere behind what is still to be read.
+    pub is_end_near: bool,
+    /// The peer has sent its last byte.
+    pub is_ended: bool,
+    /// The handler has been told so.
+    pub is_end_told: bool,
+    /// The kernel refused some output since the queue was last empty.
+    pub was_blocked: bool,
+    /// It is on the ready list: it will be served again without an event.
+    pub is_on_ready: bool,
+    is_on_dirty: bool,
+}
+
+/// What became of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// All is written.
+    All,
+    /// The kernel will tell when it takes more.
+    Blocked,
+    /// There is more to write in the next turn.
+    More,
+    /// The peer is gone.
+    Lost,
+}
+
+/// All slots and lists.
+#[derive(Debug)]
+pub(super) struct Io {
+    pub slots: Arena<Slot, Conn>,
+    pub frames: FramePool,
+    pub now: Now,
+    pub wheel: Wheel<ConnId>,
+    /// Connections to be read or served again without a new event.
+    pub ready: Vec<ConnId>,
+    /// Connections with output to be flushed at the end of this turn.
+    pub dirty: Vec<ConnId>,
+    /// Connections closed in this turn, for the handler to forget.
+    pub doomed: Vec<(ConnId, CloseReason)>,
+    /// From a close to the end of the connection, at most.
+    pub close_ms: u64,
+    /// From the last byte sent to the end of the connection, at most.
+    pub linger_ms: u64,
+    random: Vec<u8>,
+}
+
+impl Io {
+    pub fn new(now: Now, close_ms: u64) -> Io {
+        Io {
+            slots: Arena::default(),
+            frames: FramePool::default(),
+            now,
+            wheel: Wheel::new(now.mono.0),
+            ready: Vec::new(),
+            dirty: Vec::new(),
+            doomed: Vec::new(),
+            close_ms,
+            linger_ms: close_ms,
+            random: Vec::new(),
+        }
+    }
+
+    pub fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
+        match self.slots.get_mut(conn)? {
+            Slot::Peer(peer) => Some(peer),
+            Slot::Listener(_) | Slot::Signals(_) => None,
+        }
+    }
+
+    /// The connection, if the handler still knows it.
+    fn open(&mut self, conn: ConnId) -> Option<&mut Peer> {
+        self.peer(conn).filter(|peer| peer.phase == Phase::Open)
+    }
+
+    pub fn insert(&mut self, stream: Stream) -> ConnId {
+        self.slots.insert(Slot::Peer(Peer {
+            stream,
+            out: OutQueue::default(),
+            tail: Vec::new(),
+            timer: None,
+            phase: Phase::Open,
+            is_readable: false,
+            is_writable: true,
+            is_paused: false,
+            is_end_near: false,
+            is_ended: false,
+            is_end_told: false,
+            was_blocked: false,
+            is_on_ready: false,
+            is_on_dirty: false,
+        }))
+    }
+
+    /// Frees the slot; the stream closes.
+    pub fn free(&mut self, conn: ConnId) {
+        let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
+        self.frames.clear(&mut peer.out);
+        if let Some(timer) = peer.timer {
+            self.wheel.cancel(timer);
+        }
+    }
+
+    /// The peer is lost, or has ended in every direction: nothing more can be sent.
+    pub fn lose(&mut self, conn: ConnId, reason: CloseReason) {
+        let Some(peer) = self.peer(conn) else { return };
+        let was_open = peer.phase == Phase::Open;
+        peer.phase = Phase::Lingering;
+        peer.is_ended = true;
+        let mut out = std::mem::take(&mut peer.out);
+        self.frames.clear(&mut out);
+        if was_open {
+            self.doomed.push((conn, reason));
+        } else {
+            self.free(conn);
+        }
+    }
+
+    pub fn mark_ready(&mut self, conn: ConnId) {
+        if let Some(peer) = self.peer(conn)
+            && !peer.is_on_ready
+        {
+            peer.is_on_ready = true;
+            self.ready.push(conn);
+        }
+    }
+
+    pub fn mark_dirty(&mut self, conn: ConnId) {
+        if let Some(peer) = self.peer(conn)
+            && !peer.is_on_dirty
+        {
+            peer.is_on_dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+
+    /// Takes a connection off the ready list's books: whoever stops early puts it back.
+    pub fn unmark_ready(&mut self, conn: ConnId) {
+        if let Some(peer) = self.peer(conn) {
+            peer.is_on_ready = false;
+        }
+    }
+
+    /// One write for all that waits.
+    pub fn flush(&mut self, conn: ConnId) -> Flushed {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Flushed::Blocked };
+        peer.is_on_dirty = false;
+        if peer.out.is_empty() {
+            return Flushed::All;
+        }
+        if !peer.is_writable {
+            return Flushed::Blocked;
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let filled = self.frames.slices(&peer.out, &mut slices);
+        let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+        match peer.stream.write(&slices[..filled]) {
+            Ok(0) => Flushed::Lost,
+            Ok(sent) => {
+                self.frames.sent(&mut peer.out, sent);
+                if sent < offered {
+                    (peer.is_writable, peer.was_blocked) = (false, true);
+                    Flushed::Blocked
+                } else if peer.out.is_empty() {
+                    Flushed::All
+                } else {
+                    Flushed::More
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                (peer.is_writable, peer.was_blocked) = (false, true);
+                Flushed::Blocked
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Flushed::More,
+            Err(_) => Flushed::Lost,
+        }
+    }
+
+    /// Sets the timer of a connection in any phase.
+    pub fn set_timer(&mut self, conn: ConnId, at: Option<Millis>) {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
+        if let Some(timer) = peer.timer.take() {
+            self.wheel.cancel(timer);
+        }
+        peer.timer = at.map(|at| self.wheel.insert(at.0, conn));
+    }
+
+    /// The timer of a connection has come: it holds none any more.
+    pub fn timer_came(&mut self, conn: ConnId) -> Option<Phase> {
+        let peer = self.peer(conn)?;
+        peer.timer = None;
+        Some(peer.phase)
+    }
+
+    /// How many connections there are, in any phase.
+    pub fn connections(&self, others: usize) -> usize {
+        self.slots.len() - others
+    }
+}
+
+impl Net for Io {
+    fn now(&self) -> Now {
+        self.now
+    }
+
+    fn random(&mut self, out: &mut [u8]) {
+        for byte in out {
+            if self.random.is_empty() {
+                self.random.resize(RANDOM_BYTES, 0);
+                // Without a random source no key could be made and no peer told from another:
+                // there is nothing to go on with.
+                getrandom::fill(&mut self.random).expect("the system has a random source");
+            }
+            *byte = self.random.pop().unwrap_or_default();
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, frame: Frame) {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
+        if peer.phase != Phase::Open {
+            return;
+        }
+        self.frames.push(&mut peer.out, frame);
+        if !peer.is_on_dirty {
+            peer.is_on_dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+
+    fn backlog(&self, conn: ConnId) -> usize {
+        match self.slots.get(conn) {
+            Some(Slot::Peer(peer)) => self.frames.backlog(&peer.out),
+            _ => 0,
+        }
+    }
+
+    fn queued(&self, conn: ConnId) -> usize {
+        match self.slots.get(conn) {
+            Some(Slot::Peer(peer)) => peer.out.bytes(),
+            _ => 0,
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        let Some(peer) = self.open(conn) else { return };
+        peer.phase = Phase::Flushing;
+        peer.is_paused = false;
+        peer.tail = Vec::new();
+        self.doomed.push((conn, reason));
+        self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
+        self.mark_dirty(conn);
+        // What the peer still sends is read and thrown away.
+        self.mark_ready(conn);
+    }
+
+    fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
+        if self.open(conn).is_some() {
+            self.set_timer(conn, at);
+        }
+    }
+
+    fn pause(&mut self, conn: ConnId) {
+        if let Some(peer) = self.open(conn) {
+            peer.is_paused = true;
+        }
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        if let Some(peer) = self.open(conn) {
+            peer.is_paused = false;
+            self.mark_ready(conn);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_stays_small() {
+        assert!(size_of::<Peer>() <= 96, "{}", size_of::<Peer>());
+        assert!(size_of::<Slot>() <= 104, "{}", size_of::<Slot>());
+    }
+}

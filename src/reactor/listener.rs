@@ -1,0 +1,146 @@
+//! Doors: listening sockets, made ready before anybody can reach them.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+
+use mio::net::{TcpListener, UnixListener};
+use mio::{Interest, Registry, Token, event::Source};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::process::umask;
+
+use super::stream::Stream;
+use crate::edge::Door;
+
+/// Connections that the kernel completes before they are accepted; more are turned away by it.
+const BACKLOG: i32 = 4096;
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    /// With the path of its file, which is removed at the end.
+    Unix(UnixListener, PathBuf),
+}
+
+/// A listening socket and the door it belongs to.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    /// Which door it is.
+    pub door: Door,
+    /// Whether there may be somebody to accept. Epoll reports arrivals once: whoever stops
+    /// accepting early leaves this set, and the reactor asks again.
+    pub(super) is_ready: bool,
+}
+
+impl Listener {
+    /// Listens on a TCP address; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// Those of the kernel; most often that the address is in use, or not of this machine.
+    pub fn tcp(door: Door, addr: SocketAddr) -> io::Result<Listener> {
+        let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        // Accepted sockets inherit this, which saves a call for each of them.
+        sockopt::set_tcp_nodelay(&fd, true)?;
+        rustix::net::bind(&fd, &addr)?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        let socket = Socket::Tcp(TcpListener::from_std(std::net::TcpListener::from(fd)));
+        Ok(Listener { socket, door, is_ready: true })
+    }
+
+    /// Listens on a unix socket with mode 0660. A file left behind by a dead server is removed.
+    ///
+    /// # Errors
+    /// `AddrInUse` if a live server listens there, `AlreadyExists` if the path is no socket, and
+    /// those of the kernel.
+    pub fn unix(door: Door, path: &Path) -> io::Result<Listener> {
+        remove_stale(path)?;
+        // The file must never be reachable with a wider mode, not even for a moment.
+        let before = umask(Mode::from_raw_mode(0o117));
+        let socket = UnixListener::bind(path);
+        umask(before);
+        let socket = Socket::Unix(socket?, path.to_owned());
+        Ok(Listener { socket, door, is_ready: true })
+    }
+
+    /// `127.0.0.1:8080` or `unix:PATH`.
+    pub fn address(&self) -> String {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| "?".into(), |addr| addr.to_string())
+            }
+            Socket::Unix(_, path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match &mut self.socket {
+            Socket::Tcp(listener) => listener.register(registry, token, Interest::READABLE),
+            Socket::Unix(listener, _) => listener.register(registry, token, Interest::READABLE),
+        }
+    }
+
+    pub(super) fn accept(&mut self) -> io::Result<Stream> {
+        match &mut self.socket {
+            Socket::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Socket::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Socket::Unix(_, path) = &self.socket {
+            // Nothing can be done if it is gone already.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !meta.file_type().is_socket() {
+        let text = format!("{} is there already and is no socket", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    match StdUnixStream::connect(path) {
+        Ok(_) => {
+            let text = format!("a live server listens on {}", path.display());
+            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = std::env::temp_dir().join(format!("fws-listener-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("control.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "left behind");
+        let live = Listener::unix(Door::Control, &path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let error = Listener::unix(Door::Control, &path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(live);
+        assert!(!path.exists(), "removed at the end");
+        fs::write(&path, "precious").unwrap();
+        let error = Listener::unix(Door::Control, &path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}

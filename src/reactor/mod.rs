@@ -1,0 +1,438 @@
+//! The reactor: one poll, one slab for doors and connections, one turn. It owns every socket, the
+//! deadlines and the one read buffer; it has never heard of HTTP, channels or JSON. It calls a
+//! [`Handler`]; only the server's start-up knows it.
+
+mod io;
+mod listener;
+mod stream;
+
+pub use listener::Listener;
+
+use std::io as stdio;
+use std::io::Read;
+use std::time::Duration;
+
+use mio::net::UnixStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::edge::{ConnId, Door, Handler};
+use crate::reason::CloseReason;
+use crate::time::{Clock, Millis};
+use io::{Flushed, Io, Phase, Slot};
+
+/// Bytes read from one connection in one turn, and the size of the one read buffer.
+const READ_BYTES: usize = 64 * 1024;
+/// Connections accepted from one door in one turn.
+const ACCEPT_MAX: usize = 64;
+/// Pause in accepting after the kernel ran out of descriptors or memory.
+const ACCEPT_PAUSE_MS: u64 = 100;
+/// From the last byte sent to the end of a connection while the server stops, at most.
+const STOP_LINGER_MS: u64 = 500;
+/// Events taken from the kernel in one turn.
+const EVENTS_MAX: usize = 1024;
+
+/// Bounds of a reactor.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections in all, those that are closing included.
+    pub connections: usize,
+    /// From a close to the end of the connection, at most.
+    pub close_ms: u64,
+    /// From the first signal to stop to the end of [`Reactor::run`], at most.
+    pub drain_ms: u64,
+}
+
+/// The event loop.
+#[derive(Debug)]
+pub struct Reactor {
+    poll: Poll,
+    events: Events,
+    clock: Clock,
+    io: Io,
+    bounds: Bounds,
+    /// Slots of the listening doors; none once the server drains.
+    doors: Vec<ConnId>,
+    /// Slots that are no connections.
+    others: usize,
+    scratch: Box<[u8]>,
+    /// An empty list with an allocation, for the next turn's lists to take over.
+    spare: Vec<ConnId>,
+    /// No door is asked before this moment.
+    accept_at: Millis,
+    is_starved: bool,
+    /// Signals to stop that have come.
+    stops: usize,
+    drain_until: Millis,
+}
+
+impl Reactor {
+    /// A reactor without doors.
+    ///
+    /// # Errors
+    /// If the kernel grants no epoll instance.
+    pub fn new(bounds: Bounds) -> stdio::Result<Reactor> {
+        let clock = Clock::new();
+        let now = clock.now();
+        Ok(Reactor {
+            poll: Poll::new()?,
+            events: Events::with_capacity(EVENTS_MAX),
+            clock,
+            io: Io::new(now, bounds.close_ms),
+            bounds,
+            doors: Vec::new(),
+            others: 0,
+            scratch: vec![0; READ_BYTES].into(),
+            spare: Vec::new(),
+            accept_at: now.mono,
+            is_starved: false,
+            stops: 0,
+            drain_until: Millis(u64::MAX),
+        })
+    }
+
+    /// The time of the current turn.
+    pub fn now(&self) -> crate::time::Now {
+        self.io.now
+    }
+
+    /// Opens a door.
+    ///
+    /// # Errors
+    /// If the kernel refuses to watch it.
+    pub fn add_door(&mut self, listener: Listener) -> stdio::Result<()> {
+        let id = self.io.slots.insert(Slot::Listener(listener));
+        self.doors.push(id);
+        self.others += 1;
+        if let Some(Slot::Listener(listener)) = self.io.slots.get_mut(id) {
+            listener.register(self.poll.registry(), Token(id.index()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a stream on which one byte arrives for each signal to stop.
+    ///
+    /// # Errors
+    /// If the kernel refuses to watch it.
+    pub fn add_signals(&mut self, stream: UnixStream) -> stdio::Result<()> {
+        let id = self.io.slots.insert(Slot::Signals(stream));
+        self.others += 1;
+        match self.io.slots.get_mut(id) {
+            Some(Slot::Signals(stream)) => {
+                self.poll.registry().register(stream, Token(id.index()), Interest::READABLE)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
+    /// a second signal has come.
+    ///
+    /// # Errors
+    /// If polling fails, which it does only for reasons that no turn can mend.
+    pub fn run(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
+        while !self.is_done() {
+            self.turn(handler)?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Reactor::run`] is over.
+    pub fn is_done(&self) -> bool {
+        let is_drained = self.stops > 0
+            && (self.io.connections(self.others) == 0 || self.drain_until <= self.io.now.mono);
+        self.stops > 1 || is_drained
+    }
+
+    /// One turn of the loop.
+    ///
+    /// # Errors
+    /// As [`Reactor::run`].
+    pub fn turn(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
+        self.poll_events(handler)?;
+        self.io.now = self.clock.now();
+        self.read_events(handler);
+        self.accept(handler);
+        handler.tick(&mut self.io);
+        let mut batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
+        for conn in batch.drain(..) {
+            self.read(handler, conn);
+        }
+        self.expire(handler);
+        handler.settle(&mut self.io);
+        self.forget(handler);
+        std::mem::swap(&mut self.io.dirty, &mut batch);
+        for conn in batch.drain(..) {
+            self.flush(handler, conn);
+        }
+        self.spare = batch;
+        self.forget(handler);
+        self.io.frames.shrink_when_empty();
+        Ok(())
+    }
+
+    /// Waits for events, no longer than anybody can wait.
+    fn poll_events(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
+        let now = self.clock.now().mono;
+        let timeout = if self.io.ready.is_empty() && self.io.dirty.is_empty() {
+            let timer = self.io.wheel.next_at().map(Millis);
+            let accept = (self.has_waiting_door() && self.has_room()).then_some(self.accept_at);
+            let drain = (self.stops > 0).then_some(self.drain_until);
+            let due = [timer, handler.due(), accept, drain].into_iter().flatten().min();
+            due.map(|due| due.after(now))
+        } else {
+            Some(Duration::ZERO)
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != stdio::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what each event says. Slots are freed at the end of a turn only, so no event can
+    /// meet another life of its slot.
+    fn read_events(&mut self, handler: &mut impl Handler) {
+        let mut stopped = 0;
+        for event in &self.events {
+            let Some(id) = self.io.slots.at(event.token().0) else { continue };
+            match self.io.slots.get_mut(id) {
+                Some(Slot::Listener(listener)) => listener.is_ready = true,
+                Some(Slot::Signals(stream)) => {
+                    let mut bytes = [0; 16];
+                    while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                        stopped += count;
+                    }
+                }
+                Some(Slot::Peer(peer)) => {
+                    peer.is_readable |= event.is_readable() || event.is_read_closed();
+                    peer.is_end_near |= event.is_read_closed();
+                    if event.is_writable() {
+                        peer.is_writable = true;
+                    }
+                    let (is_lost, has_output) = (event.is_error(), !peer.out.is_empty());
+                    if is_lost {
+                        self.io.lose(id, CloseReason::PeerLost);
+                        continue;
+                    }
+                    if event.is_writable() && has_output {
+                        self.io.mark_dirty(id);
+                    }
+                    if event.is_readable() || event.is_read_closed() {
+                        self.io.mark_ready(id);
+                    }
+                }
+                None => {}
+            }
+        }
+        self.events.clear();
+        if stopped > 0 {
+            self.stop(handler, stopped);
+        }
+    }
+
+    fn stop(&mut self, handler: &mut impl Handler, signals: usize) {
+        self.stops += signals;
+        if self.doors.is_empty() {
+            return;
+        }
+        for door in std::mem::take(&mut self.doors) {
+            self.io.slots.remove(door);
+            self.others -= 1;
+        }
+        // All that is queued has the whole time to go out; nobody is waited for after that.
+        self.drain_until = self.io.now.mono.plus(self.bounds.drain_ms);
+        self.io.close_ms = self.bounds.drain_ms;
+        self.io.linger_ms = self.io.linger_ms.min(STOP_LINGER_MS);
+        handler.stopping(&mut self.io);
+    }
+
+    fn has_room(&self) -> bool {
+        self.io.connections(self.others) < self.bounds.connections
+    }
+
+    fn has_waiting_door(&self) -> bool {
+        self.doors.iter().any(
+            |door| matches!(self.io.slots.get(*door), Some(Slot::Listener(door)) if door.is_ready),
+        )
+    }
+
+    /// Lets in whom the doors have, within a budget and the room there is. Who is not let in stays
+    /// in the kernel's queue, and the door's `is_ready` stays set.
+    fn accept(&mut self, handler: &mut impl Handler) {
+        for i in 0..self.doors.len() {
+            for _ in 0..ACCEPT_MAX {
+                if self.io.now.mono < self.accept_at || !self.has_room() {
+                    return;
+                }
+                let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
+                    break;
+                };
+                if !listener.is_ready {
+                    break;
+                }
+                let door = listener.door;
+                match listener.accept() {
+                    Ok(stream) => self.welcome(handler, stream, door),
+                    Err(error) => match error.kind() {
+                        stdio::ErrorKind::WouldBlock => listener.is_ready = false,
+                        // The peer gave up while it waited.
+                        stdio::ErrorKind::ConnectionAborted | stdio::ErrorKind::Interrupted => {}
+                        _ => self.starve(&error),
+                    },
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, handler: &mut impl Handler, stream: stream::Stream, door: Door) {
+        self.is_starved = false;
+        let conn = self.io.insert(stream);
+        let registry = self.poll.registry();
+        let Some(Slot::Peer(peer)) = self.io.slots.get_mut(conn) else { return };
+        if let Err(error) = peer.stream.register(registry, Token(conn.index())) {
+            self.io.free(conn);
+            self.starve(&error);
+            return;
+        }
+        handler.opened(&mut self.io, conn, door);
+    }
+
+    /// Descriptors or kernel memory have run out: knock again a little later. Said once, until
+    /// somebody could be let in again.
+    fn starve(&mut self, error: &stdio::Error) {
+        if !self.is_starved {
+            let open = self.io.connections(self.others);
+            crate::log::warning(
+                self.io.now.unix,
+                format_args!("cannot accept: {error}; {open} connections are open"),
+            );
+        }
+        self.is_starved = true;
+        self.accept_at = self.io.now.mono.plus(ACCEPT_PAUSE_MS);
+    }
+
+    /// Reads one connection once and hands the bytes over.
+    fn read(&mut self, handler: &mut impl Handler, conn: ConnId) {
+        self.io.unmark_ready(conn);
+        let Some(peer) = self.io.peer(conn) else { return };
+        if peer.phase != Phase::Open {
+            return self.discard(conn);
+        }
+        if peer.is_paused {
+            return;
+        }
+        let tail = std::mem::take(&mut peer.tail);
+        self.scratch[..tail.len()].copy_from_slice(&tail);
+        let mut filled = tail.len();
+        if peer.is_readable && !peer.is_ended && filled < self.scratch.len() {
+            match peer.stream.read(&mut self.scratch[filled..]) {
+                Ok(0) => (peer.is_ended, peer.is_readable) = (true, false),
+                Ok(count) => {
+                    filled += count;
+                    // Less than there was room for: the kernel has no more and will report what
+                    // comes, which saves the read that would say `WouldBlock`. Only an end that
+                    // it has reported already it will not report again.
+                    peer.is_readable = filled == self.scratch.len() || peer.is_end_near;
+                    if peer.is_readable {
+                        self.io.mark_ready(conn);
+                    }
+                }
+                Err(error) => match error.kind() {
+                    stdio::ErrorKind::WouldBlock => peer.is_readable = false,
+                    stdio::ErrorKind::Interrupted => self.io.mark_ready(conn),
+                    _ => return self.io.lose(conn, CloseReason::PeerLost),
+                },
+            }
+        }
+        self.hand_over(handler, conn, filled);
+    }
+
+    /// Gives the handler what has been read, and keeps what it does not consume.
+    fn hand_over(&mut self, handler: &mut impl Handler, conn: ConnId, filled: usize) {
+        if filled > 0 {
+            let input = &mut self.scratch[..filled];
+            match handler.received(&mut self.io, conn, input) {
+                Ok(used) => {
+                    debug_assert!(used <= filled);
+                    if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
+                        peer.tail = self.scratch[used.min(filled)..filled].to_vec();
+                        debug_assert!(peer.tail.len() < READ_BYTES || peer.is_paused);
+                    }
+                }
+                Err(reason) => return crate::edge::Net::close(&mut self.io, conn, reason),
+            }
+        }
+        let Some(peer) = self.io.peer(conn) else { return };
+        let is_at_end = peer.is_ended && !peer.is_end_told && !peer.is_paused;
+        if peer.phase == Phase::Open && is_at_end && !peer.is_on_ready {
+            peer.is_end_told = true;
+            handler.ended(&mut self.io, conn);
+        }
+    }
+
+    /// Throws away what a closing peer still sends, one read a turn.
+    fn discard(&mut self, conn: ConnId) {
+        let Some(peer) = self.io.peer(conn) else { return };
+        match peer.stream.read(&mut self.scratch) {
+            Ok(1..) => self.io.mark_ready(conn),
+            Err(error) if error.kind() == stdio::ErrorKind::WouldBlock => {}
+            Ok(0) => {
+                peer.is_ended = true;
+                if peer.phase == Phase::Lingering {
+                    self.io.free(conn);
+                }
+            }
+            Err(_) => self.io.lose(conn, CloseReason::PeerLost),
+        }
+    }
+
+    /// Deadlines that have passed.
+    fn expire(&mut self, handler: &mut impl Handler) {
+        self.io.wheel.advance(self.io.now.mono.0);
+        while let Some((_, conn)) = self.io.wheel.pop_expired() {
+            match self.io.timer_came(conn) {
+                Some(Phase::Open) => handler.timed_out(&mut self.io, conn),
+                Some(Phase::Flushing | Phase::Lingering) => self.io.free(conn),
+                None => {}
+            }
+        }
+    }
+
+    /// Tells the handler whom to forget, until there is nobody left to forget.
+    fn forget(&mut self, handler: &mut impl Handler) {
+        while !self.io.doomed.is_empty() {
+            for (conn, reason) in std::mem::take(&mut self.io.doomed) {
+                handler.closed(&mut self.io, conn, reason);
+                let Some(peer) = self.io.peer(conn) else { continue };
+                if peer.phase == Phase::Lingering {
+                    // Lost before the handler knew: there is nothing to linger for.
+                    self.io.free(conn);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, handler: &mut impl Handler, conn: ConnId) {
+        match self.io.flush(conn) {
+            Flushed::All => {}
+            Flushed::Blocked => return,
+            Flushed::More => return self.io.mark_dirty(conn),
+            Flushed::Lost => return self.io.lose(conn, CloseReason::PeerLost),
+        }
+        let Some(peer) = self.io.peer(conn) else { return };
+        match peer.phase {
+            Phase::Open if peer.was_blocked || peer.is_paused => {
+                peer.was_blocked = false;
+                handler.drained(&mut self.io, conn);
+            }
+            Phase::Open => {}
+            Phase::Flushing if peer.is_ended => self.io.free(conn),
+            Phase::Flushing => {
+                peer.stream.shutdown_write();
+                peer.phase = Phase::Lingering;
+                self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));
+                self.io.mark_ready(conn);
+            }
+            Phase::Lingering => {}
+        }
+    }
+}

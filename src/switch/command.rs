@@ -1,0 +1,369 @@
+//! Commands of the control port: from a JSON body to a checked [`Command`], pure. The order of the
+//! checks and the texts are the contract of protocol parts 4 and 5.
+
+use std::borrow::Cow;
+
+use crate::codec::json;
+use crate::limits::Limits;
+use crate::uuid::Uuid;
+
+/// An error reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub code: u16,
+    pub reason: Cow<'static, str>,
+}
+
+impl Refused {
+    pub const fn new(code: u16, reason: &'static str) -> Refused {
+        Refused { code, reason: Cow::Borrowed(reason) }
+    }
+
+    fn invalid(argument: &str) -> Refused {
+        Refused { code: 300, reason: format!("Invalid argument {argument}").into() }
+    }
+}
+
+pub(super) const STORE_FAILED: Refused = Refused::new(302, "Error store, try latter...");
+pub(super) const INVALID_SKEY: Refused = Refused::new(305, "Invalid sKey");
+pub(super) const INVALID_KEY: Refused = Refused::new(306, "Invalid key");
+pub(super) const NAME_TAKEN: Refused = Refused::new(309, "Name space is busy");
+pub(super) const NEED_AUTH: Refused = Refused::new(311, "Need auth");
+const INVALID_ACTION: Refused = Refused::new(312, "Invalid action...");
+pub(super) const NO_NAMESPACE: Refused = Refused::new(404, "Name space not found");
+
+/// A command whose arguments are in order. Texts are decoded; `data` is raw JSON.
+#[derive(Debug, PartialEq)]
+pub(super) enum Command<'a> {
+    Ping,
+    Register { name: Cow<'a, str>, key: Cow<'a, str> },
+    Remove { name: Cow<'a, str>, key: Cow<'a, str> },
+    Rotate { name: Cow<'a, str>, key: Cow<'a, str>, grace_ms: u64 },
+    Auth { name: Cow<'a, str>, key: Cow<'a, str> },
+    Emit { channels: Vec<Box<str>>, data: &'a str, options: EmitOptions },
+    Store { channel: Cow<'a, str>, data: &'a str, options: StoreOptions, is_push: bool },
+    Get { channel: Cow<'a, str>, user: Option<Cow<'a, str>> },
+    Info { channel: Cow<'a, str> },
+    Grant { channel: Cow<'a, str>, user: Cow<'a, str>, is_withdrawn: bool },
+    Disconnect { user: Cow<'a, str> },
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct EmitOptions {
+    pub user: Option<Box<str>>,
+    pub except: Option<Uuid>,
+    pub count: bool,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct StoreOptions {
+    pub user: Option<Box<str>>,
+    pub ttl_ms: Option<u64>,
+    pub emit: bool,
+}
+
+/// The fields of a request, raw.
+struct Fields<'a> {
+    name: Option<&'a str>,
+    key: Option<&'a str>,
+    s_key: Option<&'a str>,
+    channel: Option<&'a str>,
+    channels: Option<&'a str>,
+    data: Option<&'a str>,
+    user: Option<&'a str>,
+    params: Option<&'a str>,
+}
+
+const NAMES: [&str; 9] =
+    ["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
+
+/// Reads one request. `Err(None)` if the body is not JSON.
+pub(super) fn parse<'a>(
+    body: &'a str,
+    is_authenticated: bool,
+    limits: &Limits,
+) -> Result<Command<'a>, Option<Refused>> {
+    let members = json::members(body, &NAMES).map_err(|_| None)?;
+    let Some([Some(action), name, key, s_key, channel, channels, data, user, params]) = members
+    else {
+        return Err(Some(Refused::new(300, "Need action")));
+    };
+    let fields = Fields { name, key, s_key, channel, channels, data, user, params };
+    let action = json::string(action).ok_or(Some(INVALID_ACTION))?;
+    fields.command(&action, is_authenticated, limits).map_err(Some)
+}
+
+impl<'a> Fields<'a> {
+    fn command(
+        &self,
+        action: &str,
+        is_authenticated: bool,
+        limits: &Limits,
+    ) -> Result<Command<'a>, Refused> {
+        match action {
+            "ping" => return Ok(Command::Ping),
+            "registerNameSpace" => {
+                let (name, key) = self.name_and_key(limits)?;
+                return Ok(Command::Register { name, key });
+            }
+            "removeNameSpace" => {
+                let (name, key) = self.name_and_key(limits)?;
+                return Ok(Command::Remove { name, key });
+            }
+            "rotateKey" => return self.rotate(limits),
+            "auth" => return self.auth(limits),
+            "emit" | "set" | "push" | "get" | "channelInfo" | "subscribe" | "unsubscribe"
+            | "disconnect" => {}
+            _ => return Err(INVALID_ACTION),
+        }
+        if !is_authenticated {
+            return Err(NEED_AUTH);
+        }
+        match action {
+            "emit" => self.emit(limits),
+            "set" => self.store(false, limits),
+            "push" => self.store(true, limits),
+            "get" => {
+                let channel = self.channel(limits)?;
+                let [user] = self.params(["userId"]);
+                Ok(Command::Get { channel, user: user_id(user, "params.userId", limits)? })
+            }
+            "channelInfo" => Ok(Command::Info { channel: self.channel(limits)? }),
+            "disconnect" => Ok(Command::Disconnect { user: self.needed_user(limits)? }),
+            _ => {
+                let channel = self.channel(limits)?;
+                if !channel.starts_with('#') {
+                    return Err(Refused::new(343, "Private channel must begin with #"));
+                }
+                let user = self.needed_user(limits)?;
+                Ok(Command::Grant { channel, user, is_withdrawn: action == "unsubscribe" })
+            }
+        }
+    }
+
+    /// The arguments of those who hold the server key. A key that is no string is a wrong key.
+    fn name_and_key(&self, limits: &Limits) -> Result<(Cow<'a, str>, Cow<'a, str>), Refused> {
+        let name = self.name.and_then(name_of).ok_or(Refused::new(300, "Need name"))?;
+        let key = self.key.ok_or(Refused::new(300, "Need key"))?;
+        Ok((bounded(name, "name", limits)?, json::string(key).ok_or(INVALID_KEY)?))
+    }
+
+    fn rotate(&self, limits: &Limits) -> Result<Command<'a>, Refused> {
+        let (name, key) = self.name_and_key(limits)?;
+        let [grace] = self.params(["grace"]);
+        let grace_ms = seconds(grace, "params.grace", limits.grace_seconds)?.unwrap_or(0);
+        Ok(Command::Rotate { name, key, grace_ms })
+    }
+
+    fn auth(&self, limits: &Limits) -> Result<Command<'a>, Refused> {
+        let need_name = Refused::new(300, "Need name - name space");
+        let name = self.name.and_then(name_of).ok_or(need_name)?;
+        let key = self.s_key.ok_or(Refused::new(300, "Need sKey - secret key"))?;
+        // A name that is too long was never registered. A key that is no string is a wrong key,
+        // which is said only of a namespace that is there.
+        let key = json::string(key).unwrap_or_default();
+        let name = bounded(name, "name", limits).map_err(|_| NO_NAMESPACE)?;
+        Ok(Command::Auth { name, key })
+    }
+
+    fn emit(&self, limits: &Limits) -> Result<Command<'a>, Refused> {
+        let channels = match (self.channel, self.channels) {
+            (Some(_), Some(_)) => {
+                return Err(Refused::new(300, "Need argument channel or channels, not both"));
+            }
+            (None, Some(raw)) => channel_list(raw, limits)?,
+            _ => vec![self.channel(limits)?.into()],
+        };
+        let data = self.data.ok_or(Refused::new(300, "Need argument data"))?;
+        let [user, except, count] = self.params(["userId", "exceptCid", "count"]);
+        let user = match user {
+            Some(_) => user_id(user, "params.userId", limits)?,
+            // Beside `channel`, as the first README of the original has it.
+            None => user_id(self.user, "userId", limits)?,
+        };
+        let except = match except.filter(|raw| !json::is_null(raw)) {
+            None => None,
+            Some(raw) => {
+                let cid = json::string(raw).and_then(|text| Uuid::parse(&text));
+                Some(cid.ok_or_else(|| Refused::invalid("params.exceptCid"))?)
+            }
+        };
+        let count = count.is_some_and(json::is_truthy);
+        let options = EmitOptions { user: user.map(Into::into), except, count };
+        Ok(Command::Emit { channels, data, options })
+    }
+
+    fn store(&self, is_push: bool, limits: &Limits) -> Result<Command<'a>, Refused> {
+        let channel = self.channel(limits)?;
+        let data = self.data.ok_or(Refused::new(300, "Need argument data"))?;
+        let [user, ttl, emit] = self.params(["userId", "ttl", "emit"]);
+        let options = StoreOptions {
+            user: user_id(user, "params.userId", limits)?.map(Into::into),
+            ttl_ms: seconds(ttl, "params.ttl", limits.ttl_seconds)?,
+            emit: emit.is_some_and(json::is_truthy),
+        };
+        Ok(Command::Store { channel, data, options, is_push })
+    }
+
+    fn channel(&self, limits: &Limits) -> Result<Cow<'a, str>, Refused> {
+        let need = Refused::new(300, "Need argument channel");
+        bounded(self.channel.and_then(name_of).ok_or(need)?, "channel", limits)
+    }
+
+    fn needed_user(&self, limits: &Limits) -> Result<Cow<'a, str>, Refused> {
+        if self.params.is_none_or(json::is_null) {
+            return Err(Refused::new(300, "Need argument params"));
+        }
+        let need = Refused::new(300, "Need argument params.userId");
+        let [user] = self.params(["userId"]);
+        match user_id(user, "params.userId", limits) {
+            Ok(user) => user.ok_or(need),
+            Err(refused) if refused.reason.starts_with("Invalid") => Err(need),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Members of `params`; one that is absent, null or no object has none.
+    fn params<const N: usize>(&self, names: [&str; N]) -> [Option<&'a str>; N] {
+        let members = self.params.and_then(|raw| json::members(raw, &names).ok().flatten());
+        members.unwrap_or([None; N])
+    }
+}
+
+/// A name is a string that is not empty, or a number.
+fn name_of(raw: &str) -> Option<Cow<'_, str>> {
+    json::text(raw).filter(|name| !name.is_empty())
+}
+
+fn bounded<'a>(name: Cow<'a, str>, what: &str, limits: &Limits) -> Result<Cow<'a, str>, Refused> {
+    if name.len() <= limits.name_bytes {
+        return Ok(name);
+    }
+    let max = limits.name_bytes;
+    let reason = format!("Argument {what} is too long, at most {max} bytes").into();
+    Err(Refused { code: 300, reason })
+}
+
+/// Absent and null mean nobody in particular. The number 0, false and "" once did, too, and sent
+/// what was meant for one to everybody: they are refused.
+fn user_id<'a>(
+    raw: Option<&'a str>,
+    what: &str,
+    limits: &Limits,
+) -> Result<Option<Cow<'a, str>>, Refused> {
+    let Some(raw) = raw.filter(|raw| !json::is_null(raw)) else { return Ok(None) };
+    let is_usable = json::is_truthy(raw);
+    let user = name_of(raw).filter(|_| is_usable).ok_or_else(|| Refused::invalid(what))?;
+    bounded(user, what, limits).map(Some)
+}
+
+fn channel_list(raw: &str, limits: &Limits) -> Result<Vec<Box<str>>, Refused> {
+    let items = json::elements(raw).filter(|items| !items.is_empty());
+    let items = items.ok_or_else(|| Refused::invalid("channels"))?;
+    let max = limits.channels_per_emit;
+    if items.len() > max {
+        let reason = format!("Too many channels, at most {max}").into();
+        return Err(Refused { code: 300, reason });
+    }
+    let channel = |raw| {
+        let name = name_of(raw).ok_or_else(|| Refused::invalid("channels"))?;
+        bounded(name, "channels", limits).map(Box::from)
+    };
+    items.into_iter().map(channel).collect()
+}
+
+/// A time in seconds, to milliseconds. Absent, null, false, "" and 0 mean none.
+fn seconds(raw: Option<&str>, what: &str, max: usize) -> Result<Option<u64>, Refused> {
+    let Some(raw) = raw.filter(|raw| json::is_truthy(raw)) else { return Ok(None) };
+    match json::integer(raw).and_then(|seconds| u64::try_from(seconds).ok()) {
+        Some(0) => Ok(None),
+        Some(seconds) if seconds <= max as u64 => Ok(Some(seconds * 1000)),
+        _ => Err(Refused::invalid(what)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(body: &str, is_authenticated: bool) -> (u16, String) {
+        match parse(body, is_authenticated, &Limits::default()) {
+            Err(Some(refused)) => (refused.code, refused.reason.into_owned()),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn checks_come_in_the_order_of_the_reference() {
+        for (body, is_authenticated, code, reason) in [
+            ("5", true, 300, "Need action"),
+            ("null", true, 300, "Need action"),
+            (r#"{"action":["get"]}"#, true, 312, "Invalid action..."),
+            (r#"{"action":"nope"}"#, false, 312, "Invalid action..."),
+            (r#"{"action":"get"}"#, false, 311, "Need auth"),
+            (r#"{"action":"emit"}"#, true, 300, "Need argument channel"),
+            (r#"{"action":"emit","channel":"c"}"#, true, 300, "Need argument data"),
+            (
+                r#"{"action":"subscribe","channel":"c"}"#,
+                true,
+                343,
+                "Private channel must begin with #",
+            ),
+            (r##"{"action":"subscribe","channel":"#c"}"##, true, 300, "Need argument params"),
+            (
+                r##"{"action":"subscribe","channel":"#c","params":{}}"##,
+                true,
+                300,
+                "Need argument params.userId",
+            ),
+            (r#"{"action":"registerNameSpace","key":"k"}"#, false, 300, "Need name"),
+            (r#"{"action":"registerNameSpace","name":"n"}"#, false, 300, "Need key"),
+            (r#"{"action":"registerNameSpace","name":"n","key":["k"]}"#, false, 306, "Invalid key"),
+            (r#"{"action":"auth","sKey":"k"}"#, false, 300, "Need name - name space"),
+            (r#"{"action":"auth","name":"n"}"#, false, 300, "Need sKey - secret key"),
+            (
+                r#"{"action":"emit","channel":"c","data":1,"params":{"userId":0}}"#,
+                true,
+                300,
+                "Invalid argument params.userId",
+            ),
+            (
+                r#"{"action":"set","channel":"c","data":1,"params":{"ttl":1.5}}"#,
+                true,
+                300,
+                "Invalid argument params.ttl",
+            ),
+        ] {
+            assert_eq!(refusal(body, is_authenticated), (code, reason.to_string()), "{body}");
+        }
+        assert_eq!(parse("{", true, &Limits::default()), Err(None));
+    }
+
+    #[test]
+    fn params_that_are_no_object_are_empty() {
+        for params in ["null", "[]", "\"x\"", "5", "{}"] {
+            let body = format!(r#"{{"action":"get","channel":5,"params":{params}}}"#);
+            let command = parse(&body, true, &Limits::default()).unwrap();
+            assert_eq!(command, Command::Get { channel: "5".into(), user: None });
+        }
+    }
+
+    #[test]
+    fn seconds_are_whole_and_bounded() {
+        for (raw, ms) in [
+            ("null", Ok(None)),
+            ("0", Ok(None)),
+            ("\"\"", Ok(None)),
+            ("\"0\"", Ok(None)),
+            ("\"10\"", Ok(Some(10_000))),
+            ("10", Ok(Some(10_000))),
+            ("-1", Err(())),
+            ("true", Err(())),
+            ("[10]", Err(())),
+            ("101", Err(())),
+            ("1e300", Err(())),
+        ] {
+            assert_eq!(seconds(Some(raw), "t", 100).map_err(|_| ()), ms, "{raw}");
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Back ends on the control port (protocol parts 3 to 5): frames in, commands carried out one after
+//! the other, replies out in the same order.
+//!
+//! Life of a command. `received` → parsed → either answered from the hub, or *proposed*. A proposal
+//! ordered at once is applied at once. One that is ordered later makes the connection wait
+//! (`waits`): it is not read until its entry has come, so order needs no further care. A reply that
+//! reports or shows what is not yet durable waits in `replies`.
+
+use std::collections::VecDeque;
+
+use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
+use super::{Role, Switch};
+use crate::codec::{control, json, jwt};
+use crate::edge::{ConnId, Net};
+use crate::frame::Frame;
+use crate::hub::{Change, NsId, Outcome, Place, Presence, Refusal};
+use crate::journal::{Journal, Mark, Proposal, Ticket};
+use crate::limits::Limits;
+use crate::reason::CloseReason;
+use crate::time::UnixMillis;
+use crate::uuid::Uuid;
+
+/// A connection of a back end.
+#[derive(Debug, Default)]
+pub(super) struct Controller {
+    decoder: control::Decoder,
+    /// The namespace it acts in, and which of its keys opened it.
+    auth: Option<(NsId, u32)>,
+    /// Its last command has no place in the order yet.
+    pub waits: Option<Ticket>,
+    /// How to phrase the reply to that command.
+    counts: bool,
+    /// Replies that wait until their mark is durable.
+    replies: VecDeque<(Mark, Frame)>,
+    /// It is not read until its replies have gone out.
+    is_held: bool,
+    /// It sends no more: closed when all is answered.
+    pub is_ended: bool,
+    /// A half frame is there, and its deadline runs.
+    is_midway: bool,
+}
+
+/// What became of a command.
+enum Answer {
+    /// This body.
+    Body(Vec<u8>),
+    /// Nothing yet.
+    Later,
+}
+
+impl Controller {
+    /// All replies have gone to the kernel.
+    pub fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
+        if std::mem::take(&mut self.is_held) {
+            net.deadline(conn, None);
+            net.resume(conn);
+        }
+    }
+
+    /// Reads no more until the replies have gone out, and gives up if they never do.
+    fn hold(&mut self, net: &mut impl Net, conn: ConnId, limits: &Limits) {
+        self.is_held = true;
+        self.is_midway = false;
+        net.pause(conn);
+        net.deadline(conn, Some(net.now().mono.plus(limits.control_replies_ms as u64)));
+    }
+
+    /// What its deadline means.
+    pub fn overdue(&self) -> CloseReason {
+        if self.is_held { CloseReason::RepliesUnread } else { CloseReason::HalfRequest }
+    }
+
+    /// The deadline of a half frame runs from its first byte, and bytes do not extend it.
+    fn watch(&mut self, net: &mut impl Net, conn: ConnId, is_midway: bool, frame_ms: usize) {
+        if is_midway != self.is_midway {
+            self.is_midway = is_midway;
+            net.deadline(conn, is_midway.then(|| net.now().mono.plus(frame_ms as u64)));
+        }
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    pub(super) fn controller_received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        input: &[u8],
+    ) -> Result<usize, CloseReason> {
+        // Out of the controller meanwhile, so that a body needs no copy to be carried out.
+        let mut decoder = std::mem::take(&mut controller.decoder);
+        let used = self.commands(net, conn, controller, &mut decoder, input);
+        controller.decoder = decoder;
+        used
+    }
+
+    /// Carries out the commands that are there, as far as this turn's budget goes.
+    fn commands(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        decoder: &mut control::Decoder,
+        input: &[u8],
+    ) -> Result<usize, CloseReason> {
+        let (mut used, mut commands) = (0, 0);
+        loop {
+            if controller.waits.is_some() {
+                net.pause(conn);
+                return Ok(used);
+            }
+            if net.queued(conn) >= self.limits.control_replies_pause_bytes {
+                controller.hold(net, conn, &self.limits);
+                return Ok(used);
+            }
+            if commands == self.limits.control_commands_per_turn {
+                // The others' turn; ours comes again.
+                net.resume(conn);
+                return Ok(used);
+            }
+            let body_max = match controller.auth {
+                Some(_) => self.limits.control_frame_bytes,
+                None => self.limits.control_frame_unauthenticated_bytes,
+            };
+            let decoded = decoder.next(&input[used..], body_max);
+            let decoded = decoded.map_err(|_| CloseReason::ControlFraming)?;
+            used += decoded.consumed;
+            let Some(body) = decoded.body else { break };
+            commands += 1;
+            self.metrics.commands += 1;
+            let body = String::from_utf8_lossy(body);
+            controller.watch(net, conn, false, self.limits.control_frame_ms);
+            self.command(net, conn, controller, &body)?;
+        }
+        let is_midway = decoder.is_midway() || used < input.len();
+        controller.watch(net, conn, is_midway, self.limits.control_frame_ms);
+        Ok(used)
+    }
+
+    /// Carries out one command and sends, or owes, its reply.
+    fn command(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        body: &str,
+    ) -> Result<(), CloseReason> {
+        let at = self.at(net.now());
+        let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);
+        controller.auth = controller.auth.filter(is_good);
+        let command = command::parse(body, controller.auth.is_some(), &self.limits);
+        let answer = match command {
+            Ok(command) => self.execute(net, conn, controller, command),
+            Err(Some(refused)) => Err(refused),
+            Err(None) => {
+                self.reply(net, conn, controller, refusal(&Refused::new(301, "Body is not JSON")));
+                return Err(CloseReason::ControlJson);
+            }
+        };
+        match answer {
+            Ok(Answer::Later) => {}
+            Ok(Answer::Body(body)) => self.reply(net, conn, controller, body),
+            Err(refused) => self.reply(net, conn, controller, refusal(&refused)),
+        }
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        command: Command<'_>,
+    ) -> Result<Answer, Refused> {
+        let at = self.at(net.now());
+        let ns = controller.auth.map(|(ns, _)| ns).ok_or(command::NEED_AUTH);
+        let change = match command {
+            Command::Ping => return Ok(Answer::Body(SUCCESS.into())),
+            Command::Register { name, key } => {
+                self.check_server_key(&key)?;
+                Change::Register { name: name.into(), key: new_key(net) }
+            }
+            Command::Remove { name, key } => {
+                self.check_server_key(&key)?;
+                Change::Remove { ns: self.named(&name)? }
+            }
+            Command::Rotate { name, key, grace_ms } => {
+                self.check_server_key(&key)?;
+                Change::Rotate { ns: self.named(&name)?, key: new_key(net), grace_ms }
+            }
+            Command::Auth { name, key } => {
+                let ns = self.named(&name)?;
+                controller.auth = Some((ns, self.key_epoch(ns, &key, at)?));
+                return Ok(Answer::Body(SUCCESS.into()));
+            }
+            Command::Get { channel, user } => {
+                let state = self.hub.state(ns?, &channel, user.as_deref(), at);
+                return Ok(Answer::Body(state.map_or(b"null".into(), |s| s.as_bytes().into())));
+            }
+            Command::Info { channel } => {
+                return Ok(Answer::Body(info(&self.hub.presence(ns?, &channel))));
+            }
+            Command::Emit { channels, data, options } => {
+                let EmitOptions { user, except, count } = options;
+                controller.counts = count;
+                Change::Emit { ns: ns?, channels, data: data.into(), user, except }
+            }
+            Command::Store { channel, data, options, is_push } => {
+                let StoreOptions { user, ttl_ms, emit } = options;
+                let (ns, data) = (ns?, data.into());
+                let place = Place { channel: channel.into(), user };
+                match is_push {
+                    true => Change::Push { ns, place, data, ttl_ms, emit },
+                    false => Change::Set { ns, place, data, ttl_ms, emit },
+                }
+            }
+            Command::Grant { channel, user, is_withdrawn } => {
+                let (ns, channel, user) = (ns?, channel.into(), user.into());
+                match is_withdrawn {
+                    true => Change::Revoke { ns, channel, user },
+                    false => Change::Grant { ns, channel, user },
+                }
+            }
+            Command::Disconnect { user } => {
+                controller.counts = true;
+                Change::Disconnect { ns: ns?, user: user.into() }
+            }
+        };
+        self.propose(net, conn, controller, change)
+    }
+
+    fn propose(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        change: Change,
+    ) -> Result<Answer, Refused> {
+        let at = self.at(net.now());
+        self.hub.check(&change, at).map_err(refused)?;
+        match self.journal.propose(at, change) {
+            Proposal::Now(entry) => {
+                let outcome = self.apply(net, entry).map_err(refused)?;
+                Ok(Answer::Body(success(&outcome, std::mem::take(&mut controller.counts))))
+            }
+            Proposal::Later(ticket) => {
+                controller.waits = Some(ticket);
+                self.waiting.insert(ticket, conn);
+                Ok(Answer::Later)
+            }
+            Proposal::Full => Err(command::STORE_FAILED),
+        }
+    }
+
+    /// The place of a waiting command has come, or will never come (`None`).
+    pub(super) fn answer_late(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        result: Option<Result<Outcome, Refusal>>,
+    ) {
+        let Role::Controller(mut controller) = std::mem::take(self.role(conn)) else { return };
+        controller.waits = None;
+        let counts = std::mem::take(&mut controller.counts);
+        let body = match result {
+            Some(Ok(outcome)) => success(&outcome, counts),
+            Some(Err(why)) => refusal(&refused(why)),
+            None => refusal(&command::STORE_FAILED),
+        };
+        self.reply(net, conn, &mut controller, body);
+        net.resume(conn);
+        self.close_when_answered(net, conn, &mut controller);
+        *self.role(conn) = Role::Controller(controller);
+    }
+
+    /// Sends a reply, or owes it until what it reports or shows is durable. One frame, so that it
+    /// leaves in one write (protocol part 11).
+    fn reply(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        body: Vec<u8>,
+    ) {
+        let (frame, mark) = (control::encode(&body), self.journal.mark());
+        if controller.replies.is_empty() && mark <= self.journal.durable() {
+            return net.send(conn, frame);
+        }
+        if controller.replies.is_empty() {
+            self.owing.push(conn);
+        }
+        controller.replies.push_back((mark, frame));
+    }
+
+    /// Sends the replies that have become durable.
+    pub(super) fn release(&mut self, net: &mut impl Net) {
+        let durable = self.journal.durable();
+        for conn in std::mem::take(&mut self.owing) {
+            let is_same = self.seats[conn.index()].conn == conn;
+            let role = is_same.then(|| std::mem::take(self.role(conn)));
+            // Whoever is gone meanwhile is owed nothing.
+            let Some(Role::Controller(mut controller)) = role else { continue };
+            while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
+                let Some((_, frame)) = controller.replies.pop_front() else { break };
+                net.send(conn, frame);
+            }
+            if !controller.replies.is_empty() {
+                self.owing.push(conn);
+            }
+            self.close_when_answered(net, conn, &mut controller);
+            *self.role(conn) = Role::Controller(controller);
+        }
+    }
+
+    /// Closes a connection that sends no more, once it has all its answers.
+    pub(super) fn close_when_answered(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+    ) {
+        if !controller.is_ended || controller.waits.is_some() || !controller.replies.is_empty() {
+            return;
+        }
+        if net.queued(conn) == 0 {
+            net.close(conn, CloseReason::PeerClosed);
+        } else {
+            controller.hold(net, conn, &self.limits);
+        }
+    }
+
+    fn check_server_key(&self, key: &str) -> Result<(), Refused> {
+        let is_right = jwt::same_key(key.as_bytes(), self.server_key.as_bytes());
+        if is_right { Ok(()) } else { Err(command::INVALID_KEY) }
+    }
+
+    fn named(&self, name: &str) -> Result<NsId, Refused> {
+        self.hub.namespace(name).ok_or(command::NO_NAMESPACE)
+    }
+
+    /// Which of the namespace's keys this is.
+    fn key_epoch(&self, ns: NsId, key: &str, at: UnixMillis) -> Result<u32, Refused> {
+        let epoch = self.hub.key_epoch(ns).ok_or(command::NO_NAMESPACE)?;
+        let mut found = None;
+        for (age, good) in (0..).zip(self.hub.keys(ns, at)) {
+            if jwt::same_key(key.as_bytes(), good.as_bytes()) {
+                found = Some(epoch.wrapping_sub(age));
+            }
+        }
+        found.ok_or(command::INVALID_SKEY)
+    }
+}
+
+const SUCCESS: &[u8] = b"{\"success\":true}";
+
+fn new_key(net: &mut impl Net) -> Box<str> {
+    let mut bytes = [0; 16];
+    net.random(&mut bytes);
+    Uuid::from_random(bytes).to_string().into()
+}
+
+fn success(outcome: &Outcome, counts: bool) -> Vec<u8> {
+    match outcome {
+        Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}").into(),
+        Outcome::Reached(count) if counts => {
+            format!("{{\"success\":true,\"count\":{count}}}").into()
+        }
+        Outcome::Done | Outcome::Reached(_) => SUCCESS.into(),
+    }
+}
+
+fn refused(refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::NameTaken => command::NAME_TAKEN,
+        Refusal::Gone => command::NEED_AUTH,
+        Refusal::NotAList => Refused::new(314, "State is not a list"),
+        Refusal::StateTooLarge(max) => {
+            Refused { code: 313, reason: format!("State is too large, at most {max} bytes").into() }
+        }
+        Refusal::TooMany(what, max) => {
+            Refused { code: 313, reason: format!("Too many {what}, at most {max}").into() }
+        }
+    }
+}
+
+/// `{"success":false,"reason":TEXT,"code":NUMBER}` (protocol part 4).
+fn refusal(refused: &Refused) -> Vec<u8> {
+    let mut out = b"{\"success\":false,\"reason\":".to_vec();
+    json::quote_into(&mut out, &refused.reason);
+    out.extend_from_slice(format!(",\"code\":{}}}", refused.code).as_bytes());
+    out
+}
+
+/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 5).
+fn info(presence: &Presence<'_>) -> Vec<u8> {
+    let (users, connections) = (presence.users, presence.connections.len());
+    let mut out =
+        format!("{{\"countUser\":{users},\"countConnection\":{connections},\"connId_UserId\":{{")
+            .into_bytes();
+    for (i, (cid, user)) in presence.connections.iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        out.extend_from_slice(format!("{comma}\"{cid}\":").as_bytes());
+        json::quote_into(&mut out, user);
+    }
+    out.extend_from_slice(b"}}");
+    out
+}

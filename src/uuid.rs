@@ -1,0 +1,67 @@
+//! Version 4 UUIDs (RFC 9562, 5.4): connection ids and namespace keys. Made from random bytes that
+//! the caller brings.
+
+use std::fmt;
+
+/// 128 bits, of which a version 4 UUID leaves 122 to chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uuid([u8; 16]);
+
+impl Uuid {
+    /// Sets version and variant in sixteen random bytes.
+    pub const fn from_random(mut bytes: [u8; 16]) -> Uuid {
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Uuid(bytes)
+    }
+
+    /// Reads the 36 characters that [`fmt::Display`] writes, in either case; `None` for any others.
+    pub fn parse(text: &str) -> Option<Uuid> {
+        let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+        let mut bytes = [0; 16];
+        let mut at = 0;
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                if text[at] != b'-' {
+                    return None;
+                }
+                at += 1;
+            }
+            let digit = |c: u8| char::from(c).to_digit(16);
+            *byte = (digit(text[at])? << 4 | digit(text[at + 1])?) as u8;
+            at += 2;
+        }
+        Some(Uuid(bytes))
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_back() {
+        let uuid = Uuid::from_random([0xff; 16]);
+        assert_eq!(uuid.to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(Uuid::parse(&uuid.to_string()), Some(uuid));
+        assert_eq!(Uuid::parse(&uuid.to_string().to_uppercase()), Some(uuid));
+        for bad in
+            ["", "ffffffff-ffff-4fff-bfff-fffffffffff", "ffffffff+ffff-4fff-bfff-ffffffffffff"]
+        {
+            assert_eq!(Uuid::parse(bad), None);
+        }
+        assert_eq!(Uuid::parse("fffffff\u{e9}-ffff-4fff-bfff-fffffffffff"), None);
+    }
+}

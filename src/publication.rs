@@ -33,10 +33,15 @@ impl<'a> Publication<'a> {
     /// The bytes for peers of that form; encoded at the first call, shared afterwards.
     pub fn frame(&self, form: Form) -> &Frame {
         match form {
-            Form::Raw => self.raw.get_or_init(|| message_frame(Form::Raw, &self.message())),
-            Form::SockJs => {
-                self.sockjs.get_or_init(|| message_frame(Form::SockJs, &self.message()))
-            }
+            Form::Raw => self.raw.get_or_init(|| {
+                let mut scratch = Vec::with_capacity(self.message_bytes() + ws::HEADER_BYTES);
+                ws::text_frame_with(&mut scratch, |out| self.write_message(out))
+            }),
+            Form::SockJs => self.sockjs.get_or_init(|| {
+                let mut message = Vec::with_capacity(self.message_bytes());
+                self.write_message(&mut message);
+                message_frame(Form::SockJs, str::from_utf8(&message).unwrap_or_default())
+            }),
         }
     }
 
@@ -45,15 +50,18 @@ impl<'a> Publication<'a> {
         usize::from(self.raw.get().is_some()) + usize::from(self.sockjs.get().is_some())
     }
 
+    /// Length of the message, if the channel's name needs no escapes.
+    fn message_bytes(&self) -> usize {
+        self.channel.len() + self.data.len() + r#"{"event":"","data":}"#.len()
+    }
+
     /// `{"event":CHANNEL,"data":DATA}` (protocol part 7).
-    fn message(&self) -> String {
-        let mut out = Vec::with_capacity(self.channel.len() + self.data.len() + 24);
+    fn write_message(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"event\":");
-        json::quote_into(&mut out, self.channel);
+        json::quote_into(out, self.channel);
         out.extend_from_slice(b",\"data\":");
         out.extend_from_slice(self.data.as_bytes());
         out.push(b'}');
-        String::from_utf8(out).expect("made of text")
     }
 }
 
@@ -62,9 +70,9 @@ pub fn message_frame(form: Form, message: &str) -> Frame {
     match form {
         Form::Raw => ws::text_frame(message.as_bytes()),
         Form::SockJs => {
-            let mut text = Vec::with_capacity(message.len() + message.len() / 4 + 8);
-            sockjs::message_into(&mut text, message);
-            ws::text_frame(&text)
+            // Quotes are the most that most messages have to escape.
+            let mut scratch = Vec::with_capacity(message.len() + message.len() / 4 + 16);
+            ws::text_frame_with(&mut scratch, |out| sockjs::message_into(out, message))
         }
     }
 }

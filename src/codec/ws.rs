@@ -14,14 +14,16 @@ use sha1::{Digest, Sha1};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use crate::reason::CloseReason;
+
 mod encode;
 mod fuzz;
 #[cfg(test)]
 mod tests;
 
 pub use encode::{
-    close_frame, encode_into, encode_masked_into, header, ping_frame, pong_frame, text_frame,
-    text_frame_with,
+    HEADER_BYTES, close_frame, encode_into, encode_masked_into, header, ping_frame, pong_frame,
+    text_frame, text_frame_with,
 };
 pub use fuzz::fuzz_reader;
 
@@ -184,6 +186,16 @@ impl fmt::Display for WsError {
 
 impl std::error::Error for WsError {}
 
+impl From<WsError> for CloseReason {
+    fn from(error: WsError) -> CloseReason {
+        match error.close_code() {
+            1007 => CloseReason::WsUtf8,
+            1009 => CloseReason::WsTooLarge,
+            _ => CloseReason::WsProtocol,
+        }
+    }
+}
+
 /// The incremental frame reader of one connection: two words, and memory of its own only while a
 /// frame or message is incomplete.
 #[derive(Debug)]
@@ -209,8 +221,8 @@ impl Reader {
     /// bytes that came, never with a declared length, which is checked against `bounds` first.
     ///
     /// # Errors
-    /// [`WsError`] at the first byte that shows the fault; text fails at its first bad byte, even
-    /// inside a frame that is not complete.
+    /// [`WsError`], for a header as soon as it is complete, for text at its first bad byte, even
+    /// inside a frame that is not complete. Where the bytes are cut makes no difference.
     pub fn read<'a>(
         &'a mut self,
         input: &'a mut [u8],

@@ -221,7 +221,7 @@ fn answers_carry_the_headers_of_the_original() {
 
 #[test]
 fn the_fuzz_target_holds_on_these() {
-    let pieces = ["[", "]", "\"", "a", "\\", ",", " ", "1", "{}", "\\u", "d83d", "é", "😀", "null"];
+    let pieces = ["[", "]", "\"", "a", "\\", ",", " ", "1", "{}", "\\u", "d83d", "é😀", "null"];
     let mut seed = 3u32;
     for _ in 0..20_000 {
         let mut text = String::new();

@@ -3,8 +3,8 @@
 use super::{CONTROL_BYTES, Opcode, apply_mask};
 use crate::frame::Frame;
 
-/// Longest header of an unmasked frame.
-const HEADER_BYTES: usize = 10;
+/// Longest header of an unmasked frame, in bytes.
+pub const HEADER_BYTES: usize = 10;
 
 /// The header of an unmasked frame with so many bytes of payload: a buffer, and how much of it
 /// counts.
@@ -50,7 +50,7 @@ pub fn encode_masked_into(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mas
     apply_mask(&mut out[start..], mask);
 }
 
-/// A text message. The payload must be UTF-8.
+/// A text message. The payload must be UTF-8. For what is sent often, see [`text_frame_with`].
 pub fn text_frame(payload: &[u8]) -> Frame {
     let mut out = Vec::new();
     encode_into(&mut out, Opcode::Text, payload);

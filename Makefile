@@ -1,0 +1,42 @@
+# Everything a person does with this project, one word each. `make` alone lists them.
+CARGO ?= cargo
+MINUTES ?= 10
+SEEDS ?= 10000
+
+.PHONY: help run build setup test lint fmt sim fuzz bench measure clean
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: build ## build, and run the server with the demo page
+	./target/release/fws serve --demo
+
+build: ## the release binary: target/release/fws
+	$(CARGO) build --release --locked
+
+setup: ## install what the tests need (PHP, Node packages, Chromium), if it is missing
+	scripts/setup
+
+test: setup lint ## set up everything, and run every test
+	$(CARGO) test --locked
+
+lint: ## formatting and clippy, warnings denied
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt
+
+sim: ## simulate SEEDS seeds (10000) on both journals
+	FWS_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release --test simulate
+
+fuzz: ## fuzz each target for MINUTES minutes (10)
+	fuzz/run $(MINUTES)
+
+bench: ## micro benches, and counts of allocations and encodings
+	$(CARGO) bench --locked
+
+measure: build ## sizes, memory and system calls of the release binary
+	scripts/measure
+
+clean: ## remove what was built
+	$(CARGO) clean

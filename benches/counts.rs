@@ -1,0 +1,143 @@
+//! Counts that do not jitter: allocations for one emit to a thousand subscribers, and user memory
+//! for each of ten thousand idle ones, on the real reactor and switch in this process, over
+//! loopback sockets. Fails if one grows past its bound.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::alloc::System;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use fws::edge::Door;
+use fws::journal::MemoryJournal;
+use fws::limits::Limits;
+use fws::reactor::{Bounds, Listener, Reactor};
+use fws::switch::{Settings, Switch};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// The server and its clients, in one thread.
+struct World {
+    reactor: Reactor,
+    switch: Switch<MemoryJournal>,
+    ws: String,
+    control: String,
+}
+
+impl World {
+    fn new() -> std::io::Result<World> {
+        let bounds = Bounds { connections: 20_000, close_ms: 1000, drain_ms: 1000 };
+        let mut reactor = Reactor::new(bounds)?;
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let doors = [Listener::tcp(Door::Web, any)?, Listener::tcp(Door::Control, any)?];
+        let [ws, control] = doors.each_ref().map(Listener::address);
+        for door in doors {
+            reactor.add_door(door)?;
+        }
+        let settings = Settings {
+            limits: Limits::default(),
+            server_key: "a key of the benches".into(),
+            demo: None,
+            now: reactor.now(),
+        };
+        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        switch.declare(support::NAMESPACE, support::KEY).expect("a new namespace");
+        Ok(World { reactor, switch, ws, control })
+    }
+
+    /// Turns until that many bytes, or an ending, have come to a client.
+    fn read_until(&mut self, stream: &mut TcpStream, is_enough: impl Fn(&[u8]) -> bool) {
+        stream.set_nonblocking(true).expect("a socket");
+        let mut got = Vec::new();
+        let mut piece = [0; 4096];
+        while !is_enough(&got) {
+            match stream.read(&mut piece) {
+                Ok(0) => panic!("closed: {}", String::from_utf8_lossy(&got)),
+                Ok(count) => got.extend_from_slice(&piece[..count]),
+                Err(_) => self.reactor.turn(&mut self.switch).expect("a turn"),
+            }
+        }
+    }
+
+    fn subscribers(&mut self, count: usize, channel: &str) -> Vec<TcpStream> {
+        let mut all = Vec::with_capacity(count);
+        for n in 0..count {
+            let mut stream = TcpStream::connect(&self.ws).expect("a connection");
+            stream.write_all(&support::hello(n, channel)).expect("room for a request");
+            self.read_until(&mut stream, |got| got.ends_with(support::HELLO_END));
+            all.push(stream);
+        }
+        all
+    }
+
+    fn controller(&mut self) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.control).expect("a connection");
+        stream.write_all(&support::auth()).expect("room for a request");
+        self.read_until(&mut stream, |got| got.ends_with(b"}\0"));
+        stream
+    }
+}
+
+/// Allocations of the server for one emit, when the pools have grown to their size.
+fn allocations_per_emit(subscribers: usize) -> usize {
+    let mut world = World::new().expect("doors");
+    let mut peers = world.subscribers(subscribers, "news");
+    let mut controller = world.controller();
+    let emit = support::emit("news", 128);
+    let mut piece = [0; 4096];
+    let mut fewest = usize::MAX;
+    for _ in 0..5 {
+        controller.write_all(&emit).expect("room for a request");
+        let region = Region::new(ALLOCATOR);
+        loop {
+            world.reactor.turn(&mut world.switch).expect("a turn");
+            if controller.read(&mut piece).is_ok() {
+                break;
+            }
+        }
+        fewest = fewest.min(region.change().allocations);
+        for peer in &mut peers {
+            while peer.read(&mut piece).is_err() {
+                world.reactor.turn(&mut world.switch).expect("a turn");
+            }
+        }
+    }
+    fewest
+}
+
+/// Heap bytes for each idle subscriber, each a user of its own, on one shared channel.
+fn bytes_per_idle_subscriber(count: usize) -> usize {
+    let mut world = World::new().expect("doors");
+    // The first ones pay for what all share.
+    let _first = world.subscribers(64, "news");
+    let region = Region::new(ALLOCATOR);
+    let mut others = Vec::with_capacity(count);
+    let list = region.change();
+    for n in 0..count {
+        let mut stream = TcpStream::connect(&world.ws).expect("a connection");
+        stream.write_all(&support::hello(100 + n, "news")).expect("room for a request");
+        world.read_until(&mut stream, |got| got.ends_with(support::HELLO_END));
+        others.push(stream);
+    }
+    let change = region.change();
+    let live = |stats: &stats_alloc::Stats| stats.bytes_allocated - stats.bytes_deallocated;
+    (live(&change) - live(&list)) / count
+}
+
+fn main() {
+    let mut is_good = true;
+    let mut report = |what: &str, value: usize, bound: usize| {
+        let verdict = if value <= bound { "ok" } else { "TOO MANY" };
+        is_good &= value <= bound;
+        println!("{what}: {value} (at most {bound}) {verdict}");
+    };
+    let (few, many) = (allocations_per_emit(10), allocations_per_emit(1000));
+    report("allocations per emit to 10 subscribers", few, 12);
+    report("allocations per emit to 1000 subscribers", many, 12);
+    report("more allocations for 990 more subscribers", many.saturating_sub(few), 0);
+    report("heap bytes per idle subscriber of 9000", bytes_per_idle_subscriber(9000), 1024);
+    std::process::exit(i32::from(!is_good));
+}

@@ -5,6 +5,7 @@
 
 const assert = require('node:assert/strict');
 const { execFile, spawn } = require('node:child_process');
+const { once } = require('node:events');
 const fs = require('node:fs');
 const net = require('node:net');
 const os = require('node:os');
@@ -23,14 +24,13 @@ const environment = Object.fromEntries(
   Object.entries(process.env).filter(([name]) => !name.startsWith('FWS_')));
 environment.PATH = `${path.dirname(binary)}:${environment.PATH}`;
 
-/** A port that is free now. The server must come back on its ports, so they are chosen here. */
-function freePort() {
-  return new Promise((resolve, reject) => {
-    const listener = net.createServer().on('error', reject).listen(0, '127.0.0.1', () => {
-      const { port } = listener.address();
-      listener.close(() => resolve(port));
-    });
-  });
+/** Two ports that are free now: the server must come back on its own, so they are chosen here. */
+async function freePorts() {
+  const listeners = [net.createServer(), net.createServer()];
+  for (const listener of listeners) await once(listener.listen(0, '127.0.0.1'), 'listening');
+  const addresses = listeners.map((listener) => `127.0.0.1:${listener.address().port}`);
+  for (const listener of listeners) await once(listener.close(), 'close');
+  return addresses;
 }
 
 /** The server under test, always on the same two ports. */
@@ -40,8 +40,7 @@ const server = {
   child: null,
 
   async start() {
-    this.ws = this.ws || `127.0.0.1:${await freePort()}`;
-    this.control = this.control || `127.0.0.1:${await freePort()}`;
+    if (!this.ws) [this.ws, this.control] = await freePorts();
     const flags = ['serve', '--demo', '--ws', this.ws, '--control', this.control];
     const child = spawn(binary, [...flags, '--data', path.join(folder, 'data')],
       { env: environment, stdio: ['ignore', 'ignore', 'pipe'] });

@@ -169,7 +169,7 @@ async function publishAndWatch(page) {
   await page.status('Live');
   await page.picture('empty');
   const command = await page.command();
-  assert.match(command, /^fws emit demo news '"hello"'/);
+  assert.match(command, /(^|\/)fws emit demo news '"hello"'/);
   await page.settled();
   await shell(command); // to the letter, as copied
   await page.newest('news', 'hello');

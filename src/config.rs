@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::limits::{LimitError, Limits};
 
+pub use environment::NAMESPACE_KEY;
 pub use file::ConfigFile;
 pub use nearest::{hint, nearest};
 pub use secret::Secret;

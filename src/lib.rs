@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`cli`], [`config`] | argv, environment and file → a command, a checked `Config` |
+//! | [`client`] | blocking clients of both ports, for the command line |
 //! | [`server`] | joins reactor, switch and journal, and runs them |
 //! | [`switch`] | what a byte means: roles of connections, commands, browser messages |
 //! | [`journal`] | every change passes through it and comes back in order |
@@ -18,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod cli;
+pub mod client;
 pub mod codec;
 pub mod config;
 pub mod edge;

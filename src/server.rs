@@ -72,8 +72,9 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
     declare(config, &mut switch)?;
     log::info(at, format_args!("room for {connections} connections ({descriptors} descriptors)"));
     log::info(at, format_args!("nothing is kept over a restart: states live in memory"));
-    open_doors(config, &mut reactor, at)?;
+    // Before the doors open: who is told to stop while starting stops in order, too.
     reactor.add_signals(signals()?)?;
+    open_doors(config, &mut reactor, at)?;
     reactor.run(&mut switch)?;
     let metrics = switch.metrics();
     let (opened, deliveries) = (metrics.opened, metrics.deliveries);
@@ -120,8 +121,10 @@ fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()>
     Ok(())
 }
 
-fn demo(config: &Config) -> Demo {
-    let mut command = String::from("fws emit demo news '\"hello\"'");
+/// The command that publishes to the demo page, as one can type it where the server was started.
+fn demo_command(config: &Config) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "fws".into());
+    let mut command = format!("{program} emit {DEMO_NAMESPACE} news '\"hello\"'");
     let default = Config::default();
     if config.control != default.control {
         command.push_str(&format!(" --control {}", config.control));
@@ -129,8 +132,12 @@ fn demo(config: &Config) -> Demo {
     if config.data != default.data {
         command.push_str(&format!(" --data {}", config.data.display()));
     }
+    command
+}
+
+fn demo(config: &Config) -> Demo {
     let page = include_str!("demo.html")
-        .replace("__EMIT_COMMAND__", &html_text(&command))
+        .replace("__EMIT_COMMAND__", &html_text(&demo_command(config)))
         .replace("/*FWS_CLIENT*/", include_str!("../clients/js/fws.js"));
     Demo { page, namespace: DEMO_NAMESPACE.into() }
 }
@@ -157,10 +164,15 @@ fn open_doors(
         let unix = unix.map_err(|e| cannot("--control-unix", path.display().to_string(), e))?;
         doors.push(("control", unix));
     }
+    let page = ws.address().replace("0.0.0.0", "127.0.0.1");
     doors.push(("ws", ws));
     for (name, door) in doors {
         log::info(at, format_args!("listening {name}={}", door.address()));
         reactor.add_door(door)?;
+    }
+    if config.demo {
+        let command = demo_command(config);
+        log::info(at, format_args!("to try it, open http://{page}/ and run: {command}"));
     }
     Ok(())
 }

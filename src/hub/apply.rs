@@ -154,9 +154,8 @@ impl Hub {
             grants: Default::default(),
         });
         let (namespaces, hasher) = (&self.namespaces, &self.hasher);
-        self.names.insert_unique(hash, id, |id| {
-            hasher.hash_one(namespaces.get(*id).map_or("", |ns| &ns.name))
-        });
+        let rehash = |id| hasher.hash_one(namespaces.get(id).map_or("", |ns| &ns.name));
+        self.names.insert(hash, id, rehash);
         outcome
     }
 
@@ -168,10 +167,7 @@ impl Hub {
             self.states.iter().filter(|(_, state)| state.ns == ns).map(|(id, _)| id).collect();
         states.into_iter().for_each(|id| self.drop_state(id));
         if let Some(space) = self.namespaces.remove(ns) {
-            let hash = self.hash(&*space.name);
-            if let Ok(entry) = self.names.find_entry(hash, |other| *other == ns) {
-                entry.remove();
-            }
+            self.names.remove(self.hash(&*space.name), ns);
         }
         Outcome::Reached(closed)
     }
@@ -215,8 +211,8 @@ impl Hub {
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
                 let id = self.states.insert(state);
                 let (states, hasher) = (&self.states, &self.hasher);
-                space.states.insert_unique(hash, id, |id| {
-                    let state = states.get(*id);
+                space.states.insert(hash, id, |id| {
+                    let state = states.get(id);
                     hasher.hash_one(state.map_or(("", None), |s| (&*s.channel, s.user.as_deref())))
                 });
                 self.end_at(id, expires);

@@ -49,14 +49,13 @@ fn run(call: &Call) -> Result<(), Stop> {
         None => key_in(&reply).ok_or_else(|| "this is no fws server: its reply has no key".into()),
     }
     .map_err(Stop::Failed)?;
-    // The key first: it cannot be had again.
+    // It cannot be had again: kept first, in case nobody reads our output.
+    let kept = config.data.is_dir().then(|| keys::store(&config.data, name, &key));
     out(&format!("{}\n", key.expose()))?;
-    if !config.data.is_dir() {
-        return Ok(());
-    }
-    match keys::store(&config.data, name, &key) {
-        Ok(path) => tell(&format!("the key is also kept in {}", path.display())),
-        Err(e) => tell(&format!("warning: the key is not kept: {e}")),
+    match kept {
+        Some(Ok(path)) => tell(&format!("the key is also kept in {}", path.display())),
+        Some(Err(e)) => tell(&format!("warning: the key is not kept: {e}")),
+        None => {}
     }
     Ok(())
 }

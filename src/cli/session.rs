@@ -144,8 +144,8 @@ fn control_address(call: &Call, config: &Config) -> Address {
 pub(super) fn namespace_key(call: &Call, config: &Config, name: &str) -> Result<Key, Stop> {
     find_key(call, config, Some(name))?.ok_or_else(|| {
         Stop::Failed(format!(
-            "no key for namespace {name:?}: give it with --key or {NAMESPACE_KEY}, or say with \
-             --data where the server keeps it (looked at {})",
+            "no key for namespace {name:?}: give it with --key or {NAMESPACE_KEY}, say with --data \
+             where it is kept (there is no {}), or make the namespace with `fws register`",
             keys::path(&config.data, name).display()
         ))
     })

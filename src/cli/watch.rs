@@ -53,7 +53,10 @@ fn run(call: &Call) -> Result<(), Stop> {
         Some(address) => Address::Tcp(address.into()),
         None => Address::to_reach(config.ws),
     };
-    let mut socket = Socket::connect(&address).map_err(failed)?;
+    let mut socket = Socket::connect(&address).map_err(|e| match e {
+        ClientError::Connect(..) => failed(e),
+        e => Stop::Failed(format!("{address}: {e}")),
+    })?;
     let token = jwt::sign(user, key.key.expose(), None);
     authenticate(&mut socket, name, &token, &key.origin)?;
     for (i, channel) in channels.iter().enumerate() {

@@ -43,6 +43,10 @@ impl Control {
         let mut kept = 0;
         loop {
             let filled = kept + self.stream.read(&mut piece[kept..], &deadline)?;
+            if piece[..filled].starts_with(b"HTTP") {
+                let what = "it speaks HTTP; back ends have a port of their own";
+                return Err(ClientError::Foreign(what.into()));
+            }
             let decoded = decoder
                 .next(&piece[..filled], BODY_BYTES)
                 .map_err(|e| ClientError::Foreign(e.to_string()))?;
@@ -97,6 +101,7 @@ mod tests {
         assert!(matches!(ask(vec![half]), Err(ClientError::Lost)));
         assert!(matches!(ask(vec![]), Err(ClientError::Lost)));
         assert!(matches!(ask(vec![b"HTTP/1.1 400".to_vec()]), Err(ClientError::Foreign(_))));
+        assert!(matches!(ask(vec![b"\0\0\0\0".to_vec()]), Err(ClientError::Foreign(_))));
         assert!(matches!(ask(vec![b"\x01\0\0\0\xff\0".to_vec()]), Err(ClientError::Foreign(_))));
     }
 }

@@ -120,7 +120,11 @@ impl Socket {
                 Some(Event::Close(said)) => {
                     // 1005: RFC 6455, 7.1.5, for a close without a code.
                     let (code, reason) = said.unwrap_or((1005, ""));
-                    return Ok(Some(Message::Closed(code, reason.into())));
+                    let closed = Message::Closed(code, reason.into());
+                    let answer = said.map(|(code, _)| code.to_be_bytes());
+                    // A courtesy: the server need not wait for us. It may be gone already.
+                    let _ = self.send_frame(Opcode::Close, answer.as_ref().map_or(&[], |it| it));
+                    return Ok(Some(closed));
                 }
                 Some(Event::Ping(payload)) => payload.to_vec(),
                 Some(Event::Pong(_)) => return Ok(Some(Message::Pong)),
@@ -214,6 +218,9 @@ mod tests {
             assert_eq!(pong[..2], [0x8a, 0x84]);
             stream.write_all(&ws::text_frame(sent.as_bytes())).unwrap();
             stream.write_all(&ws::close_frame(3401, "token expired")).unwrap();
+            let mut close = [0; 8];
+            stream.read_exact(&mut close).unwrap();
+            assert_eq!(close[..2], [0x88, 0x82]);
         });
         assert_eq!(socket.next(ANSWER_MS).unwrap(), text("first"));
         assert_eq!(socket.next(ANSWER_MS).unwrap(), text(&long));

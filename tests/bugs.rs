@@ -2,6 +2,9 @@
 //! is not here. The real binary, from outside; where a bug is about a store that we have not, its
 //! nearest meaning. After whatever ended the original's process, the same server must still serve.
 
+// A test that cannot go on panics, in its helpers as in itself.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 #[path = "bugs/correctness.rs"]

@@ -1,6 +1,9 @@
 //! What happens when somebody does not read: back ends that do not take their replies, browsers
 //! that do not take what they asked for, large messages. The real binary, from outside.
 
+// A test that cannot go on panics, in its helpers as in itself.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::control::frame;

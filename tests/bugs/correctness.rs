@@ -1,10 +1,11 @@
 //! B22 to B38: what was lost, late, out of order or forgotten.
 
-use super::common::browser::{Browser, Heard};
+use super::common::browser::{Browser, Heard, auth_message};
 use super::common::control::{Control, frame};
 use super::common::eventually;
 use super::common::http;
-use super::common::server::{Dir, OTHER_KEY, Options, SERVER_KEY, Server};
+use super::common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server, run_to_end};
+use super::common::token::token;
 use super::{SUCCESS, connections, emit, get, grant, message, refusal, set, subscribe};
 use serde_json::{Value, json};
 use std::sync::Barrier;
@@ -230,10 +231,11 @@ fn b32_the_raw_endpoint_has_a_heartbeat() {
     let server = Server::start(&Options::limits(&limits));
     let mut control = server.controller("demo");
     let mut dead = Browser::raw(server.ws);
-    dead.auth("demo", r#"{"i":1}"#);
-    dead.say(&subscribe("c"));
-    // From now on it answers nothing, as one whose machine has gone.
-    eventually("it is noticed", || (connections(&mut control, "c") == 1).then_some(()));
+    dead.say(&auth_message("demo", &token(r#"{"i":1}"#, DEMO_KEY)));
+    dead.say(r#"{"event":"subscribe","data":"c","clb":1}"#);
+    // It joins, but answers no ping, as one whose machine has gone.
+    let joined = br#"{"event":"callBackAnswer","clb":1,"data":{"ok":true}}"#;
+    while dead.next_frame().unwrap().1 != joined {}
     eventually("it is given up", || (connections(&mut control, "c") == 0).then_some(()));
 
     let server = Server::start(&Options::limits(&[("heartbeat_ms", 100)]));
@@ -352,7 +354,7 @@ fn b38_a_stale_unix_socket_is_no_hindrance() {
     assert!(!dir.file("control.sock").exists(), "an orderly end does not");
     // What is no socket is somebody's file, and stays.
     std::fs::write(dir.file("control.sock"), "precious").unwrap();
-    let (code, output) = super::common::server::run_to_end(options.command(&dir));
+    let (code, output) = run_to_end(options.command(&dir));
     assert!(code.is_some_and(|code| code != 0), "{output}");
     assert_eq!(std::fs::read_to_string(dir.file("control.sock")).unwrap(), "precious");
 }
@@ -361,7 +363,7 @@ fn b38_a_stale_unix_socket_is_no_hindrance() {
 fn b38_a_socket_in_use_is_not_taken_away() {
     let options = Options { unix: true, ..Options::default() };
     let mut server = Server::start(&options);
-    let (code, output) = super::common::server::run_to_end(options.command(server.dir()));
+    let (code, output) = run_to_end(options.command(server.dir()));
     assert!(code.is_some_and(|code| code != 0), "{output}");
     Control::unix(&server.socket()).auth("demo");
     server.assert_alive();

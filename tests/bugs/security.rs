@@ -1,6 +1,6 @@
 //! B12 to B21: what let people in, or kept nobody out.
 
-use super::common::browser::Browser;
+use super::common::browser::{Browser, auth_message};
 use super::common::control::frame;
 use super::common::eventually;
 use super::common::server::{
@@ -110,7 +110,7 @@ fn b16_a_key_that_was_replaced_opens_nothing() {
         assert_eq!(control.ask(&get("c")), "null");
     }
     let mut browser = Browser::raw(server.ws);
-    browser.say(&super::common::browser::auth_message("demo", &token(r#"{"i":1}"#, DEMO_KEY)));
+    browser.say(&auth_message("demo", &token(r#"{"i":1}"#, DEMO_KEY)));
     browser.expect_closed(3404, "invalid JWT");
     let mut browser = Browser::raw(server.ws);
     browser.auth_with("demo", &token(r#"{"i":1}"#, &key));
@@ -207,7 +207,7 @@ fn b17_channels_connections_and_namespaces_have_a_limit() {
 
     let _second = server.browser("demo", r#"{"i":"1"}"#);
     let mut third = Browser::raw(server.ws);
-    third.say(&super::common::browser::auth_message("demo", &token(r#"{"i":1}"#, DEMO_KEY)));
+    third.say(&auth_message("demo", &token(r#"{"i":1}"#, DEMO_KEY)));
     third.expect_closed(3429, "too many connections");
 
     let register =
@@ -265,13 +265,19 @@ fn b19_there_is_no_default_key_and_none_is_shown() {
     let reply = server.control().ask(&register("n"));
     assert!(reply.starts_with(r#"{"success":true,"secretKey":""#), "{reply}");
     let namespace_key = reply.split('"').nth(5).unwrap().to_owned();
-    let mut browser = server.browser("demo", r#"{"i":1}"#);
-    browser.nothing();
+    let token = token(r#"{"i":1}"#, DEMO_KEY);
+    Browser::raw(server.ws).auth_with("demo", &token);
+    server.controller("demo").ok(&emit("c", "\"a payload\""));
+    let mut control = server.control();
+    control.send("no JSON at all");
+    control.recv();
+    control.expect_closed();
 
     let log = server.log().join("\n");
     assert!(log.contains("data/server.key"), "it says where the key is: {log}");
-    for secret in [key.as_str(), &namespace_key, DEMO_KEY, OTHER_KEY] {
-        assert!(!log.contains(secret), "a key is in the log");
+    let keys = [key.as_str(), &namespace_key, DEMO_KEY, OTHER_KEY];
+    for secret in keys.into_iter().chain([&*token, "a payload", "no JSON at all"]) {
+        assert!(!log.contains(secret), "{secret} is in the log");
     }
     // The next start finds the same key.
     let server = Server::start_in(server.stop(), &options);
@@ -324,7 +330,7 @@ fn b20_a_message_for_user_0_goes_to_nobody_by_accident() {
     zero.expect(&message("c", "2"));
     for payload in [r#"{"i":0}"#, r#"{"i":-0}"#, r#"{"i":0.0}"#] {
         let mut browser = Browser::raw(server.ws);
-        browser.say(&super::common::browser::auth_message("demo", &token(payload, DEMO_KEY)));
+        browser.say(&auth_message("demo", &token(payload, DEMO_KEY)));
         browser.expect_closed(3404, "invalid JWT");
     }
 }
@@ -340,11 +346,11 @@ fn b21_a_token_ends_when_it_says_so() {
     for claim in ["\"exp\":1000000000", "\"nbf\":9999999999", "\"exp\":\"9999999999\""] {
         let payload = format!(r#"{{"i":1,{claim}}}"#);
         let mut browser = Browser::raw(server.ws);
-        browser.say(&super::common::browser::auth_message("demo", &token(&payload, DEMO_KEY)));
+        browser.say(&auth_message("demo", &token(&payload, DEMO_KEY)));
         browser.expect_closed(3404, "invalid JWT");
     }
     // Also while the connection is open.
-    let soon = format!(r#"{{"i":1,"exp":{}}}"#, unix_seconds() + 2);
+    let soon = format!(r#"{{"i":1,"exp":{}}}"#, unix_seconds() + 3);
     let mut raw = server.browser("demo", &soon);
     let mut sockjs = Browser::sockjs(server.ws);
     sockjs.auth("demo", &soon);

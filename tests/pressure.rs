@@ -171,3 +171,26 @@ fn messages_in_a_row_reach_a_browser_that_reads() {
         }
     });
 }
+
+#[test]
+fn a_full_server_serves_again_when_there_is_room() {
+    let mut server = Server::start(&Options::limits(&[("connections", 16)]));
+    for _ in 0..3 {
+        // More than fit: the rest waits at the door.
+        let waiting: Vec<_> = (0..40).map(|_| common::wire::Wire::tcp(server.ws)).collect();
+        drop(waiting);
+        server.assert_alive();
+    }
+    // And with all places taken by browsers that are there to stay.
+    let mut browsers: Vec<_> =
+        (0..16).map(|number| server.browser("demo", &format!(r#"{{"i":"{number}"}}"#))).collect();
+    let mut late = server.control();
+    late.send(r#"{"action":"ping"}"#);
+    for browser in &mut browsers {
+        browser.nothing();
+    }
+    drop(browsers);
+    assert_eq!(late.recv(), r#"{"success":true}"#);
+    drop(late);
+    server.assert_alive();
+}

@@ -2,6 +2,8 @@
 //! in it also byte by byte and in one piece, and what a transcript cannot say.
 //!
 //! `FWS_CASE=NAME cargo test --test protocol` plays only the cases whose name contains NAME.
+//! `FWS_TEST_BINARY=PATH` drives another binary with the flags of `fws serve`: the same protocol on
+//! another journal.
 
 mod common;
 

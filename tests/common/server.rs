@@ -95,7 +95,9 @@ impl Options {
         // It holds keys; the server warns if others may read them.
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&config, private).expect("a file of our own");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fws"));
+        // Another binary with the same flags, if the environment names one.
+        let binary = std::env::var("FWS_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_fws").into());
+        let mut command = Command::new(binary);
         command.arg("serve").args(["--ws", "127.0.0.1:0"]).args(["--control", "127.0.0.1:0"]);
         command.arg("--data").arg(dir.file("data")).arg("--config").arg(config);
         if self.unix {

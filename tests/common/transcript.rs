@@ -8,7 +8,6 @@
 //! | step | |
 //! |---|---|
 //! | `net1 > BODY` | a control frame with this body |
-//! | `net1 split> BODY` | the same, each byte in a write of its own |
 //! | `net1 bytes> "…"` | these bytes as they are, written as a JSON string |
 //! | `net1 hex> 4d00…` | these bytes as they are |
 //! | `net1 < BODY` | a reply with exactly this body |
@@ -17,17 +16,17 @@
 //! | `net1 auth NS` | short for `> {"action":"auth",…}` and `< {"success":true}` |
 //! | `net1 fin` | the client will send nothing more |
 //! | `net1 closed` | the server closes |
-//! | `ws1 open PATH \| HEADER \| …` | opens a WebSocket; the answer is 101 and nothing beyond need |
+//! | `ws1 open PATH \| HEADER \| …` | opens a WebSocket; the answer is just what RFC 6455 asks |
 //! | `ws1 > TEXT`, `ws1 < TEXT` | a text message, on SockJS a frame |
 //! | `ws1 say MESSAGE`, `ws1 hear MESSAGE` | the same, but on SockJS inside `["…"]`, `a["…"]` |
 //! | `ws1 auth NS PAYLOAD $cid1` | says `auth` with such a token, hears `auth ok` |
-//! | `ws1 join NS PAYLOAD CHANNEL $cid1` | opens the raw endpoint, `auth`, subscribes to a channel without state |
+//! | `ws1 join NS PAYLOAD CHANNEL $cid1` | `open` raw, `auth`, subscribe; no state comes |
 //! | `ws1 frame> 81 TEXT` | one masked frame: its first byte in hex, its payload |
 //! | `ws1 unmasked> 81 TEXT` | the same without a mask |
 //! | `ws1 hex> 8100…` | these bytes as they are |
 //! | `ws1 pong TEXT` | a pong comes |
 //! | `ws1 close CODE REASON`, `ws1 close` | a close frame, the second without a code |
-//! | `ws1 closed CODE REASON` | a close frame comes, and after the answer the end of the connection |
+//! | `ws1 closed CODE REASON` | a close frame comes, and after the answer the end |
 //! | `WHO nothing` | nothing has come: what is sent now is answered first |
 //! | `WHO hold`, `WHO release` | what is sent in between leaves in one write |
 //! | `WHO drop`, `WHO reset` | the client ends the TCP connection |
@@ -39,8 +38,9 @@
 //! its ends or with characters that cannot be seen.
 //!
 //! In what is sent and expected, `$name1` is a version 4 UUID, in lower case, equal wherever it
-//! recurs in the case and different from all others; `$int` an integer, `$u32` one below 2^32; `<<70000 x>>`
-//! so many `x`; `<<token NS PAYLOAD>>` a token as the PHP client makes it.
+//! recurs in the case and different from all others; `$int` an integer, `$u32` one below 2^32;
+//! `<<70000 x>>` so many `x`; `<<token NS PAYLOAD>>` a token as the PHP client makes it;
+//! `<<server key>>` the server key.
 //!
 //! A case ends with `nothing` on every connection that is still open.
 
@@ -63,7 +63,6 @@ pub struct Case {
     steps: Vec<Step>,
 }
 
-#[derive(Clone)]
 struct Step {
     who: String,
     verb: String,
@@ -175,7 +174,6 @@ impl<'a> Play<'a> {
                 self.commands.insert(who.into(), rest.into());
                 control.send(rest);
             }
-            "split>" => control.send_split(&frame(rest.as_bytes())),
             "hex>" | "bytes>" => control.send_raw(&raw_bytes(verb, rest)),
             "auth" => {
                 control.send(&auth_command(rest));
@@ -432,8 +430,8 @@ pub fn control_stream(case: &Case) -> Option<ControlStream> {
             return None;
         }
         match verb.as_str() {
-            ">" | "split>" if rest.contains('$') => return None,
-            ">" | "split>" => sent.extend(frame(rest.as_bytes())),
+            ">" if rest.contains('$') => return None,
+            ">" => sent.extend(frame(rest.as_bytes())),
             "hex>" | "bytes>" => sent.extend(raw_bytes(verb, &rest)),
             "auth" => {
                 sent.extend(frame(auth_command(&rest).as_bytes()));

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`cli`], [`config`] | argv, environment and file → a command, a checked `Config` |
 //! | [`client`] | blocking clients of both ports, for the command line |
-//! | [`server`] | joins reactor, switch and journal, and runs them |
+//! | [`server`], [`demo`] | joins reactor, switch and journal, and runs them |
 //! | [`switch`] | what a byte means: roles of connections, commands, browser messages |
 //! | [`journal`] | every change passes through it and comes back in order |
 //! | [`hub`] | namespaces, channels, users, grants, states; no sockets, no clock |
@@ -23,6 +23,7 @@ pub mod cli;
 pub mod client;
 pub mod codec;
 pub mod config;
+pub mod demo;
 pub mod edge;
 pub mod frame;
 pub mod hub;

@@ -280,7 +280,8 @@ impl<J: Journal> Switch<J> {
         browser.expires = claims.expires.map(|end| UnixMillis(end.saturating_mul(1000)));
         net.deadline(conn, Some(browser.deadline(now)));
         let left = claims.expires.map_or(String::new(), |end| {
-            format!(",\"expiresIn\":{}", end.saturating_sub(now.unix.seconds()))
+            // Whole seconds that are certain to be left.
+            format!(",\"expiresIn\":{}", end.saturating_mul(1000).saturating_sub(now.unix.0) / 1000)
         });
         let message = format!("{{\"event\":\"auth ok\",\"data\":{{\"cid\":\"{cid}\"{left}}}}}");
         browser.send(net, conn, &message);

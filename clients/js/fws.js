@@ -256,7 +256,7 @@
       link.answers.forEach((fn) => call(fn));
       const willReconnect = !this._closed;
       this._announce('disconnect', { code, reason, willReconnect });
-      if (this._closed || this._link) return;
+      if (this._closed) return;
       const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_MS * 2 ** this._failures);
       this._failures += 1;
       this._retry = setTimeout(() => this._dial(), Math.random() * ceiling);
@@ -286,7 +286,6 @@
     _probe(link) {
       if (link.probe) return;
       link.probe = setTimeout(() => {
-        this._failures = 0;
         this._lost(link, LOST, 'no answer to a ping');
         this._dial();
       }, PROBE_MS);

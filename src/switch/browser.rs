@@ -249,10 +249,8 @@ impl<J: Journal> Switch<J> {
         data: &str,
     ) -> Result<(), CloseReason> {
         let [token, name] = json::members(data, &["s", "i"]).ok().flatten().unwrap_or_default();
-        let token =
-            token.filter(|raw| json::is_truthy(raw)).ok_or(CloseReason::AuthWithoutToken)?;
-        let name =
-            name.filter(|raw| json::is_truthy(raw)).ok_or(CloseReason::AuthWithoutNamespace)?;
+        let token = token.ok_or(CloseReason::AuthWithoutToken)?;
+        let name = name.ok_or(CloseReason::AuthWithoutNamespace)?;
         let ns = json::text(name).and_then(|name| self.hub.namespace(&name));
         let ns = ns.ok_or(CloseReason::UnknownNamespace)?;
         let token = json::string(token).ok_or(CloseReason::InvalidToken)?;

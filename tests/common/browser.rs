@@ -310,6 +310,26 @@ impl Browser {
         assert_eq!(self.closed(), Ok((code, reason.to_owned())));
     }
 
+    /// The next frame as it is on the wire, first byte and payload, and no word back: pings stay
+    /// without an answer. Not to be mixed with [`Browser::next`].
+    ///
+    /// # Errors
+    /// Nothing in time, or the end.
+    pub fn next_frame(&mut self) -> Result<(u8, Vec<u8>), String> {
+        let mut exact = |length: usize| {
+            let mut bytes = vec![0; length];
+            self.wire().read_exact(&mut bytes).map_err(|error| error.to_string())?;
+            Ok::<_, String>(bytes)
+        };
+        let head = exact(2)?;
+        let length = match head[1] {
+            126 => exact(2)?.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+            127 => exact(8)?.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+            length => length.into(),
+        };
+        Ok((head[0], exact(length)?))
+    }
+
     /// Ends the connection without a close frame: FIN, or a reset.
     pub fn drop_connection(self, reset: bool) {
         let wire = self.socket.into_inner();

@@ -35,7 +35,21 @@ pub fn request(server: SocketAddr, line: &str, headers: &[&str]) -> Result<Answe
     }
     head.push_str("\r\n");
     wire.write_all(head.as_bytes()).map_err(|error| format!("cannot send: {error}"))?;
-    answer(&wire.read_rest()?)
+    let bytes = wire.read_rest()?;
+    if line.starts_with("HEAD ") {
+        return head_of(&bytes);
+    }
+    answer(&bytes)
+}
+
+/// Takes an answer apart that has no body, whatever its headers say.
+fn head_of(bytes: &[u8]) -> Result<Answer, String> {
+    let text = String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or(format!("no head in {text:?}"))?;
+    if !body.is_empty() {
+        return Err(format!("a body where there must be none: {body:?}"));
+    }
+    parse_head(head)
 }
 
 /// Takes an answer apart.
@@ -45,20 +59,24 @@ pub fn request(server: SocketAddr, line: &str, headers: &[&str]) -> Result<Answe
 pub fn answer(bytes: &[u8]) -> Result<Answer, String> {
     let text = String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(format!("no head in {text:?}"))?;
+    let mut answer = parse_head(head)?;
+    answer.body = body.into();
+    match answer.header("content-length").map(str::parse::<usize>) {
+        Some(Ok(length)) if length == body.len() => Ok(answer),
+        None if body.is_empty() => Ok(answer),
+        _ => Err(format!("a body that its length does not tell: {answer:?}")),
+    }
+}
+
+fn parse_head(head: &str) -> Result<Answer, String> {
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 "));
     let status = status.and_then(|rest| rest.get(..3)?.parse().ok());
+    let status = status.ok_or(format!("no status in {head:?}"))?;
     let mut headers = Vec::new();
     for line in lines {
         let (name, value) = line.split_once(": ").ok_or(format!("header {line:?}"))?;
         headers.push((name.to_ascii_lowercase(), value.to_owned()));
     }
-    let status = status.ok_or(format!("no status in {head:?}"))?;
-    let answer = Answer { status, headers, body: body.into() };
-    let length = answer.header("content-length").map(str::parse::<usize>);
-    match length {
-        Some(Ok(length)) if length == body.len() => Ok(answer),
-        None if body.is_empty() => Ok(answer),
-        _ => Err(format!("a body that its length does not tell: {answer:?}")),
-    }
+    Ok(Answer { status, headers, body: String::new() })
 }

@@ -2,6 +2,8 @@
 //! each with a read deadline; never looks inside the server. Used by the test crates beside it.
 // Each test crate compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
+// A test that cannot go on panics, in its helpers as in itself.
+#![allow(clippy::unwrap_used)]
 
 pub mod browser;
 pub mod control;

@@ -7,8 +7,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -91,6 +92,9 @@ impl Options {
     pub fn command(&self, dir: &Dir) -> Command {
         let config = dir.file("config.json");
         std::fs::write(&config, self.config.to_string()).expect("a configuration file");
+        // It holds keys; the server warns if others may read them.
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&config, private).expect("a file of our own");
         let mut command = Command::new(env!("CARGO_BIN_EXE_fws"));
         command.arg("serve").args(["--ws", "127.0.0.1:0"]).args(["--control", "127.0.0.1:0"]);
         command.arg("--data").arg(dir.file("data")).arg("--config").arg(config);
@@ -205,14 +209,30 @@ impl Server {
         std::mem::replace(&mut self.dir, Dir::new())
     }
 
-    /// Asks it to end, and gives its directory back. Panics if its exit code is not 0.
-    #[track_caller]
-    pub fn stop(mut self) -> Dir {
+    /// Asks it to end.
+    pub fn terminate(&self) {
         kill_process(self.pid(), Signal::TERM).expect("a child");
-        let status: ExitStatus =
-            eventually("it ends on SIGTERM", || self.child.try_wait().expect("a child"));
+    }
+
+    /// Waits until it has ended, and gives its directory back. Panics if its exit code is not 0.
+    #[track_caller]
+    pub fn exited(mut self) -> Dir {
+        let status = eventually("it ends", || self.child.try_wait().expect("a child"));
         assert_eq!(status.code(), Some(0), "{:#?}", self.log());
         std::mem::replace(&mut self.dir, Dir::new())
+    }
+
+    /// Waits until it has ended, in whatever way.
+    #[track_caller]
+    pub fn ended(mut self) {
+        eventually("it ends", || self.child.try_wait().expect("a child"));
+    }
+
+    /// Asks it to end and waits for it.
+    #[track_caller]
+    pub fn stop(self) -> Dir {
+        self.terminate();
+        self.exited()
     }
 }
 
@@ -240,9 +260,8 @@ pub fn run_to_end(mut command: Command) -> (Option<i32>, String) {
     (status.and_then(|status| status.code()), log)
 }
 
-/// Whether a file of this directory may be read by its owner alone.
+/// The permission bits of a file.
 pub fn mode(path: &Path) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).expect("the file is there").permissions().mode() & 0o777
 }
 

@@ -38,6 +38,15 @@ impl Wire {
         Wire { socket: Socket::Unix(stream), held: None }
     }
 
+    /// The same connection once more, to write while another reads.
+    pub fn another(&self) -> Wire {
+        let socket = match &self.socket {
+            Socket::Tcp(stream) => stream.try_clone().map(Socket::Tcp),
+            Socket::Unix(stream) => stream.try_clone().map(Socket::Unix),
+        };
+        Wire { socket: socket.expect("an open socket"), held: None }
+    }
+
     /// From now on writes wait for `release`.
     pub fn hold(&mut self) {
         self.held.get_or_insert_default();

@@ -90,12 +90,13 @@ test('a socket that the page may not open', async () => {
 test('hidden: no dial, not at construction, not after a loss; at once when shown', async () => {
   const world = new World();
   world.hide();
-  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  let tokens = 0;
+  const fws = new world.FWS('http://host/socket', 'demo', () => `token ${++tokens}`);
   await world.pass(60000);
-  assert.equal(world.sockets.length, 0);
+  assert.deepEqual([world.sockets.length, tokens], [0, 0]);
   world.show();
   await world.settle();
-  assert.equal(world.sockets.length, 1);
+  assert.deepEqual([world.sockets.length, tokens], [1, 1]);
   world.socket.ready();
 
   world.hide();
@@ -141,6 +142,9 @@ test('shown again or back online: no waiting for the back-off', async () => {
     await world.settle();
     assert.equal(world.sockets.length, before + 1, name);
   }
+  world.socket.drop();
+  assert.deepEqual(world.timers(), [0.999 * 500]); // and the back-off starts anew
+  await world.pass(500);
   assert.equal(world.timers().length, 1); // the limit of the dial; no second retry is left over
 });
 
@@ -210,6 +214,7 @@ test('token: a function that fails is called again, with back-off', async () => 
     'no token: mine': () => { throw new Error('mine'); },
     'no token: later': () => Promise.reject(new Error('later')),
     'no token: the token function gave none': (callback) => { callback(undefined); },
+    'no token: the token function gave none ': () => Promise.resolve(''),
     'no token in time': () => {},
   };
   for (const [reason, fails] of Object.entries(failures)) {
@@ -222,12 +227,33 @@ test('token: a function that fails is called again, with back-off', async () => 
     });
     const told = watch(fws);
     await world.pass(wait);
-    assert.deepEqual(told, [{ code: 1006, reason, willReconnect: true }]);
+    assert.deepEqual(told, [{ code: 1006, reason: reason.trim(), willReconnect: true }]);
     await world.pass(250);
     assert.equal(calls, 2);
     world.socket.ready();
     assert.equal(world.socket.sent[0].data.s, 'good');
   }
+});
+
+test('token: one that comes too late opens nothing', async () => {
+  const world = new World();
+  const give = [];
+  const fws = new world.FWS('http://host/socket', 'demo', (callback) => { give.push(callback); });
+  await world.pass(10000); // given up,
+  await world.pass(1000); // and asked for again
+  assert.equal(give.length, 2);
+  give[0]('late');
+  await world.settle();
+  assert.equal(world.sockets.length, 0);
+  give[1]('in time');
+  await world.settle();
+  world.socket.ready({ expiresIn: 10 });
+  await world.pass(8000);
+  world.socket.drop();
+  give[2]('renewed after the connection was lost');
+  await world.settle();
+  assert.deepEqual(world.sockets[0].names('auth').map(({ s }) => s), ['in time']);
+  fws.close();
 });
 
 test('token: renewed at 80 % of its life, on the open connection', async () => {
@@ -254,10 +280,11 @@ test('token: renewed at 80 % of its life, on the open connection', async () => {
 test('token: renewed for another user, everything is subscribed anew', async () => {
   const world = new World();
   const token = (user) => `x.${Buffer.from(JSON.stringify({ i: user })).toString('base64url')}.y`;
-  const users = [7, '7', '¿ÿ?>', '¿ÿ?>'];
+  const users = [7, '7', '~~~?', '~~?~', '~~?~']; // the last ones use both letters of base64url
+  assert.match(token('~~~?') + token('~~?~'), /-.*_|_.*-/);
   const fws = await world.connected(() => token(users.shift()), { expiresIn: 100 });
   fws.channel('news', () => {});
-  for (const subscribes of [1, 2, 2]) {
+  for (const subscribes of [1, 2, 3, 3]) {
     await world.pass(80000);
     world.socket.authOk({ expiresIn: 100 });
     assert.equal(world.socket.names('subscribe').length, subscribes);
@@ -278,7 +305,7 @@ test('token: a renewal that fails is tried again in what time is left', async ()
 });
 
 test('token: no renewal without expiresIn, with a fixed token, or after the end', async () => {
-  const never = [[() => 't', {}], ['t', { expiresIn: 10 }], [() => 't', { expiresIn: 0 }]];
+  const never = [[() => 't', {}], ['t', { expiresIn: 10 }], [() => 't', { expiresIn: 0.5 }]];
   for (const [token, data] of never) {
     const world = new World();
     await world.connected(token, data);
@@ -340,11 +367,16 @@ test('close() in a handler of each event', async () => {
     const world = new World();
     const fws = new world.FWS('http://host/socket', 'demo', 't');
     fws.on(event, () => fws.close());
+    const answers = [];
+    fws.emit('waits', 1, (answer) => answers.push(answer));
+    fws.channel('news', () => {});
     await world.settle();
     world.socket.accept();
     world.socket.authOk();
     world.socket.drop();
     await world.pass(600000);
     assert.deepEqual([world.sockets.length, world.timers(), world.listening()], [1, [], 0], event);
+    const reached = event === 'disconnect' ? ['auth', 'subscribe', 'waits'] : ['auth'];
+    assert.deepEqual([world.socket.events(), answers], [reached, [undefined]], event);
   }
 });

@@ -2,6 +2,7 @@
 //! with. Called at the start only.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Config, Secret};
 use crate::keys;
@@ -42,6 +43,16 @@ pub fn command(config: &Config, control: &str) -> String {
     command
 }
 
+/// Where to open the page, for a person on this machine. `ws`: the address of the WebSocket port.
+pub fn url(ws: &str) -> String {
+    let address = ws.parse::<SocketAddr>().map(|address| match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => ([127, 0, 0, 1], address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    });
+    format!("http://{}/", address.map_or_else(|_| ws.into(), |address| address.to_string()))
+}
+
 /// The page, with its script in it and that command on it.
 pub fn page(command: &str) -> Demo {
     let command = command.replace('&', "&amp;").replace('<', "&lt;");
@@ -69,6 +80,13 @@ mod tests {
         assert_eq!(shell_word("./fws-data"), "./fws-data");
         assert_eq!(shell_word("my data/it's"), r"'my data/it'\''s'");
         assert_eq!(shell_word(""), "''");
+    }
+
+    #[test]
+    fn the_url_is_one_to_open() {
+        assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080/");
+        assert_eq!(url("[::]:80"), "http://[::1]:80/");
+        assert_eq!(url("10.0.0.5:8080"), "http://10.0.0.5:8080/");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
     // Bound, so that their addresses are known; nobody is let in before the loop runs.
     let doors = bind_doors(config)?;
     let command = demo::command(config, &doors[0].1.address());
-    let page = doors[1].1.address().replace("0.0.0.0", "127.0.0.1");
+    let page = demo::url(&doors[1].1.address());
     let settings = Settings {
         limits: config.limits.clone(),
         server_key: server_key.expose().to_owned(),
@@ -64,14 +64,19 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
     let mut switch = Switch::new(settings, journal);
     declare(config, &mut switch)?;
     log::info(at, format_args!("room for {connections} connections ({descriptors} descriptors)"));
-    log::info(at, format_args!("nothing is kept over a restart: states live in memory"));
+    log::info(
+        at,
+        format_args!(
+            "nothing is kept over a restart yet: registered name spaces, grants and states are lost"
+        ),
+    );
     reactor.add_signals(signals()?)?;
     for (name, door) in doors {
         log::info(at, format_args!("listening {name}={}", door.address()));
         reactor.add_door(door)?;
     }
     if config.demo {
-        log::info(at, format_args!("to try it, open http://{page}/ and run: {command}"));
+        log::info(at, format_args!("to try it, open {page} and run: {command}"));
     }
     reactor.run(&mut switch)?;
     let metrics = switch.metrics();

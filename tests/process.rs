@@ -1,8 +1,9 @@
 //! The server as a process: signals, descriptors, doors, what it prints.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use common::browser::Browser;
 use common::control::Control;
 use common::server::{Dir, Options, Server, mode, run_to_end};
 use common::{DEADLINE, eventually, http};
-use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 const PING: &str = r#"{"action":"ping"}"#;
 const DONE: &str = r#"{"success":true}"#;
@@ -45,7 +46,6 @@ fn no_new_connection_while_it_drains() {
     // Holds the drain up: it neither reads nor goes.
     let mut silent = server.browser("demo", r#"{"i":1}"#);
     silent.subscribe("big");
-    silent.wire().hold();
     let mut control = server.controller("demo");
     let data = "x".repeat(4_000_000);
     control.ok(&format!(r#"{{"action":"emit","channel":"big","data":"{data}","params":{{}}}}"#));
@@ -65,25 +65,15 @@ fn the_drain_has_an_end() {
     let server = Server::start(&Options::limits(&[("drain_ms", 300)]));
     let mut silent = server.browser("demo", r#"{"i":1}"#);
     silent.subscribe("big");
-    silent.wire().hold();
     let mut control = server.controller("demo");
     let data = "x".repeat(4_000_000);
     control.ok(&format!(r#"{{"action":"emit","channel":"big","data":"{data}","params":{{}}}}"#));
     server.stop();
 }
 
-/// Starts the server with so many descriptors.
-fn with_descriptors(count: usize) -> Server {
-    // The limit of this process is shared by all its tests, so a shell sets it for the server's.
-    let dir = Dir::new();
-    Server::start_through(dir, &Options::default(), &["sh", "-c"], |command| {
-        format!("ulimit -n {count} && exec {command}")
-    })
-}
-
 #[test]
 fn who_finds_it_full_is_let_in_when_somebody_leaves() {
-    let mut server = with_descriptors(80);
+    let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
     let room = "room for 16 connections (80 descriptors)";
     assert!(server.log().iter().any(|line| line.ends_with(room)), "{:#?}", server.log());
     let mut inside: Vec<Control> = (0..16).map(|_| server.control()).collect();
@@ -93,6 +83,8 @@ fn who_finds_it_full_is_let_in_when_somebody_leaves() {
     // It waits in the kernel's queue, with its request already sent.
     let mut waiting = server.control();
     waiting.send(PING);
+    let full = |line: &&String| line.contains("full: 16 connections are open");
+    eventually("it says so", || server.log().iter().find(full).cloned());
     for control in &mut inside {
         assert_eq!(control.ask(PING), DONE, "who is inside is served");
     }
@@ -106,25 +98,25 @@ fn who_finds_it_full_is_let_in_when_somebody_leaves() {
 fn it_survives_running_out_of_descriptors_and_accepts_again() {
     let mut server = Server::new();
     let mut first = server.controller("demo");
-    let generous = prlimit(Some(server.pid()), Resource::Nofile, tight(8)).unwrap();
+    // The soft limit alone, which may be raised again; the hard one is inherited from us.
+    let generous = getrlimit(Resource::Nofile);
+    let tight = Rlimit { current: Some(8), ..generous };
+    prlimit(Some(server.pid()), Resource::Nofile, tight).unwrap();
     let mut waiting = server.control();
     waiting.send(PING);
     let starved = |line: &&String| line.contains("cannot accept:");
     eventually("it says so", || server.log().iter().find(starved).cloned());
     assert_eq!(first.ask(PING), DONE, "who is inside is served");
+    let generous = Rlimit { current: generous.maximum, ..generous };
     prlimit(Some(server.pid()), Resource::Nofile, generous).unwrap();
     assert_eq!(waiting.recv(), DONE);
     assert_eq!(server.log().iter().filter(starved).count(), 1, "said once");
     server.assert_alive();
 }
 
-fn tight(descriptors: u64) -> Rlimit {
-    Rlimit { current: Some(descriptors), maximum: Some(descriptors) }
-}
-
 #[test]
 fn the_unix_socket_is_for_the_group_and_no_further() {
-    let server = Server::start(&Options { unix: true, ..Options::default() });
+    let server = Server::start(&Options { unix: true, key: None, ..Options::default() });
     assert_eq!(mode(&server.socket()), 0o660);
     assert_eq!(mode(&server.dir().file("data")), 0o700);
     let mut control = Control::unix(&server.socket());
@@ -153,15 +145,24 @@ fn a_door_in_use_is_one_clear_line() {
 
 #[test]
 fn a_closed_standard_error_is_no_reason_to_stop() {
-    let mut server = Server::start_through(Dir::new(), &Options::default(), &["sh", "-c"], |command| {
-        // What it prints goes to a reader that leaves after the lines that the harness needs.
-        format!("exec {command} 2> >(head -n 20)").replace("2> >(head -n 20)", "2>&1")
-    });
-    for _ in 0..3 {
-        let mut stream = TcpStream::connect(server.ws).unwrap();
-        stream.write_all(b"nonsense\r\n\r\n").unwrap();
-    }
-    server.assert_alive();
+    let dir = Dir::new();
+    let mut child = Options::default().command(&dir).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut address = |what| {
+        let line = lines.find_map(|line| Some(line.ok()?.split_once(what)?.1.to_owned()));
+        line.unwrap().parse().unwrap()
+    };
+    let control = address("listening control=");
+    let ws = address("listening ws=");
+    drop(lines);
+    // A refusal is told at the end: into a pipe that nobody reads any more.
+    let mut browser = Browser::raw(ws);
+    browser.say(r#"{"event":"auth","data":{"i":"demo","s":"a.b.c"}}"#);
+    browser.expect_closed(3404, "invalid JWT");
+    assert_eq!(Control::tcp(control).ask(PING), DONE);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let status = eventually("it ends", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]
@@ -175,12 +176,11 @@ fn refusals_are_counted_and_told_at_the_end() {
     let mut control = server.control();
     let wrong = control.ask(r#"{"action":"auth","name":"demo","sKey":"wrong"}"#);
     assert!(wrong.contains("305"), "{wrong}");
-    let status = http::request(server.ws, "BAD", &[]);
-    drop(status);
+    http::request(server.ws, "no request at all", &[]).unwrap();
     server.terminate();
     let told = |line: &&String| line.contains("refused: ");
     let line = eventually("it tells", || server.log().iter().find(told).cloned());
-    assert!(line.contains("invalid_token 3") && line.contains("wrong_key 1"), "{line}");
+    assert!(line.contains("invalid_token 3, bad_http 1, wrong_key 1"), "{line}");
     assert!(!line.contains("a.b.c") && !line.contains("wrong\""), "{line}");
     let start = Instant::now();
     server.exited();

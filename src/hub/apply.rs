@@ -130,8 +130,7 @@ impl Hub {
             }
             Change::Emit { ns, channels, data, user, except } => {
                 let to = Audience { user: user.as_deref(), except };
-                let reach = |channel| self.publish(ns, channel, &data, to, out);
-                Ok(Outcome::Reached(channels.iter().map(|channel| &**channel).map(reach).sum()))
+                Ok(Outcome::Reached(self.emit(ns, &channels, &data, to, out)))
             }
             Change::Disconnect { ns, user } => {
                 let peers = self.find_user(ns, &user).and_then(|id| self.users.get(id));
@@ -247,6 +246,38 @@ impl Hub {
                 self.end_at(id, expires);
             }
         }
+    }
+
+    /// Publishes on several channels; returns how many connections were reached. One that is in
+    /// two of them gets two messages and counts once.
+    fn emit(
+        &self,
+        ns: NsId,
+        channels: &[Box<str>],
+        data: &str,
+        to: Audience<'_>,
+        out: &mut impl Outbox,
+    ) -> usize {
+        if let [channel] = channels {
+            return self.publish(ns, channel, data, to, out);
+        }
+        struct Noted<'a, O>(&'a mut O, Vec<PeerId>);
+        impl<O: Outbox> Outbox for Noted<'_, O> {
+            fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
+                self.1.push(peer);
+                self.0.deliver(peer, publication);
+            }
+            fn close(&mut self, peer: PeerId, reason: CloseReason) {
+                self.0.close(peer, reason);
+            }
+        }
+        let mut noted = Noted(out, Vec::new());
+        for channel in channels {
+            self.publish(ns, channel, data, to, &mut noted);
+        }
+        noted.1.sort_unstable();
+        noted.1.dedup();
+        noted.1.len()
     }
 
     /// Hands a message to the subscribers of a channel; returns how many it was handed to.

@@ -225,15 +225,18 @@ impl<J: Journal> Switch<J> {
             browser.answer(net, conn, clb, OK);
             return Ok(());
         }
-        let Some(data) = data.filter(|data| json::is_truthy(data)) else { return Ok(()) };
-        match &*event {
-            "auth" => self.auth(net, conn, browser, data)?,
-            "subscribe" => self.subscribe(net, conn, browser, data, clb),
-            "unsubscribe" => {
+        let data = data.filter(|data| json::is_truthy(data));
+        match (&*event, data) {
+            ("auth", Some(data)) => self.auth(net, conn, browser, data)?,
+            ("subscribe", Some(data)) => self.subscribe(net, conn, browser, data, clb),
+            ("unsubscribe", Some(data)) => {
                 if let (Some(peer), Some(channel)) = (browser.peer, json::text(data)) {
                     self.hub.unsubscribe(peer, &channel);
                 }
                 browser.answer(net, conn, clb, OK);
+            }
+            ("subscribe" | "unsubscribe", None) => {
+                browser.refuse(net, conn, clb, "channel has no name");
             }
             _ => {}
         }
@@ -309,7 +312,6 @@ impl<J: Journal> Switch<J> {
         let Some(peer) = browser.peer else { return refuse(net, "need auth") };
         let max = self.limits.name_bytes;
         let channel = match json::text(data) {
-            Some(channel) if channel.is_empty() => return refuse(net, "channel has no name"),
             Some(channel) if channel.len() > max => {
                 return refuse(net, &format!("channel name is too long, at most {max} bytes"));
             }

@@ -262,13 +262,11 @@ impl<N: Net> Outbox for Delivery<'_, N> {
     fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
         let Link { conn, form } = self.links[peer.index()];
         self.count += 1;
-        // A slow peer is cut, not thinned: it comes back and gets the state. What is being sent
-        // does not count against it, however large it is.
-        if self.net.queued(conn) > self.backlog_max && self.net.backlog(conn) > self.backlog_max {
+        // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
+        // sent counts against it, however large it is, nor what it asked for itself.
+        if self.net.publish(conn, Frame::clone(publication.frame(form))) > self.backlog_max {
             self.leaving.push((conn, CloseReason::SlowConsumer));
-            return;
         }
-        self.net.send(conn, Frame::clone(publication.frame(form)));
     }
 
     fn close(&mut self, peer: PeerId, reason: CloseReason) {

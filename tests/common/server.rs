@@ -65,6 +65,8 @@ pub struct Options {
     pub key: Option<String>,
     /// Whether there shall be a control door at `control.sock` in its directory.
     pub unix: bool,
+    /// How many descriptors it may have, if not as many as this process.
+    pub descriptors: Option<u64>,
 }
 
 impl Default for Options {
@@ -74,6 +76,7 @@ impl Default for Options {
             config: json!({ "namespaces": namespaces }),
             key: Some(SERVER_KEY.into()),
             unix: false,
+            descriptors: None,
         }
     }
 }
@@ -97,7 +100,15 @@ impl Options {
         std::fs::set_permissions(&config, private).expect("a file of our own");
         // Another binary with the same flags, if the environment names one.
         let binary = std::env::var("FWS_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_fws").into());
-        let mut command = Command::new(binary);
+        let mut command = match self.descriptors {
+            None => Command::new(binary),
+            // A limit is inherited; a shell in between has one of its own.
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!(r#"ulimit -n {count} && exec "$0" "$@""#)).arg(binary);
+                shell
+            }
+        };
         command.arg("serve").args(["--ws", "127.0.0.1:0"]).args(["--control", "127.0.0.1:0"]);
         command.arg("--data").arg(dir.file("data")).arg("--config").arg(config);
         if self.unix {

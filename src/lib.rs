@@ -36,6 +36,8 @@ pub mod publication;
 pub mod reactor;
 pub mod reason;
 pub mod server;
+#[doc(hidden)]
+pub mod sim;
 pub mod switch;
 pub mod time;
 pub mod uuid;

@@ -34,8 +34,10 @@ pub(super) struct Controller {
     replies: VecDeque<(Mark, Frame)>,
     /// It is not read until its replies have gone out.
     is_held: bool,
-    /// It sends no more: closed when all is answered.
+    /// It sends no more, or is not heard any more: closed when all is answered.
     pub is_ended: bool,
+    /// It is not heard any more, for this.
+    fault: Option<CloseReason>,
     /// A half frame is there, and its deadline runs.
     is_midway: bool,
 }
@@ -91,7 +93,16 @@ impl<J: Journal> Switch<J> {
         let mut decoder = std::mem::take(&mut controller.decoder);
         let used = self.commands(net, conn, controller, &mut decoder, input);
         controller.decoder = decoder;
-        used
+        match used {
+            // What came before the fault is answered first.
+            Err(reason) if !controller.replies.is_empty() => {
+                (controller.is_ended, controller.fault) = (true, Some(reason));
+                controller.watch(net, conn, false, 0);
+                net.pause(conn);
+                Ok(input.len())
+            }
+            used => used,
+        }
     }
 
     /// Carries out the commands that are there, as far as this turn's budget goes.
@@ -329,7 +340,7 @@ impl<J: Journal> Switch<J> {
             return;
         }
         if net.queued(conn) == 0 {
-            net.close(conn, CloseReason::PeerClosed);
+            net.close(conn, controller.fault.unwrap_or(CloseReason::PeerClosed));
         } else {
             controller.hold(net, conn, &self.limits);
         }

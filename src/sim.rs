@@ -1,0 +1,158 @@
+//! The simulation: the real switch, hub and journal on a network that exists only in memory, with
+//! clients that draw what they do from a seed, and a shadow model that knows what must come out.
+//! Owns chance and time of a run; the same seed gives the same run. Called by `tests/simulate.rs`
+//! and by nothing else.
+//!
+//! How it checks. Whatever the switch does at its two seams is written on one *tape*: every entry
+//! that the journal orders, every frame that it sends, every connection that it closes. After each
+//! call into the switch the *judge* plays the same call on its own, much simpler record of the
+//! world, in the order of the entries on the tape, and compares: every frame must be the one it
+//! expects, none may be missing, and nobody may be closed for another reason than it knows of. At
+//! the other end of the network the *clients* must receive what was sent, in order, up to the
+//! point where they were cut.
+
+mod client;
+mod grammar;
+mod intent;
+mod judge;
+mod net;
+mod record;
+mod tape;
+mod world;
+
+use crate::journal::Journal;
+use crate::limits::Limits;
+use crate::reason::CloseReason;
+use world::World;
+
+/// Chance, from a seed (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Prng(u64);
+
+impl Prng {
+    /// Chance that is the same for the same seed.
+    pub const fn new(seed: u64) -> Prng {
+        Prng(seed)
+    }
+
+    /// 64 random bits.
+    pub const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^ bits >> 31
+    }
+
+    /// From 0 to below `end`, which is not 0.
+    pub const fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// Whether it happens that happens once in so many times.
+    pub const fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    /// One of these, of which there is at least one.
+    pub const fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.below(choices.len())]
+    }
+
+    /// An index into the table, each as often as its weight says.
+    fn weighted(&mut self, weights: &[usize]) -> usize {
+        let mut left = self.below(weights.iter().sum());
+        weights
+            .iter()
+            .position(|weight| {
+                let is_here = left < *weight;
+                left = left.saturating_sub(*weight);
+                is_here
+            })
+            .expect("less than the sum of the weights")
+    }
+}
+
+/// Which run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What all chance is drawn from.
+    pub seed: u64,
+    /// How many actions before everybody leaves.
+    pub steps: usize,
+    /// Whether each action is printed to standard error.
+    pub is_verbose: bool,
+}
+
+/// What came of a run in which everything was as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// A hash over all that happened.
+    pub trace: u64,
+    /// Connections ended, by [`CloseReason`].
+    pub closed: [u64; CloseReason::ALL.len()],
+    /// Commands carried out.
+    pub commands: u64,
+    /// Messages handed to subscribers.
+    pub deliveries: u64,
+    /// Times that the switch was called.
+    pub calls: u64,
+}
+
+/// Runs one seed.
+///
+/// # Panics
+/// If the server does anything that it must not; seed and step are printed to standard error.
+pub fn run<J: Journal>(options: Options, journal: J) -> Report {
+    let mut world = World::new(options, limits(), journal);
+    world.begin();
+    for _ in 0..options.steps {
+        world.step();
+    }
+    world.finish()
+}
+
+/// Limits so small that every run reaches some of them.
+fn limits() -> Limits {
+    Limits {
+        control_connections: 4,
+        control_frame_bytes: 4096,
+        control_frame_unauthenticated_bytes: 1024,
+        control_replies_pause_bytes: 1024,
+        control_replies_ms: 20_000,
+        control_commands_per_turn: 4,
+        message_bytes: 1024,
+        message_unauthenticated_bytes: 512,
+        message_fragments: 4,
+        backlog_bytes: 1024,
+        answers_pause_bytes: 1024,
+        channels_per_connection: 4,
+        connections_per_user: 3,
+        namespaces: 3,
+        name_bytes: 24,
+        grants_per_namespace: 4,
+        states_per_namespace: 6,
+        state_bytes: 200,
+        list_items: 4,
+        ttl_seconds: 100_000,
+        grace_seconds: 100_000,
+        channels_per_emit: 3,
+        ..Limits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chance_follows_the_seed_and_the_weights() {
+        let (mut one, mut two) = (Prng::new(7), Prng::new(7));
+        assert!((0..100).all(|_| one.next() == two.next()));
+        let mut counts = [0; 3];
+        for _ in 0..10_000 {
+            counts[one.weighted(&[1, 0, 3])] += 1;
+        }
+        assert!(counts[1] == 0 && counts[0] > 2000 && counts[2] > 7000, "{counts:?}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The clients' end of the network: what they write, byte by byte, with its meaning beside it, and
+//! what they make of what they receive. Owns the bytes that have not yet left; the world moves
+//! them.
+
+use std::collections::VecDeque;
+
+use super::Prng;
+use super::intent::Intent;
+use super::judge::{BOUNDS, Judge, Seen};
+use crate::codec::control;
+use crate::codec::ws::{self, Opcode, Reader, Side};
+use crate::edge::{ConnId, Door};
+
+/// How a client has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It has not.
+    None,
+    /// It will send no more once all is on its way.
+    Wanted,
+    /// Its end has arrived.
+    Sent,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// None until it is let in.
+    pub conn: Option<ConnId>,
+    pub door: Door,
+    /// Written, not yet arrived.
+    pipe: VecDeque<u8>,
+    written: u64,
+    /// What it wrote before it was let in.
+    pub early: Vec<(u64, u64, Intent)>,
+    /// Most bytes that arrive together, every other time.
+    pace: usize,
+    /// It takes what the kernel has for it.
+    pub is_reading: bool,
+    /// It answers pings and closes.
+    pub is_lively: bool,
+    pub end: End,
+    /// It stopped in the middle of something, and says no more.
+    pub is_mute: bool,
+    /// It has said who it is, whether or not that was heard yet.
+    pub has_said_auth: bool,
+    /// Its connection is no more.
+    pub is_gone: bool,
+    inbox: Vec<u8>,
+    is_upgraded: bool,
+    reader: Reader,
+    decoder: control::Decoder,
+}
+
+impl Client {
+    pub fn new(door: Door, prng: &mut Prng) -> Client {
+        let pace = *prng.pick(&[usize::MAX, usize::MAX, 4096, 200, 40, 7]);
+        Client {
+            conn: None,
+            door,
+            pipe: VecDeque::new(),
+            written: 0,
+            early: Vec::new(),
+            pace,
+            is_reading: true,
+            is_lively: !prng.one_in(8),
+            end: End::None,
+            is_mute: false,
+            has_said_auth: false,
+            is_gone: false,
+            inbox: Vec::new(),
+            is_upgraded: false,
+            reader: Reader::new(Side::Client),
+            decoder: control::Decoder::new(),
+        }
+    }
+
+    /// Whether it may say something.
+    pub fn can_speak(&self) -> bool {
+        self.end == End::None && !self.is_mute
+    }
+
+    /// Writes bytes that mean something; nothing after its end.
+    pub fn write(&mut self, judge: &mut Judge, bytes: &[u8], intent: Intent) {
+        if self.can_speak() {
+            let from = self.written;
+            self.pipe.extend(bytes);
+            self.written += bytes.len() as u64;
+            self.mean(judge, from, intent);
+        }
+    }
+
+    /// Writes the first so many bytes of something, and never the rest.
+    pub fn write_half(&mut self, judge: &mut Judge, bytes: &[u8], half: usize, intent: Intent) {
+        if self.can_speak() {
+            let from = self.written;
+            self.pipe.extend(&bytes[..half]);
+            self.written += bytes.len() as u64;
+            self.mean(judge, from, intent);
+            self.is_mute = true;
+        }
+    }
+
+    /// Writes a message in frames, with a ping between two of them if there is a payload for it.
+    pub fn write_message(
+        &mut self,
+        judge: &mut Judge,
+        prng: &mut Prng,
+        payload: &[u8],
+        intent: Intent,
+    ) {
+        if !self.can_speak() {
+            return;
+        }
+        let from = self.written;
+        let frames = if prng.one_in(5) { 1 + prng.below(4) } else { 1 };
+        let mut rest = payload;
+        for i in 0..frames {
+            let is_last = i + 1 == frames;
+            let cut = if is_last { rest.len() } else { prng.below(rest.len() + 1) };
+            let (piece, behind) = rest.split_at(cut);
+            rest = behind;
+            let opcode = match i {
+                0 if prng.one_in(8) => Opcode::Binary,
+                0 => Opcode::Text,
+                _ => Opcode::Continuation,
+            };
+            let mut frame = masked(prng, opcode, piece);
+            if !is_last {
+                frame[0] &= 0x7F;
+            }
+            self.pipe.extend(&frame);
+            self.written += frame.len() as u64;
+            if !is_last && prng.one_in(3) {
+                let ping = masked(prng, Opcode::Ping, b"between");
+                self.write(judge, &ping, Intent::Ping(b"between".to_vec()));
+            }
+        }
+        self.mean(judge, from, intent);
+    }
+
+    fn mean(&mut self, judge: &mut Judge, from: u64, intent: Intent) {
+        match self.conn {
+            Some(conn) => judge.intends(conn, from, self.written, intent),
+            None => self.early.push((from, self.written, intent)),
+        }
+    }
+
+    /// The bytes that arrive now.
+    pub fn pop_piece(&mut self, prng: &mut Prng) -> Vec<u8> {
+        let most = self.pipe.len().min(self.pace);
+        if most == 0 {
+            return Vec::new();
+        }
+        let is_cut = self.pace < usize::MAX && prng.one_in(2);
+        let count = if is_cut { 1 + prng.below(most) } else { self.pipe.len() };
+        self.pipe.drain(..count).collect()
+    }
+
+    /// Whether all that it wrote has arrived.
+    pub fn is_drained(&self) -> bool {
+        self.pipe.is_empty()
+    }
+
+    /// What it makes of these bytes.
+    pub fn receive(&mut self, bytes: impl Iterator<Item = u8>) -> Vec<Seen> {
+        self.inbox.extend(bytes);
+        let mut seen = Vec::new();
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let mut used = 0;
+        loop {
+            let rest = &mut inbox[used..];
+            let (consumed, found) = match self.door {
+                Door::Control => {
+                    let decoded = self.decoder.next(rest, 1 << 20).expect("good control frames");
+                    let body = decoded.body.map(|body| String::from_utf8_lossy(body).into_owned());
+                    (decoded.consumed, body.map(Seen::Reply))
+                }
+                Door::Web if self.is_upgraded => {
+                    let step = self.reader.read(rest, &BOUNDS).expect("good frames");
+                    (step.consumed, step.event.map(Seen::of))
+                }
+                Door::Web => self.response(rest),
+            };
+            used += consumed;
+            match found {
+                Some(found) => seen.push(found),
+                None => break,
+            }
+            if matches!(seen.last(), Some(Seen::Close(_))) {
+                assert_eq!(used, inbox.len(), "something was sent behind a close frame");
+                break;
+            }
+        }
+        inbox.drain(..used);
+        self.inbox = inbox;
+        seen
+    }
+
+    /// One whole response.
+    fn response(&mut self, bytes: &[u8]) -> (usize, Option<Seen>) {
+        let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return (0, None);
+        };
+        let seen = Seen::of_response(&bytes[..head]);
+        self.is_upgraded = seen == Seen::Http(101);
+        let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = length.map_or(0, |length| length.parse().expect("a length"));
+        let end = head + 4 + if self.is_upgraded { 0 } else { length };
+        if bytes.len() < end { (0, None) } else { (end, Some(seen)) }
+    }
+}
+
+/// A frame of a client.
+pub(super) fn masked(prng: &mut Prng, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    ws::encode_masked_into(&mut frame, opcode, payload, (prng.next() as u32).to_le_bytes());
+    frame
+}

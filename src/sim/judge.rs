@@ -1,0 +1,422 @@
+//! The judge: plays every call into the switch on its own record of the world, and compares what
+//! the switch did, as the tape has it, with what it had to do. Panics at the first difference.
+//! The world calls it after each call into the switch.
+//!
+//! This file has the connections and the comparison; `changes` what entries do, `roles` what
+//! clients say, `clock` what time does.
+
+mod changes;
+mod clock;
+mod expected;
+mod roles;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::intent::{Command, Intent};
+use super::record::Record;
+use super::tape::Item;
+use crate::edge::{ConnId, Door};
+use crate::hub::{Change, NsId};
+use crate::limits::Limits;
+use crate::publication::Form;
+use crate::reason::CloseReason;
+use crate::time::{Millis, Now};
+use expected::Expected;
+
+pub(super) use expected::{BOUNDS, Seen};
+
+/// One connection, as the judge knows it.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub role: Role,
+    /// What the client has sent and the server not yet carried out: first byte, byte behind the
+    /// last, meaning.
+    intents: VecDeque<(u64, u64, Intent)>,
+    /// What must be sent next.
+    expected: VecDeque<Due>,
+    /// What was sent and the client has not yet seen.
+    pub wire: VecDeque<Seen>,
+    /// Why it was closed. What is sent afterwards goes nowhere.
+    pub closing: Option<CloseReason>,
+    /// The switch has been told to forget it.
+    pub is_gone: bool,
+    /// Bytes that were given to the switch.
+    delivered: u64,
+    /// The head of the intents was half there at this moment; and at this one, when all was quiet.
+    half_since: Option<Millis>,
+    half_at_rest: Option<(u64, Millis)>,
+}
+
+/// What must be sent, and when.
+#[derive(Debug)]
+struct Due {
+    what: Expected,
+    /// Not before this entry is durable.
+    after: u64,
+    /// As soon as this one is: the last that was ordered by then.
+    by: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Role {
+    Controller(Controller),
+    /// The time of the request under way began then.
+    Http(Millis),
+    Browser(Browser),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Controller {
+    /// Namespace, and the key that opened it.
+    pub auth: Option<(u32, String)>,
+    waits: bool,
+    /// It sends no more, or is not heard any more.
+    is_ended: bool,
+    /// It broke the rules.
+    fault: Option<CloseReason>,
+    /// It was seen not being read for its unread replies since.
+    held_since: Option<Millis>,
+}
+
+#[derive(Debug)]
+pub(super) struct Browser {
+    pub form: Form,
+    /// Namespace and user, while the hub has it.
+    pub who: Option<(u32, String)>,
+    pub cid: Option<String>,
+    pub channels: BTreeSet<String>,
+    /// Seconds since 1970.
+    expires: Option<u64>,
+    /// It was first seen over that moment.
+    overdue_since: Option<Millis>,
+    opened: Millis,
+    /// When it opened, or answered the last ping.
+    beat: Millis,
+    pinged: Option<Millis>,
+    /// When it was last seen not being read, unless it was heard again.
+    held_at: Option<Millis>,
+}
+
+/// What the judge is shown of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    pub delivered: u64,
+    pub consumed: u64,
+    pub is_paused: bool,
+    pub queued: usize,
+    pub taken_at: Millis,
+}
+
+/// A proposal that waits for its place.
+#[derive(Debug)]
+struct Pending {
+    conn: ConnId,
+    command: Command,
+    space: Option<u32>,
+    /// The key that was drawn for it.
+    key: String,
+    change: Change,
+}
+
+#[derive(Debug)]
+pub(super) struct Judge {
+    pub limits: Limits,
+    pub record: Record,
+    pub lines: BTreeMap<ConnId, Line>,
+    pub now: Now,
+    /// Date at the zero of the monotonic clock, at the start.
+    epoch: u64,
+    pending: BTreeMap<u64, Pending>,
+    /// Number of the last entry, and of the last that was ordered.
+    applied: u64,
+    pub ordered: u64,
+    /// The hub's name for each namespace.
+    names: BTreeMap<u32, NsId>,
+    /// Closes that the tape must show.
+    closings: Vec<(ConnId, CloseReason)>,
+    /// The date has been changed in this run.
+    pub has_date_jumped: bool,
+    pub is_stopping: bool,
+}
+
+impl Judge {
+    pub fn new(limits: Limits, now: Now) -> Judge {
+        Judge {
+            record: Record::new(limits.clone()),
+            limits,
+            lines: BTreeMap::new(),
+            now,
+            epoch: now.unix.0 - now.mono.0,
+            pending: BTreeMap::new(),
+            applied: 0,
+            ordered: 0,
+            names: BTreeMap::new(),
+            closings: Vec::new(),
+            has_date_jumped: false,
+            is_stopping: false,
+        }
+    }
+
+    /// The time on the scale of states and keys.
+    pub fn at(&self) -> u64 {
+        self.epoch + self.now.mono.0
+    }
+
+    /// A client has sent this, and so far so many bytes in all.
+    pub fn intends(&mut self, conn: ConnId, from: u64, to: u64, intent: Intent) {
+        if let Some(line) = self.lines.get_mut(&conn) {
+            line.intents.push_back((from, to, intent));
+        }
+    }
+
+    /// A client was let in, with what it had sent by then.
+    pub fn opened(&mut self, conn: ConnId, door: Door, intents: Vec<(u64, u64, Intent)>) {
+        let is_controller = |line: &&Line| !line.is_gone && line.door() == Door::Control;
+        let controllers = self.lines.values().filter(is_controller).count();
+        let role = match door {
+            Door::Control => Role::Controller(Controller::default()),
+            Door::Web => Role::Http(self.now.mono),
+        };
+        let line = Line {
+            role,
+            intents: intents.into(),
+            expected: VecDeque::new(),
+            wire: VecDeque::new(),
+            closing: None,
+            is_gone: false,
+            delivered: 0,
+            half_since: None,
+            half_at_rest: None,
+        };
+        self.lines.insert(conn, line);
+        if door == Door::Control && controllers >= self.limits.control_connections {
+            self.close(conn, CloseReason::Full);
+        }
+    }
+
+    /// The network has lost it; the switch does not know yet.
+    pub fn lost(&mut self, conn: ConnId) {
+        let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) else {
+            return;
+        };
+        line.closing = Some(CloseReason::PeerLost);
+        line.expected.clear();
+    }
+
+    /// The switch has been told to forget it.
+    pub fn closed(&mut self, conn: ConnId, reason: CloseReason) {
+        self.leave(conn);
+        let line = self.lines.get_mut(&conn).expect("what is closed was open");
+        assert_eq!(line.closing, Some(reason), "{conn:?} closed for another reason");
+        assert!(!std::mem::replace(&mut line.is_gone, true), "{conn:?} closed twice");
+        line.intents.clear();
+        line.expected.clear();
+    }
+
+    /// The switch was told to stop.
+    pub fn stopping(&mut self) {
+        self.is_stopping = true;
+        let conns: Vec<ConnId> = self.lines.keys().copied().collect();
+        for conn in conns {
+            let Some(line) = self.lines.get_mut(&conn) else { continue };
+            match &mut line.role {
+                // What it owes it may keep for as long as the stop takes.
+                Role::Controller(controller) => {
+                    (controller.is_ended, controller.held_since) = (true, None);
+                }
+                _ => self.dismiss(conn, CloseReason::GoingAway),
+            }
+        }
+    }
+
+    /// Compares what is on the tape with what was expected. `pinged` may have been sent a ping.
+    pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
+        for item in items {
+            match item {
+                Item::Sent { conn, frame, queued, backlog } => {
+                    let line = self.lines.get_mut(conn).expect("only what is known is sent to");
+                    let seen = line.see(frame);
+                    if seen == Seen::Ping && pinged == Some(*conn) {
+                        line.wire.push_back(seen);
+                        continue;
+                    }
+                    let max = self.limits.backlog_bytes;
+                    let is_slow = *queued > max && *backlog > max;
+                    line.sent(*conn, seen, durable, is_slow);
+                }
+                Item::Closing { conn, reason, was_open: true } => self.close_seen(*conn, *reason),
+                _ => {}
+            }
+        }
+        assert!(self.closings.is_empty(), "still open: {:?}", self.closings);
+        for (conn, line) in &self.lines {
+            let is_owed = line.door() == Door::Control && line.closing.is_none();
+            let Some(due) = line.expected.front().filter(|_| !is_owed) else { continue };
+            panic!("{conn:?} ({:?}) was not sent {due:?}", line.closing);
+        }
+    }
+
+    /// All replies that may leave have left.
+    pub fn settled(&self, durable: u64) {
+        for (conn, line) in &self.lines {
+            let held_back = line.expected.front().filter(|due| due.by <= durable);
+            assert!(held_back.is_none(), "{conn:?}: {held_back:?} is durable and was not sent");
+        }
+    }
+
+    fn close_seen(&mut self, conn: ConnId, reason: CloseReason) {
+        let expected = self.closings.iter().position(|closing| *closing == (conn, reason));
+        if let Some(expected) = expected {
+            self.closings.remove(expected);
+            return;
+        }
+        let end = self.end_of(conn);
+        let line = self.lines.get_mut(&conn).expect("only what is known is closed");
+        let is_over = line.is_answered() && line.closing.is_none() && end == Some(reason);
+        assert!(is_over, "{conn:?} must not be closed for {reason}: {line:?}");
+        line.closing = Some(reason);
+    }
+
+    /// It must be closed in this call.
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) else {
+            return;
+        };
+        line.closing = Some(reason);
+        self.closings.push((conn, reason));
+    }
+
+    /// It must be told why, and closed; it leaves the hub at once.
+    fn dismiss(&mut self, conn: ConnId, reason: CloseReason) {
+        let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) else {
+            return;
+        };
+        if let (Role::Browser(browser), Some((code, text, has_frame))) =
+            (&line.role, expected::farewell(reason))
+        {
+            let is_sockjs = browser.form == Form::SockJs && has_frame;
+            if is_sockjs {
+                line.expect(Expected::SockClose(code, text.into()));
+                line.expect(Expected::Close(Some((1000, "Normal closure".into()))));
+            } else {
+                line.expect(Expected::Close(Some((code, text.into()))));
+            }
+        }
+        self.leave(conn);
+        self.close(conn, reason);
+    }
+
+    /// It is nobody any more, and in no channel.
+    fn leave(&mut self, conn: ConnId) {
+        if let Some(browser) = self.browser(conn) {
+            browser.who = None;
+            browser.channels.clear();
+        }
+    }
+
+    fn browser(&mut self, conn: ConnId) -> Option<&mut Browser> {
+        match &mut self.lines.get_mut(&conn)?.role {
+            Role::Browser(browser) => Some(browser),
+            _ => None,
+        }
+    }
+
+    fn controller(&mut self, conn: ConnId) -> Option<&mut Controller> {
+        match &mut self.lines.get_mut(&conn)?.role {
+            Role::Controller(controller) => Some(controller),
+            _ => None,
+        }
+    }
+
+    /// All who are somebody: connection, namespace, browser.
+    fn peers(&self) -> impl Iterator<Item = (ConnId, u32, &str, &Browser)> {
+        self.lines.iter().filter_map(|(conn, line)| match &line.role {
+            Role::Browser(browser) => {
+                browser.who.as_ref().map(|(space, user)| (*conn, *space, user.as_str(), browser))
+            }
+            _ => None,
+        })
+    }
+
+    /// How many namespaces, channels, users, peers and states there must be.
+    pub fn sizes(&self) -> [usize; 5] {
+        let (mut channels, mut users, mut peers) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for (_, space, user, browser) in self.peers() {
+            peers += 1;
+            users.insert((space, user));
+            channels.extend(browser.channels.iter().map(|channel| (space, channel)));
+        }
+        let spaces = self.record.spaces.len();
+        [spaces, channels.len(), users.len(), peers, self.record.states()]
+    }
+
+    /// Whether proposals wait.
+    pub fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+}
+
+impl Line {
+    pub fn door(&self) -> Door {
+        match self.role {
+            Role::Controller(_) => Door::Control,
+            _ => Door::Web,
+        }
+    }
+
+    /// The id that the server gave a browser.
+    pub fn cid(&self) -> Option<&String> {
+        match &self.role {
+            Role::Browser(browser) => browser.cid.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn expect(&mut self, expected: Expected) {
+        if self.closing.is_none() {
+            self.expected.push_back(Due { what: expected, after: 0, by: 0 });
+        }
+    }
+
+    fn message(&mut self, message: String) {
+        self.expect(Expected::Message(message));
+    }
+
+    /// Whether this is a controller that has all its answers.
+    fn is_answered(&self) -> bool {
+        let Role::Controller(controller) = &self.role else { return false };
+        !controller.waits && self.expected.is_empty()
+    }
+
+    fn see(&self, frame: &[u8]) -> Seen {
+        match &self.role {
+            Role::Controller(_) => Seen::of_reply(frame),
+            _ if frame.starts_with(b"HTTP/") => Seen::of_response(frame),
+            _ => Seen::of_frame(frame),
+        }
+    }
+
+    fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_slow: bool) {
+        let Some(Due { what: expected, after, .. }) = self.expected.pop_front() else {
+            panic!("{conn:?} was sent {seen:?}, and nothing was expected");
+        };
+        assert!(after <= durable, "{conn:?}: {seen:?} left before entry {after} was durable");
+        let is_publication = matches!(expected, Expected::Publication(_));
+        assert!(!(is_slow && is_publication), "{conn:?} should have been cut");
+        let form = match &self.role {
+            Role::Browser(browser) => browser.form,
+            _ => Form::Raw,
+        };
+        match expected.meets(&seen, form) {
+            Err(difference) => panic!("{conn:?}: {difference}"),
+            Ok(None) => {}
+            Ok(Some(cid)) => {
+                if let Role::Browser(browser) = &mut self.role {
+                    let cid = browser.cid.get_or_insert_with(|| cid.clone()) == &cid;
+                    assert!(cid, "{conn:?} has another cid than before");
+                }
+            }
+        }
+        self.wire.push_back(seen);
+    }
+}

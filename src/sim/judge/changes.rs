@@ -1,0 +1,340 @@
+//! What entries do, in the order in which the tape has them.
+
+use std::collections::BTreeMap;
+
+use super::expected::Expected;
+use super::{Due, Judge, Pending, Role};
+use crate::edge::ConnId;
+use crate::hub::{Change, NsId};
+use crate::publication::Form;
+use crate::reason::CloseReason;
+use crate::sim::intent::{Command, Emit, Store};
+use crate::sim::record::{Refusal, need_auth, no_namespace};
+use crate::sim::tape::{Item, Place};
+
+/// What the reply to a change is about.
+enum Outcome {
+    Done,
+    Key(String),
+    Count(usize),
+}
+
+impl Judge {
+    /// Time goes on, and entries come.
+    pub fn orders(&mut self, items: &[Item], ordered: u64) {
+        self.ordered = ordered;
+        self.record.advance(self.at());
+        for (i, item) in items.iter().enumerate() {
+            let (ticket, entry) = match item {
+                Item::Ordered { ticket, entry } => (ticket.expect("all are ours"), Some(entry)),
+                Item::Failed(ticket) => (*ticket, None),
+                _ => continue,
+            };
+            let pending = self.pending.remove(&ticket.0).expect("a ticket is answered once");
+            let conn = pending.conn;
+            let result = match entry {
+                None => Err((302, "Error store, try latter...".into())),
+                Some(entry) => {
+                    assert_eq!(entry.change, pending.change, "another change than was proposed");
+                    assert_eq!(entry.seq.n, self.applied + 1, "entries come in their order");
+                    self.applied = entry.seq.n;
+                    self.apply(&pending, entry.at.0, following(items, i))
+                }
+            };
+            if let Some(controller) = self.controller(conn) {
+                controller.waits = false;
+                self.reply_to(conn, &pending.command, result);
+            }
+        }
+    }
+
+    /// A controller wants a change. `orders` are what the tape has of proposals.
+    pub(super) fn propose(
+        &mut self,
+        conn: ConnId,
+        command: Command,
+        space: Option<u32>,
+        (items, next): (&[Item], &mut usize),
+    ) {
+        if let Err(refusal) = self.record.check(&command, space) {
+            return self.refuse(conn, refusal);
+        }
+        let at = self.at();
+        let found = items[*next..].iter().position(|item| matches!(item, Item::Proposed { .. }));
+        let i = *next + found.unwrap_or_else(|| panic!("{command:?} was not proposed"));
+        *next = i + 1;
+        let Item::Proposed { at: proposed_at, change, place } = &items[i] else { return };
+        assert_eq!(proposed_at.0, at, "proposed at another time");
+        let key = self.recognize(change, &command, space);
+        let change = change.clone();
+        let pending = Pending { conn, command, space, key, change };
+        match place {
+            Place::Full => self.refuse(conn, (302, "Error store, try latter...".into())),
+            Place::Later(ticket) => {
+                if let Some(controller) = self.controller(conn) {
+                    controller.waits = true;
+                }
+                self.pending.insert(ticket.0, pending);
+            }
+            Place::Now(n) => {
+                assert_eq!(*n, self.applied + 1, "entries come in their order");
+                self.applied = *n;
+                let result = self.apply(&pending, at, following(items, i));
+                self.reply_to(conn, &pending.command, result);
+            }
+        }
+    }
+
+    /// Checks that a change is what the command asked for; returns the key drawn for it.
+    fn recognize(&mut self, change: &Change, command: &Command, space: Option<u32>) -> String {
+        let mut drawn = String::new();
+        let ns = match (change, command) {
+            (Change::Register { name, key }, Command::Register { name: asked, .. }) => {
+                assert_eq!(**name, **asked);
+                assert!(!self.record.keys.iter().any(|(_, old)| **old == **key), "a key again");
+                return key.to_string();
+            }
+            (Change::Remove { ns }, Command::Remove { .. }) => *ns,
+            (Change::Rotate { ns, key, grace_ms }, Command::Rotate { grace_seconds, .. }) => {
+                assert_eq!(*grace_ms, grace_seconds * 1000);
+                drawn = key.to_string();
+                *ns
+            }
+            (Change::Grant { ns, channel, user }, Command::Grant { is_withdrawn: false, .. })
+            | (Change::Revoke { ns, channel, user }, Command::Grant { is_withdrawn: true, .. }) => {
+                let Command::Grant { channel: asked, user: whom, .. } = command else { panic!() };
+                assert_eq!((&**channel, &**user), (&**asked, &**whom));
+                *ns
+            }
+            (Change::Set { ns, place, data, ttl_ms, emit }, Command::Store(store))
+            | (Change::Push { ns, place, data, ttl_ms, emit }, Command::Store(store)) => {
+                assert_eq!(matches!(change, Change::Push { .. }), store.is_push);
+                assert_eq!((&*place.channel, &**data), (&*store.channel, &*store.data));
+                assert_eq!(place.user.as_deref(), store.user.as_deref());
+                assert_eq!(*ttl_ms, store.ttl_seconds.map(|seconds| seconds * 1000));
+                assert_eq!(*emit, store.is_emitted);
+                *ns
+            }
+            (Change::Emit { ns, channels, data, user, except }, Command::Emit(emit)) => {
+                assert!(channels.iter().map(|channel| &**channel).eq(&emit.channels));
+                assert_eq!((&**data, user.as_deref()), (&*emit.data, emit.user.as_deref()));
+                assert_eq!(except.map(|cid| cid.to_string()), emit.except);
+                *ns
+            }
+            (Change::Disconnect { ns, user }, Command::Disconnect { user: asked }) => {
+                assert_eq!(**user, **asked);
+                *ns
+            }
+            _ => panic!("{change:?} was proposed for {command:?}"),
+        };
+        self.same_space(space, ns);
+        drawn
+    }
+
+    /// The hub's name for a namespace is always the same, and no other's.
+    fn same_space(&mut self, space: Option<u32>, ns: NsId) {
+        let space = space.expect("the change was checked");
+        let known = *self.names.entry(space).or_insert(ns);
+        assert_eq!(known, ns, "another namespace");
+        assert_eq!(self.names.values().filter(|other| **other == ns).count(), 1);
+    }
+
+    /// Applies an entry. `following` is what the switch did with it.
+    fn apply(
+        &mut self,
+        pending: &Pending,
+        at: u64,
+        following: &[Item],
+    ) -> Result<Outcome, Refusal> {
+        self.record.advance(at);
+        self.record.check(&pending.command, pending.space)?;
+        let space = pending.space.unwrap_or_default();
+        match &pending.command {
+            Command::Register { name, .. } => {
+                self.record.register(name, &pending.key);
+                Ok(Outcome::Key(pending.key.clone()))
+            }
+            Command::Rotate { grace_seconds, .. } => {
+                self.record.rotate(space, &pending.key, at + grace_seconds * 1000);
+                Ok(Outcome::Key(pending.key.clone()))
+            }
+            Command::Remove { .. } => {
+                self.record.spaces.remove(&space);
+                self.let_go(space, None, CloseReason::NamespaceRemoved);
+                Ok(Outcome::Done)
+            }
+            Command::Grant { channel, user, is_withdrawn } => {
+                self.grant(space, channel, user, *is_withdrawn);
+                Ok(Outcome::Done)
+            }
+            Command::Store(store) => {
+                let Store { channel, user, data, ttl_seconds, is_emitted, .. } = store;
+                if *is_emitted {
+                    self.publish(
+                        space,
+                        std::slice::from_ref(channel),
+                        data,
+                        user,
+                        &None,
+                        following,
+                    );
+                }
+                self.record.store(space, store, ttl_seconds.map(|ttl| at + ttl * 1000));
+                Ok(Outcome::Done)
+            }
+            Command::Emit(Emit { channels, data, user, except, .. }) => {
+                Ok(Outcome::Count(self.publish(space, channels, data, user, except, following)))
+            }
+            Command::Disconnect { user } => {
+                Ok(Outcome::Count(self.let_go(space, Some(user), CloseReason::Disconnected)))
+            }
+            other => panic!("{other:?} is no change"),
+        }
+    }
+
+    /// Gives or withdraws a grant.
+    fn grant(&mut self, space: u32, channel: &str, user: &str, is_withdrawn: bool) {
+        let grant = (channel.to_string(), user.to_string());
+        if let Some(space) = self.record.spaces.get_mut(&space) {
+            match is_withdrawn {
+                true => drop(space.grants.remove(&grant)),
+                false => drop(space.grants.insert(grant)),
+            }
+        }
+        for line in self.lines.values_mut() {
+            if let Role::Browser(browser) = &mut line.role
+                && is_withdrawn
+                && browser.who.as_ref().is_some_and(|who| *who == (space, user.to_string()))
+            {
+                browser.channels.remove(channel);
+            }
+        }
+    }
+
+    /// Dismisses the connections of a user, or of a namespace; returns how many.
+    fn let_go(&mut self, space: u32, user: Option<&String>, reason: CloseReason) -> usize {
+        let is_meant =
+            |whose: u32, who: &str| whose == space && user.is_none_or(|user| user == who);
+        let meant = self.peers().filter(|(_, space, user, _)| is_meant(*space, user));
+        let conns: Vec<ConnId> = meant.map(|(conn, ..)| conn).collect();
+        for conn in &conns {
+            self.dismiss(*conn, reason);
+            self.leave(*conn);
+        }
+        conns.len()
+    }
+
+    /// A message goes to those who hear it; returns how often.
+    fn publish(
+        &mut self,
+        space: u32,
+        channels: &[String],
+        data: &str,
+        user: &Option<String>,
+        except: &Option<String>,
+        following: &[Item],
+    ) -> usize {
+        let (mut reached, mut pushed) = (0, BTreeMap::new());
+        for channel in channels {
+            let event = serde_json::to_string(channel).expect("memory takes every byte");
+            let message = format!("{{\"event\":{event},\"data\":{data}}}");
+            let is_meant = |(_, whose, who, browser): &(ConnId, u32, &str, &super::Browser)| {
+                *whose == space
+                    && browser.channels.contains(channel)
+                    && user.as_ref().is_none_or(|user| user == who)
+                    && (except.is_none() || browser.cid != *except)
+            };
+            let conns: Vec<ConnId> = self.peers().filter(is_meant).map(|(conn, ..)| conn).collect();
+            reached += conns.len();
+            for conn in conns {
+                *pushed.entry(conn).or_insert(0_usize) += 1;
+                if let Some(line) = self.lines.get_mut(&conn) {
+                    line.expect(Expected::Publication(message.clone()));
+                }
+            }
+        }
+        self.cut_the_slow(&pushed, following);
+        reached
+    }
+
+    /// Those who were cut during a message got the first few of it, and a farewell.
+    fn cut_the_slow(&mut self, pushed: &BTreeMap<ConnId, usize>, following: &[Item]) {
+        for item in following {
+            let Item::Closing { conn, reason: CloseReason::SlowConsumer, was_open } = item else {
+                continue;
+            };
+            let count = *pushed.get(conn).expect("only a publication makes a peer slow");
+            if !was_open {
+                // It was being closed already, and is only let go a little earlier.
+                self.leave(*conn);
+                continue;
+            }
+            let sent = following
+                .iter()
+                .filter(|item| matches!(item, Item::Sent { conn: to, .. } if to == conn))
+                .count();
+            let Some(line) = self.lines.get_mut(conn) else { continue };
+            let is_sockjs = matches!(&line.role, Role::Browser(b) if b.form == Form::SockJs);
+            let got = sent - if is_sockjs { 2 } else { 1 };
+            assert!(got < count, "{conn:?} was cut and had got everything");
+            line.expected.truncate(line.expected.len() - count + got);
+            self.dismiss(*conn, CloseReason::SlowConsumer);
+        }
+    }
+
+    fn reply_to(&mut self, conn: ConnId, command: &Command, result: Result<Outcome, Refusal>) {
+        let is_counted = match command {
+            Command::Emit(emit) => emit.is_counted,
+            Command::Disconnect { .. } => true,
+            _ => false,
+        };
+        match result {
+            Err(refusal) => self.refuse(conn, refusal),
+            Ok(Outcome::Key(key)) => {
+                self.reply(conn, format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"));
+            }
+            Ok(Outcome::Count(count)) if is_counted => {
+                self.reply(conn, format!("{{\"success\":true,\"count\":{count}}}"));
+            }
+            Ok(_) => self.reply(conn, "{\"success\":true}".into()),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, conn: ConnId, (code, reason): Refusal) {
+        let reason = serde_json::to_string(&reason).expect("memory takes every byte");
+        let body = format!("{{\"success\":false,\"reason\":{reason},\"code\":{code}}}");
+        self.reply(conn, body);
+    }
+
+    pub(super) fn reply(&mut self, conn: ConnId, body: String) {
+        self.owe(conn, Expected::Reply(body));
+    }
+
+    /// A reply that leaves when all that has been applied is durable.
+    pub(super) fn owe(&mut self, conn: ConnId, expected: Expected) {
+        let (after, by) = (self.applied, self.ordered);
+        if let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) {
+            line.expected.push_back(Due { what: expected, after, by });
+        }
+    }
+
+    /// The namespace that a command with the server key is about.
+    pub(super) fn named(&self, name: &str, has_key: bool) -> Result<u32, Refusal> {
+        if !has_key {
+            return Err((306, "Invalid key".into()));
+        }
+        self.record.named(name).ok_or_else(no_namespace)
+    }
+
+    /// The namespace that a controller acts in.
+    pub(super) fn authenticated(&self, auth: &Option<(u32, String)>) -> Result<u32, Refusal> {
+        auth.as_ref().map(|(space, _)| *space).ok_or_else(need_auth)
+    }
+}
+
+/// What the tape has between this place in the order and the next.
+fn following(items: &[Item], i: usize) -> &[Item] {
+    let rest = &items[i + 1..];
+    let end = rest.iter().position(Item::is_order).unwrap_or(rest.len());
+    &rest[..end]
+}

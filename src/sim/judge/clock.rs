@@ -1,0 +1,130 @@
+//! What time does to connections: who may be cut when, and who must have been.
+
+use super::expected::Expected;
+use super::{Judge, Role, View};
+use crate::edge::ConnId;
+use crate::reason::CloseReason;
+use crate::sim::tape::Item;
+use crate::time::Millis;
+
+impl Judge {
+    /// A deadline came. Only whether the switch was right is checked here: that it is not too
+    /// late is checked at rest.
+    pub fn timed_out(&mut self, conn: ConnId, view: View, items: &[Item]) {
+        for item in items {
+            match item {
+                Item::Sent { frame, .. } => self.sent_in_time(conn, frame),
+                Item::Closing { reason, .. } => {
+                    let is_right = self.is_over(conn, view, *reason);
+                    let line = &self.lines[&conn];
+                    assert!(is_right, "{conn:?} is not over for {reason}: {line:?}, {view:?}");
+                    self.dismiss(conn, *reason);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A ping, or a word of farewell to half a request.
+    fn sent_in_time(&mut self, conn: ConnId, frame: &[u8]) {
+        let (now, beat_ms) = (self.now.mono, self.limits.heartbeat_ms as u64);
+        let Some(line) = self.lines.get_mut(&conn) else { return };
+        match &mut line.role {
+            Role::Browser(browser) if frame == [0x89, 0] => {
+                assert_eq!(browser.pinged, None, "{conn:?} is pinged again");
+                assert!(now >= browser.beat.plus(beat_ms), "{conn:?} is pinged early");
+                browser.pinged = Some(now);
+            }
+            Role::Http(_) if line.half_since.is_some() => line.expect(Expected::Http(408)),
+            _ => {}
+        }
+    }
+
+    /// Whether a connection may be cut now for that reason.
+    fn is_over(&self, conn: ConnId, view: View, reason: CloseReason) -> bool {
+        let (line, limits, now) = (&self.lines[&conn], &self.limits, self.now.mono);
+        let is_since =
+            |since: Option<Millis>, ms: usize| since.is_some_and(|at| at.plus(ms as u64) <= now);
+        match (&line.role, reason) {
+            (Role::Http(since), CloseReason::HalfRequest) => {
+                is_since(Some(*since), limits.http_head_ms)
+            }
+            (Role::Controller(_), CloseReason::HalfRequest) => {
+                is_since(line.half_since, limits.control_frame_ms)
+            }
+            (Role::Controller(_), CloseReason::RepliesUnread) => view.is_paused && view.queued > 0,
+            (Role::Browser(browser), CloseReason::NoHeartbeat) => {
+                let is_stuck = is_since(Some(view.taken_at), limits.heartbeat_ms);
+                let is_silent = is_since(browser.pinged, limits.heartbeat_answer_ms);
+                if view.is_paused { is_stuck } else { is_silent }
+            }
+            (Role::Browser(browser), CloseReason::AuthTimeout) => {
+                browser.who.is_none() && is_since(Some(browser.opened), limits.auth_ms)
+            }
+            (Role::Browser(browser), CloseReason::TokenExpired) => {
+                browser.expires.is_some_and(|end| end * 1000 <= self.now.unix.0)
+            }
+            _ => false,
+        }
+    }
+
+    /// All is quiet: whoever should have been cut by now has been.
+    pub fn at_rest(&mut self, conn: ConnId, view: View) {
+        let (limits, now) = (self.limits.clone(), self.now.mono);
+        let has_date_jumped = self.has_date_jumped;
+        let unix = self.now.unix.0;
+        let Some(line) = self.lines.get_mut(&conn) else { return };
+        let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
+        let is_answered = line.is_answered() && view.queued == 0;
+        let half = line.intents.front().map(|(from, ..)| *from);
+        let half = half.filter(|from| *from < view.delivered && !view.is_paused);
+        match &mut line.role {
+            Role::Controller(controller) => {
+                assert!(
+                    !(is_answered && controller.is_ended),
+                    "{conn:?} is answered and still open"
+                );
+                let at_rest = half.map(|from| match line.half_at_rest {
+                    Some((before, at)) if before == from => (from, at),
+                    _ => (from, now),
+                });
+                line.half_at_rest = at_rest;
+                let is_in_time =
+                    at_rest.is_none_or(|(_, at)| is_before(at, limits.control_frame_ms));
+                assert!(is_in_time, "{conn:?} has sent half a frame for too long");
+                let is_held = view.is_paused && view.queued > 0 && !controller.waits;
+                controller.held_since = match controller.held_since.filter(|_| is_held) {
+                    Some(since) if since >= view.taken_at => Some(since),
+                    _ => is_held.then_some(now),
+                };
+                let held = controller.held_since;
+                let is_in_time = held.is_none_or(|at| is_before(at, limits.control_replies_ms));
+                assert!(is_in_time, "{conn:?} has not read its replies for too long");
+            }
+            Role::Http(since) => {
+                let is_in_time = view.is_paused || is_before(*since, limits.http_head_ms);
+                assert!(is_in_time, "{conn:?} has made no request for too long");
+            }
+            Role::Browser(browser) => {
+                let is_in_time = browser.who.is_some() || is_before(browser.opened, limits.auth_ms);
+                assert!(is_in_time, "{conn:?} has not authenticated for too long");
+                if view.is_paused {
+                    // Held for what it has not read: its beats go on unseen.
+                    browser.held_at = Some(now);
+                }
+                let (since, ms) = match (browser.pinged, browser.held_at) {
+                    (_, Some(held)) => (held.max(browser.beat), limits.heartbeat_ms),
+                    (Some(pinged), None) => (pinged, limits.heartbeat_answer_ms),
+                    (None, None) => (browser.beat, limits.heartbeat_ms),
+                };
+                assert!(is_before(since, ms), "{conn:?} has been silent for too long");
+                if browser.expires.is_some_and(|end| end * 1000 <= unix) {
+                    let since = *browser.overdue_since.get_or_insert(now);
+                    // Deadlines are on the other clock; the next beat corrects them.
+                    let is_in_time = has_date_jumped && is_before(since, limits.heartbeat_ms);
+                    assert!(is_in_time, "{conn:?} has an expired token");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What a connection is expected to be sent, and how it is recognised in bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::codec::control;
+use crate::codec::ws::{Bounds, Event, Reader, Side};
+use crate::publication::Form;
+
+/// Bounds of a client's reader: above all that the server may send here.
+pub(in crate::sim) const BOUNDS: Bounds = Bounds { message_bytes: 1 << 20, fragments: 1 };
+
+/// One thing that a server sends, as a client sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::sim) enum Seen {
+    /// Status of an HTTP response.
+    Http(u16),
+    /// Body of a control frame.
+    Reply(String),
+    Text(String),
+    Ping,
+    Pong(Vec<u8>),
+    Close(Option<(u16, String)>),
+}
+
+impl Seen {
+    /// What a WebSocket event is; the server sends nothing else.
+    pub fn of(event: Event<'_>) -> Seen {
+        match event {
+            Event::Text(text) => Seen::Text(text.to_string()),
+            Event::Ping(_) => Seen::Ping,
+            Event::Pong(payload) => Seen::Pong(payload.to_vec()),
+            Event::Close(said) => Seen::Close(said.map(|(code, text)| (code, text.to_string()))),
+            Event::Binary(_) => panic!("the server sent a binary message"),
+        }
+    }
+
+    /// The status of a response.
+    pub fn of_response(head: &[u8]) -> Seen {
+        let head = String::from_utf8_lossy(head);
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        Seen::Http(status.unwrap_or_else(|| panic!("no response: {head}")))
+    }
+
+    /// One whole frame of a browser's connection.
+    pub fn of_frame(frame: &[u8]) -> Seen {
+        let (mut reader, mut bytes) = (Reader::new(Side::Client), frame.to_vec());
+        let step = reader.read(&mut bytes, &BOUNDS).expect("the server's frames are good");
+        assert_eq!(step.consumed, frame.len(), "one frame at a time");
+        Seen::of(step.event.expect("a whole frame"))
+    }
+
+    /// One whole frame of the control port.
+    pub fn of_reply(frame: &[u8]) -> Seen {
+        let mut decoder = control::Decoder::new();
+        let decoded = decoder.next(frame, 1 << 20).expect("the server's frames are good");
+        assert_eq!(decoded.consumed, frame.len(), "one reply at a time");
+        let body = decoded.body.expect("a whole frame");
+        Seen::Reply(String::from_utf8(body.to_vec()).expect("replies are UTF-8"))
+    }
+}
+
+/// One thing that must be sent next.
+#[derive(Clone, Debug)]
+pub(super) enum Expected {
+    Http(u16),
+    /// The frame that opens a SockJS session.
+    SockOpen,
+    /// A message: an answer, or a state.
+    Message(String),
+    /// A message that somebody published.
+    Publication(String),
+    /// The answer to a good auth, with the seconds that the token is still good.
+    AuthOk(Option<u64>),
+    Pong(Vec<u8>),
+    Close(Option<(u16, String)>),
+    SockClose(u16, String),
+    Reply(String),
+    /// Connections of a channel, each with its user.
+    Info(BTreeMap<String, String>),
+}
+
+impl Expected {
+    /// Whether this is what was seen. On auth, gives the id of the connection.
+    pub fn meets(&self, seen: &Seen, form: Form) -> Result<Option<String>, String> {
+        let is_met = match (self, seen) {
+            (Expected::Http(status), Seen::Http(seen)) => status == seen,
+            (Expected::SockOpen, Seen::Text(text)) => text == "o",
+            (Expected::Message(message) | Expected::Publication(message), Seen::Text(text)) => {
+                unwrap(text, form).as_ref() == Some(message)
+            }
+            (Expected::AuthOk(left), Seen::Text(text)) => {
+                let cid = unwrap(text, form).and_then(|message| auth_ok(&message, *left));
+                if cid.is_some() {
+                    return Ok(cid);
+                }
+                false
+            }
+            (Expected::Pong(payload), Seen::Pong(seen)) => payload == seen,
+            (Expected::Close(said), Seen::Close(seen)) => said == seen,
+            (Expected::SockClose(code, reason), Seen::Text(text)) => {
+                let parts = text.strip_prefix('c').map(serde_json::from_str::<(u16, String)>);
+                matches!(parts, Some(Ok(parts)) if parts == (*code, reason.clone()))
+            }
+            (Expected::Reply(body), Seen::Reply(seen)) => body == seen,
+            (Expected::Info(connections), Seen::Reply(body)) => is_info(body, connections),
+            _ => false,
+        };
+        if is_met { Ok(None) } else { Err(format!("expected {self:?}, but it was {seen:?}")) }
+    }
+}
+
+/// A message without what its form wraps it in.
+fn unwrap(text: &str, form: Form) -> Option<String> {
+    match form {
+        Form::Raw => Some(text.to_string()),
+        Form::SockJs => {
+            let mut messages: Vec<String> = serde_json::from_str(text.strip_prefix('a')?).ok()?;
+            (messages.len() == 1).then(|| messages.pop())?
+        }
+    }
+}
+
+/// The id of the connection in the answer to a good auth.
+fn auth_ok(message: &str, left: Option<u64>) -> Option<String> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let data = &message["data"];
+    let is_right = message["event"] == "auth ok" && data["expiresIn"].as_u64() == left;
+    is_right.then(|| data["cid"].as_str().map(str::to_string))?
+}
+
+fn is_info(body: &str, connections: &BTreeMap<String, String>) -> bool {
+    let Ok(info) = serde_json::from_str::<Value>(body) else { return false };
+    let users: BTreeSet<&String> = connections.values().collect();
+    let named: BTreeMap<String, String> =
+        serde_json::from_value(info["connId_UserId"].clone()).unwrap_or_default();
+    info["countUser"].as_u64() == Some(users.len() as u64)
+        && info["countConnection"].as_u64() == Some(connections.len() as u64)
+        && named == *connections
+}
+
+/// The code and text with which a browser is let go (protocol parts 6 and 7, and ours), and
+/// whether SockJS has them in a frame of its own; written again here, to be a check.
+pub(super) fn farewell(reason: crate::reason::CloseReason) -> Option<(u16, &'static str, bool)> {
+    use crate::reason::CloseReason::*;
+    Some(match reason {
+        GoingAway => (1001, "server going away", true),
+        WsProtocol => (1002, "protocol error", false),
+        WsUtf8 => (1007, "invalid UTF-8", false),
+        WsTooLarge => (1009, "message too large", false),
+        BrokenFraming => (3000, "Broken framing.", false),
+        NoHeartbeat => (3000, "No response from heartbeat", true),
+        AuthWithoutToken => (3002, "not found s - param, auth string", true),
+        AuthWithoutNamespace => (3002, "not found i - param, site id", true),
+        UnknownNamespace | NamespaceRemoved => (3404, "site id not registered", true),
+        InvalidToken => (3404, "invalid JWT", true),
+        TokenExpired => (3401, "token expired", true),
+        Disconnected => (3403, "disconnected by the site", true),
+        UserFull => (3429, "too many connections", true),
+        AuthTimeout => (3408, "no auth in time", true),
+        SlowConsumer => (3008, "too slow", true),
+        _ => return None,
+    })
+}

@@ -1,0 +1,328 @@
+//! What clients say, carried out when the server has consumed it.
+
+use std::collections::BTreeSet;
+
+use super::expected::Expected;
+use super::{Browser, Controller, Judge, Role, View};
+use crate::edge::ConnId;
+use crate::publication::Form;
+use crate::reason::CloseReason;
+use crate::sim::intent::{Auth, Command, Event, Intent};
+use crate::sim::tape::Item;
+
+impl Judge {
+    /// The switch was given bytes of a connection.
+    pub fn received(&mut self, conn: ConnId, view: View, items: &[Item]) {
+        let now = self.now.mono;
+        if let Some(line) = self.lines.get_mut(&conn) {
+            line.delivered = view.delivered;
+        }
+        if let Some(browser) = self.browser(conn)
+            && browser.pinged.take().is_some()
+        {
+            (browser.beat, browser.held_at) = (now, None);
+        }
+        let mut next = 0;
+        while let Some((from, to, intent)) = self.next_intent(conn) {
+            let fault = self.fault(conn, to - from, &intent);
+            if let Some(reason) = fault {
+                let is_seen = items.iter().any(|item| {
+                    matches!(item, Item::Closing { conn: of, reason: why, was_open: true }
+                        if *of == conn && *why == reason)
+                });
+                if from < view.delivered && (is_seen || to <= view.consumed) {
+                    self.punish(conn, reason);
+                }
+                break;
+            }
+            if to > view.consumed {
+                break;
+            }
+            if let Some(line) = self.lines.get_mut(&conn) {
+                line.intents.pop_front();
+                (line.half_since, line.half_at_rest) = (None, None);
+            }
+            self.carry_out(conn, intent, (items, &mut next));
+        }
+        if let Some(line) = self.lines.get_mut(&conn)
+            && line.intents.front().is_some_and(|(from, ..)| *from < view.delivered)
+        {
+            line.half_since.get_or_insert(now);
+        }
+    }
+
+    /// It broke the rules: a browser is closed now, a controller when it has its answers.
+    fn punish(&mut self, conn: ConnId, reason: CloseReason) {
+        match self.controller(conn) {
+            Some(controller) => (controller.is_ended, controller.fault) = (true, Some(reason)),
+            None => self.dismiss(conn, reason),
+        }
+    }
+
+    /// The reason for which a controller is, or may be, at its end.
+    pub(super) fn end_of(&self, conn: ConnId) -> Option<CloseReason> {
+        let line = self.lines.get(&conn)?;
+        let Role::Controller(controller) = &line.role else { return None };
+        if controller.is_ended {
+            return Some(controller.fault.unwrap_or(CloseReason::PeerClosed));
+        }
+        // Something wrong may be noticed before all of it is there.
+        let (from, to, intent) = line.intents.front()?;
+        self.fault(conn, to - from, intent).filter(|_| *from < line.delivered)
+    }
+
+    /// The client sends no more, and all of it has been carried out.
+    pub fn ended(&mut self, conn: ConnId) {
+        match self.controller(conn) {
+            Some(controller) => controller.is_ended = true,
+            None => self.close(conn, CloseReason::PeerClosed),
+        }
+    }
+
+    fn next_intent(&self, conn: ConnId) -> Option<(u64, u64, Intent)> {
+        let line = self.lines.get(&conn).filter(|line| line.closing.is_none())?;
+        let has_fault = matches!(&line.role, Role::Controller(c) if c.fault.is_some());
+        line.intents.front().filter(|_| !has_fault).cloned()
+    }
+
+    /// The reason for which this cannot be listened to, as things stand.
+    fn fault(&self, conn: ConnId, bytes: u64, intent: &Intent) -> Option<CloseReason> {
+        let limits = &self.limits;
+        match (&self.lines.get(&conn)?.role, intent) {
+            (_, Intent::Violation(reason)) => Some(*reason),
+            (Role::Controller(controller), Intent::Command(_) | Intent::NotJson) => {
+                let max = match controller.auth {
+                    Some(_) => limits.control_frame_bytes,
+                    None => limits.control_frame_unauthenticated_bytes,
+                };
+                (bytes - 5 > max as u64).then_some(CloseReason::ControlFraming)
+            }
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, conn: ConnId, intent: Intent, orders: (&[Item], &mut usize)) {
+        let now = self.now.mono;
+        match intent {
+            Intent::Command(command) => self.command(conn, command, orders),
+            Intent::NotJson => {
+                self.refuse(conn, (301, "Body is not JSON".into()));
+                self.punish(conn, CloseReason::ControlJson);
+            }
+            Intent::Upgrade(form) => {
+                let Some(line) = self.lines.get_mut(&conn) else { return };
+                line.expect(Expected::Http(101));
+                if form == Form::SockJs {
+                    line.expect(Expected::SockOpen);
+                }
+                line.role = Role::Browser(Browser {
+                    form,
+                    who: None,
+                    cid: None,
+                    channels: BTreeSet::new(),
+                    expires: None,
+                    overdue_since: None,
+                    opened: now,
+                    beat: now,
+                    pinged: None,
+                    held_at: None,
+                });
+            }
+            Intent::Request { status, is_last } => {
+                let Some(line) = self.lines.get_mut(&conn) else { return };
+                line.expect(Expected::Http(status));
+                line.role = Role::Http(now);
+                if is_last {
+                    self.close(conn, CloseReason::Answered);
+                }
+            }
+            Intent::BadRequest(status) => {
+                let Some(line) = self.lines.get_mut(&conn) else { return };
+                line.expect(Expected::Http(status));
+                self.close(conn, CloseReason::BadHttp);
+            }
+            Intent::Message(events) => {
+                for event in events {
+                    // After a close nothing is heard any more.
+                    if self.lines.get(&conn).is_some_and(|line| line.closing.is_none()) {
+                        self.event(conn, event);
+                    }
+                }
+            }
+            Intent::Ping(payload) => self.expect(conn, Expected::Pong(payload)),
+            Intent::Pong => {}
+            Intent::Close(said) => {
+                self.expect(conn, Expected::Close(said.or(Some((1000, String::new())))));
+                self.close(conn, CloseReason::PeerClosed);
+            }
+            Intent::Violation(reason) => panic!("{reason} has been punished"),
+        }
+    }
+
+    fn expect(&mut self, conn: ConnId, expected: Expected) {
+        if let Some(line) = self.lines.get_mut(&conn) {
+            line.expect(expected);
+        }
+    }
+
+    fn command(&mut self, conn: ConnId, command: Command, orders: (&[Item], &mut usize)) {
+        let at = self.at();
+        let Some(Controller { auth, waits, .. }) = self.controller(conn) else {
+            panic!("{conn:?} is no controller")
+        };
+        assert!(!*waits, "{conn:?}: carried out before the command in front of it");
+        let auth = auth.take().filter(|(space, key)| self.record.opens(*space, key, at));
+        if let Some(controller) = self.controller(conn) {
+            controller.auth = auth.clone();
+        }
+        let space = match &command {
+            Command::Ping => return self.reply(conn, "{\"success\":true}".into()),
+            Command::Wrong { needs_auth: true, .. } if auth.is_none() => {
+                return self.refuse(conn, (311, "Need auth".into()));
+            }
+            Command::Wrong { code, reason, .. } => {
+                return self.refuse(conn, (*code, reason.clone()));
+            }
+            Command::Register { has_key: false, .. } => {
+                return self.refuse(conn, (306, "Invalid key".into()));
+            }
+            Command::Register { .. } => Ok(None),
+            Command::Remove { name, has_key } | Command::Rotate { name, has_key, .. } => {
+                self.named(name, *has_key).map(Some)
+            }
+            Command::Auth { name, key } => return self.auth_controller(conn, name, key),
+            _ => self.authenticated(&auth).map(Some),
+        };
+        let space = match space {
+            Ok(space) => space,
+            Err(refusal) => return self.refuse(conn, refusal),
+        };
+        match (&command, space.and_then(|space| self.record.spaces.get(&space))) {
+            (Command::Get { channel, user }, Some(record)) => {
+                let state = record.state(channel, user.as_deref());
+                let body = state.map_or("null".to_string(), |state| state.text.clone());
+                self.reply(conn, body);
+            }
+            (Command::Info { channel }, _) => {
+                let members = self
+                    .peers()
+                    .filter(|(_, of, _, browser)| {
+                        Some(*of) == space && browser.channels.contains(channel)
+                    })
+                    .map(|(_, _, user, browser)| {
+                        (browser.cid.clone().unwrap_or_default(), user.to_string())
+                    });
+                let info = Expected::Info(members.collect());
+                self.owe(conn, info);
+            }
+            _ => self.propose(conn, command, space, orders),
+        }
+    }
+
+    fn auth_controller(&mut self, conn: ConnId, name: &str, key: &str) {
+        let at = self.at();
+        let Some(space) = self.record.named(name) else {
+            return self.refuse(conn, (404, "Name space not found".into()));
+        };
+        if !self.record.opens(space, key, at) {
+            return self.refuse(conn, (305, "Invalid sKey".into()));
+        }
+        if let Some(controller) = self.controller(conn) {
+            controller.auth = Some((space, key.to_string()));
+        }
+        self.reply(conn, "{\"success\":true}".into());
+    }
+
+    fn event(&mut self, conn: ConnId, event: Event) {
+        let ok = "{\"ok\":true}";
+        match event {
+            Event::Nothing => {}
+            Event::Ping { clb } => self.answer(conn, &clb, ok),
+            Event::Auth(auth) => {
+                if let Err(reason) = self.auth(conn, &auth) {
+                    self.dismiss(conn, reason);
+                }
+            }
+            Event::BadSubscribe { clb, reason } => {
+                let is_somebody = self.browser(conn).is_some_and(|b| b.who.is_some());
+                let reason = if is_somebody { &*reason } else { "need auth" };
+                self.answer(conn, &clb, &format!("{{\"ok\":false,\"reason\":\"{reason}\"}}"));
+            }
+            Event::Subscribe { channel, clb } => self.subscribe(conn, &channel, &clb),
+            Event::Unsubscribe { channel, clb } => {
+                if let Some(browser) = self.browser(conn) {
+                    browser.channels.remove(&channel);
+                }
+                self.answer(conn, &clb, ok);
+            }
+        }
+    }
+
+    fn answer(&mut self, conn: ConnId, clb: &Option<String>, data: &str) {
+        if let (Some(clb), Some(line)) = (clb, self.lines.get_mut(&conn)) {
+            line.message(format!("{{\"event\":\"callBackAnswer\",\"clb\":{clb},\"data\":{data}}}"));
+        }
+    }
+
+    fn auth(&mut self, conn: ConnId, auth: &Auth) -> Result<(), CloseReason> {
+        if let Some(fault @ (CloseReason::AuthWithoutToken | CloseReason::AuthWithoutNamespace)) =
+            auth.fault
+        {
+            return Err(fault);
+        }
+        let space = self.record.named(&auth.space).ok_or(CloseReason::UnknownNamespace)?;
+        let seconds = self.now.unix.0 / 1000;
+        let is_good = self.record.opens(space, &auth.key, self.at())
+            && auth.expires.is_none_or(|end| seconds < end)
+            && auth.user.len() <= self.limits.name_bytes;
+        if auth.fault.is_some() || !is_good {
+            return Err(CloseReason::InvalidToken);
+        }
+        let who = (space, auth.user.clone());
+        let Some(browser) = self.browser(conn) else { return Ok(()) };
+        if browser.who.as_ref() != Some(&who) {
+            self.leave(conn);
+            let same = self.peers().filter(|(_, of, user, _)| (*of, *user) == (space, &auth.user));
+            if same.count() >= self.limits.connections_per_user {
+                return Err(CloseReason::UserFull);
+            }
+        }
+        if let Some(browser) = self.browser(conn) {
+            browser.who = Some(who);
+            browser.expires = auth.expires;
+            browser.overdue_since = None;
+        }
+        self.expect(conn, Expected::AuthOk(auth.expires.map(|end| end - seconds)));
+        Ok(())
+    }
+
+    fn subscribe(&mut self, conn: ConnId, channel: &str, clb: &Option<String>) {
+        let max = self.limits.channels_per_connection;
+        let Some(browser) = self.browser(conn) else { return };
+        let (who, is_in) = (browser.who.clone(), browser.channels.contains(channel));
+        let is_full = !is_in && browser.channels.len() >= max;
+        let record = who.as_ref().and_then(|(space, _)| self.record.spaces.get(space));
+        let (Some((_, user)), Some(record)) = (&who, record) else {
+            return self.answer(conn, clb, "{\"ok\":false,\"reason\":\"need auth\"}");
+        };
+        let grant = (channel.to_string(), user.clone());
+        if channel.starts_with('#') && !record.grants.contains(&grant) {
+            return self.answer(conn, clb, "{\"ok\":false,\"reason\":\"no grant\"}");
+        }
+        if is_full {
+            let reason = format!("too many channels, at most {max}");
+            let data = format!("{{\"ok\":false,\"reason\":\"{reason}\"}}");
+            return self.answer(conn, clb, &data);
+        }
+        let of = channel.starts_with('@').then_some(user.as_str());
+        let state = record.state(channel, of).map(|state| state.text.clone());
+        if let Some(browser) = self.browser(conn) {
+            browser.channels.insert(channel.to_string());
+        }
+        self.answer(conn, clb, "{\"ok\":true}");
+        if let (Some(state), Some(line)) = (state, self.lines.get_mut(&conn)) {
+            let event = serde_json::to_string(channel).expect("memory takes every byte");
+            line.message(format!("{{\"event\":{event},\"data\":{state}}}"));
+        }
+    }
+}

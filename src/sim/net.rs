@@ -1,0 +1,379 @@
+//! The fake network: both ends of every connection, in memory. It keeps the contracts of the real
+//! reactor (lists of what is ready, dirty and doomed; pause and resume; tails; one deadline each)
+//! and draws from the seed what the kernel and the peers would do: short reads, short writes,
+//! peers that do not read. Never calls the handler; the world does, as the real turn does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+
+use super::Prng;
+use super::tape::{Item, Tape};
+use crate::edge::{ConnId, Net};
+use crate::frame::{Frame, FramePool, OutQueue};
+use crate::reason::CloseReason;
+use crate::time::{Millis, Now};
+use crate::wheel::{Timer, Wheel};
+
+/// Frames given to the kernel in one write.
+const SLICES_MAX: usize = 64;
+
+/// How far a connection has come; the same as the reactor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The handler knows it.
+    Open,
+    /// Closed for the handler; what is queued is still written.
+    Flushing,
+    /// All is written; the peer's end is awaited.
+    Lingering,
+}
+
+/// One connection, from the server's side.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub phase: Phase,
+    pub out: OutQueue,
+    /// Input that the handler has not consumed.
+    pub tail: Vec<u8>,
+    timer: Option<Timer>,
+    pub is_paused: bool,
+    pub is_readable: bool,
+    is_writable: bool,
+    pub is_end_near: bool,
+    pub is_ended: bool,
+    pub is_end_told: bool,
+    pub was_blocked: bool,
+    pub is_on_ready: bool,
+    is_on_dirty: bool,
+    /// What the kernel has for the handler.
+    pub inbound: VecDeque<u8>,
+    /// The client has sent its last byte, and it has arrived.
+    pub has_inbound_end: bool,
+    /// Something arrived that the handler's side has not been told of.
+    has_news: bool,
+    /// The client cut the connection.
+    is_reset: bool,
+    /// What the kernel has for the client, at most `room`.
+    pub outbound: VecDeque<u8>,
+    room: usize,
+    /// The server has sent its last byte.
+    pub has_outbound_end: bool,
+    /// When the kernel last took bytes from the handler.
+    pub taken_at: Millis,
+    /// Bytes given to the handler, and those of them that it consumed.
+    pub delivered: u64,
+    pub consumed: u64,
+}
+
+/// What became of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    All,
+    Blocked,
+    More,
+}
+
+/// All connections.
+#[derive(Debug)]
+pub(super) struct FakeNet {
+    pub prng: Prng,
+    pub now: Now,
+    pub sockets: BTreeMap<ConnId, Socket>,
+    next: u32,
+    /// Slots that are free, so that ids with old slots are met.
+    free_slots: Vec<u32>,
+    pub frames: FramePool,
+    pub wheel: Wheel<ConnId>,
+    pub ready: Vec<ConnId>,
+    pub dirty: Vec<ConnId>,
+    pub doomed: Vec<(ConnId, CloseReason)>,
+    /// From a close to the end of the connection, at most.
+    pub close_ms: u64,
+    /// From the last byte sent to the end of the connection, at most.
+    pub linger_ms: u64,
+    /// What was on its way to clients whose sockets are gone, and whether it was all that had been
+    /// queued for them.
+    pub leftovers: BTreeMap<ConnId, (VecDeque<u8>, bool)>,
+    tape: Tape,
+}
+
+impl FakeNet {
+    pub fn new(prng: Prng, now: Now, close_ms: u64, tape: Tape) -> FakeNet {
+        FakeNet {
+            prng,
+            now,
+            sockets: BTreeMap::new(),
+            next: 0,
+            free_slots: Vec::new(),
+            frames: FramePool::default(),
+            wheel: Wheel::new(now.mono.0),
+            ready: Vec::new(),
+            dirty: Vec::new(),
+            doomed: Vec::new(),
+            close_ms,
+            linger_ms: close_ms,
+            leftovers: BTreeMap::new(),
+            tape,
+        }
+    }
+
+    /// A new connection.
+    pub fn insert(&mut self) -> ConnId {
+        let live = self.sockets.len() as u32;
+        let slot = self.free_slots.pop().unwrap_or(live);
+        let conn = ConnId::new(slot, self.next);
+        self.next += 1;
+        let room = 1 + self.prng.below(2000);
+        self.sockets.insert(
+            conn,
+            Socket {
+                phase: Phase::Open,
+                out: OutQueue::default(),
+                tail: Vec::new(),
+                timer: None,
+                is_paused: false,
+                is_readable: false,
+                is_writable: true,
+                is_end_near: false,
+                is_ended: false,
+                is_end_told: false,
+                was_blocked: false,
+                is_on_ready: false,
+                is_on_dirty: false,
+                inbound: VecDeque::new(),
+                has_inbound_end: false,
+                has_news: false,
+                is_reset: false,
+                outbound: VecDeque::new(),
+                room,
+                has_outbound_end: false,
+                taken_at: self.now.mono,
+                delivered: 0,
+                consumed: 0,
+            },
+        );
+        conn
+    }
+
+    pub fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
+        self.sockets.get_mut(&conn)
+    }
+
+    fn open(&mut self, conn: ConnId) -> Option<&mut Socket> {
+        self.socket(conn).filter(|socket| socket.phase == Phase::Open)
+    }
+
+    /// Bytes of the client arrive.
+    pub fn arrive(&mut self, conn: ConnId, bytes: impl Iterator<Item = u8>) {
+        let Some(socket) = self.socket(conn) else { return };
+        socket.inbound.extend(bytes);
+        socket.has_news = true;
+    }
+
+    /// The client's end arrives.
+    pub fn arrive_end(&mut self, conn: ConnId) {
+        let Some(socket) = self.socket(conn) else { return };
+        (socket.has_inbound_end, socket.has_news) = (true, true);
+    }
+
+    /// The client cuts the connection: what had not been read is lost.
+    pub fn reset(&mut self, conn: ConnId) {
+        let Some(socket) = self.socket(conn) else { return };
+        socket.inbound.clear();
+        (socket.is_reset, socket.has_news) = (true, true);
+    }
+
+    /// What the kernel reports at the start of a turn, edge by edge. Returns those that are lost.
+    pub fn events(&mut self) -> Vec<ConnId> {
+        let mut lost = Vec::new();
+        let conns: Vec<ConnId> = self.sockets.keys().copied().collect();
+        for conn in conns {
+            let Some(socket) = self.sockets.get_mut(&conn) else { continue };
+            let has_news = std::mem::take(&mut socket.has_news);
+            if has_news && socket.is_reset {
+                lost.push(conn);
+                continue;
+            }
+            if !socket.is_writable && socket.outbound.len() < socket.room {
+                socket.is_writable = true;
+                if !socket.out.is_empty() {
+                    self.mark_dirty(conn);
+                }
+            }
+            if has_news && let Some(socket) = self.sockets.get_mut(&conn) {
+                socket.is_readable = true;
+                socket.is_end_near |= socket.has_inbound_end;
+                self.mark_ready(conn);
+            }
+        }
+        lost
+    }
+
+    /// Puts up to `room` bytes behind those in `into`; `None` if there are none, and no end.
+    pub fn read(&mut self, conn: ConnId, into: &mut Vec<u8>, room: usize) -> Option<usize> {
+        let socket = self.sockets.get_mut(&conn)?;
+        if socket.inbound.is_empty() {
+            return socket.has_inbound_end.then_some(0);
+        }
+        let count = room.min(socket.inbound.len());
+        into.extend(socket.inbound.drain(..count));
+        socket.delivered += count as u64;
+        Some(count)
+    }
+
+    /// Frees the slot.
+    pub fn free(&mut self, conn: ConnId) {
+        let Some(mut socket) = self.sockets.remove(&conn) else { return };
+        if !socket.is_reset {
+            self.leftovers.insert(conn, (socket.outbound, socket.out.is_empty()));
+        }
+        self.frames.clear(&mut socket.out);
+        if let Some(timer) = socket.timer {
+            self.wheel.cancel(timer);
+        }
+        self.free_slots.push(conn.slot);
+    }
+
+    /// The peer is lost: nothing more can be sent.
+    pub fn lose(&mut self, conn: ConnId) {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return };
+        let was_open = socket.phase == Phase::Open;
+        socket.phase = Phase::Lingering;
+        socket.is_ended = true;
+        let mut out = std::mem::take(&mut socket.out);
+        self.frames.clear(&mut out);
+        if was_open {
+            self.doomed.push((conn, CloseReason::PeerLost));
+        } else {
+            self.free(conn);
+        }
+    }
+
+    pub fn mark_ready(&mut self, conn: ConnId) {
+        if let Some(socket) = self.sockets.get_mut(&conn)
+            && !socket.is_on_ready
+        {
+            socket.is_on_ready = true;
+            self.ready.push(conn);
+        }
+    }
+
+    pub fn mark_dirty(&mut self, conn: ConnId) {
+        if let Some(socket) = self.sockets.get_mut(&conn)
+            && !socket.is_on_dirty
+        {
+            socket.is_on_dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+
+    /// One write for all that waits, of which the kernel takes what it likes.
+    pub fn flush(&mut self, conn: ConnId) -> Flushed {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return Flushed::Blocked };
+        socket.is_on_dirty = false;
+        if socket.out.is_empty() {
+            return Flushed::All;
+        }
+        if !socket.is_writable {
+            return Flushed::Blocked;
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let filled = self.frames.slices(&socket.out, &mut slices);
+        let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+        let mut taken = offered.min(socket.room - socket.outbound.len());
+        if taken > 1 && self.prng.one_in(8) {
+            taken = 1 + self.prng.below(taken);
+        }
+        socket.outbound.extend(slices.iter().flat_map(|slice| slice.iter()).take(taken));
+        self.frames.sent(&mut socket.out, taken);
+        if taken > 0 {
+            socket.taken_at = self.now.mono;
+        }
+        if taken < offered {
+            (socket.is_writable, socket.was_blocked) = (false, true);
+            Flushed::Blocked
+        } else if socket.out.is_empty() {
+            Flushed::All
+        } else {
+            Flushed::More
+        }
+    }
+
+    pub fn set_timer(&mut self, conn: ConnId, at: Option<Millis>) {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return };
+        if let Some(timer) = socket.timer.take() {
+            self.wheel.cancel(timer);
+        }
+        socket.timer = at.map(|at| self.wheel.insert(at.0, conn));
+    }
+
+    /// The timer of a connection has come: it holds none any more.
+    pub fn timer_came(&mut self, conn: ConnId) -> Option<Phase> {
+        let socket = self.socket(conn)?;
+        socket.timer = None;
+        Some(socket.phase)
+    }
+}
+
+impl Net for FakeNet {
+    fn now(&self) -> Now {
+        self.now
+    }
+
+    fn random(&mut self, out: &mut [u8]) {
+        for byte in out {
+            *byte = self.prng.next() as u8;
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, frame: Frame) {
+        let (queued, backlog) = (self.queued(conn), self.backlog(conn));
+        let Some(socket) = self.sockets.get_mut(&conn) else { return };
+        if socket.phase != Phase::Open {
+            return;
+        }
+        self.tape.write(Item::Sent { conn, frame: frame.clone(), queued, backlog });
+        self.frames.push(&mut socket.out, frame);
+        self.mark_dirty(conn);
+    }
+
+    fn backlog(&self, conn: ConnId) -> usize {
+        self.sockets.get(&conn).map_or(0, |socket| self.frames.backlog(&socket.out))
+    }
+
+    fn queued(&self, conn: ConnId) -> usize {
+        self.sockets.get(&conn).map_or(0, |socket| socket.out.bytes())
+    }
+
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        let was_open = self.open(conn).is_some();
+        self.tape.write(Item::Closing { conn, reason, was_open });
+        let Some(socket) = self.open(conn) else { return };
+        socket.phase = Phase::Flushing;
+        socket.is_paused = false;
+        socket.tail = Vec::new();
+        self.doomed.push((conn, reason));
+        self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
+        self.mark_dirty(conn);
+        self.mark_ready(conn);
+    }
+
+    fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
+        if self.open(conn).is_some() {
+            self.set_timer(conn, at);
+        }
+    }
+
+    fn pause(&mut self, conn: ConnId) {
+        if let Some(socket) = self.open(conn) {
+            socket.is_paused = true;
+        }
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        if let Some(socket) = self.open(conn) {
+            socket.is_paused = false;
+            self.mark_ready(conn);
+        }
+    }
+}

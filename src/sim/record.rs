@@ -1,0 +1,186 @@
+//! The shadow of what the hub records: namespaces, keys, grants, states. Written as simply as
+//! possible and on its own: sorted maps, text, no timers. The judge owns it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::value::RawValue;
+
+use super::intent::{Command, Store};
+use crate::limits::Limits;
+
+/// Why a command fails: code and text of the reply (protocol part 4, and ours).
+pub(super) type Refusal = (u16, String);
+
+/// One namespace, from its registration to its removal.
+#[derive(Debug)]
+pub(super) struct Space {
+    pub name: String,
+    pub key: String,
+    /// The key before, and the moment at which it is no longer good.
+    pub old_key: Option<(String, u64)>,
+    /// Channel and user.
+    pub grants: BTreeSet<(String, String)>,
+    pub states: BTreeMap<(String, Option<String>), State>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub text: String,
+    pub ends: Option<u64>,
+}
+
+/// All namespaces, each with a number that never returns.
+#[derive(Debug)]
+pub(super) struct Record {
+    limits: Limits,
+    pub spaces: BTreeMap<u32, Space>,
+    next: u32,
+    /// Every key that there ever was, with the name of its namespace.
+    pub keys: Vec<(String, String)>,
+}
+
+impl Space {
+    /// Whether that key opens the namespace at that time.
+    pub fn opens(&self, key: &str, at: u64) -> bool {
+        self.key == key || self.old_key.as_ref().is_some_and(|(old, end)| old == key && at < *end)
+    }
+
+    /// The state at that place.
+    pub fn state(&self, channel: &str, user: Option<&str>) -> Option<&State> {
+        self.states.get(&(channel.to_string(), user.map(str::to_string)))
+    }
+}
+
+impl Record {
+    pub fn new(limits: Limits) -> Record {
+        Record { limits, spaces: BTreeMap::new(), next: 1, keys: Vec::new() }
+    }
+
+    pub fn named(&self, name: &str) -> Option<u32> {
+        self.spaces.iter().find(|(_, space)| space.name == name).map(|(id, _)| *id)
+    }
+
+    /// Whether that key opens the namespace of that number, if that lives.
+    pub fn opens(&self, space: u32, key: &str, at: u64) -> bool {
+        self.spaces.get(&space).is_some_and(|space| space.opens(key, at))
+    }
+
+    /// States whose time has come are gone.
+    pub fn advance(&mut self, at: u64) {
+        for space in self.spaces.values_mut() {
+            space.states.retain(|_, state| state.ends.is_none_or(|end| at < end));
+        }
+    }
+
+    pub fn states(&self) -> usize {
+        self.spaces.values().map(|space| space.states.len()).sum()
+    }
+
+    /// Whether a change can be made as things stand.
+    pub fn check(&self, command: &Command, id: Option<u32>) -> Result<(), Refusal> {
+        if let Command::Register { name, .. } = command {
+            let max = self.limits.namespaces;
+            return match self.named(name) {
+                Some(_) => Err((309, "Name space is busy".into())),
+                None if self.spaces.len() >= max => Err(too_many("name spaces", max)),
+                None => Ok(()),
+            };
+        }
+        let Some(space) = id.and_then(|id| self.spaces.get(&id)) else {
+            return Err(match command {
+                Command::Remove { .. } | Command::Rotate { .. } => no_namespace(),
+                _ => need_auth(),
+            });
+        };
+        match command {
+            Command::Grant { channel, user, is_withdrawn: false } => {
+                let max = self.limits.grants_per_namespace;
+                let is_new = !space.grants.contains(&(channel.clone(), user.clone()));
+                let is_full = is_new && space.grants.len() >= max;
+                if is_full { Err(too_many("grants", max)) } else { Ok(()) }
+            }
+            Command::Store(store) => self.check_store(space, store),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_store(&self, space: &Space, store: &Store) -> Result<(), Refusal> {
+        let (max, bytes_max) = (self.limits.states_per_namespace, self.limits.state_bytes);
+        if !store.is_push && store.data == "null" {
+            return Ok(());
+        }
+        let state = space.state(&store.channel, store.user.as_deref());
+        if store.is_push && state.is_some_and(|state| !state.text.starts_with('[')) {
+            return Err((314, "State is not a list".into()));
+        }
+        if store.data.len() + if store.is_push { 2 } else { 0 } > bytes_max {
+            return Err((313, format!("State is too large, at most {bytes_max} bytes")));
+        }
+        if state.is_none() && space.states.len() >= max {
+            return Err(too_many("states", max));
+        }
+        Ok(())
+    }
+
+    pub fn register(&mut self, name: &str, key: &str) {
+        self.keys.push((name.to_string(), key.to_string()));
+        let space = Space {
+            name: name.into(),
+            key: key.into(),
+            old_key: None,
+            grants: BTreeSet::new(),
+            states: BTreeMap::new(),
+        };
+        self.spaces.insert(self.next, space);
+        self.next += 1;
+    }
+
+    pub fn rotate(&mut self, id: u32, key: &str, old_ends: u64) {
+        let Some(space) = self.spaces.get_mut(&id) else { return };
+        self.keys.push((space.name.clone(), key.to_string()));
+        let old = std::mem::replace(&mut space.key, key.to_string());
+        space.old_key = Some((old, old_ends));
+    }
+
+    /// Sets a state, or appends to one.
+    pub fn store(&mut self, id: u32, store: &Store, ends: Option<u64>) {
+        let Some(space) = self.spaces.get_mut(&id) else { return };
+        let place = (store.channel.clone(), store.user.clone());
+        if !store.is_push && store.data == "null" {
+            space.states.remove(&place);
+            return;
+        }
+        let text = match space.states.get(&place).filter(|_| store.is_push) {
+            Some(state) => appended(&state.text, &store.data, &self.limits),
+            None if store.is_push => format!("[{}]", store.data),
+            None => store.data.clone(),
+        };
+        space.states.insert(place, State { text, ends });
+    }
+}
+
+/// A list with one more element, without its oldest as far as the limits demand.
+fn appended(list: &str, item: &str, limits: &Limits) -> String {
+    let items: Vec<&RawValue> = serde_json::from_str(list).expect("a list");
+    let items = items.into_iter().map(RawValue::get).chain([item]);
+    let mut items: Vec<&str> = items.collect();
+    loop {
+        let text = format!("[{}]", items.join(","));
+        if items.len() <= limits.list_items && text.len() <= limits.state_bytes {
+            return text;
+        }
+        items.remove(0);
+    }
+}
+
+pub(super) fn need_auth() -> Refusal {
+    (311, "Need auth".into())
+}
+
+pub(super) fn no_namespace() -> Refusal {
+    (404, "Name space not found".into())
+}
+
+fn too_many(what: &str, max: usize) -> Refusal {
+    (313, format!("Too many {what}, at most {max}"))
+}

@@ -1,0 +1,494 @@
+//! The world: time, the turn, and what happens in it. Owns switch, network, clients and judge, and
+//! lets one step follow another. The turn is that of the real reactor, call by call.
+
+mod actions;
+
+use super::client::{Client, End};
+use super::intent::Intent;
+use super::judge::{Judge, Seen, View};
+use super::net::{FakeNet, Flushed, Phase};
+use super::tape::{Tape, Traced};
+use super::{Options, Prng, Report};
+use crate::codec::ws::Opcode;
+use crate::edge::{ConnId, Handler, Net};
+use crate::journal::Journal;
+use crate::limits::Limits;
+use crate::switch::{Settings, Switch};
+use crate::time::{Millis, Now, UnixMillis};
+
+/// Turns in which something happens although no time passes: more of them is a livelock.
+const TURNS_MAX: usize = 20_000;
+
+/// Everything there is in one run.
+pub(super) struct World<J> {
+    options: Options,
+    limits: Limits,
+    switch: Switch<Traced<J>>,
+    net: FakeNet,
+    clients: Vec<Client>,
+    judge: Judge,
+    tape: Tape,
+    /// Counts the messages of the run.
+    serial: u64,
+    step: usize,
+    calls: u64,
+    trace: u64,
+    /// The last things that were done, for the report of a failure.
+    history: Vec<String>,
+}
+
+impl<J> Drop for World<J> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Options { seed, .. } = self.options;
+            let history = self.history.join("\n  ");
+            eprintln!("\nsimulation: seed {seed}, step {}; at last:\n  {history}", self.step);
+            eprintln!("replay with FWS_SIM_SEED={seed}");
+        }
+    }
+}
+
+impl<J: Journal> World<J> {
+    pub fn new(options: Options, limits: Limits, journal: J) -> World<J> {
+        let mut prng = Prng::new(options.seed);
+        let now = Now {
+            mono: Millis(prng.next() >> 30),
+            unix: UnixMillis(1_800_000_000_000 + (prng.next() >> 30)),
+        };
+        let tape = Tape::default();
+        let settings = Settings {
+            limits: limits.clone(),
+            server_key: super::grammar::SERVER_KEY.into(),
+            demo: None,
+            now,
+        };
+        World {
+            options,
+            switch: Switch::new(settings, Traced::new(journal, tape.clone())),
+            net: FakeNet::new(prng, now, limits.close_ms as u64, tape.clone()),
+            clients: Vec::new(),
+            judge: Judge::new(limits.clone(), now),
+            limits,
+            tape,
+            serial: 0,
+            step: 0,
+            calls: 0,
+            trace: 0xCBF2_9CE4_8422_2325,
+            history: Vec::new(),
+        }
+    }
+
+    /// Notes what is done.
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        let what = what();
+        self.hash(what.as_bytes());
+        if self.options.is_verbose {
+            eprintln!("{:5} {:>12} {what}", self.step, self.net.now.mono.0);
+        }
+        if self.history.len() >= 12 {
+            self.history.remove(0);
+        }
+        self.history.push(what);
+    }
+
+    /// FNV-1a over all that happens.
+    fn hash(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
+        }
+    }
+
+    /// After a call into the switch: what it did must be what it had to do.
+    fn judge(&mut self, pinged: Option<ConnId>) {
+        self.calls += 1;
+        let items = self.tape.take();
+        self.judge_items(&items, pinged);
+    }
+
+    fn judge_items(&mut self, items: &[super::tape::Item], pinged: Option<ConnId>) {
+        for item in items {
+            if let super::tape::Item::Sent { conn, frame, .. } = item {
+                self.hash(&conn.slot.to_le_bytes());
+                self.hash(frame);
+            }
+        }
+        self.judge.compare(items, self.tape.durable(), pinged);
+    }
+
+    /// One turn, in the order of `Reactor::turn`. Whether anything happened in it.
+    fn turn(&mut self) -> bool {
+        let mut is_busy = self.move_bytes();
+        self.judge.now = self.net.now;
+        for conn in self.net.events() {
+            self.lose(conn);
+        }
+        self.accept();
+        self.switch.tick(&mut self.net);
+        self.calls += 1;
+        let items = self.tape.take();
+        self.judge.orders(&items, self.tape.mark());
+        self.judge_items(&items, None);
+        let ready = std::mem::take(&mut self.net.ready);
+        is_busy |= !ready.is_empty();
+        for conn in ready {
+            self.read(conn);
+        }
+        self.expire();
+        self.switch.settle(&mut self.net);
+        let items = self.tape.take();
+        self.judge.orders(&items, self.tape.mark());
+        self.judge_items(&items, None);
+        self.judge.settled(self.tape.durable());
+        is_busy |= self.forget();
+        let dirty = std::mem::take(&mut self.net.dirty);
+        is_busy |= !dirty.is_empty();
+        for conn in dirty {
+            self.flush(conn);
+        }
+        is_busy |= self.forget();
+        assert_eq!(self.switch.hub().sizes(), self.judge.sizes(), "sizes of the hub");
+        is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
+    }
+
+    /// Turns until nothing happens any more, and looks whether all is as it must be at rest.
+    fn drive(&mut self) {
+        let mut turns = 0;
+        while self.turn() || self.is_due() {
+            turns += 1;
+            assert!(turns < TURNS_MAX, "a livelock");
+        }
+        self.switch.check_invariants();
+        let clients = &self.clients;
+        self.judge.lines.retain(|conn, line| {
+            !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))
+        });
+        let conns: Vec<ConnId> = self.net.sockets.keys().copied().collect();
+        for conn in conns {
+            let socket = &self.net.sockets[&conn];
+            let is_open = socket.phase == Phase::Open;
+            if is_open {
+                assert!(self.net.queued(conn) < 40_000, "{conn:?} has too much queued");
+                let view = self.view(conn);
+                self.judge.at_rest(conn, view);
+            }
+        }
+    }
+
+    /// Whether the switch wants a turn now.
+    fn is_due(&self) -> bool {
+        self.switch.due().is_some_and(|at| at <= self.net.now.mono)
+    }
+
+    fn view(&self, conn: ConnId) -> View {
+        let socket = &self.net.sockets[&conn];
+        View {
+            delivered: socket.delivered,
+            consumed: socket.consumed,
+            is_paused: socket.is_paused,
+            queued: socket.out.bytes(),
+            taken_at: socket.taken_at,
+        }
+    }
+
+    /// Clients' bytes arrive, and clients take what is there for them.
+    fn move_bytes(&mut self) -> bool {
+        let mut is_busy = false;
+        for i in 0..self.clients.len() {
+            let Some(conn) = self.clients[i].conn else {
+                is_busy = true;
+                continue;
+            };
+            let piece = self.clients[i].pop_piece(&mut self.net.prng);
+            if !piece.is_empty() {
+                is_busy = true;
+                self.net.arrive(conn, piece.into_iter());
+            }
+            if self.clients[i].end == End::Wanted && self.clients[i].is_drained() {
+                self.clients[i].end = End::Sent;
+                is_busy = true;
+                self.net.arrive_end(conn);
+            }
+            is_busy |= self.receive(i, conn);
+        }
+        self.clients.retain(|client| !client.is_gone);
+        is_busy
+    }
+
+    /// A client takes what there is for it, and does what every client does about it.
+    fn receive(&mut self, i: usize, conn: ConnId) -> bool {
+        let left = self.net.leftovers.remove(&conn);
+        let Some(socket) = self.net.sockets.get_mut(&conn) else {
+            let (bytes, was_flushed) = left.expect("a socket that is gone has left something");
+            let client = &mut self.clients[i];
+            client.is_gone = true;
+            if client.is_reading {
+                let seen = client.receive(bytes.into_iter());
+                self.seen(i, conn, seen);
+                let wire = &self.judge.lines[&conn].wire;
+                assert!(!was_flushed || wire.is_empty(), "{conn:?} never received {wire:?}");
+            }
+            return true;
+        };
+        if !self.clients[i].is_reading {
+            return false;
+        }
+        let has_end = socket.has_outbound_end;
+        let bytes = std::mem::take(&mut socket.outbound);
+        let is_busy = !bytes.is_empty();
+        if is_busy {
+            let seen = self.clients[i].receive(bytes.into_iter());
+            self.seen(i, conn, seen);
+        }
+        let client = &mut self.clients[i];
+        if has_end && client.is_lively && client.end == End::None {
+            client.end = End::Wanted;
+            return true;
+        }
+        is_busy
+    }
+
+    /// What a client has received must be what was sent.
+    fn seen(&mut self, i: usize, conn: ConnId, seen: Vec<Seen>) {
+        for seen in seen {
+            let line = self.judge.lines.get_mut(&conn).expect("it was let in");
+            assert_eq!(line.wire.pop_front().as_ref(), Some(&seen), "{conn:?} received");
+            let client = &mut self.clients[i];
+            if seen == Seen::Ping && client.is_lively {
+                let pong = super::client::masked(&mut self.net.prng, Opcode::Pong, b"");
+                client.write(&mut self.judge, &pong, Intent::Pong);
+            }
+        }
+    }
+
+    fn lose(&mut self, conn: ConnId) {
+        self.judge.lost(conn);
+        self.net.lose(conn);
+    }
+
+    /// Lets in who is waiting.
+    fn accept(&mut self) {
+        for i in 0..self.clients.len() {
+            if self.clients[i].conn.is_some() {
+                continue;
+            }
+            let conn = self.net.insert();
+            let door = self.clients[i].door;
+            self.clients[i].conn = Some(conn);
+            let early = std::mem::take(&mut self.clients[i].early);
+            self.switch.opened(&mut self.net, conn, door);
+            self.judge.opened(conn, door, early);
+            self.judge(None);
+        }
+    }
+
+    /// Reads one connection once and hands the bytes over, as the reactor does.
+    fn read(&mut self, conn: ConnId) {
+        let Some(socket) = self.net.socket(conn) else { return };
+        socket.is_on_ready = false;
+        if socket.phase != Phase::Open {
+            return self.discard(conn);
+        }
+        if socket.is_paused {
+            return;
+        }
+        let mut input = std::mem::take(&mut socket.tail);
+        if socket.is_readable && !socket.is_ended {
+            // A small room stands for a quantum that is used up.
+            let room = if self.net.prng.one_in(4) { 1 + self.net.prng.below(64) } else { 65_536 };
+            let read = self.net.read(conn, &mut input, room);
+            let Some(socket) = self.net.socket(conn) else { return };
+            match read {
+                Some(0) => (socket.is_ended, socket.is_readable) = (true, false),
+                Some(count) => {
+                    socket.is_readable = count == room || socket.is_end_near;
+                    if socket.is_readable {
+                        self.net.mark_ready(conn);
+                    }
+                }
+                None => socket.is_readable = false,
+            }
+        }
+        self.hand_over(conn, input);
+    }
+
+    /// Gives the switch what has been read, and keeps what it does not consume.
+    fn hand_over(&mut self, conn: ConnId, mut input: Vec<u8>) {
+        if !input.is_empty() {
+            let result = self.switch.received(&mut self.net, conn, &mut input);
+            let filled = input.len();
+            if let Err(reason) = result {
+                self.net.close(conn, reason);
+            }
+            // At an error the rest is thrown away.
+            let used = result.unwrap_or(filled);
+            assert!(used <= filled);
+            if let Some(socket) = self.net.socket(conn) {
+                socket.consumed += used as u64;
+                if socket.phase == Phase::Open {
+                    socket.tail = input.split_off(used);
+                }
+            }
+            let (view, items) = (self.view(conn), self.tape.take());
+            self.calls += 1;
+            self.judge.ordered = self.tape.mark();
+            self.judge.received(conn, view, &items);
+            self.judge_items(&items, None);
+        }
+        let Some(socket) = self.net.socket(conn) else { return };
+        let is_at_end = socket.is_ended && !socket.is_end_told && !socket.is_paused;
+        if socket.phase == Phase::Open && is_at_end && !socket.is_on_ready {
+            socket.is_end_told = true;
+            self.switch.ended(&mut self.net, conn);
+            self.judge.ended(conn);
+            self.judge(None);
+        }
+    }
+
+    /// Throws away what a closing peer still sends.
+    fn discard(&mut self, conn: ConnId) {
+        match self.net.read(conn, &mut Vec::new(), 65_536) {
+            Some(0) => {
+                let Some(socket) = self.net.socket(conn) else { return };
+                socket.is_ended = true;
+                if socket.phase == Phase::Lingering {
+                    self.net.free(conn);
+                }
+            }
+            Some(_) => self.net.mark_ready(conn),
+            None => {}
+        }
+    }
+
+    /// Deadlines that have passed.
+    fn expire(&mut self) {
+        self.net.wheel.advance(self.net.now.mono.0);
+        while let Some((_, conn)) = self.net.wheel.pop_expired() {
+            match self.net.timer_came(conn) {
+                Some(Phase::Open) => {
+                    let view = self.view(conn);
+                    self.switch.timed_out(&mut self.net, conn);
+                    self.calls += 1;
+                    let items = self.tape.take();
+                    self.judge.timed_out(conn, view, &items);
+                    self.judge_items(&items, Some(conn));
+                }
+                Some(Phase::Flushing | Phase::Lingering) => self.net.free(conn),
+                None => {}
+            }
+        }
+    }
+
+    /// Tells the switch whom to forget, until there is nobody left to forget.
+    fn forget(&mut self) -> bool {
+        let is_busy = !self.net.doomed.is_empty();
+        while !self.net.doomed.is_empty() {
+            for (conn, reason) in std::mem::take(&mut self.net.doomed) {
+                self.switch.closed(&mut self.net, conn, reason);
+                self.judge.closed(conn, reason);
+                self.judge(None);
+                self.hash(reason.label().as_bytes());
+                if self.net.socket(conn).is_some_and(|s| s.phase == Phase::Lingering) {
+                    self.net.free(conn);
+                }
+            }
+        }
+        is_busy
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        match self.net.flush(conn) {
+            Flushed::All => {}
+            Flushed::Blocked => return,
+            Flushed::More => return self.net.mark_dirty(conn),
+        }
+        let linger_until = self.net.now.mono.plus(self.net.linger_ms);
+        let Some(socket) = self.net.socket(conn) else { return };
+        match socket.phase {
+            Phase::Open if socket.was_blocked || socket.is_paused => {
+                socket.was_blocked = false;
+                self.switch.drained(&mut self.net, conn);
+                self.judge(None);
+            }
+            Phase::Open | Phase::Lingering => {}
+            Phase::Flushing if socket.is_ended => self.net.free(conn),
+            Phase::Flushing => {
+                socket.has_outbound_end = true;
+                socket.phase = Phase::Lingering;
+                self.net.set_timer(conn, Some(linger_until));
+                self.net.mark_ready(conn);
+            }
+        }
+    }
+
+    /// Everybody leaves; then nothing may be left.
+    pub fn finish(mut self) -> Report {
+        self.leave_all();
+        assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
+        assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
+        assert!(!self.judge.is_waiting(), "proposals wait");
+        let [_, channels, users, peers, states] = self.switch.hub().sizes();
+        assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
+        // States alone keep the switch awake.
+        self.walk(60_000);
+        assert!(states > 0 || self.switch.due().is_none(), "due without a reason");
+        let metrics = self.switch.metrics();
+        let closed: u64 = metrics.closed.iter().sum();
+        assert_eq!(metrics.opened, closed, "opened and closed");
+        Report {
+            trace: self.trace,
+            closed: metrics.closed,
+            commands: metrics.commands,
+            deliveries: metrics.deliveries,
+            calls: self.calls,
+        }
+    }
+
+    /// A signal to stop, if so drawn; then nobody stays longer than they may.
+    fn leave_all(&mut self) {
+        let is_stopped = self.net.prng.one_in(3);
+        if is_stopped {
+            self.note(|| "the server stops".into());
+            // Who was not yet let in never will be.
+            self.clients.retain(|client| client.conn.is_some());
+            self.net.close_ms = self.limits.drain_ms as u64;
+            self.net.linger_ms = self.net.linger_ms.min(500);
+            self.switch.stopping(&mut self.net);
+            self.judge.stopping();
+            self.judge(None);
+            let until = self.net.now.mono.plus(self.limits.drain_ms as u64);
+            while self.net.now.mono < until && !self.net.sockets.is_empty() {
+                self.walk(100);
+            }
+            let is_reading = self.clients.iter().all(|client| client.is_reading);
+            assert!(!is_reading || self.net.sockets.is_empty(), "{:?}", self.net.sockets);
+        }
+        for i in (0..self.clients.len()).rev() {
+            self.clients[i].is_reading = true;
+            self.leave(i);
+        }
+        self.drive();
+        self.walk(self.limits.close_ms as u64 + self.limits.control_replies_ms as u64);
+    }
+
+    /// Time goes on, from one deadline to the next.
+    fn walk(&mut self, ms: u64) {
+        let until = self.net.now.mono.plus(ms);
+        loop {
+            self.drive();
+            let now = self.net.now.mono;
+            if now >= until {
+                return;
+            }
+            let due = self.net.wheel.next_at().map(Millis);
+            let next = [due, self.switch.due(), Some(until)].into_iter().flatten().min();
+            let next = next.unwrap_or(until).max(now.plus(1)).min(until);
+            self.pass(next.0 - now.0);
+        }
+    }
+
+    /// Time goes on, on both clocks.
+    fn pass(&mut self, ms: u64) {
+        let Now { mono, unix } = self.net.now;
+        self.net.now = Now { mono: mono.plus(ms), unix: unix.plus(ms) };
+    }
+}

@@ -1,0 +1,377 @@
+//! What happens in a step: one action, drawn from a weighted table, and then some turns or time.
+
+use super::World;
+use crate::codec::control;
+use crate::codec::sockjs;
+use crate::codec::ws::Opcode;
+use crate::edge::Door;
+use crate::journal::Journal;
+use crate::publication::Form;
+use crate::reason::CloseReason;
+use crate::sim::client::{Client, End, masked};
+use crate::sim::grammar::{Grammar, SERVER_KEY};
+use crate::sim::intent::{Command, Emit, Event, Intent};
+use crate::sim::judge::Role;
+use crate::time::UnixMillis;
+
+/// Clients at a time.
+const CLIENTS_MAX: usize = 20;
+/// Most bytes of a WebSocket message that breaks no limit, before auth or after.
+const MESSAGE_BYTES: usize = 512;
+
+impl<J: Journal> World<J> {
+    /// Mostly a run begins with two namespaces and some who are in them, so that it soon has
+    /// something to say.
+    pub fn begin(&mut self) {
+        if self.net.prng.one_in(8) {
+            return;
+        }
+        for name in ["shop", "news"] {
+            let mut client = Client::new(Door::Control, &mut self.net.prng);
+            let body =
+                format!(r#"{{"action":"registerNameSpace","name":"{name}","key":"{SERVER_KEY}"}}"#);
+            let command = Command::Register { name: name.into(), has_key: true };
+            let frame = control::encode(body.as_bytes());
+            client.write(&mut self.judge, &frame, Intent::Command(command));
+            self.clients.push(client);
+        }
+        self.drive();
+        for _ in 0..8 {
+            self.open();
+        }
+        self.drive();
+    }
+
+    /// One action and what follows.
+    pub fn step(&mut self) {
+        self.step += 1;
+        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5]) {
+            0 => self.open(),
+            1 => self.speak(),
+            2 => self.block(),
+            3 => self.depart(),
+            4 => self.flood(),
+            5 => {
+                let ms = self.net.prng.below(1500) as u64;
+                self.note(|| format!("{ms} ms pass"));
+                self.pass(ms);
+            }
+            6 => {
+                let ms = self.net.prng.below(40_000) as u64;
+                self.note(|| format!("{ms} ms pass, turn by turn"));
+                self.walk(ms);
+            }
+            7 => {
+                let ms = self.net.prng.below(20_000_000) as u64;
+                self.note(|| format!("the machine sleeps {ms} ms"));
+                self.pass(ms);
+                self.drive();
+            }
+            _ => {
+                let ms = self.net.prng.below(200_000) as u64;
+                let is_back = self.net.prng.one_in(2);
+                self.note(|| format!("the date is changed by {ms} ms, back: {is_back}"));
+                let UnixMillis(date) = self.net.now.unix;
+                let date = if is_back { date - ms } else { date + ms };
+                self.net.now.unix = UnixMillis(date);
+                self.judge.has_date_jumped = true;
+            }
+        }
+        match self.net.prng.below(5) {
+            0 => {}
+            1 | 2 => {
+                for _ in 0..=self.net.prng.below(3) {
+                    self.turn();
+                }
+            }
+            _ => self.drive(),
+        }
+    }
+
+    /// A client comes, and often speaks at once.
+    fn open(&mut self) {
+        if self.clients.len() >= CLIENTS_MAX {
+            return;
+        }
+        let kind = self.net.prng.weighted(&[5, 10, 10, 1, 1, 1]);
+        let door = if kind == 0 { Door::Control } else { Door::Web };
+        let mut client = Client::new(door, &mut self.net.prng);
+        self.note(|| format!("a client opens, kind {kind}"));
+        let path = match kind {
+            1 => "/socket/websocket",
+            2 => "/socket/000/abcdefgh/websocket",
+            3 => "/socket/info",
+            _ => "/elsewhere",
+        };
+        let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\n");
+        match kind {
+            1 | 2 => {
+                let form = if kind == 1 { Form::Raw } else { Form::SockJs };
+                let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n\
+                               Sec-WebSocket-Version: 13\r\n\
+                               Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+                let request = format!("{head}{upgrade}");
+                client.write(&mut self.judge, request.as_bytes(), Intent::Upgrade(form));
+                // The first messages may ride in the same segment.
+                for _ in 0..self.net.prng.below(5) {
+                    self.browser_speaks(&mut client, None, form);
+                }
+            }
+            3 | 4 => {
+                let status = if kind == 3 { 200 } else { 404 };
+                let is_last = self.net.prng.one_in(2);
+                let close = if is_last { "Connection: close\r\n" } else { "" };
+                let request = format!("{head}{close}\r\n");
+                let intent = Intent::Request { status, is_last };
+                client.write(&mut self.judge, request.as_bytes(), intent);
+            }
+            5 if self.net.prng.one_in(2) => {
+                client.write(&mut self.judge, b"no request\r\n\r\n", Intent::BadRequest(400));
+            }
+            5 => {
+                client.write_half(&mut self.judge, b"GET /socket", 8, Intent::BadRequest(400));
+            }
+            _ => {}
+        }
+        self.clients.push(client);
+    }
+
+    /// One client says something, or several things at once.
+    fn speak(&mut self) {
+        if self.clients.is_empty() {
+            return self.open();
+        }
+        let mut i = self.net.prng.below(self.clients.len());
+        if self.net.prng.one_in(3) {
+            let is_controller = |client: &Client| client.door == Door::Control;
+            i = self.clients.iter().position(is_controller).unwrap_or(i);
+        }
+        if !self.clients[i].can_speak() {
+            return;
+        }
+        let mut client = self.clients.swap_remove(i);
+        let count = 1 + self.net.prng.below(4);
+        for _ in 0..count {
+            let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
+            let form = match line.map(|line| &line.role) {
+                Some(Role::Browser(browser)) => Some(browser.form),
+                _ => None,
+            };
+            match form {
+                Some(form) => {
+                    let conn = client.conn;
+                    self.browser_speaks(&mut client, conn, form);
+                }
+                None if client.door == Door::Control => self.controller_speaks(&mut client),
+                None => {}
+            }
+        }
+        self.clients.push(client);
+    }
+
+    fn controller_speaks(&mut self, client: &mut Client) {
+        let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
+        let auth = match line.map(|line| &line.role) {
+            Some(Role::Controller(controller)) => controller.auth.as_ref().map(|auth| auth.0),
+            _ => None,
+        };
+        let (judge, prng) = (&self.judge, &mut self.net.prng);
+        let (intent, frame) = match prng.below(500) {
+            0 => (Intent::NotJson, control::encode(b"{\"action\":").to_vec()),
+            1 => {
+                let length = *prng.pick(&[0_i32, -1, i32::MAX, 0x7D00_0000]);
+                (Intent::Violation(CloseReason::ControlFraming), length.to_le_bytes().to_vec())
+            }
+            2 => {
+                let mut frame = control::encode(br#"{"action":"ping"}"#).to_vec();
+                if let Some(last) = frame.last_mut() {
+                    *last = b'x';
+                }
+                (Intent::Violation(CloseReason::ControlFraming), frame)
+            }
+            3 => {
+                let body = format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat(2000));
+                (Intent::Command(Command::Ping), control::encode(body.as_bytes()).to_vec())
+            }
+            4 => {
+                let frame = control::encode(br#"{"action":"ping"}"#);
+                let half = 1 + prng.below(frame.len() - 1);
+                let intent = Intent::Command(Command::Ping);
+                client.write_half(&mut self.judge, &frame, half, intent);
+                return self.note(|| format!("{:?} sends half a command", client.conn));
+            }
+            _ => {
+                let mut grammar = Grammar { prng, judge, serial: &mut self.serial };
+                let (command, body) = grammar.command(auth);
+                (Intent::Command(command), control::encode(body.as_bytes()).to_vec())
+            }
+        };
+        self.note(|| format!("{:?} says {intent:?}", client.conn));
+        client.write(&mut self.judge, &frame, intent);
+    }
+
+    fn browser_speaks(
+        &mut self,
+        client: &mut Client,
+        conn: Option<crate::edge::ConnId>,
+        form: Form,
+    ) {
+        let prng = &mut self.net.prng;
+        let (intent, frame) = match prng.below(80) {
+            0 => (Intent::Ping(b"x".to_vec()), masked(prng, Opcode::Ping, b"x")),
+            1 => (Intent::Pong, masked(prng, Opcode::Pong, b"unasked")),
+            2 => {
+                let payload = [&4000_u16.to_be_bytes()[..], b"bye"].concat();
+                let said = Some((4000, "bye".into()));
+                (Intent::Close(said), masked(prng, Opcode::Close, &payload))
+            }
+            3 if prng.one_in(2) => (Intent::Close(None), masked(prng, Opcode::Close, b"")),
+            3 => self.violation(form),
+            _ => return self.browser_says(client, conn, form),
+        };
+        self.note(|| format!("{:?} sends {intent:?}", client.conn));
+        client.write(&mut self.judge, &frame, intent);
+    }
+
+    /// Something against the rules.
+    fn violation(&mut self, form: Form) -> (Intent, Vec<u8>) {
+        let prng = &mut self.net.prng;
+        let (reason, frame) = match prng.below(6) {
+            0 => (CloseReason::WsUtf8, masked(prng, Opcode::Text, b"\"\xC3\x28\"")),
+            1 => (CloseReason::WsTooLarge, masked(prng, Opcode::Text, &[b' '; 1025])),
+            2 => {
+                let mut frame = masked(prng, Opcode::Text, b"reserved");
+                frame[0] |= 0x40;
+                (CloseReason::WsProtocol, frame)
+            }
+            3 => (CloseReason::WsProtocol, b"\x81\x02{}".to_vec()),
+            4 => {
+                let mut frames = Vec::new();
+                for i in 0..5 {
+                    let opcode = if i == 0 { Opcode::Text } else { Opcode::Continuation };
+                    let mut frame = masked(prng, opcode, b"x");
+                    frame[0] &= 0x7F;
+                    frames.extend(frame);
+                }
+                (CloseReason::WsTooLarge, frames)
+            }
+            _ if form == Form::SockJs => {
+                (CloseReason::BrokenFraming, masked(prng, Opcode::Text, b"[\"x\""))
+            }
+            _ => (CloseReason::WsProtocol, masked(prng, Opcode::Continuation, b"stray")),
+        };
+        (Intent::Violation(reason), frame)
+    }
+
+    /// A message with events in it.
+    fn browser_says(&mut self, client: &mut Client, conn: Option<crate::edge::ConnId>, form: Form) {
+        let browser = conn.and_then(|conn| match &self.judge.lines.get(&conn)?.role {
+            Role::Browser(browser) => Some(browser),
+            _ => None,
+        });
+        let prng = &mut self.net.prng;
+        let count = if form == Form::SockJs { prng.below(4) } else { 1 };
+        let is_alone = form == Form::SockJs && prng.one_in(4);
+        let mut grammar = Grammar { prng, judge: &self.judge, serial: &mut self.serial };
+        let (mut events, mut messages) = (Vec::<Event>::new(), Vec::<Vec<u8>>::new());
+        let mut bytes = 2;
+        for _ in 0..count.max(usize::from(is_alone)) {
+            let (event, message) = grammar.event(browser, client.has_said_auth);
+            client.has_said_auth |= matches!(event, Event::Auth(_));
+            let spelled = match form {
+                Form::Raw => message.into_bytes(),
+                Form::SockJs => {
+                    let mut spelled = Vec::new();
+                    sockjs::escape_into(&mut spelled, &message);
+                    spelled
+                }
+            };
+            bytes += spelled.len() + 1;
+            if bytes <= MESSAGE_BYTES && (events.is_empty() || !is_alone) {
+                events.push(event);
+                messages.push(spelled);
+            }
+        }
+        let payload = match form {
+            Form::SockJs if !(is_alone && messages.len() == 1) => {
+                [b"[", messages.join(&b","[..]).as_slice(), b"]"].concat()
+            }
+            _ => messages.concat(),
+        };
+        self.note(|| format!("{:?} says {events:?}", client.conn));
+        let intent = Intent::Message(events);
+        client.write_message(&mut self.judge, &mut self.net.prng, &payload, intent);
+    }
+
+    /// A client reads no more, or reads again.
+    fn block(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let i = self.net.prng.below(self.clients.len());
+        let is_reading = !self.clients[i].is_reading;
+        self.clients[i].is_reading = is_reading;
+        let conn = self.clients[i].conn;
+        self.note(|| format!("{conn:?} reads: {is_reading}"));
+    }
+
+    /// A client leaves, in one way or another.
+    fn depart(&mut self) {
+        if !self.clients.is_empty() {
+            let i = self.net.prng.below(self.clients.len());
+            self.leave(i);
+        }
+    }
+
+    pub(super) fn leave(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        let Some(conn) = client.conn else {
+            client.end = End::Wanted;
+            return;
+        };
+        match self.net.prng.below(3) {
+            0 if client.end != End::Sent => {
+                self.clients.swap_remove(i);
+                self.net.reset(conn);
+                self.note(|| format!("{conn:?} is cut"));
+            }
+            _ if client.end == End::None => {
+                client.end = End::Wanted;
+                self.note(|| format!("{conn:?} sends no more"));
+            }
+            _ => {}
+        }
+    }
+
+    /// A controller publishes much at once.
+    fn flood(&mut self) {
+        let controllers = self.clients.iter().position(|client| {
+            let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
+            matches!(line.map(|line| &line.role),
+                Some(Role::Controller(controller)) if controller.auth.is_some())
+                && client.can_speak()
+        });
+        let Some(i) = controllers else { return };
+        let (prng, judge) = (&mut self.net.prng, &self.judge);
+        let mut grammar = Grammar { prng, judge, serial: &mut self.serial };
+        let channel = grammar.channel();
+        let count = 1 + grammar.prng.below(30);
+        self.note(|| format!("{count} messages to {channel:?}"));
+        for _ in 0..count {
+            self.serial += 1;
+            let data = format!("\"{}{}\"", "y".repeat(self.net.prng.below(200)), self.serial);
+            let name = serde_json::to_string(&channel).expect("memory takes every byte");
+            let body = format!(r#"{{"action":"emit","channel":{name},"data":{data}}}"#);
+            let emit = Emit {
+                channels: vec![channel.clone()],
+                data,
+                user: None,
+                except: None,
+                is_counted: false,
+            };
+            let frame = control::encode(body.as_bytes());
+            let intent = Intent::Command(Command::Emit(emit));
+            self.clients[i].write(&mut self.judge, &frame, intent);
+        }
+    }
+}

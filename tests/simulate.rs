@@ -1,0 +1,71 @@
+//! The simulation, over many seeds. `FWS_SIM_SEED=N` replays one seed and prints what it does;
+//! `FWS_SIM_SEEDS=N` runs so many.
+
+use fws::journal::{LateJournal, MemoryJournal};
+use fws::reason::CloseReason;
+use fws::sim::{Options, Report, run};
+
+/// Actions of a run.
+const STEPS: usize = 160;
+
+/// One proposal in so many fails on the late journal.
+const FAILS_ONE_IN: u64 = 12;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+fn on_memory(seed: u64, is_verbose: bool) -> Report {
+    run(Options { seed, steps: STEPS, is_verbose }, MemoryJournal::new(1))
+}
+
+fn on_late(seed: u64, is_verbose: bool) -> Report {
+    let journal = LateJournal::new(1, seed, FAILS_ONE_IN);
+    run(Options { seed, steps: STEPS, is_verbose }, journal)
+}
+
+/// Runs all seeds that are asked for.
+fn all(run: fn(u64, bool) -> Report) -> Vec<Report> {
+    match number("FWS_SIM_SEED") {
+        Some(seed) => vec![run(seed, true)],
+        None => (0..number("FWS_SIM_SEEDS").unwrap_or(256)).map(|seed| run(seed, false)).collect(),
+    }
+}
+
+/// What the runs have in common must have been met in some of them: a simulation that meets
+/// nothing finds nothing.
+fn assert_rich(reports: &[Report]) {
+    if reports.len() < 256 {
+        return;
+    }
+    let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
+    let runs = reports.len() as u64;
+    assert!(sum(|report| report.commands) > 80 * runs, "few commands");
+    assert!(sum(|report| report.deliveries) > 20 * runs, "few deliveries");
+    for reason in CloseReason::ALL {
+        let count: u64 = reports.iter().map(|report| report.closed[*reason as usize]).sum();
+        // The switch has no use for this one.
+        let is_elsewhere = *reason == CloseReason::CloseTimeout;
+        assert!(count > 0 || is_elsewhere, "nobody was closed for {reason}");
+    }
+}
+
+#[test]
+fn memory_journal() {
+    assert_rich(&all(on_memory));
+}
+
+#[test]
+fn late_journal() {
+    assert_rich(&all(on_late));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..8 {
+        assert_eq!(on_memory(seed, false), on_memory(seed, false));
+        assert_eq!(on_late(seed, false), on_late(seed, false));
+    }
+    assert_ne!(on_memory(1, false), on_memory(2, false));
+}

@@ -9,6 +9,7 @@
 mod browser;
 mod command;
 mod control;
+mod fuzz;
 mod web;
 
 use hashbrown::HashMap;
@@ -27,6 +28,8 @@ use browser::Browser;
 use control::Controller;
 use web::Http;
 
+#[doc(hidden)]
+pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use web::Demo;
 
 /// Between two log lines about refusals.

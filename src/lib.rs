@@ -12,7 +12,8 @@
 //! | [`hub`] | namespaces, channels, users, grants, states; no sockets, no clock |
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
-//! | leaves | [`edge`], [`frame`], [`wheel`], [`arena`], [`reason`], [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
+//! | leaves | [`edge`], [`frame`], [`wheel`], [`arena`], [`reason`] |
+//! | more leaves | [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
 //!
 //! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. [`sim`] is its twin for
 //! tests: the same seam, a network that exists only in memory.

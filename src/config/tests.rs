@@ -1,3 +1,5 @@
+//! Flags, environment and file, and what is said about wrong ones.
+
 use super::*;
 
 fn file(text: &str) -> impl FnOnce(&Path) -> io::Result<ConfigFile> {

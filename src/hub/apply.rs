@@ -159,7 +159,7 @@ impl Hub {
     }
 
     fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
-        // By the arenas, whose order is that of the slots, not by the tables, whose order is chance.
+        // By the arenas, whose order is that of the slots; that of the tables is chance.
         let peers = self.peers.iter().filter(|(_, peer)| peer.ns == ns).map(|(id, _)| id).collect();
         let closed = self.let_go(peers, CloseReason::NamespaceRemoved, out);
         let states: Vec<Id<State>> =

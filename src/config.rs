@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::limits::{LimitError, Limits};
 
+pub use environment::NAMESPACE_KEY;
 pub use file::ConfigFile;
 pub use nearest::{hint, nearest};
 pub use secret::Secret;
@@ -45,10 +46,9 @@ const SETTINGS: [Setting; 5] = [
 ];
 
 /// Limits of which the first must not be more than the second.
-const ORDERED: [(&str, &str); 4] = [
+const ORDERED: [(&str, &str); 3] = [
     ("control_connections", "connections"),
     ("control_frame_unauthenticated_bytes", "control_frame_bytes"),
-    ("control_replies_pause_bytes", "control_replies_bytes"),
     ("message_unauthenticated_bytes", "message_bytes"),
 ];
 

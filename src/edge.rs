@@ -81,11 +81,12 @@ pub trait Net {
     /// Fills the slice from the system's random source (a simulator's: from its seed).
     fn random(&mut self, out: &mut [u8]);
 
-    /// Queues a frame; it is written at the end of the turn.
+    /// Queues a frame that the peer asked for; it is written at the end of the turn.
     fn send(&mut self, conn: ConnId, frame: Frame);
 
-    /// Bytes queued and not yet taken by the kernel, behind the frame that is being sent.
-    fn backlog(&self, conn: ConnId) -> usize;
+    /// Queues a frame that somebody else sent. Returns how many bytes of such frames now wait
+    /// behind the frame that is being sent: what counts against a slow consumer.
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize;
 
     /// Bytes queued and not yet taken by the kernel.
     fn queued(&self, conn: ConnId) -> usize;

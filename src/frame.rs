@@ -39,6 +39,17 @@ const NIL: u32 = u32::MAX;
 struct Node {
     frame: Frame,
     next: u32,
+    kind: Kind,
+}
+
+/// Whose wish a frame is. The two must not be mixed: only what others publish can make a slow
+/// consumer of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The peer asked for it: an answer, a state, a pong.
+    Answer,
+    /// Somebody else sent it.
+    Publication,
 }
 
 /// One peer's frames in the order of sending. Its nodes are in a [`FramePool`]; whoever drops a
@@ -51,11 +62,13 @@ pub struct OutQueue {
     head_sent: usize,
     /// Bytes not yet taken by the socket, over all frames.
     bytes: usize,
+    /// Bytes of the publications behind the head.
+    backlog: usize,
 }
 
 impl Default for OutQueue {
     fn default() -> OutQueue {
-        OutQueue { head: NIL, tail: NIL, head_sent: 0, bytes: 0 }
+        OutQueue { head: NIL, tail: NIL, head_sent: 0, bytes: 0, backlog: 0 }
     }
 }
 
@@ -68,6 +81,12 @@ impl OutQueue {
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of publications that wait behind the frame that is being sent: what counts against a
+    /// slow consumer.
+    pub fn backlog(&self) -> usize {
+        self.backlog
     }
 }
 
@@ -89,25 +108,23 @@ impl FramePool {
     }
 
     /// Puts a frame at the end of a queue. An empty frame is nothing to send.
-    pub fn push(&mut self, queue: &mut OutQueue, frame: Frame) {
+    pub fn push(&mut self, queue: &mut OutQueue, frame: Frame, kind: Kind) {
         if frame.is_empty() {
             return;
         }
-        queue.bytes += frame.len();
-        let node = self.nodes.insert(Node { frame, next: NIL }) as u32;
+        let bytes = frame.len();
+        queue.bytes += bytes;
+        let node = self.nodes.insert(Node { frame, next: NIL, kind }) as u32;
         match queue.tail {
             NIL => queue.head = node,
-            tail => self.nodes[tail as usize].next = node,
+            tail => {
+                self.nodes[tail as usize].next = node;
+                if kind == Kind::Publication {
+                    queue.backlog += bytes;
+                }
+            }
         }
         queue.tail = node;
-    }
-
-    /// Bytes that wait behind the frame that is being sent: what counts against a slow consumer.
-    pub fn backlog(&self, queue: &OutQueue) -> usize {
-        match self.nodes.get(queue.head as usize) {
-            Some(head) => queue.bytes - (head.frame.len() - queue.head_sent),
-            None => 0,
-        }
     }
 
     /// The unsent bytes of the first frames, as many as `slices` has room for; returns how many
@@ -135,7 +152,7 @@ impl FramePool {
             queue.head_sent -= node.frame.len();
             self.pop(queue);
         }
-        debug_assert!(queue.bytes == 0 && queue.head_sent == 0);
+        debug_assert!(queue.bytes == 0 && queue.head_sent == 0 && queue.backlog == 0);
     }
 
     /// Drops all that waits in a queue.
@@ -156,8 +173,10 @@ impl FramePool {
     fn pop(&mut self, queue: &mut OutQueue) {
         let node = self.nodes.remove(queue.head as usize);
         queue.head = node.next;
-        if node.next == NIL {
-            queue.tail = NIL;
+        match self.nodes.get(node.next as usize) {
+            None => queue.tail = NIL,
+            Some(Node { frame, kind: Kind::Publication, .. }) => queue.backlog -= frame.len(),
+            Some(_) => {}
         }
     }
 }
@@ -177,7 +196,7 @@ mod tests {
         let frames: [&[u8]; 4] = [b"abc", b"d", b"", b"efghi"];
         for step in 1..=9 {
             let (mut pool, mut queue) = (FramePool::default(), OutQueue::default());
-            frames.iter().for_each(|f| pool.push(&mut queue, Frame::from(*f)));
+            frames.iter().for_each(|f| pool.push(&mut queue, Frame::from(*f), Kind::Publication));
             let mut wire = Vec::new();
             while !queue.is_empty() {
                 let rest = gather(&pool, &queue);
@@ -194,18 +213,22 @@ mod tests {
     #[test]
     fn backlog_is_what_waits_behind_the_head() {
         let (mut pool, mut queue) = (FramePool::default(), OutQueue::default());
-        assert_eq!(pool.backlog(&queue), 0);
-        pool.push(&mut queue, Frame::from(&b"0123456789"[..]));
-        assert_eq!(pool.backlog(&queue), 0);
-        pool.push(&mut queue, Frame::from(&b"abc"[..]));
+        let mut push = |queue: &mut _, text: &[u8], kind| pool.push(queue, Frame::from(text), kind);
+        push(&mut queue, b"0123456789", Kind::Publication);
+        assert_eq!((queue.bytes(), queue.backlog()), (10, 0), "however large it is");
+        push(&mut queue, b"abc", Kind::Publication);
+        push(&mut queue, b"a state", Kind::Answer);
+        push(&mut queue, b"de", Kind::Publication);
         pool.sent(&mut queue, 4);
-        assert_eq!((queue.bytes(), pool.backlog(&queue)), (9, 3));
+        assert_eq!((queue.bytes(), queue.backlog()), (18, 5), "what it asked for does not count");
+        pool.sent(&mut queue, 7);
+        assert_eq!((queue.bytes(), queue.backlog()), (11, 2), "nor what it is busy with");
         pool.clear(&mut queue);
         assert!(queue.is_empty() && pool.is_empty());
     }
 
     #[test]
     fn a_node_stays_small() {
-        assert!(size_of::<Node>() <= 24 && size_of::<OutQueue>() <= 24);
+        assert!(size_of::<Node>() <= 24 && size_of::<OutQueue>() <= 32);
     }
 }

@@ -5,21 +5,26 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`cli`], [`config`] | argv, environment and file → a command, a checked `Config` |
-//! | [`server`] | joins reactor, switch and journal, and runs them |
+//! | [`client`] | blocking clients of both ports, for the command line |
+//! | [`server`], [`demo`] | joins reactor, switch and journal, and runs them |
 //! | [`switch`] | what a byte means: roles of connections, commands, browser messages |
 //! | [`journal`] | every change passes through it and comes back in order |
 //! | [`hub`] | namespaces, channels, users, grants, states; no sockets, no clock |
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
-//! | leaves | [`edge`], [`frame`], [`wheel`], [`arena`], [`reason`], [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
+//! | leaves | [`edge`], [`frame`], [`wheel`], [`arena`], [`reason`] |
+//! | more leaves | [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
 //!
 //! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. [`sim`] is its twin for
 //! tests: the same seam, a network that exists only in memory.
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod cli;
+pub mod client;
 pub mod codec;
 pub mod config;
+pub mod demo;
 pub mod edge;
 pub mod frame;
 pub mod hub;

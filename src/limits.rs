@@ -2,7 +2,10 @@
 //! is unlimited.
 
 macro_rules! limits {
-    ($($(#[doc = $doc:literal])* $name:ident: $default:literal, $low:literal..=$high:literal;)*) => {
+    ($(
+        $(#[doc = $doc:literal])*
+        $name:ident: $default:literal, $low:literal..=$high:literal;
+    )*) => {
         /// The limits in force. The name of each ends in its unit.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Limits { $($(#[doc = $doc])* pub $name: usize,)* }

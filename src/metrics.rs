@@ -13,16 +13,36 @@ pub struct Metrics {
     pub closed: [u64; CloseReason::ALL.len()],
     /// Commands of back ends.
     pub commands: u64,
+    /// Commands with a wrong namespace key (305) or server key (306).
+    pub wrong_keys: u64,
+    /// Commands that the store refused (302).
+    pub store_failures: u64,
     /// Messages published, whether or not anybody heard them.
     pub publications: u64,
     /// Messages handed to subscribers.
     pub deliveries: u64,
 }
 
+/// What an operator may want to act on, up to some moment.
+#[derive(Clone, Debug)]
+pub struct Refusals {
+    closed: [u64; CloseReason::ALL.len()],
+    wrong_keys: u64,
+    store_failures: u64,
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         let closed = [0; CloseReason::ALL.len()];
-        Metrics { opened: 0, closed, commands: 0, publications: 0, deliveries: 0 }
+        Metrics {
+            opened: 0,
+            closed,
+            commands: 0,
+            wrong_keys: 0,
+            store_failures: 0,
+            publications: 0,
+            deliveries: 0,
+        }
     }
 }
 
@@ -32,16 +52,27 @@ impl Metrics {
         self.closed[reason as usize] += 1;
     }
 
-    /// `invalid_token 3, no_heartbeat 1`: connections ended since `before` for a reason that an
-    /// operator may want to act on. Empty if there were none.
-    pub fn refusals_since(&self, before: &[u64; CloseReason::ALL.len()]) -> String {
+    /// The refusals up to now.
+    pub fn refusals(&self) -> Refusals {
+        let (wrong_keys, store_failures) = (self.wrong_keys, self.store_failures);
+        Refusals { closed: self.closed, wrong_keys, store_failures }
+    }
+
+    /// `invalid_token 3, no_heartbeat 1`: what was refused since `before`, connections by the
+    /// reason of their end and commands by their error. Empty if nothing was.
+    pub fn refusals_since(&self, before: &Refusals) -> String {
+        let ended = CloseReason::ALL.iter().filter(|reason| !reason.is_ordinary()).map(|reason| {
+            let i = *reason as usize;
+            (reason.label(), self.closed[i] - before.closed[i])
+        });
+        let commands = [
+            ("wrong_key", self.wrong_keys - before.wrong_keys),
+            ("store_failure", self.store_failures - before.store_failures),
+        ];
         let mut text = String::new();
-        for (i, reason) in CloseReason::ALL.iter().enumerate() {
-            let count = self.closed[i] - before[i];
-            if count > 0 && !reason.is_ordinary() {
-                let comma = if text.is_empty() { "" } else { ", " };
-                let _ = write!(text, "{comma}{reason} {count}");
-            }
+        for (what, count) in ended.chain(commands).filter(|(_, count)| *count > 0) {
+            let comma = if text.is_empty() { "" } else { ", " };
+            let _ = write!(text, "{comma}{what} {count}");
         }
         text
     }
@@ -55,12 +86,13 @@ mod tests {
     fn only_refusals_are_told() {
         let mut metrics = Metrics::default();
         metrics.count_closed(CloseReason::PeerClosed);
-        let before = metrics.closed;
+        let before = metrics.refusals();
         metrics.count_closed(CloseReason::PeerClosed);
         assert_eq!(metrics.refusals_since(&before), "");
         metrics.count_closed(CloseReason::BadHttp);
         metrics.count_closed(CloseReason::InvalidToken);
         metrics.count_closed(CloseReason::InvalidToken);
-        assert_eq!(metrics.refusals_since(&before), "invalid_token 2, bad_http 1");
+        metrics.wrong_keys += 1;
+        assert_eq!(metrics.refusals_since(&before), "invalid_token 2, bad_http 1, wrong_key 1");
     }
 }

@@ -8,18 +8,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::config::{Config, Secret};
+use crate::demo;
 use crate::edge::Door;
 use crate::journal::{Journal, MemoryJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
-use crate::switch::{Demo, Settings, Switch};
-use crate::uuid::Uuid;
+use crate::switch::{Settings, Switch};
+use crate::time::UnixMillis;
 
 /// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
 const DESCRIPTORS_KEPT: u64 = 64;
-/// The namespace of the demo page.
-const DEMO_NAMESPACE: &str = "demo";
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -51,29 +50,34 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
     for warning in &config.warnings {
         log::warning(at, format_args!("{warning}"));
     }
-    let (server_key, origin) = keys::server_key(config)?;
-    match &origin {
-        KeyOrigin::Configured => log::info(at, format_args!("server key: as configured")),
-        KeyOrigin::Read(path) => log::info(at, format_args!("server key: {}", path.display())),
-        KeyOrigin::Made(path) => {
-            let path = path.display();
-            log::info(at, format_args!("server key: a new one was made, it is in {path}"));
-        }
-    }
-    let mut switch = Switch::new(
-        Settings {
-            limits: config.limits.clone(),
-            server_key: server_key.expose().to_owned(),
-            demo: config.demo.then(|| demo(config)),
-            now: reactor.now(),
-        },
-        journal,
-    );
+    let server_key = server_key(config, at)?;
+    // Bound, so that their addresses are known; nobody is let in before the loop runs.
+    let doors = bind_doors(config)?;
+    let command = demo::command(config, &doors[0].1.address());
+    let page = demo::url(&doors[1].1.address());
+    let settings = Settings {
+        limits: config.limits.clone(),
+        server_key: server_key.expose().to_owned(),
+        demo: config.demo.then(|| demo::page(&command)),
+        now: reactor.now(),
+    };
+    let mut switch = Switch::new(settings, journal);
     declare(config, &mut switch)?;
     log::info(at, format_args!("room for {connections} connections ({descriptors} descriptors)"));
-    log::info(at, format_args!("nothing is kept over a restart: states live in memory"));
-    open_doors(config, &mut reactor, at)?;
+    log::info(
+        at,
+        format_args!(
+            "nothing is kept over a restart yet: registered name spaces, grants and states are lost"
+        ),
+    );
     reactor.add_signals(signals()?)?;
+    for (name, door) in doors {
+        log::info(at, format_args!("listening {name}={}", door.address()));
+        reactor.add_door(door)?;
+    }
+    if config.demo {
+        log::info(at, format_args!("to try it, open {page} and run: {command}"));
+    }
     reactor.run(&mut switch)?;
     let metrics = switch.metrics();
     let (opened, deliveries) = (metrics.opened, metrics.deliveries);
@@ -82,6 +86,20 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
         format_args!("stopped; {opened} connections came, {deliveries} messages were delivered"),
     );
     Ok(())
+}
+
+/// The server key; where it is goes to the log, what it is does not.
+fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
+    let (key, origin) = keys::server_key(config)?;
+    match origin {
+        KeyOrigin::Configured => log::info(at, format_args!("server key: as configured")),
+        KeyOrigin::Read(path) => log::info(at, format_args!("server key: {}", path.display())),
+        KeyOrigin::Made(path) => {
+            let path = path.display();
+            log::info(at, format_args!("server key: a new one was made, it is in {path}"));
+        }
+    }
+    Ok(key)
 }
 
 /// Raises the soft limit to the hard one; returns what is in force.
@@ -101,68 +119,30 @@ fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()>
     for (name, key) in &config.namespaces {
         switch.declare(name, key.expose()).map_err(|why| refused(name, why))?;
     }
-    let is_declared = config.namespaces.iter().any(|(name, _)| name == DEMO_NAMESPACE);
+    let is_declared = config.namespaces.iter().any(|(name, _)| name == demo::NAMESPACE);
     if config.demo && !is_declared {
-        let key = match keys::load(&config.data, DEMO_NAMESPACE)? {
-            Some(key) => key,
-            None => {
-                let mut bytes = [0; 16];
-                getrandom::fill(&mut bytes)?;
-                let key = Secret::new(Uuid::from_random(bytes).to_string());
-                let key = key.map_err(io::Error::other)?;
-                keys::store(&config.data, DEMO_NAMESPACE, &key)?;
-                key
-            }
-        };
-        let declared = switch.declare(DEMO_NAMESPACE, key.expose());
-        declared.map_err(|why| refused(DEMO_NAMESPACE, why))?;
+        let declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
+        declared.map_err(|why| refused(demo::NAMESPACE, why))?;
     }
     Ok(())
 }
 
-fn demo(config: &Config) -> Demo {
-    let mut command = String::from("fws emit demo news '\"hello\"'");
-    let default = Config::default();
-    if config.control != default.control {
-        command.push_str(&format!(" --control {}", config.control));
-    }
-    if config.data != default.data {
-        command.push_str(&format!(" --data {}", config.data.display()));
-    }
-    let page = include_str!("demo.html")
-        .replace("__EMIT_COMMAND__", &html_text(&command))
-        .replace("/*FWS_CLIENT*/", include_str!("../clients/js/fws.js"));
-    Demo { page, namespace: DEMO_NAMESPACE.into() }
-}
-
-fn html_text(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
-fn open_doors(
-    config: &Config,
-    reactor: &mut Reactor,
-    at: crate::time::UnixMillis,
-) -> io::Result<()> {
-    let cannot = |what: &str, where_: String, error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {where_} ({what}): {error}"))
+/// The doors of the configuration, each with its name in the log.
+fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
+    let cannot = |what: &str, place: String, error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot listen on {place} ({what}): {error}"))
     };
-    let ws = Listener::tcp(Door::Web, config.ws);
-    let ws = ws.map_err(|error| cannot("--ws", config.ws.to_string(), error))?;
     let control = Listener::tcp(Door::Control, config.control);
     let control = control.map_err(|e| cannot("--control", config.control.to_string(), e))?;
-    let mut doors = vec![("control", control)];
+    let ws = Listener::tcp(Door::Web, config.ws);
+    let ws = ws.map_err(|error| cannot("--ws", config.ws.to_string(), error))?;
+    let mut doors = vec![("control", control), ("ws", ws)];
     if let Some(path) = &config.control_unix {
         let unix = Listener::unix(Door::Control, path);
         let unix = unix.map_err(|e| cannot("--control-unix", path.display().to_string(), e))?;
         doors.push(("control", unix));
     }
-    doors.push(("ws", ws));
-    for (name, door) in doors {
-        log::info(at, format_args!("listening {name}={}", door.address()));
-        reactor.add_door(door)?;
-    }
-    Ok(())
+    Ok(doors)
 }
 
 /// A stream on which a byte arrives for each signal to stop.

@@ -51,8 +51,7 @@
      * @param {string} namespace
      * @param {string|function} token the auth token, or a function that gets one: it is called
      *   before each connection and ahead of the end of the token in use, and returns a string or
-     *   a Promise of one, or calls its argument with one. A token for another user is not for
-     *   this connection: `close()` it and make a new FWS.
+     *   a Promise of one, or calls its argument with one
      * @throws {TypeError} if the url is none
      */
     constructor(url, namespace, token) {
@@ -155,7 +154,9 @@
       if (this._closed || this._link || hidden()) return; // _wake dials when the page is shown
       const link = {
         socket: null,
-        ready: false, // `auth ok` has come
+        user: null, // whom the token names that was sent last
+        ready: false, // `auth ok` has come, and everything is subscribed for:
+        subscriber: null, // this user
         since: 0, // when that was
         answers: new Map(), // clb → function
         limit: null, // timer: token, dial
@@ -195,20 +196,29 @@
     }
 
     _auth(link, token) {
+      link.user = userOf(token);
       this._send(link, 'auth', { i: this._namespace, s: token });
     }
 
     _authenticated(link, data) {
       this._renewIn(link, data.expiresIn);
-      if (link.ready) return; // a renewed token: all subscriptions are still there
+      if (link.ready) { // a renewed token: all subscriptions are still there,
+        if (link.user !== link.subscriber) this._subscribeAll(link); // unless the user is another
+        return;
+      }
       clearTimeout(link.limit);
       link.since = Date.now();
       this.cid = data.cid;
       this._announce('auth', data.cid);
       if (this._link !== link) return; // closed by a handler
-      link.ready = true; // only now: what the handlers asked for goes out once, below
-      this._channels.forEach((entries, name) => this._subscribe(link, name, entries));
+      link.ready = true; // only now: what the handlers asked for goes out once, here
+      this._subscribeAll(link);
       this._queue.splice(0).forEach((waiting) => this._send(link, ...waiting));
+    }
+
+    _subscribeAll(link) {
+      link.subscriber = link.user;
+      this._channels.forEach((entries, name) => this._subscribe(link, name, entries));
     }
 
     _received(link, text) {
@@ -246,7 +256,7 @@
       link.answers.forEach((fn) => call(fn));
       const willReconnect = !this._closed;
       this._announce('disconnect', { code, reason, willReconnect });
-      if (this._closed || this._link) return;
+      if (this._closed) return;
       const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_MS * 2 ** this._failures);
       this._failures += 1;
       this._retry = setTimeout(() => this._dial(), Math.random() * ceiling);
@@ -276,7 +286,6 @@
     _probe(link) {
       if (link.probe) return;
       link.probe = setTimeout(() => {
-        this._failures = 0;
         this._lost(link, LOST, 'no answer to a ping');
         this._dial();
       }, PROBE_MS);
@@ -366,6 +375,16 @@
       const fn = link.answers.get(clb);
       link.answers.delete(clb);
       if (fn) call(fn, data);
+    }
+  }
+
+  /** The user in a token, as text; null if this is no token. */
+  function userOf(token) {
+    try {
+      const payload = token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/');
+      return String(JSON.parse(atob(payload)).i);
+    } catch (error) {
+      return null;
     }
   }
 

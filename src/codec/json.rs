@@ -106,8 +106,8 @@ pub fn number(raw: &str) -> Option<f64> {
 }
 
 /// A number of integral value however written (`10`, `10.0`, `1e1`), or a string of nothing but
-/// digits (`"10"`), since PHP sends both. `None` beyond `i64`, and beyond 2^53 for a number that
-/// is not written plainly.
+/// digits (`"10"`), since PHP sends both. `None` beyond `i64`, and from 2^53 on for a number
+/// that is not written plainly: there a neighbour may have been rounded to it.
 pub fn integer(raw: &str) -> Option<i64> {
     if raw.starts_with('"') {
         let digits = string(raw)?;
@@ -117,7 +117,7 @@ pub fn integer(raw: &str) -> Option<i64> {
     if is_plain_integer(raw) {
         return raw.parse().ok();
     }
-    let is_exact = number.fract() == 0.0 && number.abs() <= (1_u64 << 53) as f64;
+    let is_exact = number.fract() == 0.0 && number.abs() < (1_u64 << 53) as f64;
     is_exact.then_some(number as i64)
 }
 
@@ -408,7 +408,7 @@ mod tests {
             (r#""007""#, 7),
             ("9223372036854775807", i64::MAX),
             ("-9223372036854775808", i64::MIN),
-            ("9007199254740992.0", 1 << 53),
+            ("9007199254740991.0", (1 << 53) - 1),
             ("0.0", 0),
         ] {
             assert_eq!(integer(raw), Some(value), "{raw}");
@@ -418,6 +418,7 @@ mod tests {
             "1e-1",
             "9223372036854775808",
             "1e17",
+            "9007199254740993.0",
             "1e400",
             r#""""#,
             r#""-1""#,

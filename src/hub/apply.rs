@@ -130,8 +130,7 @@ impl Hub {
             }
             Change::Emit { ns, channels, data, user, except } => {
                 let to = Audience { user: user.as_deref(), except };
-                let reach = |channel| self.publish(ns, channel, &data, to, out);
-                Ok(Outcome::Reached(channels.iter().map(|channel| &**channel).map(reach).sum()))
+                Ok(Outcome::Reached(self.emit(ns, &channels, &data, to, out)))
             }
             Change::Disconnect { ns, user } => {
                 let peers = self.find_user(ns, &user).and_then(|id| self.users.get(id));
@@ -154,24 +153,20 @@ impl Hub {
             grants: Default::default(),
         });
         let (namespaces, hasher) = (&self.namespaces, &self.hasher);
-        self.names.insert_unique(hash, id, |id| {
-            hasher.hash_one(namespaces.get(*id).map_or("", |ns| &ns.name))
-        });
+        let rehash = |id| hasher.hash_one(namespaces.get(id).map_or("", |ns| &ns.name));
+        self.names.insert(hash, id, rehash);
         outcome
     }
 
     fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
-        // By the arenas, whose order is that of the slots, not by the tables, whose order is chance.
+        // By the arenas, whose order is that of the slots; that of the tables is chance.
         let peers = self.peers.iter().filter(|(_, peer)| peer.ns == ns).map(|(id, _)| id).collect();
         let closed = self.let_go(peers, CloseReason::NamespaceRemoved, out);
         let states: Vec<Id<State>> =
             self.states.iter().filter(|(_, state)| state.ns == ns).map(|(id, _)| id).collect();
         states.into_iter().for_each(|id| self.drop_state(id));
         if let Some(space) = self.namespaces.remove(ns) {
-            let hash = self.hash(&*space.name);
-            if let Ok(entry) = self.names.find_entry(hash, |other| *other == ns) {
-                entry.remove();
-            }
+            self.names.remove(self.hash(&*space.name), ns);
         }
         Outcome::Reached(closed)
     }
@@ -215,8 +210,8 @@ impl Hub {
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
                 let id = self.states.insert(state);
                 let (states, hasher) = (&self.states, &self.hasher);
-                space.states.insert_unique(hash, id, |id| {
-                    let state = states.get(*id);
+                space.states.insert(hash, id, |id| {
+                    let state = states.get(id);
                     hasher.hash_one(state.map_or(("", None), |s| (&*s.channel, s.user.as_deref())))
                 });
                 self.end_at(id, expires);
@@ -251,6 +246,38 @@ impl Hub {
                 self.end_at(id, expires);
             }
         }
+    }
+
+    /// Publishes on several channels; returns how many connections were reached. One that is in
+    /// two of them gets two messages and counts once.
+    fn emit(
+        &self,
+        ns: NsId,
+        channels: &[Box<str>],
+        data: &str,
+        to: Audience<'_>,
+        out: &mut impl Outbox,
+    ) -> usize {
+        if let [channel] = channels {
+            return self.publish(ns, channel, data, to, out);
+        }
+        struct Noted<'a, O>(&'a mut O, Vec<PeerId>);
+        impl<O: Outbox> Outbox for Noted<'_, O> {
+            fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
+                self.1.push(peer);
+                self.0.deliver(peer, publication);
+            }
+            fn close(&mut self, peer: PeerId, reason: CloseReason) {
+                self.0.close(peer, reason);
+            }
+        }
+        let mut noted = Noted(out, Vec::new());
+        for channel in channels {
+            self.publish(ns, channel, data, to, &mut noted);
+        }
+        noted.1.sort_unstable();
+        noted.1.dedup();
+        noted.1.len()
     }
 
     /// Hands a message to the subscribers of a channel; returns how many it was handed to.

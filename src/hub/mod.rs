@@ -7,6 +7,7 @@
 
 mod apply;
 mod change;
+mod index;
 mod state;
 
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq};
@@ -14,7 +15,7 @@ pub use change::{Change, Entry, Outcome, Place, Refusal, Seq};
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};
 
-use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
+use hashbrown::{DefaultHashBuilder, HashSet};
 
 use crate::arena::{Arena, Id};
 use crate::limits::Limits;
@@ -23,6 +24,7 @@ use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
+use index::Index;
 use state::State;
 
 /// A namespace, for as long as it lives: one that is removed and registered again is another.
@@ -47,9 +49,9 @@ pub struct Namespace {
     old_key: Option<(Box<str>, UnixMillis)>,
     /// Counts the keys that this namespace has had.
     key_epoch: u32,
-    channels: HashTable<Id<Channel>>,
-    users: HashTable<Id<User>>,
-    states: HashTable<Id<State>>,
+    channels: Index<Channel>,
+    users: Index<User>,
+    states: Index<State>,
     grants: HashSet<Grant>,
 }
 
@@ -138,7 +140,7 @@ pub struct Presence<'a> {
 pub struct Hub {
     limits: Limits,
     hasher: DefaultHashBuilder,
-    names: HashTable<NsId>,
+    names: Index<Namespace>,
     namespaces: Arena<Namespace>,
     channels: Arena<Channel>,
     users: Arena<User>,
@@ -154,7 +156,7 @@ impl Hub {
         Hub {
             limits,
             hasher: DefaultHashBuilder::default(),
-            names: HashTable::new(),
+            names: Index::default(),
             namespaces: Arena::default(),
             channels: Arena::default(),
             users: Arena::default(),
@@ -170,10 +172,8 @@ impl Hub {
 
     /// The namespace of that name.
     pub fn namespace(&self, name: &str) -> Option<NsId> {
-        let found = self.names.find(self.hash(name), |id| {
-            self.namespaces.get(*id).is_some_and(|ns| *ns.name == *name)
-        });
-        found.copied()
+        let is_it = |id| self.namespaces.get(id).is_some_and(|ns| *ns.name == *name);
+        self.names.find(self.hash(name), is_it)
     }
 
     /// The keys that open the namespace at that time, the current one first.
@@ -210,28 +210,23 @@ impl Hub {
 
     fn find_state(&self, ns: NsId, channel: &str, user: Option<&str>) -> Option<Id<State>> {
         let table = &self.namespaces.get(ns)?.states;
-        let found = table.find(self.hash((channel, user)), |id| {
-            self.states
-                .get(*id)
-                .is_some_and(|s| *s.channel == *channel && s.user.as_deref() == user)
-        });
-        found.copied()
+        let is_it = |id| {
+            let state = self.states.get(id);
+            state.is_some_and(|s| *s.channel == *channel && s.user.as_deref() == user)
+        };
+        table.find(self.hash((channel, user)), is_it)
     }
 
     fn find_channel(&self, ns: NsId, name: &str) -> Option<Id<Channel>> {
         let table = &self.namespaces.get(ns)?.channels;
-        let found = table.find(self.hash(name), |id| {
-            self.channels.get(*id).is_some_and(|channel| *channel.name == *name)
-        });
-        found.copied()
+        let is_it = |id| self.channels.get(id).is_some_and(|channel| *channel.name == *name);
+        table.find(self.hash(name), is_it)
     }
 
     fn find_user(&self, ns: NsId, name: &str) -> Option<Id<User>> {
         let table = &self.namespaces.get(ns)?.users;
-        let found = table.find(self.hash(name), |id| {
-            self.users.get(*id).is_some_and(|user| *user.name == *name)
-        });
-        found.copied()
+        let is_it = |id| self.users.get(id).is_some_and(|user| *user.name == *name);
+        table.find(self.hash(name), is_it)
     }
 
     /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
@@ -262,9 +257,8 @@ impl Hub {
                 let space = self.namespaces.get_mut(ns)?;
                 let id = self.users.insert(User { name: user.into(), peers: Vec::new() });
                 let (users, hasher) = (&self.users, &self.hasher);
-                space.users.insert_unique(hash, id, |id| {
-                    hasher.hash_one(users.get(*id).map_or("", |user| &user.name))
-                });
+                let rehash = |id| hasher.hash_one(users.get(id).map_or("", |user| &user.name));
+                space.users.insert(hash, id, rehash);
                 id
             }
         };
@@ -294,10 +288,8 @@ impl Hub {
         user.peers.retain(|other| *other != peer);
         if user.peers.is_empty() {
             let hash = self.hasher.hash_one(&*user.name);
-            if let Some(ns) = self.namespaces.get_mut(ns)
-                && let Ok(entry) = ns.users.find_entry(hash, |other| *other == id)
-            {
-                entry.remove();
+            if let Some(ns) = self.namespaces.get_mut(ns) {
+                ns.users.remove(hash, id);
             }
             self.users.remove(id);
         }
@@ -368,9 +360,8 @@ impl Hub {
         let space = self.namespaces.get_mut(ns)?;
         let id = self.channels.insert(Channel { ns, name: name.into(), members: Vec::new() });
         let (channels, hasher) = (&self.channels, &self.hasher);
-        space.channels.insert_unique(hash, id, |id| {
-            hasher.hash_one(channels.get(*id).map_or("", |channel| &channel.name))
-        });
+        let rehash = |id| hasher.hash_one(channels.get(id).map_or("", |channel| &channel.name));
+        space.channels.insert(hash, id, rehash);
         Some(id)
     }
 
@@ -407,10 +398,8 @@ impl Hub {
         }
         if channel.members.is_empty() {
             let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
-            if let Some(ns) = self.namespaces.get_mut(ns)
-                && let Ok(entry) = ns.channels.find_entry(hash, |other| *other == channel_id)
-            {
-                entry.remove();
+            if let Some(ns) = self.namespaces.get_mut(ns) {
+                ns.channels.remove(hash, channel_id);
             }
             self.channels.remove(channel_id);
         }
@@ -423,10 +412,8 @@ impl Hub {
             self.ends.cancel(timer);
         }
         let hash = self.hash((&*state.channel, state.user.as_deref()));
-        if let Some(ns) = self.namespaces.get_mut(state.ns)
-            && let Ok(entry) = ns.states.find_entry(hash, |other| *other == id)
-        {
-            entry.remove();
+        if let Some(ns) = self.namespaces.get_mut(state.ns) {
+            ns.states.remove(hash, id);
         }
     }
 

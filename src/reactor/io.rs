@@ -9,7 +9,7 @@ use super::listener::Listener;
 use super::stream::Stream;
 use crate::arena::Arena;
 use crate::edge::{Conn, ConnId, Net};
-use crate::frame::{Frame, FramePool, OutQueue};
+use crate::frame::{Frame, FramePool, Kind, OutQueue};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::{Timer, Wheel};
@@ -198,6 +198,20 @@ impl Io {
         }
     }
 
+    /// Queues a frame; returns the backlog of publications behind it.
+    fn queue(&mut self, conn: ConnId, frame: Frame, kind: Kind) -> usize {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return 0 };
+        if peer.phase != Phase::Open {
+            return 0;
+        }
+        self.frames.push(&mut peer.out, frame, kind);
+        if !peer.is_on_dirty {
+            peer.is_on_dirty = true;
+            self.dirty.push(conn);
+        }
+        peer.out.backlog()
+    }
+
     /// One write for all that waits.
     pub fn flush(&mut self, conn: ConnId) -> Flushed {
         let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Flushed::Blocked };
@@ -273,22 +287,11 @@ impl Net for Io {
     }
 
     fn send(&mut self, conn: ConnId, frame: Frame) {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
-        if peer.phase != Phase::Open {
-            return;
-        }
-        self.frames.push(&mut peer.out, frame);
-        if !peer.is_on_dirty {
-            peer.is_on_dirty = true;
-            self.dirty.push(conn);
-        }
+        self.queue(conn, frame, Kind::Answer);
     }
 
-    fn backlog(&self, conn: ConnId) -> usize {
-        match self.slots.get(conn) {
-            Some(Slot::Peer(peer)) => self.frames.backlog(&peer.out),
-            _ => 0,
-        }
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+        self.queue(conn, frame, Kind::Publication)
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -336,7 +339,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_stays_small() {
-        assert!(size_of::<Peer>() <= 96, "{}", size_of::<Peer>());
-        assert!(size_of::<Slot>() <= 104, "{}", size_of::<Slot>());
+        assert!(size_of::<Peer>() <= 104, "{}", size_of::<Peer>());
+        assert!(size_of::<Slot>() <= 112, "{}", size_of::<Slot>());
     }
 }

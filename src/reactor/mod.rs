@@ -60,6 +60,7 @@ pub struct Reactor {
     /// No door is asked before this moment.
     accept_at: Millis,
     is_starved: bool,
+    is_full_told: bool,
     /// Signals to stop that have come.
     stops: usize,
     drain_until: Millis,
@@ -85,6 +86,7 @@ impl Reactor {
             spare: Vec::new(),
             accept_at: now.mono,
             is_starved: false,
+            is_full_told: false,
             stops: 0,
             drain_until: Millis(u64::MAX),
         })
@@ -249,6 +251,21 @@ impl Reactor {
         self.io.connections(self.others) < self.bounds.connections
     }
 
+    /// Whether there is no room; said once when it comes to that, and again only after a tenth of
+    /// the room was free.
+    fn is_full(&mut self) -> bool {
+        let max = self.bounds.connections;
+        let is_full = !self.has_room() && self.has_waiting_door();
+        if is_full && !self.is_full_told {
+            let text = format_args!("full: {max} connections are open, newcomers wait");
+            crate::log::warning(self.io.now.unix, text);
+            self.is_full_told = true;
+        } else if self.io.connections(self.others) <= max - max / 10 {
+            self.is_full_told = false;
+        }
+        is_full
+    }
+
     fn has_waiting_door(&self) -> bool {
         self.doors.iter().any(
             |door| matches!(self.io.slots.get(*door), Some(Slot::Listener(door)) if door.is_ready),
@@ -260,7 +277,7 @@ impl Reactor {
     fn accept(&mut self, handler: &mut impl Handler) {
         for i in 0..self.doors.len() {
             for _ in 0..ACCEPT_MAX {
-                if self.io.now.mono < self.accept_at || !self.has_room() {
+                if self.io.now.mono < self.accept_at || self.is_full() {
                     return;
                 }
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {

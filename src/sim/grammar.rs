@@ -434,7 +434,7 @@ impl Grammar<'_> {
             }
             1 => {
                 fault = Some(CloseReason::AuthWithoutNamespace);
-                format!(r#"{{"s":"{token}","i":null}}"#)
+                format!(r#"{{"s":"{token}"}}"#)
             }
             2 => {
                 fault = Some(CloseReason::InvalidToken);

@@ -13,7 +13,7 @@ mod roles;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::intent::{Command, Intent};
+use super::intent::{Command, Event, Intent};
 use super::record::Record;
 use super::tape::Item;
 use crate::edge::{ConnId, Door};
@@ -97,6 +97,17 @@ pub(super) struct Browser {
     pinged: Option<Millis>,
     /// When it was last seen not being read, unless it was heard again.
     held_at: Option<Millis>,
+    /// What it said in a SockJS array behind more answers than it had taken.
+    pending: VecDeque<Event>,
+}
+
+/// What a call into the switch found queued for its connection, and what it sent there.
+#[derive(Debug, Default)]
+struct Meter {
+    before: usize,
+    sent: Vec<usize>,
+    /// How much was expected before the call.
+    start: usize,
 }
 
 /// What the judge is shown of a socket.
@@ -140,6 +151,8 @@ pub(super) struct Judge {
     /// The date has been changed in this run.
     pub has_date_jumped: bool,
     pub is_stopping: bool,
+    /// Of the current call.
+    meter: Meter,
 }
 
 impl Judge {
@@ -158,6 +171,7 @@ impl Judge {
             closings: Vec::new(),
             has_date_jumped: false,
             is_stopping: false,
+            meter: Meter::default(),
         }
     }
 
@@ -235,23 +249,31 @@ impl Judge {
 
     /// Compares what is on the tape with what was expected. `pinged` may have been sent a ping.
     pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
+        let mut slow = BTreeSet::new();
         for item in items {
             match item {
-                Item::Sent { conn, frame, queued, backlog } => {
+                Item::Sent { conn, frame, backlog } => {
                     let line = self.lines.get_mut(conn).expect("only what is known is sent to");
                     let seen = line.see(frame);
                     if seen == Seen::Ping && pinged == Some(*conn) {
                         line.wire.push_back(seen);
                         continue;
                     }
-                    let max = self.limits.backlog_bytes;
-                    let is_slow = *queued > max && *backlog > max;
-                    line.sent(*conn, seen, durable, is_slow);
+                    line.sent(*conn, seen, durable, backlog.is_some());
+                    if backlog.is_some_and(|bytes| bytes > self.limits.backlog_bytes) {
+                        slow.insert(*conn);
+                    }
                 }
-                Item::Closing { conn, reason, was_open: true } => self.close_seen(*conn, *reason),
+                Item::Closing { conn, reason, was_open: true } => {
+                    let is_slow = slow.remove(conn);
+                    let is_cut = *reason == CloseReason::SlowConsumer;
+                    assert_eq!(is_cut, is_slow, "{conn:?}: cut, or not, against its backlog");
+                    self.close_seen(*conn, *reason);
+                }
                 _ => {}
             }
         }
+        assert!(slow.is_empty(), "not cut: {slow:?}");
         assert!(self.closings.is_empty(), "still open: {:?}", self.closings);
         for (conn, line) in &self.lines {
             let is_owed = line.door() == Door::Control && line.closing.is_none();
@@ -405,13 +427,13 @@ impl Line {
         }
     }
 
-    fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_slow: bool) {
+    fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_published: bool) {
         let Some(Due { what: expected, after, .. }) = self.expected.pop_front() else {
             panic!("{conn:?} was sent {seen:?}, and nothing was expected");
         };
         assert!(after <= durable, "{conn:?}: {seen:?} left before entry {after} was durable");
         let is_publication = matches!(expected, Expected::Publication(_));
-        assert!(!(is_slow && is_publication), "{conn:?} should have been cut");
+        assert_eq!(is_published, is_publication, "{conn:?}: {seen:?} counts as what it is not");
         let form = match &self.role {
             Role::Browser(browser) => browser.form,
             _ => Form::Raw,

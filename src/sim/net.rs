@@ -9,7 +9,7 @@ use std::io::IoSlice;
 use super::Prng;
 use super::tape::{Item, Tape};
 use crate::edge::{ConnId, Net};
-use crate::frame::{Frame, FramePool, OutQueue};
+use crate::frame::{Frame, FramePool, Kind, OutQueue};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::{Timer, Wheel};
@@ -315,6 +315,21 @@ impl FakeNet {
     }
 }
 
+impl FakeNet {
+    fn queue(&mut self, conn: ConnId, frame: Frame, kind: Kind) -> usize {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return 0 };
+        if socket.phase != Phase::Open {
+            return 0;
+        }
+        self.frames.push(&mut socket.out, frame.clone(), kind);
+        let backlog = socket.out.backlog();
+        let told = (kind == Kind::Publication).then_some(backlog);
+        self.tape.write(Item::Sent { conn, frame, backlog: told });
+        self.mark_dirty(conn);
+        backlog
+    }
+}
+
 impl Net for FakeNet {
     fn now(&self) -> Now {
         self.now
@@ -327,18 +342,11 @@ impl Net for FakeNet {
     }
 
     fn send(&mut self, conn: ConnId, frame: Frame) {
-        let (queued, backlog) = (self.queued(conn), self.backlog(conn));
-        let Some(socket) = self.sockets.get_mut(&conn) else { return };
-        if socket.phase != Phase::Open {
-            return;
-        }
-        self.tape.write(Item::Sent { conn, frame: frame.clone(), queued, backlog });
-        self.frames.push(&mut socket.out, frame);
-        self.mark_dirty(conn);
+        self.queue(conn, frame, Kind::Answer);
     }
 
-    fn backlog(&self, conn: ConnId) -> usize {
-        self.sockets.get(&conn).map_or(0, |socket| self.frames.backlog(&socket.out))
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+        self.queue(conn, frame, Kind::Publication)
     }
 
     fn queued(&self, conn: ConnId) -> usize {

@@ -20,8 +20,8 @@ pub(super) enum Item {
     Ordered { ticket: Option<Ticket>, entry: Entry },
     /// The journal will never order this one.
     Failed(Ticket),
-    /// A frame went out to an open connection; what waited there before it.
-    Sent { conn: ConnId, frame: Frame, queued: usize, backlog: usize },
+    /// A frame went out to an open connection. For a publication: what waits there of those now.
+    Sent { conn: ConnId, frame: Frame, backlog: Option<usize> },
     /// The switch closed a connection, which may have been closed before.
     Closing { conn: ConnId, reason: CloseReason, was_open: bool },
 }

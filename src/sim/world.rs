@@ -408,7 +408,10 @@ impl<J: Journal> World<J> {
             Phase::Open if socket.was_blocked || socket.is_paused => {
                 socket.was_blocked = false;
                 self.switch.drained(&mut self.net, conn);
-                self.judge(None);
+                self.calls += 1;
+                let items = self.tape.take();
+                self.judge.drained(conn, self.view(conn), &items);
+                self.judge_items(&items, None);
             }
             Phase::Open | Phase::Lingering => {}
             Phase::Flushing if socket.is_ended => self.net.free(conn),

@@ -2,6 +2,9 @@
 //! carried out strictly one after the other, so that a `subscribe` right behind `auth` works every
 //! time.
 
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
 use super::{Link, Switch};
 use crate::codec::ws::{self, Bounds, Event, Side};
 use crate::codec::{json, jwt, sockjs};
@@ -38,6 +41,10 @@ pub(super) struct Browser {
     is_held: bool,
     /// What was queued at the last beat, while held.
     queued_at_beat: usize,
+    /// Messages of a SockJS array that wait behind those answers; at most as long as one WebSocket
+    /// message.
+    #[allow(clippy::box_collection)] // one word, because it is hardly ever there
+    pending: Option<Box<VecDeque<String>>>,
 }
 
 impl Browser {
@@ -53,6 +60,7 @@ impl Browser {
             awaits_answer: false,
             is_held: false,
             queued_at_beat: 0,
+            pending: None,
         }
     }
 
@@ -63,11 +71,11 @@ impl Browser {
         [auth, end].into_iter().flatten().fold(self.beat_at, Millis::min)
     }
 
-    /// All that was queued has gone to the kernel.
-    pub fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
-        if std::mem::take(&mut self.is_held) {
-            net.resume(conn);
-        }
+    /// What it asked for and has not taken is no reason to cut it, but one to hear no more
+    /// requests: TCP holds it back.
+    fn hold(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.is_held = true;
+        net.pause(conn);
     }
 
     fn send(&self, net: &mut impl Net, conn: ConnId, message: &str) {
@@ -121,9 +129,7 @@ impl<J: Journal> Switch<J> {
         let mut used = 0;
         loop {
             if net.queued(conn) >= self.limits.answers_pause_bytes {
-                // What it asked for is no reason to cut it, but one to hear no more requests.
-                browser.is_held = true;
-                net.pause(conn);
+                browser.hold(net, conn);
                 return Ok(used);
             }
             let message_bytes = match browser.peer {
@@ -168,8 +174,35 @@ impl<J: Journal> Switch<J> {
         if browser.form == Form::Raw {
             return self.event(net, conn, browser, text);
         }
-        for message in sockjs::parse_messages(text).map_err(|_| CloseReason::BrokenFraming)? {
+        let mut messages = sockjs::parse_messages(text).map_err(|_| CloseReason::BrokenFraming)?;
+        while let Some(message) = messages.next() {
             self.event(net, conn, browser, &message)?;
+            if net.queued(conn) >= self.limits.answers_pause_bytes {
+                let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
+                browser.pending = (!rest.is_empty()).then(|| Box::new(rest));
+                browser.hold(net, conn);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// All that was queued for it has gone to the kernel: it is heard again.
+    pub(super) fn browser_drained(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        browser: &mut Browser,
+    ) -> Result<(), CloseReason> {
+        while let Some(message) = browser.pending.as_mut().and_then(|rest| rest.pop_front()) {
+            self.event(net, conn, browser, &message)?;
+            if net.queued(conn) >= self.limits.answers_pause_bytes {
+                return Ok(());
+            }
+        }
+        browser.pending = None;
+        if std::mem::take(&mut browser.is_held) {
+            net.resume(conn);
         }
         Ok(())
     }
@@ -192,15 +225,18 @@ impl<J: Journal> Switch<J> {
             browser.answer(net, conn, clb, OK);
             return Ok(());
         }
-        let Some(data) = data.filter(|data| json::is_truthy(data)) else { return Ok(()) };
-        match &*event {
-            "auth" => self.auth(net, conn, browser, data)?,
-            "subscribe" => self.subscribe(net, conn, browser, data, clb),
-            "unsubscribe" => {
+        let data = data.filter(|data| json::is_truthy(data));
+        match (&*event, data) {
+            ("auth", Some(data)) => self.auth(net, conn, browser, data)?,
+            ("subscribe", Some(data)) => self.subscribe(net, conn, browser, data, clb),
+            ("unsubscribe", Some(data)) => {
                 if let (Some(peer), Some(channel)) = (browser.peer, json::text(data)) {
                     self.hub.unsubscribe(peer, &channel);
                 }
                 browser.answer(net, conn, clb, OK);
+            }
+            ("subscribe" | "unsubscribe", None) => {
+                browser.refuse(net, conn, clb, "channel has no name");
             }
             _ => {}
         }
@@ -216,10 +252,8 @@ impl<J: Journal> Switch<J> {
         data: &str,
     ) -> Result<(), CloseReason> {
         let [token, name] = json::members(data, &["s", "i"]).ok().flatten().unwrap_or_default();
-        let token =
-            token.filter(|raw| json::is_truthy(raw)).ok_or(CloseReason::AuthWithoutToken)?;
-        let name =
-            name.filter(|raw| json::is_truthy(raw)).ok_or(CloseReason::AuthWithoutNamespace)?;
+        let token = token.ok_or(CloseReason::AuthWithoutToken)?;
+        let name = name.ok_or(CloseReason::AuthWithoutNamespace)?;
         let ns = json::text(name).and_then(|name| self.hub.namespace(&name));
         let ns = ns.ok_or(CloseReason::UnknownNamespace)?;
         let token = json::string(token).ok_or(CloseReason::InvalidToken)?;
@@ -249,7 +283,8 @@ impl<J: Journal> Switch<J> {
         browser.expires = claims.expires.map(|end| UnixMillis(end.saturating_mul(1000)));
         net.deadline(conn, Some(browser.deadline(now)));
         let left = claims.expires.map_or(String::new(), |end| {
-            format!(",\"expiresIn\":{}", end.saturating_sub(now.unix.seconds()))
+            // Whole seconds that are certain to be left.
+            format!(",\"expiresIn\":{}", end.saturating_mul(1000).saturating_sub(now.unix.0) / 1000)
         });
         let message = format!("{{\"event\":\"auth ok\",\"data\":{{\"cid\":\"{cid}\"{left}}}}}");
         browser.send(net, conn, &message);
@@ -277,7 +312,6 @@ impl<J: Journal> Switch<J> {
         let Some(peer) = browser.peer else { return refuse(net, "need auth") };
         let max = self.limits.name_bytes;
         let channel = match json::text(data) {
-            Some(channel) if channel.is_empty() => return refuse(net, "channel has no name"),
             Some(channel) if channel.len() > max => {
                 return refuse(net, &format!("channel name is too long, at most {max} bytes"));
             }
@@ -343,6 +377,6 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_browser_stays_small() {
-        assert!(size_of::<Browser>() <= 136, "{}", size_of::<Browser>());
+        assert!(size_of::<Browser>() <= 144, "{}", size_of::<Browser>());
     }
 }

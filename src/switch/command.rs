@@ -3,7 +3,9 @@
 
 use std::borrow::Cow;
 
-use crate::codec::json;
+use hashbrown::HashSet;
+
+use crate::codec::json::{self, JsonError};
 use crate::limits::Limits;
 use crate::uuid::Uuid;
 
@@ -83,7 +85,13 @@ pub(super) fn parse<'a>(
     is_authenticated: bool,
     limits: &Limits,
 ) -> Result<Command<'a>, Option<Refused>> {
-    let members = json::members(body, &NAMES).map_err(|_| None)?;
+    let members = json::members(body, &NAMES).map_err(|error| match error {
+        JsonError::Syntax => None,
+        JsonError::Depth { max } => {
+            let reason = format!("Nested too deep, at most {max} levels").into();
+            Some(Refused { code: 300, reason })
+        }
+    })?;
     let Some([Some(action), name, key, s_key, channel, channels, data, user, params]) = members
     else {
         return Err(Some(Refused::new(300, "Need action")));
@@ -131,7 +139,10 @@ impl<'a> Fields<'a> {
             "channelInfo" => Ok(Command::Info { channel: self.channel(limits)? }),
             "disconnect" => Ok(Command::Disconnect { user: self.needed_user(limits)? }),
             _ => {
-                let channel = self.channel(limits)?;
+                // Any text will do, the empty one too: it is no private channel.
+                let channel = self.channel.and_then(json::text);
+                let channel = channel.ok_or(Refused::new(300, "Need argument channel"))?;
+                let channel = bounded(channel, "channel", limits)?;
                 if !channel.starts_with('#') {
                     return Err(Refused::new(343, "Private channel must begin with #"));
                 }
@@ -176,8 +187,8 @@ impl<'a> Fields<'a> {
         };
         let data = self.data.ok_or(Refused::new(300, "Need argument data"))?;
         let [user, except, count] = self.params(["userId", "exceptCid", "count"]);
-        let user = match user {
-            Some(_) => user_id(user, "params.userId", limits)?,
+        let user = match user_id(user, "params.userId", limits)? {
+            Some(user) => Some(user),
             // Beside `channel`, as the first README of the original has it.
             None => user_id(self.user, "userId", limits)?,
         };
@@ -265,11 +276,17 @@ fn channel_list(raw: &str, limits: &Limits) -> Result<Vec<Box<str>>, Refused> {
         let reason = format!("Too many channels, at most {max}").into();
         return Err(Refused { code: 300, reason });
     }
-    let channel = |raw| {
+    let mut names = HashSet::with_capacity(items.len());
+    let mut channels = Vec::with_capacity(items.len());
+    for raw in items {
         let name = name_of(raw).ok_or_else(|| Refused::invalid("channels"))?;
-        bounded(name, "channels", limits).map(Box::from)
-    };
-    items.into_iter().map(channel).collect()
+        let name = bounded(name, "channels", limits)?;
+        // Named twice is meant once.
+        if names.insert(name.clone()) {
+            channels.push(name.into());
+        }
+    }
+    Ok(channels)
 }
 
 /// A time in seconds, to milliseconds. Absent, null, false, "" and 0 mean none.

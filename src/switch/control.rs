@@ -171,7 +171,10 @@ impl<J: Journal> Switch<J> {
         match answer {
             Ok(Answer::Later) => {}
             Ok(Answer::Body(body)) => self.reply(net, conn, controller, body),
-            Err(refused) => self.reply(net, conn, controller, refusal(&refused)),
+            Err(refused) => {
+                self.count_refused(net, &refused);
+                self.reply(net, conn, controller, refusal(&refused));
+            }
         }
         Ok(())
     }
@@ -276,7 +279,10 @@ impl<J: Journal> Switch<J> {
         let body = match result {
             Some(Ok(outcome)) => success(&outcome, counts),
             Some(Err(why)) => refusal(&refused(why)),
-            None => refusal(&command::STORE_FAILED),
+            None => {
+                self.count_refused(net, &command::STORE_FAILED);
+                refusal(&command::STORE_FAILED)
+            }
         };
         self.reply(net, conn, &mut controller, body);
         net.resume(conn);
@@ -338,6 +344,16 @@ impl<J: Journal> Switch<J> {
         } else {
             controller.hold(net, conn, &self.limits);
         }
+    }
+
+    /// Counts the errors that an operator may want to act on.
+    fn count_refused(&mut self, net: &mut impl Net, refused: &Refused) {
+        match refused.code {
+            302 => self.metrics.store_failures += 1,
+            305 | 306 => self.metrics.wrong_keys += 1,
+            _ => return,
+        }
+        self.report_soon(net.now());
     }
 
     fn check_server_key(&self, key: &str) -> Result<(), Refused> {

@@ -9,6 +9,7 @@
 mod browser;
 mod command;
 mod control;
+mod fuzz;
 mod web;
 
 use hashbrown::HashMap;
@@ -19,7 +20,7 @@ use crate::frame::Frame;
 use crate::hub::{Change, Entry, Hub, Outbox, Outcome, PeerId, Refusal};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Refusals};
 use crate::publication::{Form, Publication};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
@@ -27,6 +28,8 @@ use browser::Browser;
 use control::Controller;
 use web::Http;
 
+#[doc(hidden)]
+pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use web::Demo;
 
 /// Between two log lines about refusals.
@@ -94,7 +97,7 @@ pub struct Switch<J> {
     epoch: u64,
     /// When to report refusals next, and those that have been reported.
     report_at: Option<Millis>,
-    reported: [u64; CloseReason::ALL.len()],
+    reported: Refusals,
 }
 
 impl<J: Journal> Switch<J> {
@@ -113,10 +116,10 @@ impl<J: Journal> Switch<J> {
             waiting: HashMap::new(),
             owing: Vec::new(),
             leaving: Vec::new(),
+            reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
             epoch,
             report_at: None,
-            reported: [0; CloseReason::ALL.len()],
         }
     }
 
@@ -197,7 +200,11 @@ impl<J: Journal> Switch<J> {
         self.answer_late(net, conn, result);
     }
 
-    /// Every ten seconds at most, one line about who was turned away and why.
+    fn report_soon(&mut self, now: Now) {
+        self.report_at.get_or_insert(now.mono.plus(REPORT_MS));
+    }
+
+    /// Every ten seconds at most, one line about what was turned away and why.
     fn report(&mut self, now: Now) {
         let Some(at) = self.report_at else { return };
         if now.mono < at {
@@ -205,9 +212,9 @@ impl<J: Journal> Switch<J> {
         }
         self.report_at = None;
         let refusals = self.metrics.refusals_since(&self.reported);
-        self.reported = self.metrics.closed;
+        self.reported = self.metrics.refusals();
         if !refusals.is_empty() {
-            crate::log::info(now.unix, format_args!("connections refused or cut: {refusals}"));
+            crate::log::warning(now.unix, format_args!("refused: {refusals}"));
         }
     }
 
@@ -258,13 +265,11 @@ impl<N: Net> Outbox for Delivery<'_, N> {
     fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
         let Link { conn, form } = self.links[peer.index()];
         self.count += 1;
-        // A slow peer is cut, not thinned: it comes back and gets the state. What is being sent
-        // does not count against it, however large it is.
-        if self.net.queued(conn) > self.backlog_max && self.net.backlog(conn) > self.backlog_max {
+        // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
+        // sent counts against it, however large it is, nor what it asked for itself.
+        if self.net.publish(conn, Frame::clone(publication.frame(form))) > self.backlog_max {
             self.leaving.push((conn, CloseReason::SlowConsumer));
-            return;
         }
-        self.net.send(conn, Frame::clone(publication.frame(form)));
     }
 
     fn close(&mut self, peer: PeerId, reason: CloseReason) {
@@ -356,8 +361,11 @@ impl<J: Journal> Handler for Switch<J> {
                 *self.role(conn) = Role::Controller(controller);
             }
             Role::Browser(mut browser) => {
-                browser.drained(net, conn);
+                let result = self.browser_drained(net, conn, &mut browser);
                 *self.role(conn) = Role::Browser(browser);
+                if let Err(reason) = result {
+                    self.dismiss(net, conn, reason);
+                }
             }
             role => {
                 *self.role(conn) = role;
@@ -392,8 +400,8 @@ impl<J: Journal> Handler for Switch<J> {
 
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         self.metrics.count_closed(reason);
-        if !reason.is_ordinary() && self.report_at.is_none() {
-            self.report_at = Some(net.now().mono.plus(REPORT_MS));
+        if !reason.is_ordinary() {
+            self.report_soon(net.now());
         }
         match std::mem::take(self.role(conn)) {
             Role::Controller(controller) => {
@@ -411,6 +419,8 @@ impl<J: Journal> Handler for Switch<J> {
     }
 
     fn stopping(&mut self, net: &mut impl Net) {
+        self.report_at = self.report_at.map(|_| net.now().mono);
+        self.report(net.now());
         for slot in 0..self.seats.len() {
             let conn = self.seats[slot].conn;
             match std::mem::take(&mut self.seats[slot].role) {

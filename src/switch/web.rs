@@ -134,12 +134,18 @@ impl<J: Journal> Switch<J> {
                 let ns = self.hub.namespace(&demo.namespace);
                 let key = ns.and_then(|ns| self.hub.keys(ns, self.at(now)).next());
                 let Some(key) = key else { return not_found() };
-                let mut guest = [0; 4];
-                net.random(&mut guest);
-                let guest = format!("guest-{}", u32::from_le_bytes(guest) % 1_000_000);
-                let token = jwt::sign(&guest, key, Some(now.unix.seconds() + DEMO_TOKEN_SECONDS));
+                // A page that comes back for a new token stays who it was.
+                let said = head.query().and_then(|query| query.strip_prefix("guest="));
+                let guest = said.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+                    let mut bytes = [0; 4];
+                    net.random(&mut bytes);
+                    u32::from_le_bytes(bytes)
+                });
+                let expires = now.unix.seconds() + DEMO_TOKEN_SECONDS;
+                let token = jwt::sign(&format!("guest-{guest}"), key, Some(expires));
                 let namespace = &demo.namespace;
-                let body = format!("{{\"namespace\":\"{namespace}\",\"token\":\"{token}\"}}");
+                let body =
+                    format!(r#"{{"namespace":"{namespace}","guest":{guest},"token":"{token}"}}"#);
                 let response = Response::new(200).body(JSON, body);
                 sockjs::never_cached(response)
             }

@@ -1,3 +1,5 @@
+//! Heads of requests, good and bad, and the responses.
+
 use super::*;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";

@@ -1,3 +1,5 @@
+//! Paths, frames and headers of SockJS.
+
 use super::*;
 use crate::codec::http::parse_head;
 

@@ -1,3 +1,5 @@
+//! Frames, good and bad, cut anywhere.
+
 use super::fuzz::{Heard, hear};
 use super::*;
 

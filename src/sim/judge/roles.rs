@@ -1,9 +1,9 @@
 //! What clients say, carried out when the server has consumed it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::expected::Expected;
-use super::{Browser, Controller, Judge, Role, View};
+use super::{Browser, Controller, Judge, Meter, Role, View};
 use crate::edge::ConnId;
 use crate::publication::Form;
 use crate::reason::CloseReason;
@@ -15,6 +15,7 @@ impl Judge {
     pub fn received(&mut self, conn: ConnId, view: View, items: &[Item]) {
         self.replica.replay(items);
         let now = self.now.mono;
+        self.meter(conn, view, items);
         if let Some(line) = self.lines.get_mut(&conn) {
             line.delivered = view.delivered;
         }
@@ -49,6 +50,49 @@ impl Judge {
             && line.intents.front().is_some_and(|(from, ..)| *from < view.delivered)
         {
             line.half_since.get_or_insert(now);
+        }
+    }
+
+    /// All that was queued for a connection has gone out: what waited behind that is heard now.
+    pub fn drained(&mut self, conn: ConnId, view: View, items: &[Item]) {
+        self.meter(conn, view, items);
+        let pending = self.browser(conn).map(|browser| std::mem::take(&mut browser.pending));
+        self.hear(conn, pending.unwrap_or_default());
+    }
+
+    /// Notes what a call into the switch found queued, and what it sent.
+    fn meter(&mut self, conn: ConnId, view: View, items: &[Item]) {
+        let sent = items.iter().filter_map(|item| match item {
+            Item::Sent { conn: to, frame, .. } if *to == conn => Some(frame.len()),
+            _ => None,
+        });
+        let sent: Vec<usize> = sent.collect();
+        let before = view.queued.saturating_sub(sent.iter().sum());
+        let start = self.lines.get(&conn).map_or(0, |line| line.expected.len());
+        self.meter = Meter { before, sent, start };
+    }
+
+    /// What was queued for it at this point of the call, when all so far had been sent.
+    fn queued_by_now(&self, conn: ConnId) -> usize {
+        let due = self.lines.get(&conn).map_or(0, |line| line.expected.len());
+        let count = due.saturating_sub(self.meter.start);
+        self.meter.before + self.meter.sent.iter().take(count).sum::<usize>()
+    }
+
+    /// Carries out events until too much is queued; the others wait.
+    fn hear(&mut self, conn: ConnId, mut events: VecDeque<Event>) {
+        while let Some(event) = events.pop_front() {
+            // After a close nothing is heard any more.
+            if self.lines.get(&conn).is_none_or(|line| line.closing.is_some()) {
+                return;
+            }
+            self.event(conn, event);
+            if self.queued_by_now(conn) >= self.limits.answers_pause_bytes {
+                if let Some(browser) = self.browser(conn) {
+                    browser.pending = events;
+                }
+                return;
+            }
         }
     }
 
@@ -127,6 +171,7 @@ impl Judge {
                     beat: now,
                     pinged: None,
                     held_at: None,
+                    pending: VecDeque::new(),
                 });
             }
             Intent::Request { status, is_last } => {
@@ -143,12 +188,7 @@ impl Judge {
                 self.close(conn, CloseReason::BadHttp);
             }
             Intent::Message(events) => {
-                for event in events {
-                    // After a close nothing is heard any more.
-                    if self.lines.get(&conn).is_some_and(|line| line.closing.is_none()) {
-                        self.event(conn, event);
-                    }
-                }
+                self.hear(conn, events.into());
             }
             Intent::Ping(payload) => self.expect(conn, Expected::Pong(payload)),
             Intent::Pong => {}
@@ -293,7 +333,10 @@ impl Judge {
             browser.expires = auth.expires;
             browser.overdue_since = None;
         }
-        self.expect(conn, Expected::AuthOk(auth.expires.map(|end| end - seconds)));
+        self.expect(
+            conn,
+            Expected::AuthOk(auth.expires.map(|end| (end * 1000 - self.now.unix.0) / 1000)),
+        );
         Ok(())
     }
 

@@ -1,0 +1,228 @@
+// Tests of what fws.js says and hears, without a network: `node --test clients/js/test/*.test.js`.
+'use strict';
+
+const test = require('node:test');
+const assert = require('node:assert/strict');
+const { World } = require('./world.js');
+
+test('dials the raw endpoint, authenticates, then announces', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host:8080/socket', 'demo', 'abc');
+  const seen = [];
+  fws.on('connected', () => seen.push(['connected', world.socket.sent.length]));
+  fws.on('auth', (cid) => seen.push(['auth', cid, fws.cid]));
+  await world.settle();
+  assert.equal(world.socket.url, 'ws://host:8080/socket/websocket');
+  world.socket.accept();
+  assert.deepEqual(world.socket.sent, [{ event: 'auth', data: { i: 'demo', s: 'abc' } }]);
+  world.socket.authOk({ cid: 'c-1' });
+  assert.deepEqual(seen, [['connected', 1], ['auth', 'c-1', 'c-1']]);
+});
+
+test('urls: https, trailing slash, query, relative to the page', async () => {
+  const world = new World();
+  const urls = {
+    'https://host/socket/': 'wss://host/socket/websocket',
+    'http://host/socket?a=1': 'ws://host/socket/websocket?a=1',
+    'wss://host/socket': 'wss://host/socket/websocket',
+    '/socket': 'wss://page.example/socket/websocket',
+  };
+  for (const [url, expected] of Object.entries(urls)) {
+    new world.FWS(url, 'demo', 't');
+    await world.settle();
+    assert.equal(world.socket.url, expected);
+  }
+  assert.throws(() => new world.FWS('http://[', 'demo', 't'), { name: 'TypeError' });
+});
+
+test('subscribes once auth is answered, whenever channel() was called', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  const got = [];
+  fws.channel('early', ({ ...data }) => got.push(['early', data]));
+  fws.on('connected', () => fws.channel('onConnected', () => {}));
+  fws.on('auth', () => fws.channel('onAuth', () => {}));
+  await world.settle();
+  world.socket.accept();
+  assert.deepEqual(world.socket.events(), ['auth']);
+  world.socket.authOk();
+  assert.deepEqual(world.socket.names('subscribe'), ['early', 'onConnected', 'onAuth']);
+  fws.channel('late', (data) => got.push(['late', data]));
+  assert.equal(world.socket.names('subscribe')[3], 'late');
+  world.socket.receive({ event: 'late', data: 0 });
+  world.socket.receive({ event: 'early', data: { ü: '😀\u2028' } });
+  assert.deepEqual(got, [['late', 0], ['early', { ü: '😀\u2028' }]]);
+});
+
+test('two handlers of one channel: one call each; the same function counts once', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const got = [];
+  const first = (data) => got.push(`first ${data}`);
+  fws.channel('news', first);
+  fws.channel('news', (data) => got.push(`second ${data}`));
+  fws.channel('news', first);
+  assert.deepEqual(world.socket.names('subscribe'), ['news', 'news', 'news']);
+  world.socket.receive({ event: 'news', data: 1 });
+  assert.deepEqual(got.sort(), ['first 1', 'second 1']);
+});
+
+test('numbers and strings name the same channel', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const got = [];
+  fws.channel(5, (data) => got.push(data));
+  world.socket.receive({ event: '5', data: 'a' });
+  world.socket.receive({ event: 5, data: 'b' });
+  assert.deepEqual(got, ['a', 'b']);
+});
+
+test('a channel may be called like an event of the client', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const got = [];
+  fws.on('disconnect', () => got.push('disconnect handler'));
+  fws.on('news', (data) => got.push(`on ${data}`));
+  fws.channel('disconnect', (data) => got.push(`channel ${data}`));
+  world.socket.receive({ event: 'disconnect', data: 1 });
+  world.socket.receive({ event: 'news', data: 2 });
+  assert.deepEqual(got, ['channel 1', 'on 2']);
+});
+
+test('what is no message is dropped in silence', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  fws.channel('null', () => assert.fail('called'));
+  for (const text of ['', 'x', 'null', '5', '[]', '{}', '{"event":"toString"}', '"null"']) {
+    world.socket.receive(text);
+  }
+  fws.emit('still', 'alive');
+  assert.deepEqual(world.socket.names('still'), ['alive']);
+});
+
+test('a handler that throws does not keep the message from the others', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const got = [];
+  fws.channel('news', () => { throw new Error('mine'); });
+  fws.channel('news', (data) => got.push(data));
+  world.socket.receive({ event: 'news', data: 1 });
+  assert.deepEqual(got, [1]);
+  await world.pass(0);
+  assert.deepEqual(world.thrown, ['mine']);
+});
+
+test('off and unsubscribe leave, forget, and are not undone by a reconnect', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const got = [];
+  fws.channel('a', (data) => got.push(data));
+  fws.on('a', (data) => got.push(data));
+  fws.channel('b', (data) => got.push(data));
+  const answers = [];
+  fws.off('a');
+  fws.unsubscribe('b', (answer) => answers.push(answer));
+  assert.deepEqual(world.socket.sent.slice(-2), [
+    { event: 'unsubscribe', data: 'a' },
+    { event: 'unsubscribe', data: 'b', clb: 1 },
+  ]);
+  world.socket.receive({ event: 'callBackAnswer', clb: 1, data: { ok: true } });
+  world.socket.receive({ event: 'a', data: 1 });
+  world.socket.receive({ event: 'b', data: 1 });
+  world.socket.drop();
+  await world.pass(1000);
+  world.socket.ready();
+  assert.deepEqual(world.socket.events(), ['auth']);
+  assert.deepEqual([got, answers.length], [[], 1]);
+});
+
+test('emit: numbered callbacks, each called once', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const got = [];
+  assert.equal(fws.emit('x', { a: 1 }), true);
+  fws.emit('y', null, (data) => got.push(['y', data]));
+  fws.emit('z', 0, (data) => got.push(['z', data]));
+  assert.deepEqual(world.socket.sent.slice(1), [
+    { event: 'x', data: { a: 1 } },
+    { event: 'y', data: null, clb: 1 },
+    { event: 'z', data: 0, clb: 2 },
+  ]);
+  world.socket.receive({ event: 'callBackAnswer', clb: 2, data: 'two' });
+  world.socket.receive({ event: 'callBackAnswer', clb: 2, data: 'again' });
+  world.socket.receive({ event: 'callBackAnswer', clb: 9, data: 'nobody' });
+  world.socket.receive({ event: 'callBackAnswer', clb: 1, data: null });
+  assert.deepEqual(got, [['z', 'two'], ['y', null]]);
+});
+
+test('emit before the connection waits, within bounds', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  const dropped = [];
+  for (let n = 0; n < 256; n++) assert.equal(fws.emit('n', n), true);
+  assert.equal(fws.emit('n', 256, (data) => dropped.push(data)), false);
+  await world.pass(0);
+  assert.deepEqual(dropped, [undefined]);
+  world.socket.ready();
+  assert.equal(world.socket.names('n').length, 256);
+  assert.equal(world.socket.names('n')[255], 255);
+});
+
+test('callbacks of a lost connection get undefined; too many push out the oldest', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const got = [];
+  for (let n = 0; n < 257; n++) fws.emit('x', n, (data) => got.push([n, data]));
+  assert.deepEqual(got, [[0, undefined]]);
+  world.socket.drop();
+  assert.equal(got.length, 257);
+  assert.ok(got.every(([, data]) => data === undefined));
+});
+
+test('a refused channel: the callback is told; the next connection tries again', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const reasons = [];
+  fws.channel('#team', () => {}, (reason) => reasons.push(reason));
+  fws.channel('#mine', () => {}, () => assert.fail('it was not refused'));
+  assert.deepEqual(world.socket.sent.slice(-2), [
+    { event: 'subscribe', data: '#team', clb: 1 },
+    { event: 'subscribe', data: '#mine', clb: 2 },
+  ]);
+  const answer = (clb, data) => world.socket.receive({ event: 'callBackAnswer', clb, data });
+  answer(1, { ok: false, reason: 'no grant' });
+  answer(2, { ok: true });
+  assert.deepEqual(reasons, ['no grant']);
+  world.socket.drop();
+  await world.pass(1000);
+  world.socket.ready();
+  answer(3, { ok: false, reason: 'still' });
+  assert.deepEqual(world.socket.names('subscribe'), ['#team', '#mine']);
+  world.socket.drop(); // the answer to 4 never came: that is no refusal
+  await world.pass(0);
+  assert.deepEqual([reasons, world.thrown], [['no grant', 'still'], []]);
+});
+
+test('handlers that register with every connection do not pile up', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  const got = [];
+  let once = false;
+  fws.on('auth', () => {
+    fws.channel('news', (data) => got.push(data));
+    fws.on('news', (data) => got.push(data));
+    fws.on('news', (data) => got.push(data));
+    if (!once) fws.channel('first', (data) => got.push(data));
+    once = true;
+  });
+  for (let round = 0; round < 3; round++) {
+    await world.pass(1000);
+    world.socket.ready();
+    assert.deepEqual(world.socket.names('subscribe').sort(), ['first', 'news']);
+    got.length = 0;
+    world.socket.receive({ event: 'news', data: 1 });
+    world.socket.receive({ event: 'first', data: 2 });
+    assert.deepEqual(got, [1, 1, 1, 2]);
+    world.socket.drop();
+  }
+});

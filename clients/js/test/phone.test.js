@@ -1,0 +1,382 @@
+// Tests of what fws.js does when connections and pages come and go, without a network.
+'use strict';
+
+const test = require('node:test');
+const assert = require('node:assert/strict');
+const { World } = require('./world.js');
+
+/** Collects what `disconnect` handlers are told. */
+function watch(fws) {
+  const told = [];
+  fws.on('disconnect', (event) => told.push({ ...event }));
+  return told;
+}
+
+test('back-off doubles to its cap, with full jitter', async () => {
+  for (const chance of [0.25, 0.999]) {
+    const world = new World();
+    world.chance = chance;
+    new world.FWS('http://host/socket', 'demo', 't');
+    await world.settle();
+    for (const ceiling of [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]) {
+      world.socket.drop();
+      assert.deepEqual(world.timers(), [chance * ceiling]);
+      const before = world.sockets.length;
+      await world.pass(chance * ceiling);
+      assert.equal(world.sockets.length, before + 1);
+    }
+  }
+});
+
+test('back-off starts anew only after a connection that lasted', async () => {
+  const world = new World();
+  await world.connected();
+  for (const ceiling of [500, 1000, 2000]) { // a server that throws out at once
+    world.socket.drop();
+    assert.deepEqual(world.timers(), [ceiling / 2]);
+    await world.pass(ceiling / 2);
+    world.socket.ready();
+  }
+  await world.pass(10000);
+  world.socket.drop();
+  assert.deepEqual(world.timers(), [250]);
+});
+
+test('a reconnect authenticates anew and subscribes to all again', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const told = watch(fws);
+  const got = [];
+  fws.channel('a', (data) => got.push(data));
+  fws.channel('a', (data) => got.push(data));
+  fws.channel('b', (data) => got.push(data));
+  world.socket.drop(1001, 'server going away');
+  assert.deepEqual(told, [{ code: 1001, reason: 'server going away', willReconnect: true }]);
+  assert.equal(fws.cid, null);
+  fws.emit('while away', 1);
+  await world.pass(1000);
+  world.socket.ready({ cid: 'second' });
+  assert.deepEqual(world.socket.sent.map(({ event, data }) => [event, event === 'auth' || data]), [
+    ['auth', true], ['subscribe', 'a'], ['subscribe', 'b'], ['while away', 1],
+  ]);
+  world.socket.receive({ event: 'a', data: 7 });
+  assert.deepEqual([got, fws.cid], [[7, 7], 'second']);
+});
+
+test('an attempt that gets nowhere is given up', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  const told = watch(fws);
+  await world.settle();
+  const [first] = world.sockets;
+  first.accept(); // and never an answer to auth
+  await world.pass(10000);
+  assert.deepEqual(told, [{ code: 1006, reason: 'no connection in time', willReconnect: true }]);
+  assert.ok(first.closedByClient);
+  await world.pass(1000);
+  assert.equal(world.sockets.length, 2);
+  first.receive({ event: 'auth ok', data: { cid: 'late' } });
+  assert.equal(fws.cid, null);
+});
+
+test('a socket that the page may not open', async () => {
+  const world = new World();
+  world.forbidden = 'mixed content';
+  const told = watch(new world.FWS('http://host/socket', 'demo', 't'));
+  await world.settle();
+  assert.deepEqual(told, [{ code: 1006, reason: 'mixed content', willReconnect: true }]);
+});
+
+test('hidden: no dial, not at construction, not after a loss; at once when shown', async () => {
+  const world = new World();
+  world.hide();
+  let tokens = 0;
+  const fws = new world.FWS('http://host/socket', 'demo', () => `token ${++tokens}`);
+  await world.pass(60000);
+  assert.deepEqual([world.sockets.length, tokens], [0, 0]);
+  world.show();
+  await world.settle();
+  assert.deepEqual([world.sockets.length, tokens], [1, 1]);
+  world.socket.ready();
+
+  world.hide();
+  world.page('online');
+  world.page('pageshow');
+  assert.deepEqual(world.socket.events(), ['auth']); // an open socket stays, and is left alone
+  world.socket.drop();
+  await world.pass(600000);
+  assert.equal(world.sockets.length, 1);
+  world.show();
+  await world.settle();
+  assert.equal(world.sockets.length, 2);
+  fws.close();
+});
+
+test('hidden while the token is fetched: no dial', async () => {
+  const world = new World();
+  let give;
+  new world.FWS('http://host/socket', 'demo', (callback) => { give = callback; });
+  world.hide();
+  give('t');
+  await world.pass(60000);
+  assert.equal(world.sockets.length, 0);
+  world.show();
+  give('t');
+  await world.settle();
+  assert.equal(world.sockets.length, 1);
+});
+
+test('shown again or back online: no waiting for the back-off', async () => {
+  const world = new World();
+  world.chance = 0.999;
+  new world.FWS('http://host/socket', 'demo', 't');
+  await world.settle();
+  for (const name of ['visibilitychange', 'pageshow', 'online']) {
+    for (const ceiling of [500, 1000, 2000]) {
+      world.socket.drop();
+      await world.pass(ceiling);
+    }
+    world.socket.drop();
+    const before = world.sockets.length;
+    world.page(name);
+    await world.settle();
+    assert.equal(world.sockets.length, before + 1, name);
+  }
+  world.socket.drop();
+  assert.deepEqual(world.timers(), [0.999 * 500]); // and the back-off starts anew
+  await world.pass(500);
+  assert.equal(world.timers().length, 1); // the limit of the dial; no second retry is left over
+});
+
+test('shown again: the socket is probed, and stays if it answers', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  world.hide();
+  world.show();
+  world.page('pageshow'); // comes with it: one probe is enough
+  assert.deepEqual(world.socket.sent.slice(1), [{ event: 'ping', data: 1, clb: 1 }]);
+  await world.pass(1999);
+  world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
+  await world.pass(60000);
+  assert.equal(world.sockets.length, 1);
+  world.page('online');
+  assert.equal(world.socket.sent.length, 3);
+  assert.equal(fws.cid, 'cid');
+});
+
+test('shown again: a socket that does not answer is replaced after 2 s', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const told = watch(fws);
+  const got = [];
+  fws.channel('news', (data) => got.push(data));
+  const dead = world.socket;
+  world.show();
+  dead.receive({ event: 'news', data: 'read before the network went' }); // proves nothing
+  await world.pass(1999);
+  assert.equal(world.sockets.length, 1);
+  await world.pass(1);
+  assert.deepEqual(told, [{ code: 1006, reason: 'no answer to a ping', willReconnect: true }]);
+  assert.equal(world.sockets.length, 2);
+  assert.ok(dead.closedByClient);
+  dead.drop(1000); // whatever comes from it now belongs to nobody
+  dead.receive({ event: 'news', data: 'ghost' });
+  world.socket.ready();
+  assert.deepEqual(world.socket.names('subscribe'), ['news']);
+  assert.deepEqual([got, told.length], [['read before the network went'], 1]);
+});
+
+test('shown again while a dial is under way: it is left alone', async () => {
+  const world = new World();
+  new world.FWS('http://host/socket', 'demo', 't');
+  await world.settle();
+  world.page('pageshow'); // as every page does when it has loaded
+  await world.pass(5000);
+  assert.equal(world.sockets.length, 1);
+});
+
+test('token: a string, a Promise, a callback', async () => {
+  const sources = [
+    () => 'fresh',
+    () => Promise.resolve('fresh'),
+    (callback) => { callback('fresh'); },
+    async () => 'fresh',
+  ];
+  for (const source of sources) {
+    const world = new World();
+    await world.connected(source);
+    assert.equal(world.socket.sent[0].data.s, 'fresh');
+  }
+});
+
+test('token: a function that fails is called again, with back-off', async () => {
+  const failures = {
+    'no token: mine': () => { throw new Error('mine'); },
+    'no token: later': () => Promise.reject(new Error('later')),
+    'no token: the token function gave none': (callback) => { callback(undefined); },
+    'no token: the token function gave none ': () => Promise.resolve(''),
+    'no token in time': () => {},
+  };
+  for (const [reason, fails] of Object.entries(failures)) {
+    const wait = reason === 'no token in time' ? 10000 : 0;
+    const world = new World();
+    let calls = 0;
+    const fws = new world.FWS('http://host/socket', 'demo', (callback) => {
+      calls += 1;
+      return calls === 1 ? fails(callback) : 'good';
+    });
+    const told = watch(fws);
+    await world.pass(wait);
+    assert.deepEqual(told, [{ code: 1006, reason: reason.trim(), willReconnect: true }]);
+    await world.pass(250);
+    assert.equal(calls, 2);
+    world.socket.ready();
+    assert.equal(world.socket.sent[0].data.s, 'good');
+  }
+});
+
+test('token: one that comes too late opens nothing', async () => {
+  const world = new World();
+  const give = [];
+  const fws = new world.FWS('http://host/socket', 'demo', (callback) => { give.push(callback); });
+  await world.pass(10000); // given up,
+  await world.pass(1000); // and asked for again
+  assert.equal(give.length, 2);
+  give[0]('late');
+  await world.settle();
+  assert.equal(world.sockets.length, 0);
+  give[1]('in time');
+  await world.settle();
+  world.socket.ready({ expiresIn: 10 });
+  await world.pass(8000);
+  world.socket.drop();
+  give[2]('renewed after the connection was lost');
+  await world.settle();
+  assert.deepEqual(world.sockets[0].names('auth').map(({ s }) => s), ['in time']);
+  fws.close();
+});
+
+test('token: renewed at 80 % of its life, on the open connection', async () => {
+  const world = new World();
+  let calls = 0;
+  const fws = await world.connected(() => `token ${++calls}`, { expiresIn: 600 });
+  let auths = 0;
+  fws.on('auth', () => { auths += 1; });
+  fws.channel('news', () => {});
+  await world.pass(479999);
+  assert.equal(calls, 1);
+  await world.pass(1);
+  assert.deepEqual(world.socket.sent.slice(2), [
+    { event: 'auth', data: { i: 'demo', s: 'token 2' } },
+  ]);
+  world.socket.authOk({ expiresIn: 100 });
+  assert.equal(world.socket.sent.length, 3); // no second subscribe,
+  assert.equal(auths, 0); // no second announcement
+  await world.pass(80000);
+  assert.equal(world.socket.sent[3].data.s, 'token 3');
+  assert.equal(world.sockets.length, 1);
+});
+
+test('token: renewed for another user, everything is subscribed anew', async () => {
+  const world = new World();
+  const token = (user) => `x.${Buffer.from(JSON.stringify({ i: user })).toString('base64url')}.y`;
+  const users = [7, '7', '~~~?', '~~?~', '~~?~']; // the last ones use both letters of base64url
+  assert.match(token('~~~?') + token('~~?~'), /-.*_|_.*-/);
+  const fws = await world.connected(() => token(users.shift()), { expiresIn: 100 });
+  fws.channel('news', () => {});
+  for (const subscribes of [1, 2, 3, 3]) {
+    await world.pass(80000);
+    world.socket.authOk({ expiresIn: 100 });
+    assert.equal(world.socket.names('subscribe').length, subscribes);
+  }
+});
+
+test('token: a renewal that fails is tried again in what time is left', async () => {
+  const world = new World();
+  let calls = 0;
+  await world.connected(() => {
+    calls += 1;
+    return calls === 2 ? Promise.reject(new Error('down')) : `token ${calls}`;
+  }, { expiresIn: 100 });
+  await world.pass(80000);
+  assert.deepEqual(world.socket.events(), ['auth']);
+  await world.pass(16000);
+  assert.equal(world.socket.names('auth')[1].s, 'token 3');
+});
+
+test('token: no renewal without expiresIn, with a fixed token, or after the end', async () => {
+  const never = [[() => 't', {}], ['t', { expiresIn: 10 }], [() => 't', { expiresIn: 0.5 }]];
+  for (const [token, data] of never) {
+    const world = new World();
+    await world.connected(token, data);
+    assert.deepEqual(world.timers(), []);
+  }
+  const world = new World();
+  const fws = await world.connected(() => 't', { expiresIn: 1e12 }); // more than a timer can hold
+  assert.deepEqual(world.timers(), [0x7fffffff]);
+  fws.close();
+  assert.deepEqual(world.timers(), []);
+});
+
+test('a refused token: a function gives another, a fixed one is the end', async () => {
+  const refusals = [[3404, 'invalid JWT'], [3401, 'token expired'], [3002, 'not found s - param']];
+  for (const [code, reason] of refusals) {
+    const world = new World();
+    let calls = 0;
+    const told = watch(await world.connected(() => `token ${++calls}`));
+    world.socket.drop(code, reason);
+    assert.deepEqual(told, [{ code, reason, willReconnect: true }]);
+    await world.pass(250);
+    world.socket.ready();
+    assert.equal(world.socket.sent[0].data.s, 'token 2');
+
+    const fixed = new World();
+    const fws = await fixed.connected('only');
+    const end = watch(fws);
+    const answers = [];
+    fws.emit('x', 1, (data) => answers.push(data));
+    fixed.socket.drop(code, reason);
+    assert.deepEqual(end, [{ code, reason, willReconnect: false }]);
+    fixed.page('online');
+    await fixed.pass(600000);
+    assert.deepEqual([fixed.sockets.length, fixed.listening(), answers], [1, 0, [undefined]]);
+    assert.equal(fws.emit('x', 1), false);
+  }
+});
+
+test('close() is for good and leaves nothing behind', async () => {
+  const world = new World();
+  const fws = await world.connected(() => 't', { expiresIn: 600 });
+  const told = watch(fws);
+  fws.channel('news', () => assert.fail('called'));
+  world.show(); // a probe is under way
+  const { socket } = world;
+  fws.close();
+  fws.close();
+  socket.receive({ event: 'news', data: 1 });
+  socket.drop();
+  world.show();
+  await world.pass(600000);
+  assert.deepEqual(told, [{ code: 1000, reason: 'closed by the page', willReconnect: false }]);
+  assert.ok(socket.closedByClient);
+  assert.deepEqual([world.sockets.length, world.timers(), world.listening()], [1, [], 0]);
+});
+
+test('close() in a handler of each event', async () => {
+  for (const event of ['connected', 'auth', 'disconnect']) {
+    const world = new World();
+    const fws = new world.FWS('http://host/socket', 'demo', 't');
+    fws.on(event, () => fws.close());
+    const answers = [];
+    fws.emit('waits', 1, (answer) => answers.push(answer));
+    fws.channel('news', () => {});
+    await world.settle();
+    world.socket.accept();
+    world.socket.authOk();
+    world.socket.drop();
+    await world.pass(600000);
+    assert.deepEqual([world.sockets.length, world.timers(), world.listening()], [1, [], 0], event);
+    const reached = event === 'disconnect' ? ['auth', 'subscribe', 'waits'] : ['auth'];
+    assert.deepEqual([world.socket.events(), answers], [reached, [undefined]], event);
+  }
+});

@@ -1,0 +1,137 @@
+// A page without a browser: fws.js runs in it with a WebSocket, a document, a clock, timers and
+// chance that the test holds in its hands. Nothing here touches a network or waits.
+'use strict';
+
+const fs = require('node:fs');
+const path = require('node:path');
+const vm = require('node:vm');
+
+const SOURCE = path.join(__dirname, '..', 'fws.js');
+
+class World {
+  constructor() {
+    this.now = 1700000000000;
+    this.chance = 0.5; // what Math.random gives
+    this.sockets = []; // all that were ever dialled
+    this.thrown = []; // errors that reached the top of a timer
+    this._timers = new Map();
+    this._nextTimer = 1;
+    this._listeners = new Map();
+    const world = this;
+
+    class FakeSocket {
+      constructor(url) {
+        if (world.forbidden) throw new Error(world.forbidden);
+        this.url = url;
+        this.open = false;
+        this.closedByClient = false;
+        this.sent = [];
+        world.sockets.push(this);
+      }
+      send(text) {
+        if (!this.open) throw new Error('InvalidStateError');
+        this.sent.push(JSON.parse(text));
+      }
+      close() { this.closedByClient = true; }
+      // What the network does:
+      accept() { this.open = true; this.onopen({}); }
+      receive(message) {
+        const data = typeof message === 'string' ? message : JSON.stringify(message);
+        if (this.onmessage) this.onmessage({ data });
+      }
+      authOk(data) { this.receive({ event: 'auth ok', data: { cid: 'cid', ...data } }); }
+      ready(data) { this.accept(); this.authOk(data); }
+      drop(code = 1006, reason = '') { if (this.onclose) this.onclose({ code, reason }); }
+      events() { return this.sent.map((message) => message.event); }
+      names(event) {
+        return this.sent.filter((message) => message.event === event).map(({ data }) => data);
+      }
+    }
+
+    const target = {
+      addEventListener: (name, fn) => {
+        if (!this._listeners.has(name)) this._listeners.set(name, new Set());
+        this._listeners.get(name).add(fn);
+      },
+      removeEventListener: (name, fn) => this._listeners.get(name).delete(fn),
+    };
+    this.document = { hidden: false, ...target };
+    const globals = {
+      ...target,
+      document: this.document,
+      location: { href: 'https://page.example/shop/' },
+      URL,
+      atob,
+      WebSocket: FakeSocket,
+      setTimeout: (fn, ms = 0) => this._setTimeout(fn, ms),
+      clearTimeout: (id) => this._timers.delete(id),
+      chance: () => this.chance,
+      clock: () => this.now,
+    };
+    globals.self = globals;
+    vm.createContext(globals);
+    vm.runInContext('Math.random = chance; Date.now = clock;', globals);
+    vm.runInContext(fs.readFileSync(SOURCE, 'utf8'), globals, { filename: SOURCE });
+    this.FWS = globals.FWS;
+  }
+
+  get socket() { return this.sockets[this.sockets.length - 1]; }
+
+  _setTimeout(fn, ms) {
+    const id = this._nextTimer++;
+    this._timers.set(id, { fn, at: this.now + ms, id });
+    return id;
+  }
+
+  /** Milliseconds until each timer that runs, the next one first. */
+  timers() {
+    return [...this._timers.values()].map(({ at }) => at - this.now).sort((a, b) => a - b);
+  }
+
+  listening() {
+    return [...this._listeners.values()].reduce((sum, set) => sum + set.size, 0);
+  }
+
+  /** Lets promises settle. */
+  async settle() {
+    for (let turns = 0; turns < 10; turns++) await Promise.resolve();
+  }
+
+  /** Moves the clock, and runs what becomes due on the way, in order. */
+  async pass(ms) {
+    const end = this.now + ms;
+    for (;;) {
+      await this.settle();
+      const [next] = [...this._timers.values()]
+        .filter(({ at }) => at <= end)
+        .sort((a, b) => a.at - b.at || a.id - b.id);
+      if (!next) break;
+      this.now = next.at;
+      this._timers.delete(next.id);
+      try {
+        next.fn();
+      } catch (error) {
+        this.thrown.push(error.message);
+      }
+    }
+    this.now = end;
+    await this.settle();
+  }
+
+  page(name) {
+    (this._listeners.get(name) || []).forEach((fn) => fn({ type: name }));
+  }
+
+  hide() { this.document.hidden = true; this.page('visibilitychange'); }
+  show() { this.document.hidden = false; this.page('visibilitychange'); }
+
+  /** A client with a connection that is authenticated. */
+  async connected(token = 'token', data) {
+    const fws = new this.FWS('http://host:8080/socket', 'demo', token);
+    await this.settle();
+    this.socket.ready(data);
+    return fws;
+  }
+}
+
+module.exports = { World };

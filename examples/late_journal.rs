@@ -1,0 +1,31 @@
+//! The server on a journal that is never in a hurry: every change is ordered some turns after it
+//! was proposed, and durable later still. The protocol tests run on it as on the real one
+//! (`make test`); it takes the flags of `fws serve`.
+
+use std::process::ExitCode;
+
+use fws::config::{Config, ConfigFile};
+use fws::journal::LateJournal;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(2).collect();
+    let flags: Vec<(&str, &str)> = arguments
+        .chunks_exact(2)
+        .map(|pair| (pair[0].trim_start_matches("--"), pair[1].as_str()))
+        .collect();
+    let environment: Vec<(String, String)> = std::env::vars().collect();
+    let config = match Config::load(&flags, &environment, ConfigFile::read) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    match fws::server::run_with(&config, LateJournal::new(1, 42, 0)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Browsers against the whole switch.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fws::switch::fuzz_browser(data));

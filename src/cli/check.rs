@@ -1,0 +1,37 @@
+//! `fws check`: what `fws serve` with the same flags would run with.
+
+use super::flags::{CONFIG, CONTROL, CONTROL_UNIX, DATA, DEMO, Flag, LIMIT, WS};
+use super::output::{out, tell};
+use super::{Call, Command, Stop};
+
+const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object" };
+
+pub(super) const COMMAND: Command = Command {
+    name: "check",
+    summary: "check the configuration and show it with every limit",
+    usage: &["[OPTION…]"],
+    about: "\
+Takes the same flags, environment and file as `fws serve`, and starts nothing.
+Shows each setting with its value and where that comes from, and each limit
+with its meaning. The name of a limit ends in its unit. Keys are not shown.
+
+Exit code 0: all is well; 2: something is wrong, and a line says what.",
+    flags: &[WS, CONTROL, CONTROL_UNIX, DATA, CONFIG, DEMO, LIMIT, JSON],
+    examples: &[
+        ("fws check --config fws.json", "is the file right, and what follows from it?"),
+        ("fws check --json --limit message_bytes=32768", "the same for a program"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let [] = call.words()?;
+    let config = call.config()?;
+    for warning in &config.warnings {
+        tell(&format!("warning: {warning}"));
+    }
+    match call.flag(JSON.name) {
+        Some(_) => out(&(config.to_json() + "\n")),
+        None => out(&config.to_text()),
+    }
+}

@@ -1,0 +1,114 @@
+//! Flags of the commands: one table that both parses and explains them.
+
+use getopts::{Fail, HasArg, Occur, Options, ParsingStyle};
+
+use super::{Command, Stop};
+use crate::config::{hint, nearest};
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flag {
+    /// Name without its dashes.
+    pub name: &'static str,
+    /// What its value is; empty for a switch.
+    pub value: &'static str,
+    /// What it means, and its default.
+    pub about: &'static str,
+}
+
+pub(super) const WS: Flag =
+    Flag { name: "ws", value: "ADDR:PORT", about: "where browsers connect (0.0.0.0:8080)" };
+pub(super) const CONTROL: Flag =
+    Flag { name: "control", value: "ADDR:PORT", about: "where back ends connect (127.0.0.1:8085)" };
+pub(super) const CONTROL_UNIX: Flag = Flag {
+    name: "control-unix",
+    value: "PATH",
+    about: "a unix socket for back ends as well (none)",
+};
+pub(super) const DATA: Flag =
+    Flag { name: "data", value: "DIR", about: "the data folder (./fws-data)" };
+pub(super) const CONFIG: Flag =
+    Flag { name: "config", value: "FILE", about: "settings in a JSON file (none)" };
+pub(super) const DEMO: Flag =
+    Flag { name: "demo", value: "", about: "serve a page to try it, for a namespace `demo`" };
+pub(super) const LIMIT: Flag = Flag {
+    name: "limit",
+    value: "NAME=VALUE",
+    about: "set a limit, may come often (`fws check` lists them)",
+};
+
+/// Where a command finds the server.
+pub(super) const AT_CONTROL: Flag = Flag {
+    name: "control",
+    value: "HOST:PORT",
+    about: "the server's control port (127.0.0.1:8085)",
+};
+pub(super) const AT_CONTROL_UNIX: Flag =
+    Flag { name: "control-unix", value: "PATH", about: "its unix socket, instead (none)" };
+pub(super) const AT_WS: Flag = Flag {
+    name: "ws",
+    value: "HOST:PORT",
+    about: "the server's port for browsers (127.0.0.1:8080)",
+};
+pub(super) const AT_DATA: Flag =
+    Flag { name: "data", value: "DIR", about: "where the server keeps keys (./fws-data)" };
+pub(super) const AT_CONFIG: Flag = Flag {
+    name: "config",
+    value: "FILE",
+    about: "the server's JSON file, for all of these (none)",
+};
+pub(super) const KEY: Flag =
+    Flag { name: "key", value: "KEY", about: "key of the namespace (FWS_NAMESPACE_KEY, or kept)" };
+pub(super) const USER: Flag =
+    Flag { name: "user", value: "USER", about: "for this user alone (everybody)" };
+
+/// Flags of `serve`, and of what checks them.
+pub(super) const SERVE: [Flag; 7] = [WS, CONTROL, CONTROL_UNIX, DATA, CONFIG, DEMO, LIMIT];
+
+/// Flags with their values, and the other words.
+pub(super) type Parsed = (Vec<(&'static str, String)>, Vec<String>);
+
+/// Parses what follows the name of the command.
+pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<Parsed, Stop> {
+    let mut options = Options::new();
+    options.parsing_style(ParsingStyle::FloatingFrees);
+    for flag in command.flags {
+        let has = if flag.value.is_empty() { HasArg::No } else { HasArg::Yes };
+        let occur = if flag.name == LIMIT.name { Occur::Multi } else { Occur::Optional };
+        options.opt("", flag.name, flag.about, flag.value, has, occur);
+    }
+    let matches = options.parse(arguments).map_err(|fail| Stop::Usage(explain(command, fail)))?;
+    let mut flags = Vec::new();
+    for flag in command.flags {
+        if flag.value.is_empty() {
+            flags.extend(matches.opt_present(flag.name).then(|| (flag.name, "true".to_string())));
+        } else {
+            flags.extend(matches.opt_strs(flag.name).into_iter().map(|value| (flag.name, value)));
+        }
+    }
+    Ok((flags, matches.free))
+}
+
+fn explain(command: &Command, fail: Fail) -> String {
+    match fail {
+        Fail::UnrecognizedOption(name) if name.chars().count() == 1 => format!(
+            "-{name}: there is no such flag; before words that begin with - write --, as in \
+             `fws {} -- …`",
+            command.name
+        ),
+        Fail::UnrecognizedOption(name) => {
+            let near = nearest(&name, command.flags.iter().map(|flag| flag.name));
+            let near = near.map(|near| format!("--{near}"));
+            let see = format!(" (see `fws {} --help`)", command.name);
+            let hint = near.map_or(see, |near| hint(Some(&near)));
+            format!("--{name}: there is no such flag{hint}")
+        }
+        Fail::ArgumentMissing(name) => {
+            let flag = command.flags.iter().find(|flag| flag.name == name);
+            format!("--{name}: a value is missing: {}", flag.map_or("", |flag| flag.value))
+        }
+        Fail::OptionDuplicated(name) => format!("--{name}: comes twice"),
+        Fail::UnexpectedArgument(name) => format!("--{name}: takes no value"),
+        Fail::OptionMissing(name) => format!("--{name}: is missing"),
+    }
+}

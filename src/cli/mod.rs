@@ -1,0 +1,201 @@
+//! The command line: argv → a command, a checked `Config` → its work, an exit code. Owns the words
+//! a person reads; speaks to a running server only through its ports ([`crate::client`]). Called
+//! by `main`.
+//!
+//! Exit codes: 0 done, 1 failed, 2 asked in a way that cannot work. Standard output that is closed
+//! ends a command quietly; errors are one line on standard error.
+
+mod check;
+mod emit;
+mod flags;
+mod get;
+mod grant;
+mod help;
+mod info;
+mod output;
+mod register;
+mod revoke;
+mod serve;
+mod session;
+mod set;
+mod token;
+mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use crate::config::{Config, ConfigFile, hint, nearest};
+
+use flags::Flag;
+use output::{out, tell};
+
+/// One sub-command: what its help says, what it takes, what it does.
+struct Command {
+    name: &'static str,
+    /// One line for the list of commands.
+    summary: &'static str,
+    /// What follows the name, one form a line.
+    usage: &'static [&'static str],
+    /// A paragraph or two.
+    about: &'static str,
+    flags: &'static [Flag],
+    /// Whole command lines, each with what it does.
+    examples: &'static [(&'static str, &'static str)],
+    run: fn(&Call) -> Result<(), Stop>,
+}
+
+const COMMANDS: &[&Command] = &[
+    &serve::COMMAND,
+    &check::COMMAND,
+    &register::COMMAND,
+    &token::COMMAND,
+    &emit::COMMAND,
+    &set::COMMAND,
+    &get::COMMAND,
+    &info::COMMAND,
+    &grant::COMMAND,
+    &revoke::COMMAND,
+    &watch::COMMAND,
+];
+
+/// Why a command ends before it is done.
+#[derive(Debug, PartialEq, Eq)]
+enum Stop {
+    /// It was asked in a way that cannot work: exit 2.
+    Usage(String),
+    /// It did not work: exit 1.
+    Failed(String),
+    /// Nobody reads its output any more: exit 0.
+    Closed,
+}
+
+/// One command line, parsed. Not `Debug`: it may hold a key.
+struct Call {
+    command: &'static Command,
+    /// Names without dashes; a switch has the value `true`.
+    flags: Vec<(&'static str, String)>,
+    words: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+/// Runs the command line (without the name of the program) in the environment given.
+pub fn main(
+    arguments: impl Iterator<Item = OsString>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> ExitCode {
+    let stopped = match run(arguments, environment) {
+        Ok(()) | Err(Stop::Closed) => return ExitCode::SUCCESS,
+        Err(stop) => stop,
+    };
+    match stopped {
+        Stop::Usage(line) => {
+            tell(&line);
+            ExitCode::from(2)
+        }
+        Stop::Failed(line) => {
+            tell(&line);
+            ExitCode::FAILURE
+        }
+        Stop::Closed => ExitCode::SUCCESS,
+    }
+}
+
+fn run(
+    arguments: impl Iterator<Item = OsString>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(), Stop> {
+    let arguments = arguments.map(text).collect::<Result<Vec<String>, Stop>>()?;
+    let Some((first, rest)) = arguments.split_first() else {
+        return out(&help::overview());
+    };
+    match first.as_str() {
+        "--help" | "-h" | "help" => match rest {
+            [] => out(&help::overview()),
+            [name, ..] => out(&help::command(find(name)?)),
+        },
+        "--version" | "-V" | "version" => out(concat!("fws ", env!("CARGO_PKG_VERSION"), "\n")),
+        flag if flag.starts_with('-') => Err(Stop::Usage(format!(
+            "{flag}: a command comes first, as in `fws serve {flag}` (see `fws --help`)"
+        ))),
+        name => {
+            let command = find(name)?;
+            if rest.iter().take_while(|word| *word != "--").any(|w| w == "--help" || w == "-h") {
+                return out(&help::command(command));
+            }
+            let (flags, words) = flags::parse(command, rest)?;
+            let environment = ours(environment)?;
+            (command.run)(&Call { command, flags, words, environment })
+        }
+    }
+}
+
+fn find(name: &str) -> Result<&'static Command, Stop> {
+    COMMANDS.iter().find(|command| command.name == name).copied().ok_or_else(|| {
+        let hint = match nearest(name, COMMANDS.iter().map(|command| command.name)) {
+            Some(near) => hint(Some(near)),
+            None => " (see `fws --help`)".into(),
+        };
+        Stop::Usage(format!("there is no command {name:?}{hint}"))
+    })
+}
+
+/// The part of the environment that may concern us, as text.
+fn ours(
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(String, String)>, Stop> {
+    environment
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name.starts_with("FWS_"))
+        .map(|(name, value)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(Stop::Usage(format!("{name}: the value is not UTF-8"))),
+        })
+        .collect()
+}
+
+fn text(argument: OsString) -> Result<String, Stop> {
+    argument.into_string().map_err(|wrong| {
+        Stop::Usage(format!("the argument {:?} is not UTF-8", wrong.to_string_lossy()))
+    })
+}
+
+impl Call {
+    /// The value of a flag, if it was given.
+    fn flag(&self, name: &str) -> Option<&str> {
+        self.flags.iter().find(|(flag, _)| *flag == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The configuration that flags, environment and file make.
+    fn config(&self) -> Result<Config, Stop> {
+        self.config_of(|_| true)
+    }
+
+    /// The configuration without the flags that say where to listen: to a command they say where
+    /// to connect, and may be names.
+    fn client_config(&self) -> Result<Config, Stop> {
+        self.config_of(|name| name != flags::AT_WS.name && name != flags::AT_CONTROL.name)
+    }
+
+    /// The configuration, of those flags alone.
+    fn config_of(&self, wanted: fn(&str) -> bool) -> Result<Config, Stop> {
+        let flags: Vec<(&str, &str)> = self
+            .flags
+            .iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        Config::load(&flags, &self.environment, ConfigFile::read)
+            .map_err(|e| Stop::Usage(e.to_string()))
+    }
+
+    /// The words after the flags, which must be so many; `usage` says which.
+    fn words<const N: usize>(&self) -> Result<[&str; N], Stop> {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        words.try_into().map_err(|_| self.misused())
+    }
+
+    /// The words are not those that the command takes.
+    fn misused(&self) -> Stop {
+        Stop::Usage(help::usage(self.command))
+    }
+}

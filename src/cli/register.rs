@@ -1,0 +1,66 @@
+//! `fws register`: a new namespace.
+
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA};
+use super::output::{out, tell};
+use super::session::{Body, Session, refusal};
+use super::{Call, Command, Stop};
+use crate::codec::json;
+use crate::config::Secret;
+use crate::keys;
+
+pub(super) const COMMAND: Command = Command {
+    name: "register",
+    summary: "make a namespace and print its key",
+    usage: &["NAME [OPTION…]"],
+    about: "\
+A namespace is one site: its channels, users and states, and a key that only
+the site's back end may know. The key is printed on standard output, alone,
+and cannot be asked for again. On the server's own machine it is also kept in
+the data folder, so that the other commands find it.
+
+Needs the server key: FWS_SECRETKEY, or secret_key in the file, or the one
+that the server has made in its data folder.",
+    flags: &[AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
+    examples: &[
+        ("fws register shop", "a namespace `shop`"),
+        ("KEY=$(fws register shop --data /var/lib/fws)", "its key into a variable of the shell"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let [name] = call.words()?;
+    let config = call.client_config()?;
+    let failed = |e: std::io::Error| Stop::Failed(e.to_string());
+    let Some(server_key) = keys::known_server_key(&config).map_err(failed)? else {
+        return Err(Stop::Failed(format!(
+            "no server key: set FWS_SECRETKEY, or say with --data where the server keeps it (there \
+             is no {})",
+            keys::server_key_path(&config.data).display()
+        )));
+    };
+    let mut session = Session::connect(call, &config)?;
+    let body = Body::new("registerNameSpace").text("name", name).text("key", server_key.expose());
+    let reply = session.ask(body)?;
+    let key = match refusal(&reply) {
+        Some((306, _)) => Err("this is not the server key of that server".to_string()),
+        Some((309, _)) => Err(format!("there is a namespace {name:?} already")),
+        Some((code, reason)) => Err(format!("the server says: {reason} (code {code})")),
+        None => key_in(&reply).ok_or_else(|| "this is no fws server: its reply has no key".into()),
+    }
+    .map_err(Stop::Failed)?;
+    // It cannot be had again: kept first, in case nobody reads our output.
+    let kept = config.data.is_dir().then(|| keys::store(&config.data, name, &key));
+    out(&format!("{}\n", key.expose()))?;
+    match kept {
+        Some(Ok(path)) => tell(&format!("the key is also kept in {}", path.display())),
+        Some(Err(e)) => tell(&format!("warning: the key is not kept: {e}")),
+        None => {}
+    }
+    Ok(())
+}
+
+fn key_in(reply: &str) -> Option<Secret> {
+    let [key] = json::members(reply, &["secretKey"]).ok()??;
+    Secret::new(json::string(key?)?).ok()
+}

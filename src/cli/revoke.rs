@@ -1,0 +1,25 @@
+//! `fws revoke`: a user may no longer be in a private channel.
+
+use super::output::out;
+use super::{Call, Command, Stop, grant};
+
+pub(super) const COMMAND: Command = Command {
+    name: "revoke",
+    summary: "take a user's grant for a private channel back",
+    usage: &["NAME CHANNEL USER [OPTION…]"],
+    about: "\
+Takes back what `fws grant` gave: the user's connections leave the channel at
+once and cannot come back.",
+    flags: grant::FLAGS,
+    examples: &[
+        ("fws revoke shop '#vip' 5", "user 5 leaves `#vip`"),
+        ("fws revoke shop '#vip' bob --data /var/lib/fws", "with the key that is kept there"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let [name, channel, user] = call.words()?;
+    grant::change(call, "unsubscribe", name, channel, user)?;
+    out(&format!("user {user} may no longer join {channel}\n"))
+}

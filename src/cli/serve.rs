@@ -1,0 +1,36 @@
+//! `fws serve`: the server itself.
+
+use super::{Call, Command, Stop, flags};
+use crate::server;
+
+pub(super) const COMMAND: Command = Command {
+    name: "serve",
+    summary: "run the server",
+    usage: &["[OPTION…]"],
+    about: "\
+Opens a port for browsers and one for back ends, and runs until SIGTERM or
+SIGINT (ctrl-C), which lets everybody go in peace; a second one ends at once.
+
+Settings come from flags, else from the environment (FWS_LISTEN_WS,
+FWS_LISTEN_CONTROL, FWS_LISTEN_CONTROL_UNIX, FWS_DATA_DIR, FWS_DEMO,
+FWS_CONFIG_FILE), else from the file, a JSON object with the keys ws, control,
+control_unix, data, demo, secret_key, namespaces and limits.
+
+The server key, which opens `fws register`, is FWS_SECRETKEY or secret_key in
+the file. Without either, the first start makes one in the data folder.",
+    flags: &flags::SERVE,
+    examples: &[
+        ("fws serve --demo", "with a page to try it, on http://127.0.0.1:8080/"),
+        (
+            "fws serve --control 10.0.0.5:8085 --data /var/lib/fws",
+            "for back ends on other machines of a private network",
+        ),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let [] = call.words()?;
+    let config = call.config()?;
+    server::run(&config).map_err(|e| Stop::Failed(e.to_string()))
+}

@@ -1,0 +1,268 @@
+//! What the commands share that act through the control port: where it is, which key opens the
+//! namespace, what a reply says to a person.
+
+use std::io::Read;
+
+use super::{Call, Stop, flags};
+use crate::client::{Address, ClientError, Control};
+use crate::codec::json;
+use crate::config::{Config, NAMESPACE_KEY, Secret, Source};
+use crate::keys;
+
+/// Most that is read from standard input, in bytes: no limit of a server allows more.
+const INPUT_BYTES: u64 = 1 << 30;
+
+/// A body larger than this (in bytes) may be the reason why a server closes.
+const LARGE_BYTES: usize = 1 << 20;
+
+/// A control connection that acts in a namespace.
+pub(super) struct Session {
+    control: Control,
+    address: Address,
+}
+
+/// A key, and where it was found.
+pub(super) struct Key {
+    pub key: Secret,
+    pub origin: String,
+}
+
+/// The fields of a command, written as JSON one by one.
+pub(super) struct Body(Vec<u8>);
+
+impl Body {
+    /// A command without fields.
+    pub fn new(action: &str) -> Body {
+        Body(b"{\"action\":".to_vec()).quoted(action)
+    }
+
+    /// One more field, a text.
+    pub fn text(self, name: &str, value: &str) -> Body {
+        self.name(name).quoted(value)
+    }
+
+    /// One more field, JSON already.
+    pub fn raw(mut self, name: &str, value: &str) -> Body {
+        self = self.name(name);
+        self.0.extend_from_slice(value.as_bytes());
+        self
+    }
+
+    fn name(mut self, name: &str) -> Body {
+        self.0.push(b',');
+        self = self.quoted(name);
+        self.0.push(b':');
+        self
+    }
+
+    fn quoted(mut self, text: &str) -> Body {
+        json::quote_into(&mut self.0, text);
+        self
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
+}
+
+impl Session {
+    /// Connects, without auth.
+    pub fn connect(call: &Call, config: &Config) -> Result<Session, Stop> {
+        let address = control_address(call, config);
+        let control = Control::connect(&address).map_err(|e| Stop::Failed(e.to_string()))?;
+        Ok(Session { control, address })
+    }
+
+    /// Connects and proves that we may act in the namespace.
+    pub fn open(call: &Call, namespace: &str) -> Result<Session, Stop> {
+        let config = call.client_config()?;
+        let Key { key, origin } = namespace_key(call, &config, namespace)?;
+        let mut session = Session::connect(call, &config)?;
+        let auth = Body::new("auth").text("name", namespace).text("sKey", key.expose());
+        let reply = session.ask(auth)?;
+        match refusal(&reply) {
+            None => Ok(session),
+            Some((305, _)) => Err(Stop::Failed(format!(
+                "the key from {origin} does not open namespace {namespace:?}; give the right one \
+                 with --key or {NAMESPACE_KEY}"
+            ))),
+            Some((404, _)) => Err(Stop::Failed(format!(
+                "there is no namespace {namespace:?}; make it with `fws register {namespace}`"
+            ))),
+            Some((code, reason)) => Err(refused(code, &reason)),
+        }
+    }
+
+    /// Sends a command; the body of its reply, whatever it says.
+    pub fn ask(&mut self, body: Body) -> Result<String, Stop> {
+        let body = body.finish();
+        self.control.ask(&body).map_err(|e| {
+            let large = matches!(e, ClientError::Lost) && body.len() > LARGE_BYTES;
+            let hint = if large { " (is it over the limit control_frame_bytes?)" } else { "" };
+            Stop::Failed(format!("{}: {e}{hint}", self.address))
+        })
+    }
+
+    /// Sends a command; the body of its reply, if that is no error.
+    pub fn command(&mut self, body: Body) -> Result<String, Stop> {
+        let reply = self.ask(body)?;
+        match refusal(&reply) {
+            None => Ok(reply),
+            Some((code, reason)) => Err(refused(code, &reason)),
+        }
+    }
+}
+
+fn refused(code: i64, reason: &str) -> Stop {
+    Stop::Failed(format!("the server says: {reason} (code {code})"))
+}
+
+/// Code and reason of an error reply (protocol part 4).
+pub(super) fn refusal(reply: &str) -> Option<(i64, String)> {
+    match json::members(reply, &["success", "reason", "code"]) {
+        Ok(Some([Some("false"), reason, code])) => Some((
+            code.and_then(json::integer).unwrap_or_default(),
+            reason.and_then(json::string).unwrap_or_default().into_owned(),
+        )),
+        _ => None,
+    }
+}
+
+/// Where the control port is: a flag says it, or else the configuration, whose unix socket is
+/// nearer than its port.
+fn control_address(call: &Call, config: &Config) -> Address {
+    let unix_flag = config.source("control_unix") == Source::Flag("--control-unix");
+    match (call.flag(flags::AT_CONTROL.name), &config.control_unix) {
+        (Some(address), _) if !unix_flag => Address::Tcp(address.into()),
+        (_, Some(path)) => Address::Unix(path.clone()),
+        _ => Address::to_reach(config.control),
+    }
+}
+
+/// The key of a namespace: from its flag, the environment, the configuration, or the data folder.
+pub(super) fn namespace_key(call: &Call, config: &Config, name: &str) -> Result<Key, Stop> {
+    find_key(call, config, Some(name))?.ok_or_else(|| {
+        Stop::Failed(format!(
+            "no key for namespace {name:?}: give it with --key or {NAMESPACE_KEY}, say with --data \
+             where it is kept (there is no {}), or make the namespace with `fws register`",
+            keys::path(&config.data, name).display()
+        ))
+    })
+}
+
+/// As [`namespace_key`]; `None` if there is none, or no namespace to look one up for.
+pub(super) fn find_key(
+    call: &Call,
+    config: &Config,
+    name: Option<&str>,
+) -> Result<Option<Key>, Stop> {
+    let variable = call.environment.iter().find(|(variable, _)| variable == NAMESPACE_KEY);
+    let given = match (call.flag(flags::KEY.name), variable) {
+        (Some(key), _) => Some((key, "--key")),
+        (None, Some((_, key))) => Some((key.as_str(), NAMESPACE_KEY)),
+        (None, None) => None,
+    };
+    if let Some((key, origin)) = given {
+        let key = Secret::new(key).map_err(|e| Stop::Usage(format!("{origin}: {e}")))?;
+        return Ok(Some(Key { key, origin: origin.into() }));
+    }
+    let Some(name) = name else { return Ok(None) };
+    if let Some((_, key)) = config.namespaces.iter().find(|(known, _)| known == name) {
+        return Ok(Some(Key { key: key.clone(), origin: "the configuration file".into() }));
+    }
+    let kept = keys::load(&config.data, name).map_err(|e| Stop::Failed(e.to_string()))?;
+    let origin = keys::path(&config.data, name).display().to_string();
+    Ok(kept.map(|key| Key { key, origin }))
+}
+
+/// The user that a flag names. An empty one is refused: on the wire it would mean everybody.
+pub(super) fn user(call: &Call) -> Result<Option<&str>, Stop> {
+    match call.flag(flags::USER.name) {
+        Some("") => Err(Stop::Usage("--user: the name of the user is empty".into())),
+        user => Ok(user),
+    }
+}
+
+/// A flag that is a number of seconds.
+pub(super) fn seconds(call: &Call, name: &str) -> Result<Option<u64>, Stop> {
+    let Some(text) = call.flag(name) else { return Ok(None) };
+    match text.parse() {
+        Ok(seconds) if seconds > 0 => Ok(Some(seconds)),
+        _ => Err(Stop::Usage(format!("--{name}: {text:?} is not a number of seconds from 1 on"))),
+    }
+}
+
+/// What a person gave as data, as JSON: itself if it is JSON, else a string; `-` is standard
+/// input.
+pub(super) fn data(word: &str) -> Result<String, Stop> {
+    if word != "-" {
+        return to_json(word);
+    }
+    let failed = |what: String| Stop::Failed(format!("standard input: {what}"));
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(INPUT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed(e.to_string()))?;
+    if bytes.len() as u64 > INPUT_BYTES {
+        return Err(failed(format!("more than {INPUT_BYTES} bytes")));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| failed("this is not UTF-8".into()))?;
+    to_json(text.strip_suffix('\n').unwrap_or(&text))
+}
+
+fn to_json(text: &str) -> Result<String, Stop> {
+    match json::members(text, &[]) {
+        Ok(Some([]) | None) => Ok(text.trim().into()),
+        Err(json::JsonError::Syntax) => Ok(quote(text)),
+        Err(e) => Err(Stop::Usage(format!("the data is {e}"))),
+    }
+}
+
+/// A text as JSON.
+pub(super) fn quote(text: &str) -> String {
+    let mut out = Vec::new();
+    json::quote_into(&mut out, text);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// `1 connection`, `2 connections`.
+pub(super) fn count(number: i64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_json_is_a_string() {
+        for (word, sent) in [
+            ("hello", r#""hello""#),
+            (r#""hello""#, r#""hello""#),
+            (" {\"a\": 1.0} ", "{\"a\": 1.0}"),
+            ("5", "5"),
+            ("05", "\"05\""),
+            ("null", "null"),
+            ("nul\n\"", r#""nul\n\"""#),
+            ("", "\"\""),
+        ] {
+            assert_eq!(to_json(word), Ok(sent.into()), "{word}");
+        }
+        let deep = "[".repeat(1000) + &"]".repeat(1000);
+        assert!(matches!(to_json(&deep), Err(Stop::Usage(_))));
+    }
+
+    #[test]
+    fn bodies_and_replies() {
+        let body = Body::new("emit").text("channel", "a\"b").raw("data", "[1]").finish();
+        assert_eq!(body, br#"{"action":"emit","channel":"a\"b","data":[1]}"#);
+        let reply = r#"{"success":false,"reason":"Invalid key","code":306}"#;
+        assert_eq!(refusal(reply), Some((306, "Invalid key".into())));
+        for fine in [r#"{"success":true}"#, "false", "null", r#"{"countUser":0}"#] {
+            assert_eq!(refusal(fine), None);
+        }
+    }
+}

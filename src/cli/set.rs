@@ -1,0 +1,56 @@
+//! `fws set`: the state of a channel.
+
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY, USER};
+use super::output::out;
+use super::session::{self, Body, Session};
+use super::{Call, Command, Stop};
+
+const TTL: Flag =
+    Flag { name: "ttl", value: "SECONDS", about: "the state is gone after so long (never)" };
+const EMIT: Flag = Flag { name: "emit", value: "", about: "send it to who has subscribed as well" };
+
+pub(super) const COMMAND: Command = Command {
+    name: "set",
+    summary: "set the state of a channel",
+    usage: &["NAME CHANNEL DATA [OPTION…]"],
+    about: "\
+The state is what a browser gets as soon as it subscribes. Setting it replaces
+the one before with its time to live; the DATA null removes it. For a channel
+@name, each user has a state of their own: give --user.
+
+DATA is JSON. Text that is not JSON is sent as a string; `-` reads it from
+standard input.",
+    flags: &[USER, TTL, EMIT, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
+    examples: &[
+        ("fws set shop price 9.90 --emit", "who comes later gets it, who is there gets it now"),
+        ("fws set shop @cart '[1,2]' --user 5 --ttl 3600", "for user 5, for an hour"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let [name, channel, data] = call.words()?;
+    let mut params = Vec::new();
+    if let Some(user) = session::user(call)? {
+        params.push(format!("\"userId\":{}", session::quote(user)));
+    }
+    if let Some(ttl) = session::seconds(call, TTL.name)? {
+        params.push(format!("\"ttl\":{ttl}"));
+    }
+    let emits = call.flag(EMIT.name).is_some();
+    if emits {
+        params.push("\"emit\":true".into());
+    }
+    let data = session::data(data)?;
+    let body = Body::new("set")
+        .text("channel", channel)
+        .raw("data", &data)
+        .raw("params", &format!("{{{}}}", params.join(",")));
+    Session::open(call, name)?.command(body)?;
+    out(match (data.as_str(), emits) {
+        ("null", false) => "removed\n",
+        ("null", true) => "removed, and null sent\n",
+        (_, false) => "set\n",
+        (_, true) => "set and sent\n",
+    })
+}

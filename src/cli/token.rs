@@ -1,0 +1,137 @@
+//! `fws token`: makes and explains the tokens with which browsers prove who their user is.
+
+use hmac::{Hmac, KeyInit, Mac};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::Sha256;
+
+use super::flags::{AT_CONFIG, AT_DATA, Flag, KEY};
+use super::output::out;
+use super::session::{find_key, namespace_key, seconds};
+use super::{Call, Command, Stop};
+use crate::codec::jwt::{self, Claims, TokenError};
+use crate::time::{Clock, UnixMillis};
+
+const TTL: Flag = Flag { name: "ttl", value: "SECONDS", about: "good for so long (for ever)" };
+const CHECK: Flag = Flag {
+    name: "check",
+    value: "TOKEN",
+    about: "say what is in a token, and whether it is valid",
+};
+
+pub(super) const COMMAND: Command = Command {
+    name: "token",
+    summary: "make or check the token of a user",
+    usage: &["NAME USER [--ttl SECONDS] [OPTION…]", "--check TOKEN [NAME] [OPTION…]"],
+    about: "\
+A token proves to the server who the user of a browser is. It is signed with
+the key of namespace NAME; normally the site's back end makes it. This command
+does not ask the server.
+
+With --check: prints header and payload of a token; exit code 0 if it is valid
+and 1 if not. If a key is given or kept for NAME, the signature is checked too.",
+    flags: &[TTL, CHECK, KEY, AT_DATA, AT_CONFIG],
+    examples: &[
+        ("fws token shop 5 --ttl 3600", "for user 5, for an hour"),
+        ("fws token --check eyJ0… shop", "what is in it, and is it good for `shop`?"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let config = call.client_config()?;
+    let now = Clock::new().now().unix;
+    if let Some(token) = call.flag(CHECK.name) {
+        let name = match call.words.as_slice() {
+            [] => None,
+            [name] => Some(name.as_str()),
+            _ => return Err(call.misused()),
+        };
+        if call.flag(TTL.name).is_some() {
+            return Err(Stop::Usage("--ttl is for a new token, not with --check".into()));
+        }
+        let key = match find_key(call, &config, name)? {
+            None if name.is_some_and(|name| !name.is_empty()) => {
+                Some(namespace_key(call, &config, name.unwrap_or_default())?)
+            }
+            key => key,
+        };
+        return check(token, key.as_ref().map(|key| key.key.expose()), now);
+    }
+    let [name, user] = call.words()?;
+    if user.is_empty() {
+        return Err(Stop::Usage("the name of the user is empty".into()));
+    }
+    let expires = seconds(call, TTL.name)?.map(|ttl| now.seconds().saturating_add(ttl));
+    let key = namespace_key(call, &config, name)?;
+    out(&(jwt::sign(user, key.key.expose(), expires) + "\n"))
+}
+
+fn check(token: &str, key: Option<&str>, now: UnixMillis) -> Result<(), Stop> {
+    if let Some((header, payload)) = jwt::inspect(token) {
+        out(&format!("header:  {header}\npayload: {payload}\n"))?;
+    }
+    let checked = match key {
+        Some(key) => jwt::verify(token, &[key], now.seconds()),
+        None => verify_unsigned(token, now),
+    };
+    let claims = checked.map_err(|e| Stop::Failed(format!("not valid: {}", describe(e))))?;
+    out(&format!("user:    {}\n", claims.user))?;
+    if let Some(expires) = claims.expires {
+        let left = expires.saturating_sub(now.seconds());
+        out(&format!("expires: {}, in {left} s\n", date(expires)))?;
+    }
+    out(match key {
+        Some(_) => "valid\n",
+        None => "valid, if the signature is: without the key it was not checked\n",
+    })
+}
+
+/// All rules but the one for the signature: the token is checked with one of our own instead.
+fn verify_unsigned(token: &str, now: UnixMillis) -> Result<Claims, TokenError> {
+    const KEY: &str = "any";
+    let (signed, _) = token.rsplit_once('.').ok_or(TokenError::Parts)?;
+    let mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).map_err(|_| TokenError::Signature)?;
+    let signature = URL_SAFE_NO_PAD.encode(mac.chain_update(signed).finalize().into_bytes());
+    jwt::verify(&format!("{signed}.{signature}"), &[KEY], now.seconds())
+}
+
+fn describe(e: TokenError) -> String {
+    match e {
+        TokenError::Expired { at } => format!("it expired at {}", date(at)),
+        TokenError::NotYet { at } => format!("it is not good before {}", date(at)),
+        e => e.to_string(),
+    }
+}
+
+/// A moment in seconds since 1970 as a date, or as it is if that is too far off for one.
+fn date(seconds: u64) -> String {
+    const YEAR_10000: u64 = 253_402_300_800;
+    match seconds {
+        0..YEAR_10000 => UnixMillis(seconds * 1000).to_rfc3339(),
+        _ => format!("second {seconds} of the Unix epoch"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_key_all_but_the_signature_counts() {
+        let now = UnixMillis(1000);
+        let good = jwt::sign("bob", "secret", Some(2));
+        assert_eq!(verify_unsigned(&good, now).map(|claims| claims.user), Ok("bob".into()));
+        let expired = verify_unsigned(&good, UnixMillis(2000)).unwrap_err();
+        assert_eq!(describe(expired), "it expired at 1970-01-01T00:00:02Z");
+        assert_eq!(verify_unsigned("x", now), Err(TokenError::Parts));
+        assert_eq!(verify_unsigned("a.b.c.d", now), Err(TokenError::Parts));
+    }
+
+    #[test]
+    fn dates_that_are_none() {
+        assert_eq!(date(253_402_300_799), "9999-12-31T23:59:59Z");
+        assert_eq!(date(u64::MAX), "second 18446744073709551615 of the Unix epoch");
+    }
+}

@@ -1,0 +1,204 @@
+//! `fws watch`: what a browser would get.
+
+use super::flags::{AT_CONFIG, AT_DATA, AT_WS, Flag, KEY};
+use super::output::{out, tell};
+use super::session::{namespace_key, quote};
+use super::{Call, Command, Stop, flags};
+use crate::client::{ANSWER_MS, Address, ClientError, Message, Socket};
+use crate::codec::{json, jwt};
+
+/// Silence after which we ask whether anybody is there, in milliseconds; the server's heartbeats
+/// come more often.
+const SILENCE_MS: u64 = 60_000;
+
+/// The user we are if nobody says otherwise.
+const WATCH: &str = "watch";
+
+const USER: Flag = Flag {
+    name: "user",
+    value: "USER",
+    about: "the user to be, whose @ and # channels count (watch)",
+};
+
+pub(super) const COMMAND: Command = Command {
+    name: "watch",
+    summary: "subscribe to channels and print what comes",
+    usage: &["NAME CHANNEL… [OPTION…]"],
+    about: "\
+Connects as a browser does, with a token it makes itself, and prints one line
+per message: the channel, a tab, and the data as JSON; first the state of each
+channel, if there is one. Runs until ctrl-C, or until nobody reads its output.
+
+Exit code 1 if the server refuses a channel or the connection is lost.",
+    flags: &[USER, KEY, AT_WS, AT_DATA, AT_CONFIG],
+    examples: &[
+        ("fws watch shop news price", "two channels of `shop`"),
+        ("fws watch shop '#vip' --user 5 | head -n 1", "wait for one message to user 5"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let (name, channels) = match call.words.split_first() {
+        Some((name, channels)) if !channels.is_empty() => (name, channels),
+        _ => return Err(call.misused()),
+    };
+    let user = match call.flag(USER.name) {
+        Some("") => return Err(Stop::Usage("--user: the name of the user is empty".into())),
+        user => user.unwrap_or(WATCH),
+    };
+    let config = call.client_config()?;
+    let key = namespace_key(call, &config, name)?;
+    let address = match call.flag(flags::AT_WS.name) {
+        Some(address) => Address::Tcp(address.into()),
+        None => Address::to_reach(config.ws),
+    };
+    let mut socket = Socket::connect(&address).map_err(|e| match e {
+        ClientError::Connect(..) => failed(e),
+        e => Stop::Failed(format!("{address}: {e}")),
+    })?;
+    let token = jwt::sign(user, key.key.expose(), None);
+    authenticate(&mut socket, name, &token, &key.origin)?;
+    for (i, channel) in channels.iter().enumerate() {
+        let channel = quote(channel);
+        let message = format!("{{\"event\":\"subscribe\",\"data\":{channel},\"clb\":{i}}}");
+        socket.send(message.as_bytes()).map_err(failed)?;
+    }
+    loop {
+        show(&receive(&mut socket)?, channels)?;
+    }
+}
+
+fn failed(e: ClientError) -> Stop {
+    Stop::Failed(e.to_string())
+}
+
+fn authenticate(
+    socket: &mut Socket,
+    namespace: &str,
+    token: &str,
+    origin: &str,
+) -> Result<(), Stop> {
+    let (i, s) = (quote(namespace), quote(token));
+    let message = format!("{{\"event\":\"auth\",\"data\":{{\"i\":{i},\"s\":{s}}}}}");
+    socket.send(message.as_bytes()).map_err(failed)?;
+    match socket.next(ANSWER_MS).map_err(failed)? {
+        None => Err(failed(ClientError::Silence)),
+        Some(Message::Text(text)) if event(&text).is_some_and(|it| it.name == "auth ok") => Ok(()),
+        Some(Message::Text(_) | Message::Pong) => {
+            Err(failed(ClientError::Foreign("it does not answer to auth".into())))
+        }
+        Some(Message::Closed(code, reason)) => Err(Stop::Failed(format!(
+            "the server refuses us: {code} {}{}",
+            reason.escape_debug(),
+            match reason.as_str() {
+                "invalid JWT" => format!(" (is the key from {origin} the right one?)"),
+                "site id not registered" => {
+                    format!(" (make the namespace with `fws register {namespace}`)")
+                }
+                _ => String::new(),
+            }
+        ))),
+    }
+}
+
+/// The next message, however long that takes, while there are signs of life.
+fn receive(socket: &mut Socket) -> Result<String, Stop> {
+    loop {
+        let message = match socket.next(SILENCE_MS).map_err(lost)? {
+            Some(message) => message,
+            None => {
+                socket.ping().map_err(lost)?;
+                socket.next(ANSWER_MS).map_err(lost)?.ok_or_else(|| lost(ClientError::Silence))?
+            }
+        };
+        match message {
+            Message::Text(text) => return Ok(text),
+            Message::Pong => {}
+            Message::Closed(code, reason) => {
+                let reason = reason.escape_debug();
+                return Err(Stop::Failed(format!("the server has closed: {code} {reason}")));
+            }
+        }
+    }
+}
+
+fn lost(e: ClientError) -> Stop {
+    Stop::Failed(match e {
+        ClientError::Lost => "the connection is lost".into(),
+        ClientError::Silence => "the connection is lost: the server is silent".into(),
+        e => e.to_string(),
+    })
+}
+
+/// Prints a publication or state; tells of the answer to a subscribe.
+fn show(message: &str, channels: &[String]) -> Result<(), Stop> {
+    let Some(Event { name, data, clb }) = event(message) else {
+        return Err(failed(ClientError::Foreign("a message of it has no event".into())));
+    };
+    let asked = clb.and_then(|clb| channels.get(usize::try_from(clb).ok()?));
+    let Some(channel) = asked else {
+        return out(&line(&name, data));
+    };
+    let channel = channel.escape_debug();
+    match json::members(data, &["ok", "reason"]) {
+        Ok(Some([Some("true"), _])) => tell(&format!("subscribed to {channel}")),
+        Ok(Some([_, reason])) => {
+            let reason = reason.and_then(json::string).unwrap_or_default();
+            let reason = reason.escape_debug();
+            return Err(Stop::Failed(format!("the server refuses {channel}: {reason}")));
+        }
+        _ => return Err(failed(ClientError::Foreign("its answer is none".into()))),
+    }
+    Ok(())
+}
+
+/// One line, whatever the channel is called and however the JSON is laid out.
+fn line(channel: &str, data: &str) -> String {
+    let channel: String = channel
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect();
+    // In JSON these stand between values only.
+    format!("{channel}\t{}\n", data.replace(['\n', '\r'], " "))
+}
+
+/// A message of the server (protocol part 7).
+struct Event<'a> {
+    name: String,
+    data: &'a str,
+    /// The number of the request that it answers.
+    clb: Option<i64>,
+}
+
+fn event(message: &str) -> Option<Event<'_>> {
+    let [name, data, clb] = json::members(message, &["event", "data", "clb"]).ok()??;
+    let name = json::text(name?)?.into_owned();
+    Some(Event { name, data: data.unwrap_or("null"), clb: clb.and_then(json::integer) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line() {
+        let message = "{\"event\":\"a\\tb\\u001b\",\"data\":{\"x\":\n1.0}}";
+        let Event { name, data, clb } = event(message).unwrap();
+        assert_eq!((line(&name, data).as_str(), clb), ("a\\tb\\u{1b}\t{\"x\": 1.0}\n", None));
+        assert_eq!(event(r#"{"event":5,"data":1}"#).unwrap().name, "5");
+        assert!(event("[]").is_none() && event(r#"{"data":1}"#).is_none());
+    }
+
+    #[test]
+    fn a_refused_channel_ends_it() {
+        let channels = ["a".to_string(), "#vip".to_string()];
+        let answer = |data: &str| {
+            show(&format!(r#"{{"event":"callBackAnswer","clb":1,"data":{data}}}"#), &channels)
+        };
+        assert_eq!(answer(r#"{"ok":true}"#), Ok(()));
+        let refused = Stop::Failed("the server refuses #vip: no grant".into());
+        assert_eq!(answer(r#"{"ok":false,"reason":"no grant"}"#), Err(refused));
+        assert!(answer("5").is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! Blocking clients of both ports, for the command line: one thread, one connection, and a time
+//! limit on everything but waiting for a publication. Owns its sockets; prints nothing. Called by
+//! [`crate::cli`].
+
+mod control;
+mod socket;
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::time::{Clock, Millis};
+
+pub use control::Control;
+pub use socket::{Message, Socket};
+
+/// Time for a TCP connection, in milliseconds.
+const CONNECT_MS: u64 = 4000;
+
+/// Time for an answer, in milliseconds.
+pub(crate) const ANSWER_MS: u64 = 10_000;
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `HOST:PORT`; the host may be a name.
+    Tcp(String),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Where to connect to what listens at `address`: for one that means every interface, this
+    /// machine.
+    pub fn to_reach(mut address: SocketAddr) -> Address {
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        Address::Tcp(address.to_string())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why a conversation with a server failed, in words for a person.
+#[derive(Debug)]
+pub enum ClientError {
+    /// No connection.
+    Connect(Address, io::Error),
+    /// No answer in time.
+    Silence,
+    /// The server closed, or the network failed.
+    Lost,
+    /// What came is not what a server of ours says.
+    Foreign(String),
+    /// What was to be sent is too long for a frame, in bytes.
+    TooLong(usize),
+    /// The system's random source failed.
+    Random(io::Error),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Connect(at, e) => match e.kind() {
+                ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
+                    write!(f, "no server at {at}: is `fws serve` running?")
+                }
+                ErrorKind::TimedOut => write!(f, "{at} did not answer within {CONNECT_MS} ms"),
+                _ => write!(f, "cannot connect to {at}: {e}"),
+            },
+            ClientError::Silence => write!(f, "no answer within {ANSWER_MS} ms"),
+            ClientError::Lost => f.write_str("the connection was closed before the answer"),
+            ClientError::Foreign(what) => write!(f, "this is no fws server: {what}"),
+            ClientError::TooLong(bytes) => write!(f, "{bytes} bytes are too many for one message"),
+            ClientError::Random(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// A moment until which something must have happened.
+#[derive(Debug)]
+struct Deadline {
+    clock: Clock,
+    at: Millis,
+}
+
+impl Deadline {
+    fn after(ms: u64) -> Deadline {
+        let clock = Clock::new();
+        let at = clock.now().mono.plus(ms);
+        Deadline { clock, at }
+    }
+
+    /// What is left, `None` if nothing.
+    fn left(&self) -> Option<Duration> {
+        Some(self.at.after(self.clock.now().mono)).filter(|left| !left.is_zero())
+    }
+}
+
+/// A connection of either kind.
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(address: &Address) -> Result<Stream, ClientError> {
+        let stream = match address.clone() {
+            Address::Tcp(name) => within_time(move || TcpStream::connect(name)).map(Stream::Tcp),
+            Address::Unix(path) => within_time(move || UnixStream::connect(path)).map(Stream::Unix),
+        }
+        .map_err(|e| ClientError::Connect(address.clone(), e))?;
+        if let Stream::Tcp(stream) = &stream {
+            // One that cannot be set costs a delay, no more.
+            let _ = stream.set_nodelay(true);
+        }
+        Ok(stream)
+    }
+
+    /// Some bytes, at least one.
+    fn read(&mut self, buffer: &mut [u8], deadline: &Deadline) -> Result<usize, ClientError> {
+        loop {
+            let left = Some(deadline.left().ok_or(ClientError::Silence)?);
+            let read = match self {
+                Stream::Tcp(s) => s.set_read_timeout(left).and_then(|()| s.read(buffer)),
+                Stream::Unix(s) => s.set_read_timeout(left).and_then(|()| s.read(buffer)),
+            };
+            match read {
+                Ok(0) => return Err(ClientError::Lost),
+                Ok(n) => return Ok(n),
+                Err(e) if is_retried(&e) => {}
+                Err(_) => return Err(ClientError::Lost),
+            }
+        }
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8], deadline: &Deadline) -> Result<(), ClientError> {
+        while !bytes.is_empty() {
+            let left = Some(deadline.left().ok_or(ClientError::Silence)?);
+            let written = match self {
+                Stream::Tcp(s) => s.set_write_timeout(left).and_then(|()| s.write(bytes)),
+                Stream::Unix(s) => s.set_write_timeout(left).and_then(|()| s.write(bytes)),
+            };
+            match written {
+                Ok(n) => bytes = &bytes[n..],
+                Err(e) if is_retried(&e) => {}
+                Err(_) => return Err(ClientError::Lost),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A socket whose time-out has come says `WouldBlock`; the deadline decides whether that is final.
+fn is_retried(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+/// Runs a connect on a thread of its own: neither the search for a name's address nor a unix
+/// socket has a time limit to set.
+fn within_time<T: Send + 'static>(
+    connect: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (sender, receiver) = mpsc::channel();
+    // Who comes too late finds nobody listening, and the process ends soon.
+    std::thread::Builder::new().spawn(move || drop(sender.send(connect())))?;
+    receiver
+        .recv_timeout(Duration::from_millis(CONNECT_MS))
+        .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_interface_is_reached_through_loopback() {
+        for (listens, reached) in [
+            ("0.0.0.0:8080", "127.0.0.1:8080"),
+            ("[::]:8080", "[::1]:8080"),
+            ("10.0.0.5:1", "10.0.0.5:1"),
+        ] {
+            let address = Address::to_reach(listens.parse().unwrap());
+            assert_eq!(address.to_string(), reached);
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_said_to_be_not_there() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let missing = std::env::temp_dir().join("fws-no-such-folder/control.sock");
+        for address in [Address::to_reach(free), Address::Unix(missing)] {
+            let error = Stream::connect(&address).unwrap_err();
+            let expected = format!("no server at {address}: is `fws serve` running?");
+            assert_eq!(error.to_string(), expected);
+        }
+        let error = Stream::connect(&Address::Tcp("127.0.0.1".into())).unwrap_err().to_string();
+        assert!(error.starts_with("cannot connect to 127.0.0.1: "), "{error}");
+    }
+}

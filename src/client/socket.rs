@@ -1,0 +1,261 @@
+//! A browser without a browser: a raw WebSocket to `/socket/websocket` (protocol part 6, RFC 6455).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{ANSWER_MS, Address, ClientError, Deadline, Stream};
+use crate::codec::ws::{self, Bounds, Event, Opcode, Reader, Side};
+use crate::keys;
+
+/// Longest head of the answer to the handshake, in bytes.
+const HEAD_BYTES: usize = 16_384;
+
+/// Read at a time, in bytes.
+const PIECE_BYTES: usize = 16_384;
+
+/// What we take from a server that we chose ourselves.
+const BOUNDS: Bounds = Bounds { message_bytes: 1 << 30, fragments: 1 << 20 };
+
+/// What comes from the server.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A message.
+    Text(String),
+    /// The answer to [`Socket::ping`].
+    Pong,
+    /// The server closed, with this code and reason. Nothing comes after it.
+    Closed(u16, String),
+}
+
+/// One WebSocket.
+#[derive(Debug)]
+pub struct Socket {
+    stream: Stream,
+    reader: Reader,
+    /// What has arrived and is not yet read: `buffer[start..end]`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Socket {
+    /// Connects, within 4 s, and opens the WebSocket, within 10 s.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn connect(address: &Address) -> Result<Socket, ClientError> {
+        let mut stream = Stream::connect(address)?;
+        let deadline = Deadline::after(ANSWER_MS);
+        let mut bytes = [0; 16];
+        keys::random(&mut bytes).map_err(ClientError::Random)?;
+        let key = STANDARD.encode(bytes);
+        let request = format!(
+            "GET /socket/websocket HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes(), &deadline)?;
+        let mut buffer = vec![0; HEAD_BYTES];
+        let mut end = 0;
+        let start = loop {
+            if end == buffer.len() {
+                return Err(ClientError::Foreign("its answer has no end".into()));
+            }
+            end += stream.read(&mut buffer[end..], &deadline)?;
+            if let Some(start) = parse_answer(&buffer[..end], &ws::accept_key(&key))? {
+                break start;
+            }
+        };
+        Ok(Socket { stream, reader: Reader::new(Side::Client), buffer, start, end })
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`ClientError`], after which the connection is of no more use.
+    pub fn send(&mut self, message: &[u8]) -> Result<(), ClientError> {
+        self.send_frame(Opcode::Text, message)
+    }
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    pub fn ping(&mut self) -> Result<(), ClientError> {
+        self.send_frame(Opcode::Ping, b"")
+    }
+
+    /// Waits for the next message. Answers pings meanwhile. `None` after `ms` milliseconds in
+    /// which nothing came at all.
+    ///
+    /// # Errors
+    /// [`ClientError`], after which the connection is of no more use.
+    pub fn next(&mut self, ms: u64) -> Result<Option<Message>, ClientError> {
+        loop {
+            if let Some(message) = self.read_message()? {
+                return Ok(Some(message));
+            }
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            self.buffer.resize(self.end + PIECE_BYTES, 0);
+            match self.stream.read(&mut self.buffer[self.end..], &Deadline::after(ms)) {
+                Ok(n) => self.end += n,
+                Err(ClientError::Silence) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The next message of those that have arrived.
+    fn read_message(&mut self) -> Result<Option<Message>, ClientError> {
+        loop {
+            let input = &mut self.buffer[self.start..self.end];
+            let step = self
+                .reader
+                .read(input, &BOUNDS)
+                .map_err(|e| ClientError::Foreign(format!("its frames are wrong: {e}")))?;
+            self.start += step.consumed;
+            let ping = match step.event {
+                None => return Ok(None),
+                Some(Event::Text(text)) => return Ok(Some(Message::Text(text.into()))),
+                Some(Event::Close(said)) => {
+                    // 1005: RFC 6455, 7.1.5, for a close without a code.
+                    let (code, reason) = said.unwrap_or((1005, ""));
+                    let closed = Message::Closed(code, reason.into());
+                    let answer = said.map(|(code, _)| code.to_be_bytes());
+                    // A courtesy: the server need not wait for us. It may be gone already.
+                    let _ = self.send_frame(Opcode::Close, answer.as_ref().map_or(&[], |it| it));
+                    return Ok(Some(closed));
+                }
+                Some(Event::Ping(payload)) => payload.to_vec(),
+                Some(Event::Pong(_)) => return Ok(Some(Message::Pong)),
+                // No server of ours sends any.
+                Some(Event::Binary(_)) => continue,
+            };
+            self.send_frame(Opcode::Pong, &ping)?;
+        }
+    }
+
+    fn send_frame(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), ClientError> {
+        let mut mask = [0; 4];
+        keys::random(&mut mask).map_err(ClientError::Random)?;
+        let mut frame = Vec::new();
+        ws::encode_masked_into(&mut frame, opcode, payload, mask);
+        self.stream.write_all(&frame, &Deadline::after(ANSWER_MS))
+    }
+}
+
+/// Where the head of the answer ends, if it is here as a whole and says yes.
+fn parse_answer(input: &[u8], accept: &str) -> Result<Option<usize>, ClientError> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut answer = httparse::Response::new(&mut headers);
+    let foreign = |what: String| Err(ClientError::Foreign(what));
+    match answer.parse(input) {
+        Ok(httparse::Status::Partial) => Ok(None),
+        Ok(httparse::Status::Complete(_)) if answer.code != Some(101) => {
+            foreign(format!("it answers HTTP {}", answer.code.unwrap_or_default()))
+        }
+        Ok(httparse::Status::Complete(end)) => {
+            let accepted = answer.headers.iter().any(|header| {
+                header.name.eq_ignore_ascii_case("sec-websocket-accept")
+                    && header.value == accept.as_bytes()
+            });
+            if accepted { Ok(Some(end)) } else { foreign("it does not know WebSocket".into()) }
+        }
+        Err(_) => foreign("it does not speak HTTP".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    /// Connects to a server that takes the handshake and then does this.
+    fn connect(serve: impl FnOnce(TcpStream) + Send + 'static) -> Socket {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::to_reach(listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let head = read_head(&mut stream);
+            assert!(head.starts_with("GET /socket/websocket HTTP/1.1\r\nHost: 127.0.0.1:"));
+            let (_, key) = head.split_once("Sec-WebSocket-Key: ").unwrap();
+            let accept = ws::accept_key(key.lines().next().unwrap());
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: \
+                 Upgrade\r\nsec-websocket-ACCEPT: {accept}\r\n\r\n"
+            );
+            // The first frame rides in the same segment.
+            let first = ws::text_frame(b"first").to_vec();
+            stream.write_all(&[answer.as_bytes(), &first].concat()).unwrap();
+            serve(stream);
+        });
+        Socket::connect(&address).unwrap()
+    }
+
+    fn read_head(stream: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    fn text(text: &str) -> Option<Message> {
+        Some(Message::Text(text.into()))
+    }
+
+    #[test]
+    fn messages_pings_and_a_close() {
+        let long = "é".repeat(100_000);
+        let sent = long.clone();
+        let mut socket = connect(move |mut stream| {
+            stream.write_all(&ws::ping_frame(b"you?")).unwrap();
+            let mut pong = [0; 10];
+            stream.read_exact(&mut pong).unwrap();
+            assert_eq!(pong[..2], [0x8a, 0x84]);
+            stream.write_all(&ws::text_frame(sent.as_bytes())).unwrap();
+            stream.write_all(&ws::close_frame(3401, "token expired")).unwrap();
+            let mut close = [0; 8];
+            stream.read_exact(&mut close).unwrap();
+            assert_eq!(close[..2], [0x88, 0x82]);
+        });
+        assert_eq!(socket.next(ANSWER_MS).unwrap(), text("first"));
+        assert_eq!(socket.next(ANSWER_MS).unwrap(), text(&long));
+        let closed = Message::Closed(3401, "token expired".into());
+        assert_eq!(socket.next(ANSWER_MS).unwrap(), Some(closed));
+        assert!(matches!(socket.next(ANSWER_MS), Err(ClientError::Lost)));
+    }
+
+    #[test]
+    fn silence_is_noticed() {
+        let mut socket = connect(|mut stream| {
+            let mut ping = [0; 6];
+            stream.read_exact(&mut ping).unwrap();
+            stream.write_all(&ws::text_frame(b"after the ping")).unwrap();
+        });
+        assert_eq!(socket.next(ANSWER_MS).unwrap(), text("first"));
+        assert_eq!(socket.next(1).unwrap(), None);
+        socket.ping().unwrap();
+        assert_eq!(socket.next(ANSWER_MS).unwrap(), text("after the ping"));
+    }
+
+    #[test]
+    fn what_is_no_server_of_ours_is_said_to_be_none() {
+        let answer = |bytes: &'static str| {
+            parse_answer(bytes.as_bytes(), "right").map_err(|e| e.to_string())
+        };
+        assert_eq!(answer("HTTP/1.1 101 S\r\n"), Ok(None));
+        let good = "HTTP/1.1 101 S\r\nSec-WebSocket-Accept: right\r\n\r\nmore";
+        assert_eq!(answer(good), Ok(Some(good.len() - 4)));
+        for (bytes, error) in [
+            ("HTTP/1.1 404 Not Found\r\n\r\n", "it answers HTTP 404"),
+            ("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: wrong\r\n\r\n", "it does not know WebSocket"),
+            ("SSH-2.0-OpenSSH\r\n", "it does not speak HTTP"),
+        ] {
+            assert_eq!(answer(bytes).unwrap_err(), format!("this is no fws server: {error}"));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What `--demo` adds: a namespace whose key lies in the data folder, and a page to try the server
+//! with. Called at the start only.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::config::{Config, Secret};
+use crate::keys;
+use crate::switch::Demo;
+use crate::uuid::Uuid;
+
+/// The namespace of the page.
+pub const NAMESPACE: &str = "demo";
+
+/// The key of [`NAMESPACE`]: the one in the data folder, or a new one, which is put there for
+/// `fws emit` and its like.
+///
+/// # Errors
+/// Those of the file system and of the random source.
+pub fn key(config: &Config) -> io::Result<Secret> {
+    if let Some(key) = keys::load(&config.data, NAMESPACE)? {
+        return Ok(key);
+    }
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    let key = Secret::new(Uuid::from_random(bytes).to_string()).map_err(io::Error::other)?;
+    keys::store(&config.data, NAMESPACE, &key)?;
+    Ok(key)
+}
+
+/// The command that publishes to the page, as one can type it where the server was started.
+/// `control`: the address of the control port.
+pub fn command(config: &Config, control: &str) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "fws".into());
+    let mut command = format!("{} emit {NAMESPACE} news '\"hello\"'", shell_word(&program));
+    let default = Config::default();
+    if control != default.control.to_string() {
+        command.push_str(&format!(" --control {control}"));
+    }
+    if config.data != default.data {
+        command.push_str(&format!(" --data {}", shell_word(&config.data.to_string_lossy())));
+    }
+    command
+}
+
+/// Where to open the page, for a person on this machine. `ws`: the address of the WebSocket port.
+pub fn url(ws: &str) -> String {
+    let address = ws.parse::<SocketAddr>().map(|address| match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => ([127, 0, 0, 1], address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    });
+    format!("http://{}/", address.map_or_else(|_| ws.into(), |address| address.to_string()))
+}
+
+/// The page, with its script in it and that command on it.
+pub fn page(command: &str) -> Demo {
+    let command = command.replace('&', "&amp;").replace('<', "&lt;");
+    let page = include_str!("demo.html")
+        .replace("__EMIT_COMMAND__", &command)
+        .replace("/*FWS_CLIENT*/", include_str!("../clients/js/fws.js"));
+    Demo { page, namespace: NAMESPACE.into() }
+}
+
+/// A word as a shell takes it for one.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.into();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_needs_it() {
+        assert_eq!(shell_word("./fws-data"), "./fws-data");
+        assert_eq!(shell_word("my data/it's"), r"'my data/it'\''s'");
+        assert_eq!(shell_word(""), "''");
+    }
+
+    #[test]
+    fn the_url_is_one_to_open() {
+        assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080/");
+        assert_eq!(url("[::]:80"), "http://[::1]:80/");
+        assert_eq!(url("10.0.0.5:8080"), "http://10.0.0.5:8080/");
+    }
+
+    #[test]
+    fn the_page_is_whole() {
+        let demo = page("fws emit demo news '\"<&\"'");
+        assert!(demo.page.contains("news '\"&lt;&amp;\"'"));
+        assert!(!demo.page.contains("__EMIT_COMMAND__") && !demo.page.contains("/*FWS_CLIENT*/"));
+    }
+}

@@ -1,0 +1,67 @@
+//! That the targets see what they look at, and that they would say so.
+
+use super::*;
+
+/// What a peer has received since it connected, after the opening and a script.
+fn output(journal: impl Journal, script: &str, peer: u8) -> String {
+    let mut world = World::new(journal);
+    world.play(opening(&[('a', "1"), ('d', "2")]).as_bytes());
+    world.play(script.as_bytes());
+    let slot = PEERS.iter().position(|letter| *letter == peer).unwrap();
+    let output = String::from_utf8_lossy(&world.net.peers[slot].output).into_owned();
+    world.end();
+    output
+}
+
+#[test]
+fn scripts_reach_the_whole_switch() {
+    let script = r#"k{"action":"emit","channel":"c","data":"hi"}"#;
+    for journal in [0, 1] {
+        for (peer, wanted) in [
+            (b'a', r#"{"event":"c","data":"hi"}"#),
+            (b'd', r#"a["{\"event\":\"c\",\"data\":\"hi\"}"]"#),
+            (b'k', "\0\u{10}\0\0\0{\"success\":true}\0"),
+        ] {
+            let output = match journal {
+                0 => output(MemoryJournal::new(1), script, peer),
+                _ => output(LateJournal::new(1, 0, 0), script, peer),
+            };
+            assert!(output.contains(wanted), "{output}");
+        }
+    }
+}
+
+#[test]
+fn time_passes_and_peers_come_and_go() {
+    let beat = output(MemoryJournal::new(1), ".\u{34}", b'a');
+    assert!(beat.ends_with("\u{fffd}\0"), "a ping: {beat:?}");
+    let script = "~a\nk{\"action\":\"channelInfo\",\"channel\":\"c\"}\na5";
+    assert!(output(MemoryJournal::new(1), script, b'k').contains(r#""countUser":1"#));
+    assert!(!output(MemoryJournal::new(1), script, b'a').contains("auth ok"));
+    let script = "!k\nk{\"action\":\"ping\"}\n$k+\n!k";
+    assert_eq!(output(MemoryJournal::new(1), script, b'k'), "");
+    let script = "hGET /socket HTTP/1.1\r\nhHost: a\r\nh\r";
+    assert!(output(MemoryJournal::new(1), script, b'h').contains("Welcome"));
+}
+
+#[test]
+fn the_targets_take_anything() {
+    for data in [&b""[..], b"*", b"\xff\n.\n!\n$\n~\n", b"k\nl{\na\xff\nA\xff\n!z"] {
+        fuzz_browser(data);
+        fuzz_commands(data);
+    }
+}
+
+#[test]
+fn broken_output_is_found() {
+    let panics = |check: fn()| std::panic::catch_unwind(check).is_err();
+    assert!(panics(|| assert_eq!(check_control(b"\x02\0\0\0{}"), 1)));
+    assert!(panics(|| assert_eq!(check_control(b"\x01\0\0\0{\0"), 1)));
+    assert!(panics(|| check_web(&mut b"HTTP/1.1 200 OK".to_vec())));
+    assert!(panics(|| check_web(&mut b"nonsense\r\n\r\n".to_vec())));
+    assert!(panics(|| check_frames(&mut b"\x81\x01x".to_vec())));
+    assert!(panics(|| check_frames(&mut b"\x88\0\x89\0".to_vec())));
+    assert!(panics(|| check_frames(&mut b"\x81\x01o\x81\x02{}".to_vec())));
+    check_frames(&mut b"\x89\0\x81\x0b{\"event\":1}\x88\0".to_vec());
+    assert_eq!(check_control(b"\x02\0\0\0{}\0"), 1);
+}

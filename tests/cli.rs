@@ -1,0 +1,549 @@
+//! The command line of the real binary: what it says, where, and with which exit code.
+
+mod common;
+
+use common::server::{DEMO_KEY, Dir, Options, SERVER_KEY, Server, mode};
+use common::{DEADLINE, eventually};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+/// What a command has done.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// A command in an environment of its own.
+fn fws(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fws"));
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FWS_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn run(mut command: Command) -> Ran {
+    let output = command.output().expect("the binary starts");
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).expect("UTF-8"),
+        err: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+#[track_caller]
+fn good(command: Command) -> String {
+    let ran = run(command);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    ran.out
+}
+
+/// Fails with this code, one line on standard error and nothing on standard output.
+#[track_caller]
+fn bad(command: Command, code: i32) -> String {
+    let ran = run(command);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(code), ""), "{ran:?}");
+    let line = ran.err.strip_prefix("fws: ").and_then(|line| line.strip_suffix('\n'));
+    let line = line.unwrap_or_else(|| panic!("{ran:?}"));
+    assert!(!line.contains('\n'), "{line}");
+    line.to_string()
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a file of ours");
+}
+
+#[test]
+fn every_command_has_help() {
+    let overview = good(fws(&[]));
+    assert_eq!(overview, good(fws(&["--help"])));
+    assert_eq!(overview, good(fws(&["help"])));
+    for name in [
+        "serve", "check", "register", "token", "emit", "set", "get", "info", "grant", "revoke",
+        "watch",
+    ] {
+        assert!(overview.contains(&format!("\n  {name} ")), "{name}");
+        let help = good(fws(&[name, "--help"]));
+        assert_eq!(help, good(fws(&["help", name])));
+        assert_eq!(help, good(fws(&[name, "-h", "--no-such-flag"])));
+        for part in [format!("usage: fws {name} "), "options:".into(), "examples:".into()] {
+            assert!(help.contains(&part), "{help}");
+        }
+    }
+    assert_eq!(good(fws(&["--version"])), concat!("fws ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn what_is_mistyped_is_exit_2_and_the_right_name() {
+    for (words, line) in [
+        (&["emti"][..], "there is no command \"emti\" (did you mean emit?)"),
+        (&["help", "chek"], "there is no command \"chek\" (did you mean check?)"),
+        (&["frobnicate"], "there is no command \"frobnicate\" (see `fws --help`)"),
+        (&["--demo"], "--demo: a command comes first, as in `fws serve --demo` (see `fws --help`)"),
+        (&["serve", "--contol", "x"], "--contol: there is no such flag (did you mean --control?)"),
+        (&["serve", "--xyzzy"], "--xyzzy: there is no such flag (see `fws serve --help`)"),
+        (&["serve", "--ws"], "--ws: a value is missing: ADDR:PORT"),
+        (&["serve", "--demo=1"], "--demo: takes no value"),
+        (&["check", "--ws", "a:1", "--ws", "b:2"], "--ws: comes twice"),
+        (&["check", "more"], "usage: fws check [OPTION…] (see `fws check --help`)"),
+        (&["emit", "shop"], "usage: fws emit NAME CHANNEL DATA [OPTION…] (see `fws emit --help`)"),
+        (&["watch", "shop"], "usage: fws watch NAME CHANNEL… [OPTION…] (see `fws watch --help`)"),
+        (&["token", "shop", ""], "the name of the user is empty"),
+        (
+            &["token", "shop", "5", "--ttl", "0"],
+            "--ttl: \"0\" is not a number of seconds from 1 on",
+        ),
+        (&["emit", "shop", "a", "b", "--user", ""], "--user: the name of the user is empty"),
+        (
+            &["emit", "shop", "a", "-5"],
+            "-5: there is no such flag; before words that begin with - write --, as in `fws emit \
+             -- …`",
+        ),
+        (
+            &["grant", "shop", "vip", "5"],
+            "\"vip\" is open to all users: the name of a private channel begins with #",
+        ),
+    ] {
+        assert_eq!(bad(fws(words), 2), line);
+    }
+}
+
+#[test]
+fn check_shows_what_serve_would_run_with() {
+    let text = good(fws(&["check"]));
+    for line in [
+        "ws            0.0.0.0:8080           default",
+        "control       127.0.0.1:8085         default",
+        "control_unix  not set                default",
+        "data          ./fws-data             default",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+    let json: Value = serde_json::from_str(&good(fws(&["check", "--json"]))).unwrap();
+    let limits = json["limits"].as_object().unwrap();
+    assert!(limits.len() > 20 && limits["message_bytes"] == 16_384);
+    for name in limits.keys() {
+        assert!(text.lines().any(|line| line.split(' ').next() == Some(name)), "{name}");
+    }
+
+    let dir = Dir::new();
+    let file = dir.file("fws.json");
+    let config = json!({ "ws": "1.1.1.1:1", "control": "1.1.1.1:2", "data": "/file",
+        "namespaces": { "shop": "its-key" }, "limits": { "name_bytes": 100, "auth_ms": 200 } });
+    std::fs::write(&file, config.to_string()).unwrap();
+    set_mode(&file, 0o600);
+    let mut command = fws(&["check", "--json", "--data", "/flag", "--limit", "auth_ms=300"]);
+    command.env("FWS_CONFIG_FILE", &file).env("FWS_LISTEN_CONTROL", "2.2.2.2:2");
+    command.env("FWS_DATA_DIR", "/environment");
+    let mut json: Value = serde_json::from_str(&good(command)).unwrap();
+    assert_eq!(json["limits"]["name_bytes"], 100);
+    assert_eq!(json["limits"]["auth_ms"], 300);
+    json.as_object_mut().unwrap().remove("limits");
+    let expected = json!({ "ws": "1.1.1.1:1", "control": "2.2.2.2:2", "control_unix": null,
+        "data": "/flag", "demo": false, "secret_key": "not set", "namespaces": ["shop"] });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn a_wrong_setting_is_one_line_and_exit_2() {
+    let dir = Dir::new();
+    let file = dir.file("fws.json");
+    let path = file.to_str().unwrap();
+    for (words, variable, text, start) in [
+        (&["--ws", ":80"][..], None, "", "--ws: \":80\" is not ADDR:PORT: write 0.0.0.0:80"),
+        (
+            &["--limit", "auth_s=5"],
+            None,
+            "",
+            "--limit: there is no limit \"auth_s\" (did you mean auth_ms?)",
+        ),
+        (&["--config", "/no/such"], None, "", "--config: cannot read /no/such: "),
+        (&[], Some(("FWS_LISTEN_WS", "x")), "", "FWS_LISTEN_WS: \"x\" is not ADDR:PORT"),
+        (
+            &[],
+            Some(("FWS_SECRET_KEY", "x")),
+            "",
+            "FWS_SECRET_KEY: there is no such variable (did you mean FWS_SECRETKEY?)",
+        ),
+        (&[], Some(("FWS_SECRETKEY", "")), "", "FWS_SECRETKEY: the key is empty"),
+        (
+            &[],
+            Some(("FWS_SECRETKEY", "asd82nvakadfs")),
+            "",
+            "FWS_SECRETKEY: this is the sample key of the original",
+        ),
+        (&[], None, "{\"limit\":{}}", "limit: there is no such key (did you mean limits?)"),
+        (&[], None, "{\"portWS\":1}", "portWS: this is a key of the original server; write \"ws\""),
+        (&[], None, "{\"ws\":\"x\",\"ws\":\"x\"}", "the key \"ws\" comes twice"),
+    ] {
+        for name in ["check", "serve"] {
+            let mut command = fws(&[name]);
+            command.args(words).envs(variable);
+            let mut start = start.to_string();
+            if !text.is_empty() {
+                std::fs::write(&file, text).unwrap();
+                command.args(["--config", path]);
+                start = format!("{path}: {start}");
+            }
+            let line = bad(command, 2);
+            assert!(line.starts_with(&start), "{line}");
+        }
+    }
+}
+
+#[test]
+fn what_kubernetes_puts_there_is_passed_over() {
+    let mut command = fws(&["check"]);
+    for (name, value) in [
+        ("FWS_PORT", "tcp://10.0.0.1:8080"),
+        ("FWS_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("FWS_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("FWS_PORT_8080_TCP_PORT", "8080"),
+        ("FWS_PORT_8080_TCP_PROTO", "tcp"),
+        ("FWS_SERVICE_HOST", "10.0.0.1"),
+        ("FWS_SERVICE_PORT", "8080"),
+        ("FWS_SERVICE_PORT_CONTROL", "8085"),
+        ("FWS_WS_PORT", "tcp://10.0.0.1:8080"),
+        ("FWS_WS_SERVICE_HOST", "10.0.0.1"),
+        ("FWS_DEMO_SERVICE_HOST", "10.0.0.1"),
+        ("FWS_SOMETHING_ELSE", "x"),
+    ] {
+        command.env(name, value);
+    }
+    assert_eq!(good(command), good(fws(&["check"])));
+}
+
+#[test]
+fn no_key_is_ever_printed() {
+    let dir = Dir::new();
+    let file = dir.file("fws.json");
+    let text = json!({ "secret_key": "hush-0123456789abcdef", "namespaces": { "shop": "hush" } });
+    std::fs::write(&file, text.to_string()).unwrap();
+    set_mode(&file, 0o640);
+    let path = file.to_str().unwrap();
+    for words in [&["check", "--config", path][..], &["check", "--json", "--config", path]] {
+        let ran = run(fws(words));
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.out.contains("shop") && !ran.out.contains("hush"), "{ran:?}");
+        let warning = format!("fws: warning: {path} holds keys and others may read it");
+        assert!(ran.err.starts_with(&warning) && !ran.err.contains("hush"), "{ran:?}");
+    }
+    for wrong in [
+        json!({ "secret_key": ["hush"] }).to_string(),
+        json!({ "namespaces": { "shop": { "hush": "hush" } } }).to_string(),
+        json!({ "namespaces": "hush" }).to_string(),
+        "{\"secret_key\":\"hush".into(),
+        "\"hush\"".into(),
+        json!({ "secret_key": "hush", "namespaces": { "shop": "hush" } }).to_string(),
+    ] {
+        std::fs::write(&file, &wrong).unwrap();
+        let line = bad(fws(&["check", "--config", path]), 2);
+        assert!(!line.contains("hush"), "{line}");
+    }
+}
+
+#[test]
+fn a_closed_stream_is_no_panic() {
+    let mut child = fws(&["check"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""));
+
+    let mut child = fws(&["chekc"]).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = fws(&["check"]);
+    command.stdout(full);
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.starts_with("fws: cannot write to standard output: "), "{err}");
+}
+
+#[test]
+fn tokens_are_made_and_explained() {
+    let with_key = |words: &[&str]| {
+        let mut command = fws(words);
+        command.env("FWS_NAMESPACE_KEY", DEMO_KEY);
+        command
+    };
+    let token = good(with_key(&["token", "demo", "bob"]));
+    let token = token.trim_end();
+    // The example of protocol part 8.
+    assert_eq!(
+        token,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpIjoiYm9iIn0\
+         ._uYdDuz987-d2j1AC0ttpgbIe7wQ9xjRQc8eEGj54Mw"
+    );
+    let said = "header:  {\"typ\":\"JWT\",\"alg\":\"HS256\"}\npayload: {\"i\":\"bob\"}\n";
+    let valid = format!("{said}user:    bob\nvalid\n");
+    assert_eq!(good(with_key(&["token", "--check", token])), valid);
+    assert_eq!(good(fws(&["token", "--check", token, "demo", "--key", DEMO_KEY])), valid);
+    let unsure = good(fws(&["token", "--check", token]));
+    assert!(unsure.ends_with("valid, if the signature is: without the key it was not checked\n"));
+
+    let ran = run(fws(&["token", "--check", token, "demo", "--key", "another"]));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), said));
+    assert_eq!(ran.err, "fws: not valid: signature does not match the key\n");
+    let ran = run(fws(&["token", "--check", "not.a.token"]));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert!(ran.err.starts_with("fws: not valid: "), "{ran:?}");
+
+    let brief = good(with_key(&["token", "demo", "5", "--ttl", "3600"]));
+    let checked = good(with_key(&["token", "--check", brief.trim_end()]));
+    assert!(checked.contains("\nexpires: 20") && checked.ends_with(" s\nvalid\n"), "{checked}");
+
+    let dir = Dir::new();
+    let data = dir.file("data");
+    let line = bad(fws(&["token", "demo", "5", "--data", data.to_str().unwrap()]), 1);
+    assert!(line.starts_with("no key for namespace \"demo\": give it with --key or"), "{line}");
+}
+
+#[test]
+fn a_server_that_is_not_there() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = free.to_string();
+    let line = format!("no server at {at}: is `fws serve` running?");
+    let socket = Dir::new().file("none.sock");
+    let unix = format!("no server at unix:{}: is `fws serve` running?", socket.display());
+    assert_eq!(bad(fws(&["get", "a", "b", "--key", "k", "--control", &at]), 1), line);
+    assert_eq!(bad(fws(&["watch", "a", "b", "--key", "k", "--ws", &at]), 1), line);
+    let mut command = fws(&["get", "a", "b", "--key", "k", "--control-unix"]);
+    command.arg(socket);
+    assert_eq!(bad(command, 1), unix);
+    let mut command = fws(&["register", "a", "--data", "/nowhere"]);
+    command.env("FWS_LISTEN_CONTROL", at).env("FWS_SECRETKEY", "0123456789abcdef");
+    assert_eq!(bad(command, 1), line);
+}
+
+/// A command that finds this server, and the keys in its data folder.
+fn at(server: &Server, words: &[&str]) -> Command {
+    let mut command = fws(words);
+    command.env("FWS_LISTEN_CONTROL", server.control.to_string());
+    command.env("FWS_LISTEN_WS", server.ws.to_string());
+    command.env("FWS_DATA_DIR", server.dir().file("data"));
+    command
+}
+
+/// The same, acting in the namespace `demo`.
+fn demo(server: &Server, words: &[&str]) -> Command {
+    let mut command = at(server, words);
+    command.env("FWS_NAMESPACE_KEY", DEMO_KEY);
+    command
+}
+
+#[test]
+fn a_namespace_is_registered_and_its_key_is_kept() {
+    // No configured server key: the first start makes one.
+    let server = Server::start(&Options { key: None, ..Options::default() });
+    let kept = server.dir().file("data/server.key");
+    assert_eq!(mode(&kept), 0o600);
+    let server_key = std::fs::read_to_string(&kept).unwrap();
+
+    let ran = run(at(&server, &["register", "my shop"]));
+    let path = server.dir().file("data/keys/my%20shop");
+    let told = format!("fws: the key is also kept in {}\n", path.display());
+    assert_eq!((ran.code, ran.err), (Some(0), told));
+    assert_eq!((ran.out.len(), ran.out.lines().count()), (37, 1), "a key and nothing else");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), ran.out);
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+
+    let busy = bad(at(&server, &["register", "my shop"]), 1);
+    assert_eq!(busy, "there is a namespace \"my shop\" already");
+    let mut command = at(&server, &["register", "other shop"]);
+    command.env("FWS_SECRETKEY", "not-the-key-of-that-server");
+    assert_eq!(bad(command, 1), "this is not the server key of that server");
+    assert_eq!(good(at(&server, &["emit", "my shop", "news", "hello"])), "sent\n");
+
+    let log = server.log().join("\n");
+    assert!(log.contains(&kept.display().to_string()), "{log}");
+    for secret in [server_key.trim(), ran.out.trim(), "hello"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}
+
+#[test]
+fn states_and_grants() {
+    let server = Server::new();
+    let run = |words: &[&str]| good(demo(&server, words));
+    assert_eq!(run(&["get", "demo", "price"]), "null\n");
+    assert_eq!(run(&["set", "demo", "price", "9.90", "--ttl", "3600"]), "set\n");
+    assert_eq!(run(&["get", "demo", "price"]), "9.90\n");
+    assert_eq!(run(&["set", "demo", "@cart", "a b", "--user", "5", "--emit"]), "set and sent\n");
+    assert_eq!(run(&["get", "demo", "@cart", "--user", "5"]), "\"a b\"\n");
+    assert_eq!(run(&["get", "demo", "@cart", "--user", "6"]), "null\n");
+    assert_eq!(run(&["set", "demo", "price", "null"]), "removed\n");
+    assert_eq!(run(&["get", "demo", "price"]), "null\n");
+    let error = r#"{"success":false,"reason":"like an error","code":1}"#;
+    run(&["set", "demo", "odd", error]);
+    assert_eq!(run(&["get", "demo", "odd"]), format!("{error}\n"));
+    assert_eq!(run(&["info", "demo", "price"]), "0 users, 0 connections\n");
+    assert_eq!(run(&["grant", "demo", "#vip", "5"]), "user 5 may join #vip\n");
+    assert_eq!(run(&["revoke", "demo", "#vip", "5"]), "user 5 may no longer join #vip\n");
+
+    let line = bad(at(&server, &["get", "demo", "x", "--key", "wrong"]), 1);
+    assert!(line.starts_with("the key from --key does not open namespace \"demo\""), "{line}");
+    let line = bad(at(&server, &["get", "nope", "x", "--key", "wrong"]), 1);
+    assert!(line.starts_with("there is no namespace \"nope\""), "{line}");
+    let ws = server.ws.to_string();
+    let line = bad(at(&server, &["get", "demo", "x", "--key", "k", "--control", &ws]), 1);
+    assert!(line.starts_with(&format!("{ws}: ")), "{line}");
+}
+
+#[test]
+fn data_comes_from_standard_input() {
+    let server = Server::new();
+    for (input, state) in
+        [("two words\n", "\"two words\"\n"), ("{\"a\":\n1.0}\n", "{\"a\":\n1.0}\n")]
+    {
+        let mut command = demo(&server, &["set", "demo", "long", "-"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+        let got = good(demo(&server, &["get", "demo", "long"]));
+        let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(parse(&got), parse(state));
+    }
+}
+
+#[test]
+fn the_unix_socket_will_do() {
+    let server = Server::start(&Options { unix: true, ..Options::default() });
+    let mut command = fws(&["emit", "demo", "a", "b", "--count", "--key", DEMO_KEY]);
+    command.arg("--control-unix").arg(server.socket());
+    assert_eq!(good(command), "sent to 0 connections\n");
+}
+
+#[test]
+fn the_demo_can_be_used_at_once() {
+    let server = Server::start(&Options { config: json!({ "demo": true }), ..Options::default() });
+    let emitted = good(at(&server, &["emit", "demo", "news", "hello", "--count"]));
+    assert_eq!(emitted, "sent to 0 connections\n");
+}
+
+/// A running `fws watch`. Killed when dropped.
+struct Watch {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    err: Receiver<String>,
+}
+
+impl Watch {
+    fn start(mut command: Command) -> Watch {
+        let mut child = command.spawn().expect("the binary starts");
+        let out = BufReader::new(child.stdout.take().expect("a pipe"));
+        let err = lines(child.stderr.take().expect("a pipe"));
+        Watch { child, out, err }
+    }
+
+    /// The next line that it says to the person.
+    #[track_caller]
+    fn says(&self) -> String {
+        self.err.recv_timeout(DEADLINE).expect("it says something")
+    }
+
+    #[track_caller]
+    fn prints(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).expect("UTF-8");
+        line
+    }
+
+    #[track_caller]
+    fn ends(&mut self) -> Option<i32> {
+        eventually("it ends", || self.child.try_wait().expect("a child")).code()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended already, which is what the test wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stream: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            // Nobody may listen any more.
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+#[test]
+fn watch_prints_what_comes_until_the_server_goes() {
+    let server = Server::new();
+    good(demo(&server, &["set", "demo", "price", "9.90"]));
+    let mut watch = Watch::start(demo(&server, &["watch", "demo", "news", "price"]));
+    assert_eq!(watch.says(), "fws: subscribed to news");
+    assert_eq!(watch.says(), "fws: subscribed to price");
+    assert_eq!(watch.prints(), "price\t9.90\n");
+    let emitted = good(demo(&server, &["emit", "demo", "news", "{\"a\": [1.0]}", "--count"]));
+    assert_eq!(emitted, "sent to 1 connection\n");
+    assert_eq!(watch.prints(), "news\t{\"a\": [1.0]}\n");
+    let info = good(demo(&server, &["info", "demo", "news"]));
+    assert!(info.starts_with("1 user, 1 connection\n") && info.ends_with("\twatch\n"), "{info}");
+
+    server.stop();
+    assert_eq!(watch.says(), "fws: the server has closed: 1001 server going away");
+    assert_eq!((watch.prints(), watch.ends()), (String::new(), Some(1)));
+}
+
+#[test]
+fn watch_ends_quietly_when_nobody_reads() {
+    let server = Server::new();
+    let mut watch = Watch::start(demo(&server, &["watch", "demo", "news"]));
+    assert_eq!(watch.says(), "fws: subscribed to news");
+    let Watch { child, .. } = &mut watch;
+    assert_eq!(child.try_wait().unwrap(), None);
+    watch.out = BufReader::new(closed());
+    good(demo(&server, &["emit", "demo", "news", "1"]));
+    assert_eq!(watch.ends(), Some(0));
+    assert!(watch.err.recv_timeout(DEADLINE).is_err(), "it says nothing more");
+}
+
+/// The standard output of a process that has ended.
+fn closed() -> ChildStdout {
+    let mut child = fws(&["--version"]).spawn().expect("the binary starts");
+    let out = child.stdout.take().expect("a pipe");
+    child.wait().expect("a child");
+    out
+}
+
+#[test]
+fn watch_says_why_it_is_refused() {
+    let server = Server::new();
+    let refused = bad(demo(&server, &["watch", "demo", "#vip"]), 1);
+    assert!(refused.starts_with("the server refuses #vip: "), "{refused}");
+    let line = bad(at(&server, &["watch", "demo", "news", "--key", "wrong"]), 1);
+    assert_eq!(
+        line,
+        "the server refuses us: 3404 invalid JWT (is the key from --key the right one?)"
+    );
+    let line = bad(at(&server, &["watch", "nope", "news", "--key", "wrong"]), 1);
+    assert!(line.starts_with("the server refuses us: 3404 site id not registered"), "{line}");
+
+    good(demo(&server, &["grant", "demo", "#vip", "5"]));
+    let mut watch = Watch::start(demo(&server, &["watch", "demo", "#vip", "--user", "5"]));
+    assert_eq!(watch.says(), "fws: subscribed to #vip");
+    good(demo(&server, &["emit", "demo", "#vip", "psst", "--user", "5"]));
+    assert_eq!(watch.prints(), "#vip\t\"psst\"\n");
+    let log = server.log().join("\n");
+    assert!(!log.contains("psst") && !log.contains(DEMO_KEY) && !log.contains(SERVER_KEY), "{log}");
+}

@@ -1,0 +1,87 @@
+//! Real clients against the real binary: the SockJS library from npm used as the original `fws.js`
+//! uses it, our own `fws.js` in Node.js and in Chromium, and what the PHP client sends and reads.
+//! Owns child processes only; what they check is in `tests/clients/` and `clients/js/test/`.
+
+mod common;
+
+use common::server::{DEMO_KEY, Options, SERVER_KEY, Server};
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A path in this repository.
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Runs a script to its end, which each script puts off no longer than its own deadline. Panics
+/// with all that it has printed unless it succeeds.
+#[track_caller]
+fn run<S: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = S>) {
+    let output = match Command::new(tool).args(arguments).output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            panic!("`{tool}` is missing: run scripts/setup")
+        }
+        Err(error) => panic!("{tool}: {error}"),
+    };
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{tool}: {}\n{out}\n{err}", output.status);
+}
+
+/// Runs a script of `tests/clients` in Node.js.
+#[track_caller]
+fn run_node(script: &str, arguments: &[&str]) {
+    assert!(
+        here("tests/clients/node_modules/.installed").exists(),
+        "the npm packages are missing: run scripts/setup"
+    );
+    let script = here("tests/clients").join(script);
+    run("node", [script.as_os_str()].into_iter().chain(arguments.iter().map(OsStr::new)));
+}
+
+/// Runs the PHP script against this address.
+#[track_caller]
+fn run_php(address: &str) {
+    let script = here("tests/clients/php/client.php");
+    let arguments = [address, SERVER_KEY, DEMO_KEY].map(OsStr::new);
+    run("php", [script.as_os_str()].into_iter().chain(arguments));
+}
+
+#[test]
+fn our_client_without_a_network() {
+    let tests = ["fws.test.js", "phone.test.js"].map(|name| here("clients/js/test").join(name));
+    run("node", [PathBuf::from("--test")].into_iter().chain(tests));
+}
+
+#[test]
+fn our_client_in_node() {
+    let server = Server::new();
+    run_node("node/fws.js", &[&server.ws.to_string(), &server.control.to_string(), DEMO_KEY]);
+}
+
+#[test]
+fn sockjs_client() {
+    let server = Server::new();
+    run_node("node/sockjs.js", &[&server.ws.to_string(), &server.control.to_string(), DEMO_KEY]);
+}
+
+#[test]
+fn php_client_over_tcp() {
+    let server = Server::new();
+    run_php(&format!("tcp://{}", server.control));
+}
+
+#[test]
+fn php_client_over_a_unix_socket() {
+    let server = Server::start(&Options { unix: true, ..Options::default() });
+    run_php(&format!("unix://{}", server.socket().display()));
+}
+
+#[test]
+fn demo_page_in_chromium() {
+    assert!(Path::new("/usr/bin/chromium").exists(), "Chromium is missing: run scripts/setup");
+    run_node("chromium/demo.js", &[env!("CARGO_BIN_EXE_fws")]);
+}

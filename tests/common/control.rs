@@ -1,0 +1,145 @@
+//! A controller: a blocking client of the control port (protocol part 3).
+
+use super::server::key_of;
+use super::wire::Wire;
+use serde_json::json;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// The largest reply that makes sense.
+const REPLY_BYTES: usize = 64 << 20;
+
+/// A control connection.
+pub struct Control {
+    /// The stream below, for bytes that are no frames.
+    pub wire: Wire,
+}
+
+/// A control frame: length, body, 0x00.
+pub fn frame(body: &[u8]) -> Vec<u8> {
+    let length = i32::try_from(body.len()).expect("a body of less than 2 GiB");
+    [&length.to_le_bytes(), body, &[0]].concat()
+}
+
+impl Control {
+    /// Connects over TCP.
+    pub fn tcp(address: SocketAddr) -> Control {
+        Control { wire: Wire::tcp(address) }
+    }
+
+    /// Connects to a Unix socket.
+    pub fn unix(path: &Path) -> Control {
+        Control { wire: Wire::unix(path) }
+    }
+
+    /// Sends bytes as they are.
+    #[track_caller]
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        self.wire.write_all(bytes).expect("the server reads");
+    }
+
+    /// Sends each byte in a write of its own.
+    #[track_caller]
+    pub fn send_split(&mut self, bytes: &[u8]) {
+        for byte in bytes.chunks(1) {
+            self.send_raw(byte);
+        }
+    }
+
+    /// Sends a frame.
+    #[track_caller]
+    pub fn send(&mut self, body: &str) {
+        self.send_raw(&frame(body.as_bytes()));
+    }
+
+    /// The body of the next reply; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// Says what came instead: nothing in time, half a frame, or bytes that are no frame.
+    pub fn next(&mut self) -> Result<Option<String>, String> {
+        let mut length = [0; 4];
+        match self.wire.read(&mut length[..1]) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(format!("no reply: {error}")),
+        }
+        self.wire
+            .read_exact(&mut length[1..])
+            .map_err(|error| format!("half a length: {error}"))?;
+        let length = usize::try_from(i32::from_le_bytes(length))
+            .ok()
+            .filter(|length| (1..=REPLY_BYTES).contains(length))
+            .ok_or(format!("a reply of length {}", i32::from_le_bytes(length)))?;
+        let mut body = vec![0; length + 1];
+        self.wire.read_exact(&mut body).map_err(|error| format!("half a reply: {error}"))?;
+        if body.pop() != Some(0) {
+            return Err("a reply that does not end in 0x00".into());
+        }
+        String::from_utf8(body).map(Some).map_err(|error| format!("a reply in no UTF-8: {error}"))
+    }
+
+    /// The body of the next reply.
+    #[track_caller]
+    pub fn recv(&mut self) -> String {
+        self.next().and_then(|body| body.ok_or("the connection was closed".into())).unwrap()
+    }
+
+    /// Sends a frame and gives the body of the reply.
+    #[track_caller]
+    pub fn ask(&mut self, body: &str) -> String {
+        self.send(body);
+        self.recv()
+    }
+
+    /// Sends a frame and asserts that the reply is `{"success":true}`.
+    #[track_caller]
+    pub fn ok(&mut self, body: &str) {
+        assert_eq!(self.ask(body), r#"{"success":true}"#, "{body}");
+    }
+
+    /// Authenticates for one of the two namespaces.
+    #[track_caller]
+    pub fn auth(&mut self, namespace: &str) {
+        self.auth_as(namespace, key_of(namespace));
+    }
+
+    /// Authenticates for a namespace with its key.
+    #[track_caller]
+    pub fn auth_as(&mut self, namespace: &str, key: &str) {
+        self.ok(&json!({ "action": "auth", "name": namespace, "sKey": key }).to_string());
+    }
+
+    /// Asserts that the server closes without another byte.
+    #[track_caller]
+    pub fn expect_closed(&mut self) {
+        assert_eq!(self.next(), Ok(None));
+    }
+
+    /// Asserts that the server owes nothing on this connection.
+    #[track_caller]
+    pub fn nothing(&mut self) {
+        self.fence().unwrap();
+    }
+
+    /// Shows that nothing has come before the replies to two commands sent now. Two, because one
+    /// reply alone could be mistaken for the unexpected one.
+    ///
+    /// # Errors
+    /// Says what came before them.
+    pub fn fence(&mut self) -> Result<(), String> {
+        let expected =
+            [r#"{"success":true}"#, r#"{"success":false,"reason":"Invalid action...","code":312}"#];
+        let commands = [r#"{"action":"ping"}"#, r#"{"action":"fence"}"#];
+        let bytes = commands.map(|command| frame(command.as_bytes())).concat();
+        self.wire.write_all(&bytes).map_err(|error| format!("cannot send a fence: {error}"))?;
+        for reply in expected {
+            let next = self.next()?;
+            if next.as_deref() != Some(reply) {
+                return Err(format!("expected nothing, got {next:?} before the fence"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,317 @@
+//! The server under test: starts the binary on ports of its own choice, keeps its log, ends it.
+
+use super::browser::Browser;
+use super::control::Control;
+use super::{DEADLINE, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// The server key of the tests.
+pub const SERVER_KEY: &str = "the-server-key-of-the-tests";
+/// The key of the namespace `demo`, the same as in the reference.
+pub const DEMO_KEY: &str = "11111111-1111-4111-8111-111111111111";
+/// The key of the namespace `other`.
+pub const OTHER_KEY: &str = "22222222-2222-4222-8222-222222222222";
+
+/// The key of one of the two namespaces.
+pub fn key_of(namespace: &str) -> &'static str {
+    match namespace {
+        "demo" => DEMO_KEY,
+        "other" => OTHER_KEY,
+        name => panic!("no such namespace: {name}"),
+    }
+}
+
+/// A directory of a test's own, removed when dropped.
+pub struct Dir(PathBuf);
+
+impl Dir {
+    /// Makes an empty directory.
+    pub fn new() -> Dir {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("fws-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a temporary directory");
+        Dir(path)
+    }
+
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        // What is left of a directory under /tmp hurts nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// How a server is started.
+pub struct Options {
+    /// The content of its configuration file.
+    pub config: Value,
+    /// `FWS_SECRETKEY`, if it shall be set.
+    pub key: Option<String>,
+    /// Whether there shall be a control door at `control.sock` in its directory.
+    pub unix: bool,
+    /// How many descriptors it may have, if not as many as this process.
+    pub descriptors: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let namespaces = json!({ "demo": DEMO_KEY, "other": OTHER_KEY });
+        Options {
+            config: json!({ "namespaces": namespaces }),
+            key: Some(SERVER_KEY.into()),
+            unix: false,
+            descriptors: None,
+        }
+    }
+}
+
+impl Options {
+    /// The usual namespaces, and these limits.
+    pub fn limits(limits: &[(&str, u64)]) -> Options {
+        let mut options = Options::default();
+        for (name, value) in limits {
+            options.config["limits"][*name] = json!(value);
+        }
+        options
+    }
+
+    /// The command that starts a server in this directory.
+    pub fn command(&self, dir: &Dir) -> Command {
+        let config = dir.file("config.json");
+        std::fs::write(&config, self.config.to_string()).expect("a configuration file");
+        // It holds keys; the server warns if others may read them.
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&config, private).expect("a file of our own");
+        // Another binary with the same flags, if the environment names one.
+        let binary = std::env::var("FWS_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_fws").into());
+        let mut command = match self.descriptors {
+            None => Command::new(binary),
+            // A limit is inherited; a shell in between has one of its own.
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!(r#"ulimit -n {count} && exec "$0" "$@""#)).arg(binary);
+                shell
+            }
+        };
+        command.arg("serve").args(["--ws", "127.0.0.1:0"]).args(["--control", "127.0.0.1:0"]);
+        command.arg("--data").arg(dir.file("data")).arg("--config").arg(config);
+        if self.unix {
+            command.arg("--control-unix").arg(dir.file("control.sock"));
+        }
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FWS_") {
+                command.env_remove(name);
+            }
+        }
+        if let Some(key) = &self.key {
+            command.env("FWS_SECRETKEY", key);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// A running server. Killed when dropped.
+pub struct Server {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    /// Where browsers connect.
+    pub ws: SocketAddr,
+    /// Where controllers connect.
+    pub control: SocketAddr,
+    // Last, so that it outlives the process.
+    dir: Dir,
+}
+
+impl Server {
+    /// Starts a server with the namespaces `demo` and `other`.
+    pub fn new() -> Server {
+        Server::start(&Options::default())
+    }
+
+    /// Starts a server.
+    pub fn start(options: &Options) -> Server {
+        Server::start_in(Dir::new(), options)
+    }
+
+    /// Starts a server in a directory that may hold what another has left.
+    pub fn start_in(dir: Dir, options: &Options) -> Server {
+        let mut child = options.command(&dir).spawn().expect("the binary starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = drain(&mut child, Arc::clone(&log));
+        let doors = wait_for_doors(&lines, options.unix);
+        let Some((ws, control)) = doors else {
+            // Its own last words say more than the deadline.
+            let _ = child.kill();
+            let status = child.wait();
+            panic!("no doors, {status:?}: {:#?}", log.lock().expect("a log"));
+        };
+        Server { child, log, ws, control, dir }
+    }
+
+    /// A new control connection, over TCP.
+    pub fn control(&self) -> Control {
+        Control::tcp(self.control)
+    }
+
+    /// A new control connection that has authenticated for a namespace.
+    pub fn controller(&self, namespace: &str) -> Control {
+        let mut control = self.control();
+        control.auth(namespace);
+        control
+    }
+
+    /// A new raw WebSocket that has authenticated with this payload in its token.
+    pub fn browser(&self, namespace: &str, payload: &str) -> Browser {
+        let mut browser = Browser::raw(self.ws);
+        browser.auth(namespace, payload);
+        browser
+    }
+
+    /// The directory it runs in.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// The path of its Unix control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.file("control.sock")
+    }
+
+    /// Every line it has printed so far, on both streams.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("a log").clone()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Asserts that this very process still serves both doors.
+    #[track_caller]
+    pub fn assert_alive(&mut self) {
+        assert_eq!(self.child.try_wait().expect("a child"), None, "{:#?}", self.log());
+        let mut control = self.control();
+        control.auth("demo");
+        assert_eq!(control.ask(r#"{"action":"ping"}"#), r#"{"success":true}"#);
+        let mut browser = self.browser("demo", r#"{"i":"alive"}"#);
+        browser.nothing();
+    }
+
+    /// Kills it as a crash would, and gives its directory back.
+    pub fn crash(mut self) -> Dir {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+        std::mem::replace(&mut self.dir, Dir::new())
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        kill_process(self.pid(), Signal::TERM).expect("a child");
+    }
+
+    /// Waits until it has ended, and gives its directory back. Panics if its exit code is not 0.
+    #[track_caller]
+    pub fn exited(mut self) -> Dir {
+        let status = eventually("it ends", || self.child.try_wait().expect("a child"));
+        assert_eq!(status.code(), Some(0), "{:#?}", self.log());
+        std::mem::replace(&mut self.dir, Dir::new())
+    }
+
+    /// Waits until it has ended, in whatever way.
+    #[track_caller]
+    pub fn ended(mut self) {
+        eventually("it ends", || self.child.try_wait().expect("a child"));
+    }
+
+    /// Asks it to end and waits for it.
+    #[track_caller]
+    pub fn stop(self) -> Dir {
+        self.terminate();
+        self.exited()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already, which is what the test wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command to its end: exit code and all that it printed. Panics if it does not end.
+#[track_caller]
+pub fn run_to_end(mut command: Command) -> (Option<i32>, String) {
+    let mut child = command.spawn().expect("the binary starts");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let lines = drain(&mut child, Arc::clone(&log));
+    let start = Instant::now();
+    // The channel closes when both streams have ended.
+    while let Ok(_line) = lines.recv_timeout(DEADLINE.saturating_sub(start.elapsed())) {}
+    let status = child.try_wait().expect("a child");
+    let _ = child.kill();
+    let status = status.or_else(|| child.wait().ok());
+    let log = log.lock().expect("a log").join("\n");
+    (status.and_then(|status| status.code()), log)
+}
+
+/// The permission bits of a file.
+pub fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).expect("the file is there").permissions().mode() & 0o777
+}
+
+/// Reads both streams of a child for ever, so that it never blocks on a full pipe.
+fn drain(child: &mut Child, log: Arc<Mutex<Vec<String>>>) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    let out = child.stdout.take().map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>);
+    let err = child.stderr.take().map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>);
+    for stream in [out, err].into_iter().flatten() {
+        let (log, sender) = (Arc::clone(&log), sender.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                log.lock().expect("a log").push(line.clone());
+                // Nobody listens any more once the doors are known.
+                let _ = sender.send(line);
+            }
+        });
+    }
+    receiver
+}
+
+/// Reads the log up to the lines that name the doors.
+fn wait_for_doors(lines: &Receiver<String>, unix: bool) -> Option<(SocketAddr, SocketAddr)> {
+    let (mut ws, mut control, mut socket) = (None, None, !unix);
+    let start = Instant::now();
+    while ws.is_none() || control.is_none() || !socket {
+        let line = lines.recv_timeout(DEADLINE.saturating_sub(start.elapsed())).ok()?;
+        let Some((_, doors)) = line.split_once("listening ") else { continue };
+        for door in doors.split_whitespace() {
+            if let Some(address) = door.strip_prefix("ws=") {
+                ws = address.parse().ok();
+            } else if door.starts_with("control=unix:") {
+                socket = true;
+            } else if let Some(address) = door.strip_prefix("control=") {
+                control = address.parse().ok();
+            }
+        }
+    }
+    Some((ws?, control?))
+}

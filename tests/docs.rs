@@ -1,0 +1,183 @@
+//! `docs/protocol.md` says what the code does: every text and code that a client can be told, and
+//! every default it names, are compared with the source. What the document says beyond that is
+//! driven by `tests/protocol.rs`.
+
+use std::fs;
+use std::path::Path;
+
+use fws::limits::Limits;
+use fws::reason::CloseReason;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The code of a file, without its tests.
+fn source(path: &str) -> String {
+    let text = read(path);
+    text.split("#[cfg(test)]").next().unwrap_or_default().to_string()
+}
+
+/// The document from this heading to the next of the same depth.
+fn part(heading: &str) -> String {
+    let text = read("docs/protocol.md");
+    let depth = heading.split(' ').next().unwrap_or_default();
+    let start = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    let body = &text[start + 1 + heading.len()..];
+    let end = body.find(&format!("\n{depth} ")).unwrap_or(body.len());
+    body[..end].to_string()
+}
+
+/// The cells of all table rows, without the marks of code.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let lines = text.lines().filter(|line| line.starts_with('|') && !line.starts_with("|---"));
+    lines
+        .map(|line| {
+            let cells = line.trim_matches('|').split('|');
+            cells.map(|cell| cell.trim().trim_matches('`').to_string()).collect()
+        })
+        .collect()
+}
+
+/// The string literal behind each occurrence of `before`, and the code behind the literal.
+fn literals<'a>(code: &'a str, before: &str) -> Vec<(&'a str, &'a str)> {
+    let behind = code.match_indices(before).map(|(at, _)| &code[at + before.len()..]);
+    behind.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split_once('"')).collect()
+}
+
+/// Whether a text in the document is this one, of which `{name}` may be anything.
+fn is_told(told: &str, format: &str) -> bool {
+    let mut rest = told;
+    let mut pieces = format.split('{').map(|piece| piece.split_once('}').map_or(piece, |p| p.1));
+    let begins = pieces.next().is_some_and(|first| {
+        let behind = rest.strip_prefix(first);
+        rest = behind.unwrap_or(rest);
+        behind.is_some()
+    });
+    let goes_on = pieces.all(|piece| match rest.find(piece) {
+        Some(at) => {
+            rest = &rest[at + piece.len()..];
+            true
+        }
+        None => false,
+    });
+    begins && goes_on && (rest.is_empty() || format.ends_with('}'))
+}
+
+#[test]
+fn texts_with_gaps_are_recognised() {
+    assert!(is_told("Too many WHAT, at most MAX", "Too many {what}, at most {max}"));
+    assert!(is_told("Need auth", "Need auth"));
+    assert!(!is_told("Need auth now", "Need auth"));
+    assert!(!is_told("Too many WHAT, at least MAX", "Too many {what}, at most {max}"));
+    assert!(!is_told("Far too many WHAT, at most MAX", "Too many {what}, at most {max}"));
+}
+
+#[test]
+fn every_error_of_the_control_port_is_told_with_its_code() {
+    let table = rows(&part("## 3. Control port: replies and errors"));
+    let code = source("src/switch/command.rs") + &source("src/switch/control.rs");
+
+    // `Refused::new(CODE, "TEXT")`: text and code in one row.
+    let fixed: Vec<(&str, &str)> = code
+        .match_indices("Refused::new(")
+        .filter_map(|(at, call)| code[at + call.len()..].split_once(','))
+        .filter(|(number, _)| number.parse::<u16>().is_ok())
+        .filter_map(|(number, rest)| {
+            let (text, _) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
+            Some((number, text))
+        })
+        .collect();
+    assert!(fixed.len() >= 15, "the source is written in another way: {fixed:?}");
+    for (number, text) in fixed {
+        let found = table.iter().any(|row| row[0] == number && row[1] == text);
+        assert!(found, "{number} {text:?} is not in the table of errors");
+    }
+
+    // `reason = format!("TEXT")`, the code is somewhere near: the text.
+    let mut made = literals(&code, "let reason = format!(");
+    made.extend(literals(&code, "reason: format!("));
+    assert!(made.len() >= 5, "the source is written in another way: {made:?}");
+    for (text, _) in made {
+        let found = table.iter().any(|row| row.len() > 1 && is_told(&row[1], text));
+        assert!(found, "{text:?} is not in the table of errors");
+    }
+
+    // And nothing is promised that is not there.
+    for row in table.iter().filter(|row| row[0].parse::<u16>().is_ok()) {
+        let start = row[1].split(['W', 'M']).next().unwrap_or_default();
+        assert!(code.contains(&format!("\"{start}")), "{:?} is not in the source", row[1]);
+    }
+}
+
+#[test]
+fn every_refusal_of_a_subscribe_is_told() {
+    let events = part("## 7. WebSocket port: events");
+    let code = source("src/switch/browser.rs");
+    let mut reasons = literals(&code, "refuse(net, ");
+    reasons.extend(literals(&code, "refuse(net, &format!("));
+    assert!(reasons.len() >= 5, "the source is written in another way: {reasons:?}");
+    for (text, _) in reasons {
+        let found = rows(&events).iter().any(|row| is_told(&row[0], text));
+        assert!(found, "{text:?} is not told");
+    }
+}
+
+#[test]
+fn every_close_code_is_told_and_no_other() {
+    let table = rows(&part("## 10. How connections end"));
+    let told: Vec<(u16, &str)> = table
+        .iter()
+        .filter_map(|row| Some((row.first()?.parse().ok()?, row.get(1)?.as_str())))
+        .collect();
+    for reason in CloseReason::ALL {
+        if let Some((code, text)) = reason.told() {
+            assert!(told.contains(&(code, text)), "{code} {text:?} ({reason}) is not told");
+        }
+    }
+    for entry in told {
+        let is_there = CloseReason::ALL.iter().any(|reason| reason.told() == Some(entry));
+        assert!(is_there, "{entry:?} is no close code of ours");
+    }
+}
+
+#[test]
+fn every_limit_that_is_named_has_the_default_that_is_named() {
+    let defaults = Limits::default();
+    let table = rows(&part("## 11. Limits"));
+    let named: Vec<_> = table.iter().filter(|row| row[0].contains('_')).collect();
+    assert!(named.len() >= 25, "the table of limits is written in another way");
+    for row in table.iter().filter(|row| row[0] != "limit") {
+        let default = defaults.get(&row[0]).map(|value| value.to_string());
+        assert_eq!(default.as_ref(), Some(&row[1]), "limit {}", row[0]);
+    }
+    // A limit named anywhere, in code marks and by its unit, is one.
+    for path in ["docs/protocol.md", "README.md"] {
+        for word in read(path).split('`').skip(1).step_by(2) {
+            let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            let has_unit =
+                ["_ms", "_bytes", "_seconds", "_items"].iter().any(|u| word.ends_with(u));
+            assert!(!(is_name && has_unit) || defaults.get(word).is_some(), "{path}: {word}");
+        }
+    }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    for path in ["README.md", "CONTRIBUTING.md", "docs/protocol.md"] {
+        let folder = Path::new(path).parent().unwrap_or(Path::new(""));
+        for link in read(path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { Path::new(path).into() } else { folder.join(file) };
+            let text = read(&target.to_string_lossy());
+            let heads = text.lines().filter(|line| line.starts_with('#')).map(|line| {
+                let kept = |c: &char| c.is_alphanumeric() || " -".contains(*c);
+                let head = line.trim_start_matches('#').trim().to_lowercase();
+                head.chars().filter(kept).collect::<String>().replace(' ', "-")
+            });
+            let is_there = anchor.is_empty() || heads.into_iter().any(|head| head == anchor);
+            assert!(is_there, "{path}: {link}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What happens when somebody does not read: back ends that do not take their replies, browsers
+//! that do not take what they asked for, large messages. The real binary, from outside.
+
+// A test that cannot go on panics, in its helpers as in itself.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::control::frame;
+use common::eventually;
+use common::server::{Options, Server};
+use serde_json::json;
+use std::io::{Read, Write};
+
+/// A JSON string of this many bytes.
+fn text(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}
+
+fn set(channel: &str, data: &str) -> String {
+    format!(r#"{{"action":"set","channel":{},"data":{data}}}"#, json!(channel))
+}
+
+fn emit(channel: &str, data: &str) -> String {
+    format!(r#"{{"action":"emit","channel":{},"data":{data}}}"#, json!(channel))
+}
+
+fn message(channel: &str, data: &str) -> String {
+    format!(r#"{{"event":{},"data":{data}}}"#, json!(channel))
+}
+
+const GET: &str = r#"{"action":"get","channel":"c"}"#;
+
+#[test]
+fn a_reply_leaves_in_one_piece() {
+    // The PHP client loses its place if a reply comes in several (protocol part 11).
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    for bytes in [2, 1019, 1020, 1024, 4096, 16_000] {
+        let state = text(bytes);
+        control.ok(&set("c", &state));
+        for _ in 0..20 {
+            control.send(GET);
+            let mut buffer = vec![0; 64 * 1024];
+            let length = control.wire.read(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], frame(state.as_bytes()));
+        }
+    }
+}
+
+#[test]
+fn a_back_end_that_reads_late_loses_no_reply() {
+    let mut server = Server::new();
+    for half_close in [false, true] {
+        let mut control = server.controller("demo");
+        let state = text(1 << 20);
+        control.ok(&set("c", &state));
+        // Far more than the kernel holds between us.
+        let count = 100;
+        control.send_raw(&frame(GET.as_bytes()).repeat(count));
+        if half_close {
+            control.wire.half_close();
+        }
+        // Meanwhile the server is there for others.
+        server.assert_alive();
+        for _ in 0..count {
+            assert_eq!(control.recv(), state);
+        }
+        if half_close {
+            control.expect_closed();
+        } else {
+            control.nothing();
+        }
+    }
+}
+
+#[test]
+fn a_back_end_that_never_reads_is_given_up() {
+    let mut server = Server::start(&Options::limits(&[("control_replies_ms", 100)]));
+    let mut control = server.controller("demo");
+    control.ok(&set("c", &text(1 << 20)));
+    control.send_raw(&frame(GET.as_bytes()).repeat(100));
+    // Nothing is read here, so that writing is the only way to notice.
+    eventually("it is closed", || control.wire.write_all(&frame(b"null")).err());
+    server.assert_alive();
+}
+
+#[test]
+fn a_browser_gets_all_the_states_it_asked_for_at_its_own_pace() {
+    let mut server = Server::new();
+    let mut control = server.controller("demo");
+    let count = 60;
+    let state = text(1 << 20);
+    for number in 0..count {
+        control.ok(&set(&format!("c{number}"), &state));
+    }
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.wire().hold();
+    for number in 0..count {
+        browser.say(&json!({ "event": "subscribe", "data": format!("c{number}") }).to_string());
+    }
+    browser.wire().release();
+    server.assert_alive();
+    for number in 0..count {
+        browser.expect(&message(&format!("c{number}"), &state));
+    }
+    browser.nothing();
+    control.ok(&emit("c0", "1"));
+    browser.expect(&message("c0", "1"));
+}
+
+#[test]
+fn the_size_of_one_message_is_no_reason_to_cut() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("c");
+    let data = text(8_000_000);
+    for _ in 0..3 {
+        control.ok(&emit("c", &data));
+        browser.expect(&message("c", &data));
+    }
+}
+
+#[test]
+fn what_is_queued_arrives_before_the_server_goes() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("c");
+    let data = text(8_000_000);
+    control.ok(&emit("c", &data));
+    control.send_raw(&frame(r#"{"action":"ping"}"#.as_bytes()).repeat(10));
+    for _ in 0..10 {
+        control.recv();
+    }
+    server.terminate();
+    browser.expect(&message("c", &data));
+    browser.expect_closed(1001, "server going away");
+    control.expect_closed();
+    server.exited();
+}
+
+#[test]
+fn a_pushed_list_is_bounded() {
+    let server = Server::start(&Options::limits(&[("list_items", 3)]));
+    let mut control = server.controller("demo");
+    for number in 0..5 {
+        control.ok(&format!(r#"{{"action":"push","channel":"c","data":{number}}}"#));
+    }
+    assert_eq!(control.ask(GET), "[2,3,4]");
+}
+
+#[test]
+fn messages_in_a_row_reach_a_browser_that_reads() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("c");
+    let data = text(3_000_000);
+    let count = 4;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            control.send_raw(&frame(emit("c", &data).as_bytes()).repeat(count));
+            for _ in 0..count {
+                assert_eq!(control.recv(), r#"{"success":true}"#);
+            }
+        });
+        for _ in 0..count {
+            browser.expect(&message("c", &data));
+        }
+    });
+}
+
+#[test]
+fn a_full_server_serves_again_when_there_is_room() {
+    let mut server = Server::start(&Options::limits(&[("connections", 16)]));
+    for _ in 0..3 {
+        // More than fit: the rest waits at the door.
+        let waiting: Vec<_> = (0..40).map(|_| common::wire::Wire::tcp(server.ws)).collect();
+        drop(waiting);
+        server.assert_alive();
+    }
+    // And with all places taken by browsers that are there to stay.
+    let mut browsers: Vec<_> =
+        (0..16).map(|number| server.browser("demo", &format!(r#"{{"i":"{number}"}}"#))).collect();
+    let mut late = server.control();
+    late.send(r#"{"action":"ping"}"#);
+    for browser in &mut browsers {
+        browser.nothing();
+    }
+    drop(browsers);
+    assert_eq!(late.recv(), r#"{"success":true}"#);
+    drop(late);
+    server.assert_alive();
+}

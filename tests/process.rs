@@ -1,0 +1,188 @@
+//! The server as a process: signals, descriptors, doors, what it prints.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::browser::Browser;
+use common::control::Control;
+use common::server::{Dir, Options, Server, mode, run_to_end};
+use common::{DEADLINE, eventually, http};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+
+const PING: &str = r#"{"action":"ping"}"#;
+const DONE: &str = r#"{"success":true}"#;
+
+#[test]
+fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = Server::start(&Options { unix: true, ..Options::default() });
+        let mut raw = server.browser("demo", r#"{"i":1}"#);
+        let mut sockjs = Browser::sockjs(server.ws);
+        sockjs.auth("demo", r#"{"i":2}"#);
+        let mut tcp = server.controller("demo");
+        let mut unix = Control::unix(&server.socket());
+        assert_eq!(unix.ask(PING), DONE);
+        let half_open = TcpStream::connect(server.ws).unwrap();
+        kill_process(server.pid(), signal).unwrap();
+        raw.expect_closed(1001, "server going away");
+        assert_eq!(sockjs.hear(), r#"c[1001,"server going away"]"#);
+        tcp.expect_closed();
+        unix.expect_closed();
+        let socket = server.socket();
+        drop(half_open);
+        let _dir = server.exited();
+        assert!(!socket.exists(), "the socket file is left behind");
+    }
+}
+
+#[test]
+fn no_new_connection_while_it_drains() {
+    let server = Server::new();
+    // Holds the drain up: it neither reads nor goes.
+    let mut silent = server.browser("demo", r#"{"i":1}"#);
+    silent.subscribe("big");
+    let mut control = server.controller("demo");
+    let data = "x".repeat(4_000_000);
+    control.ok(&format!(r#"{{"action":"emit","channel":"big","data":"{data}","params":{{}}}}"#));
+    server.terminate();
+    control.expect_closed();
+    eventually("the doors are closed", || TcpStream::connect(server.ws).err());
+    eventually("the doors are closed", || TcpStream::connect(server.control).err());
+    // A second signal waits for nobody.
+    let start = Instant::now();
+    server.terminate();
+    server.ended();
+    assert!(start.elapsed() < Duration::from_secs(5), "the drain went on");
+}
+
+#[test]
+fn the_drain_has_an_end() {
+    let server = Server::start(&Options::limits(&[("drain_ms", 300)]));
+    let mut silent = server.browser("demo", r#"{"i":1}"#);
+    silent.subscribe("big");
+    let mut control = server.controller("demo");
+    let data = "x".repeat(4_000_000);
+    control.ok(&format!(r#"{{"action":"emit","channel":"big","data":"{data}","params":{{}}}}"#));
+    server.stop();
+}
+
+#[test]
+fn who_finds_it_full_is_let_in_when_somebody_leaves() {
+    let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
+    let room = "room for 16 connections (80 descriptors)";
+    assert!(server.log().iter().any(|line| line.ends_with(room)), "{:#?}", server.log());
+    let mut inside: Vec<Control> = (0..16).map(|_| server.control()).collect();
+    for control in &mut inside {
+        assert_eq!(control.ask(PING), DONE);
+    }
+    // It waits in the kernel's queue, with its request already sent.
+    let mut waiting = server.control();
+    waiting.send(PING);
+    let full = |line: &&String| line.contains("full: 16 connections are open");
+    eventually("it says so", || server.log().iter().find(full).cloned());
+    for control in &mut inside {
+        assert_eq!(control.ask(PING), DONE, "who is inside is served");
+    }
+    inside.pop();
+    assert_eq!(waiting.recv(), DONE);
+    drop((inside, waiting));
+    server.assert_alive();
+}
+
+#[test]
+fn it_survives_running_out_of_descriptors_and_accepts_again() {
+    let mut server = Server::new();
+    let mut first = server.controller("demo");
+    // The soft limit alone, which may be raised again; the hard one is inherited from us.
+    let generous = getrlimit(Resource::Nofile);
+    let tight = Rlimit { current: Some(8), ..generous };
+    prlimit(Some(server.pid()), Resource::Nofile, tight).unwrap();
+    let mut waiting = server.control();
+    waiting.send(PING);
+    let starved = |line: &&String| line.contains("cannot accept:");
+    eventually("it says so", || server.log().iter().find(starved).cloned());
+    assert_eq!(first.ask(PING), DONE, "who is inside is served");
+    let generous = Rlimit { current: generous.maximum, ..generous };
+    prlimit(Some(server.pid()), Resource::Nofile, generous).unwrap();
+    assert_eq!(waiting.recv(), DONE);
+    assert_eq!(server.log().iter().filter(starved).count(), 1, "said once");
+    server.assert_alive();
+}
+
+#[test]
+fn the_unix_socket_is_for_the_group_and_no_further() {
+    let server = Server::start(&Options { unix: true, key: None, ..Options::default() });
+    assert_eq!(mode(&server.socket()), 0o660);
+    assert_eq!(mode(&server.dir().file("data")), 0o700);
+    let mut control = Control::unix(&server.socket());
+    control.auth("demo");
+    assert_eq!(control.ask(PING), DONE);
+}
+
+#[test]
+fn a_door_in_use_is_one_clear_line() {
+    let server = Server::new();
+    let dir = Dir::new();
+    let mut command = Options::default().command(&dir);
+    command.arg("--ws").arg(server.ws.to_string());
+    let (code, said) = run_to_end(command);
+    assert_eq!(code, Some(2), "given twice: {said}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fws"));
+    command.args(["serve", "--control", "127.0.0.1:0", "--ws"]).arg(server.ws.to_string());
+    command.arg("--data").arg(dir.file("data"));
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let (code, said) = run_to_end(command);
+    assert_eq!(code, Some(1), "{said}");
+    let line = said.lines().last().unwrap();
+    assert!(line.contains(&format!("cannot listen on {}", server.ws)), "{said}");
+    assert!(line.contains("in use"), "{said}");
+}
+
+#[test]
+fn a_closed_standard_error_is_no_reason_to_stop() {
+    let dir = Dir::new();
+    let mut child = Options::default().command(&dir).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut address = |what| {
+        let line = lines.find_map(|line| Some(line.ok()?.split_once(what)?.1.to_owned()));
+        line.unwrap().parse().unwrap()
+    };
+    let control = address("listening control=");
+    let ws = address("listening ws=");
+    drop(lines);
+    // A refusal is told at the end: into a pipe that nobody reads any more.
+    let mut browser = Browser::raw(ws);
+    browser.say(r#"{"event":"auth","data":{"i":"demo","s":"a.b.c"}}"#);
+    browser.expect_closed(3404, "invalid JWT");
+    assert_eq!(Control::tcp(control).ask(PING), DONE);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let status = eventually("it ends", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn refusals_are_counted_and_told_at_the_end() {
+    let server = Server::new();
+    for _ in 0..3 {
+        let mut browser = Browser::raw(server.ws);
+        browser.say(r#"{"event":"auth","data":{"i":"demo","s":"a.b.c"}}"#);
+        browser.expect_closed(3404, "invalid JWT");
+    }
+    let mut control = server.control();
+    let wrong = control.ask(r#"{"action":"auth","name":"demo","sKey":"wrong"}"#);
+    assert!(wrong.contains("305"), "{wrong}");
+    http::request(server.ws, "no request at all", &[]).unwrap();
+    server.terminate();
+    let told = |line: &&String| line.contains("refused: ");
+    let line = eventually("it tells", || server.log().iter().find(told).cloned());
+    assert!(line.contains("invalid_token 3, bad_http 1, wrong_key 1"), "{line}");
+    assert!(!line.contains("a.b.c") && !line.contains("wrong\""), "{line}");
+    let start = Instant::now();
+    server.exited();
+    assert!(start.elapsed() < DEADLINE);
+}

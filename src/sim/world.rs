@@ -363,7 +363,10 @@ impl<J: Journal> World<J> {
     /// Deadlines that have passed.
     fn expire(&mut self) {
         self.net.wheel.advance(self.net.now.mono.0);
+        let mut expired = 0;
         while let Some((_, conn)) = self.net.wheel.pop_expired() {
+            expired += 1;
+            assert!(expired < TURNS_MAX, "a deadline that never passes");
             match self.net.timer_came(conn) {
                 Some(Phase::Open) => {
                     let view = self.view(conn);

@@ -11,6 +11,10 @@ impl Judge {
     /// A deadline came. Only whether the switch was right is checked here: that it is not too
     /// late is checked at rest.
     pub fn timed_out(&mut self, conn: ConnId, view: View, items: &[Item]) {
+        let now = self.now.mono;
+        if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
+            browser.held_at = Some(now);
+        }
         for item in items {
             match item {
                 Item::Sent { frame, .. } => self.sent_in_time(conn, frame),
@@ -112,12 +116,13 @@ impl Judge {
                     // Held for what it has not read: its beats go on unseen.
                     browser.held_at = Some(now);
                 }
-                let (since, ms) = match (browser.pinged, browser.held_at) {
-                    (_, Some(held)) => (held.max(browser.beat), limits.heartbeat_ms),
-                    (Some(pinged), None) => (pinged, limits.heartbeat_answer_ms),
-                    (None, None) => (browser.beat, limits.heartbeat_ms),
+                let beat_ms = limits.heartbeat_ms as u64;
+                let due = match browser.pinged {
+                    Some(pinged) => pinged.plus(limits.heartbeat_answer_ms as u64),
+                    None => browser.beat.plus(beat_ms),
                 };
-                assert!(is_before(since, ms), "{conn:?} has been silent for too long");
+                let held_until = browser.held_at.map_or(due, |held| held.plus(beat_ms));
+                assert!(now < due.max(held_until), "{conn:?} has been silent for too long");
                 if browser.expires.is_some_and(|end| end * 1000 <= unix) {
                     let since = *browser.overdue_since.get_or_insert(now);
                     // Deadlines are on the other clock; the next beat corrects them.

@@ -97,6 +97,14 @@ impl Journal for LateJournal {
         self.durable
     }
 
+    fn horizon(&self, now: UnixMillis) -> UnixMillis {
+        let ready = self.ready.iter().find_map(|event| match event {
+            Event::Entry(_, entry) => Some(entry.at),
+            Event::Failed(_) => None,
+        });
+        ready.or(self.waiting.front().map(|(_, _, at, _)| *at)).unwrap_or(now)
+    }
+
     fn is_busy(&self) -> bool {
         !self.waiting.is_empty() || !self.ready.is_empty() || self.durable < self.mark()
     }
@@ -117,6 +125,9 @@ mod tests {
         let mut back = Vec::new();
         let mut failed = 0;
         for turn in 0..400 {
+            let oldest = (back.len() as u64).min(300);
+            let now = if turn < 300 { turn } else { 300 };
+            assert_eq!(journal.horizon(UnixMillis(now)), UnixMillis(oldest));
             if turn < 300 {
                 match journal.propose(UnixMillis(turn), change(turn)) {
                     Proposal::Later(ticket) => tickets.push(ticket),

@@ -57,6 +57,12 @@ pub trait Journal {
     /// Everything up to here survives. Never less than it was before.
     fn durable(&self) -> Mark;
 
+    /// No entry that is still to come is older than this, on the scale of [`Entry::at`]: what has
+    /// ended by then no entry can meet, and the hub may forget it.
+    fn horizon(&self, now: UnixMillis) -> UnixMillis {
+        now
+    }
+
     /// Whether `poll` or `durable` will have something new without anybody waking the loop.
     fn is_busy(&self) -> bool {
         false

@@ -10,6 +10,10 @@ use super::judge::{BOUNDS, Judge, Seen};
 use crate::codec::control;
 use crate::codec::ws::{self, Opcode, Reader, Side};
 use crate::edge::{ConnId, Door};
+use crate::time::Millis;
+
+/// Between two bytes of a slow client.
+pub(super) const SLOW_MS: u64 = 700;
 
 /// How a client has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,10 @@ pub(super) struct Client {
     pub early: Vec<(u64, u64, Intent)>,
     /// Most bytes that arrive together, every other time.
     pace: usize,
+    /// A byte every now and then is all that arrives of it.
+    pub is_slow: bool,
+    /// When something last arrived of it.
+    moved_at: Millis,
     /// It takes what the kernel has for it.
     pub is_reading: bool,
     /// It answers pings and closes.
@@ -62,6 +70,8 @@ impl Client {
             written: 0,
             early: Vec::new(),
             pace,
+            is_slow: prng.one_in(12),
+            moved_at: Millis(0),
             is_reading: true,
             is_lively: !prng.one_in(8),
             end: End::None,
@@ -147,10 +157,14 @@ impl Client {
     }
 
     /// The bytes that arrive now.
-    pub fn pop_piece(&mut self, prng: &mut Prng) -> Vec<u8> {
+    pub fn pop_piece(&mut self, prng: &mut Prng, now: Millis) -> Vec<u8> {
         let most = self.pipe.len().min(self.pace);
-        if most == 0 {
+        if most == 0 || self.is_slow && now < self.moved_at.plus(SLOW_MS) {
             return Vec::new();
+        }
+        self.moved_at = now;
+        if self.is_slow && !prng.one_in(16) {
+            return self.pipe.pop_front().into_iter().collect();
         }
         let is_cut = self.pace < usize::MAX && prng.one_in(2);
         let count = if is_cut { 1 + prng.below(most) } else { self.pipe.len() };

@@ -8,6 +8,7 @@
 mod changes;
 mod clock;
 mod expected;
+mod replica;
 mod roles;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,6 +23,7 @@ use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use expected::Expected;
+use replica::Replica;
 
 pub(super) use expected::{BOUNDS, Seen};
 
@@ -133,6 +135,7 @@ struct Pending {
 pub(super) struct Judge {
     pub limits: Limits,
     pub record: Record,
+    replica: Replica,
     pub lines: BTreeMap<ConnId, Line>,
     pub now: Now,
     /// Date at the zero of the monotonic clock, at the start.
@@ -156,6 +159,7 @@ impl Judge {
     pub fn new(limits: Limits, now: Now) -> Judge {
         Judge {
             record: Record::new(limits.clone()),
+            replica: Replica::new(limits.clone(), now.unix.0),
             limits,
             lines: BTreeMap::new(),
             now,
@@ -370,6 +374,11 @@ impl Judge {
         }
         let spaces = self.record.spaces.len();
         [spaces, channels.len(), users.len(), peers, self.record.states()]
+    }
+
+    /// A hub that knows only the entries must hold the same.
+    pub fn compare_replica(&self) {
+        self.replica.compare(&self.record, self.at());
     }
 
     /// Whether proposals wait.

@@ -45,9 +45,10 @@ impl Space {
         self.key == key || self.old_key.as_ref().is_some_and(|(old, end)| old == key && at < *end)
     }
 
-    /// The state at that place.
-    pub fn state(&self, channel: &str, user: Option<&str>) -> Option<&State> {
-        self.states.get(&(channel.to_string(), user.map(str::to_string)))
+    /// The state at that place, if it is one at that time.
+    pub fn state(&self, channel: &str, user: Option<&str>, at: u64) -> Option<&State> {
+        let state = self.states.get(&(channel.to_string(), user.map(str::to_string)));
+        state.filter(|state| state.ends.is_none_or(|end| at < end))
     }
 }
 
@@ -65,7 +66,7 @@ impl Record {
         self.spaces.get(&space).is_some_and(|space| space.opens(key, at))
     }
 
-    /// States whose time has come are gone.
+    /// States that had ended by then are forgotten.
     pub fn advance(&mut self, at: u64) {
         for space in self.spaces.values_mut() {
             space.states.retain(|_, state| state.ends.is_none_or(|end| at < end));
@@ -76,8 +77,8 @@ impl Record {
         self.spaces.values().map(|space| space.states.len()).sum()
     }
 
-    /// Whether a change can be made as things stand.
-    pub fn check(&self, command: &Command, id: Option<u32>) -> Result<(), Refusal> {
+    /// Whether a change can be made as things stand at that time.
+    pub fn check(&self, command: &Command, id: Option<u32>, at: u64) -> Result<(), Refusal> {
         if let Command::Register { name, .. } = command {
             let max = self.limits.namespaces;
             return match self.named(name) {
@@ -99,17 +100,17 @@ impl Record {
                 let is_full = is_new && space.grants.len() >= max;
                 if is_full { Err(too_many("grants", max)) } else { Ok(()) }
             }
-            Command::Store(store) => self.check_store(space, store),
+            Command::Store(store) => self.check_store(space, store, at),
             _ => Ok(()),
         }
     }
 
-    fn check_store(&self, space: &Space, store: &Store) -> Result<(), Refusal> {
+    fn check_store(&self, space: &Space, store: &Store, at: u64) -> Result<(), Refusal> {
         let (max, bytes_max) = (self.limits.states_per_namespace, self.limits.state_bytes);
         if !store.is_push && store.data == "null" {
             return Ok(());
         }
-        let state = space.state(&store.channel, store.user.as_deref());
+        let state = space.state(&store.channel, store.user.as_deref(), at);
         if store.is_push && state.is_some_and(|state| !state.text.starts_with('[')) {
             return Err((314, "State is not a list".into()));
         }

@@ -50,6 +50,7 @@ pub(super) struct Tape {
     items: Rc<RefCell<Vec<Item>>>,
     durable: Rc<Cell<u64>>,
     mark: Rc<Cell<u64>>,
+    horizon: Rc<Cell<u64>>,
 }
 
 impl Tape {
@@ -70,6 +71,11 @@ impl Tape {
     /// Number of the last entry that the journal has ordered, whether or not it was handed out.
     pub fn mark(&self) -> u64 {
         self.mark.get()
+    }
+
+    /// Up to which moment states were forgotten.
+    pub fn horizon(&self) -> u64 {
+        self.horizon.get()
     }
 }
 
@@ -130,6 +136,13 @@ impl<J: Journal> Journal for Traced<J> {
 
     fn durable(&self) -> Mark {
         self.journal.durable()
+    }
+
+    fn horizon(&self, now: UnixMillis) -> UnixMillis {
+        let horizon = self.journal.horizon(now);
+        assert!(horizon <= now, "the horizon lies ahead");
+        self.tape.horizon.set(horizon.0);
+        horizon
     }
 
     fn is_busy(&self) -> bool {

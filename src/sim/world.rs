@@ -3,6 +3,8 @@
 
 mod actions;
 
+use std::io::Write;
+
 use super::client::{Client, End};
 use super::intent::Intent;
 use super::judge::{Judge, Seen, View};
@@ -37,13 +39,19 @@ pub(super) struct World<J> {
     history: Vec<String>,
 }
 
+/// To whoever looks for a fault; if nobody can read it, so be it.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 impl<J> Drop for World<J> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Options { seed, .. } = self.options;
             let history = self.history.join("\n  ");
-            eprintln!("\nsimulation: seed {seed}, step {}; at last:\n  {history}", self.step);
-            eprintln!("replay with FWS_SIM_SEED={seed}");
+            let step = self.step;
+            say(&format!("\nsimulation: seed {seed}, step {step}; at last:\n  {history}"));
+            say(&format!("replay with FWS_SIM_SEED={seed}"));
         }
     }
 }
@@ -83,7 +91,7 @@ impl<J: Journal> World<J> {
         let what = what();
         self.hash(what.as_bytes());
         if self.options.is_verbose {
-            eprintln!("{:5} {:>12} {what}", self.step, self.net.now.mono.0);
+            say(&format!("{:5} {:>12} {what}", self.step, self.net.now.mono.0));
         }
         if self.history.len() >= 12 {
             self.history.remove(0);
@@ -126,7 +134,7 @@ impl<J: Journal> World<J> {
         self.switch.tick(&mut self.net);
         self.calls += 1;
         let items = self.tape.take();
-        self.judge.orders(&items, self.tape.mark());
+        self.judge.orders(&items, self.tape.mark(), self.tape.horizon());
         self.judge_items(&items, None);
         let ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
@@ -136,7 +144,7 @@ impl<J: Journal> World<J> {
         self.expire();
         self.switch.settle(&mut self.net);
         let items = self.tape.take();
-        self.judge.orders(&items, self.tape.mark());
+        self.judge.orders(&items, self.tape.mark(), self.tape.horizon());
         self.judge_items(&items, None);
         self.judge.settled(self.tape.durable());
         is_busy |= self.forget();
@@ -158,6 +166,7 @@ impl<J: Journal> World<J> {
             assert!(turns < TURNS_MAX, "a livelock");
         }
         self.switch.check_invariants();
+        self.judge.compare_replica();
         let clients = &self.clients;
         self.judge.lines.retain(|conn, line| {
             !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))
@@ -198,7 +207,7 @@ impl<J: Journal> World<J> {
                 is_busy = true;
                 continue;
             };
-            let piece = self.clients[i].pop_piece(&mut self.net.prng);
+            let piece = self.clients[i].pop_piece(&mut self.net.prng, self.net.now.mono);
             if !piece.is_empty() {
                 is_busy = true;
                 self.net.arrive(conn, piece.into_iter());
@@ -466,7 +475,7 @@ impl<J: Journal> World<J> {
             assert!(!is_reading || self.net.sockets.is_empty(), "{:?}", self.net.sockets);
         }
         for i in (0..self.clients.len()).rev() {
-            self.clients[i].is_reading = true;
+            (self.clients[i].is_reading, self.clients[i].is_slow) = (true, false);
             self.leave(i);
         }
         self.drive();
@@ -483,7 +492,10 @@ impl<J: Journal> World<J> {
                 return;
             }
             let due = self.net.wheel.next_at().map(Millis);
-            let next = [due, self.switch.due(), Some(until)].into_iter().flatten().min();
+            let is_trickling = |client: &Client| client.is_slow && !client.is_drained();
+            let is_slow = self.clients.iter().any(is_trickling);
+            let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
+            let next = [due, self.switch.due(), byte, Some(until)].into_iter().flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             self.pass(next.0 - now.0);
         }

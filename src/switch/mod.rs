@@ -449,7 +449,8 @@ impl<J: Journal> Handler for Switch<J> {
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
-        self.hub.advance(self.at(now));
+        // An entry meets the states of its own moment, even if it comes late.
+        self.hub.advance(self.journal.horizon(self.at(now)));
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }

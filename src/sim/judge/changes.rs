@@ -21,9 +21,10 @@ enum Outcome {
 
 impl Judge {
     /// Time goes on, and entries come.
-    pub fn orders(&mut self, items: &[Item], ordered: u64) {
+    pub fn orders(&mut self, items: &[Item], ordered: u64, horizon: u64) {
         self.ordered = ordered;
-        self.record.advance(self.at());
+        self.replica.replay(items);
+        self.record.advance(horizon);
         for (i, item) in items.iter().enumerate() {
             let (ticket, entry) = match item {
                 Item::Ordered { ticket, entry } => (ticket.expect("all are ours"), Some(entry)),
@@ -56,7 +57,7 @@ impl Judge {
         space: Option<u32>,
         (items, next): (&[Item], &mut usize),
     ) {
-        if let Err(refusal) = self.record.check(&command, space) {
+        if let Err(refusal) = self.record.check(&command, space, self.at()) {
             return self.refuse(conn, refusal);
         }
         let at = self.at();
@@ -150,7 +151,7 @@ impl Judge {
         following: &[Item],
     ) -> Result<Outcome, Refusal> {
         self.record.advance(at);
-        self.record.check(&pending.command, pending.space)?;
+        self.record.check(&pending.command, pending.space, at)?;
         let space = pending.space.unwrap_or_default();
         match &pending.command {
             Command::Register { name, .. } => {

@@ -13,6 +13,7 @@ use crate::sim::tape::Item;
 impl Judge {
     /// The switch was given bytes of a connection.
     pub fn received(&mut self, conn: ConnId, view: View, items: &[Item]) {
+        self.replica.replay(items);
         let now = self.now.mono;
         self.meter(conn, view, items);
         if let Some(line) = self.lines.get_mut(&conn) {
@@ -239,7 +240,7 @@ impl Judge {
         };
         match (&command, space.and_then(|space| self.record.spaces.get(&space))) {
             (Command::Get { channel, user }, Some(record)) => {
-                let state = record.state(channel, user.as_deref());
+                let state = record.state(channel, user.as_deref(), at);
                 let body = state.map_or("null".to_string(), |state| state.text.clone());
                 self.reply(conn, body);
             }
@@ -340,7 +341,7 @@ impl Judge {
     }
 
     fn subscribe(&mut self, conn: ConnId, channel: &str, clb: &Option<String>) {
-        let max = self.limits.channels_per_connection;
+        let (max, at) = (self.limits.channels_per_connection, self.at());
         let Some(browser) = self.browser(conn) else { return };
         let (who, is_in) = (browser.who.clone(), browser.channels.contains(channel));
         let is_full = !is_in && browser.channels.len() >= max;
@@ -358,7 +359,7 @@ impl Judge {
             return self.answer(conn, clb, &data);
         }
         let of = channel.starts_with('@').then_some(user.as_str());
-        let state = record.state(channel, of).map(|state| state.text.clone());
+        let state = record.state(channel, of, at).map(|state| state.text.clone());
         if let Some(browser) = self.browser(conn) {
             browser.channels.insert(channel.to_string());
         }

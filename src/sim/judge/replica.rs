@@ -1,0 +1,73 @@
+//! A second hub, which is told nothing but the entries: not who is here, and no time but theirs.
+//! It stands for a node elsewhere, or for this one after a restart, and must hold the same.
+
+use std::collections::BTreeSet;
+
+use crate::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Place, Seq};
+use crate::limits::Limits;
+use crate::publication::Publication;
+use crate::reason::CloseReason;
+use crate::sim::record::Record;
+use crate::sim::tape::{Item, Place as Order};
+use crate::time::UnixMillis;
+
+#[derive(Debug)]
+pub(super) struct Replica {
+    hub: Hub,
+    /// Every place that ever had a state.
+    places: BTreeSet<(NsId, Box<str>, Option<Box<str>>)>,
+}
+
+struct Nobody;
+
+impl Outbox for Nobody {
+    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {
+        panic!("nobody is here");
+    }
+
+    fn close(&mut self, _: PeerId, _: CloseReason) {
+        panic!("nobody is here");
+    }
+}
+
+impl Replica {
+    pub fn new(limits: Limits, at: u64) -> Replica {
+        Replica { hub: Hub::new(limits, UnixMillis(at)), places: BTreeSet::new() }
+    }
+
+    /// Applies the entries on the tape.
+    pub fn replay(&mut self, items: &[Item]) {
+        for item in items {
+            let entry = match item {
+                Item::Proposed { at, change, place: Order::Now(n) } => {
+                    Entry { seq: Seq { term: 0, n: *n }, at: *at, change: change.clone() }
+                }
+                Item::Ordered { entry, .. } => entry.clone(),
+                _ => continue,
+            };
+            if let Change::Set { ns, place, .. } | Change::Push { ns, place, .. } = &entry.change {
+                let Place { channel, user } = place.clone();
+                self.places.insert((*ns, channel, user));
+            }
+            // What was refused here was refused there.
+            let _ = self.hub.apply(entry, &mut Nobody);
+        }
+    }
+
+    /// Must hold what the record holds at that time.
+    pub fn compare(&self, record: &Record, at: u64) {
+        let at = UnixMillis(at);
+        assert_eq!(self.hub.sizes()[0], record.spaces.len(), "namespaces of the replica");
+        for space in record.spaces.values() {
+            let ns = self.hub.namespace(&space.name).expect("the replica has the namespace");
+            let keys: Vec<&str> = self.hub.keys(ns, at).collect();
+            assert!(keys.iter().all(|key| space.opens(key, at.0)), "keys of the replica");
+            assert_eq!(keys.first(), Some(&&*space.key), "key of the replica");
+            for (_, channel, user) in self.places.iter().filter(|(of, ..)| *of == ns) {
+                let there = self.hub.state(ns, channel, user.as_deref(), at);
+                let here = space.state(channel, user.as_deref(), at.0).map(|state| &*state.text);
+                assert_eq!(there.as_deref(), here, "state of {channel:?} {user:?} in the replica");
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! Owns the form of a line. No key, token or payload is ever handed to it. Called by the server
 //! and by `fws serve`; the other commands speak to a person and do not log.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Write};
 
@@ -9,6 +10,10 @@ use crate::time::UnixMillis;
 
 /// Longest line in bytes with its newline: what a pipe takes undivided (PIPE_BUF on Linux).
 const LINE_BYTES: usize = 4096;
+
+thread_local! {
+    static IS_MUTED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Writes `2026-11-23T22:19:08Z fws: message`.
 pub fn info(at: UnixMillis, message: fmt::Arguments<'_>) {
@@ -25,8 +30,17 @@ pub fn error(at: UnixMillis, message: fmt::Arguments<'_>) {
     write(&line(at, "error: ", message));
 }
 
+/// From now on the lines of this thread are dropped, or written again: simulated days are nobody's
+/// news.
+pub(crate) fn mute(is_muted: bool) {
+    IS_MUTED.set(is_muted);
+}
+
 /// A closed or full standard error is no reason to stop serving, and there is nobody to tell.
 fn write(line: &str) {
+    if IS_MUTED.get() {
+        return;
+    }
     let _ = io::stderr().write_all(line.as_bytes());
 }
 

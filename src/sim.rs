@@ -104,12 +104,15 @@ pub struct Report {
 /// # Panics
 /// If the server does anything that it must not; seed and step are printed to standard error.
 pub fn run<J: Journal>(options: Options, journal: J) -> Report {
+    crate::log::mute(true);
     let mut world = World::new(options, limits(), journal);
     world.begin();
     for _ in 0..options.steps {
         world.step();
     }
-    world.finish()
+    let report = world.finish();
+    crate::log::mute(false);
+    report
 }
 
 /// Limits so small that every run reaches some of them.

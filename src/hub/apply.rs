@@ -42,7 +42,11 @@ impl Hub {
             | Change::Emit { ns, .. }
             | Change::Disconnect { ns, .. } => *ns,
         };
-        let space = self.namespaces.get(ns).ok_or(Refusal::Gone)?;
+        let gone = match change {
+            Change::Remove { .. } | Change::Rotate { .. } => Refusal::NoNamespace,
+            _ => Refusal::Gone,
+        };
+        let space = self.namespaces.get(ns).ok_or(gone)?;
         match change {
             Change::Grant { channel, user, .. } => {
                 let max = self.limits.grants_per_namespace;

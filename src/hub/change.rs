@@ -141,8 +141,10 @@ pub enum Outcome {
 pub enum Refusal {
     /// The name is taken.
     NameTaken,
-    /// The namespace is no longer there.
+    /// The namespace that it was to act in is no longer there.
     Gone,
+    /// The namespace that it was about is no longer there.
+    NoNamespace,
     /// `push` onto a state that is no list.
     NotAList,
     /// A state would be larger than this, in bytes.

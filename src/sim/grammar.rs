@@ -166,6 +166,15 @@ impl Grammar<'_> {
         }
     }
 
+    /// A command that needs the server key.
+    pub fn over_namespaces(&mut self) -> (Command, String) {
+        match self.prng.below(4) {
+            0 => self.remove(),
+            1 => self.rotate(),
+            _ => self.register(),
+        }
+    }
+
     /// Text with a number of its own.
     pub fn data(&mut self) -> String {
         *self.serial += 1;

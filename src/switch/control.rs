@@ -400,6 +400,7 @@ fn refused(refusal: Refusal) -> Refused {
     match refusal {
         Refusal::NameTaken => command::NAME_TAKEN,
         Refusal::Gone => command::NEED_AUTH,
+        Refusal::NoNamespace => command::NO_NAMESPACE,
         Refusal::NotAList => Refused::new(314, "State is not a list"),
         Refusal::StateTooLarge(max) => {
             Refused { code: 313, reason: format!("State is too large, at most {max} bytes").into() }

@@ -45,7 +45,7 @@ impl<J: Journal> World<J> {
     /// One action and what follows.
     pub fn step(&mut self) {
         self.step += 1;
-        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5]) {
+        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5, 20]) {
             0 => self.open(),
             1 => self.speak(),
             2 => self.block(),
@@ -67,6 +67,7 @@ impl<J: Journal> World<J> {
                 self.pass(ms);
                 self.drive();
             }
+            9 => self.chorus(),
             _ => {
                 let ms = self.net.prng.below(200_000) as u64;
                 let is_back = self.net.prng.one_in(2);
@@ -176,7 +177,7 @@ impl<J: Journal> World<J> {
             _ => None,
         };
         let (judge, prng) = (&self.judge, &mut self.net.prng);
-        let (intent, frame) = match prng.below(500) {
+        let (intent, frame) = match prng.below(300) {
             0 => (Intent::NotJson, control::encode(b"{\"action\":").to_vec()),
             1 => {
                 let length = *prng.pick(&[0_i32, -1, i32::MAX, 0x7D00_0000]);
@@ -340,6 +341,29 @@ impl<J: Journal> World<J> {
                 self.note(|| format!("{conn:?} sends no more"));
             }
             _ => {}
+        }
+    }
+
+    /// All controllers say the same, so that changes meet on their way.
+    fn chorus(&mut self) {
+        let auths = self.judge.lines.values().filter_map(|line| match &line.role {
+            Role::Controller(controller) => controller.auth.as_ref().map(|auth| auth.0),
+            _ => None,
+        });
+        let auth = auths.last();
+        let (prng, judge) = (&mut self.net.prng, &self.judge);
+        let mut grammar = Grammar { prng, judge, serial: &mut self.serial };
+        let (command, body) = match grammar.prng.below(3) {
+            0 => grammar.over_namespaces(),
+            _ => grammar.command(auth),
+        };
+        self.note(|| format!("all controllers say {command:?}"));
+        let frame = control::encode(body.as_bytes());
+        for i in 0..self.clients.len() {
+            if self.clients[i].door == Door::Control {
+                let intent = Intent::Command(command.clone());
+                self.clients[i].write(&mut self.judge, &frame, intent);
+            }
         }
     }
 

@@ -19,7 +19,7 @@ setup: ## install what the tests need (PHP, Node packages, Chromium), if it is m
 test: setup lint ## set up everything, and run every test
 	$(CARGO) test --locked
 	FWS_TEST_BINARY=$(CURDIR)/target/debug/examples/late_journal \
-		$(CARGO) test --locked --test protocol --test bugs --test pressure
+		$(CARGO) test --locked --test protocol --test bugs --test pressure --test chaos
 
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --check

@@ -3,6 +3,8 @@
 
 mod actions;
 
+use std::io::Write;
+
 use super::client::{Client, End};
 use super::intent::Intent;
 use super::judge::{Judge, Seen, View};
@@ -37,13 +39,19 @@ pub(super) struct World<J> {
     history: Vec<String>,
 }
 
+/// To whoever looks for a fault; if nobody can read it, so be it.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 impl<J> Drop for World<J> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Options { seed, .. } = self.options;
             let history = self.history.join("\n  ");
-            eprintln!("\nsimulation: seed {seed}, step {}; at last:\n  {history}", self.step);
-            eprintln!("replay with FWS_SIM_SEED={seed}");
+            let step = self.step;
+            say(&format!("\nsimulation: seed {seed}, step {step}; at last:\n  {history}"));
+            say(&format!("replay with FWS_SIM_SEED={seed}"));
         }
     }
 }
@@ -83,7 +91,7 @@ impl<J: Journal> World<J> {
         let what = what();
         self.hash(what.as_bytes());
         if self.options.is_verbose {
-            eprintln!("{:5} {:>12} {what}", self.step, self.net.now.mono.0);
+            say(&format!("{:5} {:>12} {what}", self.step, self.net.now.mono.0));
         }
         if self.history.len() >= 12 {
             self.history.remove(0);

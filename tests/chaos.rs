@@ -1,0 +1,171 @@
+//! Many peers at once on the real reactor, each with habits of its own: bytes in odd pieces, deep
+//! pipelines, late reading, half-closes, resets. The simulation knows all of that of the switch;
+//! this is for the reactor, whose bugs are connections that hang. Every dialogue must come to its
+//! end, complete and in order. `FWS_CHAOS_SEED` replays one seed.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use common::DEADLINE;
+use common::browser::Browser;
+use common::control::frame;
+use common::server::{DEMO_KEY, Options, Server};
+
+/// splitmix64
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) % bound as u64) as usize
+    }
+}
+
+/// Writes all of it in pieces of odd sizes, from a thread of its own, so that the reader may be
+/// late; then perhaps closes the sending side.
+fn write_in_pieces(stream: &TcpStream, bytes: Vec<u8>, seed: u64) -> thread::JoinHandle<()> {
+    let mut stream = stream.try_clone().unwrap();
+    let mut random = Random(seed);
+    thread::spawn(move || {
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let max = [1, 7, 300, 5000, 200_000][random.below(5)];
+            let (piece, later) = rest.split_at(rest.len().min(1 + random.below(max)));
+            stream.write_all(piece).unwrap();
+            rest = later;
+        }
+        if random.below(2) == 0 {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+    })
+}
+
+/// A back end that sends a long pipeline of commands and checks every reply.
+fn back_end(server: &Server, seed: u64) {
+    let mut random = Random(seed);
+    let stream = TcpStream::connect(server.control).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let auth = format!(r#"{{"action":"auth","name":"demo","sKey":"{DEMO_KEY}"}}"#);
+    let done = r#"{"success":true}"#.to_owned();
+    let (mut sent, mut expected) = (frame(auth.as_bytes()), frame(done.as_bytes()));
+    for n in 0..1 + random.below(400) {
+        let size = [10, 100, 3000, 70_000][random.below(4)];
+        let data = format!("\"{n}{}\"", "x".repeat(random.below(size)));
+        let channel = format!("c{seed}");
+        let (command, reply) = match random.below(4) {
+            0 => (r#"{"action":"ping"}"#.into(), &done),
+            1 => (format!(r#"{{"action":"emit","channel":"news","data":{n}}}"#), &done),
+            2 => (format!(r#"{{"action":"set","channel":"{channel}","data":{data}}}"#), &done),
+            _ => {
+                let set = format!(r#"{{"action":"set","channel":"{channel}","data":{data}}}"#);
+                sent.extend(frame(set.as_bytes()));
+                expected.extend(frame(done.as_bytes()));
+                (format!(r#"{{"action":"get","channel":"{channel}"}}"#), &data)
+            }
+        };
+        sent.extend(frame(command.as_bytes()));
+        expected.extend(frame(reply.as_bytes()));
+    }
+    let writer = write_in_pieces(&stream, sent, seed);
+    if random.below(3) == 0 {
+        // Late: the server has met a full socket by then, and reads no more of ours.
+        thread::park_timeout(std::time::Duration::from_millis(50));
+    }
+    let mut got = vec![0; expected.len()];
+    let mut filled = 0;
+    while filled < got.len() {
+        let end = (filled + 1 + random.below(100_000)).min(got.len());
+        let count = (&stream).read(&mut got[filled..end]);
+        let count = count.unwrap_or_else(|e| panic!("seed {seed}: {e} after {filled} bytes"));
+        assert!(count > 0, "seed {seed}: closed after {filled} of {} bytes", got.len());
+        filled += count;
+    }
+    assert!(got == expected, "seed {seed}: other replies");
+    writer.join().unwrap();
+}
+
+/// A browser that comes and goes, sometimes in the middle of a word.
+fn visitor(server: &Server, seed: u64) {
+    let mut random = Random(seed);
+    for _ in 0..20 {
+        let mut browser =
+            if random.below(2) == 0 { Browser::raw(server.ws) } else { Browser::sockjs(server.ws) };
+        match random.below(5) {
+            0 => browser.drop_connection(true),
+            1 => {
+                let piece = common::browser::masked(0x81, &[b'x'; 100]);
+                browser.send_raw(&piece[..1 + random.below(piece.len() - 1)]);
+                browser.drop_connection(random.below(2) == 0);
+            }
+            2 => {
+                browser.auth("demo", &format!(r#"{{"i":"visitor-{seed}"}}"#));
+                browser.subscribe("news");
+                browser.drop_connection(true);
+            }
+            3 => {
+                browser.auth("demo", &format!(r#"{{"i":"visitor-{seed}"}}"#));
+                browser.close(Some((1000, "bye")));
+                assert_eq!(browser.closed().unwrap(), (1000, "bye".into()), "seed {seed}");
+            }
+            _ => {
+                browser.auth("demo", &format!(r#"{{"i":"visitor-{seed}"}}"#));
+                for n in 0..50 {
+                    browser.say(&format!(r#"{{"event":"ping","clb":{n}}}"#));
+                }
+                for n in 0..50 {
+                    let answer = r#"{"event":"callBackAnswer","clb":N,"data":{"ok":true}}"#;
+                    browser.expect(&answer.replace('N', &n.to_string()));
+                }
+            }
+        }
+    }
+}
+
+/// One that stays and hears every message of one back end, in order.
+fn listener(server: &Server, name: usize) {
+    let mut browser = server.browser("demo", &format!(r#"{{"i":"listener-{name}"}}"#));
+    let channel = format!("ordered-{name}");
+    browser.subscribe(&channel);
+    let mut control = server.controller("demo");
+    let emit = |n: usize| format!(r#"{{"action":"emit","channel":"{channel}","data":{n}}}"#);
+    for round in 0..20 {
+        let commands: Vec<u8> =
+            (0..50).flat_map(|n| frame(emit(round * 50 + n).as_bytes())).collect();
+        control.send_raw(&commands);
+        for n in 0..50 {
+            assert_eq!(control.recv(), r#"{"success":true}"#);
+            let n = round * 50 + n;
+            browser.expect(&format!(r#"{{"event":"{channel}","data":{n}}}"#));
+        }
+    }
+}
+
+#[test]
+fn every_dialogue_comes_to_its_end() {
+    let seed = std::env::var("FWS_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or(1);
+    // So few descriptors that newcomers must wait for leavers now and then.
+    let mut server = Server::start(&Options { descriptors: Some(96), ..Options::default() });
+    thread::scope(|scope| {
+        let server = &server;
+        for n in 0..8 {
+            scope.spawn(move || {
+                (0..6).for_each(|round| back_end(server, seed * 1000 + n * 10 + round));
+            });
+            scope.spawn(move || visitor(server, seed * 1000 + 500 + n));
+        }
+        for n in 0..4 {
+            scope.spawn(move || listener(server, n));
+        }
+    });
+    server.assert_alive();
+    server.stop();
+}

@@ -6,7 +6,7 @@ use fws::reason::CloseReason;
 use fws::sim::{Options, Report, run};
 
 /// Actions of a run.
-const STEPS: usize = 150;
+const STEPS: usize = 140;
 
 /// One proposal in so many fails on the late journal.
 const FAILS_ONE_IN: u64 = 12;

@@ -350,7 +350,7 @@ impl<J: Journal> World<J> {
             Role::Controller(controller) => controller.auth.as_ref().map(|auth| auth.0),
             _ => None,
         });
-        let auth = auths.last();
+        let auth = auths.max();
         let (prng, judge) = (&mut self.net.prng, &self.judge);
         let mut grammar = Grammar { prng, judge, serial: &mut self.serial };
         let (command, body) = match grammar.prng.below(3) {

@@ -3,7 +3,7 @@ CARGO ?= cargo
 MINUTES ?= 10
 SEEDS ?= 10000
 
-.PHONY: help run build setup test lint fmt sim fuzz bench measure clean
+.PHONY: help run build setup test lint fmt sim fuzz smoke fuzzer bench measure clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -31,8 +31,15 @@ fmt: ## format the code
 sim: ## simulate SEEDS seeds (10000) on both journals
 	FWS_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release --test simulate
 
-fuzz: ## fuzz each target for MINUTES minutes (10)
+fuzz: fuzzer ## fuzz each target for MINUTES minutes (10)
 	fuzz/run $(MINUTES)
+
+smoke: fuzzer ## fuzz each target for five seconds, to see that they work
+	fuzz/run --smoke
+
+fuzzer:
+	scripts/setup
+	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.2 --locked
 
 bench: ## micro benches, and counts of allocations and encodings
 	$(CARGO) bench --locked

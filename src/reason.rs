@@ -72,8 +72,6 @@ reasons! {
     Full = "full";
     /// Half a request, head or frame, and no more in time.
     HalfRequest = "half_request";
-    /// The peer did not end its side after a close.
-    CloseTimeout = "close_timeout";
     /// HTTP that is not HTTP, or over a limit.
     BadHttp = "bad_http";
     /// Length of a control frame out of bounds, or its final byte not 0x00.

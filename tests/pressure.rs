@@ -194,3 +194,22 @@ fn a_full_server_serves_again_when_there_is_room() {
     drop(late);
     server.assert_alive();
 }
+
+#[test]
+fn what_a_back_end_said_before_it_reset_the_connection_is_heard() {
+    // Closing with unread replies sends a reset right behind the last command.
+    let server = Server::new();
+    let mut browser = server.browser("demo", r#"{"i":"u"}"#);
+    browser.subscribe("c");
+    for _ in 0..40 {
+        let mut control = server.controller("demo");
+        control.send(&emit("c", "1"));
+        assert_eq!(browser.hear(), message("c", "1"));
+        // The reply is there, and stays unread.
+        let mut one = [0; 1];
+        control.wire.read_exact(&mut one).unwrap();
+        control.send(&emit("c", "2"));
+        drop(control);
+        assert_eq!(browser.hear(), message("c", "2"));
+    }
+}

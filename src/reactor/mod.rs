@@ -205,20 +205,23 @@ impl Reactor {
                     }
                 }
                 Some(Slot::Peer(peer)) => {
-                    peer.is_readable |= event.is_readable() || event.is_read_closed();
-                    peer.is_end_near |= event.is_read_closed();
+                    let is_over = event.is_read_closed() || event.is_error();
+                    peer.is_readable |= event.is_readable() || is_over;
+                    peer.is_end_near |= is_over;
                     if event.is_writable() {
                         peer.is_writable = true;
                     }
-                    let (is_lost, has_output) = (event.is_error(), !peer.out.is_empty());
-                    if is_lost {
+                    let has_output = !peer.out.is_empty();
+                    // What came before a reset is still heard: the read behind it finds the error.
+                    let is_heard = peer.phase == Phase::Open && !peer.is_paused;
+                    if event.is_error() && !is_heard {
                         self.io.lose(id, CloseReason::PeerLost);
                         continue;
                     }
                     if event.is_writable() && has_output {
                         self.io.mark_dirty(id);
                     }
-                    if event.is_readable() || event.is_read_closed() {
+                    if event.is_readable() || is_over {
                         self.io.mark_ready(id);
                     }
                 }

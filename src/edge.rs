@@ -88,10 +88,11 @@ pub trait Net {
     /// behind the frame that is being sent: what counts against a slow consumer.
     fn publish(&mut self, conn: ConnId, frame: Frame) -> usize;
 
-    /// Bytes queued and not yet taken by the kernel.
+    /// Memory that waits for the kernel to take it: bytes, and a fixed cost for each frame.
     fn queued(&self, conn: ConnId) -> usize;
 
-    /// Closes when all that is queued has been sent, or after a short time without progress.
+    /// Closes when all that is queued has been sent, or after a time (`close_ms`) that bytes do not
+    /// extend.
     /// From this call on the peer's bytes are thrown away, and the first reason stands.
     fn close(&mut self, conn: ConnId, reason: CloseReason);
 

@@ -64,11 +64,16 @@ pub struct OutQueue {
     bytes: usize,
     /// Bytes of the publications behind the head.
     backlog: usize,
+    /// How many frames wait.
+    frames: usize,
 }
+
+/// What a queued frame costs beside its bytes: its node, and the head of its allocation.
+pub const FRAME_COST_BYTES: usize = 64;
 
 impl Default for OutQueue {
     fn default() -> OutQueue {
-        OutQueue { head: NIL, tail: NIL, head_sent: 0, bytes: 0, backlog: 0 }
+        OutQueue { head: NIL, tail: NIL, head_sent: 0, bytes: 0, backlog: 0, frames: 0 }
     }
 }
 
@@ -81,6 +86,12 @@ impl OutQueue {
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Memory that waits: the bytes, and the cost of each frame, so that many small ones are not
+    /// taken for little.
+    pub fn weight(&self) -> usize {
+        self.bytes + self.frames * FRAME_COST_BYTES
     }
 
     /// Bytes of publications that wait behind the frame that is being sent: what counts against a
@@ -114,6 +125,7 @@ impl FramePool {
         }
         let bytes = frame.len();
         queue.bytes += bytes;
+        queue.frames += 1;
         let node = self.nodes.insert(Node { frame, next: NIL, kind }) as u32;
         match queue.tail {
             NIL => queue.head = node,
@@ -173,6 +185,7 @@ impl FramePool {
     fn pop(&mut self, queue: &mut OutQueue) {
         let node = self.nodes.remove(queue.head as usize);
         queue.head = node.next;
+        queue.frames -= 1;
         match self.nodes.get(node.next as usize) {
             None => queue.tail = NIL,
             Some(Node { frame, kind: Kind::Publication, .. }) => queue.backlog -= frame.len(),
@@ -221,6 +234,7 @@ mod tests {
         push(&mut queue, b"de", Kind::Publication);
         pool.sent(&mut queue, 4);
         assert_eq!((queue.bytes(), queue.backlog()), (18, 5), "what it asked for does not count");
+        assert_eq!(queue.weight(), 18 + 4 * FRAME_COST_BYTES);
         pool.sent(&mut queue, 7);
         assert_eq!((queue.bytes(), queue.backlog()), (11, 2), "nor what it is busy with");
         pool.clear(&mut queue);
@@ -229,6 +243,6 @@ mod tests {
 
     #[test]
     fn a_node_stays_small() {
-        assert!(size_of::<Node>() <= 24 && size_of::<OutQueue>() <= 32);
+        assert!(size_of::<Node>() <= 24 && size_of::<OutQueue>() <= 40);
     }
 }

@@ -101,7 +101,8 @@ limits! {
     drain_ms: 10_000, 100..=600_000;
     /// What waits for a browser behind the publication it is busy with, before it is cut.
     backlog_bytes: 262_144, 1024..=1_073_741_824;
-    /// What a browser asked for itself and has not yet taken, before it is no longer read.
+    /// What waits for a browser, answers and messages, before it is no longer read; it is read
+    /// again when all of that has gone out.
     answers_pause_bytes: 65_536, 1024..=1_073_741_824;
     /// Channels that one connection may be subscribed to.
     channels_per_connection: 128, 1..=1_000_000;

@@ -350,7 +350,7 @@ impl Net for FakeNet {
     }
 
     fn queued(&self, conn: ConnId) -> usize {
-        self.sockets.get(&conn).map_or(0, |socket| socket.out.bytes())
+        self.sockets.get(&conn).map_or(0, |socket| socket.out.weight())
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {

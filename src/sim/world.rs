@@ -194,7 +194,7 @@ impl<J: Journal> World<J> {
             delivered: socket.delivered,
             consumed: socket.consumed,
             is_paused: socket.is_paused,
-            queued: socket.out.bytes(),
+            queued: socket.out.weight(),
             taken_at: socket.taken_at,
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::expected::Expected;
 use super::{Browser, Controller, Judge, Meter, Role, View};
 use crate::edge::ConnId;
+use crate::frame::FRAME_COST_BYTES;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::intent::{Auth, Command, Event, Intent};
@@ -63,7 +64,9 @@ impl Judge {
     /// Notes what a call into the switch found queued, and what it sent.
     fn meter(&mut self, conn: ConnId, view: View, items: &[Item]) {
         let sent = items.iter().filter_map(|item| match item {
-            Item::Sent { conn: to, frame, .. } if *to == conn => Some(frame.len()),
+            Item::Sent { conn: to, frame, .. } if *to == conn => {
+                Some(frame.len() + FRAME_COST_BYTES)
+            }
             _ => None,
         });
         let sent: Vec<usize> = sent.collect();

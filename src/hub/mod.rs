@@ -378,7 +378,7 @@ impl Hub {
     fn leave(&mut self, id: PeerId, channel_id: Id<Channel>) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let find = |s: &Subscription| s.channel == channel_id;
-        let Some(at) = peer.subscriptions.iter().position(find) else { return false };
+        let Some(at) = peer.subscriptions.iter().rposition(find) else { return false };
         let Subscription { member, .. } = peer.subscriptions.swap_remove(at);
         if peer.subscriptions.is_empty() {
             peer.subscriptions = Vec::new();

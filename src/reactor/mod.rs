@@ -235,7 +235,8 @@ impl Reactor {
     }
 
     fn stop(&mut self, handler: &mut impl Handler, signals: usize) {
-        self.stops += signals;
+        // Those that come together are one: supervisors like to say it twice.
+        self.stops += usize::from(signals > 0);
         if self.doors.is_empty() {
             return;
         }

@@ -426,7 +426,7 @@ impl<J: Journal> Handler for Switch<J> {
             match std::mem::take(&mut self.seats[slot].role) {
                 Role::None => {}
                 Role::Controller(mut controller) => {
-                    // What it has asked is answered first.
+                    // What has been carried out is answered first; what has not is not begun.
                     controller.is_ended = true;
                     self.close_when_answered(net, conn, &mut controller);
                     *self.role(conn) = Role::Controller(controller);

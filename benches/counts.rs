@@ -41,6 +41,7 @@ impl World {
             limits: Limits::default(),
             server_key: "a key of the benches".into(),
             demo: None,
+            sockjs: Default::default(),
             now: reactor.now(),
         };
         let mut switch = Switch::new(settings, MemoryJournal::new(1));

@@ -10,6 +10,7 @@
 //! | [`switch`] | what a byte means: roles of connections, commands, browser messages |
 //! | [`journal`] | every change passes through it and comes back in order |
 //! | [`hub`] | namespaces, channels, users, grants, states; no sockets, no clock |
+//! | [`web`] | HTTP, WebSocket, SockJS and their sessions, for any application |
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
 //! | leaves | [`edge`], [`frame`], [`wheel`], [`arena`], [`reason`] |
@@ -42,4 +43,5 @@ pub mod sim;
 pub mod switch;
 pub mod time;
 pub mod uuid;
+pub mod web;
 pub mod wheel;

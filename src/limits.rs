@@ -83,7 +83,22 @@ limits! {
     http_head_bytes: 8192, 512..=65_536;
     /// Time for the head of an HTTP request.
     http_head_ms: 5000, 100..=3_600_000;
-    /// Time between the opening of a WebSocket and a good `auth`.
+    /// Header lines of an HTTP request.
+    http_headers: 64, 8..=128;
+    /// Target of an HTTP request: its path and query.
+    http_target_bytes: 2048, 64..=65_536;
+    /// Body of an HTTP request.
+    http_body_bytes: 65_536, 1024..=1_073_741_824;
+    /// Time for the body of an HTTP request, from the end of its head.
+    http_body_ms: 10_000, 100..=3_600_000;
+    /// Sessions over HTTP, those without a request that waits included.
+    sessions: 100_000, 1..=16_000_000;
+    /// A session over HTTP ends after so long without a request that waits.
+    session_ms: 5000, 100..=3_600_000;
+    /// An HTTP answer that goes on ends after so many bytes of frames; its session goes on in the
+    /// next.
+    stream_response_bytes: 131_072, 1024..=1_073_741_824;
+    /// Time between the opening of a WebSocket or session and a good `auth`.
     auth_ms: 10_000, 100..=3_600_000;
     /// A WebSocket message.
     message_bytes: 16_384, 64..=1_073_741_824;
@@ -91,7 +106,7 @@ limits! {
     message_unauthenticated_bytes: 4096, 64..=1_073_741_824;
     /// Fragments of one WebSocket message.
     message_fragments: 64, 1..=1_000_000;
-    /// Between two pings to a browser.
+    /// Between two pings or `h` frames to a browser.
     heartbeat_ms: 25_000, 100..=3_600_000;
     /// Silence after a ping until the connection is given up.
     heartbeat_answer_ms: 8000, 100..=3_600_000;

@@ -59,6 +59,7 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
         limits: config.limits.clone(),
         server_key: server_key.expose().to_owned(),
         demo: config.demo.then(|| demo::page(&command)),
+        sockjs: Default::default(),
         now: reactor.now(),
     };
     let mut switch = Switch::new(settings, journal);

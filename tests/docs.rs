@@ -115,8 +115,9 @@ fn every_error_of_the_control_port_is_told_with_its_code() {
 fn every_refusal_of_a_subscribe_is_told() {
     let events = part("## 7. WebSocket port: events");
     let code = source("src/switch/browser.rs");
-    let mut reasons = literals(&code, "refuse(net, ");
-    reasons.extend(literals(&code, "refuse(net, &format!("));
+    let mut reasons = literals(&code, "refuse(outlet, clb, ");
+    reasons.extend(literals(&code, "refuse(outlet, clb, &format!("));
+    reasons.extend(literals(&code, "let reason = format!("));
     assert!(reasons.len() >= 5, "the source is written in another way: {reasons:?}");
     for (text, _) in reasons {
         let found = rows(&events).iter().any(|row| is_told(&row[0], text));

@@ -1,8 +1,8 @@
 //! HTTP/1.1 (RFC 9110, RFC 9112): the head of a request, and whole responses.
 //!
-//! Owns nothing: a [`Head`] is slices of the input, a [`Response`] becomes a frame. It never reads
-//! a body and never decides what a path means. Called by the switch for connections that have not
-//! become a WebSocket, and by the SockJS codec for its headers.
+//! Owns nothing: a [`Head`] is slices of the input, a [`Response`] becomes a frame. Bodies are read
+//! by [`BodyReader`] as they arrive. What a path means is decided elsewhere. Called by the web door
+//! for connections that have not become a WebSocket, and by the SockJS codec for its headers.
 
 use std::fmt;
 
@@ -10,17 +10,27 @@ use httparse::{EMPTY_HEADER, Header, Request};
 
 use super::ws;
 
+mod body;
 mod response;
 #[cfg(test)]
 mod tests;
 
-pub use response::{Response, switching_protocols};
+pub use body::{BodyError, BodyReader, fuzz_body};
+pub use response::{
+    CONTINUE, LAST_CHUNK, Response, chunk_header, chunk_payload_bytes, switching_protocols,
+};
 
-/// Most header lines of a request.
-pub const HEADERS: usize = 64;
+/// Most header lines of a request that can be had, whatever the limit is.
+pub const HEADERS_MAX: usize = 128;
 
-/// Longest target of a request, in bytes.
-pub const TARGET_BYTES: usize = 2048;
+/// What a head may be at most, beside its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadBounds {
+    /// Header lines, at most [`HEADERS_MAX`].
+    pub headers: usize,
+    /// Bytes of the target.
+    pub target_bytes: usize,
+}
 
 /// Where the head of a request ends: behind its empty line. `scanned` bytes were looked at before,
 /// without success, and are not looked at again.
@@ -44,21 +54,32 @@ pub enum HttpError {
     TransferEncoding,
     /// A version other than 1.0 and 1.1, or something else in its place.
     Version,
-    /// More than [`HEADERS`] header lines.
+    /// More header lines than [`HeadBounds::headers`].
     TooManyHeaders,
     /// A head longer than the limit. For the caller, who knows the limit and keeps the head until
     /// it is complete.
     HeadTooLarge,
-    /// A target over [`TARGET_BYTES`].
+    /// A target over [`HeadBounds::target_bytes`].
     TargetTooLong,
+    /// A body longer than the limit, declared or come.
+    BodyTooLarge,
+    /// A body in chunks that are none.
+    Chunks,
+    /// An `Expect` of something other than `100-continue`.
+    Expectation,
 }
 
 impl HttpError {
     /// The status to answer with.
     pub const fn status(&self) -> u16 {
         match self {
-            HttpError::Malformed | HttpError::Host | HttpError::ContentLength => 400,
+            HttpError::Malformed
+            | HttpError::Host
+            | HttpError::ContentLength
+            | HttpError::Chunks => 400,
+            HttpError::BodyTooLarge => 413,
             HttpError::TargetTooLong => 414,
+            HttpError::Expectation => 417,
             HttpError::TooManyHeaders | HttpError::HeadTooLarge => 431,
             HttpError::TransferEncoding => 501,
             HttpError::Version => 505,
@@ -82,11 +103,23 @@ impl fmt::Display for HttpError {
             HttpError::TooManyHeaders => "too many headers",
             HttpError::HeadTooLarge => "request head too large",
             HttpError::TargetTooLong => "request target too long",
+            HttpError::BodyTooLarge => "request body too large",
+            HttpError::Chunks => "malformed chunk",
+            HttpError::Expectation => "unknown expectation",
         })
     }
 }
 
 impl std::error::Error for HttpError {}
+
+impl From<BodyError> for HttpError {
+    fn from(error: BodyError) -> HttpError {
+        match error {
+            BodyError::Chunks => HttpError::Chunks,
+            BodyError::TooLarge => HttpError::BodyTooLarge,
+        }
+    }
+}
 
 impl From<httparse::Error> for HttpError {
     fn from(error: httparse::Error) -> HttpError {
@@ -114,13 +147,13 @@ pub enum Content {
 pub struct Head<'a> {
     /// The method, as sent; methods are case-sensitive.
     pub method: &'a str,
-    /// The target, as sent: printable ASCII, at most [`TARGET_BYTES`].
+    /// The target, as sent: printable ASCII, at most [`HeadBounds::target_bytes`].
     pub target: &'a str,
     /// 0 for HTTP/1.0, 1 for HTTP/1.1.
     pub minor_version: u8,
     /// What follows.
     pub content: Content,
-    headers: [Header<'a>; HEADERS],
+    headers: [Header<'a>; HEADERS_MAX],
     header_count: usize,
 }
 
@@ -128,6 +161,12 @@ impl<'a> Head<'a> {
     /// The first header of that name (in any case); `None` too if its value is not UTF-8.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         self.values(name).next().and_then(|value| str::from_utf8(value).ok())
+    }
+
+    /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110, 10.1.1).
+    /// A client of HTTP/1.0 cannot mean it.
+    pub fn expects_continue(&self) -> bool {
+        self.minor_version > 0 && self.list_has("expect", "100-continue")
     }
 
     /// The header of that name if it stands there once, with a value that is UTF-8.
@@ -198,13 +237,17 @@ impl<'a> Head<'a> {
 ///
 /// # Errors
 /// [`HttpError`].
-pub fn parse_head(input: &[u8]) -> Result<Head<'_>, HttpError> {
-    let is_bare = |(at, byte): (usize, &u8)| *byte == b'\n' && (at == 0 || input[at - 1] != b'\r');
+pub fn parse_head<'a>(input: &'a [u8], bounds: &HeadBounds) -> Result<Head<'a>, HttpError> {
+    let is_bare = |(at, byte): (usize, &u8)| match byte {
+        b'\n' => at == 0 || input[at - 1] != b'\r',
+        b'\r' => input.get(at + 1) != Some(&b'\n'),
+        _ => false,
+    };
     if input.iter().enumerate().any(is_bare) {
         return Err(HttpError::Malformed);
     }
-    let mut headers = [EMPTY_HEADER; HEADERS];
-    let mut request = Request::new(&mut headers);
+    let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+    let mut request = Request::new(&mut headers[..bounds.headers.min(HEADERS_MAX)]);
     if request.parse(input)? != httparse::Status::Complete(input.len()) {
         return Err(HttpError::Malformed);
     }
@@ -216,16 +259,20 @@ pub fn parse_head(input: &[u8]) -> Result<Head<'_>, HttpError> {
     let header_count = request.headers.len();
     let content = Content::None;
     let mut head = Head { method, target, minor_version, content, headers, header_count };
+    if target.len() > bounds.target_bytes {
+        return Err(HttpError::TargetTooLong);
+    }
     check_target(target)?;
     check_host(&head)?;
     head.content = content_of(&head)?;
+    let is_continue = |what: &[u8]| what.eq_ignore_ascii_case(b"100-continue");
+    if minor_version > 0 && !head.tokens("expect").all(is_continue) {
+        return Err(HttpError::Expectation);
+    }
     Ok(head)
 }
 
 fn check_target(target: &str) -> Result<(), HttpError> {
-    if target.len() > TARGET_BYTES {
-        return Err(HttpError::TargetTooLong);
-    }
     let is_absolute = target.split_once("://").is_some_and(|(scheme, _)| {
         !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphabetic())
     });
@@ -357,7 +404,8 @@ pub fn fuzz_head(data: &[u8]) {
     assert_eq!(stepwise, end);
     let Some(end) = end else { return };
     let input = &input[..end];
-    let Ok(head) = parse_head(input) else { return };
+    let bounds = HeadBounds { headers: 64, target_bytes: 2048 };
+    let Ok(head) = parse_head(input, &bounds) else { return };
     let range = input.as_ptr_range();
     let check = |part: &[u8]| {
         let part = part.as_ptr_range();

@@ -14,11 +14,17 @@ use serde_json::{Deserializer, from_str};
 
 use super::http::{Head, Response};
 
+mod envelope;
 #[cfg(test)]
 mod tests;
 
+pub use envelope::{CallbackError, Envelope, form_field, iframe_page, jsonp_into, parse_callback};
+
 /// The path that everything is under.
 pub const PREFIX: &str = "/socket";
+
+/// Name of the script of the iframe page, under the prefix.
+pub const IFRAME_SCRIPT: &str = "iframe.js";
 
 /// Body of the answer to [`Route::Greeting`].
 pub const GREETING: &str = "Welcome to SockJS!\n";
@@ -28,6 +34,12 @@ pub const NOT_FOUND: &str = "404 Error: Page not found\n";
 
 /// The frame that opens a session.
 pub const OPEN: &str = "o";
+
+/// The frame that shows that somebody is there, on transports over HTTP.
+pub const HEARTBEAT: &str = "h";
+
+/// What a receiver is told for whose session another one is there.
+pub const STILL_OPEN: (u16, &str) = (2010, "Another connection still open");
 
 /// One year, in seconds: for what a client may cache.
 const YEAR: &str = "31536000";
@@ -45,6 +57,8 @@ pub enum Route<'a> {
     Info,
     /// The page for transports inside an iframe.
     Iframe,
+    /// The script that this page loads, unless it is told to load another.
+    IframeScript,
     /// A test of old clients for chunked answers.
     ChunkingTest,
     /// A WebSocket without SockJS.
@@ -133,6 +147,7 @@ fn route_of_page(page: &str) -> Route<'static> {
     match page {
         "info" => Route::Info,
         "websocket" => Route::RawWebSocket,
+        IFRAME_SCRIPT => Route::IframeScript,
         "chunking_test" => Route::ChunkingTest,
         _ => {
             let version = page.strip_prefix("iframe").and_then(|page| page.strip_suffix(".html"));
@@ -268,6 +283,39 @@ pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
         None => "",
     };
     Ok(Messages { rest })
+}
+
+/// Why nothing was sent with the body of an `xhr_send` or `jsonp_send`; the text is the answer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// There is no body, or it is no array.
+    Payload,
+    /// It is not JSON.
+    Broken,
+}
+
+impl SendError {
+    /// The body of the answer, 500.
+    pub const fn text(self) -> &'static str {
+        match self {
+            SendError::Payload => "Payload expected.",
+            SendError::Broken => "Broken JSON encoding.",
+        }
+    }
+}
+
+/// The messages in the body of a request: a JSON array of strings. What is no string in it is lost
+/// without a word.
+///
+/// # Errors
+/// [`SendError`].
+pub fn parse_body(body: &[u8]) -> Result<Messages<'_>, SendError> {
+    if body.is_empty() {
+        return Err(SendError::Payload);
+    }
+    let text = str::from_utf8(body).map_err(|_| SendError::Broken)?;
+    let messages = parse_messages(text).map_err(|Broken| SendError::Broken)?;
+    if text.trim_ascii_start().starts_with('[') { Ok(messages) } else { Err(SendError::Payload) }
 }
 
 impl<'a> Iterator for Messages<'a> {

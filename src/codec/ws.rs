@@ -22,8 +22,8 @@ mod fuzz;
 mod tests;
 
 pub use encode::{
-    HEADER_BYTES, close_frame, encode_into, encode_masked_into, header, ping_frame, pong_frame,
-    text_frame, text_frame_with,
+    HEADER_BYTES, binary_frame, close_frame, encode_into, encode_masked_into, header, ping_frame,
+    pong_frame, text_frame, text_frame_with,
 };
 pub use fuzz::fuzz_reader;
 

@@ -68,6 +68,7 @@ impl<J: Journal> World<J> {
             limits: limits.clone(),
             server_key: super::grammar::SERVER_KEY.into(),
             demo: None,
+            sockjs: Default::default(),
             now,
         };
         World {

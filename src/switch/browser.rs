@@ -1,30 +1,28 @@
-//! Browsers over WebSocket, raw or in SockJS framing (protocol parts 6 to 9): frames in, events
-//! carried out strictly one after the other, so that a `subscribe` right behind `auth` works every
-//! time.
+//! Browsers (protocol parts 7 to 9): what their messages mean, over whatever transport they come.
+//! Events are carried out strictly one after the other, so that a `subscribe` right behind `auth`
+//! works every time. The web door calls it.
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
-
-use super::{Link, Switch};
-use crate::codec::ws::{self, Bounds, Event, Side};
-use crate::codec::{json, jwt, sockjs};
-use crate::edge::{ConnId, Net};
-use crate::hub::{Denied, PeerId};
-use crate::journal::Journal;
+use super::page::Demo;
+use crate::codec::http::{Head, Response};
+use crate::codec::ws::Bounds;
+use crate::codec::{json, jwt};
+use crate::edge::Net;
+use crate::hub::{Denied, Hub, PeerId};
 use crate::limits::Limits;
-use crate::publication::{Form, Publication, message_frame};
+use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use crate::uuid::Uuid;
+use crate::web::{Application, Message, Outlet, Parting, SessionId};
 
 /// Longest `clb` that is given back, in bytes: a counter or a short string.
 const CLB_BYTES: usize = 64;
 
-/// A connection that speaks WebSocket.
+const OK: &str = "{\"ok\":true}";
+
+/// What is known of a browser, beside how it is reached.
 #[derive(Debug)]
 pub(super) struct Browser {
-    reader: ws::Reader,
-    pub form: Form,
     /// Who it proved to be.
     pub peer: Option<PeerId>,
     /// Its id, from the first auth on.
@@ -33,186 +31,100 @@ pub(super) struct Browser {
     expires: Option<UnixMillis>,
     /// It must have authenticated by then.
     auth_by: Millis,
-    /// The next ping, or the end of the wait for an answer.
-    beat_at: Millis,
-    /// A ping is out, and nothing has come since.
-    awaits_answer: bool,
-    /// It is not read until its answers have gone out.
-    is_held: bool,
-    /// What was queued at the last beat, while held.
-    queued_at_beat: usize,
-    /// Messages of a SockJS array that wait behind those answers; at most as long as one WebSocket
-    /// message.
-    #[allow(clippy::box_collection)] // one word, because it is hardly ever there
-    pending: Option<Box<VecDeque<String>>>,
 }
 
-impl Browser {
-    pub fn new(form: Form, now: Millis, limits: &Limits) -> Browser {
-        Browser {
-            reader: ws::Reader::new(Side::Server),
-            form,
-            peer: None,
-            cid: None,
-            expires: None,
-            auth_by: now.plus(limits.auth_ms as u64),
-            beat_at: now.plus(limits.heartbeat_ms as u64),
-            awaits_answer: false,
-            is_held: false,
-            queued_at_beat: 0,
-            pending: None,
-        }
-    }
-
-    /// When it must be looked at next.
-    pub fn deadline(&self, now: Now) -> Millis {
-        let auth = self.peer.is_none().then_some(self.auth_by);
-        let end = self.expires.map(|end| now.mono.plus(end.0.saturating_sub(now.unix.0)));
-        [auth, end].into_iter().flatten().fold(self.beat_at, Millis::min)
-    }
-
-    /// What it asked for and has not taken is no reason to cut it, but one to hear no more
-    /// requests: TCP holds it back.
-    fn hold(&mut self, net: &mut impl Net, conn: ConnId) {
-        self.is_held = true;
-        net.pause(conn);
-    }
-
-    fn send(&self, net: &mut impl Net, conn: ConnId, message: &str) {
-        net.send(conn, message_frame(self.form, message));
-    }
-
-    /// `{"event":"callBackAnswer","clb":N,"data":X}` for those who asked for an answer.
-    fn answer(&self, net: &mut impl Net, conn: ConnId, clb: Option<&str>, data: &str) {
-        if let Some(clb) = clb {
-            let message = format!("{{\"event\":\"callBackAnswer\",\"clb\":{clb},\"data\":{data}}}");
-            self.send(net, conn, &message);
-        }
-    }
-
-    fn refuse(&self, net: &mut impl Net, conn: ConnId, clb: Option<&str>, reason: &str) {
-        self.answer(net, conn, clb, &format!("{{\"ok\":false,\"reason\":\"{reason}\"}}"));
-    }
+/// The part of the switch that browsers speak with.
+#[derive(Debug)]
+pub(super) struct Site<'a> {
+    pub hub: &'a mut Hub,
+    /// How a peer of the hub is reached.
+    pub links: &'a mut Vec<SessionId>,
+    pub limits: &'a Limits,
+    pub demo: Option<&'a Demo>,
+    /// Date at the zero of the monotonic clock.
+    pub epoch: u64,
 }
 
-const OK: &str = "{\"ok\":true}";
+impl Application for Site<'_> {
+    type Peer = Browser;
 
-impl<J: Journal> Switch<J> {
-    pub(super) fn browser_received(
-        &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
-        browser: &mut Browser,
-        input: &mut [u8],
-    ) -> Result<usize, CloseReason> {
-        if browser.awaits_answer {
-            // Any byte shows that somebody is there.
-            browser.awaits_answer = false;
-            browser.beat_at = net.now().mono.plus(self.limits.heartbeat_ms as u64);
-            net.deadline(conn, Some(browser.deadline(net.now())));
-        }
-        // Out of the browser meanwhile, because a message may lie in the reader.
-        let mut reader = std::mem::replace(&mut browser.reader, ws::Reader::new(Side::Server));
-        let used = self.frames(net, conn, browser, &mut reader, input);
-        browser.reader = reader;
-        used
+    fn opened(&mut self, outlet: &mut Outlet<'_, impl Net>, _: usize) -> Result<Browser, Parting> {
+        let auth_by = outlet.now().mono.plus(self.limits.auth_ms as u64);
+        Ok(Browser { peer: None, cid: None, expires: None, auth_by })
     }
 
-    fn frames(
-        &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
-        browser: &mut Browser,
-        reader: &mut ws::Reader,
-        input: &mut [u8],
-    ) -> Result<usize, CloseReason> {
-        let mut used = 0;
-        loop {
-            if net.queued(conn) >= self.limits.answers_pause_bytes {
-                browser.hold(net, conn);
-                return Ok(used);
-            }
-            let message_bytes = match browser.peer {
-                Some(_) => self.limits.message_bytes,
-                None => self.limits.message_unauthenticated_bytes,
-            };
-            let bounds = Bounds { message_bytes, fragments: self.limits.message_fragments };
-            let step =
-                reader.read(&mut input[used..], &bounds).map_err(|e| match e.close_code() {
-                    1007 => CloseReason::WsUtf8,
-                    1009 => CloseReason::WsTooLarge,
-                    _ => CloseReason::WsProtocol,
-                })?;
-            used += step.consumed;
-            match step.event {
-                None => return Ok(used),
-                Some(Event::Text(text)) => self.message(net, conn, browser, text)?,
-                Some(Event::Binary(bytes)) => {
-                    let text = std::str::from_utf8(bytes).map_err(|_| CloseReason::WsUtf8)?;
-                    self.message(net, conn, browser, text)?;
-                }
-                Some(Event::Ping(payload)) => net.send(conn, ws::pong_frame(payload)),
-                Some(Event::Pong(_)) => {}
-                Some(Event::Close(said)) => {
-                    let (code, reason) = said.unwrap_or((1000, ""));
-                    net.send(conn, ws::close_frame(code, reason));
-                    net.close(conn, CloseReason::PeerClosed);
-                    return Ok(used);
-                }
-            }
-        }
-    }
-
-    /// One WebSocket message: one event, or on SockJS any number of them.
     fn message(
         &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
+        outlet: &mut Outlet<'_, impl Net>,
         browser: &mut Browser,
-        text: &str,
-    ) -> Result<(), CloseReason> {
-        if browser.form == Form::Raw {
-            return self.event(net, conn, browser, text);
-        }
-        let mut messages = sockjs::parse_messages(text).map_err(|_| CloseReason::BrokenFraming)?;
-        while let Some(message) = messages.next() {
-            self.event(net, conn, browser, &message)?;
-            if net.queued(conn) >= self.limits.answers_pause_bytes {
-                let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
-                browser.pending = (!rest.is_empty()).then(|| Box::new(rest));
-                browser.hold(net, conn);
-                return Ok(());
+        message: Message<'_>,
+    ) -> Result<(), Parting> {
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Binary(bytes) => {
+                str::from_utf8(bytes).map_err(|_| Parting::from(CloseReason::WsUtf8))?
             }
+        };
+        self.event(outlet, browser, text).map_err(Parting::from)
+    }
+
+    fn bounds(&self, browser: &Browser) -> Bounds {
+        let message_bytes = match browser.peer {
+            Some(_) => self.limits.message_bytes,
+            None => self.limits.message_unauthenticated_bytes,
+        };
+        Bounds { message_bytes, fragments: self.limits.message_fragments }
+    }
+
+    fn deadline(&self, browser: &Browser, now: Now) -> Option<Millis> {
+        let auth = browser.peer.is_none().then_some(browser.auth_by);
+        let end = browser.expires.map(|end| now.mono.plus(end.0.saturating_sub(now.unix.0)));
+        [auth, end].into_iter().flatten().min()
+    }
+
+    fn timed_out(&mut self, browser: &mut Browser, now: Now) -> Result<(), Parting> {
+        if browser.expires.is_some_and(|end| end <= now.unix) {
+            return Err(CloseReason::TokenExpired.into());
+        }
+        if browser.peer.is_none() && browser.auth_by <= now.mono {
+            return Err(CloseReason::AuthTimeout.into());
         }
         Ok(())
     }
 
-    /// All that was queued for it has gone to the kernel: it is heard again.
-    pub(super) fn browser_drained(
-        &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
-        browser: &mut Browser,
-    ) -> Result<(), CloseReason> {
-        while let Some(message) = browser.pending.as_mut().and_then(|rest| rest.pop_front()) {
-            self.event(net, conn, browser, &message)?;
-            if net.queued(conn) >= self.limits.answers_pause_bytes {
-                return Ok(());
-            }
+    fn closed(&mut self, browser: Browser) {
+        if let Some(peer) = browser.peer {
+            self.hub.disconnect(peer);
         }
-        browser.pending = None;
-        if std::mem::take(&mut browser.is_held) {
-            net.resume(conn);
-        }
-        Ok(())
+    }
+
+    fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response {
+        self.answer_demo(net, head)
+    }
+}
+
+/// `{"event":"callBackAnswer","clb":N,"data":X}` for those who asked for an answer.
+fn answer(outlet: &mut Outlet<'_, impl Net>, clb: Option<&str>, data: &str) {
+    if let Some(clb) = clb {
+        outlet.send(&format!("{{\"event\":\"callBackAnswer\",\"clb\":{clb},\"data\":{data}}}"));
+    }
+}
+
+fn refuse(outlet: &mut Outlet<'_, impl Net>, clb: Option<&str>, reason: &str) {
+    answer(outlet, clb, &format!("{{\"ok\":false,\"reason\":\"{reason}\"}}"));
+}
+
+impl Site<'_> {
+    /// The time on the scale of entries and states.
+    pub fn at(&self, now: Now) -> UnixMillis {
+        UnixMillis(self.epoch.saturating_add(now.mono.0))
     }
 
     /// What is no event, and events that nobody knows, are passed over in silence: clients in the
     /// field send them.
     fn event(
         &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
+        outlet: &mut Outlet<'_, impl Net>,
         browser: &mut Browser,
         text: &str,
     ) -> Result<(), CloseReason> {
@@ -222,21 +134,21 @@ impl<J: Journal> Switch<J> {
         let is_id = |raw: &&str| raw.starts_with(['"', '-']) || raw.as_bytes()[0].is_ascii_digit();
         let clb = clb.filter(|raw| raw.len() <= CLB_BYTES).filter(is_id);
         if event == "ping" {
-            browser.answer(net, conn, clb, OK);
+            answer(outlet, clb, OK);
             return Ok(());
         }
         let data = data.filter(|data| json::is_truthy(data));
         match (&*event, data) {
-            ("auth", Some(data)) => self.auth(net, conn, browser, data)?,
-            ("subscribe", Some(data)) => self.subscribe(net, conn, browser, data, clb),
+            ("auth", Some(data)) => self.auth(outlet, browser, data)?,
+            ("subscribe", Some(data)) => self.subscribe(outlet, browser, data, clb),
             ("unsubscribe", Some(data)) => {
                 if let (Some(peer), Some(channel)) = (browser.peer, json::text(data)) {
                     self.hub.unsubscribe(peer, &channel);
                 }
-                browser.answer(net, conn, clb, OK);
+                answer(outlet, clb, OK);
             }
             ("subscribe" | "unsubscribe", None) => {
-                browser.refuse(net, conn, clb, "channel has no name");
+                refuse(outlet, clb, "channel has no name");
             }
             _ => {}
         }
@@ -246,8 +158,7 @@ impl<J: Journal> Switch<J> {
     /// Who are you? The checks in the order of protocol part 7.
     fn auth(
         &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
+        outlet: &mut Outlet<'_, impl Net>,
         browser: &mut Browser,
         data: &str,
     ) -> Result<(), CloseReason> {
@@ -257,7 +168,7 @@ impl<J: Journal> Switch<J> {
         let ns = json::text(name).and_then(|name| self.hub.namespace(&name));
         let ns = ns.ok_or(CloseReason::UnknownNamespace)?;
         let token = json::string(token).ok_or(CloseReason::InvalidToken)?;
-        let now = net.now();
+        let now = outlet.now();
         let keys: Vec<&str> = self.hub.keys(ns, self.at(now)).collect();
         let claims = jwt::verify(&token, &keys, now.unix.seconds());
         let claims = claims.map_err(|_| CloseReason::InvalidToken)?;
@@ -266,7 +177,7 @@ impl<J: Journal> Switch<J> {
         }
         let cid = *browser.cid.get_or_insert_with(|| {
             let mut bytes = [0; 16];
-            net.random(&mut bytes);
+            outlet.random(&mut bytes);
             Uuid::from_random(bytes)
         });
         let is_same = browser.peer.and_then(|peer| self.hub.identity(peer))
@@ -277,97 +188,59 @@ impl<J: Journal> Switch<J> {
                 self.hub.disconnect(former);
             }
             let peer = self.hub.connect(ns, &claims.user, cid).ok_or(CloseReason::UserFull)?;
-            self.link(peer, Link { conn, form: browser.form });
+            self.link(peer, outlet.session());
             browser.peer = Some(peer);
         }
         browser.expires = claims.expires.map(|end| UnixMillis(end.saturating_mul(1000)));
-        net.deadline(conn, Some(browser.deadline(now)));
+        outlet.reschedule();
         let left = claims.expires.map_or(String::new(), |end| {
             // Whole seconds that are certain to be left.
             format!(",\"expiresIn\":{}", end.saturating_mul(1000).saturating_sub(now.unix.0) / 1000)
         });
-        let message = format!("{{\"event\":\"auth ok\",\"data\":{{\"cid\":\"{cid}\"{left}}}}}");
-        browser.send(net, conn, &message);
+        outlet.send(&format!("{{\"event\":\"auth ok\",\"data\":{{\"cid\":\"{cid}\"{left}}}}}"));
         Ok(())
     }
 
-    fn link(&mut self, peer: PeerId, link: Link) {
+    fn link(&mut self, peer: PeerId, session: SessionId) {
         if self.links.len() <= peer.index() {
-            self.links.resize(peer.index() + 1, link);
+            self.links.resize(peer.index() + 1, session);
         }
-        self.links[peer.index()] = link;
+        self.links[peer.index()] = session;
     }
 
     /// Joins a channel and sends its state. Old clients learn nothing else; those that gave a
     /// `clb` are told whether it worked, and why not.
     fn subscribe(
         &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
+        outlet: &mut Outlet<'_, impl Net>,
         browser: &Browser,
         data: &str,
         clb: Option<&str>,
     ) {
-        let refuse = |net: &mut _, reason: &str| browser.refuse(net, conn, clb, reason);
-        let Some(peer) = browser.peer else { return refuse(net, "need auth") };
+        let Some(peer) = browser.peer else { return refuse(outlet, clb, "need auth") };
         let max = self.limits.name_bytes;
         let channel = match json::text(data) {
             Some(channel) if channel.len() > max => {
-                return refuse(net, &format!("channel name is too long, at most {max} bytes"));
+                let reason = format!("channel name is too long, at most {max} bytes");
+                return refuse(outlet, clb, &reason);
             }
             Some(channel) => channel,
-            None => return refuse(net, "channel is not a string"),
+            None => return refuse(outlet, clb, "channel is not a string"),
         };
-        let at = self.at(net.now());
+        let at = self.at(outlet.now());
         match self.hub.subscribe(peer, &channel, at) {
             Ok(state) => {
-                browser.answer(net, conn, clb, OK);
+                answer(outlet, clb, OK);
                 if let Some(state) = state {
-                    let publication = Publication::new(&channel, &state);
-                    net.send(conn, publication.frame(browser.form).clone());
+                    outlet.send_publication(&Publication::new(&channel, &state));
                 }
             }
-            Err(Denied::NoGrant) => refuse(net, "no grant"),
+            Err(Denied::NoGrant) => refuse(outlet, clb, "no grant"),
             Err(Denied::TooManyChannels(max)) => {
-                refuse(net, &format!("too many channels, at most {max}"));
+                refuse(outlet, clb, &format!("too many channels, at most {max}"));
             }
-            Err(Denied::Gone) => refuse(net, "need auth"),
+            Err(Denied::Gone) => refuse(outlet, clb, "need auth"),
         }
-    }
-
-    /// A deadline of a browser has come; returns the reason if it is the end.
-    pub(super) fn browser_timed_out(
-        &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
-        browser: &mut Browser,
-    ) -> Option<CloseReason> {
-        let now = net.now();
-        if browser.expires.is_some_and(|end| end <= now.unix) {
-            return Some(CloseReason::TokenExpired);
-        }
-        if browser.peer.is_none() && browser.auth_by <= now.mono {
-            return Some(CloseReason::AuthTimeout);
-        }
-        if browser.beat_at <= now.mono {
-            let queued = net.queued(conn);
-            if browser.is_held {
-                // It is not read, so its pongs are not heard: what it takes shows that it lives.
-                if queued == browser.queued_at_beat {
-                    return Some(CloseReason::NoHeartbeat);
-                }
-                browser.queued_at_beat = queued;
-                browser.beat_at = now.mono.plus(self.limits.heartbeat_ms as u64);
-            } else if browser.awaits_answer {
-                return Some(CloseReason::NoHeartbeat);
-            } else {
-                net.send(conn, ws::ping_frame(b""));
-                browser.awaits_answer = true;
-                browser.beat_at = now.mono.plus(self.limits.heartbeat_answer_ms as u64);
-            }
-        }
-        net.deadline(conn, Some(browser.deadline(now)));
-        None
     }
 }
 
@@ -377,6 +250,6 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_browser_stays_small() {
-        assert!(size_of::<Browser>() <= 144, "{}", size_of::<Browser>());
+        assert!(size_of::<Browser>() <= 72, "{}", size_of::<Browser>());
     }
 }

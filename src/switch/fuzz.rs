@@ -264,6 +264,7 @@ impl<J: Journal> World<J> {
             limits: limits(),
             server_key: "server".to_owned(),
             demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
+            sockjs: Default::default(),
             now: net.now(),
         };
         let mut switch = Switch::new(settings, journal);

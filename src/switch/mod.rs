@@ -2,35 +2,34 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends, `web` for HTTP before an upgrade, `browser` for what
-//! speaks WebSocket. This file has what is between the roles: the order of changes, delivery, and
-//! the end of connections.
+//! One file per role: `control` for back ends, `browser` for what browsers say, whose connections
+//! and sessions are the web door's ([`Web`]), `page` for the page to try it all. This file has what
+//! is between the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod command;
 mod control;
 mod fuzz;
-mod web;
+mod page;
 
 use hashbrown::HashMap;
 
-use crate::codec::ws;
+use crate::codec::sockjs;
 use crate::edge::{ConnId, Door, Handler, Net};
-use crate::frame::Frame;
 use crate::hub::{Change, Entry, Hub, Outbox, Outcome, PeerId, Refusal};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
-use crate::publication::{Form, Publication};
+use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
-use browser::Browser;
+use crate::web::{Service, SessionId, Web};
+use browser::{Browser, Site};
 use control::Controller;
-use web::Http;
 
 #[doc(hidden)]
 pub use fuzz::{fuzz_browser, fuzz_commands};
-pub use web::Demo;
+pub use page::Demo;
 
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
@@ -44,8 +43,29 @@ pub struct Settings {
     pub server_key: String,
     /// The page to try the server with, if it is to be served.
     pub demo: Option<Demo>,
+    /// How browsers are served.
+    pub sockjs: SockJs,
     /// The time at the start.
     pub now: Now,
+}
+
+/// What of SockJS can be switched, and how it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SockJs {
+    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
+    pub cookie: bool,
+    /// Whether `jsonp` is served: scripts of other sites then run in the page.
+    pub jsonp: bool,
+    /// Whether `htmlfile` is served.
+    pub htmlfile: bool,
+    /// The script that the iframe page loads, if it is not the server's own.
+    pub script: Option<String>,
+}
+
+impl Default for SockJs {
+    fn default() -> SockJs {
+        SockJs { cookie: false, jsonp: true, htmlfile: true, script: None }
+    }
 }
 
 /// What a connection is.
@@ -55,8 +75,8 @@ enum Role {
     #[default]
     None,
     Controller(Box<Controller>),
-    Http(Http),
-    Browser(Browser),
+    /// A browser's: the web door knows the rest.
+    Web,
 }
 
 /// A connection and what it is.
@@ -64,13 +84,6 @@ enum Role {
 struct Seat {
     conn: ConnId,
     role: Role,
-}
-
-/// How a peer of the hub is reached.
-#[derive(Clone, Copy, Debug)]
-struct Link {
-    conn: ConnId,
-    form: Form,
 }
 
 /// The connections, the hub, and the way between them.
@@ -83,14 +96,16 @@ pub struct Switch<J> {
     journal: J,
     /// By the slot of the connection.
     seats: Vec<Seat>,
-    /// By the slot of the peer; meaningful while the peer lives.
-    links: Vec<Link>,
+    /// All browsers.
+    web: Web<Browser>,
+    /// The session of each peer, by its slot; meaningful while the peer lives.
+    links: Vec<SessionId>,
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, ConnId>,
     /// Controllers with replies that wait until something is durable.
     owing: Vec<ConnId>,
     /// Peers to be let go once the hub has finished speaking.
-    leaving: Vec<(ConnId, CloseReason)>,
+    leaving: Vec<(SessionId, CloseReason)>,
     metrics: Metrics,
     /// Date at the zero of the monotonic clock, as it was at the start: states live by the
     /// monotonic clock, whatever happens to the date.
@@ -103,10 +118,11 @@ pub struct Switch<J> {
 impl<J: Journal> Switch<J> {
     /// A switch over an empty hub.
     pub fn new(settings: Settings, journal: J) -> Switch<J> {
-        let Settings { limits, server_key, demo, now } = settings;
+        let Settings { limits, server_key, demo, sockjs, now } = settings;
         let epoch = now.unix.0.saturating_sub(now.mono.0);
         Switch {
             hub: Hub::new(limits.clone(), UnixMillis(epoch + now.mono.0)),
+            web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now),
             limits,
             server_key,
             demo,
@@ -166,6 +182,7 @@ impl<J: Journal> Switch<J> {
         self.metrics.publications += u64::from(matches!(entry.change, Change::Emit { .. }));
         let mut delivery = Delivery {
             net,
+            web: &mut self.web,
             links: &self.links,
             leaving: &mut self.leaving,
             backlog_max: self.limits.backlog_bytes,
@@ -173,22 +190,23 @@ impl<J: Journal> Switch<J> {
         };
         let outcome = self.hub.apply(entry, &mut delivery);
         self.metrics.deliveries += delivery.count;
-        for (conn, reason) in std::mem::take(&mut self.leaving) {
-            self.dismiss(net, conn, reason);
+        for (session, reason) in std::mem::take(&mut self.leaving) {
+            let (web, mut site) = self.split();
+            web.dismiss(net, &mut site, session, reason.into());
         }
         outcome
     }
 
-    /// Lets a browser go: it is told why, and hears nothing more.
-    fn dismiss(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
-        if let Role::Browser(browser) = self.role(conn) {
-            let (form, peer) = (browser.form, browser.peer.take());
-            farewell(net, conn, form, reason);
-            if let Some(peer) = peer {
-                self.hub.disconnect(peer);
-            }
-        }
-        net.close(conn, reason);
+    /// The web door, and what stands behind it.
+    fn split(&mut self) -> (&mut Web<Browser>, Site<'_>) {
+        let site = Site {
+            hub: &mut self.hub,
+            links: &mut self.links,
+            limits: &self.limits,
+            demo: self.demo.as_ref(),
+            epoch: self.epoch,
+        };
+        (&mut self.web, site)
     }
 
     fn handle(&mut self, net: &mut impl Net, event: Event) {
@@ -224,10 +242,10 @@ impl<J: Journal> Switch<J> {
     /// If anything does not hold.
     pub fn check_invariants(&self) {
         self.hub.check_invariants();
-        let peers = self.seats.iter().filter(|seat| {
-            matches!(&seat.role, Role::Browser(browser)
-                if browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some()))
-        });
+        self.web.check_invariants();
+        let is_known =
+            |browser: &&Browser| browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some());
+        let peers = self.web.peers().filter(is_known);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
         for (ticket, conn) in &self.waiting {
             let role = self.seats.get(conn.index()).map(|seat| &seat.role);
@@ -236,44 +254,37 @@ impl<J: Journal> Switch<J> {
     }
 }
 
-/// Tells a browser why it is let go (protocol parts 6 and 7): on SockJS in a `c[…]` frame, followed
-/// by an ordinary close, otherwise in the close frame itself.
-fn farewell(net: &mut impl Net, conn: ConnId, form: Form, reason: CloseReason) {
-    let Some((code, text)) = reason.told() else { return };
-    use CloseReason::{BrokenFraming, WsProtocol, WsTooLarge, WsUtf8};
-    let is_transport = matches!(reason, BrokenFraming | WsProtocol | WsUtf8 | WsTooLarge);
-    match form {
-        Form::SockJs if !is_transport => {
-            let last = crate::codec::sockjs::close_text(code, text);
-            net.send(conn, ws::text_frame(last.as_bytes()));
-            net.send(conn, ws::close_frame(1000, "Normal closure"));
-        }
-        _ => net.send(conn, ws::close_frame(code, text)),
-    }
+/// The one place where SockJS is served.
+fn service(options: SockJs, limits: &Limits) -> Service {
+    let service = Service::new(sockjs::PREFIX, limits);
+    let SockJs { cookie, jsonp, htmlfile, script } = options;
+    let script = script.unwrap_or(service.script);
+    Service { cookie, jsonp, htmlfile, script, ..service }
 }
 
 /// The outbox of one entry.
 struct Delivery<'a, N> {
     net: &'a mut N,
-    links: &'a [Link],
-    leaving: &'a mut Vec<(ConnId, CloseReason)>,
+    web: &'a mut Web<Browser>,
+    links: &'a [SessionId],
+    leaving: &'a mut Vec<(SessionId, CloseReason)>,
     backlog_max: usize,
     count: u64,
 }
 
 impl<N: Net> Outbox for Delivery<'_, N> {
     fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
-        let Link { conn, form } = self.links[peer.index()];
+        let session = self.links[peer.index()];
         self.count += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
         // sent counts against it, however large it is, nor what it asked for itself.
-        if self.net.publish(conn, Frame::clone(publication.frame(form))) > self.backlog_max {
-            self.leaving.push((conn, CloseReason::SlowConsumer));
+        if self.web.publish(self.net, session, publication) > self.backlog_max {
+            self.leaving.push((session, CloseReason::SlowConsumer));
         }
     }
 
     fn close(&mut self, peer: PeerId, reason: CloseReason) {
-        self.leaving.push((self.links[peer.index()].conn, reason));
+        self.leaving.push((self.links[peer.index()], reason));
     }
 }
 
@@ -291,8 +302,8 @@ impl<J: Journal> Handler for Switch<J> {
                 Role::Controller(Box::default())
             }
             Door::Web => {
-                net.deadline(conn, Some(net.now().mono.plus(self.limits.http_head_ms as u64)));
-                Role::Http(Http::default())
+                self.web.opened(net, conn);
+                Role::Web
             }
         };
         let vacant = || Seat { conn, role: Role::None };
@@ -315,26 +326,10 @@ impl<J: Journal> Handler for Switch<J> {
                 *self.role(conn) = Role::Controller(controller);
                 used
             }
-            Role::Http(http) => {
-                let (role, used) = self.http_received(net, conn, http, input)?;
-                let is_upgraded = matches!(role, Role::Browser(_));
-                *self.role(conn) = role;
-                if is_upgraded && used < input.len() {
-                    // The first message may ride in the same segment as the request.
-                    return Ok(used + self.received(net, conn, &mut input[used..])?);
-                }
-                Ok(used)
-            }
-            Role::Browser(mut browser) => {
-                let used = self.browser_received(net, conn, &mut browser, input);
-                *self.role(conn) = Role::Browser(browser);
-                match used {
-                    Err(reason) => {
-                        self.dismiss(net, conn, reason);
-                        Ok(input.len())
-                    }
-                    used => used,
-                }
+            Role::Web => {
+                *self.role(conn) = Role::Web;
+                let (web, mut site) = self.split();
+                web.received(net, &mut site, conn, input)
             }
         }
     }
@@ -348,7 +343,7 @@ impl<J: Journal> Handler for Switch<J> {
             }
             role => {
                 *self.role(conn) = role;
-                net.close(conn, CloseReason::PeerClosed);
+                self.web.ended(net, conn);
             }
         }
     }
@@ -360,40 +355,25 @@ impl<J: Journal> Handler for Switch<J> {
                 self.close_when_answered(net, conn, &mut controller);
                 *self.role(conn) = Role::Controller(controller);
             }
-            Role::Browser(mut browser) => {
-                let result = self.browser_drained(net, conn, &mut browser);
-                *self.role(conn) = Role::Browser(browser);
-                if let Err(reason) = result {
-                    self.dismiss(net, conn, reason);
-                }
-            }
             role => {
                 *self.role(conn) = role;
-                net.resume(conn);
+                let (web, mut site) = self.split();
+                web.drained(net, &mut site, conn);
             }
         }
     }
 
     fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
         match std::mem::take(self.role(conn)) {
-            Role::Browser(mut browser) => {
-                let over = self.browser_timed_out(net, conn, &mut browser);
-                *self.role(conn) = Role::Browser(browser);
-                if let Some(reason) = over {
-                    self.dismiss(net, conn, reason);
-                }
+            Role::Controller(controller) => {
+                let reason = controller.overdue();
+                *self.role(conn) = Role::Controller(controller);
+                net.close(conn, reason);
             }
             role => {
-                let reason = match &role {
-                    Role::Controller(controller) => controller.overdue(),
-                    Role::Http(http) => {
-                        web::send_timeout(net, conn, http);
-                        CloseReason::HalfRequest
-                    }
-                    _ => CloseReason::HalfRequest,
-                };
                 *self.role(conn) = role;
-                net.close(conn, reason);
+                let (web, mut site) = self.split();
+                web.timed_out(net, &mut site, conn);
             }
         }
     }
@@ -409,12 +389,11 @@ impl<J: Journal> Handler for Switch<J> {
                     self.waiting.remove(&ticket);
                 }
             }
-            Role::Browser(browser) => {
-                if let Some(peer) = browser.peer {
-                    self.hub.disconnect(peer);
-                }
+            Role::Web => {
+                let (web, mut site) = self.split();
+                web.closed(net, &mut site, conn);
             }
-            Role::Http(_) | Role::None => {}
+            Role::None => {}
         }
     }
 
@@ -431,12 +410,15 @@ impl<J: Journal> Handler for Switch<J> {
                     self.close_when_answered(net, conn, &mut controller);
                     *self.role(conn) = Role::Controller(controller);
                 }
-                role => {
-                    *self.role(conn) = role;
-                    self.dismiss(net, conn, CloseReason::GoingAway);
+                Role::Web => {
+                    *self.role(conn) = Role::Web;
+                    let (web, mut site) = self.split();
+                    web.stopping(net, &mut site, conn);
                 }
             }
         }
+        let (web, mut site) = self.split();
+        web.stopped(net, &mut site);
     }
 
     fn due(&self) -> Option<Millis> {
@@ -444,7 +426,7 @@ impl<J: Journal> Handler for Switch<J> {
             return Some(Millis(0));
         }
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        [end, self.report_at].into_iter().flatten().min()
+        [end, self.report_at, self.web.due()].into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
@@ -454,6 +436,8 @@ impl<J: Journal> Handler for Switch<J> {
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
+        let (web, mut site) = self.split();
+        web.tick(net, &mut site);
         self.report(now);
     }
 
@@ -463,5 +447,7 @@ impl<J: Journal> Handler for Switch<J> {
             self.handle(net, event);
         }
         self.release(net);
+        let (web, mut site) = self.split();
+        web.settle(net, &mut site);
     }
 }

@@ -5,8 +5,19 @@ use super::Finding;
 use super::code::{Source, is_word_at};
 
 /// Each uses only what stands behind it, and the leaves.
-const ORDER: [&str; 10] =
-    ["main", "cli", "server", "demo", "sim", "switch", "journal", "hub", "publication", "codec"];
+const ORDER: [&str; 11] = [
+    "main",
+    "cli",
+    "server",
+    "demo",
+    "sim",
+    "switch",
+    "journal",
+    "hub",
+    "web",
+    "publication",
+    "codec",
+];
 
 /// Used by all; they use each other only.
 const LEAVES: [&str; 10] =

@@ -1,4 +1,4 @@
-//! Whole responses: head, length, body, in one frame.
+//! Responses: whole ones, in one frame, and those that go on in chunks.
 
 use std::io::Write;
 
@@ -15,6 +15,29 @@ pub fn switching_protocols(key: &str) -> Frame {
          Sec-WebSocket-Accept: {accept}\r\n\r\n"
     );
     Frame::from(head.as_bytes())
+}
+
+/// Tells a client to send the body that it has announced (RFC 9110, 10.1.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Ends an answer in chunks.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// What stands in front of a chunk of so many bytes; behind it stands CR LF.
+pub fn chunk_header(payload_bytes: usize) -> String {
+    format!("{payload_bytes:x}\r\n")
+}
+
+/// How many bytes of payload a chunk of that length in all has.
+pub fn chunk_payload_bytes(chunk_bytes: usize) -> usize {
+    // Two line ends, and as many digits as make it come out.
+    let digits_of = |payload: usize| (usize::BITS - payload.leading_zeros()).div_ceil(4).max(1);
+    let is_right = |digits: &u32| {
+        let payload = chunk_bytes.checked_sub(4 + *digits as usize);
+        payload.is_some_and(|payload| digits_of(payload) == *digits)
+    };
+    let digits = (1..=usize::BITS / 4).find(is_right).unwrap_or_default();
+    chunk_bytes.saturating_sub(4 + digits as usize)
 }
 
 /// A response under construction.
@@ -99,22 +122,48 @@ impl Response {
         if has_body {
             let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
         }
-        match (self.is_kept_alive, self.minor_version) {
-            (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
-            (true, 0) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
-            (true, _) => {}
-        }
+        self.connection_into(&mut out);
         out.extend_from_slice(b"\r\n");
         if has_body && !self.is_for_head {
             out.extend_from_slice(&self.body);
         }
         Frame::from(out)
     }
+
+    /// Whether an answer without a length to this request comes in chunks. A client of HTTP/1.0
+    /// cannot know them: it gets bytes up to the end of the connection.
+    pub fn is_chunked(&self) -> bool {
+        self.minor_version > 0
+    }
+
+    /// The head of an answer whose body has no length yet, without any body.
+    pub fn encode_head(self) -> Frame {
+        let response = if self.is_chunked() { self } else { self.close() };
+        let mut out = Vec::with_capacity(128 + response.headers.len());
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", response.status, reason_phrase(response.status));
+        out.extend_from_slice(&response.headers);
+        if response.is_chunked() {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        response.connection_into(&mut out);
+        out.extend_from_slice(b"\r\n");
+        Frame::from(out)
+    }
+
+    fn connection_into(&self, out: &mut Vec<u8>) {
+        match (self.is_kept_alive, self.minor_version) {
+            (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
+            (true, 0) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+            (true, _) => {}
+        }
+    }
 }
 
 /// RFC 9110, 15; 431 is of RFC 6585. Any other status has an empty phrase, which is allowed.
 fn reason_phrase(status: u16) -> &'static str {
     match status {
+        100 => "Continue",
         101 => "Switching Protocols",
         200 => "OK",
         204 => "No Content",
@@ -134,5 +183,18 @@ fn reason_phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_payload_of_a_chunk_is_known_by_its_length() {
+        for payload in (1..5000).chain([0xFFFF, 0x1_0000, 0xFFF_FFFF, 0x1000_0000]) {
+            let chunk = chunk_header(payload).len() + payload + 2;
+            assert_eq!(chunk_payload_bytes(chunk), payload);
+        }
     }
 }

@@ -2,6 +2,13 @@
 
 use super::*;
 
+const HEADERS: usize = 64;
+const TARGET_BYTES: usize = 2048;
+
+fn parse_head(input: &[u8]) -> Result<Head<'_>, HttpError> {
+    super::parse_head(input, &HeadBounds { headers: HEADERS, target_bytes: TARGET_BYTES })
+}
+
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 fn refused(head: &str) -> HttpError {

@@ -1,7 +1,12 @@
 //! Paths, frames and headers of SockJS.
 
 use super::*;
-use crate::codec::http::parse_head;
+use crate::codec::http::{HeadBounds, HttpError};
+
+fn parse_head(input: &[u8]) -> Result<Head<'_>, HttpError> {
+    let bounds = HeadBounds { headers: 64, target_bytes: 2048 };
+    crate::codec::http::parse_head(input, &bounds)
+}
 
 fn escaped(message: &str) -> String {
     let mut out = Vec::new();

@@ -57,6 +57,13 @@ pub fn text_frame(payload: &[u8]) -> Frame {
     Frame::from(out)
 }
 
+/// A binary message.
+pub fn binary_frame(payload: &[u8]) -> Frame {
+    let mut out = Vec::new();
+    encode_into(&mut out, Opcode::Binary, payload);
+    Frame::from(out)
+}
+
 /// A text message that `write` appends to `scratch`, whose old content is lost: the header goes
 /// in front of it when its length is known, and the frame is the only allocation.
 pub fn text_frame_with(scratch: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Frame {

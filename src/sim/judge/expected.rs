@@ -115,7 +115,7 @@ impl Expected {
 fn unwrap(text: &str, form: Form) -> Option<String> {
     match form {
         Form::Raw => Some(text.to_string()),
-        Form::SockJs => {
+        _ => {
             let mut messages: Vec<String> = serde_json::from_str(text.strip_prefix('a')?).ok()?;
             (messages.len() == 1).then(|| messages.pop())?
         }

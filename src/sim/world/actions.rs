@@ -281,7 +281,7 @@ impl<J: Journal> World<J> {
             client.has_said_auth |= matches!(event, Event::Auth(_));
             let spelled = match form {
                 Form::Raw => message.into_bytes(),
-                Form::SockJs => {
+                _ => {
                     let mut spelled = Vec::new();
                     sockjs::escape_into(&mut spelled, &message);
                     spelled

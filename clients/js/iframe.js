@@ -1,0 +1,238 @@
+// Inside the hidden iframe of a SockJS client: does for the page around it what that page may not
+// do itself, requests to this server, and passes on what comes. The server serves it beside its
+// iframe page, so that the page needs no other server. It speaks with sockjs-client 1.x and 0.3.x
+// of any number: all they want of it is this little.
+(function (global) {
+  'use strict';
+
+  var parentOrigin;
+  var windowId;
+  var isOld; // sockjs-client 0.3.x: its messages are plain text
+  var facade = null;
+
+  function post(type, data) {
+    if (global.parent === global) return;
+    var text = isOld ? windowId + type + (data || '')
+      : JSON.stringify({ windowId: windowId, type: type, data: data || '' });
+    global.parent.postMessage(text, '*');
+  }
+
+  /** The first message must be one that both kinds of client understand. */
+  function hello() {
+    isOld = false;
+    post('s');
+    isOld = true;
+    post('s');
+    isOld = undefined;
+  }
+
+  function request(method, url, body, onprogress, ondone) {
+    var xhr = new XMLHttpRequest();
+    xhr.open(method, url, true);
+    xhr.onreadystatechange = function () {
+      if (xhr.readyState === 3 && onprogress && xhr.status === 200) onprogress(xhr.responseText);
+      if (xhr.readyState === 4) ondone(xhr.status, xhr.responseText);
+    };
+    if (body !== null) xhr.setRequestHeader('Content-Type', 'text/plain');
+    xhr.send(body);
+    return function () {
+      xhr.onreadystatechange = null;
+      xhr.abort();
+    };
+  }
+
+  function addQuery(url, query) {
+    return url + (url.indexOf('?') === -1 ? '?' : '&') + query;
+  }
+
+  /** One request after the other; each gives a frame, or many. */
+  function xhrReceiver(suffix) {
+    return function (url, onframe, onend) {
+      var used = 0;
+      function lines(text) {
+        for (;;) {
+          var end = text.indexOf('\n', used);
+          if (end === -1) return;
+          var line = text.slice(used, end);
+          used = end + 1;
+          if (line) onframe(line);
+        }
+      }
+      return request('POST', url + suffix, null, lines, function (status, text) {
+        if (status === 200) lines(text);
+        onend(status === 200);
+      });
+    };
+  }
+
+  function eventSourceReceiver(url, onframe, onend) {
+    var source = new EventSource(url + '/eventsource');
+    function stop() {
+      source.onmessage = source.onerror = null;
+      source.close();
+    }
+    source.onmessage = function (event) { onframe(decodeURI(event.data)); };
+    source.onerror = function () {
+      var isLost = source.readyState === 2;
+      stop();
+      onend(!isLost);
+    };
+    return stop;
+  }
+
+  function htmlFileReceiver(url, onframe, onend) {
+    var name = 'fws' + Math.random().toString(36).slice(2);
+    var frame = document.createElement('iframe');
+    function stop() {
+      if (!frame) return;
+      delete global[name];
+      var gone = frame;
+      frame = null;
+      // Not from within a script of that frame.
+      setTimeout(function () { gone.parentNode.removeChild(gone); }, 0);
+    }
+    function end(isGood) {
+      if (!frame) return;
+      stop();
+      onend(isGood);
+    }
+    global[name] = {
+      start: function () {},
+      message: function (data) { if (frame) onframe(data); },
+      stop: function () { end(true); }
+    };
+    frame.style.display = 'none';
+    frame.onerror = function () { end(false); };
+    // A page that could not be loaded has not called `stop`.
+    frame.onload = function () { end(false); };
+    frame.src = addQuery(url + '/htmlfile', 'c=' + name);
+    document.body.appendChild(frame);
+    return stop;
+  }
+
+  var RECEIVERS = {
+    'xhr-streaming': xhrReceiver('/xhr_streaming'),
+    'xhr-polling': xhrReceiver('/xhr'),
+    eventsource: eventSourceReceiver,
+    htmlfile: htmlFileReceiver
+  };
+
+  /** A session: receives without end, and sends what is given to it, in order. */
+  function Facade(receiver, url) {
+    var waiting = [];
+    var abortSend = null;
+    var abortReceive = null;
+    var isOver = false;
+
+    function end(code, reason) {
+      if (isOver) return;
+      stop();
+      post('c', JSON.stringify([code, reason]));
+    }
+
+    function stop() {
+      isOver = true;
+      if (abortSend) abortSend();
+      if (abortReceive) abortReceive();
+      abortSend = abortReceive = null;
+    }
+
+    function receive() {
+      abortReceive = receiver(url, function (frame) {
+        if (!isOver) post('t', frame);
+      }, function (isGood) {
+        abortReceive = null;
+        if (isOver) return;
+        if (isGood) receive();
+        else end(1006, 'All transports failed');
+      });
+    }
+
+    function flush() {
+      if (abortSend || isOver || !waiting.length) return;
+      var body = '[' + waiting.join(',') + ']';
+      waiting = [];
+      abortSend = request('POST', url + '/xhr_send', body, null, function (status) {
+        abortSend = null;
+        if (status === 200 || status === 204) flush();
+        else end(1006, 'Sending error: ' + status);
+      });
+    }
+
+    this.send = function (message) {
+      waiting.push(message);
+      flush();
+    };
+    this.close = stop;
+    receive();
+  }
+
+  /** What a client asks first, if its page may not ask itself. */
+  function InfoFacade(url) {
+    var began = Date.now();
+    var abort = request('GET', url, null, null, function (status, text) {
+      var info = null;
+      try { info = status === 200 ? JSON.parse(text) : null; } catch (ignored) { info = null; }
+      var data = JSON.stringify([info || undefined, Date.now() - began]);
+      if (isOld) post('t', data);
+      else post('t', data);
+    });
+    this.send = function () {};
+    this.close = abort;
+  }
+
+  function isOurs(url) {
+    var link = document.createElement('a');
+    link.href = url;
+    return link.protocol === global.location.protocol && link.host === global.location.host;
+  }
+
+  function start(data) {
+    var parts = JSON.parse(data);
+    var transport = parts[1];
+    var url = parts[2];
+    if (!isOurs(url) || !isOurs(parts[3])) {
+      throw new Error('an iframe of ' + global.location.host + ' does not talk to ' + url);
+    }
+    // 0.3.x names the transport as the original does, with `iframe-` or as a class.
+    var name = String(transport).replace(/^(w-)?iframe-/, '');
+    if (/info/.test(name)) return new InfoFacade(url);
+    if (!RECEIVERS[name]) throw new Error('no such transport: ' + transport);
+    return new Facade(RECEIVERS[name], url);
+  }
+
+  function onmessage(event) {
+    if (event.source !== global.parent || typeof event.data !== 'string') return;
+    if (parentOrigin === undefined) parentOrigin = event.origin;
+    if (event.origin !== parentOrigin) return;
+    var type;
+    var data;
+    if (event.data.slice(0, windowId.length) === windowId) {
+      type = event.data.charAt(windowId.length);
+      data = event.data.slice(windowId.length + 1);
+    } else {
+      var message;
+      try { message = JSON.parse(event.data); } catch (ignored) { return; }
+      if (!message || message.windowId !== windowId) return;
+      type = message.type;
+      data = message.data;
+    }
+    if (type === 's') {
+      isOld = event.data.charAt(0) !== '{';
+      facade = start(data);
+    } else if (type === 'm' && facade) {
+      facade.send(data);
+    } else if (type === 'c') {
+      if (facade) facade.close();
+      facade = null;
+    }
+  }
+
+  global.SockJS = {
+    bootstrap_iframe: function () {
+      windowId = global.location.hash.slice(1);
+      global.addEventListener('message', onmessage, false);
+      hello();
+    }
+  };
+})(window);

@@ -1,0 +1,150 @@
+//! The server that `sockjs-protocol`, `sockjs-client` and Autobahn test: echoes and their like, on
+//! the reactor, the codecs and the sessions of the real server, with an application of its own.
+//!
+//! ```sh
+//! cargo run --release --example conformance -- --listen 127.0.0.1:8081
+//! ```
+//!
+//! It prints `listening ADDRESS` and runs until it is killed. The heartbeat of the raw endpoint is
+//! off: Autobahn writes its answer to a ping into the middle of a frame that it sends in pieces.
+// An example tells its user what is wrong on standard error.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
+
+use std::process::ExitCode;
+
+use fws::codec::http::{Head, Response};
+use fws::codec::ws::Bounds as MessageBounds;
+use fws::edge::{Door, Net};
+use fws::limits::Limits;
+use fws::reactor::{Bounds, Listener, Reactor};
+use fws::reason::CloseReason;
+use fws::time::{Millis, Now};
+use fws::web::{Application, Message, Outlet, Parting, Service, Standalone};
+
+/// A frame and a message, over WebSocket and in the body of a request.
+const MESSAGE_BYTES: usize = 32 << 20;
+/// Autobahn sends 4 MiB in fragments of 64 bytes.
+const FRAGMENTS: usize = 70_000;
+/// Where `sockjs-protocol` expects an answer that goes on to end.
+const RESPONSE_BYTES: usize = 4096;
+
+/// What each service does, in the order of the services.
+#[derive(Clone, Copy, Debug)]
+enum Peer {
+    /// Says what it hears.
+    Echo,
+    /// Says 2^N letters when it hears N.
+    Amplify,
+}
+
+/// What stands behind the door.
+#[derive(Debug)]
+struct Echoes;
+
+impl Application for Echoes {
+    type Peer = Peer;
+
+    fn opened(&mut self, _: &mut Outlet<'_, impl Net>, service: usize) -> Result<Peer, Parting> {
+        match service {
+            CLOSE => {
+                let told = Some((3000, "Go away!"));
+                Err(Parting { told, reason: CloseReason::Answered })
+            }
+            AMPLIFY => Ok(Peer::Amplify),
+            _ => Ok(Peer::Echo),
+        }
+    }
+
+    fn message(
+        &mut self,
+        outlet: &mut Outlet<'_, impl Net>,
+        peer: &mut Peer,
+        message: Message<'_>,
+    ) -> Result<(), Parting> {
+        match (*peer, message) {
+            (Peer::Echo, Message::Text(text)) => outlet.send(text),
+            (Peer::Echo, Message::Binary(bytes)) => outlet.send_binary(bytes),
+            (Peer::Amplify, Message::Text(text)) => {
+                let power = text.parse().ok().filter(|power| (1..19).contains(power)).unwrap_or(1);
+                outlet.send(&"x".repeat(1 << power));
+            }
+            (Peer::Amplify, Message::Binary(_)) => {}
+        }
+        Ok(())
+    }
+
+    fn bounds(&self, _: &Peer) -> MessageBounds {
+        MessageBounds { message_bytes: MESSAGE_BYTES, fragments: FRAGMENTS }
+    }
+
+    fn deadline(&self, _: &Peer, _: Now) -> Option<Millis> {
+        None
+    }
+
+    fn timed_out(&mut self, _: &mut Peer, _: Now) -> Result<(), Parting> {
+        Ok(())
+    }
+
+    fn closed(&mut self, _: Peer) {}
+
+    fn page(&mut self, _: &mut impl Net, _: &Head<'_>) -> Response {
+        Response::new(404).text("nothing here\n")
+    }
+}
+
+/// Indices of the services below.
+const CLOSE: usize = 3;
+const AMPLIFY: usize = 4;
+
+fn services(limits: &Limits) -> Vec<Service> {
+    let echo = Service {
+        response_bytes: RESPONSE_BYTES,
+        raw_heartbeat: false,
+        ..Service::new("/echo", limits)
+    };
+    vec![
+        echo.clone(),
+        Service {
+            websocket: false,
+            response_bytes: RESPONSE_BYTES,
+            ..Service::new("/disabled_websocket_echo", limits)
+        },
+        Service {
+            cookie: true,
+            response_bytes: RESPONSE_BYTES,
+            ..Service::new("/cookie_needed_echo", limits)
+        },
+        Service::new("/close", limits),
+        Service::new("/amplify", limits),
+    ]
+}
+
+fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let limits = Limits { http_body_bytes: 4 * MESSAGE_BYTES, ..Limits::default() };
+    let (close_ms, drain_ms) = (limits.close_ms as u64, limits.drain_ms as u64);
+    let mut reactor = Reactor::new(Bounds { connections: 10_000, close_ms, drain_ms })?;
+    let door = Listener::tcp(Door::Web, address.parse()?)?;
+    println!("listening {}", door.address());
+    reactor.add_door(door)?;
+    let mut handler = Standalone::new(services(&limits), limits, reactor.now(), Echoes);
+    Ok(reactor.run(&mut handler)?)
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let address = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => "127.0.0.1:8081",
+        ["--listen", address] => address,
+        _ => {
+            eprintln!("usage: conformance [--listen ADDRESS:PORT]");
+            return ExitCode::from(2);
+        }
+    };
+    match run(address) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("conformance: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

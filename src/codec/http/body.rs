@@ -1,0 +1,273 @@
+//! Bodies of requests, by their length or in chunks (RFC 9112, 6 and 7.1), in any pieces.
+//!
+//! Owns where in the body it is, and nothing of what the body says: that is appended to the
+//! caller's buffer, or dropped. Strict where leniency would let two readers see two requests: lines
+//! of the chunked coding end in CR LF, and a size is hexadecimal digits and nothing else.
+
+use super::Content;
+
+/// Most digits of a chunk's size: more than any body may have.
+const SIZE_DIGITS: usize = 8;
+/// Longest extension of one chunk, in bytes; extensions are passed over.
+const EXTENSION_BYTES: usize = 256;
+/// Longest trailer section, in bytes; trailers are passed over.
+const TRAILER_BYTES: usize = 4096;
+
+/// Why a body cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// The chunked coding is broken, or has an extension or a trailer out of all measure.
+    Chunks,
+    /// It is longer than it may be.
+    TooLarge,
+}
+
+/// Where in a body a reader is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// So many bytes of a body by its length, or of a chunk, are to come.
+    Data(u64),
+    /// In the size of a chunk: its digits so far.
+    Size(usize),
+    /// In the extension of a chunk: its bytes so far.
+    Extension(usize),
+    /// Behind the CR of a size's line.
+    SizeEnd,
+    /// Behind a chunk's data, and behind the CR there.
+    DataEnd,
+    DataEndLf,
+    /// In a trailer: bytes of its line, and of the section.
+    Trailer {
+        line: usize,
+        section: usize,
+    },
+    /// Behind the CR of a trailer's line.
+    TrailerEnd {
+        line: usize,
+        section: usize,
+    },
+    /// Behind the body.
+    Done,
+}
+
+/// Reads one body.
+#[derive(Debug)]
+pub struct BodyReader {
+    at: At,
+    is_chunked: bool,
+    /// Size of the chunk whose size is being read.
+    size: u64,
+    /// Bytes of the body so far, and at most.
+    total: u64,
+    max: u64,
+}
+
+impl BodyReader {
+    /// A reader for what follows a head.
+    ///
+    /// # Errors
+    /// [`BodyError::TooLarge`] if it is declared to be longer than `max` bytes.
+    pub fn new(content: Content, max: usize) -> Result<BodyReader, BodyError> {
+        let max = max as u64;
+        let (at, is_chunked) = match content {
+            Content::None | Content::Length(0) => (At::Done, false),
+            Content::Length(length) if length > max => return Err(BodyError::TooLarge),
+            Content::Length(length) => (At::Data(length), false),
+            Content::Chunked => (At::Size(0), true),
+        };
+        Ok(BodyReader { at, is_chunked, size: 0, total: 0, max })
+    }
+
+    /// Whether all of it has been read.
+    pub fn is_done(&self) -> bool {
+        self.at == At::Done
+    }
+
+    /// Reads on, and appends what is body to `out` if there is one. Returns how many bytes are done
+    /// with: all, or those up to the end of the body.
+    ///
+    /// # Errors
+    /// [`BodyError`]; not to be called again then.
+    pub fn read(
+        &mut self,
+        input: &[u8],
+        mut out: Option<&mut Vec<u8>>,
+    ) -> Result<usize, BodyError> {
+        let mut used = 0;
+        while used < input.len() && self.at != At::Done {
+            if let At::Data(missing) = self.at {
+                let rest = &input[used..];
+                let count = usize::try_from(missing).unwrap_or(usize::MAX).min(rest.len());
+                if let Some(out) = out.as_mut() {
+                    out.extend_from_slice(&rest[..count]);
+                }
+                used += count;
+                self.at = match (missing - count as u64, self.is_chunked) {
+                    (0, true) => At::DataEnd,
+                    (0, false) => At::Done,
+                    (missing, _) => At::Data(missing),
+                };
+                continue;
+            }
+            self.at = self.step(input[used])?;
+            used += 1;
+        }
+        Ok(used)
+    }
+
+    /// What one byte between the chunks' data leads to.
+    fn step(&mut self, byte: u8) -> Result<At, BodyError> {
+        Ok(match (self.at, byte) {
+            (At::Size(digits), _) if byte.is_ascii_hexdigit() && digits < SIZE_DIGITS => {
+                let digit = (byte as char).to_digit(16).unwrap_or_default();
+                self.size = self.size << 4 | u64::from(digit);
+                At::Size(digits + 1)
+            }
+            (At::Size(1..), b';') => At::Extension(0),
+            (At::Size(1..), b'\r') => At::SizeEnd,
+            (At::Extension(_), b'\r') => At::SizeEnd,
+            (At::Extension(bytes), b'\t' | b' '..=b'~' | 0x80..) if bytes < EXTENSION_BYTES => {
+                At::Extension(bytes + 1)
+            }
+            (At::SizeEnd, b'\n') => {
+                let size = std::mem::take(&mut self.size);
+                self.total += size;
+                if self.total > self.max {
+                    return Err(BodyError::TooLarge);
+                }
+                if size == 0 { At::Trailer { line: 0, section: 0 } } else { At::Data(size) }
+            }
+            (At::DataEnd, b'\r') => At::DataEndLf,
+            (At::DataEndLf, b'\n') => At::Size(0),
+            (At::Trailer { line, section }, b'\r') => At::TrailerEnd { line, section },
+            (At::Trailer { line, section }, b'\t' | b' '..=b'~' | 0x80..)
+                if section < TRAILER_BYTES =>
+            {
+                At::Trailer { line: line + 1, section: section + 1 }
+            }
+            (At::TrailerEnd { line: 0, .. }, b'\n') => At::Done,
+            (At::TrailerEnd { section, .. }, b'\n') => At::Trailer { line: 0, section },
+            _ => return Err(BodyError::Chunks),
+        })
+    }
+}
+
+/// Fuzz target. The first byte says how the body is framed and in what steps it comes. Panics where
+/// the steps make a difference, or where more is taken than there is.
+pub fn fuzz_body(data: &[u8]) {
+    let Some((first, input)) = data.split_first() else { return };
+    let content = match first & 1 {
+        0 => Content::Chunked,
+        _ => Content::Length(u64::from(*first)),
+    };
+    let read = |step: usize| {
+        let mut reader = BodyReader::new(content, 1024).map_err(|error| (error, Vec::new()))?;
+        let (mut out, mut used) = (Vec::new(), 0);
+        for piece in input.chunks(step) {
+            match reader.read(piece, Some(&mut out)) {
+                Ok(count) => used += count,
+                Err(error) => return Err((error, out)),
+            }
+            if reader.is_done() {
+                break;
+            }
+        }
+        assert!(used <= input.len() && out.len() <= used.min(1024));
+        Ok((used, out, reader.is_done()))
+    };
+    assert_eq!(read(1 + usize::from(*first >> 1)), read(input.len().max(1)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The body, and what is left of the input behind it; in pieces of any length.
+    fn read(content: Content, input: &str) -> Result<(String, String), BodyError> {
+        let mut last = None;
+        for step in 1..=input.len().max(1) {
+            let mut reader = BodyReader::new(content, 20)?;
+            let (mut out, mut used) = (Vec::new(), 0);
+            let mut result = Ok(());
+            for piece in input.as_bytes().chunks(step) {
+                match reader.read(piece, Some(&mut out)) {
+                    Ok(count) => used += count,
+                    Err(error) => result = Err(error),
+                }
+                if reader.is_done() || result.is_err() {
+                    break;
+                }
+            }
+            let body = String::from_utf8(out).unwrap();
+            let rest = if reader.is_done() { &input[used..] } else { "incomplete" };
+            let result = result.map(|()| (body, rest.to_owned()));
+            assert!(last.is_none() || last == Some(result.clone()), "{step}");
+            last = Some(result);
+        }
+        last.unwrap()
+    }
+
+    fn is(body: &str, rest: &str) -> Result<(String, String), BodyError> {
+        Ok((body.into(), rest.into()))
+    }
+
+    #[test]
+    fn a_body_by_its_length_ends_there() {
+        assert_eq!(read(Content::Length(3), "abcGET"), is("abc", "GET"));
+        assert_eq!(read(Content::Length(3), "ab"), is("ab", "incomplete"));
+        assert_eq!(read(Content::None, "GET"), is("", "GET"));
+        assert_eq!(read(Content::Length(20), "").unwrap().1, "incomplete");
+        assert_eq!(read(Content::Length(21), ""), Err(BodyError::TooLarge));
+    }
+
+    #[test]
+    fn chunks_are_joined() {
+        let chunks = "3\r\nabc\r\n00a;x=\"y\"\r\n0123456789\r\n0\r\n\r\nGET";
+        assert_eq!(read(Content::Chunked, chunks), is("abc0123456789", "GET"));
+        assert_eq!(read(Content::Chunked, "0\r\nA: b\r\nC: d\r\n\r\n"), is("", ""));
+        assert_eq!(read(Content::Chunked, "3\r\nab").unwrap().1, "incomplete");
+        let error = Err(BodyError::TooLarge);
+        assert_eq!(read(Content::Chunked, "15\r\n"), error);
+        assert_eq!(read(Content::Chunked, "10\r\n0123456789abcdef\r\n5\r\n"), error);
+        assert_eq!(read(Content::Chunked, "ffffffff\r\n"), error);
+    }
+
+    #[test]
+    fn what_is_no_chunk_is_refused() {
+        for chunks in [
+            "\r\n",
+            "x\r\n",
+            "3\n",
+            "3\rabc",
+            " 3\r\n",
+            "3 \r\n",
+            "+3\r\n",
+            "-1\r\n",
+            "0x3\r\n",
+            "3;\nabc",
+            "3;\0\r\n",
+            "3\r\nabcd\r\n",
+            "3\r\nabc\n",
+            "3\r\nabc\r\r\n",
+            "0\r\n\n",
+            "0\r\nA\n\r\n",
+            "123456789\r\n",
+            "0\r\n\r\r\n",
+            "\r\n3\r\nabc",
+        ] {
+            assert_eq!(read(Content::Chunked, chunks), Err(BodyError::Chunks), "{chunks:?}");
+        }
+        let long = format!("3;{}\r\n", "x".repeat(EXTENSION_BYTES + 1));
+        assert_eq!(read(Content::Chunked, &long), Err(BodyError::Chunks));
+        let long = format!("0\r\n{}", "A: b\r\n".repeat(TRAILER_BYTES / 4 + 1));
+        let mut reader = BodyReader::new(Content::Chunked, 20).unwrap();
+        assert_eq!(reader.read(long.as_bytes(), None), Err(BodyError::Chunks));
+    }
+
+    #[test]
+    fn the_fuzz_target_holds_on_these() {
+        for data in [&b""[..], b"\0", b"\x063\r\nabc\r\n0\r\n\r\n", b"\x05abcdefg", b"\xffab"] {
+            fuzz_body(data);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! What a SockJS frame is wrapped in on its way over HTTP, and what stands in front of the first
+//! one. Owns nothing; a script that a browser runs is never broken out of, whatever a message says.
+
+use std::borrow::Cow;
+
+/// The head of a page for `htmlfile`, in two parts; the name of the callback stands between them.
+const HTMLFILE_HEAD: [&str; 2] = [
+    "<!doctype html>\n<html><head>\n  \
+     <meta http-equiv=\"X-UA-Compatible\" content=\"IE=edge\" />\n  \
+     <meta http-equiv=\"Content-Type\" content=\"text/html; charset=UTF-8\" />\n\
+     </head><body><h2>Don't panic!</h2>\n  <script>\n    document.domain = document.domain;\n    \
+     var c = parent.",
+    ";\n    c.start();\n    function p(d) {c.message(d);};\n    \
+     window.onload = function() {c.stop();};\n  </script>",
+];
+
+/// Old browsers show nothing of a page before so many bytes have come.
+const HTMLFILE_HEAD_BYTES: usize = 1024;
+
+/// Old browsers give nothing of an answer to scripts before so many bytes have come.
+const XHR_PRELUDE_BYTES: usize = 2048;
+
+/// The page for transports inside an iframe, in two parts; the address of the script stands
+/// between them. It is fixed: `sockjs-protocol` compares it.
+const IFRAME: [&str; 2] = [
+    "<!DOCTYPE html>\n<html>\n<head>\n  \
+     <meta http-equiv=\"X-UA-Compatible\" content=\"IE=edge\" />\n  \
+     <meta http-equiv=\"Content-Type\" content=\"text/html; charset=UTF-8\" />\n  <script src=\"",
+    "\"></script>\n  <script>\n    document.domain = document.domain;\n    \
+     SockJS.bootstrap_iframe();\n  </script>\n</head>\n<body>\n  <h2>Don't panic!</h2>\n  \
+     <p>This is a SockJS hidden iframe. It's used for cross domain magic.</p>\n</body>\n</html>",
+];
+
+/// An answer that goes on and on, one frame after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Envelope {
+    /// `xhr_streaming`: a frame is a line.
+    Xhr,
+    /// `eventsource`: a frame is an event.
+    EventSource,
+    /// `htmlfile`: a frame is a script element.
+    HtmlFile,
+}
+
+impl Envelope {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Envelope; 3] = [Envelope::Xhr, Envelope::EventSource, Envelope::HtmlFile];
+
+    /// `Content-Type` of the answer.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Envelope::Xhr => "application/javascript; charset=UTF-8",
+            // Browsers take nothing else, and it is UTF-8 always.
+            Envelope::EventSource => "text/event-stream",
+            Envelope::HtmlFile => "text/html; charset=UTF-8",
+        }
+    }
+
+    /// Appends what stands in front of the first frame. `callback` is checked
+    /// ([`parse_callback`]), and counts for `htmlfile` alone.
+    pub fn prelude_into(self, out: &mut Vec<u8>, callback: &str) {
+        match self {
+            Envelope::Xhr => {
+                out.resize(out.len() + XHR_PRELUDE_BYTES, b'h');
+                out.push(b'\n');
+            }
+            Envelope::EventSource => out.extend_from_slice(b"\r\n"),
+            Envelope::HtmlFile => {
+                let start = out.len();
+                for part in [HTMLFILE_HEAD[0], callback, HTMLFILE_HEAD[1]] {
+                    out.extend_from_slice(part.as_bytes());
+                }
+                let end = out.len().max(start + HTMLFILE_HEAD_BYTES);
+                out.resize(end, b' ');
+                out.extend_from_slice(b"\r\n\r\n");
+            }
+        }
+    }
+
+    /// Appends a frame of SockJS in its envelope.
+    pub fn frame_into(self, out: &mut Vec<u8>, frame: &[u8]) {
+        match self {
+            Envelope::Xhr => {
+                out.extend_from_slice(frame);
+                out.push(b'\n');
+            }
+            Envelope::EventSource => {
+                out.extend_from_slice(b"data: ");
+                // The client decodes percent escapes in every event. Frames have no line ends.
+                for piece in frame.split_inclusive(|byte| *byte == b'%') {
+                    out.extend_from_slice(piece);
+                    if piece.ends_with(b"%") {
+                        out.extend_from_slice(b"25");
+                    }
+                }
+                out.extend_from_slice(b"\r\n\r\n");
+            }
+            Envelope::HtmlFile => {
+                out.extend_from_slice(b"<script>\np(");
+                script_string_into(out, frame);
+                out.extend_from_slice(b");\n</script>\r\n");
+            }
+        }
+    }
+}
+
+/// Appends a frame as `jsonp` has it: a call of the callback, which is checked
+/// ([`parse_callback`]). The comment in front keeps the callback from being taken for the head of
+/// another kind of file.
+pub fn jsonp_into(out: &mut Vec<u8>, callback: &str, frame: &[u8]) {
+    out.extend_from_slice(b"/**/");
+    out.extend_from_slice(callback.as_bytes());
+    out.push(b'(');
+    script_string_into(out, frame);
+    out.extend_from_slice(b");\r\n");
+}
+
+/// Appends a frame as a string in a script inside HTML. `<`, `>` and `&` would mean something to
+/// the HTML around the script, and U+2028 and U+2029 end a line of it; all are written as escapes.
+fn script_string_into(out: &mut Vec<u8>, frame: &[u8]) {
+    out.push(b'"');
+    let mut rest = frame;
+    let is_special =
+        |byte: &u8| matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0..0x20) || *byte == 0xE2;
+    while let Some(at) = rest.iter().position(is_special) {
+        out.extend_from_slice(&rest[..at]);
+        let (escaped, count): (Cow<'_, [u8]>, usize) = match &rest[at..] {
+            [b'"', ..] => (b"\\\"".into(), 1),
+            [b'\\', ..] => (b"\\\\".into(), 1),
+            [0xE2, 0x80, 0xA8, ..] => (b"\\u2028".into(), 3),
+            [0xE2, 0x80, 0xA9, ..] => (b"\\u2029".into(), 3),
+            [0xE2, ..] => (vec![0xE2].into(), 1),
+            [byte, ..] => (format!("\\u{byte:04x}").into_bytes().into(), 1),
+            [] => break,
+        };
+        out.extend_from_slice(&escaped);
+        rest = &rest[at + count..];
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
+/// Why there is no callback to be had from a query; the text is the answer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallbackError {
+    /// The query has none.
+    Missing,
+    /// It has characters outside `a-zA-Z0-9-_.`.
+    Invalid,
+}
+
+impl CallbackError {
+    /// The body of the answer, 500.
+    pub const fn text(self) -> &'static str {
+        match self {
+            CallbackError::Missing => "\"callback\" parameter required",
+            CallbackError::Invalid => "invalid \"callback\" parameter",
+        }
+    }
+}
+
+/// The name of a callback in a query, `c=NAME` or `callback=NAME`: it becomes part of a script.
+///
+/// # Errors
+/// [`CallbackError`].
+pub fn parse_callback(query: Option<&str>) -> Result<String, CallbackError> {
+    let query = query.unwrap_or_default().as_bytes();
+    let found = form_field(query, b"c").filter(|name| !name.is_empty());
+    let name = found.or_else(|| form_field(query, b"callback")).unwrap_or_default();
+    if name.is_empty() {
+        return Err(CallbackError::Missing);
+    }
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    if !name.iter().all(is_allowed) {
+        return Err(CallbackError::Invalid);
+    }
+    // Letters of ASCII alone.
+    Ok(String::from_utf8_lossy(&name).into_owned())
+}
+
+/// The first field of that name in a form (`application/x-www-form-urlencoded`), decoded; `None`
+/// if there is none. A `%` without two digits behind it stands for itself.
+pub fn form_field(form: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let mut fields = form.split(|byte| *byte == b'&');
+    fields.find_map(|field| {
+        let value = field.strip_prefix(name)?.strip_prefix(b"=")?;
+        let mut out = Vec::with_capacity(value.len());
+        let mut rest = value;
+        while let Some((first, behind)) = rest.split_first() {
+            let digit = |byte: &u8| (*byte as char).to_digit(16);
+            let decoded = match (first, behind) {
+                (b'%', [high, low, ..]) => digit(high).zip(digit(low)),
+                _ => None,
+            };
+            (rest, _) = match decoded {
+                Some((high, low)) => (&behind[2..], out.push((high << 4 | low) as u8)),
+                None if *first == b'+' => (behind, out.push(b' ')),
+                None => (behind, out.push(*first)),
+            };
+        }
+        Some(out)
+    })
+}
+
+/// The page for transports inside an iframe, with that script. The address must be one that needs
+/// no escapes inside quotes.
+pub fn iframe_page(script: &str) -> String {
+    [IFRAME[0], script, IFRAME[1]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrapped(envelope: Envelope, frame: &str) -> String {
+        let mut out = Vec::new();
+        envelope.frame_into(&mut out, frame.as_bytes());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn frames_are_lines_events_and_scripts() {
+        let frame = r#"a["%20\n"]"#;
+        assert_eq!(wrapped(Envelope::Xhr, frame), "a[\"%20\\n\"]\n");
+        assert_eq!(wrapped(Envelope::EventSource, frame), "data: a[\"%2520\\n\"]\r\n\r\n");
+        assert_eq!(wrapped(Envelope::EventSource, "%%"), "data: %25%25\r\n\r\n");
+        let script = "<script>\np(\"a[\\\"%20\\\\n\\\"]\");\n</script>\r\n";
+        assert_eq!(wrapped(Envelope::HtmlFile, frame), script);
+        let mut out = Vec::new();
+        jsonp_into(&mut out, "cb", frame.as_bytes());
+        assert_eq!(out, b"/**/cb(\"a[\\\"%20\\\\n\\\"]\");\r\n");
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_a_script() {
+        let frame = "a[\"</script><!--&amp;\u{2028}\u{2029}\u{20ac}\u{e9}\n\0\"]";
+        let mut out = Vec::new();
+        script_string_into(&mut out, frame.as_bytes());
+        let text = String::from_utf8(out).unwrap();
+        assert!(!text.contains(['<', '>', '&', '\u{2028}', '\u{2029}', '\n', '\0']), "{text}");
+        assert!(text.contains("\\u003c/script\\u003e\\u003c!--\\u0026amp;\\u2028\\u2029\u{20ac}"));
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), frame);
+    }
+
+    #[test]
+    fn preludes_are_long_enough_for_old_browsers() {
+        for envelope in Envelope::ALL {
+            let mut out = Vec::new();
+            envelope.prelude_into(&mut out, "callback");
+            let least = match envelope {
+                Envelope::Xhr => 2049,
+                Envelope::EventSource => 2,
+                Envelope::HtmlFile => 1025,
+            };
+            assert!(out.len() >= least && out.ends_with(b"\n"));
+        }
+    }
+
+    #[test]
+    fn callbacks_are_names() {
+        for (query, name) in [
+            ("c=cb", Ok("cb")),
+            ("x=1&c=%63allback&y", Ok("callback")),
+            ("callback=a.b-c_D9", Ok("a.b-c_D9")),
+            ("c=&callback=x", Ok("x")),
+            ("", Err(CallbackError::Missing)),
+            ("cc=x", Err(CallbackError::Missing)),
+            ("c=", Err(CallbackError::Missing)),
+            ("c=%20", Err(CallbackError::Invalid)),
+            ("c=abc(", Err(CallbackError::Invalid)),
+            ("c=a+b", Err(CallbackError::Invalid)),
+            ("c=%", Err(CallbackError::Invalid)),
+            ("c=%E9", Err(CallbackError::Invalid)),
+        ] {
+            assert_eq!(parse_callback(Some(query)), name.map(str::to_owned), "{query}");
+        }
+        assert_eq!(parse_callback(None), Err(CallbackError::Missing));
+    }
+
+    #[test]
+    fn fields_of_forms_are_decoded() {
+        let field = |form: &str| form_field(form.as_bytes(), b"d").map(|v| v.len());
+        assert_eq!(form_field(b"p=p&d=%5B%22x+%2B%22%5D", b"d").unwrap(), b"[\"x +\"]");
+        assert_eq!(form_field(b"d=%zz%4", b"d").unwrap(), b"%zz%4");
+        assert_eq!((field("d="), field("p=p"), field(""), field("d")), (Some(0), None, None, None));
+    }
+}

@@ -1,0 +1,55 @@
+//! What the browsers' port serves beside the protocol: the page to try the server with. Without
+//! `--demo` there is nothing.
+
+use super::browser::Site;
+use crate::codec::http::{Head, Response};
+use crate::codec::{jwt, sockjs};
+use crate::edge::Net;
+
+const JSON: &str = "application/json; charset=UTF-8";
+
+/// How long the token of a guest of the demo page is good.
+const DEMO_TOKEN_SECONDS: u64 = 600;
+
+/// What `--demo` serves beside the protocol.
+#[derive(Debug)]
+pub struct Demo {
+    /// The page at `/`.
+    pub page: String,
+    /// The namespace whose tokens `/demo/token` gives out.
+    pub namespace: String,
+}
+
+impl Site<'_> {
+    /// The page to try the server with; not found without `--demo`.
+    pub(super) fn answer_demo(&self, net: &mut impl Net, head: &Head<'_>) -> Response {
+        let not_found = || Response::new(404).text(sockjs::NOT_FOUND);
+        let Some(demo) = self.demo else { return not_found() };
+        match (head.method, head.path()) {
+            ("GET" | "HEAD", "/") => Response::new(200)
+                .header("Cache-Control", "no-cache")
+                .body("text/html; charset=UTF-8", demo.page.as_str()),
+            ("GET", "/demo/token") => {
+                let now = net.now();
+                let ns = self.hub.namespace(&demo.namespace);
+                let key = ns.and_then(|ns| self.hub.keys(ns, self.at(now)).next());
+                let Some(key) = key else { return not_found() };
+                // A page that comes back for a new token stays who it was.
+                let said = head.query().and_then(|query| query.strip_prefix("guest="));
+                let guest = said.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+                    let mut bytes = [0; 4];
+                    net.random(&mut bytes);
+                    u32::from_le_bytes(bytes)
+                });
+                let expires = now.unix.seconds() + DEMO_TOKEN_SECONDS;
+                let token = jwt::sign(&format!("guest-{guest}"), key, Some(expires));
+                let namespace = &demo.namespace;
+                let body =
+                    format!(r#"{{"namespace":"{namespace}","guest":{guest},"token":"{token}"}}"#);
+                sockjs::never_cached(Response::new(200).body(JSON, body))
+            }
+            (_, "/" | "/demo/token") => Response::new(405).header("Allow", "GET"),
+            _ => not_found(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Answers that need no session: the greeting, what the server offers, the iframe page and its
+//! script, preflights, and what is not there.
+
+use sha1::{Digest, Sha1};
+
+use super::Service;
+use crate::codec::http::{Head, Response};
+use crate::codec::sockjs::{self, Route, Transport};
+use crate::edge::Net;
+
+const JSON: &str = "application/json; charset=UTF-8";
+const HTML: &str = "text/html; charset=UTF-8";
+const SCRIPT: &str = "application/javascript; charset=UTF-8";
+
+/// The script that the iframe page loads, unless it is told to load another: ours, so that the
+/// page needs nobody else.
+const IFRAME_SCRIPT: &str = include_str!("../../clients/js/iframe.js");
+
+/// A text that never changes while the server runs, and its `ETag`.
+#[derive(Debug)]
+struct Page {
+    text: String,
+    etag: String,
+}
+
+impl Page {
+    fn new(text: String) -> Page {
+        let hash = Sha1::digest(text.as_bytes());
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        Page { text, etag: format!("\"{hex}\"") }
+    }
+
+    fn answer(&self, head: &Head<'_>, content_type: &str) -> Response {
+        let is_known =
+            head.list_has("if-none-match", &self.etag) || head.list_has("if-none-match", "*");
+        let response = match is_known {
+            true => Response::new(304),
+            false => Response::new(200).body(content_type, self.text.as_str()),
+        };
+        sockjs::cached_for_a_year(response).header("ETag", &self.etag)
+    }
+}
+
+/// The pages of a service.
+#[derive(Debug)]
+pub(super) struct Pages {
+    iframe: Page,
+    script: Page,
+}
+
+impl Pages {
+    pub fn new(service: &Service) -> Pages {
+        Pages {
+            iframe: Page::new(sockjs::iframe_page(&service.script)),
+            script: Page::new(IFRAME_SCRIPT.to_owned()),
+        }
+    }
+}
+
+/// The method that a transport is for, and those to be named when another one comes.
+pub(super) fn method_of(transport: Transport) -> (&'static str, &'static str) {
+    match transport {
+        Transport::WebSocket | Transport::EventSource | Transport::HtmlFile | Transport::Jsonp => {
+            ("GET", "GET")
+        }
+        Transport::JsonpSend => ("POST", "POST"),
+        Transport::Xhr | Transport::XhrStreaming | Transport::XhrSend => ("POST", "OPTIONS, POST"),
+    }
+}
+
+/// Whether a service has that route at all.
+pub(super) fn has(service: &Service, route: &Route<'_>) -> bool {
+    match route {
+        Route::NotFound | Route::ChunkingTest => false,
+        Route::RawWebSocket => service.websocket,
+        Route::Session { transport, .. } => match transport {
+            Transport::WebSocket => service.websocket,
+            Transport::Jsonp | Transport::JsonpSend => service.jsonp,
+            Transport::HtmlFile => service.htmlfile,
+            _ => true,
+        },
+        Route::Greeting | Route::Info | Route::Iframe | Route::IframeScript => true,
+    }
+}
+
+/// The answer to a request for anything but a transport.
+pub(super) fn answer(
+    net: &mut impl Net,
+    head: &Head<'_>,
+    service: &Service,
+    pages: &Pages,
+    route: &Route<'_>,
+) -> Response {
+    match (head.method, route) {
+        ("GET", Route::Greeting) => Response::new(200).text(sockjs::GREETING),
+        ("GET", Route::Info) => {
+            let mut entropy = [0; 4];
+            net.random(&mut entropy);
+            let entropy = u32::from_le_bytes(entropy);
+            let body = sockjs::info_body(entropy, service.websocket, service.cookie);
+            let response = Response::new(200).body(JSON, body);
+            sockjs::allow_origin(sockjs::never_cached(response), head)
+        }
+        ("OPTIONS", Route::Info) => sockjs::preflight(head, "OPTIONS, GET"),
+        ("GET", Route::Iframe) => pages.iframe.answer(head, HTML),
+        ("GET", Route::IframeScript) => pages.script.answer(head, SCRIPT),
+        (_, Route::Info) => not_allowed("OPTIONS, GET"),
+        (_, Route::Greeting | Route::Iframe | Route::IframeScript) => not_allowed("GET"),
+        _ => not_found(),
+    }
+}
+
+/// 405.
+pub(super) fn not_allowed(allow: &'static str) -> Response {
+    Response::new(405).header("Allow", allow)
+}
+
+/// 404.
+pub(super) fn not_found() -> Response {
+    Response::new(404).text(sockjs::NOT_FOUND)
+}
+
+/// Adds what every answer of a transport has: it is never cached, and pages of any origin may read
+/// it where a script could. The cookie is the client's own, or one that says nothing.
+pub(super) fn transport_headers(
+    response: Response,
+    head: &Head<'_>,
+    service: &Service,
+    transport: Transport,
+) -> Response {
+    let mut response = sockjs::never_cached(response);
+    if service.cookie {
+        let own = head.header("cookie").and_then(|cookies| {
+            let mut pairs = cookies.split(';').map(|pair| pair.trim().split_once('='));
+            pairs.find_map(|pair| pair.filter(|(name, _)| *name == "JSESSIONID"))
+        });
+        let value = own.map_or("dummy", |(_, value)| value);
+        response = response.header("Set-Cookie", &format!("JSESSIONID={value}; path=/"));
+    }
+    match transport {
+        Transport::Xhr | Transport::XhrStreaming | Transport::XhrSend | Transport::EventSource => {
+            sockjs::allow_origin(response, head)
+        }
+        _ => response,
+    }
+}

@@ -1,0 +1,529 @@
+//! The web door: HTTP/1.1, WebSocket and SockJS, for whatever application stands behind it.
+//!
+//! It owns every connection that came through [`Door::Web`](crate::edge::Door), and every
+//! *session*: one browser that is spoken with, over a WebSocket or over requests that come and go.
+//! It never knows what a message says: that is told to an [`Application`], which speaks to one
+//! session through an [`Outlet`], and to any of them with [`Web::publish`]. Called by the switch,
+//! and by [`Standalone`] for applications that have nothing else.
+//!
+//! One file per role: `http` for requests, `answers` for those that need no session, `polled` for
+//! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
+
+mod answers;
+mod http;
+mod outlet;
+mod polled;
+mod socket;
+mod standalone;
+mod transports;
+
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+
+use crate::arena::{Arena, Id};
+use crate::codec::http::{Head, Response};
+use crate::codec::ws::Bounds;
+use crate::edge::{ConnId, Net};
+use crate::limits::Limits;
+use crate::publication::Publication;
+use crate::reason::CloseReason;
+use crate::time::{Millis, Now};
+use crate::wheel::Wheel;
+use answers::Pages;
+use http::{Http, SenderReply};
+use polled::Polled;
+use socket::Socket;
+
+pub use outlet::Outlet;
+pub use standalone::Standalone;
+
+/// Kind of [`SessionId`].
+#[derive(Debug)]
+pub enum SessionKind {}
+
+/// One session, for as long as it lives.
+pub type SessionId = Id<SessionKind>;
+
+/// One place where SockJS is served, and how.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The path that everything is under, as `/socket`.
+    pub prefix: String,
+    /// Whether WebSockets are served.
+    pub websocket: bool,
+    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
+    pub cookie: bool,
+    /// Whether `jsonp` and `jsonp_send` are served.
+    pub jsonp: bool,
+    /// Whether `htmlfile` is served.
+    pub htmlfile: bool,
+    /// The script that the iframe page loads: a path, or an `http` address.
+    pub script: String,
+    /// Bytes of frames after which an answer that goes on ends; the session goes on in the next.
+    pub response_bytes: usize,
+    /// Whether raw WebSockets are pinged.
+    pub raw_heartbeat: bool,
+}
+
+impl Service {
+    /// All transports under this prefix, and the page with the script that the server has itself.
+    pub fn new(prefix: &str, limits: &Limits) -> Service {
+        Service {
+            prefix: prefix.to_owned(),
+            websocket: true,
+            cookie: false,
+            jsonp: true,
+            htmlfile: true,
+            script: format!("{prefix}/{}", crate::codec::sockjs::IFRAME_SCRIPT),
+            response_bytes: limits.stream_response_bytes,
+            raw_heartbeat: true,
+        }
+    }
+}
+
+/// What a browser said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Bytes, over a raw WebSocket alone.
+    Binary(&'a [u8]),
+}
+
+/// How a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parting {
+    /// Code and text that the browser is told (RFC 6455, 7.4); `None` where it is told nothing.
+    pub told: Option<(u16, &'static str)>,
+    /// What is counted.
+    pub reason: CloseReason,
+}
+
+impl From<CloseReason> for Parting {
+    fn from(reason: CloseReason) -> Parting {
+        Parting { told: reason.told(), reason }
+    }
+}
+
+/// What stands behind the door. Nothing called here may call the [`Web`]; what is to be said to
+/// the session that speaks goes through the [`Outlet`].
+pub trait Application {
+    /// What it knows of one session.
+    type Peer: std::fmt::Debug;
+
+    /// A session begins, at the service of that index.
+    ///
+    /// # Errors
+    /// How it ends at once.
+    fn opened(
+        &mut self,
+        outlet: &mut Outlet<'_, impl Net>,
+        service: usize,
+    ) -> Result<Self::Peer, Parting>;
+
+    /// The browser said something. Messages of one session come strictly one after the other.
+    ///
+    /// # Errors
+    /// How the session ends.
+    fn message(
+        &mut self,
+        outlet: &mut Outlet<'_, impl Net>,
+        peer: &mut Self::Peer,
+        message: Message<'_>,
+    ) -> Result<(), Parting>;
+
+    /// What may come from that session at most: the next message.
+    fn bounds(&self, peer: &Self::Peer) -> Bounds;
+
+    /// When [`Application::timed_out`] is wanted. Asked when a session begins, after its deadline,
+    /// and when [`Outlet::reschedule`] says so.
+    fn deadline(&self, peer: &Self::Peer, now: Now) -> Option<Millis>;
+
+    /// A deadline has come, perhaps not the one that was asked for.
+    ///
+    /// # Errors
+    /// How the session ends.
+    fn timed_out(&mut self, peer: &mut Self::Peer, now: Now) -> Result<(), Parting>;
+
+    /// A session has ended: forget it.
+    fn closed(&mut self, peer: Self::Peer);
+
+    /// The answer to a request that is not for a service. The body of the request is read and
+    /// thrown away.
+    fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response;
+}
+
+/// What a connection is.
+#[derive(Debug, Default)]
+enum Line {
+    /// Closed, or not of this door.
+    #[default]
+    None,
+    /// Between requests or inside one. Next: any.
+    Http(Http),
+    /// An answer waits for what a session has to say. Next: `Http`.
+    Receiver(SessionId),
+    /// An answer waits for a session to have heard all. Next: `Http`.
+    Sender(SessionId, Box<SenderReply>),
+    /// A WebSocket. Next: `None`.
+    Socket(SessionId),
+}
+
+/// One browser that is spoken with.
+#[derive(Debug)]
+struct Session<P> {
+    /// What the application knows of it; `None` once it has been told of the end.
+    peer: Option<P>,
+    link: Link,
+}
+
+/// How a session is carried.
+#[derive(Debug)]
+enum Link {
+    Socket(Socket),
+    Polled(Box<Polled>),
+}
+
+/// The name of a session over HTTP: its service, and what the client made up.
+type Key = (u16, Rc<str>);
+
+/// All connections and sessions of the door.
+#[derive(Debug)]
+pub struct Web<P> {
+    limits: Limits,
+    services: Vec<Service>,
+    pages: Vec<Pages>,
+    /// By the slot of the connection.
+    lines: Vec<Line>,
+    sessions: Arena<Session<P>, SessionKind>,
+    /// Sessions over HTTP by their names.
+    names: HashMap<Key, SessionId>,
+    /// Deadlines of sessions over HTTP.
+    wheel: Wheel<SessionId>,
+    /// Sessions over HTTP of which something has changed in this turn.
+    dirty: Vec<SessionId>,
+}
+
+impl<P> Web<P> {
+    /// A door to these services.
+    pub fn new(services: Vec<Service>, limits: Limits, now: Now) -> Web<P> {
+        Web {
+            pages: services.iter().map(Pages::new).collect(),
+            limits,
+            services,
+            lines: Vec::new(),
+            sessions: Arena::default(),
+            names: HashMap::new(),
+            wheel: Wheel::new(now.mono.0),
+            dirty: Vec::new(),
+        }
+    }
+
+    /// How many sessions there are, of any kind.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// What the application knows of the sessions that live.
+    pub fn peers(&self) -> impl Iterator<Item = &P> {
+        self.sessions.iter().filter_map(|(_, session)| session.peer.as_ref())
+    }
+
+    /// A peer came through the door.
+    pub fn opened(&mut self, net: &mut impl Net, conn: ConnId) {
+        net.deadline(conn, Some(net.now().mono.plus(self.limits.http_head_ms as u64)));
+        if self.lines.len() <= conn.index() {
+            self.lines.resize_with(conn.index() + 1, Line::default);
+        }
+        self.lines[conn.index()] = Line::Http(Http::default());
+    }
+
+    /// Whether a connection is of this door and not yet closed.
+    pub fn has(&self, conn: ConnId) -> bool {
+        !matches!(self.lines.get(conn.index()), None | Some(Line::None))
+    }
+
+    /// Bytes came (see [`Handler::received`](crate::edge::Handler::received)).
+    ///
+    /// # Errors
+    /// The reason for which the connection must be closed.
+    pub fn received<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        match &self.lines[conn.index()] {
+            Line::None => Ok(input.len()),
+            Line::Http(_) => {
+                let used = self.http_received(net, app, conn, input)?;
+                if used < input.len() && matches!(self.lines[conn.index()], Line::Socket(_)) {
+                    // The first message may ride in the same segment as the request.
+                    return Ok(used + self.received(net, app, conn, &mut input[used..])?);
+                }
+                Ok(used)
+            }
+            Line::Socket(id) => {
+                let id = *id;
+                match self.socket_received(net, app, id, input) {
+                    Ok(used) => Ok(used),
+                    Err(parting) => {
+                        self.dismiss(net, app, id, parting);
+                        Ok(input.len())
+                    }
+                }
+            }
+            // The next request waits for the answer to this one. The end of the stream must be
+            // noticed meanwhile, so the connection is read as long as little waits.
+            Line::Receiver(_) | Line::Sender(..) => {
+                if input.len() >= self.limits.http_head_bytes {
+                    net.pause(conn);
+                }
+                Ok(0)
+            }
+        }
+    }
+
+    /// The peer sends no more.
+    pub fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        net.close(conn, CloseReason::PeerClosed);
+    }
+
+    /// All that was queued has gone to the kernel.
+    pub fn drained<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+    ) {
+        match &self.lines[conn.index()] {
+            Line::None => {}
+            Line::Http(_) => net.resume(conn),
+            Line::Receiver(id) => {
+                let id = *id;
+                self.receiver_drained(net, id);
+            }
+            Line::Sender(..) => {}
+            Line::Socket(id) => {
+                let id = *id;
+                if let Err(parting) = self.socket_drained(net, app, id) {
+                    self.dismiss(net, app, id, parting);
+                }
+            }
+        }
+    }
+
+    /// The deadline of a connection has passed.
+    pub fn timed_out<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+    ) {
+        match &self.lines[conn.index()] {
+            Line::Http(http) => {
+                http.send_timeout(net, conn);
+                net.close(conn, CloseReason::HalfRequest);
+            }
+            Line::Socket(id) => {
+                let id = *id;
+                if let Err(parting) = self.socket_timed_out(net, app, id) {
+                    self.dismiss(net, app, id, parting);
+                }
+            }
+            // Those have no deadline: the session's counts.
+            Line::None | Line::Receiver(_) | Line::Sender(..) => {}
+        }
+    }
+
+    /// The connection is gone.
+    pub fn closed<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+    ) {
+        match std::mem::take(&mut self.lines[conn.index()]) {
+            Line::None | Line::Http(_) => {}
+            Line::Sender(id, _) => {
+                if let Some(polled) = self.polled(id) {
+                    polled.senders.retain(|sender| *sender != conn);
+                }
+            }
+            // What was on its way to it is lost, so its session is over.
+            Line::Receiver(id) => self.destroy(net, app, id),
+            Line::Socket(id) => {
+                if let Some(peer) = self.sessions.remove(id).and_then(|session| session.peer) {
+                    app.closed(peer);
+                }
+            }
+        }
+    }
+
+    /// The process is to stop: everybody is told.
+    pub fn stopping<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+    ) {
+        match &self.lines[conn.index()] {
+            Line::None => {}
+            Line::Http(_) | Line::Sender(..) => net.close(conn, CloseReason::GoingAway),
+            Line::Receiver(id) | Line::Socket(id) => {
+                let id = *id;
+                self.dismiss(net, app, id, CloseReason::GoingAway.into());
+                self.serve(net, app, id);
+                net.close(conn, CloseReason::GoingAway);
+            }
+        }
+    }
+
+    /// All connections have been told: what is left are sessions without one.
+    pub fn stopped<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
+        let alone = |(id, session): (SessionId, &Session<P>)| match &session.link {
+            Link::Polled(polled) if !polled.has_receiver() => Some(id),
+            _ => None,
+        };
+        let ids: Vec<SessionId> = self.sessions.iter().filter_map(alone).collect();
+        for id in ids {
+            self.destroy(net, app, id);
+        }
+    }
+
+    /// When a turn is wanted at the latest.
+    pub fn due(&self) -> Option<Millis> {
+        if self.dirty.is_empty() { self.wheel.next_at().map(Millis) } else { Some(Millis(0)) }
+    }
+
+    /// Once a turn, before its input.
+    pub fn tick<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
+        self.wheel.advance(net.now().mono.0);
+        while let Some((_, id)) = self.wheel.pop_expired() {
+            self.polled_timed_out(net, app, id);
+        }
+    }
+
+    /// Once a turn, after its input: polls are answered, whoever waited goes on.
+    pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
+        while let Some(id) = self.dirty.pop() {
+            self.serve(net, app, id);
+        }
+    }
+
+    /// Gives a message of somebody else to a session. Returns how many bytes of such messages wait
+    /// for it behind what it is busy with: what counts against a slow consumer.
+    pub fn publish(
+        &mut self,
+        net: &mut impl Net,
+        id: SessionId,
+        publication: &Publication<'_>,
+    ) -> usize {
+        let Some(session) = self.sessions.get_mut(id) else { return 0 };
+        match &mut session.link {
+            Link::Socket(socket) => {
+                net.publish(socket.conn, publication.frame(socket.form).clone())
+            }
+            Link::Polled(polled) => {
+                let backlog = polled.publish(net, publication);
+                if polled.mark_dirty() {
+                    self.dirty.push(id);
+                }
+                backlog
+            }
+        }
+    }
+
+    /// Lets a session go: it is told why, and hears nothing more.
+    pub fn dismiss<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: SessionId,
+        parting: Parting,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let mut closing = None;
+        match &mut session.link {
+            Link::Socket(socket) => {
+                socket.farewell(net, parting);
+                closing = Some(socket.conn);
+            }
+            Link::Polled(polled) => {
+                polled.end(parting);
+                if polled.mark_dirty() {
+                    self.dirty.push(id);
+                }
+            }
+        }
+        if let Some(peer) = session.peer.take() {
+            app.closed(peer);
+        }
+        if let Some(conn) = closing {
+            net.close(conn, parting.reason);
+        }
+    }
+
+    fn polled(&mut self, id: SessionId) -> Option<&mut Polled> {
+        match &mut self.sessions.get_mut(id)?.link {
+            Link::Polled(polled) => Some(polled),
+            Link::Socket(_) => None,
+        }
+    }
+
+    fn mark_dirty(&mut self, id: SessionId) {
+        if self.polled(id).is_some_and(Polled::mark_dirty) {
+            self.dirty.push(id);
+        }
+    }
+
+    /// Checks all that must hold; for tests.
+    ///
+    /// # Panics
+    /// If anything does not hold.
+    pub fn check_invariants(&self) {
+        let mut polled_count = 0;
+        for (id, session) in self.sessions.iter() {
+            match &session.link {
+                Link::Socket(socket) => {
+                    let line = &self.lines[socket.conn.index()];
+                    assert!(matches!(line, Line::Socket(of) if *of == id), "{line:?}");
+                }
+                Link::Polled(polled) => {
+                    polled_count += 1;
+                    assert_eq!(self.names.get(&polled.key), Some(&id));
+                    polled.check_invariants(session.peer.is_some());
+                    if let Some(conn) = polled.receiver_conn() {
+                        let line = &self.lines[conn.index()];
+                        assert!(matches!(line, Line::Receiver(of) if *of == id), "{line:?}");
+                    }
+                    assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
+                    for sender in &polled.senders {
+                        let line = &self.lines[sender.index()];
+                        assert!(matches!(line, Line::Sender(of, _) if *of == id), "{line:?}");
+                    }
+                }
+            }
+        }
+        assert_eq!(self.names.len(), polled_count);
+        for line in &self.lines {
+            if let Line::Receiver(id) | Line::Sender(id, _) | Line::Socket(id) = line {
+                assert!(self.sessions.get(*id).is_some(), "{line:?} of nobody");
+            }
+        }
+        self.wheel.check_invariants();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_an_idle_connection_stays_small() {
+        assert!(size_of::<Line>() <= 24, "{}", size_of::<Line>());
+        assert!(size_of::<Link>() <= 64, "{}", size_of::<Link>());
+    }
+}

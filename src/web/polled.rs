@@ -1,0 +1,316 @@
+//! A session over HTTP: requests attach to it, wait for what it has to say, and leave. Owns what
+//! waits for the browser between two of them; never knows a connection but by its id.
+
+use std::collections::VecDeque;
+
+use super::{Key, Parting};
+use crate::codec::http::{self, LAST_CHUNK, Response};
+use crate::codec::sockjs::{self, Envelope};
+use crate::edge::{ConnId, Net};
+use crate::frame::{FRAME_COST_BYTES, Frame};
+use crate::publication::{Form, Publication, array, stream_frame};
+use crate::reason::CloseReason;
+use crate::time::Millis;
+use crate::wheel::Timer;
+
+/// How an answer to a receiver looks.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// One frame, in one answer with a length; with a callback if it is `jsonp`.
+    Poll { response: Box<Response>, callback: Option<Box<str>> },
+    /// Frame after frame.
+    Stream { envelope: Envelope, is_chunked: bool },
+}
+
+/// A request that waits for what the session has to say.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub conn: ConnId,
+    pub reply: Reply,
+    /// The connection ends with the answer.
+    pub closes: bool,
+    /// Bytes of frames so far, less what they are wrapped in as chunks.
+    pub sent: usize,
+    /// What was queued at the last beat.
+    pub queued_at_beat: usize,
+    /// It is not read, so that we hear when all has gone out.
+    pub is_held: bool,
+}
+
+impl Receiver {
+    pub fn new(conn: ConnId, reply: Reply, closes: bool) -> Receiver {
+        Receiver { conn, reply, closes, sent: 0, queued_at_beat: 0, is_held: false }
+    }
+
+    /// Sends a frame of SockJS on an answer that goes on.
+    fn send_frame(&mut self, net: &mut impl Net, frame: &[u8]) {
+        if let Reply::Stream { envelope, is_chunked } = self.reply {
+            let frame = stream_frame(envelope, is_chunked, frame);
+            self.sent += payload_bytes(&frame, is_chunked);
+            net.send(self.conn, frame);
+        }
+    }
+}
+
+/// What of a frame counts against the length of an answer.
+fn payload_bytes(frame: &[u8], is_chunked: bool) -> usize {
+    if is_chunked { http::chunk_payload_bytes(frame.len()) } else { frame.len() }
+}
+
+/// What an answer has come to, and what becomes of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Finished {
+    pub conn: ConnId,
+    /// The reason to close it, if it does not go on.
+    pub close: Option<CloseReason>,
+}
+
+/// One session.
+#[derive(Debug)]
+pub(super) struct Polled {
+    pub key: Key,
+    receiver: Option<Receiver>,
+    /// What waits for a receiver: strings of a JSON array ([`Form::Item`]).
+    inbox: VecDeque<Frame>,
+    inbox_bytes: usize,
+    /// Bytes of publications in the inbox, but for one in front.
+    backlog: usize,
+    /// The browser has been told that the session is open.
+    is_opened: bool,
+    /// It is over, and every further receiver is told so.
+    ended: Option<Parting>,
+    /// Somebody has been told so.
+    is_end_told: bool,
+    /// Bytes after which an answer that goes on ends.
+    response_bytes: usize,
+    /// Messages that came behind more answers than the browser has taken; at most as long as the
+    /// bodies of `senders`.
+    pub pending: VecDeque<String>,
+    /// Connections whose messages are among those, and which get their answers when all is done.
+    pub senders: Vec<ConnId>,
+    /// When it is over for want of a receiver.
+    pub alone_until: Millis,
+    /// When the receiver is told that we are still there.
+    pub beat_at: Millis,
+    pub timer: Option<Timer>,
+    is_dirty: bool,
+}
+
+impl Polled {
+    pub fn new(key: Key, response_bytes: usize) -> Polled {
+        Polled {
+            key,
+            receiver: None,
+            inbox: VecDeque::new(),
+            inbox_bytes: 0,
+            backlog: 0,
+            is_opened: false,
+            ended: None,
+            is_end_told: false,
+            response_bytes,
+            pending: VecDeque::new(),
+            senders: Vec::new(),
+            alone_until: Millis(0),
+            beat_at: Millis(0),
+            timer: None,
+            is_dirty: false,
+        }
+    }
+
+    /// Notes that something has changed; whether that is news.
+    pub fn mark_dirty(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_dirty, true)
+    }
+
+    /// All that has changed will be looked at now.
+    pub fn unmark_dirty(&mut self) {
+        self.is_dirty = false;
+    }
+
+    pub fn has_timer(&self) -> bool {
+        self.timer.is_some()
+    }
+
+    pub fn has_receiver(&self) -> bool {
+        self.receiver.is_some()
+    }
+
+    pub fn receiver_conn(&self) -> Option<ConnId> {
+        self.receiver.as_ref().map(|receiver| receiver.conn)
+    }
+
+    pub fn receiver_mut(&mut self) -> Option<&mut Receiver> {
+        self.receiver.as_mut()
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// A receiver comes; there is none.
+    pub fn attach(&mut self, receiver: Receiver) {
+        debug_assert!(self.receiver.is_none());
+        self.receiver = Some(receiver);
+    }
+
+    /// It ends. What is on its way still comes first, unless it was too much.
+    pub fn end(&mut self, parting: Parting) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(parting);
+        self.pending = VecDeque::new();
+        if parting.reason == CloseReason::SlowConsumer {
+            self.clear_inbox();
+        }
+    }
+
+    fn clear_inbox(&mut self) {
+        (self.inbox, self.inbox_bytes, self.backlog) = (VecDeque::new(), 0, 0);
+    }
+
+    /// An answer that goes on, and can take a message now.
+    fn open_stream(&mut self) -> Option<&mut Receiver> {
+        let is_ready = self.is_opened && self.inbox.is_empty() && self.ended.is_none();
+        let limit = self.response_bytes;
+        self.receiver.as_mut().filter(|receiver| {
+            let is_stream = matches!(receiver.reply, Reply::Stream { .. });
+            is_ready && is_stream && receiver.sent < limit
+        })
+    }
+
+    /// Says a message that was asked for.
+    pub fn send(&mut self, net: &mut impl Net, frame: impl FnOnce(Form) -> Frame) {
+        if let Some(receiver) = self.open_stream()
+            && let Reply::Stream { envelope, is_chunked } = receiver.reply
+        {
+            let frame = frame(Form::Stream { envelope, is_chunked });
+            receiver.sent += payload_bytes(&frame, is_chunked);
+            return net.send(receiver.conn, frame);
+        }
+        let item = frame(Form::Item);
+        self.inbox_bytes += item.len();
+        self.inbox.push_back(item);
+    }
+
+    /// Says a message that somebody else sent; returns how much of such waits behind what the
+    /// browser is busy with.
+    pub fn publish(&mut self, net: &mut impl Net, publication: &Publication<'_>) -> usize {
+        if let Some(receiver) = self.open_stream()
+            && let Reply::Stream { envelope, is_chunked } = receiver.reply
+        {
+            let frame = publication.frame(Form::Stream { envelope, is_chunked }).clone();
+            receiver.sent += payload_bytes(&frame, is_chunked);
+            return net.publish(receiver.conn, frame);
+        }
+        let item = publication.frame(Form::Item).clone();
+        self.inbox_bytes += item.len();
+        if !self.inbox.is_empty() {
+            self.backlog += item.len();
+        }
+        self.inbox.push_back(item);
+        self.backlog
+    }
+
+    /// Whether it has so much to take that nothing more is asked on its behalf.
+    pub fn is_full(&self, net: &impl Net, answers_pause_bytes: usize) -> bool {
+        let waiting = self.inbox_bytes + self.inbox.len() * FRAME_COST_BYTES;
+        let queued = self.receiver.as_ref().map_or(0, |receiver| net.queued(receiver.conn));
+        waiting + queued >= answers_pause_bytes
+    }
+
+    /// Gives the receiver what there is. Returns what becomes of its connection if that was all
+    /// that it gets.
+    pub fn flush(&mut self, net: &mut impl Net) -> Option<Finished> {
+        match self.receiver.as_ref()?.reply {
+            Reply::Poll { .. } => {
+                let frame = self.next_frame()?;
+                Some(self.answer_poll(net, &frame))
+            }
+            Reply::Stream { .. } => self.flush_stream(net),
+        }
+    }
+
+    /// The receiver is told that we are there.
+    pub fn beat(&mut self, net: &mut impl Net) -> Option<Finished> {
+        match self.receiver.as_mut()? {
+            Receiver { reply: Reply::Poll { .. }, .. } => {
+                Some(self.answer_poll(net, sockjs::HEARTBEAT.as_bytes()))
+            }
+            receiver => {
+                receiver.send_frame(net, sockjs::HEARTBEAT.as_bytes());
+                self.flush_stream(net)
+            }
+        }
+    }
+
+    /// The next frame that waits, if there is one; of a session that is over there always is.
+    fn next_frame(&mut self) -> Option<Vec<u8>> {
+        if !std::mem::replace(&mut self.is_opened, true) {
+            return Some(sockjs::OPEN.into());
+        }
+        if !self.inbox.is_empty() {
+            let frame = array(&self.inbox);
+            self.clear_inbox();
+            return Some(frame);
+        }
+        let parting = self.ended?;
+        let (code, text) = parting.told.unwrap_or((1000, "Normal closure"));
+        Some(sockjs::close_text(code, text).into_bytes())
+    }
+
+    fn answer_poll(&mut self, net: &mut impl Net, frame: &[u8]) -> Finished {
+        let close = self.reason_to_close(frame);
+        let Some(Receiver { conn, reply, closes, .. }) = self.receiver.take() else {
+            unreachable!("only a receiver is answered")
+        };
+        if let Reply::Poll { response, callback } = reply {
+            let mut body = Vec::with_capacity(frame.len() + frame.len() / 8 + 32);
+            match &callback {
+                Some(callback) => sockjs::jsonp_into(&mut body, callback, frame),
+                None => Envelope::Xhr.frame_into(&mut body, frame),
+            }
+            let response = response.body(Envelope::Xhr.content_type(), body);
+            let response = if close.is_some() { response.close() } else { response };
+            net.send(conn, response.encode());
+        }
+        Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)) }
+    }
+
+    fn flush_stream(&mut self, net: &mut impl Net) -> Option<Finished> {
+        let limit = self.response_bytes;
+        let mut close = None;
+        let mut is_over = false;
+        while self.receiver.as_ref()?.sent < limit && !is_over {
+            let Some(frame) = self.next_frame() else { break };
+            is_over = frame.starts_with(b"c");
+            close = close.or(self.reason_to_close(&frame));
+            self.receiver.as_mut()?.send_frame(net, &frame);
+        }
+        if !is_over && self.receiver.as_ref()?.sent < limit {
+            return None;
+        }
+        let Receiver { conn, reply, closes, .. } = self.receiver.take()?;
+        if matches!(reply, Reply::Stream { is_chunked: true, .. }) {
+            net.send(conn, Frame::from(LAST_CHUNK));
+        }
+        Some(Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)) })
+    }
+
+    /// The first who is told of an end that an operator may want to hear of is closed for that
+    /// reason, so that it is counted once.
+    fn reason_to_close(&mut self, frame: &[u8]) -> Option<CloseReason> {
+        let reason = self.ended?.reason;
+        let is_first = frame.starts_with(b"c") && !std::mem::replace(&mut self.is_end_told, true);
+        (is_first && !reason.is_ordinary()).then_some(reason)
+    }
+
+    /// Checks all that must hold; for tests.
+    pub fn check_invariants(&self, has_peer: bool) {
+        let bytes: usize = self.inbox.iter().map(|item| item.len()).sum();
+        assert_eq!(bytes, self.inbox_bytes);
+        assert!(self.backlog <= bytes);
+        assert_eq!(has_peer, self.ended.is_none(), "over, and not over");
+        assert!(self.pending.is_empty() || !self.senders.is_empty(), "messages of nobody");
+    }
+}

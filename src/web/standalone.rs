@@ -1,0 +1,78 @@
+//! A web door with an application and nothing else: what a [`Reactor`](crate::edge) can be run
+//! with. It adds nothing of its own, so the transports are what they are in the server.
+
+use super::{Application, Service, Web};
+use crate::edge::{ConnId, Door, Handler, Net};
+use crate::limits::Limits;
+use crate::reason::CloseReason;
+use crate::time::{Millis, Now};
+
+/// The handler of an application that has nothing but a web door.
+#[derive(Debug)]
+pub struct Standalone<A: Application> {
+    web: Web<A::Peer>,
+    app: A,
+    /// The last slot that a connection was in.
+    slots: Vec<ConnId>,
+}
+
+impl<A: Application> Standalone<A> {
+    /// A door to these services, behind which that application stands.
+    pub fn new(services: Vec<Service>, limits: Limits, now: Now, app: A) -> Standalone<A> {
+        Standalone { web: Web::new(services, limits, now), app, slots: Vec::new() }
+    }
+}
+
+impl<A: Application> Handler for Standalone<A> {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, _: Door) {
+        if self.slots.len() <= conn.index() {
+            self.slots.resize(conn.index() + 1, conn);
+        }
+        self.slots[conn.index()] = conn;
+        self.web.opened(net, conn);
+    }
+
+    fn received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        self.web.received(net, &mut self.app, conn, input)
+    }
+
+    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.web.ended(net, conn);
+    }
+
+    fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.web.drained(net, &mut self.app, conn);
+    }
+
+    fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.web.timed_out(net, &mut self.app, conn);
+    }
+
+    fn closed(&mut self, net: &mut impl Net, conn: ConnId, _: CloseReason) {
+        self.web.closed(net, &mut self.app, conn);
+    }
+
+    fn stopping(&mut self, net: &mut impl Net) {
+        for conn in &self.slots {
+            self.web.stopping(net, &mut self.app, *conn);
+        }
+        self.web.stopped(net, &mut self.app);
+    }
+
+    fn due(&self) -> Option<Millis> {
+        self.web.due()
+    }
+
+    fn tick(&mut self, net: &mut impl Net) {
+        self.web.tick(net, &mut self.app);
+    }
+
+    fn settle(&mut self, net: &mut impl Net) {
+        self.web.settle(net, &mut self.app);
+    }
+}

@@ -1,0 +1,415 @@
+//! The requests of SockJS over HTTP: those that attach to a session and those that send to it;
+//! what becomes of a session with time.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use super::http::SenderReply;
+use super::outlet::Way;
+use super::polled::{Finished, Polled, Receiver, Reply};
+use super::{Application, Line, Link, Message, Outlet, Parting, Session, SessionId, Web, answers};
+use crate::codec::http::{Head, LAST_CHUNK, Response};
+use crate::codec::sockjs::{self, Envelope, Messages, SendError, Transport};
+use crate::edge::{ConnId, Net};
+use crate::frame::Frame;
+use crate::publication::{chunk, stream_frame};
+use crate::reason::CloseReason;
+
+/// What `xhr_send` takes for JSON; all else has no payload. The last is of old Konquerors.
+const SEND_TYPES: [&str; 6] =
+    ["", "text/plain", "application/json", "application/xml", "text/xml", "t"];
+
+const FORM_TYPE: &str = "application/x-www-form-urlencoded";
+
+/// Service, name of the session, transport.
+type Place<'a> = (usize, &'a str, Transport);
+
+impl<P> Web<P> {
+    /// A request of a transport, with the right method. Returns the answer, unless it has been
+    /// sent or will come later.
+    pub(super) fn transport<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+        head: &Head<'_>,
+        place: Place<'_>,
+        body: &[u8],
+    ) -> Option<Response> {
+        let (_, _, transport) = place;
+        match transport {
+            Transport::XhrSend | Transport::JsonpSend => {
+                self.send(net, app, conn, head, place, body)
+            }
+            _ => self.receive(net, app, conn, head, place),
+        }
+    }
+
+    /// A request that waits for what the session has to say.
+    fn receive<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+        head: &Head<'_>,
+        (at, name, transport): Place<'_>,
+    ) -> Option<Response> {
+        let response = Response::new(200).answering(head);
+        let service = &self.services[at];
+        let response = answers::transport_headers(response, head, service, transport);
+        let mut callback = String::new();
+        if matches!(transport, Transport::Jsonp | Transport::HtmlFile) {
+            match sockjs::parse_callback(head.query()) {
+                Ok(name) => callback = name,
+                Err(error) => {
+                    let refusal = Response::new(500).text(error.text());
+                    return Some(sockjs::never_cached(refusal));
+                }
+            }
+        }
+        let key = (at as u16, Rc::from(name));
+        let id = match self.names.get(&key) {
+            Some(id) => *id,
+            None if self.names.len() >= self.limits.sessions => {
+                return Some(Response::new(503).text("too many sessions\n").close());
+            }
+            None => self.open_session(net, app, key),
+        };
+        let closes = response.closes();
+        let envelope = match transport {
+            Transport::XhrStreaming => Some(Envelope::Xhr),
+            Transport::EventSource => Some(Envelope::EventSource),
+            Transport::HtmlFile => Some(Envelope::HtmlFile),
+            _ => None,
+        };
+        let Some(envelope) = envelope else {
+            let callback = (transport == Transport::Jsonp).then(|| callback.into());
+            let reply = Reply::Poll { response: Box::new(response), callback };
+            self.attach(net, id, Receiver::new(conn, reply, closes));
+            return None;
+        };
+        let is_chunked = response.is_chunked();
+        let response = response.header("Content-Type", envelope.content_type());
+        net.send(conn, response.encode_head());
+        let mut prelude = Vec::new();
+        envelope.prelude_into(&mut prelude, &callback);
+        net.send(conn, if is_chunked { chunk(&prelude) } else { Frame::from(prelude) });
+        let reply = Reply::Stream { envelope, is_chunked };
+        self.attach(net, id, Receiver::new(conn, reply, closes || !is_chunked));
+        None
+    }
+
+    fn open_session<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        key: super::Key,
+    ) -> SessionId {
+        let service = usize::from(key.0);
+        let polled = Polled::new(key.clone(), self.services[service].response_bytes);
+        let link = Link::Polled(Box::new(polled));
+        let id = self.sessions.insert(Session { peer: None, link });
+        self.names.insert(key, id);
+        let Some(Session { peer, link: Link::Polled(polled) }) = self.sessions.get_mut(id) else {
+            return id;
+        };
+        match app.opened(&mut Outlet::new(net, id, Way::Polled(polled)), service) {
+            Ok(opened) => *peer = Some(opened),
+            Err(parting) => polled.end(parting),
+        }
+        id
+    }
+
+    /// A receiver finds its session; if another one is there, it is told so.
+    fn attach(&mut self, net: &mut impl Net, id: SessionId, receiver: Receiver) {
+        let (now, beat_ms) = (net.now().mono, self.limits.heartbeat_ms as u64);
+        let conn = receiver.conn;
+        self.lines[conn.index()] = Line::Receiver(id);
+        net.deadline(conn, None);
+        let Some(polled) = self.polled(id) else { return };
+        if !polled.has_receiver() {
+            polled.attach(receiver);
+            polled.beat_at = now.plus(beat_ms);
+            return self.mark_dirty(id);
+        }
+        let (code, text) = sockjs::STILL_OPEN;
+        let frame = sockjs::close_text(code, text);
+        match receiver.reply {
+            Reply::Poll { response, callback } => {
+                let mut body = Vec::new();
+                match &callback {
+                    Some(callback) => sockjs::jsonp_into(&mut body, callback, frame.as_bytes()),
+                    None => Envelope::Xhr.frame_into(&mut body, frame.as_bytes()),
+                }
+                net.send(conn, response.body(Envelope::Xhr.content_type(), body).encode());
+            }
+            Reply::Stream { envelope, is_chunked } => {
+                net.send(conn, stream_frame(envelope, is_chunked, frame.as_bytes()));
+                if is_chunked {
+                    net.send(conn, Frame::from(LAST_CHUNK));
+                }
+            }
+        }
+        self.release(net, conn, receiver.closes.then_some(CloseReason::Answered));
+    }
+
+    /// A request with messages for the application.
+    fn send<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+        head: &Head<'_>,
+        (at, name, transport): Place<'_>,
+        body: &[u8],
+    ) -> Option<Response> {
+        let service = &self.services[at];
+        let wrap = |response| answers::transport_headers(response, head, service, transport);
+        let decoded = payload(head, transport, body);
+        let messages = match &decoded {
+            Ok(payload) => sockjs::parse_body(payload),
+            Err(error) => Err(*error),
+        };
+        let messages = match messages {
+            Ok(messages) => messages,
+            Err(error) => return Some(wrap(Response::new(500).text(error.text()))),
+        };
+        let Some(id) = self.names.get(&(at as u16, Rc::from(name))).copied() else {
+            return Some(wrap(answers::not_found()));
+        };
+        let done = match transport {
+            Transport::JsonpSend => Response::new(200).text("ok"),
+            // Some browsers take an answer without a type for broken XML.
+            _ => Response::new(204).header("Content-Type", "text/plain; charset=UTF-8"),
+        };
+        let done = wrap(done);
+        self.hear(net, app, id, messages);
+        let polled = self.polled(id)?;
+        if polled.pending.is_empty() {
+            return Some(done);
+        }
+        // Its answer waits until all that it sent has been heard.
+        polled.senders.push(conn);
+        let done = done.answering(head);
+        let closes = done.closes();
+        let reply = SenderReply { frame: done.encode(), closes };
+        self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
+        net.deadline(conn, None);
+        None
+    }
+
+    /// Gives messages to the application, as long as their answers are taken; the rest waits.
+    fn hear<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: SessionId,
+        mut messages: Messages<'_>,
+    ) {
+        let pause_bytes = self.limits.answers_pause_bytes;
+        loop {
+            let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else { return };
+            if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) {
+                polled.pending.extend(messages.map(Cow::into_owned));
+                break;
+            }
+            let Some(message) = messages.next() else { break };
+            self.tell_polled(net, app, id, &message);
+        }
+        self.mark_dirty(id);
+    }
+
+    /// Gives the application one message.
+    fn tell_polled<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: SessionId,
+        message: &str,
+    ) {
+        let Some(Session { peer: Some(peer), link: Link::Polled(polled) }) =
+            self.sessions.get_mut(id)
+        else {
+            return;
+        };
+        let heard = if message.len() > app.bounds(peer).message_bytes {
+            Err(Parting::from(CloseReason::WsTooLarge))
+        } else {
+            let mut outlet = Outlet::new(net, id, Way::Polled(polled));
+            app.message(&mut outlet, peer, Message::Text(message))
+        };
+        if let Err(parting) = heard {
+            self.dismiss(net, app, id, parting);
+        }
+    }
+
+    /// Something has changed: gives the receiver what there is, hears what waited, and sets the
+    /// deadline.
+    pub(super) fn serve<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: SessionId,
+    ) {
+        loop {
+            let Some(polled) = self.polled(id) else { return };
+            if let Some(finished) = polled.flush(net) {
+                self.finish(net, id, finished);
+            }
+            if !self.go_on(net, app, id) {
+                break;
+            }
+        }
+        let pause_bytes = self.limits.answers_pause_bytes;
+        let Some(polled) = self.polled(id) else { return };
+        polled.unmark_dirty();
+        if polled.pending.is_empty() {
+            let senders = std::mem::take(&mut polled.senders);
+            for conn in senders {
+                self.release_sender(net, conn, id);
+            }
+        } else if polled.is_full(net, pause_bytes)
+            && let Some(receiver) = polled.receiver_mut()
+        {
+            // The reactor tells when all has gone out only of those that are not read.
+            receiver.is_held = true;
+            net.pause(receiver.conn);
+        }
+        self.schedule(net, app, id);
+    }
+
+    /// Hears messages that waited for the browser to take its answers; whether there were any.
+    fn go_on<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: SessionId,
+    ) -> bool {
+        let pause_bytes = self.limits.answers_pause_bytes;
+        let mut has_heard = false;
+        while let Some(polled) = self.polled(id)
+            && !polled.is_full(net, pause_bytes)
+            && let Some(message) = polled.pending.pop_front()
+        {
+            self.tell_polled(net, app, id, &message);
+            has_heard = true;
+        }
+        has_heard
+    }
+
+    /// An answer has come to its end: the session is alone, for a while.
+    fn finish(&mut self, net: &mut impl Net, id: SessionId, finished: Finished) {
+        let alone_until = net.now().mono.plus(self.limits.session_ms as u64);
+        if let Some(polled) = self.polled(id) {
+            polled.alone_until = alone_until;
+        }
+        self.release(net, finished.conn, finished.close);
+    }
+
+    /// Sets the one timer of a session over HTTP.
+    fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: SessionId) {
+        let Some(Session { peer, link: Link::Polled(polled) }) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let own = if polled.has_receiver() { polled.beat_at } else { polled.alone_until };
+        let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
+        let at = deadline.map_or(own, |at| at.min(own));
+        if let Some(timer) = polled.timer.take() {
+            self.wheel.cancel(timer);
+        }
+        polled.timer = Some(self.wheel.insert(at.0, id));
+    }
+
+    /// A session's deadline has come.
+    pub(super) fn polled_timed_out<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: SessionId,
+    ) {
+        let (now, beat_ms) = (net.now(), self.limits.heartbeat_ms as u64);
+        let Some(Session { peer, link: Link::Polled(polled) }) = self.sessions.get_mut(id) else {
+            return;
+        };
+        polled.timer = None;
+        if !polled.has_receiver() && polled.alone_until <= now.mono {
+            return self.destroy(net, app, id);
+        }
+        let over = peer.as_mut().and_then(|peer| app.timed_out(peer, now).err());
+        if let Some(parting) = over {
+            self.dismiss(net, app, id, parting);
+        } else if polled.has_receiver() && polled.beat_at <= now.mono {
+            polled.beat_at = now.mono.plus(beat_ms);
+            self.beat(net, id);
+        }
+        self.mark_dirty(id);
+    }
+
+    /// The receiver has waited for long: it hears that we are there, and takes it, or is gone.
+    fn beat(&mut self, net: &mut impl Net, id: SessionId) {
+        let Some(polled) = self.polled(id) else { return };
+        let Some(receiver) = polled.receiver_mut() else { return };
+        let queued = net.queued(receiver.conn);
+        if queued > 0 && queued == receiver.queued_at_beat {
+            // Nothing of it was taken in all that time. With the connection ends the session.
+            return net.close(receiver.conn, CloseReason::NoHeartbeat);
+        }
+        receiver.queued_at_beat = queued;
+        if queued == 0
+            && let Some(finished) = polled.beat(net)
+        {
+            self.finish(net, id, finished);
+        }
+    }
+
+    /// All that was queued for a receiver has gone to the kernel.
+    pub(super) fn receiver_drained(&mut self, net: &mut impl Net, id: SessionId) {
+        let Some(receiver) = self.polled(id).and_then(Polled::receiver_mut) else { return };
+        if std::mem::take(&mut receiver.is_held) {
+            net.resume(receiver.conn);
+            self.mark_dirty(id);
+        }
+    }
+
+    /// A session over HTTP is no more. Whoever sent to it is answered: it was heard as far as there
+    /// was anybody to hear it.
+    pub(super) fn destroy<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: SessionId,
+    ) {
+        let Some(Session { peer, link: Link::Polled(mut polled) }) = self.sessions.remove(id)
+        else {
+            return;
+        };
+        self.names.remove(&polled.key);
+        if let Some(timer) = polled.timer.take() {
+            self.wheel.cancel(timer);
+        }
+        if let Some(peer) = peer {
+            app.closed(peer);
+        }
+        for conn in polled.senders {
+            self.release_sender(net, conn, id);
+        }
+    }
+}
+
+/// The JSON in the body of a request that sends.
+fn payload<'a>(
+    head: &Head<'_>,
+    transport: Transport,
+    body: &'a [u8],
+) -> Result<Cow<'a, [u8]>, SendError> {
+    let content_type = head.header("content-type").unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim();
+    let content_type = content_type.to_ascii_lowercase();
+    if transport == Transport::JsonpSend && content_type == FORM_TYPE {
+        return sockjs::form_field(body, b"d").map(Cow::Owned).ok_or(SendError::Payload);
+    }
+    if SEND_TYPES.contains(&content_type.as_str()) {
+        return Ok(Cow::Borrowed(body));
+    }
+    Err(SendError::Payload)
+}

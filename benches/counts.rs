@@ -42,9 +42,10 @@ impl World {
             server_key: "a key of the benches".into(),
             demo: None,
             now: reactor.now(),
+            at: reactor.now().unix,
         };
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
-        switch.declare(support::NAMESPACE, support::KEY).expect("a new namespace");
+        assert!(switch.declare(support::NAMESPACE, support::KEY), "a new namespace");
         Ok(World { reactor, switch, ws, control })
     }
 

@@ -60,6 +60,7 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
         server_key: server_key.expose().to_owned(),
         demo: config.demo.then(|| demo::page(&command)),
         now: reactor.now(),
+        at: reactor.now().unix,
     };
     let mut switch = Switch::new(settings, journal);
     declare(config, &mut switch)?;
@@ -115,14 +116,19 @@ fn raise_descriptor_limit() -> u64 {
 
 /// The namespaces that the configuration names, and the demo's.
 fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()> {
-    let refused = |name: &str, why| io::Error::other(format!("namespace {name}: {why:?}"));
+    let max = config.limits.namespaces;
+    let full = |name: &str| {
+        io::Error::other(format!(
+            "no room for namespace {name:?}: there are {max} (limit namespaces)"
+        ))
+    };
     for (name, key) in &config.namespaces {
-        switch.declare(name, key.expose()).map_err(|why| refused(name, why))?;
+        switch.declare(name, key.expose()).then_some(()).ok_or_else(|| full(name))?;
     }
     let is_declared = config.namespaces.iter().any(|(name, _)| name == demo::NAMESPACE);
     if config.demo && !is_declared {
-        let declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
-        declared.map_err(|why| refused(demo::NAMESPACE, why))?;
+        let is_declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
+        is_declared.then_some(()).ok_or_else(|| full(demo::NAMESPACE))?;
     }
     Ok(())
 }

@@ -265,9 +265,10 @@ impl<J: Journal> World<J> {
             server_key: "server".to_owned(),
             demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
             now: net.now(),
+            at: net.now().unix,
         };
         let mut switch = Switch::new(settings, journal);
-        switch.declare("site", KEY).expect("there is room for one namespace");
+        assert!(switch.declare("site", KEY), "there is room for one namespace");
         World { switch, net }
     }
 

@@ -17,7 +17,7 @@ use hashbrown::HashMap;
 use crate::codec::ws;
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::frame::Frame;
-use crate::hub::{Change, Entry, Hub, Outbox, Outcome, PeerId, Refusal};
+use crate::hub::{Change, Entry, Hub, Key, Outbox, Outcome, PeerId, Refusal, Row, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -46,6 +46,9 @@ pub struct Settings {
     pub demo: Option<Demo>,
     /// The time at the start.
     pub now: Now,
+    /// The same moment on the scale of entries and states; the date, unless an earlier run had
+    /// another idea of it.
+    pub at: UnixMillis,
 }
 
 /// What a connection is.
@@ -89,6 +92,8 @@ pub struct Switch<J> {
     waiting: HashMap<Ticket, ConnId>,
     /// Controllers with replies that wait until something is durable.
     owing: Vec<ConnId>,
+    /// Controllers that are not read until the journal, or the list of their replies, has room.
+    crowded: Vec<ConnId>,
     /// Peers to be let go once the hub has finished speaking.
     leaving: Vec<(ConnId, CloseReason)>,
     metrics: Metrics,
@@ -103,8 +108,8 @@ pub struct Switch<J> {
 impl<J: Journal> Switch<J> {
     /// A switch over an empty hub.
     pub fn new(settings: Settings, journal: J) -> Switch<J> {
-        let Settings { limits, server_key, demo, now } = settings;
-        let epoch = now.unix.0.saturating_sub(now.mono.0);
+        let Settings { limits, server_key, demo, now, at } = settings;
+        let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
             hub: Hub::new(limits.clone(), UnixMillis(epoch + now.mono.0)),
             limits,
@@ -115,6 +120,7 @@ impl<J: Journal> Switch<J> {
             links: Vec::new(),
             waiting: HashMap::new(),
             owing: Vec::new(),
+            crowded: Vec::new(),
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
@@ -133,20 +139,29 @@ impl<J: Journal> Switch<J> {
         &self.hub
     }
 
-    /// Makes a namespace with a key that the configuration gives it, before the doors open. It is
-    /// not proposed to the journal: the configuration is the record of it.
-    ///
-    /// # Errors
-    /// [`Refusal`], for instance if it is there already.
-    pub fn declare(&mut self, name: &str, key: &str) -> Result<(), Refusal> {
-        let change = Change::Register { name: name.into(), key: key.into() };
-        let entry = Entry { seq: Default::default(), at: UnixMillis(self.epoch), change };
-        struct Nobody;
-        impl Outbox for Nobody {
+    /// Makes a namespace with a key that the configuration gives it, before the doors open; or
+    /// gives it to the one that is there. Its key is not recorded: the configuration is the record
+    /// of that. `false` if there is no room for it.
+    pub fn declare(&mut self, name: &str, key: &str) -> bool {
+        struct Recorded<'a, J>(&'a mut J);
+        impl<J: Journal> Outbox for Recorded<'_, J> {
             fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
             fn close(&mut self, _: PeerId, _: CloseReason) {}
+            fn changed(&mut self, undo: Undo) {
+                self.0.changed(undo);
+            }
         }
-        self.hub.apply(entry, &mut Nobody).map(|_| ())
+        self.hub.declare(name, key, &mut Recorded(&mut self.journal))
+    }
+
+    /// Puts back what an earlier run has recorded, before the doors open; see [`Hub::restore`].
+    pub fn restore(&mut self, key: Key, row: Row<'_>) -> bool {
+        self.hub.restore(key, row)
+    }
+
+    /// All are gone: what is not written yet is written now.
+    pub fn close(&mut self, now: Now) {
+        self.journal.close(&self.hub, self.at(now), now);
     }
 
     /// The time on the scale of entries and states.
@@ -161,22 +176,39 @@ impl<J: Journal> Switch<J> {
         &mut seat.role
     }
 
-    /// Applies an entry and lets its effects out.
-    fn apply(&mut self, net: &mut impl Net, entry: Entry) -> Result<Outcome, Refusal> {
-        self.metrics.publications += u64::from(matches!(entry.change, Change::Emit { .. }));
-        let mut delivery = Delivery {
+    /// The hub, and the outbox that it speaks to.
+    fn delivery<'a, N: Net>(&'a mut self, net: &'a mut N) -> (&'a mut Hub, Delivery<'a, N, J>) {
+        let delivery = Delivery {
             net,
             links: &self.links,
             leaving: &mut self.leaving,
+            journal: &mut self.journal,
             backlog_max: self.limits.backlog_bytes,
-            count: 0,
+            deliveries: &mut self.metrics.deliveries,
         };
-        let outcome = self.hub.apply(entry, &mut delivery);
-        self.metrics.deliveries += delivery.count;
+        (&mut self.hub, delivery)
+    }
+
+    /// Applies an entry and lets its effects out.
+    fn apply(&mut self, net: &mut impl Net, entry: Entry) -> Result<Outcome, Refusal> {
+        self.metrics.publications += u64::from(matches!(entry.change, Change::Emit { .. }));
+        let (hub, mut delivery) = self.delivery(net);
+        let outcome = hub.apply(entry, &mut delivery);
+        self.dismiss_leaving(net);
+        outcome
+    }
+
+    /// States whose time has come are no longer kept.
+    fn advance(&mut self, net: &mut impl Net) {
+        let horizon = self.journal.horizon(self.at(net.now()));
+        let (hub, mut delivery) = self.delivery(net);
+        hub.advance(horizon, &mut delivery);
+    }
+
+    fn dismiss_leaving(&mut self, net: &mut impl Net) {
         for (conn, reason) in std::mem::take(&mut self.leaving) {
             self.dismiss(net, conn, reason);
         }
-        outcome
     }
 
     /// Lets a browser go: it is told why, and hears nothing more.
@@ -195,6 +227,16 @@ impl<J: Journal> Switch<J> {
         let (ticket, result) = match event {
             Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry))),
             Event::Failed(ticket) => (Some(ticket), None),
+            Event::Undo(undo) => {
+                let (hub, mut delivery) = self.delivery(net);
+                hub.undo(undo, &mut delivery);
+                return self.dismiss_leaving(net);
+            }
+            Event::Lost { from, upto } => {
+                self.lose(net, from, upto);
+                // What came back may have ended meanwhile.
+                return self.advance(net);
+            }
         };
         let Some(conn) = ticket.and_then(|ticket| self.waiting.remove(&ticket)) else { return };
         self.answer_late(net, conn, result);
@@ -229,6 +271,10 @@ impl<J: Journal> Switch<J> {
                 if browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some()))
         });
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
+        for conn in &self.crowded {
+            let seat = &self.seats[conn.index()];
+            assert!(seat.conn != *conn || matches!(seat.role, Role::Controller(_) | Role::None));
+        }
         for (ticket, conn) in &self.waiting {
             let role = self.seats.get(conn.index()).map(|seat| &seat.role);
             assert!(matches!(role, Some(Role::Controller(c)) if c.waits == Some(*ticket)));
@@ -253,18 +299,19 @@ fn farewell(net: &mut impl Net, conn: ConnId, form: Form, reason: CloseReason) {
 }
 
 /// The outbox of one entry.
-struct Delivery<'a, N> {
+struct Delivery<'a, N, J> {
     net: &'a mut N,
     links: &'a [Link],
     leaving: &'a mut Vec<(ConnId, CloseReason)>,
+    journal: &'a mut J,
     backlog_max: usize,
-    count: u64,
+    deliveries: &'a mut u64,
 }
 
-impl<N: Net> Outbox for Delivery<'_, N> {
+impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
         let Link { conn, form } = self.links[peer.index()];
-        self.count += 1;
+        *self.deliveries += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
         // sent counts against it, however large it is, nor what it asked for itself.
         if self.net.publish(conn, Frame::clone(publication.frame(form))) > self.backlog_max {
@@ -274,6 +321,10 @@ impl<N: Net> Outbox for Delivery<'_, N> {
 
     fn close(&mut self, peer: PeerId, reason: CloseReason) {
         self.leaving.push((self.links[peer.index()].conn, reason));
+    }
+
+    fn changed(&mut self, undo: Undo) {
+        self.journal.changed(undo);
     }
 }
 
@@ -383,9 +434,12 @@ impl<J: Journal> Handler for Switch<J> {
                     self.dismiss(net, conn, reason);
                 }
             }
+            Role::Controller(mut controller) => {
+                controller.timed_out(net, conn);
+                *self.role(conn) = Role::Controller(controller);
+            }
             role => {
                 let reason = match &role {
-                    Role::Controller(controller) => controller.overdue(),
                     Role::Http(http) => {
                         web::send_timeout(net, conn, http);
                         CloseReason::HalfRequest
@@ -440,17 +494,14 @@ impl<J: Journal> Handler for Switch<J> {
     }
 
     fn due(&self) -> Option<Millis> {
-        if self.journal.is_busy() {
-            return Some(Millis(0));
-        }
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        [end, self.report_at].into_iter().flatten().min()
+        [end, self.report_at, self.journal.due()].into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
         // An entry meets the states of its own moment, even if it comes late.
-        self.hub.advance(self.journal.horizon(self.at(now)));
+        self.advance(net);
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
@@ -458,7 +509,8 @@ impl<J: Journal> Handler for Switch<J> {
     }
 
     fn settle(&mut self, net: &mut impl Net) {
-        self.journal.commit();
+        let now = net.now();
+        self.journal.commit(&self.hub, self.at(now), now);
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }

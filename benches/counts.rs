@@ -43,9 +43,10 @@ impl World {
             demo: None,
             sockjs: Default::default(),
             now: reactor.now(),
+            at: reactor.now().unix,
         };
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
-        switch.declare(support::NAMESPACE, support::KEY).expect("a new namespace");
+        assert!(switch.declare(support::NAMESPACE, support::KEY), "a new namespace");
         Ok(World { reactor, switch, ws, control })
     }
 

@@ -126,6 +126,14 @@ impl<T, K> Arena<T, K> {
         self.slots.iter().map(|(slot, (g, value))| (Id::new(slot as u32, *g), value))
     }
 
+    /// Those that live in that slot or behind it, in the order of their slots.
+    pub fn iter_from(&self, slot: usize) -> impl Iterator<Item = (Id<K>, &T)> {
+        (slot..self.slots.capacity()).filter_map(|slot| {
+            let (generation, value) = self.slots.get(slot)?;
+            Some((Id::new(slot as u32, *generation), value))
+        })
+    }
+
     /// Gives unused memory back, as far as the highest used slot allows.
     pub fn shrink(&mut self) {
         self.slots.shrink_to_fit();

@@ -52,6 +52,25 @@ const ORDERED: [(&str, &str); 3] = [
     ("message_unauthenticated_bytes", "message_bytes"),
 ];
 
+/// What of SockJS can be switched, under the key `sockjs` of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SockJs {
+    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
+    pub cookie: bool,
+    /// Whether `jsonp` is served: a script of the server's then runs in the page.
+    pub jsonp: bool,
+    /// Whether `htmlfile` is served.
+    pub htmlfile: bool,
+    /// The script that the iframe page loads, if it is not the server's own.
+    pub script: Option<String>,
+}
+
+impl Default for SockJs {
+    fn default() -> SockJs {
+        SockJs { cookie: false, jsonp: true, htmlfile: true, script: None }
+    }
+}
+
 /// The configuration in force, checked: every value is within its bounds.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -70,6 +89,8 @@ pub struct Config {
     /// Namespaces that are there from the start, with their keys, in the order of the file. No
     /// name comes twice.
     pub namespaces: Vec<(String, Secret)>,
+    /// What of SockJS can be switched.
+    pub sockjs: SockJs,
     /// Every limit.
     pub limits: Limits,
     /// The file that was read, if one was named.
@@ -90,6 +111,7 @@ impl Default for Config {
             demo: false,
             secret_key: None,
             namespaces: Vec::new(),
+            sockjs: SockJs::default(),
             limits: Limits::default(),
             file: None,
             warnings: Vec::new(),

@@ -77,6 +77,9 @@ limits! {
     /// Replies that wait unread on a control connection for so long, while it is not read, close
     /// it.
     control_replies_ms: 60_000, 100..=3_600_000;
+    /// Replies of one control connection that wait until what they report is on disk, before it is
+    /// no longer read.
+    control_replies_waiting: 1024, 1..=1_000_000;
     /// Commands of one control connection carried out in one turn of the loop.
     control_commands_per_turn: 64, 1..=1_000_000;
     /// Head of an HTTP request.

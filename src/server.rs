@@ -14,7 +14,7 @@ use crate::journal::{Journal, MemoryJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
-use crate::switch::{Settings, Switch};
+use crate::switch::{Settings, SockJs, Switch};
 use crate::time::UnixMillis;
 
 /// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
@@ -59,8 +59,9 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
         limits: config.limits.clone(),
         server_key: server_key.expose().to_owned(),
         demo: config.demo.then(|| demo::page(&command)),
-        sockjs: Default::default(),
+        sockjs: sockjs(config),
         now: reactor.now(),
+        at: reactor.now().unix,
     };
     let mut switch = Switch::new(settings, journal);
     declare(config, &mut switch)?;
@@ -87,6 +88,12 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
         format_args!("stopped; {opened} connections came, {deliveries} messages were delivered"),
     );
     Ok(())
+}
+
+/// How browsers are served.
+fn sockjs(config: &Config) -> SockJs {
+    let crate::config::SockJs { cookie, jsonp, htmlfile, script } = config.sockjs.clone();
+    SockJs { cookie, jsonp, htmlfile, script }
 }
 
 /// The server key; where it is goes to the log, what it is does not.
@@ -116,14 +123,19 @@ fn raise_descriptor_limit() -> u64 {
 
 /// The namespaces that the configuration names, and the demo's.
 fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()> {
-    let refused = |name: &str, why| io::Error::other(format!("namespace {name}: {why:?}"));
+    let max = config.limits.namespaces;
+    let full = |name: &str| {
+        io::Error::other(format!(
+            "no room for namespace {name:?}: there are {max} (limit namespaces)"
+        ))
+    };
     for (name, key) in &config.namespaces {
-        switch.declare(name, key.expose()).map_err(|why| refused(name, why))?;
+        switch.declare(name, key.expose()).then_some(()).ok_or_else(|| full(name))?;
     }
     let is_declared = config.namespaces.iter().any(|(name, _)| name == demo::NAMESPACE);
     if config.demo && !is_declared {
-        let declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
-        declared.map_err(|why| refused(demo::NAMESPACE, why))?;
+        let is_declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
+        is_declared.then_some(()).ok_or_else(|| full(demo::NAMESPACE))?;
     }
     Ok(())
 }

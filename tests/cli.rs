@@ -149,7 +149,8 @@ fn check_shows_what_serve_would_run_with() {
     assert_eq!(json["limits"]["auth_ms"], 300);
     json.as_object_mut().unwrap().remove("limits");
     let expected = json!({ "ws": "1.1.1.1:1", "control": "2.2.2.2:2", "control_unix": null,
-        "data": "/flag", "demo": false, "secret_key": "not set", "namespaces": ["shop"] });
+        "data": "/flag", "demo": false, "secret_key": "not set", "namespaces": ["shop"],
+        "sockjs": { "cookie": false, "jsonp": true, "htmlfile": true, "script": null } });
     assert_eq!(json, expected);
 }
 

@@ -1,7 +1,7 @@
 //! The simulation, over many seeds. `FWS_SIM_SEED=N` replays one seed and prints what it does;
 //! `FWS_SIM_SEEDS=N` runs so many.
 
-use fws::journal::{LateJournal, MemoryJournal};
+use fws::journal::{HastyJournal, LateJournal, MemoryJournal};
 use fws::reason::CloseReason;
 use fws::sim::{Options, Report, run};
 
@@ -22,6 +22,11 @@ fn on_memory(seed: u64, is_verbose: bool) -> Report {
 
 fn on_late(seed: u64, is_verbose: bool) -> Report {
     let journal = LateJournal::new(1, seed, FAILS_ONE_IN);
+    run(Options { seed, steps: STEPS, is_verbose }, journal)
+}
+
+fn on_hasty(seed: u64, is_verbose: bool) -> Report {
+    let journal = HastyJournal::new(1, seed, FAILS_ONE_IN);
     run(Options { seed, steps: STEPS, is_verbose }, journal)
 }
 
@@ -60,10 +65,16 @@ fn late_journal() {
 }
 
 #[test]
+fn hasty_journal() {
+    assert_rich(&all(on_hasty));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..8 {
         assert_eq!(on_memory(seed, false), on_memory(seed, false));
         assert_eq!(on_late(seed, false), on_late(seed, false));
+        assert_eq!(on_hasty(seed, false), on_hasty(seed, false));
     }
     assert_ne!(on_memory(1, false), on_memory(2, false));
 }

@@ -14,7 +14,7 @@ SIGINT (ctrl-C), which lets everybody go in peace; a second one ends at once.
 Settings come from flags, else from the environment (FWS_LISTEN_WS,
 FWS_LISTEN_CONTROL, FWS_LISTEN_CONTROL_UNIX, FWS_DATA_DIR, FWS_DEMO,
 FWS_CONFIG_FILE), else from the file, a JSON object with the keys ws, control,
-control_unix, data, demo, secret_key, namespaces and limits.
+control_unix, data, demo, secret_key, namespaces, sockjs and limits.
 
 The server key, which opens `fws register`, is FWS_SECRETKEY or secret_key in
 the file. Without either, the first start makes one in the data folder.",

@@ -43,7 +43,10 @@ const ORIGINAL: [(&str, &str); 6] = [
 ];
 
 /// Keys that are not in [`SETTINGS`].
-const MORE: [&str; 3] = ["secret_key", "namespaces", "limits"];
+const MORE: [&str; 4] = ["secret_key", "namespaces", "sockjs", "limits"];
+
+/// Keys inside `sockjs`.
+const SOCKJS: [&str; 4] = ["cookie", "jsonp", "htmlfile", "script"];
 
 /// An object as it is written: keys in order, equal ones not yet refused.
 struct Object(Vec<(String, Box<RawValue>)>);
@@ -83,6 +86,7 @@ pub fn apply(config: &mut Config, text: &str) -> Result<(), String> {
                     string(value).and_then(|text| config.set_secret_key(&text, Source::File))
                 }
                 "namespaces" => namespaces(config, value),
+                "sockjs" => sockjs(config, value),
                 "limits" => limits(config, value),
                 _ => Err(unknown(&key)),
             }
@@ -113,6 +117,37 @@ fn namespaces(config: &mut Config, value: &str) -> Result<(), String> {
     }
     config.sources.push(("namespaces", Source::File));
     Ok(())
+}
+
+fn sockjs(config: &mut Config, value: &str) -> Result<(), String> {
+    for (name, value) in members(value)? {
+        let value = value.get();
+        let switch = || boolean(value).map(|text| text == "true");
+        match name.as_str() {
+            "cookie" => switch().map(|value| config.sockjs.cookie = value),
+            "jsonp" => switch().map(|value| config.sockjs.jsonp = value),
+            "htmlfile" => switch().map(|value| config.sockjs.htmlfile = value),
+            "script" => script(value).map(|address| config.sockjs.script = Some(address)),
+            _ => Err(match nearest(&name, SOCKJS) {
+                Some(near) => format!("there is no such key{}", hint(Some(near))),
+                None => format!("there is no such key (there are {})", SOCKJS.join(", ")),
+            }),
+        }
+        .map_err(|wrong| format!("{name}: {wrong}"))?;
+    }
+    config.sources.push(("sockjs", Source::File));
+    Ok(())
+}
+
+/// The address of a script: it stands in a page, between quotes.
+fn script(value: &str) -> Result<String, String> {
+    let address = string(value)?;
+    let is_whole = ["/", "http://", "https://"].iter().any(|start| address.starts_with(start));
+    let is_plain = address.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>&'\\".contains(&b));
+    match is_whole && is_plain {
+        true => Ok(address),
+        false => Err("must be a path, or an http address, that needs no escapes in HTML".into()),
+    }
 }
 
 fn limits(config: &mut Config, value: &str) -> Result<(), String> {

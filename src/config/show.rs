@@ -1,6 +1,6 @@
 //! The effective configuration for people and for programs. Shows no key.
 
-use super::{Config, Source};
+use super::{Config, SockJs, Source};
 use crate::limits::Limits;
 
 impl Config {
@@ -31,7 +31,7 @@ impl Config {
     }
 
     /// One JSON object: `ws`, `control`, `control_unix`, `data`, `demo`, `secret_key` (`"set"` or
-    /// `"not set"`), `namespaces` (their names), `limits`.
+    /// `"not set"`), `namespaces` (their names), `sockjs`, `limits`.
     pub fn to_json(&self) -> String {
         let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
         let limits: Vec<String> = Limits::TABLE
@@ -40,7 +40,7 @@ impl Config {
             .collect();
         format!(
             "{{\"ws\":\"{}\",\"control\":\"{}\",\"control_unix\":{},\"data\":{},\"demo\":{},\
-             \"secret_key\":\"{}\",\"namespaces\":[{}],\"limits\":{{{}}}}}",
+             \"secret_key\":\"{}\",\"namespaces\":[{}],\"sockjs\":{},\"limits\":{{{}}}}}",
             self.ws,
             self.control,
             self.unix_path().map_or("null".into(), |path| quoted(&path)),
@@ -48,11 +48,12 @@ impl Config {
             self.demo,
             self.key_is(),
             names.join(","),
+            self.sockjs_json(),
             limits.join(","),
         )
     }
 
-    fn settings(&self) -> [(&'static str, String); 7] {
+    fn settings(&self) -> [(&'static str, String); 8] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [
             ("ws", self.ws.to_string()),
@@ -62,7 +63,16 @@ impl Config {
             ("demo", self.demo.to_string()),
             ("secret_key", self.key_is().into()),
             ("namespaces", if names.is_empty() { "none".into() } else { names.join(", ") }),
+            ("sockjs", self.sockjs_json()),
         ]
+    }
+
+    fn sockjs_json(&self) -> String {
+        let SockJs { cookie, jsonp, htmlfile, script } = &self.sockjs;
+        let script = script.as_ref().map_or("null".into(), |script| quoted(script));
+        format!(
+            "{{\"cookie\":{cookie},\"jsonp\":{jsonp},\"htmlfile\":{htmlfile},\"script\":{script}}}"
+        )
     }
 
     fn unix_path(&self) -> Option<String> {

@@ -1,7 +1,6 @@
 //! The one way in which what is recorded changes.
 
-use std::hash::BuildHasher;
-
+use super::record::{Before, Key, Undo};
 use super::state::{State, Value};
 use super::{Change, Entry, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, PeerId, Place};
 use super::{Refusal, UnixMillis};
@@ -99,21 +98,26 @@ impl Hub {
     /// # Errors
     /// [`Refusal`], if what was ordered before it stands in its way; nothing has changed then.
     pub fn apply(&mut self, entry: Entry, out: &mut impl Outbox) -> Result<Outcome, Refusal> {
-        self.advance(entry.at);
+        self.advance(entry.at, out);
         self.check(&entry.change, entry.at)?;
         match entry.change {
-            Change::Register { name, key } => Ok(self.register(name, key)),
+            Change::Register { name, key } => Ok(self.register(name, key, out)),
             Change::Remove { ns } => Ok(self.remove(ns, out)),
             Change::Rotate { ns, key, grace_ms } => {
-                Ok(self.rotate(ns, key, entry.at.plus(grace_ms)))
+                Ok(self.rotate(ns, key, entry.at.plus(grace_ms), out))
             }
             Change::Grant { ns, channel, user } => {
-                if let Some(space) = self.namespaces.get_mut(ns) {
-                    space.grants.insert(Grant { channel, user });
+                self.grant(ns, channel, user, out);
+                Ok(Outcome::Done)
+            }
+            Change::Revoke { ns, channel, user } => {
+                if self.withdraw(ns, &channel, &user)
+                    && let Some(ns) = self.number(ns)
+                {
+                    out.changed(Undo::new(Key::Grant { ns, channel, user }, Before::Grant));
                 }
                 Ok(Outcome::Done)
             }
-            Change::Revoke { ns, channel, user } => Ok(self.revoke(ns, &channel, &user)),
             Change::Set { ns, place, data, ttl_ms, emit } => {
                 if emit {
                     let to = Audience { user: place.user.as_deref(), except: None };
@@ -121,7 +125,7 @@ impl Hub {
                 }
                 let expires = ttl_ms.map(|ttl| entry.at.plus(ttl));
                 let value = (&*data != "null").then_some(Value::Json(data));
-                self.set(ns, place, value, expires);
+                self.set(ns, place, value, expires, out);
                 Ok(Outcome::Done)
             }
             Change::Push { ns, place, data, ttl_ms, emit } => {
@@ -129,7 +133,7 @@ impl Hub {
                     let to = Audience { user: place.user.as_deref(), except: None };
                     self.publish(ns, &place.channel, &data, to, out);
                 }
-                self.push(ns, place, data, ttl_ms.map(|ttl| entry.at.plus(ttl)));
+                self.push(ns, place, data, ttl_ms.map(|ttl| entry.at.plus(ttl)), out);
                 Ok(Outcome::Done)
             }
             Change::Emit { ns, channels, data, user, except } => {
@@ -144,49 +148,58 @@ impl Hub {
         }
     }
 
-    fn register(&mut self, name: Box<str>, key: Box<str>) -> Outcome {
-        let (hash, outcome) = (self.hash(&*name), Outcome::Key(key.clone()));
-        let id = self.namespaces.insert(Namespace {
-            name,
-            key,
-            old_key: None,
-            key_epoch: 0,
-            channels: Default::default(),
-            users: Default::default(),
-            states: Default::default(),
-            grants: Default::default(),
-        });
-        let (namespaces, hasher) = (&self.namespaces, &self.hasher);
-        let rehash = |id| hasher.hash_one(namespaces.get(id).map_or("", |ns| &ns.name));
-        self.names.insert(hash, id, rehash);
+    fn register(&mut self, name: Box<str>, key: Box<str>, out: &mut impl Outbox) -> Outcome {
+        let (number, outcome) = (self.take_number(), Outcome::Key(key.clone()));
+        self.insert_namespace(Namespace::new(number, name, Some(key)));
+        out.changed(Undo::new(Key::Namespace { ns: number }, Before::Nothing));
         outcome
     }
 
-    fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
+    pub(super) fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
         // By the arenas, whose order is that of the slots; that of the tables is chance.
         let peers = self.peers.iter().filter(|(_, peer)| peer.ns == ns).map(|(id, _)| id).collect();
         let closed = self.let_go(peers, CloseReason::NamespaceRemoved, out);
         let states: Vec<Id<State>> =
             self.states.iter().filter(|(_, state)| state.ns == ns).map(|(id, _)| id).collect();
-        states.into_iter().for_each(|id| self.drop_state(id));
+        for state in states {
+            self.take_state(state);
+        }
         if let Some(space) = self.namespaces.remove(ns) {
             self.names.remove(self.hash(&*space.name), ns);
+            self.numbers.remove(&space.number);
         }
         Outcome::Reached(closed)
     }
 
-    fn rotate(&mut self, ns: NsId, key: Box<str>, grace_until: UnixMillis) -> Outcome {
+    fn rotate(
+        &mut self,
+        ns: NsId,
+        key: Box<str>,
+        grace_until: UnixMillis,
+        out: &mut impl Outbox,
+    ) -> Outcome {
         if let Some(space) = self.namespaces.get_mut(ns) {
-            let old = std::mem::replace(&mut space.key, key.clone());
-            space.old_key = Some((old, grace_until));
+            out.changed(space.undo());
+            let old = space.key.replace(key.clone());
+            space.old_key = old.map(|old| (old, grace_until));
             space.key_epoch = space.key_epoch.wrapping_add(1);
         }
         Outcome::Key(key)
     }
 
-    fn revoke(&mut self, ns: NsId, channel: &str, user: &str) -> Outcome {
-        let Some(space) = self.namespaces.get_mut(ns) else { return Outcome::Done };
-        space.grants.remove(&GrantRef { channel, user });
+    fn grant(&mut self, ns: NsId, channel: Box<str>, user: Box<str>, out: &mut impl Outbox) {
+        let Some(space) = self.namespaces.get_mut(ns) else { return };
+        let grant = Grant { channel: channel.clone(), user: user.clone() };
+        if space.grants.insert(grant) {
+            let key = Key::Grant { ns: space.number, channel, user };
+            out.changed(Undo::new(key, Before::Nothing));
+        }
+    }
+
+    /// Takes a grant back: the user's connections leave the channel. Whether there was one.
+    pub(super) fn withdraw(&mut self, ns: NsId, channel: &str, user: &str) -> bool {
+        let Some(space) = self.namespaces.get_mut(ns) else { return false };
+        let was_granted = space.grants.remove(&GrantRef { channel, user });
         let channel = self.find_channel(ns, channel);
         let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
         if let (Some(channel), Some(user)) = (channel, user) {
@@ -194,62 +207,69 @@ impl Hub {
                 self.leave(peer, channel);
             }
         }
-        Outcome::Done
+        was_granted
     }
 
-    fn set(&mut self, ns: NsId, place: Place, value: Option<Value>, expires: Option<UnixMillis>) {
+    fn set(
+        &mut self,
+        ns: NsId,
+        place: Place,
+        value: Option<Value>,
+        expires: Option<UnixMillis>,
+        out: &mut impl Outbox,
+    ) {
+        let Some(number) = self.number(ns) else { return };
         let id = self.find_state(ns, &place.channel, place.user.as_deref());
-        match (id, value) {
+        let before = match (id, value) {
             (Some(id), Some(value)) => {
-                if let Some(state) = self.states.get_mut(id) {
-                    state.value = value;
+                let Some(state) = self.states.get_mut(id) else { return };
+                if state.expires.is_none() && expires.is_none() && state.value.is_same(&value) {
+                    return;
                 }
+                let value = std::mem::replace(&mut state.value, value);
+                let before = Before::State { value, expires: state.expires };
                 self.end_at(id, expires);
+                before
             }
-            (Some(id), None) => self.drop_state(id),
+            (Some(id), None) => {
+                let Some(State { value, expires, .. }) = self.take_state(id) else { return };
+                Before::State { value, expires }
+            }
             (None, Some(value)) => {
-                let hash = self.hash((&*place.channel, place.user.as_deref()));
-                let Place { channel, user } = place;
-                let state = State { ns, channel, user, value, expires: None, timer: None };
-                let Some(space) = self.namespaces.get_mut(ns) else { return };
-                let id = self.states.insert(state);
-                let (states, hasher) = (&self.states, &self.hasher);
-                space.states.insert(hash, id, |id| {
-                    let state = states.get(id);
-                    hasher.hash_one(state.map_or(("", None), |s| (&*s.channel, s.user.as_deref())))
-                });
-                self.end_at(id, expires);
+                self.put_state(ns, place.clone(), value, expires);
+                Before::Nothing
             }
-            (None, None) => {}
-        }
+            (None, None) => return,
+        };
+        out.changed(Undo::new(Key::State { ns: number, place }, before));
     }
 
-    /// Gives a state its end in place of the one before.
-    fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
-        let Some(state) = self.states.get_mut(id) else { return };
-        if let Some(timer) = state.timer.take() {
-            self.ends.cancel(timer);
-        }
-        state.expires = expires;
-        state.timer = expires.map(|end| self.ends.insert(end.0, id));
-    }
-
-    fn push(&mut self, ns: NsId, place: Place, data: Box<str>, expires: Option<UnixMillis>) {
+    fn push(
+        &mut self,
+        ns: NsId,
+        place: Place,
+        data: Box<str>,
+        expires: Option<UnixMillis>,
+        out: &mut impl Outbox,
+    ) {
+        let Some(id) = self.find_state(ns, &place.channel, place.user.as_deref()) else {
+            let mut list = super::state::List::default();
+            list.push(data);
+            return self.set(ns, place, Some(Value::List(Box::new(list))), expires, out);
+        };
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
-        match self.find_state(ns, &place.channel, place.user.as_deref()) {
-            None => {
-                let mut list = super::state::List::default();
-                list.push(data);
-                self.set(ns, place, Some(Value::List(Box::new(list))), expires);
-            }
-            Some(id) => {
-                if let Some(list) = self.states.get_mut(id).and_then(|s| s.value.as_list()) {
-                    list.push(data);
-                    list.bound(items, bytes);
-                }
-                self.end_at(id, expires);
-            }
-        }
+        let Some(number) = self.number(ns) else { return };
+        let Some(state) = self.states.get_mut(id) else { return };
+        let (was, ended) = (state.value.to_json(), state.expires);
+        let Some(list) = state.value.as_list() else { return };
+        list.push(data);
+        let dropped = list.bound(items, bytes);
+        self.end_at(id, expires);
+        let before = match was {
+            Some(value) => Before::State { value, expires: ended },
+            None => Before::Shorter { dropped, expires: ended },
+        };
+        out.changed(Undo::new(Key::State { ns: number, place }, before));
     }
 
     /// Publishes on several channels; returns how many connections were reached. One that is in

@@ -6,12 +6,19 @@ use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 
 /// Where a state lives: in a channel, or in a channel for one user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Name of the channel, with its `@` or `#`.
     pub channel: Box<str>,
     /// The user whose state it is; `None` for the channel's own.
     pub user: Option<Box<str>>,
+}
+
+impl Place {
+    /// Whether it is this one.
+    pub fn is(&self, channel: &str, user: Option<&str>) -> bool {
+        *self.channel == *channel && self.user.as_deref() == user
+    }
 }
 
 /// A proposal. JSON values are text and stay as they were written.
@@ -102,6 +109,13 @@ pub enum Change {
         /// Whose.
         user: Box<str>,
     },
+}
+
+impl Change {
+    /// Whether anything of it stays, so that an answer to it must wait until that is durable.
+    pub fn is_recorded(&self) -> bool {
+        !matches!(self, Change::Emit { .. } | Change::Disconnect { .. })
+    }
 }
 
 /// Place of an entry in the order.

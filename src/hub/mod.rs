@@ -8,14 +8,16 @@
 mod apply;
 mod change;
 mod index;
+mod record;
 mod state;
 
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq};
+pub use record::{Cursor, Key, Row, Undo};
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};
 
-use hashbrown::{DefaultHashBuilder, HashSet};
+use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
 
 use crate::arena::{Arena, Id};
 use crate::limits::Limits;
@@ -25,7 +27,8 @@ use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
 use index::Index;
-use state::State;
+use record::Before;
+use state::{State, Value};
 
 /// A namespace, for as long as it lives: one that is removed and registered again is another.
 pub type NsId = Id<Namespace>;
@@ -38,13 +41,22 @@ pub trait Outbox {
     fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>);
     /// Let this peer go. The hub has forgotten it already.
     fn close(&mut self, peer: PeerId, reason: CloseReason);
+    /// A row of what is recorded has changed; this takes it back.
+    fn changed(&mut self, undo: Undo) {
+        drop(undo);
+    }
 }
 
 /// One site.
 #[derive(Debug)]
 pub struct Namespace {
+    /// No other namespace ever has it.
+    number: u64,
     name: Box<str>,
-    key: Box<str>,
+    /// `None`: nobody can open it, until the configuration or `rotateKey` gives it a key.
+    key: Option<Box<str>>,
+    /// The key that the configuration gives it, which may have been replaced.
+    configured: Option<Box<str>>,
     /// The key before, and until when it is good.
     old_key: Option<(Box<str>, UnixMillis)>,
     /// Counts the keys that this namespace has had.
@@ -95,6 +107,23 @@ pub struct Peer {
     subscriptions: Vec<Subscription>,
 }
 
+impl Namespace {
+    fn new(number: u64, name: Box<str>, key: Option<Box<str>>) -> Namespace {
+        Namespace {
+            number,
+            name,
+            key,
+            configured: None,
+            old_key: None,
+            key_epoch: 0,
+            channels: Index::default(),
+            users: Index::default(),
+            states: Index::default(),
+            grants: HashSet::new(),
+        }
+    }
+}
+
 /// A right of a user to a `#` channel.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Grant {
@@ -142,6 +171,9 @@ pub struct Hub {
     hasher: DefaultHashBuilder,
     names: Index<Namespace>,
     namespaces: Arena<Namespace>,
+    /// The namespaces by their numbers, and the number of the next one.
+    numbers: HashMap<u64, NsId>,
+    next_number: u64,
     channels: Arena<Channel>,
     users: Arena<User>,
     peers: Arena<Peer>,
@@ -158,6 +190,8 @@ impl Hub {
             hasher: DefaultHashBuilder::default(),
             names: Index::default(),
             namespaces: Arena::default(),
+            numbers: HashMap::new(),
+            next_number: 1,
             channels: Arena::default(),
             users: Arena::default(),
             peers: Arena::default(),
@@ -180,7 +214,8 @@ impl Hub {
     pub fn keys(&self, ns: NsId, at: UnixMillis) -> impl Iterator<Item = &str> {
         let ns = self.namespaces.get(ns);
         let old = ns.and_then(|ns| ns.old_key.as_ref()).filter(|(_, until)| at < *until);
-        ns.map(|ns| &*ns.key).into_iter().chain(old.map(|(key, _)| &**key))
+        let key = ns.and_then(|ns| ns.key.as_deref());
+        key.into_iter().chain(old.map(|(key, _)| &**key))
     }
 
     /// Which key of the namespace is the current one, as a number to keep; `None` if it is gone.
@@ -212,7 +247,7 @@ impl Hub {
         let table = &self.namespaces.get(ns)?.states;
         let is_it = |id| {
             let state = self.states.get(id);
-            state.is_some_and(|s| *s.channel == *channel && s.user.as_deref() == user)
+            state.is_some_and(|s| s.place.is(channel, user))
         };
         table.find(self.hash((channel, user)), is_it)
     }
@@ -334,13 +369,19 @@ impl Hub {
     }
 
     /// Drops the states whose time has come.
-    pub fn advance(&mut self, at: UnixMillis) {
+    pub fn advance(&mut self, at: UnixMillis, out: &mut impl Outbox) {
         self.ends.advance(at.0);
         while let Some((_, id)) = self.ends.pop_expired() {
             if let Some(state) = self.states.get_mut(id) {
                 state.timer = None;
             }
-            self.drop_state(id);
+            let Some(State { ns, place, value, expires, .. }) = self.take_state(id) else {
+                continue;
+            };
+            if let Some(ns) = self.number(ns) {
+                let before = Before::Ended { value, expires };
+                out.changed(Undo::new(Key::State { ns, place }, before));
+            }
         }
     }
 
@@ -406,15 +447,61 @@ impl Hub {
         true
     }
 
-    fn drop_state(&mut self, id: Id<State>) {
-        let Some(state) = self.states.remove(id) else { return };
-        if let Some(timer) = state.timer {
+    fn insert_namespace(&mut self, namespace: Namespace) -> NsId {
+        let (hash, number) = (self.hash(&*namespace.name), namespace.number);
+        let id = self.namespaces.insert(namespace);
+        let (namespaces, hasher) = (&self.namespaces, &self.hasher);
+        let rehash = |id| hasher.hash_one(namespaces.get(id).map_or("", |ns| &ns.name));
+        self.names.insert(hash, id, rehash);
+        self.numbers.insert(number, id);
+        id
+    }
+
+    /// Sets the state at a place, in place of the one that is there.
+    fn put_state(&mut self, ns: NsId, place: Place, value: Value, expires: Option<UnixMillis>) {
+        let id = match self.find_state(ns, &place.channel, place.user.as_deref()) {
+            Some(id) => {
+                if let Some(state) = self.states.get_mut(id) {
+                    state.value = value;
+                }
+                id
+            }
+            None => {
+                let hash = self.hash((&*place.channel, place.user.as_deref()));
+                let Some(space) = self.namespaces.get_mut(ns) else { return };
+                let state = State { ns, place, value, expires: None, timer: None };
+                let id = self.states.insert(state);
+                let (states, hasher) = (&self.states, &self.hasher);
+                space.states.insert(hash, id, |id| {
+                    let place = states.get(id).map(|state| &state.place);
+                    hasher.hash_one(place.map_or(("", None), |p| (&*p.channel, p.user.as_deref())))
+                });
+                id
+            }
+        };
+        self.end_at(id, expires);
+    }
+
+    /// Gives a state its end in place of the one before.
+    fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
+        let Some(state) = self.states.get_mut(id) else { return };
+        if let Some(timer) = state.timer.take() {
             self.ends.cancel(timer);
         }
-        let hash = self.hash((&*state.channel, state.user.as_deref()));
+        state.expires = expires;
+        state.timer = expires.map(|end| self.ends.insert(end.0, id));
+    }
+
+    fn take_state(&mut self, id: Id<State>) -> Option<State> {
+        let mut state = self.states.remove(id)?;
+        if let Some(timer) = state.timer.take() {
+            self.ends.cancel(timer);
+        }
+        let hash = self.hash((&*state.place.channel, state.place.user.as_deref()));
         if let Some(ns) = self.namespaces.get_mut(state.ns) {
             ns.states.remove(hash, id);
         }
+        Some(state)
     }
 
     /// How many namespaces, channels, users, peers and states there are.
@@ -458,12 +545,15 @@ impl Hub {
             }
         }
         for (id, state) in self.states.iter() {
-            assert_eq!(self.find_state(state.ns, &state.channel, state.user.as_deref()), Some(id));
+            let Place { channel, user } = &state.place;
+            assert_eq!(self.find_state(state.ns, channel, user.as_deref()), Some(id));
             assert_eq!(state.expires.is_some(), state.timer.is_some());
         }
         for (id, ns) in self.namespaces.iter() {
             assert_eq!(self.namespace(&ns.name), Some(id));
+            assert_eq!(self.numbers.get(&ns.number), Some(&id));
         }
+        assert_eq!(self.numbers.len(), self.namespaces.len());
         let total = |count: fn(&Namespace) -> usize| -> usize {
             self.namespaces.iter().map(|(_, ns)| count(ns)).sum()
         };

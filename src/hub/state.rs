@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use super::NsId;
+use super::{NsId, Place, Row};
 use crate::codec::json;
 use crate::time::UnixMillis;
 use crate::wheel::Timer;
@@ -12,8 +12,7 @@ use crate::wheel::Timer;
 #[derive(Debug)]
 pub(super) struct State {
     pub ns: NsId,
-    pub channel: Box<str>,
-    pub user: Option<Box<str>>,
+    pub place: Place,
     pub value: Value,
     /// Not readable from this moment on.
     pub expires: Option<UnixMillis>,
@@ -36,12 +35,31 @@ pub(super) struct List {
     bytes: usize,
 }
 
+impl State {
+    pub fn row(&self) -> Row<'_> {
+        Row::State { text: self.value.text(), expires: self.expires }
+    }
+}
+
 impl Value {
     /// The value as JSON text.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Value::Json(text) => Cow::Borrowed(text),
             Value::List(list) => Cow::Owned(list.text()),
+        }
+    }
+
+    /// Whether both are the same text.
+    pub fn is_same(&self, other: &Value) -> bool {
+        matches!((self, other), (Value::Json(one), Value::Json(two)) if one == two)
+    }
+
+    /// A copy, if it is still the text that was set.
+    pub fn to_json(&self) -> Option<Value> {
+        match self {
+            Value::Json(text) => Some(Value::Json(text.clone())),
+            Value::List(_) => None,
         }
     }
 
@@ -75,11 +93,26 @@ impl List {
         self.items.push_back(item);
     }
 
-    /// Drops the oldest elements until the list has at most that many and is at most that long.
-    pub fn bound(&mut self, items_max: usize, bytes_max: usize) {
+    /// Drops the oldest elements until the list has at most that many and is at most that long;
+    /// returns them, the oldest first.
+    pub fn bound(&mut self, items_max: usize, bytes_max: usize) -> Vec<Box<str>> {
+        let mut dropped = Vec::new();
         while self.items.len() > items_max || self.bytes + 1 > bytes_max {
-            let Some(item) = self.items.pop_front() else { return };
+            let Some(item) = self.items.pop_front() else { break };
             self.bytes -= item.len() + 1;
+            dropped.push(item);
+        }
+        dropped
+    }
+
+    /// Takes back a `push` and what [`List::bound`] dropped for it.
+    pub fn unpush(&mut self, dropped: Vec<Box<str>>) {
+        if let Some(item) = self.items.pop_back() {
+            self.bytes -= item.len() + 1;
+        }
+        for item in dropped.into_iter().rev() {
+            self.bytes += item.len() + 1;
+            self.items.push_front(item);
         }
     }
 
@@ -106,8 +139,11 @@ mod tests {
         let mut value = Value::Json("[ 1, {\"a\":[2]} ]".into());
         let list = value.as_list().unwrap();
         list.push("3.0".into());
-        list.bound(2, 100);
-        assert_eq!(list.text(), "[{\"a\":[2]},3.0]");
+        let dropped = list.bound(2, 100);
+        assert_eq!((list.text(), dropped.len()), ("[{\"a\":[2]},3.0]".into(), 1));
+        list.unpush(dropped);
+        assert_eq!((list.text(), list.bytes + 1), ("[1,{\"a\":[2]}]".into(), 13));
+        list.push("3.0".into());
         list.bound(9, 14);
         assert_eq!(list.text(), "[3.0]");
         assert_eq!(list.bytes + 1, 5);

@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Entry, Seq};
-use crate::time::UnixMillis;
+use crate::hub::{Change, Entry, Hub, Seq, Undo};
+use crate::time::{Millis, Now, UnixMillis};
 
 /// Proposals that may wait.
 const WAITING_MAX: usize = 256;
@@ -58,7 +58,7 @@ impl LateJournal {
 impl Journal for LateJournal {
     fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
         if self.waiting.len() >= WAITING_MAX {
-            return Proposal::Full;
+            return Proposal::Refused;
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
@@ -67,7 +67,11 @@ impl Journal for LateJournal {
         Proposal::Later(ticket)
     }
 
-    fn commit(&mut self) {
+    fn changed(&mut self, _: Undo) {
+        // What has been ordered here is never lost.
+    }
+
+    fn commit(&mut self, _: &Hub, _: UnixMillis, _: Now) {
         self.turn += 1;
         while self.waiting.front().is_some_and(|(turn, ..)| *turn <= self.turn) {
             let Some((_, ticket, at, change)) = self.waiting.pop_front() else { break };
@@ -100,13 +104,15 @@ impl Journal for LateJournal {
     fn horizon(&self, now: UnixMillis) -> UnixMillis {
         let ready = self.ready.iter().find_map(|event| match event {
             Event::Entry(_, entry) => Some(entry.at),
-            Event::Failed(_) => None,
+            _ => None,
         });
         ready.or(self.waiting.front().map(|(_, _, at, _)| *at)).unwrap_or(now)
     }
 
-    fn is_busy(&self) -> bool {
-        !self.waiting.is_empty() || !self.ready.is_empty() || self.durable < self.mark()
+    fn due(&self) -> Option<Millis> {
+        let is_busy =
+            !self.waiting.is_empty() || !self.ready.is_empty() || self.durable < self.mark();
+        is_busy.then_some(Millis(0))
     }
 }
 
@@ -120,6 +126,7 @@ mod tests {
 
     #[test]
     fn all_that_is_proposed_comes_back_once_and_in_order() {
+        let hub = Hub::new(crate::limits::Limits::default(), UnixMillis(0));
         let mut journal = LateJournal::new(1, 42, 5);
         let mut tickets = Vec::new();
         let mut back = Vec::new();
@@ -134,7 +141,7 @@ mod tests {
                     other => panic!("{other:?}"),
                 }
             }
-            journal.commit();
+            journal.commit(&hub, UnixMillis(turn), Now::default());
             while let Some(event) = journal.poll() {
                 match event {
                     Event::Entry(ticket, _) => back.push(ticket.unwrap()),
@@ -142,11 +149,12 @@ mod tests {
                         failed += 1;
                         back.push(ticket);
                     }
+                    other => panic!("{other:?}"),
                 }
             }
         }
         assert_eq!(back, tickets);
         assert!(failed > 10 && failed < 150, "{failed}");
-        assert!(!journal.is_busy() && journal.durable() == journal.mark());
+        assert!(journal.due().is_none() && journal.durable() == journal.mark());
     }
 }

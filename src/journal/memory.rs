@@ -1,8 +1,8 @@
 //! Keeps nothing: every proposal is ordered at once and as durable as it will ever be.
 
 use super::{Event, Journal, Mark, Proposal};
-use crate::hub::{Change, Entry, Seq};
-use crate::time::UnixMillis;
+use crate::hub::{Change, Entry, Hub, Key, Seq, Undo};
+use crate::time::{Now, UnixMillis};
 
 /// A journal without a disk.
 #[derive(Debug)]
@@ -23,7 +23,9 @@ impl Journal for MemoryJournal {
         Proposal::Now(Entry { seq: self.last, at, change })
     }
 
-    fn commit(&mut self) {}
+    fn changed(&mut self, _: Undo) {}
+
+    fn commit(&mut self, _: &Hub, _: UnixMillis, _: Now) {}
 
     fn poll(&mut self) -> Option<Event> {
         None
@@ -31,6 +33,10 @@ impl Journal for MemoryJournal {
 
     fn mark(&self) -> Mark {
         Mark(self.last.n)
+    }
+
+    fn mark_of(&self, _: &Key) -> Mark {
+        Mark::default()
     }
 
     fn durable(&self) -> Mark {

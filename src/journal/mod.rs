@@ -1,22 +1,25 @@
 //! The journal: every change passes through it and comes back in order, as an entry. It owns the
-//! order and (behind other implementations) what survives a restart; it never looks at sockets.
-//! The switch calls it, and the hub changes only by applying what came back.
+//! order and what survives a restart; it never looks at sockets. The switch calls it, and the hub
+//! changes only by applying what came back. The hub is the truth that answers reads; what is on
+//! disk is for the next start.
 
+mod hasty;
 mod late;
 mod memory;
 
+pub use hasty::HastyJournal;
 pub use late::LateJournal;
 pub use memory::MemoryJournal;
 
-use crate::hub::{Change, Entry};
-use crate::time::UnixMillis;
+use crate::hub::{Change, Entry, Hub, Key, Undo};
+use crate::time::{Millis, Now, UnixMillis};
 
 /// A proposal whose place in the order is not known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
 
-/// A point in what has been proposed. A reply that reports or shows a change carries the mark of
-/// the moment and leaves when everything up to it is durable.
+/// A point in what has been recorded. A reply that reports or shows a change carries the mark of
+/// that change and leaves when everything up to it is durable. The default is the mark of nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(pub u64);
 
@@ -27,8 +30,8 @@ pub enum Proposal {
     Now(Entry),
     /// Its entry, or its failure, comes with a later [`Journal::poll`].
     Later(Ticket),
-    /// Too much waits already; nothing was proposed.
-    Full,
+    /// It cannot be kept, or too much waits already; nothing was proposed.
+    Refused,
 }
 
 /// What a journal has to tell.
@@ -38,6 +41,16 @@ pub enum Event {
     Entry(Option<Ticket>, Entry),
     /// This proposal has not been and will not be ordered.
     Failed(Ticket),
+    /// This change could not be kept: take it back. They come in reverse order.
+    Undo(Undo),
+    /// The last `Undo` has come: whoever waits for anything between these marks waits in vain.
+    /// With this event all up to `upto` counts as durable, because nothing of it is left.
+    Lost {
+        /// What survives.
+        from: Mark,
+        /// The last that does not.
+        upto: Mark,
+    },
 }
 
 /// Orders changes and makes them last.
@@ -45,17 +58,33 @@ pub trait Journal {
     /// Asks for a place in the order. Whatever the answer, the call returns at once.
     fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal;
 
-    /// The turn is over: what was proposed in it goes its way as one batch.
-    fn commit(&mut self);
+    /// The hub has changed a row, by the last entry or by time.
+    fn changed(&mut self, undo: Undo);
+
+    /// The turn is over: what was changed in it goes its way as one batch, each row as the hub
+    /// has it now. Returns at once. `at` is the time on the scale of [`Entry::at`].
+    fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now);
 
     /// The next thing to know; `None` for nothing yet.
     fn poll(&mut self) -> Option<Event>;
 
-    /// All that has been proposed up to now.
+    /// All that has been recorded up to now.
     fn mark(&self) -> Mark;
+
+    /// The last change of one row that may not be durable yet: what a reply waits for that shows
+    /// it. Never more than [`Journal::mark`].
+    fn mark_of(&self, key: &Key) -> Mark {
+        let _ = key;
+        self.mark()
+    }
 
     /// Everything up to here survives. Never less than it was before.
     fn durable(&self) -> Mark;
+
+    /// Whether more may be proposed. While not, whoever wants to waits.
+    fn has_room(&self) -> bool {
+        true
+    }
 
     /// No entry that is still to come is older than this, on the scale of [`Entry::at`]: what has
     /// ended by then no entry can meet, and the hub may forget it.
@@ -63,8 +92,14 @@ pub trait Journal {
         now
     }
 
-    /// Whether `poll` or `durable` will have something new without anybody waking the loop.
-    fn is_busy(&self) -> bool {
-        false
+    /// When `poll` or `commit` will have something to do, without anybody waking the loop.
+    fn due(&self) -> Option<Millis> {
+        None
+    }
+
+    /// The doors are closed and all are gone: writes what has not been written, for as long as
+    /// that takes.
+    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+        self.commit(hub, at, now);
     }
 }

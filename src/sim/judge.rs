@@ -14,7 +14,7 @@ mod roles;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::intent::{Command, Event, Intent};
-use super::record::Record;
+use super::record::{Record, Space};
 use super::tape::Item;
 use crate::edge::{ConnId, Door};
 use crate::hub::{Change, NsId};
@@ -53,10 +53,17 @@ pub(super) struct Line {
 #[derive(Debug)]
 struct Due {
     what: Expected,
-    /// Not before this entry is durable.
+    /// Not before this mark is durable.
     after: u64,
-    /// As soon as this one is: the last that was ordered by then.
+    /// As soon as this one is: that of all that was recorded by then.
     by: u64,
+}
+
+/// What was recorded before a change, and the mark of the change.
+#[derive(Debug)]
+struct Past {
+    mark: u64,
+    spaces: BTreeMap<u32, Space>,
 }
 
 #[derive(Debug)]
@@ -141,9 +148,14 @@ pub(super) struct Judge {
     /// Date at the zero of the monotonic clock, at the start.
     epoch: u64,
     pending: BTreeMap<u64, Pending>,
-    /// Number of the last entry, and of the last that was ordered.
+    /// Number of the last entry.
     applied: u64,
-    pub ordered: u64,
+    /// Mark of all that is recorded by now.
+    mark: u64,
+    /// Marks of the last change of each place, by namespace.
+    marks: BTreeMap<(u32, String, Option<String>), u64>,
+    /// What could still be undone.
+    past: VecDeque<Past>,
     /// The hub's name for each namespace.
     names: BTreeMap<u32, NsId>,
     /// Closes that the tape must show.
@@ -166,7 +178,9 @@ impl Judge {
             epoch: now.unix.0 - now.mono.0,
             pending: BTreeMap::new(),
             applied: 0,
-            ordered: 0,
+            mark: 0,
+            marks: BTreeMap::new(),
+            past: VecDeque::new(),
             names: BTreeMap::new(),
             closings: Vec::new(),
             has_date_jumped: false,
@@ -431,7 +445,7 @@ impl Line {
         let Some(Due { what: expected, after, .. }) = self.expected.pop_front() else {
             panic!("{conn:?} was sent {seen:?}, and nothing was expected");
         };
-        assert!(after <= durable, "{conn:?}: {seen:?} left before entry {after} was durable");
+        assert!(after <= durable, "{conn:?}: {seen:?} left before {after} was durable");
         let is_publication = matches!(expected, Expected::Publication(_));
         assert_eq!(is_published, is_publication, "{conn:?}: {seen:?} counts as what it is not");
         let form = match &self.role {

@@ -12,7 +12,7 @@ use crate::limits::Limits;
 pub(super) type Refusal = (u16, String);
 
 /// One namespace, from its registration to its removal.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Space {
     pub name: String,
     pub key: String,
@@ -23,7 +23,7 @@ pub(super) struct Space {
     pub states: BTreeMap<(String, Option<String>), State>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct State {
     pub text: String,
     pub ends: Option<u64>,
@@ -55,6 +55,11 @@ impl Space {
 impl Record {
     pub fn new(limits: Limits) -> Record {
         Record { limits, spaces: BTreeMap::new(), next: 1, keys: Vec::new() }
+    }
+
+    /// Takes everything back to what it was, but for what was drawn by chance or counted.
+    pub fn go_back(&mut self, spaces: BTreeMap<u32, Space>) {
+        self.spaces = spaces;
     }
 
     pub fn named(&self, name: &str) -> Option<u32> {

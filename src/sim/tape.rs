@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use crate::edge::ConnId;
 use crate::frame::Frame;
-use crate::hub::{Change, Entry};
+use crate::hub::{Change, Entry, Hub, Key, Undo};
 use crate::journal::{Event, Journal, Mark, Proposal, Ticket};
 use crate::reason::CloseReason;
-use crate::time::UnixMillis;
+use crate::time::{Millis, Now, UnixMillis};
 
 /// One thing that happened at a seam.
 #[derive(Clone, Debug)]
@@ -20,6 +20,10 @@ pub(super) enum Item {
     Ordered { ticket: Option<Ticket>, entry: Entry },
     /// The journal will never order this one.
     Failed(Ticket),
+    /// The last entry has changed what is recorded, which is durable with this mark.
+    Changed { mark: u64 },
+    /// What was recorded behind one mark, up to another, has been undone.
+    Lost { from: u64, upto: u64 },
     /// A frame went out to an open connection. For a publication: what waits there of those now.
     Sent { conn: ConnId, frame: Frame, backlog: Option<usize> },
     /// The switch closed a connection, which may have been closed before.
@@ -29,7 +33,10 @@ pub(super) enum Item {
 impl Item {
     /// Whether a change got, or lost, its place in the order here.
     pub fn is_order(&self) -> bool {
-        matches!(self, Item::Proposed { .. } | Item::Ordered { .. } | Item::Failed(_))
+        matches!(
+            self,
+            Item::Proposed { .. } | Item::Ordered { .. } | Item::Failed(_) | Item::Lost { .. }
+        )
     }
 }
 
@@ -40,8 +47,8 @@ pub(super) enum Place {
     Now(u64),
     /// It will come.
     Later(Ticket),
-    /// There was no room.
-    Full,
+    /// It could not be kept.
+    Refused,
 }
 
 /// A tape; clones write on the same one.
@@ -63,14 +70,15 @@ impl Tape {
         self.items.take()
     }
 
-    /// Number of the last entry that is durable.
+    /// Mark up to which all is durable.
     pub fn durable(&self) -> u64 {
         self.durable.get()
     }
 
-    /// Number of the last entry that the journal has ordered, whether or not it was handed out.
-    pub fn mark(&self) -> u64 {
-        self.mark.get()
+    /// Mark of all that the journal has recorded or ordered, whether or not it was handed out, and
+    /// mark up to which all is durable.
+    pub fn marks(&self) -> (u64, u64) {
+        (self.mark.get(), self.durable.get())
     }
 
     /// Up to which moment states were forgotten.
@@ -105,15 +113,24 @@ impl<J: Journal> Journal for Traced<J> {
         let place = match &proposal {
             Proposal::Now(entry) => Place::Now(entry.seq.n),
             Proposal::Later(ticket) => Place::Later(*ticket),
-            Proposal::Full => Place::Full,
+            Proposal::Refused => Place::Refused,
         };
         self.tape.write(Item::Proposed { at, change, place });
         self.note_durable();
         proposal
     }
 
-    fn commit(&mut self) {
-        self.journal.commit();
+    fn changed(&mut self, undo: Undo) {
+        let is_end = undo.is_end();
+        self.journal.changed(undo);
+        if !is_end {
+            self.tape.write(Item::Changed { mark: self.journal.mark().0 });
+        }
+        self.note_durable();
+    }
+
+    fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+        self.journal.commit(hub, at, now);
         self.note_durable();
     }
 
@@ -124,7 +141,10 @@ impl<J: Journal> Journal for Traced<J> {
                 self.tape.write(Item::Ordered { ticket: *ticket, entry: entry.clone() });
             }
             Some(Event::Failed(ticket)) => self.tape.write(Item::Failed(*ticket)),
-            None => {}
+            Some(Event::Lost { from, upto }) => {
+                self.tape.write(Item::Lost { from: from.0, upto: upto.0 });
+            }
+            Some(Event::Undo(_)) | None => {}
         }
         self.note_durable();
         event
@@ -134,8 +154,18 @@ impl<J: Journal> Journal for Traced<J> {
         self.journal.mark()
     }
 
+    fn mark_of(&self, key: &Key) -> Mark {
+        let mark = self.journal.mark_of(key);
+        assert!(mark <= self.journal.mark(), "the mark of one row lies ahead");
+        mark
+    }
+
     fn durable(&self) -> Mark {
         self.journal.durable()
+    }
+
+    fn has_room(&self) -> bool {
+        self.journal.has_room()
     }
 
     fn horizon(&self, now: UnixMillis) -> UnixMillis {
@@ -145,7 +175,7 @@ impl<J: Journal> Journal for Traced<J> {
         horizon
     }
 
-    fn is_busy(&self) -> bool {
-        self.journal.is_busy()
+    fn due(&self) -> Option<Millis> {
+        self.journal.due()
     }
 }

@@ -70,6 +70,7 @@ impl<J: Journal> World<J> {
             demo: None,
             sockjs: Default::default(),
             now,
+            at: now.unix,
         };
         World {
             options,
@@ -135,7 +136,7 @@ impl<J: Journal> World<J> {
         self.switch.tick(&mut self.net);
         self.calls += 1;
         let items = self.tape.take();
-        self.judge.orders(&items, self.tape.mark(), self.tape.horizon());
+        self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
         let ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
@@ -145,7 +146,7 @@ impl<J: Journal> World<J> {
         self.expire();
         self.switch.settle(&mut self.net);
         let items = self.tape.take();
-        self.judge.orders(&items, self.tape.mark(), self.tape.horizon());
+        self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
         self.judge.settled(self.tape.durable());
         is_busy |= self.forget();
@@ -340,7 +341,6 @@ impl<J: Journal> World<J> {
             }
             let (view, items) = (self.view(conn), self.tape.take());
             self.calls += 1;
-            self.judge.ordered = self.tape.mark();
             self.judge.received(conn, view, &items);
             self.judge_items(&items, None);
         }

@@ -13,7 +13,7 @@ use super::{Role, Switch};
 use crate::codec::{control, json, jwt};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
-use crate::hub::{Change, NsId, Outcome, Place, Presence, Refusal};
+use crate::hub::{Change, Key, NsId, Outcome, Place, Presence, Refusal};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -44,10 +44,17 @@ pub(super) struct Controller {
 
 /// What became of a command.
 enum Answer {
-    /// This body.
-    Body(Vec<u8>),
+    /// This body, as soon as this is durable.
+    Body(Vec<u8>, Mark),
     /// Nothing yet.
     Later,
+}
+
+impl Answer {
+    /// A body that neither reports nor shows anything that could be lost.
+    fn now(body: impl Into<Vec<u8>>) -> Answer {
+        Answer::Body(body.into(), Mark::default())
+    }
 }
 
 impl Controller {
@@ -67,9 +74,22 @@ impl Controller {
         net.deadline(conn, Some(net.now().mono.plus(limits.control_replies_ms as u64)));
     }
 
-    /// What its deadline means.
-    pub fn overdue(&self) -> CloseReason {
-        if self.is_held { CloseReason::RepliesUnread } else { CloseReason::HalfRequest }
+    /// Its deadline has come: it does not read, or has sent half a frame and no more.
+    pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
+        if self.is_held {
+            net.close(conn, CloseReason::RepliesUnread);
+        } else if self.replies.is_empty() {
+            net.close(conn, CloseReason::HalfRequest);
+        } else {
+            self.give_up(net, conn, CloseReason::HalfRequest);
+        }
+    }
+
+    /// Hears no more of it; it is closed when it has the replies that it is owed.
+    fn give_up(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        (self.is_ended, self.fault) = (true, Some(reason));
+        self.watch(net, conn, false, 0);
+        net.pause(conn);
     }
 
     /// The deadline of a half frame runs from its first byte, and bytes do not extend it.
@@ -96,9 +116,7 @@ impl<J: Journal> Switch<J> {
         match used {
             // What came before the fault is answered first.
             Err(reason) if !controller.replies.is_empty() => {
-                (controller.is_ended, controller.fault) = (true, Some(reason));
-                controller.watch(net, conn, false, 0);
-                net.pause(conn);
+                controller.give_up(net, conn, reason);
                 Ok(input.len())
             }
             used => used,
@@ -117,6 +135,13 @@ impl<J: Journal> Switch<J> {
         let (mut used, mut commands) = (0, 0);
         loop {
             if controller.waits.is_some() {
+                net.pause(conn);
+                return Ok(used);
+            }
+            let is_behind = controller.replies.len() >= self.limits.control_replies_waiting;
+            if is_behind || !self.journal.has_room() {
+                self.crowded.push(conn);
+                controller.watch(net, conn, false, 0);
                 net.pause(conn);
                 return Ok(used);
             }
@@ -164,16 +189,20 @@ impl<J: Journal> Switch<J> {
             Ok(command) => self.execute(net, conn, controller, command),
             Err(Some(refused)) => Err(refused),
             Err(None) => {
-                self.reply(net, conn, controller, refusal(&Refused::new(301, "Body is not JSON")));
+                let body = refusal(&Refused::new(301, "Body is not JSON"));
+                self.reply(net, conn, controller, body, Mark::default());
                 return Err(CloseReason::ControlJson);
             }
         };
         match answer {
             Ok(Answer::Later) => {}
-            Ok(Answer::Body(body)) => self.reply(net, conn, controller, body),
+            Ok(Answer::Body(body, mark)) => self.reply(net, conn, controller, body, mark),
             Err(refused) => {
                 self.count_refused(net, &refused);
-                self.reply(net, conn, controller, refusal(&refused));
+                // What is said of names, keys and states shows how they are.
+                let shows = matches!(refused.code, 305 | 309 | 313 | 314 | 404);
+                let mark = if shows { self.journal.mark() } else { Mark::default() };
+                self.reply(net, conn, controller, refusal(&refused), mark);
             }
         }
         Ok(())
@@ -189,7 +218,7 @@ impl<J: Journal> Switch<J> {
         let at = self.at(net.now());
         let ns = controller.auth.map(|(ns, _)| ns).ok_or(command::NEED_AUTH);
         let change = match command {
-            Command::Ping => return Ok(Answer::Body(SUCCESS.into())),
+            Command::Ping => return Ok(Answer::now(SUCCESS)),
             Command::Register { name, key } => {
                 self.check_server_key(&key)?;
                 Change::Register { name: name.into(), key: new_key(net) }
@@ -205,14 +234,19 @@ impl<J: Journal> Switch<J> {
             Command::Auth { name, key } => {
                 let ns = self.named(&name)?;
                 controller.auth = Some((ns, self.key_epoch(ns, &key, at)?));
-                return Ok(Answer::Body(SUCCESS.into()));
+                return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
-                let state = self.hub.state(ns?, &channel, user.as_deref(), at);
-                return Ok(Answer::Body(state.map_or(b"null".into(), |s| s.as_bytes().into())));
+                let ns = ns?;
+                let state = self.hub.state(ns, &channel, user.as_deref(), at);
+                let body = state.map_or(b"null".into(), |state| state.as_bytes().into());
+                let place = Place { channel: channel.into(), user: user.map(Into::into) };
+                let ns = self.hub.number(ns).unwrap_or_default();
+                let mark = self.journal.mark_of(&Key::State { ns, place });
+                return Ok(Answer::Body(body, mark));
             }
             Command::Info { channel } => {
-                return Ok(Answer::Body(info(&self.hub.presence(ns?, &channel))));
+                return Ok(Answer::now(info(&self.hub.presence(ns?, &channel))));
             }
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;
@@ -252,17 +286,21 @@ impl<J: Journal> Switch<J> {
     ) -> Result<Answer, Refused> {
         let at = self.at(net.now());
         self.hub.check(&change, at).map_err(refused)?;
+        let is_recorded = change.is_recorded();
         match self.journal.propose(at, change) {
             Proposal::Now(entry) => {
                 let outcome = self.apply(net, entry).map_err(refused)?;
-                Ok(Answer::Body(success(&outcome, std::mem::take(&mut controller.counts))))
+                // Also if nothing had to be changed: then what was there may wait itself.
+                let mark = if is_recorded { self.journal.mark() } else { Mark::default() };
+                let body = success(&outcome, std::mem::take(&mut controller.counts));
+                Ok(Answer::Body(body, mark))
             }
             Proposal::Later(ticket) => {
                 controller.waits = Some(ticket);
                 self.waiting.insert(ticket, conn);
                 Ok(Answer::Later)
             }
-            Proposal::Full => Err(command::STORE_FAILED),
+            Proposal::Refused => Err(command::STORE_FAILED),
         }
     }
 
@@ -284,7 +322,7 @@ impl<J: Journal> Switch<J> {
                 refusal(&command::STORE_FAILED)
             }
         };
-        self.reply(net, conn, &mut controller, body);
+        self.reply(net, conn, &mut controller, body, self.journal.mark());
         net.resume(conn);
         self.close_when_answered(net, conn, &mut controller);
         *self.role(conn) = Role::Controller(controller);
@@ -298,8 +336,9 @@ impl<J: Journal> Switch<J> {
         conn: ConnId,
         controller: &mut Controller,
         body: Vec<u8>,
+        mark: Mark,
     ) {
-        let (frame, mark) = (control::encode(&body), self.journal.mark());
+        let frame = control::encode(&body);
         if controller.replies.is_empty() && mark <= self.journal.durable() {
             return net.send(conn, frame);
         }
@@ -307,6 +346,22 @@ impl<J: Journal> Switch<J> {
             self.owing.push(conn);
         }
         controller.replies.push_back((mark, frame));
+    }
+
+    /// What was recorded between these marks is lost, and undone: whoever waited for it is told.
+    pub(super) fn lose(&mut self, net: &mut impl Net, from: Mark, upto: Mark) {
+        let mut lost = 0;
+        for conn in &self.owing {
+            let seat = &mut self.seats[conn.index()];
+            let Role::Controller(controller) = &mut seat.role else { continue };
+            let is_lost = |mark: Mark| from < mark && mark <= upto;
+            for (_, frame) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
+                *frame = control::encode(&refusal(&command::STORE_FAILED));
+                lost += 1;
+            }
+        }
+        self.metrics.store_failures += lost;
+        self.report_soon(net.now());
     }
 
     /// Sends the replies that have become durable.
@@ -327,6 +382,24 @@ impl<J: Journal> Switch<J> {
             self.close_when_answered(net, conn, &mut controller);
             *self.role(conn) = Role::Controller(controller);
         }
+        self.readmit(net);
+    }
+
+    /// Reads those again for whom there is room now.
+    fn readmit(&mut self, net: &mut impl Net) {
+        if !self.journal.has_room() {
+            return;
+        }
+        let (seats, max) = (&self.seats, self.limits.control_replies_waiting);
+        self.crowded.retain(|conn| {
+            let seat = &seats[conn.index()];
+            let is_behind = seat.conn == *conn
+                && matches!(&seat.role, Role::Controller(c) if c.replies.len() >= max);
+            if !is_behind {
+                net.resume(*conn);
+            }
+            is_behind
+        });
     }
 
     /// Closes a connection that sends no more, once it has all its answers.

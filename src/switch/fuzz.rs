@@ -266,9 +266,10 @@ impl<J: Journal> World<J> {
             demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
             sockjs: Default::default(),
             now: net.now(),
+            at: net.now().unix,
         };
         let mut switch = Switch::new(settings, journal);
-        switch.declare("site", KEY).expect("there is room for one namespace");
+        assert!(switch.declare("site", KEY), "there is room for one namespace");
         World { switch, net }
     }
 

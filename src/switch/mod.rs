@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 
 use crate::codec::sockjs;
 use crate::edge::{ConnId, Door, Handler, Net};
-use crate::hub::{Change, Entry, Hub, Outbox, Outcome, PeerId, Refusal};
+use crate::hub::{Change, Entry, Hub, Key, Outbox, Outcome, PeerId, Refusal, Row, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -47,6 +47,9 @@ pub struct Settings {
     pub sockjs: SockJs,
     /// The time at the start.
     pub now: Now,
+    /// The same moment on the scale of entries and states; the date, unless an earlier run had
+    /// another idea of it.
+    pub at: UnixMillis,
 }
 
 /// What of SockJS can be switched, and how it is.
@@ -104,6 +107,8 @@ pub struct Switch<J> {
     waiting: HashMap<Ticket, ConnId>,
     /// Controllers with replies that wait until something is durable.
     owing: Vec<ConnId>,
+    /// Controllers that are not read until the journal, or the list of their replies, has room.
+    crowded: Vec<ConnId>,
     /// Peers to be let go once the hub has finished speaking.
     leaving: Vec<(SessionId, CloseReason)>,
     metrics: Metrics,
@@ -118,8 +123,8 @@ pub struct Switch<J> {
 impl<J: Journal> Switch<J> {
     /// A switch over an empty hub.
     pub fn new(settings: Settings, journal: J) -> Switch<J> {
-        let Settings { limits, server_key, demo, sockjs, now } = settings;
-        let epoch = now.unix.0.saturating_sub(now.mono.0);
+        let Settings { limits, server_key, demo, sockjs, now, at } = settings;
+        let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
             hub: Hub::new(limits.clone(), UnixMillis(epoch + now.mono.0)),
             web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now),
@@ -131,6 +136,7 @@ impl<J: Journal> Switch<J> {
             links: Vec::new(),
             waiting: HashMap::new(),
             owing: Vec::new(),
+            crowded: Vec::new(),
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
@@ -149,20 +155,29 @@ impl<J: Journal> Switch<J> {
         &self.hub
     }
 
-    /// Makes a namespace with a key that the configuration gives it, before the doors open. It is
-    /// not proposed to the journal: the configuration is the record of it.
-    ///
-    /// # Errors
-    /// [`Refusal`], for instance if it is there already.
-    pub fn declare(&mut self, name: &str, key: &str) -> Result<(), Refusal> {
-        let change = Change::Register { name: name.into(), key: key.into() };
-        let entry = Entry { seq: Default::default(), at: UnixMillis(self.epoch), change };
-        struct Nobody;
-        impl Outbox for Nobody {
+    /// Makes a namespace with a key that the configuration gives it, before the doors open; or
+    /// gives it to the one that is there. Its key is not recorded: the configuration is the record
+    /// of that. `false` if there is no room for it.
+    pub fn declare(&mut self, name: &str, key: &str) -> bool {
+        struct Recorded<'a, J>(&'a mut J);
+        impl<J: Journal> Outbox for Recorded<'_, J> {
             fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
             fn close(&mut self, _: PeerId, _: CloseReason) {}
+            fn changed(&mut self, undo: Undo) {
+                self.0.changed(undo);
+            }
         }
-        self.hub.apply(entry, &mut Nobody).map(|_| ())
+        self.hub.declare(name, key, &mut Recorded(&mut self.journal))
+    }
+
+    /// Puts back what an earlier run has recorded, before the doors open; see [`Hub::restore`].
+    pub fn restore(&mut self, key: Key, row: Row<'_>) -> bool {
+        self.hub.restore(key, row)
+    }
+
+    /// All are gone: what is not written yet is written now.
+    pub fn close(&mut self, now: Now) {
+        self.journal.close(&self.hub, self.at(now), now);
     }
 
     /// The time on the scale of entries and states.
@@ -177,24 +192,41 @@ impl<J: Journal> Switch<J> {
         &mut seat.role
     }
 
-    /// Applies an entry and lets its effects out.
-    fn apply(&mut self, net: &mut impl Net, entry: Entry) -> Result<Outcome, Refusal> {
-        self.metrics.publications += u64::from(matches!(entry.change, Change::Emit { .. }));
-        let mut delivery = Delivery {
+    /// The hub, and the outbox that it speaks to.
+    fn delivery<'a, N: Net>(&'a mut self, net: &'a mut N) -> (&'a mut Hub, Delivery<'a, N, J>) {
+        let delivery = Delivery {
             net,
             web: &mut self.web,
             links: &self.links,
             leaving: &mut self.leaving,
+            journal: &mut self.journal,
             backlog_max: self.limits.backlog_bytes,
-            count: 0,
+            deliveries: &mut self.metrics.deliveries,
         };
-        let outcome = self.hub.apply(entry, &mut delivery);
-        self.metrics.deliveries += delivery.count;
+        (&mut self.hub, delivery)
+    }
+
+    /// Applies an entry and lets its effects out.
+    fn apply(&mut self, net: &mut impl Net, entry: Entry) -> Result<Outcome, Refusal> {
+        self.metrics.publications += u64::from(matches!(entry.change, Change::Emit { .. }));
+        let (hub, mut delivery) = self.delivery(net);
+        let outcome = hub.apply(entry, &mut delivery);
+        self.dismiss_leaving(net);
+        outcome
+    }
+
+    /// States whose time has come are no longer kept.
+    fn advance(&mut self, net: &mut impl Net) {
+        let horizon = self.journal.horizon(self.at(net.now()));
+        let (hub, mut delivery) = self.delivery(net);
+        hub.advance(horizon, &mut delivery);
+    }
+
+    fn dismiss_leaving(&mut self, net: &mut impl Net) {
         for (session, reason) in std::mem::take(&mut self.leaving) {
             let (web, mut site) = self.split();
             web.dismiss(net, &mut site, session, reason.into());
         }
-        outcome
     }
 
     /// The web door, and what stands behind it.
@@ -213,6 +245,16 @@ impl<J: Journal> Switch<J> {
         let (ticket, result) = match event {
             Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry))),
             Event::Failed(ticket) => (Some(ticket), None),
+            Event::Undo(undo) => {
+                let (hub, mut delivery) = self.delivery(net);
+                hub.undo(undo, &mut delivery);
+                return self.dismiss_leaving(net);
+            }
+            Event::Lost { from, upto } => {
+                self.lose(net, from, upto);
+                // What came back may have ended meanwhile.
+                return self.advance(net);
+            }
         };
         let Some(conn) = ticket.and_then(|ticket| self.waiting.remove(&ticket)) else { return };
         self.answer_late(net, conn, result);
@@ -247,6 +289,10 @@ impl<J: Journal> Switch<J> {
             |browser: &&Browser| browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some());
         let peers = self.web.peers().filter(is_known);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
+        for conn in &self.crowded {
+            let seat = &self.seats[conn.index()];
+            assert!(seat.conn != *conn || matches!(seat.role, Role::Controller(_) | Role::None));
+        }
         for (ticket, conn) in &self.waiting {
             let role = self.seats.get(conn.index()).map(|seat| &seat.role);
             assert!(matches!(role, Some(Role::Controller(c)) if c.waits == Some(*ticket)));
@@ -263,19 +309,20 @@ fn service(options: SockJs, limits: &Limits) -> Service {
 }
 
 /// The outbox of one entry.
-struct Delivery<'a, N> {
+struct Delivery<'a, N, J> {
     net: &'a mut N,
     web: &'a mut Web<Browser>,
     links: &'a [SessionId],
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
+    journal: &'a mut J,
     backlog_max: usize,
-    count: u64,
+    deliveries: &'a mut u64,
 }
 
-impl<N: Net> Outbox for Delivery<'_, N> {
+impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
         let session = self.links[peer.index()];
-        self.count += 1;
+        *self.deliveries += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
         // sent counts against it, however large it is, nor what it asked for itself.
         if self.web.publish(self.net, session, publication) > self.backlog_max {
@@ -285,6 +332,10 @@ impl<N: Net> Outbox for Delivery<'_, N> {
 
     fn close(&mut self, peer: PeerId, reason: CloseReason) {
         self.leaving.push((self.links[peer.index()], reason));
+    }
+
+    fn changed(&mut self, undo: Undo) {
+        self.journal.changed(undo);
     }
 }
 
@@ -365,10 +416,9 @@ impl<J: Journal> Handler for Switch<J> {
 
     fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
         match std::mem::take(self.role(conn)) {
-            Role::Controller(controller) => {
-                let reason = controller.overdue();
+            Role::Controller(mut controller) => {
+                controller.timed_out(net, conn);
                 *self.role(conn) = Role::Controller(controller);
-                net.close(conn, reason);
             }
             role => {
                 *self.role(conn) = role;
@@ -422,17 +472,15 @@ impl<J: Journal> Handler for Switch<J> {
     }
 
     fn due(&self) -> Option<Millis> {
-        if self.journal.is_busy() {
-            return Some(Millis(0));
-        }
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        [end, self.report_at, self.web.due()].into_iter().flatten().min()
+        let dues = [end, self.report_at, self.journal.due(), self.web.due()];
+        dues.into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
         // An entry meets the states of its own moment, even if it comes late.
-        self.hub.advance(self.journal.horizon(self.at(now)));
+        self.advance(net);
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
@@ -442,7 +490,8 @@ impl<J: Journal> Handler for Switch<J> {
     }
 
     fn settle(&mut self, net: &mut impl Net) {
-        self.journal.commit();
+        let now = net.now();
+        self.journal.commit(&self.hub, self.at(now), now);
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }

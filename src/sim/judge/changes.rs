@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::expected::Expected;
-use super::{Due, Judge, Pending, Role};
+use super::{Due, Judge, Past, Pending, Role};
 use crate::edge::ConnId;
 use crate::hub::{Change, NsId};
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::intent::{Command, Emit, Store};
-use crate::sim::record::{Refusal, need_auth, no_namespace};
+use crate::sim::record::{Refusal, Space, need_auth, no_namespace};
 use crate::sim::tape::{Item, Place};
 
 /// What the reply to a change is about.
@@ -20,21 +20,26 @@ enum Outcome {
 }
 
 impl Judge {
-    /// Time goes on, and entries come.
-    pub fn orders(&mut self, items: &[Item], ordered: u64, horizon: u64) {
-        self.ordered = ordered;
+    /// Time goes on, and entries come, or what was recorded is lost.
+    pub fn orders(&mut self, items: &[Item], (mark, durable): (u64, u64), horizon: u64) {
+        self.mark = self.mark.max(mark);
         self.replica.replay(items);
         self.record.advance(horizon);
         for (i, item) in items.iter().enumerate() {
             let (ticket, entry) = match item {
                 Item::Ordered { ticket, entry } => (ticket.expect("all are ours"), Some(entry)),
                 Item::Failed(ticket) => (*ticket, None),
+                Item::Lost { from, upto } => {
+                    self.lose(*from, *upto);
+                    self.record.advance(horizon);
+                    continue;
+                }
                 _ => continue,
             };
             let pending = self.pending.remove(&ticket.0).expect("a ticket is answered once");
             let conn = pending.conn;
             let result = match entry {
-                None => Err((302, "Error store, try latter...".into())),
+                None => Err(lost()),
                 Some(entry) => {
                     assert_eq!(entry.change, pending.change, "another change than was proposed");
                     assert_eq!(entry.seq.n, self.applied + 1, "entries come in their order");
@@ -44,7 +49,40 @@ impl Judge {
             };
             if let Some(controller) = self.controller(conn) {
                 controller.waits = false;
-                self.reply_to(conn, &pending.command, result);
+                let after = self.mark;
+                self.reply_to(conn, &pending.command, result, after);
+            }
+        }
+        self.past.retain(|past| past.mark > durable);
+    }
+
+    /// What was recorded between these marks is as if it had never been.
+    fn lose(&mut self, from: u64, upto: u64) {
+        let is_lost = |mark: u64| from < mark && mark <= upto;
+        let first = self.past.iter().position(|past| is_lost(past.mark));
+        if let Some(first) = first {
+            let past = self.past.drain(first..).next().expect("the first of them");
+            self.record.go_back(past.spaces);
+        }
+        let gone = self.peers().filter(|(_, space, ..)| !self.record.spaces.contains_key(space));
+        let gone: Vec<ConnId> = gone.map(|(conn, ..)| conn).collect();
+        for conn in gone {
+            self.dismiss(conn, CloseReason::NamespaceRemoved);
+            self.leave(conn);
+        }
+        for line in self.lines.values_mut() {
+            for due in line.expected.iter_mut().filter(|due| is_lost(due.after)) {
+                due.what = Expected::Reply(refusal(lost()));
+            }
+            if let Role::Browser(browser) = &mut line.role
+                && let Some((space, user)) = &browser.who
+                && let Some(space) = self.record.spaces.get(space)
+            {
+                // Whoever was let in by a grant that is lost is out again.
+                browser.channels.retain(|channel| {
+                    !channel.starts_with('#')
+                        || space.grants.contains(&(channel.clone(), user.clone()))
+                });
             }
         }
     }
@@ -58,7 +96,7 @@ impl Judge {
         (items, next): (&[Item], &mut usize),
     ) {
         if let Err(refusal) = self.record.check(&command, space, self.at()) {
-            return self.refuse(conn, refusal);
+            return self.refuse_shown(conn, refusal);
         }
         let at = self.at();
         let found = items[*next..].iter().position(|item| matches!(item, Item::Proposed { .. }));
@@ -70,7 +108,7 @@ impl Judge {
         let change = change.clone();
         let pending = Pending { conn, command, space, key, change };
         match place {
-            Place::Full => self.refuse(conn, (302, "Error store, try latter...".into())),
+            Place::Refused => self.refuse(conn, lost()),
             Place::Later(ticket) => {
                 if let Some(controller) = self.controller(conn) {
                     controller.waits = true;
@@ -81,7 +119,9 @@ impl Judge {
                 assert_eq!(*n, self.applied + 1, "entries come in their order");
                 self.applied = *n;
                 let result = self.apply(&pending, at, following(items, i));
-                self.reply_to(conn, &pending.command, result);
+                let is_recorded = pending.change.is_recorded();
+                let after = if is_recorded { self.mark } else { 0 };
+                self.reply_to(conn, &pending.command, result, after);
             }
         }
     }
@@ -152,24 +192,55 @@ impl Judge {
     ) -> Result<Outcome, Refusal> {
         self.record.advance(at);
         self.record.check(&pending.command, pending.space, at)?;
+        let spaces = pending.change.is_recorded().then(|| self.record.spaces.clone());
+        let outcome = self.carry(pending, at, following);
+        if let Some(spaces) = spaces {
+            self.note_change(pending, spaces, following);
+        }
+        Ok(outcome)
+    }
+
+    /// What the journal knows of a change is what has changed.
+    fn note_change(&mut self, pending: &Pending, spaces: BTreeMap<u32, Space>, following: &[Item]) {
+        let mark = following.iter().rev().find_map(|item| match item {
+            Item::Changed { mark } => Some(*mark),
+            _ => None,
+        });
+        let Some(mark) = mark else {
+            // The end of a namespace is the journal's own business, and cannot be undone.
+            let is_end = matches!(pending.command, Command::Remove { .. });
+            assert!(is_end || spaces == self.record.spaces, "a change that nobody keeps");
+            return;
+        };
+        assert!(mark >= self.mark, "marks fall");
+        self.mark = mark;
+        if let (Command::Store(store), Some(space)) = (&pending.command, pending.space) {
+            self.marks.insert((space, store.channel.clone(), store.user.clone()), mark);
+        }
+        self.past.push_back(Past { mark, spaces });
+    }
+
+    fn carry(&mut self, pending: &Pending, at: u64, following: &[Item]) -> Outcome {
         let space = pending.space.unwrap_or_default();
         match &pending.command {
             Command::Register { name, .. } => {
                 self.record.register(name, &pending.key);
-                Ok(Outcome::Key(pending.key.clone()))
+                Outcome::Key(pending.key.clone())
             }
             Command::Rotate { grace_seconds, .. } => {
                 self.record.rotate(space, &pending.key, at + grace_seconds * 1000);
-                Ok(Outcome::Key(pending.key.clone()))
+                Outcome::Key(pending.key.clone())
             }
             Command::Remove { .. } => {
                 self.record.spaces.remove(&space);
+                // This alone is never undone.
+                self.past.iter_mut().for_each(|past| drop(past.spaces.remove(&space)));
                 self.let_go(space, None, CloseReason::NamespaceRemoved);
-                Ok(Outcome::Done)
+                Outcome::Done
             }
             Command::Grant { channel, user, is_withdrawn } => {
                 self.grant(space, channel, user, *is_withdrawn);
-                Ok(Outcome::Done)
+                Outcome::Done
             }
             Command::Store(store) => {
                 let Store { channel, user, data, ttl_seconds, is_emitted, .. } = store;
@@ -184,13 +255,13 @@ impl Judge {
                     );
                 }
                 self.record.store(space, store, ttl_seconds.map(|ttl| at + ttl * 1000));
-                Ok(Outcome::Done)
+                Outcome::Done
             }
             Command::Emit(Emit { channels, data, user, except, .. }) => {
-                Ok(Outcome::Count(self.publish(space, channels, data, user, except, following)))
+                Outcome::Count(self.publish(space, channels, data, user, except, following))
             }
             Command::Disconnect { user } => {
-                Ok(Outcome::Count(self.let_go(space, Some(user), CloseReason::Disconnected)))
+                Outcome::Count(self.let_go(space, Some(user), CloseReason::Disconnected))
             }
             other => panic!("{other:?} is no change"),
         }
@@ -290,37 +361,49 @@ impl Judge {
         }
     }
 
-    fn reply_to(&mut self, conn: ConnId, command: &Command, result: Result<Outcome, Refusal>) {
+    fn reply_to(
+        &mut self,
+        conn: ConnId,
+        command: &Command,
+        result: Result<Outcome, Refusal>,
+        after: u64,
+    ) {
         let is_counted = match command {
             Command::Emit(emit) => emit.is_counted,
             Command::Disconnect { .. } => true,
             _ => false,
         };
-        match result {
-            Err(refusal) => self.refuse(conn, refusal),
-            Ok(Outcome::Key(key)) => {
-                self.reply(conn, format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"));
-            }
+        let body = match result {
+            Err(why) if after == 0 => return self.refuse_shown(conn, why),
+            Err(why) => refusal(why),
+            Ok(Outcome::Key(key)) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"),
             Ok(Outcome::Count(count)) if is_counted => {
-                self.reply(conn, format!("{{\"success\":true,\"count\":{count}}}"));
+                format!("{{\"success\":true,\"count\":{count}}}")
             }
-            Ok(_) => self.reply(conn, "{\"success\":true}".into()),
-        }
+            Ok(_) => "{\"success\":true}".into(),
+        };
+        self.owe(conn, Expected::Reply(body), after);
     }
 
-    pub(super) fn refuse(&mut self, conn: ConnId, (code, reason): Refusal) {
-        let reason = serde_json::to_string(&reason).expect("memory takes every byte");
-        let body = format!("{{\"success\":false,\"reason\":{reason},\"code\":{code}}}");
-        self.reply(conn, body);
+    /// An error that shows nothing of what is recorded.
+    pub(super) fn refuse(&mut self, conn: ConnId, why: Refusal) {
+        self.reply(conn, refusal(why));
+    }
+
+    /// An error that does.
+    pub(super) fn refuse_shown(&mut self, conn: ConnId, why: Refusal) {
+        let shows = matches!(why.0, 305 | 309 | 313 | 314 | 404);
+        let after = if shows { self.mark } else { 0 };
+        self.owe(conn, Expected::Reply(refusal(why)), after);
     }
 
     pub(super) fn reply(&mut self, conn: ConnId, body: String) {
-        self.owe(conn, Expected::Reply(body));
+        self.owe(conn, Expected::Reply(body), 0);
     }
 
-    /// A reply that leaves when all that has been applied is durable.
-    pub(super) fn owe(&mut self, conn: ConnId, expected: Expected) {
-        let (after, by) = (self.applied, self.ordered);
+    /// A reply that leaves when that mark is durable.
+    pub(super) fn owe(&mut self, conn: ConnId, expected: Expected, after: u64) {
+        let by = self.mark;
         if let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) {
             line.expected.push_back(Due { what: expected, after, by });
         }
@@ -338,6 +421,15 @@ impl Judge {
     pub(super) fn authenticated(&self, auth: &Option<(u32, String)>) -> Result<u32, Refusal> {
         auth.as_ref().map(|(space, _)| *space).ok_or_else(need_auth)
     }
+}
+
+fn lost() -> Refusal {
+    (302, "Error store, try latter...".into())
+}
+
+fn refusal((code, reason): Refusal) -> String {
+    let reason = serde_json::to_string(&reason).expect("memory takes every byte");
+    format!("{{\"success\":false,\"reason\":{reason},\"code\":{code}}}")
 }
 
 /// What the tape has between this place in the order and the next.

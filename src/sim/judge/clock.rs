@@ -15,6 +15,14 @@ impl Judge {
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
             browser.held_at = Some(now);
         }
+        if items.is_empty() && self.is_over(conn, view, CloseReason::HalfRequest) {
+            // It is owed replies first.
+            let is_owed = !self.lines[&conn].expected.is_empty();
+            if let Some(controller) = self.controller(conn).filter(|_| is_owed) {
+                controller.is_ended = true;
+                controller.fault.get_or_insert(CloseReason::HalfRequest);
+            }
+        }
         for item in items {
             match item {
                 Item::Sent { frame, .. } => self.sent_in_time(conn, frame),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Place, Seq};
+use crate::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Place, Seq, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -16,9 +16,13 @@ pub(super) struct Replica {
     hub: Hub,
     /// Every place that ever had a state.
     places: BTreeSet<(NsId, Box<str>, Option<Box<str>>)>,
+    /// What it would take to undo the last entries, each with its mark.
+    undos: Vec<(u64, Undo)>,
 }
 
-struct Nobody;
+/// Hears nobody; collects how to take an entry back.
+#[derive(Default)]
+struct Nobody(Vec<Undo>);
 
 impl Outbox for Nobody {
     fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {
@@ -28,16 +32,37 @@ impl Outbox for Nobody {
     fn close(&mut self, _: PeerId, _: CloseReason) {
         panic!("nobody is here");
     }
+
+    fn changed(&mut self, undo: Undo) {
+        self.0.push(undo);
+    }
 }
 
 impl Replica {
     pub fn new(limits: Limits, at: u64) -> Replica {
-        Replica { hub: Hub::new(limits, UnixMillis(at)), places: BTreeSet::new() }
+        Replica {
+            hub: Hub::new(limits, UnixMillis(at)),
+            places: BTreeSet::new(),
+            undos: Vec::new(),
+        }
     }
 
-    /// Applies the entries on the tape.
+    /// Applies the entries on the tape, and takes back what was lost.
     pub fn replay(&mut self, items: &[Item]) {
+        let mut fresh = Vec::new();
         for item in items {
+            match item {
+                Item::Changed { mark } => {
+                    self.undos.extend(fresh.drain(..).map(|undo| (*mark, undo)));
+                }
+                Item::Lost { from, .. } => {
+                    let first = self.undos.partition_point(|(mark, _)| mark <= from);
+                    for (_, undo) in self.undos.drain(first..).rev() {
+                        self.hub.undo(undo, &mut Nobody::default());
+                    }
+                }
+                _ => {}
+            }
             let entry = match item {
                 Item::Proposed { at, change, place: Order::Now(n) } => {
                     Entry { seq: Seq { term: 0, n: *n }, at: *at, change: change.clone() }
@@ -50,7 +75,9 @@ impl Replica {
                 self.places.insert((*ns, channel, user));
             }
             // What was refused here was refused there.
-            let _ = self.hub.apply(entry, &mut Nobody);
+            let mut out = Nobody(std::mem::take(&mut fresh));
+            let _ = self.hub.apply(entry, &mut out);
+            fresh = out.0;
         }
     }
 

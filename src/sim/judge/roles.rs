@@ -239,13 +239,15 @@ impl Judge {
         };
         let space = match space {
             Ok(space) => space,
-            Err(refusal) => return self.refuse(conn, refusal),
+            Err(refusal) => return self.refuse_shown(conn, refusal),
         };
         match (&command, space.and_then(|space| self.record.spaces.get(&space))) {
             (Command::Get { channel, user }, Some(record)) => {
                 let state = record.state(channel, user.as_deref(), at);
                 let body = state.map_or("null".to_string(), |state| state.text.clone());
-                self.reply(conn, body);
+                let place = (space.unwrap_or_default(), channel.clone(), user.clone());
+                let after = self.marks.get(&place).copied().unwrap_or_default();
+                self.owe(conn, Expected::Reply(body), after);
             }
             (Command::Info { channel }, _) => {
                 let members = self
@@ -257,7 +259,7 @@ impl Judge {
                         (browser.cid.clone().unwrap_or_default(), user.to_string())
                     });
                 let info = Expected::Info(members.collect());
-                self.owe(conn, info);
+                self.owe(conn, info, 0);
             }
             _ => self.propose(conn, command, space, orders),
         }
@@ -266,10 +268,10 @@ impl Judge {
     fn auth_controller(&mut self, conn: ConnId, name: &str, key: &str) {
         let at = self.at();
         let Some(space) = self.record.named(name) else {
-            return self.refuse(conn, (404, "Name space not found".into()));
+            return self.refuse_shown(conn, (404, "Name space not found".into()));
         };
         if !self.record.opens(space, key, at) {
-            return self.refuse(conn, (305, "Invalid sKey".into()));
+            return self.refuse_shown(conn, (305, "Invalid sKey".into()));
         }
         if let Some(controller) = self.controller(conn) {
             controller.auth = Some((space, key.to_string()));

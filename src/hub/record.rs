@@ -1,0 +1,326 @@
+//! What is recorded, row by row: the keys and rows that a journal writes down, and how one change
+//! of one row is taken back.
+
+use std::borrow::Cow;
+
+use super::state::{State, Value};
+use super::{Grant, GrantRef, Hub, Namespace, NsId, Outbox, Place};
+use crate::time::UnixMillis;
+
+/// The name under which something is recorded. `ns` is the number of a namespace, which no other
+/// one ever has, unlike its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// A namespace itself.
+    Namespace {
+        /// Its number.
+        ns: u64,
+    },
+    /// A right to a `#` channel.
+    Grant {
+        /// Number of the namespace.
+        ns: u64,
+        /// To which channel.
+        channel: Box<str>,
+        /// For whom.
+        user: Box<str>,
+    },
+    /// A state.
+    State {
+        /// Number of the namespace.
+        ns: u64,
+        /// Where.
+        place: Place,
+    },
+}
+
+/// What is recorded under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row<'a> {
+    /// A namespace.
+    Namespace {
+        /// Its name.
+        name: Cow<'a, str>,
+        /// Its key; `None` if it is the one that the configuration gave it, which has it alone.
+        key: Option<Cow<'a, str>>,
+        /// The key of the configuration that this one has replaced.
+        replaces: Option<Cow<'a, str>>,
+        /// The key before, and until when it is good.
+        old_key: Option<(Cow<'a, str>, UnixMillis)>,
+    },
+    /// A right to a `#` channel.
+    Grant,
+    /// A state.
+    State {
+        /// JSON text.
+        text: Cow<'a, str>,
+        /// Not readable from this moment on.
+        expires: Option<UnixMillis>,
+    },
+}
+
+/// How to take one change of one row back: [`Hub::undo`], in reverse order of the changes.
+#[derive(Debug)]
+pub struct Undo {
+    /// Which row was changed.
+    pub key: Key,
+    before: Before,
+}
+
+/// What was there before.
+#[derive(Debug)]
+pub(super) enum Before {
+    /// It does not matter: the change stays, written or not.
+    Kept,
+    Nothing,
+    Grant,
+    Keys {
+        key: Option<Box<str>>,
+        old_key: Option<(Box<str>, UnixMillis)>,
+        key_epoch: u32,
+    },
+    State {
+        value: Value,
+        expires: Option<UnixMillis>,
+    },
+    /// A state whose time had come: no entry changed it.
+    Ended {
+        value: Value,
+        expires: Option<UnixMillis>,
+    },
+    /// A list without its last element, and with these at its beginning.
+    Shorter {
+        dropped: Vec<Box<str>>,
+        expires: Option<UnixMillis>,
+    },
+}
+
+impl Undo {
+    pub(super) fn new(key: Key, before: Before) -> Undo {
+        Undo { key, before }
+    }
+
+    /// Whether time made this change, and no entry.
+    pub fn is_end(&self) -> bool {
+        matches!(self.before, Before::Ended { .. })
+    }
+}
+
+impl Hub {
+    /// The number of a namespace; `None` if it is gone.
+    pub fn number(&self, ns: NsId) -> Option<u64> {
+        self.namespaces.get(ns).map(|ns| ns.number)
+    }
+
+    /// The row under a key, if there is one.
+    pub fn row(&self, key: &Key) -> Option<Row<'_>> {
+        match key {
+            Key::Namespace { ns } => {
+                let space = self.namespaces.get(*self.numbers.get(ns)?)?;
+                Some(space.row())
+            }
+            Key::Grant { ns, channel, user } => {
+                let space = self.namespaces.get(*self.numbers.get(ns)?)?;
+                space.grants.contains(&GrantRef { channel, user }).then_some(Row::Grant)
+            }
+            Key::State { ns, place } => {
+                let ns = *self.numbers.get(ns)?;
+                let id = self.find_state(ns, &place.channel, place.user.as_deref())?;
+                self.states.get(id).map(State::row)
+            }
+        }
+    }
+
+    /// Puts a row back that was recorded in an earlier run: namespaces before what is in them.
+    /// Whether there was a place for it.
+    pub fn restore(&mut self, key: Key, row: Row<'_>) -> bool {
+        match (key, row) {
+            (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
+                if self.namespace(&name).is_some() || self.numbers.contains_key(&ns) {
+                    return false;
+                }
+                let own = |key: Cow<'_, str>| key.into_owned().into_boxed_str();
+                let key = key.map(own);
+                self.insert_namespace(Namespace {
+                    configured: replaces.map(own),
+                    old_key: old_key.map(|(key, until)| (own(key), until)),
+                    ..Namespace::new(ns, name.into_owned().into(), key)
+                });
+                self.next_number = self.next_number.max(ns + 1);
+                true
+            }
+            (Key::Grant { ns, channel, user }, Row::Grant) => {
+                let space = self.numbers.get(&ns).and_then(|ns| self.namespaces.get_mut(*ns));
+                space.is_some_and(|space| space.grants.insert(Grant { channel, user }))
+            }
+            (Key::State { ns, place }, Row::State { text, expires }) => {
+                let Some(ns) = self.numbers.get(&ns).copied() else { return false };
+                self.put_state(ns, place, Value::Json(text.into_owned().into()), expires);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A namespace that the configuration names, with the key that it gives it: it stays the one
+    /// of an earlier run. A key that `rotateKey` has put in place of this one stays as well, until
+    /// the configuration has another. `false` if there is no room for it.
+    pub fn declare(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> bool {
+        if let Some(ns) = self.namespace(name) {
+            let Some(space) = self.namespaces.get_mut(ns) else { return false };
+            if space.key.is_some() && space.configured.as_deref() == Some(key) {
+                return true;
+            }
+            let was_recorded = space.key.is_some();
+            (space.key, space.old_key) = (Some(key.into()), None);
+            space.configured = space.key.clone();
+            if was_recorded {
+                let key = Key::Namespace { ns: space.number };
+                out.changed(Undo::new(key, Before::Kept));
+            }
+            return true;
+        }
+        if self.namespaces.len() >= self.limits.namespaces {
+            return false;
+        }
+        let number = self.take_number();
+        let space = Namespace::new(number, name.into(), Some(key.into()));
+        self.insert_namespace(Namespace { configured: Some(key.into()), ..space });
+        out.changed(Undo::new(Key::Namespace { ns: number }, Before::Kept));
+        true
+    }
+
+    /// Takes a change back. Undone in reverse order, changes leave nothing behind.
+    pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
+        let Undo { key, before } = undo;
+        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = &key;
+        // Whatever was in a namespace went with it.
+        let Some(id) = self.numbers.get(ns).copied() else { return };
+        match (key, before) {
+            (_, Before::Kept) => {}
+            (Key::Namespace { .. }, Before::Nothing) => drop(self.remove(id, out)),
+            (Key::Namespace { .. }, Before::Keys { key, old_key, key_epoch }) => {
+                if let Some(space) = self.namespaces.get_mut(id) {
+                    (space.key, space.old_key, space.key_epoch) = (key, old_key, key_epoch);
+                }
+            }
+            (Key::Grant { channel, user, .. }, Before::Nothing) => {
+                self.withdraw(id, &channel, &user);
+            }
+            (Key::Grant { channel, user, .. }, Before::Grant) => {
+                if let Some(space) = self.namespaces.get_mut(id) {
+                    space.grants.insert(Grant { channel, user });
+                }
+            }
+            (Key::State { place, .. }, Before::Nothing) => {
+                if let Some(state) = self.find_state(id, &place.channel, place.user.as_deref()) {
+                    self.take_state(state);
+                }
+            }
+            (
+                Key::State { place, .. },
+                Before::State { value, expires } | Before::Ended { value, expires },
+            ) => self.put_state(id, place, value, expires),
+            (Key::State { place, .. }, Before::Shorter { dropped, expires }) => {
+                let state = self.find_state(id, &place.channel, place.user.as_deref());
+                let Some(state) = state else { return };
+                if let Some(list) = self.states.get_mut(state).and_then(|s| s.value.as_list()) {
+                    list.unpush(dropped);
+                }
+                self.end_at(state, expires);
+            }
+            (key, before) => debug_assert!(false, "{key:?} cannot have been {before:?}"),
+        }
+    }
+
+    /// Up to `count` rows from `cursor` on, in an order that holds while nothing is recorded, and
+    /// where to go on; `None` at the end.
+    pub fn rows(
+        &self,
+        cursor: Cursor,
+        count: usize,
+        mut each: impl FnMut(Key, Row<'_>),
+    ) -> Option<Cursor> {
+        let Cursor { part, slot, skip } = cursor;
+        match part {
+            Part::Namespaces => {
+                for (i, (id, space)) in self.namespaces.iter_from(slot).enumerate() {
+                    if i == count {
+                        return Some(Cursor { part, slot: id.index(), skip: 0 });
+                    }
+                    each(Key::Namespace { ns: space.number }, space.row());
+                }
+                Some(Cursor { part: Part::Grants, slot: 0, skip: 0 })
+            }
+            Part::Grants => {
+                let Some((id, space)) = self.namespaces.iter_from(slot).next() else {
+                    return Some(Cursor { part: Part::States, slot: 0, skip: 0 });
+                };
+                for Grant { channel, user } in space.grants.iter().skip(skip).take(count) {
+                    let (channel, user) = (channel.clone(), user.clone());
+                    each(Key::Grant { ns: space.number, channel, user }, Row::Grant);
+                }
+                if skip + count < space.grants.len() {
+                    return Some(Cursor { part, slot: id.index(), skip: skip + count });
+                }
+                Some(Cursor { part, slot: id.index() + 1, skip: 0 })
+            }
+            Part::States => {
+                for (i, (id, state)) in self.states.iter_from(slot).enumerate() {
+                    if i == count {
+                        return Some(Cursor { part, slot: id.index(), skip: 0 });
+                    }
+                    if let Some(space) = self.namespaces.get(state.ns) {
+                        let (ns, place) = (space.number, state.place.clone());
+                        each(Key::State { ns, place }, state.row());
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    pub(super) fn take_number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        number
+    }
+}
+
+/// Where [`Hub::rows`] goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    part: Part,
+    slot: usize,
+    skip: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Namespaces,
+    Grants,
+    States,
+}
+
+impl Namespace {
+    fn row(&self) -> Row<'_> {
+        let is_own = self.key != self.configured;
+        let key = self.key.as_deref().filter(|_| is_own);
+        let replaces = self.configured.as_deref().filter(|_| is_own);
+        let old_key = self.old_key.as_ref().filter(|_| is_own);
+        Row::Namespace {
+            name: Cow::Borrowed(&self.name),
+            key: key.map(Cow::Borrowed),
+            replaces: replaces.map(Cow::Borrowed),
+            old_key: old_key.map(|(key, until)| (Cow::Borrowed(&**key), *until)),
+        }
+    }
+
+    /// How to give it back the keys that it has.
+    pub(super) fn undo(&self) -> Undo {
+        let (key, old_key, key_epoch) = (self.key.clone(), self.old_key.clone(), self.key_epoch);
+        let before = Before::Keys { key, old_key, key_epoch };
+        Undo::new(Key::Namespace { ns: self.number }, before)
+    }
+}

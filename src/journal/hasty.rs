@@ -1,0 +1,158 @@
+//! A journal that answers at once and sometimes has to take it back, for tests: as a disk does that
+//! turns out to be full. What it took in becomes durable some turns later in one batch, or all that
+//! is not durable yet is undone. The end of a namespace alone, which nothing could undo, is ordered
+//! when it is durable.
+
+use std::collections::VecDeque;
+
+use super::{Event, Journal, Mark, Proposal, Ticket};
+use crate::hub::{Change, Entry, Hub, Key, Seq, Undo};
+use crate::time::{Millis, Now, UnixMillis};
+
+/// Changes that may wait.
+const WAITING_MAX: usize = 24;
+
+/// A hasty and moody journal; the same seed gives the same moods.
+#[derive(Debug)]
+pub struct HastyJournal {
+    /// State of a xorshift generator; never zero.
+    random: u64,
+    /// One batch in so many fails; 0 for none.
+    fails_one_in: u64,
+    last: Seq,
+    next_ticket: u64,
+    /// What is not durable yet, each with its mark.
+    undos: VecDeque<(Mark, Undo)>,
+    removals: Vec<(Ticket, UnixMillis, Change)>,
+    /// Mark of the last change.
+    mark: Mark,
+    durable: Mark,
+    /// What is on its way: up to which mark, how many of the removals, and when it is through.
+    batch: Option<(Mark, usize, u64)>,
+    ready: VecDeque<Event>,
+    turn: u64,
+    /// The disk works again in this turn.
+    works_at: u64,
+}
+
+impl HastyJournal {
+    /// `fails_one_in`: one batch in so many fails; 0 for none.
+    pub fn new(term: u64, seed: u64, fails_one_in: u64) -> HastyJournal {
+        HastyJournal {
+            random: seed | 1 << 63,
+            fails_one_in,
+            last: Seq { term, n: 0 },
+            next_ticket: 0,
+            undos: VecDeque::new(),
+            removals: Vec::new(),
+            mark: Mark(0),
+            durable: Mark(0),
+            batch: None,
+            ready: VecDeque::new(),
+            turn: 0,
+            works_at: 0,
+        }
+    }
+
+    fn draw(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    fn entry(&mut self, at: UnixMillis, change: Change) -> Entry {
+        self.last.n += 1;
+        Entry { seq: self.last, at, change }
+    }
+
+    fn keep(&mut self, upto: Mark, removals: usize, at: UnixMillis) {
+        self.durable = upto;
+        while self.undos.front().is_some_and(|(mark, _)| *mark <= upto) {
+            self.undos.pop_front();
+        }
+        for (ticket, _, change) in self.removals.drain(..removals).collect::<Vec<_>>() {
+            let entry = self.entry(at, change);
+            self.ready.push_back(Event::Entry(Some(ticket), entry));
+        }
+    }
+
+    fn lose(&mut self) {
+        let (from, upto) = (self.durable, self.mark);
+        let undos = self.undos.drain(..).rev().map(|(_, undo)| Event::Undo(undo));
+        self.ready.extend(undos);
+        let failed = self.removals.drain(..).map(|(ticket, ..)| Event::Failed(ticket));
+        self.ready.extend(failed);
+        self.ready.push_back(Event::Lost { from, upto });
+        self.works_at = self.turn + self.draw(6);
+    }
+}
+
+impl Journal for HastyJournal {
+    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+        if change.is_recorded() && self.turn < self.works_at {
+            return Proposal::Refused;
+        }
+        if matches!(change, Change::Remove { .. }) {
+            self.next_ticket += 1;
+            let ticket = Ticket(self.next_ticket);
+            self.removals.push((ticket, at, change));
+            return Proposal::Later(ticket);
+        }
+        Proposal::Now(self.entry(at, change))
+    }
+
+    fn changed(&mut self, undo: Undo) {
+        if !undo.is_end() {
+            self.mark.0 += 1;
+        }
+        self.undos.push_back((self.mark, undo));
+    }
+
+    fn commit(&mut self, _: &Hub, at: UnixMillis, _: Now) {
+        self.turn += 1;
+        if let Some((upto, removals, turn)) = self.batch
+            && turn <= self.turn
+        {
+            self.batch = None;
+            if self.fails_one_in > 0 && self.draw(self.fails_one_in) == 0 {
+                return self.lose();
+            }
+            self.keep(upto, removals, at);
+        }
+        if self.batch.is_none() && !(self.undos.is_empty() && self.removals.is_empty()) {
+            let turn = self.turn + 1 + self.draw(4);
+            self.batch = Some((self.mark, self.removals.len(), turn));
+        }
+    }
+
+    fn poll(&mut self) -> Option<Event> {
+        let event = self.ready.pop_front();
+        if let Some(Event::Lost { upto, .. }) = event {
+            self.durable = upto;
+        }
+        event
+    }
+
+    fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    fn mark_of(&self, key: &Key) -> Mark {
+        let last = self.undos.iter().rfind(|(_, undo)| undo.key == *key && !undo.is_end());
+        last.map_or(Mark::default(), |(mark, _)| *mark)
+    }
+
+    fn durable(&self) -> Mark {
+        self.durable
+    }
+
+    fn has_room(&self) -> bool {
+        self.undos.len() < WAITING_MAX
+    }
+
+    fn due(&self) -> Option<Millis> {
+        let is_busy = self.batch.is_some() || !self.undos.is_empty() || !self.removals.is_empty();
+        (is_busy || !self.ready.is_empty()).then_some(Millis(0))
+    }
+}

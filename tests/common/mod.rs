@@ -11,6 +11,7 @@ pub mod http;
 pub mod server;
 pub mod token;
 pub mod transcript;
+pub mod web;
 pub mod wire;
 
 use std::time::{Duration, Instant};

@@ -117,13 +117,20 @@ impl Http {
         }
     }
 
-    /// So many bytes.
+    /// So many bytes of text.
+    #[track_caller]
     pub fn exactly(&mut self, count: usize) -> String {
+        String::from_utf8(self.bytes(count)).expect("text")
+    }
+
+    /// So many bytes.
+    #[track_caller]
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.got.len() < count {
             let is_open = self.fill();
             assert!(is_open, "closed after {:?}", String::from_utf8_lossy(&self.got));
         }
-        String::from_utf8(self.got.drain(..count).collect()).expect("text")
+        self.got.drain(..count).collect()
     }
 
     /// The head of an answer.

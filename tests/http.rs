@@ -1,0 +1,198 @@
+//! HTTP/1.1 by the book (RFC 9112) on the real binary: framing, pipelining, bodies, and what is
+//! refused because two readers could understand it in two ways.
+
+mod common;
+
+use common::browser::{auth_message, masked, upgrade};
+use common::server::{Options, Server};
+use common::web::{Http, ask, session};
+use std::net::SocketAddr;
+
+const HOST: &str = "Host: a\r\n";
+
+/// The answer to these bytes, after which the connection must end.
+#[track_caller]
+fn refused(server: SocketAddr, bytes: impl AsRef<[u8]>) -> u16 {
+    let mut http = Http::connect(server);
+    http.raw(bytes);
+    let answer = http.answer();
+    assert_eq!(answer.header("connection"), Some("close"));
+    http.expect_end();
+    answer.status
+}
+
+#[test]
+fn what_is_ambiguous_is_refused_and_ends_the_connection() {
+    let mut server = Server::new();
+    let ws = server.ws;
+    let post = |headers: &str, body: &str| {
+        refused(ws, format!("POST /socket/a/b/xhr_send HTTP/1.1\r\n{HOST}{headers}\r\n{body}"))
+    };
+    let get = |headers: &str| refused(ws, format!("GET /socket HTTP/1.1\r\n{headers}\r\n"));
+    assert_eq!(post("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), 400);
+    for length in ["+2", "-2", "2, 2", "0x2", "2 2", "", "2\r\nContent-Length: 2", "a"] {
+        assert_eq!(post(&format!("Content-Length: {length}\r\n"), "[]"), 400, "{length:?}");
+    }
+    for chunks in ["2\n[]\r\n", "2\r\n[]", "zz\r\n", "-1\r\n", " 2\r\n[]\r\n", "2\r\n[]X\r\n"] {
+        let chunks = format!("{chunks}0\r\n\r\n");
+        assert_eq!(post("Transfer-Encoding: chunked\r\n", &chunks), 400, "{chunks:?}");
+    }
+    for headers in [
+        "",
+        "Host: a\r\nHost: b\r\n",
+        "Host: a\nX: y\r\n",
+        "Host: a\rX: y\r\n",
+        "Host : a\r\n",
+        " Host: a\r\n",
+        "Host: a\r\nX: y\r\n z\r\n",
+        "Host: a\r\nX: \0\r\n",
+        "Host: a\r\n: y\r\n",
+        "Host: a\r\nX Y: z\r\n",
+        "Host: a\r\nX\r\n",
+    ] {
+        assert_eq!(get(headers), 400, "{headers:?}");
+    }
+    for line in ["GET  /socket HTTP/1.1", " GET /socket HTTP/1.1", "GET socket HTTP/1.1", "x"] {
+        assert_eq!(refused(ws, format!("{line}\r\n{HOST}\r\n")), 400, "{line:?}");
+    }
+    server.assert_alive();
+}
+
+#[test]
+fn what_is_too_much_is_refused_with_its_own_status() {
+    let server = Server::new();
+    let ws = server.ws;
+    let get = |headers: String| refused(ws, format!("GET /socket HTTP/1.1\r\n{HOST}{headers}\r\n"));
+    assert_eq!(get(format!("X: {}\r\n", "x".repeat(8192))), 431);
+    assert_eq!(get("X: y\r\n".repeat(64)), 431);
+    let target = format!("GET /{} HTTP/1.1\r\n{HOST}\r\n", "x".repeat(2048));
+    assert_eq!(refused(ws, target), 414);
+    let post = |headers: &str, body: &str| {
+        refused(ws, format!("POST /socket/a/b/xhr_send HTTP/1.1\r\n{HOST}{headers}\r\n{body}"))
+    };
+    assert_eq!(post("Content-Length: 65537\r\n", ""), 413);
+    assert_eq!(post("Content-Length: 18446744073709551615\r\n", ""), 413);
+    assert_eq!(post("Transfer-Encoding: chunked\r\n", "10001\r\n"), 413);
+    assert_eq!(post("Transfer-Encoding: gzip\r\n", ""), 501);
+    assert_eq!(post("Expect: a-miracle\r\nContent-Length: 2\r\n", "[]"), 417);
+    assert_eq!(refused(ws, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 505);
+    assert_eq!(refused(ws, format!("GET /socket HTTP/1.2\r\n{HOST}\r\n")), 505);
+    let handshake = upgrade("/socket/websocket", &[]).replace("Version: 13", "Version: 8");
+    let mut http = Http::connect(ws);
+    http.raw(handshake);
+    let answer = http.answer();
+    assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, Some("13")));
+    http.expect_end();
+}
+
+#[test]
+fn requests_follow_each_other_on_one_connection() {
+    let server = Server::new();
+    let mut http = Http::connect(server.ws);
+    let place = session();
+    // All in one piece, the third one in front of an empty line.
+    let info = format!("GET /socket/info HTTP/1.1\r\n{HOST}\r\n");
+    let poll = format!("POST /socket/{place}/xhr HTTP/1.1\r\n{HOST}Content-Length: 0\r\n\r\n");
+    let send = format!(
+        "POST /socket/{place}/xhr_send HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n\
+         1\r\n[\r\n1;x=y\r\n]\r\n0\r\nTrailer: z\r\n\r\n"
+    );
+    let nothing = format!("GET /nothing HTTP/1.1\r\n{HOST}Content-Length: 3\r\n\r\nabc");
+    http.raw([info.as_str(), &poll, "\r\n", &send, &nothing, &info].concat());
+    let statuses: Vec<u16> = (0..5).map(|_| http.answer().status).collect();
+    assert_eq!(statuses, [200, 200, 204, 404, 200]);
+    // One byte at a time.
+    let mut http = Http::connect(server.ws);
+    for byte in [send, nothing].concat().as_bytes() {
+        http.raw([*byte]);
+    }
+    assert_eq!((http.answer().status, http.answer().status), (204, 404));
+    // What stands behind a poll waits for its answer, and is answered then.
+    http.raw(format!("{poll}{info}"));
+    http.expect_silence();
+    assert_eq!(ask(server.ws, &format!("POST /socket/{place}/xhr_send"), &[], "[]").status, 204);
+    let auth = serde_json::json!([auth_message("demo", "bad")]).to_string();
+    ask(server.ws, &format!("POST /socket/{place}/xhr_send"), &[], &auth);
+    assert_eq!(http.answer().body, "c[3404,\"invalid JWT\"]\n");
+    // The first one told of a refusal is the last on its connection.
+    http.expect_end();
+}
+
+#[test]
+fn a_body_that_is_announced_is_asked_for() {
+    let server = Server::new();
+    let place = session();
+    ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "");
+    let mut http = Http::connect(server.ws);
+    let head = format!(
+        "POST /socket/{place}/xhr_send HTTP/1.1\r\n{HOST}Expect: 100-continue\r\n\
+         Content-Length: 2\r\n\r\n"
+    );
+    http.raw(&head);
+    assert_eq!(http.head().status, 100);
+    http.raw("[]");
+    assert_eq!(http.answer().status, 204);
+    // It comes unasked: nothing is to be asked for.
+    http.raw(format!("{head}[]"));
+    assert_eq!(http.answer().status, 204);
+    // A client of HTTP/1.0 does not know the answer.
+    http.raw(head.replace("1.1", "1.0") + "[]");
+    assert_eq!(http.answer().status, 204);
+    http.expect_end();
+}
+
+#[test]
+fn a_half_request_is_not_waited_for() {
+    let limits = [("http_head_ms", 150), ("http_body_ms", 150)];
+    let server = Server::start(&Options::limits(&limits));
+    for half in [
+        format!("GET /socket HTTP/1.1\r\n{HOST}"),
+        format!("POST /socket/a/b/xhr_send HTTP/1.1\r\n{HOST}Content-Length: 9\r\n\r\n[]"),
+        format!("POST /nothing HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n5\r\n[]"),
+    ] {
+        let mut http = Http::connect(server.ws);
+        http.raw(half);
+        assert_eq!(http.answer().status, 408);
+        http.expect_end();
+    }
+    let mut idle = Http::connect(server.ws);
+    assert_eq!(idle.ask("GET /socket", &[], "").status, 200);
+    idle.expect_end();
+}
+
+#[test]
+fn what_is_glued_to_an_upgrade_is_used_or_refused() {
+    let mut server = Server::new();
+    let ping = masked(0x89, b"glued");
+    let mut http = Http::connect(server.ws);
+    http.raw([upgrade("/socket/websocket", &[]).as_bytes(), &ping].concat());
+    assert_eq!(http.head().status, 101);
+    assert_eq!(http.bytes(7), b"\x8a\x05glued");
+    // Frames behind a handshake that is refused are no requests.
+    let ping = [upgrade("/socket/nothing", &[]).as_bytes(), &ping].concat();
+    assert_eq!(refused(server.ws, ping), 404);
+    let with_body = upgrade("/socket/websocket", &["Content-Length: 4"]) + "abcd";
+    assert_eq!(refused(server.ws, with_body), 400);
+    server.assert_alive();
+}
+
+#[test]
+fn nothing_hangs_and_paths_stay_as_they_are() {
+    let server = Server::new();
+    for path in
+        ["/", "/favicon.ico", "/socketx", "/socket/../socket", "//socket", "/SOCKET", "/%73"]
+    {
+        for method in ["GET", "POST", "DELETE", "BREW"] {
+            assert_eq!(ask(server.ws, &format!("{method} {path}"), &[], "").status, 404, "{path}");
+        }
+    }
+    let answer = ask(server.ws, "HEAD /nothing", &[], "");
+    assert_eq!((answer.status, answer.body.as_str()), (404, ""));
+    // Another way to write a target (RFC 9112, 3.2.2).
+    assert_eq!(ask(server.ws, "GET http://elsewhere/socket?x", &[], "").status, 200);
+    assert_eq!(ask(server.ws, "OPTIONS *", &[], "").status, 404);
+    let mut http = Http::connect(server.ws);
+    http.raw("GET /socket HTTP/1.0\r\n\r\n");
+    assert_eq!(http.answer().header("transfer-encoding"), None);
+    http.expect_end();
+}

@@ -1,0 +1,302 @@
+//! Sessions of the real server over HTTP: who they are, what they are told and when they end, with
+//! back ends that publish to them.
+
+mod common;
+
+use common::browser::{Browser, auth_message, sockjs_frame};
+use common::control::Control;
+use common::eventually;
+use common::http::Answer;
+use common::server::{DEMO_KEY, Options, Server};
+use common::token::token;
+use common::web::{Http, ask, post, session};
+use serde_json::json;
+
+/// A session, as the client that polls it.
+struct Session<'a> {
+    server: &'a Server,
+    path: String,
+}
+
+impl<'a> Session<'a> {
+    /// A new one.
+    fn open(server: &'a Server) -> Session<'a> {
+        let session = Session { server, path: format!("/socket/{}", session()) };
+        assert_eq!(session.poll(), "o\n");
+        session
+    }
+
+    /// A new one that has said who it is.
+    fn of(server: &'a Server, user: &str) -> Session<'a> {
+        let session = Session::open(server);
+        session.auth(user);
+        session
+    }
+
+    fn auth(&self, user: &str) {
+        self.say(&[&auth_message("demo", &token(user, DEMO_KEY))]);
+        let got = self.poll();
+        assert!(got.starts_with("a[\"{\\\"event\\\":\\\"auth ok\\\""), "{got}");
+    }
+
+    fn send(&self, body: &str) -> Answer {
+        ask(self.server.ws, &format!("POST {}/xhr_send", self.path), &[], body)
+    }
+
+    /// Sends messages.
+    #[track_caller]
+    fn say(&self, messages: &[&str]) {
+        assert_eq!(self.send(&json!(messages).to_string()).status, 204);
+    }
+
+    #[track_caller]
+    fn subscribe(&self, channel: &str) {
+        self.say(&[&json!({ "event": "subscribe", "data": channel }).to_string()]);
+    }
+
+    fn poll(&self) -> String {
+        post(self.server.ws, &format!("{}/xhr", self.path), "").1
+    }
+
+    /// A request that waits.
+    fn wait(&self, line: &str) -> Http {
+        let mut http = Http::connect(self.server.ws);
+        http.send(&line.replace("PLACE", &self.path), &[], "");
+        http
+    }
+
+    /// An answer that goes on, up to its prelude.
+    fn stream(&self, line: &str) -> Http {
+        let mut http = self.wait(line);
+        assert_eq!(http.head().status, 200);
+        http.chunk();
+        http
+    }
+}
+
+fn emit(control: &mut Control, channel: &str, data: &str) {
+    let answer =
+        control.ask(&format!(r#"{{"action":"emit","channel":"{channel}","data":{data}}}"#));
+    assert_eq!(answer, r#"{"success":true}"#);
+}
+
+fn info(control: &mut Control, channel: &str) -> u64 {
+    let answer = control.ask(&format!(r#"{{"action":"channelInfo","channel":"{channel}"}}"#));
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    answer["countConnection"].as_u64().unwrap()
+}
+
+fn message(channel: &str, data: &str) -> String {
+    format!(r#"{{"event":"{channel}","data":{data}}}"#)
+}
+
+#[test]
+fn one_message_reaches_every_kind_of_subscriber() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    control.ask(r#"{"action":"set","channel":"news","data":"state"}"#);
+    let session = || {
+        let session = Session::of(&server, r#"{"i":1}"#);
+        session.subscribe("news");
+        assert_eq!(session.poll(), sockjs_frame(&message("news", "\"state\"")) + "\n");
+        session
+    };
+    let sessions: Vec<Session<'_>> = (0..5).map(|_| session()).collect();
+    let [collecting, polling, xhr, event, html] = &sessions[..] else { unreachable!() };
+    let mut raw = server.browser("demo", r#"{"i":1}"#);
+    raw.say(&json!({ "event": "subscribe", "data": "news" }).to_string());
+    raw.expect(&message("news", "\"state\""));
+    let mut poll = polling.wait("POST PLACE/xhr");
+    let mut xhr = xhr.stream("POST PLACE/xhr_streaming");
+    let mut event = event.stream("GET PLACE/eventsource");
+    let mut html = html.stream("GET PLACE/htmlfile?c=x");
+    poll.expect_silence();
+    for data in ["{\"a\":\"%20<b>\"}", "2.0"] {
+        emit(&mut control, "news", data);
+        let message = message("news", data);
+        raw.expect(&message);
+        let frame = sockjs_frame(&message);
+        assert_eq!(xhr.chunk(), format!("{frame}\n"));
+        assert_eq!(event.chunk(), format!("data: {}\r\n\r\n", frame.replace('%', "%25")));
+        let script = json!(frame).to_string().replace('<', "\\u003c").replace('>', "\\u003e");
+        assert_eq!(html.chunk(), format!("<script>\np({script});\n</script>\r\n"));
+        if data != "2.0" {
+            assert_eq!(poll.answer().body, format!("{frame}\n"));
+        }
+    }
+    let both = ["{\"a\":\"%20<b>\"}", "2.0"].map(|data| sockjs_frame(&message("news", data)));
+    let both = format!("{},{}\n", both[0].trim_end_matches(']'), &both[1][2..]);
+    assert_eq!(collecting.poll(), both, "what has gathered");
+    assert_eq!(info(&mut control, "news"), 6);
+}
+
+#[test]
+fn a_session_ends_without_a_receiver_and_leaves_its_channels() {
+    let server = Server::start(&Options::limits(&[("session_ms", 300)]));
+    let mut control = server.controller("demo");
+    let session = Session::of(&server, r#"{"i":1}"#);
+    session.subscribe("here");
+    let mut waiting = session.wait("POST PLACE/xhr");
+    waiting.expect_silence();
+    assert_eq!(info(&mut control, "here"), 1);
+    emit(&mut control, "here", "1");
+    assert!(waiting.answer().body.starts_with("a["));
+    eventually("it has left", || (info(&mut control, "here") == 0).then_some(()));
+    assert_eq!(session.send("[\"x\"]").status, 404);
+    assert_eq!(session.poll(), "o\n", "another session of that name");
+    // One whose receiver goes is over at once.
+    session.auth(r#"{"i":2}"#);
+    session.subscribe("here");
+    let stream = session.stream("GET PLACE/eventsource");
+    assert_eq!(info(&mut control, "here"), 1);
+    stream.wire.reset();
+    eventually("it has left", || (info(&mut control, "here") == 0).then_some(()));
+    assert_eq!(session.send("[\"x\"]").status, 404);
+}
+
+#[test]
+fn who_is_refused_is_told_so_by_every_answer() {
+    let server = Server::new();
+    let session = Session::open(&server);
+    session.say(&[&auth_message("demo", "bad"), "{\"event\":\"ping\",\"clb\":1}"]);
+    for _ in 0..2 {
+        assert_eq!(session.poll(), "c[3404,\"invalid JWT\"]\n");
+    }
+    let session = Session::of(&server, r#"{"i":"bob"}"#);
+    let mut waiting = session.stream("POST PLACE/xhr_streaming");
+    let mut control = server.controller("demo");
+    control.ask(r#"{"action":"disconnect","params":{"userId":"bob"}}"#);
+    assert_eq!(waiting.chunk(), "c[3403,\"disconnected by the site\"]\n");
+    assert_eq!(waiting.chunk(), "");
+    assert_eq!(session.poll(), "c[3403,\"disconnected by the site\"]\n");
+}
+
+#[test]
+fn deadlines_and_heartbeats_of_sessions() {
+    let limits = [("auth_ms", 700), ("heartbeat_ms", 150)];
+    let server = Server::start(&Options::limits(&limits));
+    let session = Session::open(&server);
+    assert_eq!(session.poll(), "h\n");
+    let mut stream = session.stream("GET PLACE/eventsource");
+    for _ in 0..2 {
+        assert_eq!(stream.chunk(), "data: h\r\n\r\n");
+    }
+    loop {
+        let frame = stream.chunk();
+        if frame != "data: h\r\n\r\n" {
+            assert_eq!(frame, "data: c[3408,\"no auth in time\"]\r\n\r\n");
+            break;
+        }
+    }
+    assert_eq!(stream.chunk(), "");
+    stream.expect_end();
+    let jsonp = Session { server: &server, path: format!("/socket/{}", common::web::session()) };
+    assert_eq!(jsonp.wait("GET PLACE/jsonp?c=x").answer().body, "/**/x(\"o\");\r\n");
+    assert_eq!(jsonp.wait("GET PLACE/jsonp?c=x").answer().body, "/**/x(\"h\");\r\n");
+}
+
+#[test]
+fn who_does_not_collect_is_cut_as_a_slow_socket_is() {
+    let limits = [("backlog_bytes", 20_000), ("stream_response_bytes", 1_000_000_000)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut control = server.controller("demo");
+    let (never, slow) = (Session::of(&server, r#"{"i":1}"#), Session::of(&server, r#"{"i":2}"#));
+    never.subscribe("flood");
+    slow.subscribe("flood");
+    // One message is never too large.
+    emit(&mut control, "flood", &format!("\"{}\"", "x".repeat(100_000)));
+    assert_eq!(info(&mut control, "flood"), 2);
+    let (mut stream, mut sent) = (slow.wait("POST PLACE/xhr_streaming"), 0);
+    while info(&mut control, "flood") > 0 {
+        emit(&mut control, "flood", &format!("\"{}\"", "y".repeat(9000)));
+        sent += 1;
+        assert!(sent < 10_000, "nobody is cut");
+    }
+    assert_eq!(never.poll(), "c[3008,\"too slow\"]\n");
+    // What went to the kernel before is read first; the connection ends behind the word.
+    assert!(stream.rest().contains("c[3008,\"too slow\"]\n"));
+}
+
+#[test]
+fn answers_that_are_not_taken_stop_the_requests() {
+    let server = Server::start(&Options::limits(&[("answers_pause_bytes", 20_000)]));
+    let mut control = server.controller("demo");
+    for channel in 0..6 {
+        let data = "s".repeat(15_000);
+        let set = format!(r#"{{"action":"set","channel":"c{channel}","data":"{data}"}}"#);
+        assert_eq!(control.ask(&set), r#"{"success":true}"#);
+    }
+    let session = Session::of(&server, r#"{"i":1}"#);
+    let subscribe = |channel| json!({ "event": "subscribe", "data": format!("c{channel}") });
+    let all: Vec<String> = (0..6).map(|channel| subscribe(channel).to_string()).collect();
+    let mut sender = session.wait("GET /socket");
+    assert_eq!(sender.answer().status, 200);
+    sender.send(&format!("POST {}/xhr_send", session.path), &[], &json!(all).to_string());
+    sender.expect_silence();
+    let mut got = 0;
+    while got < 6 {
+        let body = session.poll();
+        assert!(body.len() < 40_000, "two states at most");
+        got += body.matches("\\\"event\\\"").count();
+    }
+    assert_eq!(sender.answer().status, 204);
+    // The same on an answer that goes on, which ends at its limit and goes on in the next.
+    sender.send(&format!("POST {}/xhr_send", session.path), &[], &json!(all).to_string());
+    let mut stream = session.stream("POST PLACE/xhr_streaming");
+    let mut got = 0;
+    while got < 6 {
+        got += stream.chunk().matches("\\\"event\\\"").count();
+    }
+    assert_eq!(sender.answer().status, 204);
+}
+
+#[test]
+fn limits_of_messages_and_sessions() {
+    let limits = [("sessions", 2), ("message_bytes", 4096)];
+    let server = Server::start(&Options::limits(&limits));
+    let (one, two) = (Session::open(&server), Session::open(&server));
+    let path = format!("POST /socket/{}/xhr", session());
+    assert_eq!(ask(server.ws, &path, &[], "").status, 503);
+    one.say(&[&"x".repeat(4097)]);
+    assert_eq!(one.poll(), "c[1009,\"message too large\"]\n");
+    // Any number of small ones is fine, up to the limit of bodies.
+    two.say(&vec!["{\"event\":\"nothing\",\"data\":1}"; 1500]);
+    assert_eq!(two.send(&format!("[\"{}\"]", "x".repeat(66_000))).status, 413);
+    two.auth(r#"{"i":1}"#);
+    // WebSockets do not count.
+    Browser::sockjs(server.ws).fence().unwrap();
+}
+
+#[test]
+fn what_is_switched_off_is_not_there() {
+    let mut options = Options::default();
+    options.config["sockjs"] = json!({ "jsonp": false, "htmlfile": false, "cookie": true,
+        "script": "https://cdn.example/sockjs.js" });
+    let server = Server::start(&options);
+    for line in
+        ["GET /socket/a/b/jsonp?c=x", "POST /socket/a/b/jsonp_send", "GET /socket/a/b/htmlfile?c=x"]
+    {
+        assert_eq!(ask(server.ws, line, &[], "").status, 404, "{line}");
+    }
+    let answer = ask(server.ws, "GET /socket/iframe.html", &[], "");
+    assert!(answer.body.contains("<script src=\"https://cdn.example/sockjs.js\"></script>"));
+    let answer = ask(server.ws, "POST /socket/a/b/xhr", &[], "");
+    assert_eq!(answer.header("set-cookie"), Some("JSESSIONID=dummy; path=/"));
+    assert!(ask(server.ws, "GET /socket/info", &[], "").body.contains("\"cookie_needed\":true"));
+}
+
+#[test]
+fn everybody_is_told_when_the_server_stops() {
+    let server = Server::new();
+    let session = Session::of(&server, r#"{"i":1}"#);
+    let other = Session::open(&server);
+    let mut stream = session.stream("GET PLACE/eventsource");
+    let mut poll = other.wait("POST PLACE/xhr");
+    poll.expect_silence();
+    server.terminate();
+    assert_eq!(stream.chunk(), "data: c[1001,\"server going away\"]\r\n\r\n");
+    assert_eq!(stream.chunk(), "");
+    assert_eq!(poll.answer().body, "c[1001,\"server going away\"]\n");
+    drop((stream, poll));
+    server.exited();
+}

@@ -1,10 +1,12 @@
 //! Real clients against the real binary: the SockJS library from npm used as the original `fws.js`
-//! uses it, our own `fws.js` in Node.js and in Chromium, and what the PHP client sends and reads.
+//! uses it, and over every transport against the conformance server; our own `fws.js` in Node.js and
+//! in Chromium, and what the PHP client sends and reads.
 //! Owns child processes only; what they check is in `tests/clients/` and `clients/js/test/`.
 
 mod common;
 
 use common::server::{DEMO_KEY, Options, SERVER_KEY, Server};
+use common::web::Conformance;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -66,6 +68,19 @@ fn our_client_in_node() {
 fn sockjs_client() {
     let server = Server::new();
     run_node("node/sockjs.js", &[&server.ws.to_string(), &server.control.to_string(), DEMO_KEY]);
+}
+
+#[test]
+fn sockjs_client_over_every_transport_in_node() {
+    let server = Conformance::new();
+    run_node("node/transports.js", &[&server.address.to_string()]);
+}
+
+#[test]
+fn sockjs_clients_over_every_transport_in_chromium() {
+    assert!(Path::new("/usr/bin/chromium").exists(), "Chromium is missing: run scripts/setup");
+    let server = Conformance::new();
+    run_node("chromium/transports.js", &[&server.address.to_string()]);
 }
 
 #[test]

@@ -3,7 +3,7 @@ CARGO ?= cargo
 MINUTES ?= 10
 SEEDS ?= 10000
 
-.PHONY: help run build setup test lint fmt sim fuzz smoke fuzzer bench measure clean
+.PHONY: help run build setup test conformance lint fmt sim fuzz smoke fuzzer bench measure clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -13,13 +13,16 @@ run: build ## build, and run the server with the demo page
 build: ## the release binary: target/release/fws
 	$(CARGO) build --release --locked
 
-setup: ## install what the tests need (PHP, Node packages, Chromium), if it is missing
+setup: ## install what the tests need (PHP, Node and Python packages, Chromium), if it is missing
 	scripts/setup
 
 test: setup lint ## set up everything, and run every test
 	$(CARGO) test --locked
 	FWS_TEST_BINARY=$(CURDIR)/target/debug/examples/late_journal \
 		$(CARGO) test --locked --test protocol --test bugs --test pressure --test chaos
+
+conformance: setup ## Autobahn's cases against the server of examples/conformance.rs
+	scripts/conformance
 
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --check

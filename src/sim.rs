@@ -1,7 +1,7 @@
 //! The simulation: the real switch, hub and journal on a network that exists only in memory, with
 //! clients that draw what they do from a seed, and a shadow model that knows what must come out.
 //! Owns chance and time of a run; the same seed gives the same run. Called by `tests/simulate.rs`
-//! and by nothing else.
+//! and by nothing else. Sockets are simulated here, sessions over HTTP in `sessions`.
 //!
 //! How it checks. Whatever the switch does at its two seams is written on one *tape*: every entry
 //! that the journal orders, every frame that it sends, every connection that it closes. After each
@@ -17,8 +17,11 @@ mod intent;
 mod judge;
 mod net;
 mod record;
+mod sessions;
 mod tape;
 mod world;
+
+pub use sessions::{Met, run_sessions};
 
 use crate::journal::Journal;
 use crate::limits::Limits;

@@ -1,6 +1,6 @@
 //! Real clients against the real binary: the SockJS library from npm used as the original `fws.js`
-//! uses it, and over every transport against the conformance server; our own `fws.js` in Node.js and
-//! in Chromium, and what the PHP client sends and reads.
+//! uses it, and over every transport against the conformance server; our own `fws.js` in Node.js
+//! and in Chromium, and what the PHP client sends and reads.
 //! Owns child processes only; what they check is in `tests/clients/` and `clients/js/test/`.
 
 mod common;

@@ -19,9 +19,12 @@ targets! {
     browser_messages: fws::switch::fuzz_browser;
     commands: fws::switch::fuzz_commands;
     control_frames: fws::codec::control::fuzz_frames;
+    http_body: fws::codec::http::fuzz_body;
+    http_connection: fws::web::fuzz_connection;
     http_head: fws::codec::http::fuzz_head;
     json_members: fws::codec::json::fuzz_members;
     sockjs_messages: fws::codec::sockjs::fuzz_messages;
+    sockjs_requests: fws::web::fuzz_sockjs;
     token: fws::codec::jwt::fuzz_token;
     ws_reader: fws::codec::ws::fuzz_reader;
 }

@@ -82,8 +82,8 @@ fn emit(control: &mut Control, channel: &str, data: &str) {
 
 fn info(control: &mut Control, channel: &str) -> u64 {
     let answer = control.ask(&format!(r#"{{"action":"channelInfo","channel":"{channel}"}}"#));
-    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-    answer["countConnection"].as_u64().unwrap()
+    let answer: serde_json::Value = serde_json::from_str(&answer).expect("an answer is JSON");
+    answer["countConnection"].as_u64().expect("a number")
 }
 
 fn message(channel: &str, data: &str) -> String {

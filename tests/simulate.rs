@@ -3,7 +3,7 @@
 
 use fws::journal::{HastyJournal, LateJournal, MemoryJournal};
 use fws::reason::CloseReason;
-use fws::sim::{Options, Report, run};
+use fws::sim::{Met, Options, Report, run, run_sessions};
 
 /// Actions of a run.
 const STEPS: usize = 140;
@@ -77,4 +77,35 @@ fn the_same_seed_gives_the_same_run() {
         assert_eq!(on_hasty(seed, false), on_hasty(seed, false));
     }
     assert_ne!(on_memory(1, false), on_memory(2, false));
+}
+
+/// Sessions over HTTP on both journals: attach, leave, expire, second receivers.
+#[test]
+fn sessions_over_http() {
+    let seeds = match number("FWS_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("FWS_SIM_SEEDS").unwrap_or(256),
+    };
+    let count = seeds.end - seeds.start;
+    let mut sum = Met::default();
+    for seed in seeds {
+        let on_memory = run_sessions(seed, STEPS, MemoryJournal::new(1));
+        run_sessions(seed, STEPS, LateJournal::new(1, seed, 0));
+        if seed < 8 {
+            assert_eq!(on_memory, run_sessions(seed, STEPS, MemoryJournal::new(1)), "seed {seed}");
+        }
+        sum.opened += on_memory.opened;
+        sum.expired += on_memory.expired;
+        sum.aborted += on_memory.aborted;
+        sum.seconds += on_memory.seconds;
+        sum.told += on_memory.told;
+        sum.limited += on_memory.limited;
+        sum.messages += on_memory.messages;
+    }
+    if count >= 256 {
+        assert!(sum.opened > 6 * count && sum.expired > 3 * count, "{sum:?}");
+        assert!(sum.aborted > count / 2 && sum.seconds > 3 * count, "{sum:?}");
+        assert!(sum.told > 3 * count && sum.limited > count / 2, "{sum:?}");
+        assert!(sum.messages > 20 * count, "{sum:?}");
+    }
 }

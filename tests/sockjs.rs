@@ -287,7 +287,7 @@ fn what_is_sent_must_be_an_array_of_strings() {
         assert_eq!(send(&[&format!("Content-Type: {kind}")], "[\"a\"]"), (204, String::new()));
     }
     assert_eq!(send(&[], "[]"), (204, String::new()));
-    let all = format!("a[{}]\n", vec!["\"a\""; 9].join(","));
+    let all = format!("a[{}]\n", ["\"a\""; 9].join(","));
     assert_eq!(post(server.address, &format!("{place}/xhr"), ""), (200, all), "it lives on");
     let nowhere = "/echo/000/nobody/xhr_send";
     assert_eq!(post(server.address, nowhere, "[\"x\"]").0, 404);

@@ -155,6 +155,11 @@ impl<J: Journal> Switch<J> {
         &self.hub
     }
 
+    /// How many browsers are spoken with, over sockets and sessions.
+    pub fn sessions(&self) -> usize {
+        self.web.sessions()
+    }
+
     /// Makes a namespace with a key that the configuration gives it, before the doors open; or
     /// gives it to the one that is there. Its key is not recorded: the configuration is the record
     /// of that. `false` if there is no room for it.

@@ -10,6 +10,7 @@
 //! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
 
 mod answers;
+mod fuzz;
 mod http;
 mod outlet;
 mod polled;
@@ -35,6 +36,8 @@ use http::{Http, SenderReply};
 use polled::Polled;
 use socket::Socket;
 
+#[doc(hidden)]
+pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
 pub use standalone::Standalone;
 

@@ -21,6 +21,19 @@ impl<A: Application> Standalone<A> {
     pub fn new(services: Vec<Service>, limits: Limits, now: Now, app: A) -> Standalone<A> {
         Standalone { web: Web::new(services, limits, now), app, slots: Vec::new() }
     }
+
+    /// How many sessions there are, of any kind.
+    pub fn sessions(&self) -> usize {
+        self.web.sessions()
+    }
+
+    /// Checks all that must hold; for tests.
+    ///
+    /// # Panics
+    /// If anything does not hold.
+    pub fn check_invariants(&self) {
+        self.web.check_invariants();
+    }
 }
 
 impl<A: Application> Handler for Standalone<A> {

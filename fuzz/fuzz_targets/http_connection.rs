@@ -1,0 +1,4 @@
+//! Whole HTTP connections, in any pieces.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fws::web::fuzz_connection(data));

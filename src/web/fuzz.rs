@@ -1,0 +1,363 @@
+//! What holds for the web door, whatever comes through it. Owns a network of a few connections in
+//! memory, where nothing is left to chance, and an application that echoes. Called by the fuzzer
+//! and by the test that replays its corpus, never by the server.
+
+use super::{Application, Message, Outlet, Parting, Service, Standalone};
+use crate::codec::http::{self, Head, Response};
+use crate::codec::sockjs;
+use crate::codec::ws::Bounds;
+use crate::edge::{ConnId, Door, Handler, Net};
+use crate::frame::{FRAME_COST_BYTES, Frame};
+use crate::limits::Limits;
+use crate::reason::CloseReason;
+use crate::time::{Millis, Now, UnixMillis};
+
+/// More turns than it takes to come to rest.
+const TURNS_MAX: usize = 10_000;
+
+/// Says what it hears.
+#[derive(Debug)]
+struct Echo;
+
+impl Application for Echo {
+    type Peer = ();
+
+    fn opened(&mut self, _: &mut Outlet<'_, impl Net>, _: usize) -> Result<(), Parting> {
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        outlet: &mut Outlet<'_, impl Net>,
+        _: &mut (),
+        message: Message<'_>,
+    ) -> Result<(), Parting> {
+        match message {
+            Message::Text("end") => return Err(CloseReason::Disconnected.into()),
+            Message::Text(text) => outlet.send(text),
+            Message::Binary(bytes) => outlet.send_binary(bytes),
+        }
+        Ok(())
+    }
+
+    fn bounds(&self, _: &()) -> Bounds {
+        Bounds { message_bytes: 2048, fragments: 4 }
+    }
+
+    fn deadline(&self, _: &(), _: Now) -> Option<Millis> {
+        None
+    }
+
+    fn timed_out(&mut self, _: &mut (), _: Now) -> Result<(), Parting> {
+        Ok(())
+    }
+
+    fn closed(&mut self, (): ()) {}
+
+    fn page(&mut self, _: &mut impl Net, _: &Head<'_>) -> Response {
+        Response::new(404).text("nothing\n")
+    }
+}
+
+/// One connection, by its slot.
+#[derive(Debug, Default)]
+struct Peer {
+    input: Vec<u8>,
+    output: Vec<u8>,
+    queued: usize,
+    is_open: bool,
+    is_closing: bool,
+    is_paused: bool,
+    is_ready: bool,
+}
+
+/// The network: every peer takes at once what is sent to it.
+#[derive(Debug, Default)]
+struct FakeNet {
+    peers: Vec<Peer>,
+    now: Millis,
+}
+
+impl FakeNet {
+    fn open(&mut self, conn: ConnId) -> Option<&mut Peer> {
+        self.peers.get_mut(conn.index()).filter(|peer| peer.is_open && !peer.is_closing)
+    }
+}
+
+impl Net for FakeNet {
+    fn now(&self) -> Now {
+        Now { mono: self.now, unix: UnixMillis(1_800_000_000_000 + self.now.0) }
+    }
+
+    fn random(&mut self, out: &mut [u8]) {
+        out.fill(7);
+    }
+
+    fn send(&mut self, conn: ConnId, frame: Frame) {
+        if let Some(peer) = self.open(conn) {
+            peer.output.extend_from_slice(&frame);
+            peer.queued += frame.len() + FRAME_COST_BYTES;
+        }
+    }
+
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+        self.send(conn, frame);
+        0
+    }
+
+    fn queued(&self, conn: ConnId) -> usize {
+        self.peers.get(conn.index()).map_or(0, |peer| peer.queued)
+    }
+
+    fn close(&mut self, conn: ConnId, _: CloseReason) {
+        if let Some(peer) = self.open(conn) {
+            peer.is_closing = true;
+        }
+    }
+
+    fn deadline(&mut self, _: ConnId, _: Option<Millis>) {}
+
+    fn pause(&mut self, conn: ConnId) {
+        if let Some(peer) = self.open(conn) {
+            peer.is_paused = true;
+        }
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        if let Some(peer) = self.open(conn) {
+            (peer.is_paused, peer.is_ready) = (false, true);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct World {
+    door: Standalone<Echo>,
+    net: FakeNet,
+}
+
+impl World {
+    fn new() -> World {
+        let limits = Limits {
+            http_head_bytes: 1024,
+            http_headers: 8,
+            http_target_bytes: 256,
+            http_body_bytes: 4096,
+            answers_pause_bytes: 2048,
+            stream_response_bytes: 2048,
+            sessions: 8,
+            ..Limits::default()
+        };
+        let net = FakeNet::default();
+        let services = vec![
+            Service::new("/socket", &limits),
+            Service { cookie: true, websocket: false, ..Service::new("/s", &limits) },
+        ];
+        World { door: Standalone::new(services, limits, net.now(), Echo), net }
+    }
+
+    fn connect(&mut self) -> ConnId {
+        let conn = ConnId::new(self.net.peers.len() as u32, 0);
+        self.net.peers.push(Peer { is_open: true, ..Peer::default() });
+        self.door.opened(&mut self.net, conn, Door::Web);
+        conn
+    }
+
+    /// Bytes come, and all is played out.
+    fn give(&mut self, conn: ConnId, bytes: &[u8]) {
+        if let Some(peer) = self.net.open(conn) {
+            peer.input.extend_from_slice(bytes);
+            peer.is_ready = true;
+        }
+        for _ in 0..TURNS_MAX {
+            if !self.turn() && self.door.due().is_none_or(|at| at > self.net.now) {
+                self.door.check_invariants();
+                return;
+            }
+        }
+        panic!("the door does not come to rest: {self:?}");
+    }
+
+    fn turn(&mut self) -> bool {
+        self.door.tick(&mut self.net);
+        let mut is_busy = false;
+        for slot in 0..self.net.peers.len() {
+            let conn = ConnId::new(slot as u32, 0);
+            let Some(peer) = self.net.open(conn) else { continue };
+            if !std::mem::take(&mut peer.is_ready) || peer.is_paused || peer.input.is_empty() {
+                continue;
+            }
+            is_busy = true;
+            let mut input = std::mem::take(&mut peer.input);
+            match self.door.received(&mut self.net, conn, &mut input) {
+                Ok(used) => {
+                    input.drain(..used);
+                    self.net.peers[slot].input.splice(..0, input);
+                }
+                Err(reason) => self.net.close(conn, reason),
+            }
+        }
+        self.door.settle(&mut self.net);
+        for slot in 0..self.net.peers.len() {
+            let conn = ConnId::new(slot as u32, 0);
+            let peer = &mut self.net.peers[slot];
+            if peer.is_closing && peer.is_open {
+                peer.is_open = false;
+                self.door.closed(&mut self.net, conn, CloseReason::Answered);
+                is_busy = true;
+            }
+            let peer = &mut self.net.peers[slot];
+            let was_queued = std::mem::take(&mut peer.queued) > 0;
+            if peer.is_open && peer.is_paused && was_queued {
+                self.door.drained(&mut self.net, conn);
+                is_busy = true;
+            }
+        }
+        is_busy
+    }
+
+    fn end(mut self) {
+        self.door.stopping(&mut self.net);
+        while self.turn() {}
+        self.door.check_invariants();
+        assert_eq!(self.door.sessions(), 0, "somebody is left");
+    }
+}
+
+/// What comes out of a connection into which these bytes go, in pieces of that length.
+fn output(bytes: &[u8], piece: usize) -> (Vec<u8>, bool) {
+    let mut world = World::new();
+    let conn = world.connect();
+    for piece in bytes.chunks(piece) {
+        world.give(conn, piece);
+    }
+    let peer = &mut world.net.peers[conn.index()];
+    let (mut output, is_open) = (std::mem::take(&mut peer.output), peer.is_open);
+    world.end();
+    // Whether a body is asked for depends on when it comes, as it should.
+    while let Some(at) = find(&output, http::CONTINUE) {
+        output.drain(at..at + http::CONTINUE.len());
+    }
+    (output, is_open)
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// Fuzz target: all the bytes of one connection; the first says in what pieces they come. Panics
+/// where the pieces make a difference, and where an answer is not one.
+///
+/// # Panics
+/// If an invariant of the door is broken.
+pub fn fuzz_connection(data: &[u8]) {
+    let Some((first, bytes)) = data.split_first() else { return };
+    let whole = output(bytes, bytes.len().max(1));
+    let pieces = output(bytes, 1 + usize::from(*first));
+    assert_eq!(whole, pieces, "the pieces make a difference");
+    check_answers(&whole.0);
+}
+
+/// Answers stand one behind the other, up to one that goes on or upgrades.
+fn check_answers(mut output: &[u8]) {
+    while !output.is_empty() {
+        let end = http::find_head_end(output, 0).expect("an answer has a head");
+        let head = str::from_utf8(&output[..end]).expect("our heads are text");
+        let status: u16 =
+            head.strip_prefix("HTTP/1.1 ").and_then(|h| h.get(..3)?.parse().ok()).expect("status");
+        assert!((100..506).contains(&status), "{head}");
+        let lengths = head.matches("Content-Length: ").count();
+        let is_chunked = head.contains("Transfer-Encoding: chunked");
+        assert!(lengths + usize::from(is_chunked) <= 1, "{head}");
+        assert!(!head.contains("\r\n\r\n\r\n") && !head.contains('\0'), "{head}");
+        if status == 101 || is_chunked || (lengths == 0 && !matches!(status, 100 | 204 | 304)) {
+            return;
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let length: usize = length.map_or(0, |length| length.parse().expect("a length"));
+        let rest = &output[end..];
+        // To HEAD there is a length and no body.
+        let has_body = rest.len() >= length && !rest.starts_with(b"HTTP/1.1 ");
+        output = &rest[if has_body { length } else { 0 }..];
+    }
+}
+
+/// Fuzz target: a path under `/socket`, a content type and a body, each up to a newline, posted to
+/// a door with one open session, `0/0`. Panics where a body that is taken does not come back as
+/// the messages that are in it.
+///
+/// # Panics
+/// If an invariant of the door is broken.
+pub fn fuzz_sockjs(data: &[u8]) {
+    let mut parts = data.splitn(3, |byte| *byte == b'\n');
+    let path = parts.next().unwrap_or_default();
+    let (kind, body) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let mut world = World::new();
+    let receiver = world.connect();
+    let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";
+    world.give(receiver, poll);
+    assert!(world.net.peers[receiver.index()].output.ends_with(b"\r\n\r\no\n"));
+    world.net.peers[receiver.index()].output.clear();
+    for method in ["POST", "GET", "OPTIONS"] {
+        let conn = world.connect();
+        let length = format!("Content-Length: {}\r\n\r\n", body.len());
+        let head = format!("{method} /socket");
+        let request = [
+            head.as_bytes(),
+            path,
+            b" HTTP/1.1\r\nHost: a\r\nContent-Type: ",
+            kind,
+            b"\r\n",
+            length.as_bytes(),
+            body,
+        ];
+        world.give(conn, &request.concat());
+        check_answers(&world.net.peers[conn.index()].output);
+    }
+    world.give(receiver, poll);
+    let output = std::mem::take(&mut world.net.peers[receiver.index()].output);
+    if path == b"/0/0/xhr_send" && matches!(kind, b"" | b"text/plain" | b"application/json") {
+        check_echo(body, &output);
+    }
+    world.end();
+}
+
+/// The messages in a body come back in a poll, unless it had none.
+fn check_echo(body: &[u8], output: &[u8]) {
+    let Ok(messages) = sockjs::parse_body(body) else { return assert_eq!(output, b"") };
+    let messages: Vec<String> = messages.map(std::borrow::Cow::into_owned).collect();
+    let is_odd = messages.iter().any(|message| message == "end" || message.len() > 2048);
+    let bytes: usize = messages.iter().map(|message| 6 * message.len() + 128).sum();
+    if is_odd || bytes > 2048 || body.len() > 4096 {
+        return;
+    }
+    let start = http::find_head_end(output, 0).unwrap_or(0);
+    let frame = str::from_utf8(&output[start..]).expect("frames are text");
+    let got: Vec<String> = match frame.strip_prefix('a') {
+        Some(array) => serde_json::from_str(array).expect("an array of strings"),
+        None => Vec::new(),
+    };
+    assert_eq!(got, messages);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_targets_take_anything_and_see_what_they_look_at() {
+        for data in
+            [&b""[..], b"\0", b"\xff\r\n\r\n", b"\x03GET /socket HTTP/1.1\r\nHost: a\r\n\r\n"]
+        {
+            fuzz_connection(data);
+            fuzz_sockjs(data);
+        }
+        fuzz_sockjs(b"/0/0/xhr_send\ntext/plain\n[\"a\", 5, \"\\u2028\"]");
+        let (got, is_open) = output(b"GET /s HTTP/1.0\r\n\r\n", 3);
+        assert!(got.ends_with(b"Welcome to SockJS!\n") && !is_open);
+        let broken = std::panic::catch_unwind(|| check_answers(b"HTTP/1.1 200 OK\r\n"));
+        assert!(broken.is_err());
+        let broken = std::panic::catch_unwind(|| check_echo(b"[\"a\"]", b"a[\"b\"]"));
+        assert!(broken.is_err());
+    }
+}

@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 
 use crate::codec::sockjs;
 use crate::edge::{ConnId, Door, Handler, Net};
-use crate::hub::{Change, Entry, Hub, Key, Outbox, Outcome, PeerId, Refusal, Row, Undo};
+use crate::hub::{Change, Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -123,10 +123,16 @@ pub struct Switch<J> {
 impl<J: Journal> Switch<J> {
     /// A switch over an empty hub.
     pub fn new(settings: Settings, journal: J) -> Switch<J> {
+        let hub = Hub::new(settings.limits.clone(), settings.at);
+        Switch::over(hub, settings, journal)
+    }
+
+    /// A switch over a hub that holds what an earlier run has recorded.
+    pub fn over(hub: Hub, settings: Settings, journal: J) -> Switch<J> {
         let Settings { limits, server_key, demo, sockjs, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
-            hub: Hub::new(limits.clone(), UnixMillis(epoch + now.mono.0)),
+            hub,
             web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now),
             limits,
             server_key,
@@ -173,11 +179,6 @@ impl<J: Journal> Switch<J> {
             }
         }
         self.hub.declare(name, key, &mut Recorded(&mut self.journal))
-    }
-
-    /// Puts back what an earlier run has recorded, before the doors open; see [`Hub::restore`].
-    pub fn restore(&mut self, key: Key, row: Row<'_>) -> bool {
-        self.hub.restore(key, row)
     }
 
     /// All are gone: what is not written yet is written now.

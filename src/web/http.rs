@@ -88,8 +88,8 @@ impl<P> Web<P> {
                 continue;
             }
             // An empty line in front of a request is passed over (RFC 9112, 2.2).
-            if http.scanned == 0 && rest.starts_with(b"\r\n") {
-                used += 2;
+            if rest.starts_with(b"\r\n") {
+                (http.scanned, used) = (0, used + 2);
                 continue;
             }
             let Some(head_end) = http::find_head_end(rest, http.scanned as usize) else {

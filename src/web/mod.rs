@@ -431,7 +431,7 @@ impl<P> Web<P> {
             }
             Link::Polled(polled) => {
                 let backlog = polled.publish(net, publication);
-                if polled.mark_dirty() {
+                if polled.is_answer_due() && polled.mark_dirty() {
                     self.dirty.push(id);
                 }
                 backlog

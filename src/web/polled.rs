@@ -212,6 +212,15 @@ impl Polled {
         self.backlog
     }
 
+    /// Whether the receiver is to be looked at in this turn: it waits for a frame, or has had all
+    /// that it gets.
+    pub fn is_answer_due(&self) -> bool {
+        self.receiver.as_ref().is_some_and(|receiver| {
+            let is_poll = matches!(receiver.reply, Reply::Poll { .. });
+            is_poll || receiver.sent >= self.response_bytes
+        })
+    }
+
     /// Whether it has so much to take that nothing more is asked on its behalf.
     pub fn is_full(&self, net: &impl Net, answers_pause_bytes: usize) -> bool {
         let waiting = self.inbox_bytes + self.inbox.len() * FRAME_COST_BYTES;

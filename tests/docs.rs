@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use fws::codec::sockjs::{self, CallbackError, SendError};
 use fws::limits::Limits;
 use fws::reason::CloseReason;
 
@@ -141,6 +142,37 @@ fn every_close_code_is_told_and_no_other() {
         let is_there = CloseReason::ALL.iter().any(|reason| reason.told() == Some(entry));
         assert!(is_there, "{entry:?} is no close code of ours");
     }
+}
+
+#[test]
+fn what_answers_over_http_say_is_told() {
+    let http = part("## 5. WebSocket port: HTTP") + &part("## 6. WebSocket port: connections");
+    let (code, reason) = sockjs::STILL_OPEN;
+    let texts = [
+        SendError::Payload.text().to_owned(),
+        SendError::Broken.text().to_owned(),
+        CallbackError::Missing.text().to_owned(),
+        CallbackError::Invalid.text().to_owned(),
+        sockjs::close_text(code, reason),
+        sockjs::GREETING.trim_end().to_owned(),
+        sockjs::NOT_FOUND.trim_end().to_owned(),
+        format!("/socket/{}", sockjs::IFRAME_SCRIPT),
+    ];
+    for text in texts {
+        assert!(http.contains(&format!("`{text}`")), "{text:?} is not told");
+    }
+    let code = source("src/codec/http.rs");
+    let statuses =
+        code.split("pub const fn status").nth(1).and_then(|rest| rest.split("pub fn").next());
+    let rows = rows(&part("## 5. WebSocket port: HTTP"));
+    let mut count = 0;
+    for status in statuses.unwrap_or_default().split("=> ").skip(1).filter_map(|rest| rest.get(..3))
+    {
+        let is_told = rows.iter().any(|row| row.get(1).is_some_and(|cell| cell == status));
+        assert!(is_told, "status {status} is not told");
+        count += 1;
+    }
+    assert!(count >= 6, "the source is written in another way");
 }
 
 #[test]

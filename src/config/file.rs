@@ -127,6 +127,10 @@ fn sockjs(config: &mut Config, value: &str) -> Result<(), String> {
             "cookie" => switch().map(|value| config.sockjs.cookie = value),
             "jsonp" => switch().map(|value| config.sockjs.jsonp = value),
             "htmlfile" => switch().map(|value| config.sockjs.htmlfile = value),
+            "script" if value == "null" => {
+                config.sockjs.script = None;
+                Ok(())
+            }
             "script" => script(value).map(|address| config.sockjs.script = Some(address)),
             _ => Err(match nearest(&name, SOCKJS) {
                 Some(near) => format!("there is no such key{}", hint(Some(near))),

@@ -161,7 +161,7 @@ fn what_answers_over_http_say_is_told() {
     for text in texts {
         assert!(http.contains(&format!("`{text}`")), "{text:?} is not told");
     }
-    let code = source("src/codec/http.rs");
+    let code = read("src/codec/http.rs");
     let statuses =
         code.split("pub const fn status").nth(1).and_then(|rest| rest.split("pub fn").next());
     let rows = rows(&part("## 5. WebSocket port: HTTP"));

@@ -249,7 +249,7 @@ fn time(transport: Transport) -> f64 {
 fn main() {
     let mut is_good = true;
     let raw = time(Raw);
-    println!("one message of {DATA_BYTES} bytes of data, to each subscriber:");
+    println!("one message of {DATA_BYTES} bytes of data, to each subscriber (raw: {raw:.0} ns):");
     for (transport, name, bound) in TRANSPORTS {
         let (few, _, _) = count(transport, 10);
         let (many, frames, bytes) = count(transport, 110);

@@ -247,7 +247,10 @@ fn after_a_power_cut_all_that_was_acknowledged_is_there() {
     // A smaller run takes some of them, not always the same kinds.
     let stride = (1_200_000 / states.max(1)).max(1);
     if stride > 1 {
-        all = all.into_iter().step_by(if stride % 11 == 0 { stride + 1 } else { stride }).collect();
+        all = all
+            .into_iter()
+            .step_by(if stride.is_multiple_of(11) { stride + 1 } else { stride })
+            .collect();
     }
     let each = (states / (all.len() * 24)).max(8);
     let (mut explored, mut prng) = (0, Prng::new(1));
@@ -441,7 +444,8 @@ fn damage_in_a_larger_store_is_seen() {
     drop(writer);
     let bytes = file.bytes();
     assert_eq!(read(bytes.clone()).unwrap(), (source.batch, source.rows()));
-    let rounds = if std::env::var("FWS_BITROT").is_ok_and(|all| all == "all") { 20_000 } else { 300 };
+    let rounds =
+        if std::env::var("FWS_BITROT").is_ok_and(|all| all == "all") { 20_000 } else { 300 };
     let (mut prng, mut seen) = (Prng::new(2), 0);
     for round in 0..rounds {
         let mut bad = bytes.clone();

@@ -81,7 +81,8 @@ fn all_that_was_acknowledged_is_there_after_a_crash() {
         browser.expect(r##"{"event":"#p","data":"psst"}"##);
         let mut other = server.browser_of("shop:a\u{e9}", &key, r#"{"i":2}"#);
         other.say(r##"{"event":"subscribe","data":"#p","clb":1}"##);
-        let answer = r#"{"event":"callBackAnswer","clb":1,"data":{"ok":false,"reason":"no grant"}}"#;
+        let answer =
+            r#"{"event":"callBackAnswer","clb":1,"data":{"ok":false,"reason":"no grant"}}"#;
         other.expect(answer);
     }
 }

@@ -1,7 +1,7 @@
 //! What a delivery costs on each transport, in the switch itself, on a network that only counts:
-//! allocations, bytes and writes of one message to one subscriber, and its time beside that of a raw
-//! WebSocket. Counts do not jitter; the bench fails where one grows past its bound. Times are a
-//! ratio, because they do.
+//! allocations, bytes and writes of one message to one subscriber, and its time beside that of a
+//! raw WebSocket. Counts do not jitter; the bench fails where one grows past its bound. Times are
+//! a ratio, because they do.
 
 #[path = "support/mod.rs"]
 mod support;

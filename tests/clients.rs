@@ -67,7 +67,10 @@ fn our_client_in_node() {
 #[test]
 fn sockjs_client() {
     let server = Server::new();
-    run_node("node/sockjs.js", &[&server.ws.to_string(), &server.control.to_string(), DEMO_KEY]);
+    let (ws, control) = (server.ws.to_string(), server.control.to_string());
+    for transport in ["websocket", "xhr-streaming", "eventsource", "xhr-polling"] {
+        run_node("node/sockjs.js", &[&ws, &control, DEMO_KEY, transport]);
+    }
 }
 
 #[test]

@@ -251,6 +251,47 @@ fn answers_that_are_not_taken_stop_the_requests() {
 }
 
 #[test]
+fn what_was_sent_is_heard_even_if_the_sender_is_gone() {
+    let limits = [("answers_pause_bytes", 4000), ("http_body_bytes", 8000)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut control = server.controller("demo");
+    control.ask(&format!(r#"{{"action":"set","channel":"c","data":"{}"}}"#, "s".repeat(5000)));
+    let session = Session::of(&server, r#"{"i":1}"#);
+    let ping = |clb: usize| format!(r#"{{"event":"ping","clb":{clb}}}"#);
+    let subscribe = json!({ "event": "subscribe", "data": "c" }).to_string();
+    let messages: Vec<String> =
+        (0..200).map(|clb| [subscribe.clone(), ping(clb)][clb % 2].clone()).collect();
+    let mut senders = 0;
+    // Each leaves before it has its answer; the server takes only so much on trust.
+    loop {
+        let mut sender = Http::connect(server.ws);
+        let body = json!(messages).to_string();
+        sender.send(&format!("POST {}/xhr_send", session.path), &[], &body);
+        if senders == 2 {
+            assert_eq!(sender.answer().status, 503);
+            break;
+        }
+        sender.expect_silence();
+        senders += 1;
+    }
+    let (mut pings, mut states) = (Vec::new(), 0);
+    while pings.len() < 200 {
+        let body = session.poll();
+        let got: Vec<String> = serde_json::from_str(&body[1..]).expect("an array");
+        for message in got {
+            let message: serde_json::Value = serde_json::from_str(&message).expect("JSON");
+            match message["clb"].as_u64() {
+                Some(clb) => pings.push(clb),
+                None => states += 1,
+            }
+        }
+    }
+    let odd: Vec<u64> = (0..200).filter(|clb| clb % 2 == 1).collect();
+    assert_eq!(pings, [odd.clone(), odd].concat());
+    assert_eq!(states, 200);
+}
+
+#[test]
 fn limits_of_messages_and_sessions() {
     let limits = [("sessions", 2), ("message_bytes", 4096)];
     let server = Server::start(&Options::limits(&limits));

@@ -285,6 +285,24 @@ pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
     Ok(Messages { rest })
 }
 
+impl<'a> Messages<'a> {
+    /// What has not been handed out, to be [resumed](Messages::resume) later.
+    pub fn rest(&self) -> &'a str {
+        self.rest
+    }
+
+    /// Goes on where [`Messages::rest`] left off.
+    pub fn resume(rest: &'a str) -> Messages<'a> {
+        Messages { rest }
+    }
+
+    /// Whether nothing is left but what ends an array.
+    pub fn is_over(&self) -> bool {
+        let rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
+        rest.is_empty() || rest.starts_with(']')
+    }
+}
+
 /// Why nothing was sent with the body of an `xhr_send` or `jsonp_send`; the text is the answer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {

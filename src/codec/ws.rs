@@ -554,15 +554,20 @@ fn whole_event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, WsError> {
     }
 }
 
+/// Whether a code may stand in a close frame, of either side (RFC 6455, 7.4).
+pub const fn is_close_code(code: u16) -> bool {
+    // 1012 to 1014 came after the RFC, by registration with IANA. 1004 means nothing; 1005, 1006
+    // and 1015 are never on the wire.
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
 /// The code and reason of a close frame (RFC 6455, 5.5.1 and 7.4).
 fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, WsError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() { Ok(None) } else { Err(WsError::HalfCloseCode) };
     };
     let code = u16::from_be_bytes(*code);
-    // 1012 to 1014 came after the RFC, by registration with IANA. 1004 means nothing; 1005, 1006
-    // and 1015 are never on the wire.
-    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+    if !is_close_code(code) {
         return Err(WsError::CloseCode(code));
     }
     let reason = std::str::from_utf8(reason).map_err(|_| WsError::Utf8)?;

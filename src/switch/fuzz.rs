@@ -511,11 +511,36 @@ fn check_web(mut output: &mut [u8]) {
         if head.starts_with("HTTP/1.1 101 ") {
             return check_frames(rest);
         }
+        if head.contains("\r\nTransfer-Encoding: chunked\r\n") {
+            let Some(end) = end_of_chunks(rest) else { return };
+            output = &mut rest[end..];
+            continue;
+        }
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        if length.is_none() && head.starts_with("HTTP/1.1 200 ") {
+            // An answer to HTTP/1.0 that goes on up to the end of the connection.
+            assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+            return;
+        }
         let length = length.map_or(0, |length| length.parse().expect("a length is a number"));
         // To HEAD there is a length and no body.
         let has_body = !rest.is_empty() && !rest.starts_with(b"HTTP/1.1 ");
         output = &mut rest[if has_body { length } else { 0 }..];
+    }
+}
+
+/// Where an answer in chunks ends; `None` if it goes on.
+fn end_of_chunks(output: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let line = output[at..].windows(2).position(|two| two == b"\r\n")?;
+        let size = str::from_utf8(&output[at..at + line]).expect("the size of a chunk is text");
+        let size = usize::from_str_radix(size, 16).expect("the size of a chunk is a number");
+        at += line + 2 + size + 2;
+        assert!(output[..at].ends_with(b"\r\n"), "a chunk ends in CR LF");
+        if size == 0 {
+            return Some(at);
+        }
     }
 }
 

@@ -191,6 +191,16 @@ enum Link {
 /// The name of a session over HTTP: its service, and what the client made up.
 type Key = (u16, Rc<str>);
 
+/// A [`Key`] to look up.
+#[derive(Hash)]
+struct KeyRef<'a>(u16, &'a str);
+
+impl hashbrown::Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, (service, name): &Key) -> bool {
+        self.0 == *service && *self.1 == **name
+    }
+}
+
 /// All connections and sessions of the door.
 #[derive(Debug)]
 pub struct Web<P> {

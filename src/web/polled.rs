@@ -83,8 +83,8 @@ pub(super) struct Polled {
     is_end_told: bool,
     /// Bytes after which an answer that goes on ends.
     response_bytes: usize,
-    /// Messages that came behind more answers than the browser has taken; at most as long as the
-    /// bodies of `senders`.
+    /// Messages that came behind more answers than the browser has taken: what is left of each
+    /// array.
     pub pending: VecDeque<String>,
     /// Connections whose messages are among those, and which get their answers when all is done.
     pub senders: Vec<ConnId>,
@@ -221,6 +221,11 @@ impl Polled {
         })
     }
 
+    /// How much of what the browser sent waits to be heard.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.iter().map(String::len).sum()
+    }
+
     /// Whether it has so much to take that nothing more is asked on its behalf.
     pub fn is_full(&self, net: &impl Net, answers_pause_bytes: usize) -> bool {
         let waiting = self.inbox_bytes + self.inbox.len() * FRAME_COST_BYTES;
@@ -320,6 +325,6 @@ impl Polled {
         assert_eq!(bytes, self.inbox_bytes);
         assert!(self.backlog <= bytes);
         assert_eq!(has_peer, self.ended.is_none(), "over, and not over");
-        assert!(self.pending.is_empty() || !self.senders.is_empty(), "messages of nobody");
+        assert!(self.pending.iter().all(|rest| !rest.is_empty()));
     }
 }

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use super::http::SenderReply;
 use super::outlet::Way;
 use super::polled::{Finished, Polled, Receiver, Reply};
-use super::{Application, Line, Link, Message, Outlet, Parting, Session, SessionId, Web, answers};
+use super::{
+    Application, KeyRef, Line, Link, Message, Outlet, Parting, Session, SessionId, Web, answers,
+};
 use crate::codec::http::{Head, LAST_CHUNK, Response};
 use crate::codec::sockjs::{self, Envelope, Messages, SendError, Transport};
 use crate::edge::{ConnId, Net};
@@ -67,13 +69,13 @@ impl<P> Web<P> {
                 }
             }
         }
-        let key = (at as u16, Rc::from(name));
+        let key = KeyRef(at as u16, name);
         let id = match self.names.get(&key) {
             Some(id) => *id,
             None if self.names.len() >= self.limits.sessions => {
                 return Some(Response::new(503).text("too many sessions\n").close());
             }
-            None => self.open_session(net, app, key),
+            None => self.open_session(net, app, (at as u16, Rc::from(name))),
         };
         let closes = response.closes();
         let envelope = match transport {
@@ -174,9 +176,17 @@ impl<P> Web<P> {
             Ok(messages) => messages,
             Err(error) => return Some(wrap(Response::new(500).text(error.text()))),
         };
-        let Some(id) = self.names.get(&(at as u16, Rc::from(name))).copied() else {
+        let Some(id) = self.names.get(&KeyRef(at as u16, name)).copied() else {
             return Some(wrap(answers::not_found()));
         };
+        let pending_bytes = match self.sessions.get(id).map(|session| &session.link) {
+            Some(Link::Polled(polled)) => polled.pending_bytes(),
+            _ => 0,
+        };
+        if pending_bytes >= self.limits.http_body_bytes {
+            // A client sends when it has been answered: those of whom so much waits do not.
+            return Some(wrap(Response::new(503).text("too many messages wait\n").close()));
+        }
         let done = match transport {
             Transport::JsonpSend => Response::new(200).text("ok"),
             // Some browsers take an answer without a type for broken XML.
@@ -210,7 +220,9 @@ impl<P> Web<P> {
         loop {
             let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else { return };
             if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) {
-                polled.pending.extend(messages.map(Cow::into_owned));
+                if !messages.is_over() {
+                    polled.pending.push_back(messages.rest().to_owned());
+                }
                 break;
             }
             let Some(message) = messages.next() else { break };
@@ -289,10 +301,20 @@ impl<P> Web<P> {
         let mut has_heard = false;
         while let Some(polled) = self.polled(id)
             && !polled.is_full(net, pause_bytes)
-            && let Some(message) = polled.pending.pop_front()
+            && let Some(text) = polled.pending.pop_front()
         {
-            self.tell_polled(net, app, id, &message);
-            has_heard = true;
+            let mut messages = Messages::resume(&text);
+            while let Some(message) = messages.next() {
+                has_heard = true;
+                self.tell_polled(net, app, id, &message);
+                let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else {
+                    return true;
+                };
+                if polled.is_full(net, pause_bytes) && !messages.is_over() {
+                    polled.pending.push_front(messages.rest().to_owned());
+                    break;
+                }
+            }
         }
         has_heard
     }

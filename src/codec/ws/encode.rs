@@ -1,6 +1,6 @@
 //! Frame encoders. Ours are never fragmented, and masked only on the client's side.
 
-use super::{CONTROL_BYTES, Opcode, apply_mask};
+use super::{CONTROL_BYTES, Opcode, apply_mask, is_close_code};
 use crate::frame::Frame;
 
 /// Longest header of an unmasked frame, in bytes.
@@ -76,8 +76,10 @@ pub fn text_frame_with(scratch: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) 
     Frame::from(&scratch[start..])
 }
 
-/// A close frame; a reason over 123 bytes is cut, at a character's end.
+/// A close frame; a reason over 123 bytes is cut, at a character's end. The code must be one that
+/// may be sent ([`is_close_code`]).
 pub fn close_frame(code: u16, reason: &str) -> Frame {
+    debug_assert!(is_close_code(code), "{code} is never on the wire");
     let mut end = reason.len().min(CONTROL_BYTES - 2);
     while !reason.is_char_boundary(end) {
         end -= 1;

@@ -40,6 +40,8 @@ fn time_passes_and_peers_come_and_go() {
     assert!(!output(MemoryJournal::new(1), script, b'a').contains("auth ok"));
     let script = "!k\nk{\"action\":\"ping\"}\n$k+\n!k";
     assert_eq!(output(MemoryJournal::new(1), script, b'k'), "");
+    let xhr = "hPOST /socket/0/0/xhr_streaming HTTP/1.1\r\nhHost: a\r\nh\r";
+    assert!(output(MemoryJournal::new(1), xhr, b'h').ends_with("\r\n2\r\no\n\r\n"));
     let script = "hGET /socket HTTP/1.1\r\nhHost: a\r\nh\r";
     assert!(output(MemoryJournal::new(1), script, b'h').contains("Welcome"));
 }

@@ -1,5 +1,5 @@
-// The real SockJS client library over a WebSocket, used as the original fws.js uses it
-// (protocol part 11). Arguments: WebSocket address, control address, key of the namespace `demo`.
+// The real SockJS client library, used as the original fws.js uses it (protocol part 11). Arguments:
+// WebSocket address, control address, key of the namespace `demo`, transport.
 'use strict';
 
 const assert = require('node:assert/strict');
@@ -7,7 +7,7 @@ const test = require('node:test');
 const SockJS = require('sockjs-client');
 const { BackEnd, Inbox, token, eventually } = require('./back_end.js');
 
-const [ws, control, key] = process.argv.slice(2);
+const [ws, control, key, transport] = process.argv.slice(2);
 const HARD = 'ü😀\u2028\u2029 %20+&#"\\/\u200b\ufeff\uffff<b>\t';
 
 const opened = [];
@@ -19,7 +19,7 @@ class Original {
     this.callbacks = {};
     this.clb = 0;
     this.closed = new Inbox();
-    this.sock = new SockJS(`http://${ws}/socket`, null, { transports: ['websocket'] });
+    this.sock = new SockJS(`http://${ws}/socket`, null, { transports: [transport] });
     opened.push(this.sock);
     this.sock.onopen = () => {
       this.emit('auth', { i: namespace, s: secret });

@@ -19,7 +19,8 @@ setup: ## install what the tests need (PHP, Node and Python packages, Chromium),
 test: setup lint ## set up everything, and run every test
 	$(CARGO) test --locked
 	FWS_TEST_BINARY=$(CURDIR)/target/debug/examples/late_journal \
-		$(CARGO) test --locked --test protocol --test bugs --test pressure --test chaos
+		$(CARGO) test --locked --test protocol --test bugs --test pressure \
+		--test chaos --test sessions
 
 conformance: setup ## Autobahn's cases against the server of examples/conformance.rs
 	scripts/conformance

@@ -11,9 +11,11 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use common::DEADLINE;
-use common::browser::Browser;
+use common::browser::{Browser, auth_message};
 use common::control::frame;
 use common::server::{DEMO_KEY, Options, Server};
+use common::token::token;
+use common::web::Http;
 
 /// splitmix64
 struct Random(u64);
@@ -129,6 +131,71 @@ fn visitor(server: &Server, seed: u64) {
     }
 }
 
+/// Sends a request in pieces of odd sizes.
+fn send_in_pieces(http: &mut Http, request: &str, random: &mut Random) {
+    let mut rest = request.as_bytes();
+    while !rest.is_empty() {
+        let (piece, later) = rest.split_at(rest.len().min(1 + random.below(60)));
+        http.raw(piece);
+        rest = later;
+    }
+}
+
+/// One that hears every message of one back end in order, over requests that come and go.
+fn poller(server: &Server, seed: u64) {
+    let mut random = Random(seed);
+    let mut http = Http::connect(server.ws);
+    let path = format!("/socket/0/poller-{seed}");
+    let head = "HTTP/1.1\r\nHost: a\r\n";
+    let channel = format!("polled-{seed}");
+    let user = token(&format!(r#"{{"i":"poller-{seed}"}}"#), DEMO_KEY);
+    let subscribe = format!(r#"{{"event":"subscribe","data":"{channel}","clb":1}}"#);
+    let body = serde_json::json!([auth_message("demo", &user), subscribe]).to_string();
+    // All at once: a session, what it says, and its answers.
+    let poll = format!("POST {path}/xhr {head}\r\n");
+    let send = format!("POST {path}/xhr_send {head}Content-Length: {}\r\n\r\n{body}", body.len());
+    send_in_pieces(&mut http, &[poll.as_str(), &send, &poll].concat(), &mut random);
+    assert_eq!(http.answer().body, "o\n", "seed {seed}");
+    assert_eq!(http.answer().status, 204, "seed {seed}");
+    assert!(http.answer().body.contains("callBackAnswer"), "seed {seed}");
+    let mut control = server.controller("demo");
+    let (mut sent, mut heard) = (0, 0);
+    while heard < 600 {
+        let stream = format!("POST {path}/xhr_streaming {head}\r\n");
+        let is_stream = random.below(3) == 0;
+        let is_first = random.below(2) == 0 || heard == sent;
+        let request = if is_stream { &stream } else { &poll };
+        if is_first {
+            send_in_pieces(&mut http, request, &mut random);
+        }
+        for _ in 0..random.below(30) + usize::from(heard == sent) {
+            let command = format!(r#"{{"action":"emit","channel":"{channel}","data":{sent}}}"#);
+            control.send(&command);
+            sent += 1;
+        }
+        if !is_first {
+            send_in_pieces(&mut http, request, &mut random);
+        }
+        let mut hear = |frame: &str| {
+            let messages: Vec<String> = serde_json::from_str(&frame[1..]).unwrap_or_default();
+            for message in messages {
+                let expected = format!(r#"{{"event":"{channel}","data":{heard}}}"#);
+                assert_eq!(message, expected, "seed {seed}");
+                heard += 1;
+            }
+            heard
+        };
+        if is_stream {
+            http.head();
+            http.chunk();
+            while hear(&http.chunk()) < sent {}
+            // It leaves in the middle: only what it has heard is certain to be over.
+            return drop(http);
+        }
+        hear(&http.answer().body);
+    }
+}
+
 /// One that stays and hears every message of one back end, in order.
 fn listener(server: &Server, name: usize) {
     let mut browser = server.browser("demo", &format!(r#"{{"i":"listener-{name}"}}"#));
@@ -164,6 +231,9 @@ fn every_dialogue_comes_to_its_end() {
         }
         for n in 0..4 {
             scope.spawn(move || listener(server, n));
+            scope.spawn(move || {
+                (0..6).for_each(|round| poller(server, seed * 1000 + 600 + n as u64 * 10 + round));
+            });
         }
     });
     server.assert_alive();

@@ -170,12 +170,12 @@
   /** What a client asks first, if its page may not ask itself. */
   function InfoFacade(url) {
     var began = Date.now();
-    var abort = request('GET', url, null, null, function (status, text) {
-      var info = null;
-      try { info = status === 200 ? JSON.parse(text) : null; } catch (ignored) { info = null; }
-      var data = JSON.stringify([info || undefined, Date.now() - began]);
-      if (isOld) post('t', data);
-      else post('t', data);
+    // 0.3.x names the server, 1.x what is to be asked.
+    var address = isOld ? url + '/info' : url;
+    var abort = request('GET', address, null, null, function (status, text) {
+      var info;
+      try { if (status === 200) info = JSON.parse(text); } catch (ignored) { info = undefined; }
+      post('t', (isOld ? 'm' : '') + JSON.stringify([info, Date.now() - began]));
     });
     this.send = function () {};
     this.close = abort;

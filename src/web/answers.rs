@@ -57,14 +57,15 @@ impl Pages {
     }
 }
 
-/// The method that a transport is for, and those to be named when another one comes.
+/// The method that a transport is for, and those to be named when another one comes, in the
+/// original's order.
 pub(super) fn method_of(transport: Transport) -> (&'static str, &'static str) {
     match transport {
         Transport::WebSocket | Transport::EventSource | Transport::HtmlFile | Transport::Jsonp => {
             ("GET", "GET")
         }
         Transport::JsonpSend => ("POST", "POST"),
-        Transport::Xhr | Transport::XhrStreaming | Transport::XhrSend => ("POST", "OPTIONS, POST"),
+        Transport::Xhr | Transport::XhrStreaming | Transport::XhrSend => ("POST", "POST, OPTIONS"),
     }
 }
 

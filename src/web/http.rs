@@ -199,7 +199,7 @@ impl<P> Web<P> {
             Some((at, Route::Session { session, transport, .. })) => {
                 let (method, allow) = answers::method_of(transport);
                 if head.method == "OPTIONS" && allow.contains("OPTIONS") {
-                    self.respond(net, conn, head, sockjs::preflight(head, allow))?
+                    self.respond(net, conn, head, sockjs::preflight(head, "OPTIONS, POST"))?
                 } else if head.method != method {
                     self.respond(net, conn, head, answers::not_allowed(allow))?
                 } else {

@@ -21,7 +21,7 @@ pub struct Conformance {
 }
 
 impl Conformance {
-    /// Starts one.
+    /// Starts one. `cargo test` has built it; before a single test, `cargo build --examples` must.
     pub fn new() -> Conformance {
         let binary = std::path::Path::new(env!("CARGO_BIN_EXE_fws"));
         let binary = binary.with_file_name("examples").join("conformance");

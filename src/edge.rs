@@ -84,8 +84,13 @@ pub trait Net {
     /// Queues a frame that the peer asked for; it is written at the end of the turn.
     fn send(&mut self, conn: ConnId, frame: Frame);
 
-    /// Queues a frame that somebody else sent. Returns how many bytes of such frames now wait
-    /// behind the frame that is being sent: what counts against a slow consumer.
+    /// Queues a frame that somebody else sent. Returns how many bytes count against a slow
+    /// consumer: those of such frames that came while the kernel refused to take what was there
+    /// before, and wait behind the frame that is being sent.
+    ///
+    /// Before more than `backlog_bytes` wait, and again before more than that count, what waits is
+    /// offered to the kernel at once: nobody is slow who was not asked. Where more than that count
+    /// already, nothing is queued and 0 returned.
     fn publish(&mut self, conn: ConnId, frame: Frame) -> usize;
 
     /// Memory that waits for the kernel to take it: bytes, and a fixed cost for each frame.

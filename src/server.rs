@@ -44,6 +44,7 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
         connections,
         close_ms: config.limits.close_ms as u64,
         drain_ms: config.limits.drain_ms as u64,
+        backlog_bytes: config.limits.backlog_bytes,
     })?;
     let at = reactor.now().unix;
     log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));

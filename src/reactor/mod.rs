@@ -40,6 +40,9 @@ pub struct Bounds {
     pub close_ms: u64,
     /// From the first signal to stop to the end of [`Reactor::run`], at most.
     pub drain_ms: u64,
+    /// What waits for a peer before the kernel is asked to take it in the midst of a turn; the
+    /// same as the limit of that name.
+    pub backlog_bytes: usize,
 }
 
 /// The event loop.
@@ -78,7 +81,7 @@ impl Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             clock,
-            io: Io::new(now, bounds.close_ms),
+            io: Io::new(now, bounds.close_ms, bounds.backlog_bytes),
             bounds,
             doors: Vec::new(),
             others: 0,
@@ -509,7 +512,8 @@ mod tests {
 
     #[test]
     fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
-        let bounds = Bounds { connections: 16, close_ms: 1000, drain_ms: 1000 };
+        let bounds =
+            Bounds { connections: 16, close_ms: 1000, drain_ms: 1000, backlog_bytes: 1000 };
         let mut reactor = Reactor::new(bounds).unwrap();
         let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = door.address();

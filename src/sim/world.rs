@@ -74,7 +74,7 @@ impl<J: Journal> World<J> {
         World {
             options,
             switch: Switch::new(settings, Traced::new(journal, tape.clone())),
-            net: FakeNet::new(prng, now, limits.close_ms as u64, tape.clone()),
+            net: FakeNet::new(prng, now, &limits, tape.clone()),
             clients: Vec::new(),
             judge: Judge::new(limits.clone(), now),
             limits,

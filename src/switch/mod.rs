@@ -313,7 +313,8 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         let Link { conn, form } = self.links[peer.index()];
         *self.deliveries += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
-        // sent counts against it, however large it is, nor what it asked for itself.
+        // sent counts against it, however large it is, nor what it asked for itself, nor what has
+        // not yet been offered to it. Behind what was too much, the net takes nothing more.
         if self.net.publish(conn, Frame::clone(publication.frame(form))) > self.backlog_max {
             self.leaving.push((conn, CloseReason::SlowConsumer));
         }

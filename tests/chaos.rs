@@ -107,7 +107,7 @@ fn visitor(server: &Server, seed: u64) {
             }
             2 => {
                 browser.auth("demo", &format!(r#"{{"i":"visitor-{seed}"}}"#));
-                browser.subscribe("news");
+                browser.join("news");
                 browser.drop_connection(true);
             }
             3 => {

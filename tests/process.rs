@@ -95,6 +95,20 @@ fn who_finds_it_full_is_let_in_when_somebody_leaves() {
 }
 
 #[test]
+fn a_door_that_is_full_over_and_over_does_not_flood_the_log() {
+    let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
+    let start = Instant::now();
+    let full = |line: &&String| line.contains("full: 16 connections are open");
+    for _ in 0..100 {
+        let crowd: Vec<_> = (0..20).map(|_| common::wire::Wire::tcp(server.ws)).collect();
+        crowd.into_iter().for_each(common::wire::Wire::reset);
+    }
+    server.assert_alive();
+    let told = server.log().iter().filter(full).count() as u64;
+    assert!((1..=1 + start.elapsed().as_secs() / 10).contains(&told), "{told} times");
+}
+
+#[test]
 fn it_survives_running_out_of_descriptors_and_accepts_again() {
     let mut server = Server::new();
     let mut first = server.controller("demo");

@@ -28,6 +28,8 @@ const ACCEPT_MAX: usize = 64;
 const ACCEPT_PAUSE_MS: u64 = 100;
 /// From the last byte sent to the end of a connection while the server stops, at most.
 const STOP_LINGER_MS: u64 = 500;
+/// Between two log lines that say the same of the doors.
+const REPEAT_MS: u64 = 10_000;
 /// Events taken from the kernel in one turn.
 const EVENTS_MAX: usize = 1024;
 
@@ -64,6 +66,9 @@ pub struct Reactor {
     accept_at: Millis,
     is_starved: bool,
     is_full_told: bool,
+    /// Neither is said again before these moments, however often it comes to that.
+    starved_again_at: Millis,
+    full_again_at: Millis,
     /// Signals to stop that have come.
     stops: usize,
     drain_until: Millis,
@@ -90,6 +95,8 @@ impl Reactor {
             accept_at: now.mono,
             is_starved: false,
             is_full_told: false,
+            starved_again_at: now.mono,
+            full_again_at: now.mono,
             stops: 0,
             drain_until: Millis(u64::MAX),
         })
@@ -263,10 +270,12 @@ impl Reactor {
     fn is_full(&mut self) -> bool {
         let max = self.bounds.connections;
         let is_full = !self.has_room() && self.has_waiting_door();
-        if is_full && !self.is_full_told {
+        let now = self.io.now;
+        if is_full && !self.is_full_told && self.full_again_at <= now.mono {
             let text = format_args!("full: {max} connections are open, newcomers wait");
-            crate::log::warning(self.io.now.unix, text);
+            crate::log::warning(now.unix, text);
             self.is_full_told = true;
+            self.full_again_at = now.mono.plus(REPEAT_MS);
         } else if self.io.connections(self.others) <= max - max / 10 {
             self.is_full_told = false;
         }
@@ -323,15 +332,15 @@ impl Reactor {
     /// Descriptors or kernel memory have run out: knock again a little later. Said once, until
     /// somebody could be let in again.
     fn starve(&mut self, error: &stdio::Error) {
-        if !self.is_starved {
+        let now = self.io.now;
+        if !self.is_starved && self.starved_again_at <= now.mono {
             let open = self.io.connections(self.others);
-            crate::log::warning(
-                self.io.now.unix,
-                format_args!("cannot accept: {error}; {open} connections are open"),
-            );
+            let text = format_args!("cannot accept: {error}; {open} connections are open");
+            crate::log::warning(now.unix, text);
+            self.starved_again_at = now.mono.plus(REPEAT_MS);
+            self.is_starved = true;
         }
-        self.is_starved = true;
-        self.accept_at = self.io.now.mono.plus(ACCEPT_PAUSE_MS);
+        self.accept_at = now.mono.plus(ACCEPT_PAUSE_MS);
     }
 
     /// Reads one connection once and hands the bytes over.

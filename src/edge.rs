@@ -59,7 +59,8 @@ pub trait Handler {
     /// The connection is gone for the handler: forget it.
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason);
 
-    /// The process has been told to stop and the doors are closed: let everybody go.
+    /// The process has been told to stop. The doors are closed, and what had arrived has been
+    /// given to `received`, but to those who were paused for too long: let everybody go.
     fn stopping(&mut self, net: &mut impl Net);
 
     /// When `tick` is wanted at the latest.

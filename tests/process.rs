@@ -3,13 +3,13 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::browser::Browser;
-use common::control::Control;
+use common::browser::{Browser, Heard};
+use common::control::{Control, frame};
 use common::server::{Dir, Options, Server, mode, run_to_end};
 use common::{DEADLINE, eventually, http};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
@@ -38,6 +38,61 @@ fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
         let _dir = server.exited();
         assert!(!socket.exists(), "the socket file is left behind");
     }
+}
+
+#[test]
+fn what_had_arrived_at_sigterm_is_carried_out() {
+    let server = Server::new();
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("c");
+    let mut control = server.controller("demo");
+    // Far more than one turn carries out, and all of it there before the signal is.
+    let push =
+        |n: usize| frame(format!(r#"{{"action":"push","channel":"l","data":{n}}}"#).as_bytes());
+    let mut commands: Vec<u8> = (0..2000).flat_map(push).collect();
+    commands.extend(frame(br#"{"action":"emit","channel":"c","data":"important"}"#));
+    server.freeze();
+    control.send_raw(&commands);
+    server.terminate();
+    server.thaw();
+    for n in 0..2001 {
+        assert_eq!(control.next(), Ok(Some(DONE.into())), "after {n}");
+    }
+    control.expect_closed();
+    browser.expect(r#"{"event":"c","data":"important"}"#);
+    browser.expect_closed(1001, "server going away");
+    server.exited();
+}
+
+#[test]
+fn what_arrives_after_sigterm_does_not_hold_it_up() {
+    let server = Server::start(&Options::limits(&[("drain_ms", 600_000)]));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let mut wire = server.controller("demo").wire;
+            let mut replies = wire.another();
+            scope.spawn(move || {
+                let pings = frame(PING.as_bytes()).repeat(100);
+                while wire.write_all(&pings).is_ok() {}
+            });
+            scope.spawn(move || replies.read_rest());
+        }
+        let mut control = server.control();
+        assert_eq!(control.ask(PING), DONE);
+        server.terminate();
+        server.exited();
+    });
+}
+
+#[test]
+fn who_lingers_already_does_not_hold_a_stop_up() {
+    let limits = [("close_ms", 600_000), ("drain_ms", 600_000)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut refused = Browser::raw(server.ws);
+    refused.say(r#"{"event":"auth","data":{"i":"demo","s":"a.b.c"}}"#);
+    // It has been told, and does not go.
+    assert_eq!(refused.next().unwrap(), Heard::Close(3404, "invalid JWT".into()));
+    server.stop();
 }
 
 #[test]

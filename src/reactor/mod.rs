@@ -4,6 +4,7 @@
 
 mod io;
 mod listener;
+mod stop;
 mod stream;
 
 pub use listener::Listener;
@@ -26,8 +27,6 @@ const READ_BYTES: usize = 64 * 1024;
 const ACCEPT_MAX: usize = 64;
 /// Pause in accepting after the kernel ran out of descriptors or memory.
 const ACCEPT_PAUSE_MS: u64 = 100;
-/// From the last byte sent to the end of a connection while the server stops, at most.
-const STOP_LINGER_MS: u64 = 500;
 /// Between two log lines that say the same of the doors.
 const REPEAT_MS: u64 = 10_000;
 /// Events taken from the kernel in one turn.
@@ -72,6 +71,11 @@ pub struct Reactor {
     /// Signals to stop that have come.
     stops: usize,
     drain_until: Millis,
+    /// The server stops, and until then at most what comes is still heard.
+    hear_until: Option<Millis>,
+    /// Events that the kernel had for this turn, and whether anybody was to be read in it.
+    reported: usize,
+    has_read: bool,
 }
 
 impl Reactor {
@@ -99,6 +103,9 @@ impl Reactor {
             full_again_at: now.mono,
             stops: 0,
             drain_until: Millis(u64::MAX),
+            hear_until: None,
+            reported: 0,
+            has_read: false,
         })
     }
 
@@ -151,6 +158,7 @@ impl Reactor {
     /// Whether [`Reactor::run`] is over.
     pub fn is_done(&self) -> bool {
         let is_drained = self.stops > 0
+            && self.hear_until.is_none()
             && (self.io.connections(self.others) == 0 || self.drain_until <= self.io.now.mono);
         self.stops > 1 || is_drained
     }
@@ -162,14 +170,16 @@ impl Reactor {
     pub fn turn(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
         self.poll_events(handler)?;
         self.io.now = self.clock.now();
-        self.read_events(handler);
+        self.read_events();
         self.accept(handler);
         handler.tick(&mut self.io);
         let mut batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
+        self.has_read = !batch.is_empty();
         for conn in batch.drain(..) {
             self.read(handler, conn);
         }
         self.expire(handler);
+        self.part(handler);
         handler.settle(&mut self.io);
         self.forget(handler);
         std::mem::swap(&mut self.io.dirty, &mut batch);
@@ -185,11 +195,15 @@ impl Reactor {
     /// Waits for events, no longer than anybody can wait.
     fn poll_events(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
         let now = self.clock.now().mono;
-        let timeout = if self.io.ready.is_empty() && self.io.dirty.is_empty() {
+        // Whoever was read while the server stops may have more, which shows at once.
+        let is_curious = self.hear_until.is_some() && self.has_read;
+        let is_idle = self.io.ready.is_empty() && self.io.dirty.is_empty() && !is_curious;
+        let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);
             let accept = (self.has_waiting_door() && self.has_room()).then_some(self.accept_at);
             let drain = (self.stops > 0).then_some(self.drain_until);
-            let due = [timer, handler.due(), accept, drain].into_iter().flatten().min();
+            let due =
+                [timer, handler.due(), accept, drain, self.hear_until].into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
             Some(Duration::ZERO)
@@ -202,8 +216,9 @@ impl Reactor {
 
     /// Notes what each event says. Slots are freed at the end of a turn only, so no event can
     /// meet another life of its slot.
-    fn read_events(&mut self, handler: &mut impl Handler) {
+    fn read_events(&mut self) {
         let mut stopped = 0;
+        self.reported = self.events.iter().count();
         for event in &self.events {
             let Some(id) = self.io.slots.at(event.token().0) else { continue };
             match self.io.slots.get_mut(id) {
@@ -240,25 +255,8 @@ impl Reactor {
         }
         self.events.clear();
         if stopped > 0 {
-            self.stop(handler, stopped);
+            self.stop();
         }
-    }
-
-    fn stop(&mut self, handler: &mut impl Handler, signals: usize) {
-        // Those that come together are one: supervisors like to say it twice.
-        self.stops += usize::from(signals > 0);
-        if self.doors.is_empty() {
-            return;
-        }
-        for door in std::mem::take(&mut self.doors) {
-            self.io.slots.remove(door);
-            self.others -= 1;
-        }
-        // All that is queued has the whole time to go out; nobody is waited for after that.
-        self.drain_until = self.io.now.mono.plus(self.bounds.drain_ms);
-        self.io.close_ms = self.bounds.drain_ms;
-        self.io.linger_ms = self.io.linger_ms.min(STOP_LINGER_MS);
-        handler.stopping(&mut self.io);
     }
 
     fn has_room(&self) -> bool {

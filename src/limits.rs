@@ -62,7 +62,8 @@ pub enum LimitError {
 }
 
 limits! {
-    /// Connections in all; fewer if the descriptor limit allows fewer.
+    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 32
+    /// more.
     connections: 1_000_000, 16..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;

@@ -19,6 +19,9 @@ use crate::time::UnixMillis;
 
 /// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
 const DESCRIPTORS_KEPT: u64 = 64;
+/// Of these, so many are for back ends that come when `connections` are open: browsers, who come
+/// in crowds, must not lock out those who speak to them.
+const CONTROL_RESERVE: usize = 32;
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -42,6 +45,7 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
     let connections = config.limits.connections.min(usize::try_from(room).unwrap_or(usize::MAX));
     let mut reactor = Reactor::new(Bounds {
         connections,
+        control_reserve: CONTROL_RESERVE,
         close_ms: config.limits.close_ms as u64,
         drain_ms: config.limits.drain_ms as u64,
         backlog_bytes: config.limits.backlog_bytes,

@@ -184,13 +184,13 @@ fn a_full_server_serves_again_when_there_is_room() {
     // And with all places taken by browsers that are there to stay.
     let mut browsers: Vec<_> =
         (0..16).map(|number| server.browser("demo", &format!(r#"{{"i":"{number}"}}"#))).collect();
-    let mut late = server.control();
-    late.send(r#"{"action":"ping"}"#);
+    let mut late = common::wire::Wire::tcp(server.ws);
+    late.write_all(b"GET /socket/info HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
     for browser in &mut browsers {
         browser.nothing();
     }
     drop(browsers);
-    assert_eq!(late.recv(), r#"{"success":true}"#);
+    assert!(late.read_rest().unwrap().starts_with(b"HTTP/1.1 200 "));
     drop(late);
     server.assert_alive();
 }

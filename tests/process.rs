@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::browser::{Browser, Heard};
 use common::control::{Control, frame};
 use common::server::{Dir, Options, Server, mode, run_to_end};
+use common::wire::Wire;
 use common::{DEADLINE, eventually, http};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
@@ -131,22 +132,40 @@ fn who_finds_it_full_is_let_in_when_somebody_leaves() {
     let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
     let room = "room for 16 connections (80 descriptors)";
     assert!(server.log().iter().any(|line| line.ends_with(room)), "{:#?}", server.log());
-    let mut inside: Vec<Control> = (0..16).map(|_| server.control()).collect();
-    for control in &mut inside {
-        assert_eq!(control.ask(PING), DONE);
-    }
+    let mut inside: Vec<Browser> = (0..16).map(|_| Browser::raw(server.ws)).collect();
     // It waits in the kernel's queue, with its request already sent.
-    let mut waiting = server.control();
-    waiting.send(PING);
+    let mut waiting = Wire::tcp(server.ws);
+    let request = "GET /socket/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    waiting.write_all(request.as_bytes()).unwrap();
     let full = |line: &&String| line.contains("full: 16 connections are open");
     eventually("it says so", || server.log().iter().find(full).cloned());
-    for control in &mut inside {
-        assert_eq!(control.ask(PING), DONE, "who is inside is served");
-    }
+    inside.iter_mut().for_each(Browser::nothing);
     inside.pop();
-    assert_eq!(waiting.recv(), DONE);
-    drop((inside, waiting));
+    let answer = http::answer(&waiting.read_rest().unwrap()).unwrap();
+    assert_eq!(answer.status, 200);
+    drop(inside);
     server.assert_alive();
+}
+
+#[test]
+fn browsers_do_not_lock_the_back_ends_out() {
+    let server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
+    let mut browsers: Vec<Browser> =
+        (1..=16).map(|n| server.browser("demo", &format!(r#"{{"i":{n}}}"#))).collect();
+    let _more: Vec<Wire> = (0..40).map(|_| Wire::tcp(server.ws)).collect();
+    browsers[0].subscribe("c");
+    let mut controls: Vec<Control> = (0..32).map(|_| server.control()).collect();
+    for control in &mut controls {
+        control.auth("demo");
+    }
+    controls[31].ok(r#"{"action":"emit","channel":"c","data":1}"#);
+    browsers[0].expect(r#"{"event":"c","data":1}"#);
+    // That room is not without end either.
+    let mut late = server.control();
+    late.send(PING);
+    controls[0].nothing();
+    controls.pop();
+    assert_eq!(late.recv(), DONE);
 }
 
 #[test]
@@ -155,8 +174,8 @@ fn a_door_that_is_full_over_and_over_does_not_flood_the_log() {
     let start = Instant::now();
     let full = |line: &&String| line.contains("full: 16 connections are open");
     for _ in 0..100 {
-        let crowd: Vec<_> = (0..20).map(|_| common::wire::Wire::tcp(server.ws)).collect();
-        crowd.into_iter().for_each(common::wire::Wire::reset);
+        let crowd: Vec<_> = (0..20).map(|_| Wire::tcp(server.ws)).collect();
+        crowd.into_iter().for_each(Wire::reset);
     }
     server.assert_alive();
     let told = server.log().iter().filter(full).count() as u64;

@@ -37,6 +37,8 @@ const EVENTS_MAX: usize = 1024;
 pub struct Bounds {
     /// Connections in all, those that are closing included.
     pub connections: usize,
+    /// So many more through [`Door::Control`]: browsers must not lock the back ends out.
+    pub control_reserve: usize,
     /// From a close to the end of the connection, at most.
     pub close_ms: u64,
     /// From the first signal to stop to the end of [`Reactor::run`], at most.
@@ -200,7 +202,7 @@ impl Reactor {
         let is_idle = self.io.ready.is_empty() && self.io.dirty.is_empty() && !is_curious;
         let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);
-            let accept = (self.has_waiting_door() && self.has_room()).then_some(self.accept_at);
+            let accept = self.has_waiting_door().then_some(self.accept_at);
             let drain = (self.stops > 0).then_some(self.drain_until);
             let due =
                 [timer, handler.due(), accept, drain, self.hear_until].into_iter().flatten().min();
@@ -259,48 +261,58 @@ impl Reactor {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.io.connections(self.others) < self.bounds.connections
+    /// Whether there is room for one who comes through that door. Counted from the slots, so that
+    /// it cannot drift.
+    fn has_room(&self, door: Door) -> bool {
+        let Bounds { connections, control_reserve, .. } = self.bounds;
+        let reserve = if door == Door::Control { control_reserve } else { 0 };
+        self.io.connections(self.others) < connections.saturating_add(reserve)
     }
 
-    /// Whether there is no room; said once when it comes to that, and again only after a tenth of
-    /// the room was free.
-    fn is_full(&mut self) -> bool {
-        let max = self.bounds.connections;
-        let is_full = !self.has_room() && self.has_waiting_door();
+    /// Whether somebody may be at a door, with room for them.
+    fn has_waiting_door(&self) -> bool {
+        self.doors.iter().any(|door| match self.io.slots.get(*door) {
+            Some(Slot::Listener(listener)) => listener.is_ready && self.has_room(listener.door),
+            _ => false,
+        })
+    }
+
+    /// There is no room: said once when it comes to that, and again only after a tenth of the room
+    /// was free.
+    fn tell_full(&mut self) {
         let now = self.io.now;
-        if is_full && !self.is_full_told && self.full_again_at <= now.mono {
+        if !self.is_full_told && self.full_again_at <= now.mono {
+            let max = self.bounds.connections;
             let text = format_args!("full: {max} connections are open, newcomers wait");
             crate::log::warning(now.unix, text);
             self.is_full_told = true;
             self.full_again_at = now.mono.plus(REPEAT_MS);
-        } else if self.io.connections(self.others) <= max - max / 10 {
-            self.is_full_told = false;
         }
-        is_full
-    }
-
-    fn has_waiting_door(&self) -> bool {
-        self.doors.iter().any(
-            |door| matches!(self.io.slots.get(*door), Some(Slot::Listener(door)) if door.is_ready),
-        )
     }
 
     /// Lets in whom the doors have, within a budget and the room there is. Who is not let in stays
     /// in the kernel's queue, and the door's `is_ready` stays set.
     fn accept(&mut self, handler: &mut impl Handler) {
+        let max = self.bounds.connections;
+        if self.io.connections(self.others) <= max - max / 10 {
+            self.is_full_told = false;
+        }
         for i in 0..self.doors.len() {
             for _ in 0..ACCEPT_MAX {
-                if self.io.now.mono < self.accept_at || self.is_full() {
-                    return;
+                let Some(Slot::Listener(listener)) = self.io.slots.get(self.doors[i]) else {
+                    break;
+                };
+                if !listener.is_ready || self.io.now.mono < self.accept_at {
+                    break;
+                }
+                let door = listener.door;
+                if !self.has_room(door) {
+                    self.tell_full();
+                    break;
                 }
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
                     break;
                 };
-                if !listener.is_ready {
-                    break;
-                }
-                let door = listener.door;
                 match listener.accept() {
                     Ok(stream) => self.welcome(handler, stream, door),
                     Err(error) => match error.kind() {
@@ -519,8 +531,13 @@ mod tests {
 
     #[test]
     fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
-        let bounds =
-            Bounds { connections: 16, close_ms: 1000, drain_ms: 1000, backlog_bytes: 1000 };
+        let bounds = Bounds {
+            connections: 16,
+            control_reserve: 0,
+            close_ms: 1000,
+            drain_ms: 1000,
+            backlog_bytes: 1000,
+        };
         let mut reactor = Reactor::new(bounds).unwrap();
         let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = door.address();

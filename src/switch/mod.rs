@@ -12,6 +12,8 @@ mod control;
 mod fuzz;
 mod web;
 
+use std::collections::BTreeSet;
+
 use hashbrown::HashMap;
 
 use crate::codec::ws;
@@ -86,6 +88,8 @@ pub struct Switch<J> {
     journal: J,
     /// By the slot of the connection.
     seats: Vec<Seat>,
+    /// Connections with the role of a controller: by name, so that their number cannot drift.
+    controllers: BTreeSet<ConnId>,
     /// By the slot of the peer; meaningful while the peer lives.
     links: Vec<Link>,
     /// Who waits for a place in the order.
@@ -117,6 +121,7 @@ impl<J: Journal> Switch<J> {
             demo,
             journal,
             seats: Vec::new(),
+            controllers: BTreeSet::new(),
             links: Vec::new(),
             waiting: HashMap::new(),
             owing: Vec::new(),
@@ -271,6 +276,10 @@ impl<J: Journal> Switch<J> {
                 if browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some()))
         });
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
+        let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));
+        let controllers = self.seats.iter().filter(is_controller).map(|seat| seat.conn);
+        let controllers: BTreeSet<ConnId> = controllers.collect();
+        assert_eq!(controllers, self.controllers, "a controller that is none, or is not known");
         for conn in &self.crowded {
             let seat = &self.seats[conn.index()];
             assert!(seat.conn != *conn || matches!(seat.role, Role::Controller(_) | Role::None));
@@ -334,12 +343,10 @@ impl<J: Journal> Handler for Switch<J> {
         self.metrics.opened += 1;
         let role = match door {
             Door::Control => {
-                // Counted from the seats, so that it cannot drift; back ends come seldom.
-                let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));
-                let others = self.seats.iter().filter(is_controller).count();
-                if others >= self.limits.control_connections {
+                if self.controllers.len() >= self.limits.control_connections {
                     net.close(conn, CloseReason::Full);
                 }
+                self.controllers.insert(conn);
                 Role::Controller(Box::default())
             }
             Door::Web => {
@@ -460,6 +467,7 @@ impl<J: Journal> Handler for Switch<J> {
         }
         match std::mem::take(self.role(conn)) {
             Role::Controller(controller) => {
+                self.controllers.remove(&conn);
                 if let Some(ticket) = controller.waits {
                     self.waiting.remove(&ticket);
                 }

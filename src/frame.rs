@@ -13,6 +13,13 @@ use slab::Slab;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(Rc<[u8]>);
 
+impl Frame {
+    /// Whether somebody else has it as well.
+    pub fn is_shared(&self) -> bool {
+        Rc::strong_count(&self.0) > 1
+    }
+}
+
 impl From<Vec<u8>> for Frame {
     fn from(bytes: Vec<u8>) -> Frame {
         Frame(bytes.into())

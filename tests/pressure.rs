@@ -110,6 +110,30 @@ fn a_browser_gets_all_the_states_it_asked_for_at_its_own_pace() {
 }
 
 #[test]
+fn a_large_state_is_there_once_however_many_have_not_taken_it() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    let state = text(8_000_000);
+    control.ok(&set("c", &state));
+    let mut browsers: Vec<_> =
+        (0..20).map(|number| server.browser("demo", &format!(r#"{{"i":"{number}"}}"#))).collect();
+    let before = server.peak_memory_bytes();
+    for browser in &mut browsers {
+        browser.say(r#"{"event":"subscribe","data":"c"}"#);
+        // The first bytes show that it is there, or on its way.
+        browser.wire().read_exact(&mut [0; 1]).unwrap();
+    }
+    // A few copies while it is encoded. Not 160 MB.
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 60_000_000, "{grown} bytes");
+    // Whoever comes when it has changed gets what it is then.
+    control.ok(&set("c", "1"));
+    let mut browser = server.browser("demo", r#"{"i":"late"}"#);
+    browser.say(r#"{"event":"subscribe","data":"c"}"#);
+    browser.expect(&message("c", "1"));
+}
+
+#[test]
 fn the_size_of_one_message_is_no_reason_to_cut() {
     let server = Server::new();
     let mut control = server.controller("demo");

@@ -9,7 +9,7 @@ use super::{Link, Switch};
 use crate::codec::ws::{self, Bounds, Event, Side};
 use crate::codec::{json, jwt, sockjs};
 use crate::edge::{ConnId, Net};
-use crate::hub::{Denied, PeerId};
+use crate::hub::{Denied, Key, PeerId, Place};
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::publication::{Form, Publication, message_frame};
@@ -319,13 +319,21 @@ impl<J: Journal> Switch<J> {
             None => return refuse(net, "channel is not a string"),
         };
         let at = self.at(net.now());
+        let owner = self.hub.identity(peer).map(|(ns, user)| {
+            (self.hub.number(ns).unwrap_or_default(), channel.starts_with('@').then(|| user.into()))
+        });
         match self.hub.subscribe(peer, &channel, at) {
             Ok(state) => {
                 browser.answer(net, conn, clb, OK);
-                if let Some(state) = state {
-                    let publication = Publication::new(&channel, &state);
-                    net.send(conn, publication.frame(browser.form).clone());
+                let Some(state) = state else { return };
+                let publication = Publication::new(&channel, &state);
+                if let Some((ns, user)) = owner.filter(|_| self.shared.is_worth(state.len())) {
+                    let key = Key::State { ns, place: Place { channel: (&*channel).into(), user } };
+                    self.shared.lend(&key, &publication);
+                    publication.frame(browser.form);
+                    self.shared.keep(key, &publication, net.now().mono);
                 }
+                net.send(conn, publication.frame(browser.form).clone());
             }
             Err(Denied::NoGrant) => refuse(net, "no grant"),
             Err(Denied::TooManyChannels(max)) => {

@@ -10,6 +10,7 @@ mod browser;
 mod command;
 mod control;
 mod fuzz;
+mod shared;
 mod web;
 
 use std::collections::BTreeSet;
@@ -28,6 +29,7 @@ use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use browser::Browser;
 use control::Controller;
+use shared::SharedStates;
 use web::Http;
 
 #[doc(hidden)]
@@ -98,6 +100,8 @@ pub struct Switch<J> {
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// Large states on their way to those who subscribed.
+    shared: SharedStates,
     /// Peers to be let go once the hub has finished speaking.
     leaving: Vec<(ConnId, CloseReason)>,
     metrics: Metrics,
@@ -115,6 +119,8 @@ impl<J: Journal> Switch<J> {
         let Settings { limits, server_key, demo, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
+            // Below that, what is queued for a connection anyway is the bound.
+            shared: SharedStates::new(limits.answers_pause_bytes / 64),
             hub: Hub::new(limits.clone(), UnixMillis(epoch + now.mono.0)),
             limits,
             server_key,
@@ -188,6 +194,7 @@ impl<J: Journal> Switch<J> {
             links: &self.links,
             leaving: &mut self.leaving,
             journal: &mut self.journal,
+            shared: &mut self.shared,
             backlog_max: self.limits.backlog_bytes,
             deliveries: &mut self.metrics.deliveries,
         };
@@ -235,6 +242,7 @@ impl<J: Journal> Switch<J> {
             Event::Undo(undo) => {
                 let (hub, mut delivery) = self.delivery(net);
                 hub.undo(undo, &mut delivery);
+                self.shared.clear();
                 return self.dismiss_leaving(net);
             }
             Event::Lost { from, upto } => {
@@ -313,6 +321,7 @@ struct Delivery<'a, N, J> {
     links: &'a [Link],
     leaving: &'a mut Vec<(ConnId, CloseReason)>,
     journal: &'a mut J,
+    shared: &'a mut SharedStates,
     backlog_max: usize,
     deliveries: &'a mut u64,
 }
@@ -334,6 +343,7 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     }
 
     fn changed(&mut self, undo: Undo) {
+        self.shared.forget(&undo.key);
         self.journal.changed(undo);
     }
 }
@@ -504,11 +514,12 @@ impl<J: Journal> Handler for Switch<J> {
 
     fn due(&self) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        [end, self.report_at, self.journal.due()].into_iter().flatten().min()
+        [end, self.report_at, self.journal.due(), self.shared.due()].into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
+        self.shared.tick(now.mono);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
         while let Some(event) = self.journal.poll() {

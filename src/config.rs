@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::limits::{LimitError, Limits};
+use crate::limits::{LimitError, Limits, SyncPolicy};
 
 pub use environment::NAMESPACE_KEY;
 pub use file::ConfigFile;
@@ -30,6 +30,9 @@ const UNIX_PATH_BYTES: usize = 107;
 /// A server key shorter than this (in bytes) is worth a warning.
 const SERVER_KEY_BYTES: usize = 16;
 
+/// Longest time that a state may be acknowledged and not on disk.
+const SYNC_MS_MAX: u64 = 600_000;
+
 /// One setting that is written as text: its key in the file, its flag, its environment variable.
 struct Setting {
     key: &'static str,
@@ -37,11 +40,13 @@ struct Setting {
     variable: &'static str,
 }
 
-const SETTINGS: [Setting; 5] = [
+const SETTINGS: [Setting; 7] = [
     Setting { key: "ws", flag: "--ws", variable: "FWS_LISTEN_WS" },
     Setting { key: "control", flag: "--control", variable: "FWS_LISTEN_CONTROL" },
     Setting { key: "control_unix", flag: "--control-unix", variable: "FWS_LISTEN_CONTROL_UNIX" },
     Setting { key: "data", flag: "--data", variable: "FWS_DATA_DIR" },
+    Setting { key: "store", flag: "--store", variable: "FWS_STORE" },
+    Setting { key: "sync", flag: "--sync", variable: "FWS_SYNC" },
     Setting { key: "demo", flag: "--demo", variable: "FWS_DEMO" },
 ];
 
@@ -63,6 +68,10 @@ pub struct Config {
     pub control_unix: Option<PathBuf>,
     /// The data folder. Need not exist yet.
     pub data: PathBuf,
+    /// What keeps what is recorded.
+    pub store: StoreKind,
+    /// When a state must be on disk.
+    pub sync: SyncPolicy,
     /// Whether the demo page is served, for a namespace `demo` made at start.
     pub demo: bool,
     /// The server key, if it is configured; see [`crate::keys::server_key`].
@@ -87,6 +96,8 @@ impl Default for Config {
             control: SocketAddr::from(([127, 0, 0, 1], 8085)),
             control_unix: None,
             data: PathBuf::from("./fws-data"),
+            store: StoreKind::Redb,
+            sync: SyncPolicy::Always,
             demo: false,
             secret_key: None,
             namespaces: Vec::new(),
@@ -96,6 +107,24 @@ impl Default for Config {
             sources: Vec::new(),
             limit_sources: Vec::new(),
         }
+    }
+}
+
+/// What keeps what is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A file in the data folder.
+    Redb,
+    /// Nothing: it is lost when the server ends.
+    None,
+}
+
+impl fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StoreKind::Redb => "redb",
+            StoreKind::None => "none",
+        })
     }
 }
 
@@ -215,6 +244,8 @@ impl Config {
             "control" => self.control = address::parse_address(value)?,
             "control_unix" => self.control_unix = Some(parse_unix_path(value)?),
             "data" => self.data = parse_path(value)?,
+            "store" => self.store = parse_store(value)?,
+            "sync" => self.sync = parse_sync(value)?,
             _ => self.demo = parse_bool(value)?,
         }
         self.sources.push((setting.key, source));
@@ -330,6 +361,35 @@ fn parse_bool(value: &str) -> Result<bool, String> {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err(format!("{value:?} is neither true nor false")),
+    }
+}
+
+fn parse_store(value: &str) -> Result<StoreKind, String> {
+    match value {
+        "redb" => Ok(StoreKind::Redb),
+        "none" => Ok(StoreKind::None),
+        _ => Err(format!("{value:?} is neither redb nor none")),
+    }
+}
+
+/// `always`, or a time such as `1s` or `250ms`.
+fn parse_sync(value: &str) -> Result<SyncPolicy, String> {
+    if value == "always" {
+        return Ok(SyncPolicy::Always);
+    }
+    let wrong = || format!("{value:?} is neither always nor a time such as 1s or 250ms");
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &value[digits.len()..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        _ => return Err(wrong()),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let number: u64 = is_number.then(|| digits.parse().ok()).flatten().ok_or_else(wrong)?;
+    match number.saturating_mul(unit_ms) {
+        ms @ 1..=SYNC_MS_MAX => Ok(SyncPolicy::Every(ms)),
+        _ => Err(format!("{value}: a time between 1ms and {}s is needed", SYNC_MS_MAX / 1000)),
     }
 }
 

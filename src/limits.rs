@@ -1,5 +1,7 @@
 //! Every limit of the server: its name, unit, default, bounds and meaning, in one table. Nothing
-//! is unlimited.
+//! is unlimited. Beside them, how long a state may not be on disk.
+
+use std::fmt;
 
 macro_rules! limits {
     ($(
@@ -45,6 +47,26 @@ macro_rules! limits {
             }
         }
     };
+}
+
+/// When a state must be on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Before it is acknowledged.
+    Always,
+    /// So many milliseconds later at the latest: a crash of the machine may lose that much. Keys
+    /// and grants are synced before they are acknowledged all the same.
+    Every(u64),
+}
+
+impl fmt::Display for SyncPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SyncPolicy::Always => f.write_str("always"),
+            SyncPolicy::Every(ms) if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            SyncPolicy::Every(ms) => write!(f, "{ms}ms"),
+        }
+    }
 }
 
 /// Why a limit was not set.
@@ -123,6 +145,10 @@ limits! {
     states_per_namespace: 1_000_000, 1..=100_000_000;
     /// One state. 8 MiB less a kilobyte, so that it fits the frame that sets it.
     state_bytes: 8_387_584, 64..=1_073_741_824;
+    /// What has changed and is not on disk yet; beyond that back ends wait.
+    store_pending_bytes: 16_777_216, 65_536..=1_073_741_824;
+    /// Changes that are not on disk yet; beyond that back ends wait.
+    store_pending_changes: 65_536, 16..=16_777_216;
     /// Elements of a list state; beyond that `push` drops the oldest.
     list_items: 1000, 1..=10_000_000;
     /// Longest life of a state.

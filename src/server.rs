@@ -7,15 +7,17 @@ use std::os::unix::net::UnixStream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
 use crate::edge::Door;
-use crate::journal::{Journal, MemoryJournal};
+use crate::hub::Hub;
+use crate::journal::store::{Folder, Opened};
+use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
 use crate::switch::{Settings, Switch};
-use crate::time::UnixMillis;
+use crate::time::{Now, UnixMillis};
 
 /// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
 const DESCRIPTORS_KEPT: u64 = 64;
@@ -29,69 +31,138 @@ const CONTROL_RESERVE: usize = 32;
 /// What stands in the way of the start, as one line for the operator; afterwards only what no turn
 /// of the loop can mend.
 pub fn run(config: &Config) -> io::Result<()> {
-    let term = crate::time::Clock::new().now().unix.0;
-    run_with(config, MemoryJournal::new(term))
+    match config.store {
+        StoreKind::None => {
+            run_with(config, MemoryJournal::new(crate::time::Clock::new().now().unix.0))
+        }
+        StoreKind::Redb => {
+            let mut start = Start::new(config)?;
+            let (hub, at, journal) = start.open_store(config)?;
+            start.run(config, hub, at, journal)
+        }
+    }
 }
 
-/// [`run`] on a journal of the caller's.
+/// [`run`] on a journal that keeps nothing.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
-    // What we make is ours alone; the unix socket has its own mode.
-    umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let descriptors = raise_descriptor_limit();
-    let room = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
-    let connections = config.limits.connections.min(usize::try_from(room).unwrap_or(usize::MAX));
-    let mut reactor = Reactor::new(Bounds {
-        connections,
-        control_reserve: CONTROL_RESERVE,
-        close_ms: config.limits.close_ms as u64,
-        drain_ms: config.limits.drain_ms as u64,
-        backlog_bytes: config.limits.backlog_bytes,
-    })?;
-    let at = reactor.now().unix;
-    log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));
-    for warning in &config.warnings {
-        log::warning(at, format_args!("{warning}"));
+    let start = Start::new(config)?;
+    let at = start.now().unix;
+    log::info(at, format_args!("no store: what is registered, granted and set is lost at the end"));
+    start.run(config, Hub::new(config.limits.clone(), at), at, journal)
+}
+
+/// A server on its way to its first turn.
+struct Start {
+    reactor: Reactor,
+    server_key: Secret,
+}
+
+impl Start {
+    fn new(config: &Config) -> io::Result<Start> {
+        // What we make is ours alone; the unix socket has its own mode.
+        umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let descriptors = raise_descriptor_limit();
+        let room = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
+        let connections =
+            config.limits.connections.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let reactor = Reactor::new(Bounds {
+            connections,
+            control_reserve: CONTROL_RESERVE,
+            close_ms: config.limits.close_ms as u64,
+            drain_ms: config.limits.drain_ms as u64,
+            backlog_bytes: config.limits.backlog_bytes,
+        })?;
+        let at = reactor.now().unix;
+        log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));
+        for warning in &config.warnings {
+            log::warning(at, format_args!("{warning}"));
+        }
+        let server_key = server_key(config, at)?;
+        log::info(
+            at,
+            format_args!("room for {connections} connections ({descriptors} descriptors)"),
+        );
+        Ok(Start { reactor, server_key })
     }
-    let server_key = server_key(config, at)?;
-    // Bound, so that their addresses are known; nobody is let in before the loop runs.
-    let doors = bind_doors(config)?;
-    let command = demo::command(config, &doors[0].1.address());
-    let page = demo::url(&doors[1].1.address());
-    let settings = Settings {
-        limits: config.limits.clone(),
-        server_key: server_key.expose().to_owned(),
-        demo: config.demo.then(|| demo::page(&command)),
-        now: reactor.now(),
-        at: reactor.now().unix,
-    };
-    let mut switch = Switch::new(settings, journal);
-    declare(config, &mut switch)?;
-    log::info(at, format_args!("room for {connections} connections ({descriptors} descriptors)"));
-    log::info(
-        at,
-        format_args!(
-            "nothing is kept over a restart yet: registered name spaces, grants and states are lost"
-        ),
-    );
-    reactor.add_signals(signals()?)?;
-    for (name, door) in doors {
-        log::info(at, format_args!("listening {name}={}", door.address()));
-        reactor.add_door(door)?;
+
+    fn now(&self) -> Now {
+        self.reactor.now()
     }
-    if config.demo {
-        log::info(at, format_args!("to try it, open {page} and run: {command}"));
+
+    /// What earlier runs have recorded, the time on their scale, and the journal that goes on.
+    fn open_store(&mut self, config: &Config) -> io::Result<(Hub, UnixMillis, StoreJournal)> {
+        let now = self.now();
+        let holder = format!(
+            "process {} (control={} ws={}), since {}",
+            std::process::id(),
+            config.control,
+            config.ws,
+            now.unix.to_rfc3339()
+        );
+        let opened = Opened::verify(Folder::take(&config.data, &holder)?, now)?;
+        if let Some(warning) = &opened.warning {
+            log::warning(now.unix, format_args!("{warning}"));
+        }
+        let (at, path) = (opened.at(now), opened.folder().store_path());
+        let mut hub = Hub::new(config.limits.clone(), at);
+        let wake = Box::new(self.reactor.waker()?);
+        let journal = opened.start(&mut hub, now, config.sync, &config.limits, wake)?;
+        let [spaces, .., states] = hub.sizes();
+        log::info(
+            now.unix,
+            format_args!(
+                "store: {}, {spaces} name spaces, {states} states, sync {}",
+                path.display(),
+                config.sync
+            ),
+        );
+        Ok((hub, at, journal))
     }
-    reactor.run(&mut switch)?;
-    let metrics = switch.metrics();
-    let (opened, deliveries) = (metrics.opened, metrics.deliveries);
-    log::info(
-        reactor.now().unix,
-        format_args!("stopped; {opened} connections came, {deliveries} messages were delivered"),
-    );
-    Ok(())
+
+    fn run(
+        mut self,
+        config: &Config,
+        hub: Hub,
+        at: UnixMillis,
+        journal: impl Journal,
+    ) -> io::Result<()> {
+        // Bound, so that their addresses are known; nobody is let in before the loop runs.
+        let doors = bind_doors(config)?;
+        let command = demo::command(config, &doors[0].1.address());
+        let page = demo::url(&doors[1].1.address());
+        let settings = Settings {
+            limits: config.limits.clone(),
+            server_key: self.server_key.expose().to_owned(),
+            demo: config.demo.then(|| demo::page(&command)),
+            now: self.now(),
+            at,
+        };
+        let mut switch = Switch::over(hub, settings, journal);
+        declare(config, &mut switch)?;
+        self.reactor.add_signals(signals()?)?;
+        let at = self.now().unix;
+        for (name, door) in doors {
+            log::info(at, format_args!("listening {name}={}", door.address()));
+            self.reactor.add_door(door)?;
+        }
+        if config.demo {
+            log::info(at, format_args!("to try it, open {page} and run: {command}"));
+        }
+        self.reactor.run(&mut switch)?;
+        switch.close(self.reactor.now());
+        let metrics = switch.metrics();
+        let (opened, deliveries) = (metrics.opened, metrics.deliveries);
+        log::info(
+            self.reactor.now().unix,
+            format_args!(
+                "stopped; {opened} connections came, {deliveries} messages were delivered"
+            ),
+        );
+        Ok(())
+    }
 }
 
 /// The server key; where it is goes to the log, what it is does not.

@@ -143,13 +143,14 @@ fn check_shows_what_serve_would_run_with() {
     set_mode(&file, 0o600);
     let mut command = fws(&["check", "--json", "--data", "/flag", "--limit", "auth_ms=300"]);
     command.env("FWS_CONFIG_FILE", &file).env("FWS_LISTEN_CONTROL", "2.2.2.2:2");
-    command.env("FWS_DATA_DIR", "/environment");
+    command.env("FWS_DATA_DIR", "/environment").env("FWS_SYNC", "250ms");
     let mut json: Value = serde_json::from_str(&good(command)).unwrap();
     assert_eq!(json["limits"]["name_bytes"], 100);
     assert_eq!(json["limits"]["auth_ms"], 300);
     json.as_object_mut().unwrap().remove("limits");
     let expected = json!({ "ws": "1.1.1.1:1", "control": "2.2.2.2:2", "control_unix": null,
-        "data": "/flag", "demo": false, "secret_key": "not set", "namespaces": ["shop"] });
+        "data": "/flag", "store": "redb", "sync": "250ms", "demo": false,
+        "secret_key": "not set", "namespaces": ["shop"] });
     assert_eq!(json, expected);
 }
 

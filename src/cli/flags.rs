@@ -27,6 +27,16 @@ pub(super) const CONTROL_UNIX: Flag = Flag {
 };
 pub(super) const DATA: Flag =
     Flag { name: "data", value: "DIR", about: "the data folder (./fws-data)" };
+pub(super) const STORE: Flag = Flag {
+    name: "store",
+    value: "KIND",
+    about: "redb: a file in the data folder; none: nothing stays (redb)",
+};
+pub(super) const SYNC: Flag = Flag {
+    name: "sync",
+    value: "WHEN",
+    about: "a state is on disk: always, or so long after, as 1s (always)",
+};
 pub(super) const CONFIG: Flag =
     Flag { name: "config", value: "FILE", about: "settings in a JSON file (none)" };
 pub(super) const DEMO: Flag =
@@ -63,7 +73,8 @@ pub(super) const USER: Flag =
     Flag { name: "user", value: "USER", about: "for this user alone (everybody)" };
 
 /// Flags of `serve`, and of what checks them.
-pub(super) const SERVE: [Flag; 7] = [WS, CONTROL, CONTROL_UNIX, DATA, CONFIG, DEMO, LIMIT];
+pub(super) const SERVE: [Flag; 9] =
+    [WS, CONTROL, CONTROL_UNIX, DATA, STORE, SYNC, CONFIG, DEMO, LIMIT];
 
 /// Flags with their values, and the other words.
 pub(super) type Parsed = (Vec<(&'static str, String)>, Vec<String>);

@@ -30,8 +30,8 @@ impl Config {
         text
     }
 
-    /// One JSON object: `ws`, `control`, `control_unix`, `data`, `demo`, `secret_key` (`"set"` or
-    /// `"not set"`), `namespaces` (their names), `limits`.
+    /// One JSON object: `ws`, `control`, `control_unix`, `data`, `store`, `sync`, `demo`,
+    /// `secret_key` (`"set"` or `"not set"`), `namespaces` (their names), `limits`.
     pub fn to_json(&self) -> String {
         let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
         let limits: Vec<String> = Limits::TABLE
@@ -39,12 +39,15 @@ impl Config {
             .map(|(name, ..)| format!("\"{name}\":{}", self.limits.get(name).unwrap_or_default()))
             .collect();
         format!(
-            "{{\"ws\":\"{}\",\"control\":\"{}\",\"control_unix\":{},\"data\":{},\"demo\":{},\
-             \"secret_key\":\"{}\",\"namespaces\":[{}],\"limits\":{{{}}}}}",
+            "{{\"ws\":\"{}\",\"control\":\"{}\",\"control_unix\":{},\"data\":{},\
+             \"store\":\"{}\",\"sync\":\"{}\",\"demo\":{},\"secret_key\":\"{}\",\
+             \"namespaces\":[{}],\"limits\":{{{}}}}}",
             self.ws,
             self.control,
             self.unix_path().map_or("null".into(), |path| quoted(&path)),
             quoted(&self.data.to_string_lossy()),
+            self.store,
+            self.sync,
             self.demo,
             self.key_is(),
             names.join(","),
@@ -52,13 +55,15 @@ impl Config {
         )
     }
 
-    fn settings(&self) -> [(&'static str, String); 7] {
+    fn settings(&self) -> [(&'static str, String); 9] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [
             ("ws", self.ws.to_string()),
             ("control", self.control.to_string()),
             ("control_unix", self.unix_path().unwrap_or("not set".into())),
             ("data", self.data.to_string_lossy().into_owned()),
+            ("store", self.store.to_string()),
+            ("sync", self.sync.to_string()),
             ("demo", self.demo.to_string()),
             ("secret_key", self.key_is().into()),
             ("namespaces", if names.is_empty() { "none".into() } else { names.join(", ") }),

@@ -114,7 +114,7 @@ impl Hub {
                 if self.withdraw(ns, &channel, &user)
                     && let Some(ns) = self.number(ns)
                 {
-                    out.changed(Undo::new(Key::Grant { ns, channel, user }, Before::Grant));
+                    out.changed(Undo::new(Key::Grant { ns, channel, user }, 0, Before::Grant));
                 }
                 Ok(Outcome::Done)
             }
@@ -151,7 +151,7 @@ impl Hub {
     fn register(&mut self, name: Box<str>, key: Box<str>, out: &mut impl Outbox) -> Outcome {
         let (number, outcome) = (self.take_number(), Outcome::Key(key.clone()));
         self.insert_namespace(Namespace::new(number, name, Some(key)));
-        out.changed(Undo::new(Key::Namespace { ns: number }, Before::Nothing));
+        out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Nothing));
         outcome
     }
 
@@ -192,7 +192,7 @@ impl Hub {
         let grant = Grant { channel: channel.clone(), user: user.clone() };
         if space.grants.insert(grant) {
             let key = Key::Grant { ns: space.number, channel, user };
-            out.changed(Undo::new(key, Before::Nothing));
+            out.changed(Undo::new(key, 0, Before::Nothing));
         }
     }
 
@@ -220,6 +220,7 @@ impl Hub {
     ) {
         let Some(number) = self.number(ns) else { return };
         let id = self.find_state(ns, &place.channel, place.user.as_deref());
+        let bytes = value.as_ref().map_or(0, Value::bytes);
         let before = match (id, value) {
             (Some(id), Some(value)) => {
                 let Some(state) = self.states.get_mut(id) else { return };
@@ -241,7 +242,7 @@ impl Hub {
             }
             (None, None) => return,
         };
-        out.changed(Undo::new(Key::State { ns: number, place }, before));
+        out.changed(Undo::new(Key::State { ns: number, place }, bytes, before));
     }
 
     fn push(
@@ -264,12 +265,13 @@ impl Hub {
         let Some(list) = state.value.as_list() else { return };
         list.push(data);
         let dropped = list.bound(items, bytes);
+        let bytes = state.value.bytes();
         self.end_at(id, expires);
         let before = match was {
             Some(value) => Before::State { value, expires: ended },
             None => Before::Shorter { dropped, expires: ended },
         };
-        out.changed(Undo::new(Key::State { ns: number, place }, before));
+        out.changed(Undo::new(Key::State { ns: number, place }, bytes, before));
     }
 
     /// Publishes on several channels; returns how many connections were reached. One that is in

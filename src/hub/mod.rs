@@ -380,7 +380,7 @@ impl Hub {
             };
             if let Some(ns) = self.number(ns) {
                 let before = Before::Ended { value, expires };
-                out.changed(Undo::new(Key::State { ns, place }, before));
+                out.changed(Undo::new(Key::State { ns, place }, 0, before));
             }
         }
     }

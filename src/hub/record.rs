@@ -64,6 +64,8 @@ pub enum Row<'a> {
 pub struct Undo {
     /// Which row was changed.
     pub key: Key,
+    /// Bytes of the row as it is now.
+    pub row_bytes: usize,
     before: Before,
 }
 
@@ -96,8 +98,18 @@ pub(super) enum Before {
 }
 
 impl Undo {
-    pub(super) fn new(key: Key, before: Before) -> Undo {
-        Undo { key, before }
+    pub(super) fn new(key: Key, row_bytes: usize, before: Before) -> Undo {
+        Undo { key, row_bytes, before }
+    }
+
+    /// Memory that is kept for it, in bytes.
+    pub fn bytes(&self) -> usize {
+        let before = match &self.before {
+            Before::State { value, .. } | Before::Ended { value, .. } => value.bytes(),
+            Before::Shorter { dropped, .. } => dropped.iter().map(|item| item.len() + 16).sum(),
+            _ => 0,
+        };
+        size_of::<Undo>() + before
     }
 
     /// Whether time made this change, and no entry.
@@ -176,7 +188,7 @@ impl Hub {
             space.configured = space.key.clone();
             if was_recorded {
                 let key = Key::Namespace { ns: space.number };
-                out.changed(Undo::new(key, Before::Kept));
+                out.changed(Undo::new(key, 0, Before::Kept));
             }
             return true;
         }
@@ -186,13 +198,13 @@ impl Hub {
         let number = self.take_number();
         let space = Namespace::new(number, name.into(), Some(key.into()));
         self.insert_namespace(Namespace { configured: Some(key.into()), ..space });
-        out.changed(Undo::new(Key::Namespace { ns: number }, Before::Kept));
+        out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Kept));
         true
     }
 
     /// Takes a change back. Undone in reverse order, changes leave nothing behind.
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
-        let Undo { key, before } = undo;
+        let Undo { key, before, .. } = undo;
         let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = &key;
         // Whatever was in a namespace went with it.
         let Some(id) = self.numbers.get(ns).copied() else { return };
@@ -233,22 +245,20 @@ impl Hub {
         }
     }
 
-    /// Up to `count` rows from `cursor` on, in an order that holds while nothing is recorded, and
-    /// where to go on; `None` at the end.
+    /// Rows from `cursor` on, for as long as `each` wants more, in an order that holds while
+    /// nothing is recorded; and where to go on, `None` at the end.
     pub fn rows(
         &self,
         cursor: Cursor,
-        count: usize,
-        mut each: impl FnMut(Key, Row<'_>),
+        mut each: impl FnMut(Key, Row<'_>) -> bool,
     ) -> Option<Cursor> {
         let Cursor { part, slot, skip } = cursor;
         match part {
             Part::Namespaces => {
-                for (i, (id, space)) in self.namespaces.iter_from(slot).enumerate() {
-                    if i == count {
-                        return Some(Cursor { part, slot: id.index(), skip: 0 });
+                for (id, space) in self.namespaces.iter_from(slot) {
+                    if !each(Key::Namespace { ns: space.number }, space.row()) {
+                        return Some(Cursor { part, slot: id.index() + 1, skip: 0 });
                     }
-                    each(Key::Namespace { ns: space.number }, space.row());
                 }
                 Some(Cursor { part: Part::Grants, slot: 0, skip: 0 })
             }
@@ -256,23 +266,19 @@ impl Hub {
                 let Some((id, space)) = self.namespaces.iter_from(slot).next() else {
                     return Some(Cursor { part: Part::States, slot: 0, skip: 0 });
                 };
-                for Grant { channel, user } in space.grants.iter().skip(skip).take(count) {
+                for (i, Grant { channel, user }) in space.grants.iter().enumerate().skip(skip) {
                     let (channel, user) = (channel.clone(), user.clone());
-                    each(Key::Grant { ns: space.number, channel, user }, Row::Grant);
-                }
-                if skip + count < space.grants.len() {
-                    return Some(Cursor { part, slot: id.index(), skip: skip + count });
+                    if !each(Key::Grant { ns: space.number, channel, user }, Row::Grant) {
+                        return Some(Cursor { part, slot: id.index(), skip: i + 1 });
+                    }
                 }
                 Some(Cursor { part, slot: id.index() + 1, skip: 0 })
             }
             Part::States => {
-                for (i, (id, state)) in self.states.iter_from(slot).enumerate() {
-                    if i == count {
-                        return Some(Cursor { part, slot: id.index(), skip: 0 });
-                    }
-                    if let Some(space) = self.namespaces.get(state.ns) {
-                        let (ns, place) = (space.number, state.place.clone());
-                        each(Key::State { ns, place }, state.row());
+                for (id, state) in self.states.iter_from(slot) {
+                    let Some(ns) = self.number(state.ns) else { continue };
+                    if !each(Key::State { ns, place: state.place.clone() }, state.row()) {
+                        return Some(Cursor { part, slot: id.index() + 1, skip: 0 });
                     }
                 }
                 None
@@ -321,6 +327,6 @@ impl Namespace {
     pub(super) fn undo(&self) -> Undo {
         let (key, old_key, key_epoch) = (self.key.clone(), self.old_key.clone(), self.key_epoch);
         let before = Before::Keys { key, old_key, key_epoch };
-        Undo::new(Key::Namespace { ns: self.number }, before)
+        Undo::new(Key::Namespace { ns: self.number }, 0, before)
     }
 }

@@ -50,6 +50,14 @@ impl Value {
         }
     }
 
+    /// Length of the text.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Value::Json(text) => text.len(),
+            Value::List(list) => list.bytes + 1,
+        }
+    }
+
     /// Whether both are the same text.
     pub fn is_same(&self, other: &Value) -> bool {
         matches!((self, other), (Value::Json(one), Value::Json(two)) if one == two)

@@ -6,10 +6,12 @@
 mod hasty;
 mod late;
 mod memory;
+pub mod store;
 
 pub use hasty::HastyJournal;
 pub use late::LateJournal;
 pub use memory::MemoryJournal;
+pub use store::StoreJournal;
 
 use crate::hub::{Change, Entry, Hub, Key, Undo};
 use crate::time::{Millis, Now, UnixMillis};

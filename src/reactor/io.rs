@@ -25,6 +25,8 @@ pub(super) enum Slot {
     Listener(Listener),
     /// A byte comes for each signal to stop.
     Signals(UnixStream),
+    /// Other threads knock here when they have something for the handler.
+    Waker,
     Peer(Peer),
 }
 
@@ -125,7 +127,7 @@ impl Io {
     pub fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
         match self.slots.get_mut(conn)? {
             Slot::Peer(peer) => Some(peer),
-            Slot::Listener(_) | Slot::Signals(_) => None,
+            Slot::Listener(_) | Slot::Signals(_) | Slot::Waker => None,
         }
     }
 

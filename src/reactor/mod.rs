@@ -14,7 +14,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use mio::net::UnixStream;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::edge::{ConnId, Door, Handler};
 use crate::reason::CloseReason;
@@ -145,6 +145,21 @@ impl Reactor {
         }
     }
 
+    /// What another thread calls so that the loop turns once more, and the handler's `tick` with
+    /// it.
+    ///
+    /// # Errors
+    /// If the kernel grants no descriptor for it.
+    pub fn waker(&mut self) -> stdio::Result<impl Fn() + Send + use<>> {
+        let id = self.io.slots.insert(Slot::Waker);
+        self.others += 1;
+        let waker = Waker::new(self.poll.registry(), Token(id.index()))?;
+        Ok(move || {
+            // It fails only where the loop is gone.
+            let _ = waker.wake();
+        })
+    }
+
     /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
     /// a second signal has come.
     ///
@@ -252,7 +267,7 @@ impl Reactor {
                         self.io.mark_ready(id);
                     }
                 }
-                None => {}
+                Some(Slot::Waker) | None => {}
             }
         }
         self.events.clear();

@@ -49,7 +49,7 @@ impl Reactor {
                     let is_held = peer.phase == Phase::Open && peer.is_paused;
                     is_held && (peer.is_readable || !peer.tail.is_empty())
                 }
-                Slot::Listener(_) | Slot::Signals(_) => false,
+                _ => false,
             };
             is_quiet && is_all_reported && !self.io.slots.iter().any(|(_, slot)| has_more(slot))
         };

@@ -20,7 +20,7 @@ use hashbrown::HashMap;
 use crate::codec::ws;
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::frame::Frame;
-use crate::hub::{Change, Entry, Hub, Key, Outbox, Outcome, PeerId, Refusal, Row, Undo};
+use crate::hub::{Change, Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -116,12 +116,18 @@ pub struct Switch<J> {
 impl<J: Journal> Switch<J> {
     /// A switch over an empty hub.
     pub fn new(settings: Settings, journal: J) -> Switch<J> {
+        let hub = Hub::new(settings.limits.clone(), settings.at);
+        Switch::over(hub, settings, journal)
+    }
+
+    /// A switch over a hub that holds what an earlier run has recorded.
+    pub fn over(hub: Hub, settings: Settings, journal: J) -> Switch<J> {
         let Settings { limits, server_key, demo, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
             // Below that, what is queued for a connection anyway is the bound.
             shared: SharedStates::new(limits.answers_pause_bytes / 64),
-            hub: Hub::new(limits.clone(), UnixMillis(epoch + now.mono.0)),
+            hub,
             limits,
             server_key,
             demo,
@@ -163,11 +169,6 @@ impl<J: Journal> Switch<J> {
             }
         }
         self.hub.declare(name, key, &mut Recorded(&mut self.journal))
-    }
-
-    /// Puts back what an earlier run has recorded, before the doors open; see [`Hub::restore`].
-    pub fn restore(&mut self, key: Key, row: Row<'_>) -> bool {
-        self.hub.restore(key, row)
     }
 
     /// All are gone: what is not written yet is written now.

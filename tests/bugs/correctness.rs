@@ -281,15 +281,17 @@ fn b34_states_do_not_collide() {
     assert_eq!(one.ask(of_user), "\"of user 1\"");
 }
 
-/// Grants live in memory; the server says at its start that nothing outlives it.
+/// Grants are kept (`tests/store.rs`); a server that is told to keep nothing says so at its start.
 #[test]
 fn b35_that_grants_end_with_the_server_is_said() {
-    let server = Server::new();
+    let mut options = Options::default();
+    options.config["store"] = "none".into();
+    let server = Server::start(&options);
     server.controller("demo").ok(&grant("subscribe", "#p", "1"));
     server.browser("demo", r#"{"i":1}"#).subscribe("#p");
-    let server = Server::start_in(server.stop(), &Options::default());
+    let server = Server::start_in(server.stop(), &options);
     let log = server.log().join("\n");
-    assert!(log.contains("nothing is kept over a restart"), "{log}");
+    assert!(log.contains("registered, granted and set is lost at the end"), "{log}");
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     browser.say(r##"{"event":"subscribe","data":"#p","clb":1}"##);
     let answer = r#"{"event":"callBackAnswer","clb":1,"data":{"ok":false,"reason":"no grant"}}"#;

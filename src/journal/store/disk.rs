@@ -1,0 +1,322 @@
+//! Between redb and the disk. A [`Guard`] stands around a backend and holds on to one law: what a
+//! failed commit has written is never found again, and a backend that has failed once is not used
+//! any more. A [`Overlay`] reads a file and keeps all writes to itself, so that a file can be
+//! looked at, in whatever state it is, without a byte of it being changed.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Error, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+use redb::StorageBackend;
+use rustix::io::Errno;
+
+/// The first bytes of the file, in which redb says which of two commits is the last. They fit
+/// into one sector of any disk.
+const HEADER_BYTES: usize = 512;
+
+/// Bytes that an overlay copies at a time.
+const PAGE_BYTES: u64 = 4096;
+
+/// Why the store cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no space: what was durable is untouched, and the file can be used again.
+    Space(String),
+    /// Anything else: nothing that the file says can be relied upon.
+    Broken(String),
+}
+
+impl Fault {
+    fn of_write(error: &Error) -> Fault {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        match errno {
+            Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Fault::Space(error.to_string()),
+            _ => Fault::Broken(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Fault::Space(text) | Fault::Broken(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// A file as redb wants one.
+#[derive(Debug)]
+pub struct Disk(File);
+
+impl Disk {
+    /// A file that is open for reading and writing.
+    pub fn new(file: File) -> Disk {
+        Disk(file)
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}
+
+/// What a guard has seen; shared with whoever wants to know why an operation failed.
+#[derive(Clone, Debug, Default)]
+pub struct Watch(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// The first fault. From then on everything fails.
+    fault: Option<Fault>,
+    /// The header as it was last synced, and as it was last written.
+    synced: Vec<u8>,
+    written: Vec<u8>,
+    /// Length of the file.
+    len: u64,
+}
+
+impl Watch {
+    /// What went wrong, if anything did.
+    pub fn fault(&self) -> Option<Fault> {
+        self.lock().fault.clone()
+    }
+
+    /// Length of the file.
+    pub fn file_bytes(&self) -> u64 {
+        self.lock().len
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Whoever panicked here had nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A backend that does not go on after a fault.
+///
+/// redb writes the pages of a commit beside the old ones, then the header, then syncs. If that
+/// fails, the header may be in the kernel's memory, and a server that is killed and started again
+/// would find a commit of which it had said that it failed. So the guard puts the last synced
+/// header back.
+#[derive(Debug)]
+pub struct Guard<B> {
+    inner: B,
+    watch: Watch,
+}
+
+impl<B: StorageBackend> Guard<B> {
+    /// Stands around a backend; the watch tells what it sees.
+    ///
+    /// # Errors
+    /// If the header cannot be read.
+    pub fn new(inner: B) -> io::Result<(Guard<B>, Watch)> {
+        let len = inner.len()?;
+        let mut header = vec![0; len.min(HEADER_BYTES as u64) as usize];
+        inner.read(0, &mut header)?;
+        let seen = Seen { fault: None, synced: header.clone(), written: header, len };
+        let watch = Watch(Arc::new(Mutex::new(seen)));
+        Ok((Guard { inner, watch: watch.clone() }, watch))
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match &self.watch.lock().fault {
+            Some(fault) => Err(Error::other(fault.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn fail(&self, fault: Fault, error: Error) -> Error {
+        let mut seen = self.watch.lock();
+        if seen.fault.is_none() {
+            seen.fault = Some(fault);
+            if seen.written != seen.synced && !seen.synced.is_empty() {
+                // If this fails as well, there is nothing left to try: nothing more is written,
+                // and the rest is for the next start to find out.
+                let _ = self.inner.write(0, &seen.synced);
+            }
+        }
+        error
+    }
+}
+
+impl<B: StorageBackend> StorageBackend for Guard<B> {
+    fn len(&self) -> io::Result<u64> {
+        self.check()?;
+        self.inner.len().map_err(|error| self.fail(Fault::Broken(error.to_string()), error))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.check()?;
+        let result = self.inner.read(offset, out);
+        result.map_err(|error| self.fail(Fault::Broken(error.to_string()), error))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check()?;
+        self.inner.set_len(len).map_err(|error| self.fail(Fault::of_write(&error), error))?;
+        self.watch.lock().len = len;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.check()?;
+        match self.inner.sync_data() {
+            Ok(()) => {
+                let seen = &mut *self.watch.lock();
+                seen.synced.clone_from(&seen.written);
+                Ok(())
+            }
+            Err(error) => {
+                // Whatever it says: what was not synced may be gone, and another sync would not
+                // say so again.
+                Err(self.fail(Fault::Broken(format!("sync: {error}")), error))
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check()?;
+        self.inner
+            .write(offset, data)
+            .map_err(|error| self.fail(Fault::of_write(&error), error))?;
+        if offset < HEADER_BYTES as u64 {
+            let (from, mut seen) = (offset as usize, self.watch.lock());
+            let to = HEADER_BYTES.min(from + data.len());
+            if seen.written.len() < to {
+                seen.written.resize(to, 0);
+            }
+            seen.written[from..to].copy_from_slice(&data[..to - from]);
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+}
+
+/// A backend that reads another one and writes only into memory.
+#[derive(Debug)]
+pub struct Overlay<B> {
+    inner: B,
+    written: Mutex<Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    len: u64,
+    /// As far as this the pages below still count.
+    inner_len: u64,
+    pages: HashMap<u64, Box<[u8]>>,
+}
+
+impl<B: StorageBackend> Overlay<B> {
+    /// Lies over a backend that nobody writes to.
+    ///
+    /// # Errors
+    /// If that does not tell its length.
+    pub fn new(inner: B) -> io::Result<Overlay<B>> {
+        let len = inner.len()?;
+        let written = Written { len, inner_len: len, pages: HashMap::new() };
+        Ok(Overlay { inner, written: Mutex::new(written) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A page as it is below, with zeros behind its end.
+    fn page_below(&self, inner_len: u64, number: u64) -> io::Result<Box<[u8]>> {
+        let mut page = vec![0; PAGE_BYTES as usize].into_boxed_slice();
+        let start = number * PAGE_BYTES;
+        let bytes = inner_len.saturating_sub(start).min(PAGE_BYTES) as usize;
+        self.inner.read(start, &mut page[..bytes])?;
+        Ok(page)
+    }
+}
+
+impl<B: StorageBackend> StorageBackend for Overlay<B> {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.lock().len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let written = self.lock();
+        if offset.saturating_add(out.len() as u64) > written.len {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let (mut at, mut rest) = (offset, out);
+        while !rest.is_empty() {
+            let (number, skip) = (at / PAGE_BYTES, (at % PAGE_BYTES) as usize);
+            let bytes = rest.len().min(PAGE_BYTES as usize - skip);
+            let (part, behind) = rest.split_at_mut(bytes);
+            match written.pages.get(&number) {
+                Some(page) => part.copy_from_slice(&page[skip..skip + bytes]),
+                None => {
+                    let there = written.inner_len.saturating_sub(at).min(bytes as u64) as usize;
+                    self.inner.read(at, &mut part[..there])?;
+                    part[there..].fill(0);
+                }
+            }
+            (at, rest) = (at + bytes as u64, behind);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut written = self.lock();
+        if len < written.len {
+            written.inner_len = written.inner_len.min(len);
+            written.pages.retain(|number, _| number * PAGE_BYTES < len);
+            let (last, keep) = (len / PAGE_BYTES, (len % PAGE_BYTES) as usize);
+            if let Some(page) = written.pages.get_mut(&last) {
+                page[keep..].fill(0);
+            }
+        }
+        written.len = len;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut written = self.lock();
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let (number, skip) = (at / PAGE_BYTES, (at % PAGE_BYTES) as usize);
+            let bytes = rest.len().min(PAGE_BYTES as usize - skip);
+            if !written.pages.contains_key(&number) {
+                let page = self.page_below(written.inner_len, number)?;
+                written.pages.insert(number, page);
+            }
+            let (part, behind) = rest.split_at(bytes);
+            if let Some(page) = written.pages.get_mut(&number) {
+                page[skip..skip + bytes].copy_from_slice(part);
+            }
+            (at, rest) = (at + bytes as u64, behind);
+        }
+        written.len = written.len.max(offset + data.len() as u64);
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! The data folder of a store: who holds it, which file is the store, and a small seal beside it
+//! that remembers what the store was last known to be. Owns names, modes and the order of file
+//! operations; knows nothing of rows.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Error, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use redb::StorageBackend;
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+
+use super::disk::Disk;
+
+/// The store.
+const STORE: &str = "store.redb";
+/// The next store, while it is being written.
+const NEXT: &str = "store.redb.new";
+/// A store that was found damaged, as it was found.
+const DAMAGED: &str = "store.redb.damaged";
+/// What the store was last known to be.
+const SEAL: &str = "store.seal";
+/// Held by whoever uses the folder.
+const LOCK: &str = "lock";
+
+const SEAL_MAGIC: &[u8; 8] = b"fwsseal1";
+/// Two copies, each in a sector of its own.
+const SEAL_COPY_BYTES: u64 = 512;
+const SEAL_BODY_BYTES: usize = 8 + 32 + 8;
+const SEAL_SUM_BYTES: usize = 8;
+
+/// Where the bytes of a store are, and where the next ones would be.
+pub trait Medium: Send + 'static {
+    /// What redb reads and writes.
+    type Backend: StorageBackend;
+
+    /// The store, as it is.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn open(&self) -> io::Result<Self::Backend>;
+
+    /// An empty one beside it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn open_next(&self) -> io::Result<Self::Backend>;
+
+    /// Puts the one beside it in its place, durably.
+    ///
+    /// # Errors
+    /// Those of the file system; it is unknown then which of them is in place.
+    fn install_next(&self) -> io::Result<()>;
+
+    /// Remembers that this batch is durable. Costs no sync: what is remembered is never more than
+    /// what is durable, and after a power cut may be less.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn seal(&self, seal: &Seal) -> io::Result<()>;
+
+    /// Makes the seal durable.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn sync_seal(&self) -> io::Result<()>;
+}
+
+/// What is remembered beside a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Key of the tags in the store.
+    pub key: [u8; 32],
+    /// The last batch known to be durable.
+    pub batch: u64,
+}
+
+/// What was found where the seal should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No seal: there has never been a store.
+    Nothing,
+    /// This.
+    Seal(Seal),
+    /// Something that is no seal.
+    Damaged,
+}
+
+impl Seal {
+    fn encode(&self) -> Vec<u8> {
+        let mut copy = SEAL_MAGIC.to_vec();
+        copy.extend_from_slice(&self.key);
+        copy.extend_from_slice(&self.batch.to_le_bytes());
+        let sum = Sha256::digest(&copy);
+        copy.extend_from_slice(&sum[..SEAL_SUM_BYTES]);
+        copy
+    }
+
+    fn decode(copy: &[u8]) -> Option<Seal> {
+        let (body, sum) = copy.split_at_checked(SEAL_BODY_BYTES)?;
+        let is_whole = Sha256::digest(body)[..SEAL_SUM_BYTES] == *sum.get(..SEAL_SUM_BYTES)?;
+        let rest = body.strip_prefix(SEAL_MAGIC).filter(|_| is_whole)?;
+        let (key, batch) = rest.split_first_chunk::<32>()?;
+        Some(Seal { key: *key, batch: u64::from_le_bytes(batch.try_into().ok()?) })
+    }
+}
+
+/// A data folder that is ours alone for as long as this lives.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    seal: File,
+    /// Its lock goes with it.
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder (mode 0700) if it is not there, and takes it. `holder` is what others are
+    /// told of us.
+    ///
+    /// # Errors
+    /// Those of the file system, and `ResourceBusy` with the name of who holds it.
+    pub fn take(path: &Path, holder: &str) -> io::Result<Folder> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| at(path, e))?;
+        let lock_path = path.join(LOCK);
+        let mut lock = open(&lock_path).map_err(|e| at(&lock_path, e))?;
+        if let Err(errno) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if errno != rustix::io::Errno::WOULDBLOCK {
+                return Err(at(&lock_path, errno.into()));
+            }
+            let mut text = String::new();
+            let _ = (&lock).take(256).read_to_string(&mut text);
+            let who = match text.trim() {
+                "" => "another process",
+                text => text,
+            };
+            let text = format!("the data folder {} is in use by {who}", path.display());
+            return Err(Error::new(ErrorKind::ResourceBusy, text));
+        }
+        // Only for people to read: if it cannot be written, the lock holds all the same.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
+        let seal_path = path.join(SEAL);
+        let seal = open(&seal_path).map_err(|e| at(&seal_path, e))?;
+        Ok(Folder { path: path.into(), seal, _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the store is, or would be.
+    pub fn store_path(&self) -> PathBuf {
+        self.path.join(STORE)
+    }
+
+    /// Where the seal is.
+    pub fn seal_path(&self) -> PathBuf {
+        self.path.join(SEAL)
+    }
+
+    /// Whether there is a store.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn has_store(&self) -> io::Result<bool> {
+        self.store_path().try_exists().map_err(|e| at(&self.store_path(), e))
+    }
+
+    /// What is remembered of the store.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn found(&self) -> io::Result<Found> {
+        let mut bytes = Vec::new();
+        (&self.seal).take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
+        if bytes.is_empty() {
+            return Ok(Found::Nothing);
+        }
+        let copies = bytes.chunks(SEAL_COPY_BYTES as usize).filter_map(Seal::decode);
+        Ok(copies.max_by_key(|seal| seal.batch).map_or(Found::Damaged, Found::Seal))
+    }
+
+    /// Keeps a copy of a damaged store, as it was found, unless there is one already; says where.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn quarantine(&self) -> io::Result<PathBuf> {
+        let (from, to) = (self.store_path(), self.path.join(DAMAGED));
+        if to.try_exists()? {
+            return Ok(to);
+        }
+        let next = self.path.join("store.redb.damaged.new");
+        let copied = (|| {
+            let (mut from, mut to) = (File::open(&from)?, create(&next)?);
+            io::copy(&mut from, &mut to)?;
+            to.sync_all()
+        })();
+        if let Err(error) = copied.and_then(|()| fs::rename(&next, &to)) {
+            let _ = fs::remove_file(&next);
+            return Err(at(&to, error));
+        }
+        Ok(to)
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Medium for Folder {
+    type Backend = Disk;
+
+    fn open(&self) -> io::Result<Disk> {
+        let path = self.store_path();
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        file.map(Disk::new).map_err(|e| at(&path, e))
+    }
+
+    fn open_next(&self) -> io::Result<Disk> {
+        let path = self.path.join(NEXT);
+        create(&path).map(Disk::new).map_err(|e| at(&path, e))
+    }
+
+    fn install_next(&self) -> io::Result<()> {
+        let path = self.store_path();
+        let renamed = fs::rename(self.path.join(NEXT), &path);
+        renamed.and_then(|()| self.sync_folder()).map_err(|e| at(&path, e))
+    }
+
+    fn seal(&self, seal: &Seal) -> io::Result<()> {
+        let copy = seal.encode();
+        self.seal.write_all_at(&copy, 0)?;
+        self.seal.write_all_at(&copy, SEAL_COPY_BYTES)
+    }
+
+    fn sync_seal(&self) -> io::Result<()> {
+        self.seal.sync_all()?;
+        self.sync_folder()
+    }
+}
+
+/// Opens a file for reading and writing, and makes it if it is not there.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Makes an empty file, in place of whatever is there.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+fn at(path: &Path, e: Error) -> Error {
+    Error::new(e.kind(), format!("{}: {e}", path.display()))
+}

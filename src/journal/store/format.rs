@@ -1,0 +1,243 @@
+//! What is in the file: tables, keys and values. Keys are tuples, so that no two can be taken for
+//! each other; each value begins with a tag, a keyed checksum over key and value, so that nobody
+//! who chooses a value can make bytes that pass for another row.
+
+use std::borrow::Cow;
+
+use hmac::{Hmac, KeyInit, Mac};
+use redb::TableDefinition;
+use sha2::Sha256;
+
+use crate::hub::{Key, Place, Row};
+use crate::time::UnixMillis;
+
+/// Version of all that is described here.
+pub const FORMAT: u64 = 1;
+
+/// Bytes of a tag.
+const TAG_BYTES: usize = 16;
+/// Bytes of the end of a state; zero for none.
+const END_BYTES: usize = 8;
+
+/// Facts about the store itself, by name.
+pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Namespaces by number.
+pub const NAMESPACES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("namespaces");
+/// Grants by namespace, channel, user.
+pub const GRANTS: TableDefinition<'_, (u64, &str, &str), &[u8]> = TableDefinition::new("grants");
+/// States by namespace, channel, user if it is a user's.
+pub const STATES: TableDefinition<'_, (u64, &str, Option<&str>), &[u8]> =
+    TableDefinition::new("states");
+
+/// A row whose tag or form is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRow;
+
+/// Makes tags and checks them.
+#[derive(Clone)]
+pub struct Sealer(Hmac<Sha256>);
+
+impl Sealer {
+    /// With the key of a store.
+    pub fn new(key: &[u8; 32]) -> Sealer {
+        // HMAC takes keys of any length; one as long as a block is taken as it is.
+        let mut block = [0; 64];
+        block[..32].copy_from_slice(key);
+        Sealer(Hmac::new(&block.into()))
+    }
+
+    fn tag(&self, table: u8, ns: u64, texts: [Option<&str>; 2], body: &[u8]) -> [u8; TAG_BYTES] {
+        let mut mac = self.0.clone();
+        mac.update(&[table]);
+        mac.update(&ns.to_le_bytes());
+        for text in texts {
+            // Nobody and the empty name are not the same, and no end of one text is taken for the
+            // beginning of the next.
+            mac.update(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
+            mac.update(text.unwrap_or_default().as_bytes());
+        }
+        mac.update(body);
+        let tag = mac.finalize().into_bytes();
+        let mut short = [0; TAG_BYTES];
+        short.copy_from_slice(&tag[..TAG_BYTES]);
+        short
+    }
+
+    fn tag_of(&self, key: &Key, body: &[u8]) -> [u8; TAG_BYTES] {
+        match key {
+            Key::Namespace { ns } => self.tag(1, *ns, [None, None], body),
+            Key::Grant { ns, channel, user } => {
+                self.tag(2, *ns, [Some(&**channel), Some(&**user)], body)
+            }
+            Key::State { ns, place } => {
+                self.tag(3, *ns, [Some(&*place.channel), place.user.as_deref()], body)
+            }
+        }
+    }
+
+    /// Fills in the tag of a value that [`value`] made.
+    pub fn seal(&self, key: &Key, value: &mut [u8]) {
+        let (tag, body) = value.split_at_mut(TAG_BYTES);
+        tag.copy_from_slice(&self.tag_of(key, body));
+    }
+
+    /// The row in a value.
+    ///
+    /// # Errors
+    /// If it is not exactly what was written under that key.
+    pub fn open<'a>(&self, key: &Key, value: &'a [u8]) -> Result<Row<'a>, BadRow> {
+        let (tag, body) = value.split_at_checked(TAG_BYTES).ok_or(BadRow)?;
+        if self.tag_of(key, body) != tag {
+            return Err(BadRow);
+        }
+        match key {
+            Key::Namespace { .. } => namespace(body),
+            Key::Grant { .. } if body.is_empty() => Ok(Row::Grant),
+            Key::Grant { .. } => Err(BadRow),
+            Key::State { .. } => {
+                let (end, text) = body.split_first_chunk::<END_BYTES>().ok_or(BadRow)?;
+                let text = str::from_utf8(text).map_err(|_| BadRow)?.into();
+                let end = u64::from_le_bytes(*end);
+                Ok(Row::State { text, expires: (end > 0).then_some(UnixMillis(end)) })
+            }
+        }
+    }
+
+    /// A value in the table of facts, with its tag.
+    pub fn seal_fact(&self, name: &str, body: &[u8]) -> Vec<u8> {
+        let mut value = self.tag(0, 0, [Some(name), None], body).to_vec();
+        value.extend_from_slice(body);
+        value
+    }
+
+    /// The fact in such a value.
+    ///
+    /// # Errors
+    /// If it is not what was written under that name.
+    pub fn open_fact<'a>(&self, name: &str, value: &'a [u8]) -> Result<&'a [u8], BadRow> {
+        let (tag, body) = value.split_at_checked(TAG_BYTES).ok_or(BadRow)?;
+        if self.tag(0, 0, [Some(name), None], body) == tag { Ok(body) } else { Err(BadRow) }
+    }
+}
+
+/// The value of a row, with room for its tag.
+pub fn value(row: &Row<'_>) -> Vec<u8> {
+    let mut out = vec![0; TAG_BYTES];
+    match row {
+        Row::Grant => {}
+        Row::State { text, expires } => {
+            out.reserve_exact(END_BYTES + text.len());
+            out.extend_from_slice(&expires.map_or(0, |end| end.0.max(1)).to_le_bytes());
+            out.extend_from_slice(text.as_bytes());
+        }
+        Row::Namespace { name, key, replaces, old_key } => {
+            let (old_key, until) = match old_key {
+                Some((old_key, until)) => (Some(old_key), until.0),
+                None => (None, 0),
+            };
+            for text in [Some(name), key.as_ref(), replaces.as_ref(), old_key] {
+                put(&mut out, text.map(|text| &**text));
+            }
+            out.extend_from_slice(&until.to_le_bytes());
+        }
+    }
+    out
+}
+
+fn put(out: &mut Vec<u8>, text: Option<&str>) {
+    let length = text.map_or(u32::MAX, |text| text.len() as u32);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(text.unwrap_or_default().as_bytes());
+}
+
+fn take<'a>(rest: &mut &'a [u8]) -> Result<Option<Cow<'a, str>>, BadRow> {
+    let (length, behind) = rest.split_first_chunk().ok_or(BadRow)?;
+    let length = u32::from_le_bytes(*length);
+    if length == u32::MAX {
+        *rest = behind;
+        return Ok(None);
+    }
+    let (text, behind) = behind.split_at_checked(length as usize).ok_or(BadRow)?;
+    *rest = behind;
+    Ok(Some(str::from_utf8(text).map_err(|_| BadRow)?.into()))
+}
+
+fn namespace(body: &[u8]) -> Result<Row<'_>, BadRow> {
+    let mut rest = body;
+    let name = take(&mut rest)?.ok_or(BadRow)?;
+    let (key, replaces, old_key) = (take(&mut rest)?, take(&mut rest)?, take(&mut rest)?);
+    let until = UnixMillis(u64::from_le_bytes(rest.try_into().map_err(|_| BadRow)?));
+    let old_key = old_key.map(|old_key| (old_key, until));
+    Ok(Row::Namespace { name, key, replaces, old_key })
+}
+
+/// The key of a state from the key of its table.
+pub fn state_key((ns, channel, user): (u64, &str, Option<&str>)) -> Key {
+    Key::State { ns, place: Place { channel: channel.into(), user: user.map(Into::into) } }
+}
+
+/// The key of a grant from the key of its table.
+pub fn grant_key((ns, channel, user): (u64, &str, &str)) -> Key {
+    Key::Grant { ns, channel: channel.into(), user: user.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<(Key, Row<'static>)> {
+        let place = |channel: &str, user: Option<&str>| Place {
+            channel: channel.into(),
+            user: user.map(Into::into),
+        };
+        let state = |text: &'static str, expires| Row::State {
+            text: text.into(),
+            expires: Some(expires).filter(|end| *end > 0).map(UnixMillis),
+        };
+        vec![
+            (
+                Key::Namespace { ns: 1 },
+                Row::Namespace {
+                    name: "shop".into(),
+                    key: Some("k".into()),
+                    replaces: Some("r".into()),
+                    old_key: Some(("o".into(), UnixMillis(7))),
+                },
+            ),
+            (
+                Key::Namespace { ns: 2 },
+                Row::Namespace { name: "".into(), key: None, replaces: None, old_key: None },
+            ),
+            (Key::Grant { ns: 1, channel: "#a".into(), user: "b".into() }, Row::Grant),
+            (Key::Grant { ns: 1, channel: "#".into(), user: "ab".into() }, Row::Grant),
+            (Key::State { ns: 1, place: place("c", None) }, state("[1.0]", 0)),
+            (Key::State { ns: 1, place: place("c", Some("")) }, state("[1.0]", 0)),
+            (Key::State { ns: 1, place: place("", Some("c")) }, state("[1.0]", 99)),
+        ]
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were() {
+        let sealer = Sealer::new(&[7; 32]);
+        for (key, row) in rows() {
+            let mut bytes = value(&row);
+            sealer.seal(&key, &mut bytes);
+            assert_eq!(sealer.open(&key, &bytes), Ok(row.clone()));
+            assert_eq!(Sealer::new(&[8; 32]).open(&key, &bytes), Err(BadRow), "another key");
+            for (other, _) in rows().iter().filter(|(other, _)| *other != key) {
+                assert_eq!(sealer.open(other, &bytes), Err(BadRow), "{other:?}");
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(sealer.open(&key, &bad), Err(BadRow), "bit {bit} of {key:?}");
+            }
+            for end in 0..bytes.len() {
+                assert_eq!(sealer.open(&key, &bytes[..end]), Err(BadRow));
+            }
+        }
+        let fact = sealer.seal_fact("term", b"1");
+        assert_eq!(sealer.open_fact("term", &fact), Ok(&b"1"[..]));
+        assert_eq!(sealer.open_fact("batch", &fact), Err(BadRow));
+    }
+}

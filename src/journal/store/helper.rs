@@ -1,0 +1,262 @@
+//! The one thread that waits for the disk. It owns the file; the loop sends it batches, one at a
+//! time, and is woken when a batch is durable or has failed. After a fault it tries by itself to
+//! get at the disk again, and asks the loop for what is missing there.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
+
+use super::disk::Fault;
+use super::file::{Batch, Facts, Writer};
+use super::folder::{Medium, Seal};
+
+/// Between two attempts to get at a disk that failed.
+const RETRY: Duration = Duration::from_millis(400);
+/// Without a batch for so long, the file is looked after.
+const IDLE: Duration = Duration::from_secs(1);
+/// A file may be so many times as long as what is in it, and this much longer: when there is
+/// nothing else to do, and at any moment.
+const IDLE_TIMES: u64 = 3;
+const IDLE_BYTES: u64 = 1 << 20;
+const BUSY_TIMES: u64 = 6;
+const BUSY_BYTES: u64 = 6 << 20;
+
+/// Wakes the loop.
+pub type Wake = Box<dyn Fn() + Send>;
+
+/// What the loop asks for.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Write this.
+    Batch(Batch),
+    /// Write this into the store that is to take the place of the one that failed; it is the last
+    /// part, or not.
+    Part(Batch, bool),
+    /// Close the file.
+    Stop,
+}
+
+/// What it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// The last job is done, and durable.
+    Written,
+    /// It is not, and never will be; nor will any other before `Ready`.
+    Failed(Fault),
+    /// The disk can be written again. All rows are missing there, or only those that have changed.
+    Ready { is_empty: bool },
+    /// The file is closed.
+    Stopped,
+}
+
+/// The loop's end of the thread.
+#[derive(Debug)]
+pub(super) struct Helper {
+    jobs: SyncSender<Job>,
+    reports: Receiver<Report>,
+}
+
+impl Helper {
+    /// Starts the thread over an open store.
+    pub fn start(
+        medium: impl Medium,
+        facts: Facts,
+        writer: Writer,
+        wake: Wake,
+    ) -> std::io::Result<Helper> {
+        let (jobs, inbox) = sync_channel(1);
+        let (outbox, reports) = channel();
+        let (state, tidied) = (State::Good(writer), (0, 0));
+        let worker = Worker { medium, facts, state, live: 0, tidied, outbox, wake };
+        std::thread::Builder::new().name("fws-store".into()).spawn(move || worker.run(&inbox))?;
+        Ok(Helper { jobs, reports })
+    }
+
+    /// Asks for something. `false` if nobody is there any more.
+    pub fn ask(&self, job: Job) -> bool {
+        // One job at a time: there is always room for it.
+        self.jobs.try_send(job).is_ok()
+    }
+
+    /// What it reported, if it did.
+    pub fn report(&self) -> Option<Report> {
+        self.reports.try_recv().ok()
+    }
+
+    /// Waits for a report. `None` if none has come in that time.
+    pub fn wait(&self, time: Duration) -> Option<Report> {
+        self.reports.recv_timeout(time).ok()
+    }
+}
+
+/// How things stand with the file.
+enum State {
+    /// It is written to.
+    Good(Writer),
+    /// It failed. Next: `Good` or `Next`.
+    Failed(Fault),
+    /// The one that is to take its place is written to. Next: `Good`, or `Failed`.
+    Next(Writer),
+}
+
+struct Worker<M> {
+    medium: M,
+    facts: Facts,
+    state: State,
+    /// Bytes of all rows, as they were when the file failed.
+    live: u64,
+    /// Length of the file, and bytes of all rows, when it was last tidied.
+    tidied: (u64, u64),
+    outbox: Sender<Report>,
+    wake: Wake,
+}
+
+impl<M: Medium> Worker<M> {
+    fn run(mut self, inbox: &Receiver<Job>) {
+        let mut is_tidy = true;
+        loop {
+            let job = match &self.state {
+                State::Failed(_) => inbox.recv_timeout(RETRY),
+                State::Good(_) if !is_tidy => inbox.recv_timeout(IDLE),
+                _ => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match job {
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(job) => {
+                    is_tidy = false;
+                    let done = self.guarded(|worker| worker.work(job));
+                    self.settle(done);
+                    self.tidy(BUSY_TIMES, BUSY_BYTES);
+                }
+                Err(RecvTimeoutError::Timeout) if matches!(self.state, State::Failed(_)) => {
+                    self.retry();
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tidy(IDLE_TIMES, IDLE_BYTES);
+                    is_tidy = true;
+                }
+            }
+        }
+        // Closes the file in good order.
+        self.state = State::Failed(Fault::Broken("closed".into()));
+        let _ = self.medium.sync_seal();
+        self.tell(Report::Stopped);
+    }
+
+    fn tell(&self, report: Report) {
+        // If the loop is gone, so are we.
+        let _ = self.outbox.send(report);
+        (self.wake)();
+    }
+
+    /// A panic of the library is a fault like any other.
+    fn guarded<T>(
+        &mut self,
+        work: impl FnOnce(&mut Worker<M>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        catch_unwind(AssertUnwindSafe(|| work(self)))
+            .unwrap_or_else(|_| Err(Fault::Broken("a panic of the library".into())))
+    }
+
+    /// Reports what became of a job.
+    fn settle(&mut self, done: Result<(), Fault>) {
+        match done {
+            Ok(()) => self.tell(Report::Written),
+            Err(fault) => {
+                self.fail(fault.clone());
+                self.tell(Report::Failed(fault));
+            }
+        }
+    }
+
+    fn fail(&mut self, fault: Fault) {
+        if let State::Good(writer) = &self.state {
+            self.live = writer.size().1;
+        }
+        // The file is closed; what closing would write goes nowhere any more.
+        self.state = State::Failed(fault);
+    }
+
+    fn work(&mut self, job: Job) -> Result<(), Fault> {
+        match (job, &mut self.state) {
+            (Job::Batch(mut batch), State::Good(writer)) => {
+                writer.write(&mut batch)?;
+                self.remember(&batch);
+            }
+            (Job::Part(mut batch, is_last), State::Next(writer)) => {
+                writer.write(&mut batch)?;
+                if is_last {
+                    self.medium.install_next().map_err(|e| Fault::Broken(e.to_string()))?;
+                    self.state = match std::mem::replace(&mut self.state, closed()) {
+                        State::Next(writer) => State::Good(writer),
+                        other => other,
+                    };
+                    self.remember(&batch);
+                }
+            }
+            (_, State::Failed(fault)) => return Err(fault.clone()),
+            _ => return Err(Fault::Broken("out of step".into())),
+        }
+        Ok(())
+    }
+
+    /// What is durable is noted in the seal. It is only a second witness: that it cannot be written
+    /// is no reason to refuse what is on disk already.
+    fn remember(&mut self, batch: &Batch) {
+        (self.facts.batch, self.facts.clock) = (batch.number, batch.clock);
+        let _ = self.medium.seal(&Seal { key: self.facts.key, batch: batch.number });
+    }
+
+    /// Tries to get at the disk again.
+    fn retry(&mut self) {
+        let State::Failed(fault) = &self.state else { return };
+        let is_empty = matches!(fault, Fault::Broken(_));
+        let broken = |error: std::io::Error| Fault::Broken(error.to_string());
+        let opened = self.guarded(|worker| {
+            if is_empty {
+                // What the file says now, or what the kernel thinks that it says, need not be what
+                // is on disk: all is written anew, into another one.
+                let next = worker.medium.open_next().map_err(broken)?;
+                Ok(State::Next(Writer::create(next, &worker.facts)?))
+            } else {
+                let backend = worker.medium.open().map_err(broken)?;
+                Ok(State::Good(Writer::reopen(backend, &worker.facts, worker.live)?))
+            }
+        });
+        match opened {
+            Ok(state) => {
+                self.state = state;
+                self.tell(Report::Ready { is_empty });
+            }
+            // The one that was found first counts, unless it turns out to be worse.
+            Err(fault @ Fault::Broken(_)) if !is_empty => self.state = State::Failed(fault),
+            Err(_) => {}
+        }
+    }
+
+    /// Gives the disk back what has become free in the file.
+    fn tidy(&mut self, times: u64, spare: u64) {
+        let State::Good(writer) = &mut self.state else { return };
+        let (bytes, live) = writer.size();
+        // What could not be cut off the last time cannot be now, unless much has changed.
+        let has_changed = bytes > self.tidied.0 + self.tidied.0 / 2 || live < self.tidied.1 / 2;
+        if bytes <= live.saturating_mul(times).saturating_add(spare) || !has_changed {
+            return;
+        }
+        let compacted = self.guarded(|worker| match &mut worker.state {
+            State::Good(writer) => writer.compact(),
+            _ => Ok(()),
+        });
+        if let State::Good(writer) = &self.state {
+            self.tidied = writer.size();
+        }
+        if let Err(fault) = compacted {
+            self.fail(fault.clone());
+            self.tell(Report::Failed(fault));
+        }
+    }
+}
+
+fn closed() -> State {
+    State::Failed(Fault::Broken("closed".into()))
+}

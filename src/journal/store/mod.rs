@@ -1,0 +1,484 @@
+//! The embedded store: a journal that keeps what is recorded in one file, so that what was
+//! acknowledged is there after any crash.
+//!
+//! The hub is changed at once, and the change undone if the disk refuses it. The rows that changed
+//! are gathered until the helper thread is free; then it gets them all in one batch, each as the
+//! hub has it at that moment, and one sync makes them durable for everybody who waits. Only the
+//! end of a namespace, which could not be undone, waits for its place until it is durable.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `mod` | the journal: what has changed, what is on its way, what is owed |
+//! | `open` | the start: is all of it there, and as it was written? |
+//! | `helper` | the thread that waits for the disk |
+//! | `file` | one redb file: reading all of it, writing batches |
+//! | `format` | tables, keys, values, tags |
+//! | `disk` | what stands between redb and the disk |
+//! | `folder` | names, lock and seal of the data folder |
+
+mod disk;
+mod file;
+mod folder;
+mod format;
+mod helper;
+mod open;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use super::{Event, Journal, Mark, Proposal, Ticket};
+use crate::hub::{Change, Cursor, Entry, Hub, Key, Seq, Undo};
+use crate::limits::{Limits, SyncPolicy};
+use crate::time::{Millis, Now, UnixMillis};
+use helper::{Helper, Job, Report};
+
+pub use disk::{Disk, Fault, Guard, Overlay, Watch};
+pub use file::{Batch, Content, Damage, Facts, Writer};
+pub use folder::{Folder, Found, Medium, Seal};
+pub use helper::Wake;
+pub use open::{OpenError, Opened};
+
+/// The ends of states reach the disk with the next batch, or after so long.
+const ENDS_MS: u64 = 1000;
+/// Ends of states in one batch, at most.
+const ENDS_MAX: usize = 20_000;
+/// Rows and bytes of one part, when a store is written anew.
+const PART_ROWS: usize = 2000;
+const PART_BYTES: usize = 4 << 20;
+/// A clock that steps further than this is noted in the store.
+const STEP_MS: u64 = 500;
+/// The date is compared with the clock so often, while states end.
+const CLOCK_MS: u64 = 10_000;
+/// The disk has so long to finish when the server stops.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// A row that has changed.
+#[derive(Clone, Copy, Debug)]
+struct Changed {
+    /// The last change that somebody waits for; the default if nobody does.
+    mark: Mark,
+    bytes: usize,
+}
+
+/// What is on its way to the disk.
+#[derive(Debug, Default)]
+struct Flight {
+    upto: Mark,
+    rows: HashMap<Key, Changed>,
+    removals: usize,
+}
+
+/// Whether the disk can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Good,
+    /// It cannot. Since when, and how many proposals have been refused since.
+    Failing {
+        since: UnixMillis,
+        refused: u64,
+    },
+}
+
+/// What is to be done once the helper is free, after a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recovery {
+    /// Nothing, or the disk does not work yet.
+    None,
+    /// What has changed goes first: nothing new is taken in before it is durable.
+    Debt,
+    /// All rows go again, from here on.
+    All(Cursor),
+    /// They have all gone.
+    AllSent,
+}
+
+/// A journal over a file.
+#[derive(Debug)]
+pub struct StoreJournal {
+    helper: Helper,
+    sync: SyncPolicy,
+    limits: Bounds,
+    last: Seq,
+    next_ticket: u64,
+    /// What has changed and is not on its way, and its bytes.
+    changed: HashMap<Key, Changed>,
+    changed_bytes: usize,
+    /// Whether keys or grants are among that.
+    is_urgent: bool,
+    /// States that have ended, whose rows are still on disk.
+    ended: VecDeque<Key>,
+    flight: Option<Flight>,
+    /// How to take back what is not durable yet, each with its mark, and its bytes.
+    undos: VecDeque<(Mark, Undo)>,
+    undo_bytes: usize,
+    removals: Vec<(Ticket, Change)>,
+    mark: Mark,
+    durable: Mark,
+    ready: VecDeque<Event>,
+    health: Health,
+    recovery: Recovery,
+    /// Number of the last batch.
+    batch: u64,
+    /// What must be on disk by then, and the ends of states by then.
+    sync_at: Option<Millis>,
+    ends_at: Option<Millis>,
+    clock_at: Option<Millis>,
+    /// Date less time on the scale of entries, as it stands on disk.
+    skew: i64,
+    /// The time of this turn, and the same on the scale of entries.
+    now: Now,
+    at: UnixMillis,
+}
+
+/// Limits of what waits for the disk.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    bytes: usize,
+    changes: usize,
+}
+
+impl StoreJournal {
+    fn new(helper: Helper, facts: &Facts, sync: SyncPolicy, limits: &Limits) -> StoreJournal {
+        StoreJournal {
+            helper,
+            sync,
+            limits: Bounds {
+                bytes: limits.store_pending_bytes,
+                changes: limits.store_pending_changes,
+            },
+            last: Seq { term: facts.term, n: 0 },
+            next_ticket: 0,
+            changed: HashMap::new(),
+            changed_bytes: 0,
+            is_urgent: false,
+            ended: VecDeque::new(),
+            flight: None,
+            undos: VecDeque::new(),
+            undo_bytes: 0,
+            removals: Vec::new(),
+            mark: Mark(0),
+            durable: Mark(0),
+            ready: VecDeque::new(),
+            health: Health::Good,
+            recovery: Recovery::None,
+            batch: facts.batch,
+            sync_at: None,
+            ends_at: None,
+            clock_at: None,
+            skew: skew(facts.clock),
+            now: Now::default(),
+            at: facts.clock.0,
+        }
+    }
+
+    /// Whether the disk cannot be written, so that changes are refused.
+    pub fn is_failing(&self) -> bool {
+        self.health != Health::Good
+    }
+
+    /// Whether somebody waits for that row: then what it was before must be kept.
+    fn is_waited_for(&self, key: &Key) -> bool {
+        let flying = self.flight.as_ref().and_then(|flight| flight.rows.get(key));
+        let mark = self.changed.get(key).or(flying).map_or(Mark::default(), |row| row.mark);
+        mark > self.durable
+    }
+
+    /// Notes that a row must be written.
+    fn note(&mut self, key: Key, mark: Mark, bytes: usize) {
+        self.is_urgent |= !matches!(key, Key::State { .. });
+        let row = self.changed.entry(key).or_insert(Changed { mark, bytes: 0 });
+        self.changed_bytes = self.changed_bytes - row.bytes + bytes;
+        *row = Changed { mark: row.mark.max(mark), bytes };
+    }
+
+    /// Whether what has changed is to go now.
+    fn wants_batch(&self, now: Now) -> bool {
+        let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now.mono);
+        let is_waited_for = self.sync == SyncPolicy::Always && !self.changed.is_empty();
+        is_waited_for
+            || self.is_urgent
+            || !self.removals.is_empty()
+            || !self.has_room()
+            || is_over(self.sync_at)
+            || is_over(self.ends_at)
+    }
+
+    /// Sends all that has changed on its way.
+    fn send(&mut self, hub: &Hub, clock: (UnixMillis, UnixMillis)) {
+        let mut batch = self.new_batch(clock);
+        let rows = std::mem::take(&mut self.changed);
+        batch.rows.reserve(rows.len());
+        for key in rows.keys() {
+            batch.push(key.clone(), hub.row(key));
+        }
+        for key in self.ended.drain(..self.ended.len().min(ENDS_MAX)) {
+            // Unless it is there again, and has its own entry.
+            if !rows.contains_key(&key) && hub.row(&key).is_none() {
+                batch.push(key, None);
+            }
+        }
+        batch.removed.extend(self.removals.iter().filter_map(|(_, change)| match change {
+            Change::Remove { ns } => hub.number(*ns),
+            _ => None,
+        }));
+        (self.changed_bytes, self.is_urgent, self.sync_at) = (0, false, None);
+        self.ends_at = self.ends_at.filter(|_| !self.ended.is_empty());
+        self.flight = Some(Flight { upto: self.mark, rows, removals: self.removals.len() });
+        self.ask(Job::Batch(batch));
+    }
+
+    /// Sends the next part of a store that is written anew.
+    fn send_part(&mut self, hub: &Hub, cursor: Cursor, clock: (UnixMillis, UnixMillis)) {
+        let mut batch = self.new_batch(clock);
+        let mut bytes = 0;
+        let next = hub.rows(cursor, |key, row| {
+            batch.push(key, Some(row));
+            bytes += batch.rows.last().map_or(0, |(_, value)| value.as_ref().map_or(0, Vec::len));
+            batch.rows.len() < PART_ROWS && bytes < PART_BYTES
+        });
+        self.recovery = next.map_or(Recovery::AllSent, Recovery::All);
+        self.flight = Some(Flight { upto: self.durable, ..Flight::default() });
+        self.ask(Job::Part(batch, next.is_none()));
+    }
+
+    fn new_batch(&mut self, clock: (UnixMillis, UnixMillis)) -> Batch {
+        self.batch += 1;
+        self.skew = skew(clock);
+        Batch { number: self.batch, clock, ..Batch::default() }
+    }
+
+    fn ask(&mut self, job: Job) {
+        if !self.helper.ask(job) {
+            // It ended, which it never does by itself: no disk any more.
+            self.fail(Fault::Broken("the thread of the store has ended".into()));
+        }
+    }
+
+    fn handle(&mut self, report: Report) {
+        match report {
+            Report::Written => self.written(),
+            Report::Failed(fault) => self.fail(fault),
+            Report::Ready { is_empty: true } => self.recovery = Recovery::All(Cursor::default()),
+            Report::Ready { is_empty: false } => self.recovery = Recovery::Debt,
+            Report::Stopped => {}
+        }
+    }
+
+    /// What was on its way is durable.
+    fn written(&mut self) {
+        let Some(flight) = self.flight.take() else { return };
+        self.durable = self.durable.max(flight.upto);
+        while let Some((mark, undo)) = self.undos.front()
+            && *mark <= self.durable
+        {
+            self.undo_bytes -= undo.bytes();
+            self.undos.pop_front();
+        }
+        for (ticket, change) in self.removals.drain(..flight.removals) {
+            self.last.n += 1;
+            let entry = Entry { seq: self.last, at: self.at, change };
+            self.ready.push_back(Event::Entry(Some(ticket), entry));
+        }
+        match self.recovery {
+            Recovery::None | Recovery::All(_) => {}
+            Recovery::Debt | Recovery::AllSent => {
+                if self.recovery == Recovery::AllSent {
+                    // They went with all the others.
+                    self.changed.clear();
+                    self.ended.clear();
+                    (self.changed_bytes, self.is_urgent) = (0, false);
+                }
+                self.recovery = Recovery::None;
+                self.recovered();
+            }
+        }
+    }
+
+    fn recovered(&mut self) {
+        if let Health::Failing { since, refused } =
+            std::mem::replace(&mut self.health, Health::Good)
+        {
+            let seconds = self.now.unix.seconds().saturating_sub(since.seconds());
+            crate::log::info(
+                self.now.unix,
+                format_args!(
+                    "the store can be written again, after {seconds} s in which {refused} changes \
+                     were refused"
+                ),
+            );
+        }
+    }
+
+    /// What was on its way has failed, and with it all that came behind it.
+    fn fail(&mut self, fault: Fault) {
+        self.recovery = Recovery::None;
+        if let Some(flight) = self.flight.take() {
+            // What is on disk of these rows is not certain any more.
+            for (key, row) in flight.rows {
+                self.note(key, Mark::default(), row.bytes);
+            }
+        }
+        let (from, upto) = (self.durable, self.mark);
+        for (_, undo) in self.undos.drain(..).rev() {
+            self.ready.push_back(Event::Undo(undo));
+        }
+        self.undo_bytes = 0;
+        for (ticket, _) in self.removals.drain(..) {
+            self.ready.push_back(Event::Failed(ticket));
+        }
+        self.ready.push_back(Event::Lost { from, upto });
+        if self.health == Health::Good {
+            self.health = Health::Failing { since: self.now.unix, refused: 0 };
+            crate::log::error(
+                self.now.unix,
+                format_args!(
+                    "the store cannot be written ({fault}): changes are refused with 302 until it \
+                     can, everything else goes on"
+                ),
+            );
+        }
+    }
+}
+
+impl Journal for StoreJournal {
+    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+        if let Health::Failing { refused, .. } = &mut self.health
+            && change.is_recorded()
+        {
+            *refused += 1;
+            return Proposal::Refused;
+        }
+        if matches!(change, Change::Remove { .. }) {
+            self.next_ticket += 1;
+            let ticket = Ticket(self.next_ticket);
+            self.removals.push((ticket, change));
+            return Proposal::Later(ticket);
+        }
+        self.last.n += 1;
+        Proposal::Now(Entry { seq: self.last, at, change })
+    }
+
+    fn changed(&mut self, undo: Undo) {
+        if undo.is_end() {
+            if self.is_waited_for(&undo.key) {
+                self.undo_bytes += undo.bytes();
+                self.ended.push_back(undo.key.clone());
+                self.undos.push_back((self.mark, undo));
+            } else {
+                self.ended.push_back(undo.key);
+            }
+            return;
+        }
+        let is_state = matches!(undo.key, Key::State { .. });
+        if is_state && self.sync != SyncPolicy::Always {
+            // It is acknowledged at once, and stays, whatever becomes of it.
+            return self.note(undo.key, Mark::default(), undo.row_bytes);
+        }
+        self.mark.0 += 1;
+        self.note(undo.key.clone(), self.mark, undo.row_bytes);
+        self.undo_bytes += undo.bytes();
+        self.undos.push_back((self.mark, undo));
+    }
+
+    fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+        if let SyncPolicy::Every(ms) = self.sync
+            && !self.changed.is_empty()
+        {
+            self.sync_at.get_or_insert(now.mono.plus(ms));
+        }
+        if !self.ended.is_empty() {
+            self.ends_at.get_or_insert(now.mono.plus(ENDS_MS));
+        }
+        (self.now, self.at) = (now, at);
+        let clock = (at, now.unix);
+        if self.flight.is_some() {
+            return;
+        }
+        match self.recovery {
+            Recovery::Debt => return self.send(hub, clock),
+            Recovery::All(cursor) => return self.send_part(hub, cursor, clock),
+            Recovery::AllSent => return,
+            Recovery::None if self.health != Health::Good => return,
+            Recovery::None => {}
+        }
+        let has_ends = hub.next_end().is_some();
+        self.clock_at = has_ends.then(|| {
+            let next = now.mono.plus(CLOCK_MS);
+            self.clock_at.filter(|at| *at > now.mono).unwrap_or(next)
+        });
+        let has_stepped = skew(clock).abs_diff(self.skew) > STEP_MS && has_ends;
+        if has_stepped || self.wants_batch(now) {
+            self.send(hub, clock);
+        }
+    }
+
+    fn poll(&mut self) -> Option<Event> {
+        if self.ready.is_empty() {
+            while let Some(report) = self.helper.report() {
+                self.handle(report);
+            }
+        }
+        let event = self.ready.pop_front();
+        if let Some(Event::Lost { upto, .. }) = event {
+            self.durable = upto;
+        }
+        event
+    }
+
+    fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    fn mark_of(&self, key: &Key) -> Mark {
+        let flying = self.flight.as_ref().and_then(|flight| flight.rows.get(key));
+        self.changed.get(key).or(flying).map_or(Mark::default(), |row| row.mark)
+    }
+
+    fn durable(&self) -> Mark {
+        self.durable
+    }
+
+    fn has_room(&self) -> bool {
+        let Bounds { bytes, changes } = self.limits;
+        self.changed_bytes + self.undo_bytes < bytes
+            && self.changed.len().max(self.undos.len()) < changes
+    }
+
+    fn due(&self) -> Option<Millis> {
+        if !self.ready.is_empty() {
+            return Some(Millis(0));
+        }
+        if self.flight.is_some() || self.health != Health::Good {
+            // The helper wakes the loop.
+            return None;
+        }
+        [self.sync_at, self.ends_at, self.clock_at].into_iter().flatten().min()
+    }
+
+    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+        let clock = (at, now.unix);
+        loop {
+            if self.flight.is_none() {
+                let is_done = self.changed.is_empty() && self.ended.is_empty();
+                if self.health != Health::Good || is_done && skew(clock) == self.skew {
+                    break;
+                }
+                self.send(hub, clock);
+            }
+            match self.helper.wait(CLOSE) {
+                Some(report) => self.handle(report),
+                None => break,
+            }
+        }
+        if self.helper.ask(Job::Stop) {
+            while self.helper.wait(CLOSE).is_some_and(|report| report != Report::Stopped) {}
+        }
+    }
+}
+
+/// How far the date is ahead of the scale of entries, in milliseconds.
+fn skew((at, unix): (UnixMillis, UnixMillis)) -> i64 {
+    (unix.0 as i64).wrapping_sub(at.0 as i64)
+}

@@ -1,0 +1,220 @@
+//! The start of a store: is it there, is all of it as it was written, and what is in it? Nothing of
+//! a file is changed before all of it has been verified.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::StoreJournal;
+use super::disk::Fault;
+use super::file::{Content, Damage, Facts, Writer};
+use super::folder::{Folder, Found, Medium, Seal};
+use super::helper::{Helper, Wake};
+use crate::hub::{Hub, Row};
+use crate::limits::{Limits, SyncPolicy};
+use crate::time::{Now, UnixMillis};
+
+/// Why a store cannot be used; each says what to do about it.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The file system, or somebody else who holds the folder.
+    Io(io::Error),
+    /// The file is not as it was written.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        damage: Damage,
+        /// Where a copy is kept, or why there is none.
+        copy: Result<PathBuf, String>,
+    },
+    /// There was a store, and it is gone.
+    Gone {
+        /// Where it should be.
+        store: PathBuf,
+        /// Where it is remembered.
+        seal: PathBuf,
+        /// Its last batch, if that is known.
+        batch: Option<u64>,
+    },
+    /// It cannot be written.
+    Fault(PathBuf, Fault),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Io(error) => error.fmt(f),
+            OpenError::Damaged { path, damage, copy } => {
+                write!(f, "the store {} is damaged: {damage}. It is not served. ", path.display())?;
+                match copy {
+                    Ok(copy) => write!(f, "A copy is in {}. ", copy.display())?,
+                    Err(why) => write!(f, "It could not be copied ({why}). ")?,
+                }
+                f.write_str(
+                    "Put a backup in its place, or save what can be read with `fws store export \
+                     --damaged` and take that into an empty folder with `fws store import`",
+                )
+            }
+            OpenError::Gone { store, seal, batch } => {
+                let (store, seal) = (store.display(), seal.display());
+                write!(f, "the store {store} is gone, but {seal} says that there was one")?;
+                if let Some(batch) = batch {
+                    write!(f, " (of {batch} batches)")?;
+                }
+                write!(f, ". Put it back; or, to start with nothing, remove {seal}")
+            }
+            OpenError::Fault(path, fault) => {
+                write!(f, "the store {} cannot be written: {fault}", path.display())
+            }
+        }
+    }
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> OpenError {
+        OpenError::Io(error)
+    }
+}
+
+impl From<OpenError> for io::Error {
+    fn from(error: OpenError) -> io::Error {
+        match error {
+            OpenError::Io(error) => error,
+            error => io::Error::other(error.to_string()),
+        }
+    }
+}
+
+/// A store whose every row is as it was written.
+pub struct Opened {
+    folder: Folder,
+    content: Content,
+    /// What is not wrong but not good either, as one line.
+    pub warning: Option<String>,
+}
+
+impl Opened {
+    /// Verifies the store of a folder, which is made if there has never been one.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn verify(folder: Folder, now: Now) -> Result<Opened, OpenError> {
+        let (path, found) = (folder.store_path(), folder.found()?);
+        if !folder.has_store()? {
+            let batch = match &found {
+                Found::Nothing => None,
+                Found::Seal(seal) => Some(seal.batch),
+                Found::Damaged => Some(0),
+            };
+            if batch.is_some() {
+                let (seal, batch) = (folder.seal_path(), batch.filter(|batch| *batch > 0));
+                return Err(OpenError::Gone { store: path, seal, batch });
+            }
+            create(&folder, now).map_err(|fault| OpenError::Fault(path.clone(), fault))?;
+        }
+        let content = Content::read(folder.open()?).and_then(|content| {
+            witness(&content.facts, &found)?;
+            Ok(content)
+        });
+        match content {
+            Ok(content) => {
+                let warning = (found == Found::Damaged).then(|| {
+                    let seal = folder.seal_path();
+                    format!("{} is damaged and is written anew; the store is whole", seal.display())
+                });
+                Ok(Opened { folder, content, warning })
+            }
+            Err(damage) => {
+                let copy = folder.quarantine().map_err(|error| error.to_string());
+                Err(OpenError::Damaged { path, damage, copy })
+            }
+        }
+    }
+
+    /// What is in it.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The folder it is in.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// That moment on the scale of entries. The time while nothing ran is taken from the date; how
+    /// wrong that was in an earlier run does not matter.
+    pub fn at(&self, now: Now) -> UnixMillis {
+        let (at, unix) = self.content.facts.clock;
+        at.plus(now.unix.0.saturating_sub(unix.0))
+    }
+
+    /// Puts what lives into the hub, begins a new term, and starts the journal.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn start(
+        self,
+        hub: &mut Hub,
+        now: Now,
+        sync: SyncPolicy,
+        limits: &Limits,
+        wake: Wake,
+    ) -> Result<StoreJournal, OpenError> {
+        let (at, path) = (self.at(now), self.folder.store_path());
+        let Opened { folder, content, .. } = self;
+        let mut ended = Vec::new();
+        let loaded = content.each(|key, row| match row {
+            Row::State { expires: Some(end), .. } if end <= at => ended.push(key),
+            row => {
+                hub.restore(key, row);
+            }
+        });
+        loaded.map_err(|damage| OpenError::Damaged {
+            path: path.clone(),
+            damage,
+            copy: folder.quarantine().map_err(|error| error.to_string()),
+        })?;
+        let facts = Facts { term: content.facts.term + 1, clock: (at, now.unix), ..content.facts };
+        let live = content.bytes;
+        drop(content.db);
+        let fault = |fault| OpenError::Fault(path.clone(), fault);
+        let writer = Writer::open(folder.open()?, &facts, live).map_err(fault)?;
+        writer.begin(&facts).map_err(fault)?;
+        folder.seal(&Seal { key: facts.key, batch: facts.batch })?;
+        folder.sync_seal()?;
+        let helper = Helper::start(folder, facts.clone(), writer, wake)?;
+        let mut journal = StoreJournal::new(helper, &facts, sync, limits);
+        journal.now = now;
+        journal.ended = ended.into();
+        Ok(journal)
+    }
+}
+
+/// Makes an empty store, whole or not at all.
+fn create(folder: &Folder, now: Now) -> Result<(), Fault> {
+    let broken = |error: io::Error| Fault::Broken(error.to_string());
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|e| Fault::Broken(format!("no random numbers: {e}")))?;
+    let facts = Facts { key, term: 0, batch: 0, clock: (now.unix, now.unix) };
+    Writer::create(folder.open_next().map_err(broken)?, &facts)?;
+    folder.install_next().map_err(broken)
+}
+
+/// Whether the seal bears witness of something else. A commit whose pages rot looks to redb like
+/// one that a crash cut short, and it goes back to the one before: the seal remembers that it was
+/// durable.
+fn witness(facts: &Facts, found: &Found) -> Result<(), Damage> {
+    let Found::Seal(seal) = found else { return Ok(()) };
+    if seal.key != facts.key {
+        return Err(Damage("its seal belongs to another store".into()));
+    }
+    if facts.batch < seal.batch {
+        let (batch, known) = (facts.batch, seal.batch);
+        return Err(Damage(format!(
+            "it ends with batch {batch}, and batch {known} was durable; if this is a backup, \
+             remove store.seal"
+        )));
+    }
+    Ok(())
+}

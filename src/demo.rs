@@ -4,13 +4,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, DEMO_NAMESPACE, Secret};
 use crate::keys;
 use crate::switch::Demo;
 use crate::uuid::Uuid;
 
 /// The namespace of the page.
-pub const NAMESPACE: &str = "demo";
+pub const NAMESPACE: &str = DEMO_NAMESPACE;
 
 /// The key of [`NAMESPACE`]: the one in the data folder, or a new one, which is put there for
 /// `fws emit` and its like.

@@ -216,7 +216,7 @@ fn what_kubernetes_puts_there_is_passed_over() {
         ("FWS_WS_PORT", "tcp://10.0.0.1:8080"),
         ("FWS_WS_SERVICE_HOST", "10.0.0.1"),
         ("FWS_DEMO_SERVICE_HOST", "10.0.0.1"),
-        ("FWS_SOMETHING_ELSE", "x"),
+        ("FWS_SHOP_SERVICE_PORT_WS", "8080"),
     ] {
         command.env(name, value);
     }

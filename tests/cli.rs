@@ -302,6 +302,15 @@ fn tokens_are_made_and_explained() {
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     assert!(ran.err.starts_with("fws: not valid: "), "{ran:?}");
 
+    // What is not verified may hold anything: no escape sequence reaches the terminal.
+    let evil = "eyJhbGciOiJIUzI1NiIsIngiOiJ/In0.eyJpIjoiYlx1MDAxYlszMW0ifQ.eA";
+    let ran = run(fws(&["token", "--check", evil]));
+    assert!(!ran.out.contains(|c: char| c.is_control() && c != '\n'), "{ran:?}");
+    let user = good(with_key(&["token", "demo", "\u{1b}[31mred\u{7f}"]));
+    let ran = run(with_key(&["token", "--check", user.trim_end()]));
+    assert!(ran.out.contains("user:    \\u{1b}[31mred\\u{7f}\n"), "{ran:?}");
+    assert!(!ran.out.contains(|c: char| c.is_control() && c != '\n'), "{ran:?}");
+
     let brief = good(with_key(&["token", "demo", "5", "--ttl", "3600"]));
     let checked = good(with_key(&["token", "--check", brief.trim_end()]));
     assert!(checked.contains("\nexpires: 20") && checked.ends_with(" s\nvalid\n"), "{checked}");

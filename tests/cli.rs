@@ -90,6 +90,8 @@ fn what_is_mistyped_is_exit_2_and_the_right_name() {
         (&["frobnicate"], "there is no command \"frobnicate\" (see `fws --help`)"),
         (&["--demo"], "--demo: a command comes first, as in `fws serve --demo` (see `fws --help`)"),
         (&["serve", "--contol", "x"], "--contol: there is no such flag (did you mean --control?)"),
+        (&["register", "--x"], "--x: there is no such flag (see `fws register --help`)"),
+        (&["register", "--x=5"], "--x: there is no such flag (see `fws register --help`)"),
         (&["serve", "--xyzzy"], "--xyzzy: there is no such flag (see `fws serve --help`)"),
         (&["serve", "--ws"], "--ws: a value is missing: ADDR:PORT"),
         (&["serve", "--demo=1"], "--demo: takes no value"),

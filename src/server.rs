@@ -21,7 +21,9 @@ use crate::time::{Now, UnixMillis};
 
 /// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
 const DESCRIPTORS_KEPT: u64 = 64;
-/// Of these, so many are for back ends that come when `connections` are open: browsers, who come
+/// A server with less room than this is none.
+const CONNECTIONS_MIN: usize = 16;
+/// Of those kept, so many are for back ends that come when `connections` are open: browsers, who come
 /// in crowds, must not lock out those who speak to them.
 const CONTROL_RESERVE: usize = 32;
 
@@ -65,9 +67,15 @@ impl Start {
         // What we make is ours alone; the unix socket has its own mode.
         umask(rustix::fs::Mode::from_raw_mode(0o077));
         let descriptors = raise_descriptor_limit();
-        let room = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
-        let connections =
-            config.limits.connections.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let room = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_KEPT));
+        let connections = config.limits.connections.min(room.unwrap_or(usize::MAX));
+        if connections < CONNECTIONS_MIN {
+            return Err(io::Error::other(format!(
+                "this process may have {descriptors} file descriptors, and it takes {} at least: \
+                 raise that limit (ulimit -n)",
+                DESCRIPTORS_KEPT + CONNECTIONS_MIN as u64
+            )));
+        }
         let reactor = Reactor::new(Bounds {
             connections,
             control_reserve: CONTROL_RESERVE,

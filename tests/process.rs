@@ -148,6 +148,21 @@ fn who_finds_it_full_is_let_in_when_somebody_leaves() {
 }
 
 #[test]
+fn too_few_descriptors_are_one_clear_line() {
+    for count in [12, 60, 79] {
+        let dir = Dir::new();
+        let options = Options { descriptors: Some(count), ..Options::default() };
+        let (code, said) = run_to_end(options.command(&dir));
+        let line = format!(
+            "fws: this process may have {count} file descriptors, and it takes 80 at least: raise \
+             that limit (ulimit -n)"
+        );
+        assert_eq!((code, said), (Some(1), line));
+        assert!(!dir.file("data").exists(), "nothing is made before");
+    }
+}
+
+#[test]
 fn browsers_do_not_lock_the_back_ends_out() {
     let server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
     let mut browsers: Vec<Browser> =

@@ -88,6 +88,10 @@ impl Start {
         for warning in &config.warnings {
             log::warning(at, format_args!("{warning}"));
         }
+        if let Err(error) = keys::make_data_folder(config) {
+            // Whoever needs it says so; with all that is configured nobody may.
+            log::warning(at, format_args!("no data folder, so no key is kept: {error}"));
+        }
         let server_key = server_key(config, at)?;
         log::info(
             at,
@@ -178,7 +182,12 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
     let (key, origin) = keys::server_key(config)?;
     match origin {
         KeyOrigin::Configured => log::info(at, format_args!("server key: as configured")),
-        KeyOrigin::Read(path) => log::info(at, format_args!("server key: {}", path.display())),
+        KeyOrigin::Read(path) => {
+            log::info(at, format_args!("server key: {}", path.display()));
+            if let Some(warning) = keys::server_key_warning(&path) {
+                log::warning(at, format_args!("{warning}"));
+            }
+        }
         KeyOrigin::Made(path) => {
             let path = path.display();
             log::info(at, format_args!("server key: a new one was made, it is in {path}"));

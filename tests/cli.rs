@@ -357,6 +357,39 @@ fn demo(server: &Server, words: &[&str]) -> Command {
 }
 
 #[test]
+fn a_key_is_kept_wherever_the_server_key_comes_from() {
+    let server = Server::new();
+    let data = server.dir().file("data");
+    assert_eq!(mode(&data), 0o700);
+    let mut command = at(&server, &["register", "shop"]);
+    command.env("FWS_SECRETKEY", SERVER_KEY);
+    let ran = run(command);
+    let path = data.join("keys/shop");
+    assert_eq!(ran.err, format!("fws: the key is also kept in {}\n", path.display()));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), ran.out);
+    assert_eq!(good(at(&server, &["emit", "shop", "news", "hello"])), "sent\n");
+    // Elsewhere there is no such folder, and whoever relies on it is told.
+    let mut command = at(&server, &["register", "other shop"]);
+    command.env("FWS_SECRETKEY", SERVER_KEY).env("FWS_DATA_DIR", "/nowhere");
+    let ran = run(command);
+    assert_eq!(ran.err, "fws: the key is not kept here: there is no folder /nowhere (--data)\n");
+    assert_eq!((ran.code, ran.out.len()), (Some(0), 37));
+}
+
+#[test]
+fn a_server_key_that_others_may_read_is_worth_a_word() {
+    let dir = Server::start(&Options { key: None, ..Options::default() }).stop();
+    let path = dir.file("data/server.key");
+    let options = Options { key: None, ..Options::default() };
+    let told = format!("{} holds the server key and others may read it", path.display());
+    let server = Server::start_in(dir, &options);
+    assert!(!server.log().join("\n").contains(&told));
+    set_mode(&path, 0o644);
+    let server = Server::start_in(server.stop(), &options);
+    assert!(server.log().join("\n").contains(&told), "{:#?}", server.log());
+}
+
+#[test]
 fn a_namespace_is_registered_and_its_key_is_kept() {
     // No configured server key: the first start makes one.
     let server = Server::start(&Options { key: None, ..Options::default() });

@@ -23,8 +23,8 @@ use crate::time::{Now, UnixMillis};
 const DESCRIPTORS_KEPT: u64 = 64;
 /// A server with less room than this is none.
 const CONNECTIONS_MIN: usize = 16;
-/// Of those kept, so many are for back ends that come when `connections` are open: browsers, who come
-/// in crowds, must not lock out those who speak to them.
+/// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
+/// come in crowds, must not lock out those who speak to them.
 const CONTROL_RESERVE: usize = 32;
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::{Link, Switch};
-use crate::codec::ws::{self, Bounds, Event, Side};
+use crate::codec::ws::{self, Bounds, Event, Side, WsError};
 use crate::codec::{json, jwt, sockjs};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Denied, Key, PeerId, Place};
@@ -126,6 +126,11 @@ impl<J: Journal> Switch<J> {
         reader: &mut ws::Reader,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
+        // Each error has its words; `farewell` knows only the kind.
+        let broken = |net: &mut _, error: WsError| {
+            Net::send(net, conn, ws::close_frame(error.close_code(), error.close_text()));
+            CloseReason::from(error)
+        };
         let mut used = 0;
         loop {
             if net.queued(conn) >= self.limits.answers_pause_bytes {
@@ -137,18 +142,15 @@ impl<J: Journal> Switch<J> {
                 None => self.limits.message_unauthenticated_bytes,
             };
             let bounds = Bounds { message_bytes, fragments: self.limits.message_fragments };
-            let step =
-                reader.read(&mut input[used..], &bounds).map_err(|e| match e.close_code() {
-                    1007 => CloseReason::WsUtf8,
-                    1009 => CloseReason::WsTooLarge,
-                    _ => CloseReason::WsProtocol,
-                })?;
+            let step = reader.read(&mut input[used..], &bounds);
+            let step = step.map_err(|error| broken(net, error))?;
             used += step.consumed;
             match step.event {
                 None => return Ok(used),
                 Some(Event::Text(text)) => self.message(net, conn, browser, text)?,
                 Some(Event::Binary(bytes)) => {
-                    let text = std::str::from_utf8(bytes).map_err(|_| CloseReason::WsUtf8)?;
+                    let text =
+                        std::str::from_utf8(bytes).map_err(|_| broken(net, WsError::Utf8))?;
                     self.message(net, conn, browser, text)?;
                 }
                 Some(Event::Ping(payload)) => net.send(conn, ws::pong_frame(payload)),

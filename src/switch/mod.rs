@@ -305,7 +305,11 @@ impl<J: Journal> Switch<J> {
 fn farewell(net: &mut impl Net, conn: ConnId, form: Form, reason: CloseReason) {
     let Some((code, text)) = reason.told() else { return };
     use CloseReason::{BrokenFraming, WsProtocol, WsTooLarge, WsUtf8};
-    let is_transport = matches!(reason, BrokenFraming | WsProtocol | WsUtf8 | WsTooLarge);
+    if matches!(reason, WsProtocol | WsUtf8 | WsTooLarge) {
+        // Told where the error was found, in words of its own.
+        return;
+    }
+    let is_transport = reason == BrokenFraming;
     match form {
         Form::SockJs if !is_transport => {
             let last = crate::codec::sockjs::close_text(code, text);

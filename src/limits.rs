@@ -149,6 +149,8 @@ limits! {
     store_pending_bytes: 16_777_216, 65_536..=1_073_741_824;
     /// Changes that are not on disk yet; beyond that back ends wait.
     store_pending_changes: 65_536, 16..=16_777_216;
+    /// Between two attempts to get at a disk that failed.
+    store_retry_ms: 400, 10..=60_000;
     /// Elements of a list state; beyond that `push` drops the oldest.
     list_items: 1000, 1..=10_000_000;
     /// Longest life of a state.

@@ -12,6 +12,7 @@
 //! point where they were cut.
 
 mod client;
+pub mod disk;
 mod grammar;
 mod intent;
 mod judge;

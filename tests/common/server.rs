@@ -152,10 +152,16 @@ impl Server {
 
     /// Starts a server in a directory that may hold what another has left.
     pub fn start_in(dir: Dir, options: &Options) -> Server {
-        let mut child = options.command(&dir).spawn().expect("the binary starts");
+        let command = options.command(&dir);
+        Server::spawn(command, dir, options.unix)
+    }
+
+    /// Starts a server by a command that was made for this directory; `unix`: it has a socket.
+    pub fn spawn(mut command: Command, dir: Dir, unix: bool) -> Server {
+        let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = drain(&mut child, Arc::clone(&log));
-        let doors = wait_for_doors(&lines, options.unix);
+        let doors = wait_for_doors(&lines, unix);
         let Some((ws, control)) = doors else {
             // Its own last words say more than the deadline.
             let _ = child.kill();
@@ -181,6 +187,13 @@ impl Server {
     pub fn browser(&self, namespace: &str, payload: &str) -> Browser {
         let mut browser = Browser::raw(self.ws);
         browser.auth(namespace, payload);
+        browser
+    }
+
+    /// The same for a namespace of a test's own, with its key.
+    pub fn browser_of(&self, namespace: &str, key: &str, payload: &str) -> Browser {
+        let mut browser = Browser::raw(self.ws);
+        browser.auth_with(namespace, &super::token::token(payload, key));
         browser
     }
 

@@ -10,8 +10,6 @@ use super::disk::Fault;
 use super::file::{Batch, Facts, Writer};
 use super::folder::{Medium, Seal};
 
-/// Between two attempts to get at a disk that failed.
-const RETRY: Duration = Duration::from_millis(400);
 /// Without a batch for so long, the file is looked after.
 const IDLE: Duration = Duration::from_secs(1);
 /// A file may be so many times as long as what is in it, and this much longer: when there is
@@ -57,17 +55,19 @@ pub(super) struct Helper {
 }
 
 impl Helper {
-    /// Starts the thread over an open store.
+    /// Starts the thread over an open store. `retry`: between two attempts to get at a disk that
+    /// failed.
     pub fn start(
         medium: impl Medium,
         facts: Facts,
         writer: Writer,
+        retry: Duration,
         wake: Wake,
     ) -> std::io::Result<Helper> {
         let (jobs, inbox) = sync_channel(1);
         let (outbox, reports) = channel();
         let (state, tidied) = (State::Good(writer), (0, 0));
-        let worker = Worker { medium, facts, state, live: 0, tidied, outbox, wake };
+        let worker = Worker { medium, facts, state, live: 0, tidied, retry, outbox, wake };
         std::thread::Builder::new().name("fws-store".into()).spawn(move || worker.run(&inbox))?;
         Ok(Helper { jobs, reports })
     }
@@ -107,6 +107,8 @@ struct Worker<M> {
     live: u64,
     /// Length of the file, and bytes of all rows, when it was last tidied.
     tidied: (u64, u64),
+    /// Between two attempts to get at a disk that failed.
+    retry: Duration,
     outbox: Sender<Report>,
     wake: Wake,
 }
@@ -116,7 +118,7 @@ impl<M: Medium> Worker<M> {
         let mut is_tidy = true;
         loop {
             let job = match &self.state {
-                State::Failed(_) => inbox.recv_timeout(RETRY),
+                State::Failed(_) => inbox.recv_timeout(self.retry),
                 State::Good(_) if !is_tidy => inbox.recv_timeout(IDLE),
                 _ => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };

@@ -140,8 +140,21 @@ struct Bounds {
 }
 
 impl StoreJournal {
-    fn new(helper: Helper, facts: &Facts, sync: SyncPolicy, limits: &Limits) -> StoreJournal {
-        StoreJournal {
+    /// Goes on with an open store, on a thread of its own, which calls `wake` when it has something
+    /// to tell.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn start(
+        medium: impl Medium,
+        (facts, writer): (Facts, Writer),
+        sync: SyncPolicy,
+        limits: &Limits,
+        wake: Wake,
+    ) -> std::io::Result<StoreJournal> {
+        let retry = Duration::from_millis(limits.store_retry_ms as u64);
+        let helper = Helper::start(medium, facts.clone(), writer, retry, wake)?;
+        Ok(StoreJournal {
             helper,
             sync,
             limits: Bounds {
@@ -168,9 +181,9 @@ impl StoreJournal {
             ends_at: None,
             clock_at: None,
             skew: skew(facts.clock),
-            now: Now::default(),
+            now: Now { unix: facts.clock.1, ..Now::default() },
             at: facts.clock.0,
-        }
+        })
     }
 
     /// Whether the disk cannot be written, so that changes are refused.
@@ -193,16 +206,10 @@ impl StoreJournal {
         *row = Changed { mark: row.mark.max(mark), bytes };
     }
 
-    /// Whether what has changed is to go now.
-    fn wants_batch(&self, now: Now) -> bool {
-        let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now.mono);
+    /// Whether something is to go as soon as the helper is free.
+    fn is_pressing(&self) -> bool {
         let is_waited_for = self.sync == SyncPolicy::Always && !self.changed.is_empty();
-        is_waited_for
-            || self.is_urgent
-            || !self.removals.is_empty()
-            || !self.has_room()
-            || is_over(self.sync_at)
-            || is_over(self.ends_at)
+        is_waited_for || self.is_urgent || !self.removals.is_empty() || !self.has_room()
     }
 
     /// Sends all that has changed on its way.
@@ -409,7 +416,9 @@ impl Journal for StoreJournal {
             self.clock_at.filter(|at| *at > now.mono).unwrap_or(next)
         });
         let has_stepped = skew(clock).abs_diff(self.skew) > STEP_MS && has_ends;
-        if has_stepped || self.wants_batch(now) {
+        let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now.mono);
+        let is_due = is_over(self.sync_at) || is_over(self.ends_at);
+        if has_stepped || is_due || self.is_pressing() {
             self.send(hub, clock);
         }
     }
@@ -450,9 +459,16 @@ impl Journal for StoreJournal {
         if !self.ready.is_empty() {
             return Some(Millis(0));
         }
-        if self.flight.is_some() || self.health != Health::Good {
+        if self.flight.is_some() {
             // The helper wakes the loop.
             return None;
+        }
+        match self.recovery {
+            Recovery::Debt | Recovery::All(_) => return Some(Millis(0)),
+            _ if self.health != Health::Good => return None,
+            // It was told after `commit` that the helper is free.
+            _ if self.is_pressing() => return Some(Millis(0)),
+            _ => {}
         }
         [self.sync_at, self.ends_at, self.clock_at].into_iter().flatten().min()
     }

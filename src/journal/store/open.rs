@@ -9,7 +9,7 @@ use super::StoreJournal;
 use super::disk::Fault;
 use super::file::{Content, Damage, Facts, Writer};
 use super::folder::{Folder, Found, Medium, Seal};
-use super::helper::{Helper, Wake};
+use super::helper::Wake;
 use crate::hub::{Hub, Row};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Now, UnixMillis};
@@ -183,9 +183,7 @@ impl Opened {
         writer.begin(&facts).map_err(fault)?;
         folder.seal(&Seal { key: facts.key, batch: facts.batch })?;
         folder.sync_seal()?;
-        let helper = Helper::start(folder, facts.clone(), writer, wake)?;
-        let mut journal = StoreJournal::new(helper, &facts, sync, limits);
-        journal.now = now;
+        let mut journal = StoreJournal::start(folder, (facts, writer), sync, limits, wake)?;
         journal.ended = ended.into();
         Ok(journal)
     }

@@ -1,0 +1,474 @@
+//! The store over a disk that loses power, fails or rots. Each file is read as a start reads it:
+//! what was acknowledged must be there, nothing else may be, and damage must be seen.
+//!
+//! `FWS_POWERCUT_STATES=N` explores so many states after power cuts (`make powercut`),
+//! `FWS_BITROT=all` flips every bit (`make bitrot`).
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+use std::collections::BTreeMap;
+
+use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, PeerId, Place, Seq, Undo};
+use fws::journal::store::{Batch, Content, Damage, Facts, Fault, Writer};
+use fws::limits::Limits;
+use fws::publication::Publication;
+use fws::reason::CloseReason;
+use fws::sim::Prng;
+use fws::sim::disk::{Cut, Failure, SimFile};
+use fws::time::UnixMillis;
+
+const AT: UnixMillis = UnixMillis(1_800_000_000_000);
+/// What a run explores, if nobody says otherwise.
+const STATES: usize = 12_000;
+
+/// What can be done to a store in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Register,
+    Rotate,
+    SetNew,
+    SetAgain,
+    SetLarge,
+    SetForAWhile,
+    Delete,
+    Push,
+    Grant,
+    Revoke,
+    Remove,
+}
+
+const OPS: [Op; 11] = [
+    Op::Register,
+    Op::Rotate,
+    Op::SetNew,
+    Op::SetAgain,
+    Op::SetLarge,
+    Op::SetForAWhile,
+    Op::Delete,
+    Op::Push,
+    Op::Grant,
+    Op::Revoke,
+    Op::Remove,
+];
+
+/// All rows, as they are written.
+type Rows = BTreeMap<Key, String>;
+
+/// A hub, and the batches that its changes make.
+struct Source {
+    hub: Hub,
+    n: u64,
+    batch: u64,
+}
+
+#[derive(Default)]
+struct Changed(Vec<Key>);
+
+impl Outbox for Changed {
+    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
+    fn close(&mut self, _: PeerId, _: CloseReason) {}
+    fn changed(&mut self, undo: Undo) {
+        self.0.push(undo.key);
+    }
+}
+
+impl Source {
+    /// A hub with a namespace, a grant, a state and a list.
+    fn new() -> (Source, Batch) {
+        let mut source = Source { hub: Hub::new(Limits::default(), AT), n: 0, batch: 0 };
+        let mut changed = Changed::default();
+        source.apply(Change::Register { name: "a".into(), key: "key of a".into() }, &mut changed);
+        let ns = source.ns("a").unwrap();
+        let grant = Change::Grant { ns, channel: "#p".into(), user: "1".into() };
+        source.apply(grant, &mut changed);
+        source.apply(set(ns, "c", None, "1"), &mut changed);
+        source.apply(set(ns, "list", None, "[1]"), &mut changed);
+        let batch = source.batch(changed, Vec::new());
+        (source, batch)
+    }
+
+    fn ns(&self, name: &str) -> Option<NsId> {
+        self.hub.namespace(name)
+    }
+
+    fn apply(&mut self, change: Change, changed: &mut Changed) {
+        self.n += 1;
+        let entry = Entry { seq: Seq { term: 1, n: self.n }, at: AT, change };
+        // What is refused changes nothing, which is a step like any other.
+        let _ = self.hub.apply(entry, changed);
+    }
+
+    /// Does it, and returns what must be written.
+    fn step(&mut self, op: Op) -> Batch {
+        let mut changed = Changed::default();
+        let name = format!("n{}", self.n);
+        if op == Op::Register {
+            self.apply(Change::Register { name: name.into(), key: "k".into() }, &mut changed);
+            return self.batch(changed, Vec::new());
+        }
+        let Some(ns) = self.ns("a") else { return self.batch(changed, Vec::new()) };
+        if op == Op::Remove {
+            let number = self.hub.number(ns).unwrap();
+            self.apply(Change::Remove { ns }, &mut changed);
+            return self.batch(changed, vec![number]);
+        }
+        let (channel, user) = ("#p".into(), "1".into());
+        let change = match op {
+            Op::Register | Op::Remove => unreachable!(),
+            Op::Rotate => Change::Rotate { ns, key: name.into(), grace_ms: 1000 },
+            Op::SetNew => set(ns, &name, Some("u"), "{\"new\":1}"),
+            Op::SetAgain => set(ns, "c", None, &format!("{}", self.n)),
+            Op::SetLarge => set(ns, "c", None, &format!("\"{}\"", "x".repeat(9000))),
+            Op::SetForAWhile => Change::Set {
+                ns,
+                place: Place { channel: "c".into(), user: None },
+                data: "7".into(),
+                ttl_ms: Some(1000),
+                emit: false,
+            },
+            Op::Delete => set(ns, "c", None, "null"),
+            Op::Push => Change::Push {
+                ns,
+                place: Place { channel: "list".into(), user: None },
+                data: "2.0".into(),
+                ttl_ms: None,
+                emit: false,
+            },
+            Op::Grant => Change::Grant { ns, channel, user: name.into() },
+            Op::Revoke => Change::Revoke { ns, channel, user },
+        };
+        self.apply(change, &mut changed);
+        self.batch(changed, Vec::new())
+    }
+
+    fn batch(&mut self, changed: Changed, removed: Vec<u64>) -> Batch {
+        self.batch += 1;
+        let mut batch = Batch { number: self.batch, removed, clock: (AT, AT), ..Batch::default() };
+        for key in changed.0 {
+            let row = self.hub.row(&key);
+            batch.push(key.clone(), row);
+        }
+        batch
+    }
+
+    fn rows(&self) -> Rows {
+        let (mut rows, mut cursor) = (Rows::new(), Some(Cursor::default()));
+        while let Some(from) = cursor {
+            cursor = self.hub.rows(from, |key, row| {
+                rows.insert(key, format!("{row:?}"));
+                true
+            });
+        }
+        rows
+    }
+}
+
+fn set(ns: NsId, channel: &str, user: Option<&str>, data: &str) -> Change {
+    let place = Place { channel: channel.into(), user: user.map(Into::into) };
+    Change::Set { ns, place, data: data.into(), ttl_ms: None, emit: false }
+}
+
+fn facts() -> Facts {
+    Facts { key: [7; 32], term: 1, batch: 0, clock: (AT, AT) }
+}
+
+/// A store with its first batch in it, closed in good order.
+fn store() -> (Source, SimFile) {
+    let (source, mut batch) = Source::new();
+    let file = SimFile::default();
+    let mut writer = Writer::create(file.clone(), &facts()).unwrap();
+    writer.write(&mut batch).unwrap();
+    drop(writer);
+    (source, SimFile::new(file.bytes()))
+}
+
+/// What a start finds: the number of the last batch, and all rows.
+fn read(bytes: Vec<u8>) -> Result<(u64, Rows), Damage> {
+    let content = Content::read(SimFile::new(bytes))?;
+    let mut rows = Rows::new();
+    assert_eq!(content.each(|key, row| drop(rows.insert(key, format!("{row:?}"))))?, 0);
+    Ok((content.facts.batch, rows))
+}
+
+/// A run of a workload: how the rows were after each batch, and how many calls had come by then.
+struct Run {
+    began: Vec<u8>,
+    file: SimFile,
+    after: Vec<(u64, Rows, usize)>,
+}
+
+fn run(workload: &[Op]) -> Run {
+    let (mut source, file) = store();
+    let began = file.bytes();
+    let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+    writer.begin(&Facts { term: 2, ..facts() }).unwrap();
+    let mut after = vec![(source.batch, source.rows(), 0)];
+    for op in workload {
+        let mut batch = source.step(*op);
+        writer.write(&mut batch).unwrap();
+        after.push((source.batch, source.rows(), file.calls().len()));
+    }
+    drop(writer);
+    Run { began, file, after }
+}
+
+/// Whether what was found after a power cut is what was acknowledged by then, or one batch more.
+fn check(found: Result<(u64, Rows), Damage>, run: &Run, calls: usize, what: &str) {
+    let (number, rows) = found.unwrap_or_else(|damage| panic!("{what}: {damage}"));
+    let acknowledged = run.after.iter().rposition(|(.., by)| *by <= calls).unwrap();
+    let place = run.after.iter().position(|(batch, ..)| *batch == number);
+    let place = place.unwrap_or_else(|| panic!("{what}: batch {number} was never written"));
+    assert!(place >= acknowledged, "{what}: batch {number} is lost");
+    assert!(place <= acknowledged + 1, "{what}: batch {number} came before its time");
+    assert_eq!(rows, run.after[place].1, "{what}");
+}
+
+fn number(name: &str) -> Option<usize> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+/// Every workload of so many operations.
+fn workloads(length: usize) -> Vec<Vec<Op>> {
+    let mut all = vec![Vec::new()];
+    for _ in 0..length {
+        all = all
+            .iter()
+            .flat_map(|start| OPS.map(|op| start.iter().copied().chain([op]).collect()))
+            .collect();
+    }
+    all
+}
+
+/// The power goes at every call, with every part of what was not synced missing.
+#[test]
+fn after_a_power_cut_all_that_was_acknowledged_is_there() {
+    let states = number("FWS_POWERCUT_STATES").unwrap_or(STATES);
+    let mut all: Vec<Vec<Op>> = (0..=3).flat_map(workloads).collect();
+    // A smaller run takes some of them, not always the same kinds.
+    let stride = (1_200_000 / states.max(1)).max(1);
+    if stride > 1 {
+        all = all
+            .into_iter()
+            .step_by(if stride.is_multiple_of(11) { stride + 1 } else { stride })
+            .collect();
+    }
+    let each = (states / (all.len() * 24)).max(8);
+    let (mut explored, mut prng) = (0, Prng::new(1));
+    for workload in &all {
+        let run = run(workload);
+        let calls = run.file.calls();
+        for count in 0..=calls.len() {
+            let cut = Cut::after(&run.began, &calls, count);
+            let what = format!("{workload:?}, cut after call {count}");
+            let all_subsets = 1 << cut.len().min(20);
+            let subsets = all_subsets.min(each as u64 / 2);
+            for i in 0..subsets {
+                let is_all = subsets == all_subsets;
+                let bits = if is_all { i } else { prng.next() };
+                check(read(cut.subset(bits)), &run, count, &format!("{what}, subset {bits:b}"));
+            }
+            let torn = if cut.is_empty() { 0 } else { each as u64 - subsets };
+            for i in 0..torn {
+                check(read(cut.torn(&mut prng)), &run, count, &format!("{what}, torn {i}"));
+            }
+            explored += subsets + torn;
+        }
+        explored += cut_again(&run, workload, &mut prng);
+    }
+    println!("{explored} states after power cuts, {} workloads", all.len());
+    assert!(explored as usize >= states * 9 / 10, "{explored} of {states} states");
+}
+
+/// The power goes, and goes again while the next start is repairing the file.
+fn cut_again(run: &Run, workload: &[Op], prng: &mut Prng) -> u64 {
+    let calls = run.file.calls();
+    let count = prng.below(calls.len() + 1);
+    let bytes = Cut::after(&run.began, &calls, count).torn(prng);
+    let (_, found) = read(bytes.clone()).unwrap();
+    let file = SimFile::new(bytes.clone());
+    let writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+    writer.begin(&Facts { term: 3, ..facts() }).unwrap();
+    let calls = file.calls();
+    for again in 0..=calls.len() {
+        let bytes = Cut::after(&bytes, &calls, again).torn(prng);
+        let (_, rows) = read(bytes).unwrap();
+        assert_eq!(rows, found, "{workload:?}, cut after call {count}, and {again} of the repair");
+    }
+    calls.len() as u64 + 1
+}
+
+/// A call fails. The batch was refused, and whoever is killed then and starts again must not find
+/// it; whoever goes on writes what is missing.
+#[test]
+fn a_batch_that_failed_is_never_found() {
+    for op in OPS {
+        // A full disk stays full, but lets what is there be written over; of a bad one a call
+        // fails, and then another works.
+        for (how, calls) in [(Failure::Space, u64::MAX), (Failure::Broken, 1)] {
+            let mut at = 0;
+            while fail_once(op, how, (at, calls)) {
+                at += 1;
+            }
+            assert!(at > 3, "{op:?}, {how:?}: {at} calls");
+        }
+    }
+}
+
+/// Fails calls of one batch, and looks at what is found then. Whether there were so many calls.
+fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
+    let what = format!("{op:?}, {how:?} at call {at}");
+    let (mut source, file) = store();
+    let before = source.rows();
+    let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+    writer.begin(&facts()).unwrap();
+    let mut batch = source.step(op);
+    file.fail(at, calls, how);
+    let from = file.count();
+    let Err(fault) = writer.write(&mut batch) else {
+        // It needed fewer calls, or no space.
+        assert_eq!(read(file.bytes()).unwrap().1, source.rows(), "{what}");
+        return file.count() - from > at;
+    };
+    assert_eq!(matches!(fault, Fault::Space(_)), how == Failure::Space, "{what}");
+    assert_eq!(read(file.bytes()).unwrap().1, before, "{what}: found after a kill");
+    assert!(writer.write(&mut batch.clone()).is_err(), "{what}: used again");
+    drop(writer);
+    assert_eq!(read(file.bytes()).unwrap().1, before, "{what}: found after the close");
+    if how == Failure::Space {
+        file.mend();
+        let mut writer = Writer::reopen(file.clone(), &facts(), 0).unwrap();
+        writer.write(&mut batch).unwrap();
+        drop(writer);
+        assert_eq!(read(file.bytes()).unwrap().1, source.rows(), "{what}: mended");
+    }
+    true
+}
+
+/// A disk on which nothing works any more: what was there is there, and of the batch that was on
+/// its way all or nothing.
+#[test]
+fn a_dead_disk_makes_nothing_up() {
+    for op in OPS {
+        for at in 0..12 {
+            let (mut source, file) = store();
+            let before = source.rows();
+            let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+            file.fail(at, u64::MAX, Failure::Broken);
+            let result = writer.write(&mut source.step(op));
+            drop(writer);
+            let found = read(file.bytes()).unwrap().1;
+            let is_new = found == source.rows();
+            assert!(is_new || result.is_err() && found == before, "{op:?} at call {at}");
+        }
+    }
+}
+
+/// A start that fails half-way has lost nothing.
+#[test]
+fn a_start_that_fails_loses_nothing() {
+    let (source, file) = store();
+    let (bytes, rows) = (file.bytes(), source.rows());
+    for how in [Failure::Space, Failure::Broken] {
+        for at in 0.. {
+            let file = SimFile::new(bytes.clone());
+            file.fail(at, u64::MAX, how);
+            let opened = Writer::open(file.clone(), &facts(), 0)
+                .and_then(|writer| writer.begin(&Facts { term: 2, ..facts() }));
+            assert_eq!(read(file.bytes()).unwrap().1, rows, "{how:?} at call {at}");
+            if opened.is_ok() && file.count() <= at {
+                break;
+            }
+        }
+    }
+}
+
+/// Whatever bit rots: it is seen, or nothing has changed.
+#[test]
+fn every_flipped_bit_is_seen_or_harmless() {
+    let (mut source, file) = store();
+    let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+    for op in [Op::SetLarge, Op::Register, Op::Push, Op::Grant, Op::SetNew, Op::SetForAWhile] {
+        writer.write(&mut source.step(op)).unwrap();
+    }
+    let as_if_killed = file.bytes();
+    drop(writer);
+    let as_if_stopped = file.bytes();
+    let step = if std::env::var("FWS_BITROT").is_ok_and(|all| all == "all") { 1 } else { 149 };
+    let (mut seen, mut harmless) = (0, 0);
+    for bytes in [as_if_killed, as_if_stopped] {
+        assert_eq!(read(bytes.clone()).unwrap(), (source.batch, source.rows()));
+        let mut bit = 0;
+        while bit < bytes.len() * 8 {
+            // The first page has the header: all of it, always.
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            match judged(bad, &source) {
+                true => harmless += 1,
+                false => seen += 1,
+            }
+            bit += if bit < 320 * 8 { 1 } else { step };
+        }
+    }
+    println!("{seen} flipped bits were seen, {harmless} were harmless");
+    assert!(seen > 100 && harmless > 100);
+}
+
+/// Whether a file with damage reads as if it had none; panics if it reads as anything else. An
+/// older batch is seen by the seal.
+fn judged(bytes: Vec<u8>, source: &Source) -> bool {
+    match read(bytes) {
+        Err(_) => false,
+        Ok((batch, _)) if batch < source.batch => false,
+        Ok((batch, rows)) => {
+            assert_eq!((batch, rows), (source.batch, source.rows()));
+            true
+        }
+    }
+}
+
+/// The same for a store of more pages: single bits, many bits, holes, and missing ends.
+#[test]
+fn damage_in_a_larger_store_is_seen() {
+    let (mut source, file) = store();
+    let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+    for _ in 0..4 {
+        let mut batch = Batch::default();
+        for _ in 0..200 {
+            let one = source.step(Op::SetNew);
+            batch.rows.extend(one.rows);
+            batch.number = one.number;
+        }
+        batch.clock = (AT, AT);
+        writer.write(&mut batch).unwrap();
+    }
+    drop(writer);
+    let bytes = file.bytes();
+    assert_eq!(read(bytes.clone()).unwrap(), (source.batch, source.rows()));
+    let rounds =
+        if std::env::var("FWS_BITROT").is_ok_and(|all| all == "all") { 20_000 } else { 300 };
+    let (mut prng, mut seen) = (Prng::new(2), 0);
+    for round in 0..rounds {
+        let mut bad = bytes.clone();
+        match round % 4 {
+            0 => bad.truncate(prng.below(bytes.len())),
+            1 => {
+                let (at, len) = (prng.below(bytes.len()), 1 + prng.below(4096));
+                let end = (at + len).min(bytes.len());
+                bad[at..end].fill(0);
+            }
+            2 => {
+                for _ in 0..1 + prng.below(64) {
+                    let bit = prng.below(bytes.len() * 8);
+                    bad[bit / 8] ^= 1 << (bit % 8);
+                }
+            }
+            _ => {
+                let bit = prng.below(bytes.len() * 8);
+                bad[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+        seen += usize::from(!judged(bad, &source));
+    }
+    println!("{seen} of {rounds} damages were seen, the others were harmless");
+    assert!(seen > rounds / 4);
+}

@@ -1,0 +1,310 @@
+//! The journal over a store whose disk fails: what was refused is taken back, what was acknowledged
+//! is on disk, and when the disk works again the journal goes on, without a restart.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Outcome, PeerId, Place, Undo};
+use fws::journal::store::{Content, Facts, StoreJournal, Writer};
+use fws::journal::{Event, Journal, Mark, Proposal, Ticket};
+use fws::limits::{Limits, SyncPolicy};
+use fws::publication::Publication;
+use fws::reason::CloseReason;
+use fws::sim::disk::{Failure, SimFile, SimFolder};
+use fws::time::{Millis, Now, UnixMillis};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn facts() -> Facts {
+    let start = UnixMillis(1_800_000_000_000);
+    Facts { key: [7; 32], term: 1, batch: 0, clock: (start, start) }
+}
+
+/// What a switch is to a journal, and no more.
+struct Loop {
+    hub: Hub,
+    journal: StoreJournal,
+    woken: Receiver<()>,
+    folder: SimFolder,
+    mono: u64,
+    /// Marks between which all was lost, and proposals that failed.
+    lost: Vec<(Mark, Mark)>,
+    failed: Vec<Ticket>,
+}
+
+struct Out<'a>(&'a mut StoreJournal);
+
+impl Outbox for Out<'_> {
+    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
+    fn close(&mut self, _: PeerId, _: CloseReason) {}
+    fn changed(&mut self, undo: Undo) {
+        self.0.changed(undo);
+    }
+}
+
+impl Loop {
+    fn new(sync: SyncPolicy) -> Loop {
+        let limits = Limits { store_retry_ms: 10, ..Limits::default() };
+        let folder = SimFolder::new(SimFile::default());
+        let writer = Writer::create(folder.store(), &facts()).unwrap();
+        let (sender, woken) = channel();
+        let wake = Box::new(move || sender.send(()).unwrap_or_default());
+        let journal =
+            StoreJournal::start(folder.clone(), (facts(), writer), sync, &limits, wake).unwrap();
+        let hub = Hub::new(limits, facts().clock.0);
+        Loop { hub, journal, woken, folder, mono: 0, lost: Vec::new(), failed: Vec::new() }
+    }
+
+    fn at(&self) -> UnixMillis {
+        facts().clock.0.plus(self.mono)
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: Millis(self.mono), unix: self.at() }
+    }
+
+    fn apply(&mut self, entry: Entry) -> Outcome {
+        self.hub.apply(entry, &mut Out(&mut self.journal)).unwrap()
+    }
+
+    /// Proposes a change; its mark, or none if it was refused.
+    fn propose(&mut self, change: Change) -> Option<Mark> {
+        match self.journal.propose(self.at(), change) {
+            Proposal::Now(entry) => {
+                self.apply(entry);
+                Some(self.journal.mark())
+            }
+            Proposal::Refused => None,
+            Proposal::Later(ticket) => panic!("{ticket:?}"),
+        }
+    }
+
+    fn turn(&mut self) {
+        let at = self.at();
+        self.hub.advance(at, &mut Out(&mut self.journal));
+        self.journal.commit(&self.hub, at, self.now());
+        while let Some(event) = self.journal.poll() {
+            match event {
+                Event::Entry(_, entry) => drop(self.apply(entry)),
+                Event::Failed(ticket) => self.failed.push(ticket),
+                Event::Undo(undo) => self.hub.undo(undo, &mut Out(&mut self.journal)),
+                Event::Lost { from, upto } => {
+                    self.lost.push((from, upto));
+                    self.hub.advance(at, &mut Out(&mut self.journal));
+                }
+            }
+        }
+    }
+
+    /// Turns until it is so.
+    #[track_caller]
+    fn until(&mut self, what: &str, is_so: impl Fn(&Loop) -> bool) {
+        self.turn();
+        while !is_so(self) {
+            let is_due = self.journal.due().is_some_and(|at| at <= Millis(self.mono));
+            let is_woken = is_due || self.woken.recv_timeout(DEADLINE).is_ok();
+            assert!(is_woken, "in vain: {what}");
+            self.turn();
+        }
+    }
+
+    /// Whether a change was kept, once that is known.
+    #[track_caller]
+    fn is_kept(&mut self, mark: Mark) -> bool {
+        self.until("its fate", |this| this.journal.durable() >= mark);
+        !self.lost.iter().any(|(from, upto)| *from < mark && mark <= *upto)
+    }
+
+    fn ns(&self) -> NsId {
+        self.hub.namespace("a").unwrap()
+    }
+
+    fn set(&mut self, channel: &str, data: &str) -> Option<Mark> {
+        let place = Place { channel: channel.into(), user: None };
+        let (ns, data) = (self.ns(), data.into());
+        self.propose(Change::Set { ns, place, data, ttl_ms: None, emit: false })
+    }
+
+    fn get(&self, channel: &str) -> Option<String> {
+        Some(self.hub.state(self.ns(), channel, None, self.at())?.into_owned())
+    }
+
+    fn rows(&self) -> BTreeMap<Key, String> {
+        let (mut rows, mut cursor) = (BTreeMap::new(), Some(Cursor::default()));
+        while let Some(from) = cursor {
+            cursor = self.hub.rows(from, |key, row| {
+                rows.insert(key, format!("{row:?}"));
+                // Small parts, so that there are some.
+                rows.len() % 3 != 0
+            });
+        }
+        rows
+    }
+
+    /// What the next start would find.
+    fn on_disk(&self) -> BTreeMap<Key, String> {
+        let content = Content::read(SimFile::new(self.folder.store().bytes())).unwrap();
+        let mut rows = BTreeMap::new();
+        content.each(|key, row| drop(rows.insert(key, format!("{row:?}")))).unwrap();
+        rows
+    }
+
+    fn begin(&mut self) {
+        let register = Change::Register { name: "a".into(), key: "k".into() };
+        let mark = self.propose(register).unwrap();
+        assert!(self.is_kept(mark));
+        let mark = self.set("old", "1").unwrap();
+        // At once, or at the next sync.
+        self.turn();
+        self.mono += 100_000;
+        assert!(self.is_kept(mark));
+        self.until("all is written", |this| this.on_disk() == this.rows());
+    }
+}
+
+#[test]
+fn a_fault_at_any_call_takes_back_what_it_must_and_nothing_else() {
+    for how in [Failure::Space, Failure::Broken] {
+        for call in 0..40 {
+            let mut this = Loop::new(SyncPolicy::Always);
+            this.begin();
+            let store = this.folder.store();
+            let count = if how == Failure::Space { u64::MAX } else { 1 };
+            store.fail(call, count, how);
+            let what = format!("{how:?} at call {call}");
+            let mut kept = BTreeMap::from([("old".to_string(), "1".to_string())]);
+            for i in 0..6 {
+                let (channel, data) = (["old", "new", "third"][i % 3], format!("{i}{i}"));
+                let Some(mark) = this.set(channel, &data) else { continue };
+                if this.is_kept(mark) {
+                    kept.insert(channel.into(), data);
+                }
+                for channel in ["old", "new", "third"] {
+                    assert_eq!(this.get(channel).as_ref(), kept.get(channel), "{what}, set {i}");
+                }
+            }
+            store.mend();
+            this.until("the disk works again", |this| !this.journal.is_failing());
+            assert_eq!(this.on_disk(), this.rows(), "{what}: after the recovery");
+            let mark = this.set("new", "\"goes on\"").unwrap();
+            assert!(this.is_kept(mark), "{what}");
+            assert_eq!(this.on_disk(), this.rows(), "{what}: afterwards");
+        }
+    }
+}
+
+#[test]
+fn all_that_waits_is_undone_together_and_in_reverse() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    let before = this.rows();
+    this.folder.store().fail(0, 1, Failure::Broken);
+    let (ns, place) = (this.ns(), Place { channel: "list".into(), user: None });
+    let mut marks = vec![this.set("old", "2").unwrap(), this.set("old", "null").unwrap()];
+    for data in ["1", "2", "3"] {
+        let (place, data) = (place.clone(), data.into());
+        let push = Change::Push { ns, place, data, ttl_ms: None, emit: false };
+        marks.push(this.propose(push).unwrap());
+    }
+    marks.push(this.propose(Change::Rotate { ns, key: "new".into(), grace_ms: 5 }).unwrap());
+    let (channel, user) = ("#p".into(), "1".into());
+    marks.push(this.propose(Change::Grant { ns, channel, user }).unwrap());
+    marks.push(this.propose(Change::Register { name: "b".into(), key: "k".into() }).unwrap());
+    let removal = this.journal.propose(this.at(), Change::Remove { ns });
+    let Proposal::Later(ticket) = removal else { panic!("{removal:?}") };
+    for mark in marks {
+        assert!(!this.is_kept(mark));
+    }
+    assert_eq!(this.failed, [ticket]);
+    assert_eq!(this.rows(), before);
+    assert_eq!(this.hub.keys(ns, this.at()).collect::<Vec<_>>(), ["k"]);
+    assert!(this.set("old", "3").is_none() || !this.journal.is_failing());
+    this.until("the disk works again", |this| !this.journal.is_failing());
+    assert_eq!(this.on_disk(), before);
+}
+
+#[test]
+fn the_end_of_a_namespace_comes_when_it_is_durable() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    let ns = this.ns();
+    let Proposal::Later(_) = this.journal.propose(this.at(), Change::Remove { ns }) else {
+        panic!("the end of a namespace cannot be undone");
+    };
+    assert!(this.hub.namespace("a").is_some());
+    this.until("it is gone", |this| this.hub.namespace("a").is_none());
+    assert!(this.on_disk().is_empty() && this.failed.is_empty());
+}
+
+#[test]
+fn what_was_acknowledged_before_its_sync_is_written_when_the_disk_works_again() {
+    for how in [Failure::Space, Failure::Broken] {
+        let mut this = Loop::new(SyncPolicy::Every(1000));
+        this.begin();
+        let store = this.folder.store();
+        store.fail(0, if how == Failure::Space { u64::MAX } else { 1 }, how);
+        let mark = this.set("new", "2").unwrap();
+        assert!(mark <= this.journal.durable(), "acknowledged at once");
+        assert_eq!(this.on_disk().len(), 2, "and not on disk");
+        this.turn();
+        this.mono += 1000;
+        this.until("the disk fails", |this| !this.lost.is_empty());
+        assert_eq!(this.get("new").as_deref(), Some("2"), "what was acknowledged stays");
+        store.mend();
+        this.until("the disk works again", |this| !this.journal.is_failing());
+        assert_eq!(this.on_disk(), this.rows());
+    }
+}
+
+#[test]
+fn a_state_that_ends_leaves_the_disk_and_takes_nothing_with_it() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    let (ns, place) = (this.ns(), Place { channel: "short".into(), user: None });
+    let data = "1".into();
+    let mark = this.propose(Change::Set { ns, place, data, ttl_ms: Some(100), emit: false });
+    assert!(this.is_kept(mark.unwrap()));
+    assert_eq!(this.on_disk().len(), 3);
+    this.mono += 100;
+    this.turn();
+    assert_eq!(this.get("short"), None);
+    this.mono += 1000;
+    this.until("its row is gone", |this| this.on_disk().len() == 2);
+    assert_eq!(this.on_disk(), this.rows());
+}
+
+/// A value that ended while the change that had given it its end was on its way, and failed.
+#[test]
+fn what_a_failed_change_would_have_ended_comes_back() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    this.folder.store().fail(0, 1, Failure::Broken);
+    let (ns, place) = (this.ns(), Place { channel: "old".into(), user: None });
+    let push = Change::Set { ns, place, data: "2".into(), ttl_ms: Some(50), emit: false };
+    let mark = this.propose(push).unwrap();
+    this.mono += 60;
+    let at = this.at();
+    this.hub.advance(at, &mut Out(&mut this.journal));
+    assert_eq!(this.get("old"), None);
+    assert!(!this.is_kept(mark));
+    assert_eq!(this.get("old").as_deref(), Some("1"));
+    this.until("the disk works again", |this| !this.journal.is_failing());
+    assert_eq!(this.on_disk(), this.rows());
+}
+
+#[test]
+fn a_stopped_server_has_written_everything() {
+    for sync in [SyncPolicy::Always, SyncPolicy::Every(60_000)] {
+        let mut this = Loop::new(sync);
+        this.begin();
+        this.set("new", "2").unwrap();
+        let (hub, at, now) = (&this.hub, this.at(), this.now());
+        this.journal.close(hub, at, now);
+        assert_eq!(this.on_disk(), this.rows());
+        let seal = this.folder.sealed().unwrap();
+        let content = Content::read(this.folder.store()).unwrap();
+        assert_eq!(content.facts.batch, seal.batch);
+    }
+}

@@ -1,0 +1,377 @@
+//! The store of a running server: what was acknowledged is there after a restart, whatever ended
+//! the server before it; a folder belongs to one server; a full disk refuses and recovers.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::control::Control;
+use common::eventually;
+use common::server::{Dir, OTHER_KEY, Options, SERVER_KEY, Server, mode, run_to_end};
+use serde_json::{Value, json};
+
+fn set(channel: &str, data: &str, params: &str) -> String {
+    format!(r#"{{"action":"set","channel":"{channel}","data":{data},"params":{params}}}"#)
+}
+
+fn get(channel: &str) -> String {
+    format!(r#"{{"action":"get","channel":"{channel}"}}"#)
+}
+
+fn get_of(channel: &str, user: &str) -> String {
+    format!(r#"{{"action":"get","channel":"{channel}","params":{{"userId":"{user}"}}}}"#)
+}
+
+fn register(control: &mut Control, name: &str) -> String {
+    let request = json!({ "action": "registerNameSpace", "name": name, "key": SERVER_KEY });
+    let reply: Value = serde_json::from_str(&control.ask(&request.to_string())).unwrap();
+    reply["secretKey"].as_str().unwrap_or_else(|| panic!("{reply}")).to_string()
+}
+
+fn auth(control: &mut Control, name: &str, key: &str) -> String {
+    control.ask(&json!({ "action": "auth", "name": name, "sKey": key }).to_string())
+}
+
+const DONE: &str = r#"{"success":true}"#;
+
+#[test]
+fn all_that_was_acknowledged_is_there_after_a_crash() {
+    for is_crash in [true, false] {
+        let server = Server::new();
+        let mut control = server.control();
+        let key = register(&mut control, "shop:a\u{e9}");
+        assert_eq!(auth(&mut control, "shop:a\u{e9}", &key), DONE);
+        control.ok(&set("price", "[9007199254740993, 1.0]", "{}"));
+        control.ok(&set("@cart", "[1,2]", r#"{"userId":5}"#));
+        control.ok(&set("gone", "1", "{}"));
+        control.ok(&set("gone", "null", "{}"));
+        control.ok(&set("later", "1", r#"{"ttl":1000}"#));
+        for i in 0..3 {
+            control.ok(&format!(r#"{{"action":"push","channel":"list","data":{i}}}"#));
+        }
+        let grant = |action: &str, user: &str| {
+            format!(r##"{{"action":"{action}","channel":"#p","params":{{"userId":"{user}"}}}}"##)
+        };
+        control.ok(&grant("subscribe", "1"));
+        control.ok(&grant("subscribe", "2"));
+        control.ok(&grant("unsubscribe", "2"));
+        let mut demo = server.controller("demo");
+        demo.ok(&set("of demo", "\"kept as well\"", "{}"));
+        let dir = if is_crash { server.crash() } else { server.stop() };
+
+        let server = Server::start_in(dir, &Options::default());
+        let mut control = server.control();
+        assert_eq!(auth(&mut control, "shop:a\u{e9}", &key), DONE);
+        assert_eq!(control.ask(&get("price")), "[9007199254740993, 1.0]");
+        assert_eq!(control.ask(&get_of("@cart", "5")), "[1,2]");
+        assert_eq!(control.ask(&get("@cart")), "null");
+        assert_eq!(control.ask(&get("gone")), "null");
+        assert_eq!(control.ask(&get("later")), "1");
+        assert_eq!(control.ask(&get("list")), "[0,1,2]");
+        control.ok(r#"{"action":"push","channel":"list","data":3}"#);
+        assert_eq!(control.ask(&get("list")), "[0,1,2,3]");
+        assert_eq!(server.controller("demo").ask(&get("of demo")), "\"kept as well\"");
+        control.ok(r##"{"action":"set","channel":"#p","data":"psst"}"##);
+        let mut browser = server.browser_of("shop:a\u{e9}", &key, r#"{"i":1}"#);
+        browser.say(r##"{"event":"subscribe","data":"#p"}"##);
+        browser.expect(r##"{"event":"#p","data":"psst"}"##);
+        let mut other = server.browser_of("shop:a\u{e9}", &key, r#"{"i":2}"#);
+        other.say(r##"{"event":"subscribe","data":"#p","clb":1}"##);
+        let answer =
+            r#"{"event":"callBackAnswer","clb":1,"data":{"ok":false,"reason":"no grant"}}"#;
+        other.expect(answer);
+    }
+}
+
+#[test]
+fn keys_that_were_replaced_or_removed_stay_so() {
+    let server = Server::new();
+    let mut control = server.control();
+    let one = register(&mut control, "one");
+    let two = register(&mut control, "two");
+    let rotate = |name: &str, grace: u32| {
+        json!({ "action": "rotateKey", "name": name, "key": SERVER_KEY,
+            "params": { "grace": grace } })
+        .to_string()
+    };
+    let reply: Value = serde_json::from_str(&control.ask(&rotate("one", 1000))).unwrap();
+    let fresh = reply["secretKey"].as_str().unwrap().to_string();
+    let reply: Value = serde_json::from_str(&control.ask(&rotate("other", 0))).unwrap();
+    let other = reply["secretKey"].as_str().unwrap().to_string();
+    auth(&mut control, "two", &two);
+    control.ok(&set("c", "1", "{}"));
+    let remove = json!({ "action": "removeNameSpace", "name": "two", "key": SERVER_KEY });
+    assert_eq!(control.ask(&remove.to_string()), DONE);
+
+    let server = Server::start_in(server.crash(), &Options::default());
+    let mut control = server.control();
+    assert_eq!(auth(&mut control, "one", &fresh), DONE);
+    assert_eq!(auth(&mut control, "one", &one), DONE, "within the grace");
+    let wrong = r#"{"success":false,"reason":"Invalid sKey","code":305}"#;
+    assert_eq!(auth(&mut control, "other", OTHER_KEY), wrong, "replaced by rotateKey");
+    assert_eq!(auth(&mut control, "other", &other), DONE);
+    let gone = r#"{"success":false,"reason":"Name space not found","code":404}"#;
+    assert_eq!(auth(&mut control, "two", &two), gone);
+    let again = register(&mut control, "two");
+    auth(&mut control, "two", &again);
+    assert_eq!(control.ask(&get("c")), "null", "the state of a former namespace");
+    // A new key in the configuration is newer than the one that replaced the old one there.
+    let mut options = Options::default();
+    options.config["namespaces"]["other"] = "a key of today".into();
+    let server = Server::start_in(server.crash(), &options);
+    let mut control = server.control();
+    assert_eq!(auth(&mut control, "other", "a key of today"), DONE);
+    assert_eq!(auth(&mut control, "other", &other), wrong);
+}
+
+#[test]
+fn a_state_that_has_ended_is_not_revived() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    control.ok(&set("short", "1", r#"{"ttl":1}"#));
+    control.ok(&set("long", "2", r#"{"ttl":60}"#));
+    let since = Instant::now();
+    let dir = server.crash();
+    // The second passes while nothing runs.
+    eventually("a second passes", || (since.elapsed() > Duration::from_millis(1100)).then_some(()));
+    let server = Server::start_in(dir, &Options::default());
+    let mut control = server.controller("demo");
+    assert_eq!(control.ask(&get("short")), "null");
+    assert_eq!(control.ask(&get("long")), "2");
+    assert!(server.log().join("\n").contains("1 states"), "{:?}", server.log());
+}
+
+#[test]
+fn states_may_be_synced_later_and_keys_never_are() {
+    let mut options = Options::default();
+    options.config["sync"] = "1s".into();
+    let server = Server::start(&options);
+    let mut control = server.control();
+    let key = register(&mut control, "shop");
+    auth(&mut control, "shop", &key);
+    control.ok(&set("c", "1", "{}"));
+    // Stopped in good order, it is there; whatever the interval.
+    let server = Server::start_in(server.stop(), &options);
+    let mut control = server.control();
+    assert_eq!(auth(&mut control, "shop", &key), DONE);
+    assert_eq!(control.ask(&get("c")), "1");
+    control.ok(&set("c", "2", "{}"));
+    let store = server.dir().file("data/store.redb");
+    let before = std::fs::metadata(&store).unwrap().modified().unwrap();
+    eventually("the state is written", || {
+        let now = std::fs::metadata(&store).unwrap().modified().unwrap();
+        (now > before).then_some(())
+    });
+    let server = Server::start_in(server.crash(), &options);
+    let mut control = server.control();
+    auth(&mut control, "shop", &key);
+    // What was acknowledged before the last sync; the sync came before the second value, or with it.
+    let found = control.ask(&get("c"));
+    assert!(found == "1" || found == "2", "{found}");
+}
+
+#[test]
+fn a_folder_belongs_to_one_server() {
+    let server = Server::new();
+    for (name, mode_wanted) in
+        [("store.redb", 0o600), ("store.seal", 0o600), ("lock", 0o600), ("", 0o700)]
+    {
+        assert_eq!(mode(&server.dir().file("data").join(name)), mode_wanted, "{name}");
+    }
+    let options = Options::default();
+    let mut second = Command::new(options.command(&Dir::new()).get_program());
+    second.args(["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]);
+    second.arg(server.dir().file("data")).env("FWS_SECRETKEY", SERVER_KEY);
+    second.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (code, log) = run_to_end(second);
+    let holder = format!("is in use by process {}", server.pid().as_raw_nonzero());
+    assert!(code == Some(1) && log.contains(&holder), "{code:?}: {log}");
+    // Whoever was killed holds nothing.
+    Server::start_in(server.crash(), &options);
+}
+
+/// Starts a server that must refuse to; returns what it says.
+fn refused(dir: &Dir) -> String {
+    let (code, log) = run_to_end(Options::default().command(dir));
+    assert_eq!(code, Some(1), "{log}");
+    log
+}
+
+#[test]
+fn a_store_that_is_gone_damaged_or_older_is_not_served() {
+    let server = Server::new();
+    server.controller("demo").ok(&set("c", "\"something to lose\"", "{}"));
+    let dir = server.stop();
+    let (store, seal) = (dir.file("data/store.redb"), dir.file("data/store.seal"));
+    let whole = std::fs::read(&store).unwrap();
+
+    std::fs::remove_file(&store).unwrap();
+    let log = refused(&dir);
+    assert!(log.contains("is gone") && log.contains("store.seal"), "{log}");
+
+    let at = whole.windows(17).position(|part| part == b"something to lose").unwrap();
+    let mut bad = whole.clone();
+    bad[at] ^= 1;
+    std::fs::write(&store, &bad).unwrap();
+    let log = refused(&dir);
+    assert!(log.contains("is damaged") && log.contains("store.redb.damaged"), "{log}");
+    assert!(!log.contains("something"), "a payload in the log: {log}");
+    assert_eq!(std::fs::read(dir.file("data/store.redb.damaged")).unwrap(), bad);
+    assert_eq!(std::fs::read(&store).unwrap(), bad, "the file itself was changed");
+
+    std::fs::write(&store, b"").unwrap();
+    assert!(refused(&dir).contains("the file is empty"));
+
+    // A backup from before the last batch.
+    std::fs::write(&store, &whole).unwrap();
+    let server = Server::start_in(dir, &Options::default());
+    server.controller("demo").ok(&set("c", "2", "{}"));
+    let dir = server.stop();
+    std::fs::write(&store, &whole).unwrap();
+    assert!(refused(&dir).contains("if this is a backup, remove store.seal"));
+    std::fs::remove_file(&seal).unwrap();
+    let server = Server::start_in(dir, &Options::default());
+    assert_eq!(server.controller("demo").ask(&get("c")), "\"something to lose\"");
+
+    // A seal that rots alone is only written anew.
+    let dir = server.stop();
+    std::fs::write(&seal, vec![7; 600]).unwrap();
+    let server = Server::start_in(dir, &Options::default());
+    assert!(server.log().join("\n").contains("store.seal is damaged"), "{:?}", server.log());
+}
+
+/// A file system of 2 MB that only one process and its children see.
+fn on_small_disk(options: &Options, dir: &Dir) -> Command {
+    let server = options.command(dir);
+    let mount = dir.file("data");
+    std::fs::create_dir_all(&mount).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command.arg(r#"mount -t tmpfs -o size=2m none "$0" && exec "$@""#).arg(&mount);
+    command.arg(server.get_program()).args(server.get_args());
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Writes until the disk of a process is full; the file that fills it.
+fn fill(folder: &Path) -> PathBuf {
+    let path = folder.join("filler");
+    let mut file = std::fs::File::create(&path).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    while std::io::Write::write_all(&mut file, &[0; 1]).is_ok() {}
+    path
+}
+
+#[test]
+fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
+    let dir = Dir::new();
+    let command = on_small_disk(&Options::default(), &dir);
+    let server = Server::spawn(command, dir, false);
+    let folder = PathBuf::from(format!("/proc/{}/root", server.pid().as_raw_nonzero()))
+        .join(server.dir().file("data").strip_prefix("/").unwrap());
+    let mut control = server.controller("demo");
+    let value = format!("\"{}\"", "x".repeat(20_000));
+    control.ok(&set("before", &value, "{}"));
+    control.ok(&set("both", "1", "{}"));
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.say(r#"{"event":"subscribe","data":"both"}"#);
+    browser.expect(r#"{"event":"both","data":1}"#);
+
+    let filler = fill(&folder);
+    let full = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
+    let mut refused = 0;
+    for i in 0..40 {
+        let reply = control.ask(&set(&format!("s{i}"), &value, "{}"));
+        assert!(reply == DONE || reply == full, "{reply}");
+        refused += usize::from(reply == full);
+        let expected = if reply == full { "null" } else { &value };
+        assert_eq!(control.ask(&get(&format!("s{i}"))), expected, "state {i}");
+    }
+    assert!(refused > 20, "{refused} of 40 were refused");
+    // Everything else goes on.
+    assert_eq!(control.ask(&get("before")), value);
+    control.ok(r#"{"action":"emit","channel":"both","data":2}"#);
+    browser.expect(r#"{"event":"both","data":2}"#);
+    let log = server.log().join("\n");
+    assert!(log.contains("the store cannot be written (No space left"), "{log}");
+    assert_eq!(log.matches("cannot be written").count(), 1, "{log}");
+
+    std::fs::remove_file(filler).unwrap();
+    let since = Instant::now();
+    eventually("the store takes again", || {
+        (control.ask(&set("again", "3", "{}")) == DONE).then_some(())
+    });
+    assert!(since.elapsed() < Duration::from_secs(1), "after {:?}", since.elapsed());
+    let log = server.log().join("\n");
+    assert!(log.contains("the store can be written again"), "{log}");
+    assert_eq!(control.ask(&get("both")), "1");
+}
+
+/// Many short-lived states on the same few keys leave no more behind than a small file.
+#[test]
+fn churn_does_not_make_the_file_grow() {
+    let sets: usize = match std::env::var("FWS_GROWTH_SETS") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => 30_000,
+    };
+    let server = Server::new();
+    let store = server.dir().file("data/store.redb");
+    let mut control = server.controller("demo");
+    let (mut largest, mut at) = (0, 0);
+    for from in (0..sets).step_by(64) {
+        let frames: Vec<u8> = (from..from + 64)
+            .flat_map(|i| {
+                let data = format!("\"{i} {}\"", "x".repeat(i % 100));
+                let body = set(&format!("k{}", i % 1000), &data, r#"{"ttl":1}"#);
+                common::control::frame(body.as_bytes())
+            })
+            .collect();
+        control.send_raw(&frames);
+        for _ in 0..64 {
+            assert_eq!(control.next().unwrap().as_deref(), Some(DONE));
+        }
+        let bytes = std::fs::metadata(&store).unwrap().len();
+        if bytes > largest {
+            (largest, at) = (bytes, from);
+        }
+    }
+    assert!(largest <= 8 << 20, "{largest} bytes");
+    let at_rest = eventually("the file is small again", || {
+        let bytes = std::fs::metadata(&store).unwrap().len();
+        (bytes <= 2 << 20).then_some(bytes)
+    });
+    println!("{sets} sets: at most {largest} bytes, at set {at}; {at_rest} at rest");
+}
+
+#[test]
+fn limits_of_what_waits_hold_publishers_back_and_lose_nothing() {
+    let limits = [("store_pending_changes", 16), ("control_replies_waiting", 8)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut control = server.controller("demo");
+    let frames: Vec<u8> = (0..2000)
+        .flat_map(|i| {
+            common::control::frame(set(&format!("k{i}"), &i.to_string(), "{}").as_bytes())
+        })
+        .collect();
+    control.send_raw(&frames);
+    for _ in 0..2000 {
+        assert_eq!(control.next().unwrap().as_deref(), Some(DONE));
+    }
+    let server = Server::start_in(server.crash(), &Options::default());
+    let mut control = server.controller("demo");
+    for i in (0..2000).step_by(97) {
+        assert_eq!(control.ask(&get(&format!("k{i}"))), i.to_string());
+    }
+    let store = server.dir().file("data/store.redb");
+    assert_eq!(std::fs::metadata(store).unwrap().permissions().mode() & 0o777, 0o600);
+}

@@ -2,8 +2,12 @@
 CARGO ?= cargo
 MINUTES ?= 10
 SEEDS ?= 10000
+KILLS ?= 10000
+STATES ?= 1000000
+SETS ?= 1000000
 
-.PHONY: help run build setup test lint fmt sim fuzz smoke fuzzer bench measure clean
+.PHONY: help run build setup test lint fmt sim crash powercut bitrot growth fuzz smoke fuzzer \
+	bench measure clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -30,6 +34,19 @@ fmt: ## format the code
 
 sim: ## simulate SEEDS seeds (10000) on both journals
 	FWS_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release --test simulate
+
+crash: ## kill -9 the server KILLS times (10000), and look for what it had acknowledged
+	FWS_KILLS=$(KILLS) $(CARGO) test --locked --release --test crash -- --nocapture
+
+powercut: ## look at STATES (1000000) of the store's disk after power cuts
+	FWS_POWERCUT_STATES=$(STATES) \
+		$(CARGO) test --locked --release --test disk after_a_power_cut -- --nocapture
+
+bitrot: ## flip every bit of a store
+	FWS_BITROT=all $(CARGO) test --locked --release --test disk -- --nocapture flipped larger
+
+growth: ## set SETS (1000000) short-lived states, and watch the file
+	FWS_GROWTH_SETS=$(SETS) $(CARGO) test --locked --release --test store churn -- --nocapture
 
 fuzz: fuzzer ## fuzz each target for MINUTES minutes (10)
 	fuzz/run $(MINUTES)

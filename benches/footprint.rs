@@ -1,68 +1,18 @@
 //! What the server takes from a machine: its memory at start, its memory for
 //! ten thousand idle authenticated subscribers, and the system calls for one emit to a thousand.
 
+#[path = "support/server.rs"]
+mod server;
 #[path = "support/mod.rs"]
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use server::Server;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-struct Server {
-    child: Child,
-    ws: SocketAddr,
-    control: SocketAddr,
-}
-
-impl Server {
-    fn start(data: &Path) -> Result<Server> {
-        std::fs::create_dir_all(data)?;
-        let config = data.join("config.json");
-        let (name, key) = (support::NAMESPACE, support::KEY);
-        std::fs::write(&config, format!(r#"{{"namespaces":{{"{name}":"{key}"}}}}"#))?;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fws"))
-            .args(["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .arg("--config")
-            .arg(&config)
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
-        let mut address = |what: &str| -> Result<SocketAddr> {
-            for line in lines.by_ref() {
-                if let Some((_, address)) = line?.split_once(what) {
-                    return Ok(address.parse()?);
-                }
-            }
-            Err("the server did not start".into())
-        };
-        let control = address("listening control=")?;
-        let ws = address("listening ws=")?;
-        std::thread::spawn(move || lines.for_each(drop));
-        Ok(Server { child, ws, control })
-    }
-
-    /// A figure of /proc/PID/status, in KiB.
-    fn status(&self, name: &str) -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text.lines().find(|line| line.starts_with(name)).ok_or("no such figure")?;
-        Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse()?)
-    }
-
-    fn subscribers(&self, count: usize) -> Result<Vec<TcpStream>> {
-        (0..count).map(|n| Ok(support::subscriber(self.ws, n, "news")?)).collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Emits one after the other; each is answered and has reached every subscriber before the next.
 fn emit(server: &Server, subscribers: &mut [TcpStream], times: usize) -> Result<()> {
@@ -121,10 +71,12 @@ fn main() -> Result<()> {
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised)?;
     let data = std::env::temp_dir().join(format!("fws-footprint-{}", std::process::id()));
-    let server = Server::start(&data)?;
+    let server = Server::start(&data, &[])?;
     println!("at start: {} KiB resident", server.status("VmRSS:")?);
     let before = server.status("RssAnon:")?;
-    let mut subscribers = server.subscribers(10_000)?;
+    let mut subscribers = (0..10_000)
+        .map(|n| Ok(support::subscriber(server.ws, n, "news")?))
+        .collect::<Result<Vec<_>>>()?;
     let after = server.status("RssAnon:")?;
     let bytes = (after - before) * 1024 / subscribers.len() as u64;
     println!("per idle subscriber of {}: {bytes} bytes of user memory", subscribers.len());

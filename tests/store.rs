@@ -169,7 +169,7 @@ fn states_may_be_synced_later_and_keys_never_are() {
     let server = Server::start_in(server.crash(), &options);
     let mut control = server.control();
     auth(&mut control, "shop", &key);
-    // What was acknowledged before the last sync; the sync came before the second value, or with it.
+    // All up to some sync; that came before the second value, or with it.
     let found = control.ask(&get("c"));
     assert!(found == "1" || found == "2", "{found}");
 }

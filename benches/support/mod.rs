@@ -58,6 +58,7 @@ pub fn auth() -> Vec<u8> {
 }
 
 /// An emit of so many bytes of data.
+#[allow(dead_code)] // not every bench emits
 pub fn emit(channel: &str, bytes: usize) -> Vec<u8> {
     let data = "x".repeat(bytes);
     frame(&format!(r#"{{"action":"emit","channel":"{channel}","data":"{data}","params":{{}}}}"#))

@@ -90,7 +90,7 @@ impl Hub {
 
     fn live_state(&self, ns: NsId, place: &Place, at: UnixMillis) -> Option<&State> {
         let id = self.find_state(ns, &place.channel, place.user.as_deref())?;
-        self.states.get(id).filter(|state| state.expires.is_none_or(|end| at < end))
+        self.states.get(id).filter(|state| state.expires().is_none_or(|end| at < end))
     }
 
     /// Applies one entry: changes what is recorded, and tells the outbox who hears of it.
@@ -224,17 +224,17 @@ impl Hub {
         let before = match (id, value) {
             (Some(id), Some(value)) => {
                 let Some(state) = self.states.get_mut(id) else { return };
-                if state.expires.is_none() && expires.is_none() && state.value.is_same(&value) {
+                if state.end.is_none() && expires.is_none() && state.value.is_same(&value) {
                     return;
                 }
                 let value = std::mem::replace(&mut state.value, value);
-                let before = Before::State { value, expires: state.expires };
+                let before = Before::State { value, expires: state.expires() };
                 self.end_at(id, expires);
                 before
             }
             (Some(id), None) => {
-                let Some(State { value, expires, .. }) = self.take_state(id) else { return };
-                Before::State { value, expires }
+                let Some(state) = self.take_state(id) else { return };
+                Before::State { expires: state.expires(), value: state.value }
             }
             (None, Some(value)) => {
                 self.put_state(ns, place.clone(), value, expires);
@@ -261,7 +261,7 @@ impl Hub {
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
         let Some(number) = self.number(ns) else { return };
         let Some(state) = self.states.get_mut(id) else { return };
-        let (was, ended) = (state.value.to_json(), state.expires);
+        let (was, ended) = (state.value.to_json(), state.expires());
         let Some(list) = state.value.as_list() else { return };
         list.push(data);
         let dropped = list.bound(items, bytes);

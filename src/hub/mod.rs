@@ -28,7 +28,7 @@ use crate::uuid::Uuid;
 use crate::wheel::Wheel;
 use index::Index;
 use record::Before;
-use state::{State, Value};
+use state::{End, State, Value};
 
 /// A namespace, for as long as it lives: one that is removed and registered again is another.
 pub type NsId = Id<Namespace>;
@@ -240,7 +240,7 @@ impl Hub {
         at: UnixMillis,
     ) -> Option<Cow<'_, str>> {
         let state = self.states.get(self.find_state(ns, channel, user)?)?;
-        state.expires.is_none_or(|end| at < end).then(|| state.value.text())
+        state.expires().is_none_or(|end| at < end).then(|| state.value.text())
     }
 
     fn find_state(&self, ns: NsId, channel: &str, user: Option<&str>) -> Option<Id<State>> {
@@ -372,12 +372,11 @@ impl Hub {
     pub fn advance(&mut self, at: UnixMillis, out: &mut impl Outbox) {
         self.ends.advance(at.0);
         while let Some((_, id)) = self.ends.pop_expired() {
-            if let Some(state) = self.states.get_mut(id) {
-                state.timer = None;
+            if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
+                end.timer = None;
             }
-            let Some(State { ns, place, value, expires, .. }) = self.take_state(id) else {
-                continue;
-            };
+            let Some(state) = self.take_state(id) else { continue };
+            let (expires, State { ns, place, value, .. }) = (state.expires(), state);
             if let Some(ns) = self.number(ns) {
                 let before = Before::Ended { value, expires };
                 out.changed(Undo::new(Key::State { ns, place }, 0, before));
@@ -469,7 +468,7 @@ impl Hub {
             None => {
                 let hash = self.hash((&*place.channel, place.user.as_deref()));
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
-                let state = State { ns, place, value, expires: None, timer: None };
+                let state = State { ns, place, value, end: None };
                 let id = self.states.insert(state);
                 let (states, hasher) = (&self.states, &self.hasher);
                 space.states.insert(hash, id, |id| {
@@ -485,16 +484,18 @@ impl Hub {
     /// Gives a state its end in place of the one before.
     fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
         let Some(state) = self.states.get_mut(id) else { return };
-        if let Some(timer) = state.timer.take() {
+        if let Some(timer) = state.end.take().and_then(|end| end.timer) {
             self.ends.cancel(timer);
         }
-        state.expires = expires;
-        state.timer = expires.map(|end| self.ends.insert(end.0, id));
+        state.end = expires.map(|at| {
+            let timer = Some(self.ends.insert(at.0, id));
+            Box::new(End { at, timer })
+        });
     }
 
     fn take_state(&mut self, id: Id<State>) -> Option<State> {
         let mut state = self.states.remove(id)?;
-        if let Some(timer) = state.timer.take() {
+        if let Some(timer) = state.end.as_mut().and_then(|end| end.timer.take()) {
             self.ends.cancel(timer);
         }
         let hash = self.hash((&*state.place.channel, state.place.user.as_deref()));
@@ -547,7 +548,7 @@ impl Hub {
         for (id, state) in self.states.iter() {
             let Place { channel, user } = &state.place;
             assert_eq!(self.find_state(state.ns, channel, user.as_deref()), Some(id));
-            assert_eq!(state.expires.is_some(), state.timer.is_some());
+            assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
         }
         for (id, ns) in self.namespaces.iter() {
             assert_eq!(self.namespace(&ns.name), Some(id));
@@ -560,7 +561,7 @@ impl Hub {
         assert_eq!(total(|ns| ns.channels.len()), self.channels.len());
         assert_eq!(total(|ns| ns.users.len()), self.users.len());
         assert_eq!(total(|ns| ns.states.len()), self.states.len());
-        let timed = self.states.iter().filter(|(_, state)| state.timer.is_some()).count();
+        let timed = self.states.iter().filter(|(_, state)| state.end.is_some()).count();
         assert_eq!(timed, self.ends.len());
         self.ends.check_invariants();
     }

@@ -14,9 +14,16 @@ pub(super) struct State {
     pub ns: NsId,
     pub place: Place,
     pub value: Value,
+    /// Most states have no end, and pay only for the pointer.
+    pub end: Option<Box<End>>,
+}
+
+/// The end of a state.
+#[derive(Debug)]
+pub(super) struct End {
     /// Not readable from this moment on.
-    pub expires: Option<UnixMillis>,
-    /// In the hub's wheel, exactly if `expires` is set.
+    pub at: UnixMillis,
+    /// In the hub's wheel, until it has come.
     pub timer: Option<Timer>,
 }
 
@@ -36,8 +43,13 @@ pub(super) struct List {
 }
 
 impl State {
+    /// Not readable from this moment on.
+    pub fn expires(&self) -> Option<UnixMillis> {
+        self.end.as_ref().map(|end| end.at)
+    }
+
     pub fn row(&self) -> Row<'_> {
-        Row::State { text: self.value.text(), expires: self.expires }
+        Row::State { text: self.value.text(), expires: self.expires() }
     }
 }
 
@@ -141,6 +153,11 @@ impl List {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_stays_small() {
+        assert!(size_of::<State>() <= 64, "{}", size_of::<State>());
+    }
 
     #[test]
     fn a_list_drops_its_oldest() {

@@ -84,7 +84,8 @@ pub enum LimitError {
 }
 
 limits! {
-    /// Connections in all; fewer if the descriptor limit allows fewer.
+    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 32
+    /// more.
     connections: 1_000_000, 16..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
@@ -124,7 +125,8 @@ limits! {
     close_ms: 5000, 100..=600_000;
     /// From SIGTERM to the end of the process.
     drain_ms: 10_000, 100..=600_000;
-    /// What waits for a browser behind the publication it is busy with, before it is cut.
+    /// Publications that come for a browser while the kernel takes nothing more for it, before it
+    /// is cut.
     backlog_bytes: 262_144, 1024..=1_073_741_824;
     /// What waits for a browser, answers and messages, before it is no longer read; it is read
     /// again when all of that has gone out.

@@ -121,8 +121,13 @@ fn services(limits: &Limits) -> Vec<Service> {
 
 fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
     let limits = Limits { http_body_bytes: 4 * MESSAGE_BYTES, ..Limits::default() };
-    let (close_ms, drain_ms) = (limits.close_ms as u64, limits.drain_ms as u64);
-    let mut reactor = Reactor::new(Bounds { connections: 10_000, close_ms, drain_ms })?;
+    let mut reactor = Reactor::new(Bounds {
+        connections: 10_000,
+        control_reserve: 0,
+        close_ms: limits.close_ms as u64,
+        drain_ms: limits.drain_ms as u64,
+        backlog_bytes: limits.backlog_bytes,
+    })?;
     let door = Listener::tcp(Door::Web, address.parse()?)?;
     println!("listening {}", door.address());
     reactor.add_door(door)?;

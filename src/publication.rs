@@ -31,6 +31,20 @@ impl Form {
     /// How many there are.
     const COUNT: usize = 9;
 
+    /// Every one, in the order of their numbers.
+    const ALL: [Form; Form::COUNT] = {
+        let mut all = [Form::Raw; Form::COUNT];
+        (all[1], all[2]) = (Form::SockJs, Form::Item);
+        let mut at = 0;
+        while at < Envelope::ALL.len() {
+            let envelope = Envelope::ALL[at];
+            all[3 + 2 * at] = Form::Stream { envelope, is_chunked: false };
+            all[4 + 2 * at] = Form::Stream { envelope, is_chunked: true };
+            at += 1;
+        }
+        all
+    };
+
     /// Its number, below [`Form::COUNT`].
     const fn number(self) -> usize {
         match self {
@@ -78,9 +92,20 @@ impl<'a> Publication<'a> {
         })
     }
 
+    /// The forms that have been encoded so far.
+    pub fn encoded(&self) -> impl Iterator<Item = (Form, &Frame)> {
+        let frames = Form::ALL.into_iter().zip(&self.frames);
+        frames.filter_map(|(form, cell)| Some((form, cell.get()?)))
+    }
+
+    /// Takes a frame that an equal publication has encoded before.
+    pub fn lend(&self, form: Form, frame: &Frame) {
+        self.frames[form.number()].get_or_init(|| frame.clone());
+    }
+
     /// How many forms have been encoded so far.
     pub fn encodings(&self) -> usize {
-        self.frames.iter().filter(|frame| frame.get().is_some()).count()
+        self.encoded().count()
     }
 
     /// Length of the message, if the channel's name needs no escapes.
@@ -173,6 +198,9 @@ mod tests {
             assert_eq!(publication.frame(form).as_ptr(), frame.as_ptr());
         }
         assert_eq!(publication.encodings(), Form::COUNT);
+        for (number, (form, frame)) in publication.encoded().enumerate() {
+            assert_eq!((form.number(), frame), (number, publication.frame(form)));
+        }
         let line = Form::Stream { envelope: Envelope::Xhr, is_chunked: false };
         assert_eq!(**publication.frame(line), *[&b"a["[..], item, b"]\n"].concat());
     }

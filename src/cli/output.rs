@@ -18,3 +18,9 @@ pub(super) fn out(text: &str) -> Result<(), Stop> {
 pub(super) fn tell(line: &str) {
     let _ = io::stderr().write_all(format!("fws: {line}\n").as_bytes());
 }
+
+/// A text from elsewhere, such that it can neither move the cursor nor begin a line.
+pub(super) fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { vec![c] };
+    text.chars().flat_map(escape).collect()
+}

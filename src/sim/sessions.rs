@@ -160,8 +160,7 @@ impl<J: Journal> World<J> {
         };
         let mut switch = Switch::new(settings, journal);
         assert!(switch.declare(SPACE, KEY), "there is room for one");
-        let close_ms = limits().close_ms as u64;
-        let mut net = FakeNet::new(prng, now, close_ms, tape.clone());
+        let mut net = FakeNet::new(prng, now, &limits(), tape.clone());
         let back_end = net.insert();
         switch.opened(&mut net, back_end, Door::Control);
         let mut world = World {

@@ -3,11 +3,12 @@
 //! works every time. The web door calls it.
 
 use super::page::Demo;
+use super::shared::SharedStates;
 use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::codec::{json, jwt};
 use crate::edge::Net;
-use crate::hub::{Denied, Hub, PeerId};
+use crate::hub::{Denied, Hub, Key, PeerId, Place};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -39,6 +40,8 @@ pub(super) struct Site<'a> {
     pub hub: &'a mut Hub,
     /// How a peer of the hub is reached.
     pub links: &'a mut Vec<SessionId>,
+    /// Large states on their way to those who subscribed.
+    pub shared: &'a mut SharedStates,
     pub limits: &'a Limits,
     pub demo: Option<&'a Demo>,
     /// Date at the zero of the monotonic clock.
@@ -228,12 +231,21 @@ impl Site<'_> {
             None => return refuse(outlet, clb, "channel is not a string"),
         };
         let at = self.at(outlet.now());
+        let owner = self.hub.identity(peer).map(|(ns, user)| {
+            (self.hub.number(ns).unwrap_or_default(), channel.starts_with('@').then(|| user.into()))
+        });
         match self.hub.subscribe(peer, &channel, at) {
             Ok(state) => {
                 answer(outlet, clb, OK);
-                if let Some(state) = state {
-                    outlet.send_publication(&Publication::new(&channel, &state));
+                let Some(state) = state else { return };
+                let publication = Publication::new(&channel, &state);
+                if let Some((ns, user)) = owner.filter(|_| self.shared.is_worth(state.len())) {
+                    let key = Key::State { ns, place: Place { channel: (&*channel).into(), user } };
+                    self.shared.lend(&key, &publication);
+                    publication.frame(outlet.form());
+                    self.shared.keep(key, &publication, outlet.now().mono);
                 }
+                outlet.send_publication(&publication);
             }
             Err(Denied::NoGrant) => refuse(outlet, clb, "no grant"),
             Err(Denied::TooManyChannels(max)) => {

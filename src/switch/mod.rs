@@ -11,6 +11,9 @@ mod command;
 mod control;
 mod fuzz;
 mod page;
+mod shared;
+
+use std::collections::BTreeSet;
 
 use hashbrown::HashMap;
 
@@ -26,6 +29,7 @@ use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{Service, SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
+use shared::SharedStates;
 
 #[doc(hidden)]
 pub use fuzz::{fuzz_browser, fuzz_commands};
@@ -99,6 +103,8 @@ pub struct Switch<J> {
     journal: J,
     /// By the slot of the connection.
     seats: Vec<Seat>,
+    /// Connections with the role of a controller: by name, so that their number cannot drift.
+    controllers: BTreeSet<ConnId>,
     /// All browsers.
     web: Web<Browser>,
     /// The session of each peer, by its slot; meaningful while the peer lives.
@@ -109,6 +115,8 @@ pub struct Switch<J> {
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// Large states on their way to those who subscribed.
+    shared: SharedStates,
     /// Peers to be let go once the hub has finished speaking.
     leaving: Vec<(SessionId, CloseReason)>,
     metrics: Metrics,
@@ -132,6 +140,8 @@ impl<J: Journal> Switch<J> {
         let Settings { limits, server_key, demo, sockjs, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
+            // Below that, what is queued for a connection anyway is the bound.
+            shared: SharedStates::new(limits.answers_pause_bytes / 64),
             hub,
             web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now),
             limits,
@@ -139,6 +149,7 @@ impl<J: Journal> Switch<J> {
             demo,
             journal,
             seats: Vec::new(),
+            controllers: BTreeSet::new(),
             links: Vec::new(),
             waiting: HashMap::new(),
             owing: Vec::new(),
@@ -206,6 +217,7 @@ impl<J: Journal> Switch<J> {
             links: &self.links,
             leaving: &mut self.leaving,
             journal: &mut self.journal,
+            shared: &mut self.shared,
             backlog_max: self.limits.backlog_bytes,
             deliveries: &mut self.metrics.deliveries,
         };
@@ -240,6 +252,7 @@ impl<J: Journal> Switch<J> {
         let site = Site {
             hub: &mut self.hub,
             links: &mut self.links,
+            shared: &mut self.shared,
             limits: &self.limits,
             demo: self.demo.as_ref(),
             epoch: self.epoch,
@@ -254,6 +267,7 @@ impl<J: Journal> Switch<J> {
             Event::Undo(undo) => {
                 let (hub, mut delivery) = self.delivery(net);
                 hub.undo(undo, &mut delivery);
+                self.shared.clear();
                 return self.dismiss_leaving(net);
             }
             Event::Lost { from, upto } => {
@@ -295,6 +309,10 @@ impl<J: Journal> Switch<J> {
             |browser: &&Browser| browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some());
         let peers = self.web.peers().filter(is_known);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
+        let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));
+        let controllers = self.seats.iter().filter(is_controller).map(|seat| seat.conn);
+        let controllers: BTreeSet<ConnId> = controllers.collect();
+        assert_eq!(controllers, self.controllers, "a controller that is none, or is not known");
         for conn in &self.crowded {
             let seat = &self.seats[conn.index()];
             assert!(seat.conn != *conn || matches!(seat.role, Role::Controller(_) | Role::None));
@@ -321,6 +339,7 @@ struct Delivery<'a, N, J> {
     links: &'a [SessionId],
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
     journal: &'a mut J,
+    shared: &'a mut SharedStates,
     backlog_max: usize,
     deliveries: &'a mut u64,
 }
@@ -330,7 +349,8 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         let session = self.links[peer.index()];
         *self.deliveries += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
-        // sent counts against it, however large it is, nor what it asked for itself.
+        // sent counts against it, however large it is, nor what it asked for itself, nor what has
+        // not yet been offered to it. Behind what was too much, the net takes nothing more.
         if self.web.publish(self.net, session, publication) > self.backlog_max {
             self.leaving.push((session, CloseReason::SlowConsumer));
         }
@@ -341,6 +361,7 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     }
 
     fn changed(&mut self, undo: Undo) {
+        self.shared.forget(&undo.key);
         self.journal.changed(undo);
     }
 }
@@ -350,12 +371,10 @@ impl<J: Journal> Handler for Switch<J> {
         self.metrics.opened += 1;
         let role = match door {
             Door::Control => {
-                // Counted from the seats, so that it cannot drift; back ends come seldom.
-                let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));
-                let others = self.seats.iter().filter(is_controller).count();
-                if others >= self.limits.control_connections {
+                if self.controllers.len() >= self.limits.control_connections {
                     net.close(conn, CloseReason::Full);
                 }
+                self.controllers.insert(conn);
                 Role::Controller(Box::default())
             }
             Door::Web => {
@@ -441,6 +460,7 @@ impl<J: Journal> Handler for Switch<J> {
         }
         match std::mem::take(self.role(conn)) {
             Role::Controller(controller) => {
+                self.controllers.remove(&conn);
                 if let Some(ticket) = controller.waits {
                     self.waiting.remove(&ticket);
                 }
@@ -479,12 +499,13 @@ impl<J: Journal> Handler for Switch<J> {
 
     fn due(&self) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let dues = [end, self.report_at, self.journal.due(), self.web.due()];
+        let dues = [end, self.report_at, self.journal.due(), self.shared.due(), self.web.due()];
         dues.into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
+        self.shared.tick(now.mono);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
         while let Some(event) = self.journal.poll() {

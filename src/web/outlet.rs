@@ -55,6 +55,14 @@ impl<'a, N: Net> Outlet<'a, N> {
         self.send_as(|form| publication.frame(form).clone());
     }
 
+    /// The form in which a message goes to the session now.
+    pub fn form(&self) -> Form {
+        match &self.way {
+            Way::Socket(_, form) => *form,
+            Way::Polled(polled) => polled.form(),
+        }
+    }
+
     /// Says bytes, which only a raw WebSocket can carry; on all others nothing is said.
     pub fn send_binary(&mut self, bytes: &[u8]) {
         if let Way::Socket(conn, Form::Raw) = self.way {

@@ -169,22 +169,25 @@ impl Polled {
         (self.inbox, self.inbox_bytes, self.backlog) = (VecDeque::new(), 0, 0);
     }
 
-    /// An answer that goes on, and can take a message now.
-    fn open_stream(&mut self) -> Option<&mut Receiver> {
+    /// The form in which a message is said now: on an answer that goes on and can take it, or for
+    /// the inbox.
+    pub fn form(&self) -> Form {
         let is_ready = self.is_opened && self.inbox.is_empty() && self.ended.is_none();
-        let limit = self.response_bytes;
-        self.receiver.as_mut().filter(|receiver| {
-            let is_stream = matches!(receiver.reply, Reply::Stream { .. });
-            is_ready && is_stream && receiver.sent < limit
-        })
+        match &self.receiver {
+            Some(Receiver { reply: Reply::Stream { envelope, is_chunked }, sent, .. })
+                if is_ready && *sent < self.response_bytes =>
+            {
+                Form::Stream { envelope: *envelope, is_chunked: *is_chunked }
+            }
+            _ => Form::Item,
+        }
     }
 
     /// Says a message that was asked for.
     pub fn send(&mut self, net: &mut impl Net, frame: impl FnOnce(Form) -> Frame) {
-        if let Some(receiver) = self.open_stream()
-            && let Reply::Stream { envelope, is_chunked } = receiver.reply
-        {
-            let frame = frame(Form::Stream { envelope, is_chunked });
+        let form = self.form();
+        if let (Form::Stream { is_chunked, .. }, Some(receiver)) = (form, &mut self.receiver) {
+            let frame = frame(form);
             receiver.sent += payload_bytes(&frame, is_chunked);
             return net.send(receiver.conn, frame);
         }
@@ -196,10 +199,9 @@ impl Polled {
     /// Says a message that somebody else sent; returns how much of such waits behind what the
     /// browser is busy with.
     pub fn publish(&mut self, net: &mut impl Net, publication: &Publication<'_>) -> usize {
-        if let Some(receiver) = self.open_stream()
-            && let Reply::Stream { envelope, is_chunked } = receiver.reply
-        {
-            let frame = publication.frame(Form::Stream { envelope, is_chunked }).clone();
+        let form = self.form();
+        if let (Form::Stream { is_chunked, .. }, Some(receiver)) = (form, &mut self.receiver) {
+            let frame = publication.frame(form).clone();
             receiver.sent += payload_bytes(&frame, is_chunked);
             return net.publish(receiver.conn, frame);
         }

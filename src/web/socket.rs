@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::outlet::Way;
 use super::{Application, Line, Link, Message, Outlet, Parting, Session, SessionId, Web};
 use crate::codec::sockjs;
-use crate::codec::ws::{self, Event, Side};
+use crate::codec::ws::{self, Event, Side, WsError};
 use crate::edge::{ConnId, Net};
 use crate::publication::Form;
 use crate::reason::CloseReason;
@@ -164,9 +164,12 @@ impl<P> Web<P> {
                 return Ok(used);
             }
             let conn = socket.conn;
-            let step = reader
-                .read(&mut input[used..], &app.bounds(peer))
-                .map_err(|error| Parting::from(CloseReason::from(error)))?;
+            // Each error has its words.
+            let broken = |error: WsError| Parting {
+                told: Some((error.close_code(), error.close_text())),
+                reason: error.into(),
+            };
+            let step = reader.read(&mut input[used..], &app.bounds(peer)).map_err(broken)?;
             used += step.consumed;
             match step.event {
                 None => return Ok(used),

@@ -298,6 +298,8 @@ fn limits_of_messages_and_sessions() {
     let (one, two) = (Session::open(&server), Session::open(&server));
     let path = format!("POST /socket/{}/xhr", session());
     assert_eq!(ask(server.ws, &path, &[], "").status, 503);
+    let long = format!("POST /socket/0/{}/xhr", "x".repeat(256));
+    assert_eq!(ask(server.ws, &long, &[], "").status, 404);
     one.say(&[&"x".repeat(4097)]);
     assert_eq!(one.poll(), "c[1009,\"message too large\"]\n");
     // Any number of small ones is fine, up to the limit of bodies.

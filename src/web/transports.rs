@@ -56,6 +56,9 @@ impl<P> Web<P> {
         head: &Head<'_>,
         (at, name, transport): Place<'_>,
     ) -> Option<Response> {
+        if name.len() > self.limits.name_bytes {
+            return Some(answers::not_found());
+        }
         let response = Response::new(200).answering(head);
         let service = &self.services[at];
         let response = answers::transport_headers(response, head, service, transport);

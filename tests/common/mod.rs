@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod browser;
+pub mod command;
 pub mod control;
 pub mod http;
 pub mod server;

@@ -38,6 +38,7 @@ fn every_command_has_help() {
         "store check",
         "store export",
         "store import",
+        "store import-redis",
     ] {
         let list = if name.contains(' ') { &group } else { &overview };
         assert!(list.contains(&format!("\n  {name} ")), "{name}");
@@ -65,6 +66,10 @@ fn what_is_mistyped_is_exit_2_and_the_right_name() {
         (&["store", "chek"], "there is no command \"store chek\" (did you mean check?)"),
         (&["store", "x"], "there is no command \"store x\" (see `fws store --help`)"),
         (&["store", "check", "--dta", "x"], "--dta: there is no such flag (did you mean --data?)"),
+        (
+            &["store", "import-redis"],
+            "usage: fws store import-redis URL [OPTION…] (see `fws store import-redis --help`)",
+        ),
         (&["serve", "--contol", "x"], "--contol: there is no such flag (did you mean --control?)"),
         (&["serve", "--xyzzy"], "--xyzzy: there is no such flag (see `fws serve --help`)"),
         (&["serve", "--ws"], "--ws: a value is missing: ADDR:PORT"),

@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod importer;
 mod line;
+mod redis;
 
 use super::flags::{CONFIG, DATA, Flag};
 use super::{Call, Command, Stop};
@@ -18,7 +19,7 @@ pub(super) const NAME: &str = "store";
 pub(super) const COMMAND: Command = Command {
     name: NAME,
     summary: "check, save and fill the store of a data folder",
-    usage: &["check [OPTION…]", "export [FILE] …", "import [FILE] …"],
+    usage: &["check [OPTION…]", "export [FILE] …", "import [FILE] …", "import-redis URL …"],
     about: "\
 What is registered, granted and set is kept in one file of the data folder.
 These commands read and write it while no server uses it. `fws help store check`
@@ -31,7 +32,8 @@ explains one of them.",
     run: |call| Err(call.misused()),
 };
 
-pub(super) const COMMANDS: &[&Command] = &[&check::COMMAND, &export::COMMAND, &import::COMMAND];
+pub(super) const COMMANDS: &[&Command] =
+    &[&check::COMMAND, &export::COMMAND, &import::COMMAND, &redis::COMMAND];
 
 const REPLACE: Flag =
     Flag { name: "replace", value: "", about: "a namespace that has another key gets the new one" };

@@ -98,6 +98,22 @@ fn a_store_that_is_gone_is_told_from_none() {
 }
 
 #[test]
+fn an_older_store_is_told_from_the_last_one() {
+    let dir = Dir::new();
+    let (data, path) = (dir.file("data"), dir.file("data/store.redb"));
+    import(&lines_in(&dir, "first", &[namespace("shop", "k")]), &data);
+    let older = fs::read(&path).unwrap();
+    import(&lines_in(&dir, "second", &[namespace("other", "k")]), &data);
+    fs::write(&path, older).unwrap();
+    for words in [&["check"][..], &["export"], &["import", "-"]] {
+        let line = bad(store(words, &data), 1);
+        assert!(line.contains("it ends with batch 1, and batch 2 was durable"), "{line}");
+    }
+    fs::remove_file(data.join("store.seal")).unwrap();
+    assert_eq!(number(&good(store(&["check"], &data)), "namespaces"), 1);
+}
+
+#[test]
 fn a_folder_in_use_is_left_alone() {
     let server = Server::new();
     let data = server.dir().file("data");

@@ -56,7 +56,7 @@ fn read(bytes: &[u8], key: Option<[u8; 32]>) -> Option<(usize, Lost, bool)> {
     let expected = rows();
     let salvage = Salvage::open(|| Ok(SimFile::new(bytes.to_vec())), key).ok()?;
     let mut found = BTreeMap::new();
-    let lost = salvage.each(|key, row| {
+    let lost = salvage.each(&mut |key, row| {
         assert_eq!(expected.get(&key), Some(&row), "{key:?}");
         assert!(found.insert(key, ()).is_none(), "a row came twice");
     });

@@ -84,7 +84,7 @@ fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
         ));
     }
     let mut writer = Writer::start(&salvage.facts, file, now)?;
-    let Lost { rows, gaps } = salvage.each(|key, row| writer.row(key, row));
+    let Lost { rows, gaps } = salvage.each(&mut |key, row| writer.row(key, row));
     let lost = writer.lost.len();
     writer.finish()?;
     tell(&format!("rows left out, because they are not as they were written: {rows}"));

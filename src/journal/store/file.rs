@@ -79,6 +79,9 @@ impl Batch {
     }
 }
 
+/// Is given each row, unless it is not as it was written, and the bytes of its value.
+type Visit<'v> = dyn FnMut(Key, Option<Row<'_>>, usize) -> Result<(), Damage> + 'v;
+
 /// All that is in a file, verified: every page by redb, every row by its tag, and what belongs
 /// together. The file is not touched.
 pub struct Content {
@@ -123,7 +126,7 @@ impl Content {
     fn verify(&mut self) -> Result<(), Damage> {
         let (mut numbers, mut names) = (HashSet::new(), HashSet::new());
         let (mut counts, mut bytes) = ([0; 3], 0);
-        self.walk(|key, row, size| {
+        self.walk(&mut |key, row, size| {
             bytes += (size + key_bytes(&key)) as u64;
             let Some(row) = row else { return Err(damage(format!("{}: a wrong tag", what(&key)))) };
             let ns = match (&key, row) {
@@ -159,7 +162,7 @@ impl Content {
     pub fn each(&self, mut each: impl FnMut(Key, Row<'_>)) -> Result<u64, Damage> {
         let mut bad = 0;
         without_panic(|| {
-            self.walk(|key, row, _| {
+            self.walk(&mut |key, row, _| {
                 match row {
                     Some(row) => each(key, row),
                     None => bad += 1,
@@ -170,10 +173,7 @@ impl Content {
         Ok(bad)
     }
 
-    fn walk(
-        &self,
-        mut each: impl FnMut(Key, Option<Row<'_>>, usize) -> Result<(), Damage>,
-    ) -> Result<(), Damage> {
+    fn walk(&self, each: &mut Visit<'_>) -> Result<(), Damage> {
         let txn = self.db.begin_read().map_err(damage)?;
         let mut visit = |key: Key, value: &[u8]| {
             let row = self.sealer.open(&key, value).ok();

@@ -56,7 +56,7 @@ impl Salvage {
     ) -> Result<Salvage, Damage> {
         let ways = [false, true].map(|is_other| {
             let salvage = without_panic(|| Salvage::new(open().map_err(damage)?, is_other, key))?;
-            let lost = salvage.each(|_, _| ());
+            let lost = salvage.each(&mut |_, _| ());
             Ok::<_, Damage>((
                 lost.gaps.len() + usize::from(salvage.doubt.is_some()),
                 lost.rows,
@@ -93,7 +93,7 @@ impl Salvage {
     }
 
     /// All rows that can be read, namespaces first; says what could not.
-    pub fn each(&self, mut each: impl FnMut(Key, Row<'_>)) -> Lost {
+    pub fn each(&self, each: &mut dyn FnMut(Key, Row<'_>)) -> Lost {
         let (mut rows, mut gaps) = (0, Vec::new());
         let mut visit = |key: Key, value: &[u8]| match self.sealer.open(&key, value) {
             Ok(row) => each(key, row),
@@ -117,7 +117,7 @@ impl Salvage {
 fn table<K, T>(
     open: impl Fn() -> Result<T, redb::TableError>,
     key_of: impl Fn(K::SelfType<'_>) -> Key,
-    visit: &mut impl FnMut(Key, &[u8]),
+    visit: &mut dyn FnMut(Key, &[u8]),
 ) -> Option<Damage>
 where
     K: redb::Key + 'static,

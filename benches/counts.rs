@@ -29,7 +29,13 @@ struct World {
 
 impl World {
     fn new() -> std::io::Result<World> {
-        let bounds = Bounds { connections: 20_000, close_ms: 1000, drain_ms: 1000 };
+        let bounds = Bounds {
+            connections: 20_000,
+            control_reserve: 0,
+            close_ms: 1000,
+            drain_ms: 1000,
+            backlog_bytes: 262_144,
+        };
         let mut reactor = Reactor::new(bounds)?;
         let any = "127.0.0.1:0".parse().expect("an address");
         let doors = [Listener::tcp(Door::Web, any)?, Listener::tcp(Door::Control, any)?];

@@ -33,6 +33,9 @@ const SERVER_KEY_BYTES: usize = 16;
 /// Longest time that a state may be acknowledged and not on disk.
 const SYNC_MS_MAX: u64 = 600_000;
 
+/// The namespace that `demo` adds.
+pub const DEMO_NAMESPACE: &str = "demo";
+
 /// One setting that is written as text: its key in the file, its flag, its environment variable.
 struct Setting {
     key: &'static str,
@@ -307,14 +310,31 @@ impl Config {
         }
         self.check_addresses()?;
         self.order_limits()?;
-        let most = self.limits.name_bytes;
-        match self.namespaces.iter().find(|(name, _)| name.len() > most) {
-            Some((name, _)) => Err(at(
-                "namespaces",
-                format!("the name {name:?} is longer than {most} bytes (limit name_bytes)"),
-            )),
-            None => Ok(()),
+        self.check_namespaces().map_err(|wrong| at("namespaces", wrong))
+    }
+
+    fn check_namespaces(&self) -> Result<(), String> {
+        let Limits { name_bytes, namespaces, .. } = self.limits;
+        for (name, _) in &self.namespaces {
+            if name.is_empty() {
+                return Err("a name is empty, and nobody could reach it".into());
+            }
+            if name.len() > name_bytes {
+                return Err(format!(
+                    "the name {name:?} is longer than {name_bytes} bytes (limit name_bytes)"
+                ));
+            }
         }
+        let is_demo = |(name, _): &(String, Secret)| name == DEMO_NAMESPACE;
+        let adds_demo = self.demo && !self.namespaces.iter().any(is_demo);
+        let count = self.namespaces.len() + usize::from(adds_demo);
+        if count > namespaces {
+            let demo = if adds_demo { " with that of the demo" } else { "" };
+            return Err(format!(
+                "there are {count}{demo}, and room for {namespaces} (limit namespaces)"
+            ));
+        }
+        Ok(())
     }
 
     fn check_addresses(&self) -> Result<(), ConfigError> {

@@ -4,13 +4,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, DEMO_NAMESPACE, Secret};
 use crate::keys;
 use crate::switch::Demo;
 use crate::uuid::Uuid;
 
 /// The namespace of the page.
-pub const NAMESPACE: &str = "demo";
+pub const NAMESPACE: &str = DEMO_NAMESPACE;
 
 /// The key of [`NAMESPACE`]: the one in the data folder, or a new one, which is put there for
 /// `fws emit` and its like.
@@ -34,6 +34,11 @@ pub fn command(config: &Config, control: &str) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "fws".into());
     let mut command = format!("{} emit {NAMESPACE} news '\"hello\"'", shell_word(&program));
     let default = Config::default();
+    let is_in_file = config.namespaces.iter().any(|(name, _)| name == NAMESPACE);
+    if let Some(file) = config.file.as_ref().filter(|_| is_in_file) {
+        // The key stands there and not in the data folder.
+        command.push_str(&format!(" --config {}", shell_word(&file.to_string_lossy())));
+    }
     if control != default.control.to_string() {
         command.push_str(&format!(" --control {control}"));
     }
@@ -80,6 +85,18 @@ mod tests {
         assert_eq!(shell_word("./fws-data"), "./fws-data");
         assert_eq!(shell_word("my data/it's"), r"'my data/it'\''s'");
         assert_eq!(shell_word(""), "''");
+    }
+
+    #[test]
+    fn the_command_says_where_the_key_is() {
+        let mut config = Config::default();
+        let at = config.control.to_string();
+        assert!(command(&config, &at).ends_with(" emit demo news '\"hello\"'"));
+        config.file = Some("my fws.json".into());
+        assert!(!command(&config, &at).contains("--config"), "it is not there");
+        config.namespaces.push((NAMESPACE.into(), Secret::new("key").unwrap()));
+        let said = command(&config, "127.0.0.1:1");
+        assert!(said.ends_with(" --config 'my fws.json' --control 127.0.0.1:1"), "{said}");
     }
 
     #[test]

@@ -59,7 +59,8 @@ pub trait Handler {
     /// The connection is gone for the handler: forget it.
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason);
 
-    /// The process has been told to stop and the doors are closed: let everybody go.
+    /// The process has been told to stop. The doors are closed, and what had arrived has been
+    /// given to `received`, but to those who were paused for too long: let everybody go.
     fn stopping(&mut self, net: &mut impl Net);
 
     /// When `tick` is wanted at the latest.
@@ -84,8 +85,13 @@ pub trait Net {
     /// Queues a frame that the peer asked for; it is written at the end of the turn.
     fn send(&mut self, conn: ConnId, frame: Frame);
 
-    /// Queues a frame that somebody else sent. Returns how many bytes of such frames now wait
-    /// behind the frame that is being sent: what counts against a slow consumer.
+    /// Queues a frame that somebody else sent. Returns how many bytes count against a slow
+    /// consumer: those of such frames that came while the kernel refused to take what was there
+    /// before, and wait behind the frame that is being sent.
+    ///
+    /// Before more than `backlog_bytes` wait, and again before more than that count, what waits is
+    /// offered to the kernel at once: nobody is slow who was not asked. Where more than that count
+    /// already, nothing is queued and 0 returned.
     fn publish(&mut self, conn: ConnId, frame: Frame) -> usize;
 
     /// Memory that waits for the kernel to take it: bytes, and a fixed cost for each frame.

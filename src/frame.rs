@@ -13,6 +13,13 @@ use slab::Slab;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(Rc<[u8]>);
 
+impl Frame {
+    /// Whether somebody else has it as well.
+    pub fn is_shared(&self) -> bool {
+        Rc::strong_count(&self.0) > 1
+    }
+}
+
 impl From<Vec<u8>> for Frame {
     fn from(bytes: Vec<u8>) -> Frame {
         Frame(bytes.into())
@@ -42,14 +49,13 @@ struct Node {
     kind: Kind,
 }
 
-/// Whose wish a frame is. The two must not be mixed: only what others publish can make a slow
-/// consumer of a peer.
+/// Whether a frame can make a slow consumer of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The peer asked for it: an answer, a state, a pong.
-    Answer,
-    /// Somebody else sent it.
-    Publication,
+    /// No: the peer asked for it, or the kernel had not yet refused anything when it came.
+    Free,
+    /// Yes: somebody else sent it, to a peer that has not taken what was there before.
+    Backlog,
 }
 
 /// One peer's frames in the order of sending. Its nodes are in a [`FramePool`]; whoever drops a
@@ -62,7 +68,7 @@ pub struct OutQueue {
     head_sent: usize,
     /// Bytes not yet taken by the socket, over all frames.
     bytes: usize,
-    /// Bytes of the publications behind the head.
+    /// Bytes of kind [`Kind::Backlog`] behind the head.
     backlog: usize,
     /// How many frames wait.
     frames: usize,
@@ -94,8 +100,8 @@ impl OutQueue {
         self.bytes + self.frames * FRAME_COST_BYTES
     }
 
-    /// Bytes of publications that wait behind the frame that is being sent: what counts against a
-    /// slow consumer.
+    /// Bytes of kind [`Kind::Backlog`] that wait behind the frame that is being sent: what counts
+    /// against a slow consumer.
     pub fn backlog(&self) -> usize {
         self.backlog
     }
@@ -131,7 +137,7 @@ impl FramePool {
             NIL => queue.head = node,
             tail => {
                 self.nodes[tail as usize].next = node;
-                if kind == Kind::Publication {
+                if kind == Kind::Backlog {
                     queue.backlog += bytes;
                 }
             }
@@ -188,7 +194,7 @@ impl FramePool {
         queue.frames -= 1;
         match self.nodes.get(node.next as usize) {
             None => queue.tail = NIL,
-            Some(Node { frame, kind: Kind::Publication, .. }) => queue.backlog -= frame.len(),
+            Some(Node { frame, kind: Kind::Backlog, .. }) => queue.backlog -= frame.len(),
             Some(_) => {}
         }
     }
@@ -209,7 +215,7 @@ mod tests {
         let frames: [&[u8]; 4] = [b"abc", b"d", b"", b"efghi"];
         for step in 1..=9 {
             let (mut pool, mut queue) = (FramePool::default(), OutQueue::default());
-            frames.iter().for_each(|f| pool.push(&mut queue, Frame::from(*f), Kind::Publication));
+            frames.iter().for_each(|f| pool.push(&mut queue, Frame::from(*f), Kind::Backlog));
             let mut wire = Vec::new();
             while !queue.is_empty() {
                 let rest = gather(&pool, &queue);
@@ -227,11 +233,11 @@ mod tests {
     fn backlog_is_what_waits_behind_the_head() {
         let (mut pool, mut queue) = (FramePool::default(), OutQueue::default());
         let mut push = |queue: &mut _, text: &[u8], kind| pool.push(queue, Frame::from(text), kind);
-        push(&mut queue, b"0123456789", Kind::Publication);
+        push(&mut queue, b"0123456789", Kind::Backlog);
         assert_eq!((queue.bytes(), queue.backlog()), (10, 0), "however large it is");
-        push(&mut queue, b"abc", Kind::Publication);
-        push(&mut queue, b"a state", Kind::Answer);
-        push(&mut queue, b"de", Kind::Publication);
+        push(&mut queue, b"abc", Kind::Backlog);
+        push(&mut queue, b"a state", Kind::Free);
+        push(&mut queue, b"de", Kind::Backlog);
         pool.sent(&mut queue, 4);
         assert_eq!((queue.bytes(), queue.backlog()), (18, 5), "what it asked for does not count");
         assert_eq!(queue.weight(), 18 + 4 * FRAME_COST_BYTES);

@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -48,6 +48,23 @@ pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
     make_folder(&config.data)?;
     write(&config.data, "server.key", &key)?;
     Ok((key, KeyOrigin::Made(path)))
+}
+
+/// Makes the data folder, if it is not there (mode 0700): whoever registers a namespace on this
+/// machine keeps its key in it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn make_data_folder(config: &Config) -> io::Result<()> {
+    make_folder(&config.data)
+}
+
+/// What is to be said of the file of the server key, if others than its owner may read it.
+pub fn server_key_warning(path: &Path) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.permissions().mode();
+    let path = path.display();
+    (mode & 0o044 != 0)
+        .then(|| format!("{path} holds the server key and others may read it: chmod 600 {path}"))
 }
 
 /// The server key, if it is configured or a start has made one.
@@ -164,7 +181,6 @@ fn at(path: &Path, e: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     /// A folder that is there for one test.
     struct Folder(PathBuf);

@@ -84,7 +84,8 @@ pub enum LimitError {
 }
 
 limits! {
-    /// Connections in all; fewer if the descriptor limit allows fewer.
+    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 32
+    /// more.
     connections: 1_000_000, 16..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
@@ -124,7 +125,8 @@ limits! {
     close_ms: 5000, 100..=600_000;
     /// From SIGTERM to the end of the process.
     drain_ms: 10_000, 100..=600_000;
-    /// What waits for a browser behind the publication it is busy with, before it is cut.
+    /// Publications that come for a browser while the kernel takes nothing more for it, before it
+    /// is cut.
     backlog_bytes: 262_144, 1024..=1_073_741_824;
     /// What waits for a browser, answers and messages, before it is no longer read; it is read
     /// again when all of that has gone out.
@@ -139,8 +141,17 @@ limits! {
     name_bytes: 255, 8..=65_535;
     /// Grants of one namespace.
     grants_per_namespace: 1_000_000, 1..=100_000_000;
+    /// Grants in all.
+    grants: 10_000_000, 1..=100_000_000;
     /// States of one namespace.
     states_per_namespace: 1_000_000, 1..=100_000_000;
+    /// Bytes of the states of one namespace, names and values together.
+    states_bytes_per_namespace: 67_108_864, 64..=1_099_511_627_776;
+    /// States in all.
+    states: 10_000_000, 1..=100_000_000;
+    /// Bytes of all states, names and values together: what they take in memory and on disk is
+    /// about this, and 200 bytes for each.
+    states_bytes: 268_435_456, 64..=1_099_511_627_776;
     /// One state. 8 MiB less a kilobyte, so that it fits the frame that sets it.
     state_bytes: 8_387_584, 64..=1_073_741_824;
     /// What has changed and is not on disk yet; beyond that back ends wait.

@@ -17,6 +17,8 @@ pub struct Metrics {
     pub wrong_keys: u64,
     /// Commands that the store refused (302).
     pub store_failures: u64,
+    /// Commands that would have passed a limit of namespaces, grants or states (313).
+    pub over_limits: u64,
     /// Messages published, whether or not anybody heard them.
     pub publications: u64,
     /// Messages handed to subscribers.
@@ -29,6 +31,7 @@ pub struct Refusals {
     closed: [u64; CloseReason::ALL.len()],
     wrong_keys: u64,
     store_failures: u64,
+    over_limits: u64,
 }
 
 impl Default for Metrics {
@@ -40,6 +43,7 @@ impl Default for Metrics {
             commands: 0,
             wrong_keys: 0,
             store_failures: 0,
+            over_limits: 0,
             publications: 0,
             deliveries: 0,
         }
@@ -54,8 +58,12 @@ impl Metrics {
 
     /// The refusals up to now.
     pub fn refusals(&self) -> Refusals {
-        let (wrong_keys, store_failures) = (self.wrong_keys, self.store_failures);
-        Refusals { closed: self.closed, wrong_keys, store_failures }
+        Refusals {
+            closed: self.closed,
+            wrong_keys: self.wrong_keys,
+            store_failures: self.store_failures,
+            over_limits: self.over_limits,
+        }
     }
 
     /// `invalid_token 3, no_heartbeat 1`: what was refused since `before`, connections by the
@@ -68,6 +76,7 @@ impl Metrics {
         let commands = [
             ("wrong_key", self.wrong_keys - before.wrong_keys),
             ("store_failure", self.store_failures - before.store_failures),
+            ("over_limit", self.over_limits - before.over_limits),
         ];
         let mut text = String::new();
         for (what, count) in ended.chain(commands).filter(|(_, count)| *count > 0) {

@@ -45,9 +45,24 @@ impl<'a> Publication<'a> {
         }
     }
 
+    /// The forms that have been encoded so far.
+    pub fn encoded(&self) -> impl Iterator<Item = (Form, &Frame)> {
+        let forms = [(Form::Raw, &self.raw), (Form::SockJs, &self.sockjs)];
+        forms.into_iter().filter_map(|(form, cell)| Some((form, cell.get()?)))
+    }
+
+    /// Takes a frame that an equal publication has encoded before.
+    pub fn lend(&self, form: Form, frame: &Frame) {
+        let cell = match form {
+            Form::Raw => &self.raw,
+            Form::SockJs => &self.sockjs,
+        };
+        cell.get_or_init(|| frame.clone());
+    }
+
     /// How many forms have been encoded so far.
     pub fn encodings(&self) -> usize {
-        usize::from(self.raw.get().is_some()) + usize::from(self.sockjs.get().is_some())
+        self.encoded().count()
     }
 
     /// Length of the message, if the channel's name needs no escapes.

@@ -41,7 +41,7 @@ reasons! {
     /// WebSocket frames against RFC 6455.
     WsProtocol = "ws_protocol", 1002 "protocol error";
     /// Text that is not UTF-8.
-    WsUtf8 = "ws_utf8", 1007 "invalid UTF-8";
+    WsUtf8 = "ws_utf8", 1007 "Could not decode a text frame as UTF-8";
     /// A message over the limit.
     WsTooLarge = "ws_too_large", 1009 "message too large";
     /// SockJS framing that is not JSON (protocol part 6).

@@ -21,6 +21,11 @@ use crate::time::{Now, UnixMillis};
 
 /// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
 const DESCRIPTORS_KEPT: u64 = 64;
+/// A server with less room than this is none.
+const CONNECTIONS_MIN: usize = 16;
+/// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
+/// come in crowds, must not lock out those who speak to them.
+const CONTROL_RESERVE: usize = 32;
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -62,18 +67,30 @@ impl Start {
         // What we make is ours alone; the unix socket has its own mode.
         umask(rustix::fs::Mode::from_raw_mode(0o077));
         let descriptors = raise_descriptor_limit();
-        let room = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
-        let connections =
-            config.limits.connections.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let room = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_KEPT));
+        let connections = config.limits.connections.min(room.unwrap_or(usize::MAX));
+        if connections < CONNECTIONS_MIN {
+            return Err(io::Error::other(format!(
+                "this process may have {descriptors} file descriptors, and it takes {} at least: \
+                 raise that limit (ulimit -n)",
+                DESCRIPTORS_KEPT + CONNECTIONS_MIN as u64
+            )));
+        }
         let reactor = Reactor::new(Bounds {
             connections,
+            control_reserve: CONTROL_RESERVE,
             close_ms: config.limits.close_ms as u64,
             drain_ms: config.limits.drain_ms as u64,
+            backlog_bytes: config.limits.backlog_bytes,
         })?;
         let at = reactor.now().unix;
         log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));
         for warning in &config.warnings {
             log::warning(at, format_args!("{warning}"));
+        }
+        if let Err(error) = keys::make_data_folder(config) {
+            // Whoever needs it says so; with all that is configured nobody may.
+            log::warning(at, format_args!("no data folder, so no key is kept: {error}"));
         }
         let server_key = server_key(config, at)?;
         log::info(
@@ -165,7 +182,12 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
     let (key, origin) = keys::server_key(config)?;
     match origin {
         KeyOrigin::Configured => log::info(at, format_args!("server key: as configured")),
-        KeyOrigin::Read(path) => log::info(at, format_args!("server key: {}", path.display())),
+        KeyOrigin::Read(path) => {
+            log::info(at, format_args!("server key: {}", path.display()));
+            if let Some(warning) = keys::server_key_warning(&path) {
+                log::warning(at, format_args!("{warning}"));
+            }
+        }
         KeyOrigin::Made(path) => {
             let path = path.display();
             log::info(at, format_args!("server key: a new one was made, it is in {path}"));

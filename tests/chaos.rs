@@ -1,7 +1,7 @@
 //! Many peers at once on the real reactor, each with habits of its own: bytes in odd pieces, deep
 //! pipelines, late reading, half-closes, resets. The simulation knows all of that of the switch;
 //! this is for the reactor, whose bugs are connections that hang. Every dialogue must come to its
-//! end, complete and in order. `FWS_CHAOS_SEED` replays one seed.
+//! end, complete and in order. `FWS_TEST_CHAOS_SEED` replays one seed.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -107,7 +107,7 @@ fn visitor(server: &Server, seed: u64) {
             }
             2 => {
                 browser.auth("demo", &format!(r#"{{"i":"visitor-{seed}"}}"#));
-                browser.subscribe("news");
+                browser.join("news");
                 browser.drop_connection(true);
             }
             3 => {
@@ -150,7 +150,7 @@ fn listener(server: &Server, name: usize) {
 
 #[test]
 fn every_dialogue_comes_to_its_end() {
-    let seed = std::env::var("FWS_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("FWS_TEST_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or(1);
     // So few descriptors that newcomers must wait for leavers now and then.
     let mut server = Server::start(&Options { descriptors: Some(96), ..Options::default() });

@@ -71,6 +71,8 @@ fn what_is_mistyped_is_exit_2_and_the_right_name() {
             "usage: fws store import-redis URL [OPTION…] (see `fws store import-redis --help`)",
         ),
         (&["serve", "--contol", "x"], "--contol: there is no such flag (did you mean --control?)"),
+        (&["register", "--x"], "--x: there is no such flag (see `fws register --help`)"),
+        (&["register", "--x=5"], "--x: there is no such flag (see `fws register --help`)"),
         (&["serve", "--xyzzy"], "--xyzzy: there is no such flag (see `fws serve --help`)"),
         (&["serve", "--ws"], "--ws: a value is missing: ADDR:PORT"),
         (&["serve", "--demo=1"], "--demo: takes no value"),
@@ -197,7 +199,7 @@ fn what_kubernetes_puts_there_is_passed_over() {
         ("FWS_WS_PORT", "tcp://10.0.0.1:8080"),
         ("FWS_WS_SERVICE_HOST", "10.0.0.1"),
         ("FWS_DEMO_SERVICE_HOST", "10.0.0.1"),
-        ("FWS_SOMETHING_ELSE", "x"),
+        ("FWS_SHOP_SERVICE_PORT_WS", "8080"),
     ] {
         command.env(name, value);
     }
@@ -283,6 +285,15 @@ fn tokens_are_made_and_explained() {
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     assert!(ran.err.starts_with("fws: not valid: "), "{ran:?}");
 
+    // What is not verified may hold anything: no escape sequence reaches the terminal.
+    let evil = "eyJhbGciOiJIUzI1NiIsIngiOiJ/In0.eyJpIjoiYlx1MDAxYlszMW0ifQ.eA";
+    let ran = run(fws(&["token", "--check", evil]));
+    assert!(!ran.out.contains(|c: char| c.is_control() && c != '\n'), "{ran:?}");
+    let user = good(with_key(&["token", "demo", "\u{1b}[31mred\u{7f}"]));
+    let ran = run(with_key(&["token", "--check", user.trim_end()]));
+    assert!(ran.out.contains("user:    \\u{1b}[31mred\\u{7f}\n"), "{ran:?}");
+    assert!(!ran.out.contains(|c: char| c.is_control() && c != '\n'), "{ran:?}");
+
     let brief = good(with_key(&["token", "demo", "5", "--ttl", "3600"]));
     let checked = good(with_key(&["token", "--check", brief.trim_end()]));
     assert!(checked.contains("\nexpires: 20") && checked.ends_with(" s\nvalid\n"), "{checked}");
@@ -324,6 +335,39 @@ fn demo(server: &Server, words: &[&str]) -> Command {
     let mut command = at(server, words);
     command.env("FWS_NAMESPACE_KEY", DEMO_KEY);
     command
+}
+
+#[test]
+fn a_key_is_kept_wherever_the_server_key_comes_from() {
+    let server = Server::new();
+    let data = server.dir().file("data");
+    assert_eq!(mode(&data), 0o700);
+    let mut command = at(&server, &["register", "shop"]);
+    command.env("FWS_SECRETKEY", SERVER_KEY);
+    let ran = run(command);
+    let path = data.join("keys/shop");
+    assert_eq!(ran.err, format!("fws: the key is also kept in {}\n", path.display()));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), ran.out);
+    assert_eq!(good(at(&server, &["emit", "shop", "news", "hello"])), "sent\n");
+    // Elsewhere there is no such folder, and whoever relies on it is told.
+    let mut command = at(&server, &["register", "other shop"]);
+    command.env("FWS_SECRETKEY", SERVER_KEY).env("FWS_DATA_DIR", "/nowhere");
+    let ran = run(command);
+    assert_eq!(ran.err, "fws: the key is not kept here: there is no folder /nowhere (--data)\n");
+    assert_eq!((ran.code, ran.out.len()), (Some(0), 37));
+}
+
+#[test]
+fn a_server_key_that_others_may_read_is_worth_a_word() {
+    let dir = Server::start(&Options { key: None, ..Options::default() }).stop();
+    let path = dir.file("data/server.key");
+    let options = Options { key: None, ..Options::default() };
+    let told = format!("{} holds the server key and others may read it", path.display());
+    let server = Server::start_in(dir, &options);
+    assert!(!server.log().join("\n").contains(&told));
+    set_mode(&path, 0o644);
+    let server = Server::start_in(server.stop(), &options);
+    assert!(server.log().join("\n").contains(&told), "{:#?}", server.log());
 }
 
 #[test]

@@ -266,7 +266,10 @@ fn what_does_not_fit_changes_nothing() {
     assert!(line.starts_with(start) && !line.contains("two"), "{line}");
     let limit = ["--replace", "--limit", "states_per_namespace=1"];
     let line = bad(import(&url, &limit, &data), 1);
-    assert!(line.ends_with("there are 1 states already (limit states_per_namespace)"), "{line}");
+    assert!(
+        line.ends_with("there would be more than 1 states (limit states_per_namespace)"),
+        "{line}"
+    );
     assert_eq!(fs::read(data.join("store.redb")).unwrap(), before);
     good(import(&url, &["--replace"], &data));
     assert_eq!(states(&data), ["shop|-|x|1", "shop|-|y|2"]);

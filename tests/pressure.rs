@@ -110,6 +110,30 @@ fn a_browser_gets_all_the_states_it_asked_for_at_its_own_pace() {
 }
 
 #[test]
+fn a_large_state_is_there_once_however_many_have_not_taken_it() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    let state = text(8_000_000);
+    control.ok(&set("c", &state));
+    let mut browsers: Vec<_> =
+        (0..20).map(|number| server.browser("demo", &format!(r#"{{"i":"{number}"}}"#))).collect();
+    let before = server.peak_memory_bytes();
+    for browser in &mut browsers {
+        browser.say(r#"{"event":"subscribe","data":"c"}"#);
+        // The first bytes show that it is there, or on its way.
+        browser.wire().read_exact(&mut [0; 1]).unwrap();
+    }
+    // A few copies while it is encoded. Not 160 MB.
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 60_000_000, "{grown} bytes");
+    // Whoever comes when it has changed gets what it is then.
+    control.ok(&set("c", "1"));
+    let mut browser = server.browser("demo", r#"{"i":"late"}"#);
+    browser.say(r#"{"event":"subscribe","data":"c"}"#);
+    browser.expect(&message("c", "1"));
+}
+
+#[test]
 fn the_size_of_one_message_is_no_reason_to_cut() {
     let server = Server::new();
     let mut control = server.controller("demo");
@@ -184,13 +208,13 @@ fn a_full_server_serves_again_when_there_is_room() {
     // And with all places taken by browsers that are there to stay.
     let mut browsers: Vec<_> =
         (0..16).map(|number| server.browser("demo", &format!(r#"{{"i":"{number}"}}"#))).collect();
-    let mut late = server.control();
-    late.send(r#"{"action":"ping"}"#);
+    let mut late = common::wire::Wire::tcp(server.ws);
+    late.write_all(b"GET /socket/info HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
     for browser in &mut browsers {
         browser.nothing();
     }
     drop(browsers);
-    assert_eq!(late.recv(), r#"{"success":true}"#);
+    assert!(late.read_rest().unwrap().starts_with(b"HTTP/1.1 200 "));
     drop(late);
     server.assert_alive();
 }
@@ -212,4 +236,67 @@ fn what_a_back_end_said_before_it_reset_the_connection_is_heard() {
         drop(control);
         assert_eq!(browser.hear(), message("c", "2"));
     }
+}
+
+/// One command that gives a message to many channels.
+fn emit_to(channels: &[String], data: &str) -> String {
+    format!(r#"{{"action":"emit","channels":{},"data":{data}}}"#, json!(channels))
+}
+
+fn channels(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("c{number}")).collect()
+}
+
+#[test]
+fn what_is_published_at_one_moment_cuts_nobody_who_reads() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    // Each time more than the limit, in one turn, and far less than the kernel takes.
+    for (count, bytes) in [(3, 200_000), (100, 3000)] {
+        let (channels, data) = (channels(count), text(bytes));
+        let mut browser = server.browser("demo", r#"{"i":1}"#);
+        channels.iter().for_each(|channel| browser.subscribe(channel));
+        control.ok(&emit_to(&channels, &data));
+        for channel in &channels {
+            browser.expect(&message(channel, &data));
+        }
+        browser.nothing();
+    }
+}
+
+#[test]
+fn back_ends_that_speak_at_once_cut_nobody_who_reads() {
+    let server = Server::new();
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("c");
+    let mut controls: Vec<_> = (0..10).map(|_| server.controller("demo")).collect();
+    let data = text(10_000);
+    let emits = frame(emit("c", &data).as_bytes()).repeat(6);
+    // All is there when the server wakes up, so that it is one turn.
+    server.freeze();
+    controls.iter_mut().for_each(|control| control.send_raw(&emits));
+    server.thaw();
+    for _ in 0..controls.len() * 6 {
+        browser.expect(&message("c", &data));
+    }
+    browser.nothing();
+}
+
+#[test]
+fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
+    let server = Server::start(&Options::limits(&[("backlog_bytes", 1_000_000)]));
+    let mut control = server.controller("demo");
+    let channels = channels(128);
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    channels.iter().for_each(|channel| browser.subscribe(channel));
+    let data = text(2_000_000);
+    let before = server.peak_memory_bytes();
+    control.ok(&emit_to(&channels, &data));
+    eventually("the one that does not read is cut", || {
+        control.ask(r#"{"action":"channelInfo","channel":"c0"}"#).contains(":0,").then_some(())
+    });
+    // The command itself, twice; what is being sent, what waited until the kernel refused, and
+    // what came until it was too much, each with a message over its bound. Not 256 MB.
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 32_000_000, "{grown} bytes");
 }

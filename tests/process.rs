@@ -3,14 +3,15 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::browser::Browser;
-use common::control::Control;
+use common::browser::{Browser, Heard};
+use common::control::{Control, frame};
 use common::server::{Dir, Options, Server, mode, run_to_end};
+use common::wire::Wire;
 use common::{DEADLINE, eventually, http};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
@@ -38,6 +39,61 @@ fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
         let _dir = server.exited();
         assert!(!socket.exists(), "the socket file is left behind");
     }
+}
+
+#[test]
+fn what_had_arrived_at_sigterm_is_carried_out() {
+    let server = Server::new();
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("c");
+    let mut control = server.controller("demo");
+    // Far more than one turn carries out, and all of it there before the signal is.
+    let push =
+        |n: usize| frame(format!(r#"{{"action":"push","channel":"l","data":{n}}}"#).as_bytes());
+    let mut commands: Vec<u8> = (0..2000).flat_map(push).collect();
+    commands.extend(frame(br#"{"action":"emit","channel":"c","data":"important"}"#));
+    server.freeze();
+    control.send_raw(&commands);
+    server.terminate();
+    server.thaw();
+    for n in 0..2001 {
+        assert_eq!(control.next(), Ok(Some(DONE.into())), "after {n}");
+    }
+    control.expect_closed();
+    browser.expect(r#"{"event":"c","data":"important"}"#);
+    browser.expect_closed(1001, "server going away");
+    server.exited();
+}
+
+#[test]
+fn what_arrives_after_sigterm_does_not_hold_it_up() {
+    let server = Server::start(&Options::limits(&[("drain_ms", 600_000)]));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let mut wire = server.controller("demo").wire;
+            let mut replies = wire.another();
+            scope.spawn(move || {
+                let pings = frame(PING.as_bytes()).repeat(100);
+                while wire.write_all(&pings).is_ok() {}
+            });
+            scope.spawn(move || replies.read_rest());
+        }
+        let mut control = server.control();
+        assert_eq!(control.ask(PING), DONE);
+        server.terminate();
+        server.exited();
+    });
+}
+
+#[test]
+fn who_lingers_already_does_not_hold_a_stop_up() {
+    let limits = [("close_ms", 600_000), ("drain_ms", 600_000)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut refused = Browser::raw(server.ws);
+    refused.say(r#"{"event":"auth","data":{"i":"demo","s":"a.b.c"}}"#);
+    // It has been told, and does not go.
+    assert_eq!(refused.next().unwrap(), Heard::Close(3404, "invalid JWT".into()));
+    server.stop();
 }
 
 #[test]
@@ -76,22 +132,69 @@ fn who_finds_it_full_is_let_in_when_somebody_leaves() {
     let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
     let room = "room for 16 connections (80 descriptors)";
     assert!(server.log().iter().any(|line| line.ends_with(room)), "{:#?}", server.log());
-    let mut inside: Vec<Control> = (0..16).map(|_| server.control()).collect();
-    for control in &mut inside {
-        assert_eq!(control.ask(PING), DONE);
-    }
+    let mut inside: Vec<Browser> = (0..16).map(|_| Browser::raw(server.ws)).collect();
     // It waits in the kernel's queue, with its request already sent.
-    let mut waiting = server.control();
-    waiting.send(PING);
+    let mut waiting = Wire::tcp(server.ws);
+    let request = "GET /socket/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    waiting.write_all(request.as_bytes()).unwrap();
     let full = |line: &&String| line.contains("full: 16 connections are open");
     eventually("it says so", || server.log().iter().find(full).cloned());
-    for control in &mut inside {
-        assert_eq!(control.ask(PING), DONE, "who is inside is served");
-    }
+    inside.iter_mut().for_each(Browser::nothing);
     inside.pop();
-    assert_eq!(waiting.recv(), DONE);
-    drop((inside, waiting));
+    let answer = http::answer(&waiting.read_rest().unwrap()).unwrap();
+    assert_eq!(answer.status, 200);
+    drop(inside);
     server.assert_alive();
+}
+
+#[test]
+fn too_few_descriptors_are_one_clear_line() {
+    for count in [12, 60, 79] {
+        let dir = Dir::new();
+        let options = Options { descriptors: Some(count), ..Options::default() };
+        let (code, said) = run_to_end(options.command(&dir));
+        let line = format!(
+            "fws: this process may have {count} file descriptors, and it takes 80 at least: raise \
+             that limit (ulimit -n)"
+        );
+        assert_eq!((code, said), (Some(1), line));
+        assert!(!dir.file("data").exists(), "nothing is made before");
+    }
+}
+
+#[test]
+fn browsers_do_not_lock_the_back_ends_out() {
+    let server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
+    let mut browsers: Vec<Browser> =
+        (1..=16).map(|n| server.browser("demo", &format!(r#"{{"i":{n}}}"#))).collect();
+    let _more: Vec<Wire> = (0..40).map(|_| Wire::tcp(server.ws)).collect();
+    browsers[0].subscribe("c");
+    let mut controls: Vec<Control> = (0..32).map(|_| server.control()).collect();
+    for control in &mut controls {
+        control.auth("demo");
+    }
+    controls[31].ok(r#"{"action":"emit","channel":"c","data":1}"#);
+    browsers[0].expect(r#"{"event":"c","data":1}"#);
+    // That room is not without end either.
+    let mut late = server.control();
+    late.send(PING);
+    controls[0].nothing();
+    controls.pop();
+    assert_eq!(late.recv(), DONE);
+}
+
+#[test]
+fn a_door_that_is_full_over_and_over_does_not_flood_the_log() {
+    let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
+    let start = Instant::now();
+    let full = |line: &&String| line.contains("full: 16 connections are open");
+    for _ in 0..100 {
+        let crowd: Vec<_> = (0..20).map(|_| Wire::tcp(server.ws)).collect();
+        crowd.into_iter().for_each(Wire::reset);
+    }
+    server.assert_alive();
+    let told = server.log().iter().filter(full).count() as u64;
+    assert!((1..=1 + start.elapsed().as_secs() / 10).contains(&told), "{told} times");
 }
 
 #[test]

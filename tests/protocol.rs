@@ -1,7 +1,7 @@
 //! The protocol on the real binary: every transcript in `tests/transcripts/`, each control stream
 //! in it also byte by byte and in one piece, and what a transcript cannot say.
 //!
-//! `FWS_CASE=NAME cargo test --test protocol` plays only the cases whose name contains NAME.
+//! `FWS_TEST_CASE=NAME cargo test --test protocol` plays only the cases whose name contains NAME.
 //! `FWS_TEST_BINARY=PATH` drives another binary with the flags of `fws serve`: the same protocol on
 //! another journal.
 
@@ -33,7 +33,7 @@ fn play_file(name: &str) {
     let path = directory().join(format!("{name}.txt"));
     let cases = parse(&std::fs::read_to_string(path).expect("the transcript is there"));
     assert!(!cases.is_empty(), "{name} has cases");
-    let wanted = std::env::var("FWS_CASE").unwrap_or_default();
+    let wanted = std::env::var("FWS_TEST_CASE").unwrap_or_default();
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..AT_A_TIME {

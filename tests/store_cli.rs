@@ -5,57 +5,18 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::command::{Ran, bad, fws, good, run};
+use common::command::{Ran, bad, good, run};
 use common::eventually;
+use common::export::{
+    END, START, contents, import, lines_in, namespace, namespace_line, same_store, state, store,
+};
 use common::server::{Dir, Options, SERVER_KEY, Server, mode};
 use serde_json::{Value, json};
 
-const START: &str = r#"{"fws":"export","version":1}"#;
-const END: &str = r#"{"fws":"end"}"#;
 /// A date that no test sees.
 const FAR: u64 = 4_102_444_800_000;
-
-fn store(words: &[&str], data: &Path) -> Command {
-    let mut command = fws(&["store"]);
-    command.args(words).arg("--data").arg(data);
-    command
-}
-
-/// A file of lines between those that begin and end an export.
-fn lines_in(dir: &Dir, name: &str, lines: &[String]) -> PathBuf {
-    let path = dir.file(name);
-    let lines: Vec<&str> =
-        [START].into_iter().chain(lines.iter().map(String::as_str)).chain([END]).collect();
-    fs::write(&path, lines.join("\n") + "\n").unwrap();
-    path
-}
-
-fn namespace(name: &str, key: &str) -> String {
-    json!({ "kind": "namespace", "name": name, "key": key }).to_string()
-}
-
-fn state(namespace: &str, channel: &str, user: Option<&str>, data: &str) -> String {
-    let [namespace, channel, user] = [json!(namespace), json!(channel), json!(user)];
-    format!(
-        "{{\"kind\":\"state\",\"namespace\":{namespace},\"channel\":{channel},\
-         \"user\":{user},\"expires\":null,\"data\":{data}}}"
-    )
-}
-
-fn import(path: &Path, data: &Path) -> String {
-    good(store(&["import", path.to_str().unwrap()], data))
-}
-
-/// Everything in a folder, and what is in it.
-fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files: Vec<_> =
-        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files.into_iter().map(|file| (file.clone(), fs::read(file).unwrap_or_default())).collect()
-}
 
 fn number(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -342,19 +303,6 @@ fn what_comes_is_laid_over_what_is_there() {
     assert_eq!(lines, expected);
 }
 
-fn namespace_line(name: &str, key: &str) -> String {
-    format!(r#"{{"kind":"namespace","name":"{name}","key":"{key}"}}"#)
-}
-
-/// Asserts that nothing of a store is another, and nothing stands beside it.
-#[track_caller]
-fn same_store(before: &[(PathBuf, Vec<u8>)], data: &Path) {
-    let without_lock = |files: &[(PathBuf, Vec<u8>)]| {
-        files.iter().filter(|(path, _)| !path.ends_with("lock")).cloned().collect::<Vec<_>>()
-    };
-    assert_eq!(without_lock(&contents(data)), without_lock(before));
-}
-
 #[test]
 fn a_wrong_line_is_named_and_changes_nothing() {
     let dir = Dir::new();
@@ -439,160 +387,38 @@ fn limits_hold() {
     let first =
         [namespace("a", "k"), state("a", "x", None, "1"), state("a", "y", None, "1"), grant("1")];
     import(&lines_in(&dir, "first", &first), &data);
+    let long = |bytes: usize| state("a", "x", None, &format!("\"{}\"", "x".repeat(bytes)));
+    let other = state("b", "x", None, "1");
     let over = [state("a", "x", None, "2"), state("a", "x", None, "3"), state("a", "z", None, "4")];
-    for (limit, lines, wrong) in [
-        (
-            "states_per_namespace=2",
-            &over[..],
-            Some("line 4: there are 2 states already (limit states_per_namespace)"),
-        ),
-        ("states_per_namespace=2", &over[..2], None),
-        (
-            "grants_per_namespace=1",
-            &[grant("1"), grant("2")],
-            Some("line 3: there are 1 grants already (limit grants_per_namespace)"),
-        ),
-        (
-            "namespaces=1",
-            &[namespace("a", "k"), namespace("b", "k")],
-            Some("line 3: there are 1 namespaces already (limit namespaces)"),
-        ),
-        (
-            "state_bytes=64",
-            &[state("a", "x", None, &format!("\"{}\"", "x".repeat(63)))],
-            Some("line 2: the state is larger than 64 bytes (limit state_bytes)"),
-        ),
-        ("state_bytes=64", &[state("a", "x", None, &format!("\"{}\"", "x".repeat(62)))], None),
-        (
-            "state_bytes=64",
-            &["x".repeat(80_000)],
-            Some("line 2: longer than 70190 bytes (limit state_bytes)"),
-        ),
-    ] {
+    let check = |limit: &str, lines: &[String], wrong: Option<String>| {
         let input = lines_in(&dir, "in", lines);
         let command = store(&["import", input.to_str().unwrap(), "--limit", limit], &data);
-        match wrong {
-            Some(wrong) => {
-                let before = contents(&data);
-                assert_eq!(bad(command, 1), format!("{}: {wrong}", input.display()));
-                same_store(&before, &data);
-            }
-            None => drop(good(command)),
-        }
+        let Some(wrong) = wrong else { return drop(good(command)) };
+        let before = contents(&data);
+        assert_eq!(bad(command, 1), format!("{}: {wrong}", input.display()));
+        same_store(&before, &data);
+    };
+    for (name, max, lines, wrong) in [
+        ("states_per_namespace", 2, &over[..], Some((4, "states"))),
+        ("states_per_namespace", 2, &over[..2], None),
+        ("grants_per_namespace", 1, &[grant("1"), grant("2")], Some((3, "grants"))),
+        ("namespaces", 1, &[namespace("a", "k"), namespace("b", "k")], Some((3, "namespaces"))),
+        ("states", 2, &[namespace("b", "k"), other], Some((3, "states in all"))),
+        ("grants", 1, &[grant("2")], Some((2, "grants in all"))),
+        ("states_bytes_per_namespace", 66, &[long(62)], Some((2, "bytes of states"))),
+        ("states_bytes_per_namespace", 67, &[long(62)], None),
+        ("states_bytes", 67, &[long(63)], Some((2, "bytes of states in all"))),
+        // What is over a limit already may become less.
+        ("states_bytes", 64, &[long(61)], None),
+    ] {
+        let wrong = wrong.map(|(line, what)| {
+            format!("line {line}: there would be more than {max} {what} (limit {name})")
+        });
+        check(&format!("{name}={max}"), lines, wrong);
     }
-}
-
-/// Flips a bit wherever these bytes stand in the store.
-fn flip(data: &Path, text: &str) {
-    let path = data.join("store.redb");
-    let mut bytes = fs::read(&path).unwrap();
-    let places: Vec<usize> = bytes
-        .windows(text.len())
-        .enumerate()
-        .filter(|(_, window)| *window == text.as_bytes())
-        .map(|(at, _)| at)
-        .collect();
-    assert!(!places.is_empty());
-    for at in places {
-        bytes[at] ^= 1;
-    }
-    fs::write(&path, bytes).unwrap();
-}
-
-fn many_lines() -> Vec<String> {
-    let mut lines =
-        vec![namespace_line("first", "key-of-first"), namespace_line("second", "key-2")];
-    for name in ["first", "second"] {
-        lines.extend((0..200).map(|i| {
-            let data = format!("\"data-{name}-{i:03} {}\"", "x".repeat(i));
-            state(name, &format!("channel {i:03}"), None, &data)
-        }));
-    }
-    lines
-}
-
-#[test]
-fn what_is_left_of_a_damaged_store_is_saved() {
-    let dir = Dir::new();
-    let data = dir.file("data");
-    let lines = many_lines();
-    import(&lines_in(&dir, "in", &lines), &data);
-    flip(&data, "data-second-123");
-    let damaged = format!("the store {} is damaged: ", data.join("store.redb").display());
-    let before = contents(&data);
-    for words in [&["check"][..], &["export"]] {
-        let line = bad(store(words, &data), 1);
-        assert!(line.starts_with(&damaged) && line.contains("export --damaged"), "{line}");
-        assert!(!line.contains("key-of"), "{line}");
-    }
-    let ran = run(store(&["export", "--damaged"], &data));
-    assert_eq!(ran.err, "fws: rows left out, because they are not as they were written: 1\n");
-    let lost = lines.iter().position(|line| line.contains("data-second-123")).unwrap();
-    let mut expected = lines.clone();
-    expected.remove(lost);
-    let saved: Vec<&str> = ran.out.lines().collect();
-    assert_eq!((ran.code, saved[0], saved[saved.len() - 1]), (Some(0), START, END));
-    assert_eq!(saved[1..saved.len() - 1], expected);
-    same_store(&before, &data);
-
-    // The way out that the messages name.
-    let file = dir.file("saved");
-    fs::write(&file, &ran.out).unwrap();
-    import(&file, &dir.file("new"));
-    assert_eq!(good(store(&["export"], &dir.file("new"))), ran.out);
-    let line = bad(store(&["import", file.to_str().unwrap()], &data), 1);
-    assert!(line.starts_with(&damaged) && line.contains("A copy is in "), "{line}");
-}
-
-#[test]
-fn what_was_in_a_lost_namespace_keeps_its_place() {
-    let dir = Dir::new();
-    let data = dir.file("data");
-    import(&lines_in(&dir, "in", &many_lines()), &data);
-    flip(&data, "key-of-first");
-    let ran = run(store(&["export", "--damaged"], &data));
-    let said = "fws: rows left out, because they are not as they were written: 1\n\
-                fws: 1 namespace lost, of which there are rows: see lost-NUMBER\n";
-    assert_eq!((ran.code, ran.err.as_str()), (Some(0), said));
-    let namespaces: Vec<&str> =
-        ran.out.lines().filter(|line| line.contains("\"kind\":\"namespace\"")).collect();
-    let lost = r#"{"kind":"namespace","name":"lost-1","key":null}"#;
-    assert_eq!(namespaces, [&namespace_line("second", "key-2"), lost]);
-    let states = ran.out.lines().filter(|line| line.contains("\"namespace\":\"lost-1\""));
-    assert_eq!(states.count(), 200);
-    let file = dir.file("saved");
-    fs::write(&file, &ran.out).unwrap();
-    assert_eq!(import(&file, &dir.file("new")), "took in 2 namespaces, 0 grants, 400 states\n");
-}
-
-#[test]
-fn a_crash_does_not_lock_the_rest_of_a_damaged_store_in() {
-    let server = Server::new();
-    let mut control = server.controller("demo");
-    for i in 0..50 {
-        control.ok(&format!(
-            r#"{{"action":"set","channel":"c{i:02}","data":"value-{i:02}","params":{{}}}}"#
-        ));
-    }
-    let dir = server.crash();
-    let data = dir.file("data");
-    flip(&data, "value-17");
-    let line = bad(store(&["check"], &data), 1);
-    assert!(line.contains("is damaged: "), "{line}");
-    let ran = run(store(&["export", "--damaged"], &data));
-    assert_eq!(ran.code, Some(0), "{ran:?}");
-    let values = ran.out.lines().filter(|line| line.contains("\"value-")).count();
-    assert_eq!((values, ran.out.contains("value-17")), (49, false), "{ran:?}");
-}
-
-#[test]
-fn a_file_that_is_no_store_is_said_to_be_none() {
-    let dir = Dir::new();
-    let data = dir.file("data");
-    fs::create_dir(&data).unwrap();
-    fs::write(data.join("store.redb"), "nothing of ours").unwrap();
-    let line = bad(store(&["check"], &data), 1);
-    assert!(line.contains(" is damaged: "), "{line}");
-    let line = bad(store(&["export", "--damaged"], &data), 1);
-    assert!(line.starts_with("nothing can be read of the store "), "{line}");
+    let wrong = "line 2: the state is larger than 64 bytes (limit state_bytes)";
+    check("state_bytes=64", &[long(63)], Some(wrong.into()));
+    check("state_bytes=64", &[long(62)], None);
+    let wrong = "line 2: longer than 70190 bytes (limit state_bytes)";
+    check("state_bytes=64", &["x".repeat(80_000)], Some(wrong.into()));
 }

@@ -88,7 +88,8 @@ pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<P
         let occur = if flag.name == LIMIT.name { Occur::Multi } else { Occur::Optional };
         options.opt("", flag.name, flag.about, flag.value, has, occur);
     }
-    let matches = options.parse(arguments).map_err(|fail| Stop::Usage(explain(command, fail)))?;
+    let matches =
+        options.parse(arguments).map_err(|fail| Stop::Usage(explain(command, fail, arguments)))?;
     let mut flags = Vec::new();
     for flag in command.flags {
         if flag.value.is_empty() {
@@ -100,9 +101,15 @@ pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<P
     Ok((flags, matches.free))
 }
 
-fn explain(command: &Command, fail: Fail) -> String {
+fn explain(command: &Command, fail: Fail, arguments: &[String]) -> String {
+    // The parser tells names without dashes.
+    let is_long = |name: &str| {
+        let (words, flag) =
+            (arguments.iter().take_while(|word| *word != "--"), format!("--{name}"));
+        words.filter_map(|word| word.split('=').next()).any(|word| word == flag)
+    };
     match fail {
-        Fail::UnrecognizedOption(name) if name.chars().count() == 1 => format!(
+        Fail::UnrecognizedOption(name) if name.chars().count() == 1 && !is_long(&name) => format!(
             "-{name}: there is no such flag; before words that begin with - write --, as in \
              `fws {} -- …`",
             command.name

@@ -81,3 +81,9 @@ fn failed(path: Option<&Path>, e: &io::Error) -> Stop {
         (None, _) => Stop::Failed(format!("cannot write to standard output: {e}")),
     }
 }
+
+/// A text from elsewhere, such that it can neither move the cursor nor begin a line.
+pub(super) fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { vec![c] };
+    text.chars().flat_map(escape).collect()
+}

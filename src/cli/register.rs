@@ -55,7 +55,10 @@ fn run(call: &Call) -> Result<(), Stop> {
     match kept {
         Some(Ok(path)) => tell(&format!("the key is also kept in {}", path.display())),
         Some(Err(e)) => tell(&format!("warning: the key is not kept: {e}")),
-        None => {}
+        None => {
+            let data = config.data.display();
+            tell(&format!("the key is not kept here: there is no folder {data} (--data)"));
+        }
     }
     Ok(())
 }

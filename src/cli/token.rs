@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::Sha256;
 
 use super::flags::{AT_CONFIG, AT_DATA, Flag, KEY};
-use super::output::out;
+use super::output::{out, printable};
 use super::session::{find_key, namespace_key, seconds};
 use super::{Call, Command, Stop};
 use crate::codec::jwt::{self, Claims, TokenError};
@@ -70,6 +70,7 @@ fn run(call: &Call) -> Result<(), Stop> {
 
 fn check(token: &str, key: Option<&str>, now: UnixMillis) -> Result<(), Stop> {
     if let Some((header, payload)) = jwt::inspect(token) {
+        let (header, payload) = (printable(&header), printable(&payload));
         out(&format!("header:  {header}\npayload: {payload}\n"))?;
     }
     let checked = match key {
@@ -77,7 +78,7 @@ fn check(token: &str, key: Option<&str>, now: UnixMillis) -> Result<(), Stop> {
         None => verify_unsigned(token, now),
     };
     let claims = checked.map_err(|e| Stop::Failed(format!("not valid: {}", describe(e))))?;
-    out(&format!("user:    {}\n", claims.user))?;
+    out(&format!("user:    {}\n", printable(&claims.user)))?;
     if let Some(expires) = claims.expires {
         let left = expires.saturating_sub(now.seconds());
         out(&format!("expires: {}, in {left} s\n", date(expires)))?;

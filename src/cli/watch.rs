@@ -1,7 +1,7 @@
 //! `fws watch`: what a browser would get.
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS, Flag, KEY};
-use super::output::{out, tell};
+use super::output::{out, printable, tell};
 use super::session::{namespace_key, quote};
 use super::{Call, Command, Stop, flags};
 use crate::client::{ANSWER_MS, Address, ClientError, Message, Socket};
@@ -155,10 +155,7 @@ fn show(message: &str, channels: &[String]) -> Result<(), Stop> {
 
 /// One line, whatever the channel is called and however the JSON is laid out.
 fn line(channel: &str, data: &str) -> String {
-    let channel: String = channel
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect();
+    let channel = printable(channel);
     // In JSON these stand between values only.
     format!("{channel}\t{}\n", data.replace(['\n', '\r'], " "))
 }

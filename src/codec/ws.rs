@@ -4,7 +4,6 @@
 //! or a close, never sends, and knows nothing of what a message says. Called by the switch (server
 //! side) and by the command line's own WebSocket client.
 
-use std::fmt;
 use std::io::Cursor;
 
 use base64::Engine;
@@ -14,9 +13,8 @@ use sha1::{Digest, Sha1};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use crate::reason::CloseReason;
-
 mod encode;
+mod error;
 mod fuzz;
 #[cfg(test)]
 mod tests;
@@ -25,6 +23,7 @@ pub use encode::{
     HEADER_BYTES, close_frame, encode_into, encode_masked_into, header, ping_frame, pong_frame,
     text_frame, text_frame_with,
 };
+pub use error::WsError;
 pub use fuzz::fuzz_reader;
 
 /// Most payload of a control frame (RFC 6455, 5.5), in bytes.
@@ -114,86 +113,6 @@ pub struct Step<'a> {
     pub consumed: usize,
     /// What they said; `None` when more bytes are needed.
     pub event: Option<Event<'a>>,
-}
-
-/// Why a connection must be failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WsError {
-    /// A reserved bit is set, and no extension was agreed.
-    ReservedBits,
-    /// A type of frame that RFC 6455 does not define.
-    ReservedOpcode,
-    /// A length written in more bytes than it takes.
-    LongLength,
-    /// A length of 2^63 or more.
-    HugeLength,
-    /// An unmasked frame from a client, or a masked one from a server.
-    Masking,
-    /// A control frame in fragments.
-    FragmentedControl,
-    /// A control frame of more than [`CONTROL_BYTES`].
-    LongControl,
-    /// A continuation of nothing.
-    StrayContinuation,
-    /// A new message inside an incomplete one.
-    InterruptedMessage,
-    /// A close frame of one byte: half a code.
-    HalfCloseCode,
-    /// A close code that must not be sent.
-    CloseCode(u16),
-    /// Text or a close reason that is not UTF-8.
-    Utf8,
-    /// A message of more than so many bytes.
-    TooLarge(usize),
-    /// A message of more than so many frames.
-    TooManyFragments(usize),
-}
-
-impl WsError {
-    /// The close code to fail the connection with (RFC 6455, 7.4.1).
-    ///
-    /// Too many fragments is 1009, as too many bytes is: both say "send smaller messages", and the
-    /// other candidate, 1008, would hide that behind a "policy".
-    pub const fn close_code(&self) -> u16 {
-        match self {
-            WsError::Utf8 => 1007,
-            WsError::TooLarge(_) | WsError::TooManyFragments(_) => 1009,
-            _ => 1002,
-        }
-    }
-}
-
-impl fmt::Display for WsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WsError::ReservedBits => f.write_str("reserved bits set"),
-            WsError::ReservedOpcode => f.write_str("unknown frame type"),
-            WsError::LongLength => f.write_str("length not in its shortest form"),
-            WsError::HugeLength => f.write_str("length with its top bit set"),
-            WsError::Masking => f.write_str("wrong masking"),
-            WsError::FragmentedControl => f.write_str("fragmented control frame"),
-            WsError::LongControl => f.write_str("control frame over 125 bytes"),
-            WsError::StrayContinuation => f.write_str("continuation of nothing"),
-            WsError::InterruptedMessage => f.write_str("message inside a message"),
-            WsError::HalfCloseCode => f.write_str("close frame of one byte"),
-            WsError::CloseCode(code) => write!(f, "invalid close code {code}"),
-            WsError::Utf8 => f.write_str("invalid UTF-8"),
-            WsError::TooLarge(bytes) => write!(f, "message over {bytes} bytes"),
-            WsError::TooManyFragments(count) => write!(f, "message of over {count} frames"),
-        }
-    }
-}
-
-impl std::error::Error for WsError {}
-
-impl From<WsError> for CloseReason {
-    fn from(error: WsError) -> CloseReason {
-        match error.close_code() {
-            1007 => CloseReason::WsUtf8,
-            1009 => CloseReason::WsTooLarge,
-            _ => CloseReason::WsProtocol,
-        }
-    }
 }
 
 /// The incremental frame reader of one connection: two words, and memory of its own only while a
@@ -326,10 +245,12 @@ impl Header {
     fn parse(input: &[u8], side: Side) -> Result<Option<Header>, WsError> {
         let mut cursor = Cursor::new(input);
         // A slice cannot fail to be read, so a reserved opcode is the only possible error.
-        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| WsError::ReservedOpcode)?;
+        let parsed = FrameHeader::parse(&mut cursor);
+        let opcode = input.first().map_or(0, |byte| byte & 0xF);
+        let parsed = parsed.map_err(|_| WsError::ReservedOpcode(opcode))?;
         let Some((frame, length)) = parsed else { return Ok(None) };
         if frame.rsv1 || frame.rsv2 || frame.rsv3 {
-            return Err(WsError::ReservedBits);
+            return Err(WsError::ReservedBits(input[0] >> 4 & 7));
         }
         if frame.mask.is_some() != (side == Side::Server) {
             return Err(WsError::Masking);
@@ -353,14 +274,14 @@ impl Header {
             OpCode::Control(Control::Ping) => Opcode::Ping,
             OpCode::Control(Control::Pong) => Opcode::Pong,
             OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
-                return Err(WsError::ReservedOpcode);
+                return Err(WsError::ReservedOpcode(opcode));
             }
         };
         if opcode.is_control() && !frame.is_final {
             return Err(WsError::FragmentedControl);
         }
         if opcode.is_control() && length > CONTROL_BYTES as u64 {
-            return Err(WsError::LongControl);
+            return Err(WsError::LongControl(length));
         }
         Ok(Some(Header {
             bytes: cursor.position() as usize,

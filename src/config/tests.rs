@@ -215,3 +215,26 @@ fn the_json_is_json_and_complete() {
     assert_eq!(value["limits"].as_object().unwrap().len(), Limits::TABLE.len());
     assert_eq!(value["limits"]["heartbeat_ms"], 25_000);
 }
+
+#[test]
+fn what_could_not_be_served_is_found_before_the_start() {
+    assert_eq!(
+        error(&[], &[], r#"{"namespaces":{"":"k"}}"#),
+        "namespaces: a name is empty, and nobody could reach it"
+    );
+    let two = r#"{"namespaces":{"a":"k","b":"l"},"limits":{"namespaces":2}}"#;
+    assert!(load(&[], &[], two).is_ok());
+    assert_eq!(
+        error(&[("limit", "namespaces=1")], &[], two),
+        "namespaces: there are 2, and room for 1 (limit namespaces)"
+    );
+    assert_eq!(
+        error(&[("demo", "true")], &[], two),
+        "namespaces: there are 3 with that of the demo, and room for 2 (limit namespaces)"
+    );
+    let demo = two.replace("\"a\"", "\"demo\"");
+    assert!(load(&[("demo", "true")], &[], &demo).is_ok(), "{demo}");
+    let limits =
+        r#"{"limits":{"control_frame_bytes":1024,"control_frame_unauthenticated_bytes":2048}}"#;
+    assert!(error(&[], &[], limits).starts_with("limits: control_frame_unauthenticated_bytes (2"));
+}

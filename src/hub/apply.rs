@@ -50,11 +50,21 @@ impl Hub {
             Change::Grant { channel, user, .. } => {
                 let max = self.limits.grants_per_namespace;
                 let grant = GrantRef { channel, user };
-                let is_full = space.grants.len() >= max && !space.grants.contains(&grant);
-                if is_full { Err(Refusal::TooMany("grants", max)) } else { Ok(()) }
+                if space.grants.contains(&grant) {
+                    return Ok(());
+                }
+                if space.grants.len() >= max {
+                    return Err(Refusal::TooMany("grants", max));
+                }
+                let max = self.limits.grants;
+                let is_full = self.grants >= max;
+                if is_full { Err(Refusal::TooMany("grants in all", max)) } else { Ok(()) }
             }
             Change::Set { place, data, .. } if &**data != "null" => {
-                self.check_state(space, self.live_state(ns, place, at), data)
+                let state = self.live_state(ns, place, at);
+                let before = state.map_or(0, State::bytes);
+                let bytes = (place.bytes() + data.len()).saturating_sub(before);
+                self.check_state(space, state.is_none(), data, bytes)
             }
             Change::Push { place, data, .. } => {
                 let state = self.live_state(ns, place, at);
@@ -66,26 +76,49 @@ impl Hub {
                 if data.len() + 2 > max {
                     return Err(Refusal::StateTooLarge(max));
                 }
-                self.check_state(space, state, data)
+                // What is dropped for it at the other end is not counted here.
+                let bytes = match state {
+                    Some(_) => data.len() + 1,
+                    None => place.bytes() + data.len() + 2,
+                };
+                self.check_state(space, state.is_none(), data, bytes)
             }
             _ => Ok(()),
         }
     }
 
+    /// Whether there is room for a state that takes so many bytes more.
     fn check_state(
         &self,
         space: &Namespace,
-        state: Option<&State>,
+        is_new: bool,
         data: &str,
+        bytes: usize,
     ) -> Result<(), Refusal> {
-        let (max, bytes_max) = (self.limits.states_per_namespace, self.limits.state_bytes);
-        if data.len() > bytes_max {
-            Err(Refusal::StateTooLarge(bytes_max))
-        } else if state.is_none() && space.states.len() >= max {
-            Err(Refusal::TooMany("states", max))
-        } else {
-            Ok(())
+        let limits = &self.limits;
+        if data.len() > limits.state_bytes {
+            return Err(Refusal::StateTooLarge(limits.state_bytes));
         }
+        let (count, count_in_all) = (space.states.len(), self.states.len());
+        for (is_full, what, max) in [
+            (is_new && count >= limits.states_per_namespace, "states", limits.states_per_namespace),
+            (is_new && count_in_all >= limits.states, "states in all", limits.states),
+            (
+                bytes > 0 && space.states_bytes + bytes > limits.states_bytes_per_namespace,
+                "bytes of states",
+                limits.states_bytes_per_namespace,
+            ),
+            (
+                bytes > 0 && self.states_bytes + bytes > limits.states_bytes,
+                "bytes of states in all",
+                limits.states_bytes,
+            ),
+        ] {
+            if is_full {
+                return Err(Refusal::TooMany(what, max));
+            }
+        }
+        Ok(())
     }
 
     fn live_state(&self, ns: NsId, place: &Place, at: UnixMillis) -> Option<&State> {
@@ -167,6 +200,7 @@ impl Hub {
         if let Some(space) = self.namespaces.remove(ns) {
             self.names.remove(self.hash(&*space.name), ns);
             self.numbers.remove(&space.number);
+            self.grants -= space.grants.len();
         }
         Outcome::Reached(closed)
     }
@@ -188,18 +222,26 @@ impl Hub {
     }
 
     fn grant(&mut self, ns: NsId, channel: Box<str>, user: Box<str>, out: &mut impl Outbox) {
-        let Some(space) = self.namespaces.get_mut(ns) else { return };
+        let Some(number) = self.number(ns) else { return };
         let grant = Grant { channel: channel.clone(), user: user.clone() };
-        if space.grants.insert(grant) {
-            let key = Key::Grant { ns: space.number, channel, user };
+        if self.admit(ns, grant) {
+            let key = Key::Grant { ns: number, channel, user };
             out.changed(Undo::new(key, 0, Before::Nothing));
         }
+    }
+
+    /// Gives a grant. Whether it is new.
+    pub(super) fn admit(&mut self, ns: NsId, grant: Grant) -> bool {
+        let is_new = self.namespaces.get_mut(ns).is_some_and(|space| space.grants.insert(grant));
+        self.grants += usize::from(is_new);
+        is_new
     }
 
     /// Takes a grant back: the user's connections leave the channel. Whether there was one.
     pub(super) fn withdraw(&mut self, ns: NsId, channel: &str, user: &str) -> bool {
         let Some(space) = self.namespaces.get_mut(ns) else { return false };
         let was_granted = space.grants.remove(&GrantRef { channel, user });
+        self.grants -= usize::from(was_granted);
         let channel = self.find_channel(ns, channel);
         let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
         if let (Some(channel), Some(user)) = (channel, user) {
@@ -227,10 +269,10 @@ impl Hub {
                 if state.end.is_none() && expires.is_none() && state.value.is_same(&value) {
                     return;
                 }
-                let value = std::mem::replace(&mut state.value, value);
-                let before = Before::State { value, expires: state.expires() };
+                let ended = state.expires();
+                let Some(value) = self.replace_value(id, value) else { return };
                 self.end_at(id, expires);
-                before
+                Before::State { value, expires: ended }
             }
             (Some(id), None) => {
                 let Some(state) = self.take_state(id) else { return };
@@ -262,16 +304,31 @@ impl Hub {
         let Some(number) = self.number(ns) else { return };
         let Some(state) = self.states.get_mut(id) else { return };
         let (was, ended) = (state.value.to_json(), state.expires());
-        let Some(list) = state.value.as_list() else { return };
-        list.push(data);
-        let dropped = list.bound(items, bytes);
-        let bytes = state.value.bytes();
+        let changed = self.change_list(id, |list| {
+            list.push(data);
+            (list.bound(items, bytes), list.text_bytes())
+        });
+        let Some((dropped, bytes)) = changed else { return };
         self.end_at(id, expires);
         let before = match was {
             Some(value) => Before::State { value, expires: ended },
             None => Before::Shorter { dropped, expires: ended },
         };
         out.changed(Undo::new(Key::State { ns: number, place }, bytes, before));
+    }
+
+    /// Changes a list state, and what it weighs.
+    pub(super) fn change_list<T>(
+        &mut self,
+        id: Id<State>,
+        change: impl FnOnce(&mut super::state::List) -> T,
+    ) -> Option<T> {
+        let state = self.states.get_mut(id)?;
+        let before = state.value.bytes();
+        let changed = change(state.value.as_list()?);
+        let (ns, after) = (state.ns, state.value.bytes());
+        self.weigh(ns, before, after);
+        Some(changed)
     }
 
     /// Publishes on several channels; returns how many connections were reached. One that is in

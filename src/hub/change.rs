@@ -15,6 +15,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Length of its names.
+    pub fn bytes(&self) -> usize {
+        self.channel.len() + self.user.as_ref().map_or(0, |user| user.len())
+    }
+
     /// Whether it is this one.
     pub fn is(&self, channel: &str, user: Option<&str>) -> bool {
         *self.channel == *channel && self.user.as_deref() == user

@@ -64,6 +64,8 @@ pub struct Namespace {
     channels: Index<Channel>,
     users: Index<User>,
     states: Index<State>,
+    /// Bytes of its states.
+    states_bytes: usize,
     grants: HashSet<Grant>,
 }
 
@@ -119,6 +121,7 @@ impl Namespace {
             channels: Index::default(),
             users: Index::default(),
             states: Index::default(),
+            states_bytes: 0,
             grants: HashSet::new(),
         }
     }
@@ -178,6 +181,9 @@ pub struct Hub {
     users: Arena<User>,
     peers: Arena<Peer>,
     states: Arena<State>,
+    /// Bytes of all states, and number of all grants.
+    states_bytes: usize,
+    grants: usize,
     /// When states end, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
 }
@@ -196,6 +202,8 @@ impl Hub {
             users: Arena::default(),
             peers: Arena::default(),
             states: Arena::default(),
+            states_bytes: 0,
+            grants: 0,
             ends: Wheel::new(at.0),
         }
     }
@@ -460,12 +468,11 @@ impl Hub {
     fn put_state(&mut self, ns: NsId, place: Place, value: Value, expires: Option<UnixMillis>) {
         let id = match self.find_state(ns, &place.channel, place.user.as_deref()) {
             Some(id) => {
-                if let Some(state) = self.states.get_mut(id) {
-                    state.value = value;
-                }
+                self.replace_value(id, value);
                 id
             }
             None => {
+                self.weigh(ns, 0, place.bytes() + value.bytes());
                 let hash = self.hash((&*place.channel, place.user.as_deref()));
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
                 let state = State { ns, place, value, end: None };
@@ -479,6 +486,23 @@ impl Hub {
             }
         };
         self.end_at(id, expires);
+    }
+
+    /// Gives a state another value; returns the one before.
+    fn replace_value(&mut self, id: Id<State>, value: Value) -> Option<Value> {
+        let state = self.states.get_mut(id)?;
+        let before = std::mem::replace(&mut state.value, value);
+        let (ns, after) = (state.ns, state.value.bytes());
+        self.weigh(ns, before.bytes(), after);
+        Some(before)
+    }
+
+    /// States of a namespace take so many bytes in place of so many.
+    fn weigh(&mut self, ns: NsId, before: usize, after: usize) {
+        self.states_bytes = self.states_bytes + after - before;
+        if let Some(space) = self.namespaces.get_mut(ns) {
+            space.states_bytes = space.states_bytes + after - before;
+        }
     }
 
     /// Gives a state its end in place of the one before.
@@ -498,6 +522,7 @@ impl Hub {
         if let Some(timer) = state.end.as_mut().and_then(|end| end.timer.take()) {
             self.ends.cancel(timer);
         }
+        self.weigh(state.ns, state.bytes(), 0);
         let hash = self.hash((&*state.place.channel, state.place.user.as_deref()));
         if let Some(ns) = self.namespaces.get_mut(state.ns) {
             ns.states.remove(hash, id);
@@ -561,6 +586,10 @@ impl Hub {
         assert_eq!(total(|ns| ns.channels.len()), self.channels.len());
         assert_eq!(total(|ns| ns.users.len()), self.users.len());
         assert_eq!(total(|ns| ns.states.len()), self.states.len());
+        assert_eq!(total(|ns| ns.grants.len()), self.grants);
+        assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
+        let bytes: usize = self.states.iter().map(|(_, state)| state.bytes()).sum();
+        assert_eq!(bytes, self.states_bytes);
         let timed = self.states.iter().filter(|(_, state)| state.end.is_some()).count();
         assert_eq!(timed, self.ends.len());
         self.ends.check_invariants();

@@ -162,8 +162,8 @@ impl Hub {
                 true
             }
             (Key::Grant { ns, channel, user }, Row::Grant) => {
-                let space = self.numbers.get(&ns).and_then(|ns| self.namespaces.get_mut(*ns));
-                space.is_some_and(|space| space.grants.insert(Grant { channel, user }))
+                let ns = self.numbers.get(&ns).copied();
+                ns.is_some_and(|ns| self.admit(ns, Grant { channel, user }))
             }
             (Key::State { ns, place }, Row::State { text, expires }) => {
                 let Some(ns) = self.numbers.get(&ns).copied() else { return false };
@@ -220,9 +220,7 @@ impl Hub {
                 self.withdraw(id, &channel, &user);
             }
             (Key::Grant { channel, user, .. }, Before::Grant) => {
-                if let Some(space) = self.namespaces.get_mut(id) {
-                    space.grants.insert(Grant { channel, user });
-                }
+                self.admit(id, Grant { channel, user });
             }
             (Key::State { place, .. }, Before::Nothing) => {
                 if let Some(state) = self.find_state(id, &place.channel, place.user.as_deref()) {
@@ -236,9 +234,7 @@ impl Hub {
             (Key::State { place, .. }, Before::Shorter { dropped, expires }) => {
                 let state = self.find_state(id, &place.channel, place.user.as_deref());
                 let Some(state) = state else { return };
-                if let Some(list) = self.states.get_mut(state).and_then(|s| s.value.as_list()) {
-                    list.unpush(dropped);
-                }
+                self.change_list(state, |list| list.unpush(dropped));
                 self.end_at(state, expires);
             }
             (key, before) => debug_assert!(false, "{key:?} cannot have been {before:?}"),

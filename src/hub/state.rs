@@ -48,6 +48,11 @@ impl State {
         self.end.as_ref().map(|end| end.at)
     }
 
+    /// What counts against the limits: its name and its value.
+    pub fn bytes(&self) -> usize {
+        self.place.bytes() + self.value.bytes()
+    }
+
     pub fn row(&self) -> Row<'_> {
         Row::State { text: self.value.text(), expires: self.expires() }
     }
@@ -66,7 +71,7 @@ impl Value {
     pub fn bytes(&self) -> usize {
         match self {
             Value::Json(text) => text.len(),
-            Value::List(list) => list.bytes + 1,
+            Value::List(list) => list.text_bytes(),
         }
     }
 
@@ -108,6 +113,11 @@ impl Value {
 }
 
 impl List {
+    /// Length of the list as text.
+    pub fn text_bytes(&self) -> usize {
+        self.bytes + 1
+    }
+
     pub fn push(&mut self, item: Box<str>) {
         self.bytes += item.len() + 1;
         self.items.push_back(item);

@@ -101,11 +101,14 @@ pub(super) struct Io {
     pub close_ms: u64,
     /// From the last byte sent to the end of the connection, at most.
     pub linger_ms: u64,
+    /// What may wait for a peer before the kernel is asked to take it in the midst of a turn, and
+    /// how much may come after the kernel has refused.
+    backlog_bytes: usize,
     random: Vec<u8>,
 }
 
 impl Io {
-    pub fn new(now: Now, close_ms: u64) -> Io {
+    pub fn new(now: Now, close_ms: u64, backlog_bytes: usize) -> Io {
         Io {
             slots: Arena::default(),
             frames: FramePool::default(),
@@ -116,6 +119,7 @@ impl Io {
             doomed: Vec::new(),
             close_ms,
             linger_ms: close_ms,
+            backlog_bytes,
             random: Vec::new(),
         }
     }
@@ -200,29 +204,45 @@ impl Io {
         }
     }
 
-    /// Queues a frame; returns the backlog of publications behind it.
-    fn queue(&mut self, conn: ConnId, frame: Frame, kind: Kind) -> usize {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return 0 };
+    /// Queues a frame for an open connection.
+    fn queue(&mut self, conn: ConnId, frame: Frame, kind: Kind) {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
         if peer.phase != Phase::Open {
-            return 0;
+            return;
         }
         self.frames.push(&mut peer.out, frame, kind);
         if !peer.is_on_dirty {
             peer.is_on_dirty = true;
             self.dirty.push(conn);
         }
-        peer.out.backlog()
     }
 
-    /// One write for all that waits.
+    /// Has the kernel take what it will in the midst of a turn. The connection stays on the list
+    /// of those to be flushed, where the turn finds out that all is gone.
+    fn offer(&mut self, conn: ConnId) {
+        let mut flushed = Flushed::More;
+        while flushed == Flushed::More {
+            flushed = self.write(conn);
+        }
+        if flushed == Flushed::Lost {
+            self.lose(conn, CloseReason::PeerLost);
+        }
+    }
+
+    /// One write for all that waits, unless the kernel has refused and not yet said otherwise.
     pub fn flush(&mut self, conn: ConnId) -> Flushed {
         let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Flushed::Blocked };
         peer.is_on_dirty = false;
+        if !peer.is_writable && !peer.out.is_empty() {
+            return Flushed::Blocked;
+        }
+        self.write(conn)
+    }
+
+    fn write(&mut self, conn: ConnId) -> Flushed {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Flushed::Blocked };
         if peer.out.is_empty() {
             return Flushed::All;
-        }
-        if !peer.is_writable {
-            return Flushed::Blocked;
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let filled = self.frames.slices(&peer.out, &mut slices);
@@ -233,12 +253,10 @@ impl Io {
                 self.frames.sent(&mut peer.out, sent);
                 if sent < offered {
                     (peer.is_writable, peer.was_blocked) = (false, true);
-                    Flushed::Blocked
-                } else if peer.out.is_empty() {
-                    Flushed::All
-                } else {
-                    Flushed::More
+                    return Flushed::Blocked;
                 }
+                peer.is_writable = true;
+                if peer.out.is_empty() { Flushed::All } else { Flushed::More }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 (peer.is_writable, peer.was_blocked) = (false, true);
@@ -289,11 +307,24 @@ impl Net for Io {
     }
 
     fn send(&mut self, conn: ConnId, frame: Frame) {
-        self.queue(conn, frame, Kind::Answer);
+        self.queue(conn, frame, Kind::Free);
     }
 
     fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
-        self.queue(conn, frame, Kind::Publication)
+        let max = self.backlog_bytes;
+        let Some(peer) = self.open(conn).filter(|peer| peer.out.backlog() <= max) else { return 0 };
+        if peer.is_writable && peer.out.bytes() > max {
+            self.offer(conn);
+        }
+        let Some(peer) = self.open(conn) else { return 0 };
+        let kind = if peer.is_writable { Kind::Free } else { Kind::Backlog };
+        self.queue(conn, frame, kind);
+        let backlog = |io: &mut Io| io.open(conn).map_or(0, |peer| peer.out.backlog());
+        if backlog(self) > max {
+            // It may have taken something since the kernel refused; that report comes next turn.
+            self.offer(conn);
+        }
+        backlog(self)
     }
 
     fn queued(&self, conn: ConnId) -> usize {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
@@ -19,11 +19,14 @@ use crate::edge::Door;
 /// Connections that the kernel completes before they are accepted; more are turned away by it.
 const BACKLOG: i32 = 4096;
 
+/// Device and inode: a path may lead to another file by now.
+type FileId = (u64, u64);
+
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    /// With the path of its file, which is removed at the end.
-    Unix(UnixListener, PathBuf),
+    /// With the path of its file, which is removed at the end, and what file that is.
+    Unix(UnixListener, PathBuf, FileId),
 }
 
 /// A listening socket and the door it belongs to.
@@ -66,7 +69,8 @@ impl Listener {
         let before = umask(Mode::from_raw_mode(0o117));
         let socket = UnixListener::bind(path);
         umask(before);
-        let socket = Socket::Unix(socket?, path.to_owned());
+        let file = file_id(path);
+        let socket = Socket::Unix(socket?, path.to_owned(), file?);
         Ok(Listener { socket, door, is_ready: true })
     }
 
@@ -76,32 +80,40 @@ impl Listener {
             Socket::Tcp(listener) => {
                 listener.local_addr().map_or_else(|_| "?".into(), |addr| addr.to_string())
             }
-            Socket::Unix(_, path) => format!("unix:{}", path.display()),
+            Socket::Unix(_, path, _) => format!("unix:{}", path.display()),
         }
     }
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match &mut self.socket {
             Socket::Tcp(listener) => listener.register(registry, token, Interest::READABLE),
-            Socket::Unix(listener, _) => listener.register(registry, token, Interest::READABLE),
+            Socket::Unix(listener, ..) => listener.register(registry, token, Interest::READABLE),
         }
     }
 
     pub(super) fn accept(&mut self) -> io::Result<Stream> {
         match &mut self.socket {
             Socket::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
-            Socket::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Socket::Unix(listener, ..) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
+        // Another server may listen there by now, with a file of its own.
+        if let Socket::Unix(_, path, file) = &self.socket
+            && file_id(path).is_ok_and(|now| now == *file)
+        {
             // Nothing can be done if it is gone already.
             let _ = fs::remove_file(path);
         }
     }
+}
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {
@@ -136,7 +148,12 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let error = Listener::unix(Door::Control, &path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        // Somebody removes the file, and another server takes the place.
+        fs::remove_file(&path).unwrap();
+        let next = Listener::unix(Door::Control, &path).unwrap();
         drop(live);
+        assert!(path.exists(), "that one is not its own");
+        drop(next);
         assert!(!path.exists(), "removed at the end");
         fs::write(&path, "precious").unwrap();
         let error = Listener::unix(Door::Control, &path).unwrap_err();

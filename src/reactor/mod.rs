@@ -4,6 +4,7 @@
 
 mod io;
 mod listener;
+mod stop;
 mod stream;
 
 pub use listener::Listener;
@@ -26,8 +27,8 @@ const READ_BYTES: usize = 64 * 1024;
 const ACCEPT_MAX: usize = 64;
 /// Pause in accepting after the kernel ran out of descriptors or memory.
 const ACCEPT_PAUSE_MS: u64 = 100;
-/// From the last byte sent to the end of a connection while the server stops, at most.
-const STOP_LINGER_MS: u64 = 500;
+/// Between two log lines that say the same of the doors.
+const REPEAT_MS: u64 = 10_000;
 /// Events taken from the kernel in one turn.
 const EVENTS_MAX: usize = 1024;
 
@@ -36,10 +37,15 @@ const EVENTS_MAX: usize = 1024;
 pub struct Bounds {
     /// Connections in all, those that are closing included.
     pub connections: usize,
+    /// So many more through [`Door::Control`]: browsers must not lock the back ends out.
+    pub control_reserve: usize,
     /// From a close to the end of the connection, at most.
     pub close_ms: u64,
     /// From the first signal to stop to the end of [`Reactor::run`], at most.
     pub drain_ms: u64,
+    /// What waits for a peer before the kernel is asked to take it in the midst of a turn; the
+    /// same as the limit of that name.
+    pub backlog_bytes: usize,
 }
 
 /// The event loop.
@@ -61,9 +67,17 @@ pub struct Reactor {
     accept_at: Millis,
     is_starved: bool,
     is_full_told: bool,
+    /// Neither is said again before these moments, however often it comes to that.
+    starved_again_at: Millis,
+    full_again_at: Millis,
     /// Signals to stop that have come.
     stops: usize,
     drain_until: Millis,
+    /// The server stops, and until then at most what comes is still heard.
+    hear_until: Option<Millis>,
+    /// Events that the kernel had for this turn, and whether anybody was to be read in it.
+    reported: usize,
+    has_read: bool,
 }
 
 impl Reactor {
@@ -78,7 +92,7 @@ impl Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             clock,
-            io: Io::new(now, bounds.close_ms),
+            io: Io::new(now, bounds.close_ms, bounds.backlog_bytes),
             bounds,
             doors: Vec::new(),
             others: 0,
@@ -87,8 +101,13 @@ impl Reactor {
             accept_at: now.mono,
             is_starved: false,
             is_full_told: false,
+            starved_again_at: now.mono,
+            full_again_at: now.mono,
             stops: 0,
             drain_until: Millis(u64::MAX),
+            hear_until: None,
+            reported: 0,
+            has_read: false,
         })
     }
 
@@ -156,6 +175,7 @@ impl Reactor {
     /// Whether [`Reactor::run`] is over.
     pub fn is_done(&self) -> bool {
         let is_drained = self.stops > 0
+            && self.hear_until.is_none()
             && (self.io.connections(self.others) == 0 || self.drain_until <= self.io.now.mono);
         self.stops > 1 || is_drained
     }
@@ -167,14 +187,16 @@ impl Reactor {
     pub fn turn(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
         self.poll_events(handler)?;
         self.io.now = self.clock.now();
-        self.read_events(handler);
+        self.read_events();
         self.accept(handler);
         handler.tick(&mut self.io);
         let mut batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
+        self.has_read = !batch.is_empty();
         for conn in batch.drain(..) {
             self.read(handler, conn);
         }
         self.expire(handler);
+        self.part(handler);
         handler.settle(&mut self.io);
         self.forget(handler);
         std::mem::swap(&mut self.io.dirty, &mut batch);
@@ -190,11 +212,15 @@ impl Reactor {
     /// Waits for events, no longer than anybody can wait.
     fn poll_events(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
         let now = self.clock.now().mono;
-        let timeout = if self.io.ready.is_empty() && self.io.dirty.is_empty() {
+        // Whoever was read while the server stops may have more, which shows at once.
+        let is_curious = self.hear_until.is_some() && self.has_read;
+        let is_idle = self.io.ready.is_empty() && self.io.dirty.is_empty() && !is_curious;
+        let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);
-            let accept = (self.has_waiting_door() && self.has_room()).then_some(self.accept_at);
+            let accept = self.has_waiting_door().then_some(self.accept_at);
             let drain = (self.stops > 0).then_some(self.drain_until);
-            let due = [timer, handler.due(), accept, drain].into_iter().flatten().min();
+            let due =
+                [timer, handler.due(), accept, drain, self.hear_until].into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
             Some(Duration::ZERO)
@@ -207,8 +233,9 @@ impl Reactor {
 
     /// Notes what each event says. Slots are freed at the end of a turn only, so no event can
     /// meet another life of its slot.
-    fn read_events(&mut self, handler: &mut impl Handler) {
+    fn read_events(&mut self) {
         let mut stopped = 0;
+        self.reported = self.events.iter().count();
         for event in &self.events {
             let Some(id) = self.io.slots.at(event.token().0) else { continue };
             match self.io.slots.get_mut(id) {
@@ -245,67 +272,62 @@ impl Reactor {
         }
         self.events.clear();
         if stopped > 0 {
-            self.stop(handler, stopped);
+            self.stop();
         }
     }
 
-    fn stop(&mut self, handler: &mut impl Handler, signals: usize) {
-        // Those that come together are one: supervisors like to say it twice.
-        self.stops += usize::from(signals > 0);
-        if self.doors.is_empty() {
-            return;
-        }
-        for door in std::mem::take(&mut self.doors) {
-            self.io.slots.remove(door);
-            self.others -= 1;
-        }
-        // All that is queued has the whole time to go out; nobody is waited for after that.
-        self.drain_until = self.io.now.mono.plus(self.bounds.drain_ms);
-        self.io.close_ms = self.bounds.drain_ms;
-        self.io.linger_ms = self.io.linger_ms.min(STOP_LINGER_MS);
-        handler.stopping(&mut self.io);
+    /// Whether there is room for one who comes through that door. Counted from the slots, so that
+    /// it cannot drift.
+    fn has_room(&self, door: Door) -> bool {
+        let Bounds { connections, control_reserve, .. } = self.bounds;
+        let reserve = if door == Door::Control { control_reserve } else { 0 };
+        self.io.connections(self.others) < connections.saturating_add(reserve)
     }
 
-    fn has_room(&self) -> bool {
-        self.io.connections(self.others) < self.bounds.connections
-    }
-
-    /// Whether there is no room; said once when it comes to that, and again only after a tenth of
-    /// the room was free.
-    fn is_full(&mut self) -> bool {
-        let max = self.bounds.connections;
-        let is_full = !self.has_room() && self.has_waiting_door();
-        if is_full && !self.is_full_told {
-            let text = format_args!("full: {max} connections are open, newcomers wait");
-            crate::log::warning(self.io.now.unix, text);
-            self.is_full_told = true;
-        } else if self.io.connections(self.others) <= max - max / 10 {
-            self.is_full_told = false;
-        }
-        is_full
-    }
-
+    /// Whether somebody may be at a door, with room for them.
     fn has_waiting_door(&self) -> bool {
-        self.doors.iter().any(
-            |door| matches!(self.io.slots.get(*door), Some(Slot::Listener(door)) if door.is_ready),
-        )
+        self.doors.iter().any(|door| match self.io.slots.get(*door) {
+            Some(Slot::Listener(listener)) => listener.is_ready && self.has_room(listener.door),
+            _ => false,
+        })
+    }
+
+    /// There is no room: said once when it comes to that, and again only after a tenth of the room
+    /// was free.
+    fn tell_full(&mut self) {
+        let now = self.io.now;
+        if !self.is_full_told && self.full_again_at <= now.mono {
+            let max = self.bounds.connections;
+            let text = format_args!("full: {max} connections are open, newcomers wait");
+            crate::log::warning(now.unix, text);
+            self.is_full_told = true;
+            self.full_again_at = now.mono.plus(REPEAT_MS);
+        }
     }
 
     /// Lets in whom the doors have, within a budget and the room there is. Who is not let in stays
     /// in the kernel's queue, and the door's `is_ready` stays set.
     fn accept(&mut self, handler: &mut impl Handler) {
+        let max = self.bounds.connections;
+        if self.io.connections(self.others) <= max - max / 10 {
+            self.is_full_told = false;
+        }
         for i in 0..self.doors.len() {
             for _ in 0..ACCEPT_MAX {
-                if self.io.now.mono < self.accept_at || self.is_full() {
-                    return;
+                let Some(Slot::Listener(listener)) = self.io.slots.get(self.doors[i]) else {
+                    break;
+                };
+                if !listener.is_ready || self.io.now.mono < self.accept_at {
+                    break;
+                }
+                let door = listener.door;
+                if !self.has_room(door) {
+                    self.tell_full();
+                    break;
                 }
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
                     break;
                 };
-                if !listener.is_ready {
-                    break;
-                }
-                let door = listener.door;
                 match listener.accept() {
                     Ok(stream) => self.welcome(handler, stream, door),
                     Err(error) => match error.kind() {
@@ -335,15 +357,15 @@ impl Reactor {
     /// Descriptors or kernel memory have run out: knock again a little later. Said once, until
     /// somebody could be let in again.
     fn starve(&mut self, error: &stdio::Error) {
-        if !self.is_starved {
+        let now = self.io.now;
+        if !self.is_starved && self.starved_again_at <= now.mono {
             let open = self.io.connections(self.others);
-            crate::log::warning(
-                self.io.now.unix,
-                format_args!("cannot accept: {error}; {open} connections are open"),
-            );
+            let text = format_args!("cannot accept: {error}; {open} connections are open");
+            crate::log::warning(now.unix, text);
+            self.starved_again_at = now.mono.plus(REPEAT_MS);
+            self.is_starved = true;
         }
-        self.is_starved = true;
-        self.accept_at = self.io.now.mono.plus(ACCEPT_PAUSE_MS);
+        self.accept_at = now.mono.plus(ACCEPT_PAUSE_MS);
     }
 
     /// Reads one connection once and hands the bytes over.
@@ -524,7 +546,13 @@ mod tests {
 
     #[test]
     fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
-        let bounds = Bounds { connections: 16, close_ms: 1000, drain_ms: 1000 };
+        let bounds = Bounds {
+            connections: 16,
+            control_reserve: 0,
+            close_ms: 1000,
+            drain_ms: 1000,
+            backlog_bytes: 1000,
+        };
         let mut reactor = Reactor::new(bounds).unwrap();
         let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = door.address();

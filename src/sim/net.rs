@@ -10,6 +10,7 @@ use super::Prng;
 use super::tape::{Item, Tape};
 use crate::edge::{ConnId, Net};
 use crate::frame::{Frame, FramePool, Kind, OutQueue};
+use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::{Timer, Wheel};
@@ -91,6 +92,8 @@ pub(super) struct FakeNet {
     pub close_ms: u64,
     /// From the last byte sent to the end of the connection, at most.
     pub linger_ms: u64,
+    /// The limit of that name.
+    backlog_bytes: usize,
     /// What was on its way to clients whose sockets are gone, and whether it was all that had been
     /// queued for them.
     pub leftovers: BTreeMap<ConnId, (VecDeque<u8>, bool)>,
@@ -98,7 +101,8 @@ pub(super) struct FakeNet {
 }
 
 impl FakeNet {
-    pub fn new(prng: Prng, now: Now, close_ms: u64, tape: Tape) -> FakeNet {
+    pub fn new(prng: Prng, now: Now, limits: &Limits, tape: Tape) -> FakeNet {
+        let close_ms = limits.close_ms as u64;
         FakeNet {
             prng,
             now,
@@ -112,6 +116,7 @@ impl FakeNet {
             doomed: Vec::new(),
             close_ms,
             linger_ms: close_ms,
+            backlog_bytes: limits.backlog_bytes,
             leftovers: BTreeMap::new(),
             tape,
         }
@@ -271,11 +276,16 @@ impl FakeNet {
     pub fn flush(&mut self, conn: ConnId) -> Flushed {
         let Some(socket) = self.sockets.get_mut(&conn) else { return Flushed::Blocked };
         socket.is_on_dirty = false;
+        if !socket.is_writable && !socket.out.is_empty() {
+            return Flushed::Blocked;
+        }
+        self.write(conn)
+    }
+
+    fn write(&mut self, conn: ConnId) -> Flushed {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return Flushed::Blocked };
         if socket.out.is_empty() {
             return Flushed::All;
-        }
-        if !socket.is_writable {
-            return Flushed::Blocked;
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let filled = self.frames.slices(&socket.out, &mut slices);
@@ -291,12 +301,15 @@ impl FakeNet {
         }
         if taken < offered {
             (socket.is_writable, socket.was_blocked) = (false, true);
-            Flushed::Blocked
-        } else if socket.out.is_empty() {
-            Flushed::All
-        } else {
-            Flushed::More
+            return Flushed::Blocked;
         }
+        socket.is_writable = true;
+        if socket.out.is_empty() { Flushed::All } else { Flushed::More }
+    }
+
+    /// Has the kernel take what it will in the midst of a turn.
+    fn offer(&mut self, conn: ConnId) {
+        while self.write(conn) == Flushed::More {}
     }
 
     pub fn set_timer(&mut self, conn: ConnId, at: Option<Millis>) {
@@ -316,17 +329,18 @@ impl FakeNet {
 }
 
 impl FakeNet {
-    fn queue(&mut self, conn: ConnId, frame: Frame, kind: Kind) -> usize {
-        let Some(socket) = self.sockets.get_mut(&conn) else { return 0 };
-        if socket.phase != Phase::Open {
-            return 0;
+    fn queue(&mut self, conn: ConnId, frame: Frame, kind: Kind) {
+        let Some(socket) = self.open(conn) else { return };
+        let mut out = std::mem::take(&mut socket.out);
+        self.frames.push(&mut out, frame, kind);
+        if let Some(socket) = self.open(conn) {
+            socket.out = out;
         }
-        self.frames.push(&mut socket.out, frame.clone(), kind);
-        let backlog = socket.out.backlog();
-        let told = (kind == Kind::Publication).then_some(backlog);
-        self.tape.write(Item::Sent { conn, frame, backlog: told });
         self.mark_dirty(conn);
-        backlog
+    }
+
+    fn backlog(&self, conn: ConnId) -> usize {
+        self.sockets.get(&conn).map_or(0, |socket| socket.out.backlog())
     }
 }
 
@@ -342,11 +356,29 @@ impl Net for FakeNet {
     }
 
     fn send(&mut self, conn: ConnId, frame: Frame) {
-        self.queue(conn, frame, Kind::Answer);
+        if self.open(conn).is_some() {
+            self.queue(conn, frame.clone(), Kind::Free);
+            self.tape.write(Item::Sent { conn, frame, backlog: None });
+        }
     }
 
     fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
-        self.queue(conn, frame, Kind::Publication)
+        let max = self.backlog_bytes;
+        let Some(socket) = self.open(conn).filter(|socket| socket.out.backlog() <= max) else {
+            return 0;
+        };
+        if socket.is_writable && socket.out.bytes() > max {
+            self.offer(conn);
+        }
+        let is_writable = self.socket(conn).is_some_and(|socket| socket.is_writable);
+        let kind = if is_writable { Kind::Free } else { Kind::Backlog };
+        self.queue(conn, frame.clone(), kind);
+        if self.backlog(conn) > max {
+            self.offer(conn);
+        }
+        let backlog = self.backlog(conn);
+        self.tape.write(Item::Sent { conn, frame, backlog: Some(backlog) });
+        backlog
     }
 
     fn queued(&self, conn: ConnId) -> usize {

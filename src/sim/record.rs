@@ -66,6 +66,10 @@ impl Record {
         self.spaces.iter().find(|(_, space)| space.name == name).map(|(id, _)| *id)
     }
 
+    fn bytes(space: &Space) -> usize {
+        space.states.iter().map(|(place, state)| weight(place, &state.text)).sum()
+    }
+
     /// Whether that key opens the namespace of that number, if that lives.
     pub fn opens(&self, space: u32, key: &str, at: u64) -> bool {
         self.spaces.get(&space).is_some_and(|space| space.opens(key, at))
@@ -102,8 +106,12 @@ impl Record {
             Command::Grant { channel, user, is_withdrawn: false } => {
                 let max = self.limits.grants_per_namespace;
                 let is_new = !space.grants.contains(&(channel.clone(), user.clone()));
-                let is_full = is_new && space.grants.len() >= max;
-                if is_full { Err(too_many("grants", max)) } else { Ok(()) }
+                if is_new && space.grants.len() >= max {
+                    return Err(too_many("grants", max));
+                }
+                let max = self.limits.grants;
+                let in_all: usize = self.spaces.values().map(|space| space.grants.len()).sum();
+                if is_new && in_all >= max { Err(too_many("grants in all", max)) } else { Ok(()) }
             }
             Command::Store(store) => self.check_store(space, store, at),
             _ => Ok(()),
@@ -124,6 +132,27 @@ impl Record {
         }
         if state.is_none() && space.states.len() >= max {
             return Err(too_many("states", max));
+        }
+        let in_all: usize = self.spaces.values().map(|space| space.states.len()).sum();
+        if state.is_none() && in_all >= self.limits.states {
+            return Err(too_many("states in all", self.limits.states));
+        }
+        let place = (store.channel.clone(), store.user.clone());
+        let (before, after) = match state {
+            Some(_) if store.is_push => (0, store.data.len() + 1),
+            Some(state) => (weight(&place, &state.text), weight(&place, &store.data)),
+            None if store.is_push => (0, weight(&place, &store.data) + 2),
+            None => (0, weight(&place, &store.data)),
+        };
+        let here = Self::bytes(space);
+        let there: usize = self.spaces.values().map(Self::bytes).sum();
+        for (bytes, max, what) in [
+            (here, self.limits.states_bytes_per_namespace, "bytes of states"),
+            (there, self.limits.states_bytes, "bytes of states in all"),
+        ] {
+            if after > before && bytes + after - before > max {
+                return Err(too_many(what, max));
+            }
         }
         Ok(())
     }
@@ -163,6 +192,11 @@ impl Record {
         };
         space.states.insert(place, State { text, ends });
     }
+}
+
+/// What a state counts for.
+fn weight((channel, user): &(String, Option<String>), text: &str) -> usize {
+    channel.len() + user.as_ref().map_or(0, String::len) + text.len()
 }
 
 /// A list with one more element, without its oldest as far as the limits demand.

@@ -24,7 +24,8 @@ pub(super) enum Item {
     Changed { mark: u64 },
     /// What was recorded behind one mark, up to another, has been undone.
     Lost { from: u64, upto: u64 },
-    /// A frame went out to an open connection. For a publication: what waits there of those now.
+    /// A frame went out to an open connection. For a publication: what counts
+    /// there against a slow consumer now.
     Sent { conn: ConnId, frame: Frame, backlog: Option<usize> },
     /// The switch closed a connection, which may have been closed before.
     Closing { conn: ConnId, reason: CloseReason, was_open: bool },

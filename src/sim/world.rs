@@ -74,7 +74,7 @@ impl<J: Journal> World<J> {
         World {
             options,
             switch: Switch::new(settings, Traced::new(journal, tape.clone())),
-            net: FakeNet::new(prng, now, limits.close_ms as u64, tape.clone()),
+            net: FakeNet::new(prng, now, &limits, tape.clone()),
             clients: Vec::new(),
             judge: Judge::new(limits.clone(), now),
             limits,
@@ -465,6 +465,10 @@ impl<J: Journal> World<J> {
             self.note(|| "the server stops".into());
             // Who was not yet let in never will be.
             self.clients.retain(|client| client.conn.is_some());
+            if self.net.prng.one_in(2) {
+                // Mostly all that had arrived is heard; who is held back for too long is not.
+                self.drive();
+            }
             self.net.close_ms = self.limits.drain_ms as u64;
             self.net.linger_ms = self.net.linger_ms.min(500);
             self.switch.stopping(&mut self.net);

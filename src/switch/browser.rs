@@ -6,10 +6,10 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::{Link, Switch};
-use crate::codec::ws::{self, Bounds, Event, Side};
+use crate::codec::ws::{self, Bounds, Event, Side, WsError};
 use crate::codec::{json, jwt, sockjs};
 use crate::edge::{ConnId, Net};
-use crate::hub::{Denied, PeerId};
+use crate::hub::{Denied, Key, PeerId, Place};
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::publication::{Form, Publication, message_frame};
@@ -126,6 +126,11 @@ impl<J: Journal> Switch<J> {
         reader: &mut ws::Reader,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
+        // Each error has its words; `farewell` knows only the kind.
+        let broken = |net: &mut _, error: WsError| {
+            Net::send(net, conn, ws::close_frame(error.close_code(), error.close_text()));
+            CloseReason::from(error)
+        };
         let mut used = 0;
         loop {
             if net.queued(conn) >= self.limits.answers_pause_bytes {
@@ -137,18 +142,15 @@ impl<J: Journal> Switch<J> {
                 None => self.limits.message_unauthenticated_bytes,
             };
             let bounds = Bounds { message_bytes, fragments: self.limits.message_fragments };
-            let step =
-                reader.read(&mut input[used..], &bounds).map_err(|e| match e.close_code() {
-                    1007 => CloseReason::WsUtf8,
-                    1009 => CloseReason::WsTooLarge,
-                    _ => CloseReason::WsProtocol,
-                })?;
+            let step = reader.read(&mut input[used..], &bounds);
+            let step = step.map_err(|error| broken(net, error))?;
             used += step.consumed;
             match step.event {
                 None => return Ok(used),
                 Some(Event::Text(text)) => self.message(net, conn, browser, text)?,
                 Some(Event::Binary(bytes)) => {
-                    let text = std::str::from_utf8(bytes).map_err(|_| CloseReason::WsUtf8)?;
+                    let text =
+                        std::str::from_utf8(bytes).map_err(|_| broken(net, WsError::Utf8))?;
                     self.message(net, conn, browser, text)?;
                 }
                 Some(Event::Ping(payload)) => net.send(conn, ws::pong_frame(payload)),
@@ -319,13 +321,21 @@ impl<J: Journal> Switch<J> {
             None => return refuse(net, "channel is not a string"),
         };
         let at = self.at(net.now());
+        let owner = self.hub.identity(peer).map(|(ns, user)| {
+            (self.hub.number(ns).unwrap_or_default(), channel.starts_with('@').then(|| user.into()))
+        });
         match self.hub.subscribe(peer, &channel, at) {
             Ok(state) => {
                 browser.answer(net, conn, clb, OK);
-                if let Some(state) = state {
-                    let publication = Publication::new(&channel, &state);
-                    net.send(conn, publication.frame(browser.form).clone());
+                let Some(state) = state else { return };
+                let publication = Publication::new(&channel, &state);
+                if let Some((ns, user)) = owner.filter(|_| self.shared.is_worth(state.len())) {
+                    let key = Key::State { ns, place: Place { channel: (&*channel).into(), user } };
+                    self.shared.lend(&key, &publication);
+                    publication.frame(browser.form);
+                    self.shared.keep(key, &publication, net.now().mono);
                 }
+                net.send(conn, publication.frame(browser.form).clone());
             }
             Err(Denied::NoGrant) => refuse(net, "no grant"),
             Err(Denied::TooManyChannels(max)) => {

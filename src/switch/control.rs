@@ -424,6 +424,7 @@ impl<J: Journal> Switch<J> {
         match refused.code {
             302 => self.metrics.store_failures += 1,
             305 | 306 => self.metrics.wrong_keys += 1,
+            313 => self.metrics.over_limits += 1,
             _ => return,
         }
         self.report_soon(net.now());

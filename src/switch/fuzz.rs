@@ -147,8 +147,8 @@ struct Peer {
     input: Vec<u8>,
     /// All that the switch has sent.
     output: Vec<u8>,
-    /// How many bytes of that the peer has not taken, and how many of them are publications behind
-    /// the first frame.
+    /// How many bytes of that the peer has not taken, and how many of them are publications that
+    /// came while it took nothing.
     queued: usize,
     backlog: usize,
     deadline: Option<Millis>,
@@ -212,9 +212,19 @@ impl Net for FakeNet {
     }
 
     fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+        let max = limits().backlog_bytes;
+        let Some(peer) = self.open(conn).filter(|peer| peer.backlog <= max) else { return 0 };
+        if peer.queued > max {
+            // Offered at once; the turn's own flush tells that it has drained.
+            peer.was_blocked |= peer.is_stuck;
+            if !peer.is_stuck {
+                (peer.queued, peer.backlog) = (0, 0);
+            }
+        }
+        let is_refused = peer.is_stuck && peer.was_blocked;
         let is_behind = self.queue(conn, &frame) > 0;
         let Some(peer) = self.open(conn) else { return 0 };
-        peer.backlog += if is_behind { frame.len() } else { 0 };
+        peer.backlog += if is_behind && is_refused { frame.len() } else { 0 };
         peer.backlog
     }
 

@@ -10,7 +10,10 @@ mod browser;
 mod command;
 mod control;
 mod fuzz;
+mod shared;
 mod web;
+
+use std::collections::BTreeSet;
 
 use hashbrown::HashMap;
 
@@ -26,6 +29,7 @@ use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use browser::Browser;
 use control::Controller;
+use shared::SharedStates;
 use web::Http;
 
 #[doc(hidden)]
@@ -86,6 +90,8 @@ pub struct Switch<J> {
     journal: J,
     /// By the slot of the connection.
     seats: Vec<Seat>,
+    /// Connections with the role of a controller: by name, so that their number cannot drift.
+    controllers: BTreeSet<ConnId>,
     /// By the slot of the peer; meaningful while the peer lives.
     links: Vec<Link>,
     /// Who waits for a place in the order.
@@ -94,6 +100,8 @@ pub struct Switch<J> {
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// Large states on their way to those who subscribed.
+    shared: SharedStates,
     /// Peers to be let go once the hub has finished speaking.
     leaving: Vec<(ConnId, CloseReason)>,
     metrics: Metrics,
@@ -117,12 +125,15 @@ impl<J: Journal> Switch<J> {
         let Settings { limits, server_key, demo, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
+            // Below that, what is queued for a connection anyway is the bound.
+            shared: SharedStates::new(limits.answers_pause_bytes / 64),
             hub,
             limits,
             server_key,
             demo,
             journal,
             seats: Vec::new(),
+            controllers: BTreeSet::new(),
             links: Vec::new(),
             waiting: HashMap::new(),
             owing: Vec::new(),
@@ -184,6 +195,7 @@ impl<J: Journal> Switch<J> {
             links: &self.links,
             leaving: &mut self.leaving,
             journal: &mut self.journal,
+            shared: &mut self.shared,
             backlog_max: self.limits.backlog_bytes,
             deliveries: &mut self.metrics.deliveries,
         };
@@ -231,6 +243,7 @@ impl<J: Journal> Switch<J> {
             Event::Undo(undo) => {
                 let (hub, mut delivery) = self.delivery(net);
                 hub.undo(undo, &mut delivery);
+                self.shared.clear();
                 return self.dismiss_leaving(net);
             }
             Event::Lost { from, upto } => {
@@ -272,6 +285,10 @@ impl<J: Journal> Switch<J> {
                 if browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some()))
         });
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
+        let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));
+        let controllers = self.seats.iter().filter(is_controller).map(|seat| seat.conn);
+        let controllers: BTreeSet<ConnId> = controllers.collect();
+        assert_eq!(controllers, self.controllers, "a controller that is none, or is not known");
         for conn in &self.crowded {
             let seat = &self.seats[conn.index()];
             assert!(seat.conn != *conn || matches!(seat.role, Role::Controller(_) | Role::None));
@@ -288,7 +305,11 @@ impl<J: Journal> Switch<J> {
 fn farewell(net: &mut impl Net, conn: ConnId, form: Form, reason: CloseReason) {
     let Some((code, text)) = reason.told() else { return };
     use CloseReason::{BrokenFraming, WsProtocol, WsTooLarge, WsUtf8};
-    let is_transport = matches!(reason, BrokenFraming | WsProtocol | WsUtf8 | WsTooLarge);
+    if matches!(reason, WsProtocol | WsUtf8 | WsTooLarge) {
+        // Told where the error was found, in words of its own.
+        return;
+    }
+    let is_transport = reason == BrokenFraming;
     match form {
         Form::SockJs if !is_transport => {
             let last = crate::codec::sockjs::close_text(code, text);
@@ -305,6 +326,7 @@ struct Delivery<'a, N, J> {
     links: &'a [Link],
     leaving: &'a mut Vec<(ConnId, CloseReason)>,
     journal: &'a mut J,
+    shared: &'a mut SharedStates,
     backlog_max: usize,
     deliveries: &'a mut u64,
 }
@@ -314,7 +336,8 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         let Link { conn, form } = self.links[peer.index()];
         *self.deliveries += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
-        // sent counts against it, however large it is, nor what it asked for itself.
+        // sent counts against it, however large it is, nor what it asked for itself, nor what has
+        // not yet been offered to it. Behind what was too much, the net takes nothing more.
         if self.net.publish(conn, Frame::clone(publication.frame(form))) > self.backlog_max {
             self.leaving.push((conn, CloseReason::SlowConsumer));
         }
@@ -325,6 +348,7 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     }
 
     fn changed(&mut self, undo: Undo) {
+        self.shared.forget(&undo.key);
         self.journal.changed(undo);
     }
 }
@@ -334,12 +358,10 @@ impl<J: Journal> Handler for Switch<J> {
         self.metrics.opened += 1;
         let role = match door {
             Door::Control => {
-                // Counted from the seats, so that it cannot drift; back ends come seldom.
-                let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));
-                let others = self.seats.iter().filter(is_controller).count();
-                if others >= self.limits.control_connections {
+                if self.controllers.len() >= self.limits.control_connections {
                     net.close(conn, CloseReason::Full);
                 }
+                self.controllers.insert(conn);
                 Role::Controller(Box::default())
             }
             Door::Web => {
@@ -460,6 +482,7 @@ impl<J: Journal> Handler for Switch<J> {
         }
         match std::mem::take(self.role(conn)) {
             Role::Controller(controller) => {
+                self.controllers.remove(&conn);
                 if let Some(ticket) = controller.waits {
                     self.waiting.remove(&ticket);
                 }
@@ -496,11 +519,12 @@ impl<J: Journal> Handler for Switch<J> {
 
     fn due(&self) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        [end, self.report_at, self.journal.due()].into_iter().flatten().min()
+        [end, self.report_at, self.journal.due(), self.shared.due()].into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
+        self.shared.tick(now.mono);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
         while let Some(event) = self.journal.poll() {

@@ -257,6 +257,14 @@ impl Browser {
         self.nothing();
     }
 
+    /// Subscribes to a channel that others speak in: the answer comes before what they say. After
+    /// that anything may have come.
+    #[track_caller]
+    pub fn join(&mut self, channel: &str) {
+        self.say(&json!({ "event": "subscribe", "data": channel, "clb": 1 }).to_string());
+        self.expect(r#"{"event":"callBackAnswer","clb":1,"data":{"ok":true}}"#);
+    }
+
     /// Asserts that the server owes nothing on this connection.
     #[track_caller]
     pub fn nothing(&mut self) {

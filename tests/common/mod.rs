@@ -8,6 +8,7 @@
 pub mod browser;
 pub mod command;
 pub mod control;
+pub mod export;
 pub mod http;
 pub mod server;
 pub mod token;

@@ -240,6 +240,25 @@ impl Server {
         kill_process(self.pid(), Signal::TERM).expect("a child");
     }
 
+    /// Lets it do nothing until it is thawed: what comes meanwhile meets it in one turn.
+    pub fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("a child");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("a child");
+    }
+
+    /// The most memory that it has had so far.
+    pub fn peak_memory_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("Linux tells how a process is");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB")).expect("a peak in kB");
+        peak.parse::<usize>().expect("a number") * 1024
+    }
+
     /// Waits until it has ended, and gives its directory back. Panics if its exit code is not 0.
     #[track_caller]
     pub fn exited(mut self) -> Dir {

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
+use hashbrown::{DefaultHashBuilder, HashMap};
 
 use super::line::Namespace;
 use super::{count, failed};
@@ -51,8 +51,25 @@ impl From<String> for Refused {
 struct Space {
     number: u64,
     row: Namespace<'static>,
+    size: Size,
+}
+
+/// What the limits count.
+#[derive(Clone, Copy, Default)]
+struct Size {
     grants: usize,
     states: usize,
+    /// Of the states, names and values together.
+    bytes: usize,
+}
+
+/// A row that is there.
+#[derive(Clone, Copy)]
+struct Known {
+    /// As in [`Size`]. No limit lets a state be larger.
+    bytes: u32,
+    /// Whether it was taken in.
+    is_taken: bool,
 }
 
 /// Takes rows in, until the end.
@@ -66,11 +83,12 @@ pub(super) struct Importer {
     names: HashMap<String, usize>,
     numbers: HashMap<u64, usize>,
     last_number: u64,
-    /// Hashes of the keys of all rows, and of those that were taken in. Two rows in 2^64 are
-    /// counted as one: limits can live with that, and nothing else is decided by them.
+    /// In all namespaces.
+    size: Size,
+    /// All rows by the hashes of their keys. Two rows in 2^64 are counted as one: limits can live
+    /// with that, and nothing else is decided by it.
     hasher: DefaultHashBuilder,
-    known: HashSet<u64>,
-    taken: HashSet<u64>,
+    known: HashMap<u64, Known>,
     /// Namespaces, grants, states that were taken in, and states that had ended.
     counts: [u64; 4],
 }
@@ -94,9 +112,9 @@ impl Importer {
             names: HashMap::new(),
             numbers: HashMap::new(),
             last_number: 0,
+            size: Size::default(),
             hasher: DefaultHashBuilder::default(),
-            known: HashSet::new(),
-            taken: HashSet::new(),
+            known: HashMap::new(),
             counts: [0; 4],
         };
         if let Some(content) = content {
@@ -133,15 +151,8 @@ impl Importer {
             {
                 Ok(())
             }
-            (Key::Grant { ns, .. } | Key::State { ns, .. }, row) => {
-                self.known.insert(self.hasher.hash_one(&key));
-                let space = self.numbers.get(ns).and_then(|place| self.spaces.get_mut(*place));
-                if let Some(space) = space {
-                    match row {
-                        Row::Grant => space.grants += 1,
-                        _ => space.states += 1,
-                    }
-                }
+            (Key::Grant { .. } | Key::State { .. }, row) => {
+                self.count(&key, &row, false);
                 self.rewrite.put(key, row).map_err(failed)
             }
             // What a row is was decided by its key.
@@ -153,7 +164,7 @@ impl Importer {
         self.last_number = self.last_number.max(number);
         self.names.insert(row.name.clone().into_owned(), self.spaces.len());
         self.numbers.insert(number, self.spaces.len());
-        self.spaces.push(Space { number, row, grants: 0, states: 0 });
+        self.spaces.push(Space { number, row, size: Size::default() });
     }
 
     /// Takes a namespace in.
@@ -238,26 +249,67 @@ impl Importer {
     }
 
     fn put(&mut self, key: Key, row: Row<'_>) -> Result<(), Refused> {
-        let hash = self.hasher.hash_one(&key);
-        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = &key;
-        let space = self.numbers.get(ns).and_then(|place| self.spaces.get_mut(*place));
-        if let (Some(space), true) = (space, self.known.insert(hash)) {
-            let Limits { grants_per_namespace, states_per_namespace, .. } = self.limits;
-            let (count, max, what, limit) = match row {
-                Row::Grant => {
-                    (&mut space.grants, grants_per_namespace, "grants", "grants_per_namespace")
-                }
-                _ => (&mut space.states, states_per_namespace, "states", "states_per_namespace"),
-            };
-            if *count >= max {
+        let Limits { grants, grants_per_namespace, states, states_per_namespace, .. } = self.limits;
+        let Limits { states_bytes, states_bytes_per_namespace, .. } = self.limits;
+        let (old, old_in_all) = self.of_space(&key);
+        let (new, new_in_all) = self.count(&key, &row, true);
+        for (before, after, max, what, limit) in [
+            (old.grants, new.grants, grants_per_namespace, "grants", "grants_per_namespace"),
+            (old_in_all.grants, new_in_all.grants, grants, "grants in all", "grants"),
+            (old.states, new.states, states_per_namespace, "states", "states_per_namespace"),
+            (old_in_all.states, new_in_all.states, states, "states in all", "states"),
+            (
+                old.bytes,
+                new.bytes,
+                states_bytes_per_namespace,
+                "bytes of states",
+                "states_bytes_per_namespace",
+            ),
+            (
+                old_in_all.bytes,
+                new_in_all.bytes,
+                states_bytes,
+                "bytes of states in all",
+                "states_bytes",
+            ),
+        ] {
+            if after > before && after > max {
                 return Err(full(what, max, limit));
             }
-            *count += 1;
-        }
-        if self.taken.insert(hash) {
-            self.counts[if row == Row::Grant { GRANTS } else { STATES }] += 1;
         }
         self.rewrite.put(key, row).map_err(|error| Refused::Store(failed(error)))
+    }
+
+    /// Sizes of the namespace of a row, and of all.
+    fn of_space(&self, key: &Key) -> (Size, Size) {
+        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
+        let space = self.numbers.get(ns).and_then(|place| self.spaces.get(*place));
+        (space.map_or(Size::default(), |space| space.size), self.size)
+    }
+
+    /// Counts a row, in place of the one under its key if there is one; the sizes then.
+    fn count(&mut self, key: &Key, row: &Row<'_>, is_taken: bool) -> (Size, Size) {
+        let bytes = match (key, row) {
+            (Key::State { place, .. }, Row::State { text, .. }) => place.bytes() + text.len(),
+            _ => 0,
+        };
+        let is_grant = matches!(row, Row::Grant);
+        let now = Known { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), is_taken };
+        let before = self.known.insert(self.hasher.hash_one(key), now);
+        if is_taken && !before.is_some_and(|before| before.is_taken) {
+            self.counts[if is_grant { GRANTS } else { STATES }] += 1;
+        }
+        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
+        let space = self.numbers.get(ns).and_then(|place| self.spaces.get_mut(*place));
+        for size in space.map(|space| &mut space.size).into_iter().chain([&mut self.size]) {
+            match before {
+                Some(before) => size.bytes -= before.bytes as usize,
+                None if is_grant => size.grants += 1,
+                None => size.states += 1,
+            }
+            size.bytes += now.bytes as usize;
+        }
+        self.of_space(key)
     }
 
     fn number(&self, namespace: &str) -> Result<u64, Refused> {
@@ -306,5 +358,5 @@ impl Importer {
 }
 
 fn full(what: &str, max: usize, limit: &str) -> Refused {
-    format!("there are {max} {what} already (limit {limit})").into()
+    format!("there would be more than {max} {what} (limit {limit})").into()
 }

@@ -2,6 +2,7 @@
 
 use super::fuzz::{Heard, hear};
 use super::*;
+use crate::reason::CloseReason;
 
 const BOUNDS: Bounds = Bounds { message_bytes: 1 << 20, fragments: 8 };
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
@@ -144,14 +145,14 @@ fn memory_grows_with_what_came_and_not_with_what_was_declared() {
 fn what_breaks_the_framing_is_1002() {
     let unmasked = b"\x81\x05Hello";
     for (bytes, error) in [
-        (frame(0xC1, b"x"), WsError::ReservedBits),
-        (frame(0xA1, b"x"), WsError::ReservedBits),
-        (frame(0x99, b"x"), WsError::ReservedBits),
-        (frame(0x83, b"x"), WsError::ReservedOpcode),
-        (frame(0x8B, b"x"), WsError::ReservedOpcode),
-        (frame(0x0F, b""), WsError::ReservedOpcode),
+        (frame(0xC1, b"x"), WsError::ReservedBits(4)),
+        (frame(0xA1, b"x"), WsError::ReservedBits(2)),
+        (frame(0x99, b"x"), WsError::ReservedBits(1)),
+        (frame(0x83, b"x"), WsError::ReservedOpcode(3)),
+        (frame(0x8B, b"x"), WsError::ReservedOpcode(11)),
+        (frame(0x0F, b""), WsError::ReservedOpcode(15)),
         (frame(0x09, b""), WsError::FragmentedControl),
-        (frame(0x89, &[0; 126]), WsError::LongControl),
+        (frame(0x89, &[0; 126]), WsError::LongControl(126)),
         (frame(0x80, b"x"), WsError::StrayContinuation),
         (frame(0x00, b"x"), WsError::StrayContinuation),
         ([frame(0x01, b"a"), frame(0x81, b"b")].concat(), WsError::InterruptedMessage),
@@ -309,5 +310,24 @@ fn cuts_make_no_difference_and_tungstenite_agrees() {
             rest = tail;
         }
         fuzz_reader(&data);
+    }
+}
+
+#[test]
+fn each_error_has_words_that_fit_a_close_frame() {
+    let mut errors: Vec<WsError> = (1..8).map(WsError::ReservedBits).collect();
+    errors.extend((0..16).map(WsError::ReservedOpcode));
+    errors.extend([WsError::LongControl(126), WsError::LongControl(1 << 40), WsError::Masking]);
+    errors.extend([WsError::StrayContinuation, WsError::InterruptedMessage, WsError::Utf8]);
+    for error in errors {
+        assert!(error.close_text().len() <= CONTROL_BYTES - 2, "{error}");
+    }
+    let bits = "One or more reserved bits are on: reserved1 = 0, reserved2 = 1, reserved3 = 1";
+    assert_eq!(WsError::ReservedBits(3).close_text(), bits);
+    assert_eq!(WsError::ReservedOpcode(12).close_text(), "Unrecognized frame opcode: 12");
+    // What has no words of its own has those of its kind.
+    for error in [WsError::CloseCode(1005), WsError::Utf8, WsError::TooLarge(1)] {
+        let told = Some((error.close_code(), error.close_text()));
+        assert_eq!(CloseReason::from(error).told(), told);
     }
 }

@@ -299,9 +299,8 @@ impl StoreJournal {
             Recovery::None | Recovery::All(_) => {}
             Recovery::Debt | Recovery::AllSent => {
                 if self.recovery == Recovery::AllSent {
-                    // They went with all the others.
+                    // They went with all the others; what ended meanwhile has not left again.
                     self.changed.clear();
-                    self.ended.clear();
                     (self.changed_bytes, self.is_urgent) = (0, false);
                 }
                 self.recovery = Recovery::None;

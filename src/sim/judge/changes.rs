@@ -6,7 +6,6 @@ use super::expected::Expected;
 use super::{Due, Judge, Past, Pending, Role};
 use crate::edge::ConnId;
 use crate::hub::{Change, NsId};
-use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::intent::{Command, Emit, Store};
 use crate::sim::record::{Refusal, Space, need_auth, no_namespace};
@@ -346,17 +345,19 @@ impl Judge {
                 self.leave(*conn);
                 continue;
             }
-            let sent = following
-                .iter()
-                .filter(|item| matches!(item, Item::Sent { conn: to, .. } if to == conn))
-                .count();
-            let Some(line) = self.lines.get(conn) else { continue };
-            let is_sockjs = matches!(&line.role, Role::Browser(b) if b.form == Form::SockJs);
-            assert_eq!(
-                sent,
-                count + if is_sockjs { 2 } else { 1 },
-                "{conn:?}: thinned, or not told"
-            );
+            let told = |item: &Item| match item {
+                Item::Sent { conn: to, backlog, .. } if to == conn => *backlog,
+                _ => None,
+            };
+            let backlogs: Vec<usize> = following.iter().filter_map(told).collect();
+            let (last, before) = backlogs.split_last().expect("it got the one that was too much");
+            let max = self.limits.backlog_bytes;
+            let is_fair = *last > max && before.iter().all(|backlog| *backlog <= max);
+            assert!(is_fair, "{conn:?}: cut too early, or given more: {backlogs:?}");
+            let Some(line) = self.lines.get_mut(conn) else { continue };
+            // What came behind that one it never gets.
+            let kept = line.expected.len() + backlogs.len() - count;
+            line.expected.truncate(kept);
             self.dismiss(*conn, CloseReason::SlowConsumer);
         }
     }

@@ -1,5 +1,5 @@
 // The demo page in a real browser: Chromium, headless, against the real server, which this script
-// starts, stops, freezes and kills. Argument: path of the `fws` binary. With FWS_SCREENSHOTS=DIR
+// starts, stops, freezes and kills. Argument: path of the `fws` binary. With FWS_TEST_SCREENSHOTS=DIR
 // it leaves pictures of the page there.
 'use strict';
 
@@ -158,7 +158,7 @@ class Page {
   }
 
   picture(name) {
-    const directory = process.env.FWS_SCREENSHOTS;
+    const directory = process.env.FWS_TEST_SCREENSHOTS;
     if (!directory) return undefined;
     return this.page.screenshot({ path: path.join(directory, `${name}.png`), fullPage: true });
   }

@@ -1,0 +1,64 @@
+//! The way to the end: doors closed, what has arrived heard, everybody let go. Part of the
+//! reactor, whose turn calls it.
+
+use super::io::{Phase, Slot};
+use super::{EVENTS_MAX, Reactor};
+use crate::edge::Handler;
+
+/// From the last byte sent to the end of a connection while the server stops, at most.
+const LINGER_MS: u64 = 500;
+/// For so long, and no longer than half the drain, is heard what comes: whoever never falls silent,
+/// or does not take its answers, is not waited for.
+const HEAR_MS: u64 = 1000;
+
+impl Reactor {
+    /// A signal to stop has come: the doors close, and nobody lingers as long as usual, least of
+    /// all those who do already.
+    pub(super) fn stop(&mut self) {
+        // Those that come together are one: supervisors like to say it twice.
+        self.stops += 1;
+        if self.stops > 1 {
+            return;
+        }
+        for door in std::mem::take(&mut self.doors) {
+            self.io.slots.remove(door);
+            self.others -= 1;
+        }
+        let (now, drain_ms) = (self.io.now.mono, self.bounds.drain_ms);
+        self.drain_until = now.plus(drain_ms);
+        self.hear_until = Some(now.plus(HEAR_MS.min(drain_ms / 2)));
+        self.io.linger_ms = self.io.linger_ms.min(LINGER_MS);
+        let is_lingering =
+            |slot: &Slot| matches!(slot, Slot::Peer(peer) if peer.phase == Phase::Lingering);
+        let lingering = self.io.slots.iter().filter(|(_, slot)| is_lingering(slot));
+        for conn in lingering.map(|(conn, _)| conn).collect::<Vec<_>>() {
+            self.io.set_timer(conn, Some(now.plus(self.io.linger_ms)));
+        }
+    }
+
+    /// Lets everybody go, once all that had arrived has been heard: nobody was to be read in this
+    /// turn, nor is in the next, nor is held back with something to say.
+    pub(super) fn part(&mut self, handler: &mut impl Handler) {
+        let Some(until) = self.hear_until else { return };
+        let is_heard = || {
+            let is_quiet = !self.has_read && self.io.ready.is_empty();
+            // If the kernel had more to report than fits, the rest comes in the next turn.
+            let is_all_reported = self.reported < EVENTS_MAX;
+            let has_more = |slot: &Slot| match slot {
+                Slot::Peer(peer) => {
+                    let is_held = peer.phase == Phase::Open && peer.is_paused;
+                    is_held && (peer.is_readable || !peer.tail.is_empty())
+                }
+                _ => false,
+            };
+            is_quiet && is_all_reported && !self.io.slots.iter().any(|(_, slot)| has_more(slot))
+        };
+        if self.io.now.mono < until && !is_heard() {
+            return;
+        }
+        self.hear_until = None;
+        // All that is queued has the whole time to go out; nobody is waited for after that.
+        self.io.close_ms = self.bounds.drain_ms;
+        handler.stopping(&mut self.io);
+    }
+}

@@ -1,0 +1,154 @@
+//! Large states that are on their way to somebody: encoded once for each wire form, however many
+//! subscribe. It owns nothing but references to frames, and lets go of those that nobody waits for
+//! any more. The switch asks it at each subscribe and tells it of each change.
+//!
+//! A state that nobody asks for costs nothing here, and a small one is not worth the care: what a
+//! connection may have queued beside one state is bounded anyway.
+
+use hashbrown::HashMap;
+
+use crate::frame::Frame;
+use crate::hub::Key;
+use crate::publication::{Form, Publication};
+use crate::time::Millis;
+
+/// Between two looks for frames that nobody waits for any more.
+const SWEEP_MS: u64 = 1000;
+/// What may be held for nobody before that.
+const HELD_BYTES: usize = 16 * 1024 * 1024;
+
+/// Frames of states, by the name of their row.
+#[derive(Debug)]
+pub(super) struct SharedStates {
+    /// States shorter than this are not shared.
+    bytes_min: usize,
+    frames: HashMap<Key, Vec<(Form, Frame)>>,
+    /// Bytes of all frames, and how many of them are too many to wait for the next look.
+    bytes: usize,
+    bytes_max: usize,
+    sweep_at: Option<Millis>,
+}
+
+impl SharedStates {
+    /// Shares states of at least that many bytes.
+    pub fn new(bytes_min: usize) -> SharedStates {
+        let (frames, bytes_max) = (HashMap::new(), HELD_BYTES);
+        SharedStates { bytes_min, frames, bytes: 0, bytes_max, sweep_at: None }
+    }
+
+    /// Whether a state of so many bytes is worth the care.
+    pub fn is_worth(&self, bytes: usize) -> bool {
+        bytes >= self.bytes_min
+    }
+
+    /// Gives a publication of the state under that key the frames that it has been given before.
+    pub fn lend(&self, key: &Key, publication: &Publication<'_>) {
+        for (form, frame) in self.frames.get(key).into_iter().flatten() {
+            publication.lend(*form, frame);
+        }
+    }
+
+    /// Remembers the frames that a publication of the state under that key has encoded.
+    pub fn keep(&mut self, key: Key, publication: &Publication<'_>, now: Millis) {
+        let kept = self.frames.entry(key).or_default();
+        for (form, frame) in publication.encoded() {
+            if kept.iter().all(|(other, _)| *other != form) {
+                self.bytes += frame.len();
+                kept.push((form, frame.clone()));
+            }
+        }
+        self.sweep_at.get_or_insert(now.plus(SWEEP_MS));
+        if self.bytes > self.bytes_max {
+            self.sweep(now);
+            // What is left is waited for, and costs nothing here.
+            self.bytes_max = self.bytes * 2 + HELD_BYTES;
+        }
+    }
+
+    /// The state under that key is no longer what it was.
+    pub fn forget(&mut self, key: &Key) {
+        for (_, frame) in self.frames.remove(key).into_iter().flatten() {
+            self.bytes -= frame.len();
+        }
+    }
+
+    /// Any state may be another now.
+    pub fn clear(&mut self) {
+        (self.frames, self.bytes, self.sweep_at) = (HashMap::new(), 0, None);
+    }
+
+    /// When [`SharedStates::tick`] is wanted.
+    pub fn due(&self) -> Option<Millis> {
+        self.sweep_at
+    }
+
+    /// Time has gone on.
+    pub fn tick(&mut self, now: Millis) {
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep(now);
+            self.bytes_max = self.bytes * 2 + HELD_BYTES;
+        }
+    }
+
+    /// Lets go of what nobody waits for.
+    fn sweep(&mut self, now: Millis) {
+        self.frames.retain(|_, kept| {
+            kept.retain(|(_, frame)| frame.is_shared());
+            !kept.is_empty()
+        });
+        if self.frames.is_empty() {
+            return self.clear();
+        }
+        self.bytes = self.frames.values().flatten().map(|(_, frame)| frame.len()).sum();
+        self.sweep_at = Some(now.plus(SWEEP_MS));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Place;
+
+    fn key(channel: &str) -> Key {
+        Key::State { ns: 1, place: Place { channel: channel.into(), user: None } }
+    }
+
+    #[test]
+    fn a_state_is_encoded_once_while_somebody_waits_for_it() {
+        let mut shared = SharedStates::new(1);
+        let ask = |shared: &mut SharedStates, form, data, now| {
+            let publication = Publication::new("c", data);
+            shared.lend(&key("c"), &publication);
+            let frame = publication.frame(form).clone();
+            shared.keep(key("c"), &publication, Millis(now));
+            frame
+        };
+        let first = ask(&mut shared, Form::Raw, "1", 0);
+        assert_eq!(ask(&mut shared, Form::Raw, "1", 5).as_ptr(), first.as_ptr());
+        let other = ask(&mut shared, Form::SockJs, "1", 5);
+        assert_ne!(first, other);
+        shared.tick(Millis(1000));
+        assert_eq!(ask(&mut shared, Form::Raw, "1", 1001).as_ptr(), first.as_ptr(), "still there");
+        assert_eq!(shared.bytes, first.len() + other.len());
+        drop(other);
+        shared.tick(Millis(2000));
+        assert_eq!(shared.bytes, first.len(), "that one is awaited by nobody");
+        shared.forget(&key("c"));
+        assert_ne!(ask(&mut shared, Form::Raw, "2", 2000), first, "it has changed");
+        drop(first);
+        shared.tick(Millis(3000));
+        assert_eq!((shared.bytes, shared.frames.len(), shared.due()), (0, 0, None));
+    }
+
+    #[test]
+    fn what_is_held_for_nobody_is_bounded_between_two_looks() {
+        let mut shared = SharedStates::new(1);
+        let data = "x".repeat(HELD_BYTES / 4);
+        for number in 0..100 {
+            let publication = Publication::new("c", &data);
+            publication.frame(Form::Raw);
+            shared.keep(key(&number.to_string()), &publication, Millis(0));
+            assert!(shared.bytes < 3 * HELD_BYTES);
+        }
+    }
+}

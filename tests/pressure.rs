@@ -300,3 +300,22 @@ fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 32_000_000, "{grown} bytes");
 }
+
+#[test]
+fn replies_that_wait_for_the_disk_are_bounded_in_bytes() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    control.ok(&set("c", &text(1_000_000)));
+    let before = server.peak_memory_bytes();
+    // Each `get` shows what may not be on disk yet, and so waits for it.
+    let get = frame(br#"{"action":"get","channel":"c"}"#);
+    let mut frames = frame(set("c", &text(1_000_001)).as_bytes());
+    (0..200).for_each(|_| frames.extend_from_slice(&get));
+    control.send_raw(&frames);
+    assert_eq!(control.next().unwrap().as_deref(), Some(r#"{"success":true}"#));
+    for _ in 0..200 {
+        assert_eq!(control.next().unwrap().map(|reply| reply.len()), Some(1_000_001));
+    }
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 24_000_000, "{grown} bytes");
+}

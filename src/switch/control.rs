@@ -30,8 +30,9 @@ pub(super) struct Controller {
     pub waits: Option<Ticket>,
     /// How to phrase the reply to that command.
     counts: bool,
-    /// Replies that wait until their mark is durable.
+    /// Replies that wait until their mark is durable, and their bytes.
     replies: VecDeque<(Mark, Frame)>,
+    replies_bytes: usize,
     /// It is not read until its replies have gone out.
     is_held: bool,
     /// It sends no more, or is not heard any more: closed when all is answered.
@@ -64,6 +65,12 @@ impl Controller {
             net.deadline(conn, None);
             net.resume(conn);
         }
+    }
+
+    /// Whether so many of its replies wait for the disk that it is not to ask for more.
+    fn is_behind(&self, limits: &Limits) -> bool {
+        self.replies.len() >= limits.control_replies_waiting
+            || self.replies_bytes >= limits.control_replies_pause_bytes
     }
 
     /// Reads no more until the replies have gone out, and gives up if they never do.
@@ -138,8 +145,7 @@ impl<J: Journal> Switch<J> {
                 net.pause(conn);
                 return Ok(used);
             }
-            let is_behind = controller.replies.len() >= self.limits.control_replies_waiting;
-            if is_behind || !self.journal.has_room() {
+            if controller.is_behind(&self.limits) || !self.journal.has_room() {
                 self.crowded.push(conn);
                 controller.watch(net, conn, false, 0);
                 net.pause(conn);
@@ -345,6 +351,7 @@ impl<J: Journal> Switch<J> {
         if controller.replies.is_empty() {
             self.owing.push(conn);
         }
+        controller.replies_bytes += frame.len();
         controller.replies.push_back((mark, frame));
     }
 
@@ -359,6 +366,7 @@ impl<J: Journal> Switch<J> {
                 *frame = control::encode(&refusal(&command::STORE_FAILED));
                 lost += 1;
             }
+            controller.replies_bytes = controller.replies.iter().map(|(_, f)| f.len()).sum();
         }
         self.metrics.store_failures += lost;
         self.report_soon(net.now());
@@ -374,6 +382,7 @@ impl<J: Journal> Switch<J> {
             let Some(Role::Controller(mut controller)) = role else { continue };
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
                 let Some((_, frame)) = controller.replies.pop_front() else { break };
+                controller.replies_bytes -= frame.len();
                 net.send(conn, frame);
             }
             if !controller.replies.is_empty() {
@@ -390,11 +399,11 @@ impl<J: Journal> Switch<J> {
         if !self.journal.has_room() {
             return;
         }
-        let (seats, max) = (&self.seats, self.limits.control_replies_waiting);
+        let (seats, limits) = (&self.seats, &self.limits);
         self.crowded.retain(|conn| {
             let seat = &seats[conn.index()];
             let is_behind = seat.conn == *conn
-                && matches!(&seat.role, Role::Controller(c) if c.replies.len() >= max);
+                && matches!(&seat.role, Role::Controller(c) if c.is_behind(limits));
             if !is_behind {
                 net.resume(*conn);
             }

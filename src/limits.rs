@@ -89,6 +89,12 @@ limits! {
     connections: 1_000_000, 16..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
+    /// Connections to the control port that have not authenticated; beyond that the oldest goes.
+    control_unauthenticated_connections: 64, 1..=1_000_000;
+    /// Time between a connection to the control port and a good `auth`.
+    control_auth_ms: 5000, 100..=3_600_000;
+    /// Wrong keys on one control connection that close it.
+    control_wrong_keys: 5, 1..=1_000_000;
     /// Body of a control frame.
     control_frame_bytes: 8_388_608, 1024..=1_073_741_824;
     /// Body of a control frame before `auth`.

@@ -80,6 +80,10 @@ reasons! {
     ControlJson = "control_json";
     /// The peer of the control port does not read its replies.
     RepliesUnread = "replies_unread";
+    /// No good `auth` on the control port in time, or too many others wait for theirs.
+    ControlAuth = "control_auth";
+    /// Too many wrong keys on one control connection.
+    WrongKeys = "wrong_keys";
 }
 
 impl CloseReason {

@@ -123,6 +123,8 @@ pub fn run<J: Journal>(options: Options, journal: J) -> Report {
 fn limits() -> Limits {
     Limits {
         control_connections: 4,
+        control_unauthenticated_connections: 3,
+        control_wrong_keys: 3,
         control_frame_bytes: 4096,
         control_frame_unauthenticated_bytes: 1024,
         control_replies_pause_bytes: 1024,

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::command::{bad, fws, good, run};
 use common::server::{DEMO_KEY, Dir, Options, SERVER_KEY, Server, mode};
 use common::{DEADLINE, eventually};
 use serde_json::{Value, json};
@@ -9,53 +10,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-
-/// What a command has done.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-/// A command in an environment of its own.
-fn fws(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fws"));
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("FWS_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
-fn run(mut command: Command) -> Ran {
-    let output = command.output().expect("the binary starts");
-    Ran {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout).expect("UTF-8"),
-        err: String::from_utf8(output.stderr).expect("UTF-8"),
-    }
-}
-
-#[track_caller]
-fn good(command: Command) -> String {
-    let ran = run(command);
-    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
-    ran.out
-}
-
-/// Fails with this code, one line on standard error and nothing on standard output.
-#[track_caller]
-fn bad(command: Command, code: i32) -> String {
-    let ran = run(command);
-    assert_eq!((ran.code, ran.out.as_str()), (Some(code), ""), "{ran:?}");
-    let line = ran.err.strip_prefix("fws: ").and_then(|line| line.strip_suffix('\n'));
-    let line = line.unwrap_or_else(|| panic!("{ran:?}"));
-    assert!(!line.contains('\n'), "{line}");
-    line.to_string()
-}
 
 fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
@@ -67,14 +21,34 @@ fn every_command_has_help() {
     let overview = good(fws(&[]));
     assert_eq!(overview, good(fws(&["--help"])));
     assert_eq!(overview, good(fws(&["help"])));
+    let group = good(fws(&["store", "--help"]));
     for name in [
-        "serve", "check", "register", "token", "emit", "set", "get", "info", "grant", "revoke",
+        "serve",
+        "check",
+        "register",
+        "token",
+        "emit",
+        "set",
+        "get",
+        "info",
+        "grant",
+        "revoke",
         "watch",
+        "store",
+        "store check",
+        "store export",
+        "store import",
+        "store import-redis",
     ] {
-        assert!(overview.contains(&format!("\n  {name} ")), "{name}");
-        let help = good(fws(&[name, "--help"]));
-        assert_eq!(help, good(fws(&["help", name])));
-        assert_eq!(help, good(fws(&[name, "-h", "--no-such-flag"])));
+        let list = if name.contains(' ') { &group } else { &overview };
+        assert!(list.contains(&format!("\n  {name} ")), "{name}");
+        let with = |before: &[&'static str], after: &[&'static str]| {
+            let words: Vec<&str> = name.split(' ').collect();
+            good(fws(&[before, &words, after].concat()))
+        };
+        let help = with(&[], &["--help"]);
+        assert_eq!(help, with(&["help"], &[]));
+        assert_eq!(help, with(&[], &["-h", "--no-such-flag"]));
         for part in [format!("usage: fws {name} "), "options:".into(), "examples:".into()] {
             assert!(help.contains(&part), "{help}");
         }
@@ -89,6 +63,13 @@ fn what_is_mistyped_is_exit_2_and_the_right_name() {
         (&["help", "chek"], "there is no command \"chek\" (did you mean check?)"),
         (&["frobnicate"], "there is no command \"frobnicate\" (see `fws --help`)"),
         (&["--demo"], "--demo: a command comes first, as in `fws serve --demo` (see `fws --help`)"),
+        (&["store", "chek"], "there is no command \"store chek\" (did you mean check?)"),
+        (&["store", "x"], "there is no command \"store x\" (see `fws store --help`)"),
+        (&["store", "check", "--dta", "x"], "--dta: there is no such flag (did you mean --data?)"),
+        (
+            &["store", "import-redis"],
+            "usage: fws store import-redis URL [OPTION…] (see `fws store import-redis --help`)",
+        ),
         (&["serve", "--contol", "x"], "--contol: there is no such flag (did you mean --control?)"),
         (&["register", "--x"], "--x: there is no such flag (see `fws register --help`)"),
         (&["register", "--x=5"], "--x: there is no such flag (see `fws register --help`)"),

@@ -198,7 +198,7 @@ fn every_limit_that_is_named_has_the_default_that_is_named() {
 
 #[test]
 fn every_link_leads_somewhere() {
-    for path in ["README.md", "CONTRIBUTING.md", "docs/protocol.md"] {
+    for path in ["README.md", "CONTRIBUTING.md", "docs/protocol.md", "docs/store.md"] {
         let folder = Path::new(path).parent().unwrap_or(Path::new(""));
         for link in read(path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));

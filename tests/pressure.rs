@@ -319,3 +319,33 @@ fn replies_that_wait_for_the_disk_are_bounded_in_bytes() {
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 24_000_000, "{grown} bytes");
 }
+
+#[test]
+fn whoever_does_not_say_who_it_is_makes_room() {
+    let limits = [("control_auth_ms", 300), ("control_unauthenticated_connections", 3)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut known = server.controller("demo");
+    let mut strangers: Vec<_> = (0..4).map(|_| server.control()).collect();
+    // The oldest goes for the fourth, and the others when their time is over.
+    strangers.remove(0).expect_closed();
+    let ping = r#"{"action":"ping"}"#;
+    strangers[2].ok(ping);
+    strangers.iter_mut().for_each(|stranger| stranger.expect_closed());
+    known.ok(ping);
+}
+
+#[test]
+fn whoever_guesses_keys_is_closed() {
+    let server = Server::new();
+    let mut control = server.control();
+    let guess = r#"{"action":"auth","name":"demo","sKey":"guess"}"#;
+    for _ in 0..5 {
+        control.send(guess);
+    }
+    control.send(r#"{"action":"ping"}"#);
+    let wrong = r#"{"success":false,"reason":"Invalid sKey","code":305}"#;
+    for _ in 0..5 {
+        assert_eq!(control.next().unwrap().as_deref(), Some(wrong));
+    }
+    control.expect_closed();
+}

@@ -1,6 +1,6 @@
 //! The help texts, made from the table of commands, so that none can be forgotten.
 
-use super::{COMMANDS, Command};
+use super::{COMMANDS, Command, store};
 
 /// What `fws` is and which commands it has.
 pub(super) fn overview() -> String {
@@ -32,7 +32,14 @@ pub(super) fn command(command: &Command) -> String {
         let word = if i == 0 { "usage:" } else { "      " };
         text.push_str(&format!("{word} fws {} {form}\n", command.name));
     }
-    text.push_str(&format!("\n{}\n\noptions:\n", command.about));
+    text.push_str(&format!("\n{}\n", command.about));
+    if command.name == store::NAME {
+        text.push('\n');
+        for below in store::COMMANDS {
+            text.push_str(&format!("  {:<18} {}\n", below.name, below.summary));
+        }
+    }
+    text.push_str("\noptions:\n");
     for flag in command.flags {
         let name = format!("--{} {}", flag.name, flag.value);
         text.push_str(&format!("  {name:<24} {}\n", flag.about));
@@ -50,10 +57,11 @@ mod tests {
 
     #[test]
     fn every_command_teaches() {
-        for this in COMMANDS {
+        for this in COMMANDS.iter().chain(store::COMMANDS) {
             let text = command(this);
             assert!(this.examples.len() >= 2 && !this.about.is_empty(), "{}", this.name);
-            assert!(overview().contains(this.summary));
+            let group = command(&store::COMMAND);
+            assert!((overview() + &group).contains(this.summary));
             for (line, _) in this.examples {
                 assert!(line.contains(&format!("fws {}", this.name)), "{line}");
             }

@@ -18,6 +18,7 @@ mod revoke;
 mod serve;
 mod session;
 mod set;
+mod store;
 mod token;
 mod watch;
 
@@ -56,6 +57,7 @@ const COMMANDS: &[&Command] = &[
     &grant::COMMAND,
     &revoke::COMMAND,
     &watch::COMMAND,
+    &store::COMMAND,
 ];
 
 /// Why a command ends before it is done.
@@ -111,14 +113,14 @@ fn run(
     match first.as_str() {
         "--help" | "-h" | "help" => match rest {
             [] => out(&help::overview()),
-            [name, ..] => out(&help::command(find(name)?)),
+            words => out(&help::command(find(words)?.0)),
         },
         "--version" | "-V" | "version" => out(concat!("fws ", env!("CARGO_PKG_VERSION"), "\n")),
         flag if flag.starts_with('-') => Err(Stop::Usage(format!(
             "{flag}: a command comes first, as in `fws serve {flag}` (see `fws --help`)"
         ))),
-        name => {
-            let command = find(name)?;
+        _ => {
+            let (command, rest) = find(&arguments)?;
             if rest.iter().take_while(|word| *word != "--").any(|w| w == "--help" || w == "-h") {
                 return out(&help::command(command));
             }
@@ -129,13 +131,31 @@ fn run(
     }
 }
 
-fn find(name: &str) -> Result<&'static Command, Stop> {
-    COMMANDS.iter().find(|command| command.name == name).copied().ok_or_else(|| {
-        let hint = match nearest(name, COMMANDS.iter().map(|command| command.name)) {
+/// The command that these words begin with, and the words behind it.
+fn find(words: &[String]) -> Result<(&'static Command, &[String]), Stop> {
+    let (first, rest) = words.split_first().map_or(("", words), |(first, rest)| (first, rest));
+    let command = named(first, COMMANDS, "")?;
+    match rest.split_first() {
+        Some((second, rest)) if command.name == store::NAME && !second.starts_with('-') => {
+            Ok((named(second, store::COMMANDS, store::NAME)?, rest))
+        }
+        _ => Ok((command, rest)),
+    }
+}
+
+/// One of these commands, whose names begin with that of `group` if there is one.
+fn named(word: &str, commands: &[&'static Command], group: &str) -> Result<&'static Command, Stop> {
+    let names = || {
+        commands.iter().map(|this| this.name.strip_prefix(group).map_or(this.name, str::trim_start))
+    };
+    let place = names().position(|name| name == word);
+    place.and_then(|place| commands.get(place).copied()).ok_or_else(|| {
+        let gap = if group.is_empty() { "" } else { " " };
+        let hint = match nearest(word, names()) {
             Some(near) => hint(Some(near)),
-            None => " (see `fws --help`)".into(),
+            None => format!(" (see `fws {group}{gap}--help`)"),
         };
-        Stop::Usage(format!("there is no command {name:?}{hint}"))
+        Stop::Usage(format!("there is no command \"{group}{gap}{}\"{hint}", word.escape_debug()))
     })
 }
 

@@ -22,7 +22,7 @@ pub enum JsonError {
     Syntax,
     /// Arrays and objects lie deeper in each other than this.
     Depth {
-        /// [`DEPTH_MAX`].
+        /// [`DEPTH_MAX`], or what was asked for.
         max: usize,
     },
 }
@@ -48,8 +48,20 @@ pub fn members<'a, const N: usize>(
     text: &'a str,
     names: &[&str; N],
 ) -> Result<Option<[Option<&'a str>; N]>, JsonError> {
-    if is_too_deep(text) {
-        return Err(JsonError::Depth { max: DEPTH_MAX });
+    members_within(text, names, DEPTH_MAX)
+}
+
+/// As [`members`], for those who put something around a value that may be as deep as it may.
+///
+/// # Errors
+/// [`JsonError`] if the text is not JSON, or nested deeper than that.
+pub fn members_within<'a, const N: usize>(
+    text: &'a str,
+    names: &[&str; N],
+    depth_max: usize,
+) -> Result<Option<[Option<&'a str>; N]>, JsonError> {
+    if is_too_deep(text, depth_max) {
+        return Err(JsonError::Depth { max: depth_max });
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let found = if text.trim_ascii_start().starts_with('{') {
@@ -186,12 +198,12 @@ fn is_plain_integer(number: &str) -> bool {
     number.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit())
 }
 
-/// Whether arrays and objects lie deeper in each other than [`DEPTH_MAX`], if it is JSON at all.
-fn is_too_deep(text: &str) -> bool {
+/// Whether arrays and objects lie deeper in each other than that, if it is JSON at all.
+fn is_too_deep(text: &str, depth_max: usize) -> bool {
     let (mut depth, mut bytes) = (0_usize, text.bytes());
     while let Some(byte) = bytes.next() {
         match byte {
-            b'[' | b'{' if depth == DEPTH_MAX => return true,
+            b'[' | b'{' if depth == depth_max => return true,
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
             b'"' => skip_string(&mut bytes),

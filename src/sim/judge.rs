@@ -85,6 +85,10 @@ pub(super) struct Controller {
     fault: Option<CloseReason>,
     /// It was seen not being read for its unread replies since.
     held_since: Option<Millis>,
+    opened: Millis,
+    /// It has been authenticated, whatever became of that.
+    was_somebody: bool,
+    wrong_keys: usize,
 }
 
 #[derive(Debug)]
@@ -162,6 +166,8 @@ pub(super) struct Judge {
     closings: Vec<(ConnId, CloseReason)>,
     /// The date has been changed in this run.
     pub has_date_jumped: bool,
+    /// Controllers that had to make room for others before they had authenticated.
+    evicted: BTreeSet<ConnId>,
     pub is_stopping: bool,
     /// Of the current call.
     meter: Meter,
@@ -184,6 +190,7 @@ impl Judge {
             names: BTreeMap::new(),
             closings: Vec::new(),
             has_date_jumped: false,
+            evicted: BTreeSet::new(),
             is_stopping: false,
             meter: Meter::default(),
         }
@@ -206,7 +213,9 @@ impl Judge {
         let is_controller = |line: &&Line| !line.is_gone && line.door() == Door::Control;
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
-            Door::Control => Role::Controller(Controller::default()),
+            Door::Control => {
+                Role::Controller(Controller { opened: self.now.mono, ..Controller::default() })
+            }
             Door::Web => Role::Http(self.now.mono),
         };
         let line = Line {
@@ -223,6 +232,19 @@ impl Judge {
         self.lines.insert(conn, line);
         if door == Door::Control && controllers >= self.limits.control_connections {
             self.close(conn, CloseReason::Full);
+        }
+        let is_stranger = |line: &Line| {
+            let is_in = !line.is_gone && line.closing != Some(CloseReason::Full);
+            is_in && matches!(&line.role, Role::Controller(c) if !c.was_somebody)
+        };
+        let strangers = self.lines.iter().filter(|(_, line)| is_stranger(line));
+        let mut strangers: Vec<ConnId> =
+            strangers.map(|(conn, _)| *conn).filter(|conn| !self.evicted.contains(conn)).collect();
+        strangers.sort_by_key(|conn| conn.generation);
+        if strangers.len() > self.limits.control_unauthenticated_connections {
+            let oldest = strangers[0];
+            self.evicted.insert(oldest);
+            self.let_go_answered(oldest, CloseReason::ControlAuth);
         }
     }
 
@@ -324,6 +346,18 @@ impl Judge {
         };
         line.closing = Some(reason);
         self.closings.push((conn, reason));
+    }
+
+    /// A controller must be closed in this call, or when it has the replies that it is owed.
+    fn let_go_answered(&mut self, conn: ConnId, reason: CloseReason) {
+        let is_answered = self.lines.get(&conn).is_some_and(Line::is_answered);
+        match self.controller(conn).filter(|_| !is_answered) {
+            Some(controller) => {
+                controller.is_ended = true;
+                controller.fault.get_or_insert(reason);
+            }
+            None => self.close(conn, reason),
+        }
     }
 
     /// It must be told why, and closed; it leaves the hub at once.

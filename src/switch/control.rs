@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
-use super::{Role, Switch};
+use super::{Role, Stranger, Switch};
 use crate::codec::{control, json, jwt};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
@@ -17,7 +17,7 @@ use crate::hub::{Change, Key, NsId, Outcome, Place, Presence, Refusal};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
-use crate::time::UnixMillis;
+use crate::time::{Millis, UnixMillis};
 use crate::uuid::Uuid;
 
 /// A connection of a back end.
@@ -39,8 +39,12 @@ pub(super) struct Controller {
     pub is_ended: bool,
     /// It is not heard any more, for this.
     fault: Option<CloseReason>,
-    /// A half frame is there, and its deadline runs.
-    is_midway: bool,
+    /// The end of a half frame must be there by then; or, while it is held, its replies read.
+    midway_by: Option<Millis>,
+    /// It must have authenticated by then; none once it has.
+    auth_by: Option<Millis>,
+    /// Wrong keys that it has tried.
+    wrong_keys: usize,
 }
 
 /// What became of a command.
@@ -59,10 +63,17 @@ impl Answer {
 }
 
 impl Controller {
+    /// One that has just come.
+    pub fn new(net: &mut impl Net, conn: ConnId, limits: &Limits) -> Controller {
+        let auth_by = net.now().mono.plus(limits.control_auth_ms as u64);
+        net.deadline(conn, Some(auth_by));
+        Controller { auth_by: Some(auth_by), ..Controller::default() }
+    }
+
     /// All replies have gone to the kernel.
     pub fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
         if std::mem::take(&mut self.is_held) {
-            net.deadline(conn, None);
+            self.watch(net, conn, None);
             net.resume(conn);
         }
     }
@@ -76,34 +87,55 @@ impl Controller {
     /// Reads no more until the replies have gone out, and gives up if they never do.
     fn hold(&mut self, net: &mut impl Net, conn: ConnId, limits: &Limits) {
         self.is_held = true;
-        self.is_midway = false;
         net.pause(conn);
-        net.deadline(conn, Some(net.now().mono.plus(limits.control_replies_ms as u64)));
+        self.watch(net, conn, Some(net.now().mono.plus(limits.control_replies_ms as u64)));
     }
 
-    /// Its deadline has come: it does not read, or has sent half a frame and no more.
+    /// Its deadline has come: it does not read, has sent half a frame and no more, or has not said
+    /// who it is.
     pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
-        if self.is_held {
-            net.close(conn, CloseReason::RepliesUnread);
-        } else if self.replies.is_empty() {
-            net.close(conn, CloseReason::HalfRequest);
+        let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= net.now().mono);
+        let reason = match (is_over(self.auth_by), self.is_held) {
+            (true, _) => CloseReason::ControlAuth,
+            (false, true) => CloseReason::RepliesUnread,
+            (false, false) => CloseReason::HalfRequest,
+        };
+        if self.is_held { net.close(conn, reason) } else { self.let_go(net, conn, reason) }
+    }
+
+    /// Closes it: at once, or when it has the replies that it is owed.
+    fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        if self.replies.is_empty() && self.waits.is_none() {
+            net.close(conn, reason);
         } else {
-            self.give_up(net, conn, CloseReason::HalfRequest);
+            self.give_up(net, conn, reason);
         }
     }
 
     /// Hears no more of it; it is closed when it has the replies that it is owed.
     fn give_up(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
-        (self.is_ended, self.fault) = (true, Some(reason));
-        self.watch(net, conn, false, 0);
+        (self.is_ended, self.fault, self.auth_by) = (true, Some(reason), None);
+        self.watch(net, conn, None);
         net.pause(conn);
     }
 
+    /// It has proved who it is.
+    fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth: (NsId, u32)) {
+        (self.auth, self.auth_by) = (Some(auth), None);
+        net.deadline(conn, self.midway_by);
+    }
+
+    /// Sets the deadline for what it is in the midst of, in place of the one before.
+    fn watch(&mut self, net: &mut impl Net, conn: ConnId, at: Option<Millis>) {
+        self.midway_by = at;
+        net.deadline(conn, [at, self.auth_by].into_iter().flatten().min());
+    }
+
     /// The deadline of a half frame runs from its first byte, and bytes do not extend it.
-    fn watch(&mut self, net: &mut impl Net, conn: ConnId, is_midway: bool, frame_ms: usize) {
-        if is_midway != self.is_midway {
-            self.is_midway = is_midway;
-            net.deadline(conn, is_midway.then(|| net.now().mono.plus(frame_ms as u64)));
+    fn watch_frame(&mut self, net: &mut impl Net, conn: ConnId, is_midway: bool, limits: &Limits) {
+        if is_midway != self.midway_by.is_some() {
+            let by = net.now().mono.plus(limits.control_frame_ms as u64);
+            self.watch(net, conn, is_midway.then_some(by));
         }
     }
 }
@@ -116,6 +148,9 @@ impl<J: Journal> Switch<J> {
         controller: &mut Controller,
         input: &[u8],
     ) -> Result<usize, CloseReason> {
+        if controller.fault.is_some() {
+            return Ok(input.len());
+        }
         // Out of the controller meanwhile, so that a body needs no copy to be carried out.
         let mut decoder = std::mem::take(&mut controller.decoder);
         let used = self.commands(net, conn, controller, &mut decoder, input);
@@ -147,7 +182,7 @@ impl<J: Journal> Switch<J> {
             }
             if controller.is_behind(&self.limits) || !self.journal.has_room() {
                 self.crowded.push(conn);
-                controller.watch(net, conn, false, 0);
+                controller.watch(net, conn, None);
                 net.pause(conn);
                 return Ok(used);
             }
@@ -171,11 +206,11 @@ impl<J: Journal> Switch<J> {
             commands += 1;
             self.metrics.commands += 1;
             let body = String::from_utf8_lossy(body);
-            controller.watch(net, conn, false, self.limits.control_frame_ms);
+            controller.watch_frame(net, conn, false, &self.limits);
             self.command(net, conn, controller, &body)?;
         }
         let is_midway = decoder.is_midway() || used < input.len();
-        controller.watch(net, conn, is_midway, self.limits.control_frame_ms);
+        controller.watch_frame(net, conn, is_midway, &self.limits);
         Ok(used)
     }
 
@@ -209,6 +244,12 @@ impl<J: Journal> Switch<J> {
                 let shows = matches!(refused.code, 305 | 309 | 313 | 314 | 404);
                 let mark = if shows { self.journal.mark() } else { Mark::default() };
                 self.reply(net, conn, controller, refusal(&refused), mark);
+                if matches!(refused.code, 305 | 306) {
+                    controller.wrong_keys += 1;
+                    if controller.wrong_keys >= self.limits.control_wrong_keys {
+                        return Err(CloseReason::WrongKeys);
+                    }
+                }
             }
         }
         Ok(())
@@ -239,7 +280,9 @@ impl<J: Journal> Switch<J> {
             }
             Command::Auth { name, key } => {
                 let ns = self.named(&name)?;
-                controller.auth = Some((ns, self.key_epoch(ns, &key, at)?));
+                let auth = (ns, self.key_epoch(ns, &key, at)?);
+                controller.admit(net, conn, auth);
+                self.strangers.remove(&Stranger::of(conn));
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
@@ -329,7 +372,9 @@ impl<J: Journal> Switch<J> {
             }
         };
         self.reply(net, conn, &mut controller, body, self.journal.mark());
-        net.resume(conn);
+        if controller.fault.is_none() {
+            net.resume(conn);
+        }
         self.close_when_answered(net, conn, &mut controller);
         *self.role(conn) = Role::Controller(controller);
     }
@@ -409,6 +454,15 @@ impl<J: Journal> Switch<J> {
             }
             is_behind
         });
+    }
+
+    /// The controller that has gone longest without authenticating makes room for another, once it
+    /// has what it is owed.
+    pub(super) fn evict_stranger(&mut self, net: &mut impl Net) {
+        let Some(Stranger { conn, .. }) = self.strangers.pop_first() else { return };
+        let role = self.seats.get_mut(conn.index()).map(|seat| &mut seat.role);
+        let Some(Role::Controller(controller)) = role else { return };
+        controller.let_go(net, conn, CloseReason::ControlAuth);
     }
 
     /// Closes a connection that sends no more, once it has all its answers.

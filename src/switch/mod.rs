@@ -93,6 +93,19 @@ struct Seat {
     role: Role,
 }
 
+/// A controller that has not authenticated, by its age: lives of slots are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Stranger {
+    age: u32,
+    conn: ConnId,
+}
+
+impl Stranger {
+    fn of(conn: ConnId) -> Stranger {
+        Stranger { age: conn.generation, conn }
+    }
+}
+
 /// The connections, the hub, and the way between them.
 #[derive(Debug)]
 pub struct Switch<J> {
@@ -105,6 +118,8 @@ pub struct Switch<J> {
     seats: Vec<Seat>,
     /// Connections with the role of a controller: by name, so that their number cannot drift.
     controllers: BTreeSet<ConnId>,
+    /// Those of them that have not authenticated yet, the oldest first.
+    strangers: BTreeSet<Stranger>,
     /// All browsers.
     web: Web<Browser>,
     /// The session of each peer, by its slot; meaningful while the peer lives.
@@ -150,6 +165,7 @@ impl<J: Journal> Switch<J> {
             journal,
             seats: Vec::new(),
             controllers: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             links: Vec::new(),
             waiting: HashMap::new(),
             owing: Vec::new(),
@@ -313,6 +329,7 @@ impl<J: Journal> Switch<J> {
         let controllers = self.seats.iter().filter(is_controller).map(|seat| seat.conn);
         let controllers: BTreeSet<ConnId> = controllers.collect();
         assert_eq!(controllers, self.controllers, "a controller that is none, or is not known");
+        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger.conn)));
         for conn in &self.crowded {
             let seat = &self.seats[conn.index()];
             assert!(seat.conn != *conn || matches!(seat.role, Role::Controller(_) | Role::None));
@@ -373,9 +390,14 @@ impl<J: Journal> Handler for Switch<J> {
             Door::Control => {
                 if self.controllers.len() >= self.limits.control_connections {
                     net.close(conn, CloseReason::Full);
+                } else {
+                    self.strangers.insert(Stranger::of(conn));
                 }
                 self.controllers.insert(conn);
-                Role::Controller(Box::default())
+                if self.strangers.len() > self.limits.control_unauthenticated_connections {
+                    self.evict_stranger(net);
+                }
+                Role::Controller(Box::new(Controller::new(net, conn, &self.limits)))
             }
             Door::Web => {
                 self.web.opened(net, conn);
@@ -461,6 +483,7 @@ impl<J: Journal> Handler for Switch<J> {
         match std::mem::take(self.role(conn)) {
             Role::Controller(controller) => {
                 self.controllers.remove(&conn);
+                self.strangers.remove(&Stranger::of(conn));
                 if let Some(ticket) = controller.waits {
                     self.waiting.remove(&ticket);
                 }

@@ -83,10 +83,13 @@ fn b15_a_key_is_one_string_and_that_string() {
         json!(1),
     ] {
         let command = json!({ "action": "auth", "name": "demo", "sKey": key }).to_string();
+        // Five wrong keys close a connection.
+        let mut control = server.control();
         assert_eq!(control.ask(&command), refusal(305, "Invalid sKey"), "{key}");
     }
     for key in [json!([SERVER_KEY]), json!(&SERVER_KEY[1..]), json!(null), json!(""), json!(0)] {
         let command = json!({ "action": "registerNameSpace", "name": "n", "key": key }).to_string();
+        let mut control = server.control();
         assert_eq!(control.ask(&command), refusal(306, "Invalid key"), "{key}");
     }
     let command = r#"{"action":["ping"]}"#;

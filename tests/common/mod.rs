@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod browser;
+pub mod command;
 pub mod control;
+pub mod export;
 pub mod http;
 pub mod server;
 pub mod token;

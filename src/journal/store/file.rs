@@ -12,11 +12,11 @@ use super::format::{
     FORMAT, GRANTS, META, NAMESPACES, STATES, Sealer, grant_key, state_key, value,
 };
 use crate::hub::{Key, Row};
-use crate::time::UnixMillis;
+use crate::time::{Now, UnixMillis};
 
 /// Memory for pages of the file. Reads are answered elsewhere, so it only has to hold the way down
 /// to the pages that a batch changes.
-const CACHE_BYTES: usize = 512 * 1024;
+pub(super) const CACHE_BYTES: usize = 512 * 1024;
 
 /// What is wrong with a file, as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl fmt::Display for Damage {
     }
 }
 
-fn damage(what: impl fmt::Display) -> Damage {
+pub(super) fn damage(what: impl fmt::Display) -> Damage {
     Damage(what.to_string())
 }
 
@@ -43,6 +43,20 @@ pub struct Facts {
     pub batch: u64,
     /// A moment on the scale of entries, and the date of the same moment.
     pub clock: (UnixMillis, UnixMillis),
+}
+
+impl Facts {
+    /// That moment on the scale of entries.
+    pub fn at(&self, now: Now) -> UnixMillis {
+        let (at, unix) = self.clock;
+        at.plus(now.unix.0.saturating_sub(unix.0))
+    }
+
+    /// The date of a moment on the scale of entries.
+    pub fn date(&self, moment: UnixMillis) -> UnixMillis {
+        let (at, unix) = self.clock;
+        UnixMillis(moment.0.saturating_add(unix.0).saturating_sub(at.0))
+    }
 }
 
 /// What changed in some turns of the loop: each row as it is at their end.
@@ -65,6 +79,9 @@ impl Batch {
     }
 }
 
+/// Is given each row, unless it is not as it was written, and the bytes of its value.
+type Visit<'v> = dyn FnMut(Key, Option<Row<'_>>, usize) -> Result<(), Damage> + 'v;
+
 /// All that is in a file, verified: every page by redb, every row by its tag, and what belongs
 /// together. The file is not touched.
 pub struct Content {
@@ -85,30 +102,20 @@ impl Content {
     /// [`Damage`], also if the file cannot be read.
     pub fn read(backend: impl StorageBackend) -> Result<Content, Damage> {
         without_panic(|| {
-            let mut content = Content::open(backend, true)?;
+            let mut content = Content::open(backend)?;
             content.verify()?;
             Ok(content)
         })
     }
 
-    /// Gets at what can still be read of a damaged file: no page is trusted or distrusted, and
-    /// [`Content::each`] passes over rows that are not as they were written.
-    ///
-    /// # Errors
-    /// [`Damage`], if there is no way in at all.
-    pub fn salvage(backend: impl StorageBackend) -> Result<Content, Damage> {
-        without_panic(|| Content::open(backend, false))
-    }
-
-    fn open(backend: impl StorageBackend, is_checked: bool) -> Result<Content, Damage> {
+    fn open(backend: impl StorageBackend) -> Result<Content, Damage> {
         let overlay = Overlay::new(backend).map_err(damage)?;
-        let len = overlay.len().map_err(damage)?;
-        if len == 0 {
+        if overlay.len().map_err(damage)? == 0 {
             return Err(damage("the file is empty"));
         }
         let db = Database::builder()
             .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(is_checked)
+            .set_check_integrity_on_open(true)
             .create_with_backend(overlay)
             .map_err(damage)?;
         let facts = facts(&db)?;
@@ -119,7 +126,7 @@ impl Content {
     fn verify(&mut self) -> Result<(), Damage> {
         let (mut numbers, mut names) = (HashSet::new(), HashSet::new());
         let (mut counts, mut bytes) = ([0; 3], 0);
-        self.walk(|key, row, size| {
+        self.walk(&mut |key, row, size| {
             bytes += (size + key_bytes(&key)) as u64;
             let Some(row) = row else { return Err(damage(format!("{}: a wrong tag", what(&key)))) };
             let ns = match (&key, row) {
@@ -155,7 +162,7 @@ impl Content {
     pub fn each(&self, mut each: impl FnMut(Key, Row<'_>)) -> Result<u64, Damage> {
         let mut bad = 0;
         without_panic(|| {
-            self.walk(|key, row, _| {
+            self.walk(&mut |key, row, _| {
                 match row {
                     Some(row) => each(key, row),
                     None => bad += 1,
@@ -166,10 +173,7 @@ impl Content {
         Ok(bad)
     }
 
-    fn walk(
-        &self,
-        mut each: impl FnMut(Key, Option<Row<'_>>, usize) -> Result<(), Damage>,
-    ) -> Result<(), Damage> {
+    fn walk(&self, each: &mut Visit<'_>) -> Result<(), Damage> {
         let txn = self.db.begin_read().map_err(damage)?;
         let mut visit = |key: Key, value: &[u8]| {
             let row = self.sealer.open(&key, value).ok();
@@ -202,12 +206,12 @@ fn what(key: &Key) -> String {
 
 /// redb promises errors, not panics, for a file that it checks as it opens it; this is for the day
 /// on which it breaks that promise.
-fn without_panic<T>(read: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
+pub(super) fn without_panic<T>(read: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(damage("reading it ended in a panic of the library")))
 }
 
-fn facts(db: &Database) -> Result<Facts, Damage> {
+pub(super) fn facts(db: &impl ReadableDatabase) -> Result<Facts, Damage> {
     let txn = db.begin_read().map_err(damage)?;
     let table = match txn.open_table(META) {
         Ok(table) => table,

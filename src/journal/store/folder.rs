@@ -110,9 +110,10 @@ impl Seal {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    seal: File,
-    /// Its lock goes with it.
-    _lock: File,
+    /// `None` only where nothing may be made.
+    seal: Option<File>,
+    /// Its lock goes with it. `None` only where nothing may be made, and no server has ever been.
+    _lock: Option<File>,
 }
 
 impl Folder {
@@ -125,24 +126,60 @@ impl Folder {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| at(path, e))?;
         let lock_path = path.join(LOCK);
         let mut lock = open(&lock_path).map_err(|e| at(&lock_path, e))?;
-        if let Err(errno) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            if errno != rustix::io::Errno::WOULDBLOCK {
-                return Err(at(&lock_path, errno.into()));
-            }
-            let mut text = String::new();
-            let _ = (&lock).take(256).read_to_string(&mut text);
-            let who = match text.trim() {
-                "" => "another process",
-                text => text,
-            };
-            let text = format!("the data folder {} is in use by {who}", path.display());
-            return Err(Error::new(ErrorKind::ResourceBusy, text));
-        }
+        hold(&lock, &lock_path, path)?;
         // Only for people to read: if it cannot be written, the lock holds all the same.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
         let seal_path = path.join(SEAL);
         let seal = open(&seal_path).map_err(|e| at(&seal_path, e))?;
-        Ok(Folder { path: path.into(), seal, _lock: lock })
+        Ok(Folder { path: path.into(), seal: Some(seal), _lock: Some(lock) })
+    }
+
+    /// Takes a folder that has been a server's, to look at it: makes nothing, and works where
+    /// nothing can be written.
+    ///
+    /// # Errors
+    /// As [`Folder::take`], and `NotFound` if there is no trace of a store.
+    pub fn take_existing(path: &Path, holder: &str) -> io::Result<Folder> {
+        let missing = |what: &str| Error::new(ErrorKind::NotFound, what.to_owned());
+        if !path.try_exists().map_err(|e| at(path, e))? {
+            return Err(missing(&format!("there is no data folder {}", path.display())));
+        }
+        let seal = open_existing(&path.join(SEAL))?;
+        let has_store = path.join(STORE).try_exists().map_err(|e| at(path, e))?;
+        // A folder that was only ever taken has a seal without a word in it.
+        let is_sealed = match &seal {
+            Some((seal, _)) => seal.metadata()?.len() > 0,
+            None => false,
+        };
+        if !has_store && !is_sealed {
+            return Err(missing(&format!("there is no store in {}", path.display())));
+        }
+        let lock_path = path.join(LOCK);
+        let lock = open_existing(&lock_path)?;
+        if let Some((lock, is_writable)) = &lock {
+            hold(lock, &lock_path, path)?;
+            if *is_writable {
+                let mut lock = lock;
+                let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
+            }
+        }
+        let file = |opened: Option<(File, bool)>| opened.map(|(file, _)| file);
+        Ok(Folder { path: path.into(), seal: file(seal), _lock: file(lock) })
+    }
+
+    /// The store, to read it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn read(&self) -> io::Result<Disk> {
+        let path = self.store_path();
+        File::open(&path).map(Disk::new).map_err(|e| at(&path, e))
+    }
+
+    /// Removes the next store, if one was begun.
+    pub fn discard_next(&self) {
+        // The next one that is begun would overwrite it all the same.
+        let _ = fs::remove_file(self.path.join(NEXT));
     }
 
     /// The folder.
@@ -174,7 +211,9 @@ impl Folder {
     /// Those of the file system.
     pub fn found(&self) -> io::Result<Found> {
         let mut bytes = Vec::new();
-        (&self.seal).take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
+        if let Some(seal) = &self.seal {
+            seal.take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
+        }
         if bytes.is_empty() {
             return Ok(Found::Nothing);
         }
@@ -231,14 +270,41 @@ impl Medium for Folder {
 
     fn seal(&self, seal: &Seal) -> io::Result<()> {
         let copy = seal.encode();
-        self.seal.write_all_at(&copy, 0)?;
-        self.seal.write_all_at(&copy, SEAL_COPY_BYTES)
+        let seal = self.seal.as_ref().ok_or(ErrorKind::NotFound)?;
+        seal.write_all_at(&copy, 0)?;
+        seal.write_all_at(&copy, SEAL_COPY_BYTES)
     }
 
     fn sync_seal(&self) -> io::Result<()> {
-        self.seal.sync_all()?;
+        self.seal.as_ref().ok_or(ErrorKind::NotFound)?.sync_all()?;
         self.sync_folder()
     }
+}
+
+/// Locks the folder, or says who has done so.
+fn hold(lock: &File, lock_path: &Path, path: &Path) -> io::Result<()> {
+    let Err(errno) = flock(lock, FlockOperation::NonBlockingLockExclusive) else { return Ok(()) };
+    if errno != rustix::io::Errno::WOULDBLOCK {
+        return Err(at(lock_path, errno.into()));
+    }
+    let mut text = String::new();
+    let _ = lock.take(256).read_to_string(&mut text);
+    let who = match text.trim() {
+        "" => "another process",
+        text => text,
+    };
+    let text = format!("the data folder {} is in use by {who}", path.display());
+    Err(Error::new(ErrorKind::ResourceBusy, text))
+}
+
+/// Opens a file if it is there, for writing too if that can be; whether it can.
+fn open_existing(path: &Path) -> io::Result<Option<(File, bool)>> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => return Ok(Some((file, true))),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(_) => {}
+    }
+    File::open(path).map(|file| Some((file, false))).map_err(|e| at(path, e))
 }
 
 /// Opens a file for reading and writing, and makes it if it is not there.

@@ -15,6 +15,8 @@
 //! | `format` | tables, keys, values, tags |
 //! | `disk` | what stands between redb and the disk |
 //! | `folder` | names, lock and seal of the data folder |
+//! | `salvage` | what can still be read of a damaged file |
+//! | `rewrite` | another store in place of this one, while no server runs |
 
 mod disk;
 mod file;
@@ -22,6 +24,8 @@ mod folder;
 mod format;
 mod helper;
 mod open;
+mod rewrite;
+mod salvage;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -37,8 +41,11 @@ use helper::{Helper, Job, Report};
 pub use disk::{Disk, Fault, Guard, Overlay, Watch};
 pub use file::{Batch, Content, Damage, Facts, Writer};
 pub use folder::{Folder, Found, Medium, Seal};
+pub use format::FORMAT;
 pub use helper::Wake;
-pub use open::{OpenError, Opened};
+pub use open::{DAMAGED_ADVICE, OpenError, Opened};
+pub use rewrite::Rewrite;
+pub use salvage::{Lost, Salvage};
 
 /// The ends of states reach the disk with the next batch, or after so long.
 const ENDS_MS: u64 = 1000;

@@ -14,6 +14,10 @@ use crate::hub::{Hub, Row};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Now, UnixMillis};
 
+/// What to do about a damaged store.
+pub const DAMAGED_ADVICE: &str = "Put a backup in its place, or save what can be read with `fws \
+     store export --damaged` and take that into an empty folder with `fws store import`";
+
 /// Why a store cannot be used; each says what to do about it.
 #[derive(Debug)]
 pub enum OpenError {
@@ -51,10 +55,7 @@ impl fmt::Display for OpenError {
                     Ok(copy) => write!(f, "A copy is in {}. ", copy.display())?,
                     Err(why) => write!(f, "It could not be copied ({why}). ")?,
                 }
-                f.write_str(
-                    "Put a backup in its place, or save what can be read with `fws store export \
-                     --damaged` and take that into an empty folder with `fws store import`",
-                )
+                f.write_str(DAMAGED_ADVICE)
             }
             OpenError::Gone { store, seal, batch } => {
                 let (store, seal) = (store.display(), seal.display());
@@ -102,34 +103,37 @@ impl Opened {
     pub fn verify(folder: Folder, now: Now) -> Result<Opened, OpenError> {
         let (path, found) = (folder.store_path(), folder.found()?);
         if !folder.has_store()? {
-            let batch = match &found {
-                Found::Nothing => None,
-                Found::Seal(seal) => Some(seal.batch),
-                Found::Damaged => Some(0),
-            };
-            if batch.is_some() {
-                let (seal, batch) = (folder.seal_path(), batch.filter(|batch| *batch > 0));
-                return Err(OpenError::Gone { store: path, seal, batch });
-            }
+            never_was(&folder, &found)?;
             create(&folder, now).map_err(|fault| OpenError::Fault(path.clone(), fault))?;
         }
-        let content = Content::read(folder.open()?).and_then(|content| {
-            witness(&content.facts, &found)?;
-            Ok(content)
-        });
-        match content {
-            Ok(content) => {
-                let warning = (found == Found::Damaged).then(|| {
-                    let seal = folder.seal_path();
-                    format!("{} is damaged and is written anew; the store is whole", seal.display())
-                });
-                Ok(Opened { folder, content, warning })
-            }
+        match read(&folder, &found)? {
+            Ok(content) => Ok(Opened::new(folder, content, &found)),
             Err(damage) => {
                 let copy = folder.quarantine().map_err(|error| error.to_string());
                 Err(OpenError::Damaged { path, damage, copy })
             }
         }
+    }
+
+    /// Verifies a store that is there, and changes nothing, be it damaged or not.
+    ///
+    /// # Errors
+    /// [`OpenError`], but for [`Damage`], which comes by itself.
+    pub fn look(folder: Folder) -> Result<Result<Opened, Damage>, OpenError> {
+        let found = folder.found()?;
+        if !folder.has_store()? {
+            never_was(&folder, &found)?;
+        }
+        let content = read(&folder, &found)?;
+        Ok(content.map(|content| Opened::new(folder, content, &found)))
+    }
+
+    fn new(folder: Folder, content: Content, found: &Found) -> Opened {
+        let warning = (*found == Found::Damaged).then(|| {
+            let seal = folder.seal_path();
+            format!("{} is damaged and is written anew; the store is whole", seal.display())
+        });
+        Opened { folder, content, warning }
     }
 
     /// What is in it.
@@ -142,11 +146,14 @@ impl Opened {
         &self.folder
     }
 
+    pub(super) fn into_parts(self) -> (Folder, Content) {
+        (self.folder, self.content)
+    }
+
     /// That moment on the scale of entries. The time while nothing ran is taken from the date; how
     /// wrong that was in an earlier run does not matter.
     pub fn at(&self, now: Now) -> UnixMillis {
-        let (at, unix) = self.content.facts.clock;
-        at.plus(now.unix.0.saturating_sub(unix.0))
+        self.content.facts.at(now)
     }
 
     /// Puts what lives into the hub, begins a new term, and starts the journal.
@@ -189,12 +196,33 @@ impl Opened {
     }
 }
 
+/// That there is no store, and never was one.
+pub(super) fn never_was(folder: &Folder, found: &Found) -> Result<(), OpenError> {
+    let batch = match found {
+        Found::Nothing => return Ok(()),
+        Found::Seal(seal) => Some(seal.batch),
+        Found::Damaged => None,
+    };
+    Err(OpenError::Gone { store: folder.store_path(), seal: folder.seal_path(), batch })
+}
+
+/// All of a store, if it is as it was written.
+fn read(folder: &Folder, found: &Found) -> Result<Result<Content, Damage>, OpenError> {
+    let content = Content::read(folder.read()?);
+    Ok(content.and_then(|content| witness(&content.facts, found).map(|()| content)))
+}
+
+/// Facts of a store that is to be made.
+pub(super) fn new_facts(now: Now) -> Result<Facts, Fault> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|e| Fault::Broken(format!("no random numbers: {e}")))?;
+    Ok(Facts { key, term: 0, batch: 0, clock: (now.unix, now.unix) })
+}
+
 /// Makes an empty store, whole or not at all.
 fn create(folder: &Folder, now: Now) -> Result<(), Fault> {
     let broken = |error: io::Error| Fault::Broken(error.to_string());
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(|e| Fault::Broken(format!("no random numbers: {e}")))?;
-    let facts = Facts { key, term: 0, batch: 0, clock: (now.unix, now.unix) };
+    let facts = new_facts(now)?;
     Writer::create(folder.open_next().map_err(broken)?, &facts)?;
     folder.install_next().map_err(broken)
 }

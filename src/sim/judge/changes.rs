@@ -388,14 +388,29 @@ impl Judge {
 
     /// An error that shows nothing of what is recorded.
     pub(super) fn refuse(&mut self, conn: ConnId, why: Refusal) {
+        let code = why.0;
         self.reply(conn, refusal(why));
+        self.count_wrong_key(conn, code);
+    }
+
+    /// Whoever tries too many keys is closed, when it has its answers.
+    fn count_wrong_key(&mut self, conn: ConnId, code: u16) {
+        let max = self.limits.control_wrong_keys;
+        let Some(controller) = self.controller(conn).filter(|_| matches!(code, 305 | 306)) else {
+            return;
+        };
+        controller.wrong_keys += 1;
+        if controller.wrong_keys >= max {
+            self.punish(conn, CloseReason::WrongKeys);
+        }
     }
 
     /// An error that does.
     pub(super) fn refuse_shown(&mut self, conn: ConnId, why: Refusal) {
         let shows = matches!(why.0, 305 | 309 | 313 | 314 | 404);
-        let after = if shows { self.mark } else { 0 };
+        let (code, after) = (why.0, if shows { self.mark } else { 0 });
         self.owe(conn, Expected::Reply(refusal(why)), after);
+        self.count_wrong_key(conn, code);
     }
 
     pub(super) fn reply(&mut self, conn: ConnId, body: String) {

@@ -15,12 +15,12 @@ impl Judge {
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
             browser.held_at = Some(now);
         }
-        if items.is_empty() && self.is_over(conn, view, CloseReason::HalfRequest) {
+        let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
+        let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
+        if let Some(reason) = over.filter(|_| items.is_empty()) {
             // It is owed replies first.
-            let is_owed = !self.lines[&conn].expected.is_empty();
-            if let Some(controller) = self.controller(conn).filter(|_| is_owed) {
-                controller.is_ended = true;
-                controller.fault.get_or_insert(CloseReason::HalfRequest);
+            if !self.lines[&conn].is_answered() && self.controller(conn).is_some() {
+                self.let_go_answered(conn, reason);
             }
         }
         for item in items {
@@ -63,6 +63,10 @@ impl Judge {
             }
             (Role::Controller(_), CloseReason::HalfRequest) => {
                 is_since(line.half_since, limits.control_frame_ms)
+            }
+            (Role::Controller(controller), CloseReason::ControlAuth) => {
+                !controller.was_somebody
+                    && is_since(Some(controller.opened), limits.control_auth_ms)
             }
             (Role::Controller(_), CloseReason::RepliesUnread) => view.is_paused && view.queued > 0,
             (Role::Browser(browser), CloseReason::NoHeartbeat) => {
@@ -112,6 +116,11 @@ impl Judge {
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, limits.control_replies_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");
+                // One that is ended is given the time to read its replies.
+                let is_in_time = controller.was_somebody
+                    || controller.is_ended
+                    || is_before(controller.opened, limits.control_auth_ms);
+                assert!(is_in_time, "{conn:?} has not said who it is for too long");
             }
             Role::Http(since) => {
                 let is_in_time = view.is_paused || is_before(*since, limits.http_head_ms);

@@ -100,7 +100,7 @@ impl Judge {
     }
 
     /// It broke the rules: a browser is closed now, a controller when it has its answers.
-    fn punish(&mut self, conn: ConnId, reason: CloseReason) {
+    pub(super) fn punish(&mut self, conn: ConnId, reason: CloseReason) {
         match self.controller(conn) {
             Some(controller) => (controller.is_ended, controller.fault) = (true, Some(reason)),
             None => self.dismiss(conn, reason),
@@ -275,6 +275,7 @@ impl Judge {
         }
         if let Some(controller) = self.controller(conn) {
             controller.auth = Some((space, key.to_string()));
+            controller.was_somebody = true;
         }
         self.reply(conn, "{\"success\":true}".into());
     }

@@ -1,0 +1,69 @@
+//! `fws store check`: is the store whole, and what is in it?
+
+use super::{failed, holder, now};
+use crate::cli::flags::{CONFIG, DATA};
+use crate::cli::output::{out, tell};
+use crate::cli::{Call, Command, Stop};
+use crate::hub::Row;
+use crate::journal::store::{DAMAGED_ADVICE, FORMAT, Folder, Opened};
+
+pub(super) const COMMAND: Command = Command {
+    name: "store check",
+    summary: "check the store, and say what is in it",
+    usage: &["[OPTION…]"],
+    about: "\
+Reads all of the store and verifies every page and every row. Nothing is made
+or changed, so that it works on a copy in a read-only folder as well. No server
+may use the folder meanwhile.
+
+Prints the format, the terms (starts of a server) and batches written, how many
+namespaces, grants and states there are, how many of the states have ended and
+only wait to be removed, the bytes of all these rows, and those of the file.
+
+Exit code 0: it is whole; 1: it is damaged or gone, and a line says how.",
+    flags: &[DATA, CONFIG],
+    examples: &[
+        ("fws store check", "the store in ./fws-data"),
+        ("fws store check --data /mnt/backup/fws-data", "is that copy any good?"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let [] = call.words()?;
+    let (config, now) = (call.config()?, now());
+    let folder = Folder::take_existing(&config.data, &holder(call, now)).map_err(failed)?;
+    let path = folder.store_path();
+    let opened = Opened::look(folder).map_err(failed)?;
+    let damaged =
+        |damage| format!("the store {} is damaged: {damage}. {DAMAGED_ADVICE}", path.display());
+    let opened = opened.map_err(|damage| Stop::Failed(damaged(damage)))?;
+    if opened.warning.is_some() {
+        let seal = opened.folder().seal_path();
+        tell(&format!("warning: {} is damaged, and the store is whole", seal.display()));
+    }
+    let (content, at) = (opened.content(), opened.at(now));
+    let mut ended = 0;
+    let read = content.each(|_, row| {
+        let is_over = matches!(row, Row::State { expires: Some(end), .. } if end <= at);
+        ended += u64::from(is_over);
+    });
+    read.map_err(|damage| Stop::Failed(damaged(damage)))?;
+    let file_bytes = std::fs::metadata(&path).map_err(failed)?.len();
+    let [namespaces, grants, states] = content.counts;
+    let mut text = format!("{} is whole\n", path.display());
+    for (name, number) in [
+        ("format", FORMAT),
+        ("term", content.facts.term),
+        ("batches", content.facts.batch),
+        ("namespaces", namespaces),
+        ("grants", grants),
+        ("states", states),
+        ("ended", ended),
+        ("bytes", content.bytes),
+        ("file_bytes", file_bytes),
+    ] {
+        text.push_str(&format!("{name:<11} {number}\n"));
+    }
+    out(&text)
+}

@@ -1,0 +1,192 @@
+//! `fws store export`: all that is in the store, as lines of JSON.
+
+use hashbrown::{HashMap, HashSet};
+
+use super::line::{Line, Namespace};
+use super::{count, failed, holder, now};
+use crate::cli::flags::{CONFIG, DATA, Flag};
+use crate::cli::output::{Output, tell};
+use crate::cli::{Call, Command, Stop};
+use crate::hub::{Key, Row};
+use crate::journal::store::{DAMAGED_ADVICE, Facts, Folder, Found, Lost, Opened, Salvage};
+use crate::time::Now;
+
+const DAMAGED: Flag =
+    Flag { name: "damaged", value: "", about: "of a damaged store, whatever can still be read" };
+
+pub(super) const COMMAND: Command = Command {
+    name: "store export",
+    summary: "write all that is in the store as lines of JSON",
+    usage: &["[FILE] [OPTION…]"],
+    about: "\
+Writes to standard output, or to FILE (mode 0600), which must not be there yet:
+a first line that says what this is, then namespaces with their keys, grants,
+states, and a last line that says that this is all. `fws store import` takes
+that in. States that have ended are left out; `expires` is a date in
+milliseconds since 1970, and `data` is JSON digit for digit as it was set.
+
+THE OUTPUT HOLDS THE KEYS of all namespaces: keep it as you keep those.
+
+With --damaged: every row of a damaged store that still is as it was written;
+standard error says how many are not. What was in a namespace whose own row is
+lost comes in a namespace without a key, `lost-NUMBER`, to be renamed by hand.
+
+No server may use the folder meanwhile.",
+    flags: &[DAMAGED, DATA, CONFIG],
+    examples: &[
+        ("fws store export backup.jsonl --data /var/lib/fws", "a backup"),
+        ("fws store export | grep -c '\"kind\":\"state\"'", "how many states live?"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let file = match call.words.as_slice() {
+        [] => None,
+        [file] => Some(file.as_str()),
+        _ => return Err(call.misused()),
+    };
+    let (config, now) = (call.config()?, now());
+    let folder = Folder::take_existing(&config.data, &holder(call, now)).map_err(failed)?;
+    if call.flag(DAMAGED.name).is_some() {
+        return salvage(&folder, file, now);
+    }
+    let path = folder.store_path();
+    let damaged = |damage| {
+        let path = path.display();
+        Stop::Failed(format!("the store {path} is damaged: {damage}. {DAMAGED_ADVICE}"))
+    };
+    let opened = Opened::look(folder).map_err(failed)?.map_err(damaged)?;
+    let content = opened.content();
+    let mut writer = Writer::start(&content.facts, file, now)?;
+    content.each(|key, row| writer.row(key, row)).map_err(damaged)?;
+    writer.finish()
+}
+
+/// Writes what can still be read, and says what cannot.
+fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
+    let path = folder.store_path();
+    let key = match folder.found().map_err(failed)? {
+        Found::Seal(seal) => Some(seal.key),
+        Found::Nothing | Found::Damaged => None,
+    };
+    // That there is none is said as it is of any file.
+    drop(folder.read().map_err(failed)?);
+    let salvage = Salvage::open(|| folder.read(), key).map_err(|damage| {
+        let path = path.display();
+        Stop::Failed(format!("nothing can be read of the store {path}: {damage}"))
+    })?;
+    if let Some(doubt) = &salvage.doubt {
+        tell(&format!(
+            "{doubt}: its key was taken from {}, and dates may be off by as much as the clock \
+             was ever set",
+            folder.seal_path().display()
+        ));
+    }
+    let mut writer = Writer::start(&salvage.facts, file, now)?;
+    let Lost { rows, gaps } = salvage.each(&mut |key, row| writer.row(key, row));
+    let lost = writer.lost.len();
+    writer.finish()?;
+    tell(&format!("rows left out, because they are not as they were written: {rows}"));
+    for gap in &gaps {
+        tell(&format!("more may be lost, a table could not be read through: {gap}"));
+    }
+    if lost > 0 {
+        let namespaces = count(lost as u64, "namespace");
+        tell(&format!("{namespaces} lost, of which there are rows: see lost-NUMBER"));
+    }
+    Ok(())
+}
+
+/// Turns rows into lines.
+struct Writer<'f> {
+    facts: &'f Facts,
+    now: Now,
+    output: Output,
+    line: Vec<u8>,
+    names: HashMap<u64, String>,
+    taken: HashSet<String>,
+    /// Namespaces without a row of their own.
+    lost: HashSet<u64>,
+    /// What went wrong first; nothing is written after that.
+    stop: Option<Stop>,
+}
+
+impl<'f> Writer<'f> {
+    fn start(facts: &'f Facts, file: Option<&str>, now: Now) -> Result<Writer<'f>, Stop> {
+        let mut writer = Writer {
+            facts,
+            now,
+            output: Output::open(file)?,
+            line: Vec::new(),
+            names: HashMap::new(),
+            taken: HashSet::new(),
+            lost: HashSet::new(),
+            stop: None,
+        };
+        writer.write(&Line::Start);
+        Ok(writer)
+    }
+
+    fn write(&mut self, line: &Line<'_>) {
+        if self.stop.is_none() {
+            self.line.clear();
+            line.write(&mut self.line);
+            self.stop = self.output.write(&self.line).err();
+        }
+    }
+
+    fn row(&mut self, key: Key, row: Row<'_>) {
+        let at = self.facts.at(self.now);
+        match (key, row) {
+            (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
+                let old_key = old_key.filter(|(_, until)| *until > at);
+                let old_key = old_key.map(|(key, until)| (key, self.facts.date(until)));
+                self.names.insert(ns, name.to_string());
+                self.taken.insert(name.to_string());
+                self.write(&Line::Namespace(Namespace { name, key, replaces, old_key }));
+            }
+            (Key::Grant { ns, channel, user }, Row::Grant) => {
+                let namespace = self.name(ns).into();
+                let (channel, user) = (String::from(channel).into(), String::from(user).into());
+                self.write(&Line::Grant { namespace, channel, user });
+            }
+            (Key::State { ns, place }, Row::State { text, expires })
+                if expires.is_none_or(|end| end > at) =>
+            {
+                let namespace = self.name(ns).into();
+                let expires = expires.map(|end| self.facts.date(end));
+                let channel = String::from(place.channel).into();
+                let user = place.user.map(|user| String::from(user).into());
+                self.write(&Line::State { namespace, channel, user, expires, data: text });
+            }
+            // States that have ended. What a row is was decided by its key.
+            _ => {}
+        }
+    }
+
+    /// The name of a namespace. One whose row is lost gets a name, and a line.
+    fn name(&mut self, ns: u64) -> String {
+        if let Some(name) = self.names.get(&ns) {
+            return name.clone();
+        }
+        let mut name = format!("lost-{ns}");
+        while self.taken.contains(&name) {
+            name.push('_');
+        }
+        self.lost.insert(ns);
+        self.names.insert(ns, name.clone());
+        let namespace = name.clone().into();
+        let (key, replaces, old_key) = (None, None, None);
+        self.write(&Line::Namespace(Namespace { name: namespace, key, replaces, old_key }));
+        name
+    }
+
+    fn finish(mut self) -> Result<(), Stop> {
+        self.write(&Line::End);
+        match self.stop {
+            Some(stop) => Err(stop),
+            None => self.output.finish(),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `fws store import`: lines of JSON into the store, all of them or none.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+
+use super::importer::{Importer, Refused};
+use super::line::Line;
+use super::{REPLACE, holder, now};
+use crate::cli::flags::{CONFIG, DATA, LIMIT};
+use crate::cli::output::out;
+use crate::cli::{Call, Command, Stop};
+use crate::hub::Place;
+use crate::limits::Limits;
+
+pub(super) const COMMAND: Command = Command {
+    name: "store import",
+    summary: "take lines of JSON into the store",
+    usage: &["[FILE] [OPTION…]"],
+    about: "\
+Reads what `fws store export` has written, from FILE or, without one or for
+`-`, from standard input, and takes it into the store, which is made if there
+is none: all of it, or nothing if one line is wrong, whose number is said then.
+
+Grants and states are added to those that are there; of two for the same place
+the one of the last line counts. States that have ended are left out. That a
+namespace is there with another key is an error, unless --replace is given.
+The limits are those of the server: names, states, and how many there may be.
+
+No server may use the folder meanwhile.",
+    flags: &[REPLACE, DATA, CONFIG, LIMIT],
+    examples: &[
+        ("fws store import backup.jsonl --data /var/lib/fws", "a backup comes back"),
+        (
+            "ssh old fws store export | fws store import",
+            "from another machine, with nothing in between",
+        ),
+    ],
+    run,
+};
+
+/// What a line may be longer than its names and its state, in bytes: the names of the members, and
+/// keys.
+const LINE_BYTES: usize = 65_536;
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let file = match call.words.as_slice() {
+        [] => "-",
+        [file] => file.as_str(),
+        _ => return Err(call.misused()),
+    };
+    let (config, now) = (call.config()?, now());
+    let (name, mut input): (&str, Box<dyn BufRead>) = match file {
+        "-" => ("standard input", Box::new(io::stdin().lock())),
+        _ => {
+            let file =
+                File::open(file).map_err(|e| Stop::Failed(format!("cannot read {file}: {e}")))?;
+            (call.words[0].as_str(), Box::new(BufReader::new(file)))
+        }
+    };
+    let is_replacing = call.flag(REPLACE.name).is_some();
+    let mut importer = Importer::start(&config, &holder(call, now), now, is_replacing)?;
+    read(&mut *input, name, &config.limits, &mut importer)?;
+    out(&importer.finish()?)
+}
+
+/// Hands all lines over.
+fn read(
+    input: &mut dyn BufRead,
+    name: &str,
+    limits: &Limits,
+    importer: &mut Importer,
+) -> Result<(), Stop> {
+    // A name may be written with six bytes for one.
+    let line_max = limits.state_bytes + 18 * limits.name_bytes + LINE_BYTES;
+    let (mut line, mut number) = (Vec::new(), 0_u64);
+    let (mut has_start, mut has_end) = (false, false);
+    loop {
+        line.clear();
+        number += 1;
+        let place = || format!("{name}: line {number}");
+        let wrong = |what: &str| Stop::Failed(format!("{}: {what}", place()));
+        let mut bounded = Read::take(&mut *input, line_max as u64 + 1);
+        let read = bounded.read_until(b'\n', &mut line);
+        if read.map_err(|e| wrong(&e.to_string()))? == 0 {
+            break;
+        }
+        let text = str::from_utf8(&line).map_err(|_| wrong("this is not UTF-8"))?;
+        if text.len() > line_max {
+            let text = format!("longer than {line_max} bytes (limit state_bytes)");
+            return Err(wrong(&text));
+        }
+        let text = text.trim_ascii();
+        if text.is_empty() {
+            continue;
+        }
+        let parsed = Line::parse(text).map_err(|what| wrong(&what))?;
+        if has_end {
+            return Err(wrong("nothing may follow the last line of an export"));
+        }
+        match parsed {
+            Line::Start if !has_start => has_start = true,
+            _ if !has_start => {
+                let first = "an export begins with {\"fws\":\"export\",\"version\":1}";
+                return Err(wrong(first));
+            }
+            Line::End => has_end = true,
+            line => take(line, importer).map_err(|refused| refused.at(place))?,
+        }
+    }
+    if !has_end {
+        return Err(Stop::Failed(format!(
+            "{name}: the last line, {{\"fws\":\"end\"}}, is missing: this is not all of an export"
+        )));
+    }
+    Ok(())
+}
+
+fn take(line: Line<'_>, importer: &mut Importer) -> Result<(), Refused> {
+    match line {
+        Line::Start => Err("an export begins but once".to_owned().into()),
+        Line::End => Ok(()),
+        Line::Namespace(namespace) => importer.namespace(namespace),
+        Line::Grant { namespace, channel, user } => importer.grant(&namespace, &channel, &user),
+        Line::State { namespace, channel, user, expires, data } => {
+            let place = Place { channel: channel.into(), user: user.map(Into::into) };
+            importer.state(&namespace, place, expires, &data)
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! What is taken into a store: checks it against the limits and against what is there, and writes
+//! it into the store that takes the place of this one, or into none. Knows neither lines nor
+//! Redis.
+
+use std::borrow::Cow;
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashMap};
+
+use super::line::Namespace;
+use super::{count, failed};
+use crate::cli::Stop;
+use crate::codec::json;
+use crate::config::Config;
+use crate::hub::{Key, Place, Row};
+use crate::journal::store::{Folder, Rewrite};
+use crate::limits::Limits;
+use crate::time::{Now, UnixMillis};
+
+/// Places of the counts.
+const NAMESPACES: usize = 0;
+const GRANTS: usize = 1;
+const STATES: usize = 2;
+const ENDED: usize = 3;
+
+/// Why something is not taken in.
+pub(super) enum Refused {
+    /// It is wrong, or there is no room for it.
+    Input(String),
+    /// The store cannot be written.
+    Store(Stop),
+}
+
+impl Refused {
+    /// The end of the whole command; `place` says where the input is wrong.
+    pub fn at(self, place: impl FnOnce() -> String) -> Stop {
+        match self {
+            Refused::Input(wrong) => Stop::Failed(format!("{}: {wrong}", place())),
+            Refused::Store(stop) => stop,
+        }
+    }
+}
+
+impl From<String> for Refused {
+    fn from(wrong: String) -> Refused {
+        Refused::Input(wrong)
+    }
+}
+
+/// A namespace of the store that is to be.
+struct Space {
+    number: u64,
+    row: Namespace<'static>,
+    size: Size,
+}
+
+/// What the limits count.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    grants: usize,
+    states: usize,
+    /// Of the states, names and values together.
+    bytes: usize,
+}
+
+/// A row that is there.
+#[derive(Clone, Copy)]
+struct Known {
+    /// As in [`Size`]. No limit lets a state be larger.
+    bytes: u32,
+    /// Whether it was taken in.
+    is_taken: bool,
+}
+
+/// Takes rows in, until the end.
+pub(super) struct Importer {
+    rewrite: Rewrite,
+    limits: Limits,
+    now: Now,
+    is_replacing: bool,
+    spaces: Vec<Space>,
+    /// Their places in that list.
+    names: HashMap<String, usize>,
+    numbers: HashMap<u64, usize>,
+    last_number: u64,
+    /// In all namespaces.
+    size: Size,
+    /// All rows by the hashes of their keys. Two rows in 2^64 are counted as one: limits can live
+    /// with that, and nothing else is decided by it.
+    hasher: DefaultHashBuilder,
+    known: HashMap<u64, Known>,
+    /// Namespaces, grants, states that were taken in, and states that had ended.
+    counts: [u64; 4],
+}
+
+impl Importer {
+    /// Takes a folder, which is made if there is none, and what is there already.
+    pub fn start(
+        config: &Config,
+        holder: &str,
+        now: Now,
+        is_replacing: bool,
+    ) -> Result<Importer, Stop> {
+        let folder = Folder::take(&config.data, holder).map_err(failed)?;
+        let (content, rewrite) = Rewrite::begin(folder, now).map_err(failed)?;
+        let mut importer = Importer {
+            rewrite,
+            limits: config.limits.clone(),
+            now,
+            is_replacing,
+            spaces: Vec::new(),
+            names: HashMap::new(),
+            numbers: HashMap::new(),
+            last_number: 0,
+            size: Size::default(),
+            hasher: DefaultHashBuilder::default(),
+            known: HashMap::new(),
+            counts: [0; 4],
+        };
+        if let Some(content) = content {
+            let mut stop = None;
+            let read = content.each(|key, row| {
+                if stop.is_none() {
+                    stop = importer.keep(key, row).err();
+                }
+            });
+            read.map_err(|damage| Stop::Failed(damage.to_string()))?;
+            stop.map_or(Ok(()), Err)?;
+        }
+        Ok(importer)
+    }
+
+    /// Keeps a row of the store that is there.
+    fn keep(&mut self, key: Key, row: Row<'_>) -> Result<(), Stop> {
+        match (&key, row) {
+            (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
+                let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+                // Kept as a date until the end, like those that come.
+                let date = |until| self.rewrite.facts().date(until);
+                let row = Namespace {
+                    name: own(name),
+                    key: key.map(own),
+                    replaces: replaces.map(own),
+                    old_key: old_key.map(|(key, until)| (own(key), date(until))),
+                };
+                self.insert(*ns, row);
+                Ok(())
+            }
+            (Key::State { .. }, Row::State { expires: Some(end), .. })
+                if end <= self.rewrite.facts().at(self.now) =>
+            {
+                Ok(())
+            }
+            (Key::Grant { .. } | Key::State { .. }, row) => {
+                self.count(&key, &row, false);
+                self.rewrite.put(key, row).map_err(failed)
+            }
+            // What a row is was decided by its key.
+            _ => Ok(()),
+        }
+    }
+
+    fn insert(&mut self, number: u64, row: Namespace<'static>) {
+        self.last_number = self.last_number.max(number);
+        self.names.insert(row.name.clone().into_owned(), self.spaces.len());
+        self.numbers.insert(number, self.spaces.len());
+        self.spaces.push(Space { number, row, size: Size::default() });
+    }
+
+    /// Takes a namespace in.
+    pub fn namespace(&mut self, row: Namespace<'_>) -> Result<(), Refused> {
+        self.check_name("name", &row.name)?;
+        let keys = [row.key.as_ref(), row.replaces.as_ref(), row.old_key.as_ref().map(|(k, _)| k)];
+        if keys.into_iter().flatten().any(|key| key.is_empty()) {
+            return Err("the key is empty".to_owned().into());
+        }
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let row = Namespace {
+            name: own(row.name),
+            key: row.key.map(own),
+            replaces: row.replaces.map(own),
+            old_key: row.old_key.map(|(key, until)| (own(key), until)),
+        };
+        let Some(place) = self.names.get(&*row.name).copied() else {
+            if self.spaces.len() >= self.limits.namespaces {
+                return Err(full("namespaces", self.limits.namespaces, "namespaces"));
+            }
+            self.insert(self.last_number + 1, row);
+            self.counts[NAMESPACES] += 1;
+            return Ok(());
+        };
+        let Some(Space { row: there, .. }) = self.spaces.get_mut(place) else { return Ok(()) };
+        match (&row.key, &there.key) {
+            // The configuration has its key, and nothing is said of another.
+            (None, _) => {}
+            (Some(new), Some(old)) if new == old => {
+                there.replaces = row.replaces.or(there.replaces.take());
+                there.old_key = row.old_key.or(there.old_key.take());
+            }
+            (Some(_), Some(_)) if !self.is_replacing => {
+                let name = &row.name;
+                return Err(format!(
+                    "namespace {name:?} is there already, with another key (--replace puts the \
+                     new one in its place)"
+                )
+                .into());
+            }
+            (Some(_), _) => *there = row,
+        }
+        self.counts[NAMESPACES] += 1;
+        Ok(())
+    }
+
+    /// Takes a grant in.
+    pub fn grant(&mut self, namespace: &str, channel: &str, user: &str) -> Result<(), Refused> {
+        self.check_name("channel", channel)?;
+        self.check_length("user", user)?;
+        if !channel.starts_with('#') {
+            return Err("the name of a private channel begins with #".to_owned().into());
+        }
+        let ns = self.number(namespace)?;
+        let key = Key::Grant { ns, channel: channel.into(), user: user.into() };
+        self.put(key, Row::Grant)
+    }
+
+    /// Takes a state in, unless it has ended.
+    pub fn state(
+        &mut self,
+        namespace: &str,
+        place: Place,
+        expires: Option<UnixMillis>,
+        data: &str,
+    ) -> Result<(), Refused> {
+        self.check_name("channel", &place.channel)?;
+        self.check_length("user", place.user.as_deref().unwrap_or_default())?;
+        json::members(data, &[]).map_err(|e| format!("data is {e}"))?;
+        let max = self.limits.state_bytes;
+        if data.len() > max {
+            let text = format!("the state is larger than {max} bytes (limit state_bytes)");
+            return Err(text.into());
+        }
+        let ns = self.number(namespace)?;
+        if expires.is_some_and(|date| date <= self.now.unix) {
+            self.counts[ENDED] += 1;
+            return Ok(());
+        }
+        let expires = expires.map(|date| self.rewrite.moment(date));
+        self.put(Key::State { ns, place }, Row::State { text: data.into(), expires })
+    }
+
+    fn put(&mut self, key: Key, row: Row<'_>) -> Result<(), Refused> {
+        let Limits { grants, grants_per_namespace, states, states_per_namespace, .. } = self.limits;
+        let Limits { states_bytes, states_bytes_per_namespace, .. } = self.limits;
+        let (old, old_in_all) = self.of_space(&key);
+        let (new, new_in_all) = self.count(&key, &row, true);
+        for (before, after, max, what, limit) in [
+            (old.grants, new.grants, grants_per_namespace, "grants", "grants_per_namespace"),
+            (old_in_all.grants, new_in_all.grants, grants, "grants in all", "grants"),
+            (old.states, new.states, states_per_namespace, "states", "states_per_namespace"),
+            (old_in_all.states, new_in_all.states, states, "states in all", "states"),
+            (
+                old.bytes,
+                new.bytes,
+                states_bytes_per_namespace,
+                "bytes of states",
+                "states_bytes_per_namespace",
+            ),
+            (
+                old_in_all.bytes,
+                new_in_all.bytes,
+                states_bytes,
+                "bytes of states in all",
+                "states_bytes",
+            ),
+        ] {
+            if after > before && after > max {
+                return Err(full(what, max, limit));
+            }
+        }
+        self.rewrite.put(key, row).map_err(|error| Refused::Store(failed(error)))
+    }
+
+    /// Sizes of the namespace of a row, and of all.
+    fn of_space(&self, key: &Key) -> (Size, Size) {
+        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
+        let space = self.numbers.get(ns).and_then(|place| self.spaces.get(*place));
+        (space.map_or(Size::default(), |space| space.size), self.size)
+    }
+
+    /// Counts a row, in place of the one under its key if there is one; the sizes then.
+    fn count(&mut self, key: &Key, row: &Row<'_>, is_taken: bool) -> (Size, Size) {
+        let bytes = match (key, row) {
+            (Key::State { place, .. }, Row::State { text, .. }) => place.bytes() + text.len(),
+            _ => 0,
+        };
+        let is_grant = matches!(row, Row::Grant);
+        let now = Known { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), is_taken };
+        let before = self.known.insert(self.hasher.hash_one(key), now);
+        if is_taken && !before.is_some_and(|before| before.is_taken) {
+            self.counts[if is_grant { GRANTS } else { STATES }] += 1;
+        }
+        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
+        let space = self.numbers.get(ns).and_then(|place| self.spaces.get_mut(*place));
+        for size in space.map(|space| &mut space.size).into_iter().chain([&mut self.size]) {
+            match before {
+                Some(before) => size.bytes -= before.bytes as usize,
+                None if is_grant => size.grants += 1,
+                None => size.states += 1,
+            }
+            size.bytes += now.bytes as usize;
+        }
+        self.of_space(key)
+    }
+
+    fn number(&self, namespace: &str) -> Result<u64, Refused> {
+        let place = self.names.get(namespace).and_then(|place| self.spaces.get(*place));
+        place.map(|space| space.number).ok_or_else(|| {
+            format!("there is no namespace {namespace:?} (its own line comes first)").into()
+        })
+    }
+
+    fn check_name(&self, what: &str, name: &str) -> Result<(), Refused> {
+        if name.is_empty() {
+            return Err(format!("{what} is empty").into());
+        }
+        self.check_length(what, name)
+    }
+
+    fn check_length(&self, what: &str, name: &str) -> Result<(), Refused> {
+        let max = self.limits.name_bytes;
+        if name.len() <= max {
+            return Ok(());
+        }
+        Err(format!("{what} is longer than {max} bytes (limit name_bytes)").into())
+    }
+
+    /// Puts all of it in place of what is there. Says what was taken in.
+    pub fn finish(mut self) -> Result<String, Stop> {
+        for Space { number, row, .. } in std::mem::take(&mut self.spaces) {
+            let moment = |until| self.rewrite.moment(until);
+            let row = Row::Namespace {
+                name: row.name,
+                key: row.key,
+                replaces: row.replaces,
+                old_key: row.old_key.map(|(key, until)| (key, moment(until))),
+            };
+            self.rewrite.put(Key::Namespace { ns: number }, row).map_err(failed)?;
+        }
+        self.rewrite.finish().map_err(failed)?;
+        let [namespaces, grants, states, ended] = self.counts;
+        let (namespaces, grants) = (count(namespaces, "namespace"), count(grants, "grant"));
+        let mut text = format!("took in {namespaces}, {grants}, {}\n", count(states, "state"));
+        if ended > 0 {
+            text.push_str(&format!("left out {} that had ended\n", count(ended, "state")));
+        }
+        Ok(text)
+    }
+}
+
+fn full(what: &str, max: usize, limit: &str) -> Refused {
+    format!("there would be more than {max} {what} (limit {limit})").into()
+}

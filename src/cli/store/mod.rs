@@ -1,0 +1,58 @@
+//! `fws store`: what is in the store of a data folder that no server uses. The commands read and
+//! write the files themselves, and never speak to a server.
+
+mod check;
+mod export;
+mod import;
+mod importer;
+mod line;
+mod redis;
+
+use super::flags::{CONFIG, DATA, Flag};
+use super::{Call, Command, Stop};
+use crate::journal::store::OpenError;
+use crate::time::{Clock, Now};
+
+/// What the names of all these commands begin with.
+pub(super) const NAME: &str = "store";
+
+pub(super) const COMMAND: Command = Command {
+    name: NAME,
+    summary: "check, save and fill the store of a data folder",
+    usage: &["check [OPTION…]", "export [FILE] …", "import [FILE] …", "import-redis URL …"],
+    about: "\
+What is registered, granted and set is kept in one file of the data folder.
+These commands read and write it while no server uses it. `fws help store check`
+explains one of them.",
+    flags: &[DATA, CONFIG],
+    examples: &[
+        ("fws store check --data /var/lib/fws", "is it whole?"),
+        ("fws store export backup.jsonl", "a backup"),
+    ],
+    run: |call| Err(call.misused()),
+};
+
+pub(super) const COMMANDS: &[&Command] =
+    &[&check::COMMAND, &export::COMMAND, &import::COMMAND, &redis::COMMAND];
+
+const REPLACE: Flag =
+    Flag { name: "replace", value: "", about: "a namespace that has another key gets the new one" };
+
+/// What others are told who want the folder.
+fn holder(call: &Call, now: Now) -> String {
+    let (id, name, date) = (std::process::id(), call.command.name, now.unix.to_rfc3339());
+    format!("process {id} (fws {name}), since {date}")
+}
+
+fn now() -> Now {
+    Clock::new().now()
+}
+
+fn failed(error: impl Into<OpenError>) -> Stop {
+    Stop::Failed(error.into().to_string())
+}
+
+/// `1 state`, `2 states`.
+fn count(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}

@@ -1,0 +1,105 @@
+//! What a key of the original server means, if it means one thing (reference part 10). Pure.
+
+use hashbrown::HashSet;
+
+/// How a colon is to be read that may be part of a channel's name, or stand behind a user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colon {
+    /// Nobody knows.
+    Unknown,
+    /// It is part of the channel's name.
+    InChannel,
+    /// It stands between user and channel.
+    BehindUser,
+}
+
+/// What the key of a state says, without what all of them begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meaning<'a> {
+    /// It says this.
+    State { namespace: &'a str, user: Option<&'a str>, channel: &'a str },
+    /// No namespace of that name is there.
+    Orphan,
+    /// It may say more than one thing; these, in words.
+    Ambiguous(String),
+}
+
+/// Reads `NAMESPACE:CHANNEL` or `NAMESPACE:USER:CHANNEL`.
+pub(super) fn meaning<'a>(
+    rest: &'a str,
+    namespaces: &HashSet<String>,
+    colon: Colon,
+) -> Meaning<'a> {
+    let mut homes = splits(rest).filter(|(namespace, _)| namespaces.contains(*namespace));
+    match (homes.next(), homes.next()) {
+        (None, _) => Meaning::Orphan,
+        (Some((one, _)), Some((two, _))) => {
+            Meaning::Ambiguous(format!("it may be of namespace {one:?} or {two:?}"))
+        }
+        (Some((namespace, place)), None) => place_of(namespace, place, colon),
+    }
+}
+
+fn place_of<'a>(namespace: &'a str, place: &'a str, colon: Colon) -> Meaning<'a> {
+    let of = |user, channel| Meaning::State { namespace, user, channel };
+    let mut users = splits(place).filter(|(_, channel)| channel.starts_with('@'));
+    if let (Some((user, channel)), None) = (users.next(), users.next()) {
+        return of(Some(user), channel);
+    }
+    let mut users = splits(place);
+    match (users.next(), users.next(), colon) {
+        (None, ..) | (.., Colon::InChannel) => of(None, place),
+        (Some((user, channel)), None, Colon::BehindUser) => of(Some(user), channel),
+        (Some((user, channel)), ..) => Meaning::Ambiguous(format!(
+            "it may be of channel {place:?}, or of user {user:?} in {channel:?} (see --colon)"
+        )),
+    }
+}
+
+/// The two sides of each colon, if there is something on both.
+fn splits(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let sides = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    sides.filter(|(one, two)| !one.is_empty() && !two.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_one_thing_is_read() {
+        let names = ["shop", "a", "a:b", "b c"].map(String::from).into_iter().collect();
+        let said = |rest, colon| match meaning(rest, &names, colon) {
+            Meaning::State { namespace, user, channel } => {
+                format!("{namespace}|{}|{channel}", user.unwrap_or("-"))
+            }
+            Meaning::Orphan => "orphan".into(),
+            Meaning::Ambiguous(_) => "?".into(),
+        };
+        for (rest, unknown, channel, user) in [
+            ("shop:news", "shop|-|news", "shop|-|news", "shop|-|news"),
+            ("shop:#vip", "shop|-|#vip", "shop|-|#vip", "shop|-|#vip"),
+            ("shop:@cart", "shop|-|@cart", "shop|-|@cart", "shop|-|@cart"),
+            ("shop:5:@cart", "shop|5|@cart", "shop|5|@cart", "shop|5|@cart"),
+            ("shop:t:5:@cart", "shop|t:5|@cart", "shop|t:5|@cart", "shop|t:5|@cart"),
+            ("shop:5:@cart:x", "shop|5|@cart:x", "shop|5|@cart:x", "shop|5|@cart:x"),
+            ("shop:5:@a:@b", "?", "shop|-|5:@a:@b", "?"),
+            ("shop:1:x", "?", "shop|-|1:x", "shop|1|x"),
+            ("shop:1:2:x", "?", "shop|-|1:2:x", "?"),
+            ("shop:x:", "shop|-|x:", "shop|-|x:", "shop|-|x:"),
+            ("shop::x", "shop|-|:x", "shop|-|:x", "shop|-|:x"),
+            ("b c:x", "b c|-|x", "b c|-|x", "b c|-|x"),
+            ("a:x", "a|-|x", "a|-|x", "a|-|x"),
+            ("a:b:c", "?", "?", "?"),
+            ("a:b:@c", "?", "?", "?"),
+            ("nope:x", "orphan", "orphan", "orphan"),
+            ("shop", "orphan", "orphan", "orphan"),
+            ("shop:", "orphan", "orphan", "orphan"),
+            ("", "orphan", "orphan", "orphan"),
+        ] {
+            assert_eq!(said(rest, Colon::Unknown), unknown, "{rest}");
+            assert_eq!(said(rest, Colon::InChannel), channel, "{rest}");
+            assert_eq!(said(rest, Colon::BehindUser), user, "{rest}");
+        }
+    }
+}

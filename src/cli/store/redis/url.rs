@@ -1,0 +1,108 @@
+//! Where a Redis is, from its URL. Pure. Not that of the client's crate, which brings the tables of
+//! all Unicode along for the names of hosts.
+
+use std::path::PathBuf;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+
+const PORT: u16 = 6379;
+
+/// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, `unix:///PATH` or `redis+unix:///PATH`; in
+/// user, password and path a `%` begins a byte written as two hexadecimal digits.
+pub(super) fn parse(url: &str) -> Option<ConnectionInfo> {
+    let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+    let path = url.strip_prefix("unix://").or_else(|| url.strip_prefix("redis+unix://"));
+    let place = match path {
+        Some(path) => {
+            let path = PathBuf::from(plain(path)?);
+            ConnectionAddr::Unix(Some(path).filter(|path| path.is_absolute())?)
+        }
+        None => {
+            let rest = url.strip_prefix("redis://")?;
+            let (place, database) = rest.split_once('/').unwrap_or((rest, ""));
+            if !database.is_empty() {
+                settings = settings.set_db(database.parse().ok().filter(|db| *db >= 0)?);
+            }
+            let (who, host) = place.rsplit_once('@').unwrap_or(("", place));
+            let (user, password) = who.split_once(':').unwrap_or((who, ""));
+            if !user.is_empty() {
+                settings = settings.set_username(plain(user)?);
+            }
+            if !password.is_empty() {
+                settings = settings.set_password(plain(password)?);
+            }
+            let (host, port) = host_and_port(host)?;
+            ConnectionAddr::Tcp(host, port)
+        }
+    };
+    Some(place.into_connection_info().ok()?.set_redis_settings(settings))
+}
+
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, behind) = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = match behind {
+        "" => PORT,
+        _ => behind.strip_prefix(':')?.parse().ok()?,
+    };
+    (!host.is_empty()).then(|| (host.into(), port))
+}
+
+fn plain(text: &str) -> Option<String> {
+    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first != b'%' {
+            out.push(*first);
+            continue;
+        }
+        let (digits, behind) = rest.split_first_chunk::<2>()?;
+        rest = behind;
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        out.push(digit(digits[0])? << 4 | digit(digits[1])?);
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read() {
+        for (url, place, database, user, password) in [
+            ("redis://localhost", "localhost:6379", 0, None, None),
+            ("redis://10.0.0.1:7/2", "10.0.0.1:7", 2, None, None),
+            ("redis://:pa%3Ass@h/", "h:6379", 0, None, Some("pa:ss")),
+            ("redis://me:p@ss@h:1", "h:1", 0, Some("me"), Some("p@ss")),
+            ("redis://[::1]:8", "::1:8", 0, None, None),
+            ("unix:///run/a%20b.sock", "/run/a b.sock", 0, None, None),
+            ("redis+unix:///r", "/r", 0, None, None),
+        ] {
+            let info = parse(url).unwrap();
+            let settings = info.redis_settings();
+            assert_eq!(info.addr().to_string(), place, "{url}");
+            assert_eq!((settings.db(), settings.username()), (database, user), "{url}");
+            assert_eq!(settings.password(), password, "{url}");
+        }
+        for wrong in [
+            "",
+            "localhost",
+            "redis:",
+            "redis://",
+            "redis://:6379",
+            "redis://h:x",
+            "redis://h/x",
+            "redis://h/-1",
+            "redis://[::1",
+            "rediss://h",
+            "http://h",
+            "unix://r",
+            "redis://%zz@h",
+        ] {
+            assert!(parse(wrong).is_none(), "{wrong}");
+        }
+    }
+}

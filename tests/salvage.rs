@@ -1,0 +1,123 @@
+//! What can be read of a damaged store: whatever is broken in the file, no row that was not written
+//! so, and most of those that were.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+use std::collections::BTreeMap;
+
+use fws::hub::{Key, Place, Row};
+use fws::journal::store::{Batch, Facts, Lost, Salvage, Writer};
+use fws::sim::disk::SimFile;
+use fws::time::UnixMillis;
+
+const KEY: [u8; 32] = [7; 32];
+const STATES: usize = 150;
+
+fn rows() -> BTreeMap<Key, Row<'static>> {
+    let mut rows = BTreeMap::new();
+    let (replaces, old_key) = (None, None);
+    let row = Row::Namespace { name: "shop".into(), key: Some("k".into()), replaces, old_key };
+    rows.insert(Key::Namespace { ns: 1 }, row);
+    for i in 0..STATES {
+        let user = (i % 2 == 0).then(|| format!("{i}").into());
+        let place = Place { channel: format!("channel {i}").into(), user };
+        let text = format!("\"{i} {}\"", "x".repeat(i % 300)).into();
+        rows.insert(Key::State { ns: 1, place }, Row::State { text, expires: None });
+        let (channel, user) = ("#vip".into(), format!("user {i}").into());
+        rows.insert(Key::Grant { ns: 1, channel, user }, Row::Grant);
+    }
+    rows
+}
+
+/// A store with these rows as a crash leaves it behind, or closed in good order.
+fn file(is_clean: bool) -> Vec<u8> {
+    let file = SimFile::new(Vec::new());
+    let clock = (UnixMillis(1), UnixMillis(1));
+    let facts = Facts { key: KEY, term: 1, batch: 0, clock };
+    let mut writer = Writer::create(file.clone(), &facts).unwrap();
+    let rows: Vec<(Key, Row<'static>)> = rows().into_iter().collect();
+    for (i, part) in rows.chunks(50).enumerate() {
+        let mut batch = Batch { number: i as u64 + 1, clock, ..Batch::default() };
+        for (key, row) in part {
+            batch.push(key.clone(), Some(row.clone()));
+        }
+        writer.write(&mut batch).unwrap();
+    }
+    if is_clean {
+        drop(writer);
+        return file.bytes();
+    }
+    let bytes = file.bytes();
+    drop(writer);
+    bytes
+}
+
+/// How many rows can be read, each of which is as it was written; `None` if there is no way in.
+fn read(bytes: &[u8], key: Option<[u8; 32]>) -> Option<(usize, Lost, bool)> {
+    let expected = rows();
+    let salvage = Salvage::open(|| Ok(SimFile::new(bytes.to_vec())), key).ok()?;
+    let mut found = BTreeMap::new();
+    let lost = salvage.each(&mut |key, row| {
+        assert_eq!(expected.get(&key), Some(&row), "{key:?}");
+        assert!(found.insert(key, ()).is_none(), "a row came twice");
+    });
+    Some((found.len(), lost, salvage.doubt.is_some()))
+}
+
+#[test]
+fn a_whole_file_is_read_whole() {
+    for is_clean in [true, false] {
+        let found = read(&file(is_clean), None).unwrap();
+        assert_eq!(found, (rows().len(), Lost::default(), false));
+    }
+}
+
+#[test]
+fn a_flipped_bit_costs_little_and_invents_nothing() {
+    let bytes = file(false);
+    let (mut tries, mut shut, mut most, mut silent) = (0, 0, 0, 0);
+    for at in (0..bytes.len()).step_by(419) {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        tries += 1;
+        let Some((found, lost, _)) = read(&bad, Some(KEY)) else {
+            shut += 1;
+            continue;
+        };
+        most += usize::from(found * 10 >= rows().len() * 9);
+        // The commit before the last one is a whole one, too, without the last rows.
+        silent += usize::from(found + 1 < rows().len() && lost == Lost::default());
+    }
+    assert!(tries > 100, "{tries}");
+    assert!(shut * 50 <= tries, "no way in for {shut} of {tries}");
+    assert!(most * 100 >= tries * 95, "most rows came back only for {most} of {tries}");
+    assert!(silent * 50 <= tries, "rows went without a word for {silent} of {tries}");
+}
+
+#[test]
+fn torn_files_are_no_reason_to_panic() {
+    let bytes = file(false);
+    for part in 1..16 {
+        let _ = read(&bytes[..bytes.len() * part / 16], Some(KEY));
+        let mut bad = bytes.clone();
+        let from = bytes.len() * part / 16;
+        bad[from..(from + 8192).min(bytes.len())].fill(0);
+        let _ = read(&bad, Some(KEY));
+    }
+    assert_eq!(read(&[], Some(KEY)), None);
+    assert_eq!(read(&[1; 10_000], Some(KEY)), None);
+}
+
+#[test]
+fn the_seal_knows_the_key_as_well() {
+    let mut bytes = file(true);
+    // It stands there in the clear, and older pages have it too.
+    let places: Vec<usize> =
+        bytes.windows(KEY.len()).enumerate().filter(|(_, w)| *w == KEY).map(|(at, _)| at).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at] ^= 1;
+    }
+    let (found, lost, is_doubtful) = read(&bytes, Some(KEY)).unwrap();
+    assert_eq!((found, lost, is_doubtful), (rows().len(), Lost::default(), true));
+    assert_eq!(read(&bytes, None), None, "without a key no row can be told from another");
+}

@@ -123,7 +123,7 @@ impl Folder {
     /// # Errors
     /// Those of the file system, and `ResourceBusy` with the name of who holds it.
     pub fn take(path: &Path, holder: &str) -> io::Result<Folder> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| at(path, e))?;
+        make_durably(path).map_err(|e| at(path, e))?;
         let lock_path = path.join(LOCK);
         let mut lock = open(&lock_path).map_err(|e| at(&lock_path, e))?;
         hold(&lock, &lock_path, path)?;
@@ -131,7 +131,10 @@ impl Folder {
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
         let seal_path = path.join(SEAL);
         let seal = open(&seal_path).map_err(|e| at(&seal_path, e))?;
-        Ok(Folder { path: path.into(), seal: Some(seal), _lock: Some(lock) })
+        let folder = Folder { path: path.into(), seal: Some(seal), _lock: Some(lock) };
+        // Whoever began to write one is gone.
+        folder.discard_next();
+        Ok(folder)
     }
 
     /// Takes a folder that has been a server's, to look at it: makes nothing, and works where
@@ -315,6 +318,19 @@ fn open(path: &Path) -> io::Result<File> {
 /// Makes an empty file, in place of whatever is there.
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Makes a folder, mode 0700, and those around it that are missing, so that a power cut does not
+/// take them away with all that is durable in them.
+fn make_durably(path: &Path) -> io::Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let made: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for folder in made {
+        let around = folder.parent().filter(|around| !around.as_os_str().is_empty());
+        File::open(around.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn at(path: &Path, e: Error) -> Error {

@@ -32,6 +32,7 @@ impl World {
         let bounds = Bounds {
             connections: 20_000,
             control_reserve: 0,
+            admin_connections: 0,
             close_ms: 1000,
             drain_ms: 1000,
             backlog_bytes: 262_144,

@@ -124,6 +124,7 @@ fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
     let mut reactor = Reactor::new(Bounds {
         connections: 10_000,
         control_reserve: 0,
+        admin_connections: 0,
         close_ms: limits.close_ms as u64,
         drain_ms: limits.drain_ms as u64,
         backlog_bytes: limits.backlog_bytes,

@@ -43,10 +43,11 @@ struct Setting {
     variable: &'static str,
 }
 
-const SETTINGS: [Setting; 7] = [
+const SETTINGS: [Setting; 8] = [
     Setting { key: "ws", flag: "--ws", variable: "FWS_LISTEN_WS" },
     Setting { key: "control", flag: "--control", variable: "FWS_LISTEN_CONTROL" },
     Setting { key: "control_unix", flag: "--control-unix", variable: "FWS_LISTEN_CONTROL_UNIX" },
+    Setting { key: "admin", flag: "--admin", variable: "FWS_LISTEN_ADMIN" },
     Setting { key: "data", flag: "--data", variable: "FWS_DATA_DIR" },
     Setting { key: "store", flag: "--store", variable: "FWS_STORE" },
     Setting { key: "sync", flag: "--sync", variable: "FWS_SYNC" },
@@ -88,6 +89,8 @@ pub struct Config {
     pub control: SocketAddr,
     /// Where back ends connect as well, if set: a unix socket.
     pub control_unix: Option<PathBuf>,
+    /// Where metrics and health are shown, if set. Port 0: the system picks one.
+    pub admin: Option<SocketAddr>,
     /// The data folder. Need not exist yet.
     pub data: PathBuf,
     /// What keeps what is recorded.
@@ -119,6 +122,7 @@ impl Default for Config {
             ws: SocketAddr::from(([0, 0, 0, 0], 8080)),
             control: SocketAddr::from(([127, 0, 0, 1], 8085)),
             control_unix: None,
+            admin: None,
             data: PathBuf::from("./fws-data"),
             store: StoreKind::Redb,
             sync: SyncPolicy::Always,
@@ -268,6 +272,7 @@ impl Config {
             "ws" => self.ws = address::parse_address(value)?,
             "control" => self.control = address::parse_address(value)?,
             "control_unix" => self.control_unix = Some(parse_unix_path(value)?),
+            "admin" => self.admin = Some(address::parse_address(value)?),
             "data" => self.data = parse_path(value)?,
             "store" => self.store = parse_store(value)?,
             "sync" => self.sync = parse_sync(value)?,
@@ -359,13 +364,29 @@ impl Config {
         Ok(())
     }
 
-    fn check_addresses(&self) -> Result<(), ConfigError> {
-        let (ws, control) = (self.ws, self.control);
-        let same_ip =
-            ws.ip() == control.ip() || ws.ip().is_unspecified() || control.ip().is_unspecified();
-        if ws.port() == control.port() && ws.port() != 0 && same_ip {
-            let wrong = format!("{control} is taken by ws ({ws}): choose another port");
-            return Err(at("control", wrong));
+    fn check_addresses(&mut self) -> Result<(), ConfigError> {
+        let mut taken = vec![("ws", self.ws)];
+        for (key, address) in [("control", Some(self.control)), ("admin", self.admin)] {
+            let Some(address) = address else { continue };
+            let ip = address.ip();
+            let is_same = |(_, other): &&(&str, SocketAddr)| {
+                let is_same_ip =
+                    other.ip() == ip || other.ip().is_unspecified() || ip.is_unspecified();
+                other.port() == address.port() && other.port() != 0 && is_same_ip
+            };
+            if let Some((holder, other)) = taken.iter().find(is_same) {
+                let wrong =
+                    format!("{address} is taken by {holder} ({other}): choose another port");
+                return Err(at(key, wrong));
+            }
+            taken.push((key, address));
+        }
+        if let Some(admin) = self.admin.filter(|admin| !admin.ip().is_loopback()) {
+            self.warnings.push(format!(
+                "admin: whoever reaches {admin} sees the names of all namespaces and how much is \
+                 going on: 127.0.0.1:{} is for this machine alone",
+                admin.port()
+            ));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 
 use crate::arena::Id;
 use crate::frame::Frame;
+use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 
@@ -26,6 +27,9 @@ pub enum Door {
     Control,
     /// Browsers: HTTP, WebSocket, SockJS.
     Web,
+    /// Whoever watches the server: metrics and health, over HTTP. It stays open while the server
+    /// drains, and who comes through it counts among no other connections.
+    Admin,
 }
 
 /// What a reactor calls.
@@ -111,4 +115,14 @@ pub trait Net {
 
     /// Reads again, beginning with what `received` left unconsumed.
     fn resume(&mut self, conn: ConnId);
+
+    /// What was counted here so far.
+    fn meters(&self) -> Meters {
+        Meters::default()
+    }
+
+    /// What the system knows of the process. This asks it: not for every turn.
+    fn process(&self) -> Process {
+        Process::default()
+    }
 }

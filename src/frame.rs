@@ -111,12 +111,19 @@ impl OutQueue {
 #[derive(Debug, Default)]
 pub struct FramePool {
     nodes: Slab<Node>,
+    /// Bytes that wait, in all queues together.
+    bytes: usize,
 }
 
 impl FramePool {
     /// Frames that wait, in all queues together.
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Bytes that wait, in all queues together: a frame that many share counts for each.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether no frame waits anywhere.
@@ -131,6 +138,7 @@ impl FramePool {
         }
         let bytes = frame.len();
         queue.bytes += bytes;
+        self.bytes += bytes;
         queue.frames += 1;
         let node = self.nodes.insert(Node { frame, next: NIL, kind }) as u32;
         match queue.tail {
@@ -162,6 +170,7 @@ impl FramePool {
     pub fn sent(&mut self, queue: &mut OutQueue, sent: usize) {
         debug_assert!(sent <= queue.bytes);
         queue.bytes -= sent;
+        self.bytes -= sent;
         queue.head_sent += sent;
         while let Some(node) = self.nodes.get(queue.head as usize) {
             if queue.head_sent < node.frame.len() {
@@ -175,6 +184,7 @@ impl FramePool {
 
     /// Drops all that waits in a queue.
     pub fn clear(&mut self, queue: &mut OutQueue) {
+        self.bytes -= queue.bytes;
         while !queue.is_empty() {
             self.pop(queue);
         }
@@ -219,13 +229,13 @@ mod tests {
             let mut wire = Vec::new();
             while !queue.is_empty() {
                 let rest = gather(&pool, &queue);
-                assert_eq!(rest.len(), queue.bytes());
+                assert_eq!((rest.len(), rest.len()), (queue.bytes(), pool.bytes()));
                 let take = step.min(rest.len());
                 wire.extend_from_slice(&rest[..take]);
                 pool.sent(&mut queue, take);
             }
             assert_eq!(wire, b"abcdefghi");
-            assert!(pool.is_empty());
+            assert!(pool.is_empty() && pool.bytes() == 0);
         }
     }
 
@@ -244,7 +254,7 @@ mod tests {
         pool.sent(&mut queue, 7);
         assert_eq!((queue.bytes(), queue.backlog()), (11, 2), "nor what it is busy with");
         pool.clear(&mut queue);
-        assert!(queue.is_empty() && pool.is_empty());
+        assert!(queue.is_empty() && pool.is_empty() && pool.bytes() == 0);
     }
 
     #[test]

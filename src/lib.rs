@@ -7,6 +7,7 @@
 //! | [`cli`], [`config`] | argv, environment and file → a command, a checked `Config` |
 //! | [`client`] | blocking clients of both ports, for the command line |
 //! | [`server`], [`demo`] | joins reactor, switch and journal, and runs them |
+//! | [`admin`] | the admin door in front of the switch: metrics and health |
 //! | [`switch`] | what a byte means: roles of connections, commands, browser messages |
 //! | [`journal`] | every change passes through it and comes back in order |
 //! | [`hub`] | namespaces, channels, users, grants, states; no sockets, no clock |
@@ -20,6 +21,7 @@
 //! tests: the same seam, a network that exists only in memory.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod arena;
 pub mod cli;
 pub mod client;

@@ -111,6 +111,10 @@ limits! {
     control_replies_waiting: 1024, 1..=1_000_000;
     /// Commands of one control connection carried out in one turn of the loop.
     control_commands_per_turn: 64, 1..=1_000_000;
+    /// Connections to the admin door; more wait until one of them ends.
+    admin_connections: 8, 1..=12;
+    /// Namespaces that the admin door shows by name; what happens in the others it sums up.
+    metrics_namespaces: 100, 0..=10_000;
     /// Head of an HTTP request.
     http_head_bytes: 8192, 512..=65_536;
     /// Time for the head of an HTTP request.

@@ -1,18 +1,113 @@
-//! Counters of what happened; plain numbers, kept by the switch.
+//! Counters of what happened; plain numbers, kept by those to whom it happened: the switch, a
+//! reactor, a journal. Counting is an addition; whoever wants to see the numbers pays for the rest.
 
+pub mod families;
+
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::reason::CloseReason;
+
+pub use families::{Family, MetricKind};
+
+/// Upper bounds of the buckets of [`Durations`], in microseconds.
+pub const BUCKETS_US: [u64; 13] =
+    [100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
+
+/// How long something took, counted by how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// How many fell into each bucket of [`BUCKETS_US`] and into none before it; the last counts
+    /// those that were longer than all.
+    pub counts: [u64; BUCKETS_US.len() + 1],
+    /// All of them together, in microseconds.
+    pub sum_us: u64,
+}
+
+impl Durations {
+    /// Counts one more.
+    pub fn record(&mut self, us: u64) {
+        let bucket = BUCKETS_US.iter().position(|bound| us <= *bound);
+        self.counts[bucket.unwrap_or(BUCKETS_US.len())] += 1;
+        self.sum_us = self.sum_us.saturating_add(us);
+    }
+
+    /// How many were counted.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// What a reactor counts.
+#[derive(Clone, Debug, Default)]
+pub struct Meters {
+    /// Connections, those that are closing included.
+    pub sockets: usize,
+    /// Bytes read from all of them.
+    pub received_bytes: u64,
+    /// Bytes that the kernel has taken for all of them.
+    pub sent_bytes: u64,
+    /// Bytes that wait for the kernel to take them.
+    pub queued_bytes: usize,
+    /// Frames that wait for the kernel to take them.
+    pub queued_frames: usize,
+    /// Turns of the loop, without the time in which it waited.
+    pub turns: Durations,
+    /// A signal to stop has come.
+    pub is_draining: bool,
+}
+
+/// What the system knows of the process; `None` where it does not tell.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Memory in use.
+    pub resident_bytes: Option<u64>,
+    /// Open file descriptors.
+    pub open_fds: Option<u64>,
+    /// File descriptors that it may have.
+    pub max_fds: Option<u64>,
+    /// Processor time, of the user and of the system.
+    pub cpu_ms: Option<u64>,
+}
+
+/// What a journal with a store counts.
+#[derive(Clone, Debug, Default)]
+pub struct StoreMeters {
+    /// Changes are refused now.
+    pub is_failing: bool,
+    /// Times that it began to fail.
+    pub failures: u64,
+    /// Changes refused.
+    pub refused_changes: u64,
+    /// Changes that are not on disk yet.
+    pub pending_changes: usize,
+    /// Bytes of those that are not on their way yet, and of how to take back all of them.
+    pub pending_bytes: usize,
+    /// Batches written.
+    pub batches: Durations,
+    /// Time of the last of them, in microseconds.
+    pub last_batch_us: u64,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Bytes of all rows in it.
+    pub content_bytes: u64,
+}
 
 /// What happened since the start.
 #[derive(Debug)]
 pub struct Metrics {
     /// Connections let in.
     pub opened: u64,
+    /// Those of them that came through the web door.
+    pub web_opened: u64,
+    /// Of those, the ones that have ended.
+    pub web_closed: u64,
     /// Connections ended, by [`CloseReason`].
     pub closed: [u64; CloseReason::ALL.len()],
     /// Commands of back ends.
     pub commands: u64,
+    /// Commands answered with an error, by its code; no more than there are codes.
+    pub refused: BTreeMap<u16, u64>,
     /// Commands with a wrong namespace key (305) or server key (306).
     pub wrong_keys: u64,
     /// Commands that the store refused (302).
@@ -39,8 +134,11 @@ impl Default for Metrics {
         let closed = [0; CloseReason::ALL.len()];
         Metrics {
             opened: 0,
+            web_opened: 0,
+            web_closed: 0,
             closed,
             commands: 0,
+            refused: BTreeMap::new(),
             wrong_keys: 0,
             store_failures: 0,
             over_limits: 0,
@@ -90,6 +188,16 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_falls_into_the_first_bucket_that_holds_it() {
+        let mut durations = Durations::default();
+        for us in [0, 100, 101, 5000, 5001, 1_000_000, 1_000_001, u64::MAX] {
+            durations.record(us);
+        }
+        assert_eq!(durations.counts, [2, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!((durations.count(), durations.sum_us), (8, u64::MAX));
+    }
 
     #[test]
     fn only_refusals_are_told() {

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
 use crate::edge::Door;
@@ -79,6 +80,7 @@ impl Start {
         let reactor = Reactor::new(Bounds {
             connections,
             control_reserve: CONTROL_RESERVE,
+            admin_connections: config.limits.admin_connections,
             close_ms: config.limits.close_ms as u64,
             drain_ms: config.limits.drain_ms as u64,
             backlog_bytes: config.limits.backlog_bytes,
@@ -164,7 +166,9 @@ impl Start {
         if config.demo {
             log::info(at, format_args!("to try it, open {page} and run: {command}"));
         }
-        self.reactor.run(&mut switch)?;
+        let mut handler = AdminDoor::new(switch, self.now());
+        self.reactor.run(&mut handler)?;
+        let mut switch = handler.into_switch();
         switch.close(self.reactor.now());
         let metrics = switch.metrics();
         let (opened, deliveries) = (metrics.opened, metrics.deliveries);
@@ -247,6 +251,11 @@ fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
         let unix = Listener::unix(Door::Control, path);
         let unix = unix.map_err(|e| cannot("--control-unix", path.display().to_string(), e))?;
         doors.push(("control", unix));
+    }
+    if let Some(address) = config.admin {
+        let admin = Listener::tcp(Door::Admin, address);
+        let admin = admin.map_err(|e| cannot("--admin", address.to_string(), e))?;
+        doors.push(("admin", admin));
     }
     Ok(doors)
 }

@@ -107,6 +107,7 @@ fn check_shows_what_serve_would_run_with() {
         "ws            0.0.0.0:8080           default",
         "control       127.0.0.1:8085         default",
         "control_unix  not set                default",
+        "admin         not set                default",
         "data          ./fws-data             default",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
@@ -132,7 +133,7 @@ fn check_shows_what_serve_would_run_with() {
     assert_eq!(json["limits"]["auth_ms"], 300);
     json.as_object_mut().unwrap().remove("limits");
     let expected = json!({ "ws": "1.1.1.1:1", "control": "2.2.2.2:2", "control_unix": null,
-        "data": "/flag", "store": "redb", "sync": "250ms", "demo": false,
+        "admin": null, "data": "/flag", "store": "redb", "sync": "250ms", "demo": false,
         "secret_key": "not set", "namespaces": ["shop"],
         "sockjs": { "cookie": false, "jsonp": true, "htmlfile": true, "script": null } });
     assert_eq!(json, expected);

@@ -1,4 +1,4 @@
-//! `docs/protocol.md` says what the code does: every text and code that a client can be told, and
+//! The documents say what the code does: every text and code that a client can be told, and
 //! every default it names, are compared with the source. What the document says beyond that is
 //! driven by `tests/protocol.rs`.
 
@@ -7,6 +7,7 @@ use std::path::Path;
 
 use fws::codec::sockjs::{self, CallbackError, SendError};
 use fws::limits::Limits;
+use fws::metrics::families;
 use fws::reason::CloseReason;
 
 fn read(path: &str) -> String {
@@ -186,19 +187,37 @@ fn every_limit_that_is_named_has_the_default_that_is_named() {
         assert_eq!(default.as_ref(), Some(&row[1]), "limit {}", row[0]);
     }
     // A limit named anywhere, in code marks and by its unit, is one.
-    for path in ["docs/protocol.md", "README.md"] {
+    for path in ["docs/protocol.md", "docs/operations.md", "README.md"] {
         for word in read(path).split('`').skip(1).step_by(2) {
             let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             let has_unit =
                 ["_ms", "_bytes", "_seconds", "_items"].iter().any(|u| word.ends_with(u));
+            let is_metric = word.starts_with("fws_") || word.starts_with("process_");
+            let is_name = is_name && !is_metric;
             assert!(!(is_name && has_unit) || defaults.get(word).is_some(), "{path}: {word}");
         }
     }
 }
 
 #[test]
+fn every_metric_is_told_with_its_kind_and_no_other() {
+    let text = read("docs/operations.md");
+    let table = text.split("\n## Metrics\n").nth(1).expect("a part on metrics");
+    let told: Vec<Vec<String>> =
+        rows(table).into_iter().filter(|row| row[0].contains('_')).collect();
+    let known: Vec<[&str; 2]> =
+        families::ALL.iter().map(|family| [family.name, family.kind.word()]).collect();
+    let told: Vec<[&str; 2]> = told.iter().map(|row| [row[0].as_str(), row[1].as_str()]).collect();
+    assert_eq!(told, known);
+    for family in families::ALL {
+        assert!(table.contains(&format!("| {}", family.help)), "{}: {}", family.name, family.help);
+    }
+}
+
+#[test]
 fn every_link_leads_somewhere() {
-    for path in ["README.md", "CONTRIBUTING.md", "docs/protocol.md", "docs/store.md"] {
+    let folders = ["protocol", "store", "operations"].map(|name| format!("docs/{name}.md"));
+    for path in ["README.md", "CONTRIBUTING.md"].into_iter().chain(folders.iter().map(|it| &**it)) {
         let folder = Path::new(path).parent().unwrap_or(Path::new(""));
         for link in read(path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));

@@ -5,13 +5,15 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::control::Control;
 use common::eventually;
-use common::server::{Dir, OTHER_KEY, Options, SERVER_KEY, Server, mode, run_to_end};
+use common::server::{
+    Dir, OTHER_KEY, Options, SERVER_KEY, Server, fill, mode, on_small_disk, run_to_end,
+};
 use serde_json::{Value, json};
 
 fn set(channel: &str, data: &str, params: &str) -> String {
@@ -242,34 +244,6 @@ fn a_store_that_is_gone_damaged_or_older_is_not_served() {
     std::fs::write(&seal, vec![7; 600]).unwrap();
     let server = Server::start_in(dir, &Options::default());
     assert!(server.log().join("\n").contains("store.seal is damaged"), "{:?}", server.log());
-}
-
-/// A file system of 2 MB that only one process and its children see.
-fn on_small_disk(options: &Options, dir: &Dir) -> Command {
-    let server = options.command(dir);
-    let mount = dir.file("data");
-    std::fs::create_dir_all(&mount).unwrap();
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
-    command.arg(r#"mount -t tmpfs -o size=2m none "$0" && exec "$@""#).arg(&mount);
-    command.arg(server.get_program()).args(server.get_args());
-    for (name, value) in server.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Writes until the disk of a process is full; the file that fills it.
-fn fill(folder: &Path) -> PathBuf {
-    let path = folder.join("filler");
-    let mut file = std::fs::File::create(&path).unwrap();
-    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
-    while std::io::Write::write_all(&mut file, &[0; 1]).is_ok() {}
-    path
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! `fws check`: what `fws serve` with the same flags would run with.
 
-use super::flags::{CONFIG, CONTROL, CONTROL_UNIX, DATA, DEMO, Flag, LIMIT, STORE, SYNC, WS};
+use super::flags::{
+    ADMIN, CONFIG, CONTROL, CONTROL_UNIX, DATA, DEMO, Flag, LIMIT, STORE, SYNC, WS,
+};
 use super::output::{out, tell};
 use super::{Call, Command, Stop};
 
@@ -16,7 +18,7 @@ Shows each setting with its value and where that comes from, and each limit
 with its meaning. The name of a limit ends in its unit. Keys are not shown.
 
 Exit code 0: all is well; 2: something is wrong, and a line says what.",
-    flags: &[WS, CONTROL, CONTROL_UNIX, DATA, STORE, SYNC, CONFIG, DEMO, LIMIT, JSON],
+    flags: &[WS, CONTROL, CONTROL_UNIX, ADMIN, DATA, STORE, SYNC, CONFIG, DEMO, LIMIT, JSON],
     examples: &[
         ("fws check --config fws.json", "is the file right, and what follows from it?"),
         ("fws check --json --limit message_bytes=32768", "the same for a program"),

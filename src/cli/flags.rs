@@ -25,6 +25,11 @@ pub(super) const CONTROL_UNIX: Flag = Flag {
     value: "PATH",
     about: "a unix socket for back ends as well (none)",
 };
+pub(super) const ADMIN: Flag = Flag {
+    name: "admin",
+    value: "ADDR:PORT",
+    about: "where metrics and health are shown (nowhere)",
+};
 pub(super) const DATA: Flag =
     Flag { name: "data", value: "DIR", about: "the data folder (./fws-data)" };
 pub(super) const STORE: Flag = Flag {
@@ -60,6 +65,8 @@ pub(super) const AT_WS: Flag = Flag {
     value: "HOST:PORT",
     about: "the server's port for browsers (127.0.0.1:8080)",
 };
+pub(super) const AT_ADMIN: Flag =
+    Flag { name: "admin", value: "HOST:PORT", about: "the server's admin door (127.0.0.1:8086)" };
 pub(super) const AT_DATA: Flag =
     Flag { name: "data", value: "DIR", about: "where the server keeps keys (./fws-data)" };
 pub(super) const AT_CONFIG: Flag = Flag {
@@ -73,8 +80,8 @@ pub(super) const USER: Flag =
     Flag { name: "user", value: "USER", about: "for this user alone (everybody)" };
 
 /// Flags of `serve`, and of what checks them.
-pub(super) const SERVE: [Flag; 9] =
-    [WS, CONTROL, CONTROL_UNIX, DATA, STORE, SYNC, CONFIG, DEMO, LIMIT];
+pub(super) const SERVE: [Flag; 10] =
+    [WS, CONTROL, CONTROL_UNIX, ADMIN, DATA, STORE, SYNC, CONFIG, DEMO, LIMIT];
 
 /// Flags with their values, and the other words.
 pub(super) type Parsed = (Vec<(&'static str, String)>, Vec<String>);

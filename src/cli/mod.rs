@@ -193,7 +193,10 @@ impl Call {
     /// The configuration without the flags that say where to listen: to a command they say where
     /// to connect, and may be names.
     fn client_config(&self) -> Result<Config, Stop> {
-        self.config_of(|name| name != flags::AT_WS.name && name != flags::AT_CONTROL.name)
+        self.config_of(|name| {
+            let places = [flags::AT_WS, flags::AT_CONTROL, flags::AT_ADMIN];
+            places.iter().all(|flag| flag.name != name)
+        })
     }
 
     /// The configuration, of those flags alone.

@@ -5,5 +5,6 @@ pub mod control;
 pub mod http;
 pub mod json;
 pub mod jwt;
+pub mod prometheus;
 pub mod sockjs;
 pub mod ws;

@@ -30,8 +30,8 @@ impl Config {
         text
     }
 
-    /// One JSON object: `ws`, `control`, `control_unix`, `data`, `store`, `sync`, `demo`,
-    /// `secret_key` (`"set"` or `"not set"`), `namespaces` (their names), `sockjs`,
+    /// One JSON object: `ws`, `control`, `control_unix`, `admin`, `data`, `store`, `sync`,
+    /// `demo`, `secret_key` (`"set"` or `"not set"`), `namespaces` (their names), `sockjs`,
     /// `limits`.
     pub fn to_json(&self) -> String {
         let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
@@ -40,12 +40,13 @@ impl Config {
             .map(|(name, ..)| format!("\"{name}\":{}", self.limits.get(name).unwrap_or_default()))
             .collect();
         format!(
-            "{{\"ws\":\"{}\",\"control\":\"{}\",\"control_unix\":{},\"data\":{},\
+            "{{\"ws\":\"{}\",\"control\":\"{}\",\"control_unix\":{},\"admin\":{},\"data\":{},\
              \"store\":\"{}\",\"sync\":\"{}\",\"demo\":{},\"secret_key\":\"{}\",\
              \"namespaces\":[{}],\"sockjs\":{},\"limits\":{{{}}}}}",
             self.ws,
             self.control,
             self.unix_path().map_or("null".into(), |path| quoted(&path)),
+            self.admin.map_or("null".into(), |admin| format!("\"{admin}\"")),
             quoted(&self.data.to_string_lossy()),
             self.store,
             self.sync,
@@ -57,12 +58,13 @@ impl Config {
         )
     }
 
-    fn settings(&self) -> [(&'static str, String); 10] {
+    fn settings(&self) -> [(&'static str, String); 11] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [
             ("ws", self.ws.to_string()),
             ("control", self.control.to_string()),
             ("control_unix", self.unix_path().unwrap_or("not set".into())),
+            ("admin", self.admin.map_or("not set".into(), |admin| admin.to_string())),
             ("data", self.data.to_string_lossy().into_owned()),
             ("store", self.store.to_string()),
             ("sync", self.sync.to_string()),

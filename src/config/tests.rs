@@ -108,7 +108,7 @@ fn for_a_wrong_name_there_is_the_right_one() {
     for (key, help) in [
         ("control-unix", "there is no such key (did you mean control_unix?)".to_string()),
         ("Data", "there is no such key (did you mean data?)".into()),
-        ("banana", "there is no such key (there are ws, control, control_unix, data,".into()),
+        ("banana", "there is no such key (there are ws, control, control_unix, admin,".into()),
         ("secretKey", format!("{original}; write \"secret_key\"")),
         ("hostWS", format!("{original}; write \"ws\": \"0.0.0.0:8080\"")),
         ("portWS", format!("{original}; write \"ws\": \"0.0.0.0:8080\"")),

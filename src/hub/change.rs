@@ -121,6 +121,16 @@ impl Change {
     pub fn is_recorded(&self) -> bool {
         !matches!(self, Change::Emit { .. } | Change::Disconnect { .. })
     }
+
+    /// The namespace that a message is published in by this change, if one is.
+    pub fn publishes_in(&self) -> Option<NsId> {
+        match self {
+            Change::Emit { ns, .. }
+            | Change::Set { ns, emit: true, .. }
+            | Change::Push { ns, emit: true, .. } => Some(*ns),
+            _ => None,
+        }
+    }
 }
 
 /// Place of an entry in the order.

@@ -6,11 +6,13 @@
 //! changes at once. Nothing that can be seen from outside depends on the order of a hash table.
 
 mod apply;
+mod census;
 mod change;
 mod index;
 mod record;
 mod state;
 
+pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq};
 pub use record::{Cursor, Key, Row, Undo};
 
@@ -67,6 +69,7 @@ pub struct Namespace {
     /// Bytes of its states.
     states_bytes: usize,
     grants: HashSet<Grant>,
+    tally: Tally,
 }
 
 /// A channel with subscribers; one without is not kept.
@@ -123,6 +126,7 @@ impl Namespace {
             states: Index::default(),
             states_bytes: 0,
             grants: HashSet::new(),
+            tally: Tally::default(),
         }
     }
 }
@@ -312,6 +316,7 @@ impl Hub {
         let peer = Peer { ns, user: id, cid, subscriptions: Vec::new() };
         let peer = self.peers.insert(peer);
         user.peers.push(peer);
+        self.count_peer(ns, true);
         Some(peer)
     }
 
@@ -327,6 +332,7 @@ impl Hub {
             self.leave(peer, last.channel);
         }
         let Some(Peer { ns, user: id, .. }) = self.peers.remove(peer) else { return };
+        self.count_peer(ns, false);
         let Some(user) = self.users.get_mut(id) else { return };
         user.peers.retain(|other| *other != peer);
         if user.peers.is_empty() {
@@ -530,17 +536,6 @@ impl Hub {
         Some(state)
     }
 
-    /// How many namespaces, channels, users, peers and states there are.
-    pub fn sizes(&self) -> [usize; 5] {
-        [
-            self.namespaces.len(),
-            self.channels.len(),
-            self.users.len(),
-            self.peers.len(),
-            self.states.len(),
-        ]
-    }
-
     /// Checks all that must hold between the tables; for tests.
     ///
     /// # Panics
@@ -586,6 +581,7 @@ impl Hub {
         assert_eq!(total(|ns| ns.channels.len()), self.channels.len());
         assert_eq!(total(|ns| ns.users.len()), self.users.len());
         assert_eq!(total(|ns| ns.states.len()), self.states.len());
+        assert_eq!(total(|ns| ns.tally.peers), self.peers.len());
         assert_eq!(total(|ns| ns.grants.len()), self.grants);
         assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
         let bytes: usize = self.states.iter().map(|(_, state)| state.bytes()).sum();

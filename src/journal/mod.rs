@@ -14,6 +14,7 @@ pub use memory::MemoryJournal;
 pub use store::StoreJournal;
 
 use crate::hub::{Change, Entry, Hub, Key, Undo};
+use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
 
 /// A proposal whose place in the order is not known yet.
@@ -96,6 +97,11 @@ pub trait Journal {
 
     /// When `poll` or `commit` will have something to do, without anybody waking the loop.
     fn due(&self) -> Option<Millis> {
+        None
+    }
+
+    /// What is counted of the store; `None` if there is none.
+    fn meters(&self) -> Option<StoreMeters> {
         None
     }
 

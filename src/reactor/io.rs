@@ -6,10 +6,12 @@ use std::io::IoSlice;
 use mio::net::UnixStream;
 
 use super::listener::Listener;
+use super::process;
 use super::stream::Stream;
 use crate::arena::Arena;
-use crate::edge::{Conn, ConnId, Net};
+use crate::edge::{Conn, ConnId, Door, Net};
 use crate::frame::{Frame, FramePool, Kind, OutQueue};
+use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::{Timer, Wheel};
@@ -46,6 +48,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub stream: Stream,
+    door: Door,
     pub out: OutQueue,
     /// Input that the handler has not consumed; it stands in front of the next read.
     pub tail: Vec<u8>,
@@ -105,6 +108,10 @@ pub(super) struct Io {
     /// how much may come after the kernel has refused.
     backlog_bytes: usize,
     random: Vec<u8>,
+    /// What was counted; `Net::meters` adds what can be seen.
+    pub meters: Meters,
+    /// Connections of the admin door.
+    admins: usize,
 }
 
 impl Io {
@@ -121,6 +128,8 @@ impl Io {
             linger_ms: close_ms,
             backlog_bytes,
             random: Vec::new(),
+            meters: Meters::default(),
+            admins: 0,
         }
     }
 
@@ -136,9 +145,11 @@ impl Io {
         self.peer(conn).filter(|peer| peer.phase == Phase::Open)
     }
 
-    pub fn insert(&mut self, stream: Stream) -> ConnId {
+    pub fn insert(&mut self, stream: Stream, door: Door) -> ConnId {
+        self.admins += usize::from(door == Door::Admin);
         self.slots.insert(Slot::Peer(Peer {
             stream,
+            door,
             out: OutQueue::default(),
             tail: Vec::new(),
             timer: None,
@@ -158,6 +169,7 @@ impl Io {
     /// Frees the slot; the stream closes.
     pub fn free(&mut self, conn: ConnId) {
         let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
+        self.admins -= usize::from(peer.door == Door::Admin);
         self.frames.clear(&mut peer.out);
         if let Some(timer) = peer.timer {
             self.wheel.cancel(timer);
@@ -250,6 +262,7 @@ impl Io {
         match peer.stream.write(&slices[..filled]) {
             Ok(0) => Flushed::Lost,
             Ok(sent) => {
+                self.meters.sent_bytes += sent as u64;
                 self.frames.sent(&mut peer.out, sent);
                 if sent < offered {
                     (peer.is_writable, peer.was_blocked) = (false, true);
@@ -283,9 +296,14 @@ impl Io {
         Some(peer.phase)
     }
 
-    /// How many connections there are, in any phase.
+    /// How many connections there are, in any phase, but for those of the admin door.
     pub fn connections(&self, others: usize) -> usize {
-        self.slots.len() - others
+        self.slots.len() - others - self.admins
+    }
+
+    /// How many connections of the admin door there are, in any phase.
+    pub fn admins(&self) -> usize {
+        self.admins
     }
 }
 
@@ -363,6 +381,18 @@ impl Net for Io {
             peer.is_paused = false;
             self.mark_ready(conn);
         }
+    }
+
+    fn meters(&self) -> Meters {
+        Meters {
+            queued_bytes: self.frames.bytes(),
+            queued_frames: self.frames.len(),
+            ..self.meters.clone()
+        }
+    }
+
+    fn process(&self) -> Process {
+        process::read()
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod io;
 mod listener;
+mod process;
 mod stop;
 mod stream;
 
@@ -18,7 +19,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::edge::{ConnId, Door, Handler};
 use crate::reason::CloseReason;
-use crate::time::{Clock, Millis};
+use crate::time::{Clock, Millis, Stopwatch};
 use io::{Flushed, Io, Phase, Slot};
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
@@ -39,6 +40,8 @@ pub struct Bounds {
     pub connections: usize,
     /// So many more through [`Door::Control`]: browsers must not lock the back ends out.
     pub control_reserve: usize,
+    /// Connections through [`Door::Admin`], which count among no others.
+    pub admin_connections: usize,
     /// From a close to the end of the connection, at most.
     pub close_ms: u64,
     /// From the first signal to stop to the end of [`Reactor::run`], at most.
@@ -186,6 +189,7 @@ impl Reactor {
     /// As [`Reactor::run`].
     pub fn turn(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
         self.poll_events(handler)?;
+        let watch = Stopwatch::start();
         self.io.now = self.clock.now();
         self.read_events();
         self.accept(handler);
@@ -206,6 +210,8 @@ impl Reactor {
         self.spare = batch;
         self.forget(handler);
         self.io.frames.shrink_when_empty();
+        self.io.meters.sockets = self.io.connections(self.others);
+        self.io.meters.turns.record(watch.elapsed_us());
         Ok(())
     }
 
@@ -279,9 +285,13 @@ impl Reactor {
     /// Whether there is room for one who comes through that door. Counted from the slots, so that
     /// it cannot drift.
     fn has_room(&self, door: Door) -> bool {
-        let Bounds { connections, control_reserve, .. } = self.bounds;
-        let reserve = if door == Door::Control { control_reserve } else { 0 };
-        self.io.connections(self.others) < connections.saturating_add(reserve)
+        let Bounds { connections, control_reserve, admin_connections, .. } = self.bounds;
+        let open = self.io.connections(self.others);
+        match door {
+            Door::Web => open < connections,
+            Door::Control => open < connections.saturating_add(control_reserve),
+            Door::Admin => self.io.admins() < admin_connections,
+        }
     }
 
     /// Whether somebody may be at a door, with room for them.
@@ -322,7 +332,9 @@ impl Reactor {
                 }
                 let door = listener.door;
                 if !self.has_room(door) {
-                    self.tell_full();
+                    if door != Door::Admin {
+                        self.tell_full();
+                    }
                     break;
                 }
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
@@ -343,7 +355,7 @@ impl Reactor {
 
     fn welcome(&mut self, handler: &mut impl Handler, stream: stream::Stream, door: Door) {
         self.is_starved = false;
-        let conn = self.io.insert(stream);
+        let conn = self.io.insert(stream, door);
         let registry = self.poll.registry();
         let Some(Slot::Peer(peer)) = self.io.slots.get_mut(conn) else { return };
         if let Err(error) = peer.stream.register(registry, Token(conn.index())) {
@@ -404,6 +416,7 @@ impl Reactor {
             // The tail left no room to read into: there was no read, so no event will follow.
             self.io.mark_ready(conn);
         }
+        self.io.meters.received_bytes += (filled - tail.len()) as u64;
         self.hand_over(handler, conn, filled);
     }
 
@@ -434,7 +447,10 @@ impl Reactor {
     fn discard(&mut self, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
         match peer.stream.read(&mut self.scratch) {
-            Ok(1..) => self.io.mark_ready(conn),
+            Ok(count @ 1..) => {
+                self.io.meters.received_bytes += count as u64;
+                self.io.mark_ready(conn);
+            }
             Err(error) if error.kind() == stdio::ErrorKind::WouldBlock => {}
             Ok(0) => {
                 peer.is_ended = true;
@@ -549,6 +565,7 @@ mod tests {
         let bounds = Bounds {
             connections: 16,
             control_reserve: 0,
+            admin_connections: 0,
             close_ms: 1000,
             drain_ms: 1000,
             backlog_bytes: 1000,

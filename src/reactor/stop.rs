@@ -3,7 +3,7 @@
 
 use super::io::{Phase, Slot};
 use super::{EVENTS_MAX, Reactor};
-use crate::edge::Handler;
+use crate::edge::{Door, Handler};
 
 /// From the last byte sent to the end of a connection while the server stops, at most.
 const LINGER_MS: u64 = 500;
@@ -12,17 +12,22 @@ const LINGER_MS: u64 = 500;
 const HEAR_MS: u64 = 1000;
 
 impl Reactor {
-    /// A signal to stop has come: the doors close, and nobody lingers as long as usual, least of
-    /// all those who do already.
+    /// A signal to stop has come: the doors close but for the admin's, and nobody lingers as long
+    /// as usual, least of all those who do already.
     pub(super) fn stop(&mut self) {
         // Those that come together are one: supervisors like to say it twice.
         self.stops += 1;
         if self.stops > 1 {
             return;
         }
+        self.io.meters.is_draining = true;
         for door in std::mem::take(&mut self.doors) {
-            self.io.slots.remove(door);
-            self.others -= 1;
+            if matches!(self.io.slots.get(door), Some(Slot::Listener(l)) if l.door == Door::Admin) {
+                self.doors.push(door);
+            } else {
+                self.io.slots.remove(door);
+                self.others -= 1;
+            }
         }
         let (now, drain_ms) = (self.io.now.mono, self.bounds.drain_ms);
         self.drain_until = now.plus(drain_ms);

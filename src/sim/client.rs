@@ -194,7 +194,7 @@ impl Client {
                     let step = self.reader.read(rest, &BOUNDS).expect("good frames");
                     (step.consumed, step.event.map(Seen::of))
                 }
-                Door::Web => self.response(rest),
+                Door::Web | Door::Admin => self.response(rest),
             };
             used += consumed;
             match found {

@@ -216,7 +216,7 @@ impl Judge {
             Door::Control => {
                 Role::Controller(Controller { opened: self.now.mono, ..Controller::default() })
             }
-            Door::Web => Role::Http(self.now.mono),
+            Door::Web | Door::Admin => Role::Http(self.now.mono),
         };
         let line = Line {
             role,

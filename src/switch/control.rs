@@ -230,7 +230,9 @@ impl<J: Journal> Switch<J> {
             Ok(command) => self.execute(net, conn, controller, command),
             Err(Some(refused)) => Err(refused),
             Err(None) => {
-                let body = refusal(&Refused::new(301, "Body is not JSON"));
+                let refused = Refused::new(301, "Body is not JSON");
+                self.count_refused(net, &refused);
+                let body = refusal(&refused);
                 self.reply(net, conn, controller, body, Mark::default());
                 return Err(CloseReason::ControlJson);
             }
@@ -365,7 +367,11 @@ impl<J: Journal> Switch<J> {
         let counts = std::mem::take(&mut controller.counts);
         let body = match result {
             Some(Ok(outcome)) => success(&outcome, counts),
-            Some(Err(why)) => refusal(&refused(why)),
+            Some(Err(why)) => {
+                let refused = refused(why);
+                self.count_refused(net, &refused);
+                refusal(&refused)
+            }
             None => {
                 self.count_refused(net, &command::STORE_FAILED);
                 refusal(&command::STORE_FAILED)
@@ -414,6 +420,7 @@ impl<J: Journal> Switch<J> {
             controller.replies_bytes = controller.replies.iter().map(|(_, f)| f.len()).sum();
         }
         self.metrics.store_failures += lost;
+        *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
         self.report_soon(net.now());
     }
 
@@ -482,8 +489,9 @@ impl<J: Journal> Switch<J> {
         }
     }
 
-    /// Counts the errors that an operator may want to act on.
+    /// Counts the errors, and reports those that an operator may want to act on.
     fn count_refused(&mut self, net: &mut impl Net, refused: &Refused) {
+        *self.metrics.refused.entry(refused.code).or_default() += 1;
         match refused.code {
             302 => self.metrics.store_failures += 1,
             305 | 306 => self.metrics.wrong_keys += 1,

@@ -19,14 +19,14 @@ use hashbrown::HashMap;
 
 use crate::codec::sockjs;
 use crate::edge::{ConnId, Door, Handler, Net};
-use crate::hub::{Change, Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
+use crate::hub::{Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
 use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
-use crate::web::{Service, SessionId, Web};
+use crate::web::{Service, SessionId, Ways, Web};
 use browser::{Browser, Site};
 use control::Controller;
 use shared::SharedStates;
@@ -73,6 +73,18 @@ impl Default for SockJs {
     fn default() -> SockJs {
         SockJs { cookie: false, jsonp: true, htmlfile: true, script: None }
     }
+}
+
+/// How many connections there are, by what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Of back ends.
+    pub control: usize,
+    /// Browsers, by how they are reached.
+    pub ways: Ways,
+    /// Connections of browsers that are not WebSockets: between two requests, in one, or waiting
+    /// for what a session has to say.
+    pub http: usize,
 }
 
 /// What a connection is.
@@ -188,9 +200,28 @@ impl<J: Journal> Switch<J> {
         &self.hub
     }
 
+    /// The journal, to look into.
+    pub fn journal(&self) -> &J {
+        &self.journal
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// How many browsers are spoken with, over sockets and sessions.
     pub fn sessions(&self) -> usize {
         self.web.sessions()
+    }
+
+    /// How many connections of each kind are open.
+    pub fn census(&self) -> Census {
+        let Metrics { web_opened, web_closed, .. } = self.metrics;
+        let ways = self.web.ways();
+        let web = (web_opened - web_closed) as usize;
+        let http = web.saturating_sub(ways.raw + ways.sockjs);
+        Census { control: self.controllers.len(), ways, http }
     }
 
     /// Makes a namespace with a key that the configuration gives it, before the doors open; or
@@ -242,9 +273,13 @@ impl<J: Journal> Switch<J> {
 
     /// Applies an entry and lets its effects out.
     fn apply(&mut self, net: &mut impl Net, entry: Entry) -> Result<Outcome, Refusal> {
-        self.metrics.publications += u64::from(matches!(entry.change, Change::Emit { .. }));
+        let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
         let outcome = hub.apply(entry, &mut delivery);
+        if let (Some(ns), Ok(_)) = (published_in, &outcome) {
+            self.metrics.publications += 1;
+            self.hub.count_publication(ns, self.metrics.deliveries - before);
+        }
         self.dismiss_leaving(net);
         outcome
     }
@@ -400,9 +435,12 @@ impl<J: Journal> Handler for Switch<J> {
                 Role::Controller(Box::new(Controller::new(net, conn, &self.limits)))
             }
             Door::Web => {
+                self.metrics.web_opened += 1;
                 self.web.opened(net, conn);
                 Role::Web
             }
+            // It is the admin's, who has a handler of its own.
+            Door::Admin => Role::None,
         };
         let vacant = || Seat { conn, role: Role::None };
         if self.seats.len() <= conn.index() {
@@ -489,6 +527,7 @@ impl<J: Journal> Handler for Switch<J> {
                 }
             }
             Role::Web => {
+                self.metrics.web_closed += 1;
                 let (web, mut site) = self.split();
                 web.closed(net, &mut site, conn);
             }

@@ -27,7 +27,7 @@ use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
-use crate::publication::Publication;
+use crate::publication::{Form, Publication};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
@@ -181,6 +181,17 @@ struct Session<P> {
     link: Link,
 }
 
+/// How many sessions there are, by how they are carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Raw WebSockets.
+    pub raw: usize,
+    /// WebSockets of SockJS.
+    pub sockjs: usize,
+    /// Sessions over HTTP, those that nobody asks for included.
+    pub polled: usize,
+}
+
 /// How a session is carried.
 #[derive(Debug)]
 enum Link {
@@ -216,6 +227,8 @@ pub struct Web<P> {
     wheel: Wheel<SessionId>,
     /// Sessions over HTTP of which something has changed in this turn.
     dirty: Vec<SessionId>,
+    /// Sessions over raw WebSockets.
+    raw_sockets: usize,
 }
 
 impl<P> Web<P> {
@@ -230,12 +243,19 @@ impl<P> Web<P> {
             names: HashMap::new(),
             wheel: Wheel::new(now.mono.0),
             dirty: Vec::new(),
+            raw_sockets: 0,
         }
     }
 
     /// How many sessions there are, of any kind.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// How many sessions there are, of each kind.
+    pub fn ways(&self) -> Ways {
+        let (raw, polled) = (self.raw_sockets, self.names.len());
+        Ways { raw, sockjs: self.sessions.len() - polled - raw, polled }
     }
 
     /// What the application knows of the sessions that live.
@@ -368,7 +388,10 @@ impl<P> Web<P> {
             // What was on its way to it is lost, so its session is over.
             Line::Receiver(id) => self.destroy(net, app, id),
             Line::Socket(id) => {
-                if let Some(peer) = self.sessions.remove(id).and_then(|session| session.peer) {
+                let Some(session) = self.sessions.remove(id) else { return };
+                let is_raw = matches!(&session.link, Link::Socket(it) if it.form == Form::Raw);
+                self.raw_sockets -= usize::from(is_raw);
+                if let Some(peer) = session.peer {
                     app.closed(peer);
                 }
             }
@@ -497,10 +520,11 @@ impl<P> Web<P> {
     /// # Panics
     /// If anything does not hold.
     pub fn check_invariants(&self) {
-        let mut polled_count = 0;
+        let (mut polled_count, mut raw) = (0, 0);
         for (id, session) in self.sessions.iter() {
             match &session.link {
                 Link::Socket(socket) => {
+                    raw += usize::from(socket.form == Form::Raw);
                     let line = &self.lines[socket.conn.index()];
                     assert!(matches!(line, Line::Socket(of) if *of == id), "{line:?}");
                 }
@@ -521,6 +545,7 @@ impl<P> Web<P> {
             }
         }
         assert_eq!(self.names.len(), polled_count);
+        assert_eq!(raw, self.raw_sockets);
         for line in &self.lines {
             if let Line::Receiver(id) | Line::Sender(id, _) | Line::Socket(id) = line {
                 assert!(self.sessions.get(*id).is_some(), "{line:?} of nobody");

@@ -86,6 +86,7 @@ impl<P> Web<P> {
         let beat_ms = if is_beating { self.limits.heartbeat_ms as u64 } else { u64::MAX };
         let socket = Socket::new(conn, form, net.now().mono.plus(beat_ms));
         let id = self.sessions.insert(Session { peer: None, link: Link::Socket(socket) });
+        self.raw_sockets += usize::from(form == Form::Raw);
         self.lines[conn.index()] = Line::Socket(id);
         let opened = app.opened(&mut Outlet::new(net, id, Way::Socket(conn, form)), service);
         match opened {

@@ -305,6 +305,34 @@ pub fn run_to_end(mut command: Command) -> (Option<i32>, String) {
     (status.and_then(|status| status.code()), log)
 }
 
+/// A file system of 2 MB that only one process and its children see.
+pub fn on_small_disk(options: &Options, dir: &Dir) -> Command {
+    let server = options.command(dir);
+    let mount = dir.file("data");
+    std::fs::create_dir_all(&mount).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command.arg(r#"mount -t tmpfs -o size=2m none "$0" && exec "$@""#).arg(&mount);
+    command.arg(server.get_program()).args(server.get_args());
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Writes until the disk of a process is full; the file that fills it.
+pub fn fill(folder: &Path) -> PathBuf {
+    let path = folder.join("filler");
+    let mut file = std::fs::File::create(&path).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    while std::io::Write::write_all(&mut file, &[0; 1]).is_ok() {}
+    path
+}
+
 /// The permission bits of a file.
 pub fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("the file is there").permissions().mode() & 0o777

@@ -5,12 +5,13 @@ use super::Finding;
 use super::code::{Source, is_word_at};
 
 /// Each uses only what stands behind it, and the leaves.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "main",
     "cli",
     "server",
     "demo",
     "sim",
+    "admin",
     "switch",
     "journal",
     "hub",

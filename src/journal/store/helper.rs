@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::disk::Fault;
 use super::file::{Batch, Facts, Writer};
 use super::folder::{Medium, Seal};
+use crate::time::Stopwatch;
 
 /// Without a batch for so long, the file is looked after.
 const IDLE: Duration = Duration::from_secs(1);
@@ -37,8 +38,9 @@ pub(super) enum Job {
 /// What it is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// The last job is done, and durable.
-    Written,
+    /// The last job is done, and durable. How long that took, and what is in the file now: its
+    /// length, and the bytes of all rows.
+    Written { took_us: u64, size: (u64, u64) },
     /// It is not, and never will be; nor will any other before `Ready`.
     Failed(Fault),
     /// The disk can be written again. All rows are missing there, or only those that have changed.
@@ -126,8 +128,9 @@ impl<M: Medium> Worker<M> {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(job) => {
                     is_tidy = false;
+                    let watch = Stopwatch::start();
                     let done = self.guarded(|worker| worker.work(job));
-                    self.settle(done);
+                    self.settle(done, watch.elapsed_us());
                     self.tidy(BUSY_TIMES, BUSY_BYTES);
                 }
                 Err(RecvTimeoutError::Timeout) if matches!(self.state, State::Failed(_)) => {
@@ -161,13 +164,21 @@ impl<M: Medium> Worker<M> {
     }
 
     /// Reports what became of a job.
-    fn settle(&mut self, done: Result<(), Fault>) {
+    fn settle(&mut self, done: Result<(), Fault>, took_us: u64) {
         match done {
-            Ok(()) => self.tell(Report::Written),
+            Ok(()) => self.tell(Report::Written { took_us, size: self.size() }),
             Err(fault) => {
                 self.fail(fault.clone());
                 self.tell(Report::Failed(fault));
             }
+        }
+    }
+
+    /// Length of the file that is written to, and bytes of all rows in it.
+    fn size(&self) -> (u64, u64) {
+        match &self.state {
+            State::Good(writer) | State::Next(writer) => writer.size(),
+            State::Failed(_) => (0, self.live),
         }
     }
 

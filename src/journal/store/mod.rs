@@ -35,6 +35,7 @@ use hashbrown::HashMap;
 use super::{Event, Journal, Mark, Proposal, Ticket};
 use crate::hub::{Change, Cursor, Entry, Hub, Key, Seq, Undo};
 use crate::limits::{Limits, SyncPolicy};
+use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
 use helper::{Helper, Job, Report};
 
@@ -137,6 +138,8 @@ pub struct StoreJournal {
     /// The time of this turn, and the same on the scale of entries.
     now: Now,
     at: UnixMillis,
+    /// What was counted; `Journal::meters` adds what can be seen.
+    meters: StoreMeters,
 }
 
 /// Limits of what waits for the disk.
@@ -159,6 +162,7 @@ impl StoreJournal {
         limits: &Limits,
         wake: Wake,
     ) -> std::io::Result<StoreJournal> {
+        let (file_bytes, content_bytes) = writer.size();
         let retry = Duration::from_millis(limits.store_retry_ms as u64);
         let helper = Helper::start(medium, facts.clone(), writer, retry, wake)?;
         Ok(StoreJournal {
@@ -190,6 +194,7 @@ impl StoreJournal {
             skew: skew(facts.clock),
             now: Now { unix: facts.clock.1, ..Now::default() },
             at: facts.clock.0,
+            meters: StoreMeters { file_bytes, content_bytes, ..StoreMeters::default() },
         })
     }
 
@@ -272,7 +277,12 @@ impl StoreJournal {
 
     fn handle(&mut self, report: Report) {
         match report {
-            Report::Written => self.written(),
+            Report::Written { took_us, size: (file_bytes, content_bytes) } => {
+                self.meters.batches.record(took_us);
+                self.meters.last_batch_us = took_us;
+                (self.meters.file_bytes, self.meters.content_bytes) = (file_bytes, content_bytes);
+                self.written();
+            }
             Report::Failed(fault) => self.fail(fault),
             Report::Ready { is_empty: true } => self.recovery = Recovery::All(Cursor::default()),
             Report::Ready { is_empty: false } => self.recovery = Recovery::Debt,
@@ -343,6 +353,7 @@ impl StoreJournal {
         }
         self.ready.push_back(Event::Lost { from, upto });
         if self.health == Health::Good {
+            self.meters.failures += 1;
             self.health = Health::Failing { since: self.now.unix, refused: 0 };
             crate::log::error(
                 self.now.unix,
@@ -361,6 +372,7 @@ impl Journal for StoreJournal {
             && change.is_recorded()
         {
             *refused += 1;
+            self.meters.refused_changes += 1;
             return Proposal::Refused;
         }
         if matches!(change, Change::Remove { .. }) {
@@ -477,6 +489,16 @@ impl Journal for StoreJournal {
             _ => {}
         }
         [self.sync_at, self.ends_at, self.clock_at].into_iter().flatten().min()
+    }
+
+    fn meters(&self) -> Option<StoreMeters> {
+        let flying = self.flight.as_ref().map_or(0, |flight| flight.rows.len());
+        Some(StoreMeters {
+            is_failing: self.is_failing(),
+            pending_changes: self.changed.len() + flying,
+            pending_bytes: self.changed_bytes + self.undo_bytes,
+            ..self.meters.clone()
+        })
     }
 
     fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {

@@ -1,0 +1,186 @@
+//! The admin door: metrics and health for whoever watches the server, over HTTP. It stands in
+//! front of the switch as a [`Handler`] and hands on all that came through other doors, so the
+//! switch knows nothing of it; what it shows it reads there, changing nothing. HTTP is that of the
+//! web door, with its limits and deadlines. Called by a reactor; the server makes it.
+
+mod report;
+
+use crate::codec::http::{Head, Response};
+use crate::codec::prometheus;
+use crate::codec::ws::Bounds;
+use crate::edge::{ConnId, Door, Handler, Net};
+use crate::journal::Journal;
+use crate::reason::CloseReason;
+use crate::switch::Switch;
+use crate::time::{Millis, Now};
+use crate::web::{Application, Message, Outlet, Parting, Web};
+
+/// A switch, and the door through which it can be watched.
+#[derive(Debug)]
+pub struct AdminDoor<J> {
+    switch: Switch<J>,
+    web: Web<()>,
+    /// Who came through this door: a few, and mostly nobody.
+    conns: Vec<ConnId>,
+    started: Now,
+}
+
+impl<J: Journal> AdminDoor<J> {
+    /// In front of this switch, at the start of the server.
+    pub fn new(switch: Switch<J>, now: Now) -> AdminDoor<J> {
+        let web = Web::new(Vec::new(), switch.limits().clone(), now);
+        AdminDoor { switch, web, conns: Vec::new(), started: now }
+    }
+
+    /// What stands behind it.
+    pub fn into_switch(self) -> Switch<J> {
+        self.switch
+    }
+
+    fn is_ours(&self, conn: ConnId) -> bool {
+        self.conns.contains(&conn)
+    }
+
+    fn split(&mut self) -> (&mut Web<()>, Pages<'_, J>) {
+        (&mut self.web, Pages { switch: &self.switch, started: self.started })
+    }
+}
+
+/// What is shown. There are no sessions behind this door, only pages.
+#[derive(Debug)]
+struct Pages<'a, J> {
+    switch: &'a Switch<J>,
+    started: Now,
+}
+
+impl<J: Journal> Pages<'_, J> {
+    /// Why nobody should be sent here now, if so.
+    fn trouble(&self, net: &impl Net) -> Option<&'static str> {
+        if net.meters().is_draining {
+            return Some("draining\n");
+        }
+        let is_failing = self.switch.journal().meters().is_some_and(|store| store.is_failing);
+        is_failing.then_some("store failing\n")
+    }
+}
+
+impl<J: Journal> Application for Pages<'_, J> {
+    type Peer = ();
+
+    fn opened(&mut self, _: &mut Outlet<'_, impl Net>, _: usize) -> Result<(), Parting> {
+        Err(CloseReason::BadHttp.into())
+    }
+
+    fn message(
+        &mut self,
+        _: &mut Outlet<'_, impl Net>,
+        (): &mut (),
+        _: Message<'_>,
+    ) -> Result<(), Parting> {
+        Ok(())
+    }
+
+    fn bounds(&self, (): &()) -> Bounds {
+        Bounds { message_bytes: 0, fragments: 0 }
+    }
+
+    fn deadline(&self, (): &(), _: Now) -> Option<Millis> {
+        None
+    }
+
+    fn timed_out(&mut self, (): &mut (), _: Now) -> Result<(), Parting> {
+        Ok(())
+    }
+
+    fn closed(&mut self, (): ()) {}
+
+    fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response {
+        let fresh = |status| Response::new(status).header("Cache-Control", "no-store");
+        match (head.method, head.path()) {
+            ("GET" | "HEAD", "/metrics") => {
+                fresh(200).body(prometheus::CONTENT_TYPE, self.report(net))
+            }
+            ("GET" | "HEAD", "/healthz") => match self.trouble(net) {
+                None => fresh(200).text("ok\n"),
+                Some(trouble) => fresh(503).text(trouble),
+            },
+            ("GET" | "HEAD", _) => {
+                Response::new(404).text("not found; there are /metrics and /healthz\n")
+            }
+            _ => Response::new(405).header("Allow", "GET, HEAD"),
+        }
+    }
+}
+
+impl<J: Journal> Handler for AdminDoor<J> {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door) {
+        if door == Door::Admin {
+            self.conns.push(conn);
+            self.web.opened(net, conn);
+        } else {
+            self.switch.opened(net, conn, door);
+        }
+    }
+
+    fn received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        if self.is_ours(conn) {
+            let (web, mut pages) = self.split();
+            return web.received(net, &mut pages, conn, input);
+        }
+        self.switch.received(net, conn, input)
+    }
+
+    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        if self.is_ours(conn) {
+            return self.web.ended(net, conn);
+        }
+        self.switch.ended(net, conn);
+    }
+
+    fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
+        if self.is_ours(conn) {
+            let (web, mut pages) = self.split();
+            return web.drained(net, &mut pages, conn);
+        }
+        self.switch.drained(net, conn);
+    }
+
+    fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
+        if self.is_ours(conn) {
+            let (web, mut pages) = self.split();
+            return web.timed_out(net, &mut pages, conn);
+        }
+        self.switch.timed_out(net, conn);
+    }
+
+    fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        if self.is_ours(conn) {
+            self.conns.retain(|ours| *ours != conn);
+            let (web, mut pages) = self.split();
+            return web.closed(net, &mut pages, conn);
+        }
+        self.switch.closed(net, conn, reason);
+    }
+
+    /// Whoever watches may watch to the end: nobody waits for them.
+    fn stopping(&mut self, net: &mut impl Net) {
+        self.switch.stopping(net);
+    }
+
+    fn due(&self) -> Option<Millis> {
+        self.switch.due()
+    }
+
+    fn tick(&mut self, net: &mut impl Net) {
+        self.switch.tick(net);
+    }
+
+    fn settle(&mut self, net: &mut impl Net) {
+        self.switch.settle(net);
+    }
+}

@@ -1,0 +1,158 @@
+//! The page of all metrics, made when it is asked for.
+
+use super::Pages;
+use crate::codec::prometheus::{Exposition, seconds};
+use crate::edge::Net;
+use crate::hub::Tally;
+use crate::journal::Journal;
+use crate::metrics::{Family, families as f};
+use crate::reason::CloseReason;
+
+/// Every code of an error on the control port: those that have not been seen are shown as 0, so
+/// that their first one shows as a rise.
+const CODES: [u16; 12] = [300, 301, 302, 305, 306, 309, 311, 312, 313, 314, 343, 404];
+
+/// One number of a namespace.
+type Count = fn(&Tally) -> u64;
+
+impl<J: Journal> Pages<'_, J> {
+    /// All metrics, as text.
+    pub(super) fn report(&self, net: &impl Net) -> String {
+        let mut text = Exposition::default();
+        text.begin(&f::BUILD);
+        text.sample(&f::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        self.connections(&mut text);
+        self.traffic(&mut text);
+        self.hub(&mut text);
+        self.namespaces(&mut text);
+        self.store(&mut text);
+        self.process(&mut text, net);
+        text.finish()
+    }
+
+    fn connections(&self, text: &mut Exposition) {
+        let census = self.switch.census();
+        let labelled = |text: &mut Exposition, family: &Family, label, samples: &[(&str, u64)]| {
+            text.begin(family);
+            for (value, count) in samples {
+                text.sample(family, &[(label, value)], count);
+            }
+        };
+        let kinds = [
+            ("control", census.control as u64),
+            ("websocket", census.ways.raw as u64),
+            ("sockjs_websocket", census.ways.sockjs as u64),
+            ("session", census.ways.polled as u64),
+            ("http", census.http as u64),
+        ];
+        labelled(text, &f::CONNECTIONS, "kind", &kinds);
+        let metrics = self.switch.metrics();
+        let web = metrics.web_opened;
+        let doors = [("control", metrics.opened - web), ("web", web)];
+        labelled(text, &f::OPENED, "door", &doors);
+        let count = |reason: &CloseReason| (reason.label(), metrics.closed[*reason as usize]);
+        let reasons: Vec<(&str, u64)> = CloseReason::ALL.iter().map(count).collect();
+        labelled(text, &f::CLOSED, "reason", &reasons);
+    }
+
+    fn traffic(&self, text: &mut Exposition) {
+        let metrics = self.switch.metrics();
+        text.single(&f::COMMANDS, metrics.commands);
+        text.begin(&f::REFUSED);
+        let unknown = metrics.refused.keys().filter(|code| !CODES.contains(code));
+        for code in CODES.iter().chain(unknown) {
+            let count = metrics.refused.get(code).copied().unwrap_or_default();
+            text.sample(&f::REFUSED, &[("code", &code.to_string())], count);
+        }
+        text.single(&f::WRONG_KEYS, metrics.wrong_keys);
+        text.single(&f::PUBLICATIONS, metrics.publications);
+        text.single(&f::DELIVERIES, metrics.deliveries);
+    }
+
+    fn hub(&self, text: &mut Exposition) {
+        let [namespaces, channels, users, peers, states] = self.switch.hub().sizes();
+        let (grants, states_bytes) = self.switch.hub().grants_and_states_bytes();
+        for (family, value) in [
+            (&f::NAMESPACES, namespaces),
+            (&f::CHANNELS, channels),
+            (&f::USERS, users),
+            (&f::PEERS, peers),
+            (&f::STATES, states),
+            (&f::STATES_BYTES, states_bytes),
+            (&f::GRANTS, grants),
+        ] {
+            text.single(family, value);
+        }
+    }
+
+    /// Each namespace in one of the first places, and all others in one sum. What is left of the
+    /// total is theirs, so that sum is right without a look at any of them; it also has what was
+    /// counted in namespaces that are gone, and so it never goes down.
+    fn namespaces(&self, text: &mut Exposition) {
+        let hub = self.switch.hub();
+        let metrics = self.switch.metrics();
+        let [.., peers, states] = hub.sizes();
+        let total = Tally {
+            publications: metrics.publications,
+            deliveries: metrics.deliveries,
+            peers,
+            states,
+        };
+        let named: Vec<(&str, Tally)> =
+            hub.tallies(self.switch.limits().metrics_namespaces).collect();
+        let counts: [(&Family, Count); 4] = [
+            (&f::NS_PUBLICATIONS, |tally| tally.publications),
+            (&f::NS_DELIVERIES, |tally| tally.deliveries),
+            (&f::NS_PEERS, |tally| tally.peers as u64),
+            (&f::NS_STATES, |tally| tally.states as u64),
+        ];
+        for (family, count) in counts {
+            text.begin(family);
+            let mut rest = count(&total);
+            for (name, tally) in &named {
+                rest = rest.saturating_sub(count(tally));
+                text.sample(family, &[("namespace", name)], count(tally));
+            }
+            // A label of its own: a namespace may well be called `other`.
+            text.sample(family, &[("other", "true")], rest);
+        }
+    }
+
+    fn store(&self, text: &mut Exposition) {
+        let Some(store) = self.switch.journal().meters() else { return };
+        text.single(&f::STORE_FAILING, u64::from(store.is_failing));
+        text.single(&f::STORE_FAILURES, store.failures);
+        text.single(&f::STORE_REFUSED, store.refused_changes);
+        text.single(&f::STORE_PENDING_CHANGES, store.pending_changes);
+        text.single(&f::STORE_PENDING_BYTES, store.pending_bytes);
+        text.histogram(&f::STORE_BATCHES, &store.batches);
+        text.single(&f::STORE_LAST, seconds(store.last_batch_us));
+        text.single(&f::STORE_FILE, store.file_bytes);
+        text.single(&f::STORE_CONTENT, store.content_bytes);
+    }
+
+    fn process(&self, text: &mut Exposition, net: &impl Net) {
+        let meters = net.meters();
+        text.single(&f::DRAINING, u64::from(meters.is_draining));
+        text.single(&f::SOCKETS, meters.sockets);
+        text.single(&f::RECEIVED, meters.received_bytes);
+        text.single(&f::SENT, meters.sent_bytes);
+        text.single(&f::QUEUED_BYTES, meters.queued_bytes);
+        text.single(&f::QUEUED_FRAMES, meters.queued_frames);
+        text.histogram(&f::TURNS, &meters.turns);
+        let process = net.process();
+        for (family, value) in [
+            (&f::RESIDENT, process.resident_bytes),
+            (&f::OPEN_FDS, process.open_fds),
+            (&f::MAX_FDS, process.max_fds),
+        ] {
+            if let Some(value) = value {
+                text.single(family, value);
+            }
+        }
+        if let Some(ms) = process.cpu_ms {
+            text.single(&f::CPU, ms as f64 / 1e3);
+        }
+        text.single(&f::STARTED, self.started.unix.seconds());
+    }
+}

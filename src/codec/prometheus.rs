@@ -1,0 +1,202 @@
+//! The text format of Prometheus, version 0.0.4: written for whoever scrapes the admin door, and
+//! read by `fws stat`. Pure. Numbers of others are never believed to be numbers.
+
+use std::fmt::{Display, Write};
+
+use crate::metrics::{BUCKETS_US, Durations, Family};
+
+/// The `Content-Type` of that text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A text under construction.
+#[derive(Debug, Default)]
+pub struct Exposition(String);
+
+impl Exposition {
+    /// Begins a metric; its samples follow.
+    pub fn begin(&mut self, family: &Family) {
+        let Family { name, kind, help } = family;
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {}", kind.word());
+    }
+
+    /// One sample of the metric that was begun last.
+    pub fn sample(&mut self, family: &Family, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(family.name);
+        self.labels(labels);
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    /// A metric with one sample that has no label.
+    pub fn single(&mut self, family: &Family, value: impl Display) {
+        self.begin(family);
+        self.sample(family, &[], value);
+    }
+
+    /// A whole histogram, in seconds.
+    pub fn histogram(&mut self, family: &Family, durations: &Durations) {
+        self.begin(family);
+        let name = family.name;
+        let mut sum = 0;
+        for (count, bound) in durations.counts.iter().zip(BUCKETS_US) {
+            sum += count;
+            let _ = writeln!(self.0, "{name}_bucket{{le=\"{}\"}} {sum}", seconds(bound));
+        }
+        let total = durations.count();
+        let _ = writeln!(self.0, "{name}_bucket{{le=\"+Inf\"}} {total}");
+        let _ = writeln!(self.0, "{name}_sum {}", seconds(durations.sum_us));
+        let _ = writeln!(self.0, "{name}_count {total}");
+    }
+
+    /// The text.
+    pub fn finish(self) -> String {
+        self.0
+    }
+
+    fn labels(&mut self, labels: &[(&str, &str)]) {
+        for (at, (name, value)) in labels.iter().enumerate() {
+            self.0.push(if at == 0 { '{' } else { ',' });
+            self.0.push_str(name);
+            self.0.push_str("=\"");
+            for c in value.chars() {
+                match c {
+                    '\\' => self.0.push_str("\\\\"),
+                    '"' => self.0.push_str("\\\""),
+                    '\n' => self.0.push_str("\\n"),
+                    c => self.0.push(c),
+                }
+            }
+            self.0.push('"');
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+    }
+}
+
+/// Microseconds as seconds, as exactly as they are known.
+pub fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+/// One line of such a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The name, that of the metric with `_bucket`, `_sum` or `_count` behind a histogram's.
+    pub name: String,
+    /// Names and values of its labels.
+    pub labels: Vec<(String, String)>,
+    /// The value.
+    pub value: f64,
+}
+
+impl Sample {
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The samples of a text, in its order; `None` if a line is none.
+pub fn parse(text: &str) -> Option<Vec<Sample>> {
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(sample).collect()
+}
+
+fn sample(line: &str) -> Option<Sample> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let end = line.find(|c| !is_of_name(c)).filter(|end| *end > 0)?;
+    let (name, mut rest) = line.split_at(end);
+    let mut labels = Vec::new();
+    if let Some(inside) = rest.strip_prefix('{') {
+        rest = inside;
+        while !rest.starts_with('}') {
+            let (label, behind) = rest.split_once("=\"")?;
+            let (value, behind) = quoted(behind)?;
+            labels.push((label.to_owned(), value));
+            rest = behind.strip_prefix(',').unwrap_or(behind);
+        }
+        rest = rest.strip_prefix('}')?;
+    }
+    let value = rest.strip_prefix(' ')?.split(' ').next()?.parse().ok()?;
+    Some(Sample { name: name.to_owned(), labels, value })
+}
+
+/// The value in front of the closing quote, and what stands behind that.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => match chars.next()?.1 {
+                'n' => value.push('\n'),
+                c => value.push(c),
+            },
+            c => value.push(c),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::families;
+
+    #[test]
+    fn labels_survive_whatever_is_in_them() {
+        for name in ["shop", "a\"b", "a\\", "a\nb\\n", "}", "é\u{1F600}\r\t", "", "a\",x=\"1"] {
+            let mut text = Exposition::default();
+            text.begin(&families::NS_STATES);
+            text.sample(&families::NS_STATES, &[("namespace", name), ("x", "y")], 17);
+            let text = text.finish();
+            assert_eq!(text.lines().count(), 3, "{text}");
+            let samples = parse(&text).unwrap();
+            assert_eq!(samples.len(), 1);
+            assert_eq!(samples[0].label("namespace"), Some(name));
+            assert_eq!(
+                (samples[0].name.as_str(), samples[0].value),
+                ("fws_namespace_states", 17.0)
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_is_what_prometheus_reads() {
+        let mut text = Exposition::default();
+        text.single(&families::DRAINING, 0);
+        let mut durations = Durations::default();
+        for us in [0, 100, 101, 4000, 2_000_000] {
+            durations.record(us);
+        }
+        text.histogram(&families::TURNS, &durations);
+        let text = text.finish();
+        assert!(text.starts_with(
+            "# HELP fws_draining 1 from the signal to stop on, else 0.\n\
+             # TYPE fws_draining gauge\nfws_draining 0\n# HELP fws_turn_seconds "
+        ));
+        for line in [
+            "# TYPE fws_turn_seconds histogram",
+            "fws_turn_seconds_bucket{le=\"0.0001\"} 2",
+            "fws_turn_seconds_bucket{le=\"0.00025\"} 3",
+            "fws_turn_seconds_bucket{le=\"0.005\"} 4",
+            "fws_turn_seconds_bucket{le=\"1\"} 4",
+            "fws_turn_seconds_bucket{le=\"+Inf\"} 5",
+            "fws_turn_seconds_sum 2.004201",
+            "fws_turn_seconds_count 5",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        assert!(parse(&text).is_some());
+    }
+
+    #[test]
+    fn what_is_none_is_not_taken_for_one() {
+        for text in ["x", "{a=\"b\"} 1", "x{a=\"b} 1", "x{a=\"b\" 1", "x one", "x{a} 1", "<html>"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        let sample = &parse("# x\n\nx_total{a=\"b\",} +Inf 1234\n").unwrap()[0];
+        assert!(sample.value.is_infinite() && sample.labels.len() == 1);
+    }
+}

@@ -1,0 +1,59 @@
+//! How much there is in the hub, and in each namespace; what was published there. Numbers alone,
+//! each known without a search.
+
+use super::{Hub, NsId};
+
+/// What is counted of one namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Messages published, since the namespace is there.
+    pub publications: u64,
+    /// Messages handed to subscribers, since then.
+    pub deliveries: u64,
+    /// Authenticated connections, now.
+    pub peers: usize,
+    /// States, now.
+    pub states: usize,
+}
+
+impl Hub {
+    /// How many namespaces, channels, users, peers and states there are.
+    pub fn sizes(&self) -> [usize; 5] {
+        [
+            self.namespaces.len(),
+            self.channels.len(),
+            self.users.len(),
+            self.peers.len(),
+            self.states.len(),
+        ]
+    }
+
+    /// How many grants there are, and how many bytes of states.
+    pub fn grants_and_states_bytes(&self) -> (usize, usize) {
+        (self.grants, self.states_bytes)
+    }
+
+    /// Counts a message that was published, and handed to so many.
+    pub fn count_publication(&mut self, ns: NsId, deliveries: u64) {
+        if let Some(space) = self.namespaces.get_mut(ns) {
+            space.tally.publications += 1;
+            space.tally.deliveries += deliveries;
+        }
+    }
+
+    /// One peer more in a namespace, or less.
+    pub(super) fn count_peer(&mut self, ns: NsId, is_new: bool) {
+        if let Some(space) = self.namespaces.get_mut(ns) {
+            let peers = &mut space.tally.peers;
+            *peers = if is_new { *peers + 1 } else { peers.saturating_sub(1) };
+        }
+    }
+
+    /// Name and numbers of the namespaces in the first `slots` places. A namespace keeps its place
+    /// for life, so whoever is among them stays among them.
+    pub fn tallies(&self, slots: usize) -> impl Iterator<Item = (&str, Tally)> {
+        let first = (0..slots).filter_map(|slot| self.namespaces.at(slot));
+        let spaces = first.filter_map(|id| self.namespaces.get(id));
+        spaces.map(|space| (&*space.name, Tally { states: space.states.len(), ..space.tally }))
+    }
+}

@@ -1,0 +1,115 @@
+//! Every metric that the admin door shows: its name, what it is, what it says. One table, so that
+//! no name is written twice; `tests/docs.rs` compares it with `docs/operations.md`.
+
+/// What a metric is, in the words of Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It only grows, from zero at the start.
+    Counter,
+    /// It is as it is now.
+    Gauge,
+    /// Counts by how long something took.
+    Histogram,
+}
+
+impl MetricKind {
+    /// The word for it in the text format.
+    pub const fn word(self) -> &'static str {
+        match self {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric, with all its labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Its name, which ends in its unit.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: MetricKind,
+    /// What it says, in one line.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($id:ident = $name:literal $kind:ident $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $id: Family =
+                Family { name: $name, kind: MetricKind::$kind, help: $help };
+        )*
+        /// All of them.
+        pub const ALL: &[Family] = &[$($id,)*];
+    };
+}
+
+families! {
+    BUILD = "fws_build_info" Gauge "Version of the server, as a label; the value is 1.";
+    DRAINING = "fws_draining" Gauge "1 from the signal to stop on, else 0.";
+    CONNECTIONS = "fws_connections" Gauge
+        "Connections and sessions by kind; those that are closing are not among them.";
+    SOCKETS = "fws_sockets" Gauge "Sockets, those that are closing included.";
+    OPENED = "fws_connections_opened_total" Counter "Connections let in, by door.";
+    CLOSED = "fws_connections_closed_total" Counter "Connections ended, by reason.";
+    COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
+    REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
+    WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";
+    PUBLICATIONS = "fws_publications_total" Counter
+        "Messages published, whether or not anybody heard them.";
+    DELIVERIES = "fws_deliveries_total" Counter "Messages handed to subscribers.";
+    RECEIVED = "fws_received_bytes_total" Counter "Bytes read from all connections.";
+    SENT = "fws_sent_bytes_total" Counter "Bytes that the kernel has taken for all connections.";
+    QUEUED_BYTES = "fws_queued_bytes" Gauge
+        "Bytes that wait for the kernel to take them; those shared by many count for each.";
+    QUEUED_FRAMES = "fws_queued_frames" Gauge "Frames that wait for the kernel to take them.";
+    TURNS = "fws_turn_seconds" Histogram "Turns of the loop, by their time without waiting.";
+    NAMESPACES = "fws_namespaces" Gauge "Namespaces.";
+    CHANNELS = "fws_channels" Gauge "Channels with subscribers.";
+    USERS = "fws_users" Gauge "Users with connections.";
+    PEERS = "fws_peers" Gauge "Browsers that have authenticated.";
+    STATES = "fws_states" Gauge "States.";
+    STATES_BYTES = "fws_states_bytes" Gauge "Bytes of all states, names and values together.";
+    GRANTS = "fws_grants" Gauge "Grants.";
+    STORE_FAILING = "fws_store_failing" Gauge "1 while the store refuses changes, else 0.";
+    STORE_FAILURES = "fws_store_failures_total" Counter "Times that the store began to fail.";
+    STORE_REFUSED = "fws_store_refused_changes_total" Counter
+        "Changes refused because the store was failing.";
+    STORE_PENDING_CHANGES = "fws_store_pending_changes" Gauge "Changes not on disk yet.";
+    STORE_PENDING_BYTES = "fws_store_pending_bytes" Gauge
+        "Bytes of what has changed and is not on disk yet, and of how to take it back.";
+    STORE_BATCHES = "fws_store_batch_seconds" Histogram
+        "Batches written, by their time from the first write to the end of the sync.";
+    STORE_LAST = "fws_store_last_batch_seconds" Gauge "Time of the last batch.";
+    STORE_FILE = "fws_store_file_bytes" Gauge "Length of the store's file.";
+    STORE_CONTENT = "fws_store_content_bytes" Gauge "Bytes of all rows in that file.";
+    NS_PUBLICATIONS = "fws_namespace_publications_total" Counter
+        "Messages published, by namespace.";
+    NS_DELIVERIES = "fws_namespace_deliveries_total" Counter
+        "Messages handed to subscribers, by namespace.";
+    NS_PEERS = "fws_namespace_peers" Gauge "Browsers that have authenticated, by namespace.";
+    NS_STATES = "fws_namespace_states" Gauge "States, by namespace.";
+    CPU = "process_cpu_seconds_total" Counter "Processor time, of the user and of the system.";
+    RESIDENT = "process_resident_memory_bytes" Gauge "Memory in use.";
+    OPEN_FDS = "process_open_fds" Gauge "Open file descriptors.";
+    MAX_FDS = "process_max_fds" Gauge "File descriptors that the process may have.";
+    STARTED = "process_start_time_seconds" Gauge "Start of the process, in seconds since 1970.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rules_of_prometheus() {
+        for (at, Family { name, kind, help }) in ALL.iter().enumerate() {
+            assert!(name.starts_with("fws_") || name.starts_with("process_"), "{name}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
+            assert!(!help.is_empty() && !help.contains(['\n', '\\']) && help.ends_with('.'));
+            assert!(ALL[..at].iter().all(|other| other.name != *name), "{name} comes twice");
+        }
+    }
+}

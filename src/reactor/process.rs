@@ -1,0 +1,72 @@
+//! What the system knows of this process, from `/proc`: three short files and one directory entry,
+//! whatever the number of connections. Read when somebody asks, never by the turn.
+
+use std::fs;
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::metrics::Process;
+
+/// Clock ticks of a second in `/proc/self/stat`: fixed for all programs (`USER_HZ`).
+const TICKS_PER_SECOND: u64 = 100;
+/// So many descriptors are counted one by one where the system does not tell how many there are.
+const COUNTED_MAX: usize = 4096;
+
+/// Reads it all.
+pub(super) fn read() -> Process {
+    let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    Process {
+        resident_bytes: resident_bytes(&read("status")),
+        open_fds: open_fds(),
+        max_fds: getrlimit(Resource::Nofile).current,
+        cpu_ms: cpu_ms(&read("stat")),
+    }
+}
+
+fn resident_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// Times of user and system: the 14th and 15th field, behind a name that may hold anything.
+fn cpu_ms(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let ticks = ticks()?.checked_add(ticks()?)?;
+    ticks.checked_mul(1000 / TICKS_PER_SECOND)
+}
+
+/// Since Linux 6.2 the directory's length is the number of descriptors. Before, they would have to
+/// be listed, which is done only where they are few.
+fn open_fds() -> Option<u64> {
+    let length = fs::metadata("/proc/self/fd").ok()?.len();
+    if length > 0 {
+        return Some(length);
+    }
+    // Less the one with which they are read.
+    let count = fs::read_dir("/proc/self/fd").ok()?.take(COUNTED_MAX + 1).count();
+    (count <= COUNTED_MAX).then(|| count.saturating_sub(1) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_are_understood() {
+        assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    5124 kB\nX: 1\n"), Some(5124 * 1024));
+        assert_eq!(resident_bytes("VmRSS: much\n"), None);
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 25 17 0 0 20 0 2 0 100 5000 300\n";
+        assert_eq!(cpu_ms(stat), Some(420));
+        assert_eq!(cpu_ms(""), None);
+    }
+
+    #[test]
+    fn this_process_has_something_of_everything() {
+        let process = read();
+        assert!(process.resident_bytes.is_some_and(|bytes| bytes > 100_000), "{process:?}");
+        assert!(process.open_fds.is_some_and(|fds| fds >= 3), "{process:?}");
+        assert!(process.cpu_ms.is_some() && process.max_fds.is_none_or(|max| max >= 3));
+    }
+}

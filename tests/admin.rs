@@ -1,0 +1,329 @@
+//! The admin door of the real binary: what it shows moves as it must, health says when nobody
+//! should be sent here, and HTTP is the same as on the web door.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use common::eventually;
+use common::http::{Answer, request};
+use common::server::{Dir, Options, Server, fill, on_small_disk};
+use common::web::{Http, ask, session};
+use fws::codec::prometheus::{Sample, parse};
+use fws::metrics::families;
+use serde_json::json;
+
+/// Options with an admin door.
+fn options() -> Options {
+    let mut options = Options::default();
+    options.config["admin"] = json!("127.0.0.1:0");
+    options
+}
+
+/// Where the admin door of a server is.
+fn admin(server: &Server) -> SocketAddr {
+    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
+    eventually("the admin door opens", || server.log().iter().find_map(address))
+}
+
+fn get(server: SocketAddr, path: &str) -> Answer {
+    request(server, &format!("GET {path}"), &[]).unwrap()
+}
+
+/// All samples, by name and labels as they are written.
+fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
+    let answer = get(server, "/metrics");
+    assert_eq!(answer.status, 200);
+    let key = |sample: &Sample| {
+        let labels = sample.labels.iter().map(|(name, value)| format!("{name}={value}"));
+        let labels = labels.collect::<Vec<_>>().join(",");
+        if labels.is_empty() { sample.name.clone() } else { format!("{}{{{labels}}}", sample.name) }
+    };
+    let samples = parse(&answer.body).unwrap_or_else(|| panic!("{}", answer.body));
+    let count = samples.len();
+    let map: BTreeMap<_, _> = samples.iter().map(|s| (key(s), s.value)).collect();
+    assert_eq!(map.len(), count, "a sample comes twice: {}", answer.body);
+    map
+}
+
+/// Waits until a sample has this value.
+#[track_caller]
+fn shows(server: SocketAddr, name: &str, value: f64) {
+    let mut last = None;
+    eventually(name, || {
+        last = scrape(server).get(name).copied();
+        (last == Some(value)).then_some(())
+    });
+}
+
+#[test]
+fn every_metric_is_shown_with_its_kind_and_no_other() {
+    let server = Server::start(&options());
+    let answer = get(admin(&server), "/metrics");
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let mut kinds = BTreeMap::new();
+    for line in answer.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert_eq!(kinds.insert(name, kind), None, "{name} comes twice");
+    }
+    for family in families::ALL {
+        assert_eq!(kinds.remove(family.name), Some(family.kind.word()), "{}", family.name);
+        let help = format!("# HELP {} {}\n# TYPE {}", family.name, family.help, family.name);
+        assert!(answer.body.contains(&help), "{help}");
+        let is_sample = |line: &str| line.starts_with(family.name);
+        assert!(answer.body.lines().any(is_sample), "{} has no sample", family.name);
+    }
+    assert!(kinds.is_empty(), "{kinds:?}");
+}
+
+#[test]
+fn counters_move_as_they_must() {
+    let server = Server::start(&options());
+    let admin = admin(&server);
+    let before = scrape(admin);
+    assert_eq!(before["fws_connections{kind=websocket}"], 0.0);
+    assert_eq!(before["fws_namespaces"], 2.0);
+
+    let mut control = server.controller("demo");
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("news");
+    for _ in 0..3 {
+        control.ok(r#"{"action":"emit","channel":"news","data":1}"#);
+        browser.expect(r#"{"event":"news","data":1}"#);
+    }
+    control.ok(r#"{"action":"set","channel":"state","data":"x"}"#);
+    control.ask(r#"{"action":"no such"}"#);
+    server.controller("other").ok(r#"{"action":"emit","channel":"news","data":1}"#);
+    let after = scrape(admin);
+    for (name, value) in [
+        ("fws_connections{kind=websocket}", 1.0),
+        ("fws_connections{kind=sockjs_websocket}", 0.0),
+        ("fws_connections{kind=http}", 0.0),
+        ("fws_connections_opened_total{door=web}", 1.0),
+        ("fws_connections_opened_total{door=control}", 2.0),
+        ("fws_publications_total", 4.0),
+        ("fws_deliveries_total", 3.0),
+        ("fws_namespace_publications_total{namespace=demo}", 3.0),
+        ("fws_namespace_publications_total{namespace=other}", 1.0),
+        ("fws_namespace_publications_total{other=true}", 0.0),
+        ("fws_namespace_deliveries_total{namespace=demo}", 3.0),
+        ("fws_namespace_peers{namespace=demo}", 1.0),
+        ("fws_namespace_states{namespace=demo}", 1.0),
+        ("fws_namespace_states{namespace=other}", 0.0),
+        ("fws_commands_refused_total{code=312}", 1.0),
+        ("fws_commands_refused_total{code=305}", 0.0),
+        ("fws_peers", 1.0),
+        ("fws_users", 1.0),
+        ("fws_channels", 1.0),
+        ("fws_states", 1.0),
+        ("fws_queued_bytes", 0.0),
+        ("fws_store_failing", 0.0),
+        ("fws_store_pending_changes", 0.0),
+        ("fws_draining", 0.0),
+    ] {
+        assert_eq!(after.get(name), Some(&value), "{name}");
+    }
+    for name in [
+        "fws_commands_total",
+        "fws_received_bytes_total",
+        "fws_sent_bytes_total",
+        "fws_turn_seconds_count",
+        "fws_turn_seconds_bucket{le=+Inf}",
+        "fws_store_batch_seconds_count",
+    ] {
+        assert!(after[name] > before[name], "{name}: {} and {}", before[name], after[name]);
+    }
+    for name in ["fws_store_file_bytes", "process_resident_memory_bytes", "process_open_fds"] {
+        assert!(after[name] > 0.0, "{name}");
+    }
+}
+
+#[test]
+fn connections_are_told_apart() {
+    let server = Server::start(&options());
+    let admin = admin(&server);
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    let mut sockjs = common::browser::Browser::sockjs(server.ws);
+    sockjs.auth("demo", r#"{"i":2}"#);
+    let place = session();
+    assert_eq!(ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body, "o\n");
+    let idle = Http::connect(server.ws);
+    shows(admin, "fws_connections{kind=sockjs_websocket}", 1.0);
+    shows(admin, "fws_connections{kind=session}", 1.0);
+    shows(admin, "fws_connections{kind=http}", 1.0);
+    drop(idle);
+    shows(admin, "fws_connections{kind=http}", 0.0);
+    browser.close(None);
+    shows(admin, "fws_connections{kind=websocket}", 0.0);
+    assert!(scrape(admin)["fws_connections_closed_total{reason=peer_closed}"] >= 2.0);
+    // Who watches is not counted with those who are watched.
+    assert_eq!(scrape(admin)["fws_connections_opened_total{door=web}"], 4.0);
+}
+
+#[test]
+fn the_first_namespaces_are_named_and_the_others_summed_up() {
+    let mut options = options();
+    options.config["limits"] = json!({ "metrics_namespaces": 3 });
+    let server = Server::start(&options);
+    let admin = admin(&server);
+    let names = ["a\"b\\", "line\nbreak", "third"];
+    let mut keys = Vec::new();
+    for name in names {
+        let request = json!({ "action": "registerNameSpace", "name": name,
+            "key": common::server::SERVER_KEY });
+        let reply = server.control().ask(&request.to_string());
+        let reply: serde_json::Value = serde_json::from_str(&reply).unwrap();
+        keys.push(reply["secretKey"].as_str().unwrap().to_owned());
+    }
+    for (at, name) in names.iter().enumerate() {
+        let mut control = server.control();
+        let auth = json!({ "action": "auth", "name": name, "sKey": keys[at] });
+        control.ok(&auth.to_string());
+        for _ in 0..=at {
+            control.ok(r#"{"action":"emit","channel":"news","data":1}"#);
+        }
+    }
+    let shown = scrape(admin);
+    let total = "fws_namespace_publications_total";
+    let of = |label: &str| shown.get(&format!("{total}{{{label}}}")).copied();
+    assert_eq!(of("namespace=demo"), Some(0.0));
+    assert_eq!(of("namespace=other"), Some(0.0));
+    assert_eq!(of("namespace=a\"b\\"), Some(1.0));
+    assert_eq!((of("namespace=line\nbreak"), of("namespace=third")), (None, None));
+    assert_eq!(of("other=true"), Some(5.0));
+    assert_eq!(shown["fws_publications_total"], 6.0);
+}
+
+#[test]
+fn http_is_that_of_the_web_door() {
+    let server = Server::start(&options());
+    let admin = admin(&server);
+    assert_eq!(get(admin, "/healthz").body, "ok\n");
+    assert_eq!(get(admin, "/metrics?x=y").status, 200);
+    for path in ["/", "/socket", "/socket/info", "/metrics/", "/Metrics", "*"] {
+        assert_eq!(get(admin, path).status, 404, "{path}");
+    }
+    let head = request(admin, "HEAD /metrics", &[]).unwrap();
+    assert!(head.status == 200 && head.header("content-length").is_some());
+    let post = request(admin, "POST /metrics", &["Content-Length: 0"]).unwrap();
+    assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
+    // One request after the other, on one connection.
+    let mut http = Http::connect(admin);
+    assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
+    assert_eq!(http.ask("GET /nothing", &[], "").status, 404);
+    http.raw("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
+    assert_eq!([(); 3].map(|()| http.answer().status), [200; 3]);
+    let upgrade = common::browser::upgrade("/socket/websocket", &[]);
+    http.raw(upgrade);
+    assert_eq!(http.answer().status, 404);
+    http.expect_end();
+
+    for (bytes, status) in [
+        ("GET /metrics HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET /metrics\r\n\r\n".into(), 400),
+        ("\x16\x03\x01\x02\x00\x01\r\n\r\n".into(), 400),
+        ("GET /metrics HTTP/2.0\r\n\r\n".into(), 505),
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(2048)), 414),
+        (format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(8192)), 431),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n".into(), 413),
+    ] {
+        let statuses = [admin, server.ws].map(|door| {
+            let mut http = Http::connect(door);
+            http.raw(&bytes);
+            let answer = http.answer();
+            assert_eq!(answer.header("connection"), Some("close"));
+            http.expect_end();
+            answer.status
+        });
+        assert_eq!(statuses, [status; 2], "{bytes:?}");
+    }
+    assert_eq!(get(admin, "/healthz").status, 200);
+}
+
+#[test]
+fn half_a_request_ends_and_makes_room() {
+    let mut options = options();
+    options.config["limits"] = json!({ "admin_connections": 1, "http_head_ms": 300 });
+    let server = Server::start(&options);
+    let admin = admin(&server);
+    let mut half = Http::connect(admin);
+    half.raw("GET /metrics HT");
+    // This one waits until the first has had its time.
+    assert_eq!(get(admin, "/healthz").status, 200);
+    assert_eq!(half.answer().status, 408);
+}
+
+#[test]
+fn browsers_that_fill_the_server_do_not_lock_it() {
+    let mut options = options();
+    options.config["limits"] = json!({ "connections": 16, "control_connections": 16 });
+    let server = Server::start(&options);
+    let admin = admin(&server);
+    let _idle: Vec<_> = (0..20).map(|_| Http::connect(server.ws)).collect();
+    shows(admin, "fws_sockets", 16.0);
+    assert_eq!(get(admin, "/healthz").status, 200);
+}
+
+#[test]
+fn health_says_that_the_server_drains() {
+    let mut options = options();
+    options.config["limits"] = json!({ "drain_ms": 60_000, "backlog_bytes": 1 << 30 });
+    let server = Server::start(&options);
+    let admin = admin(&server);
+    // Somebody who does not take what is queued keeps the server from its end.
+    let mut deaf = server.browser("demo", r#"{"i":1}"#);
+    deaf.subscribe("news");
+    let mut control = server.controller("demo");
+    let data = "x".repeat(4 << 20);
+    for _ in 0..8 {
+        control.ok(&format!(r#"{{"action":"emit","channel":"news","data":"{data}"}}"#));
+    }
+    assert!(scrape(admin)["fws_queued_bytes"] > 1e6);
+    server.terminate();
+    let draining = eventually("health says so", || {
+        let answer = get(admin, "/healthz");
+        (answer.status == 503).then_some(answer)
+    });
+    assert_eq!(draining.body, "draining\n");
+    assert_eq!(scrape(admin)["fws_draining"], 1.0);
+    // Whoever watches is not waited for.
+    let _watching = Http::connect(admin);
+    deaf.drop_connection(true);
+    server.exited();
+}
+
+#[test]
+fn health_says_that_the_store_fails() {
+    let dir = Dir::new();
+    let command = on_small_disk(&options(), &dir);
+    let server = Server::spawn(command, dir, false);
+    let admin = admin(&server);
+    let mut control = server.controller("demo");
+    control.ok(r#"{"action":"set","channel":"c","data":1}"#);
+    assert_eq!(get(admin, "/healthz").status, 200);
+    let pid = server.pid().as_raw_nonzero();
+    let folder = std::path::PathBuf::from(format!("/proc/{pid}/root"))
+        .join(server.dir().file("data").strip_prefix("/").unwrap());
+    let filler = fill(&folder);
+    let value = "x".repeat(20_000);
+    let mut number = 0;
+    eventually("the store fails", || {
+        number += 1;
+        let set = format!(r#"{{"action":"set","channel":"c{number}","data":"{value}"}}"#);
+        control.ask(&set).contains("302").then_some(())
+    });
+    let answer = get(admin, "/healthz");
+    assert_eq!((answer.status, answer.body.as_str()), (503, "store failing\n"));
+    let failing = scrape(admin);
+    assert_eq!(failing["fws_store_failing"], 1.0);
+    assert!(failing["fws_store_failures_total"] >= 1.0);
+    assert!(failing["fws_commands_refused_total{code=302}"] >= 1.0);
+    control.ask(r#"{"action":"set","channel":"d","data":1}"#);
+    assert!(scrape(admin)["fws_store_refused_changes_total"] >= 1.0);
+    std::fs::remove_file(filler).unwrap();
+    eventually("it is well again", || (get(admin, "/healthz").status == 200).then_some(()));
+    shows(admin, "fws_store_failing", 0.0);
+}

@@ -3,6 +3,7 @@
 //! [`crate::cli`].
 
 mod control;
+mod page;
 mod socket;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::time::{Clock, Millis};
 
 pub use control::Control;
+pub use page::page;
 pub use socket::{Message, Socket};
 
 /// Time for a TCP connection, in milliseconds.

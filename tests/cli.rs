@@ -34,6 +34,7 @@ fn every_command_has_help() {
         "grant",
         "revoke",
         "watch",
+        "stat",
         "store",
         "store check",
         "store export",

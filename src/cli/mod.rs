@@ -18,6 +18,7 @@ mod revoke;
 mod serve;
 mod session;
 mod set;
+mod stat;
 mod store;
 mod token;
 mod watch;
@@ -57,6 +58,7 @@ const COMMANDS: &[&Command] = &[
     &grant::COMMAND,
     &revoke::COMMAND,
     &watch::COMMAND,
+    &stat::COMMAND,
     &store::COMMAND,
 ];
 

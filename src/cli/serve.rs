@@ -18,7 +18,7 @@ object with the keys ws, control, control_unix, admin, data, store, sync, demo,
 secret_key, namespaces, sockjs and limits.
 
 With --admin there is a third port, for whoever watches the server: /metrics in
-the format of Prometheus, and /healthz.
+the format of Prometheus, and /healthz. `fws stat` shows the same.
 
 What is registered, granted and set is kept in the data folder, and is there
 again after any crash. With --sync 1s a state is acknowledged at once and on disk

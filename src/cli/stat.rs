@@ -1,0 +1,157 @@
+//! `fws stat`: the metrics of a running server, for a person.
+
+mod screen;
+
+use std::io::{IsTerminal, stdout};
+use std::time::Duration;
+
+use super::flags::{AT_ADMIN, AT_CONFIG, Flag};
+use super::output::{out, printable};
+use super::{Call, Command, Stop};
+use crate::client::{Address, ClientError, page};
+use crate::codec::prometheus::{Sample, parse};
+use crate::time::Stopwatch;
+use screen::{Reading, screen};
+
+/// Where the admin door is if nobody says.
+const ADDRESS: &str = "127.0.0.1:8086";
+
+/// Between two looks.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// To the first corner; and the rest of a line, and of the screen, is cleared.
+const HOME: &str = "\x1b[H";
+const LINE_END: &str = "\x1b[K\n";
+const REST: &str = "\x1b[J";
+
+const ONCE: Flag = Flag { name: "once", value: "", about: "one look, without rates" };
+const JSON: Flag =
+    Flag { name: "json", value: "", about: "one JSON object a line, with every number" };
+
+pub(super) const COMMAND: Command = Command {
+    name: "stat",
+    summary: "show what a server does, live",
+    usage: &["[OPTION…]"],
+    about: "\
+Shows how many are connected, what is published and delivered, how long turns of
+the loop and batches of the store take, and the busiest namespaces; again each
+second, with rates, until ctrl-C. Needs the server's admin door: start it with
+`fws serve --admin 127.0.0.1:8086`. Times of turns are upper bounds: a number is
+known to within its bucket.
+
+Exit code 1 if there is no admin door, or it is gone.",
+    flags: &[AT_ADMIN, ONCE, JSON, AT_CONFIG],
+    examples: &[
+        ("fws stat", "the server on this machine, live"),
+        ("fws stat --once --json", "every number once, for a program"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let [] = call.words()?;
+    let config = call.client_config()?;
+    let address = match (call.flag(AT_ADMIN.name), config.admin) {
+        (Some(address), _) => Address::Tcp(address.into()),
+        (None, Some(address)) => Address::to_reach(address),
+        (None, None) => Address::Tcp(ADDRESS.into()),
+    };
+    let (is_once, is_json) = (call.flag(ONCE.name).is_some(), call.flag(JSON.name).is_some());
+    let is_screen = !is_once && !is_json && stdout().is_terminal();
+    let mut before: Option<(Reading, Stopwatch)> = None;
+    loop {
+        let (watch, samples) = (Stopwatch::start(), look(&address)?);
+        if is_json {
+            out(&json(&samples))?;
+        } else {
+            let reading = Reading::new(samples);
+            let elapsed = before.as_ref().map(|(before, watch)| (before, watch.elapsed_us()));
+            let text = screen(&address.to_string(), &reading, elapsed);
+            out(&if is_screen {
+                HOME.to_owned() + &text.replace('\n', LINE_END) + REST
+            } else {
+                text
+            })?;
+            before = Some((reading, watch));
+        }
+        if is_once {
+            return Ok(());
+        }
+        if !is_screen && !is_json {
+            out("\n")?;
+        }
+        pause(REFRESH);
+    }
+}
+
+/// Nobody wakes this thread, but a wait may end by itself.
+fn pause(time: Duration) {
+    let watch = Stopwatch::start();
+    while let Some(left) = time.checked_sub(Duration::from_micros(watch.elapsed_us()))
+        && !left.is_zero()
+    {
+        std::thread::park_timeout(left);
+    }
+}
+
+/// All numbers, as they are now.
+fn look(address: &Address) -> Result<Vec<Sample>, Stop> {
+    let (status, body) = page(address, "/metrics").map_err(|e| match e {
+        ClientError::Connect(..) => Stop::Failed(format!(
+            "no admin door at {address}: start the server with `fws serve --admin {ADDRESS}`, and \
+             say here with --admin where it is"
+        )),
+        e => Stop::Failed(format!("{address}: {e}")),
+    })?;
+    let foreign = |what: &str| {
+        Stop::Failed(format!(
+            "{address} is no admin door: {what}; --admin takes the address that `fws serve` was \
+             given as --admin"
+        ))
+    };
+    if status != 200 {
+        return Err(foreign(&format!("it answers {status} when asked for /metrics")));
+    }
+    let samples = parse(&body).ok_or_else(|| foreign("what it says are no metrics"))?;
+    if samples.iter().all(|sample| sample.name != "fws_build_info") {
+        return Err(foreign("what it says are no metrics of ours"));
+    }
+    Ok(samples)
+}
+
+/// Each number under its name, as Prometheus writes it.
+fn json(samples: &[Sample]) -> String {
+    let mut object = serde_json::Map::new();
+    for Sample { name, labels, value } in samples {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}={value:?}")).collect();
+        let key = match labels.is_empty() {
+            true => name.clone(),
+            false => format!("{name}{{{}}}", labels.join(",")),
+        };
+        object.insert(printable(&key), number(*value));
+    }
+    serde_json::Value::Object(object).to_string() + "\n"
+}
+
+/// A whole number without a point.
+fn number(value: f64) -> serde_json::Value {
+    if value.fract() == 0.0 && value.abs() < 9e15 {
+        return (value as i64).into();
+    }
+    value.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_has_a_name_in_json() {
+        let text = "a_total 5\nb{x=\"1\"} 0.25\nb{x=\"\u{1b}\"} 1\n";
+        let value: serde_json::Value = serde_json::from_str(&json(&parse(text).unwrap())).unwrap();
+        assert_eq!(value["a_total"], 5);
+        assert_eq!(value["b{x=\"1\"}"], 0.25);
+        assert_eq!(value["b{x=\"\\u{1b}\"}"], 1);
+    }
+}

@@ -1,0 +1,261 @@
+//! What `fws stat` shows: one reading, and what has changed since the one before.
+
+use super::super::output::printable;
+use crate::codec::prometheus::Sample;
+
+/// Namespaces shown.
+const NAMESPACES: usize = 5;
+
+/// All numbers at one moment.
+pub(super) struct Reading(Vec<Sample>);
+
+impl Reading {
+    pub fn new(samples: Vec<Sample>) -> Reading {
+        Reading(samples)
+    }
+
+    fn named(&self, name: &str) -> impl Iterator<Item = &Sample> {
+        self.0.iter().filter(move |sample| sample.name == name)
+    }
+
+    /// The sum of a metric over its labels; `None` if it is not there.
+    fn sum(&self, name: &str) -> Option<f64> {
+        self.named(name).next()?;
+        Some(self.named(name).map(|sample| sample.value).sum())
+    }
+
+    fn of(&self, name: &str, label: &str, value: &str) -> f64 {
+        self.named(name).find(|it| it.label(label) == Some(value)).map_or(0.0, |it| it.value)
+    }
+
+    /// Bounds of the buckets of a histogram, and how many fell into each or one before it.
+    fn buckets(&self, name: &str) -> Vec<(f64, f64)> {
+        let name = format!("{name}_bucket");
+        let buckets = self.named(&name);
+        buckets.filter_map(|it| Some((it.label("le")?.parse().ok()?, it.value))).collect()
+    }
+}
+
+/// A reading before this one, and how long ago that was in microseconds.
+type Before<'a> = Option<(&'a Reading, u64)>;
+
+/// The text, some thirty lines.
+pub(super) fn screen(address: &str, now: &Reading, before: Before<'_>) -> String {
+    let mut text = headline(address, now);
+    text += &format!("\n{:<22}{:>16}\n", "connections", "now");
+    for (kind, label) in [
+        ("control", "back ends"),
+        ("websocket", "WebSocket"),
+        ("sockjs_websocket", "SockJS, WebSocket"),
+        ("session", "SockJS, HTTP"),
+        ("http", "HTTP connections"),
+    ] {
+        text += &row(label, &count(now.of("fws_connections", "kind", kind)), "");
+    }
+    for (name, label) in [
+        ("fws_peers", "authenticated"),
+        ("fws_users", "users"),
+        ("fws_channels", "channels"),
+        ("fws_namespaces", "namespaces"),
+        ("fws_states", "states"),
+    ] {
+        text += &row(label, &count(now.sum(name).unwrap_or_default()), "");
+    }
+    text += &format!("\n{:<22}{:>16}{:>16}\n", "traffic", "in all", "a second");
+    for (name, label, form) in [
+        ("fws_connections_opened_total", "opened", count as fn(f64) -> String),
+        ("fws_connections_closed_total", "closed", count),
+        ("fws_commands_total", "commands", count),
+        ("fws_commands_refused_total", "refused commands", count),
+        ("fws_publications_total", "publications", count),
+        ("fws_deliveries_total", "deliveries", count),
+        ("fws_received_bytes_total", "received", bytes),
+        ("fws_sent_bytes_total", "sent", bytes),
+    ] {
+        let total = now.sum(name).unwrap_or_default();
+        let rate = rate(now, before, name).map_or("-".into(), form);
+        text += &row(label, &form(total), &rate);
+    }
+    text += &row("waiting to be sent", &bytes(now.sum("fws_queued_bytes").unwrap_or_default()), "");
+    text += &work(now, before);
+    text + &namespaces(now, before)
+}
+
+fn headline(address: &str, now: &Reading) -> String {
+    let version = now.named("fws_build_info").find_map(|it| it.label("version"));
+    let is_set = |name: &str| now.sum(name).is_some_and(|value| value > 0.0);
+    let health = match () {
+        () if is_set("fws_draining") => "draining",
+        () if is_set("fws_store_failing") => "STORE FAILING",
+        () => "ok",
+    };
+    format!("fws {} at {address}: {health}\n", printable(version.unwrap_or("?")))
+}
+
+/// The loop, the store, the process.
+fn work(now: &Reading, before: Before<'_>) -> String {
+    let mut text = format!("\n{:<22}{:>16}\n", "work", "");
+    for (share, label) in [(0.5, "half of the turns"), (0.99, "99 %"), (0.999, "99.9 %")] {
+        text += &row(label, &quantile(now, before, "fws_turn_seconds", share), "");
+    }
+    if let Some(last) = now.sum("fws_store_last_batch_seconds") {
+        let pending = now.sum("fws_store_pending_changes").unwrap_or_default();
+        let file = now.sum("fws_store_file_bytes").unwrap_or_default();
+        let batches = now.sum("fws_store_batch_seconds_count").unwrap_or_default();
+        let rate = rate(now, before, "fws_store_batch_seconds_count").map_or("-".into(), count);
+        text += &row("store batches", &count(batches), &rate);
+        text += &row("last batch", &format!("{:.1} ms", last * 1e3), "");
+        text += &row("changes not on disk", &count(pending), "");
+        text += &row("store file", &bytes(file), "");
+    }
+    if let Some(memory) = now.sum("process_resident_memory_bytes") {
+        text += &row("memory", &bytes(memory), "");
+    }
+    if let Some(fds) = now.sum("process_open_fds") {
+        text += &row("descriptors", &count(fds), "");
+    }
+    if let Some(cpu) = now.sum("process_cpu_seconds_total") {
+        let share = rate(now, before, "process_cpu_seconds_total");
+        let share = share.map_or("-".into(), |share| format!("{:.0} %", share * 100.0));
+        text += &row("processor time", &format!("{cpu:.1} s"), &share);
+    }
+    text
+}
+
+/// Those with the most deliveries, lately or, at the first look, in all.
+fn namespaces(now: &Reading, before: Before<'_>) -> String {
+    let deliveries = "fws_namespace_deliveries_total";
+    let mut rows: Vec<(f64, f64, &str)> = now
+        .named(deliveries)
+        .filter_map(|it| Some((it.label("namespace")?, it.value)))
+        .map(|(name, total)| {
+            let was = before.map_or(0.0, |(was, _)| was.of(deliveries, "namespace", name));
+            ((total - was).max(0.0), total, name)
+        })
+        .collect();
+    rows.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    rows.truncate(NAMESPACES);
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("\n{:<22}{:>16}{:>16}\n", "namespaces", "deliveries", "a second");
+    for (since, total, name) in rows {
+        let rate = before.filter(|(_, us)| *us > 0);
+        let rate = rate.map_or("-".into(), |(_, us)| count(since * 1e6 / us as f64));
+        let short: String = printable(name).chars().take(21).collect();
+        text += &row(&short, &count(total), &rate);
+    }
+    text
+}
+
+fn row(label: &str, value: &str, rate: &str) -> String {
+    let line = format!("{label:<22}{value:>16}{rate:>16}");
+    format!("{}\n", line.trim_end())
+}
+
+/// How much a counter has grown, a second. One that is smaller than before has begun anew.
+fn rate(now: &Reading, before: Before<'_>, name: &str) -> Option<f64> {
+    let (before, us) = before.filter(|(_, us)| *us > 0)?;
+    let (total, was) = (now.sum(name)?, before.sum(name)?);
+    Some((total - was).max(0.0) * 1e6 / us as f64)
+}
+
+/// Below which time that share of all lies: lately or, at the first look, in all.
+fn quantile(now: &Reading, before: Before<'_>, name: &str, share: f64) -> String {
+    let mut buckets = now.buckets(name);
+    let was = before.map(|(before, _)| before.buckets(name)).unwrap_or_default();
+    for (bucket, (_, count)) in buckets.iter_mut().zip(was) {
+        bucket.1 -= count;
+    }
+    let total = buckets.last().map_or(0.0, |(_, count)| *count);
+    match buckets.iter().find(|(_, count)| total > 0.0 && *count >= total * share) {
+        Some((bound, _)) if bound.is_finite() => format!("<= {} ms", bound * 1e3),
+        Some(_) => "> 1000 ms".into(),
+        None => "-".into(),
+    }
+}
+
+/// `1234`, `56.7 k`, `8.90 M`: four figures are enough.
+fn count(value: f64) -> String {
+    match value {
+        v if v < 10_000.0 && v.fract() == 0.0 => format!("{v}"),
+        v if v < 10_000.0 => format!("{v:.1}"),
+        v if v < 1e6 => format!("{:.1} k", v / 1e3),
+        v if v < 1e9 => format!("{:.2} M", v / 1e6),
+        v => format!("{:.2} G", v / 1e9),
+    }
+}
+
+fn bytes(value: f64) -> String {
+    let (kib, mib, gib) = (1024.0, 1024.0 * 1024.0, 1024.0 * 1024.0 * 1024.0);
+    match value {
+        v if v < kib => format!("{v:.0} B"),
+        v if v < mib => format!("{:.1} KiB", v / kib),
+        v if v < gib => format!("{:.1} MiB", v / mib),
+        v => format!("{:.2} GiB", v / gib),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::prometheus::parse;
+
+    fn reading(text: &str) -> Reading {
+        Reading::new(parse(text).unwrap())
+    }
+
+    #[test]
+    fn rates_are_of_what_has_changed() {
+        let text = |deliveries: u32, fast: u32, slow: u32| {
+            format!(
+                "fws_build_info{{version=\"1.2.3\"}} 1\nfws_draining 0\nfws_store_failing 0\n\
+                 fws_connections{{kind=\"websocket\"}} 12345\nfws_deliveries_total {deliveries}\n\
+                 fws_turn_seconds_bucket{{le=\"0.0001\"}} {fast}\n\
+                 fws_turn_seconds_bucket{{le=\"0.005\"}} {}\n\
+                 fws_turn_seconds_bucket{{le=\"+Inf\"}} {}\n\
+                 fws_namespace_deliveries_total{{namespace=\"sh\\nop\"}} {deliveries}\n",
+                fast + slow,
+                fast + slow
+            )
+        };
+        let (before, now) = (reading(&text(100, 50, 0)), reading(&text(1100, 100, 50)));
+        let first = screen("here:1", &before, None);
+        assert!(first.starts_with("fws 1.2.3 at here:1: ok\n\nconnections "), "{first}");
+        let has = |text: &str, words: &[&str]| {
+            let found = text.lines().any(|line| {
+                line.split("  ").map(str::trim).filter(|w| !w.is_empty()).eq(words.iter().copied())
+            });
+            assert!(found, "{words:?} in\n{text}");
+        };
+        has(&first, &["WebSocket", "12.3 k"]);
+        has(&first, &["deliveries", "100", "-"]);
+        has(&first, &["99 %", "<= 0.1 ms"]);
+        let second = screen("here:1", &now, Some((&before, 2_000_000)));
+        has(&second, &["deliveries", "1100", "500"]);
+        has(&second, &["half of the turns", "<= 0.1 ms"]);
+        has(&second, &["99 %", "<= 5 ms"]);
+        has(&second, &["sh\\nop", "1100", "500"]);
+        assert!(second.lines().all(|line| line.chars().count() <= 60));
+    }
+
+    #[test]
+    fn health_comes_first() {
+        let health =
+            |text: &str| screen("a", &reading(text), None).lines().next().map(String::from);
+        assert_eq!(health("fws_store_failing 1\n").unwrap(), "fws ? at a: STORE FAILING");
+        assert_eq!(
+            health("fws_store_failing 1\nfws_draining 1\n").unwrap(),
+            "fws ? at a: draining"
+        );
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            [0.0, 9999.0, 0.25, 1e4, 2.5e7, 3e12].map(count).join(" "),
+            "0 9999 0.2 10.0 k 25.00 M 3000.00 G"
+        );
+        assert_eq!([0.0, 1024.0, 5e6, 5e9].map(bytes).join(" "), "0 B 1.0 KiB 4.8 MiB 4.66 GiB");
+    }
+}

@@ -9,6 +9,9 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::uuid::Uuid;
 
+/// States that end with one entry, at most.
+const ENDS_PER_ENTRY: usize = 16;
+
 /// Whom a message goes to, among the subscribers of a channel.
 #[derive(Clone, Copy, Default)]
 struct Audience<'a> {
@@ -131,7 +134,7 @@ impl Hub {
     /// # Errors
     /// [`Refusal`], if what was ordered before it stands in its way; nothing has changed then.
     pub fn apply(&mut self, entry: Entry, out: &mut impl Outbox) -> Result<Outcome, Refusal> {
-        self.advance(entry.at, out);
+        self.advance(entry.at, ENDS_PER_ENTRY, out);
         self.check(&entry.change, entry.at)?;
         match entry.change {
             Change::Register { name, key } => Ok(self.register(name, key, out)),
@@ -166,7 +169,8 @@ impl Hub {
                     let to = Audience { user: place.user.as_deref(), except: None };
                     self.publish(ns, &place.channel, &data, to, out);
                 }
-                self.push(ns, place, data, ttl_ms.map(|ttl| entry.at.plus(ttl)), out);
+                let times = (entry.at, ttl_ms.map(|ttl| entry.at.plus(ttl)));
+                self.push(ns, place, data, times, out);
                 Ok(Outcome::Done)
             }
             Change::Emit { ns, channels, data, user, except } => {
@@ -292,10 +296,16 @@ impl Hub {
         ns: NsId,
         place: Place,
         data: Box<str>,
-        expires: Option<UnixMillis>,
+        (at, expires): (UnixMillis, Option<UnixMillis>),
         out: &mut impl Outbox,
     ) {
-        let Some(id) = self.find_state(ns, &place.channel, place.user.as_deref()) else {
+        let id = self.find_state(ns, &place.channel, place.user.as_deref());
+        // One that has ended, and is only not dropped yet, is replaced like any other.
+        let is_there = |id: &Id<State>| {
+            let expires = self.states.get(*id).and_then(State::expires);
+            expires.is_none_or(|end| at < end)
+        };
+        let Some(id) = id.filter(is_there) else {
             let mut list = super::state::List::default();
             list.push(data);
             return self.set(ns, place, Some(Value::List(Box::new(list))), expires, out);

@@ -376,10 +376,12 @@ impl Hub {
         channel.is_some_and(|channel| self.leave(peer, channel))
     }
 
-    /// Drops the states whose time has come.
-    pub fn advance(&mut self, at: UnixMillis, out: &mut impl Outbox) {
+    /// Drops states whose time has come, at most so many: the others come next, and cannot be read
+    /// meanwhile either. [`Hub::next_end`] tells whether there are any.
+    pub fn advance(&mut self, at: UnixMillis, count: usize, out: &mut impl Outbox) {
         self.ends.advance(at.0);
-        while let Some((_, id)) = self.ends.pop_expired() {
+        for _ in 0..count {
+            let Some((_, id)) = self.ends.pop_expired() else { return };
             if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
                 end.timer = None;
             }

@@ -103,7 +103,8 @@ impl Loop {
     fn until(&mut self, what: &str, is_so: impl Fn(&Loop) -> bool) {
         self.turn();
         while !is_so(self) {
-            let is_due = self.journal.due().is_some_and(|at| at <= Millis(self.mono));
+            let is_due = self.journal.due().is_some_and(|at| at <= Millis(self.mono))
+                || self.hub.next_end().is_some_and(|at| at <= self.at());
             let is_woken = is_due || self.woken.recv_timeout(DEADLINE).is_ok();
             assert!(is_woken, "in vain: {what}");
             self.turn();
@@ -337,4 +338,32 @@ fn a_crowd_of_ends_takes_its_turns() {
     this.hub.check_invariants();
     this.mono += 1000;
     this.until("their rows are gone", |this| this.on_disk() == this.rows());
+}
+
+/// The states of a namespace that is removed are out of reach at once, and dropped bit by bit.
+#[test]
+fn a_large_namespace_is_buried_bit_by_bit() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    let ns = this.ns();
+    for i in 0..3000 {
+        let place = Place { channel: i.to_string().into(), user: None };
+        let (data, ttl_ms) = ("[1]".into(), (i % 2 == 0).then_some(5000));
+        this.propose(Change::Set { ns, place, data, ttl_ms, emit: false }).unwrap();
+    }
+    let Proposal::Later(_) = this.journal.propose(this.at(), Change::Remove { ns }) else {
+        panic!("the end of a namespace cannot be undone");
+    };
+    this.until("it is gone", |this| this.hub.namespace("a").is_none());
+    assert_eq!(this.hub.sizes()[4], 2001);
+    this.hub.check_invariants();
+    assert!(this.hub.next_end().is_some_and(|end| end <= this.at()), "the others are due");
+    let register = Change::Register { name: "a".into(), key: "k".into() };
+    let mark = this.propose(register).unwrap();
+    assert_eq!(this.get("0"), None);
+    assert!(this.is_kept(mark));
+    this.mono += 5000;
+    this.until("all are dropped", |this| this.hub.sizes()[4] == 0);
+    this.hub.check_invariants();
+    assert_eq!(this.on_disk(), this.rows());
 }

@@ -12,6 +12,9 @@ use crate::uuid::Uuid;
 /// States that end with one entry, at most.
 const ENDS_PER_ENTRY: usize = 16;
 
+/// States that are dropped with their namespace at once; the others follow.
+const BURIED_AT_ONCE: usize = 1000;
+
 /// Whom a message goes to, among the subscribers of a channel.
 #[derive(Clone, Copy, Default)]
 struct Audience<'a> {
@@ -196,15 +199,14 @@ impl Hub {
         // By the arenas, whose order is that of the slots; that of the tables is chance.
         let peers = self.peers.iter().filter(|(_, peer)| peer.ns == ns).map(|(id, _)| id).collect();
         let closed = self.let_go(peers, CloseReason::NamespaceRemoved, out);
-        let states: Vec<Id<State>> =
-            self.states.iter().filter(|(_, state)| state.ns == ns).map(|(id, _)| id).collect();
-        for state in states {
-            self.take_state(state);
-        }
         if let Some(space) = self.namespaces.remove(ns) {
             self.names.remove(self.hash(&*space.name), ns);
             self.numbers.remove(&space.number);
             self.grants -= space.grants.len();
+            self.states_bytes -= space.states_bytes;
+            // They are out of reach; dropping them can take its time.
+            self.buried.extend(space.states.into_ids());
+            self.bury(BURIED_AT_ONCE);
         }
         Outcome::Reached(closed)
     }

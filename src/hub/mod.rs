@@ -184,6 +184,8 @@ pub struct Hub {
     /// Bytes of all states, and number of all grants.
     states_bytes: usize,
     grants: usize,
+    /// States of namespaces that are no more, still to be dropped: nobody can find them.
+    buried: Vec<Id<State>>,
     /// When states end, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
 }
@@ -204,6 +206,7 @@ impl Hub {
             states: Arena::default(),
             states_bytes: 0,
             grants: 0,
+            buried: Vec::new(),
             ends: Wheel::new(at.0),
         }
     }
@@ -381,7 +384,7 @@ impl Hub {
     pub fn advance(&mut self, at: UnixMillis, count: usize, out: &mut impl Outbox) {
         self.ends.advance(at.0);
         for _ in 0..count {
-            let Some((_, id)) = self.ends.pop_expired() else { return };
+            let Some((_, id)) = self.ends.pop_expired() else { return self.bury(count) };
             if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
                 end.timer = None;
             }
@@ -396,7 +399,21 @@ impl Hub {
 
     /// When `advance` is wanted next.
     pub fn next_end(&self) -> Option<UnixMillis> {
-        self.ends.next_at().map(UnixMillis)
+        let is_burying = !self.buried.is_empty();
+        if is_burying { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
+    }
+
+    /// Drops states of namespaces that are no more, at most so many.
+    fn bury(&mut self, count: usize) {
+        for id in self.buried.drain(self.buried.len().saturating_sub(count)..) {
+            let timer = self.states.remove(id).and_then(|state| state.end?.timer);
+            if let Some(timer) = timer {
+                self.ends.cancel(timer);
+            }
+        }
+        if self.buried.is_empty() {
+            self.buried = Vec::new();
+        }
     }
 
     fn is_member(&self, peer: PeerId, channel: Id<Channel>) -> bool {
@@ -501,8 +518,8 @@ impl Hub {
 
     /// States of a namespace take so many bytes in place of so many.
     fn weigh(&mut self, ns: NsId, before: usize, after: usize) {
-        self.states_bytes = self.states_bytes + after - before;
         if let Some(space) = self.namespaces.get_mut(ns) {
+            self.states_bytes = self.states_bytes + after - before;
             space.states_bytes = space.states_bytes + after - before;
         }
     }
@@ -572,7 +589,8 @@ impl Hub {
                 assert!(back.peer == id && back.subscription as usize == i);
             }
         }
-        for (id, state) in self.states.iter() {
+        let living = |state: &State| self.namespaces.contains(state.ns);
+        for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
             let Place { channel, user } = &state.place;
             assert_eq!(self.find_state(state.ns, channel, user.as_deref()), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
@@ -587,10 +605,13 @@ impl Hub {
         };
         assert_eq!(total(|ns| ns.channels.len()), self.channels.len());
         assert_eq!(total(|ns| ns.users.len()), self.users.len());
-        assert_eq!(total(|ns| ns.states.len()), self.states.len());
+        let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
+        assert_eq!(total(|ns| ns.states.len()) + buried, self.states.len());
+        assert_eq!(self.buried.iter().filter(|id| self.states.contains(**id)).count(), buried);
         assert_eq!(total(|ns| ns.grants.len()), self.grants);
         assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
-        let bytes: usize = self.states.iter().map(|(_, state)| state.bytes()).sum();
+        let states = self.states.iter().map(|(_, state)| state);
+        let bytes: usize = states.filter(|state| living(state)).map(State::bytes).sum();
         assert_eq!(bytes, self.states_bytes);
         let timed = self.states.iter().filter(|(_, state)| state.end.is_some()).count();
         assert_eq!(timed, self.ends.len());

@@ -1,6 +1,8 @@
 //! The server as a process: descriptors, keys, doors, signals; then the loop. It joins the parts
 //! and decides nothing that they decide. `fws serve` calls it.
 
+mod notify;
+
 use std::io;
 use std::os::unix::net::UnixStream;
 
@@ -18,6 +20,7 @@ use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
+use notify::Notifier;
 
 /// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
 const DESCRIPTORS_KEPT: u64 = 64;
@@ -134,6 +137,23 @@ impl Start {
         Ok((hub, at, journal))
     }
 
+    /// Turns until the end, and keeps the service manager informed.
+    fn turn(&mut self, switch: &mut Switch<impl Journal>) -> io::Result<()> {
+        let mut notifier = Notifier::new(|name| std::env::var_os(name));
+        if let Some(ms) = notifier.wake_every() {
+            self.reactor.wake_every(ms);
+        }
+        notifier.ready();
+        while !self.reactor.is_done() {
+            self.reactor.turn(switch)?;
+            notifier.alive(self.now().mono);
+            if self.reactor.is_stopping() {
+                notifier.stopping();
+            }
+        }
+        Ok(())
+    }
+
     fn run(
         mut self,
         config: &Config,
@@ -164,7 +184,7 @@ impl Start {
         if config.demo {
             log::info(at, format_args!("to try it, open {page} and run: {command}"));
         }
-        self.reactor.run(&mut switch)?;
+        self.turn(&mut switch)?;
         switch.close(self.reactor.now());
         let metrics = switch.metrics();
         let (opened, deliveries) = (metrics.opened, metrics.deliveries);

@@ -1,6 +1,8 @@
 //! The server as a process: descriptors, keys, doors, signals; then the loop. It joins the parts
 //! and decides nothing that they decide. `fws serve` calls it.
 
+mod notify;
+
 use std::io;
 use std::os::unix::net::UnixStream;
 
@@ -10,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
-use crate::edge::Door;
+use crate::edge::{Door, Handler};
 use crate::hub::Hub;
 use crate::journal::store::{Folder, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
@@ -19,6 +21,7 @@ use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
+use notify::Notifier;
 
 /// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
 const DESCRIPTORS_KEPT: u64 = 64;
@@ -136,6 +139,23 @@ impl Start {
         Ok((hub, at, journal))
     }
 
+    /// Turns until the end, and keeps the service manager informed.
+    fn turn(&mut self, handler: &mut impl Handler) -> io::Result<()> {
+        let mut notifier = Notifier::new(|name| std::env::var_os(name));
+        if let Some(ms) = notifier.wake_every() {
+            self.reactor.wake_every(ms);
+        }
+        notifier.ready();
+        while !self.reactor.is_done() {
+            self.reactor.turn(handler)?;
+            notifier.alive(self.now().mono);
+            if self.reactor.is_stopping() {
+                notifier.stopping();
+            }
+        }
+        Ok(())
+    }
+
     fn run(
         mut self,
         config: &Config,
@@ -167,7 +187,7 @@ impl Start {
             log::info(at, format_args!("to try it, open {page} and run: {command}"));
         }
         let mut handler = AdminDoor::new(switch, self.now());
-        self.reactor.run(&mut handler)?;
+        self.turn(&mut handler)?;
         let mut switch = handler.into_switch();
         switch.close(self.reactor.now());
         let metrics = switch.metrics();

@@ -7,6 +7,8 @@ mod listener;
 mod process;
 mod stop;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use listener::Listener;
 
@@ -78,6 +80,8 @@ pub struct Reactor {
     drain_until: Millis,
     /// The server stops, and until then at most what comes is still heard.
     hear_until: Option<Millis>,
+    /// No turn waits for longer.
+    idle_ms: Option<u64>,
     /// Events that the kernel had for this turn, and whether anybody was to be read in it.
     reported: usize,
     has_read: bool,
@@ -109,6 +113,7 @@ impl Reactor {
             stops: 0,
             drain_until: Millis(u64::MAX),
             hear_until: None,
+            idle_ms: None,
             reported: 0,
             has_read: false,
         })
@@ -161,6 +166,16 @@ impl Reactor {
             // It fails only where the loop is gone.
             let _ = waker.wake();
         })
+    }
+
+    /// Lets no turn wait for longer than that, whatever there is to wait for.
+    pub fn wake_every(&mut self, ms: u64) {
+        self.idle_ms = Some(ms);
+    }
+
+    /// Whether the process has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stops > 0
     }
 
     /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
@@ -225,8 +240,9 @@ impl Reactor {
             let timer = self.io.wheel.next_at().map(Millis);
             let accept = self.has_waiting_door().then_some(self.accept_at);
             let drain = (self.stops > 0).then_some(self.drain_until);
-            let due =
-                [timer, handler.due(), accept, drain, self.hear_until].into_iter().flatten().min();
+            let idle = self.idle_ms.map(|ms| now.plus(ms));
+            let due = [timer, handler.due(), accept, drain, self.hear_until, idle];
+            let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
             Some(Duration::ZERO)
@@ -511,86 +527,5 @@ impl Reactor {
             }
             Phase::Lingering => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::edge::Net;
-    use std::io::Write;
-
-    /// Does not listen until it is told to, and then counts what comes.
-    #[derive(Default)]
-    struct Late {
-        conn: Option<ConnId>,
-        is_listening: bool,
-        got: usize,
-    }
-
-    impl Handler for Late {
-        fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door) {
-            self.conn = Some(conn);
-        }
-        fn received(
-            &mut self,
-            net: &mut impl Net,
-            conn: ConnId,
-            input: &mut [u8],
-        ) -> Result<usize, CloseReason> {
-            if !self.is_listening {
-                net.pause(conn);
-                return Ok(0);
-            }
-            self.got += input.len();
-            Ok(input.len())
-        }
-        fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
-            net.close(conn, CloseReason::PeerClosed);
-        }
-        fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
-        fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
-        fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
-        fn stopping(&mut self, _: &mut impl Net) {}
-        fn due(&self) -> Option<Millis> {
-            // Turns go on; whoever hangs, hangs alone.
-            Some(Millis(0))
-        }
-        fn tick(&mut self, _: &mut impl Net) {}
-        fn settle(&mut self, _: &mut impl Net) {}
-    }
-
-    #[test]
-    fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
-        let bounds = Bounds {
-            connections: 16,
-            control_reserve: 0,
-            admin_connections: 0,
-            close_ms: 1000,
-            drain_ms: 1000,
-            backlog_bytes: 1000,
-        };
-        let mut reactor = Reactor::new(bounds).unwrap();
-        let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = door.address();
-        reactor.add_door(door).unwrap();
-        let mut handler = Late::default();
-        let mut peer = std::net::TcpStream::connect(address).unwrap();
-        let total = READ_BYTES + 1000;
-        peer.write_all(&vec![b'x'; total]).unwrap();
-        let mut is_full = false;
-        while !is_full {
-            reactor.turn(&mut handler).unwrap();
-            // The peer's bytes may come in pieces: ask again until the tail fills the buffer.
-            if let Some(conn) = handler.conn {
-                is_full = reactor.io.peer(conn).unwrap().tail.len() == READ_BYTES;
-                reactor.io.resume(conn);
-            }
-        }
-        handler.is_listening = true;
-        for _ in 0..1000 {
-            reactor.turn(&mut handler).unwrap();
-        }
-        assert_eq!(handler.got, total);
     }
 }

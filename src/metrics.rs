@@ -83,6 +83,8 @@ pub struct StoreMeters {
     pub pending_changes: usize,
     /// Bytes of those that are not on their way yet, and of how to take back all of them.
     pub pending_bytes: usize,
+    /// Age of the oldest change that is not on disk, in milliseconds.
+    pub lag_ms: u64,
     /// Batches written.
     pub batches: Durations,
     /// Time of the last of them, in microseconds.

@@ -122,6 +122,7 @@ fn counters_move_as_they_must() {
         ("fws_queued_bytes", 0.0),
         ("fws_store_failing", 0.0),
         ("fws_store_pending_changes", 0.0),
+        ("fws_store_lag_seconds", 0.0),
         ("fws_draining", 0.0),
     ] {
         assert_eq!(after.get(name), Some(&value), "{name}");
@@ -319,6 +320,7 @@ fn health_says_that_the_store_fails() {
     assert_eq!((answer.status, answer.body.as_str()), (503, "store failing\n"));
     let failing = scrape(admin);
     assert_eq!(failing["fws_store_failing"], 1.0);
+    assert!(failing["fws_store_lag_seconds"] < 60.0);
     assert!(failing["fws_store_failures_total"] >= 1.0);
     assert!(failing["fws_commands_refused_total{code=302}"] >= 1.0);
     control.ask(r#"{"action":"set","channel":"d","data":1}"#);

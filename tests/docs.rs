@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use fws::admin::ERROR_CODES;
 use fws::codec::sockjs::{self, CallbackError, SendError};
 use fws::limits::Limits;
 use fws::metrics::families;
@@ -197,6 +198,14 @@ fn every_limit_that_is_named_has_the_default_that_is_named() {
             assert!(!(is_name && has_unit) || defaults.get(word).is_some(), "{path}: {word}");
         }
     }
+}
+
+#[test]
+fn every_code_of_an_error_is_counted() {
+    let table = rows(&part("## 3. Control port: replies and errors"));
+    let mut told: Vec<u16> = table.iter().filter_map(|row| row[0].parse().ok()).collect();
+    told.dedup();
+    assert_eq!(told, ERROR_CODES);
 }
 
 #[test]

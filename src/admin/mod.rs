@@ -5,6 +5,8 @@
 
 mod report;
 
+pub use report::ERROR_CODES;
+
 use crate::codec::http::{Head, Response};
 use crate::codec::prometheus;
 use crate::codec::ws::Bounds;
@@ -59,7 +61,8 @@ impl<J: Journal> Pages<'_, J> {
         if net.meters().is_draining {
             return Some("draining\n");
         }
-        let is_failing = self.switch.journal().meters().is_some_and(|store| store.is_failing);
+        let is_failing =
+            self.switch.journal().meters(net.now()).is_some_and(|store| store.is_failing);
         is_failing.then_some("store failing\n")
     }
 }

@@ -10,7 +10,7 @@ use crate::reason::CloseReason;
 
 /// Every code of an error on the control port: those that have not been seen are shown as 0, so
 /// that their first one shows as a rise.
-const CODES: [u16; 12] = [300, 301, 302, 305, 306, 309, 311, 312, 313, 314, 343, 404];
+pub const ERROR_CODES: [u16; 12] = [300, 301, 302, 305, 306, 309, 311, 312, 313, 314, 343, 404];
 
 /// One number of a namespace.
 type Count = fn(&Tally) -> u64;
@@ -25,7 +25,7 @@ impl<J: Journal> Pages<'_, J> {
         self.traffic(&mut text);
         self.hub(&mut text);
         self.namespaces(&mut text);
-        self.store(&mut text);
+        self.store(&mut text, net);
         self.process(&mut text, net);
         text.finish()
     }
@@ -59,8 +59,8 @@ impl<J: Journal> Pages<'_, J> {
         let metrics = self.switch.metrics();
         text.single(&f::COMMANDS, metrics.commands);
         text.begin(&f::REFUSED);
-        let unknown = metrics.refused.keys().filter(|code| !CODES.contains(code));
-        for code in CODES.iter().chain(unknown) {
+        let unknown = metrics.refused.keys().filter(|code| !ERROR_CODES.contains(code));
+        for code in ERROR_CODES.iter().chain(unknown) {
             let count = metrics.refused.get(code).copied().unwrap_or_default();
             text.sample(&f::REFUSED, &[("code", &code.to_string())], count);
         }
@@ -118,13 +118,14 @@ impl<J: Journal> Pages<'_, J> {
         }
     }
 
-    fn store(&self, text: &mut Exposition) {
-        let Some(store) = self.switch.journal().meters() else { return };
+    fn store(&self, text: &mut Exposition, net: &impl Net) {
+        let Some(store) = self.switch.journal().meters(net.now()) else { return };
         text.single(&f::STORE_FAILING, u64::from(store.is_failing));
         text.single(&f::STORE_FAILURES, store.failures);
         text.single(&f::STORE_REFUSED, store.refused_changes);
         text.single(&f::STORE_PENDING_CHANGES, store.pending_changes);
         text.single(&f::STORE_PENDING_BYTES, store.pending_bytes);
+        text.single(&f::STORE_LAG, store.lag_ms as f64 / 1e3);
         text.histogram(&f::STORE_BATCHES, &store.batches);
         text.single(&f::STORE_LAST, seconds(store.last_batch_us));
         text.single(&f::STORE_FILE, store.file_bytes);

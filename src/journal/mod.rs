@@ -101,7 +101,8 @@ pub trait Journal {
     }
 
     /// What is counted of the store; `None` if there is none.
-    fn meters(&self) -> Option<StoreMeters> {
+    fn meters(&self, now: Now) -> Option<StoreMeters> {
+        let _ = now;
         None
     }
 

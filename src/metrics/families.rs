@@ -80,6 +80,7 @@ families! {
     STORE_PENDING_CHANGES = "fws_store_pending_changes" Gauge "Changes not on disk yet.";
     STORE_PENDING_BYTES = "fws_store_pending_bytes" Gauge
         "Bytes of what has changed and is not on disk yet, and of how to take it back.";
+    STORE_LAG = "fws_store_lag_seconds" Gauge "Age of the oldest change that is not on disk.";
     STORE_BATCHES = "fws_store_batch_seconds" Histogram
         "Batches written, by their time from the first write to the end of the sync.";
     STORE_LAST = "fws_store_last_batch_seconds" Gauge "Time of the last batch.";

@@ -7,6 +7,7 @@
 //! is between the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
+mod census;
 mod command;
 mod control;
 mod fuzz;
@@ -26,11 +27,12 @@ use crate::metrics::{Metrics, Refusals};
 use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
-use crate::web::{Service, SessionId, Ways, Web};
+use crate::web::{Service, SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
 use shared::SharedStates;
 
+pub use census::Census;
 #[doc(hidden)]
 pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use page::Demo;
@@ -75,18 +77,6 @@ impl Default for SockJs {
     fn default() -> SockJs {
         SockJs { cookie: false, jsonp: true, htmlfile: true, script: None }
     }
-}
-
-/// How many connections there are, by what they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Census {
-    /// Of back ends.
-    pub control: usize,
-    /// Browsers, by how they are reached.
-    pub ways: Ways,
-    /// Connections of browsers that are not WebSockets: between two requests, in one, or waiting
-    /// for what a session has to say.
-    pub http: usize,
 }
 
 /// What a connection is.
@@ -190,40 +180,6 @@ impl<J: Journal> Switch<J> {
             epoch,
             report_at: None,
         }
-    }
-
-    /// What happened so far.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    /// The hub, to look into.
-    pub fn hub(&self) -> &Hub {
-        &self.hub
-    }
-
-    /// The journal, to look into.
-    pub fn journal(&self) -> &J {
-        &self.journal
-    }
-
-    /// The limits in force.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// How many browsers are spoken with, over sockets and sessions.
-    pub fn sessions(&self) -> usize {
-        self.web.sessions()
-    }
-
-    /// How many connections of each kind are open.
-    pub fn census(&self) -> Census {
-        let Metrics { web_opened, web_closed, .. } = self.metrics;
-        let ways = self.web.ways();
-        let web = (web_opened - web_closed) as usize;
-        let http = web.saturating_sub(ways.raw + ways.sockjs);
-        Census { control: self.controllers.len(), ways, http }
     }
 
     /// Makes a namespace with a key that the configuration gives it, before the doors open; or
@@ -358,6 +314,7 @@ impl<J: Journal> Switch<J> {
     pub fn check_invariants(&self) {
         self.hub.check_invariants();
         self.web.check_invariants();
+        self.check_census();
         let is_known =
             |browser: &&Browser| browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some());
         let peers = self.web.peers().filter(is_known);

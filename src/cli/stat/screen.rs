@@ -94,7 +94,7 @@ fn headline(address: &str, now: &Reading) -> String {
 
 /// The loop, the store, the process.
 fn work(now: &Reading, before: Before<'_>) -> String {
-    let mut text = format!("\n{:<22}{:>16}\n", "work", "");
+    let mut text = "\nwork\n".to_owned();
     for (share, label) in [(0.5, "half of the turns"), (0.99, "99 %"), (0.999, "99.9 %")] {
         text += &row(label, &quantile(now, before, "fws_turn_seconds", share), "");
     }
@@ -106,6 +106,8 @@ fn work(now: &Reading, before: Before<'_>) -> String {
         text += &row("store batches", &count(batches), &rate);
         text += &row("last batch", &format!("{:.1} ms", last * 1e3), "");
         text += &row("changes not on disk", &count(pending), "");
+        let lag = now.sum("fws_store_lag_seconds").unwrap_or_default();
+        text += &row("the oldest of them", &format!("{lag:.1} s"), "");
         text += &row("store file", &bytes(file), "");
     }
     if let Some(memory) = now.sum("process_resident_memory_bytes") {

@@ -74,6 +74,8 @@ struct Changed {
 #[derive(Debug, Default)]
 struct Flight {
     upto: Mark,
+    /// When the oldest of its changes came.
+    since: Option<Millis>,
     rows: HashMap<Key, Changed>,
     removals: usize,
 }
@@ -113,6 +115,8 @@ pub struct StoreJournal {
     /// What has changed and is not on its way, and its bytes.
     changed: HashMap<Key, Changed>,
     changed_bytes: usize,
+    /// When the oldest of that came.
+    changed_since: Option<Millis>,
     /// Whether keys or grants are among that.
     is_urgent: bool,
     /// States that have ended, whose rows are still on disk.
@@ -176,6 +180,7 @@ impl StoreJournal {
             next_ticket: 0,
             changed: HashMap::new(),
             changed_bytes: 0,
+            changed_since: None,
             is_urgent: false,
             ended: VecDeque::new(),
             flight: None,
@@ -244,7 +249,8 @@ impl StoreJournal {
         }));
         (self.changed_bytes, self.is_urgent, self.sync_at) = (0, false, None);
         self.ends_at = self.ends_at.filter(|_| !self.ended.is_empty());
-        self.flight = Some(Flight { upto: self.mark, rows, removals: self.removals.len() });
+        let (upto, since) = (self.mark, self.changed_since.take());
+        self.flight = Some(Flight { upto, since, rows, removals: self.removals.len() });
         self.ask(Job::Batch(batch));
     }
 
@@ -311,6 +317,7 @@ impl StoreJournal {
                 if self.recovery == Recovery::AllSent {
                     // They went with all the others; what ended meanwhile has not left again.
                     self.changed.clear();
+                    self.changed_since = None;
                     (self.changed_bytes, self.is_urgent) = (0, false);
                 }
                 self.recovery = Recovery::None;
@@ -339,6 +346,7 @@ impl StoreJournal {
         self.recovery = Recovery::None;
         if let Some(flight) = self.flight.take() {
             // What is on disk of these rows is not certain any more.
+            self.changed_since = flight.since.or(self.changed_since);
             for (key, row) in flight.rows {
                 self.note(key, Mark::default(), row.bytes);
             }
@@ -412,6 +420,9 @@ impl Journal for StoreJournal {
             && !self.changed.is_empty()
         {
             self.sync_at.get_or_insert(now.mono.plus(ms));
+        }
+        if !self.changed.is_empty() {
+            self.changed_since.get_or_insert(now.mono);
         }
         if !self.ended.is_empty() {
             self.ends_at.get_or_insert(now.mono.plus(ENDS_MS));
@@ -491,12 +502,15 @@ impl Journal for StoreJournal {
         [self.sync_at, self.ends_at, self.clock_at].into_iter().flatten().min()
     }
 
-    fn meters(&self) -> Option<StoreMeters> {
+    fn meters(&self, now: Now) -> Option<StoreMeters> {
         let flying = self.flight.as_ref().map_or(0, |flight| flight.rows.len());
+        let flying_since = self.flight.as_ref().and_then(|flight| flight.since);
+        let since = flying_since.or(self.changed_since);
         Some(StoreMeters {
             is_failing: self.is_failing(),
             pending_changes: self.changed.len() + flying,
             pending_bytes: self.changed_bytes + self.undo_bytes,
+            lag_ms: since.map_or(0, |since| now.mono.0.saturating_sub(since.0)),
             ..self.meters.clone()
         })
     }

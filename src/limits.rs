@@ -112,7 +112,7 @@ limits! {
     /// Commands of one control connection carried out in one turn of the loop.
     control_commands_per_turn: 64, 1..=1_000_000;
     /// Connections to the admin door; more wait until one of them ends.
-    admin_connections: 8, 1..=12;
+    admin_connections: 8, 1..=8;
     /// Namespaces that the admin door shows by name; what happens in the others it sums up.
     metrics_namespaces: 100, 0..=10_000;
     /// Head of an HTTP request.

@@ -23,7 +23,8 @@ use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
 use notify::Notifier;
 
-/// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
+/// Descriptors kept for what is no connection of a browser: standard streams, doors, epoll, the
+/// store, back ends that come late, those who watch.
 const DESCRIPTORS_KEPT: u64 = 64;
 /// A server with less room than this is none.
 const CONNECTIONS_MIN: usize = 16;

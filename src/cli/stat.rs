@@ -68,7 +68,7 @@ fn run(call: &Call) -> Result<(), Stop> {
             let elapsed = before.as_ref().map(|(before, watch)| (before, watch.elapsed_us()));
             let text = screen(&address.to_string(), &reading, elapsed);
             out(&if is_screen {
-                HOME.to_owned() + &text.replace('\n', LINE_END) + REST
+                HOME.to_owned() + &text.trim_end().replace('\n', LINE_END) + REST
             } else {
                 text
             })?;

@@ -4,7 +4,7 @@ use super::super::output::printable;
 use crate::codec::prometheus::Sample;
 
 /// Namespaces shown.
-const NAMESPACES: usize = 5;
+const NAMESPACES: usize = 3;
 
 /// All numbers at one moment.
 pub(super) struct Reading(Vec<Sample>);
@@ -39,10 +39,45 @@ impl Reading {
 /// A reading before this one, and how long ago that was in microseconds.
 type Before<'a> = Option<(&'a Reading, u64)>;
 
-/// The text, some thirty lines.
+/// The text: it fits a terminal of 80 columns and 24 lines.
 pub(super) fn screen(address: &str, now: &Reading, before: Before<'_>) -> String {
-    let mut text = headline(address, now);
-    text += &format!("\n{:<22}{:>16}\n", "connections", "now");
+    let left = traffic(now, before) + "\n" + &work(now, before);
+    let right = presence(now) + "\n" + &store(now);
+    headline(address, now) + &beside(&left, &right) + &namespaces(now, before)
+}
+
+/// Two blocks in two columns.
+fn beside(left: &str, right: &str) -> String {
+    let (left, right): (Vec<&str>, Vec<&str>) = (left.lines().collect(), right.lines().collect());
+    let line = |at: usize| {
+        let of = |lines: &[&str]| lines.get(at).copied().unwrap_or_default().to_owned();
+        format!("{}\n", format!("{:<46}{}", of(&left), of(&right)).trim_end())
+    };
+    (0..left.len().max(right.len())).map(line).collect()
+}
+
+fn traffic(now: &Reading, before: Before<'_>) -> String {
+    let mut text = row("TRAFFIC", "in all", "a second");
+    for (name, label, form) in [
+        ("fws_connections_opened_total", "opened", count as fn(f64) -> String),
+        ("fws_connections_closed_total", "closed", count),
+        ("fws_commands_total", "commands", count),
+        ("fws_commands_refused_total", "refused commands", count),
+        ("fws_publications_total", "publications", count),
+        ("fws_deliveries_total", "deliveries", count),
+        ("fws_received_bytes_total", "received", bytes),
+        ("fws_sent_bytes_total", "sent", bytes),
+    ] {
+        let total = now.sum(name).unwrap_or_default();
+        let rate = rate(now, before, name).map_or("-".into(), form);
+        text += &row(label, &form(total), &rate);
+    }
+    text + &row("waiting to be sent", &bytes(now.sum("fws_queued_bytes").unwrap_or_default()), "")
+}
+
+/// Who is there, and what.
+fn presence(now: &Reading) -> String {
+    let mut text = row("CONNECTIONS", "now", "");
     for (kind, label) in [
         ("control", "back ends"),
         ("websocket", "WebSocket"),
@@ -61,24 +96,7 @@ pub(super) fn screen(address: &str, now: &Reading, before: Before<'_>) -> String
     ] {
         text += &row(label, &count(now.sum(name).unwrap_or_default()), "");
     }
-    text += &format!("\n{:<22}{:>16}{:>16}\n", "traffic", "in all", "a second");
-    for (name, label, form) in [
-        ("fws_connections_opened_total", "opened", count as fn(f64) -> String),
-        ("fws_connections_closed_total", "closed", count),
-        ("fws_commands_total", "commands", count),
-        ("fws_commands_refused_total", "refused commands", count),
-        ("fws_publications_total", "publications", count),
-        ("fws_deliveries_total", "deliveries", count),
-        ("fws_received_bytes_total", "received", bytes),
-        ("fws_sent_bytes_total", "sent", bytes),
-    ] {
-        let total = now.sum(name).unwrap_or_default();
-        let rate = rate(now, before, name).map_or("-".into(), form);
-        text += &row(label, &form(total), &rate);
-    }
-    text += &row("waiting to be sent", &bytes(now.sum("fws_queued_bytes").unwrap_or_default()), "");
-    text += &work(now, before);
-    text + &namespaces(now, before)
+    text
 }
 
 fn headline(address: &str, now: &Reading) -> String {
@@ -92,23 +110,11 @@ fn headline(address: &str, now: &Reading) -> String {
     format!("fws {} at {address}: {health}\n", printable(version.unwrap_or("?")))
 }
 
-/// The loop, the store, the process.
+/// The loop and the process.
 fn work(now: &Reading, before: Before<'_>) -> String {
-    let mut text = "\nwork\n".to_owned();
+    let mut text = String::from("WORK\n");
     for (share, label) in [(0.5, "half of the turns"), (0.99, "99 %"), (0.999, "99.9 %")] {
         text += &row(label, &quantile(now, before, "fws_turn_seconds", share), "");
-    }
-    if let Some(last) = now.sum("fws_store_last_batch_seconds") {
-        let pending = now.sum("fws_store_pending_changes").unwrap_or_default();
-        let file = now.sum("fws_store_file_bytes").unwrap_or_default();
-        let batches = now.sum("fws_store_batch_seconds_count").unwrap_or_default();
-        let rate = rate(now, before, "fws_store_batch_seconds_count").map_or("-".into(), count);
-        text += &row("store batches", &count(batches), &rate);
-        text += &row("last batch", &format!("{:.1} ms", last * 1e3), "");
-        text += &row("changes not on disk", &count(pending), "");
-        let lag = now.sum("fws_store_lag_seconds").unwrap_or_default();
-        text += &row("the oldest of them", &format!("{lag:.1} s"), "");
-        text += &row("store file", &bytes(file), "");
     }
     if let Some(memory) = now.sum("process_resident_memory_bytes") {
         text += &row("memory", &bytes(memory), "");
@@ -122,6 +128,20 @@ fn work(now: &Reading, before: Before<'_>) -> String {
         text += &row("processor time", &format!("{cpu:.1} s"), &share);
     }
     text
+}
+
+fn store(now: &Reading) -> String {
+    let Some(last) = now.sum("fws_store_last_batch_seconds") else { return "NO STORE\n".into() };
+    let of = |name| now.sum(name).unwrap_or_default();
+    [
+        "STORE\n".to_owned(),
+        row("batches", &count(of("fws_store_batch_seconds_count")), ""),
+        row("the last took", &format!("{:.1} ms", last * 1e3), ""),
+        row("not on disk", &count(of("fws_store_pending_changes")), ""),
+        row("for", &format!("{:.1} s", of("fws_store_lag_seconds")), ""),
+        row("file", &bytes(of("fws_store_file_bytes")), ""),
+    ]
+    .concat()
 }
 
 /// Those with the most deliveries, lately or, at the first look, in all.
@@ -140,18 +160,18 @@ fn namespaces(now: &Reading, before: Before<'_>) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let mut text = format!("\n{:<22}{:>16}{:>16}\n", "namespaces", "deliveries", "a second");
+    let mut text = row("NAMESPACES", "deliveries", "a second");
     for (since, total, name) in rows {
         let rate = before.filter(|(_, us)| *us > 0);
         let rate = rate.map_or("-".into(), |(_, us)| count(since * 1e6 / us as f64));
-        let short: String = printable(name).chars().take(21).collect();
+        let short: String = printable(name).chars().take(18).collect();
         text += &row(&short, &count(total), &rate);
     }
     text
 }
 
 fn row(label: &str, value: &str, rate: &str) -> String {
-    let line = format!("{label:<22}{value:>16}{rate:>16}");
+    let line = format!("{label:<18} {value:>12} {rate:>11}");
     format!("{}\n", line.trim_end())
 }
 
@@ -223,10 +243,12 @@ mod tests {
         };
         let (before, now) = (reading(&text(100, 50, 0)), reading(&text(1100, 100, 50)));
         let first = screen("here:1", &before, None);
-        assert!(first.starts_with("fws 1.2.3 at here:1: ok\n\nconnections "), "{first}");
+        assert!(first.starts_with("fws 1.2.3 at here:1: ok\nTRAFFIC "), "{first}");
         let has = |text: &str, words: &[&str]| {
+            let wanted = words.join(" ");
             let found = text.lines().any(|line| {
-                line.split("  ").map(str::trim).filter(|w| !w.is_empty()).eq(words.iter().copied())
+                let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+                line.contains(&wanted)
             });
             assert!(found, "{words:?} in\n{text}");
         };
@@ -238,7 +260,8 @@ mod tests {
         has(&second, &["half of the turns", "<= 0.1 ms"]);
         has(&second, &["99 %", "<= 5 ms"]);
         has(&second, &["sh\\nop", "1100", "500"]);
-        assert!(second.lines().all(|line| line.chars().count() <= 60));
+        assert!(second.lines().all(|line| line.chars().count() <= 80));
+        assert!(second.lines().count() <= 23);
     }
 
     #[test]

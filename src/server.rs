@@ -161,6 +161,11 @@ impl Start {
             log::info(at, format_args!("listening {name}={}", door.address()));
             self.reactor.add_door(door)?;
         }
+        let pages = match &config.allow_origin[..] {
+            [] => "pages of any site may connect (--allow-origin names those that may)".to_string(),
+            origins => format!("pages of these sites may connect: {}", origins.join(", ")),
+        };
+        log::info(at, format_args!("{pages}"));
         if config.demo {
             log::info(at, format_args!("to try it, open {page} and run: {command}"));
         }
@@ -181,7 +186,7 @@ impl Start {
 /// How browsers are served.
 fn sockjs(config: &Config) -> SockJs {
     let crate::config::SockJs { cookie, jsonp, htmlfile, script } = config.sockjs.clone();
-    SockJs { cookie, jsonp, htmlfile, script }
+    SockJs { cookie, jsonp, htmlfile, script, origins: config.allow_origin.clone() }
 }
 
 /// The server key; where it is goes to the log, what it is does not.

@@ -13,9 +13,9 @@ SIGINT (ctrl-C), which lets everybody go in peace; a second one ends at once.
 
 Settings come from flags, else from the environment (FWS_LISTEN_WS,
 FWS_LISTEN_CONTROL, FWS_LISTEN_CONTROL_UNIX, FWS_DATA_DIR, FWS_STORE, FWS_SYNC,
-FWS_DEMO, FWS_CONFIG_FILE), else from the file, a JSON object with the keys ws,
-control, control_unix, data, store, sync, demo, secret_key, namespaces, sockjs
-and limits.
+FWS_DEMO, FWS_ALLOW_ORIGIN, FWS_CONFIG_FILE), else from the file, a JSON object
+with the keys ws, control, control_unix, data, store, sync, demo, allow_origin,
+secret_key, namespaces, sockjs and limits.
 
 What is registered, granted and set is kept in the data folder, and is there
 again after any crash. With --sync 1s a state is acknowledged at once and on disk

@@ -6,12 +6,14 @@
 //! session through an [`Outlet`], and to any of them with [`Web::publish`]. Called by the switch,
 //! and by [`Standalone`] for applications that have nothing else.
 //!
-//! One file per role: `http` for requests, `answers` for those that need no session, `polled` for
+//! One file per role: `http` for requests, `answers` for those that need no session,
+//! `origin` for the sites whose pages may connect, `polled` for
 //! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
 
 mod answers;
 mod fuzz;
 mod http;
+mod origin;
 mod outlet;
 mod polled;
 mod socket;
@@ -67,6 +69,9 @@ pub struct Service {
     pub response_bytes: usize,
     /// Whether raw WebSockets are pinged.
     pub raw_heartbeat: bool,
+    /// Sites whose pages may connect, each as browsers write it in `Origin`; all may if there is
+    /// none here.
+    pub origins: Vec<String>,
 }
 
 impl Service {
@@ -81,6 +86,7 @@ impl Service {
             script: format!("{prefix}/{}", crate::codec::sockjs::IFRAME_SCRIPT),
             response_bytes: limits.stream_response_bytes,
             raw_heartbeat: true,
+            origins: Vec::new(),
         }
     }
 }

@@ -185,6 +185,11 @@ impl Judge {
                     self.close(conn, CloseReason::Answered);
                 }
             }
+            Intent::Strange => {
+                let Some(line) = self.lines.get_mut(&conn) else { return };
+                line.expect(Expected::Http(403));
+                self.close(conn, CloseReason::OriginRefused);
+            }
             Intent::BadRequest(status) => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(status));

@@ -138,6 +138,11 @@ limits! {
     message_unauthenticated_bytes: 4096, 64..=1_073_741_824;
     /// Fragments of one WebSocket message.
     message_fragments: 64, 1..=1_000_000;
+    /// Messages and frames of a browser in a second; beyond that it is not read until its time has
+    /// come.
+    messages_per_second: 20, 1..=1_000_000;
+    /// Messages and frames of a browser that has been silent before that holds.
+    messages_burst: 200, 1..=1_000_000;
     /// Between two pings or `h` frames to a browser.
     heartbeat_ms: 25_000, 100..=3_600_000;
     /// Silence after a ping until the connection is given up.

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub publications: u64,
     /// Messages handed to subscribers.
     pub deliveries: u64,
+    /// Times that a browser was not read because it spoke too fast.
+    pub browsers_held: u64,
 }
 
 /// What an operator may want to act on, up to some moment.
@@ -46,6 +48,7 @@ impl Default for Metrics {
             over_limits: 0,
             publications: 0,
             deliveries: 0,
+            browsers_held: 0,
         }
     }
 }

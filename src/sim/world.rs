@@ -455,6 +455,7 @@ impl<J: Journal> World<J> {
             closed: metrics.closed,
             commands: metrics.commands,
             deliveries: metrics.deliveries,
+            browsers_held: metrics.browsers_held,
             calls: self.calls,
         }
     }

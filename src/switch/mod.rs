@@ -550,5 +550,6 @@ impl<J: Journal> Handler for Switch<J> {
         self.release(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);
+        self.metrics.browsers_held = self.web.held();
     }
 }

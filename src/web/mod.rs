@@ -7,7 +7,7 @@
 //! and by [`Standalone`] for applications that have nothing else.
 //!
 //! One file per role: `http` for requests, `answers` for those that need no session,
-//! `origin` for the sites whose pages may connect, `polled` for
+//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `polled` for
 //! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
 
 mod answers;
@@ -15,6 +15,7 @@ mod fuzz;
 mod http;
 mod origin;
 mod outlet;
+mod pace;
 mod polled;
 mod socket;
 mod standalone;
@@ -35,6 +36,7 @@ use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
 use answers::Pages;
 use http::{Http, SenderReply};
+use pace::Pace;
 use polled::Polled;
 use socket::Socket;
 
@@ -211,6 +213,9 @@ impl hashbrown::Equivalent<Key> for KeyRef<'_> {
 #[derive(Debug)]
 pub struct Web<P> {
     limits: Limits,
+    pace: Pace,
+    /// How often somebody was held back for speaking too fast.
+    held: u64,
     services: Vec<Service>,
     pages: Vec<Pages>,
     /// By the slot of the connection.
@@ -229,6 +234,8 @@ impl<P> Web<P> {
     pub fn new(services: Vec<Service>, limits: Limits, now: Now) -> Web<P> {
         Web {
             pages: services.iter().map(Pages::new).collect(),
+            pace: Pace::new(&limits),
+            held: 0,
             limits,
             services,
             lines: Vec::new(),
@@ -242,6 +249,11 @@ impl<P> Web<P> {
     /// How many sessions there are, of any kind.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// How often somebody was held back for speaking too fast.
+    pub fn held(&self) -> u64 {
+        self.held
     }
 
     /// What the application knows of the sessions that live.

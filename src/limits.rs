@@ -151,6 +151,11 @@ limits! {
     close_ms: 5000, 100..=600_000;
     /// From SIGTERM to the end of the process.
     drain_ms: 10_000, 100..=600_000;
+    /// What was sent and the peer's machine has not acknowledged for so long ends the connection.
+    tcp_user_timeout_ms: 20_000, 100..=3_600_000;
+    /// What the kernel keeps for one browser that does not read; it takes twice as much memory for
+    /// it.
+    kernel_send_bytes: 262_144, 4096..=1_073_741_824;
     /// Publications that come for a browser while the kernel takes nothing more for it, before it
     /// is cut.
     backlog_bytes: 262_144, 1024..=1_073_741_824;

@@ -243,9 +243,13 @@ fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     let cannot = |what: &str, place: String, error: io::Error| {
         io::Error::new(error.kind(), format!("cannot listen on {place} ({what}): {error}"))
     };
+    let timeout_ms = config.limits.tcp_user_timeout_ms;
     let control = Listener::tcp(Door::Control, config.control);
+    let control = control.and_then(|door| door.bounded(timeout_ms, None));
     let control = control.map_err(|e| cannot("--control", config.control.to_string(), e))?;
     let ws = Listener::tcp(Door::Web, config.ws);
+    let send_bytes = Some(config.limits.kernel_send_bytes);
+    let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
     let ws = ws.map_err(|error| cannot("--ws", config.ws.to_string(), error))?;
     let mut doors = vec![("control", control), ("ws", ws)];
     if let Some(path) = &config.control_unix {

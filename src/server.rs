@@ -7,9 +7,11 @@ use std::os::unix::net::UnixStream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::codec::http::Response;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
 use crate::edge::Door;
+use crate::frame::Frame;
 use crate::hub::Hub;
 use crate::journal::store::{Folder, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
@@ -19,13 +21,16 @@ use crate::reactor::{Bounds, Listener, Reactor};
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
 
-/// Descriptors kept for what is no connection: standard streams, doors, epoll, the store.
+/// Descriptors kept for what is no connection that is let in: standard streams, doors, epoll, the
+/// store, those below, and eight for newcomers that are turned away.
 const DESCRIPTORS_KEPT: u64 = 64;
 /// A server with less room than this is none.
 const CONNECTIONS_MIN: usize = 16;
 /// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
 /// come in crowds, must not lock out those who speak to them.
 const CONTROL_RESERVE: usize = 32;
+/// When those who find no room may come back.
+const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -238,6 +243,12 @@ fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()>
     Ok(())
 }
 
+/// What a browser is told when there is no room.
+fn full() -> Frame {
+    let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
+    response.text("The server is full\n").close().encode()
+}
+
 /// The doors of the configuration, each with its name in the log.
 fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     let cannot = |what: &str, place: String, error: io::Error| {
@@ -250,6 +261,7 @@ fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     let ws = Listener::tcp(Door::Web, config.ws);
     let send_bytes = Some(config.limits.kernel_send_bytes);
     let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
+    let ws = ws.map(|door| door.refusing(full()));
     let ws = ws.map_err(|error| cannot("--ws", config.ws.to_string(), error))?;
     let mut doors = vec![("control", control), ("ws", ws)];
     if let Some(path) = &config.control_unix {

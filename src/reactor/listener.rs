@@ -15,6 +15,7 @@ use rustix::process::umask;
 
 use super::stream::Stream;
 use crate::edge::Door;
+use crate::frame::Frame;
 
 /// Connections that the kernel completes before they are accepted; more are turned away by it.
 const BACKLOG: i32 = 4096;
@@ -38,6 +39,8 @@ pub struct Listener {
     /// Whether there may be somebody to accept. Epoll reports arrivals once: whoever stops
     /// accepting early leaves this set, and the reactor asks again.
     pub(super) is_ready: bool,
+    /// What whoever comes when there is no room is told, before the connection ends.
+    pub(super) refusal: Option<Frame>,
 }
 
 impl Listener {
@@ -55,7 +58,7 @@ impl Listener {
         rustix::net::bind(&fd, &addr)?;
         rustix::net::listen(&fd, BACKLOG)?;
         let socket = Socket::Tcp(TcpListener::from_std(std::net::TcpListener::from(fd)));
-        Ok(Listener { socket, door, is_ready: true })
+        Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
     /// Bounds what comes through a TCP door: what is sent and not acknowledged for so long ends the
@@ -76,6 +79,13 @@ impl Listener {
         Ok(self)
     }
 
+    /// Whoever comes when there is no room is told this and turned away. Without it newcomers wait
+    /// in the kernel's queue until there is.
+    pub fn refusing(mut self, words: Frame) -> Listener {
+        self.refusal = Some(words);
+        self
+    }
+
     /// Listens on a unix socket with mode 0660. A file left behind by a dead server is removed.
     ///
     /// # Errors
@@ -89,7 +99,7 @@ impl Listener {
         umask(before);
         let file = file_id(path);
         let socket = Socket::Unix(socket?, path.to_owned(), file?);
-        Ok(Listener { socket, door, is_ready: true })
+        Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
     /// `127.0.0.1:8080` or `unix:PATH`.

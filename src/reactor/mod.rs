@@ -4,6 +4,7 @@
 
 mod io;
 mod listener;
+mod refuse;
 mod stop;
 mod stream;
 
@@ -281,13 +282,15 @@ impl Reactor {
     fn has_room(&self, door: Door) -> bool {
         let Bounds { connections, control_reserve, .. } = self.bounds;
         let reserve = if door == Door::Control { control_reserve } else { 0 };
-        self.io.connections(self.others) < connections.saturating_add(reserve)
+        self.let_in() < connections.saturating_add(reserve)
     }
 
     /// Whether somebody may be at a door, with room for them.
     fn has_waiting_door(&self) -> bool {
         self.doors.iter().any(|door| match self.io.slots.get(*door) {
-            Some(Slot::Listener(listener)) => listener.is_ready && self.has_room(listener.door),
+            Some(Slot::Listener(listener)) => {
+                listener.is_ready && (self.has_room(listener.door) || self.can_refuse(listener))
+            }
             _ => false,
         })
     }
@@ -298,7 +301,7 @@ impl Reactor {
         let now = self.io.now;
         if !self.is_full_told && self.full_again_at <= now.mono {
             let max = self.bounds.connections;
-            let text = format_args!("full: {max} connections are open, newcomers wait");
+            let text = format_args!("full: {max} connections are open, there is no room for more");
             crate::log::warning(now.unix, text);
             self.is_full_told = true;
             self.full_again_at = now.mono.plus(REPEAT_MS);
@@ -309,7 +312,7 @@ impl Reactor {
     /// in the kernel's queue, and the door's `is_ready` stays set.
     fn accept(&mut self, handler: &mut impl Handler) {
         let max = self.bounds.connections;
-        if self.io.connections(self.others) <= max - max / 10 {
+        if self.let_in() <= max - max / 10 {
             self.is_full_told = false;
         }
         for i in 0..self.doors.len() {
@@ -320,16 +323,22 @@ impl Reactor {
                 if !listener.is_ready || self.io.now.mono < self.accept_at {
                     break;
                 }
-                let door = listener.door;
-                if !self.has_room(door) {
+                let (door, has_room) = (listener.door, self.has_room(listener.door));
+                let refusal = listener.refusal.clone().filter(|_| self.can_refuse(listener));
+                if !has_room {
                     self.tell_full();
-                    break;
+                    if refusal.is_none() {
+                        break;
+                    }
                 }
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
                     break;
                 };
                 match listener.accept() {
-                    Ok(stream) => self.welcome(handler, stream, door),
+                    Ok(stream) => match refusal.filter(|_| !has_room) {
+                        Some(words) => self.refuse(handler, stream, words),
+                        None => self.welcome(handler, stream, door),
+                    },
                     Err(error) => match error.kind() {
                         stdio::ErrorKind::WouldBlock => listener.is_ready = false,
                         // The peer gave up while it waited.
@@ -490,6 +499,10 @@ impl Reactor {
             Phase::Flushing => {
                 peer.stream.shutdown_write();
                 peer.phase = Phase::Lingering;
+                if peer.is_turned_away {
+                    // It has had its time from the beginning.
+                    return self.io.mark_ready(conn);
+                }
                 self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));
                 self.io.mark_ready(conn);
             }

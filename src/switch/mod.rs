@@ -413,6 +413,11 @@ impl<J: Journal> Handler for Switch<J> {
         self.seats[conn.index()] = Seat { conn, role };
     }
 
+    fn turned_away(&mut self, now: Now) {
+        self.metrics.turned_away += 1;
+        self.report_soon(now);
+    }
+
     fn received(
         &mut self,
         net: &mut impl Net,

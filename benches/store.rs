@@ -229,6 +229,8 @@ fn waiting(folder: &Path) -> Result<()> {
     stream.set_nodelay(true)?;
     let ping = support::frame(r#"{"action":"ping"}"#);
     let mut reply = vec![0; support::frame(r#"{"success":true}"#).len()];
+    stream.write_all(&support::auth())?;
+    stream.read_exact(&mut reply)?;
     let mut times = Vec::new();
     let start = Instant::now();
     while start.elapsed() < 3 * TIME {

@@ -1,6 +1,8 @@
 //! The server as a process: descriptors, keys, doors, signals; then the loop. It joins the parts
 //! and decides nothing that they decide. `fws serve` calls it.
 
+mod notify;
+
 use std::io;
 use std::os::unix::net::UnixStream;
 
@@ -20,6 +22,7 @@ use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
+use notify::Notifier;
 
 /// Descriptors kept for what is no connection that is let in: standard streams, doors, epoll, the
 /// store, those below, and eight for newcomers that are turned away.
@@ -139,6 +142,23 @@ impl Start {
         Ok((hub, at, journal))
     }
 
+    /// Turns until the end, and keeps the service manager informed.
+    fn turn(&mut self, switch: &mut Switch<impl Journal>) -> io::Result<()> {
+        let mut notifier = Notifier::new(|name| std::env::var_os(name));
+        if let Some(ms) = notifier.wake_every() {
+            self.reactor.wake_every(ms);
+        }
+        notifier.ready();
+        while !self.reactor.is_done() {
+            self.reactor.turn(switch)?;
+            notifier.alive(self.now().mono);
+            if self.reactor.is_stopping() {
+                notifier.stopping();
+            }
+        }
+        Ok(())
+    }
+
     fn run(
         mut self,
         config: &Config,
@@ -174,7 +194,7 @@ impl Start {
         if config.demo {
             log::info(at, format_args!("to try it, open {page} and run: {command}"));
         }
-        self.reactor.run(&mut switch)?;
+        self.turn(&mut switch)?;
         switch.close(self.reactor.now());
         let metrics = switch.metrics();
         let (opened, deliveries) = (metrics.opened, metrics.deliveries);

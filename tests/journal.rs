@@ -83,7 +83,7 @@ impl Loop {
 
     fn turn(&mut self) {
         let at = self.at();
-        self.hub.advance(at, &mut Out(&mut self.journal));
+        self.hub.advance(at, 1000, &mut Out(&mut self.journal));
         self.journal.commit(&self.hub, at, self.now());
         while let Some(event) = self.journal.poll() {
             match event {
@@ -92,7 +92,7 @@ impl Loop {
                 Event::Undo(undo) => self.hub.undo(undo, &mut Out(&mut self.journal)),
                 Event::Lost { from, upto } => {
                     self.lost.push((from, upto));
-                    self.hub.advance(at, &mut Out(&mut self.journal));
+                    self.hub.advance(at, 1000, &mut Out(&mut self.journal));
                 }
             }
         }
@@ -103,7 +103,8 @@ impl Loop {
     fn until(&mut self, what: &str, is_so: impl Fn(&Loop) -> bool) {
         self.turn();
         while !is_so(self) {
-            let is_due = self.journal.due().is_some_and(|at| at <= Millis(self.mono));
+            let is_due = self.journal.due().is_some_and(|at| at <= Millis(self.mono))
+                || self.hub.next_end().is_some_and(|at| at <= self.at());
             let is_woken = is_due || self.woken.recv_timeout(DEADLINE).is_ok();
             assert!(is_woken, "in vain: {what}");
             self.turn();
@@ -286,7 +287,7 @@ fn what_a_failed_change_would_have_ended_comes_back() {
     let mark = this.propose(push).unwrap();
     this.mono += 60;
     let at = this.at();
-    this.hub.advance(at, &mut Out(&mut this.journal));
+    this.hub.advance(at, 1000, &mut Out(&mut this.journal));
     assert_eq!(this.get("old"), None);
     assert!(!this.is_kept(mark));
     assert_eq!(this.get("old").as_deref(), Some("1"));
@@ -307,4 +308,62 @@ fn a_stopped_server_has_written_everything() {
         let content = Content::read(this.folder.store()).unwrap();
         assert_eq!(content.facts.batch, seal.batch);
     }
+}
+
+/// A crowd of states that end at once is dropped bit by bit; none can be read meanwhile.
+#[test]
+fn a_crowd_of_ends_takes_its_turns() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    let ns = this.ns();
+    for i in 0..3000 {
+        let place = Place { channel: i.to_string().into(), user: None };
+        let data = "[1]".into();
+        this.propose(Change::Set { ns, place, data, ttl_ms: Some(100), emit: false }).unwrap();
+    }
+    this.mono += 100;
+    this.turn();
+    assert_eq!(this.hub.sizes()[4], 2001, "a thousand of them, and the one that stays");
+    assert!(this.hub.next_end().is_some_and(|end| end <= this.at()), "the others are due");
+    assert_eq!(this.get("0"), None);
+    assert_eq!(this.get("2999"), None);
+    let place = Place { channel: "2999".into(), user: None };
+    let push = Change::Push { ns, place, data: "2".into(), ttl_ms: None, emit: false };
+    this.propose(push).unwrap();
+    assert_eq!(this.get("2999").as_deref(), Some("[2]"), "not onto what has ended");
+    this.turn();
+    this.turn();
+    this.turn();
+    assert_eq!(this.hub.sizes()[4], 2);
+    this.hub.check_invariants();
+    this.mono += 1000;
+    this.until("their rows are gone", |this| this.on_disk() == this.rows());
+}
+
+/// The states of a namespace that is removed are out of reach at once, and dropped bit by bit.
+#[test]
+fn a_large_namespace_is_buried_bit_by_bit() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    let ns = this.ns();
+    for i in 0..3000 {
+        let place = Place { channel: i.to_string().into(), user: None };
+        let (data, ttl_ms) = ("[1]".into(), (i % 2 == 0).then_some(5000));
+        this.propose(Change::Set { ns, place, data, ttl_ms, emit: false }).unwrap();
+    }
+    let Proposal::Later(_) = this.journal.propose(this.at(), Change::Remove { ns }) else {
+        panic!("the end of a namespace cannot be undone");
+    };
+    this.until("it is gone", |this| this.hub.namespace("a").is_none());
+    assert_eq!(this.hub.sizes()[4], 2001);
+    this.hub.check_invariants();
+    assert!(this.hub.next_end().is_some_and(|end| end <= this.at()), "the others are due");
+    let register = Change::Register { name: "a".into(), key: "k".into() };
+    let mark = this.propose(register).unwrap();
+    assert_eq!(this.get("0"), None);
+    assert!(this.is_kept(mark));
+    this.mono += 5000;
+    this.until("all are dropped", |this| this.hub.sizes()[4] == 0);
+    this.hub.check_invariants();
+    assert_eq!(this.on_disk(), this.rows());
 }

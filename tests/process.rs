@@ -287,3 +287,27 @@ fn refusals_are_counted_and_told_at_the_end() {
     server.exited();
     assert!(start.elapsed() < DEADLINE);
 }
+
+#[test]
+fn a_service_manager_hears_that_it_is_ready_alive_and_stopping() {
+    let dir = Dir::new();
+    let path = dir.file("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let hear = || {
+        let mut bytes = [0; 64];
+        let count = manager.recv(&mut bytes).expect("a word");
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    };
+    let mut command = Options::default().command(&dir);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
+    let server = Server::spawn(command, dir, false);
+    assert_eq!(hear(), "READY=1");
+    // An idle server wakes up to say so.
+    for _ in 0..3 {
+        assert_eq!(hear(), "WATCHDOG=1");
+    }
+    server.terminate();
+    while hear() != "STOPPING=1" {}
+    server.exited();
+}

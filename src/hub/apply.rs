@@ -9,6 +9,12 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::uuid::Uuid;
 
+/// States that end with one entry, at most.
+const ENDS_PER_ENTRY: usize = 16;
+
+/// States that are dropped with their namespace at once; the others follow.
+const BURIED_AT_ONCE: usize = 1000;
+
 /// Whom a message goes to, among the subscribers of a channel.
 #[derive(Clone, Copy, Default)]
 struct Audience<'a> {
@@ -131,7 +137,7 @@ impl Hub {
     /// # Errors
     /// [`Refusal`], if what was ordered before it stands in its way; nothing has changed then.
     pub fn apply(&mut self, entry: Entry, out: &mut impl Outbox) -> Result<Outcome, Refusal> {
-        self.advance(entry.at, out);
+        self.advance(entry.at, ENDS_PER_ENTRY, out);
         self.check(&entry.change, entry.at)?;
         match entry.change {
             Change::Register { name, key } => Ok(self.register(name, key, out)),
@@ -166,7 +172,8 @@ impl Hub {
                     let to = Audience { user: place.user.as_deref(), except: None };
                     self.publish(ns, &place.channel, &data, to, out);
                 }
-                self.push(ns, place, data, ttl_ms.map(|ttl| entry.at.plus(ttl)), out);
+                let times = (entry.at, ttl_ms.map(|ttl| entry.at.plus(ttl)));
+                self.push(ns, place, data, times, out);
                 Ok(Outcome::Done)
             }
             Change::Emit { ns, channels, data, user, except } => {
@@ -192,15 +199,14 @@ impl Hub {
         // By the arenas, whose order is that of the slots; that of the tables is chance.
         let peers = self.peers.iter().filter(|(_, peer)| peer.ns == ns).map(|(id, _)| id).collect();
         let closed = self.let_go(peers, CloseReason::NamespaceRemoved, out);
-        let states: Vec<Id<State>> =
-            self.states.iter().filter(|(_, state)| state.ns == ns).map(|(id, _)| id).collect();
-        for state in states {
-            self.take_state(state);
-        }
         if let Some(space) = self.namespaces.remove(ns) {
             self.names.remove(self.hash(&*space.name), ns);
             self.numbers.remove(&space.number);
             self.grants -= space.grants.len();
+            self.states_bytes -= space.states_bytes;
+            // They are out of reach; dropping them can take its time.
+            self.buried.extend(space.states.into_ids());
+            self.bury(BURIED_AT_ONCE);
         }
         Outcome::Reached(closed)
     }
@@ -292,10 +298,16 @@ impl Hub {
         ns: NsId,
         place: Place,
         data: Box<str>,
-        expires: Option<UnixMillis>,
+        (at, expires): (UnixMillis, Option<UnixMillis>),
         out: &mut impl Outbox,
     ) {
-        let Some(id) = self.find_state(ns, &place.channel, place.user.as_deref()) else {
+        let id = self.find_state(ns, &place.channel, place.user.as_deref());
+        // One that has ended, and is only not dropped yet, is replaced like any other.
+        let is_there = |id: &Id<State>| {
+            let expires = self.states.get(*id).and_then(State::expires);
+            expires.is_none_or(|end| at < end)
+        };
+        let Some(id) = id.filter(is_there) else {
             let mut list = super::state::List::default();
             list.push(data);
             return self.set(ns, place, Some(Value::List(Box::new(list))), expires, out);

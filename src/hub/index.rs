@@ -20,6 +20,11 @@ impl<T> Index<T> {
         self.0.len()
     }
 
+    /// All ids, in no order.
+    pub fn into_ids(self) -> Vec<Id<T>> {
+        self.0.into_iter().collect()
+    }
+
     /// The id with that hash for which `is_it` holds.
     pub fn find(&self, hash: u64, is_it: impl Fn(Id<T>) -> bool) -> Option<Id<T>> {
         self.0.find(hash, |id| is_it(*id)).copied()

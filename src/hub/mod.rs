@@ -10,6 +10,7 @@ mod change;
 mod index;
 mod record;
 mod state;
+mod states;
 
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq};
 pub use record::{Cursor, Key, Row, Undo};
@@ -27,8 +28,7 @@ use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
 use index::Index;
-use record::Before;
-use state::{End, State, Value};
+use state::State;
 
 /// A namespace, for as long as it lives: one that is removed and registered again is another.
 pub type NsId = Id<Namespace>;
@@ -184,6 +184,8 @@ pub struct Hub {
     /// Bytes of all states, and number of all grants.
     states_bytes: usize,
     grants: usize,
+    /// States of namespaces that are no more, still to be dropped: nobody can find them.
+    buried: Vec<Id<State>>,
     /// When states end, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
 }
@@ -204,6 +206,7 @@ impl Hub {
             states: Arena::default(),
             states_bytes: 0,
             grants: 0,
+            buried: Vec::new(),
             ends: Wheel::new(at.0),
         }
     }
@@ -237,27 +240,6 @@ impl Hub {
             let grace = ns.old_key.as_ref().is_some_and(|(_, until)| at < *until);
             epoch == ns.key_epoch || grace && epoch.wrapping_add(1) == ns.key_epoch
         })
-    }
-
-    /// The state at a place, as JSON text, at that time.
-    pub fn state(
-        &self,
-        ns: NsId,
-        channel: &str,
-        user: Option<&str>,
-        at: UnixMillis,
-    ) -> Option<Cow<'_, str>> {
-        let state = self.states.get(self.find_state(ns, channel, user)?)?;
-        state.expires().is_none_or(|end| at < end).then(|| state.value.text())
-    }
-
-    fn find_state(&self, ns: NsId, channel: &str, user: Option<&str>) -> Option<Id<State>> {
-        let table = &self.namespaces.get(ns)?.states;
-        let is_it = |id| {
-            let state = self.states.get(id);
-            state.is_some_and(|s| s.place.is(channel, user))
-        };
-        table.find(self.hash((channel, user)), is_it)
     }
 
     fn find_channel(&self, ns: NsId, name: &str) -> Option<Id<Channel>> {
@@ -376,27 +358,6 @@ impl Hub {
         channel.is_some_and(|channel| self.leave(peer, channel))
     }
 
-    /// Drops the states whose time has come.
-    pub fn advance(&mut self, at: UnixMillis, out: &mut impl Outbox) {
-        self.ends.advance(at.0);
-        while let Some((_, id)) = self.ends.pop_expired() {
-            if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
-                end.timer = None;
-            }
-            let Some(state) = self.take_state(id) else { continue };
-            let (expires, State { ns, place, value, .. }) = (state.expires(), state);
-            if let Some(ns) = self.number(ns) {
-                let before = Before::Ended { value, expires };
-                out.changed(Undo::new(Key::State { ns, place }, 0, before));
-            }
-        }
-    }
-
-    /// When `advance` is wanted next.
-    pub fn next_end(&self) -> Option<UnixMillis> {
-        self.ends.next_at().map(UnixMillis)
-    }
-
     fn is_member(&self, peer: PeerId, channel: Id<Channel>) -> bool {
         self.peers
             .get(peer)
@@ -464,72 +425,6 @@ impl Hub {
         id
     }
 
-    /// Sets the state at a place, in place of the one that is there.
-    fn put_state(&mut self, ns: NsId, place: Place, value: Value, expires: Option<UnixMillis>) {
-        let id = match self.find_state(ns, &place.channel, place.user.as_deref()) {
-            Some(id) => {
-                self.replace_value(id, value);
-                id
-            }
-            None => {
-                self.weigh(ns, 0, place.bytes() + value.bytes());
-                let hash = self.hash((&*place.channel, place.user.as_deref()));
-                let Some(space) = self.namespaces.get_mut(ns) else { return };
-                let state = State { ns, place, value, end: None };
-                let id = self.states.insert(state);
-                let (states, hasher) = (&self.states, &self.hasher);
-                space.states.insert(hash, id, |id| {
-                    let place = states.get(id).map(|state| &state.place);
-                    hasher.hash_one(place.map_or(("", None), |p| (&*p.channel, p.user.as_deref())))
-                });
-                id
-            }
-        };
-        self.end_at(id, expires);
-    }
-
-    /// Gives a state another value; returns the one before.
-    fn replace_value(&mut self, id: Id<State>, value: Value) -> Option<Value> {
-        let state = self.states.get_mut(id)?;
-        let before = std::mem::replace(&mut state.value, value);
-        let (ns, after) = (state.ns, state.value.bytes());
-        self.weigh(ns, before.bytes(), after);
-        Some(before)
-    }
-
-    /// States of a namespace take so many bytes in place of so many.
-    fn weigh(&mut self, ns: NsId, before: usize, after: usize) {
-        self.states_bytes = self.states_bytes + after - before;
-        if let Some(space) = self.namespaces.get_mut(ns) {
-            space.states_bytes = space.states_bytes + after - before;
-        }
-    }
-
-    /// Gives a state its end in place of the one before.
-    fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
-        let Some(state) = self.states.get_mut(id) else { return };
-        if let Some(timer) = state.end.take().and_then(|end| end.timer) {
-            self.ends.cancel(timer);
-        }
-        state.end = expires.map(|at| {
-            let timer = Some(self.ends.insert(at.0, id));
-            Box::new(End { at, timer })
-        });
-    }
-
-    fn take_state(&mut self, id: Id<State>) -> Option<State> {
-        let mut state = self.states.remove(id)?;
-        if let Some(timer) = state.end.as_mut().and_then(|end| end.timer.take()) {
-            self.ends.cancel(timer);
-        }
-        self.weigh(state.ns, state.bytes(), 0);
-        let hash = self.hash((&*state.place.channel, state.place.user.as_deref()));
-        if let Some(ns) = self.namespaces.get_mut(state.ns) {
-            ns.states.remove(hash, id);
-        }
-        Some(state)
-    }
-
     /// How many namespaces, channels, users, peers and states there are.
     pub fn sizes(&self) -> [usize; 5] {
         [
@@ -570,7 +465,8 @@ impl Hub {
                 assert!(back.peer == id && back.subscription as usize == i);
             }
         }
-        for (id, state) in self.states.iter() {
+        let living = |state: &State| self.namespaces.contains(state.ns);
+        for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
             let Place { channel, user } = &state.place;
             assert_eq!(self.find_state(state.ns, channel, user.as_deref()), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
@@ -585,10 +481,13 @@ impl Hub {
         };
         assert_eq!(total(|ns| ns.channels.len()), self.channels.len());
         assert_eq!(total(|ns| ns.users.len()), self.users.len());
-        assert_eq!(total(|ns| ns.states.len()), self.states.len());
+        let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
+        assert_eq!(total(|ns| ns.states.len()) + buried, self.states.len());
+        assert_eq!(self.buried.iter().filter(|id| self.states.contains(**id)).count(), buried);
         assert_eq!(total(|ns| ns.grants.len()), self.grants);
         assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
-        let bytes: usize = self.states.iter().map(|(_, state)| state.bytes()).sum();
+        let states = self.states.iter().map(|(_, state)| state);
+        let bytes: usize = states.filter(|state| living(state)).map(State::bytes).sum();
         assert_eq!(bytes, self.states_bytes);
         let timed = self.states.iter().filter(|(_, state)| state.end.is_some()).count();
         assert_eq!(timed, self.ends.len());

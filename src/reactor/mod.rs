@@ -76,6 +76,8 @@ pub struct Reactor {
     drain_until: Millis,
     /// The server stops, and until then at most what comes is still heard.
     hear_until: Option<Millis>,
+    /// No turn waits for longer.
+    idle_ms: Option<u64>,
     /// Events that the kernel had for this turn, and whether anybody was to be read in it.
     reported: usize,
     has_read: bool,
@@ -107,6 +109,7 @@ impl Reactor {
             stops: 0,
             drain_until: Millis(u64::MAX),
             hear_until: None,
+            idle_ms: None,
             reported: 0,
             has_read: false,
         })
@@ -159,6 +162,16 @@ impl Reactor {
             // It fails only where the loop is gone.
             let _ = waker.wake();
         })
+    }
+
+    /// Lets no turn wait for longer than that, whatever there is to wait for.
+    pub fn wake_every(&mut self, ms: u64) {
+        self.idle_ms = Some(ms);
+    }
+
+    /// Whether the process has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stops > 0
     }
 
     /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
@@ -220,8 +233,9 @@ impl Reactor {
             let timer = self.io.wheel.next_at().map(Millis);
             let accept = self.has_waiting_door().then_some(self.accept_at);
             let drain = (self.stops > 0).then_some(self.drain_until);
-            let due =
-                [timer, handler.due(), accept, drain, self.hear_until].into_iter().flatten().min();
+            let idle = self.idle_ms.map(|ms| now.plus(ms));
+            let due = [timer, handler.due(), accept, drain, self.hear_until, idle];
+            let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
             Some(Duration::ZERO)

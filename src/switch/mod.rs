@@ -35,6 +35,8 @@ use shared::SharedStates;
 pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use page::Demo;
 
+/// States that end in one turn, at most: about a millisecond.
+const ENDS_PER_TURN: usize = 1000;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
 
@@ -255,7 +257,7 @@ impl<J: Journal> Switch<J> {
     fn advance(&mut self, net: &mut impl Net) {
         let horizon = self.journal.horizon(self.at(net.now()));
         let (hub, mut delivery) = self.delivery(net);
-        hub.advance(horizon, &mut delivery);
+        hub.advance(horizon, ENDS_PER_TURN, &mut delivery);
     }
 
     fn dismiss_leaving(&mut self, net: &mut impl Net) {

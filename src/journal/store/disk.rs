@@ -113,9 +113,9 @@ impl Watch {
 
 /// A backend that does not go on after a fault.
 ///
-/// redb writes the pages of a commit beside the old ones, then the header, then syncs. If that
-/// fails, the header may be in the kernel's memory, and a server that is killed and started again
-/// would find a commit of which it had said that it failed. So the guard puts the last synced
+/// redb writes the header of a commit and, beside the old ones, its pages, then syncs all at once.
+/// If that fails, all of it may be in the kernel's memory, and a server that is killed and started
+/// again would find a commit of which it had said that it failed. So the guard puts the last synced
 /// header back.
 #[derive(Debug)]
 pub struct Guard<B> {

@@ -1,0 +1,147 @@
+//! The states of the hub: where they are found, what they weigh, and how they end.
+
+use std::borrow::Cow;
+use std::hash::BuildHasher;
+
+use super::record::{Before, Key, Undo};
+use super::state::{End, State, Value};
+use super::{Hub, NsId, Outbox, Place};
+use crate::arena::Id;
+use crate::time::UnixMillis;
+
+impl Hub {
+    /// The state at a place, as JSON text, at that time.
+    pub fn state(
+        &self,
+        ns: NsId,
+        channel: &str,
+        user: Option<&str>,
+        at: UnixMillis,
+    ) -> Option<Cow<'_, str>> {
+        let state = self.states.get(self.find_state(ns, channel, user)?)?;
+        state.expires().is_none_or(|end| at < end).then(|| state.value.text())
+    }
+
+    pub(super) fn find_state(
+        &self,
+        ns: NsId,
+        channel: &str,
+        user: Option<&str>,
+    ) -> Option<Id<State>> {
+        let table = &self.namespaces.get(ns)?.states;
+        let is_it = |id| {
+            let state = self.states.get(id);
+            state.is_some_and(|s| s.place.is(channel, user))
+        };
+        table.find(self.hash((channel, user)), is_it)
+    }
+
+    /// Drops states whose time has come, at most so many: the others come next, and cannot be read
+    /// meanwhile either. [`Hub::next_end`] tells whether there are any.
+    pub fn advance(&mut self, at: UnixMillis, count: usize, out: &mut impl Outbox) {
+        self.ends.advance(at.0);
+        for _ in 0..count {
+            let Some((_, id)) = self.ends.pop_expired() else { return self.bury(count) };
+            if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
+                end.timer = None;
+            }
+            let Some(state) = self.take_state(id) else { continue };
+            let (expires, State { ns, place, value, .. }) = (state.expires(), state);
+            if let Some(ns) = self.number(ns) {
+                let before = Before::Ended { value, expires };
+                out.changed(Undo::new(Key::State { ns, place }, 0, before));
+            }
+        }
+    }
+
+    /// When `advance` is wanted next.
+    pub fn next_end(&self) -> Option<UnixMillis> {
+        let is_burying = !self.buried.is_empty();
+        if is_burying { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
+    }
+
+    /// Drops states of namespaces that are no more, at most so many.
+    pub(super) fn bury(&mut self, count: usize) {
+        for id in self.buried.drain(self.buried.len().saturating_sub(count)..) {
+            let timer = self.states.remove(id).and_then(|state| state.end?.timer);
+            if let Some(timer) = timer {
+                self.ends.cancel(timer);
+            }
+        }
+        if self.buried.is_empty() {
+            self.buried = Vec::new();
+        }
+    }
+
+    /// Sets the state at a place, in place of the one that is there.
+    pub(super) fn put_state(
+        &mut self,
+        ns: NsId,
+        place: Place,
+        value: Value,
+        expires: Option<UnixMillis>,
+    ) {
+        let id = match self.find_state(ns, &place.channel, place.user.as_deref()) {
+            Some(id) => {
+                self.replace_value(id, value);
+                id
+            }
+            None => {
+                self.weigh(ns, 0, place.bytes() + value.bytes());
+                let hash = self.hash((&*place.channel, place.user.as_deref()));
+                let Some(space) = self.namespaces.get_mut(ns) else { return };
+                let state = State { ns, place, value, end: None };
+                let id = self.states.insert(state);
+                let (states, hasher) = (&self.states, &self.hasher);
+                space.states.insert(hash, id, |id| {
+                    let place = states.get(id).map(|state| &state.place);
+                    hasher.hash_one(place.map_or(("", None), |p| (&*p.channel, p.user.as_deref())))
+                });
+                id
+            }
+        };
+        self.end_at(id, expires);
+    }
+
+    /// Gives a state another value; returns the one before.
+    pub(super) fn replace_value(&mut self, id: Id<State>, value: Value) -> Option<Value> {
+        let state = self.states.get_mut(id)?;
+        let before = std::mem::replace(&mut state.value, value);
+        let (ns, after) = (state.ns, state.value.bytes());
+        self.weigh(ns, before.bytes(), after);
+        Some(before)
+    }
+
+    /// States of a namespace take so many bytes in place of so many.
+    pub(super) fn weigh(&mut self, ns: NsId, before: usize, after: usize) {
+        if let Some(space) = self.namespaces.get_mut(ns) {
+            self.states_bytes = self.states_bytes + after - before;
+            space.states_bytes = space.states_bytes + after - before;
+        }
+    }
+
+    /// Gives a state its end in place of the one before.
+    pub(super) fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
+        let Some(state) = self.states.get_mut(id) else { return };
+        if let Some(timer) = state.end.take().and_then(|end| end.timer) {
+            self.ends.cancel(timer);
+        }
+        state.end = expires.map(|at| {
+            let timer = Some(self.ends.insert(at.0, id));
+            Box::new(End { at, timer })
+        });
+    }
+
+    pub(super) fn take_state(&mut self, id: Id<State>) -> Option<State> {
+        let mut state = self.states.remove(id)?;
+        if let Some(timer) = state.end.as_mut().and_then(|end| end.timer.take()) {
+            self.ends.cancel(timer);
+        }
+        self.weigh(state.ns, state.bytes(), 0);
+        let hash = self.hash((&*state.place.channel, state.place.user.as_deref()));
+        if let Some(ns) = self.namespaces.get_mut(state.ns) {
+            ns.states.remove(hash, id);
+        }
+        Some(state)
+    }
+}

@@ -1,0 +1,127 @@
+//! What a service manager is told (sd_notify(3)): that the server is ready, alive, and about to
+//! stop. Does nothing where nobody asks. Called by the server's loop.
+
+use std::ffi::OsString;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use crate::time::Millis;
+
+/// The way to the service manager, if there is one.
+#[derive(Debug)]
+pub(super) struct Notifier {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    /// It wants to hear that we are alive at least so often.
+    watchdog_ms: Option<u64>,
+    alive_at: Millis,
+    is_stopping_told: bool,
+}
+
+impl Notifier {
+    /// By the variables that the service manager sets: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and
+    /// `WATCHDOG_PID`.
+    pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Notifier {
+        let address = variable("NOTIFY_SOCKET").and_then(|name| match name.as_bytes() {
+            [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest).ok(),
+            _ => SocketAddr::from_pathname(name).ok(),
+        });
+        let socket = address.and_then(|address| Some((UnixDatagram::unbound().ok()?, address)));
+        let number = |name: &str| -> Option<u64> { variable(name)?.to_str()?.parse().ok() };
+        let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        // Twice in the time that it gives us, as sd_watchdog_enabled(3) advises.
+        let watchdog = number("WATCHDOG_USEC").filter(|_| is_ours && socket.is_some());
+        Notifier {
+            socket,
+            watchdog_ms: watchdog.map(|microseconds| (microseconds / 2000).max(1)),
+            alive_at: Millis(0),
+            is_stopping_told: false,
+        }
+    }
+
+    /// How often [`Notifier::alive`] must be called at least, in milliseconds.
+    pub fn wake_every(&self) -> Option<u64> {
+        self.watchdog_ms
+    }
+
+    /// The doors are open.
+    pub fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    /// The loop has turned; the service manager hears of it when it is time.
+    pub fn alive(&mut self, now: Millis) {
+        if let Some(every) = self.watchdog_ms
+            && self.alive_at <= now
+        {
+            self.alive_at = now.plus(every);
+            self.tell("WATCHDOG=1");
+        }
+    }
+
+    /// The server lets everybody go.
+    pub fn stopping(&mut self) {
+        if !std::mem::replace(&mut self.is_stopping_told, true) {
+            self.tell("STOPPING=1");
+        }
+    }
+
+    fn tell(&self, state: &str) {
+        if let Some((socket, address)) = &self.socket {
+            // A service manager that does not listen is no reason not to serve.
+            let _ = socket.send_to_addr(state.as_bytes(), address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_manager_hears_what_it_asked_for() {
+        let mut path = std::env::temp_dir();
+        path.push(format!("fws-notify-{}", std::process::id()));
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let hear = || {
+            let mut bytes = [0; 64];
+            let count = manager.recv(&mut bytes).unwrap();
+            String::from_utf8(bytes[..count].to_vec()).unwrap()
+        };
+        let mut notifier = Notifier::new(|name| match name {
+            "NOTIFY_SOCKET" => Some(path.clone().into()),
+            "WATCHDOG_USEC" => Some("30000000".into()),
+            _ => None,
+        });
+        assert_eq!(notifier.wake_every(), Some(15_000));
+        notifier.ready();
+        notifier.alive(Millis(5));
+        notifier.alive(Millis(15_004));
+        notifier.alive(Millis(15_005));
+        notifier.stopping();
+        notifier.stopping();
+        let heard: Vec<String> = (0..4).map(|_| hear()).collect();
+        assert_eq!(heard, ["READY=1", "WATCHDOG=1", "WATCHDOG=1", "STOPPING=1"]);
+        manager.set_nonblocking(true).unwrap();
+        assert!(manager.recv(&mut [0; 8]).is_err(), "nothing twice");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn where_nobody_asks_nobody_is_told() {
+        let mut notifier = Notifier::new(|name| match name {
+            "WATCHDOG_USEC" => Some("1000000".into()),
+            _ => None,
+        });
+        assert_eq!(notifier.wake_every(), None);
+        notifier.ready();
+        notifier.alive(Millis(5));
+        let other = Notifier::new(|name| match name {
+            "NOTIFY_SOCKET" => Some("@fws-nobody".into()),
+            "WATCHDOG_USEC" => Some("1000000".into()),
+            "WATCHDOG_PID" => Some("1".into()),
+            _ => None,
+        });
+        assert_eq!(other.wake_every(), None, "that is for another process");
+    }
+}

@@ -182,15 +182,15 @@ impl Start {
         declare(config, &mut switch)?;
         self.reactor.add_signals(signals()?)?;
         let at = self.now().unix;
-        for (name, door) in doors {
-            log::info(at, format_args!("listening {name}={}", door.address()));
-            self.reactor.add_door(door)?;
-        }
         let pages = match &config.allow_origin[..] {
             [] => "pages of any site may connect (--allow-origin names those that may)".to_string(),
             origins => format!("pages of these sites may connect: {}", origins.join(", ")),
         };
         log::info(at, format_args!("{pages}"));
+        for (name, door) in doors {
+            log::info(at, format_args!("listening {name}={}", door.address()));
+            self.reactor.add_door(door)?;
+        }
         if config.demo {
             log::info(at, format_args!("to try it, open {page} and run: {command}"));
         }

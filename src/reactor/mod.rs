@@ -291,14 +291,6 @@ impl Reactor {
         }
     }
 
-    /// Whether there is room for one who comes through that door. Counted from the slots, so that
-    /// it cannot drift.
-    fn has_room(&self, door: Door) -> bool {
-        let Bounds { connections, control_reserve, .. } = self.bounds;
-        let reserve = if door == Door::Control { control_reserve } else { 0 };
-        self.let_in() < connections.saturating_add(reserve)
-    }
-
     /// Whether somebody may be at a door, with room for them.
     fn has_waiting_door(&self) -> bool {
         self.doors.iter().any(|door| match self.io.slots.get(*door) {
@@ -307,19 +299,6 @@ impl Reactor {
             }
             _ => false,
         })
-    }
-
-    /// There is no room: said once when it comes to that, and again only after a tenth of the room
-    /// was free.
-    fn tell_full(&mut self) {
-        let now = self.io.now;
-        if !self.is_full_told && self.full_again_at <= now.mono {
-            let max = self.bounds.connections;
-            let text = format_args!("full: {max} connections are open, there is no room for more");
-            crate::log::warning(now.unix, text);
-            self.is_full_told = true;
-            self.full_again_at = now.mono.plus(REPEAT_MS);
-        }
     }
 
     /// Lets in whom the doors have, within a budget and the room there is. Who is not let in stays

@@ -337,14 +337,14 @@ impl<P> Web<P> {
         };
         let now = net.now();
         app.timed_out(peer, now)?;
-        let is_due = socket.held == Held::Pace;
-        if is_due && socket.bucket.wait(&self.pace, now.mono).is_none() {
+        let was_too_fast = socket.held == Held::Pace;
+        if was_too_fast && socket.bucket.wait(&self.pace, now.mono).is_none() {
             socket.held = Held::No;
             net.resume(socket.conn);
         }
         if socket.beat_at <= now.mono {
             let queued = net.queued(socket.conn);
-            if is_due {
+            if was_too_fast {
                 // Its pongs stand behind what it said too fast.
                 socket.beat_at = now.mono.plus(self.limits.heartbeat_ms as u64);
             } else if socket.held == Held::Answers {

@@ -155,7 +155,7 @@ limits! {
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
     /// What the kernel keeps for one browser that does not read; it takes twice as much memory for
     /// it.
-    kernel_send_bytes: 1_048_576, 4096..=1_073_741_824;
+    kernel_send_bytes: 2_097_152, 4096..=1_073_741_824;
     /// Publications that come for a browser while the kernel takes nothing more for it, before it
     /// is cut.
     backlog_bytes: 262_144, 1024..=1_073_741_824;

@@ -101,15 +101,14 @@ fn what_is_posted_too_fast_is_answered_later() {
 
 #[test]
 fn a_client_that_comes_back_subscribes_to_all_at_once() {
-    let server = Server::new();
+    // Whoever had to wait for tokens here would wait for longer than the test does.
+    let server = Server::start(&Options::limits(&[("messages_per_second", 1)]));
     let mut browser = server.browser("demo", r#"{"i":1}"#);
-    let start = Instant::now();
     for number in 0..128 {
         let subscribe = json!({ "event": "subscribe", "data": format!("c{number}"), "clb": 1 });
         browser.say(&subscribe.to_string());
     }
     (0..128).for_each(|_| browser.expect(&answer(1)));
-    assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
 }
 
 #[test]

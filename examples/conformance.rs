@@ -120,7 +120,13 @@ fn services(limits: &Limits) -> Vec<Service> {
 }
 
 fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let limits = Limits { http_body_bytes: 4 * MESSAGE_BYTES, ..Limits::default() };
+    let limits = Limits {
+        http_body_bytes: 4 * MESSAGE_BYTES,
+        // The cases speak as fast as they can.
+        messages_per_second: 1_000_000,
+        messages_burst: 1_000_000,
+        ..Limits::default()
+    };
     let mut reactor = Reactor::new(Bounds {
         connections: 10_000,
         control_reserve: 0,

@@ -9,6 +9,7 @@ mod address;
 mod environment;
 mod file;
 mod nearest;
+mod origin;
 mod secret;
 mod show;
 
@@ -43,7 +44,7 @@ struct Setting {
     variable: &'static str,
 }
 
-const SETTINGS: [Setting; 8] = [
+const SETTINGS: [Setting; 9] = [
     Setting { key: "ws", flag: "--ws", variable: "FWS_LISTEN_WS" },
     Setting { key: "control", flag: "--control", variable: "FWS_LISTEN_CONTROL" },
     Setting { key: "control_unix", flag: "--control-unix", variable: "FWS_LISTEN_CONTROL_UNIX" },
@@ -52,6 +53,7 @@ const SETTINGS: [Setting; 8] = [
     Setting { key: "store", flag: "--store", variable: "FWS_STORE" },
     Setting { key: "sync", flag: "--sync", variable: "FWS_SYNC" },
     Setting { key: "demo", flag: "--demo", variable: "FWS_DEMO" },
+    Setting { key: "allow_origin", flag: "--allow-origin", variable: "FWS_ALLOW_ORIGIN" },
 ];
 
 /// Limits of which the first must not be more than the second.
@@ -106,6 +108,8 @@ pub struct Config {
     pub namespaces: Vec<(String, Secret)>,
     /// What of SockJS can be switched.
     pub sockjs: SockJs,
+    /// Sites whose pages may connect, each as browsers write it in `Origin`. Empty: all may.
+    pub allow_origin: Vec<String>,
     /// Every limit.
     pub limits: Limits,
     /// The file that was read, if one was named.
@@ -130,6 +134,7 @@ impl Default for Config {
             secret_key: None,
             namespaces: Vec::new(),
             sockjs: SockJs::default(),
+            allow_origin: Vec::new(),
             limits: Limits::default(),
             file: None,
             warnings: Vec::new(),
@@ -276,6 +281,14 @@ impl Config {
             "data" => self.data = parse_path(value)?,
             "store" => self.store = parse_store(value)?,
             "sync" => self.sync = parse_sync(value)?,
+            "allow_origin" => {
+                let origins = origin::parse_all(value)?;
+                if self.source(setting.key) != source {
+                    // A stronger list replaces the weaker one.
+                    self.allow_origin.clear();
+                }
+                self.allow_origin.extend(origins);
+            }
             _ => self.demo = parse_bool(value)?,
         }
         self.sources.push((setting.key, source));

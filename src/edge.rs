@@ -37,6 +37,9 @@ pub trait Handler {
     /// A peer came through a door.
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door);
 
+    /// Somebody was turned away at a door, because there was no room; they were never let in.
+    fn turned_away(&mut self, _now: Now) {}
+
     /// Bytes came. Returns how many were consumed; the rest is kept and stands in front of the
     /// next bytes. Never called while the connection is paused.
     ///

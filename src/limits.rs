@@ -142,6 +142,11 @@ limits! {
     message_unauthenticated_bytes: 4096, 64..=1_073_741_824;
     /// Fragments of one WebSocket message.
     message_fragments: 64, 1..=1_000_000;
+    /// Messages and frames of a browser in a second; beyond that it is not read until its time has
+    /// come.
+    messages_per_second: 20, 1..=1_000_000;
+    /// Messages and frames of a browser that has been silent before that holds.
+    messages_burst: 200, 1..=1_000_000;
     /// Between two pings or `h` frames to a browser.
     heartbeat_ms: 25_000, 100..=3_600_000;
     /// Silence after a ping until the connection is given up.
@@ -150,6 +155,11 @@ limits! {
     close_ms: 5000, 100..=600_000;
     /// From SIGTERM to the end of the process.
     drain_ms: 10_000, 100..=600_000;
+    /// What was sent and the peer's machine has not acknowledged for so long ends the connection.
+    tcp_user_timeout_ms: 20_000, 100..=3_600_000;
+    /// What the kernel keeps for one browser that does not read; it takes twice as much memory for
+    /// it.
+    kernel_send_bytes: 2_097_152, 4096..=1_073_741_824;
     /// Publications that come for a browser while the kernel takes nothing more for it, before it
     /// is cut.
     backlog_bytes: 262_144, 1024..=1_073_741_824;

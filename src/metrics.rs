@@ -120,6 +120,10 @@ pub struct Metrics {
     pub publications: u64,
     /// Messages handed to subscribers.
     pub deliveries: u64,
+    /// Connections that were not let in, because there was no room.
+    pub turned_away: u64,
+    /// Times that a browser was not read because it spoke too fast.
+    pub browsers_held: u64,
 }
 
 /// What an operator may want to act on, up to some moment.
@@ -129,6 +133,7 @@ pub struct Refusals {
     wrong_keys: u64,
     store_failures: u64,
     over_limits: u64,
+    turned_away: u64,
 }
 
 impl Default for Metrics {
@@ -146,6 +151,8 @@ impl Default for Metrics {
             over_limits: 0,
             publications: 0,
             deliveries: 0,
+            turned_away: 0,
+            browsers_held: 0,
         }
     }
 }
@@ -163,6 +170,7 @@ impl Metrics {
             wrong_keys: self.wrong_keys,
             store_failures: self.store_failures,
             over_limits: self.over_limits,
+            turned_away: self.turned_away,
         }
     }
 
@@ -177,6 +185,7 @@ impl Metrics {
             ("wrong_key", self.wrong_keys - before.wrong_keys),
             ("store_failure", self.store_failures - before.store_failures),
             ("over_limit", self.over_limits - before.over_limits),
+            ("turned_away", self.turned_away - before.turned_away),
         ];
         let mut text = String::new();
         for (what, count) in ended.chain(commands).filter(|(_, count)| *count > 0) {
@@ -212,6 +221,8 @@ mod tests {
         metrics.count_closed(CloseReason::InvalidToken);
         metrics.count_closed(CloseReason::InvalidToken);
         metrics.wrong_keys += 1;
-        assert_eq!(metrics.refusals_since(&before), "invalid_token 2, bad_http 1, wrong_key 1");
+        metrics.turned_away += 3;
+        let told = "invalid_token 2, bad_http 1, wrong_key 1, turned_away 3";
+        assert_eq!(metrics.refusals_since(&before), told);
     }
 }

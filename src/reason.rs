@@ -72,6 +72,8 @@ reasons! {
     Full = "full";
     /// Half a request, head or frame, and no more in time.
     HalfRequest = "half_request";
+    /// A page of a site that is not on the list of those that may connect.
+    OriginRefused = "origin_refused";
     /// HTTP that is not HTTP, or over a limit.
     BadHttp = "bad_http";
     /// Length of a control frame out of bounds, or its final byte not 0x00.

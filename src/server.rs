@@ -10,9 +10,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::admin::AdminDoor;
+use crate::codec::http::Response;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
 use crate::edge::{Door, Handler};
+use crate::frame::Frame;
 use crate::hub::Hub;
 use crate::journal::store::{Folder, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
@@ -23,14 +25,17 @@ use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
 use notify::Notifier;
 
-/// Descriptors kept for what is no connection of a browser: standard streams, doors, epoll, the
-/// store, back ends that come late, those who watch.
+/// Descriptors kept for what is no connection that is counted in `connections`: 32 for back ends
+/// that come late, eight for newcomers that are turned away, eight for those who watch; and the
+/// rest for standard streams, doors, epoll, signals, the store.
 const DESCRIPTORS_KEPT: u64 = 64;
 /// A server with less room than this is none.
 const CONNECTIONS_MIN: usize = 16;
 /// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
 /// come in crowds, must not lock out those who speak to them.
 const CONTROL_RESERVE: usize = 32;
+/// When those who find no room may come back.
+const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -180,6 +185,11 @@ impl Start {
         declare(config, &mut switch)?;
         self.reactor.add_signals(signals()?)?;
         let at = self.now().unix;
+        let pages = match &config.allow_origin[..] {
+            [] => "pages of any site may connect (--allow-origin names those that may)".to_string(),
+            origins => format!("pages of these sites may connect: {}", origins.join(", ")),
+        };
+        log::info(at, format_args!("{pages}"));
         for (name, door) in doors {
             log::info(at, format_args!("listening {name}={}", door.address()));
             self.reactor.add_door(door)?;
@@ -206,7 +216,7 @@ impl Start {
 /// How browsers are served.
 fn sockjs(config: &Config) -> SockJs {
     let crate::config::SockJs { cookie, jsonp, htmlfile, script } = config.sockjs.clone();
-    SockJs { cookie, jsonp, htmlfile, script }
+    SockJs { cookie, jsonp, htmlfile, script, origins: config.allow_origin.clone() }
 }
 
 /// The server key; where it is goes to the log, what it is does not.
@@ -258,14 +268,25 @@ fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()>
     Ok(())
 }
 
+/// What a browser is told when there is no room.
+fn full() -> Frame {
+    let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
+    response.text("The server is full\n").close().encode()
+}
+
 /// The doors of the configuration, each with its name in the log.
 fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     let cannot = |what: &str, place: String, error: io::Error| {
         io::Error::new(error.kind(), format!("cannot listen on {place} ({what}): {error}"))
     };
+    let timeout_ms = config.limits.tcp_user_timeout_ms;
     let control = Listener::tcp(Door::Control, config.control);
+    let control = control.and_then(|door| door.bounded(timeout_ms, None));
     let control = control.map_err(|e| cannot("--control", config.control.to_string(), e))?;
     let ws = Listener::tcp(Door::Web, config.ws);
+    let send_bytes = Some(config.limits.kernel_send_bytes);
+    let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
+    let ws = ws.map(|door| door.refusing(full()));
     let ws = ws.map_err(|error| cannot("--ws", config.ws.to_string(), error))?;
     let mut doors = vec![("control", control), ("ws", ws)];
     if let Some(path) = &config.control_unix {

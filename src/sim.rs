@@ -99,6 +99,8 @@ pub struct Report {
     pub commands: u64,
     /// Messages handed to subscribers.
     pub deliveries: u64,
+    /// Times that a browser was not read because it spoke too fast.
+    pub browsers_held: u64,
     /// Times that the switch was called.
     pub calls: u64,
 }
@@ -133,6 +135,8 @@ fn limits() -> Limits {
         message_bytes: 1024,
         message_unauthenticated_bytes: 512,
         message_fragments: 4,
+        messages_per_second: 4,
+        messages_burst: 16,
         backlog_bytes: 1024,
         answers_pause_bytes: 1024,
         channels_per_connection: 4,

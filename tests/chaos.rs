@@ -219,8 +219,8 @@ fn listener(server: &Server, name: usize) {
 fn every_dialogue_comes_to_its_end() {
     let seed = std::env::var("FWS_TEST_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or(1);
-    // So few descriptors that newcomers must wait for leavers now and then.
-    let mut server = Server::start(&Options { descriptors: Some(96), ..Options::default() });
+    // Few descriptors, so that slots see many lives; enough that nobody is turned away.
+    let mut server = Server::start(&Options { descriptors: Some(192), ..Options::default() });
     thread::scope(|scope| {
         let server = &server;
         for n in 0..8 {

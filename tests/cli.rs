@@ -135,7 +135,7 @@ fn check_shows_what_serve_would_run_with() {
     json.as_object_mut().unwrap().remove("limits");
     let expected = json!({ "ws": "1.1.1.1:1", "control": "2.2.2.2:2", "control_unix": null,
         "admin": null, "data": "/flag", "store": "redb", "sync": "250ms", "demo": false,
-        "secret_key": "not set", "namespaces": ["shop"],
+        "allow_origin": [], "secret_key": "not set", "namespaces": ["shop"],
         "sockjs": { "cookie": false, "jsonp": true, "htmlfile": true, "script": null } });
     assert_eq!(json, expected);
 }

@@ -177,6 +177,61 @@ fn what_is_glued_to_an_upgrade_is_used_or_refused() {
 }
 
 #[test]
+fn only_pages_of_the_sites_that_are_named_may_connect() {
+    let mut options = Options::default();
+    options.config["allow_origin"] = serde_json::json!(["https://a.example", "http://b:3000"]);
+    let server = Server::start(&options);
+    let ws = server.ws;
+    let place = session();
+    let posts = ["xhr", "xhr_streaming", "xhr_send", "jsonp_send"];
+    let mut lines: Vec<_> = posts.map(|t| format!("POST /socket/{place}/{t}")).into();
+    let gets = ["eventsource", "htmlfile?c=f", "jsonp?c=f"];
+    lines.extend(gets.map(|t| format!("GET /socket/{place}/{t}")));
+    lines.extend(["GET /socket/info".into(), "OPTIONS /socket/info".into()]);
+    for line in &lines {
+        for origin in [
+            "Origin: https://evil.example",
+            "Origin: https://a.example.evil.example",
+            "Origin: https://A.example",
+            "Origin: http://a.example",
+            "Origin: http://b",
+            "Origin: null",
+            "Origin:",
+            "Origin: https://a.example\r\nOrigin: https://a.example",
+            "Sec-Fetch-Site: cross-site",
+        ] {
+            let mut http = Http::connect(ws);
+            let answer = http.ask(line, &[origin], "");
+            assert_eq!((answer.status, &*answer.body), (403, "Origin not allowed\n"), "{line}");
+            http.expect_end();
+        }
+        if !line.starts_with("GET") {
+            assert_eq!(ask(ws, line, &[], "").status, 403, "{line}");
+        }
+    }
+    for line in [format!("POST /socket/{place}/xhr"), "OPTIONS /socket/info".into()] {
+        let status = ask(ws, &line, &["Origin: http://b:3000"], "").status;
+        assert!([200, 204].contains(&status), "{line}: {status}");
+    }
+    assert_eq!(ask(ws, "GET /socket/info", &["Sec-Fetch-Site: same-origin"], "").status, 200);
+    assert_eq!(ask(ws, "GET /socket/info", &[], "").status, 200);
+    assert_eq!(ask(ws, "GET /socket", &["Origin: https://evil.example"], "").status, 200);
+    assert_eq!(ask(ws, "GET /socket/iframe.html", &[], "").status, 403);
+    for path in ["/socket/websocket", "/socket/000/abc/websocket"] {
+        for headers in [&[][..], &["Origin: https://evil.example"], &["Sec-Fetch-Site: none"]] {
+            assert_eq!(refused(ws, upgrade(path, headers)), 403);
+        }
+        let mut http = Http::connect(ws);
+        http.raw(upgrade(path, &["Origin: https://a.example"]));
+        assert_eq!(http.head().status, 101);
+    }
+    assert!(server.log().iter().any(|line| line.contains("https://a.example, http://b:3000")));
+    let open = Server::new();
+    assert_eq!(ask(open.ws, "GET /socket/info", &["Origin: https://x"], "").status, 200);
+    assert!(open.log().iter().any(|line| line.contains("pages of any site may connect")));
+}
+
+#[test]
 fn nothing_hangs_and_paths_stay_as_they_are() {
     let server = Server::new();
     for path in

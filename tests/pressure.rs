@@ -199,23 +199,39 @@ fn messages_in_a_row_reach_a_browser_that_reads() {
 #[test]
 fn a_full_server_serves_again_when_there_is_room() {
     let mut server = Server::start(&Options::limits(&[("connections", 16)]));
+    let ws = server.ws;
+    let is_let_in =
+        || (common::web::ask(ws, "GET /socket/info", &[], "").status == 200).then_some(());
     for _ in 0..3 {
-        // More than fit: the rest waits at the door.
+        // More than fit: the rest is turned away, or waits for that.
         let waiting: Vec<_> = (0..40).map(|_| common::wire::Wire::tcp(server.ws)).collect();
         drop(waiting);
-        server.assert_alive();
+        eventually("there is room again", is_let_in);
     }
+    server.assert_alive();
     // And with all places taken by browsers that are there to stay.
     let mut browsers: Vec<_> =
         (0..16).map(|number| server.browser("demo", &format!(r#"{{"i":"{number}"}}"#))).collect();
-    let mut late = common::wire::Wire::tcp(server.ws);
-    late.write_all(b"GET /socket/info HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let full = |http: &mut common::web::Http| {
+        let answer = http.answer();
+        assert_eq!((answer.status, &*answer.body), (503, "The server is full\n"));
+        assert_eq!(answer.header("retry-after"), Some("5"));
+        http.expect_end();
+    };
+    // Whoever asks, whoever does not, and many more than can be told at a time.
+    let mut late: Vec<_> = (0..60).map(|_| common::web::Http::connect(server.ws)).collect();
+    for (number, http) in late.iter_mut().enumerate().filter(|(number, _)| number % 3 > 0) {
+        let body = "x".repeat(number * 1000);
+        http.send("POST /socket/a/b/xhr_send", &[], &body);
+    }
+    late.iter_mut().for_each(full);
+    // Back ends are let in, and nobody who was there notices.
+    server.controller("demo").ok(r#"{"action":"ping"}"#);
     for browser in &mut browsers {
         browser.nothing();
     }
     drop(browsers);
-    assert!(late.read_rest().unwrap().starts_with(b"HTTP/1.1 200 "));
-    drop(late);
+    eventually("there is room again", is_let_in);
     server.assert_alive();
 }
 

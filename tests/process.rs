@@ -128,21 +128,19 @@ fn the_drain_has_an_end() {
 }
 
 #[test]
-fn who_finds_it_full_is_let_in_when_somebody_leaves() {
+fn who_finds_it_full_is_told_so_and_let_in_when_somebody_has_left() {
     let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
     let room = "room for 16 connections (80 descriptors)";
     assert!(server.log().iter().any(|line| line.ends_with(room)), "{:#?}", server.log());
     let mut inside: Vec<Browser> = (0..16).map(|_| Browser::raw(server.ws)).collect();
-    // It waits in the kernel's queue, with its request already sent.
-    let mut waiting = Wire::tcp(server.ws);
-    let request = "GET /socket/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    waiting.write_all(request.as_bytes()).unwrap();
+    let ask = || http::request(server.ws, "GET /socket/info", &[]).unwrap();
+    let answer = ask();
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
     let full = |line: &&String| line.contains("full: 16 connections are open");
     eventually("it says so", || server.log().iter().find(full).cloned());
     inside.iter_mut().for_each(Browser::nothing);
     inside.pop();
-    let answer = http::answer(&waiting.read_rest().unwrap()).unwrap();
-    assert_eq!(answer.status, 200);
+    eventually("there is room", || (ask().status == 200).then_some(()));
     drop(inside);
     server.assert_alive();
 }

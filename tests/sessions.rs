@@ -293,7 +293,8 @@ fn what_was_sent_is_heard_even_if_the_sender_is_gone() {
 
 #[test]
 fn limits_of_messages_and_sessions() {
-    let limits = [("sessions", 2), ("message_bytes", 4096)];
+    // Nobody receives here: what waited for its time would be lost with the session.
+    let limits = [("sessions", 2), ("message_bytes", 4096), ("messages_burst", 2000)];
     let server = Server::start(&Options::limits(&limits));
     let (one, two) = (Session::open(&server), Session::open(&server));
     let path = format!("POST /socket/{}/xhr", session());
@@ -302,7 +303,7 @@ fn limits_of_messages_and_sessions() {
     assert_eq!(ask(server.ws, &long, &[], "").status, 404);
     one.say(&[&"x".repeat(4097)]);
     assert_eq!(one.poll(), "c[1009,\"message too large\"]\n");
-    // Any number of small ones is fine, up to the limit of bodies.
+    // Any number of small ones is fine, up to the limits of bodies and of bursts.
     two.say(&vec!["{\"event\":\"nothing\",\"data\":1}"; 1500]);
     assert_eq!(two.send(&format!("[\"{}\"]", "x".repeat(66_000))).status, 413);
     two.auth(r#"{"i":1}"#);

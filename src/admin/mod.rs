@@ -125,6 +125,11 @@ impl<J: Journal> Handler for AdminDoor<J> {
         }
     }
 
+    /// Nobody is turned away at this door, so it was another one.
+    fn turned_away(&mut self, now: Now) {
+        self.switch.turned_away(now);
+    }
+
     fn received(
         &mut self,
         net: &mut impl Net,

@@ -46,6 +46,11 @@ pub(super) const CONFIG: Flag =
     Flag { name: "config", value: "FILE", about: "settings in a JSON file (none)" };
 pub(super) const DEMO: Flag =
     Flag { name: "demo", value: "", about: "serve a page to try it, for a namespace `demo`" };
+pub(super) const ALLOW_ORIGIN: Flag = Flag {
+    name: "allow-origin",
+    value: "ORIGIN",
+    about: "a site whose pages may connect, may come often (any site)",
+};
 pub(super) const LIMIT: Flag = Flag {
     name: "limit",
     value: "NAME=VALUE",
@@ -80,8 +85,8 @@ pub(super) const USER: Flag =
     Flag { name: "user", value: "USER", about: "for this user alone (everybody)" };
 
 /// Flags of `serve`, and of what checks them.
-pub(super) const SERVE: [Flag; 10] =
-    [WS, CONTROL, CONTROL_UNIX, ADMIN, DATA, STORE, SYNC, CONFIG, DEMO, LIMIT];
+pub(super) const SERVE: [Flag; 11] =
+    [WS, CONTROL, CONTROL_UNIX, ADMIN, DATA, STORE, SYNC, CONFIG, DEMO, ALLOW_ORIGIN, LIMIT];
 
 /// Flags with their values, and the other words.
 pub(super) type Parsed = (Vec<(&'static str, String)>, Vec<String>);
@@ -92,7 +97,8 @@ pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<P
     options.parsing_style(ParsingStyle::FloatingFrees);
     for flag in command.flags {
         let has = if flag.value.is_empty() { HasArg::No } else { HasArg::Yes };
-        let occur = if flag.name == LIMIT.name { Occur::Multi } else { Occur::Optional };
+        let is_list = [LIMIT.name, ALLOW_ORIGIN.name].contains(&flag.name);
+        let occur = if is_list { Occur::Multi } else { Occur::Optional };
         options.opt("", flag.name, flag.about, flag.value, has, occur);
     }
     let matches =

@@ -13,9 +13,9 @@ SIGINT (ctrl-C), which lets everybody go in peace; a second one ends at once.
 
 Settings come from flags, else from the environment (FWS_LISTEN_WS,
 FWS_LISTEN_CONTROL, FWS_LISTEN_CONTROL_UNIX, FWS_LISTEN_ADMIN, FWS_DATA_DIR,
-FWS_STORE, FWS_SYNC, FWS_DEMO, FWS_CONFIG_FILE), else from the file, a JSON
-object with the keys ws, control, control_unix, admin, data, store, sync, demo,
-secret_key, namespaces, sockjs and limits.
+FWS_STORE, FWS_SYNC, FWS_DEMO, FWS_ALLOW_ORIGIN, FWS_CONFIG_FILE), else from the
+file, a JSON object with the keys ws, control, control_unix, admin, data, store,
+sync, demo, allow_origin, secret_key, namespaces, sockjs and limits.
 
 With --admin there is a third port, for whoever watches the server: /metrics in
 the format of Prometheus, and /healthz. `fws stat` shows the same.

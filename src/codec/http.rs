@@ -169,8 +169,13 @@ impl<'a> Head<'a> {
         self.minor_version > 0 && self.list_has("expect", "100-continue")
     }
 
+    /// Whether there is a header of that name, on however many lines.
+    pub fn has(&self, name: &str) -> bool {
+        self.values(name).next().is_some()
+    }
+
     /// The header of that name if it stands there once, with a value that is UTF-8.
-    fn only(&self, name: &str) -> Option<&'a str> {
+    pub fn only(&self, name: &str) -> Option<&'a str> {
         let mut values = self.values(name);
         let value = values.next()?;
         if values.next().is_some() { None } else { str::from_utf8(value).ok() }

@@ -120,6 +120,8 @@ pub struct Step<'a> {
 #[derive(Debug)]
 pub struct Reader {
     side: Side,
+    /// Frames that have begun since they were last asked for.
+    frames: u32,
     /// There is one only while a frame or message is incomplete, or was completed by the last call.
     assembly: Option<Box<Assembly>>,
 }
@@ -127,7 +129,7 @@ pub struct Reader {
 impl Reader {
     /// A reader at the start of a stream of frames.
     pub const fn new(side: Side) -> Reader {
-        Reader { side, assembly: None }
+        Reader { side, frames: 0, assembly: None }
     }
 
     /// Reads up to the next event. Call again with the unconsumed rest of the input until `event`
@@ -168,6 +170,7 @@ impl Reader {
                 return Ok(Step { consumed, event: None });
             };
             self.admit(&header, bounds)?;
+            self.frames = self.frames.saturating_add(1);
             consumed += header.bytes;
             let is_here = header.payload_bytes <= input.len() - consumed;
             if is_here && header.is_whole() {
@@ -181,6 +184,12 @@ impl Reader {
             }
             self.assembly.get_or_insert_default().begin(&header);
         }
+    }
+
+    /// How many frames have begun since this was last asked: a message may be of many, and each
+    /// costs us something.
+    pub fn take_frames(&mut self) -> usize {
+        std::mem::take(&mut self.frames) as usize
     }
 
     /// Lets go of what the last call handed out.

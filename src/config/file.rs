@@ -78,7 +78,11 @@ pub fn apply(config: &mut Config, text: &str) -> Result<(), String> {
     for (key, value) in members(text)? {
         let value = value.get();
         if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
-            let text = if key == "demo" { boolean(value) } else { string(value) };
+            let text = match key.as_str() {
+                "demo" => boolean(value),
+                "allow_origin" => strings(value),
+                _ => string(value),
+            };
             text.and_then(|text| config.set(setting, &text, Source::File))
         } else {
             match key.as_str() {
@@ -179,6 +183,12 @@ fn members(text: &str) -> Result<Vec<(String, Box<RawValue>)>, String> {
 
 fn string(value: &str) -> Result<String, String> {
     serde_json::from_str(value).map_err(|_| "must be a string".into())
+}
+
+/// A list of strings, as one text.
+fn strings(value: &str) -> Result<String, String> {
+    let list: Result<Vec<String>, _> = serde_json::from_str(value);
+    list.map(|list| list.join(" ")).map_err(|_| "must be a list of strings".into())
 }
 
 fn boolean(value: &str) -> Result<String, String> {

@@ -31,8 +31,8 @@ impl Config {
     }
 
     /// One JSON object: `ws`, `control`, `control_unix`, `admin`, `data`, `store`, `sync`,
-    /// `demo`, `secret_key` (`"set"` or `"not set"`), `namespaces` (their names), `sockjs`,
-    /// `limits`.
+    /// `demo`, `allow_origin`, `secret_key` (`"set"` or `"not set"`), `namespaces` (their names),
+    /// `sockjs`, `limits`.
     pub fn to_json(&self) -> String {
         let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
         let limits: Vec<String> = Limits::TABLE
@@ -41,8 +41,8 @@ impl Config {
             .collect();
         format!(
             "{{\"ws\":\"{}\",\"control\":\"{}\",\"control_unix\":{},\"admin\":{},\"data\":{},\
-             \"store\":\"{}\",\"sync\":\"{}\",\"demo\":{},\"secret_key\":\"{}\",\
-             \"namespaces\":[{}],\"sockjs\":{},\"limits\":{{{}}}}}",
+             \"store\":\"{}\",\"sync\":\"{}\",\"demo\":{},\"allow_origin\":[{}],\
+             \"secret_key\":\"{}\",\"namespaces\":[{}],\"sockjs\":{},\"limits\":{{{}}}}}",
             self.ws,
             self.control,
             self.unix_path().map_or("null".into(), |path| quoted(&path)),
@@ -51,6 +51,7 @@ impl Config {
             self.store,
             self.sync,
             self.demo,
+            self.allow_origin.iter().map(|site| quoted(site)).collect::<Vec<_>>().join(","),
             self.key_is(),
             names.join(","),
             self.sockjs_json(),
@@ -58,7 +59,7 @@ impl Config {
         )
     }
 
-    fn settings(&self) -> [(&'static str, String); 11] {
+    fn settings(&self) -> [(&'static str, String); 12] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [
             ("ws", self.ws.to_string()),
@@ -69,6 +70,13 @@ impl Config {
             ("store", self.store.to_string()),
             ("sync", self.sync.to_string()),
             ("demo", self.demo.to_string()),
+            (
+                "allow_origin",
+                match &self.allow_origin[..] {
+                    [] => "any".into(),
+                    sites => sites.join(", "),
+                },
+            ),
             ("secret_key", self.key_is().into()),
             ("namespaces", if names.is_empty() { "none".into() } else { names.join(", ") }),
             ("sockjs", self.sockjs_json()),

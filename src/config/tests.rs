@@ -56,6 +56,23 @@ fn a_flag_is_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
+fn the_strongest_list_of_origins_counts() {
+    let text = r#"{"allow_origin":["https://a","https://b:1"]}"#;
+    let config = load(&[], &[], text).unwrap();
+    assert_eq!(config.allow_origin, ["https://a", "https://b:1"]);
+    let env = [("FWS_ALLOW_ORIGIN", "https://c, https://d")];
+    assert_eq!(load(&[], &env, text).unwrap().allow_origin, ["https://c", "https://d"]);
+    let flags = [("allow-origin", "https://e"), ("allow-origin", "https://f")];
+    let config = load(&flags, &env, text).unwrap();
+    assert_eq!(config.allow_origin, ["https://e", "https://f"]);
+    assert_eq!(config.source("allow_origin"), Source::Flag("--allow-origin"));
+    let error = error(&[("allow-origin", "https://e/")], &[], "");
+    assert!(error.starts_with("--allow-origin: \"https://e/\" must be a scheme"), "{error}");
+    let error = load(&[], &[], r#"{"allow_origin":"https://a"}"#).unwrap_err();
+    assert_eq!(error, "fws.json: allow_origin: must be a list of strings");
+}
+
+#[test]
 fn the_file_is_named_by_flag_or_variable() {
     let named = |path: &Path| {
         let text = format!("{{\"data\":\"{}\"}}", path.display());

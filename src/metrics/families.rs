@@ -54,6 +54,10 @@ families! {
     SOCKETS = "fws_sockets" Gauge "Sockets, those that are closing included.";
     OPENED = "fws_connections_opened_total" Counter "Connections let in, by door.";
     CLOSED = "fws_connections_closed_total" Counter "Connections ended, by reason.";
+    TURNED_AWAY = "fws_connections_turned_away_total" Counter
+        "Connections that were not let in, because there was no room.";
+    HELD = "fws_browsers_held_total" Counter
+        "Times that a browser was not read because it spoke too fast.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
     REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
     WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";

@@ -72,6 +72,8 @@ pub(super) struct Peer {
     /// It is on the ready list: it will be served again without an event.
     pub is_on_ready: bool,
     is_on_dirty: bool,
+    /// The handler has never heard of it: there was no room.
+    pub is_turned_away: bool,
 }
 
 /// What became of a flush.
@@ -100,6 +102,8 @@ pub(super) struct Io {
     pub dirty: Vec<ConnId>,
     /// Connections closed in this turn, for the handler to forget.
     pub doomed: Vec<(ConnId, CloseReason)>,
+    /// How many of the connections were turned away and have not ended yet.
+    pub turned_away: usize,
     /// From a close to the end of the connection, at most.
     pub close_ms: u64,
     /// From the last byte sent to the end of the connection, at most.
@@ -124,6 +128,7 @@ impl Io {
             ready: Vec::new(),
             dirty: Vec::new(),
             doomed: Vec::new(),
+            turned_away: 0,
             close_ms,
             linger_ms: close_ms,
             backlog_bytes,
@@ -163,7 +168,18 @@ impl Io {
             was_blocked: false,
             is_on_ready: false,
             is_on_dirty: false,
+            is_turned_away: false,
         }))
+    }
+
+    /// There is no room for this connection: it hears why, and ends within that time.
+    pub fn turn_away(&mut self, conn: ConnId, words: Frame, ms: u64) {
+        self.queue(conn, words, Kind::Free);
+        let Some(peer) = self.peer(conn) else { return };
+        (peer.phase, peer.is_turned_away) = (Phase::Flushing, true);
+        self.turned_away += 1;
+        self.set_timer(conn, Some(self.now.mono.plus(ms)));
+        self.mark_ready(conn);
     }
 
     /// Frees the slot; the stream closes.
@@ -171,6 +187,7 @@ impl Io {
         let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
         self.frames.clear(&mut peer.out);
+        self.turned_away -= usize::from(peer.is_turned_away);
         if let Some(timer) = peer.timer {
             self.wheel.cancel(timer);
         }

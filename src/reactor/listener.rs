@@ -15,6 +15,7 @@ use rustix::process::umask;
 
 use super::stream::Stream;
 use crate::edge::Door;
+use crate::frame::Frame;
 
 /// Connections that the kernel completes before they are accepted; more are turned away by it.
 const BACKLOG: i32 = 4096;
@@ -38,6 +39,8 @@ pub struct Listener {
     /// Whether there may be somebody to accept. Epoll reports arrivals once: whoever stops
     /// accepting early leaves this set, and the reactor asks again.
     pub(super) is_ready: bool,
+    /// What whoever comes when there is no room is told, before the connection ends.
+    pub(super) refusal: Option<Frame>,
 }
 
 impl Listener {
@@ -55,7 +58,32 @@ impl Listener {
         rustix::net::bind(&fd, &addr)?;
         rustix::net::listen(&fd, BACKLOG)?;
         let socket = Socket::Tcp(TcpListener::from_std(std::net::TcpListener::from(fd)));
-        Ok(Listener { socket, door, is_ready: true })
+        Ok(Listener { socket, door, is_ready: true, refusal: None })
+    }
+
+    /// Bounds what comes through a TCP door: what is sent and not acknowledged for so long ends the
+    /// connection, and the kernel keeps no more than so much for a peer that does not read, which
+    /// its own choice may make four megabytes. Set here, because accepted sockets inherit it, which
+    /// saves two calls for each.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn bounded(self, timeout_ms: usize, send_bytes: Option<usize>) -> io::Result<Listener> {
+        if let Socket::Tcp(listener) = &self.socket {
+            let timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
+            sockopt::set_tcp_user_timeout(listener, timeout_ms)?;
+            if let Some(bytes) = send_bytes {
+                sockopt::set_socket_send_buffer_size(listener, bytes)?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whoever comes when there is no room is told this and turned away. Without it newcomers wait
+    /// in the kernel's queue until there is.
+    pub fn refusing(mut self, words: Frame) -> Listener {
+        self.refusal = Some(words);
+        self
     }
 
     /// Listens on a unix socket with mode 0660. A file left behind by a dead server is removed.
@@ -71,7 +99,7 @@ impl Listener {
         umask(before);
         let file = file_id(path);
         let socket = Socket::Unix(socket?, path.to_owned(), file?);
-        Ok(Listener { socket, door, is_ready: true })
+        Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
     /// `127.0.0.1:8080` or `unix:PATH`.
@@ -136,6 +164,26 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_comes_through_a_bounded_door_is_bounded() {
+        let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut door = door.bounded(20_000, Some(100_000)).unwrap();
+        let _peer = std::net::TcpStream::connect(door.address()).unwrap();
+        let mut stream = loop {
+            match door.accept() {
+                Ok(Stream::Tcp(stream)) => break stream,
+                other => assert!(other.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)),
+            }
+        };
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 20_000);
+        let (mut taken, piece) = (0, [0; 10_000]);
+        while let Ok(count) = io::Write::write(&mut stream, &piece) {
+            taken += count;
+        }
+        // What is on its way, and what the peer's kernel has, is not ours.
+        assert!((50_000..1_000_000).contains(&taken), "{taken} bytes");
+    }
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_is_not() {

@@ -5,6 +5,7 @@
 mod io;
 mod listener;
 mod process;
+mod refuse;
 mod stop;
 mod stream;
 #[cfg(test)]
@@ -298,44 +299,21 @@ impl Reactor {
         }
     }
 
-    /// Whether there is room for one who comes through that door. Counted from the slots, so that
-    /// it cannot drift.
-    fn has_room(&self, door: Door) -> bool {
-        let Bounds { connections, control_reserve, admin_connections, .. } = self.bounds;
-        let open = self.io.connections(self.others);
-        match door {
-            Door::Web => open < connections,
-            Door::Control => open < connections.saturating_add(control_reserve),
-            Door::Admin => self.io.admins() < admin_connections,
-        }
-    }
-
     /// Whether somebody may be at a door, with room for them.
     fn has_waiting_door(&self) -> bool {
         self.doors.iter().any(|door| match self.io.slots.get(*door) {
-            Some(Slot::Listener(listener)) => listener.is_ready && self.has_room(listener.door),
+            Some(Slot::Listener(listener)) => {
+                listener.is_ready && (self.has_room(listener.door) || self.can_refuse(listener))
+            }
             _ => false,
         })
-    }
-
-    /// There is no room: said once when it comes to that, and again only after a tenth of the room
-    /// was free.
-    fn tell_full(&mut self) {
-        let now = self.io.now;
-        if !self.is_full_told && self.full_again_at <= now.mono {
-            let max = self.bounds.connections;
-            let text = format_args!("full: {max} connections are open, newcomers wait");
-            crate::log::warning(now.unix, text);
-            self.is_full_told = true;
-            self.full_again_at = now.mono.plus(REPEAT_MS);
-        }
     }
 
     /// Lets in whom the doors have, within a budget and the room there is. Who is not let in stays
     /// in the kernel's queue, and the door's `is_ready` stays set.
     fn accept(&mut self, handler: &mut impl Handler) {
         let max = self.bounds.connections;
-        if self.io.connections(self.others) <= max - max / 10 {
+        if self.let_in() <= max - max / 10 {
             self.is_full_told = false;
         }
         for i in 0..self.doors.len() {
@@ -346,18 +324,24 @@ impl Reactor {
                 if !listener.is_ready || self.io.now.mono < self.accept_at {
                     break;
                 }
-                let door = listener.door;
-                if !self.has_room(door) {
+                let (door, has_room) = (listener.door, self.has_room(listener.door));
+                let refusal = listener.refusal.clone().filter(|_| self.can_refuse(listener));
+                if !has_room {
                     if door != Door::Admin {
                         self.tell_full();
                     }
-                    break;
+                    if refusal.is_none() {
+                        break;
+                    }
                 }
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
                     break;
                 };
                 match listener.accept() {
-                    Ok(stream) => self.welcome(handler, stream, door),
+                    Ok(stream) => match refusal.filter(|_| !has_room) {
+                        Some(words) => self.refuse(handler, stream, words),
+                        None => self.welcome(handler, stream, door),
+                    },
                     Err(error) => match error.kind() {
                         stdio::ErrorKind::WouldBlock => listener.is_ready = false,
                         // The peer gave up while it waited.
@@ -522,6 +506,10 @@ impl Reactor {
             Phase::Flushing => {
                 peer.stream.shutdown_write();
                 peer.phase = Phase::Lingering;
+                if peer.is_turned_away {
+                    // It has had its time from the beginning.
+                    return self.io.mark_ready(conn);
+                }
                 self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));
                 self.io.mark_ready(conn);
             }

@@ -12,6 +12,9 @@ use crate::codec::ws::{self, Opcode, Reader, Side};
 use crate::edge::{ConnId, Door};
 use crate::time::Millis;
 
+/// The one site whose pages may connect.
+pub(super) const SITE: &str = "https://site.example";
+
 /// Between two bytes of a slow client.
 pub(super) const SLOW_MS: u64 = 700;
 

@@ -15,6 +15,8 @@ pub(super) enum Intent {
     Upgrade(Form),
     /// Another HTTP request: status of its answer, and whether the answer is the last.
     Request { status: u16, is_last: bool },
+    /// An HTTP request of another site's page: 403.
+    Strange,
     /// No HTTP request: the reply has this status.
     BadRequest(u16),
     /// A WebSocket message: one event, or on SockJS any number.

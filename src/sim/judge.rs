@@ -108,6 +108,9 @@ pub(super) struct Browser {
     pinged: Option<Millis>,
     /// When it was last seen not being read, unless it was heard again.
     held_at: Option<Millis>,
+    /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if
+    /// each was of as many frames as it may be.
+    spent_until: (u64, u64),
     /// What it said in a SockJS array behind more answers than it had taken.
     pending: VecDeque<Event>,
 }

@@ -15,7 +15,7 @@ use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Handler, Net};
 use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::switch::{Settings, Switch};
+use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
 
 /// Turns in which something happens although no time passes: more of them is a livelock.
@@ -68,7 +68,7 @@ impl<J: Journal> World<J> {
             limits: limits.clone(),
             server_key: super::grammar::SERVER_KEY.into(),
             demo: None,
-            sockjs: Default::default(),
+            sockjs: SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() },
             now,
             at: now.unix,
         };
@@ -455,6 +455,7 @@ impl<J: Journal> World<J> {
             closed: metrics.closed,
             commands: metrics.commands,
             deliveries: metrics.deliveries,
+            browsers_held: metrics.browsers_held,
             calls: self.calls,
         }
     }

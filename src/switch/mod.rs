@@ -71,11 +71,13 @@ pub struct SockJs {
     pub htmlfile: bool,
     /// The script that the iframe page loads, if it is not the server's own.
     pub script: Option<String>,
+    /// Sites whose pages may connect; all may if there is none here.
+    pub origins: Vec<String>,
 }
 
 impl Default for SockJs {
     fn default() -> SockJs {
-        SockJs { cookie: false, jsonp: true, htmlfile: true, script: None }
+        SockJs { cookie: false, jsonp: true, htmlfile: true, script: None, origins: Vec::new() }
     }
 }
 
@@ -338,9 +340,9 @@ impl<J: Journal> Switch<J> {
 /// The one place where SockJS is served.
 fn service(options: SockJs, limits: &Limits) -> Service {
     let service = Service::new(sockjs::PREFIX, limits);
-    let SockJs { cookie, jsonp, htmlfile, script } = options;
+    let SockJs { cookie, jsonp, htmlfile, script, origins } = options;
     let script = script.unwrap_or(service.script);
-    Service { cookie, jsonp, htmlfile, script, ..service }
+    Service { cookie, jsonp, htmlfile, script, origins, ..service }
 }
 
 /// The outbox of one entry.
@@ -406,6 +408,11 @@ impl<J: Journal> Handler for Switch<J> {
             self.seats.resize_with(conn.index() + 1, vacant);
         }
         self.seats[conn.index()] = Seat { conn, role };
+    }
+
+    fn turned_away(&mut self, now: Now) {
+        self.metrics.turned_away += 1;
+        self.report_soon(now);
     }
 
     fn received(
@@ -546,5 +553,6 @@ impl<J: Journal> Handler for Switch<J> {
         self.release(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);
+        self.metrics.browsers_held = self.web.held();
     }
 }

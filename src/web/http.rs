@@ -1,8 +1,8 @@
 //! HTTP/1.1 on the web door: one request after the other, head and body, each answered before the
 //! next is looked at (RFC 9112). What is ambiguous is refused and ends the connection.
 
-use super::answers;
 use super::{Application, Line, SessionId, Web};
+use super::{answers, origin};
 use crate::codec::http::{
     self, BodyReader, CONTINUE, Head, HeadBounds, HttpError, Response, Upgrade,
 };
@@ -191,6 +191,10 @@ impl<P> Web<P> {
             }
             Some((at, route)) if !answers::has(&self.services[at], &route) => {
                 self.respond(net, conn, head, answers::not_found())?
+            }
+            Some((at, route)) if !origin::may_connect(head, &self.services[at], &route) => {
+                net.send(conn, origin::refusal().answering(head).encode());
+                return Err(CloseReason::OriginRefused);
             }
             Some((at, Route::RawWebSocket)) => self.upgrade(net, app, conn, head, Form::Raw, at)?,
             Some((at, Route::Session { transport: Transport::WebSocket, .. })) => {

@@ -6,13 +6,16 @@
 //! session through an [`Outlet`], and to any of them with [`Web::publish`]. Called by the switch,
 //! and by [`Standalone`] for applications that have nothing else.
 //!
-//! One file per role: `http` for requests, `answers` for those that need no session, `polled` for
+//! One file per role: `http` for requests, `answers` for those that need no session,
+//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `polled` for
 //! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
 
 mod answers;
 mod fuzz;
 mod http;
+mod origin;
 mod outlet;
+mod pace;
 mod polled;
 mod socket;
 mod standalone;
@@ -33,6 +36,7 @@ use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
 use answers::Pages;
 use http::{Http, SenderReply};
+use pace::Pace;
 use polled::Polled;
 use socket::Socket;
 
@@ -67,6 +71,9 @@ pub struct Service {
     pub response_bytes: usize,
     /// Whether raw WebSockets are pinged.
     pub raw_heartbeat: bool,
+    /// Sites whose pages may connect, each as browsers write it in `Origin`; all may if there is
+    /// none here.
+    pub origins: Vec<String>,
 }
 
 impl Service {
@@ -81,6 +88,7 @@ impl Service {
             script: format!("{prefix}/{}", crate::codec::sockjs::IFRAME_SCRIPT),
             response_bytes: limits.stream_response_bytes,
             raw_heartbeat: true,
+            origins: Vec::new(),
         }
     }
 }
@@ -216,6 +224,9 @@ impl hashbrown::Equivalent<Key> for KeyRef<'_> {
 #[derive(Debug)]
 pub struct Web<P> {
     limits: Limits,
+    pace: Pace,
+    /// How often somebody was held back for speaking too fast.
+    held: u64,
     services: Vec<Service>,
     pages: Vec<Pages>,
     /// By the slot of the connection.
@@ -236,6 +247,8 @@ impl<P> Web<P> {
     pub fn new(services: Vec<Service>, limits: Limits, now: Now) -> Web<P> {
         Web {
             pages: services.iter().map(Pages::new).collect(),
+            pace: Pace::new(&limits),
+            held: 0,
             limits,
             services,
             lines: Vec::new(),
@@ -256,6 +269,11 @@ impl<P> Web<P> {
     pub fn ways(&self) -> Ways {
         let (raw, polled) = (self.raw_sockets, self.names.len());
         Ways { raw, sockjs: self.sessions.len() - polled - raw, polled }
+    }
+
+    /// How often somebody was held back for speaking too fast.
+    pub fn held(&self) -> u64 {
+        self.held
     }
 
     /// What the application knows of the sessions that live.

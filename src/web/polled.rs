@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::pace::Bucket;
 use super::{Key, Parting};
 use crate::codec::http::{self, LAST_CHUNK, Response};
 use crate::codec::sockjs::{self, Envelope};
@@ -93,6 +94,7 @@ pub(super) struct Polled {
     /// When the receiver is told that we are still there.
     pub beat_at: Millis,
     pub timer: Option<Timer>,
+    pub bucket: Bucket,
     is_dirty: bool,
 }
 
@@ -113,6 +115,7 @@ impl Polled {
             alone_until: Millis(0),
             beat_at: Millis(0),
             timer: None,
+            bucket: Bucket::default(),
             is_dirty: false,
         }
     }

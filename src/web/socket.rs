@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::outlet::Way;
+use super::pace::Bucket;
 use super::{Application, Line, Link, Message, Outlet, Parting, Session, SessionId, Web};
 use crate::codec::sockjs;
 use crate::codec::ws::{self, Event, Side, WsError};
@@ -12,6 +13,17 @@ use crate::edge::{ConnId, Net};
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::Millis;
+
+/// Why a connection is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// It is.
+    No,
+    /// Until its answers have gone out.
+    Answers,
+    /// Until it has tokens again.
+    Pace,
+}
 
 /// A connection that speaks WebSocket.
 #[derive(Debug)]
@@ -21,12 +33,12 @@ pub(super) struct Socket {
     pub form: Form,
     /// A ping is out, and nothing has come since.
     awaits_answer: bool,
-    /// It is not read until its answers have gone out.
-    is_held: bool,
+    held: Held,
     /// The next ping, or the end of the wait for an answer.
     beat_at: Millis,
     /// What was queued at the last beat, while held.
     queued_at_beat: usize,
+    bucket: Bucket,
     /// Messages of a SockJS array that wait behind those answers; at most as long as one WebSocket
     /// message.
     #[allow(clippy::box_collection)] // one word, because it is hardly ever there
@@ -40,9 +52,10 @@ impl Socket {
             reader: ws::Reader::new(Side::Server),
             form,
             awaits_answer: false,
-            is_held: false,
+            held: Held::No,
             beat_at,
             queued_at_beat: 0,
+            bucket: Bucket::default(),
             pending: None,
         }
     }
@@ -50,7 +63,7 @@ impl Socket {
     /// What it asked for and has not taken is no reason to cut it, but one to hear no more
     /// requests: TCP holds it back.
     fn hold(&mut self, net: &mut impl Net) {
-        self.is_held = true;
+        self.held = Held::Answers;
         net.pause(self.conn);
     }
 
@@ -111,7 +124,12 @@ impl<P> Web<P> {
         {
             let deadline = app.deadline(peer, net.now());
             let at = deadline.map_or(socket.beat_at, |at| at.min(socket.beat_at));
-            net.deadline(socket.conn, Some(at));
+            let now = net.now().mono;
+            let again = match socket.held {
+                Held::Pace => Some(socket.bucket.wait(&self.pace, now).unwrap_or(now)),
+                Held::No | Held::Answers => None,
+            };
+            net.deadline(socket.conn, Some(again.map_or(at, |again| again.min(at))));
         }
     }
 
@@ -154,14 +172,20 @@ impl<P> Web<P> {
         input: &mut [u8],
     ) -> Result<usize, Parting> {
         let mut used = 0;
+        let now = net.now().mono;
         loop {
             let Some(Session { peer: Some(peer), link: Link::Socket(socket) }) =
                 self.sessions.get_mut(id)
             else {
                 return Ok(input.len());
             };
+            socket.bucket.take(&self.pace, now, reader.take_frames());
             if net.queued(socket.conn) >= self.limits.answers_pause_bytes {
                 socket.hold(net);
+                return Ok(used);
+            }
+            if socket.bucket.wait(&self.pace, now).is_some() {
+                self.hold_pace(net, app, id);
                 return Ok(used);
             }
             let conn = socket.conn;
@@ -173,7 +197,10 @@ impl<P> Web<P> {
             let step = reader.read(&mut input[used..], &app.bounds(peer)).map_err(broken)?;
             used += step.consumed;
             match step.event {
-                None => return Ok(used),
+                None => {
+                    socket.bucket.take(&self.pace, now, reader.take_frames());
+                    return Ok(used);
+                }
                 Some(Event::Text(text)) => self.socket_text(net, app, id, text)?,
                 Some(Event::Binary(bytes)) => self.socket_binary(net, app, id, bytes)?,
                 Some(Event::Ping(payload)) => net.send(conn, ws::pong_frame(payload)),
@@ -186,6 +213,17 @@ impl<P> Web<P> {
                 }
             }
         }
+    }
+
+    /// It speaks too fast: it is not read until its time has come.
+    fn hold_pace<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &A, id: SessionId) {
+        let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) else {
+            return;
+        };
+        socket.held = Held::Pace;
+        net.pause(socket.conn);
+        self.held += 1;
+        self.reschedule_socket(net, app, id);
     }
 
     /// Gives the application one message.
@@ -224,11 +262,15 @@ impl<P> Web<P> {
         }
         let broken = |_| Parting::from(CloseReason::BrokenFraming);
         let mut messages = sockjs::parse_messages(text).map_err(broken)?;
+        let mut count = 0;
         while let Some(message) = messages.next() {
             self.tell(net, app, id, Message::Text(&message))?;
             let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) else {
                 return Ok(());
             };
+            // The frame itself has been paid for.
+            socket.bucket.take(&self.pace, net.now().mono, usize::from(count > 0));
+            count += 1;
             if net.queued(socket.conn) >= self.limits.answers_pause_bytes {
                 let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
                 socket.pending = (!rest.is_empty()).then(|| Box::new(rest));
@@ -266,6 +308,7 @@ impl<P> Web<P> {
             && let Some(message) = socket.pending.as_mut().and_then(|rest| rest.pop_front())
         {
             let conn = socket.conn;
+            socket.bucket.take(&self.pace, net.now().mono, 1);
             self.tell(net, app, id, Message::Text(&message))?;
             if net.queued(conn) >= self.limits.answers_pause_bytes {
                 return Ok(());
@@ -273,7 +316,8 @@ impl<P> Web<P> {
         }
         if let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) {
             socket.pending = None;
-            if std::mem::take(&mut socket.is_held) {
+            if socket.held == Held::Answers {
+                socket.held = Held::No;
                 net.resume(socket.conn);
             }
         }
@@ -294,9 +338,17 @@ impl<P> Web<P> {
         };
         let now = net.now();
         app.timed_out(peer, now)?;
+        let was_too_fast = socket.held == Held::Pace;
+        if was_too_fast && socket.bucket.wait(&self.pace, now.mono).is_none() {
+            socket.held = Held::No;
+            net.resume(socket.conn);
+        }
         if socket.beat_at <= now.mono {
             let queued = net.queued(socket.conn);
-            if socket.is_held {
+            if was_too_fast {
+                // Its pongs stand behind what it said too fast.
+                socket.beat_at = now.mono.plus(self.limits.heartbeat_ms as u64);
+            } else if socket.held == Held::Answers {
                 // It is not read, so its pongs are not heard: what it takes shows that it lives.
                 if queued == socket.queued_at_beat {
                     return Err(CloseReason::NoHeartbeat.into());

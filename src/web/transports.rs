@@ -211,7 +211,8 @@ impl<P> Web<P> {
         None
     }
 
-    /// Gives messages to the application, as long as their answers are taken; the rest waits.
+    /// Gives messages to the application, as long as their answers are taken and they do not come
+    /// too fast; the rest waits.
     fn hear<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -219,12 +220,14 @@ impl<P> Web<P> {
         id: SessionId,
         mut messages: Messages<'_>,
     ) {
-        let pause_bytes = self.limits.answers_pause_bytes;
+        let (pause_bytes, pace, now) = (self.limits.answers_pause_bytes, self.pace, net.now().mono);
         loop {
             let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else { return };
-            if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) {
+            let is_too_fast = polled.bucket.wait(&pace, now).is_some();
+            if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) || is_too_fast {
                 if !messages.is_over() {
                     polled.pending.push_back(messages.rest().to_owned());
+                    self.held += u64::from(is_too_fast);
                 }
                 break;
             }
@@ -247,6 +250,7 @@ impl<P> Web<P> {
         else {
             return;
         };
+        polled.bucket.take(&self.pace, net.now().mono, 1);
         let heard = if message.len() > app.bounds(peer).message_bytes {
             Err(Parting::from(CloseReason::WsTooLarge))
         } else {
@@ -293,17 +297,21 @@ impl<P> Web<P> {
         self.schedule(net, app, id);
     }
 
-    /// Hears messages that waited for the browser to take its answers; whether there were any.
+    /// Hears messages that waited for the browser to take its answers, or for their time to come;
+    /// whether there were any.
     fn go_on<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         id: SessionId,
     ) -> bool {
-        let pause_bytes = self.limits.answers_pause_bytes;
+        let (pause_bytes, pace, now) = (self.limits.answers_pause_bytes, self.pace, net.now().mono);
         let mut has_heard = false;
+        let must_wait = |polled: &Polled, net: &_| {
+            polled.is_full(net, pause_bytes) || polled.bucket.wait(&pace, now).is_some()
+        };
         while let Some(polled) = self.polled(id)
-            && !polled.is_full(net, pause_bytes)
+            && !must_wait(polled, net)
             && let Some(text) = polled.pending.pop_front()
         {
             let mut messages = Messages::resume(&text);
@@ -313,7 +321,7 @@ impl<P> Web<P> {
                 let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else {
                     return true;
                 };
-                if polled.is_full(net, pause_bytes) && !messages.is_over() {
+                if must_wait(polled, net) && !messages.is_over() {
                     polled.pending.push_front(messages.rest().to_owned());
                     break;
                 }
@@ -339,6 +347,9 @@ impl<P> Web<P> {
         let own = if polled.has_receiver() { polled.beat_at } else { polled.alone_until };
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
         let at = deadline.map_or(own, |at| at.min(own));
+        let has_more = !polled.pending.is_empty();
+        let again = polled.bucket.wait(&self.pace, net.now().mono).filter(|_| has_more);
+        let at = again.map_or(at, |again| again.min(at));
         if let Some(timer) = polled.timer.take() {
             self.wheel.cancel(timer);
         }

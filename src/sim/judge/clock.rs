@@ -1,13 +1,47 @@
 //! What time does to connections: who may be cut when, and who must have been.
 
 use super::expected::Expected;
-use super::{Judge, Role, View};
+use super::{Browser, Judge, Role, View};
 use crate::edge::ConnId;
+use crate::limits::Limits;
 use crate::reason::CloseReason;
+use crate::sim::intent::Intent;
 use crate::sim::tape::Item;
 use crate::time::Millis;
 
+/// What the judge does not see: frames of a message that is not complete, and when each began.
+const UNSEEN_FRAMES: u64 = 16;
+
+/// Whether it has spoken too fast, and about a second's tokens are not back yet.
+fn is_spent(browser: &Browser, limits: &Limits, now: Millis) -> bool {
+    let back = limits.messages_burst - limits.messages_per_second;
+    let back_ms = (back as u64).saturating_sub(UNSEEN_FRAMES) * token_ms(limits);
+    now.0 <= browser.spent_until.1.saturating_sub(back_ms)
+}
+
+fn token_ms(limits: &Limits) -> u64 {
+    1000 / limits.messages_per_second as u64
+}
+
 impl Judge {
+    /// A browser said something: it must have been allowed to by now.
+    pub(super) fn pay(&mut self, conn: ConnId, intent: &Intent) {
+        let (now, token_ms) = (self.now.mono.0, token_ms(&self.limits));
+        let most_ms = (self.limits.messages_burst as u64 + UNSEEN_FRAMES) * token_ms;
+        let fragments = self.limits.message_fragments as u64;
+        let Some(browser) = self.browser(conn) else { return };
+        let (least, most) = match intent {
+            Intent::Message(events) => {
+                let count = (events.len() as u64).max(1);
+                (count, count + fragments)
+            }
+            _ => (1, 1),
+        };
+        let (low, high) = browser.spent_until;
+        assert!(low <= now + most_ms, "{conn:?} is heard too soon");
+        browser.spent_until = (low.max(now) + least * token_ms, high.max(now) + most * token_ms);
+    }
+
     /// A deadline came. Only whether the switch was right is checked here: that it is not too
     /// late is checked at rest.
     pub fn timed_out(&mut self, conn: ConnId, view: View, items: &[Item]) {
@@ -140,6 +174,8 @@ impl Judge {
                 };
                 let held_until = browser.held_at.map_or(due, |held| held.plus(beat_ms));
                 assert!(now < due.max(held_until), "{conn:?} has been silent for too long");
+                let is_held = view.is_paused && view.queued == 0;
+                assert!(!is_held || is_spent(browser, &limits, now), "{conn:?} is not heard");
                 if browser.expires.is_some_and(|end| end * 1000 <= unix) {
                     let since = *browser.overdue_since.get_or_insert(now);
                     // Deadlines are on the other clock; the next beat corrects them.

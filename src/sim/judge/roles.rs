@@ -151,6 +151,7 @@ impl Judge {
 
     fn carry_out(&mut self, conn: ConnId, intent: Intent, orders: (&[Item], &mut usize)) {
         let now = self.now.mono;
+        self.pay(conn, &intent);
         match intent {
             Intent::Command(command) => self.command(conn, command, orders),
             Intent::NotJson => {
@@ -174,6 +175,7 @@ impl Judge {
                     beat: now,
                     pinged: None,
                     held_at: None,
+                    spent_until: (0, 0),
                     pending: VecDeque::new(),
                 });
             }
@@ -184,6 +186,11 @@ impl Judge {
                 if is_last {
                     self.close(conn, CloseReason::Answered);
                 }
+            }
+            Intent::Strange => {
+                let Some(line) = self.lines.get_mut(&conn) else { return };
+                line.expect(Expected::Http(403));
+                self.close(conn, CloseReason::OriginRefused);
             }
             Intent::BadRequest(status) => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };

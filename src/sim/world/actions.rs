@@ -8,7 +8,7 @@ use crate::edge::Door;
 use crate::journal::Journal;
 use crate::publication::Form;
 use crate::reason::CloseReason;
-use crate::sim::client::{Client, End, masked};
+use crate::sim::client::{Client, End, SITE, masked};
 use crate::sim::grammar::{Grammar, SERVER_KEY};
 use crate::sim::intent::{Command, Emit, Event, Intent};
 use crate::sim::judge::Role;
@@ -104,8 +104,14 @@ impl<J: Journal> World<J> {
             3 => "/socket/info",
             _ => "/elsewhere",
         };
-        let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\n");
+        let is_strange = (1..=3).contains(&kind) && self.net.prng.one_in(16);
+        let origin = if is_strange { "https://site.example.org" } else { SITE };
+        let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\n");
         match kind {
+            1..=3 if is_strange => {
+                let request = format!("{head}\r\n");
+                client.write(&mut self.judge, request.as_bytes(), Intent::Strange);
+            }
             1 | 2 => {
                 let form = if kind == 1 { Form::Raw } else { Form::SockJs };
                 let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n\

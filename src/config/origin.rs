@@ -1,0 +1,61 @@
+//! Sites, as browsers write them in `Origin`: compared byte by byte, so what no browser would ever
+//! write is an error here, and not a site that can never connect.
+
+/// One or more, with commas or white space between them.
+///
+/// # Errors
+/// What no browser would write.
+pub fn parse_all(text: &str) -> Result<Vec<String>, String> {
+    let words = text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty());
+    words.map(|word| parse(word).map(|()| word.to_owned())).collect()
+}
+
+fn parse(text: &str) -> Result<(), String> {
+    let wrong = |what: &str| Err(format!("{text:?} {what}"));
+    if text == "*" {
+        return wrong("is no site: pages of any may connect when none is named");
+    }
+    let Some((scheme, place)) = text.split_once("://").filter(|(scheme, _)| !scheme.is_empty())
+    else {
+        return wrong("is not written as browsers do, as in https://shop.example");
+    };
+    if place.is_empty() || place.contains(['/', '?', '#', '@', '*', '"', '\\']) {
+        return wrong("must be a scheme, a host and perhaps a port, as in https://shop.example");
+    }
+    if !text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()) {
+        return wrong("must be in lower case, and a name in other letters as xn--…");
+    }
+    let is_usual = |scheme_: &str, port: &str| scheme == scheme_ && place.ends_with(port);
+    if is_usual("https", ":443") || is_usual("http", ":80") {
+        return wrong("must be written without the usual port, as browsers do");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_browser_would_write_is_an_error() {
+        let good =
+            "https://shop.example, http://localhost:3000 capacitor://localhost\nhttp://[::1]";
+        assert_eq!(parse_all(good).unwrap().len(), 4);
+        assert_eq!(parse_all(" "), Ok(Vec::new()));
+        for (text, part) in [
+            ("*", "any may connect"),
+            ("null", "as browsers do"),
+            ("shop.example", "as browsers do"),
+            ("https://", "a host"),
+            ("https://shop.example/", "a host"),
+            ("https://*.shop.example", "a host"),
+            ("https://Shop.example", "lower case"),
+            ("https://sh\u{f6}p.example", "xn--"),
+            ("https://shop.example:443", "usual port"),
+            ("http://shop.example:80", "usual port"),
+        ] {
+            let error = parse_all(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

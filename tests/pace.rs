@@ -1,0 +1,136 @@
+//! Browsers that speak too fast: held back, and nothing of what they say is lost. The real binary,
+//! from outside.
+
+// A test that cannot go on panics, in its helpers as in itself.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::browser::{Browser, Heard, auth_message, masked};
+use common::server::{Options, Server};
+use common::token::token;
+use common::web::{Http, ask, session};
+use serde_json::json;
+use std::time::Instant;
+
+fn slow() -> Options {
+    Options::limits(&[("messages_per_second", 50), ("messages_burst", 20)])
+}
+
+fn ping(clb: usize) -> String {
+    format!(r#"{{"event":"ping","clb":{clb}}}"#)
+}
+
+fn answer(clb: usize) -> String {
+    format!(r#"{{"event":"callBackAnswer","clb":{clb},"data":{{"ok":true}}}}"#)
+}
+
+#[test]
+fn whoever_speaks_too_fast_is_heard_in_time_and_in_full() {
+    let server = Server::start(&slow());
+    let mut control = server.controller("demo");
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.say(r#"{"event":"subscribe","data":"c"}"#);
+    let start = Instant::now();
+    (0..100).for_each(|clb| browser.say(&ping(clb)));
+    let (mut heard, mut others_at) = (0, None);
+    while heard < 100 {
+        let text = browser.hear();
+        if text == r#"{"event":"c","data":1}"# {
+            others_at = Some(heard);
+            continue;
+        }
+        assert_eq!(text, answer(heard));
+        heard += 1;
+        if heard == 15 {
+            control.ok(r#"{"action":"emit","channel":"c","data":1}"#);
+        }
+    }
+    // What others say to it is not held back.
+    assert!(others_at.is_some_and(|heard| heard < 60), "{others_at:?}");
+    // Twenty at once, and fifty a second.
+    assert!(start.elapsed().as_millis() >= 1500, "{:?}", start.elapsed());
+    browser.nothing();
+}
+
+#[test]
+fn frames_count_like_messages() {
+    let server = Server::start(&slow());
+    for frames in [
+        masked(0x89, b"").repeat(60),
+        masked(0x8A, b"").repeat(60),
+        [masked(0x01, b""), masked(0x00, b"").repeat(58), masked(0x80, b"")].concat(),
+    ] {
+        let mut browser = Browser::raw(server.ws);
+        let start = Instant::now();
+        browser.send_raw(&frames);
+        browser.say(&ping(7));
+        loop {
+            match browser.next().unwrap() {
+                Heard::Pong(_) => {}
+                Heard::Text(text) => break assert_eq!(text, answer(7)),
+                other => panic!("heard {other:?}"),
+            }
+        }
+        assert!(start.elapsed().as_millis() >= 700, "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn what_is_posted_too_fast_is_answered_later() {
+    let server = Server::start(&slow());
+    let (ws, place) = (server.ws, session());
+    assert_eq!(ask(ws, &format!("POST /socket/{place}/xhr"), &[], "").body, "o\n");
+    let mut messages = vec![auth_message("demo", &token(r#"{"i":1}"#, common::server::DEMO_KEY))];
+    messages.extend((0..99).map(ping));
+    let start = Instant::now();
+    let mut stream = Http::connect(ws);
+    stream.send(&format!("POST /socket/{place}/xhr_streaming"), &[], "");
+    stream.head();
+    stream.chunk();
+    let send = format!("POST /socket/{place}/xhr_send");
+    let mut sender = Http::connect(ws);
+    assert_eq!(sender.ask(&send, &[], &json!(messages).to_string()).status, 204);
+    assert!(start.elapsed().as_millis() >= 1500, "{:?}", start.elapsed());
+    let mut heard = String::new();
+    while !heard.contains(r#"\"clb\":98,"#) {
+        heard += &stream.chunk();
+    }
+    assert_eq!(heard.matches("callBackAnswer").count(), 99);
+}
+
+#[test]
+fn a_client_that_comes_back_subscribes_to_all_at_once() {
+    // Whoever had to wait for tokens here would wait for longer than the test does.
+    let server = Server::start(&Options::limits(&[("messages_per_second", 1)]));
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    for number in 0..128 {
+        let subscribe = json!({ "event": "subscribe", "data": format!("c{number}"), "clb": 1 });
+        browser.say(&subscribe.to_string());
+    }
+    (0..128).for_each(|_| browser.expect(&answer(1)));
+}
+
+#[test]
+fn whoever_is_held_back_is_alive() {
+    let limits = [
+        ("messages_per_second", 1),
+        ("messages_burst", 4),
+        ("heartbeat_ms", 150),
+        ("heartbeat_answer_ms", 150),
+    ];
+    let server = Server::start(&Options::limits(&limits));
+    let mut browser = Browser::raw(server.ws);
+    (0..7).for_each(|clb| browser.say(&ping(clb)));
+    let mut answers = 0;
+    while answers < 7 {
+        match browser.next().unwrap() {
+            Heard::Text(text) => {
+                assert_eq!(text, answer(answers));
+                answers += 1;
+            }
+            Heard::Ping => {}
+            other => panic!("heard {other:?}"),
+        }
+    }
+}

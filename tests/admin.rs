@@ -301,7 +301,7 @@ fn health_says_that_the_server_drains() {
 #[test]
 fn health_says_that_the_store_fails() {
     let dir = Dir::new();
-    let command = on_small_disk(&options(), &dir);
+    let command = on_small_disk(&options(), &dir, 2);
     let server = Server::spawn(command, dir, false);
     let admin = admin(&server);
     let mut control = server.controller("demo");

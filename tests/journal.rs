@@ -367,3 +367,32 @@ fn a_large_namespace_is_buried_bit_by_bit() {
     this.hub.check_invariants();
     assert_eq!(this.on_disk(), this.rows());
 }
+
+/// The rows of states that ended while the disk was full leave it when there is space again.
+#[test]
+fn what_ended_while_the_disk_failed_is_not_forgotten() {
+    for how in [Failure::Space, Failure::Broken] {
+        let mut this = Loop::new(SyncPolicy::Always);
+        this.begin();
+        let ns = this.ns();
+        let mut last = Mark::default();
+        for i in 0..200 {
+            let place = Place { channel: i.to_string().into(), user: None };
+            let data = "[1]".into();
+            let set = Change::Set { ns, place, data, ttl_ms: Some(100), emit: false };
+            last = this.propose(set).unwrap();
+        }
+        assert!(this.is_kept(last));
+        assert_eq!(this.on_disk().len(), 202);
+        let store = this.folder.store();
+        store.fail(0, if how == Failure::Space { u64::MAX } else { 1 }, how);
+        this.mono += 100;
+        this.turn();
+        this.mono += 1000;
+        this.until("the disk fails", |this| !this.lost.is_empty());
+        store.mend();
+        this.until("the disk works again", |this| !this.journal.is_failing());
+        this.mono += 1000;
+        this.until("their rows are gone", |this| this.on_disk().len() == 2);
+    }
+}

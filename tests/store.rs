@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -192,6 +192,14 @@ fn a_folder_belongs_to_one_server() {
     let (code, log) = run_to_end(second);
     let holder = format!("is in use by process {}", server.pid().as_raw_nonzero());
     assert!(code == Some(1) && log.contains(&holder), "{code:?}: {log}");
+    // It is the folder that is held, not a file that somebody may remove.
+    std::fs::remove_file(server.dir().file("data/lock")).unwrap();
+    let mut third = Command::new(options.command(&Dir::new()).get_program());
+    third.args(["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]);
+    third.arg(server.dir().file("data")).env("FWS_SECRETKEY", SERVER_KEY);
+    third.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (code, log) = run_to_end(third);
+    assert!(code == Some(1) && log.contains("is in use by"), "{code:?}: {log}");
     // Whoever was killed holds nothing.
     Server::start_in(server.crash(), &options);
 }
@@ -226,7 +234,9 @@ fn a_store_that_is_gone_damaged_or_older_is_not_served() {
     assert_eq!(std::fs::read(&store).unwrap(), bad, "the file itself was changed");
 
     std::fs::write(&store, b"").unwrap();
-    assert!(refused(&dir).contains("the file is empty"));
+    let log = refused(&dir);
+    assert!(log.contains("the file is empty") && log.contains("store.redb.damaged.2"), "{log}");
+    assert!(refused(&dir).contains("store.redb.damaged.2"), "the same damage is kept once");
 
     // A backup from before the last batch.
     std::fs::write(&store, &whole).unwrap();
@@ -246,13 +256,18 @@ fn a_store_that_is_gone_damaged_or_older_is_not_served() {
     assert!(server.log().join("\n").contains("store.seal is damaged"), "{:?}", server.log());
 }
 
+/// The data folder, as the server itself sees it.
+fn folder_of(server: &Server) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root", server.pid().as_raw_nonzero()))
+        .join(server.dir().file("data").strip_prefix("/").unwrap())
+}
+
 #[test]
 fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
     let dir = Dir::new();
-    let command = on_small_disk(&Options::default(), &dir);
+    let command = on_small_disk(&Options::default(), &dir, 2);
     let server = Server::spawn(command, dir, false);
-    let folder = PathBuf::from(format!("/proc/{}/root", server.pid().as_raw_nonzero()))
-        .join(server.dir().file("data").strip_prefix("/").unwrap());
+    let folder = folder_of(&server);
     let mut control = server.controller("demo");
     let value = format!("\"{}\"", "x".repeat(20_000));
     control.ok(&set("before", &value, "{}"));
@@ -289,6 +304,56 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
     let log = server.log().join("\n");
     assert!(log.contains("the store can be written again"), "{log}");
     assert_eq!(control.ask(&get("both")), "1");
+}
+
+const FULL: &str = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
+
+#[test]
+fn what_a_refused_change_had_taken_of_the_disk_is_given_back() {
+    let dir = Dir::new();
+    let command = on_small_disk(&Options::default(), &dir, 16);
+    let server = Server::spawn(command, dir, false);
+    let store = folder_of(&server).join("store.redb");
+    let mut control = server.controller("demo");
+    // Three times half the disk.
+    let large = format!("\"{}\"", "x".repeat(8_000_000));
+    let frames = (0..3)
+        .flat_map(|i| common::control::frame(set(&format!("large{i}"), &large, "{}").as_bytes()));
+    control.send_raw(&frames.collect::<Vec<u8>>());
+    let replies: Vec<String> = (0..3).map(|_| control.next().unwrap().unwrap()).collect();
+    assert!(replies.iter().any(|reply| reply == FULL), "{replies:?}");
+    eventually("small changes are taken again", || {
+        (control.ask(&set("small", "1", "{}")) == DONE).then_some(())
+    });
+    let kept = replies.iter().filter(|reply| *reply == DONE).count() as u64;
+    let taken = std::fs::metadata(&store).unwrap().blocks() * 512;
+    assert!(taken < kept * 9_000_000 + 3_000_000, "{taken} bytes for {kept} large states");
+}
+
+#[test]
+fn what_is_refused_has_no_effect_and_what_has_is_not_refused() {
+    let dir = Dir::new();
+    let mut options = Options::default();
+    options.config["sync"] = "1s".into();
+    let server = Server::spawn(on_small_disk(&options, &dir, 2), dir, false);
+    let mut control = server.controller("demo");
+    control.ok(&set("c", "\"old\"", "{}"));
+    let filler = fill(&folder_of(&server));
+    // Grants wait for the disk, and states do not, also if they come together.
+    let mut frames = Vec::new();
+    for i in 0..400 {
+        let grant = json!({ "action": "subscribe", "channel": "#p", "params": { "userId": i } });
+        frames.extend(common::control::frame(grant.to_string().as_bytes()));
+    }
+    frames.extend(common::control::frame(set("c", "\"new\"", "{}").as_bytes()));
+    frames.extend(common::control::frame(br#"{"action":"push","channel":"l","data":1}"#));
+    control.send_raw(&frames);
+    let replies: Vec<String> = (0..402).map(|_| control.next().unwrap().unwrap()).collect();
+    let value =
+        |reply: &str, new: &str, old: &str| String::from(if reply == DONE { new } else { old });
+    assert_eq!(control.ask(&get("c")), value(&replies[400], "\"new\"", "\"old\""));
+    assert_eq!(control.ask(&get("l")), value(&replies[401], "[1]", "null"));
+    std::fs::remove_file(filler).unwrap();
 }
 
 /// Many short-lived states on the same few keys leave no more behind than a small file.

@@ -222,6 +222,7 @@ impl Hub {
             out.changed(space.undo());
             let old = space.key.replace(key.clone());
             space.old_key = old.map(|old| (old, grace_until));
+            self.graces_end = self.graces_end.max(grace_until);
             space.key_epoch = space.key_epoch.wrapping_add(1);
         }
         Outcome::Key(key)

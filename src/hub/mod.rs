@@ -181,6 +181,8 @@ pub struct Hub {
     /// The namespaces by their numbers, and the number of the next one.
     numbers: HashMap<u64, NsId>,
     next_number: u64,
+    /// No old key is good any more from this moment on.
+    graces_end: UnixMillis,
     channels: Arena<Channel>,
     users: Arena<User>,
     peers: Arena<Peer>,
@@ -204,6 +206,7 @@ impl Hub {
             namespaces: Arena::default(),
             numbers: HashMap::new(),
             next_number: 1,
+            graces_end: UnixMillis(0),
             channels: Arena::default(),
             users: Arena::default(),
             peers: Arena::default(),

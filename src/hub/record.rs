@@ -153,6 +153,8 @@ impl Hub {
                 }
                 let own = |key: Cow<'_, str>| key.into_owned().into_boxed_str();
                 let key = key.map(own);
+                let grace = old_key.as_ref().map_or(UnixMillis(0), |(_, until)| *until);
+                self.graces_end = self.graces_end.max(grace);
                 self.insert_namespace(Namespace {
                     configured: replaces.map(own),
                     old_key: old_key.map(|(key, until)| (own(key), until)),

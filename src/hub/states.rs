@@ -60,6 +60,11 @@ impl Hub {
         if is_burying { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
     }
 
+    /// Whether anything ends after that moment: a state, or the grace of an old key.
+    pub fn has_ends(&self, at: UnixMillis) -> bool {
+        !self.ends.is_empty() || at < self.graces_end
+    }
+
     /// Drops states of namespaces that are no more, at most so many.
     pub(super) fn bury(&mut self, count: usize) {
         for id in self.buried.drain(self.buried.len().saturating_sub(count)..) {

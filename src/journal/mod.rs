@@ -74,6 +74,11 @@ pub trait Journal {
     /// All that has been recorded up to now.
     fn mark(&self) -> Mark;
 
+    /// What the reply to a change of a state waits for. Never more than [`Journal::mark`].
+    fn mark_of_states(&self) -> Mark {
+        self.mark()
+    }
+
     /// The last change of one row that may not be durable yet: what a reply waits for that shows
     /// it. Never more than [`Journal::mark`].
     fn mark_of(&self, key: &Key) -> Mark {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 
 use super::Prng;
-use crate::journal::store::{Medium, Seal};
+use crate::journal::store::{Discard, Medium, Seal};
 
 /// What a power cut leaves whole.
 const SECTOR_BYTES: usize = 512;
@@ -142,6 +142,15 @@ impl StorageBackend for SimFile {
         write_at(&mut state.bytes, offset, data);
         state.calls.push(Call::Write(offset, data.to_vec()));
         Ok(())
+    }
+}
+
+impl Discard for SimFile {
+    fn discard(&self, offset: u64, bytes: u64) {
+        // Zeros at once, so that whoever still needs them is found out.
+        let mut state = self.lock();
+        write_at(&mut state.bytes, offset, &vec![0; bytes as usize]);
+        state.calls.push(Call::Write(offset, vec![0; bytes as usize]));
     }
 }
 

@@ -161,6 +161,10 @@ impl<J: Journal> Journal for Traced<J> {
         mark
     }
 
+    fn mark_of_states(&self) -> Mark {
+        self.journal.mark_of_states()
+    }
+
     fn durable(&self) -> Mark {
         self.journal.durable()
     }

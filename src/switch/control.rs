@@ -243,8 +243,11 @@ impl<J: Journal> Switch<J> {
             Err(refused) => {
                 self.count_refused(net, &refused);
                 // What is said of names, keys and states shows how they are.
-                let shows = matches!(refused.code, 305 | 309 | 313 | 314 | 404);
-                let mark = if shows { self.journal.mark() } else { Mark::default() };
+                let mark = match refused.code {
+                    305 | 309 | 404 => self.journal.mark(),
+                    313 | 314 => self.journal.mark_of_states(),
+                    _ => Mark::default(),
+                };
                 self.reply(net, conn, controller, refusal(&refused), mark);
                 if matches!(refused.code, 305 | 306) {
                     controller.wrong_keys += 1;
@@ -338,11 +341,16 @@ impl<J: Journal> Switch<J> {
         let at = self.at(net.now());
         self.hub.check(&change, at).map_err(refused)?;
         let is_recorded = change.is_recorded();
+        let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
             Proposal::Now(entry) => {
                 let outcome = self.apply(net, entry).map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
-                let mark = if is_recorded { self.journal.mark() } else { Mark::default() };
+                let mark = match (is_recorded, is_state) {
+                    (true, true) => self.journal.mark_of_states(),
+                    (true, false) => self.journal.mark(),
+                    (false, _) => Mark::default(),
+                };
                 let body = success(&outcome, std::mem::take(&mut controller.counts));
                 Ok(Answer::Body(body, mark))
             }

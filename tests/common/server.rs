@@ -305,14 +305,15 @@ pub fn run_to_end(mut command: Command) -> (Option<i32>, String) {
     (status.and_then(|status| status.code()), log)
 }
 
-/// A file system of 2 MB that only one process and its children see.
-pub fn on_small_disk(options: &Options, dir: &Dir) -> Command {
+/// A file system of so many MB that only one process and its children see.
+pub fn on_small_disk(options: &Options, dir: &Dir, size: u32) -> Command {
     let server = options.command(dir);
     let mount = dir.file("data");
     std::fs::create_dir_all(&mount).unwrap();
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
-    command.arg(r#"mount -t tmpfs -o size=2m none "$0" && exec "$@""#).arg(&mount);
+    let mounted = format!(r#"mount -t tmpfs -o size={size}m none "$0" && exec "$@""#);
+    command.arg(mounted).arg(&mount);
     command.arg(server.get_program()).args(server.get_args());
     for (name, value) in server.get_envs() {
         match value {

@@ -43,6 +43,8 @@ No server may use the folder meanwhile.",
 fn run(call: &Call) -> Result<(), Stop> {
     let file = match call.words.as_slice() {
         [] => None,
+        // As `import` reads it.
+        [file] if file == "-" => None,
         [file] => Some(file.as_str()),
         _ => return Err(call.misused()),
     };

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 use redb::StorageBackend;
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 /// The first bytes of the file, in which redb says which of two commits is the last. They fit
@@ -79,6 +80,20 @@ impl StorageBackend for Disk {
     }
 }
 
+/// What can give back the space under bytes that nobody needs any more.
+pub trait Discard {
+    /// These bytes may read as zeros from now on. Does what it can: where a file system cannot,
+    /// the space is used again later.
+    fn discard(&self, offset: u64, bytes: u64);
+}
+
+impl Discard for Disk {
+    fn discard(&self, offset: u64, bytes: u64) {
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let _ = fallocate(&self.0, how, offset, bytes);
+    }
+}
+
 /// What a guard has seen; shared with whoever wants to know why an operation failed.
 #[derive(Clone, Debug, Default)]
 pub struct Watch(Arc<Mutex<Seen>>);
@@ -90,8 +105,12 @@ struct Seen {
     /// The header as it was last synced, and as it was last written.
     synced: Vec<u8>,
     written: Vec<u8>,
-    /// Length of the file.
+    /// Length of the file, and what it was at the last sync.
     len: u64,
+    synced_len: u64,
+    /// What has been written since then, as offsets and lengths: none of it is part of what was
+    /// durable, but for the header.
+    unsynced: Vec<(u64, u64)>,
 }
 
 impl Watch {
@@ -123,7 +142,7 @@ pub struct Guard<B> {
     watch: Watch,
 }
 
-impl<B: StorageBackend> Guard<B> {
+impl<B: StorageBackend + Discard> Guard<B> {
     /// Stands around a backend; the watch tells what it sees.
     ///
     /// # Errors
@@ -132,7 +151,9 @@ impl<B: StorageBackend> Guard<B> {
         let len = inner.len()?;
         let mut header = vec![0; len.min(HEADER_BYTES as u64) as usize];
         inner.read(0, &mut header)?;
-        let seen = Seen { fault: None, synced: header.clone(), written: header, len };
+        let (synced, written) = (header.clone(), header);
+        let (fault, unsynced) = (None, Vec::new());
+        let seen = Seen { fault, synced, written, len, synced_len: len, unsynced };
         let watch = Watch(Arc::new(Mutex::new(seen)));
         Ok((Guard { inner, watch: watch.clone() }, watch))
     }
@@ -141,6 +162,15 @@ impl<B: StorageBackend> Guard<B> {
         match &self.watch.lock().fault {
             Some(fault) => Err(Error::other(fault.to_string())),
             None => Ok(()),
+        }
+    }
+
+    /// Notes what is about to be written: of a write that fails a part may be there.
+    fn note(&self, offset: u64, bytes: u64) {
+        let unsynced = &mut self.watch.lock().unsynced;
+        match unsynced.last_mut() {
+            Some((at, before)) if *at + *before == offset => *before += bytes,
+            _ => unsynced.push((offset, bytes)),
         }
     }
 
@@ -153,12 +183,23 @@ impl<B: StorageBackend> Guard<B> {
                 // and the rest is for the next start to find out.
                 let _ = self.inner.write(0, &seen.synced);
             }
+            // What the commit has taken is in the way of everybody on a full disk, ourselves first.
+            if seen.len > seen.synced_len {
+                let _ = self.inner.set_len(seen.synced_len);
+            }
+            for (offset, bytes) in std::mem::take(&mut seen.unsynced) {
+                let from = offset.max(PAGE_BYTES);
+                let end = (offset + bytes).min(seen.synced_len);
+                if from < end {
+                    self.inner.discard(from, end - from);
+                }
+            }
         }
         error
     }
 }
 
-impl<B: StorageBackend> StorageBackend for Guard<B> {
+impl<B: StorageBackend + Discard> StorageBackend for Guard<B> {
     fn len(&self) -> io::Result<u64> {
         self.check()?;
         self.inner.len().map_err(|error| self.fail(Fault::Broken(error.to_string()), error))
@@ -183,6 +224,8 @@ impl<B: StorageBackend> StorageBackend for Guard<B> {
             Ok(()) => {
                 let seen = &mut *self.watch.lock();
                 seen.synced.clone_from(&seen.written);
+                seen.synced_len = seen.len;
+                seen.unsynced.clear();
                 Ok(())
             }
             Err(error) => {
@@ -195,11 +238,14 @@ impl<B: StorageBackend> StorageBackend for Guard<B> {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check()?;
-        self.inner
-            .write(offset, data)
-            .map_err(|error| self.fail(Fault::of_write(&error), error))?;
+        self.note(offset, data.len() as u64);
+        let written = self.inner.write(offset, data);
+        written.map_err(|error| self.fail(Fault::of_write(&error), error))?;
+        let end = offset + data.len() as u64;
+        let mut seen = self.watch.lock();
+        seen.len = seen.len.max(end);
         if offset < HEADER_BYTES as u64 {
-            let (from, mut seen) = (offset as usize, self.watch.lock());
+            let from = offset as usize;
             let to = HEADER_BYTES.min(from + data.len());
             if seen.written.len() < to {
                 seen.written.resize(to, 0);

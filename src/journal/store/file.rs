@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use hashbrown::HashSet;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableError};
 
-use super::disk::{Fault, Guard, Overlay, Watch};
+use super::disk::{Discard, Fault, Guard, Overlay, Watch};
 use super::format::{
     FORMAT, GRANTS, META, NAMESPACES, STATES, Sealer, grant_key, state_key, value,
 };
@@ -257,7 +257,11 @@ impl Writer {
     ///
     /// # Errors
     /// The [`Fault`] that stands in the way.
-    pub fn open(backend: impl StorageBackend, facts: &Facts, live: u64) -> Result<Writer, Fault> {
+    pub fn open(
+        backend: impl StorageBackend + Discard,
+        facts: &Facts,
+        live: u64,
+    ) -> Result<Writer, Fault> {
         Writer::new(backend, facts, live, false)
     }
 
@@ -265,7 +269,11 @@ impl Writer {
     ///
     /// # Errors
     /// The [`Fault`] that stands in the way.
-    pub fn reopen(backend: impl StorageBackend, facts: &Facts, live: u64) -> Result<Writer, Fault> {
+    pub fn reopen(
+        backend: impl StorageBackend + Discard,
+        facts: &Facts,
+        live: u64,
+    ) -> Result<Writer, Fault> {
         Writer::new(backend, facts, live, true)
     }
 
@@ -273,7 +281,7 @@ impl Writer {
     ///
     /// # Errors
     /// The [`Fault`] that stands in the way.
-    pub fn create(backend: impl StorageBackend, facts: &Facts) -> Result<Writer, Fault> {
+    pub fn create(backend: impl StorageBackend + Discard, facts: &Facts) -> Result<Writer, Fault> {
         let writer = Writer::new(backend, facts, 0, false)?;
         writer.transact(|txn| {
             let mut meta = txn.open_table(META)?;
@@ -291,7 +299,7 @@ impl Writer {
     }
 
     fn new(
-        backend: impl StorageBackend,
+        backend: impl StorageBackend + Discard,
         facts: &Facts,
         live: u64,
         is_checked: bool,

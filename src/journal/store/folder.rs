@@ -11,7 +11,7 @@ use redb::StorageBackend;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
-use super::disk::Disk;
+use super::disk::{Discard, Disk};
 
 /// The store.
 const STORE: &str = "store.redb";
@@ -19,6 +19,8 @@ const STORE: &str = "store.redb";
 const NEXT: &str = "store.redb.new";
 /// A store that was found damaged, as it was found.
 const DAMAGED: &str = "store.redb.damaged";
+/// So many of these are kept.
+const DAMAGED_MAX: usize = 9;
 /// What the store was last known to be.
 const SEAL: &str = "store.seal";
 /// Held by whoever uses the folder.
@@ -33,7 +35,7 @@ const SEAL_SUM_BYTES: usize = 8;
 /// Where the bytes of a store are, and where the next ones would be.
 pub trait Medium: Send + 'static {
     /// What redb reads and writes.
-    type Backend: StorageBackend;
+    type Backend: StorageBackend + Discard;
 
     /// The store, as it is.
     ///
@@ -112,8 +114,8 @@ pub struct Folder {
     path: PathBuf,
     /// `None` only where nothing may be made.
     seal: Option<File>,
-    /// Its lock goes with it. `None` only where nothing may be made, and no server has ever been.
-    _lock: Option<File>,
+    /// The folder itself, whose lock goes with it.
+    _held: File,
 }
 
 impl Folder {
@@ -126,12 +128,12 @@ impl Folder {
         make_durably(path).map_err(|e| at(path, e))?;
         let lock_path = path.join(LOCK);
         let mut lock = open(&lock_path).map_err(|e| at(&lock_path, e))?;
-        hold(&lock, &lock_path, path)?;
+        let held = hold(Some(&lock), path)?;
         // Only for people to read: if it cannot be written, the lock holds all the same.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
         let seal_path = path.join(SEAL);
         let seal = open(&seal_path).map_err(|e| at(&seal_path, e))?;
-        let folder = Folder { path: path.into(), seal: Some(seal), _lock: Some(lock) };
+        let folder = Folder { path: path.into(), seal: Some(seal), _held: held };
         // Whoever began to write one is gone.
         folder.discard_next();
         Ok(folder)
@@ -159,15 +161,14 @@ impl Folder {
         }
         let lock_path = path.join(LOCK);
         let lock = open_existing(&lock_path)?;
-        if let Some((lock, is_writable)) = &lock {
-            hold(lock, &lock_path, path)?;
-            if *is_writable {
-                let mut lock = lock;
-                let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
-            }
+        let held = hold(lock.as_ref().map(|(lock, _)| lock), path)?;
+        if let Some((mut lock, true)) =
+            lock.as_ref().map(|(lock, is_writable)| (lock, *is_writable))
+        {
+            let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
         }
         let file = |opened: Option<(File, bool)>| opened.map(|(file, _)| file);
-        Ok(Folder { path: path.into(), seal: file(seal), _lock: file(lock) })
+        Ok(Folder { path: path.into(), seal: file(seal), _held: held })
     }
 
     /// The store, to read it.
@@ -227,23 +228,35 @@ impl Folder {
     /// Keeps a copy of a damaged store, as it was found, unless there is one already; says where.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Those of the file system, and `AlreadyExists` if too many others are kept.
     pub fn quarantine(&self) -> io::Result<PathBuf> {
-        let (from, to) = (self.store_path(), self.path.join(DAMAGED));
-        if to.try_exists()? {
-            return Ok(to);
+        let from = self.store_path();
+        for number in 1..=DAMAGED_MAX {
+            let suffix = if number > 1 { format!(".{number}") } else { String::new() };
+            let to = self.path.join(format!("{DAMAGED}{suffix}"));
+            if !to.try_exists()? {
+                return self.copy_aside(&from, &to);
+            }
+            if is_same(&from, &to)? {
+                return Ok(to);
+            }
         }
+        let text = format!("{DAMAGED_MAX} others are kept there already; move them away");
+        Err(Error::new(ErrorKind::AlreadyExists, text))
+    }
+
+    fn copy_aside(&self, from: &Path, to: &Path) -> io::Result<PathBuf> {
         let next = self.path.join("store.redb.damaged.new");
         let copied = (|| {
-            let (mut from, mut to) = (File::open(&from)?, create(&next)?);
+            let (mut from, mut to) = (File::open(from)?, create(&next)?);
             io::copy(&mut from, &mut to)?;
             to.sync_all()
         })();
-        if let Err(error) = copied.and_then(|()| fs::rename(&next, &to)) {
+        if let Err(error) = copied.and_then(|()| fs::rename(&next, to)) {
             let _ = fs::remove_file(&next);
-            return Err(at(&to, error));
+            return Err(at(to, error));
         }
-        Ok(to)
+        Ok(to.into())
     }
 
     fn sync_folder(&self) -> io::Result<()> {
@@ -284,14 +297,18 @@ impl Medium for Folder {
     }
 }
 
-/// Locks the folder, or says who has done so.
-fn hold(lock: &File, lock_path: &Path, path: &Path) -> io::Result<()> {
-    let Err(errno) = flock(lock, FlockOperation::NonBlockingLockExclusive) else { return Ok(()) };
+/// Locks the folder, or says who has done so. It is the folder itself that is locked, which nobody
+/// removes by mistake; the file `lock` only tells who did it.
+fn hold(lock: Option<&File>, path: &Path) -> io::Result<File> {
+    let folder = File::open(path).map_err(|e| at(path, e))?;
+    let Err(errno) = flock(&folder, FlockOperation::NonBlockingLockExclusive) else {
+        return Ok(folder);
+    };
     if errno != rustix::io::Errno::WOULDBLOCK {
-        return Err(at(lock_path, errno.into()));
+        return Err(at(path, errno.into()));
     }
     let mut text = String::new();
-    let _ = lock.take(256).read_to_string(&mut text);
+    let _ = lock.map(|lock| lock.take(256).read_to_string(&mut text));
     let who = match text.trim() {
         "" => "another process",
         text => text,
@@ -318,6 +335,25 @@ fn open(path: &Path) -> io::Result<File> {
 /// Makes an empty file, in place of whatever is there.
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Whether two files have the same bytes.
+fn is_same(one: &Path, two: &Path) -> io::Result<bool> {
+    let (mut one, mut two) = (File::open(one)?, File::open(two)?);
+    if one.metadata()?.len() != two.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut these, mut those) = (vec![0; 65_536], vec![0; 65_536]);
+    loop {
+        let count = one.read(&mut these)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        two.read_exact(&mut those[..count])?;
+        if these[..count] != those[..count] {
+            return Ok(false);
+        }
+    }
 }
 
 /// Makes a folder, mode 0700, and those around it that are missing, so that a power cut does not

@@ -39,7 +39,7 @@ use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
 use helper::{Helper, Job, Report};
 
-pub use disk::{Disk, Fault, Guard, Overlay, Watch};
+pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
 pub use file::{Batch, Content, Damage, Facts, Writer};
 pub use folder::{Folder, Found, Medium, Seal};
 pub use format::FORMAT;
@@ -57,8 +57,8 @@ const PART_ROWS: usize = 2000;
 const PART_BYTES: usize = 4 << 20;
 /// A clock that steps further than this is noted in the store.
 const STEP_MS: u64 = 500;
-/// The date is compared with the clock so often, while states end.
-const CLOCK_MS: u64 = 10_000;
+/// The date is compared with the clock so often, while anything has an end.
+const CLOCK_MS: u64 = 1000;
 /// The disk has so long to finish when the server stops.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -77,6 +77,8 @@ struct Flight {
     /// When the oldest of its changes came.
     since: Option<Millis>,
     rows: HashMap<Key, Changed>,
+    /// States that have ended, and leave with it.
+    ended: Vec<Key>,
     removals: usize,
 }
 
@@ -237,10 +239,11 @@ impl StoreJournal {
         for key in rows.keys() {
             batch.push(key.clone(), hub.row(key));
         }
-        for key in self.ended.drain(..self.ended.len().min(ENDS_MAX)) {
+        let ended: Vec<Key> = self.ended.drain(..self.ended.len().min(ENDS_MAX)).collect();
+        for key in &ended {
             // Unless it is there again, and has its own entry.
-            if !rows.contains_key(&key) && hub.row(&key).is_none() {
-                batch.push(key, None);
+            if !rows.contains_key(key) && hub.row(key).is_none() {
+                batch.push(key.clone(), None);
             }
         }
         batch.removed.extend(self.removals.iter().filter_map(|(_, change)| match change {
@@ -250,7 +253,7 @@ impl StoreJournal {
         (self.changed_bytes, self.is_urgent, self.sync_at) = (0, false, None);
         self.ends_at = self.ends_at.filter(|_| !self.ended.is_empty());
         let (upto, since) = (self.mark, self.changed_since.take());
-        self.flight = Some(Flight { upto, since, rows, removals: self.removals.len() });
+        self.flight = Some(Flight { upto, since, rows, ended, removals: self.removals.len() });
         self.ask(Job::Batch(batch));
     }
 
@@ -350,6 +353,7 @@ impl StoreJournal {
             for (key, row) in flight.rows {
                 self.note(key, Mark::default(), row.bytes);
             }
+            self.ended.extend(flight.ended);
         }
         let (from, upto) = (self.durable, self.mark);
         for (_, undo) in self.undos.drain(..).rev() {
@@ -439,7 +443,7 @@ impl Journal for StoreJournal {
             Recovery::None if self.health != Health::Good => return,
             Recovery::None => {}
         }
-        let has_ends = hub.next_end().is_some();
+        let has_ends = hub.has_ends(at);
         self.clock_at = has_ends.then(|| {
             let next = now.mono.plus(CLOCK_MS);
             self.clock_at.filter(|at| *at > now.mono).unwrap_or(next)
@@ -467,6 +471,10 @@ impl Journal for StoreJournal {
 
     fn mark(&self) -> Mark {
         self.mark
+    }
+
+    fn mark_of_states(&self) -> Mark {
+        if self.sync == SyncPolicy::Always { self.mark } else { Mark::default() }
     }
 
     fn mark_of(&self, key: &Key) -> Mark {

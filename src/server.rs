@@ -25,15 +25,16 @@ use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
 use notify::Notifier;
 
-/// Descriptors kept for what is no connection that is counted in `connections`: 32 for back ends
+/// Descriptors kept for what is no connection that is counted in `connections`: 24 for back ends
 /// that come late, eight for newcomers that are turned away, eight for those who watch; and the
-/// rest for standard streams, doors, epoll, signals, the store.
+/// rest for standard streams, doors, epoll, signals, the store, and files that are opened for a
+/// moment.
 const DESCRIPTORS_KEPT: u64 = 64;
 /// A server with less room than this is none.
 const CONNECTIONS_MIN: usize = 16;
 /// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
 /// come in crowds, must not lock out those who speak to them.
-const CONTROL_RESERVE: usize = 32;
+const CONTROL_RESERVE: usize = 24;
 /// When those who find no room may come back.
 const RETRY_AFTER_SECONDS: &str = "5";
 

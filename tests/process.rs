@@ -167,11 +167,11 @@ fn browsers_do_not_lock_the_back_ends_out() {
         (1..=16).map(|n| server.browser("demo", &format!(r#"{{"i":{n}}}"#))).collect();
     let _more: Vec<Wire> = (0..40).map(|_| Wire::tcp(server.ws)).collect();
     browsers[0].subscribe("c");
-    let mut controls: Vec<Control> = (0..32).map(|_| server.control()).collect();
+    let mut controls: Vec<Control> = (0..24).map(|_| server.control()).collect();
     for control in &mut controls {
         control.auth("demo");
     }
-    controls[31].ok(r#"{"action":"emit","channel":"c","data":1}"#);
+    controls[23].ok(r#"{"action":"emit","channel":"c","data":1}"#);
     browsers[0].expect(r#"{"event":"c","data":1}"#);
     // That room is not without end either.
     let mut late = server.control();

@@ -70,7 +70,6 @@ pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
 /// A server on its way to its first turn.
 struct Start {
     reactor: Reactor,
-    server_key: Secret,
 }
 
 impl Start {
@@ -104,12 +103,11 @@ impl Start {
             // Whoever needs it says so; with all that is configured nobody may.
             log::warning(at, format_args!("no data folder, so no key is kept: {error}"));
         }
-        let server_key = server_key(config, at)?;
         log::info(
             at,
             format_args!("room for {connections} connections ({descriptors} descriptors)"),
         );
-        Ok(Start { reactor, server_key })
+        Ok(Start { reactor })
     }
 
     fn now(&self) -> Now {
@@ -170,13 +168,15 @@ impl Start {
         at: UnixMillis,
         journal: impl Journal,
     ) -> io::Result<()> {
+        // Only now that the folder is ours: it may have to be made there.
+        let server_key = server_key(config, self.now().unix)?;
         // Bound, so that their addresses are known; nobody is let in before the loop runs.
         let doors = bind_doors(config)?;
         let command = demo::command(config, &doors[0].1.address());
         let page = demo::url(&doors[1].1.address());
         let settings = Settings {
             limits: config.limits.clone(),
-            server_key: self.server_key.expose().to_owned(),
+            server_key: server_key.expose().to_owned(),
             demo: config.demo.then(|| demo::page(&command)),
             sockjs: sockjs(config),
             now: self.now(),

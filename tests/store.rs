@@ -196,10 +196,11 @@ fn a_folder_belongs_to_one_server() {
     std::fs::remove_file(server.dir().file("data/lock")).unwrap();
     let mut third = Command::new(options.command(&Dir::new()).get_program());
     third.args(["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]);
-    third.arg(server.dir().file("data")).env("FWS_SECRETKEY", SERVER_KEY);
+    third.arg(server.dir().file("data")).env_remove("FWS_SECRETKEY");
     third.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (code, log) = run_to_end(third);
     assert!(code == Some(1) && log.contains("is in use by"), "{code:?}: {log}");
+    assert!(!server.dir().file("data/server.key").exists(), "a key in a folder that is another's");
     // Whoever was killed holds nothing.
     Server::start_in(server.crash(), &options);
 }

@@ -132,6 +132,7 @@ fn limits() -> Limits {
         control_replies_pause_bytes: 1024,
         control_replies_ms: 20_000,
         control_commands_per_turn: 4,
+        leaves_per_turn: 4,
         message_bytes: 1024,
         message_unauthenticated_bytes: 512,
         message_fragments: 4,

@@ -98,6 +98,8 @@ pub(super) struct Browser {
     pub who: Option<(u32, String)>,
     pub cid: Option<String>,
     pub channels: BTreeSet<String>,
+    /// It is to be let go for this, within some turns, and hears nothing until then.
+    parting: Option<CloseReason>,
     /// Seconds since 1970.
     expires: Option<u64>,
     /// It was first seen over that moment.
@@ -289,6 +291,7 @@ impl Judge {
     /// Compares what is on the tape with what was expected. `pinged` may have been sent a ping.
     pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
         let mut slow = BTreeSet::new();
+        self.note_partings(items);
         for item in items {
             match item {
                 Item::Sent { conn, frame, backlog } => {
@@ -318,6 +321,25 @@ impl Judge {
             let is_owed = line.door() == Door::Control && line.closing.is_none();
             let Some(due) = line.expected.front().filter(|_| !is_owed) else { continue };
             panic!("{conn:?} ({:?}) was not sent {due:?}", line.closing);
+        }
+    }
+
+    /// Those who are to be let go may be told at any time.
+    fn note_partings(&mut self, items: &[Item]) {
+        for item in items {
+            if let Item::Closing { conn, reason, was_open: true } = item
+                && self.browser(*conn).is_some_and(|browser| browser.parting == Some(*reason))
+            {
+                self.dismiss(*conn, *reason);
+            }
+        }
+    }
+
+    /// It is to be let go: it is nobody from now on, and told so when its turn comes.
+    fn part(&mut self, conn: ConnId, reason: CloseReason) {
+        self.leave(conn);
+        if let Some(browser) = self.browser(conn) {
+            browser.parting.get_or_insert(reason);
         }
     }
 

@@ -156,7 +156,13 @@ impl<J: Journal> World<J> {
             self.flush(conn);
         }
         is_busy |= self.forget();
-        assert_eq!(self.switch.hub().sizes(), self.judge.sizes(), "sizes of the hub");
+        let (sizes, mut expected) = (self.switch.hub().sizes(), self.judge.sizes());
+        if self.switch.hub().is_leaving() {
+            // Some channels have only those left who are on their way out.
+            assert!(sizes[1] >= expected[1], "channels of the hub");
+            expected[1] = sizes[1];
+        }
+        assert_eq!(sizes, expected, "sizes of the hub");
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
     }
 

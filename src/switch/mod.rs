@@ -251,6 +251,14 @@ impl<J: Journal> Switch<J> {
         hub.advance(horizon, ENDS_PER_TURN, &mut delivery);
     }
 
+    /// Those who are on their way out go on, as far as one turn goes.
+    fn depart(&mut self, net: &mut impl Net) {
+        let steps = self.limits.leaves_per_turn;
+        let (hub, mut delivery) = self.delivery(net);
+        hub.depart(steps, &mut delivery);
+        self.dismiss_leaving(net);
+    }
+
     fn dismiss_leaving(&mut self, net: &mut impl Net) {
         for (session, reason) in std::mem::take(&mut self.leaving) {
             let (web, mut site) = self.split();
@@ -534,6 +542,7 @@ impl<J: Journal> Handler for Switch<J> {
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
         self.shared.tick(now.mono);
+        self.depart(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
         while let Some(event) = self.journal.poll() {

@@ -87,6 +87,10 @@ limits! {
     /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 32
     /// more.
     connections: 1_000_000, 16..=16_000_000;
+    /// Connections of browsers let in in a second; the others are told when to come back.
+    admissions_per_second: 5000, 1..=1_000_000;
+    /// Connections of browsers let in at once, after a time without.
+    admissions_burst: 20_000, 1..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest goes.

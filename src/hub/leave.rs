@@ -317,7 +317,8 @@ impl Hub {
         let Some(space) = self.namespaces.get_mut(ns) else { return false };
         let was_granted = space.grants.remove(&super::GrantRef { channel, user });
         self.grants -= usize::from(was_granted);
-        if let (Some(channel), Some(user)) = (self.find_channel(ns, channel), self.find_user(ns, user))
+        if let (Some(channel), Some(user)) =
+            (self.find_channel(ns, channel), self.find_user(ns, user))
         {
             let left = self.users.get(user).map_or(0, |user| user.peers.len());
             let withdrawal = Withdrawal { left, readmitted: BTreeSet::new() };

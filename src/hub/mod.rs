@@ -274,9 +274,8 @@ impl Hub {
     /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
     pub fn presence(&self, ns: NsId, channel: &str) -> Presence<'_> {
         let id = self.find_channel(ns, channel);
-        let members = id
-            .and_then(|id| self.channels.get(id))
-            .map_or(&[][..], |channel| &channel.members);
+        let members =
+            id.and_then(|id| self.channels.get(id)).map_or(&[][..], |channel| &channel.members);
         let mut users: Vec<Id<User>> = Vec::with_capacity(members.len());
         let mut connections = Vec::with_capacity(members.len());
         let here = members.iter().filter(|member| id.is_some_and(|id| self.hears(member.peer, id)));

@@ -35,7 +35,7 @@ impl Handler for Late {
     fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
     fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
     fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
-    fn stopping(&mut self, _: &mut impl Net) {}
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn due(&self) -> Option<Millis> {
         // Turns go on; whoever hangs, hangs alone.
         Some(Millis(0))
@@ -48,6 +48,8 @@ impl Handler for Late {
 fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
     let bounds = Bounds {
         connections: 16,
+        admissions_per_second: 1_000_000,
+        admissions_burst: 1_000_000,
         control_reserve: 0,
         admin_connections: 0,
         close_ms: 1000,

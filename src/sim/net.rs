@@ -160,6 +160,11 @@ impl FakeNet {
         conn
     }
 
+    /// How many this turn sees to of those who are on one of its lists: sometimes only a few.
+    pub fn round(&mut self) -> usize {
+        if self.prng.one_in(4) { 1 + self.prng.below(3) } else { usize::MAX }
+    }
+
     pub fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
         self.sockets.get_mut(&conn)
     }

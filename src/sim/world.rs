@@ -138,23 +138,27 @@ impl<J: Journal> World<J> {
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
-        let ready = std::mem::take(&mut self.net.ready);
+        let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
-        for conn in ready {
+        let most = self.net.round().min(ready.len());
+        for conn in ready.drain(..most) {
             self.read(conn);
         }
-        self.expire();
+        self.net.ready.splice(..0, ready);
+        is_busy |= self.expire();
         self.switch.settle(&mut self.net);
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
         self.judge.settled(self.tape.durable());
         is_busy |= self.forget();
-        let dirty = std::mem::take(&mut self.net.dirty);
+        let mut dirty = std::mem::take(&mut self.net.dirty);
         is_busy |= !dirty.is_empty();
-        for conn in dirty {
+        let most = self.net.round().min(dirty.len());
+        for conn in dirty.drain(..most) {
             self.flush(conn);
         }
+        self.net.dirty.splice(..0, dirty);
         is_busy |= self.forget();
         let (sizes, mut expected) = (self.switch.hub().sizes(), self.judge.sizes());
         if self.switch.hub().is_leaving() {
@@ -375,13 +379,11 @@ impl<J: Journal> World<J> {
         }
     }
 
-    /// Deadlines that have passed.
-    fn expire(&mut self) {
+    /// Deadlines that have passed. Whether more have than this turn sees to.
+    fn expire(&mut self) -> bool {
         self.net.wheel.advance(self.net.now.mono.0);
-        let mut expired = 0;
-        while let Some((_, conn)) = self.net.wheel.pop_expired() {
-            expired += 1;
-            assert!(expired < TURNS_MAX, "a deadline that never passes");
+        for _ in 0..self.net.round().min(TURNS_MAX) {
+            let Some((_, conn)) = self.net.wheel.pop_expired() else { return false };
             match self.net.timer_came(conn) {
                 Some(Phase::Open) => {
                     let view = self.view(conn);
@@ -395,6 +397,7 @@ impl<J: Journal> World<J> {
                 None => {}
             }
         }
+        true
     }
 
     /// Tells the switch whom to forget, until there is nobody left to forget.
@@ -479,10 +482,11 @@ impl<J: Journal> World<J> {
             }
             self.net.close_ms = self.limits.drain_ms as u64;
             self.net.linger_ms = self.net.linger_ms.min(500);
-            self.switch.stopping(&mut self.net);
-            self.judge.stopping();
-            self.judge(None);
             let until = self.net.now.mono.plus(self.limits.drain_ms as u64);
+            let gone_by = Millis(until.0 - 1000);
+            self.judge.stopping();
+            self.switch.stopping(&mut self.net, gone_by);
+            self.judge(None);
             while self.net.now.mono < until && !self.net.sockets.is_empty() {
                 self.walk(100);
             }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
-use super::{Role, Stranger, Switch};
+use super::{Role, Stranger, Switch, WORK_PER_TURN};
 use crate::codec::{control, json, jwt};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
@@ -190,7 +190,7 @@ impl<J: Journal> Switch<J> {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
-            if commands == self.limits.control_commands_per_turn {
+            if commands == self.limits.control_commands_per_turn || self.work >= WORK_PER_TURN {
                 // The others' turn; ours comes again.
                 net.resume(conn);
                 return Ok(used);
@@ -300,7 +300,9 @@ impl<J: Journal> Switch<J> {
                 return Ok(Answer::Body(body, mark));
             }
             Command::Info { channel } => {
-                return Ok(Answer::now(info(&self.hub.presence(ns?, &channel))));
+                let presence = self.hub.presence(ns?, &channel);
+                self.work = self.work.saturating_add(presence.connections.len());
+                return Ok(Answer::now(info(&presence)));
             }
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;

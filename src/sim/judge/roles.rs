@@ -158,6 +158,10 @@ impl Judge {
                 self.refuse(conn, (301, "Body is not JSON".into()));
                 self.punish(conn, CloseReason::ControlJson);
             }
+            Intent::Upgrade(_) if self.is_stopping => {
+                self.expect(conn, Expected::Http(503));
+                self.close(conn, CloseReason::Answered);
+            }
             Intent::Upgrade(form) => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(101));

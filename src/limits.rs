@@ -115,8 +115,8 @@ limits! {
     control_replies_waiting: 1024, 1..=1_000_000;
     /// Commands of one control connection carried out in one turn of the loop.
     control_commands_per_turn: 64, 1..=1_000_000;
-    /// Steps in which connections leave in one turn of the loop: one ends a subscription, sixteen let
-    /// a connection go; the rest follows in the next turns.
+    /// Steps in which connections leave in one turn of the loop: one ends a subscription, sixteen
+    /// let a connection go; the rest follows in the next turns.
     leaves_per_turn: 2048, 1..=1_000_000;
     /// Connections to the admin door; more wait until one of them ends.
     admin_connections: 8, 1..=8;

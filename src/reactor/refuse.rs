@@ -1,5 +1,6 @@
-//! Doors when there is no room, or a crowd: newcomers hear so and go, instead of waiting in the kernel's queue
-//! for nobody knows how long. Part of the reactor, which accepts.
+//! Doors when there is no room, or a crowd: newcomers hear so, and when to come back, and go,
+//! instead of waiting in the kernel's queue for nobody knows how long. Part of the reactor, which
+//! accepts.
 
 use mio::Token;
 

@@ -1,16 +1,16 @@
-//! Rounds of a turn: of those who are to be read, and of those who are to be written to, as many as
-//! one turn has time for. The others stay on their lists, in front, and the next turn does not wait.
-//! Part of the reactor, whose turn calls it.
+//! Rounds of a turn: of those who are to be read, and of those who are to be written to, as many
+//! as one turn has time for. The others stay on their lists, in front, and the next turn does not
+//! wait. Part of the reactor, whose turn calls it.
 
 use super::Reactor;
 use crate::edge::{ConnId, Handler};
 
 /// Connections read in one turn.
-const READS_MAX: usize = 128;
+pub(super) const READS_MAX: usize = 128;
 /// Bytes given to the handler in one turn, after which nobody else is read.
 const READ_ROUND_BYTES: u64 = 128 * 1024;
 /// Connections written to in one turn.
-const FLUSHES_MAX: usize = 128;
+pub(super) const FLUSHES_MAX: usize = 128;
 /// Bytes written in one turn, after which nobody else is written to.
 const FLUSH_ROUND_BYTES: u64 = 1024 * 1024;
 

@@ -51,8 +51,8 @@ impl Reactor {
         }
     }
 
-    /// Has everybody let go, once all that had arrived has been heard: nobody was to be read in this
-    /// turn, nor is in the next, nor is held back with something to say.
+    /// Has everybody let go, once all that had arrived has been heard: nobody was to be read in
+    /// this turn, nor is in the next, nor is held back with something to say.
     pub(super) fn part(&mut self, handler: &mut impl Handler) {
         let Some(until) = self.hear_until else { return };
         let is_heard = || {

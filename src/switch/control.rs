@@ -301,7 +301,7 @@ impl<J: Journal> Switch<J> {
             }
             Command::Info { channel } => {
                 let presence = self.hub.presence(ns?, &channel);
-                self.work = self.work.saturating_add(presence.connections.len());
+                self.work += presence.connections.len();
                 return Ok(Answer::now(info(&presence)));
             }
             Command::Emit { channels, data, options } => {
@@ -313,9 +313,10 @@ impl<J: Journal> Switch<J> {
                 let StoreOptions { user, ttl_ms, emit } = options;
                 let (ns, data) = (ns?, data.into());
                 let place = Place { channel: channel.into(), user };
-                match is_push {
-                    true => Change::Push { ns, place, data, ttl_ms, emit },
-                    false => Change::Set { ns, place, data, ttl_ms, emit },
+                if is_push {
+                    Change::Push { ns, place, data, ttl_ms, emit }
+                } else {
+                    Change::Set { ns, place, data, ttl_ms, emit }
                 }
             }
             Command::Grant { channel, user, is_withdrawn } => {
@@ -325,11 +326,9 @@ impl<J: Journal> Switch<J> {
                     false => Change::Grant { ns, channel, user },
                 }
             }
-            Command::Disconnect { user } => {
-                controller.counts = true;
-                Change::Disconnect { ns: ns?, user: user.into() }
-            }
+            Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: user.into() },
         };
+        controller.counts |= matches!(change, Change::Disconnect { .. });
         self.propose(net, conn, controller, change)
     }
 

@@ -1,7 +1,7 @@
 //! The way out, when the server stops. Browsers are let go evenly over the time that there is, so
-//! that they do not all come back at once, and each is told when to: the next server lets in no more
-//! at a time than it can. Back ends are served until the last browser has gone, so what they have to
-//! say at the end is still heard.
+//! that they do not all come back at once, and each is told when to: the next server lets in no
+//! more at a time than it can. Back ends are served until the last browser has gone, so what they
+//! have to say at the end is still heard.
 
 use super::{Role, Switch};
 use crate::edge::Net;

@@ -49,8 +49,8 @@ pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
 pub use standalone::Standalone;
 
-/// Sessions over HTTP that are seen to in one turn, for their deadlines and for what there is to say.
-/// The others come in the next one.
+/// Sessions over HTTP that are seen to in one turn, for their deadlines and for what there is to
+/// say. The others come in the next one.
 const SESSIONS_PER_TURN: usize = 128;
 
 /// Kind of [`SessionId`].

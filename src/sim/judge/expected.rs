@@ -108,9 +108,9 @@ impl Expected {
             }
             (Expected::SockClose(code, reason), Seen::Text(text)) => {
                 let parts = text.strip_prefix('c').map(serde_json::from_str::<(u16, String)>);
-                let is_going = |(code, text): &(u16, String)| is_going_away(*code, text);
-                let said = (*code, reason.clone());
-                matches!(parts, Some(Ok(seen)) if seen == said || is_going(&said) && is_going(&seen))
+                let is_going = is_going_away(*code, reason);
+                matches!(parts, Some(Ok((of, text))) if (of, &text) == (*code, reason)
+                    || is_going && is_going_away(of, &text))
             }
             (Expected::Reply(body), Seen::Reply(seen)) => body == seen,
             (Expected::Info(connections), Seen::Reply(body)) => is_info(body, connections),

@@ -14,6 +14,8 @@ const HEAR_MS: u64 = 1000;
 /// The last peers are let go so long before the end, and no longer than a quarter of the drain:
 /// they are to take what is queued, and to answer.
 const PART_MS: u64 = 1000;
+/// From the last turn to the end of the process, and no longer than a tenth of the drain.
+const CLOSING_MS: u64 = 200;
 /// Signals within that time are one.
 const TOGETHER_MS: u64 = 100;
 
@@ -40,7 +42,8 @@ impl Reactor {
             }
         }
         let drain_ms = self.bounds.drain_ms;
-        self.drain_until = now.plus(drain_ms);
+        // What is behind the loop takes its time as well: the store is closed.
+        self.drain_until = now.plus(drain_ms - CLOSING_MS.min(drain_ms / 10));
         self.hear_until = Some(now.plus(HEAR_MS.min(drain_ms / 2)));
         self.io.linger_ms = self.io.linger_ms.min(LINGER_MS);
         let is_lingering =

@@ -34,6 +34,7 @@ pub(super) struct World<J> {
     serial: u64,
     step: usize,
     calls: u64,
+    leaving_turns: u64,
     trace: u64,
     /// The last things that were done, for the report of a failure.
     history: Vec<String>,
@@ -83,6 +84,7 @@ impl<J: Journal> World<J> {
             serial: 0,
             step: 0,
             calls: 0,
+            leaving_turns: 0,
             trace: 0xCBF2_9CE4_8422_2325,
             history: Vec::new(),
         }
@@ -162,6 +164,7 @@ impl<J: Journal> World<J> {
         is_busy |= self.forget();
         let (sizes, mut expected) = (self.switch.hub().sizes(), self.judge.sizes());
         if self.switch.hub().is_leaving() {
+            self.leaving_turns += 1;
             // Some channels have only those left who are on their way out.
             assert!(sizes[1] >= expected[1], "channels of the hub");
             expected[1] = sizes[1];
@@ -465,6 +468,7 @@ impl<J: Journal> World<J> {
             commands: metrics.commands,
             deliveries: metrics.deliveries,
             browsers_held: metrics.browsers_held,
+            leaving_turns: self.leaving_turns,
             calls: self.calls,
         }
     }

@@ -101,6 +101,8 @@ pub struct Report {
     pub deliveries: u64,
     /// Times that a browser was not read because it spoke too fast.
     pub browsers_held: u64,
+    /// Times that back ends had to wait because too much was queued for browsers.
+    pub floods: u64,
     /// Times that the switch was called.
     pub calls: u64,
 }
@@ -138,6 +140,10 @@ fn limits() -> Limits {
         messages_per_second: 4,
         messages_burst: 16,
         backlog_bytes: 1024,
+        backlog_soft_bytes: 300,
+        backlog_soft_ms: 4000,
+        stall_ms: 6000,
+        queued_bytes: 1600,
         answers_pause_bytes: 1024,
         channels_per_connection: 4,
         connections_per_user: 3,

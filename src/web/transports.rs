@@ -120,7 +120,7 @@ impl<P> Web<P> {
         };
         match app.opened(&mut Outlet::new(net, id, Way::Polled(polled)), service) {
             Ok(opened) => *peer = Some(opened),
-            Err(parting) => polled.end(parting),
+            Err(parting) => polled.end(net, parting),
         }
         id
     }
@@ -331,7 +331,7 @@ impl<P> Web<P> {
     }
 
     /// An answer has come to its end: the session is alone, for a while.
-    fn finish(&mut self, net: &mut impl Net, id: SessionId, finished: Finished) {
+    pub(super) fn finish(&mut self, net: &mut impl Net, id: SessionId, finished: Finished) {
         let alone_until = net.now().mono.plus(self.limits.session_ms as u64);
         if let Some(polled) = self.polled(id) {
             polled.alone_until = alone_until;
@@ -420,6 +420,7 @@ impl<P> Web<P> {
             return;
         };
         self.names.remove(&polled.key);
+        polled.clear_inbox(net);
         if let Some(timer) = polled.timer.take() {
             self.wheel.cancel(timer);
         }

@@ -346,7 +346,7 @@ impl Judge {
                 continue;
             }
             let told = |item: &Item| match item {
-                Item::Sent { conn: to, backlog, .. } if to == conn => *backlog,
+                Item::Backlog { conn: to, bytes } if to == conn => Some(*bytes),
                 _ => None,
             };
             let backlogs: Vec<usize> = following.iter().filter_map(told).collect();

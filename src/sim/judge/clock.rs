@@ -23,6 +23,11 @@ fn token_ms(limits: &Limits) -> u64 {
     1000 / limits.messages_per_second as u64
 }
 
+/// Whether the switch did something for somebody.
+fn is_answer(item: &Item) -> bool {
+    matches!(item, Item::Sent { .. } | Item::Closing { .. })
+}
+
 impl Judge {
     /// A browser said something: it must have been allowed to by now.
     pub(super) fn pay(&mut self, conn: ConnId, intent: &Intent) {
@@ -51,7 +56,7 @@ impl Judge {
         }
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
-        if let Some(reason) = over.filter(|_| items.is_empty()) {
+        if let Some(reason) = over.filter(|_| !items.iter().any(is_answer)) {
             // It is owed replies first.
             if !self.lines[&conn].is_answered() && self.controller(conn).is_some() {
                 self.let_go_answered(conn, reason);
@@ -123,6 +128,7 @@ impl Judge {
         let (limits, now) = (self.limits.clone(), self.now.mono);
         let has_date_jumped = self.has_date_jumped;
         let unix = self.now.unix.0;
+        self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;

@@ -285,8 +285,8 @@ impl Model {
             self.met.messages += 1;
             return self.expect(visitor, Piece::Chunk(text));
         }
-        if is_published && !session.inbox.is_empty() {
-            session.backlog += item.len();
+        if is_published && !session.inbox.is_empty() && session.receiver.is_none() {
+            session.backlog += item.len().min(self.limits.backlog_bytes / 4);
         }
         session.inbox.push(item);
         if session.backlog > self.limits.backlog_bytes {

@@ -171,6 +171,8 @@ pub(super) struct Judge {
     names: BTreeMap<u32, NsId>,
     /// Since when publications that wait take too much memory.
     flooded_since: Option<Millis>,
+    /// When they last did.
+    flooded_at: Option<Millis>,
     /// Closes that the tape must show.
     closings: Vec<(ConnId, CloseReason)>,
     /// The date has been changed in this run.
@@ -198,6 +200,7 @@ impl Judge {
             past: VecDeque::new(),
             names: BTreeMap::new(),
             flooded_since: None,
+            flooded_at: None,
             closings: Vec::new(),
             has_date_jumped: false,
             evicted: BTreeSet::new(),

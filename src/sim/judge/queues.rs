@@ -14,6 +14,8 @@ use crate::time::Millis;
 /// long that holds.
 const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
+/// Between two looks of the server, at most.
+const LOOK_MS: u64 = 100;
 
 /// What waits for one connection.
 #[derive(Debug, Default)]
@@ -162,6 +164,14 @@ impl Judge {
         } else if kept <= max - max / 4 {
             self.flooded_since = None;
         }
+        if self.flooded_since.is_some() {
+            self.flooded_at = Some(self.now.mono);
+        }
+    }
+
+    /// Whether back ends may not be heard for that reason: the server looks again a little later.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded_at.is_some_and(|at| self.now.mono <= at.plus(LOOK_MS))
     }
 
     /// All is quiet: whoever was due to be cut has been.

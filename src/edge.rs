@@ -131,7 +131,7 @@ pub trait Net {
         Kept::default()
     }
 
-    /// Of the peers of whom the kernel has taken nothing since that moment, the one for whom most
+    /// Of the peers of whom the kernel has taken nothing after that moment, the one for whom most
     /// publications wait, and how many bytes. Looks at all for whom any do.
     fn largest(&self, _since: Millis) -> Option<(ConnId, usize)> {
         None

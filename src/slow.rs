@@ -172,7 +172,7 @@ impl Watches {
         due.map(|(_, reason)| reason)
     }
 
-    /// Of those of whom the kernel has taken nothing since that moment, the one that is owed most,
+    /// Of those of whom the kernel has taken nothing after that moment, the one that is owed most,
     /// and how much that is. Looks at everybody who is watched.
     pub fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
         let idle = self.watches.iter().filter(|(_, watch)| watch.taken_at <= since);

@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_stays_small() {
-        assert!(size_of::<Peer>() <= 96, "{}", size_of::<Peer>());
-        assert!(size_of::<Slot>() <= 104, "{}", size_of::<Slot>());
+        assert!(size_of::<Peer>() <= 112, "{}", size_of::<Peer>());
+        assert!(size_of::<Slot>() <= 120, "{}", size_of::<Slot>());
     }
 }

@@ -8,7 +8,7 @@ use crate::journal::Journal;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// Whoever has taken something so recently is not cut for the memory that all need.
+/// Whoever takes something so soon after is not cut for the memory that all need.
 const IDLE_MS: u64 = 1000;
 /// If there is no room after so long, whoever is owed most goes, even if it takes something: else
 /// many who take a little could hold all back ends back for ever.
@@ -31,7 +31,7 @@ impl<J: Journal> Switch<J> {
     pub(super) fn is_flooded(&mut self, net: &impl Net) -> bool {
         let (kept, max, now) = (net.kept().bytes, self.limits.queued_bytes, net.now().mono);
         if self.flood.is_none() && kept > max {
-            self.flood = Some(Flood { since: now, look_at: now });
+            self.flood = Some(Flood { since: now, look_at: now.plus(IDLE_MS) });
             self.metrics.floods += 1;
             self.report_soon(net.now());
         } else if kept <= max - max / 4 {
@@ -53,10 +53,9 @@ impl<J: Journal> Switch<J> {
     /// Whether there was somebody.
     fn cut_largest(&mut self, net: &mut impl Net) -> bool {
         let now = net.now().mono;
-        let Some(flood) = &mut self.flood else { return false };
-        flood.look_at = now;
+        let Some(flood) = self.flood.filter(|flood| flood.look_at <= now) else { return false };
         let is_patient = now < flood.since.plus(PATIENCE_MS);
-        let idle_since = if is_patient { Millis(now.0.saturating_sub(IDLE_MS)) } else { now };
+        let idle_since = if is_patient { flood.since } else { now };
         let socket = net.largest(idle_since);
         let owed = socket.map_or(0, |(_, bytes)| bytes);
         // Looked at only if one of them may be the largest.

@@ -546,6 +546,7 @@ impl<J: Journal> Handler for Switch<J> {
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
         self.shared.tick(now.mono);
+        self.is_flooded(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
         while let Some(event) = self.journal.poll() {

@@ -10,8 +10,8 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// Whoever has taken something so recently is not cut for the memory that all need, and for how
-/// long that holds.
+/// How long those who take something have before anybody is cut for the memory that all need, and
+/// how long before even they are.
 const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
 /// Between two looks of the server, at most.
@@ -128,8 +128,9 @@ impl Judge {
     pub(super) fn chosen(&mut self, conn: Option<ConnId>, since: Millis) {
         let (now, max) = (self.now.mono, self.limits.queued_bytes);
         assert!(self.kept_bytes() > max - max / 4, "there is room");
-        let is_soon = now < self.flooded_since.unwrap_or(now).plus(PATIENCE_MS);
-        let latest = if is_soon { Millis(now.0.saturating_sub(IDLE_MS)) } else { now };
+        let flooded = self.flooded_since.expect("there is too much");
+        assert!(now >= flooded.plus(IDLE_MS), "nobody had the time to take anything");
+        let latest = if now < flooded.plus(PATIENCE_MS) { flooded } else { now };
         assert_eq!(since, latest, "who is idle?");
         let most = self.most_owed(since);
         let owed = conn.map(|conn| self.lines[&conn].queue.owed());
@@ -181,8 +182,9 @@ impl Judge {
             let is_due = line.queue.is_due(reason, now, &self.limits);
             assert!(!is_due, "{conn:?} is {reason}, and still open");
         }
-        if self.kept_bytes() > self.limits.queued_bytes {
-            let most = self.most_owed(Millis(now.0.saturating_sub(IDLE_MS)));
+        let flooded = self.flooded_since.filter(|since| since.plus(IDLE_MS + LOOK_MS) <= now);
+        if let Some(flooded) = flooded {
+            let most = self.most_owed(flooded);
             assert_eq!(most, None, "too much waits, and those who take nothing are still there");
         }
     }

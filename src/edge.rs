@@ -106,15 +106,15 @@ pub trait Net {
     /// Queues a frame that the peer asked for; it is written at the end of the turn.
     fn send(&mut self, conn: ConnId, frame: Frame);
 
-    /// Queues a frame that somebody else sent. Returns how many bytes count against a slow
-    /// consumer: those of such frames that wait behind the frame that is being sent, of each a
-    /// quarter of `backlog_bytes` at most.
+    /// Queues a frame that somebody else sent. Returns whether that was too much, and the peer must
+    /// be let go: more than `backlog_bytes` of such frames wait behind the one that is being sent,
+    /// of each a quarter of that at most, and either the kernel has taken nothing for `backlog_ms`,
+    /// or memory is short. Then nothing more is queued.
     ///
-    /// Before more than `backlog_bytes` wait, and again before more than that count, what waits is
-    /// offered to the kernel at once: nobody is slow who was not asked. Where more than that count
-    /// already, nothing is queued and 0 returned. For whom such frames wait although they were offered,
-    /// [`Handler::too_slow`] is called when its time has come.
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize;
+    /// Before more than `backlog_bytes` wait, and again before it is too much, what waits is offered
+    /// to the kernel at once: nobody is slow who was not asked. For whom such frames wait although
+    /// they were offered, [`Handler::too_slow`] is called when its time has come.
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool;
 
     /// Drops all that was published and waits, but for a frame of which a part has gone out; for a
     /// peer that is about to be let go because it does not take that.

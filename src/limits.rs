@@ -163,6 +163,9 @@ limits! {
     /// Publications that wait for a browser behind the one that is being sent to it, before it is
     /// cut. No more than a quarter of this counts of each, however large it is.
     backlog_bytes: 262_144, 1024..=1_073_741_824;
+    /// A browser with more than `backlog_bytes` that takes not one byte for so long is cut; at once
+    /// when more than half of `queued_bytes` is in use.
+    backlog_ms: 1000, 0..=3_600_000;
     /// The same, when so much waits all the time for `backlog_soft_ms`.
     backlog_soft_bytes: 65_536, 256..=1_073_741_824;
     /// How long a browser may have a backlog above `backlog_soft_bytes` before it is cut.

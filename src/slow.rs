@@ -16,8 +16,12 @@ use crate::wheel::{Timer, Wheel};
 /// From when on a peer is slow.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// A backlog above this, at once.
+    /// A backlog above this, if the kernel has taken nothing for `backlog_ms`.
     pub backlog_bytes: usize,
+    /// How long that is; no time at all when more than `spare_bytes` wait for all.
+    pub backlog_ms: u64,
+    /// Memory for what waits that there is to spare.
+    pub spare_bytes: usize,
     /// A backlog above this, for `soft_ms` without interruption.
     pub soft_bytes: usize,
     /// How long that is.
@@ -31,6 +35,8 @@ impl Rules {
     pub fn new(limits: &Limits) -> Rules {
         Rules {
             backlog_bytes: limits.backlog_bytes,
+            backlog_ms: limits.backlog_ms as u64,
+            spare_bytes: limits.queued_bytes / 2,
             soft_bytes: limits.backlog_soft_bytes,
             soft_ms: limits.backlog_soft_ms as u64,
             stall_ms: limits.stall_ms as u64,
@@ -65,12 +71,20 @@ struct Watch {
     /// The kernel last took something then; or, if that is later, the first publication was
     /// refused.
     taken_at: Millis,
+    /// Its backlog is above the hard limit.
+    is_over: bool,
     /// Its backlog has been above the soft limit since.
     over_since: Option<Millis>,
     /// Bytes of publications that wait for it.
     owed: usize,
     /// To be looked at again then, which is not after it is due.
     timer: Option<(Millis, Timer)>,
+}
+
+impl Watch {
+    fn new(conn: ConnId, now: Millis) -> Watch {
+        Watch { conn, taken_at: now, is_over: false, over_since: None, owed: 0, timer: None }
+    }
 }
 
 /// All who are watched.
@@ -117,14 +131,14 @@ impl Watches {
             return self.end(id);
         }
         if id.is_none() {
-            let watch = Watch { conn, taken_at: now, over_since: None, owed: 0, timer: None };
-            *id = WatchId(self.watches.insert(watch) as u32);
+            *id = WatchId(self.watches.insert(Watch::new(conn, now)) as u32);
         }
         let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
         watch.owed = queue.published();
         if has_taken {
             watch.taken_at = now;
         }
+        watch.is_over = queue.backlog() > self.rules.backlog_bytes;
         match queue.backlog() > self.rules.soft_bytes {
             true => _ = watch.over_since.get_or_insert(now),
             false => watch.over_since = None,
@@ -172,6 +186,13 @@ impl Watches {
         due.map(|(_, reason)| reason)
     }
 
+    /// Whether its backlog is too large now, when publications that wait for all take so much.
+    pub fn is_lost(&self, id: WatchId, kept: usize, now: Millis) -> bool {
+        let Some(watch) = self.watches.get(id.0 as usize) else { return false };
+        let ms = if kept > self.rules.spare_bytes { 0 } else { self.rules.backlog_ms };
+        watch.is_over && watch.taken_at.plus(ms) <= now
+    }
+
     /// Of those of whom the kernel has taken nothing after that moment, the one that is owed most,
     /// and how much that is. Looks at everybody who is watched.
     pub fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
@@ -182,10 +203,13 @@ impl Watches {
 
     /// When it is to be cut, and why, if nothing changes.
     fn due(&self, id: WatchId) -> Option<(Millis, CloseReason)> {
+        use CloseReason::{Lagging, SlowConsumer, Stalled};
         let watch = self.watches.get(id.0 as usize)?;
-        let stalled = (watch.taken_at.plus(self.rules.stall_ms), CloseReason::Stalled);
-        let soft = watch.over_since.map(|at| (at.plus(self.rules.soft_ms), CloseReason::Lagging));
-        Some(soft.filter(|soft| soft.0 < stalled.0).unwrap_or(stalled))
+        let (rules, taken_at) = (&self.rules, watch.taken_at);
+        let over = watch.is_over.then(|| (taken_at.plus(rules.backlog_ms), SlowConsumer));
+        let stalled = Some((taken_at.plus(rules.stall_ms), Stalled));
+        let soft = watch.over_since.map(|at| (at.plus(rules.soft_ms), Lagging));
+        [stalled, over, soft].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Sets its timer, if it has none that comes early enough. One that comes too early is set
@@ -208,8 +232,14 @@ mod tests {
     use super::*;
     use crate::frame::{Frame, FramePool, Kind};
 
-    const RULES: Rules =
-        Rules { backlog_bytes: 1000, soft_bytes: 100, soft_ms: 500, stall_ms: 1000 };
+    const RULES: Rules = Rules {
+        backlog_bytes: 1000,
+        backlog_ms: 50,
+        spare_bytes: 10_000,
+        soft_bytes: 100,
+        soft_ms: 500,
+        stall_ms: 1000,
+    };
 
     struct World {
         pool: FramePool,
@@ -288,6 +318,23 @@ mod tests {
         world.watches.rules.soft_bytes = RULES.counted_max();
         world.push(5000, Kind::Published, 0);
         world.expect(1000, CloseReason::Stalled);
+    }
+
+    #[test]
+    fn too_much_is_too_much_unless_something_is_taken_and_there_is_memory() {
+        let mut world = World::new();
+        (0..6).for_each(|_| world.push(200, Kind::Published, 10));
+        assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(10)), "not more than that");
+        world.push(1, Kind::Published, 20);
+        assert!(world.watches.is_lost(world.id, 10_001, Millis(20)));
+        assert!(!world.watches.is_lost(world.id, 10_000, Millis(59)));
+        assert!(world.watches.is_lost(world.id, 10_000, Millis(60)));
+        world.expect(60, CloseReason::SlowConsumer);
+        world.take(1, 60);
+        assert!(!world.watches.is_lost(world.id, 10_000, Millis(109)));
+        world.expect(110, CloseReason::SlowConsumer);
+        world.take(199, 110);
+        assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(9000)));
     }
 
     #[test]

@@ -169,7 +169,7 @@ fn when_memory_runs_short_back_ends_wait_and_whoever_holds_most_goes() {
 
 #[test]
 fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
-    let mut options = Options::default();
+    let mut options = Options::limits(&[("queued_bytes", 4_000_000)]);
     options.config["admin"] = json!("127.0.0.1:0");
     let mut server = Server::start(&options);
     let mut control = server.controller("demo");

@@ -77,6 +77,8 @@ pub(super) struct Peer {
     is_on_dirty: bool,
     /// The handler has never heard of it: there was no room.
     pub is_turned_away: bool,
+    /// Too much was published to it: nothing more is.
+    is_given_up: bool,
 }
 
 /// What became of a flush.
@@ -173,6 +175,7 @@ impl Io {
             is_on_ready: false,
             is_on_dirty: false,
             is_turned_away: false,
+            is_given_up: false,
         }))
     }
 
@@ -315,6 +318,13 @@ impl Io {
         }
     }
 
+    /// Whether too much was published to it.
+    fn is_lost(&mut self, conn: ConnId) -> bool {
+        let (now, kept) = (self.now.mono, self.frames.ledger.weight());
+        let watch = self.open(conn).map_or(WatchId::NONE, |peer| peer.watch);
+        self.watches.is_lost(watch, kept, now)
+    }
+
     /// The next peer that has not taken what was published to it for too long. It may take
     /// something now, of which the kernel has not told us: it does so only when there is much room.
     pub fn overdue(&mut self) -> Option<(ConnId, CloseReason)> {
@@ -382,20 +392,23 @@ impl Net for Io {
         self.queue(conn, frame, Kind::Asked);
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
-        let Some(peer) = self.open(conn).filter(|peer| peer.out.backlog() <= max) else { return 0 };
+        let Some(peer) = self.open(conn).filter(|peer| !peer.is_given_up) else { return false };
         if peer.is_writable && peer.out.bytes() > max {
             self.offer(conn);
         }
         self.queue(conn, frame, Kind::Published);
         self.watch(conn, false);
-        let backlog = |io: &mut Io| io.open(conn).map_or(0, |peer| peer.out.backlog());
-        if backlog(self) > max {
+        if self.is_lost(conn) {
             // It may have taken something since the kernel refused; that report comes next turn.
             self.offer(conn);
         }
-        backlog(self)
+        let is_lost = self.is_lost(conn);
+        if let Some(peer) = self.open(conn) {
+            peer.is_given_up = is_lost;
+        }
+        is_lost
     }
 
     fn drop_published(&mut self, conn: ConnId) {

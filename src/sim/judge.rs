@@ -171,6 +171,8 @@ pub(super) struct Judge {
     names: BTreeMap<u32, NsId>,
     /// Since when publications that wait take too much memory.
     flooded_since: Option<Millis>,
+    /// Those whose time with too large a backlog is over.
+    overdue: BTreeSet<ConnId>,
     /// When they last did.
     flooded_at: Option<Millis>,
     /// Closes that the tape must show.
@@ -201,6 +203,7 @@ impl Judge {
             names: BTreeMap::new(),
             flooded_since: None,
             flooded_at: None,
+            overdue: BTreeSet::new(),
             closings: Vec::new(),
             has_date_jumped: false,
             evicted: BTreeSet::new(),
@@ -316,10 +319,9 @@ impl Judge {
                     let line = self.lines.get_mut(conn).expect("the known alone are dropped");
                     line.forget_frames(dropped);
                 }
-                Item::Backlog { conn, bytes } => {
-                    let queue = &self.lines[conn].queue;
-                    assert_eq!(*bytes, queue.backlog(&self.limits), "backlog of {conn:?}");
-                    if *bytes > self.limits.backlog_bytes {
+                Item::Backlog { conn, bytes, is_lost } => {
+                    self.backlog_seen(*conn, *bytes, *is_lost);
+                    if *is_lost {
                         slow.insert(*conn);
                     }
                 }
@@ -335,7 +337,7 @@ impl Judge {
                     line.sent(*conn, seen, durable, *is_published);
                 }
                 Item::Closing { conn, reason, was_open: true } => {
-                    let is_slow = slow.remove(conn);
+                    let is_slow = slow.remove(conn) || self.overdue.remove(conn);
                     let is_cut = *reason == CloseReason::SlowConsumer;
                     assert_eq!(is_cut, is_slow, "{conn:?}: cut, or not, against its backlog");
                     self.close_seen(*conn, *reason);

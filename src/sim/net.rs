@@ -39,6 +39,7 @@ pub(super) struct Socket {
     pub tail: Vec<u8>,
     timer: Option<Timer>,
     watch: WatchId,
+    is_given_up: bool,
     pub is_paused: bool,
     pub is_readable: bool,
     is_writable: bool,
@@ -139,6 +140,7 @@ impl FakeNet {
                 tail: Vec::new(),
                 timer: None,
                 watch: WatchId::NONE,
+                is_given_up: false,
                 is_paused: false,
                 is_readable: false,
                 is_writable: true,
@@ -381,8 +383,11 @@ impl FakeNet {
         self.mark_dirty(conn);
     }
 
-    fn backlog(&self, conn: ConnId) -> usize {
-        self.sockets.get(&conn).map_or(0, |socket| socket.out.backlog())
+    /// Whether too much was published to it.
+    fn is_lost(&mut self, conn: ConnId) -> bool {
+        let (now, kept) = (self.now.mono, self.frames.ledger.weight());
+        let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);
+        self.watches.is_lost(watch, kept, now)
     }
 }
 
@@ -404,10 +409,10 @@ impl Net for FakeNet {
         }
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
-        let Some(socket) = self.open(conn).filter(|socket| socket.out.backlog() <= max) else {
-            return 0;
+        let Some(socket) = self.open(conn).filter(|socket| !socket.is_given_up) else {
+            return false;
         };
         if socket.is_writable && socket.out.bytes() > max {
             self.offer(conn);
@@ -415,12 +420,15 @@ impl Net for FakeNet {
         self.queue(conn, frame.clone(), Kind::Published);
         self.tape.write(Item::Sent { conn, frame, is_published: true });
         self.watch(conn, false);
-        if self.backlog(conn) > max {
+        if self.is_lost(conn) {
             self.offer(conn);
         }
-        let backlog = self.backlog(conn);
-        self.tape.write(Item::Backlog { conn, bytes: backlog });
-        backlog
+        let is_lost = self.is_lost(conn);
+        let Some(socket) = self.open(conn) else { return false };
+        socket.is_given_up = is_lost;
+        let bytes = socket.out.backlog();
+        self.tape.write(Item::Backlog { conn, bytes, is_lost });
+        is_lost
     }
 
     fn drop_published(&mut self, conn: ConnId) {

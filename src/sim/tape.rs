@@ -26,8 +26,9 @@ pub(super) enum Item {
     Lost { from: u64, upto: u64 },
     /// A frame went out to an open connection; whether somebody else published it.
     Sent { conn: ConnId, frame: Frame, is_published: bool },
-    /// What counts against a slow consumer behind the publication that was sent last.
-    Backlog { conn: ConnId, bytes: usize },
+    /// What counts against a slow consumer behind the publication that was sent last, and whether
+    /// that is too much.
+    Backlog { conn: ConnId, bytes: usize, is_lost: bool },
     /// The kernel took bytes of a connection.
     Taken { conn: ConnId, bytes: usize },
     /// Frames that waited for a connection were dropped: these, counted from the first.

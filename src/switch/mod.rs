@@ -230,7 +230,6 @@ impl<J: Journal> Switch<J> {
             leaving: &mut self.leaving,
             journal: &mut self.journal,
             shared: &mut self.shared,
-            backlog_max: self.limits.backlog_bytes,
             deliveries: &mut self.metrics.deliveries,
         };
         (&mut self.hub, delivery)
@@ -358,7 +357,6 @@ struct Delivery<'a, N, J> {
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
     journal: &'a mut J,
     shared: &'a mut SharedStates,
-    backlog_max: usize,
     deliveries: &'a mut u64,
 }
 
@@ -369,7 +367,7 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
         // sent counts against it, nor what it asked for itself, nor what has not yet been offered
         // to it; and no message by its size. Behind what was too much, the net takes nothing more.
-        if self.web.publish(self.net, session, publication) > self.backlog_max {
+        if self.web.publish(self.net, session, publication) {
             self.leaving.push((session, CloseReason::SlowConsumer));
         }
     }

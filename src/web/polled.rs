@@ -222,31 +222,34 @@ impl Polled {
         self.inbox.push_back((item, Kind::Asked));
     }
 
-    /// Says a message that somebody else sent; returns how much of such waits behind what the
-    /// browser is busy with, of each so many bytes at most. While a receiver is there, it gets all
-    /// that comes at the end of the turn: that is no more held against it than against a socket
-    /// what has not been offered to it.
+    /// Says a message that somebody else sent. Returns whether that was too much: more than
+    /// `backlog_max` bytes of such wait behind the first, of each a quarter of that at most. While a
+    /// receiver is there, it gets all that comes at the end of the turn: that is no more held
+    /// against it than against a socket what has not been offered to it.
     pub fn publish(
         &mut self,
         net: &mut impl Net,
         publication: &Publication<'_>,
-        counted_max: usize,
-    ) -> usize {
+        backlog_max: usize,
+    ) -> bool {
         let form = self.form();
         if let (Form::Stream { is_chunked, .. }, Some(receiver)) = (form, &mut self.receiver) {
             let frame = publication.frame(form).clone();
             receiver.sent += payload_bytes(&frame, is_chunked);
             return net.publish(receiver.conn, frame);
         }
+        if self.backlog > backlog_max {
+            return false;
+        }
         let item = publication.frame(Form::Item).clone();
         self.inbox_bytes += item.len();
         self.published += item.len();
         if !self.inbox.is_empty() && self.receiver.is_none() {
-            self.backlog += item.len().min(counted_max);
+            self.backlog += item.len().min(backlog_max / 4);
         }
         net.keep(&item);
         self.inbox.push_back((item, Kind::Published));
-        self.backlog
+        self.backlog > backlog_max
     }
 
     /// Whether the receiver is to be looked at in this turn: it waits for a frame, or has had all

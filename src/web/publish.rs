@@ -6,22 +6,22 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 
 impl<P> Web<P> {
-    /// Gives a message of somebody else to a session. Returns how many bytes of such messages wait
-    /// for it behind what it is busy with: what counts against a slow consumer.
+    /// Gives a message of somebody else to a session. Returns whether that was too much, and it must
+    /// be let go: it does not take what it was given before.
     pub fn publish(
         &mut self,
         net: &mut impl Net,
         id: SessionId,
         publication: &Publication<'_>,
-    ) -> usize {
+    ) -> bool {
         let max = self.limits.backlog_bytes;
-        let Some(session) = self.sessions.get_mut(id) else { return 0 };
+        let Some(session) = self.sessions.get_mut(id) else { return false };
         match &mut session.link {
             Link::Socket(socket) => {
                 net.publish(socket.conn, publication.frame(socket.form).clone())
             }
             Link::Polled(polled) => {
-                let backlog = polled.publish(net, publication, max / 4);
+                let is_lost = polled.publish(net, publication, max);
                 if polled.is_answer_due() && polled.mark_dirty() {
                     self.dirty.push(id);
                 }
@@ -31,7 +31,7 @@ impl<P> Web<P> {
                     // Offered at once, as to a socket: what comes now finds nobody who waits.
                     self.finish(net, id, finished);
                 }
-                backlog
+                is_lost
             }
         }
     }

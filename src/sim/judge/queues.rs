@@ -73,6 +73,9 @@ impl Queue {
     /// Whether it must be cut for that reason now.
     fn is_due(&self, reason: CloseReason, now: Millis, limits: &Limits) -> bool {
         let (since, ms) = match reason {
+            CloseReason::SlowConsumer if self.backlog(limits) > limits.backlog_bytes => {
+                (self.idle_since(), limits.backlog_ms)
+            }
             CloseReason::Stalled => (self.idle_since(), limits.stall_ms),
             CloseReason::Lagging => (self.over_since, limits.backlog_soft_ms),
             _ => return false,
@@ -121,7 +124,23 @@ impl Judge {
         let line = &self.lines[&conn];
         let is_due = line.queue.is_due(reason, self.now.mono, &self.limits);
         assert!(is_due, "{conn:?} is not {reason}: {line:?}");
+        if reason == CloseReason::SlowConsumer {
+            self.overdue.insert(conn);
+        }
         self.dismiss(conn, reason);
+    }
+
+    /// So much waits behind a publication, says the network, and whether that is too much.
+    pub(super) fn backlog_seen(&mut self, conn: ConnId, bytes: usize, is_lost: bool) {
+        let (queue, limits, now) = (&self.lines[&conn].queue, &self.limits, self.now.mono);
+        assert_eq!(bytes, queue.backlog(limits), "backlog of {conn:?}");
+        let is_short = self.kept_bytes() > limits.queued_bytes / 2;
+        let ms = if is_short { 0 } else { limits.backlog_ms as u64 };
+        let is_idle_for = |ms| queue.idle_since().is_some_and(|since| since.plus(ms) <= now);
+        let is_over = bytes > limits.backlog_bytes;
+        assert!(!is_lost || is_over && is_idle_for(ms), "{conn:?} is given up too early");
+        // What came in this very turn may not have been offered yet.
+        assert!(is_lost || !is_over || !is_idle_for(ms.max(1)), "{conn:?} is not given up");
     }
 
     /// One was chosen to go because all that waits takes too much memory.
@@ -178,7 +197,7 @@ impl Judge {
     /// All is quiet: whoever was due to be cut has been.
     pub(super) fn nobody_is_slow(&self, conn: ConnId) {
         let (line, now) = (&self.lines[&conn], self.now.mono);
-        for reason in [CloseReason::Stalled, CloseReason::Lagging] {
+        for reason in [CloseReason::SlowConsumer, CloseReason::Stalled, CloseReason::Lagging] {
             let is_due = line.queue.is_due(reason, now, &self.limits);
             assert!(!is_due, "{conn:?} is {reason}, and still open");
         }

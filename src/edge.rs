@@ -111,9 +111,9 @@ pub trait Net {
     /// of each a quarter of that at most, and either the kernel has taken nothing for `backlog_ms`,
     /// or memory is short. Then nothing more is queued.
     ///
-    /// Before more than `backlog_bytes` wait, and again before it is too much, what waits is offered
-    /// to the kernel at once: nobody is slow who was not asked. For whom such frames wait although
-    /// they were offered, [`Handler::too_slow`] is called when its time has come.
+    /// Before more than `backlog_bytes` wait, and again before it is too much, what waits is
+    /// offered to the kernel at once: nobody is slow who was not asked. For whom such frames wait
+    /// although they were offered, [`Handler::too_slow`] is called when its time has come.
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool;
 
     /// Drops all that was published and waits, but for a frame of which a part has gone out; for a

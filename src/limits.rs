@@ -159,7 +159,7 @@ limits! {
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
     /// What the kernel keeps for one browser that does not read; it takes twice as much memory for
     /// it.
-    kernel_send_bytes: 2_097_152, 4096..=1_073_741_824;
+    kernel_send_bytes: 262_144, 4096..=1_073_741_824;
     /// Publications that wait for a browser behind the one that is being sent to it, before it is
     /// cut. No more than a quarter of this counts of each, however large it is.
     backlog_bytes: 262_144, 1024..=1_073_741_824;

@@ -7,9 +7,9 @@
 //! and by [`Standalone`] for applications that have nothing else.
 //!
 //! One file per role: `http` for requests, `answers` for those that need no session,
-//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `publish` for
-//! what others say to them, `polled` for a session over HTTP and `transports` for its coming and
-//! going, `socket` for WebSockets.
+//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `publish`
+//! for what others say to them, `polled` for a session over HTTP and `transports` for its coming
+//! and going, `socket` for WebSockets.
 
 mod answers;
 mod fuzz;

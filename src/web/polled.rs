@@ -223,8 +223,8 @@ impl Polled {
     }
 
     /// Says a message that somebody else sent. Returns whether that was too much: more than
-    /// `backlog_max` bytes of such wait behind the first, of each a quarter of that at most. While a
-    /// receiver is there, it gets all that comes at the end of the turn: that is no more held
+    /// `backlog_max` bytes of such wait behind the first, of each a quarter of that at most. While
+    /// a receiver is there, it gets all that comes at the end of the turn: that is no more held
     /// against it than against a socket what has not been offered to it.
     pub fn publish(
         &mut self,

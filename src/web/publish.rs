@@ -6,8 +6,8 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 
 impl<P> Web<P> {
-    /// Gives a message of somebody else to a session. Returns whether that was too much, and it must
-    /// be let go: it does not take what it was given before.
+    /// Gives a message of somebody else to a session. Returns whether that was too much, and it
+    /// must be let go: it does not take what it was given before.
     pub fn publish(
         &mut self,
         net: &mut impl Net,

@@ -104,6 +104,25 @@ fn whoever_takes_nothing_is_cut_and_whoever_takes_a_little_is_not() {
 }
 
 #[test]
+fn the_kernel_keeps_nothing_for_one_that_was_cut() {
+    let server = server(&[("stall_ms", 200), ("close_ms", 200)]);
+    let mut control = server.controller("demo");
+    let mut stuck = subscriber(&server, "c");
+    control.ok(&emit("c", &text(8_000_000)));
+    eventually("it is cut", || (closed(&server, "stalled") == 1.0).then_some(()));
+    eventually("it is gone", || (metric(&server, "fws_sockets") == 1.0).then_some(()));
+    // What it had received it may read; the rest went with a reset.
+    let mut piece = vec![0; 100_000];
+    let end = loop {
+        match stuck.wire().read(&mut piece) {
+            Ok(1..) => {}
+            end => break end.map_err(|error| error.kind()),
+        }
+    };
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+}
+
+#[test]
 fn what_a_browser_asked_for_itself_is_no_reason_to_cut() {
     let server = server(&[("stall_ms", 200), ("backlog_soft_ms", 200)]);
     let mut control = server.controller("demo");

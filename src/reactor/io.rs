@@ -201,6 +201,15 @@ impl Io {
         }
     }
 
+    /// Frees the slot of a peer that has not taken its last words in time. The kernel would keep
+    /// what it has for it, for as long as it likes: whoever never reads must not hold that.
+    pub fn abandon(&mut self, conn: ConnId) {
+        if let Some(peer) = self.peer(conn) {
+            peer.stream.abandon();
+        }
+        self.free(conn);
+    }
+
     /// The peer is lost, or has ended in every direction: nothing more can be sent.
     pub fn lose(&mut self, conn: ConnId, reason: CloseReason) {
         let Some(peer) = self.peer(conn) else { return };

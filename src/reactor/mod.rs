@@ -469,7 +469,8 @@ impl Reactor {
         while let Some((_, conn)) = self.io.wheel.pop_expired() {
             match self.io.timer_came(conn) {
                 Some(Phase::Open) => handler.timed_out(&mut self.io, conn),
-                Some(Phase::Flushing | Phase::Lingering) => self.io.free(conn),
+                Some(Phase::Flushing) => self.io.abandon(conn),
+                Some(Phase::Lingering) => self.io.free(conn),
                 None => {}
             }
         }

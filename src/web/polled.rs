@@ -85,6 +85,7 @@ pub(super) struct Polled {
     ended: Option<Parting>,
     /// Somebody has been told so.
     is_end_told: bool,
+    is_given_up: bool,
     /// Bytes after which an answer that goes on ends.
     response_bytes: usize,
     /// Messages that came behind more answers than the browser has taken: what is left of each
@@ -92,8 +93,8 @@ pub(super) struct Polled {
     pub pending: VecDeque<String>,
     /// Connections whose messages are among those, and which get their answers when all is done.
     pub senders: Vec<ConnId>,
-    /// When it is over for want of a receiver.
-    pub alone_until: Millis,
+    /// When it was last left without a receiver.
+    pub alone_since: Millis,
     /// When the receiver is told that we are still there.
     pub beat_at: Millis,
     pub timer: Option<Timer>,
@@ -113,10 +114,11 @@ impl Polled {
             is_opened: false,
             ended: None,
             is_end_told: false,
+            is_given_up: false,
             response_bytes,
             pending: VecDeque::new(),
             senders: Vec::new(),
-            alone_until: Millis(0),
+            alone_since: Millis(0),
             beat_at: Millis(0),
             timer: None,
             bucket: Bucket::default(),
@@ -185,6 +187,11 @@ impl Polled {
         (self.inbox_bytes, self.published, self.backlog) = (0, 0, 0);
     }
 
+    /// Too much was published to it: nothing more is.
+    pub fn give_up(&mut self) {
+        self.is_given_up = true;
+    }
+
     /// Bytes that wait for a receiver.
     pub fn inbox_bytes(&self) -> usize {
         self.inbox_bytes
@@ -238,7 +245,7 @@ impl Polled {
             receiver.sent += payload_bytes(&frame, is_chunked);
             return net.publish(receiver.conn, frame);
         }
-        if self.backlog > backlog_max {
+        if self.is_given_up {
             return false;
         }
         let item = publication.frame(Form::Item).clone();

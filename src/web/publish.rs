@@ -14,14 +14,22 @@ impl<P> Web<P> {
         id: SessionId,
         publication: &Publication<'_>,
     ) -> bool {
-        let max = self.limits.backlog_bytes;
+        let limits = &self.limits;
+        let (max, ms) = (limits.backlog_bytes, limits.backlog_ms as u64);
         let Some(session) = self.sessions.get_mut(id) else { return false };
         match &mut session.link {
             Link::Socket(socket) => {
                 net.publish(socket.conn, publication.frame(socket.form).clone())
             }
             Link::Polled(polled) => {
-                let is_lost = polled.publish(net, publication, max);
+                let is_over = polled.publish(net, publication, max);
+                // As with a socket: it may take a while if there is memory to spare.
+                let is_short = net.kept().bytes > limits.queued_bytes / 2;
+                let is_late = polled.alone_since.plus(ms) <= net.now().mono;
+                let is_lost = is_over && (is_short || is_late);
+                if is_lost {
+                    polled.give_up();
+                }
                 if polled.is_answer_due() && polled.mark_dirty() {
                     self.dirty.push(id);
                 }

@@ -189,6 +189,11 @@ impl Judge {
         }
     }
 
+    /// Whether back ends must not be heard now.
+    pub(super) fn is_there_too_much(&self) -> bool {
+        self.flooded_since.is_some()
+    }
+
     /// Whether back ends may not be heard for that reason: the server looks again a little later.
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded_at.is_some_and(|at| self.now.mono <= at.plus(LOOK_MS))

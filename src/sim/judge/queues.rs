@@ -186,6 +186,8 @@ impl Judge {
         }
         if self.flooded_since.is_some() {
             self.flooded_at = Some(self.now.mono);
+            // Whoever is not heard for that has the time for a frame once more.
+            self.lines.values_mut().for_each(|line| line.half_at_rest = None);
         }
     }
 

@@ -32,6 +32,8 @@ impl World {
     fn new() -> std::io::Result<World> {
         let bounds = Bounds {
             connections: 20_000,
+            admissions_per_second: 1_000_000,
+            admissions_burst: 1_000_000,
             control_reserve: 0,
             admin_connections: 0,
             close_ms: 1000,

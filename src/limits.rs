@@ -87,6 +87,10 @@ limits! {
     /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 32
     /// more.
     connections: 1_000_000, 16..=16_000_000;
+    /// Connections of browsers let in in a second; the others are told when to come back.
+    admissions_per_second: 5000, 1..=1_000_000;
+    /// Connections of browsers let in at once, after a time without.
+    admissions_burst: 20_000, 1..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest goes.
@@ -111,6 +115,9 @@ limits! {
     control_replies_waiting: 1024, 1..=1_000_000;
     /// Commands of one control connection carried out in one turn of the loop.
     control_commands_per_turn: 64, 1..=1_000_000;
+    /// Steps in which connections leave in one turn of the loop: one ends a subscription, sixteen
+    /// let a connection go; the rest follows in the next turns.
+    leaves_per_turn: 2048, 1..=1_000_000;
     /// Connections to the admin door; more wait until one of them ends.
     admin_connections: 8, 1..=8;
     /// Namespaces that the admin door shows by name; what happens in the others it sums up.

@@ -103,6 +103,8 @@ pub struct Report {
     pub browsers_held: u64,
     /// Times that back ends had to wait because too much was queued for browsers.
     pub floods: u64,
+    /// Turns after which somebody was still on the way out.
+    pub leaving_turns: u64,
     /// Times that the switch was called.
     pub calls: u64,
 }
@@ -134,6 +136,7 @@ fn limits(seed: u64) -> Limits {
         control_replies_pause_bytes: 1024,
         control_replies_ms: 20_000,
         control_commands_per_turn: 4,
+        leaves_per_turn: 4,
         message_bytes: 1024,
         message_unauthenticated_bytes: 512,
         message_fragments: 4,

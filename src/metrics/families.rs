@@ -55,7 +55,7 @@ families! {
     OPENED = "fws_connections_opened_total" Counter "Connections let in, by door.";
     CLOSED = "fws_connections_closed_total" Counter "Connections ended, by reason.";
     TURNED_AWAY = "fws_connections_turned_away_total" Counter
-        "Connections that were not let in, because there was no room.";
+        "Connections that were not let in, by reason.";
     HELD = "fws_browsers_held_total" Counter
         "Times that a browser was not read because it spoke too fast.";
     FLOODS = "fws_floods_total" Counter

@@ -336,16 +336,12 @@ impl Io {
 
     /// The next peer that has not taken what was published to it for too long. It may take
     /// something now, of which the kernel has not told us: it does so only when there is much room.
-    pub fn overdue(&mut self) -> Option<(ConnId, CloseReason)> {
-        while let Some(conn) = self.watches.next(self.now.mono) {
-            self.offer(conn);
-            let Some(peer) = self.open(conn) else { continue };
-            let watch = peer.watch;
-            if let Some(reason) = self.watches.judge(watch, self.now.mono) {
-                return Some((conn, reason));
-            }
-        }
-        None
+    pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
+        let conn = self.watches.next(self.now.mono)?;
+        self.offer(conn);
+        let watch = self.open(conn).map(|peer| peer.watch);
+        let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
+        Some((conn, reason))
     }
 
     /// When [`Io::overdue`] is wanted at the latest.

@@ -102,6 +102,8 @@ pub(super) struct Browser {
     pub who: Option<(u32, String)>,
     pub cid: Option<String>,
     pub channels: BTreeSet<String>,
+    /// It is to be let go for this, within some turns, and hears nothing until then.
+    parting: Option<CloseReason>,
     /// Seconds since 1970.
     expires: Option<u64>,
     /// It was first seen over that moment.
@@ -182,6 +184,8 @@ pub(super) struct Judge {
     /// Controllers that had to make room for others before they had authenticated.
     evicted: BTreeSet<ConnId>,
     pub is_stopping: bool,
+    /// And all browsers have gone.
+    is_last_call: bool,
     /// Of the current call.
     meter: Meter,
 }
@@ -208,6 +212,7 @@ impl Judge {
             has_date_jumped: false,
             evicted: BTreeSet::new(),
             is_stopping: false,
+            is_last_call: false,
             meter: Meter::default(),
         }
     }
@@ -287,23 +292,14 @@ impl Judge {
     /// The switch was told to stop.
     pub fn stopping(&mut self) {
         self.is_stopping = true;
-        let conns: Vec<ConnId> = self.lines.keys().copied().collect();
-        for conn in conns {
-            let Some(line) = self.lines.get_mut(&conn) else { continue };
-            match &mut line.role {
-                // What it owes it may keep for as long as the stop takes.
-                Role::Controller(controller) => {
-                    (controller.is_ended, controller.held_since) = (true, None);
-                }
-                _ => self.dismiss(conn, CloseReason::GoingAway),
-            }
-        }
     }
 
     /// Compares what is on the tape with what was expected. `pinged` may have been sent a ping.
     pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
         let mut slow = BTreeSet::new();
         let now = self.now.mono;
+        self.note_last_call();
+        self.note_partings(items);
         for item in items {
             match item {
                 Item::Taken { conn, bytes } => {
@@ -352,6 +348,53 @@ impl Judge {
             let is_owed = line.door() == Door::Control && line.closing.is_none();
             let Some(due) = line.expected.front().filter(|_| !is_owed) else { continue };
             panic!("{conn:?} ({:?}) was not sent {due:?}", line.closing);
+        }
+    }
+
+    /// Those who are to be let go may be told at any time; while the server stops, that is
+    /// everybody, and back ends come last.
+    fn note_partings(&mut self, items: &[Item]) {
+        for item in items {
+            let Item::Closing { conn, reason, was_open: true } = item else { continue };
+            let Some(line) = self.lines.get_mut(conn) else { continue };
+            let is_going = self.is_stopping && *reason == CloseReason::GoingAway;
+            match &mut line.role {
+                Role::Browser(browser) if browser.parting == Some(*reason) || is_going => {
+                    self.dismiss(*conn, *reason);
+                }
+                Role::Http(_) if is_going => {
+                    let is_told =
+                        |item: &Item| matches!(item, Item::Sent { conn: to, .. } if to == conn);
+                    if line.half_since.is_some() && items.iter().any(is_told) {
+                        line.expect(Expected::Http(503));
+                    }
+                    self.close(*conn, *reason);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The last browser has gone: back ends are let go, and may keep what they owe for as long as
+    /// the stop takes.
+    fn note_last_call(&mut self) {
+        let is_left = |line: &Line| line.door() == Door::Web && !line.is_gone;
+        if !self.is_stopping || self.is_last_call || self.lines.values().any(is_left) {
+            return;
+        }
+        self.is_last_call = true;
+        for line in self.lines.values_mut() {
+            if let Role::Controller(controller) = &mut line.role {
+                (controller.is_ended, controller.held_since) = (true, None);
+            }
+        }
+    }
+
+    /// It is to be let go: it is nobody from now on, and told so when its turn comes.
+    fn part(&mut self, conn: ConnId, reason: CloseReason) {
+        self.leave(conn);
+        if let Some(browser) = self.browser(conn) {
+            browser.parting.get_or_insert(reason);
         }
     }
 

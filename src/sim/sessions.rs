@@ -519,7 +519,9 @@ impl<J: Journal> World<J> {
 
     /// The server stops: whoever waits is told, and nobody is left.
     fn finish(mut self) -> Met {
-        self.switch.stopping(&mut self.net);
+        // No time to spread them over.
+        let now = self.net.now.mono;
+        self.switch.stopping(&mut self.net, now);
         self.model.stop();
         self.drive();
         for visitor in &mut self.visitors {

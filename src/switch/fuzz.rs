@@ -476,7 +476,7 @@ impl<J: Journal> World<J> {
         }
         // A line in the log for each of a million scripts is read by nobody.
         self.switch.report_at = None;
-        self.switch.stopping(&mut self.net);
+        self.switch.stopping(&mut self.net, Millis(0));
         self.rest();
         for peer in &self.net.peers {
             assert_eq!(peer.phase, Phase::Absent, "{peer:?}");

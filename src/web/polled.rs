@@ -316,8 +316,8 @@ impl Polled {
             return Some(frame);
         }
         let parting = self.ended?;
-        let (code, text) = parting.told.unwrap_or((1000, "Normal closure"));
-        Some(sockjs::close_text(code, text).into_bytes())
+        let (code, text) = parting.words().unwrap_or((1000, "Normal closure".into()));
+        Some(sockjs::close_text(code, &text).into_bytes())
     }
 
     fn answer_poll(&mut self, net: &mut impl Net, frame: &[u8]) -> Finished {

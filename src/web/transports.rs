@@ -75,6 +75,9 @@ impl<P> Web<P> {
         let key = KeyRef(at as u16, name);
         let id = match self.names.get(&key) {
             Some(id) => *id,
+            None if self.back_ms.is_some() => {
+                return self.back_ms.map(super::drain::unavailable);
+            }
             None if self.names.len() >= self.limits.sessions => {
                 return Some(Response::new(503).text("too many sessions\n").close());
             }

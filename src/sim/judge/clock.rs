@@ -167,6 +167,7 @@ impl Judge {
                 assert!(is_in_time, "{conn:?} has made no request for too long");
             }
             Role::Browser(browser) => {
+                assert_eq!(browser.parting, None, "{conn:?} was not let go");
                 let is_in_time = browser.who.is_some() || is_before(browser.opened, limits.auth_ms);
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
                 if view.is_paused {

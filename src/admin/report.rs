@@ -56,6 +56,7 @@ impl<J: Journal> Pages<'_, J> {
         let count = |why: TurnedAway| (why.label(), metrics.turned_away[why as usize]);
         labelled(text, &f::TURNED_AWAY, "reason", &TurnedAway::ALL.map(count));
         text.single(&f::HELD, metrics.browsers_held);
+        text.single(&f::FLOODS, metrics.floods);
     }
 
     fn traffic(&self, text: &mut Exposition) {
@@ -143,6 +144,8 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::SENT, meters.sent_bytes);
         text.single(&f::QUEUED_BYTES, meters.queued_bytes);
         text.single(&f::QUEUED_FRAMES, meters.queued_frames);
+        text.single(&f::KEPT_BYTES, meters.kept_bytes);
+        text.single(&f::BLOCKED, meters.watched);
         text.histogram(&f::TURNS, &meters.turns);
         let process = net.process();
         for (family, value) in [

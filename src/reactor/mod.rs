@@ -23,6 +23,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::reason::CloseReason;
+use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
 use io::{Flushed, Io, Phase, Slot};
 use refuse::Gate;
@@ -57,9 +58,8 @@ pub struct Bounds {
     pub close_ms: u64,
     /// From the first signal to stop to the end of [`Reactor::run`], at most.
     pub drain_ms: u64,
-    /// What waits for a peer before the kernel is asked to take it in the midst of a turn; the
-    /// same as the limit of that name.
-    pub backlog_bytes: usize,
+    /// When a peer does not take fast enough what is published to it.
+    pub slow: Rules,
 }
 
 /// The event loop.
@@ -113,7 +113,7 @@ impl Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             clock,
-            io: Io::new(now, bounds.close_ms, bounds.backlog_bytes),
+            io: Io::new(now, bounds.close_ms, bounds.slow),
             bounds,
             doors: Vec::new(),
             others: 0,
@@ -228,6 +228,7 @@ impl Reactor {
         handler.tick(&mut self.io);
         self.read_round(handler);
         self.expire(handler);
+        self.cut_slow(handler);
         self.part(handler);
         handler.settle(&mut self.io);
         self.forget(handler);
@@ -250,7 +251,8 @@ impl Reactor {
             let accept = self.accept_due();
             let drain = (self.stops > 0).then_some(self.drain_until);
             let idle = self.idle_ms.map(|ms| now.plus(ms));
-            let due = [timer, handler.due(), accept, drain, self.hear_until, idle];
+            let slow = self.io.overdue_at();
+            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle];
             let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
@@ -428,7 +430,7 @@ impl Reactor {
                 Ok(used) => {
                     debug_assert!(used <= filled);
                     if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
-                        peer.tail = self.scratch[used.min(filled)..filled].to_vec();
+                        peer.tail = self.scratch[used.min(filled)..filled].into();
                         debug_assert!(peer.tail.len() < READ_BYTES || peer.is_paused);
                     }
                 }
@@ -469,8 +471,19 @@ impl Reactor {
             let Some((_, conn)) = self.io.wheel.pop_expired() else { return };
             match self.io.timer_came(conn) {
                 Some(Phase::Open) => handler.timed_out(&mut self.io, conn),
-                Some(Phase::Flushing | Phase::Lingering) => self.io.free(conn),
+                Some(Phase::Flushing) => self.io.abandon(conn),
+                Some(Phase::Lingering) => self.io.free(conn),
                 None => {}
+            }
+        }
+    }
+
+    /// Peers that were given time to take what waits for them, a bounded number as well.
+    fn cut_slow(&mut self, handler: &mut impl Handler) {
+        for _ in 0..EXPIRED_MAX {
+            let Some((conn, verdict)) = self.io.overdue() else { return };
+            if let Some(reason) = verdict {
+                handler.too_slow(&mut self.io, conn, reason);
             }
         }
     }

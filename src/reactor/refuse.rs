@@ -164,7 +164,7 @@ mod tests {
             admin_connections: 0,
             close_ms: 0,
             drain_ms: 0,
-            backlog_bytes: 0,
+            slow: crate::slow::Rules::new(&crate::limits::Limits::default()),
         };
         let mut gate = Gate::new(&bounds);
         let come = |gate: &mut Gate, now| {

@@ -11,6 +11,7 @@ mod census;
 mod command;
 mod control;
 mod drain;
+mod flood;
 mod fuzz;
 mod page;
 mod shared;
@@ -32,6 +33,7 @@ use crate::web::{Service, SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
 use drain::Drain;
+use flood::Flood;
 use shared::SharedStates;
 
 pub use census::Census;
@@ -141,6 +143,8 @@ pub struct Switch<J> {
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// Publications that wait take too much memory.
+    flood: Option<Flood>,
     /// Large states on their way to those who subscribed.
     shared: SharedStates,
     /// Peers to be let go once the hub has finished speaking.
@@ -185,6 +189,7 @@ impl<J: Journal> Switch<J> {
             waiting: HashMap::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
+            flood: None,
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
@@ -236,7 +241,6 @@ impl<J: Journal> Switch<J> {
             leaving: &mut self.leaving,
             journal: &mut self.journal,
             shared: &mut self.shared,
-            backlog_max: self.limits.backlog_bytes,
             deliveries: &mut self.metrics.deliveries,
         };
         (&mut self.hub, delivery)
@@ -374,7 +378,6 @@ struct Delivery<'a, N, J> {
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
     journal: &'a mut J,
     shared: &'a mut SharedStates,
-    backlog_max: usize,
     deliveries: &'a mut u64,
 }
 
@@ -383,9 +386,9 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         let session = self.links[peer.index()];
         *self.deliveries += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
-        // sent counts against it, however large it is, nor what it asked for itself, nor what has
-        // not yet been offered to it. Behind what was too much, the net takes nothing more.
-        if self.web.publish(self.net, session, publication) > self.backlog_max {
+        // sent counts against it, nor what it asked for itself, nor what has not yet been offered
+        // to it; and no message by its size. Behind what was too much, the net takes nothing more.
+        if self.web.publish(self.net, session, publication) {
             self.leaving.push((session, CloseReason::SlowConsumer));
         }
     }
@@ -500,6 +503,11 @@ impl<J: Journal> Handler for Switch<J> {
         }
     }
 
+    fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        let (web, mut site) = self.split();
+        web.too_slow(net, &mut site, conn, reason);
+    }
+
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         self.metrics.count_closed(reason);
         if !reason.is_ordinary() {
@@ -531,8 +539,9 @@ impl<J: Journal> Handler for Switch<J> {
 
     fn due(&self) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let (journal, shared) = (self.journal.due(), self.shared.due());
-        let dues = [end, self.report_at, journal, shared, self.web.due(), self.drain_due()];
+        let flood = self.flood.map(|flood| flood.look_at);
+        let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
+        let dues = [end, self.report_at, flood, journal, shared, web, self.drain_due()];
         dues.into_iter().flatten().min()
     }
 
@@ -540,6 +549,7 @@ impl<J: Journal> Handler for Switch<J> {
         let now = net.now();
         self.work = 0;
         self.shared.tick(now.mono);
+        self.is_flooded(net);
         self.depart(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
@@ -558,6 +568,7 @@ impl<J: Journal> Handler for Switch<J> {
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
+        self.relieve(net);
         self.release(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);

@@ -55,6 +55,9 @@ impl<J: Journal> Pages<'_, J> {
         labelled(text, &f::CLOSED, "reason", &reasons);
         text.single(&f::TURNED_AWAY, metrics.turned_away);
         text.single(&f::HELD, metrics.browsers_held);
+        text.single(&f::STRANGERS, census.strangers);
+        text.single(&f::BODIES, census.bodies.bytes);
+        text.single(&f::BODIES_EVICTED, census.bodies.evicted);
     }
 
     fn traffic(&self, text: &mut Exposition) {

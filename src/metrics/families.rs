@@ -58,6 +58,12 @@ families! {
         "Connections that were not let in, because there was no room.";
     HELD = "fws_browsers_held_total" Counter
         "Times that a browser was not read because it spoke too fast.";
+    STRANGERS = "fws_sessions_unauthenticated" Gauge
+        "Sessions and WebSockets that have not authenticated.";
+    BODIES = "fws_bodies_bytes" Gauge
+        "Memory for bodies of requests that arrive, and for messages in them that wait.";
+    BODIES_EVICTED = "fws_bodies_evicted_total" Counter
+        "Times that somebody had to go because that memory was too much.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
     REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
     WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";

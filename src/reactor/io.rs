@@ -7,6 +7,7 @@ use mio::net::UnixStream;
 
 use super::listener::Listener;
 use super::process;
+use super::refuse::TURNED_AWAY_MS;
 use super::stream::Stream;
 use crate::arena::Arena;
 use crate::edge::{Conn, ConnId, Door, Net};
@@ -44,6 +45,17 @@ pub(super) enum Phase {
     Lingering,
 }
 
+/// Whether a connection has all the time for its end from the beginning of it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// It has more when all is written.
+    None,
+    /// The handler let it in and would not have it.
+    Expelled,
+    /// The handler has never heard of it: there was no room.
+    TurnedAway,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -72,8 +84,7 @@ pub(super) struct Peer {
     /// It is on the ready list: it will be served again without an event.
     pub is_on_ready: bool,
     is_on_dirty: bool,
-    /// The handler has never heard of it: there was no room.
-    pub is_turned_away: bool,
+    pub haste: Haste,
 }
 
 /// What became of a flush.
@@ -168,7 +179,7 @@ impl Io {
             was_blocked: false,
             is_on_ready: false,
             is_on_dirty: false,
-            is_turned_away: false,
+            haste: Haste::None,
         }))
     }
 
@@ -176,7 +187,7 @@ impl Io {
     pub fn turn_away(&mut self, conn: ConnId, words: Frame, ms: u64) {
         self.queue(conn, words, Kind::Free);
         let Some(peer) = self.peer(conn) else { return };
-        (peer.phase, peer.is_turned_away) = (Phase::Flushing, true);
+        (peer.phase, peer.haste) = (Phase::Flushing, Haste::TurnedAway);
         self.turned_away += 1;
         self.set_timer(conn, Some(self.now.mono.plus(ms)));
         self.mark_ready(conn);
@@ -187,7 +198,7 @@ impl Io {
         let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
         self.frames.clear(&mut peer.out);
-        self.turned_away -= usize::from(peer.is_turned_away);
+        self.turned_away -= usize::from(peer.haste == Haste::TurnedAway);
         if let Some(timer) = peer.timer {
             self.wheel.cancel(timer);
         }
@@ -379,6 +390,14 @@ impl Net for Io {
         self.mark_dirty(conn);
         // What the peer still sends is read and thrown away.
         self.mark_ready(conn);
+    }
+
+    fn expel(&mut self, conn: ConnId, reason: CloseReason) {
+        if let Some(peer) = self.open(conn) {
+            peer.haste = Haste::Expelled;
+            self.close(conn, reason);
+            self.set_timer(conn, Some(self.now.mono.plus(TURNED_AWAY_MS)));
+        }
     }
 
     fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {

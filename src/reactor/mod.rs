@@ -24,7 +24,7 @@ use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler};
 use crate::reason::CloseReason;
 use crate::time::{Clock, Millis, Stopwatch};
-use io::{Flushed, Io, Phase, Slot};
+use io::{Flushed, Haste, Io, Phase, Slot};
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -512,8 +512,7 @@ impl Reactor {
             Phase::Flushing => {
                 peer.stream.shutdown_write();
                 peer.phase = Phase::Lingering;
-                if peer.is_turned_away {
-                    // It has had its time from the beginning.
+                if peer.haste != Haste::None {
                     return self.io.mark_ready(conn);
                 }
                 self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));

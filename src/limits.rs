@@ -138,6 +138,9 @@ limits! {
     /// Bodies of HTTP requests that arrive, and messages in them that wait to be heard, in all;
     /// beyond that the largest go.
     bodies_bytes: 67_108_864, 65_536..=1_099_511_627_776;
+    /// Input of browsers that waits to be understood or heard, in all; beyond that those of whom
+    /// the most waits go.
+    input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
     /// Sessions over HTTP, those without a request that waits included.
     sessions: 100_000, 1..=16_000_000;
     /// A session over HTTP ends after so long without a request that waits.

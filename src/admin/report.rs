@@ -145,6 +145,8 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::SENT, meters.sent_bytes);
         text.single(&f::QUEUED_BYTES, meters.queued_bytes);
         text.single(&f::QUEUED_FRAMES, meters.queued_frames);
+        text.single(&f::INPUT, meters.input_bytes);
+        text.single(&f::INPUT_EVICTED, meters.input_evicted);
         text.histogram(&f::TURNS, &meters.turns);
         let process = net.process();
         for (family, value) in [

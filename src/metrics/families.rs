@@ -75,6 +75,10 @@ families! {
     QUEUED_BYTES = "fws_queued_bytes" Gauge
         "Bytes that wait for the kernel to take them; those shared by many count for each.";
     QUEUED_FRAMES = "fws_queued_frames" Gauge "Frames that wait for the kernel to take them.";
+    INPUT = "fws_input_bytes" Gauge
+        "Bytes of browsers that have been read and wait to be understood or heard.";
+    INPUT_EVICTED = "fws_input_evicted_total" Counter
+        "Times that a browser had to go because that was too much.";
     TURNS = "fws_turn_seconds" Histogram "Turns of the loop, by their time without waiting.";
     NAMESPACES = "fws_namespaces" Gauge "Namespaces.";
     CHANNELS = "fws_channels" Gauge "Channels with subscribers.";

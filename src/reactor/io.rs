@@ -87,6 +87,13 @@ pub(super) struct Peer {
     pub haste: Haste,
 }
 
+impl Peer {
+    /// How much of its tail counts: back ends are few, and their own bounds hold them.
+    pub fn tail_counts(&self) -> usize {
+        if self.door == Door::Control { 0 } else { self.tail.len() }
+    }
+}
+
 /// What became of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
@@ -127,6 +134,8 @@ pub(super) struct Io {
     pub meters: Meters,
     /// Connections of the admin door.
     admins: usize,
+    /// Bytes of the tails that count.
+    pub tails: usize,
 }
 
 impl Io {
@@ -146,6 +155,7 @@ impl Io {
             random: Vec::new(),
             meters: Meters::default(),
             admins: 0,
+            tails: 0,
         }
     }
 
@@ -197,6 +207,7 @@ impl Io {
     pub fn free(&mut self, conn: ConnId) {
         let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
+        self.tails -= peer.tail_counts();
         self.frames.clear(&mut peer.out);
         self.turned_away -= usize::from(peer.haste == Haste::TurnedAway);
         if let Some(timer) = peer.timer {
@@ -384,7 +395,7 @@ impl Net for Io {
         let Some(peer) = self.open(conn) else { return };
         peer.phase = Phase::Flushing;
         peer.is_paused = false;
-        peer.tail = Vec::new();
+        drop(self.take_tail(conn));
         self.doomed.push((conn, reason));
         self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
         self.mark_dirty(conn);
@@ -423,6 +434,7 @@ impl Net for Io {
         Meters {
             queued_bytes: self.frames.bytes(),
             queued_frames: self.frames.len(),
+            input_bytes: self.tails,
             ..self.meters.clone()
         }
     }

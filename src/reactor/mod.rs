@@ -8,6 +8,7 @@ mod process;
 mod refuse;
 mod stop;
 mod stream;
+mod tails;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,8 @@ pub struct Bounds {
     /// What waits for a peer before the kernel is asked to take it in the midst of a turn; the
     /// same as the limit of that name.
     pub backlog_bytes: usize,
+    /// Input of browsers that waits, in all.
+    pub input_bytes: usize,
 }
 
 /// The event loop.
@@ -396,7 +399,8 @@ impl Reactor {
         if peer.is_paused {
             return;
         }
-        let tail = std::mem::take(&mut peer.tail);
+        let tail = self.io.take_tail(conn);
+        let Some(peer) = self.io.peer(conn) else { return };
         self.scratch[..tail.len()].copy_from_slice(&tail);
         let mut filled = tail.len();
         if peer.is_readable && !peer.is_ended && filled < self.scratch.len() {
@@ -434,8 +438,10 @@ impl Reactor {
                 Ok(used) => {
                     debug_assert!(used <= filled);
                     if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
-                        peer.tail = self.scratch[used.min(filled)..filled].to_vec();
-                        debug_assert!(peer.tail.len() < READ_BYTES || peer.is_paused);
+                        debug_assert!(filled - used < READ_BYTES || peer.is_paused);
+                        let tail = self.scratch[used.min(filled)..filled].to_vec();
+                        self.io.keep_tail(conn, tail);
+                        self.relieve();
                     }
                 }
                 Err(reason) => return crate::edge::Net::close(&mut self.io, conn, reason),

@@ -89,8 +89,10 @@ impl<P> Web<P> {
             let rest = &input[used..];
             if let Some(upload) = &mut http.upload {
                 let before = upload.bytes();
-                used += upload.read(rest).map_err(|e| refuse(net, conn, e.into()))?;
+                let read = upload.read(rest);
+                // Some of it may have come before what is wrong.
                 self.bodies.bytes = self.bodies.bytes - before + upload.bytes();
+                used += read.map_err(|e| refuse(net, conn, e.into()))?;
                 if !upload.is_done() {
                     self.relieve(net, app);
                     return Ok(used);

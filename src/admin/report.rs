@@ -58,6 +58,7 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::STRANGERS, census.strangers);
         text.single(&f::BODIES, census.bodies.bytes);
         text.single(&f::BODIES_EVICTED, census.bodies.evicted);
+        text.single(&f::FLOODS, metrics.floods);
     }
 
     fn traffic(&self, text: &mut Exposition) {
@@ -147,6 +148,8 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::QUEUED_FRAMES, meters.queued_frames);
         text.single(&f::INPUT, meters.input_bytes);
         text.single(&f::INPUT_EVICTED, meters.input_evicted);
+        text.single(&f::KEPT_BYTES, meters.kept_bytes);
+        text.single(&f::BLOCKED, meters.watched);
         text.histogram(&f::TURNS, &meters.turns);
         let process = net.process();
         for (family, value) in [

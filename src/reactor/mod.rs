@@ -24,6 +24,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler};
 use crate::reason::CloseReason;
+use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
 use io::{Flushed, Haste, Io, Phase, Slot};
 
@@ -51,9 +52,8 @@ pub struct Bounds {
     pub close_ms: u64,
     /// From the first signal to stop to the end of [`Reactor::run`], at most.
     pub drain_ms: u64,
-    /// What waits for a peer before the kernel is asked to take it in the midst of a turn; the
-    /// same as the limit of that name.
-    pub backlog_bytes: usize,
+    /// When a peer does not take fast enough what is published to it.
+    pub slow: Rules,
     /// Input of browsers that waits, in all.
     pub input_bytes: usize,
 }
@@ -104,7 +104,7 @@ impl Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             clock,
-            io: Io::new(now, bounds.close_ms, bounds.backlog_bytes),
+            io: Io::new(now, bounds.close_ms, bounds.slow),
             bounds,
             doors: Vec::new(),
             others: 0,
@@ -246,7 +246,8 @@ impl Reactor {
             let accept = self.has_waiting_door().then_some(self.accept_at);
             let drain = (self.stops > 0).then_some(self.drain_until);
             let idle = self.idle_ms.map(|ms| now.plus(ms));
-            let due = [timer, handler.due(), accept, drain, self.hear_until, idle];
+            let slow = self.io.overdue_at();
+            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle];
             let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
@@ -439,7 +440,7 @@ impl Reactor {
                     debug_assert!(used <= filled);
                     if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
                         debug_assert!(filled - used < READ_BYTES || peer.is_paused);
-                        let tail = self.scratch[used.min(filled)..filled].to_vec();
+                        let tail = self.scratch[used.min(filled)..filled].into();
                         self.io.keep_tail(conn, tail);
                         self.relieve();
                     }
@@ -480,9 +481,13 @@ impl Reactor {
         while let Some((_, conn)) = self.io.wheel.pop_expired() {
             match self.io.timer_came(conn) {
                 Some(Phase::Open) => handler.timed_out(&mut self.io, conn),
-                Some(Phase::Flushing | Phase::Lingering) => self.io.free(conn),
+                Some(Phase::Flushing) => self.io.abandon(conn),
+                Some(Phase::Lingering) => self.io.free(conn),
                 None => {}
             }
+        }
+        while let Some((conn, reason)) = self.io.overdue() {
+            handler.too_slow(&mut self.io, conn, reason);
         }
     }
 

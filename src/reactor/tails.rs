@@ -11,14 +11,14 @@ use crate::reason::CloseReason;
 
 impl Io {
     /// Takes what waits of a connection.
-    pub(super) fn take_tail(&mut self, conn: ConnId) -> Vec<u8> {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Vec::new() };
+    pub(super) fn take_tail(&mut self, conn: ConnId) -> Box<[u8]> {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Box::default() };
         self.tails -= peer.tail_counts();
         std::mem::take(&mut peer.tail)
     }
 
     /// Keeps what the handler has not consumed.
-    pub(super) fn keep_tail(&mut self, conn: ConnId, tail: Vec<u8>) {
+    pub(super) fn keep_tail(&mut self, conn: ConnId, tail: Box<[u8]>) {
         let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
         self.tails -= peer.tail_counts();
         peer.tail = tail;

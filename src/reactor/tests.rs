@@ -51,7 +51,7 @@ fn bounds() -> Bounds {
         admin_connections: 0,
         close_ms: 1000,
         drain_ms: 1000,
-        backlog_bytes: 1000,
+        slow: Rules::new(&crate::limits::Limits::default()),
         input_bytes: 1 << 20,
     }
 }

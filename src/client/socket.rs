@@ -107,15 +107,39 @@ impl Socket {
             if let Some(message) = self.read_message()? {
                 return Ok(Some(message));
             }
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-            self.buffer.resize(self.end + PIECE_BYTES, 0);
-            match self.stream.read(&mut self.buffer[self.end..], &Deadline::after(ms)) {
-                Ok(n) => self.end += n,
-                Err(ClientError::Silence) => return Ok(None),
-                Err(e) => return Err(e),
+            if !self.fill(&Deadline::after(ms))? {
+                return Ok(None);
             }
         }
+    }
+
+    /// The same, but `None` after `ms` milliseconds whatever else has come, pings among it.
+    ///
+    /// # Errors
+    /// As [`Socket::next`].
+    pub fn next_within(&mut self, ms: u64) -> Result<Option<Message>, ClientError> {
+        let deadline = Deadline::after(ms);
+        loop {
+            if let Some(message) = self.read_message()? {
+                return Ok(Some(message));
+            }
+            if !self.fill(&deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads what has arrived; `false` if that is nothing.
+    fn fill(&mut self, deadline: &Deadline) -> Result<bool, ClientError> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        self.buffer.resize(self.end + PIECE_BYTES, 0);
+        match self.stream.read(&mut self.buffer[self.end..], deadline) {
+            Ok(n) => self.end += n,
+            Err(ClientError::Silence) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        Ok(true)
     }
 
     /// The next message of those that have arrived.
@@ -233,6 +257,7 @@ mod tests {
         });
         assert_eq!(socket.next(ANSWER_MS).unwrap(), text("first"));
         assert_eq!(socket.next(1).unwrap(), None);
+        assert_eq!(socket.next_within(1).unwrap(), None);
         socket.ping().unwrap();
         assert_eq!(socket.next(ANSWER_MS).unwrap(), text("after the ping"));
     }

@@ -38,7 +38,7 @@ fn carries(site: &Site, check: &'static str, below: &str, first: Option<&str>) -
         None => PING.to_owned(),
         Some(_) => serde_json::json!([PING]).to_string(),
     };
-    let said = first.map_or(Ok(None), |_| socket.next(ANSWER_MS));
+    let said = first.map_or(Ok(None), |_| socket.next_within(ANSWER_MS));
     let is_greeted = match (&said, first) {
         (Ok(Some(Message::Text(text))), Some(first)) => text == first,
         (_, first) => first.is_none(),
@@ -46,7 +46,7 @@ fn carries(site: &Site, check: &'static str, below: &str, first: Option<&str>) -
     let watch = Stopwatch::start();
     let answer = match said {
         Ok(_) if is_greeted => {
-            socket.send(message.as_bytes()).and_then(|()| socket.next(ANSWER_MS))
+            socket.send(message.as_bytes()).and_then(|()| socket.next_within(ANSWER_MS))
         }
         said => said,
     };
@@ -100,7 +100,7 @@ pub(super) fn auth(site: &Site, date: Option<u64>) -> (Vec<Finding>, bool) {
     let reply = open(site, "/websocket").and_then(|opened| match opened {
         Ok(mut socket) => {
             socket.send(auth_message(pass).as_bytes())?;
-            socket.next(ANSWER_MS)
+            socket.next_within(ANSWER_MS)
         }
         Err(visit) => Err(ClientError::Foreign(format!("it answers HTTP {}", visit.status))),
     });
@@ -171,7 +171,8 @@ fn is_good_without_end(site: &Site, pass: &Pass) -> bool {
         endless: None,
     };
     let Ok(Ok(mut socket)) = open(site, "/websocket") else { return false };
-    let reply = socket.send(auth_message(&pass).as_bytes()).and_then(|()| socket.next(ANSWER_MS));
+    let reply =
+        socket.send(auth_message(&pass).as_bytes()).and_then(|()| socket.next_within(ANSWER_MS));
     matches!(reply, Ok(Some(Message::Text(text))) if text.contains("\"auth ok\""))
 }
 

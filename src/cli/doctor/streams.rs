@@ -205,7 +205,7 @@ fn silent_socket(site: &Site, is_in: bool) -> Silence {
     }
     let watch = Stopwatch::start();
     while seconds(&watch) < site.wait {
-        match socket.next(LOOK_MS) {
+        match socket.next_within(LOOK_MS) {
             Ok(Some(Message::Closed(1006 | 1011 | 1012, _))) | Err(_) => {
                 return Silence::Cut(seconds(&watch));
             }

@@ -49,6 +49,7 @@ impl World {
             server_key: "a key of the benches".into(),
             demo: None,
             sockjs: Default::default(),
+            proxies: Default::default(),
             now: reactor.now(),
             at: reactor.now().unix,
         };

@@ -7,6 +7,7 @@
 //!   from inside another call to the handler;
 //! - what was sent before a close is still flushed, for a bounded time.
 
+use crate::address::Address;
 use crate::arena::Id;
 use crate::frame::Frame;
 use crate::metrics::{Meters, Process};
@@ -34,8 +35,8 @@ pub enum Door {
 
 /// What a reactor calls.
 pub trait Handler {
-    /// A peer came through a door.
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door);
+    /// A peer came through a door, from that address.
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address);
 
     /// Somebody was turned away at a door, because there was no room; they were never let in.
     fn turned_away(&mut self, _now: Now) {}

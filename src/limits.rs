@@ -87,6 +87,9 @@ limits! {
     /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 32
     /// more.
     connections: 1_000_000, 16..=16_000_000;
+    /// Connections of browsers from one address, and in IPv6 from one network of 64 bits; 0: any
+    /// number.
+    connections_per_address: 0, 0..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest goes.

@@ -70,6 +70,8 @@ reasons! {
     SlowConsumer = "slow_consumer", 3008 "too slow";
     /// The server's own limit on connections.
     Full = "full";
+    /// As many connections as one address may have.
+    AddressFull = "address_full";
     /// Half a request, head or frame, and no more in time.
     HalfRequest = "half_request";
     /// A page of a site that is not on the list of those that may connect.

@@ -20,6 +20,7 @@ mod net;
 mod record;
 mod sessions;
 mod tape;
+mod ways;
 mod world;
 
 pub use sessions::{Met, run_sessions};
@@ -137,6 +138,7 @@ fn limits() -> Limits {
         message_fragments: 4,
         messages_per_second: 4,
         messages_burst: 16,
+        connections_per_address: 3,
         backlog_bytes: 1024,
         answers_pause_bytes: 1024,
         channels_per_connection: 4,

@@ -20,6 +20,7 @@ use std::time::Duration;
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler};
 use crate::reason::CloseReason;
 use crate::time::{Clock, Millis, Stopwatch};
@@ -338,9 +339,9 @@ impl Reactor {
                     break;
                 };
                 match listener.accept() {
-                    Ok(stream) => match refusal.filter(|_| !has_room) {
+                    Ok((stream, from)) => match refusal.filter(|_| !has_room) {
                         Some(words) => self.refuse(handler, stream, words),
-                        None => self.welcome(handler, stream, door),
+                        None => self.welcome(handler, stream, (door, from)),
                     },
                     Err(error) => match error.kind() {
                         stdio::ErrorKind::WouldBlock => listener.is_ready = false,
@@ -353,7 +354,12 @@ impl Reactor {
         }
     }
 
-    fn welcome(&mut self, handler: &mut impl Handler, stream: stream::Stream, door: Door) {
+    fn welcome(
+        &mut self,
+        handler: &mut impl Handler,
+        stream: stream::Stream,
+        (door, from): (Door, Address),
+    ) {
         self.is_starved = false;
         let conn = self.io.insert(stream, door);
         let registry = self.poll.registry();
@@ -363,7 +369,7 @@ impl Reactor {
             self.starve(&error);
             return;
         }
-        handler.opened(&mut self.io, conn, door);
+        handler.opened(&mut self.io, conn, door, from);
     }
 
     /// Descriptors or kernel memory have run out: knock again a little later. Said once, until

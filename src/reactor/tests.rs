@@ -13,7 +13,7 @@ struct Late {
 }
 
 impl Handler for Late {
-    fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door) {
+    fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door, _: Address) {
         self.conn = Some(conn);
     }
     fn received(

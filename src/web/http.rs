@@ -6,6 +6,7 @@ use super::{answers, origin};
 use crate::codec::http::{
     self, BodyReader, CONTINUE, Head, HeadBounds, HttpError, Response, Upgrade,
 };
+use crate::codec::proxy::{self, Introduction};
 use crate::codec::sockjs::{self, Route, Transport};
 use crate::codec::ws;
 use crate::edge::{ConnId, Net};
@@ -18,6 +19,10 @@ use crate::reason::CloseReason;
 pub(super) struct Http {
     /// Bytes of the input in which the end of the head is known not to begin.
     scanned: u32,
+    /// Nothing has been asked yet.
+    is_first: bool,
+    /// What comes may begin with an introduction: nothing has come yet, and the peer is believed.
+    may_introduce: bool,
     /// The request whose body is not all there.
     upload: Option<Box<Upload>>,
 }
@@ -48,11 +53,21 @@ enum Outcome {
 }
 
 impl Http {
+    /// A connection has come, perhaps by a proxy that is believed.
+    pub fn new(is_proxy: bool) -> Http {
+        Http { is_first: true, may_introduce: is_proxy, ..Http::default() }
+    }
+
     /// The request did not come in time. A connection that was between two requests is closed
     /// without a word, as both sides may at any moment.
-    pub fn send_timeout(&self, net: &mut impl Net, conn: ConnId) {
-        if self.scanned > 0 || self.upload.is_some() {
+    pub fn time_out(&self, net: &mut impl Net, conn: ConnId) -> CloseReason {
+        let is_half = self.scanned > 0 || self.upload.is_some();
+        if is_half {
             net.send(conn, Response::new(408).text("Request Timeout\n").close().encode());
+        }
+        match is_half || self.is_first {
+            true => CloseReason::HalfRequest,
+            false => CloseReason::Answered,
         }
     }
 }
@@ -87,10 +102,20 @@ impl<P> Web<P> {
                 self.request(net, app, conn, &head, &upload.body)?;
                 continue;
             }
+            if http.may_introduce {
+                match self.introduction(net, conn, rest)? {
+                    Some(length) => used += length,
+                    None => return Ok(used),
+                }
+                continue;
+            }
             // An empty line in front of a request is passed over (RFC 9112, 2.2).
             if rest.starts_with(b"\r\n") {
                 (http.scanned, used) = (0, used + 2);
                 continue;
+            }
+            if !http::may_be_request(rest) {
+                return Err(refuse(net, conn, HttpError::Malformed));
             }
             let Some(head_end) = http::find_head_end(rest, http.scanned as usize) else {
                 if rest.len() >= self.limits.http_head_bytes {
@@ -117,6 +142,33 @@ impl<P> Web<P> {
         Ok(used)
     }
 
+    /// What stands at the start of a connection by a proxy that is believed. Returns how long
+    /// it is, if all of it is there.
+    fn introduction(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &[u8],
+    ) -> Result<Option<usize>, CloseReason> {
+        let Line::Http(http) = &mut self.lines[conn.index()] else { return Ok(None) };
+        match proxy::introduction(input, self.limits.http_head_bytes) {
+            Introduction::None => {
+                *http = Http::new(false);
+                Ok(Some(0))
+            }
+            Introduction::Incomplete => {
+                http.scanned = input.len() as u32;
+                Ok(None)
+            }
+            Introduction::Whole { length, source } => {
+                *http = Http::new(false);
+                self.introduced(net, conn, source)?;
+                Ok(Some(length))
+            }
+            Introduction::Malformed => Err(refuse(net, conn, HttpError::Malformed)),
+        }
+    }
+
     fn parse<'a>(&self, head: &'a [u8]) -> Result<Head<'a>, HttpError> {
         let bounds = HeadBounds {
             headers: self.limits.http_headers,
@@ -136,6 +188,7 @@ impl<P> Web<P> {
         behind: &[u8],
     ) -> Result<usize, CloseReason> {
         let head = self.parse(head_bytes).map_err(|e| refuse(net, conn, e))?;
+        self.requested(net, conn, &head)?;
         let reader = BodyReader::new(head.content, self.limits.http_body_bytes);
         let mut reader = reader.map_err(|e| refuse(net, conn, e.into()))?;
         if reader.is_done() {
@@ -158,7 +211,8 @@ impl<P> Web<P> {
             net.send(conn, Frame::from(CONTINUE));
         }
         let upload = Upload { head: head_bytes.into(), reader, body, is_wanted };
-        self.lines[conn.index()] = Line::Http(Http { scanned: 0, upload: Some(Box::new(upload)) });
+        let http = Http { upload: Some(Box::new(upload)), ..Http::default() };
+        self.lines[conn.index()] = Line::Http(http);
         net.deadline(conn, Some(net.now().mono.plus(self.limits.http_body_ms as u64)));
         Ok(used)
     }

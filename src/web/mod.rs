@@ -6,10 +6,12 @@
 //! session through an [`Outlet`], and to any of them with [`Web::publish`]. Called by the switch,
 //! and by [`Standalone`] for applications that have nothing else.
 //!
-//! One file per role: `http` for requests, `answers` for those that need no session,
-//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `polled` for
-//! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
+//! One file per role: `http` for requests, `answers` for those that need no session, `service` for
+//! what is served where, `addresses` for where clients are, `origin` for the sites whose pages may
+//! connect, `pace` for how fast they may speak, `polled` for a session over HTTP and `transports`
+//! for its coming and going, `socket` for WebSockets.
 
+mod addresses;
 mod answers;
 mod fuzz;
 mod http;
@@ -17,6 +19,7 @@ mod origin;
 mod outlet;
 mod pace;
 mod polled;
+mod service;
 mod socket;
 mod standalone;
 mod transports;
@@ -25,6 +28,7 @@ use std::rc::Rc;
 
 use hashbrown::HashMap;
 
+use crate::address::{Address, Proxies};
 use crate::arena::{Arena, Id};
 use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
@@ -34,6 +38,7 @@ use crate::publication::{Form, Publication};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
+use addresses::Addresses;
 use answers::Pages;
 use http::{Http, SenderReply};
 use pace::Pace;
@@ -43,6 +48,7 @@ use socket::Socket;
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
+pub use service::Service;
 pub use standalone::Standalone;
 
 /// Kind of [`SessionId`].
@@ -51,47 +57,6 @@ pub enum SessionKind {}
 
 /// One session, for as long as it lives.
 pub type SessionId = Id<SessionKind>;
-
-/// One place where SockJS is served, and how.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// The path that everything is under, as `/socket`.
-    pub prefix: String,
-    /// Whether WebSockets are served.
-    pub websocket: bool,
-    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
-    pub cookie: bool,
-    /// Whether `jsonp` and `jsonp_send` are served.
-    pub jsonp: bool,
-    /// Whether `htmlfile` is served.
-    pub htmlfile: bool,
-    /// The script that the iframe page loads: a path, or an `http` address.
-    pub script: String,
-    /// Bytes of frames after which an answer that goes on ends; the session goes on in the next.
-    pub response_bytes: usize,
-    /// Whether raw WebSockets are pinged.
-    pub raw_heartbeat: bool,
-    /// Sites whose pages may connect, each as browsers write it in `Origin`; all may if there is
-    /// none here.
-    pub origins: Vec<String>,
-}
-
-impl Service {
-    /// All transports under this prefix, and the page with the script that the server has itself.
-    pub fn new(prefix: &str, limits: &Limits) -> Service {
-        Service {
-            prefix: prefix.to_owned(),
-            websocket: true,
-            cookie: false,
-            jsonp: true,
-            htmlfile: true,
-            script: format!("{prefix}/{}", crate::codec::sockjs::IFRAME_SCRIPT),
-            response_bytes: limits.stream_response_bytes,
-            raw_heartbeat: true,
-            origins: Vec::new(),
-        }
-    }
-}
 
 /// What a browser said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,6 +189,7 @@ impl hashbrown::Equivalent<Key> for KeyRef<'_> {
 #[derive(Debug)]
 pub struct Web<P> {
     limits: Limits,
+    addresses: Addresses,
     pace: Pace,
     /// How often somebody was held back for speaking too fast.
     held: u64,
@@ -247,6 +213,7 @@ impl<P> Web<P> {
     pub fn new(services: Vec<Service>, limits: Limits, now: Now) -> Web<P> {
         Web {
             pages: services.iter().map(Pages::new).collect(),
+            addresses: Addresses::new(limits.connections_per_address),
             pace: Pace::new(&limits),
             held: 0,
             limits,
@@ -281,13 +248,23 @@ impl<P> Web<P> {
         self.sessions.iter().filter_map(|(_, session)| session.peer.as_ref())
     }
 
-    /// A peer came through the door.
-    pub fn opened(&mut self, net: &mut impl Net, conn: ConnId) {
+    /// Believes these proxies where they say whom they speak for.
+    pub fn believing(mut self, proxies: Proxies) -> Web<P> {
+        self.addresses.proxies = proxies;
+        self
+    }
+
+    /// A peer came through the door, from that address.
+    pub fn opened(&mut self, net: &mut impl Net, conn: ConnId, from: Address) {
         net.deadline(conn, Some(net.now().mono.plus(self.limits.http_head_ms as u64)));
         if self.lines.len() <= conn.index() {
             self.lines.resize_with(conn.index() + 1, Line::default);
         }
-        self.lines[conn.index()] = Line::Http(Http::default());
+        let is_proxy = self.addresses.proxies.has(from);
+        self.lines[conn.index()] = Line::Http(Http::new(is_proxy));
+        if let Err(reason) = self.arrive(net, conn, from) {
+            net.close(conn, reason);
+        }
     }
 
     /// Whether a connection is of this door and not yet closed.
@@ -375,8 +352,8 @@ impl<P> Web<P> {
     ) {
         match &self.lines[conn.index()] {
             Line::Http(http) => {
-                http.send_timeout(net, conn);
-                net.close(conn, CloseReason::HalfRequest);
+                let reason = http.time_out(net, conn);
+                net.close(conn, reason);
             }
             Line::Socket(id) => {
                 let id = *id;
@@ -396,6 +373,7 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
+        self.addresses.leave(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
             Line::Sender(id, _) => {
@@ -570,6 +548,8 @@ impl<P> Web<P> {
             }
         }
         self.wheel.check_invariants();
+        let is_open = |slot: usize| !matches!(self.lines.get(slot), None | Some(Line::None));
+        self.addresses.check_invariants(is_open);
     }
 }
 

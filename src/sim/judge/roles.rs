@@ -34,6 +34,9 @@ impl Judge {
                         if *of == conn && *why == reason)
                 });
                 if from < view.delivered && (is_seen || to <= view.consumed) {
+                    if let Intent::BadRequest(status) = intent {
+                        self.expect(conn, Expected::Http(status));
+                    }
                     self.punish(conn, reason);
                 }
                 break;
@@ -138,6 +141,7 @@ impl Judge {
         let limits = &self.limits;
         match (&self.lines.get(&conn)?.role, intent) {
             (_, Intent::Violation(reason)) => Some(*reason),
+            (_, Intent::BadRequest(_)) => Some(CloseReason::BadHttp),
             (Role::Controller(controller), Intent::Command(_) | Intent::NotJson) => {
                 let max = match controller.auth {
                     Some(_) => limits.control_frame_bytes,
@@ -158,6 +162,9 @@ impl Judge {
                 self.refuse(conn, (301, "Body is not JSON".into()));
                 self.punish(conn, CloseReason::ControlJson);
             }
+            Intent::Introduced(Some(client)) => self.came(conn, client.into()),
+            Intent::Introduced(None) => {}
+            Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(101));
@@ -183,6 +190,7 @@ impl Judge {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(status));
                 line.role = Role::Http(now);
+                line.is_answered_once = true;
                 if is_last {
                     self.close(conn, CloseReason::Answered);
                 }
@@ -191,11 +199,6 @@ impl Judge {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(403));
                 self.close(conn, CloseReason::OriginRefused);
-            }
-            Intent::BadRequest(status) => {
-                let Some(line) = self.lines.get_mut(&conn) else { return };
-                line.expect(Expected::Http(status));
-                self.close(conn, CloseReason::BadHttp);
             }
             Intent::Message(events) => {
                 self.hear(conn, events.into());
@@ -206,7 +209,7 @@ impl Judge {
                 self.expect(conn, Expected::Close(said.or(Some((1000, String::new())))));
                 self.close(conn, CloseReason::PeerClosed);
             }
-            Intent::Violation(reason) => panic!("{reason} has been punished"),
+            Intent::Violation(_) | Intent::BadRequest(_) => panic!("it has been punished"),
         }
     }
 

@@ -360,7 +360,7 @@ fn what_proxies_answer_in_place_of_the_server() {
             "leads on to https://a.example/",
         ),
         ("HTTP/1.1 200 OK\r\n\r\n<html>Hello", "something else answers there: \"<html>Hello\""),
-        ("HTTP/1.1 400 Bad Request\r\n\r\nexactly one Host header expected\n", "no Host, or two"),
+        ("HTTP/1.1 503 S\r\n\r\ntoo many sessions\n", "there is no room for one more"),
         ("HTTP/1.1 503 S\r\n\r\nThe server is full\n", "there is no room for one more"),
         ("HTTP/1.1 400 B\r\n\r\nThe plain HTTP request was sent to HTTPS port", "TLS is expected"),
         ("SSH-2.0-x\r\n", "it does not speak HTTP"),
@@ -371,6 +371,21 @@ fn what_proxies_answer_in_place_of_the_server() {
         assert_eq!(code, Some(1));
         expect_only(&found, "path", words);
     }
+}
+
+#[test]
+fn hosts_and_addresses_that_a_proxy_gets_wrong() {
+    let server = Server::start(&Options::limits(&[("connections_per_address", 1)]));
+    let held = common::browser::Browser::raw(server.ws);
+    let (_, found) = doctor(server.ws, &[]);
+    expect_only(&found, "path", "takes this for it");
+    drop(held);
+    let server = Server::new();
+    let two: Request = |head| with(&head, &[], "Host: other.example");
+    expect_only(&doctor(proxy(server.ws, two, at_once), &[]).1, "path", "no Host, or two");
+    let introduced: Request = |head| format!("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n{head}");
+    let (_, found) = doctor(proxy(server.ws, introduced, at_once), &[]);
+    expect_only(&found, "path", "something that is no request");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use super::{Finding, Site};
 use crate::client::{ClientError, Visit};
+use crate::codec::http::HttpError;
 use crate::codec::sockjs;
 
 /// For proxies that keep `Upgrade` to themselves.
@@ -47,6 +48,17 @@ const UNREACHED: &[&str] =
 const FULL: &[&str] =
     &["raise the limit connections and the descriptor limit (see docs/operations.md, Sizing)"];
 
+const ADDRESS: &[&str] = &[
+    "if it is a proxy's: let that send X-Forwarded-For, and `fws serve --trusted-proxy` name it",
+    "if it is yours: raise the limit connections_per_address",
+];
+
+const PROXY: &[&str] = &[
+    "a proxy that says by the PROXY protocol whom it speaks for (HAProxy: send-proxy-v2) must be \
+     named with `fws serve --trusted-proxy`",
+    "let the proxy speak HTTP/1.1 towards the server, and no HTTP/2",
+];
+
 pub(super) const HEAD: &[&str] = &[
     "fewer or smaller cookies on this host, or a host of its own for the server",
     "the limits http_head_bytes and http_headers; nginx: large_client_header_buffers; HAProxy: \
@@ -88,8 +100,15 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
     if is_ours("The server is full") || is_ours("too many sessions") {
         return wrong(format!("503 {text}: there is no room for one more"), FULL);
     }
-    if is_ours("exactly one Host header expected") {
-        return wrong("the server got no Host, or two".into(), HOST);
+    if is_ours("Too many connections from your address") {
+        let says = "the server has too many connections from one address, and takes this for it";
+        return wrong(says.into(), ADDRESS);
+    }
+    if is_ours(&HttpError::Host.to_string()) {
+        return wrong("the server got no Host, or two, or one that is none".into(), HOST);
+    }
+    if is_ours(&HttpError::Malformed.to_string()) {
+        return wrong("the server got something that is no request".into(), PROXY);
     }
     if text.contains("plain HTTP request was sent to HTTPS port") {
         return wrong("TLS is expected here".into(), &["write https:// in place of http://"]);

@@ -19,7 +19,7 @@ pub(super) const UPGRADE: &[&str] = &[
 /// For proxies that keep an answer until there is more of it.
 pub(super) const BUFFERING: &[&str] = &[
     "nginx: proxy_buffering off; and no gzip for this path",
-    "Caddy: reverse_proxy … { flush_interval -1 } and no encode for this path",
+    "Caddy: no encode for this path, and no response_buffers",
     "Apache: ProxyPass … flushpackets=on, and SetEnv no-gzip 1",
     "HAProxy: no compression, no http-buffer-request and no cache for this path",
 ];

@@ -107,7 +107,10 @@ pub(super) fn path(site: &Site) -> Finding {
     if text == sockjs::GREETING {
         return Finding::ok(check, format!("the server is found under {}", site.url.path));
     }
-    let says = format!("something else answers there: {:?}", first_line(&text));
+    let says = match first_line(&text).as_str() {
+        "" => "something else answers there, with an empty page".to_owned(),
+        line => format!("something else answers there: {line:?}"),
+    };
     let advice = "is this the URL that pages give to their client, and is the rule for it in the \
                   part for this host name, before the one for everything else?";
     Finding::wrong(check, says, &[advice])

@@ -36,6 +36,7 @@ impl World {
             close_ms: 1000,
             drain_ms: 1000,
             backlog_bytes: 262_144,
+            input_bytes: 67_108_864,
         };
         let mut reactor = Reactor::new(bounds)?;
         let any = "127.0.0.1:0".parse().expect("an address");

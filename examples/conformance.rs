@@ -134,6 +134,7 @@ fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
         close_ms: limits.close_ms as u64,
         drain_ms: limits.drain_ms as u64,
         backlog_bytes: limits.backlog_bytes,
+        input_bytes: limits.input_bytes,
     })?;
     let door = Listener::tcp(Door::Web, address.parse()?)?;
     println!("listening {}", door.address());

@@ -60,10 +60,12 @@ const SETTINGS: [Setting; 11] = [
 ];
 
 /// Limits of which the first must not be more than the second.
-const ORDERED: [(&str, &str); 3] = [
+const ORDERED: [(&str, &str); 5] = [
     ("control_connections", "connections"),
     ("control_frame_unauthenticated_bytes", "control_frame_bytes"),
+    ("http_body_unauthenticated_bytes", "http_body_bytes"),
     ("message_unauthenticated_bytes", "message_bytes"),
+    ("answers_unauthenticated_bytes", "answers_pause_bytes"),
 ];
 
 /// What of SockJS can be switched, under the key `sockjs` of the file.

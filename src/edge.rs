@@ -110,6 +110,12 @@ pub trait Net {
     /// From this call on the peer's bytes are thrown away, and the first reason stands.
     fn close(&mut self, conn: ConnId, reason: CloseReason);
 
+    /// As [`Net::close`], for one who may not be here: it has a moment and no more to take what is
+    /// queued, so that nobody is kept out by crowds of those.
+    fn expel(&mut self, conn: ConnId, reason: CloseReason) {
+        self.close(conn, reason);
+    }
+
     /// Sets the one deadline of the connection, in place of the one before; `None` clears it.
     /// Bytes do not extend it.
     fn deadline(&mut self, conn: ConnId, at: Option<Millis>);

@@ -51,6 +51,10 @@ pub struct Meters {
     pub queued_bytes: usize,
     /// Frames that wait for the kernel to take them.
     pub queued_frames: usize,
+    /// Bytes of browsers that have been read and wait to be understood or heard.
+    pub input_bytes: usize,
+    /// How often one of them had to go because that was too much.
+    pub input_evicted: u64,
     /// Turns of the loop, without the time in which it waited.
     pub turns: Durations,
     /// A signal to stop has come.

@@ -68,7 +68,7 @@ reasons! {
     AuthTimeout = "auth_timeout", 3408 "no auth in time";
     /// What publishers send it waits for too long or too much.
     SlowConsumer = "slow_consumer", 3008 "too slow";
-    /// The server's own limit on connections.
+    /// The server's own limits: on connections, or on what it keeps of all of them.
     Full = "full";
     /// As many connections as one address may have.
     AddressFull = "address_full";

@@ -93,6 +93,7 @@ impl Start {
             close_ms: config.limits.close_ms as u64,
             drain_ms: config.limits.drain_ms as u64,
             backlog_bytes: config.limits.backlog_bytes,
+            input_bytes: config.limits.input_bytes,
         })?;
         let at = reactor.now().unix;
         log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));

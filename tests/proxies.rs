@@ -10,6 +10,7 @@ use common::server::{Dir, Options, Server, mode};
 use common::web::Http;
 use serde_json::json;
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 const REQUEST: &str = "GET /socket HTTP/1.1\r\nHost: a\r\n";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -113,6 +114,30 @@ fn each_request_of_a_kept_connection_counts_for_its_own_client() {
     assert_eq!(answer.status, 200, "the connection is the other's now");
     let answer = kept.ask("GET /socket", &["X-Forwarded-For: 192.0.2.1"], "");
     assert_refused(kept, &answer);
+}
+
+#[test]
+fn who_is_refused_takes_no_room() {
+    let options = Options { descriptors: Some(164), ..capped(1, &["127.0.0.1"]) };
+    let server = Server::start(&options);
+    let crowd: Vec<Http> = (0..99)
+        .map(|_| {
+            let mut http = Http::connect(server.ws);
+            http.raw(format!("{REQUEST}X-Forwarded-For: 192.0.2.1\r\n\r\n"));
+            http
+        })
+        .collect();
+    // They take their answers never, and others come soon.
+    let start = Instant::now();
+    let others = (0..50).map(|i| {
+        eventually("there is room", || {
+            let (http, answer) = asking(&server, &format!("X-Forwarded-For: 192.0.3.{i}\r\n"));
+            (answer.status == 200).then_some(http)
+        })
+    });
+    assert_eq!(others.collect::<Vec<_>>().len(), 50);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    drop(crowd);
 }
 
 #[test]

@@ -55,6 +55,9 @@ impl<J: Journal> Pages<'_, J> {
         labelled(text, &f::CLOSED, "reason", &reasons);
         text.single(&f::TURNED_AWAY, metrics.turned_away);
         text.single(&f::HELD, metrics.browsers_held);
+        text.single(&f::STRANGERS, census.strangers);
+        text.single(&f::BODIES, census.bodies.bytes);
+        text.single(&f::BODIES_EVICTED, census.bodies.evicted);
     }
 
     fn traffic(&self, text: &mut Exposition) {
@@ -142,6 +145,8 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::SENT, meters.sent_bytes);
         text.single(&f::QUEUED_BYTES, meters.queued_bytes);
         text.single(&f::QUEUED_FRAMES, meters.queued_frames);
+        text.single(&f::INPUT, meters.input_bytes);
+        text.single(&f::INPUT_EVICTED, meters.input_evicted);
         text.histogram(&f::TURNS, &meters.turns);
         let process = net.process();
         for (family, value) in [

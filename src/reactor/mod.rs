@@ -8,6 +8,7 @@ mod process;
 mod refuse;
 mod stop;
 mod stream;
+mod tails;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +25,7 @@ use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler};
 use crate::reason::CloseReason;
 use crate::time::{Clock, Millis, Stopwatch};
-use io::{Flushed, Io, Phase, Slot};
+use io::{Flushed, Haste, Io, Phase, Slot};
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -53,6 +54,8 @@ pub struct Bounds {
     /// What waits for a peer before the kernel is asked to take it in the midst of a turn; the
     /// same as the limit of that name.
     pub backlog_bytes: usize,
+    /// Input of browsers that waits, in all.
+    pub input_bytes: usize,
 }
 
 /// The event loop.
@@ -396,7 +399,8 @@ impl Reactor {
         if peer.is_paused {
             return;
         }
-        let tail = std::mem::take(&mut peer.tail);
+        let tail = self.io.take_tail(conn);
+        let Some(peer) = self.io.peer(conn) else { return };
         self.scratch[..tail.len()].copy_from_slice(&tail);
         let mut filled = tail.len();
         if peer.is_readable && !peer.is_ended && filled < self.scratch.len() {
@@ -434,8 +438,10 @@ impl Reactor {
                 Ok(used) => {
                     debug_assert!(used <= filled);
                     if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
-                        peer.tail = self.scratch[used.min(filled)..filled].to_vec();
-                        debug_assert!(peer.tail.len() < READ_BYTES || peer.is_paused);
+                        debug_assert!(filled - used < READ_BYTES || peer.is_paused);
+                        let tail = self.scratch[used.min(filled)..filled].to_vec();
+                        self.io.keep_tail(conn, tail);
+                        self.relieve();
                     }
                 }
                 Err(reason) => return crate::edge::Net::close(&mut self.io, conn, reason),
@@ -512,8 +518,7 @@ impl Reactor {
             Phase::Flushing => {
                 peer.stream.shutdown_write();
                 peer.phase = Phase::Lingering;
-                if peer.is_turned_away {
-                    // It has had its time from the beginning.
+                if peer.haste != Haste::None {
                     return self.io.mark_ready(conn);
                 }
                 self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));

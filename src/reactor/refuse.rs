@@ -13,8 +13,9 @@ use crate::frame::Frame;
 /// So many may be on their way out at a time, beyond the connections there is room for: they have
 /// descriptors too. Whoever comes when all of those are taken waits, for as long as this at most.
 const TURNED_AWAY_MAX: usize = 8;
-/// From the accept to the end of a connection that there is no room for, at most.
-const TURNED_AWAY_MS: u64 = 200;
+/// From the accept to the end of a connection that there is no room for, and from an expulsion to
+/// the end of that, at most.
+pub(super) const TURNED_AWAY_MS: u64 = 200;
 
 impl Reactor {
     /// How many connections there are that were let in. Counted from the slots.

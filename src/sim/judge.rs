@@ -99,6 +99,8 @@ pub(super) struct Controller {
 
 #[derive(Debug)]
 pub(super) struct Browser {
+    /// The how many-eth of the run.
+    number: u64,
     pub form: Form,
     /// Namespace and user, while the hub has it.
     pub who: Option<(u32, String)>,
@@ -178,6 +180,8 @@ pub(super) struct Judge {
     /// Controllers that had to make room for others before they had authenticated.
     evicted: BTreeSet<ConnId>,
     pub is_stopping: bool,
+    /// How many browsers there have been.
+    browsers: u64,
     /// Of the current call.
     meter: Meter,
 }
@@ -201,6 +205,7 @@ impl Judge {
             has_date_jumped: false,
             evicted: BTreeSet::new(),
             is_stopping: false,
+            browsers: 0,
             meter: Meter::default(),
         }
     }

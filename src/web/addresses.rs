@@ -145,6 +145,7 @@ impl<P> Web<P> {
         }
         let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
         net.send(conn, response.text("Too many connections from your address\n").close().encode());
+        net.expel(conn, CloseReason::AddressFull);
         Err(CloseReason::AddressFull)
     }
 }

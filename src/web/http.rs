@@ -1,6 +1,7 @@
 //! HTTP/1.1 on the web door: one request after the other, head and body, each answered before the
 //! next is looked at (RFC 9112). What is ambiguous is refused and ends the connection.
 
+use super::uploads::Upload;
 use super::{Application, Line, SessionId, Web};
 use super::{answers, origin};
 use crate::codec::http::{
@@ -24,17 +25,7 @@ pub(super) struct Http {
     /// What comes may begin with an introduction: nothing has come yet, and the peer is believed.
     may_introduce: bool,
     /// The request whose body is not all there.
-    upload: Option<Box<Upload>>,
-}
-
-/// A request whose body arrives.
-#[derive(Debug)]
-struct Upload {
-    head: Box<[u8]>,
-    reader: BodyReader,
-    body: Vec<u8>,
-    /// Whether anybody wants to know what the body says.
-    is_wanted: bool,
+    pub upload: Option<Box<Upload>>,
 }
 
 /// The answer that a sender gets when all that it sent has been heard.
@@ -56,6 +47,11 @@ impl Http {
     /// A connection has come, perhaps by a proxy that is believed.
     pub fn new(is_proxy: bool) -> Http {
         Http { is_first: true, may_introduce: is_proxy, ..Http::default() }
+    }
+
+    /// A request has come, and its body is on its way.
+    pub fn uploading(upload: Upload) -> Http {
+        Http { upload: Some(Box::new(upload)), ..Http::default() }
     }
 
     /// The request did not come in time. A connection that was between two requests is closed
@@ -92,14 +88,17 @@ impl<P> Web<P> {
         while let Line::Http(http) = &mut self.lines[conn.index()] {
             let rest = &input[used..];
             if let Some(upload) = &mut http.upload {
-                let out = upload.is_wanted.then_some(&mut upload.body);
-                used += upload.reader.read(rest, out).map_err(|e| refuse(net, conn, e.into()))?;
-                if !upload.reader.is_done() {
+                let before = upload.bytes();
+                used += upload.read(rest).map_err(|e| refuse(net, conn, e.into()))?;
+                self.bodies.bytes = self.bodies.bytes - before + upload.bytes();
+                if !upload.is_done() {
+                    self.relieve(net, app);
                     return Ok(used);
                 }
-                let Some(upload) = http.upload.take() else { return Ok(used) };
-                let head = self.parse(&upload.head).map_err(|e| refuse(net, conn, e))?;
-                self.request(net, app, conn, &head, &upload.body)?;
+                let Some(upload) = self.take_upload(conn) else { return Ok(used) };
+                let (head, body) = upload.into_parts();
+                let head = self.parse(&head).map_err(|e| refuse(net, conn, e))?;
+                self.request(net, app, conn, &head, body.as_deref())?;
                 continue;
             }
             if http.may_introduce {
@@ -189,36 +188,24 @@ impl<P> Web<P> {
     ) -> Result<usize, CloseReason> {
         let head = self.parse(head_bytes).map_err(|e| refuse(net, conn, e))?;
         self.requested(net, conn, &head)?;
-        let reader = BodyReader::new(head.content, self.limits.http_body_bytes);
+        let (bytes_max, is_wanted) = self.body_wanted(app, &head);
+        let reader = BodyReader::new(head.content, bytes_max);
         let mut reader = reader.map_err(|e| refuse(net, conn, e.into()))?;
+        let mut body = (is_wanted || reader.is_done()).then(Vec::new);
+        let used = reader.read(behind, body.as_mut()).map_err(|e| refuse(net, conn, e.into()))?;
         if reader.is_done() {
-            self.request(net, app, conn, &head, b"")?;
-            return Ok(0);
-        }
-        let is_wanted = matches!(
-            self.route(&head),
-            Some((_, Route::Session { transport: Transport::XhrSend | Transport::JsonpSend, .. }))
-        );
-        let mut body = Vec::new();
-        let used = reader
-            .read(behind, is_wanted.then_some(&mut body))
-            .map_err(|e| refuse(net, conn, e.into()))?;
-        if reader.is_done() {
-            self.request(net, app, conn, &head, &body)?;
+            self.request(net, app, conn, &head, body.as_deref())?;
             return Ok(used);
         }
         if head.expects_continue() && behind.is_empty() {
             net.send(conn, Frame::from(CONTINUE));
         }
-        let upload = Upload { head: head_bytes.into(), reader, body, is_wanted };
-        let http = Http { upload: Some(Box::new(upload)), ..Http::default() };
-        self.lines[conn.index()] = Line::Http(http);
-        net.deadline(conn, Some(net.now().mono.plus(self.limits.http_body_ms as u64)));
+        self.begin_upload(net, app, conn, (head_bytes, reader, body), used);
         Ok(used)
     }
 
     /// The service that a request is for, and what it wants there; `None` if it is for none.
-    fn route<'a>(&self, head: &Head<'a>) -> Option<(usize, Route<'a>)> {
+    pub(super) fn route<'a>(&self, head: &Head<'a>) -> Option<(usize, Route<'a>)> {
         let path = head.path();
         self.services.iter().enumerate().find_map(|(at, service)| {
             let below = path.strip_prefix(service.prefix.as_str())?;
@@ -227,14 +214,14 @@ impl<P> Web<P> {
         })
     }
 
-    /// Answers one request, whose body is all there.
+    /// Answers one request, whose body is all there; `None` if nobody wanted to know what it says.
     fn request<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         conn: ConnId,
         head: &Head<'_>,
-        body: &[u8],
+        body: Option<&[u8]>,
     ) -> Result<(), CloseReason> {
         // Whatever comes of it, the connection is between requests unless that says otherwise.
         self.lines[conn.index()] = Line::Http(Http::default());

@@ -15,6 +15,7 @@ mod addresses;
 mod answers;
 mod fuzz;
 mod http;
+mod invariants;
 mod origin;
 mod outlet;
 mod pace;
@@ -22,8 +23,11 @@ mod polled;
 mod service;
 mod socket;
 mod standalone;
+mod strangers;
 mod transports;
+mod uploads;
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
@@ -44,12 +48,14 @@ use http::{Http, SenderReply};
 use pace::Pace;
 use polled::Polled;
 use socket::Socket;
+use strangers::Age;
 
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
 pub use service::Service;
 pub use standalone::Standalone;
+pub use uploads::Bodies;
 
 /// Kind of [`SessionId`].
 #[derive(Debug)]
@@ -111,6 +117,12 @@ pub trait Application {
 
     /// What may come from that session at most: the next message.
     fn bounds(&self, peer: &Self::Peer) -> Bounds;
+
+    /// Whether it has proved who it is. Before that it gets less: of what it says, and of what
+    /// waits for it.
+    fn is_known(&self, _peer: &Self::Peer) -> bool {
+        true
+    }
 
     /// When [`Application::timed_out`] is wanted. Asked when a session begins, after its deadline,
     /// and when [`Outlet::reschedule`] says so.
@@ -200,6 +212,10 @@ pub struct Web<P> {
     sessions: Arena<Session<P>, SessionKind>,
     /// Sessions over HTTP by their names.
     names: HashMap<Key, SessionId>,
+    /// Bodies that arrive, and what waits of them.
+    bodies: Bodies,
+    /// Sessions that have not authenticated, the oldest first.
+    strangers: BTreeSet<Age>,
     /// Deadlines of sessions over HTTP.
     wheel: Wheel<SessionId>,
     /// Sessions over HTTP of which something has changed in this turn.
@@ -221,6 +237,8 @@ impl<P> Web<P> {
             lines: Vec::new(),
             sessions: Arena::default(),
             names: HashMap::new(),
+            bodies: Bodies::default(),
+            strangers: BTreeSet::new(),
             wheel: Wheel::new(now.mono.0),
             dirty: Vec::new(),
             raw_sockets: 0,
@@ -236,6 +254,11 @@ impl<P> Web<P> {
     pub fn ways(&self) -> Ways {
         let (raw, polled) = (self.raw_sockets, self.names.len());
         Ways { raw, sockjs: self.sessions.len() - polled - raw, polled }
+    }
+
+    /// What is kept of bodies of requests.
+    pub fn bodies(&self) -> Bodies {
+        self.bodies
     }
 
     /// How often somebody was held back for speaking too fast.
@@ -352,6 +375,11 @@ impl<P> Web<P> {
     ) {
         match &self.lines[conn.index()] {
             Line::Http(http) => {
+                let due = http.upload.as_ref().map(|upload| upload.due(&self.limits));
+                if due.is_some_and(|due| due > net.now().mono) {
+                    // More of it has come meanwhile.
+                    return net.deadline(conn, due);
+                }
                 let reason = http.time_out(net, conn);
                 net.close(conn, reason);
             }
@@ -374,6 +402,7 @@ impl<P> Web<P> {
         conn: ConnId,
     ) {
         self.addresses.leave(conn);
+        self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
             Line::Sender(id, _) => {
@@ -390,6 +419,7 @@ impl<P> Web<P> {
                 if let Some(peer) = session.peer {
                     app.closed(peer);
                 }
+                self.strangers.remove(&Age::of(id));
             }
         }
     }
@@ -493,6 +523,7 @@ impl<P> Web<P> {
         if let Some(peer) = session.peer.take() {
             app.closed(peer);
         }
+        self.strangers.remove(&Age::of(id));
         if let Some(conn) = closing {
             net.close(conn, parting.reason);
         }
@@ -509,47 +540,6 @@ impl<P> Web<P> {
         if self.polled(id).is_some_and(Polled::mark_dirty) {
             self.dirty.push(id);
         }
-    }
-
-    /// Checks all that must hold; for tests.
-    ///
-    /// # Panics
-    /// If anything does not hold.
-    pub fn check_invariants(&self) {
-        let (mut polled_count, mut raw) = (0, 0);
-        for (id, session) in self.sessions.iter() {
-            match &session.link {
-                Link::Socket(socket) => {
-                    raw += usize::from(socket.form == Form::Raw);
-                    let line = &self.lines[socket.conn.index()];
-                    assert!(matches!(line, Line::Socket(of) if *of == id), "{line:?}");
-                }
-                Link::Polled(polled) => {
-                    polled_count += 1;
-                    assert_eq!(self.names.get(&polled.key), Some(&id));
-                    polled.check_invariants(session.peer.is_some());
-                    if let Some(conn) = polled.receiver_conn() {
-                        let line = &self.lines[conn.index()];
-                        assert!(matches!(line, Line::Receiver(of) if *of == id), "{line:?}");
-                    }
-                    assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
-                    for sender in &polled.senders {
-                        let line = &self.lines[sender.index()];
-                        assert!(matches!(line, Line::Sender(of, _) if *of == id), "{line:?}");
-                    }
-                }
-            }
-        }
-        assert_eq!(self.names.len(), polled_count);
-        assert_eq!(raw, self.raw_sockets);
-        for line in &self.lines {
-            if let Line::Receiver(id) | Line::Sender(id, _) | Line::Socket(id) = line {
-                assert!(self.sessions.get(*id).is_some(), "{line:?} of nobody");
-            }
-        }
-        self.wheel.check_invariants();
-        let is_open = |slot: usize| !matches!(self.lines.get(slot), None | Some(Line::None));
-        self.addresses.check_invariants(is_open);
     }
 }
 

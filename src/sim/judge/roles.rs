@@ -85,6 +85,30 @@ impl Judge {
         self.meter.before + self.meter.sent.iter().take(count).sum::<usize>()
     }
 
+    /// What may be queued for it by then.
+    fn pause_bytes(&self, conn: ConnId) -> usize {
+        match self.lines.get(&conn).map(|line| &line.role) {
+            Some(Role::Browser(browser)) if browser.who.is_none() => {
+                self.limits.answers_unauthenticated_bytes
+            }
+            _ => self.limits.answers_pause_bytes,
+        }
+    }
+
+    /// One more has come who has not said who it is: the first of those may have to go.
+    fn make_room_for_strangers(&mut self) {
+        let strangers = self.lines.iter().filter_map(|(conn, line)| match &line.role {
+            Role::Browser(browser) if line.closing.is_none() && browser.who.is_none() => {
+                Some((browser.number, *conn))
+            }
+            _ => None,
+        });
+        let (count, oldest) = (strangers.clone().count(), strangers.min());
+        if let Some((_, oldest)) = oldest.filter(|_| count > self.limits.sessions_unauthenticated) {
+            self.dismiss(oldest, CloseReason::AuthTimeout);
+        }
+    }
+
     /// Carries out events until too much is queued; the others wait.
     fn hear(&mut self, conn: ConnId, mut events: VecDeque<Event>) {
         while let Some(event) = events.pop_front() {
@@ -93,7 +117,7 @@ impl Judge {
                 return;
             }
             self.event(conn, event);
-            if self.queued_by_now(conn) >= self.limits.answers_pause_bytes {
+            if self.queued_by_now(conn) >= self.pause_bytes(conn) {
                 if let Some(browser) = self.browser(conn) {
                     browser.pending = events;
                 }
@@ -171,7 +195,9 @@ impl Judge {
                 if form == Form::SockJs {
                     line.expect(Expected::SockOpen);
                 }
+                self.browsers += 1;
                 line.role = Role::Browser(Browser {
+                    number: self.browsers,
                     form,
                     who: None,
                     cid: None,
@@ -185,6 +211,7 @@ impl Judge {
                     spent_until: (0, 0),
                     pending: VecDeque::new(),
                 });
+                self.make_room_for_strangers();
             }
             Intent::Request { status, is_last } => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };

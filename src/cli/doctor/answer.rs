@@ -97,7 +97,10 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
         let says = format!("the server knows no {}: its paths begin with /socket", site.url.path);
         return wrong(says, PATH);
     }
-    if is_ours("The server is full") || is_ours("too many sessions") {
+    if is_ours("The server is full")
+        || is_ours("too many sessions")
+        || is_ours("too much is being sent")
+    {
         return wrong(format!("503 {text}: there is no room for one more"), FULL);
     }
     if is_ours("Too many connections from your address") {

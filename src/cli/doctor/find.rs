@@ -1,7 +1,7 @@
 //! What must be there before anything is said: somebody who listens, TLS, the path, a site that
 //! may connect, and room for what browsers send along.
 
-use super::answer::{failed, first_line, refused};
+use super::answer::{HEAD, failed, first_line, refused};
 use super::{Finding, Site, Url};
 use crate::client::{ClientError, Visit, reach};
 use crate::codec::{json, sockjs};
@@ -163,16 +163,15 @@ pub(super) fn room(site: &Site) -> Finding {
         Ok(visit) if visit.status == 200 => {
             Finding::ok(check, format!("{COOKIE_BYTES} bytes of cookies get through"))
         }
-        Ok(mut visit) => match refused(site, check, &mut visit) {
-            // A proxy may call it by any name; it has just answered the same without cookies.
-            mut finding => {
-                finding.says = format!("with {COOKIE_BYTES} bytes of cookies: {}", finding.says);
-                if visit.status == 400 {
-                    finding.advice = super::answer::HEAD.iter().map(|it| (*it).into()).collect();
-                }
-                finding
+        Ok(mut visit) => {
+            let finding = refused(site, check, &mut visit);
+            let says = format!("with {COOKIE_BYTES} bytes of cookies: {}", finding.says);
+            // Without cookies the same was answered just now, whatever a proxy calls it.
+            match visit.status {
+                400 => Finding::wrong(check, says, HEAD),
+                _ => Finding { says, ..finding },
             }
-        },
+        }
         Err(error) => failed(site, check, &error),
     }
 }

@@ -133,7 +133,7 @@ fn limits() -> Limits {
         control_replies_pause_bytes: 1024,
         control_replies_ms: 20_000,
         control_commands_per_turn: 4,
-        sessions_unauthenticated: 7,
+        sessions_unauthenticated: 3,
         message_bytes: 1024,
         message_unauthenticated_bytes: 512,
         message_fragments: 4,

@@ -2,7 +2,7 @@
 //! the messages in them that wait to be heard. When that is too much in all, the largest go. Called
 //! by `http`, and by `transports` for what waits.
 
-use super::{Application, Http, Line, Link, SessionId, Web};
+use super::{Application, Http, Line, Link, SessionId, Web, origin};
 use crate::codec::http::{BodyError, BodyReader, Head, Response};
 use crate::codec::sockjs::{Route, Transport};
 use crate::edge::{ConnId, Net};
@@ -82,9 +82,12 @@ impl<P> Web<P> {
         head: &Head<'_>,
     ) -> (usize, bool) {
         let most = self.limits.http_body_bytes;
-        let Some((at, Route::Session { session, transport, .. })) = self.route(head) else {
+        let Some((at, route @ Route::Session { session, transport, .. })) = self.route(head) else {
             return (most, false);
         };
+        if !origin::may_connect(head, &self.services[at], &route) {
+            return (most, false);
+        }
         let is_sender = matches!(transport, Transport::XhrSend | Transport::JsonpSend);
         let id = self.names.get(&super::KeyRef(at as u16, session));
         let Some(id) = id.filter(|_| is_sender && head.method == "POST") else {

@@ -17,7 +17,7 @@ const PART_MS: u64 = 1000;
 /// From the last turn to the end of the process, and no longer than a tenth of the drain.
 const CLOSING_MS: u64 = 200;
 /// Signals within that time are one.
-const TOGETHER_MS: u64 = 100;
+const TOGETHER_MS: u64 = 20;
 
 impl Reactor {
     /// A signal to stop has come: the doors close but for the admin's, and nobody lingers as long

@@ -77,18 +77,20 @@ const LOGIN: &[&str] =
 const OTHER: &[&str] =
     &["look into the log of whatever answers at this address, and at its rule for this path"];
 
-/// Our own words for a server that takes nobody more.
+/// What our own words for a server that takes nobody more come to.
 fn unavailable(text: &str, wrong: &impl Fn(String, &[&str]) -> Finding) -> Option<Finding> {
-    match text {
-        "The server is full" | "too many sessions" | "too much is being sent" => {
-            Some(wrong(format!("503 {text}: there is no room for one more"), FULL))
-        }
-        "Too many come at once" | "The server is stopping" => {
-            let says = format!("503 {text}: the server is there, and takes nobody at this moment");
-            Some(wrong(says, &["try again in the seconds that its Retry-After names"]))
-        }
-        _ => None,
+    let is_ours = |words: &str| text == words;
+    if is_ours("The server is full")
+        || is_ours("too many sessions")
+        || is_ours("too much is being sent")
+    {
+        return Some(wrong(format!("503 {text}: there is no room for one more"), FULL));
     }
+    if is_ours("Too many come at once") || is_ours("The server is stopping") {
+        let says = format!("503 {text}: the server is there, and takes nobody at this moment");
+        return Some(wrong(says, &["try again in the seconds that its Retry-After names"]));
+    }
+    None
 }
 
 /// An answer that is not the one that was hoped for.

@@ -299,11 +299,18 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
     std::fs::remove_file(filler).unwrap();
     let since = Instant::now();
     eventually("the store takes again", || {
-        (control.ask(&set("again", "3", "{}")) == DONE).then_some(())
+        let is_taken = control.ask(&set("again", "3", "{}")) == DONE;
+        refused += usize::from(!is_taken);
+        is_taken.then_some(())
     });
     assert!(since.elapsed() < Duration::from_secs(1), "after {:?}", since.elapsed());
     let log = server.log().join("\n");
     assert!(log.contains("the store can be written again"), "{log}");
+    // The one that met the fault is among them.
+    assert!(
+        log.contains(&format!(" s in which {refused} changes were refused")),
+        "{refused}: {log}"
+    );
     assert_eq!(control.ask(&get("both")), "1");
 }
 

@@ -53,6 +53,10 @@ impl<J: Journal> Pages<'_, J> {
         let count = |reason: &CloseReason| (reason.label(), metrics.closed[*reason as usize]);
         let reasons: Vec<(&str, u64)> = CloseReason::ALL.iter().map(count).collect();
         labelled(text, &f::CLOSED, "reason", &reasons);
+        let parted = self.switch.parted();
+        let count = |reason: &CloseReason| (reason.label(), parted[*reason as usize]);
+        let reasons: Vec<(&str, u64)> = CloseReason::ALL.iter().map(count).collect();
+        labelled(text, &f::SESSIONS_CLOSED, "reason", &reasons);
         text.single(&f::TURNED_AWAY, metrics.turned_away);
         text.single(&f::HELD, metrics.browsers_held);
     }

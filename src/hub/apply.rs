@@ -204,6 +204,7 @@ impl Hub {
             self.numbers.remove(&space.number);
             self.grants -= space.grants.len();
             self.states_bytes -= space.states_bytes;
+            self.living -= space.states.len();
             // They are out of reach; dropping them can take its time.
             self.buried.extend(space.states.into_ids());
             self.bury(BURIED_AT_ONCE);

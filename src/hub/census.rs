@@ -17,14 +17,15 @@ pub struct Tally {
 }
 
 impl Hub {
-    /// How many namespaces, channels, users, peers and states there are.
+    /// How many namespaces, channels, users, peers and states there are. States of a namespace that
+    /// was removed are not among them, also while they still have to be dropped.
     pub fn sizes(&self) -> [usize; 5] {
         [
             self.namespaces.len(),
             self.channels.len(),
             self.users.len(),
             self.peers.len(),
-            self.states.len(),
+            self.living,
         ]
     }
 

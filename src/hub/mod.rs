@@ -187,7 +187,8 @@ pub struct Hub {
     users: Arena<User>,
     peers: Arena<Peer>,
     states: Arena<State>,
-    /// Bytes of all states, and number of all grants.
+    /// Number and bytes of all states that can be found, and number of all grants.
+    living: usize,
     states_bytes: usize,
     grants: usize,
     /// States of namespaces that are no more, still to be dropped: nobody can find them.
@@ -211,6 +212,7 @@ impl Hub {
             users: Arena::default(),
             peers: Arena::default(),
             states: Arena::default(),
+            living: 0,
             states_bytes: 0,
             grants: 0,
             buried: Vec::new(),
@@ -480,7 +482,8 @@ impl Hub {
         assert_eq!(total(|ns| ns.channels.len()), self.channels.len());
         assert_eq!(total(|ns| ns.users.len()), self.users.len());
         let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
-        assert_eq!(total(|ns| ns.states.len()) + buried, self.states.len());
+        assert_eq!(total(|ns| ns.states.len()), self.living);
+        assert_eq!(self.living + buried, self.states.len());
         assert_eq!(self.buried.iter().filter(|id| self.states.contains(**id)).count(), buried);
         assert_eq!(total(|ns| ns.tally.peers), self.peers.len());
         assert_eq!(total(|ns| ns.grants.len()), self.grants);

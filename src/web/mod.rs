@@ -227,6 +227,8 @@ pub struct Web<P> {
     pace: Pace,
     /// How often somebody was held back for speaking too fast.
     held: u64,
+    /// Sessions over HTTP that have ended, by [`CloseReason`].
+    parted: [u64; CloseReason::ALL.len()],
     services: Vec<Service>,
     pages: Vec<Pages>,
     /// By the slot of the connection.
@@ -249,6 +251,7 @@ impl<P> Web<P> {
             pages: services.iter().map(Pages::new).collect(),
             pace: Pace::new(&limits),
             held: 0,
+            parted: [0; CloseReason::ALL.len()],
             limits,
             services,
             lines: Vec::new(),
@@ -274,6 +277,12 @@ impl<P> Web<P> {
     /// How often somebody was held back for speaking too fast.
     pub fn held(&self) -> u64 {
         self.held
+    }
+
+    /// How many sessions over HTTP have ended, by [`CloseReason`]: also those of which nobody asked
+    /// to be told so.
+    pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
+        &self.parted
     }
 
     /// What the application knows of the sessions that live.

@@ -79,7 +79,7 @@ pub(super) struct Polled {
     /// The browser has been told that the session is open.
     is_opened: bool,
     /// It is over, and every further receiver is told so.
-    ended: Option<Parting>,
+    pub ended: Option<Parting>,
     /// Somebody has been told so.
     is_end_told: bool,
     /// Bytes after which an answer that goes on ends.

@@ -419,6 +419,9 @@ impl<P> Web<P> {
         else {
             return;
         };
+        // Nobody let it go: it was nobody's any more.
+        let reason = polled.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
+        self.parted[reason as usize] += 1;
         self.names.remove(&polled.key);
         if let Some(timer) = polled.timer.take() {
             self.wheel.cancel(timer);

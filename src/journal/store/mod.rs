@@ -86,7 +86,8 @@ struct Flight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     Good,
-    /// It cannot. Since when, and how many proposals have been refused since.
+    /// It cannot. Since when, and how many changes were refused: those that were not durable at
+    /// that moment, and all since.
     Failing {
         since: UnixMillis,
         refused: u64,
@@ -356,6 +357,9 @@ impl StoreJournal {
             self.ended.extend(flight.ended);
         }
         let (from, upto) = (self.durable, self.mark);
+        // Whoever waited for these is refused as well, though the fault came later.
+        let refused = upto.0 - from.0 + self.removals.len() as u64;
+        self.meters.refused_changes += refused;
         for (_, undo) in self.undos.drain(..).rev() {
             self.ready.push_back(Event::Undo(undo));
         }
@@ -366,7 +370,7 @@ impl StoreJournal {
         self.ready.push_back(Event::Lost { from, upto });
         if self.health == Health::Good {
             self.meters.failures += 1;
-            self.health = Health::Failing { since: self.now.unix, refused: 0 };
+            self.health = Health::Failing { since: self.now.unix, refused };
             crate::log::error(
                 self.now.unix,
                 format_args!(

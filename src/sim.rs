@@ -101,6 +101,8 @@ pub struct Report {
     pub deliveries: u64,
     /// Times that a browser was not read because it spoke too fast.
     pub browsers_held: u64,
+    /// Times that other limits came to hold.
+    pub reloads: u64,
     /// Times that the switch was called.
     pub calls: u64,
 }

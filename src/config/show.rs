@@ -59,7 +59,8 @@ impl Config {
         )
     }
 
-    fn settings(&self) -> [(&'static str, String); 12] {
+    /// Every setting but the limits, with its value as text; of keys, whether there are any.
+    pub(crate) fn settings(&self) -> [(&'static str, String); 12] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [
             ("ws", self.ws.to_string()),

@@ -156,7 +156,7 @@ impl hashbrown::Equivalent<Grant> for GrantRef<'_> {
 pub enum Denied {
     /// A `#` channel without a grant.
     NoGrant,
-    /// The peer has this many channels already.
+    /// The peer has as many channels as it may have, which is this.
     TooManyChannels(usize),
     /// The peer is gone.
     Gone,
@@ -218,6 +218,11 @@ impl Hub {
             buried: Vec::new(),
             ends: Wheel::new(at.0),
         }
+    }
+
+    /// From now on these limits hold, for what comes next: what is there already stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     fn hash(&self, key: impl Hash) -> u64 {
@@ -350,8 +355,9 @@ impl Hub {
         let id = self.find_channel(ns, channel);
         if !id.is_some_and(|id| self.is_member(peer, id)) {
             let taken = self.peers.get(peer).map_or(0, |peer| peer.subscriptions.len());
-            if taken >= self.limits.channels_per_connection {
-                return Err(Denied::TooManyChannels(taken));
+            let max = self.limits.channels_per_connection;
+            if taken >= max {
+                return Err(Denied::TooManyChannels(max));
             }
             let id = match id {
                 Some(id) => id,

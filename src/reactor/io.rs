@@ -21,12 +21,21 @@ const SLICES_MAX: usize = 64;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
+/// What a signal asks the process for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// To stop.
+    Stop,
+    /// To read its configuration again.
+    Reload,
+}
+
 /// Who sits in a slot.
 #[derive(Debug)]
 pub(super) enum Slot {
     Listener(Listener),
-    /// A byte comes for each signal to stop.
-    Signals(UnixStream),
+    /// A byte comes for each signal, and what it asks for.
+    Signals(UnixStream, Signal),
     /// Other threads knock here when they have something for the handler.
     Waker,
     Peer(Peer),
@@ -110,7 +119,7 @@ pub(super) struct Io {
     pub linger_ms: u64,
     /// What may wait for a peer before the kernel is asked to take it in the midst of a turn, and
     /// how much may come after the kernel has refused.
-    backlog_bytes: usize,
+    pub backlog_bytes: usize,
     random: Vec<u8>,
     /// What was counted; `Net::meters` adds what can be seen.
     pub meters: Meters,
@@ -141,7 +150,7 @@ impl Io {
     pub fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
         match self.slots.get_mut(conn)? {
             Slot::Peer(peer) => Some(peer),
-            Slot::Listener(_) | Slot::Signals(_) | Slot::Waker => None,
+            Slot::Listener(_) | Slot::Signals(..) | Slot::Waker => None,
         }
     }
 

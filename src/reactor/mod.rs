@@ -11,6 +11,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use io::Signal;
 pub use listener::Listener;
 
 use std::io as stdio;
@@ -78,6 +79,8 @@ pub struct Reactor {
     full_again_at: Millis,
     /// Signals to stop that have come.
     stops: usize,
+    /// A signal to reload has come, and nobody has asked for it yet.
+    has_reload: bool,
     drain_until: Millis,
     /// The server stops, and until then at most what comes is still heard.
     hear_until: Option<Millis>,
@@ -112,6 +115,7 @@ impl Reactor {
             starved_again_at: now.mono,
             full_again_at: now.mono,
             stops: 0,
+            has_reload: false,
             drain_until: Millis(u64::MAX),
             hear_until: None,
             idle_ms: None,
@@ -139,15 +143,15 @@ impl Reactor {
         Ok(())
     }
 
-    /// Takes a stream on which one byte arrives for each signal to stop.
+    /// Takes a stream on which one byte arrives for each such signal.
     ///
     /// # Errors
     /// If the kernel refuses to watch it.
-    pub fn add_signals(&mut self, stream: UnixStream) -> stdio::Result<()> {
-        let id = self.io.slots.insert(Slot::Signals(stream));
+    pub fn add_signals(&mut self, stream: UnixStream, signal: Signal) -> stdio::Result<()> {
+        let id = self.io.slots.insert(Slot::Signals(stream, signal));
         self.others += 1;
         match self.io.slots.get_mut(id) {
-            Some(Slot::Signals(stream)) => {
+            Some(Slot::Signals(stream, _)) => {
                 self.poll.registry().register(stream, Token(id.index()), Interest::READABLE)
             }
             _ => Ok(()),
@@ -177,6 +181,31 @@ impl Reactor {
     /// Whether the process has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stops > 0
+    }
+
+    /// Whether a signal to reload has come since this was asked the last time.
+    pub fn take_reload(&mut self) -> bool {
+        std::mem::take(&mut self.has_reload)
+    }
+
+    /// From now on these bounds hold. Whoever is here stays.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.io.backlog_bytes = bounds.backlog_bytes;
+        (self.io.close_ms, self.io.linger_ms) = (bounds.close_ms, bounds.close_ms);
+    }
+
+    /// From now on this is the bound of what comes through TCP doors ([`Listener::bound`]).
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn bound_doors(&self, timeout_ms: usize, send_bytes: usize) -> stdio::Result<()> {
+        for door in &self.doors {
+            if let Some(Slot::Listener(listener)) = self.io.slots.get(*door) {
+                listener.bound(timeout_ms, send_bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
@@ -263,10 +292,14 @@ impl Reactor {
             let Some(id) = self.io.slots.at(event.token().0) else { continue };
             match self.io.slots.get_mut(id) {
                 Some(Slot::Listener(listener)) => listener.is_ready = true,
-                Some(Slot::Signals(stream)) => {
-                    let mut bytes = [0; 16];
+                Some(Slot::Signals(stream, signal)) => {
+                    let (mut bytes, mut came) = ([0; 16], 0);
                     while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                        stopped += count;
+                        came += count;
+                    }
+                    match signal {
+                        Signal::Stop => stopped += came,
+                        Signal::Reload => self.has_reload |= came > 0,
                     }
                 }
                 Some(Slot::Peer(peer)) => {

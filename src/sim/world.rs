@@ -32,11 +32,18 @@ pub(super) struct World<J> {
     tape: Tape,
     /// Counts the messages of the run.
     serial: u64,
+    /// Counts the changes of limits.
+    reloads: u64,
     step: usize,
     calls: u64,
     trace: u64,
     /// The last things that were done, for the report of a failure.
     history: Vec<String>,
+}
+
+/// How browsers are served.
+fn sockjs() -> SockJs {
+    SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() }
 }
 
 /// To whoever looks for a fault; if nobody can read it, so be it.
@@ -68,7 +75,7 @@ impl<J: Journal> World<J> {
             limits: limits.clone(),
             server_key: super::grammar::SERVER_KEY.into(),
             demo: None,
-            sockjs: SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() },
+            sockjs: sockjs(),
             now,
             at: now.unix,
         };
@@ -81,6 +88,7 @@ impl<J: Journal> World<J> {
             limits,
             tape,
             serial: 0,
+            reloads: 0,
             step: 0,
             calls: 0,
             trace: 0xCBF2_9CE4_8422_2325,
@@ -456,6 +464,7 @@ impl<J: Journal> World<J> {
             commands: metrics.commands,
             deliveries: metrics.deliveries,
             browsers_held: metrics.browsers_held,
+            reloads: self.reloads,
             calls: self.calls,
         }
     }

@@ -11,6 +11,7 @@
 //! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
 
 mod answers;
+mod census;
 mod fuzz;
 mod http;
 mod origin;
@@ -40,6 +41,7 @@ use pace::Pace;
 use polled::Polled;
 use socket::Socket;
 
+pub use census::Ways;
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
@@ -189,17 +191,6 @@ struct Session<P> {
     link: Link,
 }
 
-/// How many sessions there are, by how they are carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ways {
-    /// Raw WebSockets.
-    pub raw: usize,
-    /// WebSockets of SockJS.
-    pub sockjs: usize,
-    /// Sessions over HTTP, those that nobody asks for included.
-    pub polled: usize,
-}
-
 /// How a session is carried.
 #[derive(Debug)]
 enum Link {
@@ -263,31 +254,13 @@ impl<P> Web<P> {
         }
     }
 
-    /// How many sessions there are, of any kind.
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// How many sessions there are, of each kind.
-    pub fn ways(&self) -> Ways {
-        let (raw, polled) = (self.raw_sockets, self.names.len());
-        Ways { raw, sockjs: self.sessions.len() - polled - raw, polled }
-    }
-
-    /// How often somebody was held back for speaking too fast.
-    pub fn held(&self) -> u64 {
-        self.held
-    }
-
-    /// How many sessions over HTTP have ended, by [`CloseReason`]: also those of which nobody asked
-    /// to be told so.
-    pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
-        &self.parted
-    }
-
-    /// What the application knows of the sessions that live.
-    pub fn peers(&self) -> impl Iterator<Item = &P> {
-        self.sessions.iter().filter_map(|(_, session)| session.peer.as_ref())
+    /// From now on these services, as many as before, are served like this, within these limits:
+    /// what has begun goes on as it is.
+    pub fn reload(&mut self, services: Vec<Service>, limits: Limits) {
+        debug_assert_eq!(services.len(), self.services.len());
+        self.pages = services.iter().map(Pages::new).collect();
+        self.pace = Pace::new(&limits);
+        (self.services, self.limits) = (services, limits);
     }
 
     /// A peer came through the door.

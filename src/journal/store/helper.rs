@@ -3,6 +3,8 @@
 //! get at the disk again, and asks the loop for what is missing there.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
@@ -54,24 +56,32 @@ pub(super) enum Report {
 pub(super) struct Helper {
     jobs: SyncSender<Job>,
     reports: Receiver<Report>,
+    retry_ms: Arc<AtomicU64>,
 }
 
 impl Helper {
-    /// Starts the thread over an open store. `retry`: between two attempts to get at a disk that
+    /// Starts the thread over an open store. `retry_ms`: between two attempts to get at a disk that
     /// failed.
     pub fn start(
         medium: impl Medium,
         facts: Facts,
         writer: Writer,
-        retry: Duration,
+        retry_ms: u64,
         wake: Wake,
     ) -> std::io::Result<Helper> {
         let (jobs, inbox) = sync_channel(1);
         let (outbox, reports) = channel();
         let (state, tidied) = (State::Good(writer), (0, 0));
+        let retry_ms = Arc::new(AtomicU64::new(retry_ms));
+        let retry = Arc::clone(&retry_ms);
         let worker = Worker { medium, facts, state, live: 0, tidied, retry, outbox, wake };
         std::thread::Builder::new().name("fws-store".into()).spawn(move || worker.run(&inbox))?;
-        Ok(Helper { jobs, reports })
+        Ok(Helper { jobs, reports, retry_ms })
+    }
+
+    /// Sets the time between two attempts to get at a disk that failed.
+    pub fn retry_every(&self, ms: u64) {
+        self.retry_ms.store(ms, Ordering::Relaxed);
     }
 
     /// Asks for something. `false` if nobody is there any more.
@@ -109,8 +119,8 @@ struct Worker<M> {
     live: u64,
     /// Length of the file, and bytes of all rows, when it was last tidied.
     tidied: (u64, u64),
-    /// Between two attempts to get at a disk that failed.
-    retry: Duration,
+    /// Milliseconds between two attempts to get at a disk that failed.
+    retry: Arc<AtomicU64>,
     outbox: Sender<Report>,
     wake: Wake,
 }
@@ -120,7 +130,9 @@ impl<M: Medium> Worker<M> {
         let mut is_tidy = true;
         loop {
             let job = match &self.state {
-                State::Failed(_) => inbox.recv_timeout(self.retry),
+                State::Failed(_) => {
+                    inbox.recv_timeout(Duration::from_millis(self.retry.load(Ordering::Relaxed)))
+                }
                 State::Good(_) if !is_tidy => inbox.recv_timeout(IDLE),
                 _ => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };

@@ -156,6 +156,12 @@ struct Bounds {
     changes: usize,
 }
 
+impl Bounds {
+    fn new(limits: &Limits) -> Bounds {
+        Bounds { bytes: limits.store_pending_bytes, changes: limits.store_pending_changes }
+    }
+}
+
 impl StoreJournal {
     /// Goes on with an open store, on a thread of its own, which calls `wake` when it has something
     /// to tell.
@@ -170,15 +176,12 @@ impl StoreJournal {
         wake: Wake,
     ) -> std::io::Result<StoreJournal> {
         let (file_bytes, content_bytes) = writer.size();
-        let retry = Duration::from_millis(limits.store_retry_ms as u64);
-        let helper = Helper::start(medium, facts.clone(), writer, retry, wake)?;
+        let retry_ms = limits.store_retry_ms as u64;
+        let helper = Helper::start(medium, facts.clone(), writer, retry_ms, wake)?;
         Ok(StoreJournal {
             helper,
             sync,
-            limits: Bounds {
-                bytes: limits.store_pending_bytes,
-                changes: limits.store_pending_changes,
-            },
+            limits: Bounds::new(limits),
             last: Seq { term: facts.term, n: 0 },
             next_ticket: 0,
             changed: HashMap::new(),
@@ -512,6 +515,11 @@ impl Journal for StoreJournal {
             _ => {}
         }
         [self.sync_at, self.ends_at, self.clock_at].into_iter().flatten().min()
+    }
+
+    fn reload(&mut self, limits: &Limits) {
+        self.limits = Bounds::new(limits);
+        self.helper.retry_every(limits.store_retry_ms as u64);
     }
 
     fn meters(&self, now: Now) -> Option<StoreMeters> {

@@ -6,6 +6,7 @@ mod io;
 mod listener;
 mod process;
 mod refuse;
+mod spare;
 mod stop;
 mod stream;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::edge::{ConnId, Door, Handler};
 use crate::reason::CloseReason;
 use crate::time::{Clock, Millis, Stopwatch};
 use io::{Flushed, Io, Phase, Slot};
+use spare::Spares;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -72,6 +74,7 @@ pub struct Reactor {
     spare: Vec<ConnId>,
     /// No door is asked before this moment.
     accept_at: Millis,
+    spares: Spares,
     is_starved: bool,
     is_full_told: bool,
     /// Neither is said again before these moments, however often it comes to that.
@@ -99,6 +102,9 @@ impl Reactor {
     pub fn new(bounds: Bounds) -> stdio::Result<Reactor> {
         let clock = Clock::new();
         let now = clock.now();
+        let mut spares = Spares::default();
+        // First of all, so that their numbers are low: a limit that is lowered later spares them.
+        spares.refill();
         Ok(Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
@@ -110,6 +116,7 @@ impl Reactor {
             scratch: vec![0; READ_BYTES].into(),
             spare: Vec::new(),
             accept_at: now.mono,
+            spares,
             is_starved: false,
             is_full_told: false,
             starved_again_at: now.mono,
@@ -349,12 +356,18 @@ impl Reactor {
         if self.let_in() <= max - max / 10 {
             self.is_full_told = false;
         }
+        if self.io.now.mono < self.accept_at {
+            return;
+        }
+        if !self.spares.is_full() {
+            self.spares.refill();
+        }
         for i in 0..self.doors.len() {
             for _ in 0..ACCEPT_MAX {
                 let Some(Slot::Listener(listener)) = self.io.slots.get(self.doors[i]) else {
                     break;
                 };
-                if !listener.is_ready || self.io.now.mono < self.accept_at {
+                if !listener.is_ready {
                     break;
                 }
                 let (door, has_room) = (listener.door, self.has_room(listener.door));
@@ -370,7 +383,7 @@ impl Reactor {
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
                     break;
                 };
-                match listener.accept() {
+                match self.spares.accept(listener) {
                     Ok(stream) => match refusal.filter(|_| !has_room) {
                         Some(words) => self.refuse(handler, stream, words),
                         None => self.welcome(handler, stream, door),
@@ -379,7 +392,11 @@ impl Reactor {
                         stdio::ErrorKind::WouldBlock => listener.is_ready = false,
                         // The peer gave up while it waited.
                         stdio::ErrorKind::ConnectionAborted | stdio::ErrorKind::Interrupted => {}
-                        _ => self.starve(&error),
+                        _ => {
+                            // Another door may still be one for which there is a spare.
+                            self.starve(&error);
+                            break;
+                        }
                     },
                 }
             }

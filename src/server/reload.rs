@@ -38,6 +38,9 @@ struct Checked {
 /// [`Config::settings`] can change while the server runs.
 const RELOADED: [&str; 4] = ["allow_origin", "secret_key", "namespaces", "sockjs"];
 
+/// The one limit that stays: it is another thread's, which is not asked.
+const FIXED_LIMIT: &str = "store_retry_ms";
+
 impl InForce<'_> {
     /// Puts in force what the configuration says now. Returns what came of it, as one line.
     pub fn reload(
@@ -115,7 +118,8 @@ impl InForce<'_> {
         handler: &mut AdminDoor<impl Journal>,
     ) -> usize {
         let at = reactor.now().unix;
-        let Checked { config, server_key, namespaces, connections } = next;
+        let Checked { mut config, server_key, namespaces, connections } = next;
+        config.limits.store_retry_ms = self.config.limits.store_retry_ms;
         let limits = &config.limits;
         reactor.set_bounds(bounds(limits, connections));
         if let Err(error) =
@@ -149,9 +153,14 @@ impl InForce<'_> {
         let mut changes = Vec::new();
         for (name, ..) in Limits::TABLE {
             let (old, new) = (self.config.limits.get(name), next.config.limits.get(name));
-            if let (Some(old), Some(new)) = (old, new)
-                && old != new
-            {
+            let (Some(old), Some(new)) = (old, new) else { continue };
+            if old == new {
+                continue;
+            }
+            if *name == FIXED_LIMIT {
+                let text = format_args!("reload: {name} stays {old}: {new} needs a restart");
+                log::warning(at, text);
+            } else {
                 changes.push(format!("{name} is {new}, was {old}"));
             }
         }

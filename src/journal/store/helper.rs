@@ -3,8 +3,6 @@
 //! get at the disk again, and asks the loop for what is missing there.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
@@ -15,6 +13,8 @@ use crate::time::Stopwatch;
 
 /// Without a batch for so long, the file is looked after.
 const IDLE: Duration = Duration::from_secs(1);
+/// And without one for so long, whether it is still there.
+const LOOK: Duration = Duration::from_secs(5);
 /// A file may be so many times as long as what is in it, and this much longer: when there is
 /// nothing else to do, and at any moment.
 const IDLE_TIMES: u64 = 3;
@@ -56,32 +56,24 @@ pub(super) enum Report {
 pub(super) struct Helper {
     jobs: SyncSender<Job>,
     reports: Receiver<Report>,
-    retry_ms: Arc<AtomicU64>,
 }
 
 impl Helper {
-    /// Starts the thread over an open store. `retry_ms`: between two attempts to get at a disk that
+    /// Starts the thread over an open store. `retry`: between two attempts to get at a disk that
     /// failed.
     pub fn start(
         medium: impl Medium,
         facts: Facts,
         writer: Writer,
-        retry_ms: u64,
+        retry: Duration,
         wake: Wake,
     ) -> std::io::Result<Helper> {
         let (jobs, inbox) = sync_channel(1);
         let (outbox, reports) = channel();
         let (state, tidied) = (State::Good(writer), (0, 0));
-        let retry_ms = Arc::new(AtomicU64::new(retry_ms));
-        let retry = Arc::clone(&retry_ms);
         let worker = Worker { medium, facts, state, live: 0, tidied, retry, outbox, wake };
         std::thread::Builder::new().name("fws-store".into()).spawn(move || worker.run(&inbox))?;
-        Ok(Helper { jobs, reports, retry_ms })
-    }
-
-    /// Sets the time between two attempts to get at a disk that failed.
-    pub fn retry_every(&self, ms: u64) {
-        self.retry_ms.store(ms, Ordering::Relaxed);
+        Ok(Helper { jobs, reports })
     }
 
     /// Asks for something. `false` if nobody is there any more.
@@ -119,8 +111,8 @@ struct Worker<M> {
     live: u64,
     /// Length of the file, and bytes of all rows, when it was last tidied.
     tidied: (u64, u64),
-    /// Milliseconds between two attempts to get at a disk that failed.
-    retry: Arc<AtomicU64>,
+    /// Between two attempts to get at a disk that failed.
+    retry: Duration,
     outbox: Sender<Report>,
     wake: Wake,
 }
@@ -130,11 +122,10 @@ impl<M: Medium> Worker<M> {
         let mut is_tidy = true;
         loop {
             let job = match &self.state {
-                State::Failed(_) => {
-                    inbox.recv_timeout(Duration::from_millis(self.retry.load(Ordering::Relaxed)))
-                }
+                State::Failed(_) => inbox.recv_timeout(self.retry),
                 State::Good(_) if !is_tidy => inbox.recv_timeout(IDLE),
-                _ => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                State::Good(_) => inbox.recv_timeout(LOOK),
+                State::Next(_) => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match job {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -149,6 +140,7 @@ impl<M: Medium> Worker<M> {
                     self.retry();
                 }
                 Err(RecvTimeoutError::Timeout) => {
+                    self.look();
                     self.tidy(IDLE_TIMES, IDLE_BYTES);
                     is_tidy = true;
                 }
@@ -206,6 +198,8 @@ impl<M: Medium> Worker<M> {
         match (job, &mut self.state) {
             (Job::Batch(mut batch), State::Good(writer)) => {
                 writer.write(&mut batch)?;
+                // What nobody will find at the next start is not durable.
+                self.medium.is_in_place().map_err(|e| Fault::Broken(e.to_string()))?;
                 self.remember(&batch);
             }
             (Job::Part(mut batch, is_last), State::Next(writer)) => {
@@ -223,6 +217,15 @@ impl<M: Medium> Worker<M> {
             _ => return Err(Fault::Broken("out of step".into())),
         }
         Ok(())
+    }
+
+    /// Whether the file is still where the next start looks for it. If not, all is written anew.
+    fn look(&mut self) {
+        if let Err(error) = self.medium.is_in_place() {
+            let fault = Fault::Broken(error.to_string());
+            self.fail(fault.clone());
+            self.tell(Report::Failed(fault));
+        }
     }
 
     /// What is durable is noted in the seal. It is only a second witness: that it cannot be written

@@ -176,8 +176,8 @@ impl StoreJournal {
         wake: Wake,
     ) -> std::io::Result<StoreJournal> {
         let (file_bytes, content_bytes) = writer.size();
-        let retry_ms = limits.store_retry_ms as u64;
-        let helper = Helper::start(medium, facts.clone(), writer, retry_ms, wake)?;
+        let retry = Duration::from_millis(limits.store_retry_ms as u64);
+        let helper = Helper::start(medium, facts.clone(), writer, retry, wake)?;
         Ok(StoreJournal {
             helper,
             sync,
@@ -519,7 +519,6 @@ impl Journal for StoreJournal {
 
     fn reload(&mut self, limits: &Limits) {
         self.limits = Bounds::new(limits);
-        self.helper.retry_every(limits.store_retry_ms as u64);
     }
 
     fn meters(&self, now: Now) -> Option<StoreMeters> {

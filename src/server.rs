@@ -2,6 +2,7 @@
 //! and decides nothing that they decide. `fws serve` calls it.
 
 mod doors;
+mod memory;
 mod notify;
 mod reload;
 
@@ -46,7 +47,9 @@ const CONTROL_RESERVE: usize = 24;
 /// # Errors
 /// What stands in the way of the start, as one line for the operator; afterwards only what no turn
 /// of the loop can mend.
-pub fn run(config: Config, reread: Reread<'_>) -> io::Result<()> {
+pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
+    let fitted = memory::fit(&mut config);
+    config.warnings.extend(fitted);
     match config.store {
         StoreKind::None => {
             let journal = MemoryJournal::new(crate::time::Clock::new().now().unix.0);

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::{bounds, namespace_full, open_connections, sockjs};
+use super::{bounds, memory, namespace_full, open_connections, sockjs};
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret};
 use crate::demo;
@@ -76,7 +76,9 @@ impl InForce<'_> {
         reactor: &Reactor,
         handler: &AdminDoor<impl Journal>,
     ) -> Result<Checked, String> {
-        let config = (self.reread)()?;
+        let mut config = (self.reread)()?;
+        // Said at the start, and no news.
+        let _ = memory::fit(&mut config);
         // Neither the folder of the keys nor the demo changes while the server runs.
         let mut held = config.clone();
         (held.data, held.demo) = (self.config.data.clone(), self.config.demo);

@@ -26,8 +26,10 @@ test: setup lint ## set up everything, and run every test
 		$(CARGO) test --locked --test protocol --test bugs --test pressure \
 		--test chaos --test sessions
 
-# Advisories come from a copy of their database: cargo-deny fetches one, or takes that of another
-# machine (`--config` with `advisories.db-path`) where DENY=--offline says that there is no network.
+# cargo-deny fetches the database of advisories. Without a network, `make deny DENY=--offline` takes a
+# clone of it, brought from elsewhere, at ~/.cargo/advisory-dbs/advisory-db-3157b0e258782691 (the name
+# is the hash of its address; `db-path` in deny.toml says another folder). CI has none, and no
+# cargo-deny: it checks all but advisories, in tests/dependencies.rs.
 deny: ## licences, duplicates, sources and advisories of what others wrote (cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo \
 		"cargo-deny is not here: cargo install cargo-deny --locked (some minutes), or" \

@@ -85,7 +85,8 @@ fn with_lost(line: &str, lost: u64) -> String {
     let mut all =
         format!("fws: warning: {lost} lines of the log are lost, nobody took them\n{line}");
     if all.len() > LINE_BYTES {
-        all.truncate(all.floor_char_boundary(LINE_BYTES - 1));
+        let end = (0..LINE_BYTES).rev().find(|end| all.is_char_boundary(*end));
+        all.truncate(end.unwrap_or_default());
         all.push('\n');
     }
     all

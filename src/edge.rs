@@ -98,7 +98,7 @@ pub trait Net {
     ///
     /// Before more than `backlog_bytes` wait, and again before more than that count, what waits is
     /// offered to the kernel at once: nobody is slow who was not asked. Where more than that count
-    /// already, nothing is queued and 0 returned.
+    /// already, nothing is queued.
     fn publish(&mut self, conn: ConnId, frame: Frame) -> usize;
 
     /// Memory that waits for the kernel to take it: bytes, and a fixed cost for each frame.

@@ -83,6 +83,27 @@ fn limits_hold_from_then_on_for_what_comes_next() {
 }
 
 #[test]
+fn who_has_more_than_a_lower_backlog_is_cut_and_not_thinned() {
+    let mut options = Options::default();
+    let server = Server::start(&options);
+    let mut slow = server.browser("demo", r#"{"i":1}"#);
+    slow.subscribe("c");
+    let mut control = server.controller("demo");
+    // The first fills what the kernel keeps, the others wait behind it.
+    for bytes in [8_000_000, 40_000, 40_000, 40_000] {
+        let data = "x".repeat(bytes);
+        control.ok(&format!(r#"{{"action":"emit","channel":"c","data":"{data}"}}"#));
+    }
+    options.config["limits"] = json!({ "backlog_bytes": 20_000 });
+    rewrite(&server, &options.config);
+    assert_says(&reload(&server), "reload: backlog_bytes is 20000, was 262144");
+    control.ok(r#"{"action":"emit","channel":"c","data":"one more"}"#);
+    let told = |line: &String| line.contains("refused: slow_consumer 1");
+    server.terminate();
+    eventually("it is cut", || server.log().iter().any(told).then_some(()));
+}
+
+#[test]
 fn what_is_wrong_changes_nothing() {
     let mut options = Options::default();
     let mut server = Server::start(&options);

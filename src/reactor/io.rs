@@ -356,7 +356,11 @@ impl Net for Io {
 
     fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
         let max = self.backlog_bytes;
-        let Some(peer) = self.open(conn).filter(|peer| peer.out.backlog() <= max) else { return 0 };
+        let Some(peer) = self.open(conn) else { return 0 };
+        if peer.out.backlog() > max {
+            // It is being cut; or it was not too much until the limit became another.
+            return peer.out.backlog();
+        }
         if peer.is_writable && peer.out.bytes() > max {
             self.offer(conn);
         }

@@ -1,5 +1,5 @@
-//! Doors that a service manager has opened before the start, as systemd does (sd_listen_fds(3)): the
-//! names decide which is which, and nobody is refused while the server is away.
+//! Doors that a service manager has opened before the start, as systemd does (sd_listen_fds(3)):
+//! the names decide which is which, and nobody is refused while the server is away.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;

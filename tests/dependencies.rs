@@ -1,13 +1,13 @@
-//! What others wrote and the release is built of: how many crates, under which licences, from where,
-//! and none twice. Needs no tool but cargo and no network. `make deny` asks cargo-deny for the same,
-//! and for advisories.
+//! What others wrote and the release is built of: how many crates, under which licences, from
+//! where, and none twice. Needs no tool but cargo and no network. `make deny` asks cargo-deny for
+//! the same, and for advisories.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Crates of the default build, our own not counted; never more than 40. One more needs a reason, and
-/// one fewer a smaller number here.
+/// Crates of the default build, our own not counted; never more than 40. One more needs a reason,
+/// and one fewer a smaller number here.
 const CRATES: usize = 38;
 
 /// Licences that allow what we do, each of which may be chosen.

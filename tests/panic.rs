@@ -1,5 +1,6 @@
 //! A panic, which no input may cause, ends the process with a line that tells its place: whoever
-//! supervises it starts it again. The server here runs in this very binary, on a journal that panics.
+//! supervises it starts it again. The server here runs in this very binary, on a journal that
+//! panics.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;

@@ -1,5 +1,5 @@
-//! Descriptors that are kept for the day on which there are none: with each of them one more back end
-//! gets in. Part of the reactor, which accepts.
+//! Descriptors that are kept for the day on which there are none: with each of them one more back
+//! end gets in. Part of the reactor, which accepts.
 
 use std::fs::File;
 use std::io;

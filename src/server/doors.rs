@@ -1,5 +1,6 @@
-//! The doors of the server: those that the configuration names, and those that a service manager has
-//! opened before the start (sd_listen_fds(3)), which stand in for them. Called by the server's start.
+//! The doors of the server: those that the configuration names, and those that a service manager
+//! has opened before the start (sd_listen_fds(3)), which stand in for them. Called by the server's
+//! start.
 
 use std::env;
 use std::io;

@@ -569,7 +569,10 @@ impl<J: Journal> World<J> {
             let is_slow =
                 self.clients.iter().any(|client| client.is_sipping || is_trickling(client));
             let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
-            let next = [due, self.switch.due(), byte, Some(until)].into_iter().flatten().min();
+            let next = [due, self.switch.due(), byte, self.judge.next_cut(), Some(until)]
+                .into_iter()
+                .flatten()
+                .min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             self.pass(next.0 - now.0);
         }

@@ -70,6 +70,7 @@ impl<J: Journal> World<J> {
             server_key: super::grammar::SERVER_KEY.into(),
             demo: None,
             sockjs: SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() },
+            proxies: super::ways::proxies(),
             now,
             at: now.unix,
         };
@@ -307,11 +308,11 @@ impl<J: Journal> World<J> {
                 continue;
             }
             let conn = self.net.insert();
-            let door = self.clients[i].door;
+            let (door, from) = (self.clients[i].door, self.clients[i].from);
             self.clients[i].conn = Some(conn);
             let early = std::mem::take(&mut self.clients[i].early);
-            self.switch.opened(&mut self.net, conn, door);
-            self.judge.opened(conn, door, early);
+            self.switch.opened(&mut self.net, conn, door, from);
+            self.judge.opened(conn, door, from, early);
             self.judge(None);
         }
     }

@@ -16,7 +16,7 @@ use crate::demo;
 use crate::edge::{Door, Handler};
 use crate::frame::Frame;
 use crate::hub::Hub;
-use crate::journal::store::{Folder, Opened};
+use crate::journal::store::{Folder, Home, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::log;

@@ -41,9 +41,9 @@ use helper::{Helper, Job, Report};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
 pub use file::{Batch, Content, Damage, Facts, Writer};
-pub use folder::{Folder, Found, Medium, Seal};
+pub use folder::{Folder, Found, Home, Medium, Seal};
 pub use format::FORMAT;
-pub use helper::Wake;
+pub use helper::{Stepper, Wake};
 pub use open::{DAMAGED_ADVICE, OpenError, Opened};
 pub use rewrite::Rewrite;
 pub use salvage::{Lost, Salvage};
@@ -168,10 +168,31 @@ impl StoreJournal {
         limits: &Limits,
         wake: Wake,
     ) -> std::io::Result<StoreJournal> {
-        let (file_bytes, content_bytes) = writer.size();
-        let retry = Duration::from_millis(limits.store_retry_ms as u64);
+        let (size, retry) = (writer.size(), retry(limits));
         let helper = Helper::start(medium, facts.clone(), writer, retry, wake)?;
-        Ok(StoreJournal {
+        Ok(StoreJournal::new(helper, facts, size, sync, limits))
+    }
+
+    /// [`StoreJournal::start`] without a thread: the work is done when the stepper lets it be.
+    pub fn start_stepped(
+        medium: impl Medium,
+        (facts, writer): (Facts, Writer),
+        sync: SyncPolicy,
+        limits: &Limits,
+    ) -> (StoreJournal, Stepper) {
+        let size = writer.size();
+        let (helper, stepper) = Helper::stepped(medium, facts.clone(), writer, retry(limits));
+        (StoreJournal::new(helper, facts, size, sync, limits), stepper)
+    }
+
+    fn new(
+        helper: Helper,
+        facts: Facts,
+        (file_bytes, content_bytes): (u64, u64),
+        sync: SyncPolicy,
+        limits: &Limits,
+    ) -> StoreJournal {
+        StoreJournal {
             helper,
             sync,
             limits: Bounds {
@@ -202,7 +223,7 @@ impl StoreJournal {
             now: Now { unix: facts.clock.1, ..Now::default() },
             at: facts.clock.0,
             meters: StoreMeters { file_bytes, content_bytes, ..StoreMeters::default() },
-        })
+        }
     }
 
     /// Whether the disk cannot be written, so that changes are refused.
@@ -542,6 +563,10 @@ impl Journal for StoreJournal {
             while self.helper.wait(CLOSE).is_some_and(|report| report != Report::Stopped) {}
         }
     }
+}
+
+fn retry(limits: &Limits) -> Duration {
+    Duration::from_millis(limits.store_retry_ms as u64)
 }
 
 /// How far the date is ahead of the scale of entries, in milliseconds.

@@ -14,6 +14,7 @@
 mod client;
 pub mod disk;
 mod grammar;
+mod ground;
 mod intent;
 mod judge;
 mod net;
@@ -22,11 +23,13 @@ mod sessions;
 mod tape;
 mod world;
 
+pub use ground::Misfortunes;
 pub use sessions::{Met, run_sessions};
 
 use crate::journal::Journal;
-use crate::limits::Limits;
+use crate::limits::{Limits, SyncPolicy};
 use crate::reason::CloseReason;
+use ground::{Ground, Plain, Store};
 use world::World;
 
 /// Chance, from a seed (splitmix64).
@@ -89,7 +92,7 @@ pub struct Options {
 }
 
 /// What came of a run in which everything was as it must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// A hash over all that happened.
     pub trace: u64,
@@ -103,15 +106,32 @@ pub struct Report {
     pub browsers_held: u64,
     /// Times that the switch was called.
     pub calls: u64,
+    /// Time that has passed for the server, in milliseconds.
+    pub simulated_ms: u64,
+    /// What was met of the disk, if there is one.
+    pub misfortunes: Misfortunes,
 }
 
-/// Runs one seed.
+/// Runs one seed on a journal without a disk.
 ///
 /// # Panics
 /// If the server does anything that it must not; seed and step are printed to standard error.
 pub fn run<J: Journal>(options: Options, journal: J) -> Report {
+    run_on(options, Plain(Some(journal)))
+}
+
+/// Runs one seed on the store, over a disk that fails, tears and loses power, through several lives
+/// of the server.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_on_store(options: Options, sync: SyncPolicy) -> Report {
+    run_on(options, Store::new(sync))
+}
+
+fn run_on(options: Options, ground: impl Ground) -> Report {
     crate::log::mute(true);
-    let mut world = World::new(options, limits(), journal);
+    let mut world = World::new(options, limits(), ground);
     world.begin();
     for _ in 0..options.steps {
         world.step();
@@ -154,6 +174,8 @@ fn limits() -> Limits {
         ttl_seconds: 100_000,
         grace_seconds: 100_000,
         channels_per_emit: 3,
+        store_pending_changes: 24,
+        store_pending_bytes: 4096,
         ..Limits::default()
     }
 }

@@ -3,11 +3,12 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does.
+//! clients say, `clock` what time does, `recovery` what must be there after a crash.
 
 mod changes;
 mod clock;
 mod expected;
+mod recovery;
 mod replica;
 mod roles;
 
@@ -23,9 +24,11 @@ use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use expected::Expected;
+use recovery::Disk;
 use replica::Replica;
 
 pub(super) use expected::{BOUNDS, Seen};
+pub(super) use recovery::Found;
 
 /// One connection, as the judge knows it.
 #[derive(Debug)]
@@ -172,12 +175,21 @@ pub(super) struct Judge {
     /// Controllers that had to make room for others before they had authenticated.
     evicted: BTreeSet<ConnId>,
     pub is_stopping: bool,
+    disk: Disk,
     /// Of the current call.
     meter: Meter,
 }
 
 impl Judge {
-    pub fn new(limits: Limits, now: Now) -> Judge {
+    /// Over an empty store, or none. `is_easy`: whether states are acknowledged before they are
+    /// durable.
+    pub fn over(limits: Limits, now: Now, is_easy: bool) -> Judge {
+        let mut judge = Judge::new(limits, now);
+        judge.disk.is_easy = is_easy;
+        judge
+    }
+
+    fn new(limits: Limits, now: Now) -> Judge {
         Judge {
             record: Record::new(limits.clone()),
             replica: Replica::new(limits.clone(), now.unix.0),
@@ -195,6 +207,7 @@ impl Judge {
             has_date_jumped: false,
             evicted: BTreeSet::new(),
             is_stopping: false,
+            disk: Disk::default(),
             meter: Meter::default(),
         }
     }
@@ -298,7 +311,8 @@ impl Judge {
                         line.wire.push_back(seen);
                         continue;
                     }
-                    line.sent(*conn, seen, durable, backlog.is_some());
+                    let acknowledged = line.sent(*conn, seen, durable, backlog.is_some());
+                    self.disk.acknowledge(acknowledged);
                     if backlog.is_some_and(|bytes| bytes > self.limits.backlog_bytes) {
                         slow.insert(*conn);
                     }
@@ -478,7 +492,8 @@ impl Line {
         }
     }
 
-    fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_published: bool) {
+    /// This was sent to it. Returns the mark of what that promises.
+    fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_published: bool) -> u64 {
         let Some(Due { what: expected, after, .. }) = self.expected.pop_front() else {
             panic!("{conn:?} was sent {seen:?}, and nothing was expected");
         };
@@ -499,6 +514,8 @@ impl Line {
                 }
             }
         }
+        let is_refused = matches!(&seen, Seen::Reply(body) if body.ends_with("\"code\":302}"));
         self.wire.push_back(seen);
+        if is_refused { 0 } else { after }
     }
 }

@@ -8,6 +8,7 @@ use crate::edge::ConnId;
 use crate::frame::Frame;
 use crate::hub::{Change, Entry, Hub, Key, Undo};
 use crate::journal::{Event, Journal, Mark, Proposal, Ticket};
+use crate::metrics::StoreMeters;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -20,8 +21,9 @@ pub(super) enum Item {
     Ordered { ticket: Option<Ticket>, entry: Entry },
     /// The journal will never order this one.
     Failed(Ticket),
-    /// The last entry has changed what is recorded, which is durable with this mark.
-    Changed { mark: u64 },
+    /// The last entry has changed what is recorded, which is durable with this mark; or it stays,
+    /// whatever becomes of that.
+    Changed { mark: u64, stays: bool },
     /// What was recorded behind one mark, up to another, has been undone.
     Lost { from: u64, upto: u64 },
     /// A frame went out to an open connection. For a publication: what counts
@@ -122,10 +124,11 @@ impl<J: Journal> Journal for Traced<J> {
     }
 
     fn changed(&mut self, undo: Undo) {
-        let is_end = undo.is_end();
+        let (is_end, Mark(before)) = (undo.is_end(), self.journal.mark());
         self.journal.changed(undo);
         if !is_end {
-            self.tape.write(Item::Changed { mark: self.journal.mark().0 });
+            let Mark(mark) = self.journal.mark();
+            self.tape.write(Item::Changed { mark, stays: mark == before });
         }
         self.note_durable();
     }
@@ -182,5 +185,14 @@ impl<J: Journal> Journal for Traced<J> {
 
     fn due(&self) -> Option<Millis> {
         self.journal.due()
+    }
+
+    fn meters(&self, now: Now) -> Option<StoreMeters> {
+        self.journal.meters(now)
+    }
+
+    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+        self.journal.close(hub, at, now);
+        self.note_durable();
     }
 }

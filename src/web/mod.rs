@@ -571,6 +571,16 @@ impl<P> Web<P> {
         }
         self.wheel.check_invariants();
     }
+
+    /// Checks that nothing is left of anybody, when all have gone; for tests.
+    ///
+    /// # Panics
+    /// If anything is.
+    pub fn check_drained(&self) {
+        assert!(self.lines.iter().all(|line| matches!(line, Line::None)), "a line is kept");
+        let kept = [self.sessions.len(), self.names.len(), self.wheel.len(), self.dirty.len()];
+        assert_eq!(kept, [0; 4], "sessions, their names, their deadlines, and those that changed");
+    }
 }
 
 #[cfg(test)]

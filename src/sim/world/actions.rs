@@ -5,11 +5,11 @@ use crate::codec::control;
 use crate::codec::sockjs;
 use crate::codec::ws::Opcode;
 use crate::edge::Door;
-use crate::journal::Journal;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::client::{Client, End, SITE, masked};
 use crate::sim::grammar::{Grammar, SERVER_KEY};
+use crate::sim::ground::Ground;
 use crate::sim::intent::{Command, Emit, Event, Intent};
 use crate::sim::judge::Role;
 use crate::time::UnixMillis;
@@ -19,7 +19,7 @@ const CLIENTS_MAX: usize = 20;
 /// Most bytes of a WebSocket message that breaks no limit, before auth or after.
 const MESSAGE_BYTES: usize = 512;
 
-impl<J: Journal> World<J> {
+impl<G: Ground> World<G> {
     /// Mostly a run begins with two namespaces and some who are in them, so that it soon has
     /// something to say.
     pub fn begin(&mut self) {
@@ -45,7 +45,10 @@ impl<J: Journal> World<J> {
     /// One action and what follows.
     pub fn step(&mut self) {
         self.step += 1;
-        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5, 20]) {
+        let of_disk = if self.ground.store().is_some() { 1 } else { 0 };
+        let weights =
+            [110, 600, 50, 20, 30, 80, 40, 5, 5, 20, 5, 8 * of_disk, 4 * of_disk, 1 * of_disk];
+        match self.net.prng.weighted(&weights) {
             0 => self.open(),
             1 => self.speak(),
             2 => self.block(),
@@ -68,6 +71,10 @@ impl<J: Journal> World<J> {
                 self.drive();
             }
             9 => self.chorus(),
+            10 => self.starve(),
+            11 => self.trouble(),
+            12 => self.crash(),
+            13 => self.stop_and_start(),
             _ => {
                 let ms = self.net.prng.below(200_000) as u64;
                 let is_back = self.net.prng.one_in(2);
@@ -75,7 +82,7 @@ impl<J: Journal> World<J> {
                 let UnixMillis(date) = self.net.now.unix;
                 let date = if is_back { date - ms } else { date + ms };
                 self.net.now.unix = UnixMillis(date);
-                self.judge.has_date_jumped = true;
+                self.judge.date_changed();
             }
         }
         match self.net.prng.below(5) {

@@ -15,7 +15,10 @@ use crate::time::{Millis, Now, UnixMillis};
 /// Starts of one server, at most: each of them may be cut short, and the disk may have to be mended.
 const STARTS_MAX: usize = 100;
 /// Calls of a worker that may still come before it is killed, at most.
-const LAST_CALLS: usize = 40;
+const LAST_CALLS: usize = 14;
+
+/// Until when a disk hangs that never works again for this server.
+const HELD: Millis = Millis(u64::MAX);
 
 /// What a server begins with.
 pub(super) struct Start<J> {
@@ -158,9 +161,14 @@ impl Store {
         self.stepper().written()
     }
 
+    /// Whether nothing comes of whatever is sent to it.
+    pub fn is_stuck(&self, now: Millis) -> bool {
+        self.hangs_until > now
+    }
+
     /// Whether nothing is wrong with it.
     pub fn is_well(&self, now: Millis) -> bool {
-        self.mends_at.is_none() && self.hangs_until <= now
+        self.mends_at.is_none() && !self.is_stuck(now)
     }
 
     /// Something begins to go wrong, or ends.
@@ -188,6 +196,11 @@ impl Store {
         format!("{count} calls fail after {after} for {ms} ms: {how:?}")
     }
 
+    /// What is sent to the disk from now on waits for the end of the server.
+    pub fn hold(&mut self) {
+        self.hangs_until = HELD;
+    }
+
     /// Nothing goes wrong any more.
     pub fn mend(&mut self) {
         self.folder.mend();
@@ -197,7 +210,8 @@ impl Store {
     /// The server ends. Whether nothing of what had failed is in the way of what it was before.
     pub fn end(&mut self, prng: &mut Prng, how: End, now: Millis) -> bool {
         if let Some(stepper) = self.stepper.take().filter(|_| how != End::Closed) {
-            if self.hangs_until <= now && prng.one_in(2) {
+            let is_held = self.hangs_until == HELD;
+            if is_held || !self.is_stuck(now) && prng.one_in(2) {
                 self.folder.halt(prng.below(LAST_CALLS) as u64);
                 match stepper.job() {
                     Some(_) => drop(stepper.work()),
@@ -284,7 +298,7 @@ impl Ground for Store {
             self.folder.mend();
             self.mends_at = None;
         }
-        if self.hangs_until > now {
+        if self.is_stuck(now) {
             return false;
         }
         let stepper = self.stepper().clone();

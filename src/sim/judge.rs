@@ -176,6 +176,8 @@ pub(super) struct Judge {
     evicted: BTreeSet<ConnId>,
     pub is_stopping: bool,
     disk: Disk,
+    /// The disk hangs: who is not heard may wait for it, and for nothing else.
+    pub is_disk_stuck: bool,
     /// Of the current call.
     meter: Meter,
 }
@@ -208,6 +210,7 @@ impl Judge {
             evicted: BTreeSet::new(),
             is_stopping: false,
             disk: Disk::default(),
+            is_disk_stuck: false,
             meter: Meter::default(),
         }
     }

@@ -365,6 +365,20 @@ impl StoreJournal {
         }
     }
 
+    /// At the end nobody applies any more what is ordered: what belongs to a namespace whose end is
+    /// durable must not be written again, as the hub still has it.
+    fn forget_removed(&mut self, hub: &Hub) {
+        for event in self.ready.drain(..) {
+            let Event::Entry(_, Entry { change: Change::Remove { ns }, .. }) = event else {
+                continue;
+            };
+            if let Some(removed) = hub.number(ns) {
+                self.changed.retain(|key, _| key.ns() != removed);
+                self.ended.retain(|key| key.ns() != removed);
+            }
+        }
+    }
+
     /// What was on its way has failed, and with it all that came behind it.
     fn fail(&mut self, fault: Fault) {
         self.recovery = Recovery::None;
@@ -558,6 +572,7 @@ impl Journal for StoreJournal {
                 Some(report) => self.handle(report),
                 None => break,
             }
+            self.forget_removed(hub);
         }
         if self.helper.ask(Job::Stop) {
             while self.helper.wait(CLOSE).is_some_and(|report| report != Report::Stopped) {}

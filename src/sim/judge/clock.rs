@@ -122,7 +122,7 @@ impl Judge {
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
         let (limits, now) = (self.limits.clone(), self.now.mono);
         let has_date_jumped = self.has_date_jumped;
-        let unix = self.now.unix.0;
+        let (unix, is_disk_stuck) = (self.now.unix.0, self.is_disk_stuck);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;
@@ -142,7 +142,8 @@ impl Judge {
                 let is_in_time =
                     at_rest.is_none_or(|(_, at)| is_before(at, limits.control_frame_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
-                let is_held = view.is_paused && view.queued > 0 && !controller.waits;
+                let is_held =
+                    view.is_paused && view.queued > 0 && !controller.waits && !is_disk_stuck;
                 controller.held_since = match controller.held_since.filter(|_| is_held) {
                     Some(since) if since >= view.taken_at => Some(since),
                     _ => is_held.then_some(now),
@@ -154,7 +155,7 @@ impl Judge {
                 let is_in_time = controller.was_somebody
                     || controller.is_ended
                     || is_before(controller.opened, limits.control_auth_ms);
-                assert!(is_in_time, "{conn:?} has not said who it is for too long");
+                assert!(is_in_time, "{conn:?} has not said who it is for too long: {line:?}");
             }
             Role::Http(since) => {
                 let is_in_time = view.is_paused || is_before(*since, limits.http_head_ms);
@@ -181,6 +182,8 @@ impl Judge {
                     // Deadlines are on the other clock; the next beat corrects them.
                     let is_in_time = has_date_jumped && is_before(since, limits.heartbeat_ms);
                     assert!(is_in_time, "{conn:?} has an expired token");
+                } else {
+                    browser.overdue_since = None;
                 }
             }
         }

@@ -358,7 +358,7 @@ impl<G: Ground> World<G> {
     }
 
     /// All controllers say the same, so that changes meet on their way.
-    fn chorus(&mut self) {
+    pub(super) fn chorus(&mut self) {
         let auths = self.judge.lines.values().filter_map(|line| match &line.role {
             Role::Controller(controller) => controller.auth.as_ref().map(|auth| auth.0),
             _ => None,

@@ -57,10 +57,12 @@ impl<G: Ground> World<G> {
 
     /// All is quiet: nothing waits for a disk that is well.
     pub(super) fn look_at_disk(&mut self) {
-        let now = self.net.now;
-        let Some(store) = self.ground.store().filter(|store| store.is_well(now.mono)) else {
+        let now = self.net.now.mono;
+        let Some(store) = self.ground.store() else { return };
+        self.judge.is_disk_stuck = store.is_stuck(now);
+        if !store.is_well(now) {
             return;
-        };
+        }
         let wait_ms = store.wait_ms().unwrap_or(0);
         let is_failing = self.is_failing();
         if !is_failing {
@@ -100,6 +102,15 @@ impl<G: Ground> World<G> {
 
     /// The server is killed, or the power goes.
     pub(super) fn crash(&mut self) {
+        if self.net.prng.one_in(2) {
+            // Something is on its way to the disk then.
+            if let Some(store) = self.ground.store() {
+                store.hold();
+            }
+            self.chorus();
+            let ms = self.net.prng.below(3000) as u64;
+            self.walk(ms);
+        }
         let how = *self.net.prng.pick(&[End::Killed, End::PowerCut]);
         self.restart(how);
     }
@@ -226,7 +237,7 @@ impl<G: Ground> World<G> {
             self.walk(100);
         }
         let is_reading = self.clients.iter().all(|client| client.is_reading);
-        let may_wait = !is_reading || self.is_failing();
+        let may_wait = !is_reading || self.judge.is_disk_stuck;
         assert!(may_wait || self.net.sockets.is_empty(), "{:?}", self.net.sockets);
     }
 

@@ -1,7 +1,8 @@
 //! The simulation: the real switch, hub and journal on a network that exists only in memory, with
 //! clients that draw what they do from a seed, and a shadow model that knows what must come out.
 //! Owns chance and time of a run; the same seed gives the same run. Called by `tests/simulate.rs`
-//! and by nothing else. Sockets are simulated here, sessions over HTTP in `sessions`.
+//! and by nothing else. Sockets are simulated here, sessions over HTTP in `sessions`; the disk is
+//! `disk`, and what is done to it `ground`.
 //!
 //! How it checks. Whatever the switch does at its two seams is written on one *tape*: every entry
 //! that the journal orders, every frame that it sends, every connection that it closes. After each
@@ -10,6 +11,11 @@
 //! expects, none may be missing, and nobody may be closed for another reason than it knows of. At
 //! the other end of the network the *clients* must receive what was sent, in order, up to the
 //! point where they were cut.
+//!
+//! A run on the store has several lives: the server is stopped, killed, or loses its power, in the
+//! middle of a batch or of a start as well, and another one begins with what is left on the disk.
+//! The judge knows what was recorded as each batch was sent (`judge/recovery`), and what has been
+//! acknowledged since. All that is left at the end are states.
 
 mod client;
 pub mod disk;
@@ -24,7 +30,7 @@ mod tape;
 mod world;
 
 pub use ground::Misfortunes;
-pub use sessions::{Met, run_sessions};
+pub use sessions::{Met, run_sessions, run_sessions_on_store};
 
 use crate::journal::Journal;
 use crate::limits::{Limits, SyncPolicy};

@@ -10,7 +10,8 @@ use std::time::Instant;
 use fws::journal::{HastyJournal, LateJournal, MemoryJournal};
 use fws::limits::SyncPolicy;
 use fws::reason::CloseReason;
-use fws::sim::{Met, Misfortunes, Options, Report, run, run_on_store, run_sessions};
+use fws::sim::{Met, Misfortunes, Options, Report};
+use fws::sim::{run, run_on_store, run_sessions, run_sessions_on_store};
 
 /// Actions of a run on a journal without a disk.
 const STEPS: usize = 140;
@@ -19,8 +20,9 @@ const SEEDS: u64 = 256;
 /// Actions of a run on the store, and seeds, unless somebody has the time for more.
 const STORE_STEPS: u64 = 300;
 const STORE_SEEDS: u64 = 48;
-/// Seeds that are run twice.
+/// Seeds that are run twice: with every other test, and by `make sim`.
 const TWICE: u64 = 8;
+const SIM_TWICE: u64 = 32;
 
 /// One proposal in so many fails on the late journal.
 const FAILS_ONE_IN: u64 = 12;
@@ -53,12 +55,17 @@ fn on_store(seed: u64, is_verbose: bool) -> Report {
     run_on_store(Options { seed, steps, is_verbose }, sync)
 }
 
-/// Runs all seeds that are asked for, on all cores.
+/// Runs all seeds that are asked for.
 fn all<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
     if let Some(seed) = number("FWS_SIM_SEED") {
         return vec![run(seed, true)];
     }
-    let (seeds, next) = (number("FWS_SIM_SEEDS").unwrap_or(seeds), AtomicU64::new(0));
+    spread(number("FWS_SIM_SEEDS").unwrap_or(seeds), run)
+}
+
+/// Runs the first so many seeds, on all cores.
+fn spread<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
+    let next = AtomicU64::new(0);
     let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds);
     let work = || std::iter::from_fn(take).map(|seed| (seed, run(seed, false))).collect::<Vec<_>>();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -153,25 +160,26 @@ fn tell(reports: &[Report], began: Instant) {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for seed in 0..TWICE {
-        assert_eq!(on_memory(seed, false), on_memory(seed, false));
-        assert_eq!(on_late(seed, false), on_late(seed, false));
-        assert_eq!(on_hasty(seed, false), on_hasty(seed, false));
-        assert_eq!(on_store(seed, false), on_store(seed, false));
-    }
+    let seeds = if number("FWS_SIM_SEEDS").is_some() { SIM_TWICE } else { TWICE };
+    spread(seeds, |seed, _| {
+        for run in [on_memory, on_late, on_hasty, on_store] {
+            assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
+        }
+    });
     assert_ne!(on_memory(1, false), on_memory(2, false));
 }
 
 fn sessions(seed: u64, _: bool) -> Met {
     let on_memory = run_sessions(seed, STEPS, MemoryJournal::new(1));
     run_sessions(seed, STEPS, LateJournal::new(1, seed, 0));
+    run_sessions_on_store(seed, STEPS);
     if seed < TWICE {
         assert_eq!(on_memory, run_sessions(seed, STEPS, MemoryJournal::new(1)), "seed {seed}");
     }
     on_memory
 }
 
-/// Sessions over HTTP on both journals: attach, leave, expire, second receivers.
+/// Sessions over HTTP on three journals: attach, leave, expire, second receivers.
 #[test]
 fn sessions_over_http() {
     let met = all(SEEDS, sessions);

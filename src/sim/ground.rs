@@ -201,6 +201,12 @@ impl Store {
         self.hangs_until = HELD;
     }
 
+    /// One of the next calls fails, and those behind it do not.
+    pub fn trip(&mut self, prng: &mut Prng) {
+        self.folder.fail(prng.below(LAST_CALLS) as u64, 1, Failure::Broken);
+        self.met.broken += 1;
+    }
+
     /// Nothing goes wrong any more.
     pub fn mend(&mut self) {
         self.folder.mend();

@@ -47,7 +47,7 @@ impl<G: Ground> World<G> {
         self.step += 1;
         let of_disk = if self.ground.store().is_some() { 1 } else { 0 };
         let weights =
-            [110, 600, 50, 20, 30, 80, 40, 5, 5, 20, 5, 8 * of_disk, 4 * of_disk, 1 * of_disk];
+            [110, 600, 50, 20, 30, 80, 40, 5, 5, 20, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk];
         match self.net.prng.weighted(&weights) {
             0 => self.open(),
             1 => self.speak(),

@@ -102,14 +102,24 @@ impl<G: Ground> World<G> {
 
     /// The server is killed, or the power goes.
     pub(super) fn crash(&mut self) {
-        if self.net.prng.one_in(2) {
-            // Something is on its way to the disk then.
-            if let Some(store) = self.ground.store() {
-                store.hold();
+        let kind = self.net.prng.below(4);
+        if let Some(store) = self.ground.store() {
+            match kind {
+                // Something is on its way to the disk then, or has just failed.
+                0 | 1 => store.hold(),
+                2 => store.trip(&mut self.net.prng),
+                _ => {}
             }
-            self.chorus();
+        }
+        if kind < 3 {
+            for _ in 0..=self.net.prng.below(3) {
+                self.chorus();
+            }
+            self.drive();
             let ms = self.net.prng.below(3000) as u64;
-            self.walk(ms);
+            if kind < 2 {
+                self.walk(ms);
+            }
         }
         let how = *self.net.prng.pick(&[End::Killed, End::PowerCut]);
         self.restart(how);

@@ -215,6 +215,9 @@ impl Store {
 
     /// The server ends. Whether nothing of what had failed is in the way of what it was before.
     pub fn end(&mut self, prng: &mut Prng, how: End, now: Millis) -> bool {
+        if self.mends_at.is_none() {
+            self.folder.mend();
+        }
         if let Some(stepper) = self.stepper.take().filter(|_| how != End::Closed) {
             let is_held = self.hangs_until == HELD;
             if is_held || !self.is_stuck(now) && prng.one_in(2) {

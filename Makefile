@@ -8,7 +8,7 @@ STATES ?= 1000000
 SETS ?= 1000000
 
 .PHONY: help run build setup test conformance lint fmt sim crash powercut bitrot growth fuzz \
-	smoke fuzzer bench measure clean
+	smoke fuzzer bench measure proxies clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -70,6 +70,9 @@ bench: ## micro benches, and counts of allocations and encodings
 
 measure: build ## sizes, memory and system calls of the release binary
 	scripts/measure
+
+proxies: build ## try nginx, HAProxy, Caddy and Apache, as docs/operations.md sets them up
+	scripts/proxies
 
 clean: ## remove what was built
 	$(CARGO) clean

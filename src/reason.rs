@@ -66,10 +66,18 @@ reasons! {
     NamespaceRemoved = "namespace_removed", 3404 "site id not registered";
     /// No `auth` in time.
     AuthTimeout = "auth_timeout", 3408 "no auth in time";
-    /// What publishers send it waits for too long or too much.
+    /// Too much of what publishers send it waits.
     SlowConsumer = "slow_consumer", 3008 "too slow";
-    /// The server's own limit on connections.
+    /// Much of what publishers send it has waited for too long.
+    Lagging = "lagging", 3008 "too slow";
+    /// What publishers send it waits, and it takes nothing at all.
+    Stalled = "stalled", 3008 "too slow";
+    /// What publishers send takes too much memory, and of that it is owed most.
+    Largest = "largest", 3008 "too slow";
+    /// The server's own limits: on connections, or on what it keeps of all of them.
     Full = "full";
+    /// As many connections as one address may have.
+    AddressFull = "address_full";
     /// Half a request, head or frame, and no more in time.
     HalfRequest = "half_request";
     /// A page of a site that is not on the list of those that may connect.
@@ -93,6 +101,12 @@ impl CloseReason {
     pub const fn is_ordinary(self) -> bool {
         use CloseReason::*;
         matches!(self, PeerClosed | PeerLost | Answered | GoingAway | Disconnected | TokenExpired)
+    }
+
+    /// Whether it does not take what publishers send it: then that is not sent any more.
+    pub const fn is_slow(self) -> bool {
+        use CloseReason::*;
+        matches!(self, SlowConsumer | Lagging | Stalled | Largest)
     }
 }
 

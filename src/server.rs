@@ -13,7 +13,7 @@ use crate::admin::AdminDoor;
 use crate::codec::http::Response;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
-use crate::edge::{Door, Handler};
+use crate::edge::{Door, Handler, TurnedAway};
 use crate::frame::Frame;
 use crate::hub::Hub;
 use crate::journal::store::{Folder, Home, Opened};
@@ -21,6 +21,7 @@ use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
+use crate::slow::Rules;
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
 use notify::Notifier;
@@ -35,8 +36,6 @@ const CONNECTIONS_MIN: usize = 16;
 /// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
 /// come in crowds, must not lock out those who speak to them.
 const CONTROL_RESERVE: usize = 24;
-/// When those who find no room may come back.
-const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -88,11 +87,14 @@ impl Start {
         }
         let reactor = Reactor::new(Bounds {
             connections,
+            admissions_per_second: config.limits.admissions_per_second,
+            admissions_burst: config.limits.admissions_burst,
             control_reserve: CONTROL_RESERVE,
             admin_connections: config.limits.admin_connections,
             close_ms: config.limits.close_ms as u64,
             drain_ms: config.limits.drain_ms as u64,
-            backlog_bytes: config.limits.backlog_bytes,
+            input_bytes: config.limits.input_bytes,
+            slow: Rules::new(&config.limits),
         })?;
         let at = reactor.now().unix;
         log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));
@@ -121,7 +123,7 @@ impl Start {
             "process {} (control={} ws={}), since {}",
             std::process::id(),
             config.control,
-            config.ws,
+            config.ws.map_or_else(|| "none".into(), |ws| ws.to_string()),
             now.unix.to_rfc3339()
         );
         let opened = Opened::verify(Folder::take(&config.data, &holder)?, now)?;
@@ -173,12 +175,13 @@ impl Start {
         // Bound, so that their addresses are known; nobody is let in before the loop runs.
         let doors = bind_doors(config)?;
         let command = demo::command(config, &doors[0].1.address());
-        let page = demo::url(&doors[1].1.address());
+        let page = config.ws.map(|_| demo::url(&doors[1].1.address()));
         let settings = Settings {
             limits: config.limits.clone(),
             server_key: server_key.expose().to_owned(),
             demo: config.demo.then(|| demo::page(&command)),
             sockjs: sockjs(config),
+            proxies: config.proxies.clone(),
             now: self.now(),
             at,
         };
@@ -196,7 +199,8 @@ impl Start {
             self.reactor.add_door(door)?;
         }
         if config.demo {
-            log::info(at, format_args!("to try it, open {page} and run: {command}"));
+            let page = page.map_or_else(String::new, |page| format!("open {page} and "));
+            log::info(at, format_args!("to try it, {page}run: {command}"));
         }
         let mut handler = AdminDoor::new(switch, self.now());
         self.turn(&mut handler)?;
@@ -269,10 +273,14 @@ fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()>
     Ok(())
 }
 
-/// What a browser is told when there is no room.
-fn full() -> Frame {
-    let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
-    response.text("The server is full\n").close().encode()
+/// What a browser is told that is not let in, and when it may come back.
+fn refusal(why: TurnedAway, seconds: u64) -> Frame {
+    let text = match why {
+        TurnedAway::Full => "The server is full\n",
+        TurnedAway::Crowd => "Too many come at once\n",
+    };
+    let response = Response::new(503).header("Retry-After", &seconds.to_string());
+    response.text(text).close().encode()
 }
 
 /// The doors of the configuration, each with its name in the log.
@@ -284,12 +292,19 @@ fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     let control = Listener::tcp(Door::Control, config.control);
     let control = control.and_then(|door| door.bounded(timeout_ms, None));
     let control = control.map_err(|e| cannot("--control", config.control.to_string(), e))?;
-    let ws = Listener::tcp(Door::Web, config.ws);
-    let send_bytes = Some(config.limits.kernel_send_bytes);
-    let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
-    let ws = ws.map(|door| door.refusing(full()));
-    let ws = ws.map_err(|error| cannot("--ws", config.ws.to_string(), error))?;
-    let mut doors = vec![("control", control), ("ws", ws)];
+    let mut doors = vec![("control", control)];
+    if let Some(address) = config.ws {
+        let send_bytes = Some(config.limits.kernel_send_bytes);
+        let ws = Listener::tcp(Door::Web, address);
+        let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
+        let ws = ws.map_err(|error| cannot("--ws", address.to_string(), error))?;
+        doors.push(("ws", ws.refusing(refusal)));
+    }
+    if let Some(path) = &config.ws_unix {
+        let unix = Listener::unix(Door::Web, path);
+        let unix = unix.map_err(|e| cannot("--ws-unix", path.display().to_string(), e))?;
+        doors.push(("ws", unix.refusing(refusal)));
+    }
     if let Some(path) = &config.control_unix {
         let unix = Listener::unix(Door::Control, path);
         let unix = unix.map_err(|e| cannot("--control-unix", path.display().to_string(), e))?;
@@ -297,6 +312,7 @@ fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     }
     if let Some(address) = config.admin {
         let admin = Listener::tcp(Door::Admin, address);
+        let admin = admin.and_then(|door| door.bounded(timeout_ms, None));
         let admin = admin.map_err(|e| cannot("--admin", address.to_string(), e))?;
         doors.push(("admin", admin));
     }

@@ -3,10 +3,12 @@
 //! them.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use super::Prng;
 use super::intent::Intent;
 use super::judge::{BOUNDS, Judge, Seen};
+use crate::address::Address;
 use crate::codec::control;
 use crate::codec::ws::{self, Opcode, Reader, Side};
 use crate::edge::{ConnId, Door};
@@ -35,6 +37,8 @@ pub(super) struct Client {
     /// None until it is let in.
     pub conn: Option<ConnId>,
     pub door: Door,
+    /// Where it comes from.
+    pub from: Address,
     /// Written, not yet arrived.
     pipe: VecDeque<u8>,
     written: u64,
@@ -48,6 +52,9 @@ pub(super) struct Client {
     moved_at: Millis,
     /// It takes what the kernel has for it.
     pub is_reading: bool,
+    /// It takes a few bytes every now and then.
+    pub is_sipping: bool,
+    sipped_at: Millis,
     /// It answers pings and closes.
     pub is_lively: bool,
     pub end: End,
@@ -69,6 +76,7 @@ impl Client {
         Client {
             conn: None,
             door,
+            from: Address::Unix,
             pipe: VecDeque::new(),
             written: 0,
             early: Vec::new(),
@@ -76,6 +84,8 @@ impl Client {
             is_slow: prng.one_in(12),
             moved_at: Millis(0),
             is_reading: true,
+            is_sipping: prng.one_in(8),
+            sipped_at: Millis(0),
             is_lively: !prng.one_in(8),
             end: End::None,
             is_mute: false,
@@ -99,6 +109,23 @@ impl Client {
             let from = self.written;
             self.pipe.extend(bytes);
             self.written += bytes.len() as u64;
+            self.mean(judge, from, intent);
+        }
+    }
+
+    /// Writes a request that says where its client is, if that is believed.
+    pub fn write_request(
+        &mut self,
+        judge: &mut Judge,
+        bytes: &[u8],
+        named: Option<IpAddr>,
+        intent: Intent,
+    ) {
+        if self.can_speak() {
+            let from = self.written;
+            self.pipe.extend(bytes);
+            self.written += bytes.len() as u64;
+            self.mean(judge, from, Intent::Named(named));
             self.mean(judge, from, intent);
         }
     }
@@ -172,6 +199,18 @@ impl Client {
         let is_cut = self.pace < usize::MAX && prng.one_in(2);
         let count = if is_cut { 1 + prng.below(most) } else { self.pipe.len() };
         self.pipe.drain(..count).collect()
+    }
+
+    /// How many bytes it takes now at most, if it does not take all there are.
+    pub fn sip(&mut self, prng: &mut Prng, now: Millis) -> Option<usize> {
+        if !self.is_sipping {
+            return None;
+        }
+        if now < self.sipped_at.plus(SLOW_MS) {
+            return Some(0);
+        }
+        self.sipped_at = now;
+        Some(1 + prng.below(60))
     }
 
     /// Whether all that it wrote has arrived.

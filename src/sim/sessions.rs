@@ -13,6 +13,7 @@ use super::Prng;
 use super::ground::{Ground, Plain, Store};
 use super::net::{FakeNet, Flushed, Phase};
 use super::tape::Tape;
+use crate::address::Address;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Door, Handler};
 use crate::journal::Journal;
@@ -170,6 +171,7 @@ impl<G: Ground> World<G> {
             server_key: "server".into(),
             demo: None,
             sockjs: Default::default(),
+            proxies: Default::default(),
             now,
             at: start.at,
         };
@@ -177,7 +179,7 @@ impl<G: Ground> World<G> {
         assert!(switch.declare(SPACE, KEY), "there is room for one");
         let mut net = FakeNet::new(prng, now, &limits(), tape.clone());
         let back_end = net.insert();
-        switch.opened(&mut net, back_end, Door::Control);
+        switch.opened(&mut net, back_end, Door::Control, Address::Unix);
         let mut world = World {
             seed,
             ground,
@@ -237,7 +239,7 @@ impl<G: Ground> World<G> {
     fn request(&mut self, visitor: usize, text: &str) {
         if self.visitors[visitor].conn.is_none() {
             let conn = self.net.insert();
-            self.switch.opened(&mut self.net, conn, Door::Web);
+            self.switch.opened(&mut self.net, conn, Door::Web, Address::Unix);
             self.visitors[visitor] = Visitor { conn: Some(conn), ..Visitor::default() };
         }
         self.visitors[visitor].pipe.extend_from_slice(text.as_bytes());
@@ -363,8 +365,7 @@ impl<G: Ground> World<G> {
         let until = self.net.now.mono.plus(ms);
         loop {
             let now = self.net.now.mono;
-            let due = self.net.wheel.next_at().map(Millis);
-            let dues = [due, self.switch.due(), self.ground.due(), Some(until)];
+            let dues = [self.net.next_at(), self.switch.due(), self.ground.due(), Some(until)];
             let next = dues.into_iter().flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             let unix = self.net.now.unix.plus(next.0 - now.0);
@@ -412,6 +413,7 @@ impl<G: Ground> World<G> {
                 None => {}
             }
         }
+        assert_eq!(self.net.overdue(), None, "all visitors read");
         self.switch.settle(&mut self.net);
         is_busy |= self.forget();
         let dirty = std::mem::take(&mut self.net.dirty);
@@ -540,7 +542,9 @@ impl<G: Ground> World<G> {
 
     /// The server stops: whoever waits is told, and nobody is left.
     fn finish(mut self) -> Met {
-        self.switch.stopping(&mut self.net);
+        // No time to spread them over.
+        let now = self.net.now.mono;
+        self.switch.stopping(&mut self.net, now);
         self.model.stop();
         self.drive();
         for visitor in &mut self.visitors {

@@ -21,6 +21,7 @@
 //! plays on a [`LateJournal`].
 
 use super::{Demo, REPORT_MS, Settings, Switch};
+use crate::address::Address;
 use crate::codec::json::JsonError;
 use crate::codec::ws::{Bounds, Event, Opcode, Reader, Side};
 use crate::codec::{control, http, json, jwt, sockjs, ws};
@@ -211,9 +212,9 @@ impl Net for FakeNet {
         self.queue(conn, &frame);
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = limits().backlog_bytes;
-        let Some(peer) = self.open(conn).filter(|peer| peer.backlog <= max) else { return 0 };
+        let Some(peer) = self.open(conn).filter(|peer| peer.backlog <= max) else { return false };
         if peer.queued > max {
             // Offered at once; the turn's own flush tells that it has drained.
             peer.was_blocked |= peer.is_stuck;
@@ -223,9 +224,9 @@ impl Net for FakeNet {
         }
         let is_refused = peer.is_stuck && peer.was_blocked;
         let is_behind = self.queue(conn, &frame) > 0;
-        let Some(peer) = self.open(conn) else { return 0 };
+        let Some(peer) = self.open(conn) else { return false };
         peer.backlog += if is_behind && is_refused { frame.len() } else { 0 };
-        peer.backlog
+        peer.backlog > max
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -275,6 +276,7 @@ impl<J: Journal> World<J> {
             server_key: "server".to_owned(),
             demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
             sockjs: Default::default(),
+            proxies: Default::default(),
             now: net.now(),
             at: net.now().unix,
         };
@@ -366,7 +368,8 @@ impl<J: Journal> World<J> {
             _ => None,
         };
         let door = if matches!(PEERS[slot], b'k' | b'l') { Door::Control } else { Door::Web };
-        self.switch.opened(&mut self.net, ConnId::new(slot as u32, generation), door);
+        let conn = ConnId::new(slot as u32, generation);
+        self.switch.opened(&mut self.net, conn, door, Address::Unix);
         if let Some(path) = path {
             let head = format!(
                 "GET /socket/{path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
@@ -476,7 +479,7 @@ impl<J: Journal> World<J> {
         }
         // A line in the log for each of a million scripts is read by nobody.
         self.switch.report_at = None;
-        self.switch.stopping(&mut self.net);
+        self.switch.stopping(&mut self.net, Millis(0));
         self.rest();
         for peer in &self.net.peers {
             assert_eq!(peer.phase, Phase::Absent, "{peer:?}");

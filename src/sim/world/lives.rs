@@ -2,10 +2,10 @@
 //! it ends: in good order, killed, or without power. Whatever was promised must be there again.
 
 use super::World;
-use crate::edge::{Door, Handler};
+use crate::edge::{Door, Handler, Net, TurnedAway};
 use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::sim::client::{Client, SITE};
+use crate::sim::client::{self, Client, SITE};
 use crate::sim::ground::{End, Ground, Start};
 use crate::sim::judge::Found;
 use crate::sim::net::FakeNet;
@@ -26,6 +26,7 @@ pub(super) fn switch<J: Journal>(
         server_key: crate::sim::grammar::SERVER_KEY.into(),
         demo: None,
         sockjs: SockJs { origins: vec![SITE.into()], ..SockJs::default() },
+        proxies: crate::sim::ways::proxies(),
         now,
         at: start.at,
     };
@@ -87,7 +88,8 @@ impl<G: Ground> World<G> {
         let is_out = |client: &Client| client.conn.is_none() && client.door == Door::Web;
         self.clients.retain(|client| !is_out(client));
         for _ in self.clients.len()..before {
-            self.switch.turned_away(self.net.now);
+            let why = *self.net.prng.pick(&[TurnedAway::Full, TurnedAway::Crowd]);
+            self.switch.turned_away(self.net.now, why);
             self.turned_away += 1;
         }
     }
@@ -181,7 +183,8 @@ impl<G: Ground> World<G> {
     /// Counts what this server has met.
     fn close_books(&mut self) {
         let metrics = self.switch.metrics();
-        assert_eq!(metrics.turned_away, self.turned_away, "turned away");
+        let turned_away: u64 = metrics.turned_away.iter().sum();
+        assert_eq!(turned_away, self.turned_away, "turned away");
         let report = &mut self.report;
         for (sum, count) in report.closed.iter_mut().zip(metrics.closed) {
             *sum += count;
@@ -189,6 +192,7 @@ impl<G: Ground> World<G> {
         report.commands += metrics.commands;
         report.deliveries += metrics.deliveries;
         report.browsers_held += metrics.browsers_held;
+        report.floods += metrics.floods;
         let meters = self.switch.journal().meters(self.net.now).unwrap_or_default();
         if let Some(store) = self.ground.store() {
             store.met.failures += meters.failures;
@@ -207,6 +211,8 @@ impl<G: Ground> World<G> {
         self.leave_all();
         assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
         assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
+        assert_eq!(self.net.kept().bytes, 0, "publications are left");
+        assert!(self.net.is_nobody_watched(), "somebody is watched");
         assert!(!self.judge.is_waiting(), "proposals wait");
         let [_, channels, users, peers, states] = self.switch.hub().sizes();
         assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
@@ -239,14 +245,16 @@ impl<G: Ground> World<G> {
         }
         self.net.close_ms = self.limits.drain_ms as u64;
         self.net.linger_ms = self.net.linger_ms.min(500);
-        self.switch.stopping(&mut self.net);
-        self.judge.stopping();
-        self.judge(None);
         let until = self.net.now.mono.plus(self.limits.drain_ms as u64);
+        let gone_by = Millis(until.0 - 1000);
+        self.judge.stopping();
+        self.switch.stopping(&mut self.net, gone_by);
+        self.judge(None);
         while self.net.now.mono < until && !self.net.sockets.is_empty() {
             self.walk(100);
         }
-        let is_reading = self.clients.iter().all(|client| client.is_reading);
+        let is_reading = |client: &Client| client.is_reading && !client.is_sipping;
+        let is_reading = self.clients.iter().all(is_reading);
         let may_wait = !is_reading || self.judge.is_disk_stuck;
         assert!(may_wait || self.net.sockets.is_empty(), "{:?}", self.net.sockets);
     }
@@ -261,10 +269,19 @@ impl<G: Ground> World<G> {
     fn leave_all(&mut self) {
         for i in (0..self.clients.len()).rev() {
             (self.clients[i].is_reading, self.clients[i].is_slow) = (true, false);
+            self.clients[i].is_sipping = false;
             self.leave(i);
         }
         self.accept_at = Millis(0);
         self.drive();
         self.walk(self.limits.close_ms as u64 + self.limits.control_replies_ms as u64);
+        // Whoever spoke far too fast is heard to the end, at its pace.
+        for _ in 0..4 {
+            let is_held =
+                |client: &Client| client.end == client::End::Sent && client.conn.is_some();
+            if self.clients.iter().any(is_held) {
+                self.walk(10_000);
+            }
+        }
     }
 }

@@ -51,7 +51,7 @@ fn on_hasty(seed: u64, is_verbose: bool) -> Report {
 /// On the store: half of the seeds sync before they acknowledge, the others within a second.
 fn on_store(seed: u64, is_verbose: bool) -> Report {
     let steps = number("FWS_SIM_STEPS").unwrap_or(STORE_STEPS) as usize;
-    let sync = if seed % 2 == 0 { SyncPolicy::Always } else { SyncPolicy::Every(1000) };
+    let sync = if seed.is_multiple_of(2) { SyncPolicy::Always } else { SyncPolicy::Every(1000) };
     run_on_store(Options { seed, steps, is_verbose }, sync)
 }
 
@@ -70,7 +70,7 @@ fn spread<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
     let work = || std::iter::from_fn(take).map(|seed| (seed, run(seed, false))).collect::<Vec<_>>();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut all: Vec<(u64, T)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(&work)).collect();
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
         // Whoever panicked has said which seed it was.
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });

@@ -87,6 +87,9 @@ impl From<OpenError> for io::Error {
     }
 }
 
+/// A folder, what the journal goes on with there, and the states that have ended meanwhile.
+type Begun<F> = (F, (Facts, Writer), Vec<Key>);
+
 /// A store whose every row is as it was written.
 pub struct Opened<F = Folder> {
     folder: F,
@@ -193,7 +196,7 @@ impl<F: Home> Opened<F> {
 
     /// Puts what lives into the hub, and begins a new term. Returns what has ended, beside what the
     /// journal goes on with.
-    fn begin(self, hub: &mut Hub, now: Now) -> Result<(F, (Facts, Writer), Vec<Key>), OpenError> {
+    fn begin(self, hub: &mut Hub, now: Now) -> Result<Begun<F>, OpenError> {
         let (at, path) = (self.at(now), self.folder.store_path());
         let Opened { folder, content, .. } = self;
         let mut ended = Vec::new();

@@ -8,6 +8,7 @@ use crate::edge::ConnId;
 use crate::frame::Frame;
 use crate::hub::{Change, Entry, Hub, Key, Undo};
 use crate::journal::{Event, Journal, Mark, Proposal, Ticket};
+use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
@@ -204,5 +205,9 @@ impl<J: Journal> Journal for Traced<J> {
     fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
         self.journal.close(hub, at, now);
         self.note_durable();
+    }
+
+    fn reload(&mut self, limits: &Limits) {
+        self.journal.reload(limits);
     }
 }

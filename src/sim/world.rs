@@ -16,7 +16,7 @@ use super::{Options, Prng, Report};
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Handler, Net};
 use crate::limits::Limits;
-use crate::switch::Switch;
+use crate::switch::{SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
 use lives::{found, switch};
 
@@ -35,6 +35,8 @@ pub(super) struct World<G: Ground> {
     tape: Tape,
     /// Counts the messages of the run.
     serial: u64,
+    /// Counts the changes of limits.
+    reloads: u64,
     step: usize,
     /// What came of earlier lives of the server, and a hash over all that happened.
     report: Report,
@@ -46,6 +48,11 @@ pub(super) struct World<G: Ground> {
     passed_ms: u64,
     /// The last things that were done, for the report of a failure.
     history: Vec<String>,
+}
+
+/// How browsers are served.
+fn sockjs() -> SockJs {
+    SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() }
 }
 
 /// To whoever looks for a fault; if nobody can read it, so be it.
@@ -89,6 +96,7 @@ impl<G: Ground> World<G> {
             limits,
             tape,
             serial: 0,
+            reloads: 0,
             step: 0,
             report: Report { trace: 0xCBF2_9CE4_8422_2325, ..Report::default() },
             accept_at: Millis(0),
@@ -505,8 +513,9 @@ impl<G: Ground> World<G> {
                 self.clients.iter().any(|client| client.is_sipping || is_trickling(client));
             let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
             let accept_at = Some(self.accept_at).filter(|at| *at > now);
-            let dues = [due, self.switch.due(), self.ground.due(), byte, accept_at, Some(until)];
-            let next = dues.into_iter().flatten().min();
+            let inside = [self.switch.due(), self.ground.due(), self.judge.next_cut()];
+            let outside = [due, byte, accept_at, Some(until)];
+            let next = inside.into_iter().chain(outside).flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             self.pass(next.0 - now.0);
         }

@@ -6,6 +6,7 @@ use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::reason::CloseReason;
 use crate::time::Now;
 use crate::web::{Bodies, Ways};
 
@@ -49,6 +50,11 @@ impl<J: Journal> Switch<J> {
     /// How many browsers are spoken with, over sockets and sessions.
     pub fn sessions(&self) -> usize {
         self.web.sessions()
+    }
+
+    /// How many sessions over HTTP have ended, by [`CloseReason`].
+    pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
+        self.web.parted()
     }
 
     /// How many connections of each kind are open.

@@ -177,8 +177,7 @@ impl<J: Journal> Switch<J> {
         let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
-            // Below that, what is queued for a connection anyway is the bound.
-            shared: SharedStates::new(limits.answers_pause_bytes / 64),
+            shared: SharedStates::new(shared_bytes_min(&limits)),
             hub,
             web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now).believing(proxies),
             limits,
@@ -216,6 +215,26 @@ impl<J: Journal> Switch<J> {
             }
         }
         self.hub.declare(name, key, &mut Recorded(&mut self.journal))
+    }
+
+    /// From now on these limits hold, and browsers are served like this. What has begun goes on as
+    /// it is: nobody is let go because there would be no room for them any more.
+    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs) {
+        self.limits = limits.clone();
+        self.hub.set_limits(limits.clone());
+        self.journal.reload(limits);
+        self.shared.set_bytes_min(shared_bytes_min(limits));
+        self.web.reload(vec![service(sockjs, limits)], limits.clone());
+    }
+
+    /// From now on this key opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.
+    pub fn set_server_key(&mut self, key: &str) {
+        key.clone_into(&mut self.server_key);
+    }
+
+    /// The configuration names a namespace no more (see [`Hub::undeclare`]).
+    pub fn undeclare(&mut self, name: &str) -> bool {
+        self.hub.undeclare(name)
     }
 
     /// All are gone: what is not written yet is written now.
@@ -363,6 +382,11 @@ impl<J: Journal> Switch<J> {
             assert!(matches!(role, Some(Role::Controller(c)) if c.waits == Some(*ticket)));
         }
     }
+}
+
+/// States shorter than this are not shared: what is queued for a connection anyway is the bound.
+const fn shared_bytes_min(limits: &Limits) -> usize {
+    limits.answers_pause_bytes / 64
 }
 
 /// The one place where SockJS is served.

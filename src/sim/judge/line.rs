@@ -6,7 +6,7 @@ use crate::edge::{ConnId, Door};
 use crate::publication::Form;
 
 impl Line {
-    pub fn door(&self) -> Door {
+    pub(in crate::sim) fn door(&self) -> Door {
         match self.role {
             Role::Controller(_) => Door::Control,
             _ => Door::Web,
@@ -14,7 +14,7 @@ impl Line {
     }
 
     /// The id that the server gave a browser.
-    pub fn cid(&self) -> Option<&String> {
+    pub(in crate::sim) fn cid(&self) -> Option<&String> {
         match &self.role {
             Role::Browser(browser) => browser.cid.as_ref(),
             _ => None,

@@ -47,6 +47,10 @@ impl Replica {
         }
     }
 
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.hub.set_limits(limits);
+    }
+
     /// Holds what a server has found in its store.
     pub fn restored(limits: Limits, found: &Hub, at: UnixMillis) -> Replica {
         let mut replica = Replica::new(limits, at.0);

@@ -193,7 +193,6 @@ impl Judge {
                 self.close(conn, CloseReason::Answered);
             }
             Intent::Introduced(Some(client)) => self.came(conn, client.into()),
-            Intent::Introduced(None) => {}
             Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
@@ -234,21 +233,23 @@ impl Judge {
                 line.expect(Expected::Http(403));
                 self.close(conn, CloseReason::OriginRefused);
             }
-            Intent::Message(mut events) => {
-                let is_raw = self.browser(conn).is_some_and(|browser| browser.form == Form::Raw);
-                if events.is_empty() && is_raw {
-                    events.push(Event::Nothing);
-                }
-                self.hear(conn, events.into());
-            }
+            Intent::Message(events) => self.message(conn, events),
             Intent::Ping(payload) => self.expect(conn, Expected::Pong(payload)),
-            Intent::Pong => {}
+            Intent::Pong | Intent::Introduced(None) => {}
             Intent::Close(said) => {
                 self.expect(conn, Expected::Close(said.or(Some((1000, String::new())))));
                 self.close(conn, CloseReason::PeerClosed);
             }
             Intent::Violation(_) | Intent::BadRequest(_) => panic!("it has been punished"),
         }
+    }
+
+    fn message(&mut self, conn: ConnId, mut events: Vec<Event>) {
+        let is_raw = self.browser(conn).is_some_and(|browser| browser.form == Form::Raw);
+        if events.is_empty() && is_raw {
+            events.push(Event::Nothing);
+        }
+        self.hear(conn, events.into());
     }
 
     fn expect(&mut self, conn: ConnId, expected: Expected) {

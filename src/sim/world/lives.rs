@@ -5,13 +5,13 @@ use super::World;
 use crate::edge::{Door, Handler, Net, TurnedAway};
 use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::sim::client::{self, Client, SITE};
+use crate::sim::client::{self, Client};
 use crate::sim::ground::{End, Ground, Start};
 use crate::sim::judge::Found;
 use crate::sim::net::FakeNet;
 use crate::sim::tape::{Tape, Traced};
 use crate::sim::{Prng, Report};
-use crate::switch::{Settings, SockJs, Switch};
+use crate::switch::{Settings, Switch};
 use crate::time::{Millis, Now, UnixMillis};
 
 /// A switch over what was found at the start.
@@ -25,7 +25,7 @@ pub(super) fn switch<J: Journal>(
         limits: limits.clone(),
         server_key: crate::sim::grammar::SERVER_KEY.into(),
         demo: None,
-        sockjs: SockJs { origins: vec![SITE.into()], ..SockJs::default() },
+        sockjs: super::sockjs(),
         proxies: crate::sim::ways::proxies(),
         now,
         at: start.at,
@@ -233,7 +233,7 @@ impl<G: Ground> World<G> {
         if let Some(store) = self.ground.store() {
             self.report.misfortunes = store.met;
         }
-        Report { simulated_ms: self.passed_ms, ..self.report.clone() }
+        Report { simulated_ms: self.passed_ms, reloads: self.reloads, ..self.report.clone() }
     }
 
     /// A signal to stop: nobody stays longer than they may.

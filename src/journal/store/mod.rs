@@ -175,8 +175,8 @@ impl StoreJournal {
         limits: &Limits,
         wake: Wake,
     ) -> std::io::Result<StoreJournal> {
-        let (size, retry) = (writer.size(), retry(limits));
-        let helper = Helper::start(medium, facts.clone(), writer, retry, wake)?;
+        let size = writer.size();
+        let helper = Helper::start(medium, facts.clone(), writer, limits.store_retry(), wake)?;
         Ok(StoreJournal::new(helper, facts, size, sync, limits))
     }
 
@@ -188,7 +188,8 @@ impl StoreJournal {
         limits: &Limits,
     ) -> (StoreJournal, Stepper) {
         let size = writer.size();
-        let (helper, stepper) = Helper::stepped(medium, facts.clone(), writer, retry(limits));
+        let (helper, stepper) =
+            Helper::stepped(medium, facts.clone(), writer, limits.store_retry());
         (StoreJournal::new(helper, facts, size, sync, limits), stepper)
     }
 
@@ -369,8 +370,8 @@ impl StoreJournal {
         }
     }
 
-    /// At the end nobody applies any more what is ordered: what belongs to a namespace whose end is
-    /// durable must not be written again, as the hub still has it.
+    /// At the end nobody applies what is ordered: what the hub still has of a namespace whose end is
+    /// durable must not be written again.
     fn forget_removed(&mut self, hub: &Hub) {
         for event in self.ready.drain(..) {
             let Event::Entry(_, Entry { change: Change::Remove { ns }, .. }) = event else {
@@ -589,10 +590,6 @@ impl Journal for StoreJournal {
             while self.helper.wait(CLOSE).is_some_and(|report| report != Report::Stopped) {}
         }
     }
-}
-
-fn retry(limits: &Limits) -> Duration {
-    Duration::from_millis(limits.store_retry_ms as u64)
 }
 
 /// How far the date is ahead of the scale of entries, in milliseconds.

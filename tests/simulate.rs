@@ -152,8 +152,8 @@ fn tell(reports: &[Report], began: Instant) {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "whole server: {} seeds, {steps} steps, {hours:.0} hours in {seconds:.1} s: {:.1} simulated \
-         hours and {:.0} steps per second; trace {trace:016x}",
+        "whole server: {} seeds, {steps} steps, {hours:.0} hours in {seconds:.1} s: {:.1} \
+         simulated hours and {:.0} steps per second; trace {trace:016x}",
         reports.len(),
         hours / seconds,
         steps as f64 / seconds,

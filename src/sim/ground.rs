@@ -1,6 +1,6 @@
 //! What a run stands on: where its server finds what earlier ones have recorded, and what happens
-//! there while no turn runs. [`Plain`] is a journal without a disk; [`Store`] is the real store over
-//! a disk that fails, tears and loses power, whose worker does its work when chance says so.
+//! there while no turn runs. [`Plain`] is a journal without a disk; [`Store`] is the real store
+//! over a disk that fails, tears and loses power, whose worker works when chance says so.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::journal::{Journal, StoreJournal};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// Starts of one server, at most: each of them may be cut short, and the disk may have to be mended.
+/// Starts of one server, at most: each may be cut short, and the disk may have to be mended.
 const STARTS_MAX: usize = 100;
 /// Calls of a worker that may still come before it is killed, at most.
 const LAST_CALLS: usize = 14;

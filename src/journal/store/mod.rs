@@ -370,8 +370,8 @@ impl StoreJournal {
         }
     }
 
-    /// At the end nobody applies what is ordered: what the hub still has of a namespace whose end is
-    /// durable must not be written again.
+    /// At the end nobody applies what is ordered: what the hub still has of a namespace whose end
+    /// is durable must not be written again.
     fn forget_removed(&mut self, hub: &Hub) {
         for event in self.ready.drain(..) {
             let Event::Entry(_, Entry { change: Change::Remove { ns }, .. }) = event else {

@@ -1,7 +1,8 @@
 # Everything a person does with this project, one word each. `make` alone lists them.
 CARGO ?= cargo
 MINUTES ?= 10
-SEEDS ?= 10000
+SEEDS ?= 1024
+STEPS ?= 3000
 KILLS ?= 10000
 STATES ?= 1000000
 SETS ?= 1000000
@@ -46,8 +47,10 @@ lint: ## formatting and clippy, warnings denied
 fmt: ## format the code
 	$(CARGO) fmt
 
-sim: ## simulate SEEDS seeds (10000) on both journals
-	FWS_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release --test simulate
+sim: ## simulate the whole server: SEEDS seeds (1024) of STEPS steps (3000), or one SEED again
+	FWS_SIM_SEED=$(SEED) FWS_SIM_SEEDS=$(SEEDS) FWS_SIM_STEPS=$(STEPS) \
+		$(CARGO) test --locked --profile sim --no-default-features --test simulate \
+		-- --nocapture --test-threads 1
 
 crash: ## kill -9 the server KILLS times (10000), and look for what it had acknowledged
 	FWS_KILLS=$(KILLS) $(CARGO) test --locked --release --test crash -- --nocapture

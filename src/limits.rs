@@ -19,6 +19,11 @@ macro_rules! limits {
         }
 
         impl Limits {
+    /// `store_retry_ms` as a time.
+    pub fn store_retry(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.store_retry_ms as u64)
+    }
+
             /// Every limit: name, smallest value, largest value, meaning.
             pub const TABLE: &'static [(&'static str, usize, usize, &'static str)] =
                 &[$((stringify!($name), $low, $high, concat!($($doc),*)),)*];

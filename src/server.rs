@@ -16,7 +16,7 @@ use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
 use crate::hub::Hub;
-use crate::journal::store::{Folder, Opened};
+use crate::journal::store::{Folder, Home, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::limits::Limits;

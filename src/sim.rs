@@ -1,7 +1,8 @@
 //! The simulation: the real switch, hub and journal on a network that exists only in memory, with
 //! clients that draw what they do from a seed, and a shadow model that knows what must come out.
 //! Owns chance and time of a run; the same seed gives the same run. Called by `tests/simulate.rs`
-//! and by nothing else. Sockets are simulated here, sessions over HTTP in `sessions`.
+//! and by nothing else. Sockets are simulated here, sessions over HTTP in `sessions`; the disk is
+//! `disk`, and what is done to it `ground`.
 //!
 //! How it checks. Whatever the switch does at its two seams is written on one *tape*: every entry
 //! that the journal orders, every frame that it sends, every connection that it closes. After each
@@ -10,10 +11,16 @@
 //! expects, none may be missing, and nobody may be closed for another reason than it knows of. At
 //! the other end of the network the *clients* must receive what was sent, in order, up to the
 //! point where they were cut.
+//!
+//! A run on the store has several lives: the server is stopped, killed, or loses its power, in the
+//! middle of a batch or of a start as well, and another one begins with what is left on the disk.
+//! The judge knows what was recorded as each batch was sent (`judge/recovery`), and what has been
+//! acknowledged since. All that is left at the end are states.
 
 mod client;
 pub mod disk;
 mod grammar;
+mod ground;
 mod intent;
 mod judge;
 mod net;
@@ -23,11 +30,13 @@ mod tape;
 mod ways;
 mod world;
 
-pub use sessions::{Met, run_sessions};
+pub use ground::Misfortunes;
+pub use sessions::{Met, run_sessions, run_sessions_on_store};
 
 use crate::journal::Journal;
-use crate::limits::Limits;
+use crate::limits::{Limits, SyncPolicy};
 use crate::reason::CloseReason;
+use ground::{Ground, Plain, Store};
 use world::World;
 
 /// Chance, from a seed (splitmix64).
@@ -90,7 +99,7 @@ pub struct Options {
 }
 
 /// What came of a run in which everything was as it must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// A hash over all that happened.
     pub trace: u64,
@@ -110,15 +119,32 @@ pub struct Report {
     pub reloads: u64,
     /// Times that the switch was called.
     pub calls: u64,
+    /// Time that has passed for the server, in milliseconds.
+    pub simulated_ms: u64,
+    /// What was met of the disk, if there is one.
+    pub misfortunes: Misfortunes,
 }
 
-/// Runs one seed.
+/// Runs one seed on a journal without a disk.
 ///
 /// # Panics
 /// If the server does anything that it must not; seed and step are printed to standard error.
 pub fn run<J: Journal>(options: Options, journal: J) -> Report {
+    run_on(options, Plain(Some(journal)))
+}
+
+/// Runs one seed on the store, over a disk that fails, tears and loses power, through several lives
+/// of the server.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_on_store(options: Options, sync: SyncPolicy) -> Report {
+    run_on(options, Store::new(sync))
+}
+
+fn run_on(options: Options, ground: impl Ground) -> Report {
     crate::log::mute(true);
-    let mut world = World::new(options, limits(options.seed), journal);
+    let mut world = World::new(options, limits(options.seed), ground);
     world.begin();
     for _ in 0..options.steps {
         world.step();
@@ -170,6 +196,8 @@ fn limits(seed: u64) -> Limits {
         ttl_seconds: 100_000,
         grace_seconds: 100_000,
         channels_per_emit: 3,
+        store_pending_changes: 24,
+        store_pending_bytes: 4096,
         ..Limits::default()
     }
 }

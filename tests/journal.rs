@@ -310,6 +310,23 @@ fn a_stopped_server_has_written_everything() {
     }
 }
 
+/// The end of a namespace is durable, and nobody is left to hear of it, when something else of that
+/// namespace is still to be written.
+#[test]
+fn a_stopped_server_leaves_no_part_of_a_namespace() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    let (ns, at, now) = (this.ns(), this.at(), this.now());
+    let Proposal::Later(_) = this.journal.propose(at, Change::Remove { ns }) else {
+        panic!("the end of a namespace cannot be undone");
+    };
+    this.journal.commit(&this.hub, at, now);
+    this.propose(Change::Rotate { ns, key: "new".into(), grace_ms: 5 }).unwrap();
+    this.set("old", "2").unwrap();
+    this.journal.close(&this.hub, at, now);
+    assert_eq!(this.on_disk(), BTreeMap::new());
+}
+
 /// A crowd of states that end at once is dropped bit by bit; none can be read meanwhile.
 #[test]
 fn a_crowd_of_ends_takes_its_turns() {

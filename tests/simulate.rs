@@ -1,115 +1,198 @@
-//! The simulation, over many seeds. `FWS_SIM_SEED=N` replays one seed and prints what it does;
-//! `FWS_SIM_SEEDS=N` runs so many.
+//! The simulation, over many seeds, on all cores. `FWS_SIM_SEED=N` replays one seed and prints what
+//! it does; `FWS_SIM_SEEDS=N` runs so many, of `FWS_SIM_STEPS` steps each (`make sim`).
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+use std::fmt::Write;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use fws::journal::{HastyJournal, LateJournal, MemoryJournal};
+use fws::limits::SyncPolicy;
 use fws::reason::CloseReason;
-use fws::sim::{Met, Options, Report, run, run_sessions};
+use fws::sim::{Met, Misfortunes, Options, Report};
+use fws::sim::{run, run_on_store, run_sessions, run_sessions_on_store};
 
-/// Actions of a run.
+/// Actions of a run on a journal without a disk.
 const STEPS: usize = 140;
+/// Seeds of those.
+const SEEDS: u64 = 256;
+/// Actions of a run on the store, and seeds, unless somebody has the time for more.
+const STORE_STEPS: u64 = 300;
+const STORE_SEEDS: u64 = 48;
+/// Seeds that are run twice: with every other test, and by `make sim`.
+const TWICE: u64 = 8;
+const SIM_TWICE: u64 = 32;
 
 /// One proposal in so many fails on the late journal.
 const FAILS_ONE_IN: u64 = 12;
 
 fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
+fn options(seed: u64, is_verbose: bool) -> Options {
+    Options { seed, steps: STEPS, is_verbose }
+}
+
 fn on_memory(seed: u64, is_verbose: bool) -> Report {
-    run(Options { seed, steps: STEPS, is_verbose }, MemoryJournal::new(1))
+    run(options(seed, is_verbose), MemoryJournal::new(1))
 }
 
 fn on_late(seed: u64, is_verbose: bool) -> Report {
-    let journal = LateJournal::new(1, seed, FAILS_ONE_IN);
-    run(Options { seed, steps: STEPS, is_verbose }, journal)
+    run(options(seed, is_verbose), LateJournal::new(1, seed, FAILS_ONE_IN))
 }
 
 fn on_hasty(seed: u64, is_verbose: bool) -> Report {
-    let journal = HastyJournal::new(1, seed, FAILS_ONE_IN);
-    run(Options { seed, steps: STEPS, is_verbose }, journal)
+    run(options(seed, is_verbose), HastyJournal::new(1, seed, FAILS_ONE_IN))
+}
+
+/// On the store: half of the seeds sync before they acknowledge, the others within a second.
+fn on_store(seed: u64, is_verbose: bool) -> Report {
+    let steps = number("FWS_SIM_STEPS").unwrap_or(STORE_STEPS) as usize;
+    let sync = if seed.is_multiple_of(2) { SyncPolicy::Always } else { SyncPolicy::Every(1000) };
+    run_on_store(Options { seed, steps, is_verbose }, sync)
 }
 
 /// Runs all seeds that are asked for.
-fn all(run: fn(u64, bool) -> Report) -> Vec<Report> {
-    match number("FWS_SIM_SEED") {
-        Some(seed) => vec![run(seed, true)],
-        None => (0..number("FWS_SIM_SEEDS").unwrap_or(256)).map(|seed| run(seed, false)).collect(),
+fn all<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
+    if let Some(seed) = number("FWS_SIM_SEED") {
+        return vec![run(seed, true)];
     }
+    spread(number("FWS_SIM_SEEDS").unwrap_or(seeds), run)
+}
+
+/// Runs the first so many seeds, on all cores.
+fn spread<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
+    let next = AtomicU64::new(0);
+    let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds);
+    let work = || std::iter::from_fn(take).map(|seed| (seed, run(seed, false))).collect::<Vec<_>>();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut all: Vec<(u64, T)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        // Whoever panicked has said which seed it was.
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    all.sort_by_key(|(seed, _)| *seed);
+    all.into_iter().map(|(_, report)| report).collect()
+}
+
+fn sum(reports: &[Report], count: impl Fn(&Report) -> u64) -> u64 {
+    reports.iter().map(count).sum()
 }
 
 /// What the runs have in common must have been met in some of them: a simulation that meets
 /// nothing finds nothing.
 fn assert_rich(reports: &[Report]) {
-    if reports.len() < 256 {
+    if reports.len() < SEEDS as usize {
         return;
     }
-    let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
     let runs = reports.len() as u64;
-    assert!(sum(|report| report.commands) > 80 * runs, "few commands");
-    assert!(sum(|report| report.deliveries) > 20 * runs, "few deliveries");
-    assert!(sum(|report| report.browsers_held) > runs, "few were held back");
-    assert!(sum(|report| report.leaving_turns) > runs, "few left step by step");
-    assert!(sum(|report| report.floods) > runs / 16, "back ends hardly ever had to wait");
-    assert!(2 * sum(|report| report.reloads) > runs, "limits were seldom changed");
+    assert!(sum(reports, |report| report.commands) > 80 * runs, "few commands");
+    assert!(sum(reports, |report| report.deliveries) > 20 * runs, "few deliveries");
+    assert!(sum(reports, |report| report.browsers_held) > runs, "few were held back");
+    assert!(sum(reports, |report| report.leaving_turns) > runs, "few left step by step");
+    assert!(sum(reports, |report| report.floods) > runs / 16, "back ends hardly ever had to wait");
+    assert!(2 * sum(reports, |report| report.reloads) > runs, "limits were seldom changed");
     for reason in CloseReason::ALL {
-        let count: u64 = reports.iter().map(|report| report.closed[*reason as usize]).sum();
+        let count = sum(reports, |report| report.closed[*reason as usize]);
         assert!(count > 0, "nobody was closed for {reason}");
     }
 }
 
 #[test]
 fn memory_journal() {
-    assert_rich(&all(on_memory));
+    assert_rich(&all(SEEDS, on_memory));
 }
 
 #[test]
 fn late_journal() {
-    assert_rich(&all(on_late));
+    assert_rich(&all(SEEDS, on_late));
 }
 
 #[test]
 fn hasty_journal() {
-    assert_rich(&all(on_hasty));
+    assert_rich(&all(SEEDS, on_hasty));
+}
+
+/// The whole server on its store, through crashes and restarts.
+#[test]
+fn whole_server() {
+    let began = Instant::now();
+    let reports = all(STORE_SEEDS, on_store);
+    tell(&reports, began);
+    if reports.len() < STORE_SEEDS as usize {
+        return;
+    }
+    let met = |count: fn(&Misfortunes) -> u64| sum(&reports, |report| count(&report.misfortunes));
+    let runs = reports.len() as u64;
+    for (count, what) in [
+        (met(|met| met.kills), "kills"),
+        (met(|met| met.power_cuts), "power cuts"),
+        (met(|met| met.halves), "batches cut short"),
+        (met(|met| met.half_starts), "starts cut short"),
+        (met(|met| met.full), "full disks"),
+        (met(|met| met.broken), "broken disks"),
+        (met(|met| met.failures), "failures of the store"),
+        (met(|met| met.recoveries), "recoveries of it"),
+        (met(|met| met.hangs), "disks that hang"),
+    ] {
+        assert!(count > runs / 4, "{count} {what} in {runs} runs are few");
+    }
+    assert!(met(|met| met.batches) > 10 * runs, "few batches");
+}
+
+/// What was run and how fast, for `make sim`.
+fn tell(reports: &[Report], began: Instant) {
+    let seconds = began.elapsed().as_secs_f64();
+    let hours = sum(reports, |report| report.simulated_ms) as f64 / 3_600_000.0;
+    let steps = number("FWS_SIM_STEPS").unwrap_or(STORE_STEPS) * reports.len() as u64;
+    let trace = reports.iter().fold(0, |hash: u64, report| hash.rotate_left(1) ^ report.trace);
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "whole server: {} seeds, {steps} steps, {hours:.0} hours in {seconds:.1} s: {:.1} \
+         simulated hours and {:.0} steps per second; trace {trace:016x}",
+        reports.len(),
+        hours / seconds,
+        steps as f64 / seconds,
+    );
+    let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
 }
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for seed in 0..8 {
-        assert_eq!(on_memory(seed, false), on_memory(seed, false));
-        assert_eq!(on_late(seed, false), on_late(seed, false));
-        assert_eq!(on_hasty(seed, false), on_hasty(seed, false));
-    }
+    let seeds = if number("FWS_SIM_SEEDS").is_some() { SIM_TWICE } else { TWICE };
+    spread(seeds, |seed, _| {
+        for run in [on_memory, on_late, on_hasty, on_store] {
+            assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
+        }
+    });
     assert_ne!(on_memory(1, false), on_memory(2, false));
 }
 
-/// Sessions over HTTP on both journals: attach, leave, expire, second receivers.
+fn sessions(seed: u64, _: bool) -> Met {
+    let on_memory = run_sessions(seed, STEPS, MemoryJournal::new(1));
+    run_sessions(seed, STEPS, LateJournal::new(1, seed, 0));
+    run_sessions_on_store(seed, STEPS);
+    if seed < TWICE {
+        assert_eq!(on_memory, run_sessions(seed, STEPS, MemoryJournal::new(1)), "seed {seed}");
+    }
+    on_memory
+}
+
+/// Sessions over HTTP on three journals: attach, leave, expire, second receivers.
 #[test]
 fn sessions_over_http() {
-    let seeds = match number("FWS_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("FWS_SIM_SEEDS").unwrap_or(256),
-    };
-    let count = seeds.end - seeds.start;
-    let mut sum = Met::default();
-    for seed in seeds {
-        let on_memory = run_sessions(seed, STEPS, MemoryJournal::new(1));
-        run_sessions(seed, STEPS, LateJournal::new(1, seed, 0));
-        if seed < 8 {
-            assert_eq!(on_memory, run_sessions(seed, STEPS, MemoryJournal::new(1)), "seed {seed}");
-        }
-        sum.opened += on_memory.opened;
-        sum.expired += on_memory.expired;
-        sum.aborted += on_memory.aborted;
-        sum.seconds += on_memory.seconds;
-        sum.told += on_memory.told;
-        sum.limited += on_memory.limited;
-        sum.messages += on_memory.messages;
+    let met = all(SEEDS, sessions);
+    let runs = met.len() as u64;
+    if runs < SEEDS {
+        return;
     }
-    if count >= 256 {
-        assert!(sum.opened > 6 * count && sum.expired > 3 * count, "{sum:?}");
-        assert!(sum.aborted > count / 2 && sum.seconds > 3 * count, "{sum:?}");
-        assert!(sum.told > 3 * count && sum.limited > count / 2, "{sum:?}");
-        assert!(sum.messages > 20 * count, "{sum:?}");
-    }
+    let sum = |count: fn(&Met) -> u64| met.iter().map(count).sum::<u64>();
+    assert!(sum(|met| met.opened) > 6 * runs && sum(|met| met.expired) > 3 * runs);
+    assert!(sum(|met| met.aborted) > runs / 2 && sum(|met| met.seconds) > 3 * runs);
+    assert!(sum(|met| met.told) > 3 * runs && sum(|met| met.limited) > runs / 2);
+    assert!(sum(|met| met.messages) > 20 * runs);
 }

@@ -34,6 +34,14 @@ pub enum Key {
     },
 }
 
+impl Key {
+    /// The number of the namespace that it belongs to.
+    pub fn ns(&self) -> u64 {
+        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = self;
+        *ns
+    }
+}
+
 /// What is recorded under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row<'a> {
@@ -224,9 +232,8 @@ impl Hub {
     /// Takes a change back. Undone in reverse order, changes leave nothing behind.
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
         let Undo { key, before, .. } = undo;
-        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = &key;
         // Whatever was in a namespace went with it.
-        let Some(id) = self.numbers.get(ns).copied() else { return };
+        let Some(id) = self.numbers.get(&key.ns()).copied() else { return };
         match (key, before) {
             (_, Before::Kept) => {}
             (Key::Namespace { .. }, Before::Nothing) => {

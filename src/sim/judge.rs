@@ -3,7 +3,7 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does.
+//! clients say, `clock` what time does, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
@@ -11,6 +11,7 @@ mod clock;
 mod expected;
 mod line;
 mod queues;
+mod recovery;
 mod replica;
 mod roles;
 
@@ -29,9 +30,11 @@ use crate::time::{Millis, Now};
 use addresses::Whereabouts;
 use expected::Expected;
 use queues::Queue;
+use recovery::Disk;
 use replica::Replica;
 
 pub(super) use expected::{BOUNDS, Seen};
+pub(super) use recovery::Found;
 
 /// One connection, as the judge knows it.
 #[derive(Debug)]
@@ -193,6 +196,9 @@ pub(super) struct Judge {
     /// Controllers that had to make room for others before they had authenticated.
     evicted: BTreeSet<ConnId>,
     pub is_stopping: bool,
+    disk: Disk,
+    /// The disk hangs: who is not heard may wait for it, and for nothing else.
+    pub is_disk_stuck: bool,
     /// And all browsers have gone.
     is_last_call: bool,
     /// How many browsers there have been.
@@ -202,7 +208,15 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    pub fn new(limits: Limits, now: Now) -> Judge {
+    /// Over an empty store, or none. `is_easy`: whether states are acknowledged before they are
+    /// durable.
+    pub fn over(limits: Limits, now: Now, is_easy: bool) -> Judge {
+        let mut judge = Judge::new(limits, now);
+        judge.disk.is_easy = is_easy;
+        judge
+    }
+
+    fn new(limits: Limits, now: Now) -> Judge {
         Judge {
             record: Record::new(limits.clone()),
             replica: Replica::new(limits.clone(), now.unix.0),
@@ -223,6 +237,8 @@ impl Judge {
             has_date_jumped: false,
             evicted: BTreeSet::new(),
             is_stopping: false,
+            disk: Disk::default(),
+            is_disk_stuck: false,
             is_last_call: false,
             browsers: 0,
             meter: Meter::default(),
@@ -361,7 +377,8 @@ impl Judge {
                         line.wire.push_back(seen);
                         continue;
                     }
-                    line.sent(*conn, seen, durable, *is_published);
+                    let acknowledged = line.sent(*conn, seen, durable, *is_published);
+                    self.disk.acknowledge(acknowledged);
                 }
                 Item::Closing { conn, reason, was_open: true } => {
                     let is_slow = slow.remove(conn) || self.overdue.remove(conn);

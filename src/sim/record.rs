@@ -12,7 +12,7 @@ use crate::limits::Limits;
 pub(super) type Refusal = (u16, String);
 
 /// One namespace, from its registration to its removal.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Space {
     pub name: String,
     pub key: String,

@@ -10,13 +10,14 @@
 mod model;
 
 use super::Prng;
+use super::ground::{Ground, Plain, Store};
 use super::net::{FakeNet, Flushed, Phase};
 use super::tape::Tape;
 use crate::address::Address;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Door, Handler};
 use crate::journal::Journal;
-use crate::limits::Limits;
+use crate::limits::{Limits, SyncPolicy};
 use crate::reason::CloseReason;
 use crate::switch::{Settings, Switch};
 use crate::time::{Millis, Now, UnixMillis};
@@ -104,9 +105,10 @@ impl Visitor {
     }
 }
 
-struct World<J> {
+struct World<G: Ground> {
     seed: u64,
-    switch: Switch<J>,
+    ground: G,
+    switch: Switch<G::Journal>,
     net: FakeNet,
     tape: Tape,
     visitors: Vec<Visitor>,
@@ -127,13 +129,25 @@ fn limits() -> Limits {
     }
 }
 
-/// Runs one seed, of so many actions.
+/// Runs one seed, of so many actions, on a journal without a disk.
 ///
 /// # Panics
 /// If a visitor receives anything but what it must.
 pub fn run_sessions<J: Journal>(seed: u64, steps: usize, journal: J) -> Met {
+    run_on(seed, steps, Plain(Some(journal)))
+}
+
+/// Runs one seed on the store, over a disk that fails and hangs, which no visitor may notice.
+///
+/// # Panics
+/// As [`run_sessions`].
+pub fn run_sessions_on_store(seed: u64, steps: usize) -> Met {
+    run_on(seed, steps, Store::new(SyncPolicy::Always))
+}
+
+fn run_on(seed: u64, steps: usize, ground: impl Ground) -> Met {
     crate::log::mute(true);
-    let mut world = World::new(seed, journal);
+    let mut world = World::new(seed, ground);
     for step in 0..steps {
         let done = world.step();
         world.look(&format!("step {step}: {done}"));
@@ -143,14 +157,15 @@ pub fn run_sessions<J: Journal>(seed: u64, steps: usize, journal: J) -> Met {
     met
 }
 
-impl<J: Journal> World<J> {
-    fn new(seed: u64, journal: J) -> World<J> {
+impl<G: Ground> World<G> {
+    fn new(seed: u64, mut ground: G) -> World<G> {
         let mut prng = Prng::new(seed ^ 0x5E55_1045);
         let now = Now {
             mono: Millis(prng.next() >> 30),
             unix: UnixMillis(1_800_000_000_000 + (prng.next() >> 30)),
         };
         let tape = Tape::default();
+        let start = ground.start(&mut prng, now, &limits());
         let settings = Settings {
             limits: limits(),
             server_key: "server".into(),
@@ -158,15 +173,16 @@ impl<J: Journal> World<J> {
             sockjs: Default::default(),
             proxies: Default::default(),
             now,
-            at: now.unix,
+            at: start.at,
         };
-        let mut switch = Switch::new(settings, journal);
+        let mut switch = Switch::over(start.hub, settings, start.journal);
         assert!(switch.declare(SPACE, KEY), "there is room for one");
         let mut net = FakeNet::new(prng, now, &limits(), tape.clone());
         let back_end = net.insert();
         switch.opened(&mut net, back_end, Door::Control, Address::Unix);
         let mut world = World {
             seed,
+            ground,
             switch,
             net,
             tape,
@@ -183,7 +199,8 @@ impl<J: Journal> World<J> {
 
     fn step(&mut self) -> String {
         self.model.now = self.net.now.mono;
-        match self.net.prng.weighted(&[40, 40, 90, 6, 14, 3, 3]) {
+        let of_disk = usize::from(self.ground.store().is_some());
+        match self.net.prng.weighted(&[40, 40, 90, 6, 14, 3, 3, 6 * of_disk]) {
             0 => self.receive(),
             1 => self.send(),
             2 => self.publish(),
@@ -198,6 +215,10 @@ impl<J: Journal> World<J> {
                 self.walk(ms);
                 format!("{ms} ms pass")
             }
+            7 => match self.ground.store() {
+                Some(store) => store.trouble(&mut self.net.prng, self.net.now.mono),
+                None => "there is no disk".into(),
+            },
             _ => {
                 let user = self.net.prng.below(NAMES.len());
                 let params = format!(r#"{{"userId":"user {user}"}}"#);
@@ -344,8 +365,8 @@ impl<J: Journal> World<J> {
         let until = self.net.now.mono.plus(ms);
         loop {
             let now = self.net.now.mono;
-            let due = self.net.next_at();
-            let next = [due, self.switch.due(), Some(until)].into_iter().flatten().min();
+            let dues = [self.net.next_at(), self.switch.due(), self.ground.due(), Some(until)];
+            let next = dues.into_iter().flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             let unix = self.net.now.unix.plus(next.0 - now.0);
             self.net.now = Now { mono: next, unix };
@@ -374,7 +395,7 @@ impl<J: Journal> World<J> {
 
     /// One turn, in the order of `Reactor::turn`. Whether anything happened in it.
     fn turn(&mut self) -> bool {
-        let mut is_busy = self.move_bytes();
+        let mut is_busy = self.ground.step(&mut self.net.prng, self.net.now) | self.move_bytes();
         for conn in self.net.events() {
             self.net.lose(conn);
         }
@@ -534,7 +555,15 @@ impl<J: Journal> World<J> {
             assert_eq!(told, self.model.told_to_go(i), "seed {}: visitor {i}", self.seed);
         }
         self.switch.check_invariants();
-        assert_eq!(self.switch.sessions(), 0);
+        assert_eq!(self.switch.sessions(), 0, "seed {}", self.seed);
+        if let Some(store) = self.ground.store() {
+            store.mend();
+        }
+        let ms = (limits().close_ms + limits().store_retry_ms) as u64;
+        let Now { mono, unix } = self.net.now;
+        self.net.now = Now { mono: mono.plus(ms), unix: unix.plus(ms) };
+        self.drive();
+        self.switch.check_drained(self.net.now);
         let [_, channels, users, peers, _] = self.switch.hub().sizes();
         assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
         let closed: u64 = self.switch.metrics().closed.iter().sum();

@@ -9,6 +9,7 @@ use crate::frame::Frame;
 use crate::hub::{Change, Entry, Hub, Key, Undo};
 use crate::journal::{Event, Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
+use crate::metrics::StoreMeters;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -21,8 +22,9 @@ pub(super) enum Item {
     Ordered { ticket: Option<Ticket>, entry: Entry },
     /// The journal will never order this one.
     Failed(Ticket),
-    /// The last entry has changed what is recorded, which is durable with this mark.
-    Changed { mark: u64 },
+    /// The last entry has changed what is recorded, which is durable with this mark; or it stays,
+    /// whatever becomes of that.
+    Changed { mark: u64, stays: bool },
     /// What was recorded behind one mark, up to another, has been undone.
     Lost { from: u64, upto: u64 },
     /// A frame went out to an open connection; whether somebody else published it.
@@ -133,10 +135,11 @@ impl<J: Journal> Journal for Traced<J> {
     }
 
     fn changed(&mut self, undo: Undo) {
-        let is_end = undo.is_end();
+        let (is_end, Mark(before)) = (undo.is_end(), self.journal.mark());
         self.journal.changed(undo);
         if !is_end {
-            self.tape.write(Item::Changed { mark: self.journal.mark().0 });
+            let Mark(mark) = self.journal.mark();
+            self.tape.write(Item::Changed { mark, stays: mark == before });
         }
         self.note_durable();
     }
@@ -193,6 +196,15 @@ impl<J: Journal> Journal for Traced<J> {
 
     fn due(&self) -> Option<Millis> {
         self.journal.due()
+    }
+
+    fn meters(&self, now: Now) -> Option<StoreMeters> {
+        self.journal.meters(now)
+    }
+
+    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+        self.journal.close(hub, at, now);
+        self.note_durable();
     }
 
     fn reload(&mut self, limits: &Limits) {

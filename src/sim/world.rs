@@ -2,10 +2,12 @@
 //! lets one step follow another. The turn is that of the real reactor, call by call.
 
 mod actions;
+mod lives;
 
 use std::io::Write;
 
 use super::client::{Client, End};
+use super::ground::Ground;
 use super::intent::Intent;
 use super::judge::{Judge, Seen, View};
 use super::net::{FakeNet, Flushed, Phase};
@@ -13,19 +15,20 @@ use super::tape::{Tape, Traced};
 use super::{Options, Prng, Report};
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Handler, Net};
-use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::switch::{Settings, SockJs, Switch};
+use crate::switch::{SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
+use lives::{found, switch};
 
 /// Turns in which something happens although no time passes: more of them is a livelock.
 const TURNS_MAX: usize = 20_000;
 
 /// Everything there is in one run.
-pub(super) struct World<J> {
+pub(super) struct World<G: Ground> {
     options: Options,
     limits: Limits,
-    switch: Switch<Traced<J>>,
+    ground: G,
+    switch: Switch<Traced<G::Journal>>,
     net: FakeNet,
     clients: Vec<Client>,
     judge: Judge,
@@ -35,9 +38,14 @@ pub(super) struct World<J> {
     /// Counts the changes of limits.
     reloads: u64,
     step: usize,
-    calls: u64,
-    leaving_turns: u64,
-    trace: u64,
+    /// What came of earlier lives of the server, and a hash over all that happened.
+    report: Report,
+    /// Nobody can be let in before this moment.
+    accept_at: Millis,
+    /// Newcomers who were turned away in this life.
+    turned_away: u64,
+    /// Milliseconds that have passed.
+    passed_ms: u64,
     /// The last things that were done, for the report of a failure.
     history: Vec<String>,
 }
@@ -52,49 +60,48 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-impl<J> Drop for World<J> {
+impl<G: Ground> Drop for World<G> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let Options { seed, .. } = self.options;
+            let Options { seed, steps, .. } = self.options;
             let history = self.history.join("\n  ");
             let step = self.step;
             say(&format!("\nsimulation: seed {seed}, step {step}; at last:\n  {history}"));
-            say(&format!("replay with FWS_SIM_SEED={seed}"));
+            say(&format!("replay with: make sim SEED={seed} STEPS={steps}"));
         }
     }
 }
 
-impl<J: Journal> World<J> {
-    pub fn new(options: Options, limits: Limits, journal: J) -> World<J> {
+impl<G: Ground> World<G> {
+    pub fn new(options: Options, limits: Limits, mut ground: G) -> World<G> {
         let mut prng = Prng::new(options.seed);
         let now = Now {
             mono: Millis(prng.next() >> 30),
             unix: UnixMillis(1_800_000_000_000 + (prng.next() >> 30)),
         };
+        let start = ground.start(&mut prng, now, &limits);
+        let wait_ms = ground.store().and_then(|store| store.wait_ms());
+        let mut judge = Judge::over(limits.clone(), now, wait_ms.is_some());
+        if ground.store().is_some() {
+            judge.restarted(&start.hub, found(&start, now));
+        }
         let tape = Tape::default();
-        let settings = Settings {
-            limits: limits.clone(),
-            server_key: super::grammar::SERVER_KEY.into(),
-            demo: None,
-            proxies: super::ways::proxies(),
-            sockjs: sockjs(),
-            now,
-            at: now.unix,
-        };
         World {
             options,
-            switch: Switch::new(settings, Traced::new(journal, tape.clone())),
+            switch: switch(start, &limits, now, &tape),
+            ground,
             net: FakeNet::new(prng, now, &limits, tape.clone()),
             clients: Vec::new(),
-            judge: Judge::new(limits.clone(), now),
+            judge,
             limits,
             tape,
             serial: 0,
             reloads: 0,
             step: 0,
-            calls: 0,
-            leaving_turns: 0,
-            trace: 0xCBF2_9CE4_8422_2325,
+            report: Report { trace: 0xCBF2_9CE4_8422_2325, ..Report::default() },
+            accept_at: Millis(0),
+            turned_away: 0,
+            passed_ms: 0,
             history: Vec::new(),
         }
     }
@@ -115,13 +122,14 @@ impl<J: Journal> World<J> {
     /// FNV-1a over all that happens.
     fn hash(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
+            let trace = self.report.trace ^ u64::from(*byte);
+            self.report.trace = trace.wrapping_mul(0x100_0000_01B3);
         }
     }
 
     /// After a call into the switch: what it did must be what it had to do.
     fn judge(&mut self, pinged: Option<ConnId>) {
-        self.calls += 1;
+        self.report.calls += 1;
         let items = self.tape.take();
         self.judge_items(&items, pinged);
     }
@@ -138,14 +146,14 @@ impl<J: Journal> World<J> {
 
     /// One turn, in the order of `Reactor::turn`. Whether anything happened in it.
     fn turn(&mut self) -> bool {
-        let mut is_busy = self.move_bytes();
         self.judge.now = self.net.now;
+        let mut is_busy = self.move_bytes() | self.work();
         for conn in self.net.events() {
             self.lose(conn);
         }
         self.accept();
         self.switch.tick(&mut self.net);
-        self.calls += 1;
+        self.report.calls += 1;
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
@@ -159,6 +167,7 @@ impl<J: Journal> World<J> {
         is_busy |= self.expire();
         is_busy |= self.cut_slow();
         self.switch.settle(&mut self.net);
+        self.note_batch();
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
@@ -174,7 +183,7 @@ impl<J: Journal> World<J> {
         is_busy |= self.forget();
         let (sizes, mut expected) = (self.switch.hub().sizes(), self.judge.sizes());
         if self.switch.hub().is_leaving() {
-            self.leaving_turns += 1;
+            self.report.leaving_turns += 1;
             // Some channels have only those left who are on their way out.
             assert!(sizes[1] >= expected[1], "channels of the hub");
             expected[1] = sizes[1];
@@ -192,6 +201,7 @@ impl<J: Journal> World<J> {
         }
         self.switch.check_invariants();
         self.judge.compare_replica();
+        self.look_at_disk();
         assert_eq!(self.net.kept().bytes, self.judge.kept_bytes(), "publications that wait");
         let clients = &self.clients;
         self.judge.lines.retain(|conn, line| {
@@ -230,7 +240,7 @@ impl<J: Journal> World<J> {
         let mut is_busy = false;
         for i in 0..self.clients.len() {
             let Some(conn) = self.clients[i].conn else {
-                is_busy = true;
+                is_busy |= self.accept_at <= self.net.now.mono;
                 continue;
             };
             let piece = self.clients[i].pop_piece(&mut self.net.prng, self.net.now.mono);
@@ -311,6 +321,9 @@ impl<J: Journal> World<J> {
 
     /// Lets in who is waiting.
     fn accept(&mut self) {
+        if self.net.now.mono < self.accept_at {
+            return;
+        }
         for i in 0..self.clients.len() {
             if self.clients[i].conn.is_some() {
                 continue;
@@ -373,7 +386,7 @@ impl<J: Journal> World<J> {
                 }
             }
             let (view, items) = (self.view(conn), self.tape.take());
-            self.calls += 1;
+            self.report.calls += 1;
             self.judge.received(conn, view, &items);
             self.judge_items(&items, None);
         }
@@ -411,7 +424,7 @@ impl<J: Journal> World<J> {
                 Some(Phase::Open) => {
                     let view = self.view(conn);
                     self.switch.timed_out(&mut self.net, conn);
-                    self.calls += 1;
+                    self.report.calls += 1;
                     let items = self.tape.take();
                     self.judge.timed_out(conn, view, &items);
                     self.judge_items(&items, Some(conn));
@@ -469,7 +482,7 @@ impl<J: Journal> World<J> {
             Phase::Open if socket.was_blocked || socket.is_paused => {
                 socket.was_blocked = false;
                 self.switch.drained(&mut self.net, conn);
-                self.calls += 1;
+                self.report.calls += 1;
                 let items = self.tape.take();
                 self.judge.drained(conn, self.view(conn), &items);
                 self.judge_items(&items, None);
@@ -481,76 +494,6 @@ impl<J: Journal> World<J> {
                 socket.phase = Phase::Lingering;
                 self.net.set_timer(conn, Some(linger_until));
                 self.net.mark_ready(conn);
-            }
-        }
-    }
-
-    /// Everybody leaves; then nothing may be left.
-    pub fn finish(mut self) -> Report {
-        self.leave_all();
-        assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
-        assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
-        assert_eq!(self.net.kept().bytes, 0, "publications are left");
-        assert!(self.net.is_nobody_watched(), "somebody is watched");
-        assert!(!self.judge.is_waiting(), "proposals wait");
-        let [_, channels, users, peers, states] = self.switch.hub().sizes();
-        assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
-        // States alone keep the switch awake.
-        self.walk(60_000);
-        assert!(states > 0 || self.switch.due().is_none(), "due without a reason");
-        let metrics = self.switch.metrics();
-        let closed: u64 = metrics.closed.iter().sum();
-        assert_eq!(metrics.opened, closed, "opened and closed");
-        Report {
-            trace: self.trace,
-            closed: metrics.closed,
-            commands: metrics.commands,
-            deliveries: metrics.deliveries,
-            browsers_held: metrics.browsers_held,
-            floods: metrics.floods,
-            leaving_turns: self.leaving_turns,
-            reloads: self.reloads,
-            calls: self.calls,
-        }
-    }
-
-    /// A signal to stop, if so drawn; then nobody stays longer than they may.
-    fn leave_all(&mut self) {
-        let is_stopped = self.net.prng.one_in(3);
-        if is_stopped {
-            self.note(|| "the server stops".into());
-            // Who was not yet let in never will be.
-            self.clients.retain(|client| client.conn.is_some());
-            if self.net.prng.one_in(2) {
-                // Mostly all that had arrived is heard; who is held back for too long is not.
-                self.drive();
-            }
-            self.net.close_ms = self.limits.drain_ms as u64;
-            self.net.linger_ms = self.net.linger_ms.min(500);
-            let until = self.net.now.mono.plus(self.limits.drain_ms as u64);
-            let gone_by = Millis(until.0 - 1000);
-            self.judge.stopping();
-            self.switch.stopping(&mut self.net, gone_by);
-            self.judge(None);
-            while self.net.now.mono < until && !self.net.sockets.is_empty() {
-                self.walk(100);
-            }
-            let is_reading = |client: &Client| client.is_reading && !client.is_sipping;
-            let is_reading = self.clients.iter().all(is_reading);
-            assert!(!is_reading || self.net.sockets.is_empty(), "{:?}", self.net.sockets);
-        }
-        for i in (0..self.clients.len()).rev() {
-            (self.clients[i].is_reading, self.clients[i].is_slow) = (true, false);
-            self.clients[i].is_sipping = false;
-            self.leave(i);
-        }
-        self.drive();
-        self.walk(self.limits.close_ms as u64 + self.limits.control_replies_ms as u64);
-        // Whoever spoke far too fast is heard to the end, at its pace.
-        for _ in 0..4 {
-            let is_held = |client: &Client| client.end == End::Sent && client.conn.is_some();
-            if self.clients.iter().any(is_held) {
-                self.walk(10_000);
             }
         }
     }
@@ -569,10 +512,10 @@ impl<J: Journal> World<J> {
             let is_slow =
                 self.clients.iter().any(|client| client.is_sipping || is_trickling(client));
             let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
-            let next = [due, self.switch.due(), byte, self.judge.next_cut(), Some(until)]
-                .into_iter()
-                .flatten()
-                .min();
+            let accept_at = Some(self.accept_at).filter(|at| *at > now);
+            let inside = [self.switch.due(), self.ground.due(), self.judge.next_cut()];
+            let outside = [due, byte, accept_at, Some(until)];
+            let next = inside.into_iter().chain(outside).flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             self.pass(next.0 - now.0);
         }
@@ -582,5 +525,6 @@ impl<J: Journal> World<J> {
     fn pass(&mut self, ms: u64) {
         let Now { mono, unix } = self.net.now;
         self.net.now = Now { mono: mono.plus(ms), unix: unix.plus(ms) };
+        self.passed_ms += ms;
     }
 }

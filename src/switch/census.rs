@@ -7,6 +7,7 @@ use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::reason::CloseReason;
+use crate::time::Now;
 use crate::web::{Bodies, Ways};
 
 /// How many connections there are, by what they are.
@@ -68,6 +69,24 @@ impl<J: Journal> Switch<J> {
     pub(super) fn web_connections(&self) -> usize {
         let Metrics { web_opened, web_closed, .. } = self.metrics;
         usize::try_from(web_opened.saturating_sub(web_closed)).unwrap_or_default()
+    }
+
+    /// Checks that nothing is left of anybody, when all have gone; for tests.
+    ///
+    /// # Panics
+    /// If anything is.
+    pub fn check_drained(&self, now: Now) {
+        assert!(self.seats.iter().all(|seat| matches!(seat.role, Role::None)), "a role is kept");
+        let queues = [self.controllers.len(), self.strangers.len(), self.waiting.len()];
+        assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
+        let queues = [self.owing.len(), self.crowded.len(), self.leaving.len()];
+        assert_eq!(queues, [0; 3], "who is owed, held back, or leaving");
+        assert!(self.shared.due().is_none(), "a large state is on its way to nobody");
+        self.web.check_drained();
+        let meters = self.journal.meters(now).unwrap_or_default();
+        assert!(!meters.is_failing, "the disk is well, and the store is not");
+        let pending = (meters.pending_changes, meters.pending_bytes, meters.lag_ms);
+        assert_eq!(pending, (0, 0, 0), "what waits for the disk");
     }
 
     /// Checks that what was counted is what there is; for tests.

@@ -54,4 +54,14 @@ impl<P> Web<P> {
         let is_open = |slot: usize| !matches!(self.lines.get(slot), None | Some(Line::None));
         self.addresses.check_invariants(is_open);
     }
+
+    /// Checks that nothing is left of anybody, when all have gone.
+    ///
+    /// # Panics
+    /// If anything is.
+    pub fn check_drained(&self) {
+        assert!(self.lines.iter().all(|line| matches!(line, Line::None)), "a line is kept");
+        let kept = [self.sessions.len(), self.names.len(), self.wheel.len(), self.dirty.len()];
+        assert_eq!(kept, [0; 4], "sessions, their names, their deadlines, and those that changed");
+    }
 }

@@ -5,7 +5,7 @@ use crate::cli::flags::{CONFIG, DATA};
 use crate::cli::output::{out, tell};
 use crate::cli::{Call, Command, Stop};
 use crate::hub::Row;
-use crate::journal::store::{DAMAGED_ADVICE, FORMAT, Folder, Opened};
+use crate::journal::store::{DAMAGED_ADVICE, FORMAT, Folder, Home, Opened};
 
 pub(super) const COMMAND: Command = Command {
     name: "store check",

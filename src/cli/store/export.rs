@@ -8,7 +8,7 @@ use crate::cli::flags::{CONFIG, DATA, Flag};
 use crate::cli::output::{Output, tell};
 use crate::cli::{Call, Command, Stop};
 use crate::hub::{Key, Row};
-use crate::journal::store::{DAMAGED_ADVICE, Facts, Folder, Found, Lost, Opened, Salvage};
+use crate::journal::store::{DAMAGED_ADVICE, Facts, Folder, Found, Home, Lost, Opened, Salvage};
 use crate::time::Now;
 
 const DAMAGED: Flag =

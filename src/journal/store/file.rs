@@ -334,6 +334,9 @@ impl Writer {
     /// The [`Fault`] for which it was not written. The writer is of no more use then.
     pub fn write(&mut self, batch: &mut Batch) -> Result<(), Fault> {
         let mut live = self.live as i64;
+        // In the order of the file, so that pages are not looked for again and again. Of two rows
+        // under one key the last must stay the last.
+        batch.rows.sort_by(|(one, _), (two, _)| one.cmp(two));
         for (key, value) in &mut batch.rows {
             if let Some(value) = value {
                 self.sealer.seal(key, value);

@@ -81,6 +81,39 @@ pub trait Medium: Send + 'static {
     fn sync_seal(&self) -> io::Result<()>;
 }
 
+/// Where a store is at home between two runs: what a start wants to know of it.
+pub trait Home: Medium {
+    /// The store, to read it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn read(&self) -> io::Result<Self::Backend>;
+
+    /// Whether there is a store.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn has_store(&self) -> io::Result<bool>;
+
+    /// What is remembered of the store.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn found(&self) -> io::Result<Found>;
+
+    /// Keeps a copy of a damaged store, as it was found, unless there is one already; says where.
+    ///
+    /// # Errors
+    /// Those of the file system, and `AlreadyExists` if too many others are kept.
+    fn quarantine(&self) -> io::Result<PathBuf>;
+
+    /// Where the store is, or would be.
+    fn store_path(&self) -> PathBuf;
+
+    /// Where the seal is.
+    fn seal_path(&self) -> PathBuf;
+}
+
 /// What is remembered beside a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seal {
@@ -194,15 +227,6 @@ impl Folder {
         Folder { path: path.into(), seal, store, next, _held: held }
     }
 
-    /// The store, to read it.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn read(&self) -> io::Result<Disk> {
-        let path = self.store_path();
-        File::open(&path).map(Disk::new).map_err(|e| at(&path, e))
-    }
-
     /// Removes the next store, if one was begun.
     pub fn discard_next(&self) {
         // The next one that is begun would overwrite it all the same.
@@ -212,60 +236,6 @@ impl Folder {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Where the store is, or would be.
-    pub fn store_path(&self) -> PathBuf {
-        self.path.join(STORE)
-    }
-
-    /// Where the seal is.
-    pub fn seal_path(&self) -> PathBuf {
-        self.path.join(SEAL)
-    }
-
-    /// Whether there is a store.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn has_store(&self) -> io::Result<bool> {
-        self.store_path().try_exists().map_err(|e| at(&self.store_path(), e))
-    }
-
-    /// What is remembered of the store.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn found(&self) -> io::Result<Found> {
-        let mut bytes = Vec::new();
-        if let Some(seal) = &self.seal {
-            seal.take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
-        }
-        if bytes.is_empty() {
-            return Ok(Found::Nothing);
-        }
-        let copies = bytes.chunks(SEAL_COPY_BYTES as usize).filter_map(Seal::decode);
-        Ok(copies.max_by_key(|seal| seal.batch).map_or(Found::Damaged, Found::Seal))
-    }
-
-    /// Keeps a copy of a damaged store, as it was found, unless there is one already; says where.
-    ///
-    /// # Errors
-    /// Those of the file system, and `AlreadyExists` if too many others are kept.
-    pub fn quarantine(&self) -> io::Result<PathBuf> {
-        let from = self.store_path();
-        for number in 1..=DAMAGED_MAX {
-            let suffix = if number > 1 { format!(".{number}") } else { String::new() };
-            let to = self.path.join(format!("{DAMAGED}{suffix}"));
-            if !to.try_exists()? {
-                return self.copy_aside(&from, &to);
-            }
-            if is_same(&from, &to)? {
-                return Ok(to);
-            }
-        }
-        let text = format!("{DAMAGED_MAX} others are kept there already; move them away");
-        Err(Error::new(ErrorKind::AlreadyExists, text))
     }
 
     fn copy_aside(&self, from: &Path, to: &Path) -> io::Result<PathBuf> {
@@ -342,6 +312,53 @@ impl Medium for Folder {
     fn sync_seal(&self) -> io::Result<()> {
         self.seal.as_ref().ok_or(ErrorKind::NotFound)?.sync_all()?;
         self.sync_folder()
+    }
+}
+
+impl Home for Folder {
+    fn read(&self) -> io::Result<Disk> {
+        let path = self.store_path();
+        File::open(&path).map(Disk::new).map_err(|e| at(&path, e))
+    }
+
+    fn has_store(&self) -> io::Result<bool> {
+        self.store_path().try_exists().map_err(|e| at(&self.store_path(), e))
+    }
+
+    fn found(&self) -> io::Result<Found> {
+        let mut bytes = Vec::new();
+        if let Some(seal) = &self.seal {
+            seal.take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
+        }
+        if bytes.is_empty() {
+            return Ok(Found::Nothing);
+        }
+        let copies = bytes.chunks(SEAL_COPY_BYTES as usize).filter_map(Seal::decode);
+        Ok(copies.max_by_key(|seal| seal.batch).map_or(Found::Damaged, Found::Seal))
+    }
+
+    fn quarantine(&self) -> io::Result<PathBuf> {
+        let from = self.store_path();
+        for number in 1..=DAMAGED_MAX {
+            let suffix = if number > 1 { format!(".{number}") } else { String::new() };
+            let to = self.path.join(format!("{DAMAGED}{suffix}"));
+            if !to.try_exists()? {
+                return self.copy_aside(&from, &to);
+            }
+            if is_same(&from, &to)? {
+                return Ok(to);
+            }
+        }
+        let text = format!("{DAMAGED_MAX} others are kept there already; move them away");
+        Err(Error::new(ErrorKind::AlreadyExists, text))
+    }
+
+    fn store_path(&self) -> PathBuf {
+        self.path.join(STORE)
+    }
+
+    fn seal_path(&self) -> PathBuf {
+        self.path.join(SEAL)
     }
 }
 

@@ -1,8 +1,14 @@
-//! The one thread that waits for the disk. It owns the file; the loop sends it batches, one at a
-//! time, and is woken when a batch is durable or has failed. After a fault it tries by itself to
-//! get at the disk again, and asks the loop for what is missing there.
+//! The worker that waits for the disk. It owns the file; the loop sends it batches, one at a time,
+//! and is woken when a batch is durable or has failed. After a fault it tries by itself to get at
+//! the disk again, and asks the loop for what is missing there.
+//!
+//! It has a thread of its own; or a [`Stepper`] lets it work, job by job, where a simulator wants
+//! it to be on the thread of the loop and at a moment of its choice.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
@@ -51,15 +57,17 @@ pub(super) enum Report {
     Stopped,
 }
 
-/// The loop's end of the thread.
+/// The loop's end of the worker.
 #[derive(Debug)]
 pub(super) struct Helper {
     jobs: SyncSender<Job>,
     reports: Receiver<Report>,
+    /// `None` if it works by itself.
+    stepper: Option<Stepper>,
 }
 
 impl Helper {
-    /// Starts the thread over an open store. `retry`: between two attempts to get at a disk that
+    /// Starts a thread over an open store. `retry`: between two attempts to get at a disk that
     /// failed.
     pub fn start(
         medium: impl Medium,
@@ -68,12 +76,21 @@ impl Helper {
         retry: Duration,
         wake: Wake,
     ) -> std::io::Result<Helper> {
-        let (jobs, inbox) = sync_channel(1);
-        let (outbox, reports) = channel();
-        let (state, tidied) = (State::Good(writer), (0, 0));
-        let worker = Worker { medium, facts, state, live: 0, tidied, retry, outbox, wake };
-        std::thread::Builder::new().name("fws-store".into()).spawn(move || worker.run(&inbox))?;
-        Ok(Helper { jobs, reports })
+        let (worker, jobs, reports) = Worker::new(medium, facts, writer, retry, wake);
+        std::thread::Builder::new().name("fws-store".into()).spawn(move || worker.run())?;
+        Ok(Helper { jobs, reports, stepper: None })
+    }
+
+    /// Over an open store, with a worker that works when the stepper lets it.
+    pub fn stepped(
+        medium: impl Medium,
+        facts: Facts,
+        writer: Writer,
+        retry: Duration,
+    ) -> (Helper, Stepper) {
+        let (worker, jobs, reports) = Worker::new(medium, facts, writer, retry, Box::new(|| ()));
+        let stepper = Stepper(Rc::new(RefCell::new(worker)));
+        (Helper { jobs, reports, stepper: Some(stepper.clone()) }, stepper)
     }
 
     /// Asks for something. `false` if nobody is there any more.
@@ -89,7 +106,60 @@ impl Helper {
 
     /// Waits for a report. `None` if none has come in that time.
     pub fn wait(&self, time: Duration) -> Option<Report> {
-        self.reports.recv_timeout(time).ok()
+        match &self.stepper {
+            None => self.reports.recv_timeout(time).ok(),
+            Some(stepper) => {
+                stepper.work();
+                self.report()
+            }
+        }
+    }
+}
+
+/// Lets a worker work that has no thread; clones are for the same one.
+#[derive(Clone)]
+pub struct Stepper(Rc<RefCell<dyn Step>>);
+
+/// What a stepper wants of a worker, whatever its medium.
+trait Step {
+    fn take_job(&mut self) -> Option<u64>;
+    fn work_on(&mut self) -> bool;
+    fn idle(&self) -> Option<Duration>;
+    fn timed_out(&mut self);
+    fn written(&self) -> u64;
+}
+
+impl Stepper {
+    /// The number of the batch that waits to be written, if one does; 0 for a job that is none.
+    pub fn job(&self) -> Option<u64> {
+        self.0.borrow_mut().take_job()
+    }
+
+    /// Does the job that waits, all of it. Whether there was one.
+    pub fn work(&self) -> bool {
+        self.0.borrow_mut().work_on()
+    }
+
+    /// Without a job for so long, it has something to do all the same, which is
+    /// [`Stepper::time_out`]; `None` if it has not.
+    pub fn idle(&self) -> Option<Duration> {
+        self.0.borrow().idle()
+    }
+
+    /// No job has come for as long as [`Stepper::idle`] says.
+    pub fn time_out(&self) {
+        self.0.borrow_mut().timed_out();
+    }
+
+    /// Number of the last batch that is durable.
+    pub fn written(&self) -> u64 {
+        self.0.borrow().written()
+    }
+}
+
+impl fmt::Debug for Stepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stepper")
     }
 }
 
@@ -111,43 +181,69 @@ struct Worker<M> {
     live: u64,
     /// Length of the file, and bytes of all rows, when it was last tidied.
     tidied: (u64, u64),
+    /// Nothing has been written since it was last looked after.
+    is_tidy: bool,
     /// Between two attempts to get at a disk that failed.
     retry: Duration,
+    inbox: Receiver<Job>,
+    /// A job that a stepper has seen and not yet let it do.
+    next: Option<Job>,
     outbox: Sender<Report>,
     wake: Wake,
 }
 
 impl<M: Medium> Worker<M> {
-    fn run(mut self, inbox: &Receiver<Job>) {
-        let mut is_tidy = true;
+    /// A worker, and the loop's ends of what leads to it and comes from it.
+    fn new(
+        medium: M,
+        facts: Facts,
+        writer: Writer,
+        retry: Duration,
+        wake: Wake,
+    ) -> (Worker<M>, SyncSender<Job>, Receiver<Report>) {
+        let (jobs, inbox) = sync_channel(1);
+        let (outbox, reports) = channel();
+        let worker = Worker {
+            medium,
+            facts,
+            state: State::Good(writer),
+            live: 0,
+            tidied: (0, 0),
+            is_tidy: true,
+            retry,
+            inbox,
+            next: None,
+            outbox,
+            wake,
+        };
+        (worker, jobs, reports)
+    }
+
+    fn run(mut self) {
         loop {
-            let job = match &self.state {
-                State::Failed(_) => inbox.recv_timeout(self.retry),
-                State::Good(_) if !is_tidy => inbox.recv_timeout(IDLE),
-                State::Good(_) => inbox.recv_timeout(LOOK),
-                State::Next(_) => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            let job = match self.idle() {
+                Some(time) => self.inbox.recv_timeout(time),
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match job {
-                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(job) => {
-                    is_tidy = false;
-                    let watch = Stopwatch::start();
-                    let done = self.guarded(|worker| worker.work(job));
-                    self.settle(done, watch.elapsed_us());
-                    self.tidy(BUSY_TIMES, BUSY_BYTES);
-                }
-                Err(RecvTimeoutError::Timeout) if matches!(self.state, State::Failed(_)) => {
-                    self.retry();
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.look();
-                    self.tidy(IDLE_TIMES, IDLE_BYTES);
-                    is_tidy = true;
-                }
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break self.stop(),
+                Ok(job) => self.carry_out(job),
+                Err(RecvTimeoutError::Timeout) => self.timed_out(),
             }
         }
-        // Closes the file in good order.
-        self.state = State::Failed(Fault::Broken("closed".into()));
+    }
+
+    fn carry_out(&mut self, job: Job) {
+        self.is_tidy = false;
+        let watch = Stopwatch::start();
+        let done = self.guarded(|worker| worker.work(job));
+        self.settle(done, watch.elapsed_us());
+        self.tidy(BUSY_TIMES, BUSY_BYTES);
+    }
+
+    /// Closes the file in good order.
+    fn stop(&mut self) {
+        self.state = closed();
         let _ = self.medium.sync_seal();
         self.tell(Report::Stopped);
     }
@@ -282,6 +378,48 @@ impl<M: Medium> Worker<M> {
             self.fail(fault.clone());
             self.tell(Report::Failed(fault));
         }
+    }
+}
+
+impl<M: Medium> Step for Worker<M> {
+    fn take_job(&mut self) -> Option<u64> {
+        self.next = self.next.take().or_else(|| self.inbox.try_recv().ok());
+        self.next.as_ref().map(|job| match job {
+            Job::Batch(batch) | Job::Part(batch, _) => batch.number,
+            Job::Stop => 0,
+        })
+    }
+
+    fn work_on(&mut self) -> bool {
+        let job = self.next.take().or_else(|| self.inbox.try_recv().ok());
+        match job {
+            Some(Job::Stop) => self.stop(),
+            Some(job) => self.carry_out(job),
+            None => return false,
+        }
+        true
+    }
+
+    fn idle(&self) -> Option<Duration> {
+        match &self.state {
+            State::Failed(_) => Some(self.retry),
+            State::Good(_) if !self.is_tidy => Some(IDLE),
+            State::Good(_) => Some(LOOK),
+            State::Next(_) => None,
+        }
+    }
+
+    fn timed_out(&mut self) {
+        if matches!(self.state, State::Failed(_)) {
+            return self.retry();
+        }
+        self.look();
+        self.tidy(IDLE_TIMES, IDLE_BYTES);
+        self.is_tidy = true;
+    }
+
+    fn written(&self) -> u64 {
+        self.facts.batch
     }
 }
 

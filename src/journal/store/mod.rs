@@ -41,9 +41,9 @@ use helper::{Helper, Job, Report};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
 pub use file::{Batch, Content, Damage, Facts, Writer};
-pub use folder::{Folder, Found, Medium, Seal};
+pub use folder::{Folder, Found, Home, Medium, Seal};
 pub use format::FORMAT;
-pub use helper::Wake;
+pub use helper::{Stepper, Wake};
 pub use open::{DAMAGED_ADVICE, OpenError, Opened};
 pub use rewrite::Rewrite;
 pub use salvage::{Lost, Salvage};
@@ -175,10 +175,32 @@ impl StoreJournal {
         limits: &Limits,
         wake: Wake,
     ) -> std::io::Result<StoreJournal> {
-        let (file_bytes, content_bytes) = writer.size();
-        let retry = Duration::from_millis(limits.store_retry_ms as u64);
-        let helper = Helper::start(medium, facts.clone(), writer, retry, wake)?;
-        Ok(StoreJournal {
+        let size = writer.size();
+        let helper = Helper::start(medium, facts.clone(), writer, limits.store_retry(), wake)?;
+        Ok(StoreJournal::new(helper, facts, size, sync, limits))
+    }
+
+    /// [`StoreJournal::start`] without a thread: the work is done when the stepper lets it be.
+    pub fn start_stepped(
+        medium: impl Medium,
+        (facts, writer): (Facts, Writer),
+        sync: SyncPolicy,
+        limits: &Limits,
+    ) -> (StoreJournal, Stepper) {
+        let size = writer.size();
+        let (helper, stepper) =
+            Helper::stepped(medium, facts.clone(), writer, limits.store_retry());
+        (StoreJournal::new(helper, facts, size, sync, limits), stepper)
+    }
+
+    fn new(
+        helper: Helper,
+        facts: Facts,
+        (file_bytes, content_bytes): (u64, u64),
+        sync: SyncPolicy,
+        limits: &Limits,
+    ) -> StoreJournal {
+        StoreJournal {
             helper,
             sync,
             limits: Bounds::new(limits),
@@ -206,7 +228,7 @@ impl StoreJournal {
             now: Now { unix: facts.clock.1, ..Now::default() },
             at: facts.clock.0,
             meters: StoreMeters { file_bytes, content_bytes, ..StoreMeters::default() },
-        })
+        }
     }
 
     /// Whether the disk cannot be written, so that changes are refused.
@@ -345,6 +367,20 @@ impl StoreJournal {
                      were refused"
                 ),
             );
+        }
+    }
+
+    /// At the end nobody applies what is ordered: what the hub still has of a namespace whose end
+    /// is durable must not be written again.
+    fn forget_removed(&mut self, hub: &Hub) {
+        for event in self.ready.drain(..) {
+            let Event::Entry(_, Entry { change: Change::Remove { ns }, .. }) = event else {
+                continue;
+            };
+            if let Some(removed) = hub.number(ns) {
+                self.changed.retain(|key, _| key.ns() != removed);
+                self.ended.retain(|key| key.ns() != removed);
+            }
         }
     }
 
@@ -548,6 +584,7 @@ impl Journal for StoreJournal {
                 Some(report) => self.handle(report),
                 None => break,
             }
+            self.forget_removed(hub);
         }
         if self.helper.ask(Job::Stop) {
             while self.helper.wait(CLOSE).is_some_and(|report| report != Report::Stopped) {}

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use super::StoreJournal;
 use super::disk::Fault;
 use super::file::{Content, Damage, Facts, Writer};
-use super::folder::{Folder, Found, Medium, Seal};
-use super::helper::Wake;
-use crate::hub::{Hub, Row};
+use super::folder::{Folder, Found, Home, Seal};
+use super::helper::{Stepper, Wake};
+use crate::hub::{Hub, Key, Row};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Now, UnixMillis};
 
@@ -87,20 +87,23 @@ impl From<OpenError> for io::Error {
     }
 }
 
+/// A folder, what the journal goes on with there, and the states that have ended meanwhile.
+type Begun<F> = (F, (Facts, Writer), Vec<Key>);
+
 /// A store whose every row is as it was written.
-pub struct Opened {
-    folder: Folder,
+pub struct Opened<F = Folder> {
+    folder: F,
     content: Content,
     /// What is not wrong but not good either, as one line.
     pub warning: Option<String>,
 }
 
-impl Opened {
+impl<F: Home> Opened<F> {
     /// Verifies the store of a folder, which is made if there has never been one.
     ///
     /// # Errors
     /// [`OpenError`]
-    pub fn verify(folder: Folder, now: Now) -> Result<Opened, OpenError> {
+    pub fn verify(folder: F, now: Now) -> Result<Opened<F>, OpenError> {
         let (path, found) = (folder.store_path(), folder.found()?);
         if !folder.has_store()? {
             never_was(&folder, &found)?;
@@ -119,7 +122,7 @@ impl Opened {
     ///
     /// # Errors
     /// [`OpenError`], but for [`Damage`], which comes by itself.
-    pub fn look(folder: Folder) -> Result<Result<Opened, Damage>, OpenError> {
+    pub fn look(folder: F) -> Result<Result<Opened<F>, Damage>, OpenError> {
         let found = folder.found()?;
         if !folder.has_store()? {
             never_was(&folder, &found)?;
@@ -128,7 +131,7 @@ impl Opened {
         Ok(content.map(|content| Opened::new(folder, content, &found)))
     }
 
-    fn new(folder: Folder, content: Content, found: &Found) -> Opened {
+    fn new(folder: F, content: Content, found: &Found) -> Opened<F> {
         let warning = (*found == Found::Damaged).then(|| {
             let seal = folder.seal_path();
             format!("{} is damaged and is written anew; the store is whole", seal.display())
@@ -142,11 +145,11 @@ impl Opened {
     }
 
     /// The folder it is in.
-    pub fn folder(&self) -> &Folder {
+    pub fn folder(&self) -> &F {
         &self.folder
     }
 
-    pub(super) fn into_parts(self) -> (Folder, Content) {
+    pub(super) fn into_parts(self) -> (F, Content) {
         (self.folder, self.content)
     }
 
@@ -168,6 +171,32 @@ impl Opened {
         limits: &Limits,
         wake: Wake,
     ) -> Result<StoreJournal, OpenError> {
+        let (folder, begun, ended) = self.begin(hub, now)?;
+        let mut journal = StoreJournal::start(folder, begun, sync, limits, wake)?;
+        journal.ended = ended.into();
+        Ok(journal)
+    }
+
+    /// [`Opened::start`] without a thread: the work is done when the stepper lets it be.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn start_stepped(
+        self,
+        hub: &mut Hub,
+        now: Now,
+        sync: SyncPolicy,
+        limits: &Limits,
+    ) -> Result<(StoreJournal, Stepper), OpenError> {
+        let (folder, begun, ended) = self.begin(hub, now)?;
+        let (mut journal, stepper) = StoreJournal::start_stepped(folder, begun, sync, limits);
+        journal.ended = ended.into();
+        Ok((journal, stepper))
+    }
+
+    /// Puts what lives into the hub, and begins a new term. Returns what has ended, beside what the
+    /// journal goes on with.
+    fn begin(self, hub: &mut Hub, now: Now) -> Result<Begun<F>, OpenError> {
         let (at, path) = (self.at(now), self.folder.store_path());
         let Opened { folder, content, .. } = self;
         let mut ended = Vec::new();
@@ -190,14 +219,12 @@ impl Opened {
         writer.begin(&facts).map_err(fault)?;
         folder.seal(&Seal { key: facts.key, batch: facts.batch })?;
         folder.sync_seal()?;
-        let mut journal = StoreJournal::start(folder, (facts, writer), sync, limits, wake)?;
-        journal.ended = ended.into();
-        Ok(journal)
+        Ok((folder, (facts, writer), ended))
     }
 }
 
 /// That there is no store, and never was one.
-pub(super) fn never_was(folder: &Folder, found: &Found) -> Result<(), OpenError> {
+pub(super) fn never_was(folder: &impl Home, found: &Found) -> Result<(), OpenError> {
     let batch = match found {
         Found::Nothing => return Ok(()),
         Found::Seal(seal) => Some(seal.batch),
@@ -207,7 +234,7 @@ pub(super) fn never_was(folder: &Folder, found: &Found) -> Result<(), OpenError>
 }
 
 /// All of a store, if it is as it was written.
-fn read(folder: &Folder, found: &Found) -> Result<Result<Content, Damage>, OpenError> {
+fn read(folder: &impl Home, found: &Found) -> Result<Result<Content, Damage>, OpenError> {
     let content = Content::read(folder.read()?);
     Ok(content.and_then(|content| witness(&content.facts, found).map(|()| content)))
 }
@@ -220,7 +247,7 @@ pub(super) fn new_facts(now: Now) -> Result<Facts, Fault> {
 }
 
 /// Makes an empty store, whole or not at all.
-fn create(folder: &Folder, now: Now) -> Result<(), Fault> {
+fn create(folder: &impl Home, now: Now) -> Result<(), Fault> {
     let broken = |error: io::Error| Fault::Broken(error.to_string());
     let facts = new_facts(now)?;
     Writer::create(folder.open_next().map_err(broken)?, &facts)?;

@@ -5,7 +5,7 @@ use std::io;
 
 use super::disk::Fault;
 use super::file::{Batch, Content, Facts, Writer};
-use super::folder::{Folder, Medium, Seal};
+use super::folder::{Folder, Home, Medium, Seal};
 use super::open::{OpenError, Opened, never_was, new_facts};
 use crate::hub::{Key, Row};
 use crate::time::{Now, UnixMillis};
@@ -92,9 +92,6 @@ impl Rewrite {
         let mut batch = std::mem::take(&mut self.batch);
         (batch.number, batch.clock) = (self.facts.batch, self.facts.clock);
         self.batch_bytes = 0;
-        // In the order of the file, so that pages are not looked for again and again. Of two rows
-        // under one key the last must stay the last.
-        batch.rows.sort_by(|(one, _), (two, _)| one.cmp(two));
         writer.write(&mut batch).map_err(|fault| self.error(fault))
     }
 

@@ -57,11 +57,16 @@ impl Judge {
 
     /// What was recorded between these marks is as if it had never been.
     fn lose(&mut self, from: u64, upto: u64) {
+        self.disk.lost(from, upto);
         let is_lost = |mark: u64| from < mark && mark <= upto;
         let first = self.past.iter().position(|past| is_lost(past.mark));
         if let Some(first) = first {
             let past = self.past.drain(first..).next().expect("the first of them");
-            self.record.go_back(past.spaces);
+            let spaces = match self.disk.is_easy {
+                true => past.without_states(&self.record.spaces),
+                false => past.spaces,
+            };
+            self.record.go_back(spaces);
         }
         let gone = self.peers().filter(|(_, space, ..)| !self.record.spaces.contains_key(space));
         let gone: Vec<ConnId> = gone.map(|(conn, ..)| conn).collect();
@@ -117,8 +122,9 @@ impl Judge {
                 assert_eq!(*n, self.applied + 1, "entries come in their order");
                 self.applied = *n;
                 let result = self.apply(&pending, at, following(items, i));
-                let is_recorded = pending.change.is_recorded();
-                let after = if is_recorded { self.mark } else { 0 };
+                let is_easy = self.disk.is_easy && matches!(pending.command, Command::Store(_));
+                let waits = pending.change.is_recorded() && !is_easy;
+                let after = if waits { self.mark } else { 0 };
                 self.reply_to(conn, &pending.command, result, after);
             }
         }
@@ -201,10 +207,10 @@ impl Judge {
     /// What the journal knows of a change is what has changed.
     fn note_change(&mut self, pending: &Pending, spaces: BTreeMap<u32, Space>, following: &[Item]) {
         let mark = following.iter().rev().find_map(|item| match item {
-            Item::Changed { mark } => Some(*mark),
+            Item::Changed { mark, stays } => Some((*mark, *stays)),
             _ => None,
         });
-        let Some(mark) = mark else {
+        let Some((mark, stays)) = mark else {
             // The end of a namespace is the journal's own business, and cannot be undone.
             let is_end = matches!(pending.command, Command::Remove { .. });
             assert!(is_end || spaces == self.record.spaces, "a change that nobody keeps");
@@ -212,6 +218,11 @@ impl Judge {
         };
         assert!(mark >= self.mark, "marks fall");
         self.mark = mark;
+        self.disk.changed(self.now.mono);
+        if stays && self.disk.is_easy {
+            assert!(matches!(pending.command, Command::Store(_)), "it must wait for the disk");
+            return;
+        }
         if let (Command::Store(store), Some(space)) = (&pending.command, pending.space) {
             self.marks.insert((space, store.channel.clone(), store.user.clone()), mark);
         }
@@ -404,7 +415,10 @@ impl Judge {
 
     /// An error that does.
     pub(super) fn refuse_shown(&mut self, conn: ConnId, why: Refusal) {
-        let shows = matches!(why.0, 305 | 309 | 313 | 314 | 404);
+        let shows = match why.0 {
+            313 | 314 => !self.disk.is_easy,
+            code => matches!(code, 305 | 309 | 404),
+        };
         let (code, after) = (why.0, if shows { self.mark } else { 0 });
         self.owe(conn, Expected::Reply(refusal(why)), after);
         self.count_wrong_key(conn, code);

@@ -128,9 +128,9 @@ impl Judge {
 
     /// All is quiet: whoever should have been cut by now has been.
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
-        let (limits, now) = (self.limits.clone(), self.now.mono);
-        let (has_date_jumped, is_flooded) = (self.has_date_jumped, self.is_flooded());
-        let unix = self.now.unix.0;
+        let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
+        let has_date_jumped = self.has_date_jumped;
+        let may_wait = self.is_flooded() || self.is_disk_stuck;
         self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
@@ -151,7 +151,7 @@ impl Judge {
                 let is_in_time =
                     at_rest.is_none_or(|(_, at)| is_before(at, limits.control_frame_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
-                let is_held = view.is_paused && view.queued > 0 && !controller.waits && !is_flooded;
+                let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
                 controller.held_since = match controller.held_since.filter(|_| is_held) {
                     Some(since) if since >= view.taken_at => Some(since),
                     _ => is_held.then_some(now),
@@ -163,7 +163,7 @@ impl Judge {
                 let is_in_time = controller.was_somebody
                     || controller.is_ended
                     || is_before(controller.opened, limits.control_auth_ms);
-                assert!(is_in_time, "{conn:?} has not said who it is for too long");
+                assert!(is_in_time, "{conn:?} has not said who it is for too long: {line:?}");
             }
             Role::Http(since) => {
                 let is_in_time = view.is_paused || is_before(*since, limits.http_head_ms);
@@ -191,6 +191,8 @@ impl Judge {
                     // Deadlines are on the other clock; the next beat corrects them.
                     let is_in_time = has_date_jumped && is_before(since, limits.heartbeat_ms);
                     assert!(is_in_time, "{conn:?} has an expired token");
+                } else {
+                    browser.overdue_since = None;
                 }
             }
         }

@@ -1,7 +1,9 @@
-//! What is known of one connection, and what it is sent held against what was expected.
+//! What is sent to one connection, against what it must be sent.
 
 use super::expected::Expected;
-use super::{ConnId, Door, Due, Form, Line, Role, Seen};
+use super::{Due, Line, Role, Seen};
+use crate::edge::{ConnId, Door};
+use crate::publication::Form;
 
 impl Line {
     pub(in crate::sim) fn door(&self) -> Door {
@@ -43,7 +45,14 @@ impl Line {
         }
     }
 
-    pub(super) fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_published: bool) {
+    /// This was sent to it. Returns the mark of what that promises.
+    pub(super) fn sent(
+        &mut self,
+        conn: ConnId,
+        seen: Seen,
+        durable: u64,
+        is_published: bool,
+    ) -> u64 {
         let Some(Due { what: expected, after, .. }) = self.expected.pop_front() else {
             panic!("{conn:?} was sent {seen:?}, and nothing was expected");
         };
@@ -64,6 +73,8 @@ impl Line {
                 }
             }
         }
+        let is_refused = matches!(&seen, Seen::Reply(body) if body.ends_with("\"code\":302}"));
         self.wire.push_back(seen);
+        if is_refused { 0 } else { after }
     }
 }

@@ -1,9 +1,9 @@
 //! A second hub, which is told nothing but the entries: not who is here, and no time but theirs.
 //! It stands for a node elsewhere, or for this one after a restart, and must hold the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Place, Seq, Undo};
+use crate::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, PeerId, Place, Row, Seq, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -51,12 +51,38 @@ impl Replica {
         self.hub.set_limits(limits);
     }
 
+    /// Holds what a server has found in its store.
+    pub fn restored(limits: Limits, found: &Hub, at: UnixMillis) -> Replica {
+        let mut replica = Replica::new(limits, at.0);
+        let (mut names, mut cursor) = (BTreeMap::new(), Some(Cursor::default()));
+        while let Some(from) = cursor {
+            cursor = found.rows(from, |key, row| {
+                let name = match &row {
+                    Row::Namespace { name, .. } => Some(name.to_string()),
+                    _ => None,
+                };
+                assert!(replica.hub.restore(key.clone(), row), "a row without a place");
+                match (key, name) {
+                    (Key::Namespace { ns }, Some(name)) => drop(names.insert(ns, name)),
+                    (Key::State { ns, place: Place { channel, user } }, _) => {
+                        let ns = replica.hub.namespace(&names[&ns]).expect("it was restored");
+                        replica.places.insert((ns, channel, user));
+                    }
+                    _ => {}
+                }
+                true
+            });
+        }
+        replica
+    }
+
     /// Applies the entries on the tape, and takes back what was lost.
     pub fn replay(&mut self, items: &[Item]) {
         let mut fresh = Vec::new();
         for item in items {
             match item {
-                Item::Changed { mark } => {
+                Item::Changed { stays: true, .. } => fresh.clear(),
+                Item::Changed { mark, .. } => {
                     self.undos.extend(fresh.drain(..).map(|undo| (*mark, undo)));
                 }
                 Item::Lost { from, .. } => {

@@ -5,11 +5,11 @@ use crate::codec::control;
 use crate::codec::sockjs;
 use crate::codec::ws::Opcode;
 use crate::edge::Door;
-use crate::journal::Journal;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::client::{Client, End, SITE, masked};
 use crate::sim::grammar::{Grammar, SERVER_KEY};
+use crate::sim::ground::Ground;
 use crate::sim::intent::{Command, Emit, Event, Intent};
 use crate::sim::judge::Role;
 use crate::sim::ways::Way;
@@ -38,7 +38,7 @@ const RELOADED: [(&str, usize); 14] = [
 /// Most bytes of a WebSocket message that breaks no limit, before auth or after.
 const MESSAGE_BYTES: usize = 512;
 
-impl<J: Journal> World<J> {
+impl<G: Ground> World<G> {
     /// Mostly a run begins with two namespaces and some who are in them, so that it soon has
     /// something to say.
     pub fn begin(&mut self) {
@@ -64,7 +64,10 @@ impl<J: Journal> World<J> {
     /// One action and what follows.
     pub fn step(&mut self) {
         self.step += 1;
-        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5, 20, 5]) {
+        let of_disk = usize::from(self.ground.store().is_some());
+        let often = [110, 600, 50, 20, 30, 80, 40, 5, 5, 20];
+        let seldom = [5, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk];
+        match self.net.prng.weighted(&[&often[..], &seldom].concat()) {
             0 => self.open(),
             1 => self.speak(),
             2 => self.block(),
@@ -88,6 +91,10 @@ impl<J: Journal> World<J> {
             }
             9 => self.chorus(),
             10 => self.reload(),
+            11 => self.starve(),
+            12 => self.trouble(),
+            13 => self.crash(),
+            14 => self.stop_and_start(),
             _ => {
                 let ms = self.net.prng.below(200_000) as u64;
                 let is_back = self.net.prng.one_in(2);
@@ -95,7 +102,7 @@ impl<J: Journal> World<J> {
                 let UnixMillis(date) = self.net.now.unix;
                 let date = if is_back { date - ms } else { date + ms };
                 self.net.now.unix = UnixMillis(date);
-                self.judge.has_date_jumped = true;
+                self.judge.date_changed();
             }
         }
         match self.net.prng.below(5) {
@@ -391,7 +398,7 @@ impl<J: Journal> World<J> {
     }
 
     /// All controllers say the same, so that changes meet on their way.
-    fn chorus(&mut self) {
+    pub(super) fn chorus(&mut self) {
         let auths = self.judge.lines.values().filter_map(|line| match &line.role {
             Role::Controller(controller) => controller.auth.as_ref().map(|auth| auth.0),
             _ => None,

@@ -1,0 +1,275 @@
+//! What must be there again after a crash. The judge notes what was recorded as each batch left for
+//! the disk, and what has been acknowledged since; what a server finds in its store must be what
+//! one of those batches left there, none that is older than what was promised.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::replica::Replica;
+use super::{Judge, Past};
+use crate::hub::{Cursor, Hub, Key, Row};
+use crate::sim::intent::Command;
+use crate::sim::record::{Space, State};
+use crate::time::{Millis, Now, UnixMillis};
+
+/// How far the ends of states may be off after a restart, in milliseconds, if the date was never
+/// changed when nobody could have noted that.
+const DRIFT_MS: u64 = 500;
+
+/// What was recorded when a batch was sent to the disk.
+#[derive(Debug)]
+struct Sent {
+    number: u64,
+    /// Mark of all that is in it.
+    mark: u64,
+    spaces: BTreeMap<u32, Space>,
+    /// The moment on the scale of entries, and the date: what a later start goes by.
+    clock: (u64, u64),
+    /// It has failed, and all that was told so.
+    is_refused: bool,
+}
+
+/// How a server found its store.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sim) struct Found {
+    /// Number of the last batch in it.
+    pub batch: u64,
+    /// What it takes for the time on the scale of entries, and the clocks of that moment.
+    pub at: u64,
+    pub now: Now,
+    /// The process was killed, and the power never went; whatever had failed could be taken back.
+    pub is_killed: bool,
+    /// The server before had been stopped, and could write all that it had.
+    pub is_closed: bool,
+    /// Milliseconds for which there was no server, by a clock that nobody changes; none if the
+    /// date was changed meanwhile.
+    pub away_ms: Option<u64>,
+}
+
+/// What the judge knows of the disk.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    /// What may be found, the oldest first.
+    sent: VecDeque<Sent>,
+    /// Clocks that starts have written over that of the batch which they found.
+    starts: Vec<(u64, u64)>,
+    /// Highest mark of what was acknowledged.
+    acknowledged: u64,
+    /// What was lost, and told so: behind which mark, and up to which.
+    losses: Vec<(u64, u64)>,
+    /// States are acknowledged before they are durable.
+    pub is_easy: bool,
+    /// Since when something has been recorded that no batch was sent with.
+    unsent_since: Option<Millis>,
+    /// The server has had the time to note what the date is.
+    is_date_noted: bool,
+}
+
+impl Disk {
+    /// A reply has left: what it reports, up to this mark, must survive.
+    pub fn acknowledge(&mut self, mark: u64) {
+        // Of what was lost nothing is promised.
+        let mark = self.losses.iter().rev().fold(mark, |mark, (from, upto)| match mark {
+            lost if lost <= *upto => lost.min(*from),
+            mark => mark,
+        });
+        self.acknowledged = self.acknowledged.max(mark);
+    }
+
+    /// Something has been recorded.
+    pub fn changed(&mut self, now: Millis) {
+        self.unsent_since.get_or_insert(now);
+    }
+
+    /// Not all that was recorded is there any more: whoever waited for it has been told.
+    pub fn lost(&mut self, from: u64, upto: u64) {
+        self.losses.push((from, upto));
+        self.sent.iter_mut().skip(1).for_each(|sent| sent.is_refused = true);
+    }
+}
+
+impl Judge {
+    /// A batch of that number is on its way, with all that is recorded now.
+    pub fn batch_sent(&mut self, number: u64) {
+        let mut spaces = self.record.spaces.clone();
+        for space in self.being_removed() {
+            spaces.remove(&space);
+        }
+        let (mark, clock) = (self.mark, (self.at(), self.now.unix.0));
+        self.disk.sent.push_back(Sent { number, mark, spaces, clock, is_refused: false });
+        self.disk.unsent_since = None;
+    }
+
+    /// Namespaces whose end has been asked for and not come.
+    fn being_removed(&self) -> BTreeSet<u32> {
+        let removals = self.pending.values().filter_map(|pending| match pending.command {
+            Command::Remove { .. } => pending.space,
+            _ => None,
+        });
+        removals.filter(|space| self.record.spaces.contains_key(space)).collect()
+    }
+
+    /// The batch of that number is durable, and all before it.
+    pub fn batch_written(&mut self, number: u64) {
+        let sent = &mut self.disk.sent;
+        while sent.len() > 1 && sent.get(1).is_some_and(|sent| sent.number <= number) {
+            sent.pop_front();
+            self.disk.starts.clear();
+        }
+    }
+
+    /// Somebody has changed the date.
+    pub fn date_changed(&mut self) {
+        (self.has_date_jumped, self.disk.is_date_noted) = (true, false);
+    }
+
+    /// All is quiet, and the disk is well: nothing may wait for it any more.
+    pub fn at_rest_on_disk(&mut self, durable: u64, wait_ms: u64) {
+        self.disk.is_date_noted = true;
+        assert_eq!(durable, self.mark, "recorded, and not on its way to the disk");
+        let until = self.disk.unsent_since.map(|since| since.plus(wait_ms));
+        let is_in_time = until.is_none_or(|until| self.now.mono < until);
+        assert!(is_in_time, "no batch was sent since {:?}", self.disk.unsent_since);
+    }
+
+    /// A server has started on what it found in its store.
+    pub fn restarted(&mut self, hub: &Hub, found: Found) {
+        let Found { batch, at, now, .. } = found;
+        let spaces = self.found_spaces(hub, &found);
+        compare(hub, &spaces, at, batch);
+        self.check_time(&found, &spaces);
+        self.record.spaces = spaces;
+        self.record.advance(at);
+        let names =
+            self.record.spaces.iter().map(|(space, record)| {
+                (*space, hub.namespace(&record.name).expect("it was compared"))
+            });
+        let (limits, is_easy) = (self.limits.clone(), self.disk.is_easy);
+        let fresh = Judge {
+            replica: Replica::restored(limits.clone(), hub, UnixMillis(at)),
+            names: names.collect(),
+            disk: Disk { is_easy, starts: vec![(at, now.unix.0)], ..Disk::default() },
+            ..Judge::new(limits, now)
+        };
+        let before = std::mem::replace(self, fresh);
+        self.record = before.record;
+        self.epoch = at - now.mono.0;
+        let (mark, spaces, clock) = (0, self.record.spaces.clone(), (at, now.unix.0));
+        let sent = Sent { number: batch, mark, spaces, clock, is_refused: false };
+        self.disk.sent.push_back(sent);
+    }
+
+    /// What must be in the store by the number of its last batch.
+    fn found_spaces(&self, hub: &Hub, found: &Found) -> BTreeMap<u32, Space> {
+        if found.is_closed {
+            let mut spaces = self.record.spaces.clone();
+            // Nobody was told whether those are gone.
+            for space in self.being_removed() {
+                if hub.namespace(&spaces[&space].name).is_none() {
+                    spaces.remove(&space);
+                }
+            }
+            return spaces;
+        }
+        let Some(first) = self.disk.sent.front() else { return BTreeMap::new() };
+        let batch = found.batch;
+        assert!(batch >= first.number, "batch {} was durable, and {batch} is there", first.number);
+        let sent = self.disk.sent.iter().find(|sent| sent.number == batch);
+        let sent = sent.unwrap_or_else(|| panic!("batch {batch} was never sent"));
+        let acknowledged = self.disk.acknowledged;
+        assert!(
+            sent.mark >= acknowledged,
+            "{acknowledged} was acknowledged, and batch {batch} ends with {}",
+            sent.mark
+        );
+        let is_back = sent.is_refused && found.is_killed;
+        assert!(!is_back, "batch {batch} was refused with 302, and is there");
+        sent.spaces.clone()
+    }
+
+    /// The ends of states are where they were.
+    fn check_time(&self, found: &Found, spaces: &BTreeMap<u32, Space>) {
+        let Some(sent) = self.disk.sent.iter().find(|sent| sent.number == found.batch) else {
+            return;
+        };
+        let reckoned =
+            |(at, unix): &(u64, u64)| found.at == at + found.now.unix.0.saturating_sub(*unix);
+        let is_reckoned = reckoned(&sent.clock) || self.disk.starts.iter().any(reckoned);
+        assert!(is_reckoned || found.is_closed, "{} is no time that was noted", found.at);
+        // What has not left, or was lost, may have been all that had no end.
+        let is_last = self.disk.sent.back().is_some_and(|last| last.number == found.batch);
+        let is_noted = self.disk.is_date_noted && is_last && self.disk.unsent_since.is_none();
+        let Some(away_ms) = found.away_ms.filter(|_| is_noted) else { return };
+        let at = self.at() + away_ms;
+        let has_ends = spaces.values().any(|space| has_end(space, at));
+        let drift = found.at.abs_diff(at);
+        assert!(
+            !has_ends || drift <= DRIFT_MS,
+            "all ends have moved by {drift} ms: {:?} {found:?}",
+            sent.clock
+        );
+    }
+}
+
+/// Whether anything in it ends after that time.
+fn has_end(space: &Space, at: u64) -> bool {
+    space.states.values().any(|state| state.ends.is_some_and(|end| at < end))
+}
+
+/// The hub must hold that, and nothing else.
+fn compare(hub: &Hub, spaces: &BTreeMap<u32, Space>, at: u64, batch: u64) {
+    let mut there = shape(hub);
+    for space in spaces.values() {
+        let mut here = space.clone();
+        let mut found = there.remove(&space.name);
+        for space in [Some(&mut here), found.as_mut()].into_iter().flatten() {
+            space.states.retain(|_, state| state.ends.is_none_or(|end| at < end));
+        }
+        assert_eq!(found.as_ref(), Some(&here), "{:?} as batch {batch} left it", space.name);
+    }
+    assert!(there.is_empty(), "batch {batch} never left this there: {there:?}");
+}
+
+/// All that a hub has recorded, in the words of the judge.
+fn shape(hub: &Hub) -> BTreeMap<String, Space> {
+    let (mut spaces, mut cursor) = (BTreeMap::<u64, Space>::new(), Some(Cursor::default()));
+    while let Some(from) = cursor {
+        cursor = hub.rows(from, |key, row| {
+            match (key, row) {
+                (Key::Namespace { ns }, Row::Namespace { name, key, old_key, .. }) => {
+                    let space = Space {
+                        name: name.into_owned(),
+                        key: key.map(|key| key.into_owned()).unwrap_or_default(),
+                        old_key: old_key.map(|(key, until)| (key.into_owned(), until.0)),
+                        ..Space::default()
+                    };
+                    spaces.insert(ns, space);
+                }
+                (Key::Grant { ns, channel, user }, Row::Grant) => {
+                    let space = spaces.get_mut(&ns).expect("namespaces come first");
+                    space.grants.insert((channel.into(), user.into()));
+                }
+                (Key::State { ns, place }, Row::State { text, expires }) => {
+                    let space = spaces.get_mut(&ns).expect("namespaces come first");
+                    let place = (place.channel.into(), place.user.map(String::from));
+                    let ends = expires.map(|end| end.0);
+                    space.states.insert(place, State { text: text.into_owned(), ends });
+                }
+                (key, row) => panic!("{row:?} under {key:?}"),
+            }
+            true
+        });
+    }
+    spaces.into_values().map(|space| (space.name.clone(), space)).collect()
+}
+
+impl Past {
+    /// What is recorded if this comes back, and states do not.
+    pub fn without_states(mut self, now: &BTreeMap<u32, Space>) -> BTreeMap<u32, Space> {
+        for (id, space) in &mut self.spaces {
+            if let Some(now) = now.get(id) {
+                space.states.clone_from(&now.states);
+            }
+        }
+        self.spaces
+    }
+}

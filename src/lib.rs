@@ -34,6 +34,7 @@ pub mod hub;
 pub mod journal;
 pub mod keys;
 pub mod limits;
+pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod publication;

@@ -26,9 +26,10 @@ const LEAVES: [&str; 10] =
 
 /// What stands aside of the order, and who uses it: the reactor, which the server alone knows, and
 /// what a process needs before and beside the server.
-const ASIDE: [(&str, &[&str]); 6] = [
+const ASIDE: [(&str, &[&str]); 7] = [
     ("main", &["config", "keys", "client"]),
-    ("cli", &["config", "keys", "client"]),
+    ("cli", &["config", "keys", "client", "load"]),
+    ("load", &["codec", "reactor"]),
     ("server", &["config", "keys", "reactor"]),
     ("demo", &["config", "keys"]),
     ("client", &["codec", "keys"]),
@@ -36,7 +37,7 @@ const ASIDE: [(&str, &[&str]); 6] = [
 ];
 
 fn is_known(module: &str) -> bool {
-    let is_aside = ["config", "keys", "client", "reactor"].contains(&module);
+    let is_aside = ["config", "keys", "client", "load", "reactor"].contains(&module);
     is_aside || ORDER.contains(&module) || LEAVES.contains(&module)
 }
 

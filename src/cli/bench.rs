@@ -1,0 +1,186 @@
+//! `fws bench`: load on a server, and what it makes of it.
+
+mod table;
+
+use std::io::{IsTerminal, Write, stderr};
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_DATA, AT_WS, Flag, KEY};
+use super::output::out;
+use super::session;
+use super::{Call, Command, Stop};
+use crate::client::Address;
+use crate::demo;
+use crate::load::{self, Action, Plan, Protocol, Workload};
+use table::{json, text};
+
+const TO: Flag = Flag {
+    name: "to",
+    value: "PROTOCOL",
+    about: "fws, sockjs, xhr-streaming, or another's, see above (fws)",
+};
+const NAMESPACE: Flag =
+    Flag { name: "namespace", value: "NAME", about: "the namespace it happens in (demo)" };
+const SUBSCRIBERS: Flag =
+    Flag { name: "subscribers", value: "N", about: "how many subscribe (1000)" };
+const BYTES: Flag = Flag { name: "bytes", value: "N", about: "length of a message or value (128)" };
+const IN_FLIGHT: Flag = Flag {
+    name: "in-flight",
+    value: "N",
+    about: "at a time (16; unicast and control 64, churn 200)",
+};
+const PER_SECOND: Flag =
+    Flag { name: "per-second", value: "N", about: "messages of rate and slow (50)" };
+const CONNECTIONS: Flag =
+    Flag { name: "connections", value: "N", about: "how many send commands (1)" };
+const COMMAND_FLAG: Flag = Flag { name: "command", value: "WHAT", about: "set, get or emit (set)" };
+const STALLED: Flag =
+    Flag { name: "stalled", value: "N", about: "how many stop reading (1 % of them)" };
+const OWN: Flag =
+    Flag { name: "own-channel", value: "", about: "idle ones have an @ channel as well" };
+const SECONDS: Flag = Flag { name: "seconds", value: "N", about: "how long it is measured (3)" };
+const WARM_UP: Flag = Flag { name: "warm-up", value: "N", about: "seconds before that (1)" };
+const PID: Flag =
+    Flag { name: "pid", value: "PID", about: "the server's process, to see what it takes (none)" };
+const JSON: Flag = Flag { name: "json", value: "", about: "one JSON object, with every number" };
+
+pub(super) const COMMAND: Command = Command {
+    name: "bench",
+    summary: "put load on a server and measure it",
+    usage: &["WORKLOAD [OPTION…]"],
+    about: "\
+Workloads:
+  broadcast  every message to all; the next goes when the last subscriber has one
+  unicast    every message to one user, now this one, now that
+  rate       so many messages a second to all, for latency
+  slow       the same, and then some stop reading for as long again
+  idle       subscribers to whom nothing happens, and what is left when they go
+  churn      connect, authenticate, subscribe, close
+  control    set, get or emit (to nobody), so many in flight on each connection
+
+Every delivery and reply is checked: a run in which a message is lost, comes
+twice or out of order, or a command is refused, has no figures and exit code 1.
+With --pid the server's processor time and memory are read from /proc. For exact
+figures give server and bench a core each: taskset -c 0 fws serve …
+
+--to can also be topic (a plain server: text messages `sub TOPIC`, answered
+`ok`, and `pub TOPIC DATA`), nats, mqtt and nchan (subscribers over WebSocket at
+--ws, publisher at --control), and redis (control alone, at --control).",
+    flags: &[
+        TO,
+        NAMESPACE,
+        KEY,
+        SUBSCRIBERS,
+        BYTES,
+        IN_FLIGHT,
+        PER_SECOND,
+        CONNECTIONS,
+        COMMAND_FLAG,
+        STALLED,
+        OWN,
+        SECONDS,
+        WARM_UP,
+        PID,
+        JSON,
+        AT_WS,
+        AT_CONTROL,
+        AT_DATA,
+        AT_CONFIG,
+    ],
+    examples: &[
+        ("fws bench broadcast --subscribers 10000 --pid $(pidof fws)", "the most it can"),
+        ("fws bench rate --per-second 20", "how long a message takes"),
+        ("fws bench control --command get --to redis --control 127.0.0.1:6379", "Redis beside it"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let plan = plan(call)?;
+    plan.check().map_err(|fault| Stop::Usage(fault.to_string()))?;
+    let is_terminal = stderr().is_terminal();
+    let mut show = |line: &str| {
+        if is_terminal {
+            // Nobody's loss if it cannot be written.
+            let _ = stderr().write_all(format!("\r{line}\x1b[K").as_bytes());
+        }
+    };
+    let result = load::run(&plan, &mut show);
+    show("");
+    let outcome = result.map_err(|fault| Stop::Failed(fault.to_string()))?;
+    let is_json = call.flag(JSON.name).is_some();
+    out(&if is_json { json(&plan, &outcome) } else { text(&plan, &outcome) })
+}
+
+fn plan(call: &Call) -> Result<Plan, Stop> {
+    let [word] = call.words()?;
+    let workload = one_of(&Workload::ALL, "WORKLOAD", word)?;
+    let protocol = one_of(&Protocol::ALL, "--to", call.flag(TO.name).unwrap_or("fws"))?;
+    let action = one_of(&Action::ALL, "--command", call.flag(COMMAND_FLAG.name).unwrap_or("set"))?;
+    let config = call.client_config()?;
+    let namespace = call.flag(NAMESPACE.name).unwrap_or(demo::NAMESPACE);
+    let key = match protocol.is_ours() {
+        true => session::namespace_key(call, &config, namespace)?.key.expose().to_owned(),
+        false => String::new(),
+    };
+    let subscribers = number(call, SUBSCRIBERS, 1000)?;
+    let in_flight = match workload {
+        Workload::Unicast | Workload::Control => 64,
+        Workload::Churn => 200,
+        _ => 16,
+    };
+    Ok(Plan {
+        workload,
+        protocol,
+        ws: address(call, AT_WS, config.ws)?,
+        control: address(call, AT_CONTROL, config.control)?,
+        namespace: namespace.to_owned(),
+        key,
+        subscribers,
+        bytes: number(call, BYTES, 128)?,
+        in_flight: number(call, IN_FLIGHT, in_flight)?,
+        per_second: number(call, PER_SECOND, 50)?,
+        connections: number(call, CONNECTIONS, 1)?,
+        action,
+        stalled: number(call, STALLED, subscribers.div_ceil(100))?,
+        has_own_channel: call.flag(OWN.name).is_some(),
+        warm_up_ms: 1000 * number(call, WARM_UP, 1)? as u64,
+        measure_ms: 1000 * number(call, SECONDS, 3)? as u64,
+        pid: match call.flag(PID.name) {
+            None => None,
+            Some(pid) => Some(pid.parse().map_err(|_| no_number(PID, pid))?),
+        },
+    })
+}
+
+fn one_of<T: Copy>(all: &[(&str, T)], what: &str, name: &str) -> Result<T, Stop> {
+    let found = all.iter().find(|(known, _)| *known == name);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|(known, _)| *known).collect();
+        Stop::Usage(format!("{what}: {name:?} is none of {}", names.join(", ")))
+    })
+}
+
+/// A flag that is a number, from 1 to ten million.
+fn number(call: &Call, flag: Flag, default: usize) -> Result<usize, Stop> {
+    let Some(text) = call.flag(flag.name) else { return Ok(default) };
+    let number = text.parse().ok().filter(|number| (1..=10_000_000).contains(number));
+    number.ok_or_else(|| no_number(flag, text))
+}
+
+fn no_number(flag: Flag, text: &str) -> Stop {
+    Stop::Usage(format!("--{}: {text:?} is not a number from 1 to 10000000", flag.name))
+}
+
+/// Where to connect: a flag says it, with a name or a number for a host, or the configuration.
+fn address(call: &Call, flag: Flag, configured: SocketAddr) -> Result<SocketAddr, Stop> {
+    let text = match call.flag(flag.name) {
+        Some(text) => text.to_owned(),
+        None => Address::to_reach(configured).to_string(),
+    };
+    let wrong = |why: String| Stop::Usage(format!("--{}: {text}: {why}", flag.name));
+    let found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| wrong("no such host".into()))
+}

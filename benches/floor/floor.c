@@ -117,8 +117,10 @@ static void subscribe(int fd, struct topic *t) {
 static void heard(int fd, const unsigned char *text, size_t bytes) {
     if (mode == BROWSERS) {
         /* {"event":"auth… or {"event":"subscribe… */
-        if (bytes > 10 && text[10] == 'a') say(fd, AUTH_OK, sizeof AUTH_OK - 1);
-        else say(fd, SUBSCRIBED, sizeof SUBSCRIBED - 1);
+        int is_auth = bytes > 10 && text[10] == 'a';
+        size_t count = is_auth ? sizeof AUTH_OK - 1 : sizeof SUBSCRIBED - 1;
+        memcpy(out + out_bytes, is_auth ? AUTH_OK : SUBSCRIBED, count);
+        out_bytes += count;
         return;
     }
     if (bytes < 11) return;
@@ -187,6 +189,10 @@ static size_t take(int fd, struct peer *p, unsigned char *in, size_t bytes) {
         at = (size_t)(end - in) + 4;
     }
     for (size_t used; at < bytes && (used = frame(fd, in + at, bytes - at)); at += used) {}
+    if (mode == BROWSERS && out_bytes) {
+        say(fd, out, out_bytes);
+        out_bytes = 0;
+    }
     return at;
 }
 

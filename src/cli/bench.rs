@@ -144,8 +144,8 @@ fn plan(call: &Call) -> Result<Plan, Stop> {
         action,
         stalled: number(call, STALLED, subscribers.div_ceil(100))?,
         has_own_channel: call.flag(OWN.name).is_some(),
-        warm_up_ms: 1000 * number(call, WARM_UP, 1)? as u64,
-        measure_ms: 1000 * number(call, SECONDS, 3)? as u64,
+        warm_up_ms: milliseconds(call, WARM_UP, 1.0)?,
+        measure_ms: milliseconds(call, SECONDS, 3.0)?,
         pid: match call.flag(PID.name) {
             None => None,
             Some(pid) => Some(pid.parse().map_err(|_| no_number(PID, pid))?),
@@ -166,6 +166,16 @@ fn number(call: &Call, flag: Flag, default: usize) -> Result<usize, Stop> {
     let Some(text) = call.flag(flag.name) else { return Ok(default) };
     let number = text.parse().ok().filter(|number| (1..=10_000_000).contains(number));
     number.ok_or_else(|| no_number(flag, text))
+}
+
+/// A flag that is a number of seconds, up to a day.
+fn milliseconds(call: &Call, flag: Flag, default: f64) -> Result<u64, Stop> {
+    let Some(text) = call.flag(flag.name) else { return Ok((default * 1000.0) as u64) };
+    let seconds = text.parse::<f64>().ok().filter(|it| (0.05..=86_400.0).contains(it));
+    let seconds = seconds.ok_or_else(|| {
+        Stop::Usage(format!("--{}: {text:?} is not a number from 0.05 to 86400", flag.name))
+    })?;
+    Ok((seconds * 1000.0) as u64)
 }
 
 fn no_number(flag: Flag, text: &str) -> Stop {

@@ -175,13 +175,14 @@ impl Fanout {
             return Ok(());
         }
         let place = usize::try_from(number.wrapping_sub(self.first)).unwrap_or(usize::MAX);
-        let flight = self.flights.get_mut(place).filter(|it| it.left > 0);
-        let flight = flight.filter(|it| !is_unicast || it.to as usize == n);
-        let Some(flight) = flight else {
-            return Err(Fault::new(format!(
-                "message {number} came to subscriber {n}, not its own"
-            )));
+        let Some(flight) = self.flights.get_mut(place).filter(|it| it.left > 0) else {
+            let text = format!("message {number} came to subscriber {n}, once too often");
+            return Err(Fault::new(text));
         };
+        if is_unicast && flight.to as usize != n {
+            let text = format!("message {number} came to {n}, but it was for {}", flight.to);
+            return Err(Fault::new(text));
+        }
         flight.left -= 1;
         let us = now_us.saturating_sub(flight.sent_us);
         self.counts.deliveries += 1;

@@ -173,10 +173,11 @@ const SILENCE_MS: u64 = 10_000;
 const PROGRESS_MS: u64 = 250;
 /// Connections that are being opened at a time.
 const OPENING_MAX: usize = 128;
-/// Ports of one address of ours that are used before the next.
+/// Ports of one address of ours that are used before the next: it has 28,000, and the fewer are
+/// free the longer the kernel looks for one.
 const PORTS_PER_ADDRESS: usize = 10_000;
-/// So many addresses in turn: a port rests for a minute after a connection.
-const ADDRESSES: usize = 64;
+/// So many addresses in turn.
+const ADDRESSES: usize = 250;
 
 /// What a workload is to the loop. What goes wrong ends the run.
 trait Work {
@@ -309,11 +310,12 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
     Ok(driver.work.outcome())
 }
 
-/// The address of ours to come from. On the loopback network there are many, and so many ports
-/// more: one address has 28,000, each of which rests for a minute after its connection.
+/// The address of ours to come from. A port rests for a minute after its connection, so each run
+/// has addresses of its own, of which the loopback network has millions.
 fn source(to: SocketAddr, dialed: usize) -> Option<IpAddr> {
     let place = (dialed / PORTS_PER_ADDRESS) % ADDRESSES;
     let last = u8::try_from(place).unwrap_or_default().checked_add(1)?;
+    let [.., high, low] = std::process::id().to_be_bytes();
     let is_near = to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
-    is_near.then_some(Ipv4Addr::new(127, 0, 0, last).into())
+    is_near.then_some(Ipv4Addr::new(127, high, low, last).into())
 }

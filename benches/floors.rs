@@ -204,9 +204,7 @@ fn main() -> Result<()> {
     report.lines.iter().for_each(|(_, line)| println!("{line}"));
     println!("\n{}; {} goals are not met", bench.summary(), report.missed);
     if !bench.is_serious() {
-        println!(
-            "too short to be quoted: BENCH_REPEAT is 3 and BENCH_SECONDS 1.2 by default"
-        );
+        println!("too short to be quoted: BENCH_REPEAT is 3 and BENCH_SECONDS 1.2 by default");
     }
     Ok(())
 }

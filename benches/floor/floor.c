@@ -27,18 +27,21 @@
 
 enum { READ_BYTES = 1 << 16, PEERS = 1 << 20, TOPICS = 1 << 20, OUT_BYTES = 1 << 22 };
 
-/* One socket: whether it has asked for the WebSocket, and what of its last frame is still to come. */
-struct peer {
-    unsigned char is_open;
-    unsigned kept_bytes;
-    unsigned char *kept;
-};
-
 /* Who has subscribed: sockets, of which most topics have one. */
 struct topic {
     int first;
     int count, room;
     int *more;
+};
+
+/* One socket: whether it has asked for the WebSocket, what of its last frame is still to come, and
+ * its topic and place in there. */
+struct peer {
+    unsigned char is_open;
+    unsigned kept_bytes;
+    unsigned char *kept;
+    struct topic *topic;
+    int at;
 };
 
 static struct peer peers[PEERS];
@@ -102,15 +105,30 @@ static struct topic *topic(const unsigned char *name) {
 }
 
 static void subscribe(int fd, struct topic *t) {
+    if (peers[fd].topic) return;
     if (t->count == 0) t->first = fd;
     if (t->count >= 1 && t->count >= t->room) {
+        int had_none = !t->more;
         t->room = t->room ? 2 * t->room : 4;
         t->more = realloc(t->more, (size_t)t->room * sizeof(int));
         if (!t->more) die("realloc");
-        if (t->count == 1) t->more[0] = t->first;
+        if (had_none) t->more[0] = t->first;
     }
-    if (t->count >= 1) t->more[t->count] = fd;
-    t->count++;
+    if (t->more) t->more[t->count] = fd;
+    peers[fd].topic = t;
+    peers[fd].at = t->count++;
+}
+
+/* The last one takes the place of the one who goes. */
+static void leave(struct peer *p) {
+    struct topic *t = p->topic;
+    if (!t) return;
+    int last = t->more ? t->more[t->count - 1] : t->first;
+    if (t->more) t->more[p->at] = last;
+    if (p->at == 0) t->first = last;
+    peers[last].at = p->at;
+    t->count--;
+    p->topic = NULL;
 }
 
 /* A message of somebody: `sub` or `pub`, or of a browser. */
@@ -265,6 +283,7 @@ int main(int argc, char **argv) {
                     epoll_ctl(poll, EPOLL_CTL_ADD, peer, &event);
                 }
             } else if (!hear(fd) || events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+                leave(&peers[fd]);
                 free(peers[fd].kept);
                 peers[fd].kept = NULL;
                 close(fd);

@@ -8,7 +8,7 @@ use super::histogram::Histogram;
 use super::outcome::{self, Outcome, Unit};
 use super::process::{self, Cpu, Memory};
 use super::protocol::{Script, Template, masked};
-use super::scan::{self, Said, Shape};
+use super::scan::{self, Kept, Said, Shape};
 use super::{Fault, Plan, Work, Workload, replies};
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Net};
@@ -66,8 +66,7 @@ pub(super) struct Fanout {
     template: Template,
     /// The number that each subscriber must be told next, or a later one if not all are for it.
     expected: Vec<u64>,
-    /// Halves of messages.
-    partials: Vec<Vec<u8>>,
+    kept: Vec<Kept>,
     shape: Option<Shape>,
     publisher: Option<ConnId>,
     is_publisher_asked: bool,
@@ -108,7 +107,7 @@ impl Fanout {
             template,
             crowd: Crowd::new(script, plan.subscribers),
             expected: vec![0; plan.subscribers],
-            partials: vec![Vec::new(); plan.subscribers],
+            kept: vec![Kept::default(); plan.subscribers],
             shape: None,
             publisher: None,
             is_publisher_asked: false,
@@ -380,10 +379,10 @@ impl Work for Fanout {
             }
         }
         let now_us = self.watch.elapsed_us();
-        let mut partial = self.partials.get_mut(n).map(std::mem::take).unwrap_or_default();
+        let mut kept = self.kept.get_mut(n).map(std::mem::take).unwrap_or_default();
         let protocol = self.plan.protocol;
         let rest = &input[used..];
-        let scanned = scan::scan(protocol, rest, &mut partial, &mut |said| {
+        let scanned = scan::scan(protocol, rest, &mut kept, &mut |said| {
             match said {
                 Said::Message(message) => return self.deliver(n, message, now_us),
                 Said::Ping(it) => net.send(conn, Frame::from(masked(Opcode::Pong, it))),
@@ -397,8 +396,8 @@ impl Work for Fanout {
             }
             Ok(())
         })?;
-        if let Some(place) = self.partials.get_mut(n) {
-            *place = partial;
+        if let Some(place) = self.kept.get_mut(n) {
+            *place = kept;
         }
         Ok(used + scanned)
     }

@@ -4,7 +4,7 @@ use super::crowd::Crowd;
 use super::outcome::{self, Outcome, Unit};
 use super::process::{self, Cpu, Memory};
 use super::protocol::{Script, masked};
-use super::scan::{self, Said};
+use super::scan::{self, Kept, Said};
 use super::{Fault, Plan, Work};
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Net};
@@ -119,9 +119,9 @@ impl Work for Idle {
         if !self.crowd.is_there(n) {
             return Ok(used);
         }
-        let mut partial = Vec::new();
+        let mut kept = Kept::default();
         let scanned =
-            scan::scan(self.plan.protocol, &input[used..], &mut partial, &mut |said| match said {
+            scan::scan(self.plan.protocol, &input[used..], &mut kept, &mut |said| match said {
                 Said::Ping(it) => {
                     net.send(conn, Frame::from(masked(Opcode::Pong, it)));
                     Ok(())

@@ -243,10 +243,7 @@ impl Script {
         };
         let said = match self.protocol {
             Protocol::Fws | Protocol::SockJs | Protocol::XhrStreaming => {
-                let body = format!(
-                    r#"{{"action":"emit","channel":"{channel}","data":"{data}","params":{{{params}}}}}"#
-                );
-                control::encode(body.as_bytes()).to_vec()
+                command("emit", channel, &data, &params)
             }
             Protocol::Topic => masked(Opcode::Text, format!("pub {topic} {data}").as_bytes()),
             Protocol::Nats => format!("PUB {topic} {bytes}\r\n{data}\r\n").into(),
@@ -275,14 +272,17 @@ impl Script {
             }
             (_, action) => {
                 let action = if action == Action::Set { "set" } else { "emit" };
-                let body = format!(
-                    r#"{{"action":"{action}","channel":"key000000","data":"{data}","params":{{}}}}"#
-                );
-                control::encode(body.as_bytes()).to_vec()
+                command(action, "key000000", &data, "")
             }
         };
         Template::new(said, Some(b"key000000"))
     }
+}
+
+/// A frame of the control port.
+fn command(action: &str, channel: &str, data: &str, params: &str) -> Vec<u8> {
+    let what = format!(r#""action":"{action}","channel":"{channel}","data":"{data}""#);
+    control::encode(format!(r#"{{{what},"params":{{{params}}}}}"#).as_bytes()).to_vec()
 }
 
 /// Bytes of a payload: a number to be filled in, and what makes it that long.

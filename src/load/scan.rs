@@ -22,9 +22,41 @@ pub(super) enum Said<'a> {
 
 type Found<'f> = &'f mut dyn FnMut(Said<'_>) -> Result<(), Fault>;
 
-/// Calls `found` for each thing that is whole; returns how much of the input is done with. What is
-/// left of a message whose first half came in a frame of its own is kept in `partial`.
+/// What is kept of one connection between two reads, beside the few bytes that it leaves over.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept {
+    /// The first half of a message whose other half comes in another frame.
+    partial: Vec<u8>,
+    /// The beginning of something that may be longer than a read: SockJS puts all that has waited
+    /// into one frame.
+    long: Vec<u8>,
+}
+
+/// More than that is not left over but kept, in bytes.
+const LONG_BYTES: usize = 16_384;
+
+/// Calls `found` for each thing that is whole; returns how much of the input is done with.
 pub(super) fn scan(
+    protocol: Protocol,
+    input: &[u8],
+    kept: &mut Kept,
+    found: Found<'_>,
+) -> Result<usize, Fault> {
+    if kept.long.is_empty() {
+        let used = cut(protocol, input, &mut kept.partial, found)?;
+        if input.len() - used <= LONG_BYTES {
+            return Ok(used);
+        }
+        kept.long.extend_from_slice(&input[used..]);
+    } else {
+        kept.long.extend_from_slice(input);
+        let used = cut(protocol, &kept.long, &mut kept.partial, found)?;
+        kept.long.drain(..used);
+    }
+    Ok(input.len())
+}
+
+fn cut(
     protocol: Protocol,
     input: &[u8],
     partial: &mut Vec<u8>,
@@ -239,7 +271,7 @@ mod tests {
     fn all(protocol: Protocol, input: &[u8]) -> Vec<String> {
         let mut results = Vec::new();
         for piece in [1, 7, input.len()] {
-            let (mut said, mut partial, mut tail) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut said, mut kept, mut tail) = (Vec::new(), Kept::default(), Vec::new());
             for piece in input.chunks(piece) {
                 tail.extend_from_slice(piece);
                 let mut found = |it: Said<'_>| {
@@ -251,7 +283,7 @@ mod tests {
                     });
                     Ok(())
                 };
-                let used = scan(protocol, &tail, &mut partial, &mut found).unwrap();
+                let used = scan(protocol, &tail, &mut kept, &mut found).unwrap();
                 tail.drain(..used);
             }
             results.push(said);
@@ -274,8 +306,8 @@ mod tests {
         let two = b"\x81\x01h\x81\x0fa[\"b\\\",\",\"cde\"]\x81\x07a[\"fg\"]\x81\x02c[";
         let expected = ["message b\\\\\\\",", "message cde", "message fg", "close c["];
         assert_eq!(all(Protocol::SockJs, two), expected);
-        let mut partial = Vec::new();
-        assert!(scan(Protocol::Fws, b"\x01\x01a", &mut partial, &mut |_| Ok(())).is_err());
+        let fragment = scan(Protocol::Fws, b"\x01\x01a", &mut Kept::default(), &mut |_| Ok(()));
+        assert!(fragment.is_err());
     }
 
     #[test]

@@ -41,7 +41,10 @@ impl Tables {
         let mut all: Vec<Outcomes> = vec![Vec::new(); self.targets.len()];
         let mut is_out = vec![false; self.targets.len()];
         for _ in 0..bench.repeat {
-            for (at, target) in self.targets.iter().enumerate().filter(|(at, _)| !is_out[*at]) {
+            for (at, target) in self.targets.iter().enumerate() {
+                if is_out[at] {
+                    continue;
+                }
                 match bench.run(target, flags) {
                     Ok(outcome) => all[at].push(outcome),
                     Err(error) => {

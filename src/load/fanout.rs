@@ -244,11 +244,9 @@ impl Fanout {
     fn advance(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
         let is_over = self.now >= self.stage_until;
         match self.stage {
-            Stage::Opening => {
-                if self.crowd.is_complete() && self.is_publisher_ready {
-                    self.due_us = self.watch.elapsed_us();
-                    self.enter(Stage::WarmUp, self.plan.warm_up_ms)?;
-                }
+            Stage::Opening if self.crowd.is_complete() && self.is_publisher_ready => {
+                self.due_us = self.watch.elapsed_us();
+                self.enter(Stage::WarmUp, self.plan.warm_up_ms)?;
             }
             Stage::WarmUp if is_over => self.enter(Stage::Measuring, self.plan.measure_ms)?,
             Stage::Measuring if is_over => {

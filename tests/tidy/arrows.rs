@@ -24,8 +24,8 @@ const ORDER: [&str; 12] = [
 const LEAVES: [&str; 10] =
     ["arena", "edge", "frame", "limits", "log", "metrics", "reason", "time", "uuid", "wheel"];
 
-/// What stands aside of the order, and who uses it: the reactor, which the server alone knows, and
-/// what a process needs before and beside the server.
+/// What stands aside of the order, and who uses it: the reactor, which the server and the load
+/// generator know, and what a process needs before and beside the server.
 const ASIDE: [(&str, &[&str]); 7] = [
     ("main", &["config", "keys", "client"]),
     ("cli", &["config", "keys", "client", "load"]),
@@ -156,6 +156,9 @@ fn arrows_point_downward() {
 fn those_aside_are_known_to_few() {
     let is_clean = |path: &str, text: &str| check(&Source::new(path, text)).is_empty();
     assert!(is_clean("src/server.rs", "use crate::reactor::Reactor;\n"));
+    assert!(is_clean("src/load/mod.rs", "use crate::reactor::Reactor;\n"));
+    assert!(!is_clean("src/load/mod.rs", "use crate::switch::Switch;\n"));
+    assert!(!is_clean("src/server.rs", "use crate::load::Plan;\n"));
     assert!(!is_clean("src/switch/mod.rs", "use crate::reactor::Reactor;\n"));
     assert!(!is_clean("src/reactor/mod.rs", "use crate::codec::http;\n"));
     assert!(is_clean("src/reactor/mod.rs", "use crate::edge::Net;\n"));

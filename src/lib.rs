@@ -36,6 +36,7 @@ pub mod hub;
 pub mod journal;
 pub mod keys;
 pub mod limits;
+#[cfg(feature = "bench")]
 pub mod load;
 pub mod log;
 pub mod metrics;

@@ -1,5 +1,6 @@
 //! `fws bench` against a running server: every workload and transport of ours, with figures that
 //! make sense; and against servers that are not there or do wrong, of which there are no figures.
+#![cfg(feature = "bench")]
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;

@@ -51,6 +51,10 @@ pub struct Meters {
     pub queued_bytes: usize,
     /// Frames that wait for the kernel to take them.
     pub queued_frames: usize,
+    /// Memory of all publications that wait for somebody, each counted once.
+    pub kept_bytes: usize,
+    /// Peers that do not take at once what is published to them.
+    pub watched: usize,
     /// Turns of the loop, without the time in which it waited.
     pub turns: Durations,
     /// A signal to stop has come.
@@ -124,6 +128,8 @@ pub struct Metrics {
     pub turned_away: u64,
     /// Times that a browser was not read because it spoke too fast.
     pub browsers_held: u64,
+    /// Times that back ends had to wait because what is published to browsers took too much memory.
+    pub floods: u64,
 }
 
 /// What an operator may want to act on, up to some moment.
@@ -134,6 +140,7 @@ pub struct Refusals {
     store_failures: u64,
     over_limits: u64,
     turned_away: u64,
+    floods: u64,
 }
 
 impl Default for Metrics {
@@ -153,6 +160,7 @@ impl Default for Metrics {
             deliveries: 0,
             turned_away: 0,
             browsers_held: 0,
+            floods: 0,
         }
     }
 }
@@ -171,6 +179,7 @@ impl Metrics {
             store_failures: self.store_failures,
             over_limits: self.over_limits,
             turned_away: self.turned_away,
+            floods: self.floods,
         }
     }
 
@@ -186,6 +195,7 @@ impl Metrics {
             ("store_failure", self.store_failures - before.store_failures),
             ("over_limit", self.over_limits - before.over_limits),
             ("turned_away", self.turned_away - before.turned_away),
+            ("flood", self.floods - before.floods),
         ];
         let mut text = String::new();
         for (what, count) in ended.chain(commands).filter(|(_, count)| *count > 0) {

@@ -21,6 +21,7 @@ use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
+use crate::slow::Rules;
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
 use notify::Notifier;
@@ -92,7 +93,7 @@ impl Start {
             admin_connections: config.limits.admin_connections,
             close_ms: config.limits.close_ms as u64,
             drain_ms: config.limits.drain_ms as u64,
-            backlog_bytes: config.limits.backlog_bytes,
+            slow: Rules::new(&config.limits),
         })?;
         let at = reactor.now().unix;
         log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));

@@ -300,7 +300,10 @@ fn back_ends_that_speak_at_once_cut_nobody_who_reads() {
 
 #[test]
 fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
-    let server = Server::start(&Options::limits(&[("backlog_bytes", 1_000_000)]));
+    let server = Server::start(&Options::limits(&[
+        ("backlog_bytes", 1_000_000),
+        ("queued_bytes", 8_000_000),
+    ]));
     let mut control = server.controller("demo");
     let channels = channels(128);
     let mut browser = server.browser("demo", r#"{"i":1}"#);

@@ -218,6 +218,25 @@ fn who_does_not_collect_is_cut_as_a_slow_socket_is() {
 }
 
 #[test]
+fn what_comes_at_one_moment_cuts_nobody_who_polls() {
+    let server = Server::start(&Options::limits(&[("backlog_bytes", 20_000)]));
+    let mut control = server.controller("demo");
+    let session = Session::of(&server, r#"{"i":1}"#);
+    let channels: Vec<String> = (0..30).map(|number| format!("c{number}")).collect();
+    channels.iter().for_each(|channel| session.subscribe(channel));
+    let mut poll = session.wait("POST PLACE/xhr");
+    poll.expect_silence();
+    let data = "z".repeat(9000);
+    let emit = json!({ "action": "emit", "channels": channels, "data": data });
+    assert_eq!(control.ask(&emit.to_string()), r#"{"success":true}"#);
+    let mut body = poll.answer().body;
+    while body.matches("zzz\\\"}").count() < channels.len() {
+        body += &session.poll();
+    }
+    assert!(!body.contains("c["), "{}", &body[body.len() - 100..]);
+}
+
+#[test]
 fn answers_that_are_not_taken_stop_the_requests() {
     let server = Server::start(&Options::limits(&[("answers_pause_bytes", 20_000)]));
     let mut control = server.controller("demo");

@@ -143,6 +143,11 @@ impl<J: Journal> Handler for AdminDoor<J> {
         self.switch.received(net, conn, input)
     }
 
+    /// Nothing is published to those of this door.
+    fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        self.switch.too_slow(net, conn, reason);
+    }
+
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         if self.is_ours(conn) {
             return self.web.ended(net, conn);

@@ -55,6 +55,7 @@ impl<J: Journal> Pages<'_, J> {
         labelled(text, &f::CLOSED, "reason", &reasons);
         text.single(&f::TURNED_AWAY, metrics.turned_away);
         text.single(&f::HELD, metrics.browsers_held);
+        text.single(&f::FLOODS, metrics.floods);
     }
 
     fn traffic(&self, text: &mut Exposition) {
@@ -142,6 +143,8 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::SENT, meters.sent_bytes);
         text.single(&f::QUEUED_BYTES, meters.queued_bytes);
         text.single(&f::QUEUED_FRAMES, meters.queued_frames);
+        text.single(&f::KEPT_BYTES, meters.kept_bytes);
+        text.single(&f::BLOCKED, meters.watched);
         text.histogram(&f::TURNS, &meters.turns);
         let process = net.process();
         for (family, value) in [

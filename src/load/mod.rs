@@ -22,8 +22,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::edge::{ConnId, Door, Handler, Net};
+use crate::limits::Limits;
 use crate::reactor::{Bounds, Reactor};
 use crate::reason::CloseReason;
+use crate::slow::Rules;
 use crate::time::Millis;
 
 pub use outcome::{Figure, Outcome, Unit};
@@ -272,7 +274,8 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
         admin_connections: 0,
         close_ms: 2000,
         drain_ms: 2000,
-        backlog_bytes: 1 << 20,
+        // Nothing is published here, only sent.
+        slow: Rules::new(&Limits::default()),
     })
     .map_err(system)?;
     let work: Box<dyn Work> = match plan.workload {

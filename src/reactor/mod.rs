@@ -24,6 +24,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::edge::{ConnId, Door, Handler};
 use crate::reason::CloseReason;
+use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
 use io::{Flushed, Io, Phase, Slot};
 
@@ -51,9 +52,8 @@ pub struct Bounds {
     pub close_ms: u64,
     /// From the first signal to stop to the end of [`Reactor::run`], at most.
     pub drain_ms: u64,
-    /// What waits for a peer before the kernel is asked to take it in the midst of a turn; the
-    /// same as the limit of that name.
-    pub backlog_bytes: usize,
+    /// When a peer does not take fast enough what is published to it.
+    pub slow: Rules,
 }
 
 /// The event loop.
@@ -102,7 +102,7 @@ impl Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             clock,
-            io: Io::new(now, bounds.close_ms, bounds.backlog_bytes),
+            io: Io::new(now, bounds.close_ms, bounds.slow),
             bounds,
             doors: Vec::new(),
             others: 0,
@@ -244,7 +244,8 @@ impl Reactor {
             let accept = self.has_waiting_door().then_some(self.accept_at);
             let drain = (self.stops > 0).then_some(self.drain_until);
             let idle = self.idle_ms.map(|ms| now.plus(ms));
-            let due = [timer, handler.due(), accept, drain, self.hear_until, idle];
+            let slow = self.io.overdue_at();
+            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle];
             let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
@@ -430,7 +431,7 @@ impl Reactor {
                 Ok(used) => {
                     debug_assert!(used <= filled);
                     if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
-                        peer.tail = self.scratch[used.min(filled)..filled].to_vec();
+                        peer.tail = self.scratch[used.min(filled)..filled].into();
                         debug_assert!(peer.tail.len() < READ_BYTES || peer.is_paused);
                     }
                 }
@@ -470,9 +471,13 @@ impl Reactor {
         while let Some((_, conn)) = self.io.wheel.pop_expired() {
             match self.io.timer_came(conn) {
                 Some(Phase::Open) => handler.timed_out(&mut self.io, conn),
-                Some(Phase::Flushing | Phase::Lingering) => self.io.free(conn),
+                Some(Phase::Flushing) => self.io.abandon(conn),
+                Some(Phase::Lingering) => self.io.free(conn),
                 None => {}
             }
+        }
+        while let Some((conn, reason)) = self.io.overdue() {
+            handler.too_slow(&mut self.io, conn, reason);
         }
     }
 

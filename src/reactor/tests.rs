@@ -52,7 +52,7 @@ fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
         admin_connections: 0,
         close_ms: 1000,
         drain_ms: 1000,
-        backlog_bytes: 1000,
+        slow: Rules::new(&crate::limits::Limits::default()),
     };
     let mut reactor = Reactor::new(bounds).unwrap();
     let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();

@@ -8,6 +8,7 @@
 mod changes;
 mod clock;
 mod expected;
+mod queues;
 mod replica;
 mod roles;
 
@@ -23,6 +24,7 @@ use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use expected::Expected;
+use queues::Queue;
 use replica::Replica;
 
 pub(super) use expected::{BOUNDS, Seen};
@@ -38,6 +40,8 @@ pub(super) struct Line {
     expected: VecDeque<Due>,
     /// What was sent and the client has not yet seen.
     pub wire: VecDeque<Seen>,
+    /// What was sent and the kernel has not taken.
+    queue: Queue,
     /// Why it was closed. What is sent afterwards goes nowhere.
     pub closing: Option<CloseReason>,
     /// The switch has been told to forget it.
@@ -165,6 +169,12 @@ pub(super) struct Judge {
     past: VecDeque<Past>,
     /// The hub's name for each namespace.
     names: BTreeMap<u32, NsId>,
+    /// Since when publications that wait take too much memory.
+    flooded_since: Option<Millis>,
+    /// Those whose time with too large a backlog is over.
+    overdue: BTreeSet<ConnId>,
+    /// When they last did.
+    flooded_at: Option<Millis>,
     /// Closes that the tape must show.
     closings: Vec<(ConnId, CloseReason)>,
     /// The date has been changed in this run.
@@ -191,6 +201,9 @@ impl Judge {
             marks: BTreeMap::new(),
             past: VecDeque::new(),
             names: BTreeMap::new(),
+            flooded_since: None,
+            flooded_at: None,
+            overdue: BTreeSet::new(),
             closings: Vec::new(),
             has_date_jumped: false,
             evicted: BTreeSet::new(),
@@ -226,6 +239,7 @@ impl Judge {
             intents: intents.into(),
             expected: VecDeque::new(),
             wire: VecDeque::new(),
+            queue: Queue::default(),
             closing: None,
             is_gone: false,
             delivered: 0,
@@ -289,22 +303,41 @@ impl Judge {
     /// Compares what is on the tape with what was expected. `pinged` may have been sent a ping.
     pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
         let mut slow = BTreeSet::new();
+        let now = self.now.mono;
         for item in items {
             match item {
-                Item::Sent { conn, frame, backlog } => {
+                Item::Taken { conn, bytes } => {
+                    let line = self.lines.get_mut(conn).expect("only of the known is taken");
+                    line.queue.take(*bytes, now, &self.limits);
+                }
+                Item::Cleared { conn } => {
+                    if let Some(line) = self.lines.get_mut(conn) {
+                        line.queue = Queue::default();
+                    }
+                }
+                Item::Dropped { conn, dropped } => {
+                    let line = self.lines.get_mut(conn).expect("the known alone are dropped");
+                    line.forget_frames(dropped);
+                }
+                Item::Backlog { conn, bytes, is_lost } => {
+                    self.backlog_seen(*conn, *bytes, *is_lost);
+                    if *is_lost {
+                        slow.insert(*conn);
+                    }
+                }
+                Item::Chosen { conn, since } => self.chosen(*conn, *since),
+                Item::Sent { conn, frame, is_published } => {
                     let line = self.lines.get_mut(conn).expect("only what is known is sent to");
+                    line.queue.push(frame, *is_published, now, &self.limits);
                     let seen = line.see(frame);
                     if seen == Seen::Ping && pinged == Some(*conn) {
                         line.wire.push_back(seen);
                         continue;
                     }
-                    line.sent(*conn, seen, durable, backlog.is_some());
-                    if backlog.is_some_and(|bytes| bytes > self.limits.backlog_bytes) {
-                        slow.insert(*conn);
-                    }
+                    line.sent(*conn, seen, durable, *is_published);
                 }
                 Item::Closing { conn, reason, was_open: true } => {
-                    let is_slow = slow.remove(conn);
+                    let is_slow = slow.remove(conn) || self.overdue.remove(conn);
                     let is_cut = *reason == CloseReason::SlowConsumer;
                     assert_eq!(is_cut, is_slow, "{conn:?}: cut, or not, against its backlog");
                     self.close_seen(*conn, *reason);
@@ -313,6 +346,7 @@ impl Judge {
             }
         }
         assert!(slow.is_empty(), "not cut: {slow:?}");
+        self.note_flood();
         assert!(self.closings.is_empty(), "still open: {:?}", self.closings);
         for (conn, line) in &self.lines {
             let is_owed = line.door() == Door::Control && line.closing.is_none();

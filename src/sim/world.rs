@@ -169,6 +169,7 @@ impl<J: Journal> World<J> {
         }
         self.switch.check_invariants();
         self.judge.compare_replica();
+        assert_eq!(self.net.kept().bytes, self.judge.kept_bytes(), "publications that wait");
         let clients = &self.clients;
         self.judge.lines.retain(|conn, line| {
             !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))
@@ -244,7 +245,16 @@ impl<J: Journal> World<J> {
             return false;
         }
         let has_end = socket.has_outbound_end;
-        let bytes = std::mem::take(&mut socket.outbound);
+        let now = self.net.now.mono;
+        let bytes = match self.clients[i].sip(&mut self.net.prng, now) {
+            None => std::mem::take(&mut socket.outbound),
+            Some(most) => {
+                let most = most.min(socket.outbound.len());
+                let rest = socket.outbound.split_off(most);
+                std::mem::replace(&mut socket.outbound, rest)
+            }
+        };
+        let has_end = has_end && socket.outbound.is_empty();
         let is_busy = !bytes.is_empty();
         if is_busy {
             let seen = self.clients[i].receive(bytes.into_iter());
@@ -389,6 +399,14 @@ impl<J: Journal> World<J> {
                 None => {}
             }
         }
+        while let Some((conn, reason)) = self.net.overdue() {
+            // What it took when it was offered was not enough.
+            self.judge(None);
+            self.judge.too_slow(conn, reason);
+            self.switch.too_slow(&mut self.net, conn, reason);
+            self.judge(None);
+        }
+        self.judge(None);
     }
 
     /// Tells the switch whom to forget, until there is nobody left to forget.
@@ -409,7 +427,9 @@ impl<J: Journal> World<J> {
     }
 
     fn flush(&mut self, conn: ConnId) {
-        match self.net.flush(conn) {
+        let flushed = self.net.flush(conn);
+        self.judge(None);
+        match flushed {
             Flushed::All => {}
             Flushed::Blocked => return,
             Flushed::More => return self.net.mark_dirty(conn),
@@ -441,6 +461,8 @@ impl<J: Journal> World<J> {
         self.leave_all();
         assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
         assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
+        assert_eq!(self.net.kept().bytes, 0, "publications are left");
+        assert!(self.net.is_nobody_watched(), "somebody is watched");
         assert!(!self.judge.is_waiting(), "proposals wait");
         let [_, channels, users, peers, states] = self.switch.hub().sizes();
         assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
@@ -456,6 +478,7 @@ impl<J: Journal> World<J> {
             commands: metrics.commands,
             deliveries: metrics.deliveries,
             browsers_held: metrics.browsers_held,
+            floods: metrics.floods,
             calls: self.calls,
         }
     }
@@ -480,11 +503,13 @@ impl<J: Journal> World<J> {
             while self.net.now.mono < until && !self.net.sockets.is_empty() {
                 self.walk(100);
             }
-            let is_reading = self.clients.iter().all(|client| client.is_reading);
+            let is_reading = |client: &Client| client.is_reading && !client.is_sipping;
+            let is_reading = self.clients.iter().all(is_reading);
             assert!(!is_reading || self.net.sockets.is_empty(), "{:?}", self.net.sockets);
         }
         for i in (0..self.clients.len()).rev() {
             (self.clients[i].is_reading, self.clients[i].is_slow) = (true, false);
+            self.clients[i].is_sipping = false;
             self.leave(i);
         }
         self.drive();
@@ -500,9 +525,10 @@ impl<J: Journal> World<J> {
             if now >= until {
                 return;
             }
-            let due = self.net.wheel.next_at().map(Millis);
+            let due = self.net.next_at();
             let is_trickling = |client: &Client| client.is_slow && !client.is_drained();
-            let is_slow = self.clients.iter().any(is_trickling);
+            let is_slow =
+                self.clients.iter().any(|client| client.is_sipping || is_trickling(client));
             let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
             let next = [due, self.switch.due(), byte, Some(until)].into_iter().flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);

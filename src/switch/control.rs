@@ -180,7 +180,8 @@ impl<J: Journal> Switch<J> {
                 net.pause(conn);
                 return Ok(used);
             }
-            if controller.is_behind(&self.limits) || !self.journal.has_room() {
+            let has_room = self.journal.has_room() && !self.is_flooded(net);
+            if controller.is_behind(&self.limits) || !has_room {
                 self.crowded.push(conn);
                 controller.watch(net, conn, None);
                 net.pause(conn);
@@ -456,7 +457,7 @@ impl<J: Journal> Switch<J> {
 
     /// Reads those again for whom there is room now.
     fn readmit(&mut self, net: &mut impl Net) {
-        if !self.journal.has_room() {
+        if !self.journal.has_room() || self.flood.is_some() {
             return;
         }
         let (seats, limits) = (&self.seats, &self.limits);

@@ -211,9 +211,9 @@ impl Net for FakeNet {
         self.queue(conn, &frame);
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = limits().backlog_bytes;
-        let Some(peer) = self.open(conn).filter(|peer| peer.backlog <= max) else { return 0 };
+        let Some(peer) = self.open(conn).filter(|peer| peer.backlog <= max) else { return false };
         if peer.queued > max {
             // Offered at once; the turn's own flush tells that it has drained.
             peer.was_blocked |= peer.is_stuck;
@@ -223,9 +223,9 @@ impl Net for FakeNet {
         }
         let is_refused = peer.is_stuck && peer.was_blocked;
         let is_behind = self.queue(conn, &frame) > 0;
-        let Some(peer) = self.open(conn) else { return 0 };
+        let Some(peer) = self.open(conn) else { return false };
         peer.backlog += if is_behind && is_refused { frame.len() } else { 0 };
-        peer.backlog
+        peer.backlog > max
     }
 
     fn queued(&self, conn: ConnId) -> usize {

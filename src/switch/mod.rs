@@ -10,6 +10,7 @@ mod browser;
 mod census;
 mod command;
 mod control;
+mod flood;
 mod fuzz;
 mod page;
 mod shared;
@@ -30,6 +31,7 @@ use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{Service, SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
+use flood::Flood;
 use shared::SharedStates;
 
 pub use census::Census;
@@ -136,6 +138,8 @@ pub struct Switch<J> {
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// Publications that wait take too much memory.
+    flood: Option<Flood>,
     /// Large states on their way to those who subscribed.
     shared: SharedStates,
     /// Peers to be let go once the hub has finished speaking.
@@ -176,6 +180,7 @@ impl<J: Journal> Switch<J> {
             waiting: HashMap::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
+            flood: None,
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
@@ -225,7 +230,6 @@ impl<J: Journal> Switch<J> {
             leaving: &mut self.leaving,
             journal: &mut self.journal,
             shared: &mut self.shared,
-            backlog_max: self.limits.backlog_bytes,
             deliveries: &mut self.metrics.deliveries,
         };
         (&mut self.hub, delivery)
@@ -353,7 +357,6 @@ struct Delivery<'a, N, J> {
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
     journal: &'a mut J,
     shared: &'a mut SharedStates,
-    backlog_max: usize,
     deliveries: &'a mut u64,
 }
 
@@ -362,9 +365,9 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         let session = self.links[peer.index()];
         *self.deliveries += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
-        // sent counts against it, however large it is, nor what it asked for itself, nor what has
-        // not yet been offered to it. Behind what was too much, the net takes nothing more.
-        if self.web.publish(self.net, session, publication) > self.backlog_max {
+        // sent counts against it, nor what it asked for itself, nor what has not yet been offered
+        // to it; and no message by its size. Behind what was too much, the net takes nothing more.
+        if self.web.publish(self.net, session, publication) {
             self.leaving.push((session, CloseReason::SlowConsumer));
         }
     }
@@ -479,6 +482,11 @@ impl<J: Journal> Handler for Switch<J> {
         }
     }
 
+    fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        let (web, mut site) = self.split();
+        web.too_slow(net, &mut site, conn, reason);
+    }
+
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         self.metrics.count_closed(reason);
         if !reason.is_ordinary() {
@@ -527,13 +535,16 @@ impl<J: Journal> Handler for Switch<J> {
 
     fn due(&self) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let dues = [end, self.report_at, self.journal.due(), self.shared.due(), self.web.due()];
+        let flood = self.flood.map(|flood| flood.look_at);
+        let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
+        let dues = [end, self.report_at, flood, journal, shared, web];
         dues.into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
         self.shared.tick(now.mono);
+        self.is_flooded(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
         while let Some(event) = self.journal.poll() {
@@ -550,6 +561,7 @@ impl<J: Journal> Handler for Switch<J> {
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
+        self.relieve(net);
         self.release(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);

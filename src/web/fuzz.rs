@@ -100,9 +100,9 @@ impl Net for FakeNet {
         }
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         self.send(conn, frame);
-        0
+        false
     }
 
     fn queued(&self, conn: ConnId) -> usize {

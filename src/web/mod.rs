@@ -7,8 +7,9 @@
 //! and by [`Standalone`] for applications that have nothing else.
 //!
 //! One file per role: `http` for requests, `answers` for those that need no session,
-//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `polled` for
-//! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
+//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `publish`
+//! for what others say to them, `polled` for a session over HTTP and `transports` for its coming
+//! and going, `socket` for WebSockets.
 
 mod answers;
 mod fuzz;
@@ -17,6 +18,7 @@ mod origin;
 mod outlet;
 mod pace;
 mod polled;
+mod publish;
 mod socket;
 mod standalone;
 mod transports;
@@ -30,7 +32,7 @@ use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
-use crate::publication::{Form, Publication};
+use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
@@ -467,29 +469,6 @@ impl<P> Web<P> {
         }
     }
 
-    /// Gives a message of somebody else to a session. Returns how many bytes of such messages wait
-    /// for it behind what it is busy with: what counts against a slow consumer.
-    pub fn publish(
-        &mut self,
-        net: &mut impl Net,
-        id: SessionId,
-        publication: &Publication<'_>,
-    ) -> usize {
-        let Some(session) = self.sessions.get_mut(id) else { return 0 };
-        match &mut session.link {
-            Link::Socket(socket) => {
-                net.publish(socket.conn, publication.frame(socket.form).clone())
-            }
-            Link::Polled(polled) => {
-                let backlog = polled.publish(net, publication);
-                if polled.is_answer_due() && polled.mark_dirty() {
-                    self.dirty.push(id);
-                }
-                backlog
-            }
-        }
-    }
-
     /// Lets a session go: it is told why, and hears nothing more.
     pub fn dismiss<A: Application<Peer = P>>(
         &mut self,
@@ -502,11 +481,14 @@ impl<P> Web<P> {
         let mut closing = None;
         match &mut session.link {
             Link::Socket(socket) => {
+                if parting.reason.is_slow() {
+                    net.drop_published(socket.conn);
+                }
                 socket.farewell(net, parting);
                 closing = Some(socket.conn);
             }
             Link::Polled(polled) => {
-                polled.end(parting);
+                polled.end(net, parting);
                 if polled.mark_dirty() {
                     self.dirty.push(id);
                 }

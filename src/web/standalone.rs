@@ -66,6 +66,10 @@ impl<A: Application> Handler for Standalone<A> {
         self.web.timed_out(net, &mut self.app, conn);
     }
 
+    fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        self.web.too_slow(net, &mut self.app, conn, reason);
+    }
+
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, _: CloseReason) {
         self.web.closed(net, &mut self.app, conn);
     }

@@ -346,17 +346,16 @@ impl Judge {
                 continue;
             }
             let told = |item: &Item| match item {
-                Item::Sent { conn: to, backlog, .. } if to == conn => *backlog,
+                Item::Backlog { conn: to, is_lost, .. } if to == conn => Some(*is_lost),
                 _ => None,
             };
-            let backlogs: Vec<usize> = following.iter().filter_map(told).collect();
-            let (last, before) = backlogs.split_last().expect("it got the one that was too much");
-            let max = self.limits.backlog_bytes;
-            let is_fair = *last > max && before.iter().all(|backlog| *backlog <= max);
-            assert!(is_fair, "{conn:?}: cut too early, or given more: {backlogs:?}");
+            let told: Vec<bool> = following.iter().filter_map(told).collect();
+            let (last, before) = told.split_last().expect("it got the one that was too much");
+            let is_fair = *last && !before.contains(&true);
+            assert!(is_fair, "{conn:?}: cut too early, or given more: {told:?}");
             let Some(line) = self.lines.get_mut(conn) else { continue };
             // What came behind that one it never gets.
-            let kept = line.expected.len() + backlogs.len() - count;
+            let kept = line.expected.len() + told.len() - count;
             line.expected.truncate(kept);
             self.dismiss(*conn, CloseReason::SlowConsumer);
         }

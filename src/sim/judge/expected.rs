@@ -163,7 +163,7 @@ pub(super) fn farewell(reason: crate::reason::CloseReason) -> Option<(u16, &'sta
         Disconnected => (3403, "disconnected by the site", true),
         UserFull => (3429, "too many connections", true),
         AuthTimeout => (3408, "no auth in time", true),
-        SlowConsumer => (3008, "too slow", true),
+        SlowConsumer | Lagging | Stalled | Largest => (3008, "too slow", true),
         _ => return None,
     })
 }

@@ -25,7 +25,7 @@ impl Judge {
         {
             (browser.beat, browser.held_at) = (now, None);
         }
-        let mut next = 0;
+        let (mut next, is_flooded) = (0, self.is_there_too_much());
         while let Some((from, to, intent)) = self.next_intent(conn) {
             let fault = self.fault(conn, to - from, &intent);
             if let Some(reason) = fault {
@@ -45,6 +45,8 @@ impl Judge {
                 line.intents.pop_front();
                 (line.half_since, line.half_at_rest) = (None, None);
             }
+            let is_command = matches!(intent, Intent::Command(_) | Intent::NotJson);
+            assert!(!is_command || !is_flooded, "{conn:?} is heard, and there is no room");
             self.carry_out(conn, intent, (items, &mut next));
         }
         if let Some(line) = self.lines.get_mut(&conn)

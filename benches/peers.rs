@@ -48,6 +48,7 @@ impl Tables {
                 match bench.run(target, flags) {
                     Ok(outcome) => all[at].push(outcome),
                     Err(error) => {
+                        eprintln!("not measured: {error}");
                         is_out[at] = true;
                         self.failures.push(error.to_string());
                     }
@@ -202,7 +203,10 @@ fn start(folder: &Path, program: &Path, failures: &mut Vec<String>) -> Vec<Targe
     let mut targets = Vec::new();
     let mut add = |target: Result<Target>| match target {
         Ok(target) => targets.push(target),
-        Err(error) => failures.push(error.to_string()),
+        Err(error) => {
+            eprintln!("not measured: {error}");
+            failures.push(error.to_string());
+        }
     };
     add(Target::fws("fws", folder, &[]));
     add(Target::floor("floor-coalesce", "coalesce", program));
@@ -224,8 +228,8 @@ fn method(bench: &Bench, failures: &[String]) -> String {
     let (repeat, seconds) = (bench.repeat, bench.seconds);
     let mut text = format!(
         "Server on one core, `fws bench` on the other, over loopback, one server at a time; each \
-         cell the median of {repeat} runs of {seconds} s, all servers in turn in each repetition, \
-         ratios taken inside one. {}. Machine: {}. Versions: ",
+         cell the middle one of {repeat} runs of {seconds} s, all servers in turn in each \
+         repetition, ratios taken inside one. {}. Machine: {}. Versions: ",
         bench.summary(),
         peers::machine()
     );

@@ -18,9 +18,9 @@
 //! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`] |
 //! | more leaves | [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
 //!
-//! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. The server is its handler,
-//! and so is the load generator. [`sim`] is its twin for tests: the same seam, a network that exists
-//! only in memory.
+//! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. The server is its
+//! handler, and so is the load generator. [`sim`] is its twin for tests: the same seam, a network
+//! that exists only in memory.
 #![forbid(unsafe_code)]
 
 pub mod admin;

@@ -4,9 +4,11 @@
 
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write, stderr};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -46,9 +48,18 @@ pub fn pinned(core: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// A port that was free a moment ago; whoever takes it meanwhile makes the bench fail, not lie.
+/// A port that was free a moment ago, another one each time; whoever takes it meanwhile makes the
+/// bench fail, not lie. Below those that the kernel gives to whoever connects.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 100)? * 100;
+    for _ in 0..1000 {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err("there is no free port".into())
 }
 
 /// Waits until somebody listens.
@@ -126,9 +137,22 @@ impl Target {
         [ws, control]: [u16; 2],
     ) -> Result<Target> {
         let begin = Instant::now();
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        wait_for(ws, &mut child).map_err(|error| format!("{label}: {error}"))?;
-        wait_for(control, &mut child).map_err(|error| format!("{label}: {error}"))?;
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        // What it says last is why it did not start.
+        let said = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
+        let last = Arc::clone(&said);
+        std::thread::spawn(move || {
+            for line in lines.map_while(std::result::Result::ok) {
+                *last.lock().expect("nobody panics with it") = line;
+            }
+        });
+        for port in [ws, control] {
+            wait_for(port, &mut child).map_err(|error| {
+                let said = said.lock().expect("nobody panics with it");
+                format!("{label}: {error}; it said: {said}")
+            })?;
+        }
         let (pid, start) = (child.id(), begin.elapsed());
         Ok(Target { label, child, pid, protocol, ws, control, start })
     }

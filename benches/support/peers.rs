@@ -54,7 +54,7 @@ fn mosquitto(folder: &Path, [ws, control]: [u16; 2]) -> Result<Target> {
     let text = format!(
         "listener {control} 127.0.0.1\nprotocol mqtt\nlistener {ws} 127.0.0.1\n\
          protocol websockets\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
-         log_dest none\nuser root\n"
+         log_dest stderr\nlog_type error\nuser root\n"
     );
     std::fs::write(&config, text)?;
     let mut command = pinned(0, "mosquitto");
@@ -106,14 +106,16 @@ pub fn version(label: &str) -> String {
             let node = said("node", &["--version"]).unwrap_or_default();
             manifest.map(|it| format!("{} on Node {node}", it["version"].as_str().unwrap_or("?")))
         }
-        "nats" => said(fetched().join("venv/bin/nats-server"), &["--version"]),
+        "nats" => said(fetched().join("venv/bin/nats-server"), &["--version"])
+            .map(|text| text.replace("nats-server: v", "")),
         "mosquitto" => said("dpkg-query", &["-W", "-f=${Version}, Debian", "mosquitto"]),
         "nchan" => {
             let nchan = said("dpkg-query", &["-W", "-f=${Version}", "libnginx-mod-nchan"]);
             let nginx = said("nginx", &["-v"]).unwrap_or_default();
             nchan.map(|nchan| format!("{nchan}, Debian, {nginx}"))
         }
-        _ => said("redis-server", &["--version"]),
+        _ => said("redis-server", &["--version"])
+            .and_then(|text| Some(text.split_once("v=")?.1.split(' ').next()?.to_owned())),
     };
     version.unwrap_or_else(|| "not installed".into()).trim().to_owned()
 }

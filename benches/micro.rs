@@ -101,7 +101,7 @@ fn codecs(report: &mut Report) {
         sockjs::message_into(&mut out, black_box(&message));
     });
     let publication_bytes = format!("\"{payload}\"");
-    for (name, form, bound) in [("raw", Form::Raw, 8.0), ("SockJS", Form::SockJs, 9.0)] {
+    for (name, form, bound) in [("raw", Form::Raw, 3.0), ("SockJS", Form::SockJs, 4.0)] {
         report.one(&format!("publication: first frame of 128 bytes, {name}"), bound, |_| {
             let publication = Publication::new("news", &publication_bytes);
             black_box(publication.frame(form));
@@ -111,7 +111,7 @@ fn codecs(report: &mut Report) {
 
 fn tokens(report: &mut Report) {
     let token = jwt::sign("user-000001", support::KEY, None);
-    report.one("token: verify", 8.0, |_| {
+    report.one("token: verify", 4.0, |_| {
         black_box(jwt::verify(&token, &[support::KEY], NOW.seconds()).expect("a good token"));
     });
 }

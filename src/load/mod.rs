@@ -23,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::Limits;
-use crate::reactor::{Bounds, Reactor};
+use crate::reactor::{Bounds, Reactor, raise_descriptor_limit};
 use crate::reason::CloseReason;
 use crate::slow::Rules;
 use crate::time::Millis;
@@ -268,6 +268,7 @@ impl Handler for Driver {
 /// not deliver each message once and in order.
 pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault> {
     let system = |error: std::io::Error| Fault::new(format!("the system refuses: {error}"));
+    raise_descriptor_limit();
     let mut reactor = Reactor::new(Bounds {
         connections: 0,
         control_reserve: 0,

@@ -14,6 +14,7 @@ mod stream;
 mod tests;
 
 pub use listener::Listener;
+pub use process::raise_descriptor_limit;
 
 use std::io as stdio;
 use std::io::Read;

@@ -32,10 +32,13 @@ impl World {
     fn new() -> std::io::Result<World> {
         let bounds = Bounds {
             connections: 20_000,
+            admissions_per_second: 1_000_000,
+            admissions_burst: 1_000_000,
             control_reserve: 0,
             admin_connections: 0,
             close_ms: 1000,
             drain_ms: 1000,
+            input_bytes: 67_108_864,
             slow: Rules::new(&Limits::default()),
         };
         let mut reactor = Reactor::new(bounds)?;
@@ -50,6 +53,7 @@ impl World {
             server_key: "a key of the benches".into(),
             demo: None,
             sockjs: Default::default(),
+            proxies: Default::default(),
             now: reactor.now(),
             at: reactor.now().unix,
         };

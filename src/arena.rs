@@ -79,6 +79,11 @@ impl<T, K> Arena<T, K> {
         self.slots.len()
     }
 
+    /// How many slots there are, those in use and those that are free.
+    pub fn slots(&self) -> usize {
+        self.slots.capacity()
+    }
+
     /// Whether none does.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
@@ -124,6 +129,11 @@ impl<T, K> Arena<T, K> {
     /// All that live, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
         self.slots.iter().map(|(slot, (g, value))| (Id::new(slot as u32, *g), value))
+    }
+
+    /// All that live, in the order of their slots.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id<K>, &mut T)> {
+        self.slots.iter_mut().map(|(slot, (g, value))| (Id::new(slot as u32, *g), value))
     }
 
     /// Those that live in that slot or behind it, in the order of their slots.

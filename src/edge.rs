@@ -7,6 +7,7 @@
 //!   from inside another call to the handler;
 //! - what was sent before a close is still flushed, for a bounded time.
 
+use crate::address::Address;
 use crate::arena::Id;
 use crate::frame::Frame;
 use crate::metrics::{Meters, Process};
@@ -41,13 +42,35 @@ pub struct Kept {
     pub aside: usize,
 }
 
+/// Why somebody was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// There was no room.
+    Full,
+    /// Others had come just before, as many as can be let in at a time.
+    Crowd,
+}
+
+impl TurnedAway {
+    /// Each of them, in the order of the counters.
+    pub const ALL: [TurnedAway; 2] = [TurnedAway::Full, TurnedAway::Crowd];
+
+    /// Name in counters.
+    pub const fn label(self) -> &'static str {
+        match self {
+            TurnedAway::Full => "full",
+            TurnedAway::Crowd => "crowd",
+        }
+    }
+}
+
 /// What a reactor calls.
 pub trait Handler {
-    /// A peer came through a door.
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door);
+    /// A peer came through a door, from that address.
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address);
 
-    /// Somebody was turned away at a door, because there was no room; they were never let in.
-    fn turned_away(&mut self, _now: Now) {}
+    /// Somebody was turned away at a door, and never let in.
+    fn turned_away(&mut self, _now: Now, _why: TurnedAway) {}
 
     /// Bytes came. Returns how many were consumed; the rest is kept and stands in front of the
     /// next bytes. Never called while the connection is paused.
@@ -81,8 +104,9 @@ pub trait Handler {
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason);
 
     /// The process has been told to stop. The doors are closed, and what had arrived has been
-    /// given to `received`, but to those who were paused for too long: let everybody go.
-    fn stopping(&mut self, net: &mut impl Net);
+    /// given to `received`, but to those who were paused for too long: let everybody go, evenly,
+    /// and the last of them at that moment.
+    fn stopping(&mut self, net: &mut impl Net, until: Millis);
 
     /// When `tick` is wanted at the latest.
     fn due(&self) -> Option<Millis>;
@@ -144,6 +168,12 @@ pub trait Net {
     /// extend.
     /// From this call on the peer's bytes are thrown away, and the first reason stands.
     fn close(&mut self, conn: ConnId, reason: CloseReason);
+
+    /// As [`Net::close`], for one who may not be here: it has a moment and no more to take what is
+    /// queued, so that nobody is kept out by crowds of those.
+    fn expel(&mut self, conn: ConnId, reason: CloseReason) {
+        self.close(conn, reason);
+    }
 
     /// Sets the one deadline of the connection, in place of the one before; `None` clears it.
     /// Bytes do not extend it.

@@ -16,13 +16,14 @@
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
 //! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`] |
-//! | more leaves | [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
+//! | more leaves | [`address`], [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
 //!
 //! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. The server is its
 //! handler, and so is the load generator. [`sim`] is its twin for tests: the same seam, a network
 //! that exists only in memory.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod admin;
 pub mod arena;
 pub mod cli;

@@ -143,6 +143,27 @@ fn counters_move_as_they_must() {
 }
 
 #[test]
+fn a_session_that_ends_unasked_is_counted() {
+    let mut options = options();
+    options.config["limits"] = json!({ "session_ms": 300, "auth_ms": 600 });
+    let server = Server::start(&options);
+    let admin = admin(&server);
+    let open = || {
+        let place = session();
+        assert_eq!(ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body, "o\n");
+        place
+    };
+    open();
+    shows(admin, "fws_sessions_closed_total{reason=peer_lost}", 1.0);
+    // And one that is told why.
+    let place = open();
+    let told = ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body;
+    assert_eq!(told, "c[3408,\"no auth in time\"]\n");
+    shows(admin, "fws_sessions_closed_total{reason=auth_timeout}", 1.0);
+    assert_eq!(scrape(admin)["fws_sessions_closed_total{reason=peer_lost}"], 1.0);
+}
+
+#[test]
 fn connections_are_told_apart() {
     let server = Server::start(&options());
     let admin = admin(&server);
@@ -265,7 +286,7 @@ fn browsers_that_fill_the_server_do_not_lock_it() {
     let admin = admin(&server);
     let _idle: Vec<_> = (0..20).map(|_| Http::connect(server.ws)).collect();
     // Those whom there is no room for are told so and gone, and the switch has counted them.
-    shows(admin, "fws_connections_turned_away_total", 4.0);
+    shows(admin, "fws_connections_turned_away_total{reason=full}", 4.0);
     shows(admin, "fws_sockets", 16.0);
     assert_eq!(get(admin, "/healthz").status, 200);
 }

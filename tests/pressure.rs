@@ -160,7 +160,7 @@ fn what_is_queued_arrives_before_the_server_goes() {
     }
     server.terminate();
     browser.expect(&message("c", &data));
-    browser.expect_closed(1001, "server going away");
+    browser.expect_going_away();
     control.expect_closed();
     server.exited();
 }

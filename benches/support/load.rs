@@ -78,7 +78,8 @@ pub fn wait_for(port: u16, child: &mut Child) -> Result<()> {
 }
 
 impl Target {
-    /// The release binary in a folder of its own, with the namespace of the benches.
+    /// The release binary in a folder of its own, with the namespace of the benches. All defaults,
+    /// but that more may come in a second than is good for a server that is no bench.
     pub fn fws(label: &'static str, folder: &Path, flags: &[&str]) -> Result<Target> {
         let data = folder.join(label);
         std::fs::create_dir_all(&data)?;
@@ -91,6 +92,7 @@ impl Target {
             .args(["serve", "--ws", &format!("127.0.0.1:{ws}")])
             .args(["--control", &format!("127.0.0.1:{control}"), "--data"])
             .args([data.as_path(), Path::new("--config"), config.as_path()])
+            .args(["--limit", "admissions_per_second=1000000"])
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()?;

@@ -7,13 +7,15 @@ mod report;
 
 pub use report::ERROR_CODES;
 
+use crate::address::Address;
 use crate::codec::http::{Head, Response};
 use crate::codec::prometheus;
 use crate::codec::ws::Bounds;
-use crate::edge::{ConnId, Door, Handler, Net};
+use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::journal::Journal;
+use crate::limits::Limits;
 use crate::reason::CloseReason;
-use crate::switch::Switch;
+use crate::switch::{SockJs, Switch};
 use crate::time::{Millis, Now};
 use crate::web::{Application, Message, Outlet, Parting, Web};
 
@@ -32,6 +34,22 @@ impl<J: Journal> AdminDoor<J> {
     pub fn new(switch: Switch<J>, now: Now) -> AdminDoor<J> {
         let web = Web::new(Vec::new(), switch.limits().clone(), now);
         AdminDoor { switch, web, conns: Vec::new(), started: now }
+    }
+
+    /// From now on these limits hold, at this door and behind it (see [`Switch::reload`]).
+    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs) {
+        self.web.reload(Vec::new(), limits.clone());
+        self.switch.reload(limits, sockjs);
+    }
+
+    /// What stands behind it, to look into.
+    pub fn switch(&self) -> &Switch<J> {
+        &self.switch
+    }
+
+    /// What stands behind it, to change it.
+    pub fn switch_mut(&mut self) -> &mut Switch<J> {
+        &mut self.switch
     }
 
     /// What stands behind it.
@@ -116,18 +134,18 @@ impl<J: Journal> Application for Pages<'_, J> {
 }
 
 impl<J: Journal> Handler for AdminDoor<J> {
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door) {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address) {
         if door == Door::Admin {
             self.conns.push(conn);
-            self.web.opened(net, conn);
+            self.web.opened(net, conn, from);
         } else {
-            self.switch.opened(net, conn, door);
+            self.switch.opened(net, conn, door, from);
         }
     }
 
     /// Nobody is turned away at this door, so it was another one.
-    fn turned_away(&mut self, now: Now) {
-        self.switch.turned_away(now);
+    fn turned_away(&mut self, now: Now, why: TurnedAway) {
+        self.switch.turned_away(now, why);
     }
 
     fn received(
@@ -181,8 +199,8 @@ impl<J: Journal> Handler for AdminDoor<J> {
     }
 
     /// Whoever watches may watch to the end: nobody waits for them.
-    fn stopping(&mut self, net: &mut impl Net) {
-        self.switch.stopping(net);
+    fn stopping(&mut self, net: &mut impl Net, until: Millis) {
+        self.switch.stopping(net, until);
     }
 
     fn due(&self) -> Option<Millis> {

@@ -21,6 +21,7 @@ mod scan;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::Limits;
 use crate::reactor::{Bounds, Reactor, raise_descriptor_limit};
@@ -222,7 +223,7 @@ impl Driver {
 }
 
 impl Handler for Driver {
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door) {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, _: Address) {
         self.work.opened(net, conn, door);
     }
     fn received(
@@ -250,7 +251,7 @@ impl Handler for Driver {
         let result = self.work.closed(conn);
         self.note(result);
     }
-    fn stopping(&mut self, _: &mut impl Net) {}
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn due(&self) -> Option<Millis> {
         Some(self.work.due().map_or(self.next_look, |due| due.min(self.next_look)))
     }
@@ -271,12 +272,15 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
     raise_descriptor_limit();
     let mut reactor = Reactor::new(Bounds {
         connections: 0,
+        admissions_per_second: 0,
+        admissions_burst: 0,
         control_reserve: 0,
         admin_connections: 0,
         close_ms: 2000,
         drain_ms: 2000,
         // Nothing is published here, only sent.
         slow: Rules::new(&Limits::default()),
+        input_bytes: usize::MAX,
     })
     .map_err(system)?;
     let work: Box<dyn Work> = match plan.workload {

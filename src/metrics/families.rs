@@ -54,10 +54,18 @@ families! {
     SOCKETS = "fws_sockets" Gauge "Sockets, those that are closing included.";
     OPENED = "fws_connections_opened_total" Counter "Connections let in, by door.";
     CLOSED = "fws_connections_closed_total" Counter "Connections ended, by reason.";
+    SESSIONS_CLOSED = "fws_sessions_closed_total" Counter
+        "Sessions over HTTP ended, by reason, whether or not anybody was told.";
     TURNED_AWAY = "fws_connections_turned_away_total" Counter
-        "Connections that were not let in, because there was no room.";
+        "Connections that were not let in, by reason.";
     HELD = "fws_browsers_held_total" Counter
         "Times that a browser was not read because it spoke too fast.";
+    STRANGERS = "fws_sessions_unauthenticated" Gauge
+        "Sessions and WebSockets that have not authenticated.";
+    BODIES = "fws_bodies_bytes" Gauge
+        "Memory for bodies of requests that arrive, and for messages in them that wait.";
+    BODIES_EVICTED = "fws_bodies_evicted_total" Counter
+        "Times that somebody had to go because that memory was too much.";
     FLOODS = "fws_floods_total" Counter
         "Times that back ends had to wait because publications that wait took too much memory.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
@@ -71,6 +79,10 @@ families! {
     QUEUED_BYTES = "fws_queued_bytes" Gauge
         "Bytes that wait for the kernel to take them; those shared by many count for each.";
     QUEUED_FRAMES = "fws_queued_frames" Gauge "Frames that wait for the kernel to take them.";
+    INPUT = "fws_input_bytes" Gauge
+        "Bytes of browsers that have been read and wait to be understood or heard.";
+    INPUT_EVICTED = "fws_input_evicted_total" Counter
+        "Times that a browser had to go because that was too much.";
     KEPT_BYTES = "fws_kept_bytes" Gauge
         "Memory of the publications that wait for browsers, each counted once.";
     BLOCKED = "fws_blocked_browsers" Gauge

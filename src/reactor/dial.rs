@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use super::Reactor;
 use super::io::Slot;
 use super::stream::Stream;
+use crate::address::Address;
 use crate::edge::{Door, Handler};
 
 impl Reactor {
@@ -48,7 +49,7 @@ impl Reactor {
             self.io.free(conn);
             return Err(error);
         }
-        handler.opened(&mut self.io, conn, door);
+        handler.opened(&mut self.io, conn, door, Address::Ip(to.ip()));
         Ok(())
     }
 }

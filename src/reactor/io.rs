@@ -7,6 +7,7 @@ use mio::net::UnixStream;
 
 use super::listener::Listener;
 use super::process;
+use super::refuse::TURNED_AWAY_MS;
 use super::stream::Stream;
 use crate::arena::Arena;
 use crate::edge::{Conn, ConnId, Door, Kept, Net};
@@ -22,12 +23,21 @@ const SLICES_MAX: usize = 64;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
+/// What a signal asks the process for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// To stop.
+    Stop,
+    /// To read its configuration again.
+    Reload,
+}
+
 /// Who sits in a slot.
 #[derive(Debug)]
 pub(super) enum Slot {
     Listener(Listener),
-    /// A byte comes for each signal to stop.
-    Signals(UnixStream),
+    /// A byte comes for each signal, and what it asks for.
+    Signals(UnixStream, Signal),
     /// Other threads knock here when they have something for the handler.
     Waker,
     Peer(Peer),
@@ -43,6 +53,17 @@ pub(super) enum Phase {
     /// All is written and the end told to the peer, whose own end is awaited: closing a socket
     /// with unread input would reset it, and the peer would lose our last words. Next: freed.
     Lingering,
+}
+
+/// Whether a connection has all the time for its end from the beginning of it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// It has more when all is written.
+    None,
+    /// The handler let it in and would not have it.
+    Expelled,
+    /// The handler has never heard of it: there was no room.
+    TurnedAway,
 }
 
 /// One connection.
@@ -75,10 +96,16 @@ pub(super) struct Peer {
     /// It is on the ready list: it will be served again without an event.
     pub is_on_ready: bool,
     is_on_dirty: bool,
-    /// The handler has never heard of it: there was no room.
-    pub is_turned_away: bool,
+    pub haste: Haste,
     /// Too much was published to it: nothing more is.
     is_given_up: bool,
+}
+
+impl Peer {
+    /// How much of its tail counts: back ends are few, and their own bounds hold them.
+    pub fn tail_counts(&self) -> usize {
+        if self.door == Door::Control { 0 } else { self.tail.len() }
+    }
 }
 
 /// What became of a flush.
@@ -121,6 +148,8 @@ pub(super) struct Io {
     pub meters: Meters,
     /// Connections of the admin door.
     admins: usize,
+    /// Bytes of the tails that count.
+    pub tails: usize,
 }
 
 impl Io {
@@ -140,13 +169,25 @@ impl Io {
             random: Vec::new(),
             meters: Meters::default(),
             admins: 0,
+            tails: 0,
         }
+    }
+
+    /// From now on these rules hold. What counts of the backlogs is counted anew.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.frames.set_counted_max(rules.counted_max());
+        for (_, slot) in self.slots.iter_mut() {
+            if let Slot::Peer(peer) = slot {
+                self.frames.recount(&mut peer.out);
+            }
+        }
+        self.watches.set_rules(rules);
     }
 
     pub fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
         match self.slots.get_mut(conn)? {
             Slot::Peer(peer) => Some(peer),
-            Slot::Listener(_) | Slot::Signals(_) | Slot::Waker => None,
+            Slot::Listener(_) | Slot::Signals(..) | Slot::Waker => None,
         }
     }
 
@@ -174,7 +215,7 @@ impl Io {
             was_blocked: false,
             is_on_ready: false,
             is_on_dirty: false,
-            is_turned_away: false,
+            haste: Haste::None,
             is_given_up: false,
         }))
     }
@@ -183,7 +224,7 @@ impl Io {
     pub fn turn_away(&mut self, conn: ConnId, words: Frame, ms: u64) {
         self.queue(conn, words, Kind::Asked);
         let Some(peer) = self.peer(conn) else { return };
-        (peer.phase, peer.is_turned_away) = (Phase::Flushing, true);
+        (peer.phase, peer.haste) = (Phase::Flushing, Haste::TurnedAway);
         self.turned_away += 1;
         self.set_timer(conn, Some(self.now.mono.plus(ms)));
         self.mark_ready(conn);
@@ -193,9 +234,10 @@ impl Io {
     pub fn free(&mut self, conn: ConnId) {
         let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
+        self.tails -= peer.tail_counts();
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
-        self.turned_away -= usize::from(peer.is_turned_away);
+        self.turned_away -= usize::from(peer.haste == Haste::TurnedAway);
         if let Some(timer) = peer.timer {
             self.wheel.cancel(timer);
         }
@@ -336,16 +378,12 @@ impl Io {
 
     /// The next peer that has not taken what was published to it for too long. It may take
     /// something now, of which the kernel has not told us: it does so only when there is much room.
-    pub fn overdue(&mut self) -> Option<(ConnId, CloseReason)> {
-        while let Some(conn) = self.watches.next(self.now.mono) {
-            self.offer(conn);
-            let Some(peer) = self.open(conn) else { continue };
-            let watch = peer.watch;
-            if let Some(reason) = self.watches.judge(watch, self.now.mono) {
-                return Some((conn, reason));
-            }
-        }
-        None
+    pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
+        let conn = self.watches.next(self.now.mono)?;
+        self.offer(conn);
+        let watch = self.open(conn).map(|peer| peer.watch);
+        let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
+        Some((conn, reason))
     }
 
     /// When [`Io::overdue`] is wanted at the latest.
@@ -453,14 +491,22 @@ impl Net for Io {
         let Some(peer) = self.open(conn) else { return };
         peer.phase = Phase::Flushing;
         peer.is_paused = false;
-        peer.tail = Box::default();
         let mut watch = std::mem::replace(&mut peer.watch, WatchId::NONE);
         self.watches.end(&mut watch);
+        drop(self.take_tail(conn));
         self.doomed.push((conn, reason));
         self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
         self.mark_dirty(conn);
         // What the peer still sends is read and thrown away.
         self.mark_ready(conn);
+    }
+
+    fn expel(&mut self, conn: ConnId, reason: CloseReason) {
+        if let Some(peer) = self.open(conn) {
+            peer.haste = Haste::Expelled;
+            self.close(conn, reason);
+            self.set_timer(conn, Some(self.now.mono.plus(TURNED_AWAY_MS)));
+        }
     }
 
     fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
@@ -486,6 +532,7 @@ impl Net for Io {
         Meters {
             queued_bytes: self.frames.bytes(),
             queued_frames: self.frames.len(),
+            input_bytes: self.tails,
             kept_bytes: self.kept().bytes,
             watched: self.watches.len(),
             ..self.meters.clone()

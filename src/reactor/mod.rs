@@ -8,11 +8,15 @@ mod io;
 mod listener;
 mod process;
 mod refuse;
+mod rounds;
+mod spare;
 mod stop;
 mod stream;
+mod tails;
 #[cfg(test)]
 mod tests;
 
+pub use io::Signal;
 pub use listener::Listener;
 pub use process::raise_descriptor_limit;
 
@@ -23,11 +27,14 @@ use std::time::Duration;
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::edge::{ConnId, Door, Handler};
+use crate::address::Address;
+use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::reason::CloseReason;
 use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
-use io::{Flushed, Io, Phase, Slot};
+use io::{Flushed, Haste, Io, Phase, Slot};
+use refuse::Gate;
+use spare::Spares;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -37,14 +44,20 @@ const ACCEPT_MAX: usize = 64;
 const ACCEPT_PAUSE_MS: u64 = 100;
 /// Between two log lines that say the same of the doors.
 const REPEAT_MS: u64 = 10_000;
+/// Deadlines that are seen to in one turn.
+const EXPIRED_MAX: usize = 64;
 /// Events taken from the kernel in one turn.
-const EVENTS_MAX: usize = 1024;
+const EVENTS_MAX: usize = 256;
 
 /// Bounds of a reactor.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Connections in all, those that are closing included.
     pub connections: usize,
+    /// Connections let in through [`Door::Web`] in a second.
+    pub admissions_per_second: usize,
+    /// So many of them at once, after a time without.
+    pub admissions_burst: usize,
     /// So many more through [`Door::Control`]: browsers must not lock the back ends out.
     pub control_reserve: usize,
     /// Connections through [`Door::Admin`], which count among no others.
@@ -55,6 +68,8 @@ pub struct Bounds {
     pub drain_ms: u64,
     /// When a peer does not take fast enough what is published to it.
     pub slow: Rules,
+    /// Input of browsers that waits, in all.
+    pub input_bytes: usize,
 }
 
 /// The event loop.
@@ -74,18 +89,25 @@ pub struct Reactor {
     spare: Vec<ConnId>,
     /// No door is asked before this moment.
     accept_at: Millis,
+    spares: Spares,
     is_starved: bool,
     is_full_told: bool,
     /// Neither is said again before these moments, however often it comes to that.
     starved_again_at: Millis,
     full_again_at: Millis,
+    /// How fast browsers are let in.
+    gate: Gate,
     /// Signals to stop that have come.
     stops: usize,
+    /// A signal to reload has come, and nobody has asked for it yet.
+    has_reload: bool,
     drain_until: Millis,
     /// The server stops, and until then at most what comes is still heard.
     hear_until: Option<Millis>,
     /// No turn waits for longer.
     idle_ms: Option<u64>,
+    /// Bytes given to the handler, those that it has been given before included.
+    heard_bytes: u64,
     /// Events that the kernel had for this turn, and whether anybody was to be read in it.
     reported: usize,
     has_read: bool,
@@ -99,6 +121,9 @@ impl Reactor {
     pub fn new(bounds: Bounds) -> stdio::Result<Reactor> {
         let clock = Clock::new();
         let now = clock.now();
+        let mut spares = Spares::default();
+        // First of all, so that their numbers are low: a limit that is lowered later spares them.
+        spares.refill();
         Ok(Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
@@ -110,14 +135,18 @@ impl Reactor {
             scratch: vec![0; READ_BYTES].into(),
             spare: Vec::new(),
             accept_at: now.mono,
+            spares,
             is_starved: false,
             is_full_told: false,
             starved_again_at: now.mono,
             full_again_at: now.mono,
+            gate: Gate::new(&bounds),
             stops: 0,
+            has_reload: false,
             drain_until: Millis(u64::MAX),
             hear_until: None,
             idle_ms: None,
+            heard_bytes: 0,
             reported: 0,
             has_read: false,
         })
@@ -142,15 +171,15 @@ impl Reactor {
         Ok(())
     }
 
-    /// Takes a stream on which one byte arrives for each signal to stop.
+    /// Takes a stream on which one byte arrives for each such signal.
     ///
     /// # Errors
     /// If the kernel refuses to watch it.
-    pub fn add_signals(&mut self, stream: UnixStream) -> stdio::Result<()> {
-        let id = self.io.slots.insert(Slot::Signals(stream));
+    pub fn add_signals(&mut self, stream: UnixStream, signal: Signal) -> stdio::Result<()> {
+        let id = self.io.slots.insert(Slot::Signals(stream, signal));
         self.others += 1;
         match self.io.slots.get_mut(id) {
-            Some(Slot::Signals(stream)) => {
+            Some(Slot::Signals(stream, _)) => {
                 self.poll.registry().register(stream, Token(id.index()), Interest::READABLE)
             }
             _ => Ok(()),
@@ -180,6 +209,32 @@ impl Reactor {
     /// Whether the process has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stops > 0
+    }
+
+    /// Whether a signal to reload has come since this was asked the last time.
+    pub fn take_reload(&mut self) -> bool {
+        std::mem::take(&mut self.has_reload)
+    }
+
+    /// From now on these bounds hold. Whoever is here stays.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.io.set_rules(bounds.slow);
+        self.gate.set_pace(&bounds);
+        (self.io.close_ms, self.io.linger_ms) = (bounds.close_ms, bounds.close_ms);
+    }
+
+    /// From now on this is the bound of what comes through TCP doors ([`Listener::bound`]).
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn bound_doors(&self, timeout_ms: usize, send_bytes: usize) -> stdio::Result<()> {
+        for door in &self.doors {
+            if let Some(Slot::Listener(listener)) = self.io.slots.get(*door) {
+                listener.bound(timeout_ms, send_bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
@@ -213,20 +268,13 @@ impl Reactor {
         self.read_events();
         self.accept(handler);
         handler.tick(&mut self.io);
-        let mut batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
-        self.has_read = !batch.is_empty();
-        for conn in batch.drain(..) {
-            self.read(handler, conn);
-        }
+        self.read_round(handler);
         self.expire(handler);
+        self.cut_slow(handler);
         self.part(handler);
         handler.settle(&mut self.io);
         self.forget(handler);
-        std::mem::swap(&mut self.io.dirty, &mut batch);
-        for conn in batch.drain(..) {
-            self.flush(handler, conn);
-        }
-        self.spare = batch;
+        self.flush_round(handler);
         self.forget(handler);
         self.io.frames.shrink_when_empty();
         self.io.meters.sockets = self.io.connections(self.others);
@@ -242,7 +290,7 @@ impl Reactor {
         let is_idle = self.io.ready.is_empty() && self.io.dirty.is_empty() && !is_curious;
         let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);
-            let accept = self.has_waiting_door().then_some(self.accept_at);
+            let accept = self.accept_due();
             let drain = (self.stops > 0).then_some(self.drain_until);
             let idle = self.idle_ms.map(|ms| now.plus(ms));
             let slow = self.io.overdue_at();
@@ -267,10 +315,14 @@ impl Reactor {
             let Some(id) = self.io.slots.at(event.token().0) else { continue };
             match self.io.slots.get_mut(id) {
                 Some(Slot::Listener(listener)) => listener.is_ready = true,
-                Some(Slot::Signals(stream)) => {
-                    let mut bytes = [0; 16];
+                Some(Slot::Signals(stream, signal)) => {
+                    let (mut bytes, mut came) = ([0; 16], 0);
                     while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                        stopped += count;
+                        came += count;
+                    }
+                    match signal {
+                        Signal::Stop => stopped += came,
+                        Signal::Reload => self.has_reload |= came > 0,
                     }
                 }
                 Some(Slot::Peer(peer)) => {
@@ -303,16 +355,6 @@ impl Reactor {
         }
     }
 
-    /// Whether somebody may be at a door, with room for them.
-    fn has_waiting_door(&self) -> bool {
-        self.doors.iter().any(|door| match self.io.slots.get(*door) {
-            Some(Slot::Listener(listener)) => {
-                listener.is_ready && (self.has_room(listener.door) || self.can_refuse(listener))
-            }
-            _ => false,
-        })
-    }
-
     /// Lets in whom the doors have, within a budget and the room there is. Who is not let in stays
     /// in the kernel's queue, and the door's `is_ready` stays set.
     fn accept(&mut self, handler: &mut impl Handler) {
@@ -320,45 +362,61 @@ impl Reactor {
         if self.let_in() <= max - max / 10 {
             self.is_full_told = false;
         }
+        if self.io.now.mono < self.accept_at {
+            return;
+        }
+        if !self.spares.is_full() {
+            self.spares.refill();
+        }
         for i in 0..self.doors.len() {
             for _ in 0..ACCEPT_MAX {
                 let Some(Slot::Listener(listener)) = self.io.slots.get(self.doors[i]) else {
                     break;
                 };
-                if !listener.is_ready || self.io.now.mono < self.accept_at {
+                if !listener.is_ready {
                     break;
                 }
-                let (door, has_room) = (listener.door, self.has_room(listener.door));
-                let refusal = listener.refusal.clone().filter(|_| self.can_refuse(listener));
-                if !has_room {
-                    if door != Door::Admin {
-                        self.tell_full();
-                    }
-                    if refusal.is_none() {
-                        break;
-                    }
+                let (door, obstacle) = (listener.door, self.obstacle(listener.door));
+                let refusal = listener.refusal.filter(|_| self.can_refuse(listener));
+                if obstacle == Some(TurnedAway::Full) && door != Door::Admin {
+                    self.tell_full();
+                }
+                if obstacle.is_some() && refusal.is_none() {
+                    break;
                 }
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
                     break;
                 };
-                match listener.accept() {
-                    Ok(stream) => match refusal.filter(|_| !has_room) {
-                        Some(words) => self.refuse(handler, stream, words),
-                        None => self.welcome(handler, stream, door),
+                match self.spares.accept(listener) {
+                    Ok((stream, from)) => match obstacle.zip(refusal) {
+                        Some((why, words)) => self.refuse(handler, stream, why, words),
+                        None => self.welcome(handler, stream, (door, from)),
                     },
                     Err(error) => match error.kind() {
                         stdio::ErrorKind::WouldBlock => listener.is_ready = false,
                         // The peer gave up while it waited.
                         stdio::ErrorKind::ConnectionAborted | stdio::ErrorKind::Interrupted => {}
-                        _ => self.starve(&error),
+                        _ => {
+                            // Another door may still be one for which there is a spare.
+                            self.starve(&error);
+                            break;
+                        }
                     },
                 }
             }
         }
     }
 
-    fn welcome(&mut self, handler: &mut impl Handler, stream: stream::Stream, door: Door) {
+    fn welcome(
+        &mut self,
+        handler: &mut impl Handler,
+        stream: stream::Stream,
+        (door, from): (Door, Address),
+    ) {
         self.is_starved = false;
+        if door == Door::Web {
+            self.gate.pass(self.io.now.mono);
+        }
         let conn = self.io.insert(stream, door);
         let registry = self.poll.registry();
         let Some(Slot::Peer(peer)) = self.io.slots.get_mut(conn) else { return };
@@ -367,7 +425,7 @@ impl Reactor {
             self.starve(&error);
             return;
         }
-        handler.opened(&mut self.io, conn, door);
+        handler.opened(&mut self.io, conn, door, from);
     }
 
     /// Descriptors or kernel memory have run out: knock again a little later. Said once, until
@@ -394,7 +452,8 @@ impl Reactor {
         if peer.is_paused {
             return;
         }
-        let tail = std::mem::take(&mut peer.tail);
+        let tail = self.io.take_tail(conn);
+        let Some(peer) = self.io.peer(conn) else { return };
         self.scratch[..tail.len()].copy_from_slice(&tail);
         let mut filled = tail.len();
         if peer.is_readable && !peer.is_ended && filled < self.scratch.len() {
@@ -421,6 +480,7 @@ impl Reactor {
             self.io.mark_ready(conn);
         }
         self.io.meters.received_bytes += (filled - tail.len()) as u64;
+        self.heard_bytes += filled as u64;
         self.hand_over(handler, conn, filled);
     }
 
@@ -432,8 +492,10 @@ impl Reactor {
                 Ok(used) => {
                     debug_assert!(used <= filled);
                     if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
-                        peer.tail = self.scratch[used.min(filled)..filled].into();
-                        debug_assert!(peer.tail.len() < READ_BYTES || peer.is_paused);
+                        debug_assert!(filled - used < READ_BYTES || peer.is_paused);
+                        let tail = self.scratch[used.min(filled)..filled].into();
+                        self.io.keep_tail(conn, tail);
+                        self.relieve();
                     }
                 }
                 Err(reason) => return crate::edge::Net::close(&mut self.io, conn, reason),
@@ -466,10 +528,11 @@ impl Reactor {
         }
     }
 
-    /// Deadlines that have passed.
+    /// Deadlines that have passed, a bounded number: the wheel has the others for the next turn.
     fn expire(&mut self, handler: &mut impl Handler) {
         self.io.wheel.advance(self.io.now.mono.0);
-        while let Some((_, conn)) = self.io.wheel.pop_expired() {
+        for _ in 0..EXPIRED_MAX {
+            let Some((_, conn)) = self.io.wheel.pop_expired() else { return };
             match self.io.timer_came(conn) {
                 Some(Phase::Open) => handler.timed_out(&mut self.io, conn),
                 Some(Phase::Flushing) => self.io.abandon(conn),
@@ -477,8 +540,15 @@ impl Reactor {
                 None => {}
             }
         }
-        while let Some((conn, reason)) = self.io.overdue() {
-            handler.too_slow(&mut self.io, conn, reason);
+    }
+
+    /// Peers that were given time to take what waits for them, a bounded number as well.
+    fn cut_slow(&mut self, handler: &mut impl Handler) {
+        for _ in 0..EXPIRED_MAX {
+            let Some((conn, verdict)) = self.io.overdue() else { return };
+            if let Some(reason) = verdict {
+                handler.too_slow(&mut self.io, conn, reason);
+            }
         }
     }
 
@@ -514,8 +584,7 @@ impl Reactor {
             Phase::Flushing => {
                 peer.stream.shutdown_write();
                 peer.phase = Phase::Lingering;
-                if peer.is_turned_away {
-                    // It has had its time from the beginning.
+                if peer.haste != Haste::None {
                     return self.io.mark_ready(conn);
                 }
                 self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));

@@ -5,9 +5,11 @@
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
 //! clients say, `clock` what time does.
 
+mod addresses;
 mod changes;
 mod clock;
 mod expected;
+mod line;
 mod queues;
 mod replica;
 mod roles;
@@ -17,12 +19,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::intent::{Command, Event, Intent};
 use super::record::{Record, Space};
 use super::tape::Item;
+use crate::address::Address;
 use crate::edge::{ConnId, Door};
 use crate::hub::{Change, NsId};
 use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
+use addresses::Whereabouts;
 use expected::Expected;
 use queues::Queue;
 use replica::Replica;
@@ -46,6 +50,9 @@ pub(super) struct Line {
     pub closing: Option<CloseReason>,
     /// The switch has been told to forget it.
     pub is_gone: bool,
+    whereabouts: Whereabouts,
+    /// A request has had its answer.
+    is_answered_once: bool,
     /// Bytes that were given to the switch.
     delivered: u64,
     /// The head of the intents was half there at this moment; and at this one, when all was quiet.
@@ -97,11 +104,15 @@ pub(super) struct Controller {
 
 #[derive(Debug)]
 pub(super) struct Browser {
+    /// The how many-eth of the run.
+    number: u64,
     pub form: Form,
     /// Namespace and user, while the hub has it.
     pub who: Option<(u32, String)>,
     pub cid: Option<String>,
     pub channels: BTreeSet<String>,
+    /// It is to be let go for this, within some turns, and hears nothing until then.
+    parting: Option<CloseReason>,
     /// Seconds since 1970.
     expires: Option<u64>,
     /// It was first seen over that moment.
@@ -182,6 +193,10 @@ pub(super) struct Judge {
     /// Controllers that had to make room for others before they had authenticated.
     evicted: BTreeSet<ConnId>,
     pub is_stopping: bool,
+    /// And all browsers have gone.
+    is_last_call: bool,
+    /// How many browsers there have been.
+    browsers: u64,
     /// Of the current call.
     meter: Meter,
 }
@@ -208,8 +223,17 @@ impl Judge {
             has_date_jumped: false,
             evicted: BTreeSet::new(),
             is_stopping: false,
+            is_last_call: false,
+            browsers: 0,
             meter: Meter::default(),
         }
+    }
+
+    /// These limits hold from now on.
+    pub fn reload(&mut self, limits: &Limits) {
+        self.record.set_limits(limits.clone());
+        self.replica.set_limits(limits.clone());
+        self.limits = limits.clone();
     }
 
     /// The time on the scale of states and keys.
@@ -225,7 +249,13 @@ impl Judge {
     }
 
     /// A client was let in, with what it had sent by then.
-    pub fn opened(&mut self, conn: ConnId, door: Door, intents: Vec<(u64, u64, Intent)>) {
+    pub fn opened(
+        &mut self,
+        conn: ConnId,
+        door: Door,
+        from: Address,
+        intents: Vec<(u64, u64, Intent)>,
+    ) {
         let is_controller = |line: &&Line| !line.is_gone && line.door() == Door::Control;
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
@@ -242,11 +272,16 @@ impl Judge {
             queue: Queue::default(),
             closing: None,
             is_gone: false,
+            whereabouts: Whereabouts::default(),
+            is_answered_once: false,
             delivered: 0,
             half_since: None,
             half_at_rest: None,
         };
         self.lines.insert(conn, line);
+        if door == Door::Web {
+            self.came(conn, from);
+        }
         if door == Door::Control && controllers >= self.limits.control_connections {
             self.close(conn, CloseReason::Full);
         }
@@ -258,7 +293,8 @@ impl Judge {
         let mut strangers: Vec<ConnId> =
             strangers.map(|(conn, _)| *conn).filter(|conn| !self.evicted.contains(conn)).collect();
         strangers.sort_by_key(|conn| conn.generation);
-        if strangers.len() > self.limits.control_unauthenticated_connections {
+        let max = self.limits.control_unauthenticated_connections;
+        if door == Door::Control && strangers.len() > max {
             let oldest = strangers[0];
             self.evicted.insert(oldest);
             self.let_go_answered(oldest, CloseReason::ControlAuth);
@@ -287,23 +323,14 @@ impl Judge {
     /// The switch was told to stop.
     pub fn stopping(&mut self) {
         self.is_stopping = true;
-        let conns: Vec<ConnId> = self.lines.keys().copied().collect();
-        for conn in conns {
-            let Some(line) = self.lines.get_mut(&conn) else { continue };
-            match &mut line.role {
-                // What it owes it may keep for as long as the stop takes.
-                Role::Controller(controller) => {
-                    (controller.is_ended, controller.held_since) = (true, None);
-                }
-                _ => self.dismiss(conn, CloseReason::GoingAway),
-            }
-        }
     }
 
     /// Compares what is on the tape with what was expected. `pinged` may have been sent a ping.
     pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
         let mut slow = BTreeSet::new();
         let now = self.now.mono;
+        self.note_last_call();
+        self.note_partings(items);
         for item in items {
             match item {
                 Item::Taken { conn, bytes } => {
@@ -352,6 +379,53 @@ impl Judge {
             let is_owed = line.door() == Door::Control && line.closing.is_none();
             let Some(due) = line.expected.front().filter(|_| !is_owed) else { continue };
             panic!("{conn:?} ({:?}) was not sent {due:?}", line.closing);
+        }
+    }
+
+    /// Those who are to be let go may be told at any time; while the server stops, that is
+    /// everybody, and back ends come last.
+    fn note_partings(&mut self, items: &[Item]) {
+        for item in items {
+            let Item::Closing { conn, reason, was_open: true } = item else { continue };
+            let Some(line) = self.lines.get_mut(conn) else { continue };
+            let is_going = self.is_stopping && *reason == CloseReason::GoingAway;
+            match &mut line.role {
+                Role::Browser(browser) if browser.parting == Some(*reason) || is_going => {
+                    self.dismiss(*conn, *reason);
+                }
+                Role::Http(_) if is_going => {
+                    let is_told =
+                        |item: &Item| matches!(item, Item::Sent { conn: to, .. } if to == conn);
+                    if line.half_since.is_some() && items.iter().any(is_told) {
+                        line.expect(Expected::Http(503));
+                    }
+                    self.close(*conn, *reason);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The last browser has gone: back ends are let go, and may keep what they owe for as long as
+    /// the stop takes.
+    fn note_last_call(&mut self) {
+        let is_left = |line: &Line| line.door() == Door::Web && !line.is_gone;
+        if !self.is_stopping || self.is_last_call || self.lines.values().any(is_left) {
+            return;
+        }
+        self.is_last_call = true;
+        for line in self.lines.values_mut() {
+            if let Role::Controller(controller) = &mut line.role {
+                (controller.is_ended, controller.held_since) = (true, None);
+            }
+        }
+    }
+
+    /// It is to be let go: it is nobody from now on, and told so when its turn comes.
+    fn part(&mut self, conn: ConnId, reason: CloseReason) {
+        self.leave(conn);
+        if let Some(browser) = self.browser(conn) {
+            browser.parting.get_or_insert(reason);
         }
     }
 
@@ -469,70 +543,5 @@ impl Judge {
     /// Whether proposals wait.
     pub fn is_waiting(&self) -> bool {
         !self.pending.is_empty()
-    }
-}
-
-impl Line {
-    pub fn door(&self) -> Door {
-        match self.role {
-            Role::Controller(_) => Door::Control,
-            _ => Door::Web,
-        }
-    }
-
-    /// The id that the server gave a browser.
-    pub fn cid(&self) -> Option<&String> {
-        match &self.role {
-            Role::Browser(browser) => browser.cid.as_ref(),
-            _ => None,
-        }
-    }
-
-    fn expect(&mut self, expected: Expected) {
-        if self.closing.is_none() {
-            self.expected.push_back(Due { what: expected, after: 0, by: 0 });
-        }
-    }
-
-    fn message(&mut self, message: String) {
-        self.expect(Expected::Message(message));
-    }
-
-    /// Whether this is a controller that has all its answers.
-    fn is_answered(&self) -> bool {
-        let Role::Controller(controller) = &self.role else { return false };
-        !controller.waits && self.expected.is_empty()
-    }
-
-    fn see(&self, frame: &[u8]) -> Seen {
-        match &self.role {
-            Role::Controller(_) => Seen::of_reply(frame),
-            _ if frame.starts_with(b"HTTP/") => Seen::of_response(frame),
-            _ => Seen::of_frame(frame),
-        }
-    }
-
-    fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_published: bool) {
-        let Some(Due { what: expected, after, .. }) = self.expected.pop_front() else {
-            panic!("{conn:?} was sent {seen:?}, and nothing was expected");
-        };
-        assert!(after <= durable, "{conn:?}: {seen:?} left before {after} was durable");
-        let is_publication = matches!(expected, Expected::Publication(_));
-        assert_eq!(is_published, is_publication, "{conn:?}: {seen:?} counts as what it is not");
-        let form = match &self.role {
-            Role::Browser(browser) => browser.form,
-            _ => Form::Raw,
-        };
-        match expected.meets(&seen, form) {
-            Err(difference) => panic!("{conn:?}: {difference}"),
-            Ok(None) => {}
-            Ok(Some(cid)) => {
-                if let Role::Browser(browser) = &mut self.role {
-                    let cid = browser.cid.get_or_insert_with(|| cid.clone()) == &cid;
-                    assert!(cid, "{conn:?} has another cid than before");
-                }
-            }
-        }
-        self.wire.push_back(seen);
     }
 }

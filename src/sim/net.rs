@@ -165,6 +165,11 @@ impl FakeNet {
         conn
     }
 
+    /// How many this turn sees to of those who are on one of its lists: sometimes only a few.
+    pub fn round(&mut self) -> usize {
+        if self.prng.one_in(4) { 1 + self.prng.below(3) } else { usize::MAX }
+    }
+
     pub fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
         self.sockets.get_mut(&conn)
     }
@@ -328,16 +333,12 @@ impl FakeNet {
     }
 
     /// The next peer that has not taken what was published to it for too long.
-    pub fn overdue(&mut self) -> Option<(ConnId, CloseReason)> {
-        while let Some(conn) = self.watches.next(self.now.mono) {
-            self.offer(conn);
-            let Some(socket) = self.open(conn) else { continue };
-            let watch = socket.watch;
-            if let Some(reason) = self.watches.judge(watch, self.now.mono) {
-                return Some((conn, reason));
-            }
-        }
-        None
+    pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
+        let conn = self.watches.next(self.now.mono)?;
+        self.offer(conn);
+        let watch = self.open(conn).map(|socket| socket.watch);
+        let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
+        Some((conn, reason))
     }
 
     /// When something is due at the latest.

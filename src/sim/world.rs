@@ -32,11 +32,19 @@ pub(super) struct World<J> {
     tape: Tape,
     /// Counts the messages of the run.
     serial: u64,
+    /// Counts the changes of limits.
+    reloads: u64,
     step: usize,
     calls: u64,
+    leaving_turns: u64,
     trace: u64,
     /// The last things that were done, for the report of a failure.
     history: Vec<String>,
+}
+
+/// How browsers are served.
+fn sockjs() -> SockJs {
+    SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() }
 }
 
 /// To whoever looks for a fault; if nobody can read it, so be it.
@@ -68,7 +76,8 @@ impl<J: Journal> World<J> {
             limits: limits.clone(),
             server_key: super::grammar::SERVER_KEY.into(),
             demo: None,
-            sockjs: SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() },
+            proxies: super::ways::proxies(),
+            sockjs: sockjs(),
             now,
             at: now.unix,
         };
@@ -81,8 +90,10 @@ impl<J: Journal> World<J> {
             limits,
             tape,
             serial: 0,
+            reloads: 0,
             step: 0,
             calls: 0,
+            leaving_turns: 0,
             trace: 0xCBF2_9CE4_8422_2325,
             history: Vec::new(),
         }
@@ -138,25 +149,37 @@ impl<J: Journal> World<J> {
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
-        let ready = std::mem::take(&mut self.net.ready);
+        let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
-        for conn in ready {
+        let most = self.net.round().min(ready.len());
+        for conn in ready.drain(..most) {
             self.read(conn);
         }
-        self.expire();
+        self.net.ready.splice(..0, ready);
+        is_busy |= self.expire();
+        is_busy |= self.cut_slow();
         self.switch.settle(&mut self.net);
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
         self.judge.settled(self.tape.durable());
         is_busy |= self.forget();
-        let dirty = std::mem::take(&mut self.net.dirty);
+        let mut dirty = std::mem::take(&mut self.net.dirty);
         is_busy |= !dirty.is_empty();
-        for conn in dirty {
+        let most = self.net.round().min(dirty.len());
+        for conn in dirty.drain(..most) {
             self.flush(conn);
         }
+        self.net.dirty.splice(..0, dirty);
         is_busy |= self.forget();
-        assert_eq!(self.switch.hub().sizes(), self.judge.sizes(), "sizes of the hub");
+        let (sizes, mut expected) = (self.switch.hub().sizes(), self.judge.sizes());
+        if self.switch.hub().is_leaving() {
+            self.leaving_turns += 1;
+            // Some channels have only those left who are on their way out.
+            assert!(sizes[1] >= expected[1], "channels of the hub");
+            expected[1] = sizes[1];
+        }
+        assert_eq!(sizes, expected, "sizes of the hub");
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
     }
 
@@ -293,11 +316,11 @@ impl<J: Journal> World<J> {
                 continue;
             }
             let conn = self.net.insert();
-            let door = self.clients[i].door;
+            let (door, from) = (self.clients[i].door, self.clients[i].from);
             self.clients[i].conn = Some(conn);
             let early = std::mem::take(&mut self.clients[i].early);
-            self.switch.opened(&mut self.net, conn, door);
-            self.judge.opened(conn, door, early);
+            self.switch.opened(&mut self.net, conn, door, from);
+            self.judge.opened(conn, door, from, early);
             self.judge(None);
         }
     }
@@ -379,13 +402,11 @@ impl<J: Journal> World<J> {
         }
     }
 
-    /// Deadlines that have passed.
-    fn expire(&mut self) {
+    /// Deadlines that have passed. Whether more have than this turn sees to.
+    fn expire(&mut self) -> bool {
         self.net.wheel.advance(self.net.now.mono.0);
-        let mut expired = 0;
-        while let Some((_, conn)) = self.net.wheel.pop_expired() {
-            expired += 1;
-            assert!(expired < TURNS_MAX, "a deadline that never passes");
+        for _ in 0..self.net.round().min(TURNS_MAX) {
+            let Some((_, conn)) = self.net.wheel.pop_expired() else { return false };
             match self.net.timer_came(conn) {
                 Some(Phase::Open) => {
                     let view = self.view(conn);
@@ -399,14 +420,22 @@ impl<J: Journal> World<J> {
                 None => {}
             }
         }
-        while let Some((conn, reason)) = self.net.overdue() {
+        true
+    }
+
+    /// Peers that were given time to take what waits for them. Whether there are more.
+    fn cut_slow(&mut self) -> bool {
+        for _ in 0..self.net.round().min(TURNS_MAX) {
+            let Some((conn, verdict)) = self.net.overdue() else { return false };
             // What it took when it was offered was not enough.
             self.judge(None);
-            self.judge.too_slow(conn, reason);
-            self.switch.too_slow(&mut self.net, conn, reason);
-            self.judge(None);
+            if let Some(reason) = verdict {
+                self.judge.too_slow(conn, reason);
+                self.switch.too_slow(&mut self.net, conn, reason);
+                self.judge(None);
+            }
         }
-        self.judge(None);
+        true
     }
 
     /// Tells the switch whom to forget, until there is nobody left to forget.
@@ -479,6 +508,8 @@ impl<J: Journal> World<J> {
             deliveries: metrics.deliveries,
             browsers_held: metrics.browsers_held,
             floods: metrics.floods,
+            leaving_turns: self.leaving_turns,
+            reloads: self.reloads,
             calls: self.calls,
         }
     }
@@ -496,10 +527,11 @@ impl<J: Journal> World<J> {
             }
             self.net.close_ms = self.limits.drain_ms as u64;
             self.net.linger_ms = self.net.linger_ms.min(500);
-            self.switch.stopping(&mut self.net);
-            self.judge.stopping();
-            self.judge(None);
             let until = self.net.now.mono.plus(self.limits.drain_ms as u64);
+            let gone_by = Millis(until.0 - 1000);
+            self.judge.stopping();
+            self.switch.stopping(&mut self.net, gone_by);
+            self.judge(None);
             while self.net.now.mono < until && !self.net.sockets.is_empty() {
                 self.walk(100);
             }
@@ -514,6 +546,13 @@ impl<J: Journal> World<J> {
         }
         self.drive();
         self.walk(self.limits.close_ms as u64 + self.limits.control_replies_ms as u64);
+        // Whoever spoke far too fast is heard to the end, at its pace.
+        for _ in 0..4 {
+            let is_held = |client: &Client| client.end == End::Sent && client.conn.is_some();
+            if self.clients.iter().any(is_held) {
+                self.walk(10_000);
+            }
+        }
     }
 
     /// Time goes on, from one deadline to the next.
@@ -530,7 +569,10 @@ impl<J: Journal> World<J> {
             let is_slow =
                 self.clients.iter().any(|client| client.is_sipping || is_trickling(client));
             let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
-            let next = [due, self.switch.due(), byte, Some(until)].into_iter().flatten().min();
+            let next = [due, self.switch.due(), byte, self.judge.next_cut(), Some(until)]
+                .into_iter()
+                .flatten()
+                .min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             self.pass(next.0 - now.0);
         }

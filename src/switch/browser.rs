@@ -79,6 +79,10 @@ impl Application for Site<'_> {
         Bounds { message_bytes, fragments: self.limits.message_fragments }
     }
 
+    fn is_known(&self, browser: &Browser) -> bool {
+        browser.peer.is_some()
+    }
+
     fn deadline(&self, browser: &Browser, now: Now) -> Option<Millis> {
         let auth = browser.peer.is_none().then_some(browser.auth_by);
         let end = browser.expires.map(|end| now.mono.plus(end.0.saturating_sub(now.unix.0)));
@@ -131,6 +135,10 @@ impl Site<'_> {
         browser: &mut Browser,
         text: &str,
     ) -> Result<(), CloseReason> {
+        if let Some(reason) = browser.peer.and_then(|peer| self.hub.verdict(peer)) {
+            // It is about to be told so, and nothing that it says means anything.
+            return Err(reason);
+        }
         let members = json::members(text, &["event", "data", "clb"]);
         let Ok(Some([Some(event), data, clb])) = members else { return Ok(()) };
         let Some(event) = json::string(event) else { return Ok(()) };

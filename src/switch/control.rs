@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
-use super::{Role, Stranger, Switch};
+use super::{Role, Stranger, Switch, WORK_PER_TURN};
 use crate::codec::{control, json, jwt};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
@@ -191,7 +191,7 @@ impl<J: Journal> Switch<J> {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
-            if commands == self.limits.control_commands_per_turn {
+            if commands == self.limits.control_commands_per_turn || self.work >= WORK_PER_TURN {
                 // The others' turn; ours comes again.
                 net.resume(conn);
                 return Ok(used);
@@ -300,9 +300,7 @@ impl<J: Journal> Switch<J> {
                 let mark = self.journal.mark_of(&Key::State { ns, place });
                 return Ok(Answer::Body(body, mark));
             }
-            Command::Info { channel } => {
-                return Ok(Answer::now(info(&self.hub.presence(ns?, &channel))));
-            }
+            Command::Info { channel } => return Ok(self.list(ns?, &channel)),
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;
                 controller.counts = count;
@@ -312,9 +310,10 @@ impl<J: Journal> Switch<J> {
                 let StoreOptions { user, ttl_ms, emit } = options;
                 let (ns, data) = (ns?, data.into());
                 let place = Place { channel: channel.into(), user };
-                match is_push {
-                    true => Change::Push { ns, place, data, ttl_ms, emit },
-                    false => Change::Set { ns, place, data, ttl_ms, emit },
+                if is_push {
+                    Change::Push { ns, place, data, ttl_ms, emit }
+                } else {
+                    Change::Set { ns, place, data, ttl_ms, emit }
                 }
             }
             Command::Grant { channel, user, is_withdrawn } => {
@@ -324,12 +323,17 @@ impl<J: Journal> Switch<J> {
                     false => Change::Grant { ns, channel, user },
                 }
             }
-            Command::Disconnect { user } => {
-                controller.counts = true;
-                Change::Disconnect { ns: ns?, user: user.into() }
-            }
+            Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: user.into() },
         };
+        controller.counts |= matches!(change, Change::Disconnect { .. });
         self.propose(net, conn, controller, change)
+    }
+
+    /// Who is in a channel.
+    fn list(&mut self, ns: NsId, channel: &str) -> Answer {
+        let presence = self.hub.presence(ns, channel);
+        self.work += presence.connections.len();
+        Answer::now(info(&presence))
     }
 
     fn propose(

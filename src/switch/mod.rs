@@ -10,6 +10,7 @@ mod browser;
 mod census;
 mod command;
 mod control;
+mod drain;
 mod flood;
 mod fuzz;
 mod page;
@@ -19,8 +20,9 @@ use std::collections::BTreeSet;
 
 use hashbrown::HashMap;
 
+use crate::address::{Address, Proxies};
 use crate::codec::sockjs;
-use crate::edge::{ConnId, Door, Handler, Net};
+use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
@@ -31,6 +33,7 @@ use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{Service, SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
+use drain::Drain;
 use flood::Flood;
 use shared::SharedStates;
 
@@ -41,6 +44,9 @@ pub use page::Demo;
 
 /// States that end in one turn, at most: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
+/// Messages handed out in one turn, or connections listed, after which no other command is begun:
+/// about a millisecond.
+const WORK_PER_TURN: usize = 4096;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
 
@@ -55,6 +61,8 @@ pub struct Settings {
     pub demo: Option<Demo>,
     /// How browsers are served.
     pub sockjs: SockJs,
+    /// Proxies that are believed where they say whom they speak for.
+    pub proxies: Proxies,
     /// The time at the start.
     pub now: Now,
     /// The same moment on the scale of entries and states; the date, unless an earlier run had
@@ -145,9 +153,13 @@ pub struct Switch<J> {
     /// Peers to be let go once the hub has finished speaking.
     leaving: Vec<(SessionId, CloseReason)>,
     metrics: Metrics,
+    /// What the commands of this turn have come to, in messages handed out.
+    work: usize,
     /// Date at the zero of the monotonic clock, as it was at the start: states live by the
     /// monotonic clock, whatever happens to the date.
     epoch: u64,
+    /// The server stops, and everybody is let go.
+    drain: Option<Drain>,
     /// When to report refusals next, and those that have been reported.
     report_at: Option<Millis>,
     reported: Refusals,
@@ -162,13 +174,12 @@ impl<J: Journal> Switch<J> {
 
     /// A switch over a hub that holds what an earlier run has recorded.
     pub fn over(hub: Hub, settings: Settings, journal: J) -> Switch<J> {
-        let Settings { limits, server_key, demo, sockjs, now, at } = settings;
+        let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
-            // Below that, what is queued for a connection anyway is the bound.
-            shared: SharedStates::new(limits.answers_pause_bytes / 64),
+            shared: SharedStates::new(shared_bytes_min(&limits)),
             hub,
-            web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now),
+            web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now).believing(proxies),
             limits,
             server_key,
             demo,
@@ -184,7 +195,9 @@ impl<J: Journal> Switch<J> {
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
+            work: 0,
             epoch,
+            drain: None,
             report_at: None,
         }
     }
@@ -202,6 +215,26 @@ impl<J: Journal> Switch<J> {
             }
         }
         self.hub.declare(name, key, &mut Recorded(&mut self.journal))
+    }
+
+    /// From now on these limits hold, and browsers are served like this. What has begun goes on as
+    /// it is: nobody is let go because there would be no room for them any more.
+    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs) {
+        self.limits = limits.clone();
+        self.hub.set_limits(limits.clone());
+        self.journal.reload(limits);
+        self.shared.set_bytes_min(shared_bytes_min(limits));
+        self.web.reload(vec![service(sockjs, limits)], limits.clone());
+    }
+
+    /// From now on this key opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.
+    pub fn set_server_key(&mut self, key: &str) {
+        key.clone_into(&mut self.server_key);
+    }
+
+    /// The configuration names a namespace no more (see [`Hub::undeclare`]).
+    pub fn undeclare(&mut self, name: &str) -> bool {
+        self.hub.undeclare(name)
     }
 
     /// All are gone: what is not written yet is written now.
@@ -241,8 +274,10 @@ impl<J: Journal> Switch<J> {
         let (hub, mut delivery) = self.delivery(net);
         let outcome = hub.apply(entry, &mut delivery);
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
+            let deliveries = self.metrics.deliveries - before;
             self.metrics.publications += 1;
-            self.hub.count_publication(ns, self.metrics.deliveries - before);
+            self.work = self.work.saturating_add(deliveries as usize);
+            self.hub.count_publication(ns, deliveries);
         }
         self.dismiss_leaving(net);
         outcome
@@ -253,6 +288,14 @@ impl<J: Journal> Switch<J> {
         let horizon = self.journal.horizon(self.at(net.now()));
         let (hub, mut delivery) = self.delivery(net);
         hub.advance(horizon, ENDS_PER_TURN, &mut delivery);
+    }
+
+    /// Those who are on their way out go on, as far as one turn goes.
+    fn depart(&mut self, net: &mut impl Net) {
+        let steps = self.limits.leaves_per_turn;
+        let (hub, mut delivery) = self.delivery(net);
+        hub.depart(steps, &mut delivery);
+        self.dismiss_leaving(net);
     }
 
     fn dismiss_leaving(&mut self, net: &mut impl Net) {
@@ -341,6 +384,11 @@ impl<J: Journal> Switch<J> {
     }
 }
 
+/// States shorter than this are not shared: what is queued for a connection anyway is the bound.
+const fn shared_bytes_min(limits: &Limits) -> usize {
+    limits.answers_pause_bytes / 64
+}
+
 /// The one place where SockJS is served.
 fn service(options: SockJs, limits: &Limits) -> Service {
     let service = Service::new(sockjs::PREFIX, limits);
@@ -383,7 +431,7 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
 }
 
 impl<J: Journal> Handler for Switch<J> {
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door) {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address) {
         self.metrics.opened += 1;
         let role = match door {
             Door::Control => {
@@ -400,7 +448,7 @@ impl<J: Journal> Handler for Switch<J> {
             }
             Door::Web => {
                 self.metrics.web_opened += 1;
-                self.web.opened(net, conn);
+                self.web.opened(net, conn, from);
                 Role::Web
             }
             // It is the admin's, who has a handler of its own.
@@ -413,8 +461,8 @@ impl<J: Journal> Handler for Switch<J> {
         self.seats[conn.index()] = Seat { conn, role };
     }
 
-    fn turned_away(&mut self, now: Now) {
-        self.metrics.turned_away += 1;
+    fn turned_away(&mut self, now: Now, why: TurnedAway) {
+        self.metrics.turned_away[why as usize] += 1;
         self.report_soon(now);
     }
 
@@ -509,42 +557,27 @@ impl<J: Journal> Handler for Switch<J> {
         }
     }
 
-    fn stopping(&mut self, net: &mut impl Net) {
+    fn stopping(&mut self, net: &mut impl Net, until: Millis) {
         self.report_at = self.report_at.map(|_| net.now().mono);
         self.report(net.now());
-        for slot in 0..self.seats.len() {
-            let conn = self.seats[slot].conn;
-            match std::mem::take(&mut self.seats[slot].role) {
-                Role::None => {}
-                Role::Controller(mut controller) => {
-                    // What has been carried out is answered first; what has not is not begun.
-                    controller.is_ended = true;
-                    self.close_when_answered(net, conn, &mut controller);
-                    *self.role(conn) = Role::Controller(controller);
-                }
-                Role::Web => {
-                    *self.role(conn) = Role::Web;
-                    let (web, mut site) = self.split();
-                    web.stopping(net, &mut site, conn);
-                }
-            }
-        }
-        let (web, mut site) = self.split();
-        web.stopped(net, &mut site);
+        self.begin_drain(net.now().mono, until);
+        self.drain(net);
     }
 
     fn due(&self) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
         let flood = self.flood.map(|flood| flood.look_at);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
-        let dues = [end, self.report_at, flood, journal, shared, web];
+        let dues = [end, self.report_at, flood, journal, shared, web, self.drain_due()];
         dues.into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
+        self.work = 0;
         self.shared.tick(now.mono);
         self.is_flooded(net);
+        self.depart(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
         while let Some(event) = self.journal.poll() {
@@ -552,6 +585,7 @@ impl<J: Journal> Handler for Switch<J> {
         }
         let (web, mut site) = self.split();
         web.tick(net, &mut site);
+        self.drain(net);
         self.report(now);
     }
 

@@ -6,27 +6,38 @@
 //! session through an [`Outlet`], and to any of them with [`Web::publish`]. Called by the switch,
 //! and by [`Standalone`] for applications that have nothing else.
 //!
-//! One file per role: `http` for requests, `answers` for those that need no session,
-//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `publish`
-//! for what others say to them, `polled` for a session over HTTP and `transports` for its coming
-//! and going, `socket` for WebSockets.
+//! One file per role: `http` for requests, `answers` for those that need no session, `service` for
+//! what is served where, `addresses` for where clients are, `origin` for the sites whose pages may
+//! connect, `pace` for how fast they may speak, `publish` for what others say to them, `polled` for
+//! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets, `drain`
+//! for the end of all when the server stops.
 
+mod addresses;
 mod answers;
+mod census;
+mod drain;
 mod fuzz;
 mod http;
+mod invariants;
 mod origin;
 mod outlet;
 mod pace;
 mod polled;
 mod publish;
+mod service;
 mod socket;
 mod standalone;
+mod strangers;
 mod transports;
+mod uploads;
 
+use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use hashbrown::HashMap;
 
+use crate::address::{Address, Proxies};
 use crate::arena::{Arena, Id};
 use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
@@ -36,16 +47,25 @@ use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
+use addresses::Addresses;
 use answers::Pages;
 use http::{Http, SenderReply};
 use pace::Pace;
 use polled::Polled;
 use socket::Socket;
+use strangers::Age;
 
+pub use census::Ways;
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
+pub use service::Service;
 pub use standalone::Standalone;
+pub use uploads::Bodies;
+
+/// Sessions over HTTP that are seen to in one turn, for their deadlines and for what there is to
+/// say. The others come in the next one.
+const SESSIONS_PER_TURN: usize = 128;
 
 /// Kind of [`SessionId`].
 #[derive(Debug)]
@@ -53,47 +73,6 @@ pub enum SessionKind {}
 
 /// One session, for as long as it lives.
 pub type SessionId = Id<SessionKind>;
-
-/// One place where SockJS is served, and how.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// The path that everything is under, as `/socket`.
-    pub prefix: String,
-    /// Whether WebSockets are served.
-    pub websocket: bool,
-    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
-    pub cookie: bool,
-    /// Whether `jsonp` and `jsonp_send` are served.
-    pub jsonp: bool,
-    /// Whether `htmlfile` is served.
-    pub htmlfile: bool,
-    /// The script that the iframe page loads: a path, or an `http` address.
-    pub script: String,
-    /// Bytes of frames after which an answer that goes on ends; the session goes on in the next.
-    pub response_bytes: usize,
-    /// Whether raw WebSockets are pinged.
-    pub raw_heartbeat: bool,
-    /// Sites whose pages may connect, each as browsers write it in `Origin`; all may if there is
-    /// none here.
-    pub origins: Vec<String>,
-}
-
-impl Service {
-    /// All transports under this prefix, and the page with the script that the server has itself.
-    pub fn new(prefix: &str, limits: &Limits) -> Service {
-        Service {
-            prefix: prefix.to_owned(),
-            websocket: true,
-            cookie: false,
-            jsonp: true,
-            htmlfile: true,
-            script: format!("{prefix}/{}", crate::codec::sockjs::IFRAME_SCRIPT),
-            response_bytes: limits.stream_response_bytes,
-            raw_heartbeat: true,
-            origins: Vec::new(),
-        }
-    }
-}
 
 /// What a browser said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,11 +90,25 @@ pub struct Parting {
     pub told: Option<(u16, &'static str)>,
     /// What is counted.
     pub reason: CloseReason,
+    /// In how many milliseconds it is to come back, if that is known.
+    pub back_ms: Option<u64>,
+}
+
+impl Parting {
+    /// Code and text that the browser is told, with the time to come back.
+    pub fn words(&self) -> Option<(u16, Cow<'static, str>)> {
+        let (code, text) = self.told?;
+        let text = match self.back_ms {
+            Some(ms) => format!("{text}, come back in {ms} ms").into(),
+            None => text.into(),
+        };
+        Some((code, text))
+    }
 }
 
 impl From<CloseReason> for Parting {
     fn from(reason: CloseReason) -> Parting {
-        Parting { told: reason.told(), reason }
+        Parting { told: reason.told(), reason, back_ms: None }
     }
 }
 
@@ -148,6 +141,12 @@ pub trait Application {
 
     /// What may come from that session at most: the next message.
     fn bounds(&self, peer: &Self::Peer) -> Bounds;
+
+    /// Whether it has proved who it is. Before that it gets less: of what it says, and of what
+    /// waits for it.
+    fn is_known(&self, _peer: &Self::Peer) -> bool {
+        true
+    }
 
     /// When [`Application::timed_out`] is wanted. Asked when a session begins, after its deadline,
     /// and when [`Outlet::reschedule`] says so.
@@ -191,17 +190,6 @@ struct Session<P> {
     link: Link,
 }
 
-/// How many sessions there are, by how they are carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ways {
-    /// Raw WebSockets.
-    pub raw: usize,
-    /// WebSockets of SockJS.
-    pub sockjs: usize,
-    /// Sessions over HTTP, those that nobody asks for included.
-    pub polled: usize,
-}
-
 /// How a session is carried.
 #[derive(Debug)]
 enum Link {
@@ -226,9 +214,12 @@ impl hashbrown::Equivalent<Key> for KeyRef<'_> {
 #[derive(Debug)]
 pub struct Web<P> {
     limits: Limits,
+    addresses: Addresses,
     pace: Pace,
     /// How often somebody was held back for speaking too fast.
     held: u64,
+    /// Sessions over HTTP that have ended, by [`CloseReason`].
+    parted: [u64; CloseReason::ALL.len()],
     services: Vec<Service>,
     pages: Vec<Pages>,
     /// By the slot of the connection.
@@ -236,12 +227,18 @@ pub struct Web<P> {
     sessions: Arena<Session<P>, SessionKind>,
     /// Sessions over HTTP by their names.
     names: HashMap<Key, SessionId>,
+    /// Bodies that arrive, and what waits of them.
+    bodies: Bodies,
+    /// Sessions that have not authenticated, the oldest first.
+    strangers: BTreeSet<Age>,
     /// Deadlines of sessions over HTTP.
     wheel: Wheel<SessionId>,
     /// Sessions over HTTP of which something has changed in this turn.
-    dirty: Vec<SessionId>,
+    dirty: VecDeque<SessionId>,
     /// Sessions over raw WebSockets.
     raw_sockets: usize,
+    /// The server stops, and nobody new is spoken with: they come back in so long.
+    back_ms: Option<u64>,
 }
 
 impl<P> Web<P> {
@@ -249,47 +246,51 @@ impl<P> Web<P> {
     pub fn new(services: Vec<Service>, limits: Limits, now: Now) -> Web<P> {
         Web {
             pages: services.iter().map(Pages::new).collect(),
+            addresses: Addresses::new(limits.connections_per_address),
             pace: Pace::new(&limits),
             held: 0,
+            parted: [0; CloseReason::ALL.len()],
             limits,
             services,
             lines: Vec::new(),
             sessions: Arena::default(),
             names: HashMap::new(),
+            bodies: Bodies::default(),
+            strangers: BTreeSet::new(),
             wheel: Wheel::new(now.mono.0),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             raw_sockets: 0,
+            back_ms: None,
         }
     }
 
-    /// How many sessions there are, of any kind.
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
+    /// From now on these services, as many as before, are served like this, within these limits:
+    /// what has begun goes on as it is.
+    pub fn reload(&mut self, services: Vec<Service>, limits: Limits) {
+        debug_assert_eq!(services.len(), self.services.len());
+        self.pages = services.iter().map(Pages::new).collect();
+        self.pace = Pace::new(&limits);
+        self.addresses.set_max(limits.connections_per_address);
+        (self.services, self.limits) = (services, limits);
     }
 
-    /// How many sessions there are, of each kind.
-    pub fn ways(&self) -> Ways {
-        let (raw, polled) = (self.raw_sockets, self.names.len());
-        Ways { raw, sockjs: self.sessions.len() - polled - raw, polled }
+    /// Believes these proxies where they say whom they speak for.
+    pub fn believing(mut self, proxies: Proxies) -> Web<P> {
+        self.addresses.proxies = proxies;
+        self
     }
 
-    /// How often somebody was held back for speaking too fast.
-    pub fn held(&self) -> u64 {
-        self.held
-    }
-
-    /// What the application knows of the sessions that live.
-    pub fn peers(&self) -> impl Iterator<Item = &P> {
-        self.sessions.iter().filter_map(|(_, session)| session.peer.as_ref())
-    }
-
-    /// A peer came through the door.
-    pub fn opened(&mut self, net: &mut impl Net, conn: ConnId) {
+    /// A peer came through the door, from that address.
+    pub fn opened(&mut self, net: &mut impl Net, conn: ConnId, from: Address) {
         net.deadline(conn, Some(net.now().mono.plus(self.limits.http_head_ms as u64)));
         if self.lines.len() <= conn.index() {
             self.lines.resize_with(conn.index() + 1, Line::default);
         }
-        self.lines[conn.index()] = Line::Http(Http::default());
+        let is_proxy = self.addresses.proxies.has(from);
+        self.lines[conn.index()] = Line::Http(Http::new(is_proxy));
+        if let Err(reason) = self.arrive(net, conn, from) {
+            net.close(conn, reason);
+        }
     }
 
     /// Whether a connection is of this door and not yet closed.
@@ -377,8 +378,13 @@ impl<P> Web<P> {
     ) {
         match &self.lines[conn.index()] {
             Line::Http(http) => {
-                http.send_timeout(net, conn);
-                net.close(conn, CloseReason::HalfRequest);
+                let due = http.upload.as_ref().map(|upload| upload.due(&self.limits));
+                if due.is_some_and(|due| due > net.now().mono) {
+                    // More of it has come meanwhile.
+                    return net.deadline(conn, due);
+                }
+                let reason = http.time_out(net, conn);
+                net.close(conn, reason);
             }
             Line::Socket(id) => {
                 let id = *id;
@@ -398,6 +404,8 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
+        self.addresses.leave(conn);
+        self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
             Line::Sender(id, _) => {
@@ -414,38 +422,8 @@ impl<P> Web<P> {
                 if let Some(peer) = session.peer {
                     app.closed(peer);
                 }
+                self.strangers.remove(&Age::of(id));
             }
-        }
-    }
-
-    /// The process is to stop: everybody is told.
-    pub fn stopping<A: Application<Peer = P>>(
-        &mut self,
-        net: &mut impl Net,
-        app: &mut A,
-        conn: ConnId,
-    ) {
-        match &self.lines[conn.index()] {
-            Line::None => {}
-            Line::Http(_) | Line::Sender(..) => net.close(conn, CloseReason::GoingAway),
-            Line::Receiver(id) | Line::Socket(id) => {
-                let id = *id;
-                self.dismiss(net, app, id, CloseReason::GoingAway.into());
-                self.serve(net, app, id);
-                net.close(conn, CloseReason::GoingAway);
-            }
-        }
-    }
-
-    /// All connections have been told: what is left are sessions without one.
-    pub fn stopped<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
-        let alone = |(id, session): (SessionId, &Session<P>)| match &session.link {
-            Link::Polled(polled) if !polled.has_receiver() => Some(id),
-            _ => None,
-        };
-        let ids: Vec<SessionId> = self.sessions.iter().filter_map(alone).collect();
-        for id in ids {
-            self.destroy(net, app, id);
         }
     }
 
@@ -457,14 +435,16 @@ impl<P> Web<P> {
     /// Once a turn, before its input.
     pub fn tick<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.wheel.advance(net.now().mono.0);
-        while let Some((_, id)) = self.wheel.pop_expired() {
+        for _ in 0..SESSIONS_PER_TURN {
+            let Some((_, id)) = self.wheel.pop_expired() else { return };
             self.polled_timed_out(net, app, id);
         }
     }
 
     /// Once a turn, after its input: polls are answered, whoever waited goes on.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
-        while let Some(id) = self.dirty.pop() {
+        for _ in 0..SESSIONS_PER_TURN {
+            let Some(id) = self.dirty.pop_front() else { return };
             self.serve(net, app, id);
         }
     }
@@ -490,13 +470,14 @@ impl<P> Web<P> {
             Link::Polled(polled) => {
                 polled.end(net, parting);
                 if polled.mark_dirty() {
-                    self.dirty.push(id);
+                    self.dirty.push_back(id);
                 }
             }
         }
         if let Some(peer) = session.peer.take() {
             app.closed(peer);
         }
+        self.strangers.remove(&Age::of(id));
         if let Some(conn) = closing {
             net.close(conn, parting.reason);
         }
@@ -511,47 +492,8 @@ impl<P> Web<P> {
 
     fn mark_dirty(&mut self, id: SessionId) {
         if self.polled(id).is_some_and(Polled::mark_dirty) {
-            self.dirty.push(id);
+            self.dirty.push_back(id);
         }
-    }
-
-    /// Checks all that must hold; for tests.
-    ///
-    /// # Panics
-    /// If anything does not hold.
-    pub fn check_invariants(&self) {
-        let (mut polled_count, mut raw) = (0, 0);
-        for (id, session) in self.sessions.iter() {
-            match &session.link {
-                Link::Socket(socket) => {
-                    raw += usize::from(socket.form == Form::Raw);
-                    let line = &self.lines[socket.conn.index()];
-                    assert!(matches!(line, Line::Socket(of) if *of == id), "{line:?}");
-                }
-                Link::Polled(polled) => {
-                    polled_count += 1;
-                    assert_eq!(self.names.get(&polled.key), Some(&id));
-                    polled.check_invariants(session.peer.is_some());
-                    if let Some(conn) = polled.receiver_conn() {
-                        let line = &self.lines[conn.index()];
-                        assert!(matches!(line, Line::Receiver(of) if *of == id), "{line:?}");
-                    }
-                    assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
-                    for sender in &polled.senders {
-                        let line = &self.lines[sender.index()];
-                        assert!(matches!(line, Line::Sender(of, _) if *of == id), "{line:?}");
-                    }
-                }
-            }
-        }
-        assert_eq!(self.names.len(), polled_count);
-        assert_eq!(raw, self.raw_sockets);
-        for line in &self.lines {
-            if let Line::Receiver(id) | Line::Sender(id, _) | Line::Socket(id) = line {
-                assert!(self.sessions.get(*id).is_some(), "{line:?} of nobody");
-            }
-        }
-        self.wheel.check_invariants();
     }
 }
 

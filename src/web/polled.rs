@@ -82,7 +82,7 @@ pub(super) struct Polled {
     /// The browser has been told that the session is open.
     is_opened: bool,
     /// It is over, and every further receiver is told so.
-    ended: Option<Parting>,
+    pub ended: Option<Parting>,
     /// Somebody has been told so.
     is_end_told: bool,
     is_given_up: bool,
@@ -91,6 +91,8 @@ pub(super) struct Polled {
     /// Messages that came behind more answers than the browser has taken: what is left of each
     /// array.
     pub pending: VecDeque<String>,
+    /// How many bytes of those the door has counted.
+    pub counted_bytes: usize,
     /// Connections whose messages are among those, and which get their answers when all is done.
     pub senders: Vec<ConnId>,
     /// When it was last left without a receiver.
@@ -117,6 +119,7 @@ impl Polled {
             is_given_up: false,
             response_bytes,
             pending: VecDeque::new(),
+            counted_bytes: 0,
             senders: Vec::new(),
             alone_since: Millis(0),
             beat_at: Millis(0),
@@ -316,8 +319,8 @@ impl Polled {
             return Some(frame);
         }
         let parting = self.ended?;
-        let (code, text) = parting.told.unwrap_or((1000, "Normal closure"));
-        Some(sockjs::close_text(code, text).into_bytes())
+        let (code, text) = parting.words().unwrap_or((1000, "Normal closure".into()));
+        Some(sockjs::close_text(code, &text).into_bytes())
     }
 
     fn answer_poll(&mut self, net: &mut impl Net, frame: &[u8]) -> Finished {

@@ -31,7 +31,7 @@ impl<P> Web<P> {
                     polled.give_up();
                 }
                 if polled.is_answer_due() && polled.mark_dirty() {
-                    self.dirty.push(id);
+                    self.dirty.push_back(id);
                 }
                 if polled.inbox_bytes() > max
                     && let Some(finished) = polled.flush(net)

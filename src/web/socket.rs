@@ -70,17 +70,17 @@ impl Socket {
     /// Tells a browser why it is let go (protocol parts 6 and 7): on SockJS in a `c[…]` frame,
     /// followed by an ordinary close, otherwise in the close frame itself.
     pub fn farewell(&self, net: &mut impl Net, parting: Parting) {
-        let Some((code, text)) = parting.told else { return };
+        let Some((code, text)) = parting.words() else { return };
         use CloseReason::{BrokenFraming, PeerClosed, WsProtocol, WsTooLarge, WsUtf8};
         let is_transport =
             matches!(parting.reason, BrokenFraming | WsProtocol | WsUtf8 | WsTooLarge | PeerClosed);
         match self.form {
             Form::SockJs if !is_transport => {
-                let last = sockjs::close_text(code, text);
+                let last = sockjs::close_text(code, &text);
                 net.send(self.conn, ws::text_frame(last.as_bytes()));
                 net.send(self.conn, ws::close_frame(1000, "Normal closure"));
             }
-            _ => net.send(self.conn, ws::close_frame(code, text)),
+            _ => net.send(self.conn, ws::close_frame(code, &text)),
         }
     }
 }
@@ -108,6 +108,7 @@ impl<P> Web<P> {
                     session.peer = Some(peer);
                 }
                 self.reschedule_socket(net, app, id);
+                self.meet(net, app, id);
             }
             Err(parting) => self.dismiss(net, app, id, parting),
         }
@@ -174,13 +175,14 @@ impl<P> Web<P> {
         let mut used = 0;
         let now = net.now().mono;
         loop {
+            let pause_bytes = self.pause_bytes(app, id);
             let Some(Session { peer: Some(peer), link: Link::Socket(socket) }) =
                 self.sessions.get_mut(id)
             else {
                 return Ok(input.len());
             };
             socket.bucket.take(&self.pace, now, reader.take_frames());
-            if net.queued(socket.conn) >= self.limits.answers_pause_bytes {
+            if net.queued(socket.conn) >= pause_bytes {
                 socket.hold(net);
                 return Ok(used);
             }
@@ -193,6 +195,7 @@ impl<P> Web<P> {
             let broken = |error: WsError| Parting {
                 told: Some((error.close_code(), error.close_text())),
                 reason: error.into(),
+                back_ms: None,
             };
             let step = reader.read(&mut input[used..], &app.bounds(peer)).map_err(broken)?;
             used += step.consumed;
@@ -244,6 +247,7 @@ impl<P> Web<P> {
         if outlet.is_rescheduled {
             self.reschedule_socket(net, app, id);
         }
+        self.get_to_know(app, id);
         Ok(())
     }
 
@@ -265,13 +269,14 @@ impl<P> Web<P> {
         let mut count = 0;
         while let Some(message) = messages.next() {
             self.tell(net, app, id, Message::Text(&message))?;
+            let pause_bytes = self.pause_bytes(app, id);
             let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) else {
                 return Ok(());
             };
             // The frame itself has been paid for.
             socket.bucket.take(&self.pace, net.now().mono, usize::from(count > 0));
             count += 1;
-            if net.queued(socket.conn) >= self.limits.answers_pause_bytes {
+            if net.queued(socket.conn) >= pause_bytes {
                 let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
                 socket.pending = (!rest.is_empty()).then(|| Box::new(rest));
                 socket.hold(net);
@@ -310,7 +315,7 @@ impl<P> Web<P> {
             let conn = socket.conn;
             socket.bucket.take(&self.pace, net.now().mono, 1);
             self.tell(net, app, id, Message::Text(&message))?;
-            if net.queued(conn) >= self.limits.answers_pause_bytes {
+            if net.queued(conn) >= self.pause_bytes(app, id) {
                 return Ok(());
             }
         }

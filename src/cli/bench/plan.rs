@@ -49,7 +49,7 @@ fn plan(call: &Call) -> Result<Plan, Stop> {
         workload,
         protocol,
         ws: address(call, AT_WS, config.ws)?,
-        control: address(call, AT_CONTROL, config.control)?,
+        control: address(call, AT_CONTROL, Some(config.control))?,
         namespace: namespace.to_owned(),
         key,
         subscribers,
@@ -99,10 +99,14 @@ fn no_number(flag: Flag, text: &str) -> Stop {
 }
 
 /// Where to connect: a flag says it, with a name or a number for a host, or the configuration.
-fn address(call: &Call, flag: Flag, configured: SocketAddr) -> Result<SocketAddr, Stop> {
-    let text = match call.flag(flag.name) {
-        Some(text) => text.to_owned(),
-        None => Address::to_reach(configured).to_string(),
+fn address(call: &Call, flag: Flag, configured: Option<SocketAddr>) -> Result<SocketAddr, Stop> {
+    let text = match (call.flag(flag.name), configured) {
+        (Some(text), _) => text.to_owned(),
+        (None, Some(configured)) => Address::to_reach(configured).to_string(),
+        (None, None) => {
+            let name = flag.name;
+            return Err(Stop::Usage(format!("say with --{name} where that port is")));
+        }
     };
     let wrong = |why: String| Stop::Usage(format!("--{}: {text}: {why}", flag.name));
     let found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;

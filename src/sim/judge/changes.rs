@@ -66,8 +66,7 @@ impl Judge {
         let gone = self.peers().filter(|(_, space, ..)| !self.record.spaces.contains_key(space));
         let gone: Vec<ConnId> = gone.map(|(conn, ..)| conn).collect();
         for conn in gone {
-            self.dismiss(conn, CloseReason::NamespaceRemoved);
-            self.leave(conn);
+            self.part(conn, CloseReason::NamespaceRemoved);
         }
         for line in self.lines.values_mut() {
             for due in line.expected.iter_mut().filter(|due| is_lost(due.after)) {
@@ -285,15 +284,14 @@ impl Judge {
         }
     }
 
-    /// Dismisses the connections of a user, or of a namespace; returns how many.
+    /// Lets go of the connections of a user, or of a namespace; returns how many.
     fn let_go(&mut self, space: u32, user: Option<&String>, reason: CloseReason) -> usize {
         let is_meant =
             |whose: u32, who: &str| whose == space && user.is_none_or(|user| user == who);
         let meant = self.peers().filter(|(_, space, user, _)| is_meant(*space, user));
         let conns: Vec<ConnId> = meant.map(|(conn, ..)| conn).collect();
         for conn in &conns {
-            self.dismiss(*conn, reason);
-            self.leave(*conn);
+            self.part(*conn, reason);
         }
         conns.len()
     }

@@ -12,10 +12,29 @@ use crate::sim::client::{Client, End, SITE, masked};
 use crate::sim::grammar::{Grammar, SERVER_KEY};
 use crate::sim::intent::{Command, Emit, Event, Intent};
 use crate::sim::judge::Role;
+use crate::sim::ways::Way;
 use crate::time::UnixMillis;
 
 /// Clients at a time.
 const CLIENTS_MAX: usize = 20;
+/// Limits that change while a run goes on, and the least that each becomes: those of what there may
+/// be. What clients of the simulation say is made for the others as they are.
+const RELOADED: [(&str, usize); 14] = [
+    ("control_connections", 2),
+    ("control_unauthenticated_connections", 1),
+    ("control_wrong_keys", 1),
+    ("control_commands_per_turn", 1),
+    ("channels_per_connection", 1),
+    ("connections_per_user", 1),
+    ("namespaces", 1),
+    ("grants_per_namespace", 1),
+    ("grants", 1),
+    ("states_per_namespace", 1),
+    ("states_bytes_per_namespace", 100),
+    ("states", 1),
+    ("states_bytes", 100),
+    ("list_items", 1),
+];
 /// Most bytes of a WebSocket message that breaks no limit, before auth or after.
 const MESSAGE_BYTES: usize = 512;
 
@@ -45,7 +64,7 @@ impl<J: Journal> World<J> {
     /// One action and what follows.
     pub fn step(&mut self) {
         self.step += 1;
-        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5, 20]) {
+        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5, 20, 5]) {
             0 => self.open(),
             1 => self.speak(),
             2 => self.block(),
@@ -68,6 +87,7 @@ impl<J: Journal> World<J> {
                 self.drive();
             }
             9 => self.chorus(),
+            10 => self.reload(),
             _ => {
                 let ms = self.net.prng.below(200_000) as u64;
                 let is_back = self.net.prng.one_in(2);
@@ -89,6 +109,21 @@ impl<J: Journal> World<J> {
         }
     }
 
+    /// Other limits from now on, each at most what it was at the start. Whoever is over them stays.
+    fn reload(&mut self) {
+        let (mut limits, most) = (self.limits.clone(), crate::sim::limits(self.options.seed));
+        for (name, least) in RELOADED {
+            let most = most.get(name).unwrap_or(least);
+            let value = least + self.net.prng.below(most - least + 1);
+            limits.set(name, value).expect("between its bounds");
+        }
+        self.note(|| format!("other limits: {limits:?}"));
+        self.switch.reload(&limits, super::sockjs());
+        self.judge.reload(&limits);
+        self.reloads += 1;
+        self.limits = limits;
+    }
+
     /// A client comes, and often speaks at once.
     fn open(&mut self) {
         if self.clients.len() >= CLIENTS_MAX {
@@ -107,10 +142,15 @@ impl<J: Journal> World<J> {
         let is_strange = (1..=3).contains(&kind) && self.net.prng.one_in(16);
         let origin = if is_strange { "https://site.example.org" } else { SITE };
         let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\n");
+        let way = Way::draw(&mut self.net.prng);
+        if door == Door::Web {
+            client.from = way.from;
+            way.introduce(&mut client, &mut self.judge);
+        }
         match kind {
             1..=3 if is_strange => {
                 let request = format!("{head}\r\n");
-                client.write(&mut self.judge, request.as_bytes(), Intent::Strange);
+                way.request(&mut client, &mut self.judge, &request, Intent::Strange);
             }
             1 | 2 => {
                 let form = if kind == 1 { Form::Raw } else { Form::SockJs };
@@ -118,7 +158,7 @@ impl<J: Journal> World<J> {
                                Sec-WebSocket-Version: 13\r\n\
                                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
                 let request = format!("{head}{upgrade}");
-                client.write(&mut self.judge, request.as_bytes(), Intent::Upgrade(form));
+                way.request(&mut client, &mut self.judge, &request, Intent::Upgrade(form));
                 // The first messages may ride in the same segment.
                 for _ in 0..self.net.prng.below(5) {
                     self.browser_speaks(&mut client, None, form);
@@ -130,7 +170,7 @@ impl<J: Journal> World<J> {
                 let close = if is_last { "Connection: close\r\n" } else { "" };
                 let request = format!("{head}{close}\r\n");
                 let intent = Intent::Request { status, is_last };
-                client.write(&mut self.judge, request.as_bytes(), intent);
+                way.request(&mut client, &mut self.judge, &request, intent);
             }
             5 if self.net.prng.one_in(2) => {
                 client.write(&mut self.judge, b"no request\r\n\r\n", Intent::BadRequest(400));

@@ -448,17 +448,22 @@ impl Hub {
                 assert!(back.peer == id && back.subscription as usize == i);
             }
         }
+        for (id, ns) in self.namespaces.iter() {
+            assert_eq!(self.namespace(&ns.name), Some(id));
+            assert_eq!(self.numbers.get(&ns.number), Some(&id));
+        }
+        assert_eq!(self.numbers.len(), self.namespaces.len());
+        self.check_numbers();
+    }
+
+    /// Checks what is counted beside the tables.
+    fn check_numbers(&self) {
         let living = |state: &State| self.namespaces.contains(state.ns);
         for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
             let Place { channel, user } = &state.place;
             assert_eq!(self.find_state(state.ns, channel, user.as_deref()), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
         }
-        for (id, ns) in self.namespaces.iter() {
-            assert_eq!(self.namespace(&ns.name), Some(id));
-            assert_eq!(self.numbers.get(&ns.number), Some(&id));
-        }
-        assert_eq!(self.numbers.len(), self.namespaces.len());
         let total = |count: fn(&Namespace) -> usize| -> usize {
             self.namespaces.iter().map(|(_, ns)| count(ns)).sum()
         };

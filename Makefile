@@ -8,9 +8,9 @@ STATES ?= 1000000
 SETS ?= 1000000
 
 .PHONY: help run build setup test deny conformance lint fmt sim crash powercut bitrot growth fuzz \
-	smoke fuzzer bench measure proxies clean
+	smoke fuzzer bench bench-peers measure proxies clean
 help:
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 run: build ## build, and run the server with the demo page
 	./target/release/fws serve --demo
@@ -75,10 +75,14 @@ fuzzer:
 	scripts/setup
 	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.2 --locked
 
-bench: ## micro benches, and counts of allocations and encodings
-	$(CARGO) bench --locked
+bench: ## counts that must not grow, and our server beside the floor: five minutes
+	$(CARGO) bench --locked --bench counts --bench transports --bench micro
+	$(CARGO) bench --locked --bench floors
 
-measure: build ## sizes, memory and system calls of the release binary
+bench-peers: ## our server beside others, into docs/performance.md: half an hour
+	scripts/bench-peers
+
+measure: build ## sizes, memory and system calls of the release binary, and what its store costs
 	scripts/measure
 
 proxies: build ## try nginx, HAProxy, Caddy and Apache, as docs/operations.md sets them up

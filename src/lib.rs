@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cli`], [`config`] | argv, environment and file → a command, a checked `Config` |
 //! | [`client`] | blocking clients of both ports, for the command line |
+//! | [`load`] | the load generator of `fws bench`, over the reactor |
 //! | [`server`], [`demo`] | joins reactor, switch and journal, and runs them |
 //! | [`admin`] | the admin door in front of the switch: metrics and health |
 //! | [`switch`] | what a byte means: roles of connections, commands, browser messages |
@@ -17,8 +18,9 @@
 //! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`] |
 //! | more leaves | [`address`], [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
 //!
-//! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. [`sim`] is its twin for
-//! tests: the same seam, a network that exists only in memory.
+//! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. The server is its
+//! handler, and so is the load generator. [`sim`] is its twin for tests: the same seam, a network
+//! that exists only in memory.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -35,6 +37,8 @@ pub mod hub;
 pub mod journal;
 pub mod keys;
 pub mod limits;
+#[cfg(feature = "bench")]
+pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod publication;

@@ -9,7 +9,7 @@ mod reload;
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::process::umask;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin::AdminDoor;
@@ -21,7 +21,7 @@ use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::limits::Limits;
 use crate::log;
-use crate::reactor::{Bounds, Reactor, Signal};
+use crate::reactor::{Bounds, Reactor, Signal, raise_descriptor_limit};
 use crate::slow::Rules;
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
@@ -278,17 +278,6 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
         }
     }
     Ok(key)
-}
-
-/// Raises the soft limit to the hard one; returns what is in force.
-fn raise_descriptor_limit() -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok()
-    {
-        return maximum.unwrap_or(u64::MAX);
-    }
-    current.unwrap_or(u64::MAX)
 }
 
 /// The namespaces that the configuration names, and the demo's.

@@ -35,6 +35,7 @@ fn every_command_has_help() {
         "revoke",
         "watch",
         "stat",
+        "bench",
         "store",
         "store check",
         "store export",

@@ -53,6 +53,7 @@ pub fn frame(body: &str) -> Vec<u8> {
 }
 
 /// The command that opens [`NAMESPACE`].
+#[allow(dead_code)] // not every bench commands
 pub fn auth() -> Vec<u8> {
     frame(&format!(r#"{{"action":"auth","name":"{NAMESPACE}","sKey":"{KEY}"}}"#))
 }

@@ -5,6 +5,7 @@
 //! Exit codes: 0 done, 1 failed, 2 asked in a way that cannot work. Standard output that is closed
 //! ends a command quietly; errors are one line on standard error.
 
+mod bench;
 mod check;
 mod doctor;
 mod emit;
@@ -61,6 +62,7 @@ const COMMANDS: &[&Command] = &[
     &revoke::COMMAND,
     &watch::COMMAND,
     &stat::COMMAND,
+    &bench::COMMAND,
     &doctor::COMMAND,
     &store::COMMAND,
 ];

@@ -2,6 +2,8 @@
 //! deadlines and the one read buffer; it has never heard of HTTP, channels or JSON. It calls a
 //! [`Handler`]; only the server's start-up knows it.
 
+#[cfg(feature = "bench")]
+mod dial;
 mod io;
 mod listener;
 mod process;
@@ -16,6 +18,7 @@ mod tests;
 
 pub use io::Signal;
 pub use listener::Listener;
+pub use process::raise_descriptor_limit;
 
 use std::io as stdio;
 use std::io::Read;

@@ -1,9 +1,10 @@
 //! What the system knows of this process, from `/proc`: three short files and one directory entry,
-//! whatever the number of connections. Read when somebody asks, never by the turn.
+//! whatever the number of connections. Read when somebody asks, never by the turn. And how many
+//! descriptors it may have.
 
 use std::fs;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::metrics::Process;
 
@@ -21,6 +22,17 @@ pub(super) fn read() -> Process {
         max_fds: getrlimit(Resource::Nofile).current,
         cpu_ms: cpu_ms(&read("stat")),
     }
+}
+
+/// Raises the soft limit of descriptors to the hard one; returns what is in force.
+pub fn raise_descriptor_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok()
+    {
+        return maximum.unwrap_or(u64::MAX);
+    }
+    current.unwrap_or(u64::MAX)
 }
 
 fn resident_bytes(status: &str) -> Option<u64> {

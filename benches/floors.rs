@@ -1,0 +1,214 @@
+//! Our server beside the least that a server can be (`benches/floor/floor.c`) and beside Redis, in
+//! one run: the goals of docs/performance.md, what was measured, and whether that is met.
+//!
+//! `BENCH_REPEAT` (3) and `BENCH_SECONDS` (1.2) say how often and how long each run is.
+
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use load::{Bench, Folder, Result, Target, figure, ratio, row};
+
+/// Goals and figures, as they come.
+struct Report {
+    /// Each with the number of its goal.
+    lines: Vec<(char, String)>,
+    missed: usize,
+}
+
+impl Report {
+    fn at_most(&mut self, what: &str, measured: f64, goal: f64, unit: &str) {
+        self.add(what, measured, goal, unit, measured <= goal, "at most");
+    }
+
+    fn at_least(&mut self, what: &str, measured: f64, goal: f64, unit: &str) {
+        self.add(what, measured, goal, unit, measured >= goal, "at least");
+    }
+
+    fn add(&mut self, what: &str, measured: f64, goal: f64, unit: &str, met: bool, word: &str) {
+        let digits = if goal < 100.0 { 2 } else { 0 };
+        let verdict = if met { "yes" } else { "no" };
+        self.missed += usize::from(!met);
+        let measured = format!("{measured:.digits$}{unit}");
+        let goal = format!("{word} {goal:.digits$}{unit}");
+        let number = what.chars().next().unwrap_or_default();
+        self.lines.push((number, row(&[&what, &measured, &goal, &verdict])));
+    }
+
+    fn note(&mut self, what: &str, measured: String) {
+        let number = self.lines.last().map_or('0', |(number, _)| *number);
+        self.lines.push((number, row(&[&what, &measured, &"", &""])));
+    }
+}
+
+const CPU: &str = "server_cpu_per_delivery_us";
+
+fn broadcast(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Target) -> Result<()> {
+    // By number of subscribers: ours and the floor's microseconds, at 128 bytes.
+    let mut growth = Vec::new();
+    for (subscribers, bytes) in
+        [(100, 128), (1000, 128), (10_000, 128), (100, 1024), (1000, 1024), (10_000, 1024)]
+    {
+        let (n, b) = (subscribers.to_string(), bytes.to_string());
+        let flags = ["broadcast", "--subscribers", &n, "--bytes", &b];
+        let all = bench.compare(&[fws, floor], &flags)?;
+        let what = format!("1. broadcast to {n}, {b} bytes, 16 in flight, × floor");
+        report.at_most(&what, ratio(&all[0], &all[1], CPU), 1.10, "");
+        let (ours, theirs) = (figure(&all[0], CPU), figure(&all[1], CPU));
+        report.note("   µs a delivery, ours and the floor's", format!("{ours:.2}, {theirs:.2}"));
+        if bytes == 128 && subscribers != 1000 {
+            growth.push((ours, theirs));
+        }
+    }
+    let flags = ["broadcast", "--subscribers", "1000", "--in-flight", "1"];
+    let all = bench.compare(&[fws, floor], &flags)?;
+    let what = "1. broadcast to 1000, 128 bytes, one in flight, × floor";
+    report.at_most(what, ratio(&all[0], &all[1], CPU), 1.03, "");
+    if let [few, many] = growth[..] {
+        let (ours, theirs) = (many.0 / few.0, many.1 / few.1);
+        let goal = f64::max(1.35, 1.1 * theirs);
+        report.at_most("7. a delivery to one of 10000, × to one of 100", ours, goal, "");
+    }
+    Ok(())
+}
+
+fn unicast_and_churn(
+    bench: &mut Bench,
+    report: &mut Report,
+    [fws, floor, browsers]: [&Target; 3],
+) -> Result<()> {
+    let all = bench.compare(&[fws, floor], &["unicast", "--subscribers", "10000"])?;
+    let what = "2. to one user of 10000, 64 in flight, × floor";
+    report.at_most(what, ratio(&all[0], &all[1], CPU), 1.10, "");
+    let all = bench.compare(&[fws, browsers], &["churn"])?;
+    let cpu = "server_cpu_per_visit_us";
+    let what = "3. connect, authenticate, subscribe, close, × a floor that checks nothing";
+    report.at_most(what, ratio(&all[0], &all[1], cpu), 1.15, "");
+    let rate = 1e6 / figure(&all[0], cpu);
+    report.at_least("3. the same, a second of one core", rate, 15_000.0, "");
+    Ok(())
+}
+
+fn idle(bench: &mut Bench, report: &mut Report, folder: &Folder) -> Result<()> {
+    let goals = [("shared", &["idle"][..], 320.0), ("own", &["idle", "--own-channel"], 480.0)];
+    for (label, words, goal) in goals {
+        let fws = Target::fws(label, &folder.0, &[])?;
+        if label == "shared" {
+            let kilobytes = server::figure(fws.pid, "status", "VmRSS:")? as f64;
+            report.at_most("4. resident at start, KiB", kilobytes, 4096.0, "");
+            let ms = fws.start.as_secs_f64() * 1000.0;
+            report.at_most("9. from start to listening, empty store, ms", ms, 10.0, "");
+        }
+        let count = if bench.is_serious() { "15000" } else { "2000" };
+        let all = [bench.run(&fws, &[words, &["--subscribers", count]].concat())?];
+        let bytes = figure(&all, "pss_per_subscriber_bytes");
+        let what = format!("4. bytes of an idle subscriber of {count}, channel: {label}");
+        report.at_most(&what, bytes, goal, "");
+        let kernel = figure(&all, "kernel_slab_per_subscriber_bytes");
+        report.note("   in the kernel, both ends of it", format!("{kernel:.0}"));
+        let kept = figure(&all, "pss_kept_bytes") / 1024.0;
+        report.at_most("4. kept when all have gone, KiB", kept, 1024.0, "");
+    }
+    Ok(())
+}
+
+fn control(bench: &mut Bench, report: &mut Report, folder: &Folder) -> Result<()> {
+    let path = &folder.0;
+    let kept = [Target::fws("1s", path, &["--sync", "1s"])?, Target::redis("log", path, true)?];
+    let none =
+        [Target::fws("none", path, &["--store", "none"])?, Target::redis("no", path, false)?];
+    let cpu = "server_cpu_per_reply_us";
+    for connections in ["1", "50"] {
+        let flags = |command| ["control", "--command", command, "--connections", connections];
+        for (label, [fws, redis]) in [("synced by interval", &kept), ("kept nowhere", &none)] {
+            let all = bench.compare(&[fws, redis], &flags("set"))?;
+            let what = format!("5. set on {connections}, {label}, requests a CPU second × Redis");
+            report.at_least(&what, 1.0 / ratio(&all[0], &all[1], cpu), 1.3, "");
+        }
+        let [fws, redis] = &kept;
+        let all = bench.compare(&[fws, redis], &flags("get"))?;
+        let what = format!("5. get on {connections}, requests a CPU second × Redis");
+        report.at_least(&what, 1.0 / ratio(&all[0], &all[1], cpu), 1.3, "");
+        let emits = bench.compare(&[fws], &flags("emit"))?;
+        let what = format!("5. emit to nobody on {connections}, requests a CPU second × get");
+        report.at_least(&what, 1.0 / ratio(&emits[0], &all[0], cpu), 1.0, "");
+    }
+    Ok(())
+}
+
+fn transports(bench: &mut Bench, report: &mut Report, fws: &Target) -> Result<()> {
+    let mut raw = Vec::new();
+    for (protocol, goal) in [("fws", 1.0), ("sockjs", 1.15), ("xhr-streaming", 1.3)] {
+        let flags = ["broadcast", "--subscribers", "1000", "--to", protocol];
+        let all = bench.compare(&[fws], &flags)?.remove(0);
+        if raw.is_empty() {
+            raw = all;
+        } else {
+            let what = format!("6. {protocol}, broadcast to 1000, × raw");
+            report.at_most(&what, ratio(&all, &raw, CPU), goal, "");
+        }
+    }
+    Ok(())
+}
+
+fn latency(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Target) -> Result<()> {
+    let seconds = bench.seconds;
+    bench.seconds = f64::max(seconds, 2.0 * seconds.min(1.5));
+    let flags = ["rate", "--subscribers", "1000", "--per-second", "50"];
+    let all = bench.compare(&[fws, floor], &flags)?;
+    let parts = ["p50", "p99", "p99_9"];
+    for part in parts {
+        let name = format!("last_latency_{part}_us");
+        let what = format!("8. 50 a second to 1000, {part} of the last subscriber, × floor");
+        report.at_most(&what, ratio(&all[0], &all[1], &name), 1.1, "");
+    }
+    let stalled = ["slow", "--subscribers", "1000", "--stalled", "10"];
+    let slow = bench.compare(&[fws, floor], &stalled)?;
+    for part in parts {
+        let name = format!("stalled_last_latency_{part}_us");
+        let what = format!("8. the same, 1 % of them stalled, {part}, × floor");
+        report.at_most(&what, ratio(&slow[0], &slow[1], &name), 1.1, "");
+    }
+    bench.seconds = seconds;
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let folder = Folder::new("floors")?;
+    let mut bench = Bench::new();
+    let mut report = Report { lines: Vec::new(), missed: 0 };
+    {
+        let program = load::compile_floor(&folder.0)?;
+        let fws = Target::fws("fws", &folder.0, &[])?;
+        let coalesce = Target::floor("floor-coalesce", "coalesce", &program)?;
+        let write = Target::floor("floor-write", "write", &program)?;
+        let browsers = Target::floor("floor-browsers", "browsers", &program)?;
+        broadcast(&mut bench, &mut report, &fws, &coalesce)?;
+        unicast_and_churn(&mut bench, &mut report, [&fws, &coalesce, &browsers])?;
+        transports(&mut bench, &mut report, &fws)?;
+        latency(&mut bench, &mut report, &fws, &write)?;
+    }
+    idle(&mut bench, &mut report, &folder)?;
+    control(&mut bench, &mut report, &folder)?;
+    let stripped = folder.0.join("stripped");
+    let ours = Path::new(env!("CARGO_BIN_EXE_fws"));
+    if Command::new("strip").arg("-o").args([stripped.as_path(), ours]).status()?.success() {
+        let kilobytes = std::fs::metadata(&stripped)?.len() as f64 / 1024.0;
+        report.at_most("9. binary, stripped, KiB", kilobytes, 2048.0, "");
+    }
+    println!("\n{}", row(&[&"goal", &"measured", &"wanted", &"met"]));
+    println!("|---|---|---|---|");
+    report.lines.sort_by_key(|(number, _)| *number);
+    report.lines.iter().for_each(|(_, line)| println!("{line}"));
+    println!("\n{}; {} goals are not met", bench.summary(), report.missed);
+    if !bench.is_serious() {
+        println!("too short to be quoted: BENCH_REPEAT is 3 and BENCH_SECONDS 1.2 by default");
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! What the flags of `fws bench` ask for, carried out.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use super::table::{json, text};
+use super::*;
+use crate::cli::output::out;
+use crate::cli::session;
+use crate::client::Address;
+use crate::demo;
+use crate::load::{self, Action, Plan, Protocol, Workload};
+
+pub(super) fn run(call: &Call) -> Result<(), Stop> {
+    let plan = plan(call)?;
+    plan.check().map_err(|fault| Stop::Usage(fault.to_string()))?;
+    let is_terminal = stderr().is_terminal();
+    let mut show = |line: &str| {
+        if is_terminal {
+            // Nobody's loss if it cannot be written.
+            let _ = stderr().write_all(format!("\r{line}\x1b[K").as_bytes());
+        }
+    };
+    let result = load::run(&plan, &mut show);
+    show("");
+    let outcome = result.map_err(|fault| Stop::Failed(fault.to_string()))?;
+    let is_json = call.flag(JSON.name).is_some();
+    out(&if is_json { json(&plan, &outcome) } else { text(&plan, &outcome) })
+}
+
+fn plan(call: &Call) -> Result<Plan, Stop> {
+    let [word] = call.words()?;
+    let workload = one_of(&Workload::ALL, "WORKLOAD", word)?;
+    let protocol = one_of(&Protocol::ALL, "--to", call.flag(TO.name).unwrap_or("fws"))?;
+    let action = one_of(&Action::ALL, "--command", call.flag(COMMAND_FLAG.name).unwrap_or("set"))?;
+    let config = call.client_config()?;
+    let namespace = call.flag(NAMESPACE.name).unwrap_or(demo::NAMESPACE);
+    let key = match protocol.is_ours() {
+        true => session::namespace_key(call, &config, namespace)?.key.expose().to_owned(),
+        false => String::new(),
+    };
+    let subscribers = number(call, SUBSCRIBERS, 1000)?;
+    let in_flight = match workload {
+        Workload::Unicast | Workload::Control => 64,
+        Workload::Churn => 200,
+        _ => 16,
+    };
+    Ok(Plan {
+        workload,
+        protocol,
+        ws: address(call, AT_WS, config.ws)?,
+        control: address(call, AT_CONTROL, Some(config.control))?,
+        namespace: namespace.to_owned(),
+        key,
+        subscribers,
+        bytes: number(call, BYTES, 128)?,
+        in_flight: number(call, IN_FLIGHT, in_flight)?,
+        per_second: number(call, PER_SECOND, 50)?,
+        connections: number(call, CONNECTIONS, 1)?,
+        action,
+        stalled: number(call, STALLED, subscribers.div_ceil(100))?,
+        has_own_channel: call.flag(OWN.name).is_some(),
+        warm_up_ms: milliseconds(call, WARM_UP, 1.0)?,
+        measure_ms: milliseconds(call, SECONDS, 3.0)?,
+        pid: match call.flag(PID.name) {
+            None => None,
+            Some(pid) => Some(pid.parse().map_err(|_| no_number(PID, pid))?),
+        },
+    })
+}
+
+fn one_of<T: Copy>(all: &[(&str, T)], what: &str, name: &str) -> Result<T, Stop> {
+    let found = all.iter().find(|(known, _)| *known == name);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|(known, _)| *known).collect();
+        Stop::Usage(format!("{what}: {name:?} is none of {}", names.join(", ")))
+    })
+}
+
+/// A flag that is a number, from 1 to ten million.
+fn number(call: &Call, flag: Flag, default: usize) -> Result<usize, Stop> {
+    let Some(text) = call.flag(flag.name) else { return Ok(default) };
+    let number = text.parse().ok().filter(|number| (1..=10_000_000).contains(number));
+    number.ok_or_else(|| no_number(flag, text))
+}
+
+/// A flag that is a number of seconds, up to a day.
+fn milliseconds(call: &Call, flag: Flag, default: f64) -> Result<u64, Stop> {
+    let Some(text) = call.flag(flag.name) else { return Ok((default * 1000.0) as u64) };
+    let seconds = text.parse::<f64>().ok().filter(|it| (0.05..=86_400.0).contains(it));
+    let seconds = seconds.ok_or_else(|| {
+        Stop::Usage(format!("--{}: {text:?} is not a number from 0.05 to 86400", flag.name))
+    })?;
+    Ok((seconds * 1000.0) as u64)
+}
+
+fn no_number(flag: Flag, text: &str) -> Stop {
+    Stop::Usage(format!("--{}: {text:?} is not a number from 1 to 10000000", flag.name))
+}
+
+/// Where to connect: a flag says it, with a name or a number for a host, or the configuration.
+fn address(call: &Call, flag: Flag, configured: Option<SocketAddr>) -> Result<SocketAddr, Stop> {
+    let text = match (call.flag(flag.name), configured) {
+        (Some(text), _) => text.to_owned(),
+        (None, Some(configured)) => Address::to_reach(configured).to_string(),
+        (None, None) => {
+            let name = flag.name;
+            return Err(Stop::Usage(format!("say with --{name} where that port is")));
+        }
+    };
+    let wrong = |why: String| Stop::Usage(format!("--{}: {text}: {why}", flag.name));
+    let found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| wrong("no such host".into()))
+}

@@ -1,0 +1,184 @@
+//! Browsers that come, say who they are, subscribe and go, so many at a time.
+
+use super::crowd::Greeting;
+use super::histogram::Histogram;
+use super::outcome::{self, Outcome};
+use super::process::{self, Cpu};
+use super::protocol::Script;
+use super::{Fault, Plan, Work};
+use crate::edge::{ConnId, Door, Net};
+use crate::reason::CloseReason;
+use crate::time::{Millis, Stopwatch};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    WarmUp,
+    Measuring,
+    /// Nobody comes any more; those who are there go on.
+    Draining,
+    Done,
+}
+
+/// Somebody on their way.
+#[derive(Debug)]
+struct Visit {
+    conn: ConnId,
+    n: usize,
+    greeting: Greeting,
+    begun_us: u64,
+    is_over: bool,
+}
+
+/// One run.
+pub(super) struct Churn {
+    plan: Plan,
+    script: Script,
+    /// By slots of the reactor.
+    visits: Vec<Option<Visit>>,
+    asked: usize,
+    opened: usize,
+    /// How many are on their way.
+    present: usize,
+    count: u64,
+    times: Histogram,
+    result: Histogram,
+    watch: Stopwatch,
+    stage: Stage,
+    is_begun: bool,
+    now: Millis,
+    until: Millis,
+    stage_us: u64,
+    cpu: Cpu,
+    seconds: f64,
+}
+
+impl Churn {
+    pub fn new(plan: &Plan) -> Churn {
+        Churn {
+            plan: plan.clone(),
+            script: Script::new(plan),
+            visits: Vec::new(),
+            asked: 0,
+            opened: 0,
+            present: 0,
+            count: 0,
+            times: Histogram::default(),
+            result: Histogram::default(),
+            watch: Stopwatch::start(),
+            stage: Stage::WarmUp,
+            is_begun: false,
+            now: Millis(0),
+            until: Millis(0),
+            stage_us: 0,
+            cpu: Cpu::default(),
+            seconds: 0.0,
+        }
+    }
+
+    fn visit(&mut self, conn: ConnId) -> Option<&mut Visit> {
+        self.visits.get_mut(conn.index())?.as_mut().filter(|visit| visit.conn == conn)
+    }
+}
+
+impl Work for Churn {
+    fn wish(&mut self) -> Option<Door> {
+        let is_wanted = self.stage != Stage::Draining && self.asked < self.plan.in_flight;
+        self.asked += usize::from(is_wanted);
+        is_wanted.then_some(Door::Web)
+    }
+
+    fn opened(&mut self, net: &mut dyn Net, conn: ConnId, _: Door) {
+        let (n, begun_us) = (self.opened, self.watch.elapsed_us());
+        self.opened += 1;
+        self.present += 1;
+        let mut greeting = Greeting::default();
+        greeting.begin(net, conn, |step| self.script.subscriber(n, step));
+        if self.visits.len() <= conn.index() {
+            self.visits.resize_with(conn.index() + 1, || None);
+        }
+        if let Some(place) = self.visits.get_mut(conn.index()) {
+            *place = Some(Visit { conn, n, greeting, begun_us, is_over: false });
+        }
+    }
+
+    fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
+        let now_us = self.watch.elapsed_us();
+        let Some(Some(visit)) = self.visits.get_mut(conn.index()) else { return Ok(input.len()) };
+        let (script, n) = (&self.script, visit.n);
+        let (used, is_there) =
+            visit.greeting.hear(net, conn, input, |step| script.subscriber(n, step))?;
+        if is_there {
+            self.times.add(now_us.saturating_sub(visit.begun_us));
+            self.count += 1;
+            visit.is_over = true;
+            net.close(conn, CloseReason::PeerClosed);
+        }
+        Ok(used)
+    }
+
+    fn closed(&mut self, conn: ConnId) -> Result<(), Fault> {
+        let is_over = self.visit(conn).is_some_and(|visit| visit.is_over);
+        if !is_over {
+            return Err(Fault::new("the server has closed somebody before they had subscribed"));
+        }
+        self.asked = self.asked.saturating_sub(1);
+        self.present -= 1;
+        Ok(())
+    }
+
+    fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
+        self.now = net.now().mono;
+        if !self.is_begun {
+            self.is_begun = true;
+            self.until = self.now.plus(self.plan.warm_up_ms);
+        }
+        let is_over = self.now >= self.until;
+        match self.stage {
+            Stage::WarmUp if is_over => {
+                self.stage = Stage::Measuring;
+                self.until = self.now.plus(self.plan.measure_ms);
+                self.count = 0;
+                self.times.clear();
+                self.stage_us = self.watch.elapsed_us();
+                self.cpu = process::cpu(self.plan.pid)?;
+            }
+            Stage::Measuring if is_over => {
+                self.cpu = outcome::cpu_between(self.cpu, process::cpu(self.plan.pid)?);
+                self.seconds = (self.watch.elapsed_us() - self.stage_us) as f64 / 1e6;
+                self.result = std::mem::take(&mut self.times);
+                self.stage = Stage::Draining;
+            }
+            _ => {}
+        }
+        if self.stage == Stage::Draining && self.present == 0 {
+            self.stage = Stage::Done;
+        }
+        Ok(())
+    }
+
+    fn due(&self) -> Option<Millis> {
+        Some(self.until)
+    }
+
+    fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    fn progress(&self) -> String {
+        format!("{} have come and gone, {} are on their way", self.count, self.present)
+    }
+
+    fn outcome(&self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let work = outcome::Work {
+            things: "visits",
+            thing: "visit",
+            count: self.result.count(),
+            cpu: self.cpu,
+            has_server: self.plan.pid.is_some(),
+        };
+        outcome.add_work(&work, self.seconds);
+        outcome.add_times("latency", &self.result);
+        outcome
+    }
+}

@@ -1,0 +1,280 @@
+//! Commands and their replies: so many without a reply on each of some connections.
+
+use std::collections::VecDeque;
+
+use super::crowd::Greeting;
+use super::histogram::Histogram;
+use super::outcome::{self, Outcome, Unit};
+use super::process::{self, Cpu};
+use super::protocol::{Script, Template};
+use super::{Action, Fault, Plan, Work, replies};
+use crate::edge::{ConnId, Door, Net};
+use crate::frame::Frame;
+use crate::time::{Millis, Stopwatch};
+
+/// Keys that are used in turn.
+const KEYS: u64 = 10_000;
+/// Commands in flight while values are set that are to be got later.
+const FILLING: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    /// Values are set that are to be got later.
+    Filling,
+    WarmUp,
+    Measuring,
+    Draining,
+    Done,
+}
+
+/// A connection that commands.
+#[derive(Debug)]
+struct Seat {
+    conn: ConnId,
+    greeting: Greeting,
+    is_ready: bool,
+    /// When commands without a reply were sent, and how many at that time.
+    sent: VecDeque<(u64, usize)>,
+    in_flight: usize,
+    /// How many may be sent.
+    free: usize,
+}
+
+/// One run.
+pub(super) struct Control {
+    plan: Plan,
+    script: Script,
+    set: Template,
+    command: Template,
+    seats: Vec<Seat>,
+    /// By slots of the reactor, one more than the place in the list.
+    places: Vec<usize>,
+    asked: usize,
+    ready: usize,
+    number: u64,
+    count: u64,
+    times: Histogram,
+    result: Histogram,
+    watch: Stopwatch,
+    stage: Stage,
+    now: Millis,
+    until: Millis,
+    stage_us: u64,
+    cpu: Cpu,
+    seconds: f64,
+    batch: Vec<u8>,
+}
+
+impl Control {
+    pub fn new(plan: &Plan) -> Control {
+        let script = Script::new(plan);
+        Control {
+            set: script.command(Action::Set, plan.bytes),
+            command: script.command(plan.action, plan.bytes),
+            script,
+            plan: plan.clone(),
+            seats: Vec::new(),
+            places: Vec::new(),
+            asked: 0,
+            ready: 0,
+            number: 0,
+            count: 0,
+            times: Histogram::default(),
+            result: Histogram::default(),
+            watch: Stopwatch::start(),
+            stage: Stage::Opening,
+            now: Millis(0),
+            until: Millis(0),
+            stage_us: 0,
+            cpu: Cpu::default(),
+            seconds: 0.0,
+            batch: Vec::new(),
+        }
+    }
+
+    fn action(&self) -> Action {
+        if self.stage == Stage::Filling { Action::Set } else { self.plan.action }
+    }
+
+    /// Commands as many as may be, in one write.
+    fn command(&mut self, net: &mut dyn Net, place: usize) {
+        let is_filling = self.stage == Stage::Filling;
+        let Some(seat) = self.seats.get_mut(place) else { return };
+        let mut count = seat.free;
+        if is_filling {
+            let left = usize::try_from(KEYS - self.number).unwrap_or_default();
+            count = FILLING.saturating_sub(seat.in_flight).min(left);
+        } else {
+            seat.free = 0;
+        }
+        if count == 0 {
+            return;
+        }
+        self.batch.clear();
+        let template = if is_filling { &self.set } else { &self.command };
+        for _ in 0..count {
+            let key = usize::try_from(self.number % KEYS).unwrap_or_default();
+            template.write(&mut self.batch, self.number, key);
+            self.number += 1;
+        }
+        seat.in_flight += count;
+        seat.sent.push_back((self.watch.elapsed_us(), count));
+        net.send(seat.conn, Frame::from(self.batch.as_slice()));
+    }
+
+    /// All command, from now on.
+    fn command_all(&mut self, net: &mut dyn Net) {
+        for place in 0..self.seats.len() {
+            if let Some(seat) = self.seats.get_mut(place) {
+                seat.free = self.plan.in_flight;
+            }
+            self.command(net, place);
+        }
+    }
+
+    fn enter(&mut self, stage: Stage, ms: u64) {
+        (self.stage, self.until) = (stage, self.now.plus(ms));
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.seats.iter().all(|seat| seat.in_flight == 0)
+    }
+
+    fn advance(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
+        let is_over = self.now >= self.until;
+        match self.stage {
+            Stage::Opening if self.ready == self.plan.connections => {
+                if self.plan.action == Action::Get {
+                    self.enter(Stage::Filling, 0);
+                    self.command(net, 0);
+                } else {
+                    self.enter(Stage::WarmUp, self.plan.warm_up_ms);
+                    self.command_all(net);
+                }
+            }
+            Stage::Filling if self.number == KEYS && self.is_quiet() => {
+                self.enter(Stage::WarmUp, self.plan.warm_up_ms);
+                self.command_all(net);
+            }
+            Stage::WarmUp if is_over => {
+                self.enter(Stage::Measuring, self.plan.measure_ms);
+                self.count = 0;
+                self.times.clear();
+                self.stage_us = self.watch.elapsed_us();
+                self.cpu = process::cpu(self.plan.pid)?;
+            }
+            Stage::Measuring if is_over => {
+                self.cpu = outcome::cpu_between(self.cpu, process::cpu(self.plan.pid)?);
+                self.seconds = (self.watch.elapsed_us() - self.stage_us) as f64 / 1e6;
+                self.result = std::mem::take(&mut self.times);
+                self.enter(Stage::Draining, 0);
+            }
+            Stage::Draining if self.is_quiet() => self.stage = Stage::Done,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Work for Control {
+    fn wish(&mut self) -> Option<Door> {
+        let is_wanted = self.asked < self.plan.connections;
+        self.asked += usize::from(is_wanted);
+        is_wanted.then_some(Door::Control)
+    }
+
+    fn opened(&mut self, net: &mut dyn Net, conn: ConnId, _: Door) {
+        let mut greeting = Greeting::default();
+        let is_ready = greeting.begin(net, conn, |step| self.script.publisher(step));
+        self.ready += usize::from(is_ready);
+        let sent = VecDeque::new();
+        self.seats.push(Seat { conn, greeting, is_ready, sent, in_flight: 0, free: 0 });
+        if self.places.len() <= conn.index() {
+            self.places.resize(conn.index() + 1, 0);
+        }
+        if let Some(place) = self.places.get_mut(conn.index()) {
+            *place = self.seats.len();
+        }
+    }
+
+    fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
+        let place = self.places.get(conn.index()).and_then(|place| place.checked_sub(1));
+        let action = self.action();
+        let Some(place) = place else { return Ok(input.len()) };
+        let Some(seat) = self.seats.get_mut(place) else { return Ok(input.len()) };
+        let mut used = 0;
+        if !seat.is_ready {
+            let script = &self.script;
+            (used, seat.is_ready) =
+                seat.greeting.hear(net, conn, input, |step| script.publisher(step))?;
+            if !seat.is_ready {
+                return Ok(used);
+            }
+            self.ready += 1;
+        }
+        let (protocol, bytes) = (self.plan.protocol, self.plan.bytes);
+        let replies = replies::to_commands(protocol, action, bytes, &input[used..])?;
+        let now_us = self.watch.elapsed_us();
+        let mut left = replies.count;
+        while left > 0 {
+            let Some((sent_us, count)) = seat.sent.front_mut() else {
+                return Err(Fault::new("the server replies more often than it was asked"));
+            };
+            let part = left.min(*count);
+            (0..part).for_each(|_| self.times.add(now_us.saturating_sub(*sent_us)));
+            *count -= part;
+            left -= part;
+            if *count == 0 {
+                seat.sent.pop_front();
+            }
+        }
+        seat.in_flight -= replies.count;
+        self.count += replies.count as u64;
+        if matches!(self.stage, Stage::Filling | Stage::WarmUp | Stage::Measuring) {
+            seat.free += replies.count;
+            self.command(net, place);
+        }
+        Ok(used + replies.used)
+    }
+
+    fn closed(&mut self, _: ConnId) -> Result<(), Fault> {
+        Err(Fault::new("the server has closed a connection that commands, or was never there"))
+    }
+
+    fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
+        self.now = net.now().mono;
+        self.advance(net)
+    }
+
+    fn due(&self) -> Option<Millis> {
+        matches!(self.stage, Stage::WarmUp | Stage::Measuring).then_some(self.until)
+    }
+
+    fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    fn progress(&self) -> String {
+        match self.stage {
+            Stage::Opening => format!("{} of {} are connected", self.ready, self.plan.connections),
+            Stage::Filling => format!("{} of {KEYS} values are set", self.number),
+            _ => format!("{} replies", self.count),
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let mut outcome = Outcome::default();
+        outcome.add("connections", self.plan.connections as f64, Unit::Count);
+        let work = outcome::Work {
+            things: "replies",
+            thing: "reply",
+            count: self.result.count(),
+            cpu: self.cpu,
+            has_server: self.plan.pid.is_some(),
+        };
+        outcome.add_work(&work, self.seconds);
+        outcome.add_times("latency", &self.result);
+        outcome
+    }
+}

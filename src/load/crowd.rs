@@ -1,0 +1,202 @@
+//! The crowd: who connects, what they have said so far, and who sits on which connection.
+
+use super::protocol::{ACCEPT, Script, Step, Until};
+use super::{Fault, OPENING_MAX};
+use crate::edge::{ConnId, Net};
+use crate::frame::Frame;
+
+/// Longest answer before it must show what is waited for, in bytes.
+const ANSWER_BYTES: usize = 16_384;
+
+/// How far somebody has come with introducing themselves.
+#[derive(Debug, Default)]
+pub(super) struct Greeting {
+    step: usize,
+    until: Option<Until>,
+}
+
+impl Greeting {
+    /// Says the first thing. Whether there is nothing to wait for.
+    pub fn begin(
+        &mut self,
+        net: &mut dyn Net,
+        conn: ConnId,
+        script: impl Fn(usize) -> Option<Step>,
+    ) -> bool {
+        *self = Greeting::default();
+        self.say(net, conn, script(0));
+        self.until.is_none()
+    }
+
+    fn say(&mut self, net: &mut dyn Net, conn: ConnId, step: Option<Step>) {
+        self.until = step.map(|step| {
+            net.send(conn, Frame::from(step.say));
+            step.until
+        });
+    }
+
+    /// Listens for answers and says what comes next. How much of the input is done with, and
+    /// whether nothing more is waited for.
+    pub fn hear(
+        &mut self,
+        net: &mut dyn Net,
+        conn: ConnId,
+        input: &[u8],
+        script: impl Fn(usize) -> Option<Step>,
+    ) -> Result<(usize, bool), Fault> {
+        let mut at = 0;
+        while let Some(until) = &self.until {
+            let rest = &input[at..];
+            let Some(used) = heard(until, rest)? else {
+                if rest.len() > ANSWER_BYTES {
+                    return Err(unexpected(rest));
+                }
+                return Ok((at, false));
+            };
+            at += used;
+            self.step += 1;
+            self.say(net, conn, script(self.step));
+        }
+        Ok((at, true))
+    }
+}
+
+/// Where what was waited for ends, if it is there.
+fn heard(until: &Until, input: &[u8]) -> Result<Option<usize>, Fault> {
+    let find = |part: &[u8]| {
+        let at = input.windows(part.len()).position(|it| it == part);
+        at.map(|at| at + part.len())
+    };
+    // Errors of servers over HTTP.
+    if input.starts_with(b"HTTP/1.1 4") || input.starts_with(b"HTTP/1.1 5") {
+        return Err(unexpected(input));
+    }
+    match until {
+        Until::Text(text) => Ok(find(text)),
+        Until::Switched => {
+            let Some(end) = find(b"\r\n\r\n") else { return Ok(None) };
+            let is_good = input.starts_with(b"HTTP/1.1 101") && find(ACCEPT).is_some();
+            if is_good { Ok(Some(end)) } else { Err(unexpected(input)) }
+        }
+    }
+}
+
+fn unexpected(input: &[u8]) -> Fault {
+    let start = input.get(..200).unwrap_or(input).escape_ascii();
+    Fault::new(format!("the server says something unexpected: {start}"))
+}
+
+/// Subscribers from first to last, opened a few at a time.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    script: Script,
+    greetings: Vec<Greeting>,
+    conns: Vec<ConnId>,
+    /// Who sits on which slot of the reactor, one more than the number.
+    seats: Vec<u32>,
+    total: usize,
+    /// Dialed so far; those who have subscribed, and those who have left.
+    asked: usize,
+    subscribed: usize,
+    left: usize,
+}
+
+impl Crowd {
+    pub fn new(script: Script, total: usize) -> Crowd {
+        Crowd {
+            script,
+            greetings: Vec::with_capacity(total),
+            conns: Vec::with_capacity(total),
+            seats: Vec::new(),
+            total,
+            asked: 0,
+            subscribed: 0,
+            left: 0,
+        }
+    }
+
+    pub fn script(&self) -> &Script {
+        &self.script
+    }
+
+    /// Whether one more is to connect now.
+    pub fn wants_one(&mut self) -> bool {
+        let is_wanted = self.asked < self.total && self.asked - self.subscribed < OPENING_MAX;
+        self.asked += usize::from(is_wanted);
+        is_wanted
+    }
+
+    pub fn opened(&mut self, net: &mut dyn Net, conn: ConnId) {
+        let n = self.conns.len();
+        self.conns.push(conn);
+        let seat = u32::try_from(n + 1).unwrap_or_default();
+        if self.seats.len() <= conn.index() {
+            self.seats.resize(conn.index() + 1, 0);
+        }
+        if let Some(place) = self.seats.get_mut(conn.index()) {
+            *place = seat;
+        }
+        let mut greeting = Greeting::default();
+        greeting.begin(net, conn, |step| self.script.subscriber(n, step));
+        self.greetings.push(greeting);
+    }
+
+    /// Who that is.
+    pub fn number(&self, conn: ConnId) -> Option<usize> {
+        let seat = *self.seats.get(conn.index())?;
+        (seat as usize).checked_sub(1)
+    }
+
+    /// The connection of that one.
+    pub fn conn(&self, n: usize) -> Option<ConnId> {
+        self.conns.get(n).copied()
+    }
+
+    /// Hears somebody who has not subscribed yet. How much is done with.
+    pub fn hear(
+        &mut self,
+        net: &mut dyn Net,
+        conn: ConnId,
+        n: usize,
+        input: &[u8],
+    ) -> Result<usize, Fault> {
+        let Some(greeting) = self.greetings.get_mut(n) else { return Ok(input.len()) };
+        let (script, mut used) = (&self.script, 0);
+        if greeting.until.is_some() {
+            let is_done;
+            (used, is_done) = greeting.hear(net, conn, input, |step| script.subscriber(n, step))?;
+            self.subscribed += usize::from(is_done);
+        }
+        Ok(used)
+    }
+
+    /// Whether that one has subscribed.
+    pub fn is_there(&self, n: usize) -> bool {
+        self.greetings.get(n).is_some_and(|greeting| greeting.until.is_none())
+    }
+
+    /// Whether all have subscribed.
+    pub fn is_complete(&self) -> bool {
+        self.subscribed == self.total
+    }
+
+    /// Somebody is gone.
+    pub fn leaves(&mut self, conn: ConnId) -> Option<usize> {
+        let n = self.number(conn)?;
+        if let Some(seat) = self.seats.get_mut(conn.index()) {
+            *seat = 0;
+        }
+        self.left += 1;
+        Some(n)
+    }
+
+    /// Whether all are gone.
+    pub fn is_gone(&self) -> bool {
+        self.left == self.conns.len()
+    }
+
+    /// `5 of 10 have subscribed`.
+    pub fn progress(&self) -> String {
+        format!("{} of {} have subscribed", self.subscribed, self.total)
+    }
+}

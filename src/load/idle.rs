@@ -1,0 +1,193 @@
+//! Nothing happens: what a subscribed connection takes, and what is left when all have gone.
+
+use super::crowd::Crowd;
+use super::outcome::{self, Outcome, Unit};
+use super::process::{self, Cpu, Memory};
+use super::protocol::{Script, masked};
+use super::scan::{self, Kept, Said};
+use super::{Fault, Plan, Work};
+use crate::codec::ws::Opcode;
+use crate::edge::{ConnId, Door, Net};
+use crate::frame::Frame;
+use crate::reason::CloseReason;
+use crate::time::{Millis, Stopwatch};
+
+/// From the end of the last connection to the last look: what a server gives back later is not
+/// counted as given back.
+const AFTER_MS: u64 = 2000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    WarmUp,
+    Measuring,
+    Closing,
+    After,
+    Done,
+}
+
+/// One run.
+pub(super) struct Idle {
+    plan: Plan,
+    crowd: Crowd,
+    stage: Stage,
+    now: Millis,
+    until: Millis,
+    watch: Stopwatch,
+    stage_us: u64,
+    is_begun: bool,
+    /// With nobody there, with all, and when all have gone.
+    memory: [Memory; 3],
+    cpu: Cpu,
+    seconds: f64,
+}
+
+impl Idle {
+    pub fn new(plan: &Plan) -> Idle {
+        Idle {
+            crowd: Crowd::new(Script::new(plan), plan.subscribers),
+            plan: plan.clone(),
+            stage: Stage::Opening,
+            now: Millis(0),
+            until: Millis(0),
+            watch: Stopwatch::start(),
+            stage_us: 0,
+            is_begun: false,
+            memory: [Memory::default(); 3],
+            cpu: Cpu::default(),
+            seconds: 0.0,
+        }
+    }
+
+    fn look(&self) -> Result<Memory, Fault> {
+        self.plan.pid.map_or_else(|| Ok(Memory::default()), process::memory)
+    }
+
+    fn enter(&mut self, stage: Stage, ms: u64) {
+        (self.stage, self.until) = (stage, self.now.plus(ms));
+    }
+
+    fn advance(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
+        if !self.is_begun {
+            self.is_begun = true;
+            self.memory[0] = self.look()?;
+        }
+        let is_over = self.now >= self.until;
+        match self.stage {
+            Stage::Opening if self.crowd.is_complete() => {
+                self.enter(Stage::WarmUp, self.plan.warm_up_ms);
+            }
+            Stage::WarmUp if is_over => {
+                self.cpu = process::cpu(self.plan.pid)?;
+                self.stage_us = self.watch.elapsed_us();
+                self.enter(Stage::Measuring, self.plan.measure_ms);
+            }
+            Stage::Measuring if is_over => {
+                self.cpu = outcome::cpu_between(self.cpu, process::cpu(self.plan.pid)?);
+                self.seconds = (self.watch.elapsed_us() - self.stage_us) as f64 / 1e6;
+                self.memory[1] = self.look()?;
+                self.enter(Stage::Closing, 0);
+                for n in 0..self.plan.subscribers {
+                    let conn = self.crowd.conn(n);
+                    conn.into_iter().for_each(|conn| net.close(conn, CloseReason::PeerClosed));
+                }
+            }
+            Stage::Closing if self.crowd.is_gone() => self.enter(Stage::After, AFTER_MS),
+            Stage::After if is_over => {
+                self.memory[2] = self.look()?;
+                self.stage = Stage::Done;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Work for Idle {
+    fn wish(&mut self) -> Option<Door> {
+        // The first turn looks at the server with nobody there.
+        (self.is_begun && self.crowd.wants_one()).then_some(Door::Web)
+    }
+
+    fn opened(&mut self, net: &mut dyn Net, conn: ConnId, _: Door) {
+        self.crowd.opened(net, conn);
+    }
+
+    fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
+        let Some(n) = self.crowd.number(conn) else { return Ok(input.len()) };
+        let used = self.crowd.hear(net, conn, n, input)?;
+        if !self.crowd.is_there(n) {
+            return Ok(used);
+        }
+        let mut kept = Kept::default();
+        let scanned =
+            scan::scan(self.plan.protocol, &input[used..], &mut kept, &mut |said| match said {
+                Said::Ping(it) => {
+                    net.send(conn, Frame::from(masked(Opcode::Pong, it)));
+                    Ok(())
+                }
+                Said::Poll => {
+                    net.send(conn, Frame::from(masked(Opcode::Binary, b"PONG\r\n")));
+                    Ok(())
+                }
+                Said::Message(it) | Said::Close(it) => {
+                    let text = format!("nobody spoke, but subscriber {n} was told: ");
+                    Err(Fault::new(text + &it.escape_ascii().to_string()))
+                }
+                Said::AnswerOver => Ok(()),
+            })?;
+        Ok(used + scanned)
+    }
+
+    fn closed(&mut self, conn: ConnId) -> Result<(), Fault> {
+        let n = self.crowd.leaves(conn).unwrap_or_default();
+        if matches!(self.stage, Stage::Closing | Stage::After | Stage::Done) {
+            return Ok(());
+        }
+        Err(Fault::new(format!("the server has closed subscriber {n}, or was never there")))
+    }
+
+    fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
+        self.now = net.now().mono;
+        self.advance(net)
+    }
+
+    fn due(&self) -> Option<Millis> {
+        let is_timed = matches!(self.stage, Stage::WarmUp | Stage::Measuring | Stage::After);
+        (is_timed || !self.is_begun).then_some(self.until)
+    }
+
+    fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    fn progress(&self) -> String {
+        match self.stage {
+            Stage::Opening => self.crowd.progress(),
+            Stage::WarmUp | Stage::Measuring => "all are there, and nothing happens".into(),
+            Stage::Closing | Stage::After | Stage::Done => "all go".into(),
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let count = self.plan.subscribers.max(1) as f64;
+        outcome.add("subscribers", count, Unit::Count);
+        if self.plan.pid.is_none() {
+            return outcome;
+        }
+        let [empty, full, after] = self.memory;
+        let each = |before: u64, after: u64| (after as f64 - before as f64) / count;
+        outcome.add("pss_per_subscriber", each(empty.pss, full.pss), Unit::Bytes);
+        outcome.add("anonymous_per_subscriber", each(empty.anonymous, full.anonymous), Unit::Bytes);
+        outcome.add("kernel_slab_per_subscriber", each(empty.slab, full.slab), Unit::Bytes);
+        for (when, memory) in [("empty", empty), ("full", full), ("after", after)] {
+            outcome.add(format!("rss_{when}"), memory.rss as f64, Unit::Bytes);
+            outcome.add(format!("pss_{when}"), memory.pss as f64, Unit::Bytes);
+        }
+        let kept = after.pss as f64 - empty.pss as f64;
+        outcome.add("pss_kept", kept, Unit::Bytes);
+        outcome.add("server_cpu", self.cpu.server / self.seconds, Unit::Cores);
+        outcome
+    }
+}

@@ -1,0 +1,329 @@
+//! The load generator: drives a server from outside, over its real ports, and counts. Subscribers
+//! and publishers of a run are connections of one reactor in one thread; each delivery is checked,
+//! so a run that lost a message, or brought one twice, has no figures. Called by `fws bench`.
+//!
+//! It must be cheaper than what it measures: input is cut in the one read buffer ([`scan`]), a
+//! message is known by its length and a number at a fixed place, and publications of a turn leave
+//! in one write.
+
+mod churn;
+mod control;
+mod crowd;
+mod fanout;
+mod histogram;
+mod idle;
+mod outcome;
+mod process;
+mod protocol;
+mod replies;
+mod scan;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::address::Address;
+use crate::edge::{ConnId, Door, Handler, Net};
+use crate::limits::Limits;
+use crate::reactor::{Bounds, Reactor, raise_descriptor_limit};
+use crate::reason::CloseReason;
+use crate::slow::Rules;
+use crate::time::Millis;
+
+pub use outcome::{Figure, Outcome, Unit};
+pub use protocol::Protocol;
+
+/// Why there are no figures: one sentence.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault(String);
+
+impl Fault {
+    fn new(text: impl Into<String>) -> Fault {
+        Fault(text.into())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// What is done to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// Every message to all.
+    Broadcast,
+    /// Every message to one of them.
+    Unicast,
+    /// Every message to all, so many a second.
+    Rate,
+    /// The same, and then some stop reading.
+    Slow,
+    /// All are there and nothing happens.
+    Idle,
+    /// They come, subscribe and go.
+    Churn,
+    /// Commands and their replies.
+    Control,
+}
+
+impl Workload {
+    /// Every one, with its name on the command line.
+    pub const ALL: [(&'static str, Workload); 7] = [
+        ("broadcast", Workload::Broadcast),
+        ("unicast", Workload::Unicast),
+        ("rate", Workload::Rate),
+        ("slow", Workload::Slow),
+        ("idle", Workload::Idle),
+        ("churn", Workload::Churn),
+        ("control", Workload::Control),
+    ];
+}
+
+/// What is commanded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Sets one state after the other, each to another value than before.
+    Set,
+    /// Gets one after the other.
+    Get,
+    /// Publishes where nobody listens.
+    Emit,
+}
+
+impl Action {
+    /// Every one, with its name on the command line.
+    pub const ALL: [(&'static str, Action); 3] =
+        [("set", Action::Set), ("get", Action::Get), ("emit", Action::Emit)];
+}
+
+/// One run. Not every field matters to every workload.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is done.
+    pub workload: Workload,
+    /// To whom.
+    pub protocol: Protocol,
+    /// Where subscribers connect.
+    pub ws: SocketAddr,
+    /// Where publishers and commands go.
+    pub control: SocketAddr,
+    /// The namespace, for servers of ours.
+    pub namespace: String,
+    /// Its key.
+    pub key: String,
+    /// How many subscribe.
+    pub subscribers: usize,
+    /// Bytes of a message or value, at least [`BYTES_MIN`].
+    pub bytes: usize,
+    /// Messages, commands or newcomers under way at a time: of each connection that commands.
+    pub in_flight: usize,
+    /// Messages a second.
+    pub per_second: usize,
+    /// Connections that command.
+    pub connections: usize,
+    /// What they command.
+    pub action: Action,
+    /// How many stop reading.
+    pub stalled: usize,
+    /// Whether an idle subscriber also has a channel of its own.
+    pub has_own_channel: bool,
+    /// Before anything is counted.
+    pub warm_up_ms: u64,
+    /// While it is.
+    pub measure_ms: u64,
+    /// The server's process, to see what it takes.
+    pub pid: Option<u32>,
+}
+
+/// Bytes of the smallest message, and of the largest: its number, and what it is known by; and as
+/// much as the one read buffer can hold with what is around it.
+pub const BYTES_MIN: usize = 32;
+/// See [`BYTES_MIN`].
+pub const BYTES_MAX: usize = 32_768;
+
+impl Plan {
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    /// [`Fault`] that says why it does not.
+    pub fn check(&self) -> Result<(), Fault> {
+        let is_control = self.workload == Workload::Control;
+        let can = match self.protocol {
+            Protocol::Fws => true,
+            Protocol::Redis => is_control,
+            _ => !is_control,
+        };
+        if !can {
+            return Err(Fault::new("that protocol cannot do that"));
+        }
+        if !(BYTES_MIN..=BYTES_MAX).contains(&self.bytes) {
+            let text = format!("a message has from {BYTES_MIN} to {BYTES_MAX} bytes");
+            return Err(Fault::new(text));
+        }
+        if self.workload == Workload::Slow && self.stalled >= self.subscribers {
+            return Err(Fault::new("nobody is left who reads"));
+        }
+        Ok(())
+    }
+}
+
+/// Without a byte from the server for so long a run has failed.
+const SILENCE_MS: u64 = 10_000;
+/// Between two calls for progress.
+const PROGRESS_MS: u64 = 250;
+/// Connections that are being opened at a time.
+const OPENING_MAX: usize = 128;
+/// Ports of one address of ours that are used before the next: it has 28,000, and the fewer are
+/// free the longer the kernel looks for one.
+const PORTS_PER_ADDRESS: usize = 10_000;
+/// So many addresses in turn.
+const ADDRESSES: usize = 250;
+
+/// What a workload is to the loop. What goes wrong ends the run.
+trait Work {
+    /// The door through which one more connection is wanted, if one is.
+    fn wish(&mut self) -> Option<Door>;
+    /// That connection is there, or will be.
+    fn opened(&mut self, net: &mut dyn Net, conn: ConnId, door: Door);
+    /// As [`Handler::received`].
+    fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault>;
+    /// A connection ended, by the server or at our wish.
+    fn closed(&mut self, conn: ConnId) -> Result<(), Fault>;
+    /// Once a turn, after its input.
+    fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault>;
+    /// When that is wanted at the latest.
+    fn due(&self) -> Option<Millis>;
+    /// Whether all has been done.
+    fn is_done(&self) -> bool;
+    /// What is happening, in a few words.
+    fn progress(&self) -> String;
+    /// What came out.
+    fn outcome(&self) -> Outcome;
+}
+
+/// A workload as a handler: it may fail, which no server may.
+struct Driver {
+    work: Box<dyn Work>,
+    fault: Option<Fault>,
+    /// When something came last.
+    heard_at: Millis,
+    /// Nothing has to come before this moment.
+    next_look: Millis,
+}
+
+impl Driver {
+    fn note(&mut self, result: Result<(), Fault>) {
+        if let Err(fault) = result {
+            self.fault.get_or_insert(fault);
+        }
+    }
+}
+
+impl Handler for Driver {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, _: Address) {
+        self.work.opened(net, conn, door);
+    }
+    fn received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        self.heard_at = net.now().mono;
+        let all = input.len();
+        match self.work.received(net, conn, input) {
+            Ok(used) => Ok(used),
+            Err(fault) => {
+                self.note(Err(fault));
+                Ok(all)
+            }
+        }
+    }
+    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        net.close(conn, CloseReason::PeerClosed);
+    }
+    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn closed(&mut self, _: &mut impl Net, conn: ConnId, _: CloseReason) {
+        let result = self.work.closed(conn);
+        self.note(result);
+    }
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+    fn due(&self) -> Option<Millis> {
+        Some(self.work.due().map_or(self.next_look, |due| due.min(self.next_look)))
+    }
+    fn tick(&mut self, _: &mut impl Net) {}
+    fn settle(&mut self, net: &mut impl Net) {
+        let result = self.work.settle(net);
+        self.note(result);
+    }
+}
+
+/// Runs it. `progress` is called a few times a second with what is happening.
+///
+/// # Errors
+/// [`Fault`] if the server could not be reached, closed a connection, said something wrong, or did
+/// not deliver each message once and in order.
+pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault> {
+    let system = |error: std::io::Error| Fault::new(format!("the system refuses: {error}"));
+    raise_descriptor_limit();
+    let mut reactor = Reactor::new(Bounds {
+        connections: 0,
+        admissions_per_second: 0,
+        admissions_burst: 0,
+        control_reserve: 0,
+        admin_connections: 0,
+        close_ms: 2000,
+        drain_ms: 2000,
+        // Nothing is published here, only sent.
+        slow: Rules::new(&Limits::default()),
+        input_bytes: usize::MAX,
+    })
+    .map_err(system)?;
+    let work: Box<dyn Work> = match plan.workload {
+        Workload::Idle => Box::new(idle::Idle::new(plan)),
+        Workload::Churn => Box::new(churn::Churn::new(plan)),
+        Workload::Control => Box::new(control::Control::new(plan)),
+        _ => Box::new(fanout::Fanout::new(plan)),
+    };
+    let now = reactor.now().mono;
+    let mut driver = Driver { work, fault: None, heard_at: now, next_look: now };
+    let mut dialed = 0;
+    while !driver.work.is_done() {
+        while let Some(door) = driver.work.wish() {
+            let to = if door == Door::Web { plan.ws } else { plan.control };
+            let from = source(to, dialed);
+            dialed += 1;
+            let what = format_args!("connection {dialed} to {to}");
+            let dial = reactor.dial(&mut driver, door, to, from);
+            dial.map_err(|error| Fault::new(format!("{what} is refused by the system: {error}")))?;
+        }
+        reactor.turn(&mut driver).map_err(system)?;
+        let now = reactor.now().mono;
+        if driver.next_look <= now {
+            driver.next_look = now.plus(PROGRESS_MS);
+            progress(&driver.work.progress());
+        }
+        if driver.heard_at.plus(SILENCE_MS + plan.measure_ms) <= now {
+            let silence = format!("the server fell silent: {}", driver.work.progress());
+            driver.note(Err(Fault::new(silence)));
+        }
+        if let Some(fault) = driver.fault {
+            return Err(fault);
+        }
+    }
+    Ok(driver.work.outcome())
+}
+
+/// The address of ours to come from. A port rests for a minute after its connection, so each run
+/// has addresses of its own, of which the loopback network has millions.
+fn source(to: SocketAddr, dialed: usize) -> Option<IpAddr> {
+    let place = (dialed / PORTS_PER_ADDRESS) % ADDRESSES;
+    let last = u8::try_from(place).unwrap_or_default().checked_add(1)?;
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let is_near = to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
+    is_near.then_some(Ipv4Addr::new(127, high, low, last).into())
+}

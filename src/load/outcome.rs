@@ -1,0 +1,104 @@
+//! What came out of a run: figures with names, for a table or for a program.
+
+use super::histogram::Histogram;
+use super::process::Cpu;
+
+/// What a figure counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Things.
+    Count,
+    /// Things a second.
+    PerSecond,
+    /// Seconds.
+    Seconds,
+    /// Microseconds.
+    Micros,
+    /// Bytes.
+    Bytes,
+    /// Processor cores, busy all the time.
+    Cores,
+}
+
+impl Unit {
+    /// How names end that have this unit.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Unit::Count => "",
+            Unit::PerSecond => "_per_second",
+            Unit::Seconds => "_seconds",
+            Unit::Micros => "_us",
+            Unit::Bytes => "_bytes",
+            Unit::Cores => "_cores",
+        }
+    }
+}
+
+/// One figure. Its name in JSON is [`Figure::name`] and the suffix of its unit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// Words with `_` between them.
+    pub name: String,
+    /// The figure.
+    pub value: f64,
+    /// What it counts.
+    pub unit: Unit,
+}
+
+/// All figures of a run, in the order in which they are to be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome(pub Vec<Figure>);
+
+impl Outcome {
+    pub(super) fn add(&mut self, name: impl Into<String>, value: f64, unit: Unit) {
+        self.0.push(Figure { name: name.into(), value, unit });
+    }
+
+    /// How long things took.
+    pub(super) fn add_times(&mut self, name: &str, times: &Histogram) {
+        if times.count() == 0 {
+            return;
+        }
+        for (part, share) in [("p50", 0.5), ("p99", 0.99), ("p99_9", 0.999)] {
+            self.add(format!("{name}_{part}"), times.quantile(share) as f64, Unit::Micros);
+        }
+        self.add(format!("{name}_max"), times.max() as f64, Unit::Micros);
+    }
+
+    /// How many of something there were in a time, and what each took of the server's processor.
+    pub(super) fn add_work(&mut self, work: &Work, seconds: f64) {
+        let Work { things, thing, count, cpu, has_server } = work;
+        self.add(*things, *count as f64, Unit::Count);
+        self.add("time", seconds, Unit::Seconds);
+        self.add(*things, *count as f64 / seconds, Unit::PerSecond);
+        if *has_server {
+            let each = cpu.server * 1e6 / (*count).max(1) as f64;
+            self.add(format!("server_cpu_per_{thing}"), each, Unit::Micros);
+            self.add("server_cpu", cpu.server / seconds, Unit::Cores);
+            let foreign = (cpu.machine - cpu.server - cpu.own).max(0.0);
+            self.add("foreign_cpu", foreign / seconds, Unit::Cores);
+        }
+        self.add("bench_cpu", cpu.own / seconds, Unit::Cores);
+    }
+}
+
+/// What was done while it was measured.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub things: &'static str,
+    pub thing: &'static str,
+    pub count: u64,
+    /// Processor time that it took.
+    pub cpu: Cpu,
+    /// Whether the server was looked at.
+    pub has_server: bool,
+}
+
+/// From one reading to another.
+pub(super) fn cpu_between(before: Cpu, after: Cpu) -> Cpu {
+    Cpu {
+        server: after.server - before.server,
+        own: after.own - before.own,
+        machine: after.machine - before.machine,
+    }
+}

@@ -1,0 +1,118 @@
+//! What the system knows of the server under load and of everybody else, from `/proc`.
+
+use std::fs;
+
+use super::Fault;
+
+/// Clock ticks of a second in `/proc`: fixed for all programs (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Processor time, in seconds since some start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cpu {
+    /// Of the server, all its threads, user and system.
+    pub server: f64,
+    /// Of this process.
+    pub own: f64,
+    /// Of all that runs on this machine.
+    pub machine: f64,
+}
+
+/// Memory, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Memory {
+    /// Resident, pages of files included.
+    pub rss: u64,
+    /// Its share of what is resident.
+    pub pss: u64,
+    /// Resident and its own alone: heap and stack.
+    pub anonymous: u64,
+    /// The whole kernel's small objects, sockets among them.
+    pub slab: u64,
+    /// What the whole kernel holds for TCP to be sent and read.
+    pub tcp: u64,
+}
+
+/// Processor time of a server, if one is looked at, and of the rest.
+pub(super) fn cpu(pid: Option<u32>) -> Result<Cpu, Fault> {
+    let server = match pid {
+        Some(pid) => process_seconds(&pid.to_string())?,
+        None => 0.0,
+    };
+    let machine = fs::read_to_string("/proc/stat").unwrap_or_default();
+    Ok(Cpu { server, own: process_seconds("self")?, machine: busy_seconds(&machine) })
+}
+
+fn process_seconds(pid: &str) -> Result<f64, Fault> {
+    let stat = read(pid, "stat")?;
+    // The 14th and 15th field, behind a name that may hold anything.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
+    Ok(ticks.sum::<f64>() / TICKS_PER_SECOND)
+}
+
+/// All columns of the first line but `idle` and `iowait`; guests are counted among the others.
+fn busy_seconds(stat: &str) -> f64 {
+    let columns = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+    let busy = columns.enumerate().filter(|(column, _)| ![3, 4].contains(column));
+    let ticks: f64 = busy.filter_map(|(_, ticks)| ticks.parse::<f64>().ok()).sum();
+    ticks / TICKS_PER_SECOND
+}
+
+/// Memory of a server and of the kernel.
+pub(super) fn memory(pid: u32) -> Result<Memory, Fault> {
+    let pid = pid.to_string();
+    // In one go, where the kernel has it.
+    let rollup = read(&pid, "smaps_rollup").unwrap_or_default();
+    let status = read(&pid, "status")?;
+    let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    let pages = sockets.lines().find_map(|line| line.strip_prefix("TCP:")?.rsplit(' ').next());
+    let pages = pages.and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default();
+    Ok(Memory {
+        rss: kilobytes(&status, "VmRSS:"),
+        pss: kilobytes(&rollup, "Pss:"),
+        anonymous: kilobytes(&status, "RssAnon:"),
+        slab: kilobytes(&machine, "Slab:"),
+        tcp: pages * PAGE_BYTES,
+    })
+}
+
+/// The kernel counts memory of TCP in pages.
+const PAGE_BYTES: u64 = 4096;
+
+/// A figure that the kernel gives in kilobytes, in bytes.
+fn kilobytes(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    let figure = line.split_whitespace().next().and_then(|figure| figure.parse::<u64>().ok());
+    figure.unwrap_or_default() * 1024
+}
+
+fn read(pid: &str, file: &str) -> Result<String, Fault> {
+    let path = format!("/proc/{pid}/{file}");
+    fs::read_to_string(&path)
+        .map_err(|error| Fault::new(format!("--pid: cannot read {path}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_found() {
+        let stat = "cpu  100 10 20 9999 50 3 4 5 7 8\ncpu0 1\n";
+        assert!((busy_seconds(stat) - 1.42).abs() < 1e-9, "{}", busy_seconds(stat));
+        assert_eq!(kilobytes("A: 5 kB\nPss:      17 kB\n", "Pss:"), 17 * 1024);
+        assert_eq!(kilobytes("", "Pss:"), 0);
+    }
+
+    #[test]
+    fn this_process_is_seen() {
+        let pid = std::process::id();
+        let (cpu, memory) = (cpu(Some(pid)).unwrap(), memory(pid).unwrap());
+        assert!(cpu.own >= cpu.server && cpu.machine >= cpu.own, "{cpu:?}");
+        assert!(memory.rss >= memory.anonymous && memory.anonymous > 100_000, "{memory:?}");
+        assert!(memory.slab > 100_000, "{memory:?}");
+        assert!(process_seconds("no such process").is_err());
+    }
+}

@@ -1,0 +1,390 @@
+//! What is said to each kind of server: how somebody subscribes, how somebody publishes, and which
+//! answer shows that it worked. Owns the bytes; sends none.
+
+use super::scan::{FILL, NUMBER_BYTES};
+use super::{Action, Plan, Workload};
+use crate::codec::control;
+use crate::codec::jwt;
+use crate::codec::ws::{self, Opcode};
+
+/// A kind of server, and the way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Ours, raw WebSockets.
+    Fws,
+    /// Ours, SockJS over WebSocket.
+    SockJs,
+    /// Ours, SockJS over an HTTP answer that goes on.
+    XhrStreaming,
+    /// The least that a server of topics can be: text messages `sub TOPIC`, answered `ok`, and
+    /// `pub TOPIC DATA`, over WebSocket.
+    Topic,
+    /// NATS: subscribers over WebSocket, the publisher over TCP.
+    Nats,
+    /// MQTT 3.1.1, QoS 0: subscribers over WebSocket, the publisher over TCP.
+    Mqtt,
+    /// nginx with nchan: `/sub?id=` over WebSocket, the publisher posts to `/pub?id=`.
+    Nchan,
+    /// Redis: `SET` and `GET` alone.
+    Redis,
+}
+
+impl Protocol {
+    /// Every one, with its name on the command line.
+    pub const ALL: [(&'static str, Protocol); 8] = [
+        ("fws", Protocol::Fws),
+        ("sockjs", Protocol::SockJs),
+        ("xhr-streaming", Protocol::XhrStreaming),
+        ("topic", Protocol::Topic),
+        ("nats", Protocol::Nats),
+        ("mqtt", Protocol::Mqtt),
+        ("nchan", Protocol::Nchan),
+        ("redis", Protocol::Redis),
+    ];
+
+    /// Whether it is spoken by our server, with namespaces, users and tokens.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Protocol::Fws | Protocol::SockJs | Protocol::XhrStreaming)
+    }
+
+    /// Whether a message may begin and end anywhere in WebSocket frames.
+    pub(super) fn is_stream(self) -> bool {
+        matches!(self, Protocol::Nats | Protocol::Mqtt)
+    }
+
+    /// Whether its publisher comes to the port of the subscribers.
+    pub(super) fn is_one_port(self) -> bool {
+        matches!(self, Protocol::Topic | Protocol::Nchan)
+    }
+}
+
+/// Which answer shows that something worked.
+#[derive(Debug)]
+pub(super) enum Until {
+    /// The head of an HTTP answer, 101.
+    Switched,
+    /// These bytes, somewhere.
+    Text(Vec<u8>),
+}
+
+/// Something that is said, and the answer to wait for.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub say: Vec<u8>,
+    pub until: Until,
+}
+
+fn text(say: Vec<u8>, until: &[u8]) -> Option<Step> {
+    Some(Step { say, until: Until::Text(until.to_vec()) })
+}
+
+/// The sample of RFC 6455, 1.3: with a key that is always the same, so is its answer.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(super) const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// Servers cannot tell a mask of zeros from another; what it hides from is not on this way.
+const MASK: [u8; 4] = [0; 4];
+
+/// A frame of a client.
+pub(super) fn masked(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    ws::encode_masked_into(&mut out, opcode, payload, MASK);
+    out
+}
+
+fn upgrade(path: &str, more: &str) -> Option<Step> {
+    let say = format!(
+        "GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{more}\r\n"
+    );
+    Some(Step { say: say.into(), until: Until::Switched })
+}
+
+/// The good answer to every command of ours.
+pub(super) const SUCCESS: &[u8] = br#"{"success":true}"#;
+
+/// Everything that is said in one run.
+#[derive(Debug)]
+pub(super) struct Script {
+    protocol: Protocol,
+    namespace: String,
+    key: String,
+    is_unicast: bool,
+    has_own_channel: bool,
+    /// Tells sessions of one run from those of another.
+    run: u32,
+    /// Of the users, in their order; more subscribers than tokens share them.
+    tokens: Vec<String>,
+}
+
+/// So many users come and go.
+const USERS_MAX: usize = 20_000;
+
+impl Script {
+    pub fn new(plan: &Plan) -> Script {
+        let users = match plan.workload {
+            Workload::Control => 0,
+            Workload::Churn => 4096,
+            _ => plan.subscribers.min(USERS_MAX),
+        };
+        let users = if plan.protocol.is_ours() { users } else { 0 };
+        let token = |n| jwt::sign(&user(n), &plan.key, None);
+        Script {
+            protocol: plan.protocol,
+            namespace: plan.namespace.clone(),
+            key: plan.key.clone(),
+            is_unicast: plan.workload == Workload::Unicast,
+            has_own_channel: plan.has_own_channel,
+            run: std::process::id(),
+            tokens: (0..users).map(token).collect(),
+        }
+    }
+
+    /// What subscriber `n` says at that step; `None` when it has subscribed.
+    pub fn subscriber(&self, n: usize, step: usize) -> Option<Step> {
+        let topic = self.topic(n);
+        match (self.protocol, step) {
+            (Protocol::Fws, 0) => upgrade("/socket/websocket", ""),
+            (Protocol::SockJs, 0) => upgrade(&(self.session(n) + "/websocket"), ""),
+            (Protocol::SockJs, 1) => text(Vec::new(), b"\x81\x01o"),
+            (Protocol::XhrStreaming, 0) => text(self.post(n, "xhr", ""), b"o\n"),
+            (Protocol::Fws, 1) => {
+                let said = self.hello(n).into_iter().map(|it| masked(Opcode::Text, it.as_bytes()));
+                text(said.collect::<Vec<_>>().concat(), br#""clb":1,"data":{"ok":true}}"#)
+            }
+            (Protocol::SockJs, 2) => {
+                let said = masked(Opcode::Text, array(&self.hello(n)).as_bytes());
+                text(said, br#"\"clb\":1,\"data\":{\"ok\":true}}"]"#)
+            }
+            (Protocol::XhrStreaming, 1) => {
+                let mut say = self.post(n, "xhr_send", &array(&self.hello(n)));
+                say.extend(self.again(n));
+                text(say, b"\\\"clb\\\":1,\\\"data\\\":{\\\"ok\\\":true}}\"]\n")
+            }
+            (Protocol::Topic, 0) | (Protocol::Nats, 0) => upgrade("/", ""),
+            (Protocol::Topic, 1) => {
+                text(masked(Opcode::Text, format!("sub {topic}").as_bytes()), b"\x81\x02ok")
+            }
+            (Protocol::Nats, 1) => {
+                let said = format!("{NATS_CONNECT}SUB {topic} 1\r\nPING\r\n");
+                text(masked(Opcode::Binary, said.as_bytes()), b"PONG\r\n")
+            }
+            (Protocol::Mqtt, 0) => upgrade("/mqtt", "Sec-WebSocket-Protocol: mqtt\r\n"),
+            (Protocol::Mqtt, 1) => {
+                let mut say = mqtt_connect(&format!("bench-{}-{n}", self.run));
+                say.extend(mqtt_subscribe(&topic));
+                text(masked(Opcode::Binary, &say), b"\x90\x03\x00\x01\x00")
+            }
+            (Protocol::Nchan, 0) => upgrade(&format!("/sub?id={topic}"), ""),
+            _ => None,
+        }
+    }
+
+    /// What a publisher, or whoever commands, says at that step.
+    pub fn publisher(&self, step: usize) -> Option<Step> {
+        match (self.protocol, step) {
+            (protocol, 0) if protocol.is_ours() => {
+                let (name, key) = (json(&self.namespace), json(&self.key));
+                let auth = format!(r#"{{"action":"auth","name":{name},"sKey":{key}}}"#);
+                text(control::encode(auth.as_bytes()).to_vec(), b"{\"success\":true}\0")
+            }
+            (Protocol::Topic, 0) => upgrade("/", ""),
+            (Protocol::Nats, 0) => text(format!("{NATS_CONNECT}PING\r\n").into(), b"PONG\r\n"),
+            (Protocol::Mqtt, 0) => {
+                text(mqtt_connect(&format!("bench-{}", self.run)), b"\x20\x02\x00\x00")
+            }
+            _ => None,
+        }
+    }
+
+    /// The next request of a subscriber whose answer over HTTP is over.
+    pub fn again(&self, n: usize) -> Vec<u8> {
+        self.post(n, "xhr_streaming", "")
+    }
+
+    /// The topic of a subscriber where there are no users: all share one, or each has its own.
+    fn topic(&self, n: usize) -> String {
+        format!("t{:06}", if self.is_unicast { n } else { 0 })
+    }
+
+    fn session(&self, n: usize) -> String {
+        format!("/socket/000/b{}x{n}", self.run)
+    }
+
+    fn post(&self, n: usize, transport: &str, body: &str) -> Vec<u8> {
+        let (session, bytes) = (self.session(n), body.len());
+        let head = format!(
+            "POST {session}/{transport} HTTP/1.1\r\nHost: bench\r\nContent-Length: {bytes}\r\n\r\n"
+        );
+        (head + body).into()
+    }
+
+    /// What a browser says that has a token and wants a channel.
+    fn hello(&self, n: usize) -> Vec<String> {
+        let token = self.tokens.get(n % self.tokens.len().max(1)).map_or("", String::as_str);
+        let name = json(&self.namespace);
+        let auth = format!(r#"{{"event":"auth","data":{{"i":{name},"s":"{token}"}}}}"#);
+        let last = |name| format!(r#"{{"event":"subscribe","data":"{name}","clb":1}}"#);
+        let both = format!(r#"{{"event":"subscribe","data":"{CHANNEL}"}}"#);
+        match (self.is_unicast, self.has_own_channel) {
+            (true, _) => vec![auth, last(OWN_CHANNEL)],
+            (false, false) => vec![auth, last(CHANNEL)],
+            (false, true) => vec![auth, both, last(OWN_CHANNEL)],
+        }
+    }
+
+    /// The publication of a message of so many bytes.
+    pub fn publication(&self, bytes: usize) -> Template {
+        let data = data(bytes);
+        let topic = self.topic(0);
+        let (channel, params) = match self.is_unicast {
+            true => (OWN_CHANNEL, format!(r#""userId":"{}""#, user(0))),
+            false => (CHANNEL, String::new()),
+        };
+        let said = match self.protocol {
+            Protocol::Fws | Protocol::SockJs | Protocol::XhrStreaming => {
+                command("emit", channel, &data, &params)
+            }
+            Protocol::Topic => masked(Opcode::Text, format!("pub {topic} {data}").as_bytes()),
+            Protocol::Nats => format!("PUB {topic} {bytes}\r\n{data}\r\n").into(),
+            Protocol::Mqtt => mqtt_publish(&topic, &data),
+            Protocol::Nchan => format!(
+                "POST /pub?id={topic} HTTP/1.1\r\nHost: bench\r\nContent-Length: {bytes}\r\n\r\n\
+                 {data}"
+            )
+            .into(),
+            Protocol::Redis => Vec::new(),
+        };
+        let name: &[u8] = if self.protocol.is_ours() { b"user-000000" } else { b"t000000" };
+        Template::new(said, self.is_unicast.then_some(name))
+    }
+
+    /// A command of ours, or of Redis, on a key with a value of so many bytes.
+    pub fn command(&self, action: Action, bytes: usize) -> Template {
+        let data = data(bytes);
+        let said = match (self.protocol, action) {
+            (Protocol::Redis, Action::Get) => b"*2\r\n$3\r\nGET\r\n$9\r\nkey000000\r\n".to_vec(),
+            (Protocol::Redis, _) => {
+                format!("*3\r\n$3\r\nSET\r\n$9\r\nkey000000\r\n${bytes}\r\n{data}\r\n").into()
+            }
+            (_, Action::Get) => {
+                control::encode(br#"{"action":"get","channel":"key000000","params":{}}"#).to_vec()
+            }
+            (_, action) => {
+                let action = if action == Action::Set { "set" } else { "emit" };
+                command(action, "key000000", &data, "")
+            }
+        };
+        Template::new(said, Some(b"key000000"))
+    }
+}
+
+/// A frame of the control port.
+fn command(action: &str, channel: &str, data: &str, params: &str) -> Vec<u8> {
+    let what = format!(r#""action":"{action}","channel":"{channel}","data":"{data}""#);
+    control::encode(format!(r#"{{{what},"params":{{{params}}}}}"#).as_bytes()).to_vec()
+}
+
+/// Bytes of a payload: a number to be filled in, and what makes it that long.
+fn data(bytes: usize) -> String {
+    let mut data = "0".repeat(NUMBER_BYTES);
+    data.extend(std::iter::repeat_n(char::from(FILL), bytes.saturating_sub(NUMBER_BYTES)));
+    data
+}
+
+/// The channel that all subscribe to, and the one of which each has its own.
+const CHANNEL: &str = "bench";
+const OWN_CHANNEL: &str = "@bench";
+
+fn user(n: usize) -> String {
+    format!("user-{n:06}")
+}
+
+fn json(text: &str) -> String {
+    let mut out = Vec::new();
+    crate::codec::json::quote_into(&mut out, text);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Messages as SockJS clients send them.
+fn array(messages: &[String]) -> String {
+    let quoted: Vec<String> = messages.iter().map(|message| json(message)).collect();
+    format!("[{}]", quoted.join(","))
+}
+
+const NATS_CONNECT: &str =
+    "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"bench\",\"version\":\"1\"}\r\n";
+
+fn mqtt_packet(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut left: usize = parts.iter().map(|part| part.len()).sum();
+    let mut out = vec![kind];
+    loop {
+        let more = if left > 0x7f { 0x80 } else { 0 };
+        out.push((left & 0x7f) as u8 | more);
+        left >>= 7;
+        if left == 0 {
+            break;
+        }
+    }
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out
+}
+
+/// A text with its length in front (MQTT 3.1.1, 1.5.3).
+fn mqtt_text(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes();
+    [&length, text.as_bytes()].concat()
+}
+
+/// Level 4, a clean session, no keep-alive.
+fn mqtt_connect(client: &str) -> Vec<u8> {
+    mqtt_packet(0x10, &[b"\0\x04MQTT\x04\x02\0\0", &mqtt_text(client)])
+}
+
+fn mqtt_subscribe(topic: &str) -> Vec<u8> {
+    mqtt_packet(0x82, &[b"\0\x01", &mqtt_text(topic), b"\0"])
+}
+
+fn mqtt_publish(topic: &str, data: &str) -> Vec<u8> {
+    mqtt_packet(0x30, &[&mqtt_text(topic), data.as_bytes()])
+}
+
+/// Something that is said again and again, but for two numbers in it.
+#[derive(Debug)]
+pub(super) struct Template {
+    bytes: Vec<u8>,
+    /// Where the digits of the message's number are.
+    number_at: Option<usize>,
+    /// Where the six digits are that tell for whom it is.
+    name_at: Option<usize>,
+}
+
+/// Digits of the number in a name.
+const NAME_DIGITS: usize = 6;
+
+impl Template {
+    /// One in which that name stands, if any does.
+    fn new(bytes: Vec<u8>, name: Option<&[u8]>) -> Template {
+        let find = |part: &[u8]| bytes.windows(part.len()).position(|it| it == part);
+        let number_at = find(&[FILL; 8]).and_then(|at| at.checked_sub(NUMBER_BYTES));
+        let name_at = name.and_then(|name| Some(find(name)? + name.len() - NAME_DIGITS));
+        Template { bytes, number_at, name_at }
+    }
+
+    /// Appends it with these numbers.
+    pub fn write(&self, out: &mut Vec<u8>, number: u64, name: usize) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        let mut fill = |at: Option<usize>, digits: usize, number: u64| {
+            let place = at.map(|at| start + at..start + at + digits);
+            let Some(place) = place.and_then(|place| out.get_mut(place)) else { return };
+            let mut left = number;
+            for digit in place.iter_mut().rev() {
+                *digit = b'0' + (left % 10) as u8;
+                left /= 10;
+            }
+        };
+        fill(self.number_at, NUMBER_BYTES, number);
+        fill(self.name_at, NAME_DIGITS, name as u64);
+    }
+}

@@ -100,7 +100,7 @@ impl Judge {
     /// One more has come who has not said who it is: the first of those may have to go.
     fn make_room_for_strangers(&mut self) {
         let strangers = self.lines.iter().filter_map(|(conn, line)| match &line.role {
-            Role::Browser(browser) if line.closing.is_none() && browser.who.is_none() => {
+            Role::Browser(browser) if !line.is_gone && browser.is_stranger => {
                 Some((browser.number, *conn))
             }
             _ => None,
@@ -207,6 +207,7 @@ impl Judge {
                     who: None,
                     cid: None,
                     channels: BTreeSet::new(),
+                    is_stranger: true,
                     parting: None,
                     expires: None,
                     overdue_since: None,
@@ -388,6 +389,7 @@ impl Judge {
         }
         if let Some(browser) = self.browser(conn) {
             browser.who = Some(who);
+            browser.is_stranger = false;
             browser.expires = auth.expires;
             browser.overdue_since = None;
         }

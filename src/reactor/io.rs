@@ -487,6 +487,13 @@ impl Net for Io {
         }
     }
 
+    fn taken(&self, conn: ConnId) -> u32 {
+        match self.slots.get(conn) {
+            Some(Slot::Peer(peer)) => peer.out.taken(),
+            _ => 0,
+        }
+    }
+
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
         let Some(peer) = self.open(conn) else { return };
         peer.phase = Phase::Flushing;

@@ -355,6 +355,11 @@ impl Judge {
                     let line = self.lines.get_mut(conn).expect("only of the known is taken");
                     line.queue.take(*bytes, now, &self.limits);
                 }
+                Item::Blocked { conn, is_blocked } => {
+                    if let Some(line) = self.lines.get_mut(conn) {
+                        line.queue.block(*is_blocked, now, &self.limits);
+                    }
+                }
                 Item::Cleared { conn } => {
                     if let Some(line) = self.lines.get_mut(conn) {
                         line.queue = Queue::default();

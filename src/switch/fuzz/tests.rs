@@ -63,6 +63,26 @@ fn a_back_end_goes_for_the_first_reason_that_there_was() {
 }
 
 #[test]
+fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
+    let mut world = World::new(MemoryJournal::new(1));
+    world.play(opening(&[('a', "1")]).as_bytes());
+    world.play(b"!a");
+    for _ in 0..3 {
+        // It takes all, and no more: as many answers wait for it as it may have, at each beat.
+        world.play(b"!a\n!a");
+        (0..19).for_each(|_| world.line(br#"a{"event":"ping","clb":1}"#));
+        world.rest();
+        assert!(world.net.peers[0].is_paused);
+        world.play(b".\x32");
+    }
+    assert_eq!(world.net.peers[0].phase, Phase::Open);
+    // It takes nothing any more.
+    world.play(b".\x32");
+    assert_eq!(world.switch.metrics.closed[CloseReason::NoHeartbeat as usize], 1);
+    world.end();
+}
+
+#[test]
 fn the_targets_take_anything() {
     for data in [&b""[..], b"*", b"\xff\n.\n!\n$\n~\n", b"k\nl{\na\xff\nA\xff\n!z"] {
         fuzz_browser(data);

@@ -215,6 +215,7 @@ impl Judge {
     pub fn over(limits: Limits, now: Now, is_easy: bool) -> Judge {
         let mut judge = Judge::new(limits, now);
         judge.disk.is_easy = is_easy;
+        judge.replica = judge.replica.keeping(is_easy);
         judge
     }
 

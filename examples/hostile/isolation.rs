@@ -210,14 +210,21 @@ impl Hall {
     fn pump(&mut self) -> Outcome<()> {
         self.back_ends.pump(Duration::from_millis(1))?;
         self.browsers.pump(Duration::from_millis(1))?;
-        for (member, seat) in self.browsers.members.iter_mut().zip(&mut self.seats) {
+        let mut pings = Vec::new();
+        for (at, seat) in self.seats.iter_mut().enumerate() {
+            let member = &mut self.browsers.members[at];
             let (frames, used) = frames(&member.got);
             for (opcode, payload) in frames {
-                if opcode == 1 && !has(payload, b"\"clb\"") {
-                    seat.check(payload);
+                match opcode {
+                    1 if !has(payload, b"\"clb\"") => seat.check(payload),
+                    9 => pings.push((at, frame(Opcode::Pong, payload))),
+                    _ => {}
                 }
             }
             member.got.drain(..used);
+        }
+        for (at, pong) in pings {
+            self.browsers.say(at, &pong.into());
         }
         Ok(())
     }

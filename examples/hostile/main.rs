@@ -59,7 +59,8 @@ const ATTACKS: &[&[Attack]] = &[
     processes::ATTACKS,
 ];
 
-const USAGE: &str = "usage: hostile --server BINARY [--only NAME]… [--smoke] [--repeat N] | --list";
+const USAGE: &str = "usage: hostile --server BINARY [--only NAME]… [--smoke] [--first] \
+    [--repeat N] | --list";
 
 fn attacks() -> impl Iterator<Item = &'static Attack> {
     ATTACKS.iter().copied().flatten()
@@ -71,6 +72,7 @@ struct Wishes {
     binary: String,
     only: Vec<String>,
     is_smoke: bool,
+    is_first: bool,
     repeat: usize,
 }
 
@@ -82,6 +84,7 @@ fn wishes(mut args: impl Iterator<Item = String>) -> Outcome<Wishes> {
             "--server" => wishes.binary = value()?,
             "--only" => wishes.only.extend(value()?.split(',').map(str::to_owned)),
             "--repeat" => wishes.repeat = value()?.parse()?,
+            "--first" => wishes.is_first = true,
             "--smoke" => wishes.is_smoke = true,
             _ => return Err(USAGE.into()),
         }
@@ -114,7 +117,7 @@ fn campaign(wishes: Wishes) -> Outcome<bool> {
         [] => !wishes.is_smoke || SMOKE.contains(&attack.name),
         only => only.iter().any(|name| name == attack.name),
     };
-    let mut campaign = Campaign::new(&wishes.binary, wishes.is_smoke)?;
+    let mut campaign = Campaign::new(&wishes.binary, wishes.is_smoke, wishes.is_first)?;
     for attack in attacks().filter(chosen) {
         for _ in 0..wishes.repeat {
             campaign.attack(attack)?;

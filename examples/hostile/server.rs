@@ -30,6 +30,8 @@ pub struct Wants {
     pub address_space: Option<u64>,
     /// Where browsers connect; loopback if nothing is said.
     pub address: &'static str,
+    /// Before all others who want its processor, on a machine that is not quiet.
+    pub is_first: bool,
     /// More flags.
     pub flags: Vec<String>,
 }
@@ -37,7 +39,8 @@ pub struct Wants {
 impl Default for Wants {
     fn default() -> Wants {
         let address = "127.0.0.1:0";
-        Wants { descriptors: 20_000, address_space: None, address, flags: Vec::new() }
+        let (descriptors, flags) = (20_000, Vec::new());
+        Wants { descriptors, address_space: None, address, is_first: false, flags }
     }
 }
 
@@ -60,7 +63,7 @@ impl Server {
         let space = wants.address_space.map_or("unlimited".to_owned(), |space| space.to_string());
         let script =
             format!(r#"ulimit -n {} && ulimit -v {space} && exec "$0" "$@""#, wants.descriptors);
-        let mut command = machine::on_processor(0, false, "sh");
+        let mut command = machine::on_processor(0, wants.is_first, "sh");
         command.args(["-c", &script, binary, "serve", "--ws", wants.address]);
         command.args(["--control", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         command.arg("--config").arg(&file).arg("--data").arg(folder.path().join("data"));
@@ -205,6 +208,17 @@ impl Numbers {
     /// How many connections ended for this reason.
     pub fn closed(&self, reason: &str) -> f64 {
         self.of("fws_connections_closed_total", reason)
+    }
+
+    /// For which reasons connections ended since then, and how many.
+    pub fn endings(&self, before: &Numbers) -> String {
+        let named = self.0.iter().filter(|sample| sample.name == "fws_connections_closed_total");
+        let counts = named.filter_map(|sample| {
+            let reason = sample.label("reason")?;
+            let count = sample.value - before.closed(reason);
+            (count > 0.0).then(|| format!("{count} {reason}"))
+        });
+        counts.collect::<Vec<_>>().join(", ")
     }
 
     /// How many turns fell into each bucket.

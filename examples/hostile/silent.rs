@@ -97,7 +97,8 @@ fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
     let before = field.numbers()?.of("fws_peers", "");
     let publisher = Publisher::start(field.control, emit("odd", 100), 20.0)?;
     link.cut()?;
-    let (start, most) = (Instant::now(), Duration::from_secs(33));
+    // Half a second more for what it takes to look.
+    let (start, most) = (Instant::now(), Duration::from_millis(33_500));
     let mut times = Vec::new();
     while start.elapsed() < most + Duration::from_secs(7) && times.len() < count {
         let gone = (before - field.numbers()?.of("fws_peers", "")) as usize;

@@ -249,7 +249,7 @@ impl Stage {
         std::thread::sleep(Duration::from_secs(if self.scale < 1.0 { 2 } else { 10 }));
         let mut report = Report { name: attack.name.into(), ..Report::default() };
         report.before = healthy.measured()?;
-        let turns = field.numbers()?.turns();
+        let before = field.numbers()?;
         machine::forget_peak(pid)?;
         report.memory[0] = machine::memory(pid, "VmRSS")? as f64 / MIB;
         let clocks = [pid, std::process::id(), healthy.pid()];
@@ -275,11 +275,13 @@ impl Stage {
         let part = |at: usize| (now[at] - worked[at]) / report.seconds * 100.0;
         report.cpu = part(0);
         report.foreign = (part(3) - part(0) - part(1) - part(2)).max(0.0);
-        report.turns = turns.until(&field.numbers()?.turns());
+        let after = field.numbers()?;
+        report.turns = before.turns().until(&after.turns());
         report.memory[1] = machine::memory(pid, "VmHWM")? as f64 / MIB;
         if let Some(left) = self.calm(SUBSCRIBERS + 1)? {
             report.findings.faults.push(left);
         }
+        report.findings.note(format!("ended: {}", field.numbers()?.endings(&before)));
         report.memory[2] = machine::memory(pid, "VmRSS")? as f64 / MIB;
         report.judge(bounds, self.scale);
         Ok(report)
@@ -333,6 +335,7 @@ fn with_kernel_memory<T>(run: impl FnOnce() -> T) -> (T, u64) {
 /// All attacks of a run.
 pub struct Campaign {
     binary: String,
+    is_first: bool,
     /// What part of the crowds comes.
     pub scale: f64,
     main: Option<Stage>,
@@ -342,10 +345,11 @@ pub struct Campaign {
 
 impl Campaign {
     /// Against this binary.
-    pub fn new(binary: &str, is_smoke: bool) -> Outcome<Campaign> {
+    pub fn new(binary: &str, is_smoke: bool, is_first: bool) -> Outcome<Campaign> {
         print_head();
         Ok(Campaign {
             binary: binary.into(),
+            is_first,
             scale: if is_smoke { 0.03 } else { 1.0 },
             main: None,
             turns: Turns::default(),
@@ -360,7 +364,8 @@ impl Campaign {
 
     /// A stage of an attack's own.
     pub fn stage(&self, wants: &Wants, folder: Folder) -> Outcome<Stage> {
-        Stage::start(&self.binary, wants, folder, self.scale)
+        let wants = Wants { is_first: self.is_first, ..wants.clone() };
+        Stage::start(&self.binary, &wants, folder, self.scale)
     }
 
     /// Runs an attack on the server that most of them share.

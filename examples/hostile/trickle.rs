@@ -54,8 +54,11 @@ fn drip(field: &Field) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// The header of a masked text message of 16,000 bytes, and its first byte.
-const HALF_MESSAGE: &[u8] = &[0x81, 0xfe, 0x3e, 0x80, 1, 2, 3, 4, b'x'];
+/// The header of a masked text message of so many bytes, and its first byte.
+fn half_message(bytes: u16) -> Vec<u8> {
+    let [high, low] = bytes.to_be_bytes();
+    vec![0x81, 0xfe, high, low, 1, 2, 3, 4, b'x']
+}
 
 /// The longest frame that may be declared, and its first byte.
 fn half_frame(bytes: u32) -> Vec<u8> {
@@ -69,6 +72,7 @@ fn half_frames(field: &Field) -> Outcome<Findings> {
     let one: Rc<[u8]> = Rc::from(&b"x"[..]);
     let (mut back_ends, mut browsers) = (Crowd::new(field.control)?, Crowd::new(field.web)?);
     // Back ends that know the key; of those who do not, no more than 64 have room.
+    back_ends.at_a_time = 30;
     let mut first = control_auth(CROWD, CROWD_KEY);
     first.extend(half_frame(8_388_608));
     let first: Rc<[u8]> = first.into();
@@ -78,12 +82,12 @@ fn half_frames(field: &Field) -> Outcome<Findings> {
     back_ends.gather(field.many(64), Ears::Keep(64), None, |_| Rc::clone(&first))?;
     let half = field.many(9000) / 2;
     let mut first = UPGRADE.to_vec();
-    first.extend(HALF_MESSAGE);
+    first.extend(half_message(4000));
     let strange: Rc<[u8]> = first.into();
     browsers.gather(half, Ears::Keep(512), Some(b"\r\n\r\n"), |_| Rc::clone(&strange))?;
     browsers.gather(half, Ears::Keep(512), Some(AUTHENTICATED), |number| {
         let mut first = auth(CROWD, CROWD_KEY, &format!("half-{number}"));
-        first.extend(HALF_MESSAGE);
+        first.extend(half_message(16_000));
         first.into()
     })?;
     let end = Instant::now() + Duration::from_secs(14);

@@ -81,7 +81,7 @@ pub fn emit(channel: &str, bytes: usize) -> Vec<u8> {
 
 /// Whether these bytes are somewhere in those.
 pub fn has(bytes: &[u8], what: &[u8]) -> bool {
-    bytes.windows(what.len()).any(|window| window == what)
+    !what.is_empty() && bytes.windows(what.len()).any(|window| window == what)
 }
 
 /// The frames that a server has sent: opcode and payload of each that is whole, and what they

@@ -55,8 +55,8 @@ const EACH: usize = 4;
 /// Messages that wait for their reply, of one namespace.
 const WINDOW: u64 = 64;
 /// Messages at a time, and how many come in a second.
-const BATCH: u64 = 16;
-const PER_SECOND: f64 = 25_000.0;
+const BATCH: u64 = 8;
+const PER_SECOND: f64 = 16_000.0;
 /// Bytes of a reply.
 const REPLY_BYTES: u64 = 16 + 5;
 

@@ -13,6 +13,7 @@ use fws::edge::Door;
 use fws::journal::MemoryJournal;
 use fws::limits::Limits;
 use fws::reactor::{Bounds, Listener, Reactor};
+use fws::slow::Rules;
 use fws::switch::{Settings, Switch};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -31,11 +32,13 @@ impl World {
     fn new() -> std::io::Result<World> {
         let bounds = Bounds {
             connections: 20_000,
+            admissions_per_second: 1_000_000,
+            admissions_burst: 1_000_000,
             control_reserve: 0,
             admin_connections: 0,
             close_ms: 1000,
             drain_ms: 1000,
-            backlog_bytes: 262_144,
+            slow: Rules::new(&Limits::default()),
         };
         let mut reactor = Reactor::new(bounds)?;
         let any = "127.0.0.1:0".parse().expect("an address");

@@ -55,9 +55,9 @@ impl Net for Counter {
     fn send(&mut self, _: ConnId, frame: Frame) {
         self.count(&frame);
     }
-    fn publish(&mut self, _: ConnId, frame: Frame) -> usize {
+    fn publish(&mut self, _: ConnId, frame: Frame) -> bool {
         self.count(&frame);
-        0
+        false
     }
     fn queued(&self, _: ConnId) -> usize {
         0

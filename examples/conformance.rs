@@ -48,7 +48,7 @@ impl Application for Echoes {
         match service {
             CLOSE => {
                 let told = Some((3000, "Go away!"));
-                Err(Parting { told, reason: CloseReason::Answered })
+                Err(Parting { told, reason: CloseReason::Answered, back_ms: None })
             }
             AMPLIFY => Ok(Peer::Amplify),
             _ => Ok(Peer::Echo),
@@ -129,11 +129,13 @@ fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut reactor = Reactor::new(Bounds {
         connections: 10_000,
+        admissions_per_second: limits.admissions_per_second,
+        admissions_burst: limits.admissions_burst,
         control_reserve: 0,
         admin_connections: 0,
         close_ms: limits.close_ms as u64,
         drain_ms: limits.drain_ms as u64,
-        backlog_bytes: limits.backlog_bytes,
+        slow: fws::slow::Rules::new(&limits),
     })?;
     let door = Listener::tcp(Door::Web, address.parse()?)?;
     println!("listening {}", door.address());

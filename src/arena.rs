@@ -79,6 +79,11 @@ impl<T, K> Arena<T, K> {
         self.slots.len()
     }
 
+    /// How many slots there are, those in use and those that are free.
+    pub fn slots(&self) -> usize {
+        self.slots.capacity()
+    }
+
     /// Whether none does.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()

@@ -32,13 +32,44 @@ pub enum Door {
     Admin,
 }
 
+/// Memory of publications that wait for somebody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// What they take together, each counted once, and a little for each place in which it waits.
+    pub bytes: usize,
+    /// Bytes of those that were handed to [`Net::keep`], each counted as often as it was.
+    pub aside: usize,
+}
+
+/// Why somebody was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// There was no room.
+    Full,
+    /// Others had come just before, as many as can be let in at a time.
+    Crowd,
+}
+
+impl TurnedAway {
+    /// Each of them, in the order of the counters.
+    pub const ALL: [TurnedAway; 2] = [TurnedAway::Full, TurnedAway::Crowd];
+
+    /// Name in counters.
+    pub const fn label(self) -> &'static str {
+        match self {
+            TurnedAway::Full => "full",
+            TurnedAway::Crowd => "crowd",
+        }
+    }
+}
+
 /// What a reactor calls.
 pub trait Handler {
     /// A peer came through a door.
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door);
 
-    /// Somebody was turned away at a door, because there was no room; they were never let in.
-    fn turned_away(&mut self, _now: Now) {}
+    /// Somebody was turned away at a door, and never let in.
+    fn turned_away(&mut self, _now: Now, _why: TurnedAway) {}
 
     /// Bytes came. Returns how many were consumed; the rest is kept and stands in front of the
     /// next bytes. Never called while the connection is paused.
@@ -63,12 +94,18 @@ pub trait Handler {
     /// The deadline set with [`Net::deadline`] has passed; it is cleared before this call.
     fn timed_out(&mut self, net: &mut impl Net, conn: ConnId);
 
+    /// The peer does not take what was published to it, and is to be let go for that reason.
+    fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        net.close(conn, reason);
+    }
+
     /// The connection is gone for the handler: forget it.
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason);
 
     /// The process has been told to stop. The doors are closed, and what had arrived has been
-    /// given to `received`, but to those who were paused for too long: let everybody go.
-    fn stopping(&mut self, net: &mut impl Net);
+    /// given to `received`, but to those who were paused for too long: let everybody go, evenly,
+    /// and the last of them at that moment.
+    fn stopping(&mut self, net: &mut impl Net, until: Millis);
 
     /// When `tick` is wanted at the latest.
     fn due(&self) -> Option<Millis>;
@@ -92,14 +129,36 @@ pub trait Net {
     /// Queues a frame that the peer asked for; it is written at the end of the turn.
     fn send(&mut self, conn: ConnId, frame: Frame);
 
-    /// Queues a frame that somebody else sent. Returns how many bytes count against a slow
-    /// consumer: those of such frames that came while the kernel refused to take what was there
-    /// before, and wait behind the frame that is being sent.
+    /// Queues a frame that somebody else sent. Returns whether that was too much, and the peer must
+    /// be let go: more than `backlog_bytes` of such frames wait behind the one that is being sent,
+    /// of each a quarter of that at most, and either the kernel has taken nothing for `backlog_ms`,
+    /// or memory is short. Then nothing more is queued.
     ///
-    /// Before more than `backlog_bytes` wait, and again before more than that count, what waits is
-    /// offered to the kernel at once: nobody is slow who was not asked. Where more than that count
-    /// already, nothing is queued and 0 returned.
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize;
+    /// Before more than `backlog_bytes` wait, and again before it is too much, what waits is
+    /// offered to the kernel at once: nobody is slow who was not asked. For whom such frames wait
+    /// although they were offered, [`Handler::too_slow`] is called when its time has come.
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool;
+
+    /// Drops all that was published and waits, but for a frame of which a part has gone out; for a
+    /// peer that is about to be let go because it does not take that.
+    fn drop_published(&mut self, _: ConnId) {}
+
+    /// Notes that a publication waits for somebody who has no connection, in one place more.
+    fn keep(&mut self, _: &Frame) {}
+
+    /// It waits there no longer.
+    fn unkeep(&mut self, _: &Frame) {}
+
+    /// What all publications that wait take.
+    fn kept(&self) -> Kept {
+        Kept::default()
+    }
+
+    /// Of the peers of whom the kernel has taken nothing after that moment, the one for whom most
+    /// publications wait, and how many bytes. Looks at all for whom any do.
+    fn largest(&self, _since: Millis) -> Option<(ConnId, usize)> {
+        None
+    }
 
     /// Memory that waits for the kernel to take it: bytes, and a fixed cost for each frame.
     fn queued(&self, conn: ConnId) -> usize;

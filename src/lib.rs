@@ -14,7 +14,7 @@
 //! | [`web`] | HTTP, WebSocket, SockJS and their sessions, for any application |
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
-//! | leaves | [`edge`], [`frame`], [`wheel`], [`arena`], [`reason`] |
+//! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`] |
 //! | more leaves | [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
 //!
 //! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. [`sim`] is its twin for
@@ -42,6 +42,7 @@ pub mod reason;
 pub mod server;
 #[doc(hidden)]
 pub mod sim;
+pub mod slow;
 pub mod switch;
 pub mod time;
 pub mod uuid;

@@ -87,6 +87,10 @@ limits! {
     /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 32
     /// more.
     connections: 1_000_000, 16..=16_000_000;
+    /// Connections of browsers let in in a second; the others are told when to come back.
+    admissions_per_second: 5000, 1..=1_000_000;
+    /// Connections of browsers let in at once, after a time without.
+    admissions_burst: 20_000, 1..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest goes.
@@ -111,6 +115,9 @@ limits! {
     control_replies_waiting: 1024, 1..=1_000_000;
     /// Commands of one control connection carried out in one turn of the loop.
     control_commands_per_turn: 64, 1..=1_000_000;
+    /// Steps in which connections leave in one turn of the loop: one ends a subscription, sixteen
+    /// let a connection go; the rest follows in the next turns.
+    leaves_per_turn: 2048, 1..=1_000_000;
     /// Connections to the admin door; more wait until one of them ends.
     admin_connections: 8, 1..=8;
     /// Namespaces that the admin door shows by name; what happens in the others it sums up.
@@ -159,10 +166,22 @@ limits! {
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
     /// What the kernel keeps for one browser that does not read; it takes twice as much memory for
     /// it.
-    kernel_send_bytes: 2_097_152, 4096..=1_073_741_824;
-    /// Publications that come for a browser while the kernel takes nothing more for it, before it
-    /// is cut.
+    kernel_send_bytes: 262_144, 4096..=1_073_741_824;
+    /// Publications that wait for a browser behind the one that is being sent to it, before it is
+    /// cut. No more than a quarter of this counts of each, however large it is.
     backlog_bytes: 262_144, 1024..=1_073_741_824;
+    /// A browser with more than `backlog_bytes` that takes not one byte for so long is cut; at once
+    /// when more than half of `queued_bytes` is in use.
+    backlog_ms: 1000, 0..=3_600_000;
+    /// The same, when so much waits all the time for `backlog_soft_ms`.
+    backlog_soft_bytes: 65_536, 256..=1_073_741_824;
+    /// How long a browser may have a backlog above `backlog_soft_bytes` before it is cut.
+    backlog_soft_ms: 10_000, 100..=3_600_000;
+    /// A browser that publications wait for, and that takes not one byte for so long, is cut.
+    stall_ms: 10_000, 100..=3_600_000;
+    /// Memory of all publications that wait for browsers, each counted once. Above it back ends
+    /// wait, and of the browsers that take nothing those go first that are owed most.
+    queued_bytes: 67_108_864, 65_536..=1_099_511_627_776;
     /// What waits for a browser, answers and messages, before it is no longer read; it is read
     /// again when all of that has gone out.
     answers_pause_bytes: 65_536, 1024..=1_073_741_824;

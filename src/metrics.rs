@@ -6,6 +6,7 @@ pub mod families;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::edge::TurnedAway;
 use crate::reason::CloseReason;
 
 pub use families::{Family, MetricKind};
@@ -51,6 +52,10 @@ pub struct Meters {
     pub queued_bytes: usize,
     /// Frames that wait for the kernel to take them.
     pub queued_frames: usize,
+    /// Memory of all publications that wait for somebody, each counted once.
+    pub kept_bytes: usize,
+    /// Peers that do not take at once what is published to them.
+    pub watched: usize,
     /// Turns of the loop, without the time in which it waited.
     pub turns: Durations,
     /// A signal to stop has come.
@@ -120,10 +125,12 @@ pub struct Metrics {
     pub publications: u64,
     /// Messages handed to subscribers.
     pub deliveries: u64,
-    /// Connections that were not let in, because there was no room.
-    pub turned_away: u64,
+    /// Connections that were not let in, by [`TurnedAway`].
+    pub turned_away: [u64; TurnedAway::ALL.len()],
     /// Times that a browser was not read because it spoke too fast.
     pub browsers_held: u64,
+    /// Times that back ends had to wait because what is published to browsers took too much memory.
+    pub floods: u64,
 }
 
 /// What an operator may want to act on, up to some moment.
@@ -134,6 +141,7 @@ pub struct Refusals {
     store_failures: u64,
     over_limits: u64,
     turned_away: u64,
+    floods: u64,
 }
 
 impl Default for Metrics {
@@ -151,8 +159,9 @@ impl Default for Metrics {
             over_limits: 0,
             publications: 0,
             deliveries: 0,
-            turned_away: 0,
+            turned_away: [0; TurnedAway::ALL.len()],
             browsers_held: 0,
+            floods: 0,
         }
     }
 }
@@ -170,7 +179,8 @@ impl Metrics {
             wrong_keys: self.wrong_keys,
             store_failures: self.store_failures,
             over_limits: self.over_limits,
-            turned_away: self.turned_away,
+            turned_away: self.turned_away.iter().sum(),
+            floods: self.floods,
         }
     }
 
@@ -185,7 +195,8 @@ impl Metrics {
             ("wrong_key", self.wrong_keys - before.wrong_keys),
             ("store_failure", self.store_failures - before.store_failures),
             ("over_limit", self.over_limits - before.over_limits),
-            ("turned_away", self.turned_away - before.turned_away),
+            ("turned_away", self.turned_away.iter().sum::<u64>() - before.turned_away),
+            ("flood", self.floods - before.floods),
         ];
         let mut text = String::new();
         for (what, count) in ended.chain(commands).filter(|(_, count)| *count > 0) {
@@ -221,7 +232,7 @@ mod tests {
         metrics.count_closed(CloseReason::InvalidToken);
         metrics.count_closed(CloseReason::InvalidToken);
         metrics.wrong_keys += 1;
-        metrics.turned_away += 3;
+        metrics.turned_away = [2, 1];
         let told = "invalid_token 2, bad_http 1, wrong_key 1, turned_away 3";
         assert_eq!(metrics.refusals_since(&before), told);
     }

@@ -66,8 +66,14 @@ reasons! {
     NamespaceRemoved = "namespace_removed", 3404 "site id not registered";
     /// No `auth` in time.
     AuthTimeout = "auth_timeout", 3408 "no auth in time";
-    /// What publishers send it waits for too long or too much.
+    /// Too much of what publishers send it waits.
     SlowConsumer = "slow_consumer", 3008 "too slow";
+    /// Much of what publishers send it has waited for too long.
+    Lagging = "lagging", 3008 "too slow";
+    /// What publishers send it waits, and it takes nothing at all.
+    Stalled = "stalled", 3008 "too slow";
+    /// What publishers send takes too much memory, and of that it is owed most.
+    Largest = "largest", 3008 "too slow";
     /// The server's own limit on connections.
     Full = "full";
     /// Half a request, head or frame, and no more in time.
@@ -93,6 +99,12 @@ impl CloseReason {
     pub const fn is_ordinary(self) -> bool {
         use CloseReason::*;
         matches!(self, PeerClosed | PeerLost | Answered | GoingAway | Disconnected | TokenExpired)
+    }
+
+    /// Whether it does not take what publishers send it: then that is not sent any more.
+    pub const fn is_slow(self) -> bool {
+        use CloseReason::*;
+        matches!(self, SlowConsumer | Lagging | Stalled | Largest)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::admin::AdminDoor;
 use crate::codec::http::Response;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
-use crate::edge::{Door, Handler};
+use crate::edge::{Door, Handler, TurnedAway};
 use crate::frame::Frame;
 use crate::hub::Hub;
 use crate::journal::store::{Folder, Opened};
@@ -21,6 +21,7 @@ use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::log;
 use crate::reactor::{Bounds, Listener, Reactor};
+use crate::slow::Rules;
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
 use notify::Notifier;
@@ -35,8 +36,6 @@ const CONNECTIONS_MIN: usize = 16;
 /// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
 /// come in crowds, must not lock out those who speak to them.
 const CONTROL_RESERVE: usize = 24;
-/// When those who find no room may come back.
-const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -88,11 +87,13 @@ impl Start {
         }
         let reactor = Reactor::new(Bounds {
             connections,
+            admissions_per_second: config.limits.admissions_per_second,
+            admissions_burst: config.limits.admissions_burst,
             control_reserve: CONTROL_RESERVE,
             admin_connections: config.limits.admin_connections,
             close_ms: config.limits.close_ms as u64,
             drain_ms: config.limits.drain_ms as u64,
-            backlog_bytes: config.limits.backlog_bytes,
+            slow: Rules::new(&config.limits),
         })?;
         let at = reactor.now().unix;
         log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));
@@ -269,10 +270,14 @@ fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()>
     Ok(())
 }
 
-/// What a browser is told when there is no room.
-fn full() -> Frame {
-    let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
-    response.text("The server is full\n").close().encode()
+/// What a browser is told that is not let in, and when it may come back.
+fn refusal(why: TurnedAway, seconds: u64) -> Frame {
+    let text = match why {
+        TurnedAway::Full => "The server is full\n",
+        TurnedAway::Crowd => "Too many come at once\n",
+    };
+    let response = Response::new(503).header("Retry-After", &seconds.to_string());
+    response.text(text).close().encode()
 }
 
 /// The doors of the configuration, each with its name in the log.
@@ -287,7 +292,7 @@ fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     let ws = Listener::tcp(Door::Web, config.ws);
     let send_bytes = Some(config.limits.kernel_send_bytes);
     let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
-    let ws = ws.map(|door| door.refusing(full()));
+    let ws = ws.map(|door| door.refusing(refusal));
     let ws = ws.map_err(|error| cannot("--ws", config.ws.to_string(), error))?;
     let mut doors = vec![("control", control), ("ws", ws)];
     if let Some(path) = &config.control_unix {

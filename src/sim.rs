@@ -101,6 +101,10 @@ pub struct Report {
     pub deliveries: u64,
     /// Times that a browser was not read because it spoke too fast.
     pub browsers_held: u64,
+    /// Times that back ends had to wait because too much was queued for browsers.
+    pub floods: u64,
+    /// Turns after which somebody was still on the way out.
+    pub leaving_turns: u64,
     /// Times that the switch was called.
     pub calls: u64,
 }
@@ -111,7 +115,7 @@ pub struct Report {
 /// If the server does anything that it must not; seed and step are printed to standard error.
 pub fn run<J: Journal>(options: Options, journal: J) -> Report {
     crate::log::mute(true);
-    let mut world = World::new(options, limits(), journal);
+    let mut world = World::new(options, limits(options.seed), journal);
     world.begin();
     for _ in 0..options.steps {
         world.step();
@@ -121,8 +125,8 @@ pub fn run<J: Journal>(options: Options, journal: J) -> Report {
     report
 }
 
-/// Limits so small that every run reaches some of them.
-fn limits() -> Limits {
+/// Limits so small that every run reaches some of them; memory is short in every other run.
+fn limits(seed: u64) -> Limits {
     Limits {
         control_connections: 4,
         control_unauthenticated_connections: 3,
@@ -132,12 +136,18 @@ fn limits() -> Limits {
         control_replies_pause_bytes: 1024,
         control_replies_ms: 20_000,
         control_commands_per_turn: 4,
+        leaves_per_turn: 4,
         message_bytes: 1024,
         message_unauthenticated_bytes: 512,
         message_fragments: 4,
         messages_per_second: 4,
         messages_burst: 16,
         backlog_bytes: 1024,
+        backlog_soft_bytes: 300,
+        backlog_soft_ms: 4000,
+        stall_ms: 6000,
+        backlog_ms: 1500,
+        queued_bytes: if seed.is_multiple_of(2) { 1600 } else { 20_000 },
         answers_pause_bytes: 1024,
         channels_per_connection: 4,
         connections_per_user: 3,

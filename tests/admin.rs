@@ -265,7 +265,7 @@ fn browsers_that_fill_the_server_do_not_lock_it() {
     let admin = admin(&server);
     let _idle: Vec<_> = (0..20).map(|_| Http::connect(server.ws)).collect();
     // Those whom there is no room for are told so and gone, and the switch has counted them.
-    shows(admin, "fws_connections_turned_away_total", 4.0);
+    shows(admin, "fws_connections_turned_away_total{reason=full}", 4.0);
     shows(admin, "fws_sockets", 16.0);
     assert_eq!(get(admin, "/healthz").status, 200);
 }

@@ -160,7 +160,7 @@ fn what_is_queued_arrives_before_the_server_goes() {
     }
     server.terminate();
     browser.expect(&message("c", &data));
-    browser.expect_closed(1001, "server going away");
+    browser.expect_going_away();
     control.expect_closed();
     server.exited();
 }
@@ -300,7 +300,10 @@ fn back_ends_that_speak_at_once_cut_nobody_who_reads() {
 
 #[test]
 fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
-    let server = Server::start(&Options::limits(&[("backlog_bytes", 1_000_000)]));
+    let server = Server::start(&Options::limits(&[
+        ("backlog_bytes", 1_000_000),
+        ("queued_bytes", 8_000_000),
+    ]));
     let mut control = server.controller("demo");
     let channels = channels(128);
     let mut browser = server.browser("demo", r#"{"i":1}"#);

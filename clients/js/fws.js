@@ -23,12 +23,15 @@
   const DIAL_MS = 10000; // for the token, and again from dialling to `auth ok`
   const PROBE_MS = 2000; // for the answer to a ping after the page has come back
   const RENEW_AT = 0.8; // of a token's life
+  const BACK_MAX_MS = 600000; // no server may send us away for longer
   const TIMER_MAX_MS = 0x7fffffff; // what setTimeout can hold
   const QUEUE_MAX = 256; // messages of `emit` that wait for a connection
   const ANSWERS_MAX = 256; // functions that wait for an answer of the server
 
   /** Code of `disconnect` when no close frame came (RFC 6455, 7.4.1). */
   const LOST = 1006;
+  /** Code of `disconnect` when the server stops. */
+  const GOING_AWAY = 1001;
   /** The server refuses this token or user: without a new token it is no use to come back. */
   const REFUSED = [3002, 3401, 3403, 3404];
   /** Names of `on` that belong to this client; a message of that name never calls them. */
@@ -75,6 +78,7 @@
       this._round = 0; // counts links
       this._failures = 0; // in a row
       this._retry = null; // timer of the next dial
+      this._backAt = 0; // when the server wants us back at the earliest
       this._caller = null; // own-event handler that runs at this moment
       this._closed = false;
       this._wake = this._wake.bind(this);
@@ -257,6 +261,13 @@
       const willReconnect = !this._closed;
       this._announce('disconnect', { code, reason, willReconnect });
       if (this._closed) return;
+      const back = backIn(code, reason);
+      if (back !== null) { // the server stops, and has given each of us a time
+        this._failures = 0;
+        this._backAt = Date.now() + back;
+        this._retry = setTimeout(() => this._dial(), back);
+        return;
+      }
       const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_MS * 2 ** this._failures);
       this._failures += 1;
       this._retry = setTimeout(() => this._dial(), Math.random() * ceiling);
@@ -276,9 +287,12 @@
       if (this._closed || hidden()) return;
       if (this._link) {
         if (this._link.ready) this._probe(this._link);
-      } else {
+      } else if (Date.now() >= this._backAt) {
         this._failures = 0;
         this._dial();
+      } else { // whoever is shown again does not jump the queue
+        clearTimeout(this._retry);
+        this._retry = setTimeout(() => this._dial(), this._backAt - Date.now());
       }
     }
 
@@ -376,6 +390,12 @@
       link.answers.delete(clb);
       if (fn) call(fn, data);
     }
+  }
+
+  /** The time in a server's farewell, in milliseconds; null if there is none. */
+  function backIn(code, reason) {
+    const told = code === GOING_AWAY && /, come back in (\d{1,9}) ms$/.exec(reason);
+    return told ? Math.min(BACK_MAX_MS, Number(told[1])) : null;
   }
 
   /** The user in a token, as text; null if this is no token. */

@@ -10,7 +10,7 @@ pub use report::ERROR_CODES;
 use crate::codec::http::{Head, Response};
 use crate::codec::prometheus;
 use crate::codec::ws::Bounds;
-use crate::edge::{ConnId, Door, Handler, Net};
+use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::journal::Journal;
 use crate::reason::CloseReason;
 use crate::switch::Switch;
@@ -126,8 +126,8 @@ impl<J: Journal> Handler for AdminDoor<J> {
     }
 
     /// Nobody is turned away at this door, so it was another one.
-    fn turned_away(&mut self, now: Now) {
-        self.switch.turned_away(now);
+    fn turned_away(&mut self, now: Now, why: TurnedAway) {
+        self.switch.turned_away(now, why);
     }
 
     fn received(
@@ -141,6 +141,11 @@ impl<J: Journal> Handler for AdminDoor<J> {
             return web.received(net, &mut pages, conn, input);
         }
         self.switch.received(net, conn, input)
+    }
+
+    /// Nothing is published to those of this door.
+    fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        self.switch.too_slow(net, conn, reason);
     }
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
@@ -176,8 +181,8 @@ impl<J: Journal> Handler for AdminDoor<J> {
     }
 
     /// Whoever watches may watch to the end: nobody waits for them.
-    fn stopping(&mut self, net: &mut impl Net) {
-        self.switch.stopping(net);
+    fn stopping(&mut self, net: &mut impl Net, until: Millis) {
+        self.switch.stopping(net, until);
     }
 
     fn due(&self) -> Option<Millis> {

@@ -2,7 +2,7 @@
 
 use super::Pages;
 use crate::codec::prometheus::{Exposition, seconds};
-use crate::edge::Net;
+use crate::edge::{Net, TurnedAway};
 use crate::hub::Tally;
 use crate::journal::Journal;
 use crate::metrics::{Family, families as f};
@@ -53,8 +53,10 @@ impl<J: Journal> Pages<'_, J> {
         let count = |reason: &CloseReason| (reason.label(), metrics.closed[*reason as usize]);
         let reasons: Vec<(&str, u64)> = CloseReason::ALL.iter().map(count).collect();
         labelled(text, &f::CLOSED, "reason", &reasons);
-        text.single(&f::TURNED_AWAY, metrics.turned_away);
+        let count = |why: TurnedAway| (why.label(), metrics.turned_away[why as usize]);
+        labelled(text, &f::TURNED_AWAY, "reason", &TurnedAway::ALL.map(count));
         text.single(&f::HELD, metrics.browsers_held);
+        text.single(&f::FLOODS, metrics.floods);
     }
 
     fn traffic(&self, text: &mut Exposition) {
@@ -142,6 +144,8 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::SENT, meters.sent_bytes);
         text.single(&f::QUEUED_BYTES, meters.queued_bytes);
         text.single(&f::QUEUED_FRAMES, meters.queued_frames);
+        text.single(&f::KEPT_BYTES, meters.kept_bytes);
+        text.single(&f::BLOCKED, meters.watched);
         text.histogram(&f::TURNS, &meters.turns);
         let process = net.process();
         for (family, value) in [

@@ -12,9 +12,6 @@ use crate::uuid::Uuid;
 /// States that end with one entry, at most.
 const ENDS_PER_ENTRY: usize = 16;
 
-/// States that are dropped with their namespace at once; the others follow.
-const BURIED_AT_ONCE: usize = 1000;
-
 /// Whom a message goes to, among the subscribers of a channel.
 #[derive(Clone, Copy, Default)]
 struct Audience<'a> {
@@ -180,11 +177,7 @@ impl Hub {
                 let to = Audience { user: user.as_deref(), except };
                 Ok(Outcome::Reached(self.emit(ns, &channels, &data, to, out)))
             }
-            Change::Disconnect { ns, user } => {
-                let peers = self.find_user(ns, &user).and_then(|id| self.users.get(id));
-                let peers = peers.map_or(Vec::new(), |user| user.peers.clone());
-                Ok(Outcome::Reached(self.let_go(peers, CloseReason::Disconnected, out)))
-            }
+            Change::Disconnect { ns, user } => Ok(self.expel(ns, &user, out)),
         }
     }
 
@@ -193,22 +186,6 @@ impl Hub {
         self.insert_namespace(Namespace::new(number, name, Some(key)));
         out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Nothing));
         outcome
-    }
-
-    pub(super) fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
-        // By the arenas, whose order is that of the slots; that of the tables is chance.
-        let peers = self.peers.iter().filter(|(_, peer)| peer.ns == ns).map(|(id, _)| id).collect();
-        let closed = self.let_go(peers, CloseReason::NamespaceRemoved, out);
-        if let Some(space) = self.namespaces.remove(ns) {
-            self.names.remove(self.hash(&*space.name), ns);
-            self.numbers.remove(&space.number);
-            self.grants -= space.grants.len();
-            self.states_bytes -= space.states_bytes;
-            // They are out of reach; dropping them can take its time.
-            self.buried.extend(space.states.into_ids());
-            self.bury(BURIED_AT_ONCE);
-        }
-        Outcome::Reached(closed)
     }
 
     fn rotate(
@@ -242,21 +219,6 @@ impl Hub {
         let is_new = self.namespaces.get_mut(ns).is_some_and(|space| space.grants.insert(grant));
         self.grants += usize::from(is_new);
         is_new
-    }
-
-    /// Takes a grant back: the user's connections leave the channel. Whether there was one.
-    pub(super) fn withdraw(&mut self, ns: NsId, channel: &str, user: &str) -> bool {
-        let Some(space) = self.namespaces.get_mut(ns) else { return false };
-        let was_granted = space.grants.remove(&GrantRef { channel, user });
-        self.grants -= usize::from(was_granted);
-        let channel = self.find_channel(ns, channel);
-        let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
-        if let (Some(channel), Some(user)) = (channel, user) {
-            for peer in user.peers.clone() {
-                self.leave(peer, channel);
-            }
-        }
-        was_granted
     }
 
     fn set(
@@ -393,7 +355,7 @@ impl Hub {
         };
         let mut reached = 0;
         let mut deliver = |peer| {
-            if is_meant(peer) {
+            if self.hears(peer, id) && is_meant(peer) {
                 out.deliver(peer, &publication);
                 reached += 1;
             }
@@ -407,13 +369,5 @@ impl Hub {
             }
         }
         reached
-    }
-
-    fn let_go(&mut self, peers: Vec<PeerId>, reason: CloseReason, out: &mut impl Outbox) -> usize {
-        for peer in &peers {
-            self.disconnect(*peer);
-            out.close(*peer, reason);
-        }
-        peers.len()
     }
 }

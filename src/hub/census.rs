@@ -17,13 +17,14 @@ pub struct Tally {
 }
 
 impl Hub {
-    /// How many namespaces, channels, users, peers and states there are.
+    /// How many namespaces, channels, users, peers and states there are. Those who are on their way
+    /// out do not count, but for the channels that they have not been taken out of.
     pub fn sizes(&self) -> [usize; 5] {
         [
             self.namespaces.len(),
-            self.channels.len(),
-            self.users.len(),
-            self.peers.len(),
+            self.present.channels,
+            self.present.users,
+            self.present.peers,
             self.states.len(),
         ]
     }
@@ -41,11 +42,11 @@ impl Hub {
         }
     }
 
-    /// One peer more in a namespace, or less.
-    pub(super) fn count_peer(&mut self, ns: NsId, is_new: bool) {
+    /// So many peers more in a namespace, and so many less.
+    pub(super) fn count_peers(&mut self, ns: NsId, more: usize, less: usize) {
         if let Some(space) = self.namespaces.get_mut(ns) {
-            let peers = &mut space.tally.peers;
-            *peers = if is_new { *peers + 1 } else { peers.saturating_sub(1) };
+            space.tally.peers = space.tally.peers + more - less;
+            self.present.peers = self.present.peers + more - less;
         }
     }
 

@@ -1,7 +1,7 @@
 //! A table from names to ids. The names stay where they are, in the arena: an entry costs no more
 //! than its id and a byte.
 
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table};
 
 use crate::arena::Id;
 
@@ -20,9 +20,9 @@ impl<T> Index<T> {
         self.0.len()
     }
 
-    /// All ids, in no order.
-    pub fn into_ids(self) -> Vec<Id<T>> {
-        self.0.into_iter().collect()
+    /// All ids, in no order, one after the other.
+    pub fn into_ids(self) -> hash_table::IntoIter<Id<T>> {
+        self.0.into_iter()
     }
 
     /// The id with that hash for which `is_it` holds.

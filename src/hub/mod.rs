@@ -9,6 +9,7 @@ mod apply;
 mod census;
 mod change;
 mod index;
+mod leave;
 mod record;
 mod state;
 mod states;
@@ -30,6 +31,7 @@ use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
 use index::Index;
+use leave::{Leaving, Present};
 use state::State;
 
 /// A namespace, for as long as it lives: one that is removed and registered again is another.
@@ -101,6 +103,8 @@ struct Subscription {
 struct User {
     name: Box<str>,
     peers: Vec<PeerId>,
+    /// It can no longer be found, and all its connections are let go.
+    is_leaving: bool,
 }
 
 /// An authenticated connection.
@@ -108,6 +112,10 @@ struct User {
 pub struct Peer {
     ns: NsId,
     user: Id<User>,
+    /// Index in the user's `peers`.
+    place: u32,
+    /// It hears nothing more, and only has to be taken out of its channels.
+    is_gone: bool,
     cid: Uuid,
     subscriptions: Vec<Subscription>,
 }
@@ -190,8 +198,9 @@ pub struct Hub {
     /// Bytes of all states, and number of all grants.
     states_bytes: usize,
     grants: usize,
-    /// States of namespaces that are no more, still to be dropped: nobody can find them.
-    buried: Vec<Id<State>>,
+    /// Those who are here, and those who are on their way out.
+    present: Present,
+    leaving: Leaving,
     /// When states end, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
 }
@@ -213,7 +222,8 @@ impl Hub {
             states: Arena::default(),
             states_bytes: 0,
             grants: 0,
-            buried: Vec::new(),
+            present: Present::default(),
+            leaving: Leaving::default(),
             ends: Wheel::new(at.0),
         }
     }
@@ -263,13 +273,13 @@ impl Hub {
 
     /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
     pub fn presence(&self, ns: NsId, channel: &str) -> Presence<'_> {
-        let members = self
-            .find_channel(ns, channel)
-            .and_then(|id| self.channels.get(id))
-            .map_or(&[][..], |channel| &channel.members);
+        let id = self.find_channel(ns, channel);
+        let members =
+            id.and_then(|id| self.channels.get(id)).map_or(&[][..], |channel| &channel.members);
         let mut users: Vec<Id<User>> = Vec::with_capacity(members.len());
         let mut connections = Vec::with_capacity(members.len());
-        for peer in members.iter().filter_map(|member| self.peers.get(member.peer)) {
+        let here = members.iter().filter(|member| id.is_some_and(|id| self.hears(member.peer, id)));
+        for peer in here.filter_map(|member| self.peers.get(member.peer)) {
             let Some(user) = self.users.get(peer.user) else { continue };
             users.push(peer.user);
             connections.push((peer.cid, &*user.name));
@@ -287,10 +297,15 @@ impl Hub {
             None => {
                 let hash = self.hash(user);
                 let space = self.namespaces.get_mut(ns)?;
-                let id = self.users.insert(User { name: user.into(), peers: Vec::new() });
+                let id = self.users.insert(User {
+                    name: user.into(),
+                    peers: Vec::new(),
+                    is_leaving: false,
+                });
                 let (users, hasher) = (&self.users, &self.hasher);
                 let rehash = |id| hasher.hash_one(users.get(id).map_or("", |user| &user.name));
                 space.users.insert(hash, id, rehash);
+                self.present.users += 1;
                 id
             }
         };
@@ -298,35 +313,18 @@ impl Hub {
         if user.peers.len() >= self.limits.connections_per_user {
             return None;
         }
-        let peer = Peer { ns, user: id, cid, subscriptions: Vec::new() };
+        let place = user.peers.len() as u32;
+        let peer = Peer { ns, user: id, place, is_gone: false, cid, subscriptions: Vec::new() };
         let peer = self.peers.insert(peer);
         user.peers.push(peer);
-        self.count_peer(ns, true);
+        self.count_peers(ns, 1, 0);
         Some(peer)
     }
 
-    /// The namespace and user of a peer.
+    /// The namespace and user of a peer; `None` if it is gone, or about to be let go.
     pub fn identity(&self, peer: PeerId) -> Option<(NsId, &str)> {
-        let peer = self.peers.get(peer)?;
+        let peer = self.is_here(peer).then(|| self.peers.get(peer))??;
         Some((peer.ns, &self.users.get(peer.user)?.name))
-    }
-
-    /// A connection is gone: it leaves all its channels.
-    pub fn disconnect(&mut self, peer: PeerId) {
-        while let Some(last) = self.peers.get(peer).and_then(|p| p.subscriptions.last()) {
-            self.leave(peer, last.channel);
-        }
-        let Some(Peer { ns, user: id, .. }) = self.peers.remove(peer) else { return };
-        self.count_peer(ns, false);
-        let Some(user) = self.users.get_mut(id) else { return };
-        user.peers.retain(|other| *other != peer);
-        if user.peers.is_empty() {
-            let hash = self.hasher.hash_one(&*user.name);
-            if let Some(ns) = self.namespaces.get_mut(ns) {
-                ns.users.remove(hash, id);
-            }
-            self.users.remove(id);
-        }
     }
 
     /// A peer wants to hear a channel. Returns the state that it is to be sent, if there is one:
@@ -346,8 +344,9 @@ impl Hub {
             return Err(Denied::NoGrant);
         }
         let id = self.find_channel(ns, channel);
-        if !id.is_some_and(|id| self.is_member(peer, id)) {
-            let taken = self.peers.get(peer).map_or(0, |peer| peer.subscriptions.len());
+        let is_in = id.is_some_and(|id| self.is_member(peer, id));
+        if !is_in || !id.is_some_and(|id| self.hears(peer, id)) {
+            let taken = self.channels_of(peer);
             if taken >= self.limits.channels_per_connection {
                 return Err(Denied::TooManyChannels(taken));
             }
@@ -355,7 +354,10 @@ impl Hub {
                 Some(id) => id,
                 None => self.open_channel(ns, channel).ok_or(Denied::Gone)?,
             };
-            self.join(peer, id);
+            if !is_in {
+                self.join(peer, id);
+            }
+            self.admitted(peer, id);
         }
         let user = self.identity(peer).map(|(_, user)| user).filter(|_| channel.starts_with('@'));
         Ok(self.state(ns, channel, user, at))
@@ -380,6 +382,7 @@ impl Hub {
         let (channels, hasher) = (&self.channels, &self.hasher);
         let rehash = |id| hasher.hash_one(channels.get(id).map_or("", |channel| &channel.name));
         space.channels.insert(hash, id, rehash);
+        self.present.channels += 1;
         Some(id)
     }
 
@@ -389,39 +392,6 @@ impl Hub {
         let (subscription, member) = (peer.subscriptions.len(), channel.members.len());
         peer.subscriptions.push(Subscription { channel: channel_id, member: member as u32 });
         channel.members.push(Member { peer: id, subscription: subscription as u32 });
-    }
-
-    /// Takes a peer out of a channel, in constant time but for the search among the peer's own
-    /// subscriptions, which are few. Frees the channel with its last member.
-    fn leave(&mut self, id: PeerId, channel_id: Id<Channel>) -> bool {
-        let Some(peer) = self.peers.get_mut(id) else { return false };
-        let find = |s: &Subscription| s.channel == channel_id;
-        let Some(at) = peer.subscriptions.iter().rposition(find) else { return false };
-        let Subscription { member, .. } = peer.subscriptions.swap_remove(at);
-        if peer.subscriptions.is_empty() {
-            peer.subscriptions = Vec::new();
-        }
-        // Both lists filled their gap with their last element, which must learn its new place.
-        if let Some(moved) = peer.subscriptions.get(at).copied()
-            && let Some(channel) = self.channels.get_mut(moved.channel)
-        {
-            channel.members[moved.member as usize].subscription = at as u32;
-        }
-        let Some(channel) = self.channels.get_mut(channel_id) else { return false };
-        channel.members.swap_remove(member as usize);
-        if let Some(moved) = channel.members.get(member as usize).copied()
-            && let Some(peer) = self.peers.get_mut(moved.peer)
-        {
-            peer.subscriptions[moved.subscription as usize].member = member;
-        }
-        if channel.members.is_empty() {
-            let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
-            if let Some(ns) = self.namespaces.get_mut(ns) {
-                ns.channels.remove(hash, channel_id);
-            }
-            self.channels.remove(channel_id);
-        }
-        true
     }
 
     fn insert_namespace(&mut self, namespace: Namespace) -> NsId {
@@ -441,12 +411,17 @@ impl Hub {
     pub fn check_invariants(&self) {
         for (id, channel) in self.channels.iter() {
             assert!(!channel.members.is_empty(), "an empty channel is kept");
-            assert_eq!(self.find_channel(channel.ns, &channel.name), Some(id));
+            if self.namespaces.contains(channel.ns) {
+                assert_eq!(self.find_channel(channel.ns, &channel.name), Some(id));
+            }
             for (i, member) in channel.members.iter().enumerate() {
                 let peer = self.peers.get(member.peer).expect("members live");
                 let back = peer.subscriptions[member.subscription as usize];
                 assert!(back.channel == id && back.member as usize == i);
                 assert_eq!(peer.ns, channel.ns, "a channel of another namespace");
+                if !self.is_here(member.peer) || !self.hears(member.peer, id) {
+                    continue;
+                }
                 let user = &self.users.get(peer.user).expect("users live").name;
                 let grants = &self.namespaces.get(peer.ns).expect("namespaces live").grants;
                 let grant = GrantRef { channel: &channel.name, user };
@@ -454,9 +429,12 @@ impl Hub {
             }
         }
         for (id, peer) in self.peers.iter() {
-            let user = self.users.get(peer.user).expect("users live");
-            assert_eq!(user.peers.iter().filter(|other| **other == id).count(), 1);
-            assert_eq!(self.find_user(peer.ns, &user.name), Some(peer.user));
+            if !peer.is_gone {
+                let user = self.users.get(peer.user).expect("users live");
+                assert_eq!(user.peers.get(peer.place as usize), Some(&id));
+                let found = self.find_user(peer.ns, &user.name);
+                assert!(!self.is_here(id) || found == Some(peer.user));
+            }
             for (i, subscription) in peer.subscriptions.iter().enumerate() {
                 let channel = self.channels.get(subscription.channel).expect("channels live");
                 let back = channel.members[subscription.member as usize];
@@ -477,12 +455,20 @@ impl Hub {
         let total = |count: fn(&Namespace) -> usize| -> usize {
             self.namespaces.iter().map(|(_, ns)| count(ns)).sum()
         };
-        assert_eq!(total(|ns| ns.channels.len()), self.channels.len());
-        assert_eq!(total(|ns| ns.users.len()), self.users.len());
+        let Present { channels, users, peers } = self.present;
+        assert_eq!(total(|ns| ns.channels.len()), channels);
+        assert_eq!(total(|ns| ns.users.len()), users);
+        assert_eq!(total(|ns| ns.tally.peers), peers);
+        let here = self.peers.iter().filter(|(id, _)| self.is_here(*id));
+        assert_eq!(here.count(), peers);
+        if !self.is_leaving() {
+            let in_all = (self.channels.len(), self.users.len(), self.peers.len());
+            assert_eq!(in_all, (channels, users, peers), "somebody is left");
+        }
         let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
         assert_eq!(total(|ns| ns.states.len()) + buried, self.states.len());
-        assert_eq!(self.buried.iter().filter(|id| self.states.contains(**id)).count(), buried);
-        assert_eq!(total(|ns| ns.tally.peers), self.peers.len());
+        // Of those, some may have ended in their graves.
+        assert!(buried <= self.leaving.buried());
         assert_eq!(total(|ns| ns.grants.len()), self.grants);
         assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
         let states = self.states.iter().map(|(_, state)| state);

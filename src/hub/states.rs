@@ -56,26 +56,12 @@ impl Hub {
 
     /// When `advance` is wanted next.
     pub fn next_end(&self) -> Option<UnixMillis> {
-        let is_burying = !self.buried.is_empty();
-        if is_burying { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
+        if self.is_leaving() { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
     }
 
     /// Whether anything ends after that moment: a state, or the grace of an old key.
     pub fn has_ends(&self, at: UnixMillis) -> bool {
         !self.ends.is_empty() || at < self.graces_end
-    }
-
-    /// Drops states of namespaces that are no more, at most so many.
-    pub(super) fn bury(&mut self, count: usize) {
-        for id in self.buried.drain(self.buried.len().saturating_sub(count)..) {
-            let timer = self.states.remove(id).and_then(|state| state.end?.timer);
-            if let Some(timer) = timer {
-                self.ends.cancel(timer);
-            }
-        }
-        if self.buried.is_empty() {
-            self.buried = Vec::new();
-        }
     }
 
     /// Sets the state at a place, in place of the one that is there.

@@ -55,9 +55,11 @@ families! {
     OPENED = "fws_connections_opened_total" Counter "Connections let in, by door.";
     CLOSED = "fws_connections_closed_total" Counter "Connections ended, by reason.";
     TURNED_AWAY = "fws_connections_turned_away_total" Counter
-        "Connections that were not let in, because there was no room.";
+        "Connections that were not let in, by reason.";
     HELD = "fws_browsers_held_total" Counter
         "Times that a browser was not read because it spoke too fast.";
+    FLOODS = "fws_floods_total" Counter
+        "Times that back ends had to wait because publications that wait took too much memory.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
     REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
     WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";
@@ -69,6 +71,10 @@ families! {
     QUEUED_BYTES = "fws_queued_bytes" Gauge
         "Bytes that wait for the kernel to take them; those shared by many count for each.";
     QUEUED_FRAMES = "fws_queued_frames" Gauge "Frames that wait for the kernel to take them.";
+    KEPT_BYTES = "fws_kept_bytes" Gauge
+        "Memory of the publications that wait for browsers, each counted once.";
+    BLOCKED = "fws_blocked_browsers" Gauge
+        "Connections of browsers that have not taken yet what was published to them.";
     TURNS = "fws_turn_seconds" Histogram "Turns of the loop, by their time without waiting.";
     NAMESPACES = "fws_namespaces" Gauge "Namespaces.";
     CHANNELS = "fws_channels" Gauge "Channels with subscribers.";

@@ -9,10 +9,11 @@ use super::listener::Listener;
 use super::process;
 use super::stream::Stream;
 use crate::arena::Arena;
-use crate::edge::{Conn, ConnId, Door, Net};
+use crate::edge::{Conn, ConnId, Door, Kept, Net};
 use crate::frame::{Frame, FramePool, Kind, OutQueue};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
+use crate::slow::{Rules, WatchId, Watches};
 use crate::time::{Millis, Now};
 use crate::wheel::{Timer, Wheel};
 
@@ -51,9 +52,11 @@ pub(super) struct Peer {
     door: Door,
     pub out: OutQueue,
     /// Input that the handler has not consumed; it stands in front of the next read.
-    pub tail: Vec<u8>,
+    pub tail: Box<[u8]>,
     /// The handler's deadline while open, ours afterwards.
     timer: Option<Timer>,
+    /// Its place among those who do not take what is published to them.
+    watch: WatchId,
     pub phase: Phase,
     /// There may be something to read.
     pub is_readable: bool,
@@ -74,6 +77,8 @@ pub(super) struct Peer {
     is_on_dirty: bool,
     /// The handler has never heard of it: there was no room.
     pub is_turned_away: bool,
+    /// Too much was published to it: nothing more is.
+    is_given_up: bool,
 }
 
 /// What became of a flush.
@@ -108,9 +113,9 @@ pub(super) struct Io {
     pub close_ms: u64,
     /// From the last byte sent to the end of the connection, at most.
     pub linger_ms: u64,
-    /// What may wait for a peer before the kernel is asked to take it in the midst of a turn, and
-    /// how much may come after the kernel has refused.
-    backlog_bytes: usize,
+    /// Who does not take what is published to them, and what may wait for a peer before the kernel
+    /// is asked to take it in the midst of a turn.
+    watches: Watches,
     random: Vec<u8>,
     /// What was counted; `Net::meters` adds what can be seen.
     pub meters: Meters,
@@ -119,10 +124,10 @@ pub(super) struct Io {
 }
 
 impl Io {
-    pub fn new(now: Now, close_ms: u64, backlog_bytes: usize) -> Io {
+    pub fn new(now: Now, close_ms: u64, slow: Rules) -> Io {
         Io {
             slots: Arena::default(),
-            frames: FramePool::default(),
+            frames: FramePool::new(slow.counted_max()),
             now,
             wheel: Wheel::new(now.mono.0),
             ready: Vec::new(),
@@ -131,7 +136,7 @@ impl Io {
             turned_away: 0,
             close_ms,
             linger_ms: close_ms,
-            backlog_bytes,
+            watches: Watches::new(slow, now.mono),
             random: Vec::new(),
             meters: Meters::default(),
             admins: 0,
@@ -156,8 +161,9 @@ impl Io {
             stream,
             door,
             out: OutQueue::default(),
-            tail: Vec::new(),
+            tail: Box::default(),
             timer: None,
+            watch: WatchId::NONE,
             phase: Phase::Open,
             is_readable: false,
             is_writable: true,
@@ -169,12 +175,13 @@ impl Io {
             is_on_ready: false,
             is_on_dirty: false,
             is_turned_away: false,
+            is_given_up: false,
         }))
     }
 
     /// There is no room for this connection: it hears why, and ends within that time.
     pub fn turn_away(&mut self, conn: ConnId, words: Frame, ms: u64) {
-        self.queue(conn, words, Kind::Free);
+        self.queue(conn, words, Kind::Asked);
         let Some(peer) = self.peer(conn) else { return };
         (peer.phase, peer.is_turned_away) = (Phase::Flushing, true);
         self.turned_away += 1;
@@ -187,10 +194,20 @@ impl Io {
         let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
         self.frames.clear(&mut peer.out);
+        self.watches.end(&mut peer.watch);
         self.turned_away -= usize::from(peer.is_turned_away);
         if let Some(timer) = peer.timer {
             self.wheel.cancel(timer);
         }
+    }
+
+    /// Frees the slot of a peer that has not taken its last words in time. The kernel would keep
+    /// what it has for it, for as long as it likes: whoever never reads must not hold that.
+    pub fn abandon(&mut self, conn: ConnId) {
+        if let Some(peer) = self.peer(conn) {
+            peer.stream.abandon();
+        }
+        self.free(conn);
     }
 
     /// The peer is lost, or has ended in every direction: nothing more can be sent.
@@ -199,8 +216,10 @@ impl Io {
         let was_open = peer.phase == Phase::Open;
         peer.phase = Phase::Lingering;
         peer.is_ended = true;
-        let mut out = std::mem::take(&mut peer.out);
+        let (mut out, mut watch) = (std::mem::take(&mut peer.out), peer.watch);
+        peer.watch = WatchId::NONE;
         self.frames.clear(&mut out);
+        self.watches.end(&mut watch);
         if was_open {
             self.doomed.push((conn, reason));
         } else {
@@ -281,20 +300,53 @@ impl Io {
             Ok(sent) => {
                 self.meters.sent_bytes += sent as u64;
                 self.frames.sent(&mut peer.out, sent);
-                if sent < offered {
-                    (peer.is_writable, peer.was_blocked) = (false, true);
-                    return Flushed::Blocked;
+                peer.is_writable = sent == offered;
+                peer.was_blocked |= sent < offered;
+                self.watch(conn, true);
+                match self.slots.get(conn) {
+                    Some(Slot::Peer(peer)) if peer.out.is_empty() => Flushed::All,
+                    _ if sent == offered => Flushed::More,
+                    _ => Flushed::Blocked,
                 }
-                peer.is_writable = true;
-                if peer.out.is_empty() { Flushed::All } else { Flushed::More }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 (peer.is_writable, peer.was_blocked) = (false, true);
+                self.watch(conn, false);
                 Flushed::Blocked
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Flushed::More,
             Err(_) => Flushed::Lost,
         }
+    }
+
+    /// Watches a peer that the kernel has refused something for, as long as publications wait.
+    fn watch(&mut self, conn: ConnId, has_taken: bool) {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
+        if peer.phase == Phase::Open && (!peer.is_writable || !peer.watch.is_none()) {
+            self.watches.note(&mut peer.watch, conn, &peer.out, has_taken, self.now.mono);
+        }
+    }
+
+    /// Whether too much was published to it.
+    fn is_lost(&mut self, conn: ConnId) -> bool {
+        let (now, kept) = (self.now.mono, self.frames.ledger.weight());
+        let watch = self.open(conn).map_or(WatchId::NONE, |peer| peer.watch);
+        self.watches.is_lost(watch, kept, now)
+    }
+
+    /// The next peer that has not taken what was published to it for too long. It may take
+    /// something now, of which the kernel has not told us: it does so only when there is much room.
+    pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
+        let conn = self.watches.next(self.now.mono)?;
+        self.offer(conn);
+        let watch = self.open(conn).map(|peer| peer.watch);
+        let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
+        Some((conn, reason))
+    }
+
+    /// When [`Io::overdue`] is wanted at the latest.
+    pub fn overdue_at(&self) -> Option<Millis> {
+        self.watches.next_at()
     }
 
     /// Sets the timer of a connection in any phase.
@@ -342,24 +394,48 @@ impl Net for Io {
     }
 
     fn send(&mut self, conn: ConnId, frame: Frame) {
-        self.queue(conn, frame, Kind::Free);
+        self.queue(conn, frame, Kind::Asked);
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
-        let max = self.backlog_bytes;
-        let Some(peer) = self.open(conn).filter(|peer| peer.out.backlog() <= max) else { return 0 };
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
+        let max = self.watches.rules().backlog_bytes;
+        let Some(peer) = self.open(conn).filter(|peer| !peer.is_given_up) else { return false };
         if peer.is_writable && peer.out.bytes() > max {
             self.offer(conn);
         }
-        let Some(peer) = self.open(conn) else { return 0 };
-        let kind = if peer.is_writable { Kind::Free } else { Kind::Backlog };
-        self.queue(conn, frame, kind);
-        let backlog = |io: &mut Io| io.open(conn).map_or(0, |peer| peer.out.backlog());
-        if backlog(self) > max {
+        self.queue(conn, frame, Kind::Published);
+        self.watch(conn, false);
+        if self.is_lost(conn) {
             // It may have taken something since the kernel refused; that report comes next turn.
             self.offer(conn);
         }
-        backlog(self)
+        let is_lost = self.is_lost(conn);
+        if let Some(peer) = self.open(conn) {
+            peer.is_given_up = is_lost;
+        }
+        is_lost
+    }
+
+    fn drop_published(&mut self, conn: ConnId) {
+        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
+        self.frames.drop_published(&mut peer.out, |_| ());
+        self.watches.end(&mut peer.watch);
+    }
+
+    fn keep(&mut self, frame: &Frame) {
+        self.frames.ledger.add_aside(frame);
+    }
+
+    fn unkeep(&mut self, frame: &Frame) {
+        self.frames.ledger.remove_aside(frame);
+    }
+
+    fn kept(&self) -> Kept {
+        Kept { bytes: self.frames.ledger.weight(), aside: self.frames.ledger.aside() }
+    }
+
+    fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
+        self.watches.largest(since)
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -373,7 +449,9 @@ impl Net for Io {
         let Some(peer) = self.open(conn) else { return };
         peer.phase = Phase::Flushing;
         peer.is_paused = false;
-        peer.tail = Vec::new();
+        peer.tail = Box::default();
+        let mut watch = std::mem::replace(&mut peer.watch, WatchId::NONE);
+        self.watches.end(&mut watch);
         self.doomed.push((conn, reason));
         self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
         self.mark_dirty(conn);
@@ -404,6 +482,8 @@ impl Net for Io {
         Meters {
             queued_bytes: self.frames.bytes(),
             queued_frames: self.frames.len(),
+            kept_bytes: self.kept().bytes,
+            watched: self.watches.len(),
             ..self.meters.clone()
         }
     }

@@ -14,11 +14,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::umask;
 
 use super::stream::Stream;
-use crate::edge::Door;
+use crate::edge::{Door, TurnedAway};
 use crate::frame::Frame;
 
 /// Connections that the kernel completes before they are accepted; more are turned away by it.
 const BACKLOG: i32 = 4096;
+
+/// Words for those who are not let in: for what, and in how many seconds they may come back.
+pub type Refusal = fn(TurnedAway, u64) -> Frame;
 
 /// Device and inode: a path may lead to another file by now.
 type FileId = (u64, u64);
@@ -39,8 +42,8 @@ pub struct Listener {
     /// Whether there may be somebody to accept. Epoll reports arrivals once: whoever stops
     /// accepting early leaves this set, and the reactor asks again.
     pub(super) is_ready: bool,
-    /// What whoever comes when there is no room is told, before the connection ends.
-    pub(super) refusal: Option<Frame>,
+    /// What whoever cannot be let in is told, before the connection ends.
+    pub(super) refusal: Option<Refusal>,
 }
 
 impl Listener {
@@ -81,7 +84,7 @@ impl Listener {
 
     /// Whoever comes when there is no room is told this and turned away. Without it newcomers wait
     /// in the kernel's queue until there is.
-    pub fn refusing(mut self, words: Frame) -> Listener {
+    pub fn refusing(mut self, words: Refusal) -> Listener {
         self.refusal = Some(words);
         self
     }

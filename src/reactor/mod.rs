@@ -6,6 +6,7 @@ mod io;
 mod listener;
 mod process;
 mod refuse;
+mod rounds;
 mod stop;
 mod stream;
 #[cfg(test)]
@@ -20,10 +21,12 @@ use std::time::Duration;
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::edge::{ConnId, Door, Handler};
+use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::reason::CloseReason;
+use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
 use io::{Flushed, Io, Phase, Slot};
+use refuse::Gate;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -33,14 +36,20 @@ const ACCEPT_MAX: usize = 64;
 const ACCEPT_PAUSE_MS: u64 = 100;
 /// Between two log lines that say the same of the doors.
 const REPEAT_MS: u64 = 10_000;
+/// Deadlines that are seen to in one turn.
+const EXPIRED_MAX: usize = 64;
 /// Events taken from the kernel in one turn.
-const EVENTS_MAX: usize = 1024;
+const EVENTS_MAX: usize = 256;
 
 /// Bounds of a reactor.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Connections in all, those that are closing included.
     pub connections: usize,
+    /// Connections let in through [`Door::Web`] in a second.
+    pub admissions_per_second: usize,
+    /// So many of them at once, after a time without.
+    pub admissions_burst: usize,
     /// So many more through [`Door::Control`]: browsers must not lock the back ends out.
     pub control_reserve: usize,
     /// Connections through [`Door::Admin`], which count among no others.
@@ -49,9 +58,8 @@ pub struct Bounds {
     pub close_ms: u64,
     /// From the first signal to stop to the end of [`Reactor::run`], at most.
     pub drain_ms: u64,
-    /// What waits for a peer before the kernel is asked to take it in the midst of a turn; the
-    /// same as the limit of that name.
-    pub backlog_bytes: usize,
+    /// When a peer does not take fast enough what is published to it.
+    pub slow: Rules,
 }
 
 /// The event loop.
@@ -76,13 +84,18 @@ pub struct Reactor {
     /// Neither is said again before these moments, however often it comes to that.
     starved_again_at: Millis,
     full_again_at: Millis,
+    /// How fast browsers are let in.
+    gate: Gate,
     /// Signals to stop that have come.
     stops: usize,
+    stopped_at: Millis,
     drain_until: Millis,
     /// The server stops, and until then at most what comes is still heard.
     hear_until: Option<Millis>,
     /// No turn waits for longer.
     idle_ms: Option<u64>,
+    /// Bytes given to the handler, those that it has been given before included.
+    heard_bytes: u64,
     /// Events that the kernel had for this turn, and whether anybody was to be read in it.
     reported: usize,
     has_read: bool,
@@ -100,7 +113,7 @@ impl Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             clock,
-            io: Io::new(now, bounds.close_ms, bounds.backlog_bytes),
+            io: Io::new(now, bounds.close_ms, bounds.slow),
             bounds,
             doors: Vec::new(),
             others: 0,
@@ -111,10 +124,13 @@ impl Reactor {
             is_full_told: false,
             starved_again_at: now.mono,
             full_again_at: now.mono,
+            gate: Gate::new(&bounds),
             stops: 0,
+            stopped_at: now.mono,
             drain_until: Millis(u64::MAX),
             hear_until: None,
             idle_ms: None,
+            heard_bytes: 0,
             reported: 0,
             has_read: false,
         })
@@ -210,20 +226,13 @@ impl Reactor {
         self.read_events();
         self.accept(handler);
         handler.tick(&mut self.io);
-        let mut batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
-        self.has_read = !batch.is_empty();
-        for conn in batch.drain(..) {
-            self.read(handler, conn);
-        }
+        self.read_round(handler);
         self.expire(handler);
+        self.cut_slow(handler);
         self.part(handler);
         handler.settle(&mut self.io);
         self.forget(handler);
-        std::mem::swap(&mut self.io.dirty, &mut batch);
-        for conn in batch.drain(..) {
-            self.flush(handler, conn);
-        }
-        self.spare = batch;
+        self.flush_round(handler);
         self.forget(handler);
         self.io.frames.shrink_when_empty();
         self.io.meters.sockets = self.io.connections(self.others);
@@ -239,10 +248,11 @@ impl Reactor {
         let is_idle = self.io.ready.is_empty() && self.io.dirty.is_empty() && !is_curious;
         let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);
-            let accept = self.has_waiting_door().then_some(self.accept_at);
+            let accept = self.accept_due();
             let drain = (self.stops > 0).then_some(self.drain_until);
             let idle = self.idle_ms.map(|ms| now.plus(ms));
-            let due = [timer, handler.due(), accept, drain, self.hear_until, idle];
+            let slow = self.io.overdue_at();
+            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle];
             let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
@@ -299,16 +309,6 @@ impl Reactor {
         }
     }
 
-    /// Whether somebody may be at a door, with room for them.
-    fn has_waiting_door(&self) -> bool {
-        self.doors.iter().any(|door| match self.io.slots.get(*door) {
-            Some(Slot::Listener(listener)) => {
-                listener.is_ready && (self.has_room(listener.door) || self.can_refuse(listener))
-            }
-            _ => false,
-        })
-    }
-
     /// Lets in whom the doors have, within a budget and the room there is. Who is not let in stays
     /// in the kernel's queue, and the door's `is_ready` stays set.
     fn accept(&mut self, handler: &mut impl Handler) {
@@ -324,22 +324,20 @@ impl Reactor {
                 if !listener.is_ready || self.io.now.mono < self.accept_at {
                     break;
                 }
-                let (door, has_room) = (listener.door, self.has_room(listener.door));
-                let refusal = listener.refusal.clone().filter(|_| self.can_refuse(listener));
-                if !has_room {
-                    if door != Door::Admin {
-                        self.tell_full();
-                    }
-                    if refusal.is_none() {
-                        break;
-                    }
+                let (door, obstacle) = (listener.door, self.obstacle(listener.door));
+                let refusal = listener.refusal.filter(|_| self.can_refuse(listener));
+                if obstacle == Some(TurnedAway::Full) && door != Door::Admin {
+                    self.tell_full();
+                }
+                if obstacle.is_some() && refusal.is_none() {
+                    break;
                 }
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
                     break;
                 };
                 match listener.accept() {
-                    Ok(stream) => match refusal.filter(|_| !has_room) {
-                        Some(words) => self.refuse(handler, stream, words),
+                    Ok(stream) => match obstacle.zip(refusal) {
+                        Some((why, words)) => self.refuse(handler, stream, why, words),
                         None => self.welcome(handler, stream, door),
                     },
                     Err(error) => match error.kind() {
@@ -355,6 +353,9 @@ impl Reactor {
 
     fn welcome(&mut self, handler: &mut impl Handler, stream: stream::Stream, door: Door) {
         self.is_starved = false;
+        if door == Door::Web {
+            self.gate.pass(self.io.now.mono);
+        }
         let conn = self.io.insert(stream, door);
         let registry = self.poll.registry();
         let Some(Slot::Peer(peer)) = self.io.slots.get_mut(conn) else { return };
@@ -417,6 +418,7 @@ impl Reactor {
             self.io.mark_ready(conn);
         }
         self.io.meters.received_bytes += (filled - tail.len()) as u64;
+        self.heard_bytes += filled as u64;
         self.hand_over(handler, conn, filled);
     }
 
@@ -428,7 +430,7 @@ impl Reactor {
                 Ok(used) => {
                     debug_assert!(used <= filled);
                     if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
-                        peer.tail = self.scratch[used.min(filled)..filled].to_vec();
+                        peer.tail = self.scratch[used.min(filled)..filled].into();
                         debug_assert!(peer.tail.len() < READ_BYTES || peer.is_paused);
                     }
                 }
@@ -462,14 +464,26 @@ impl Reactor {
         }
     }
 
-    /// Deadlines that have passed.
+    /// Deadlines that have passed, a bounded number: the wheel has the others for the next turn.
     fn expire(&mut self, handler: &mut impl Handler) {
         self.io.wheel.advance(self.io.now.mono.0);
-        while let Some((_, conn)) = self.io.wheel.pop_expired() {
+        for _ in 0..EXPIRED_MAX {
+            let Some((_, conn)) = self.io.wheel.pop_expired() else { return };
             match self.io.timer_came(conn) {
                 Some(Phase::Open) => handler.timed_out(&mut self.io, conn),
-                Some(Phase::Flushing | Phase::Lingering) => self.io.free(conn),
+                Some(Phase::Flushing) => self.io.abandon(conn),
+                Some(Phase::Lingering) => self.io.free(conn),
                 None => {}
+            }
+        }
+    }
+
+    /// Peers that were given time to take what waits for them, a bounded number as well.
+    fn cut_slow(&mut self, handler: &mut impl Handler) {
+        for _ in 0..EXPIRED_MAX {
+            let Some((conn, verdict)) = self.io.overdue() else { return };
+            if let Some(reason) = verdict {
+                handler.too_slow(&mut self.io, conn, reason);
             }
         }
     }

@@ -1,20 +1,25 @@
-//! Doors when there is no room: newcomers hear so and go, instead of waiting in the kernel's queue
-//! for nobody knows how long. Part of the reactor, which accepts.
+//! Doors when there is no room, or a crowd: newcomers hear so, and when to come back, and go,
+//! instead of waiting in the kernel's queue for nobody knows how long. Part of the reactor, which
+//! accepts.
 
 use mio::Token;
 
 use super::io::Slot;
-use super::listener::Listener;
+use super::listener::{Listener, Refusal};
 use super::stream::Stream;
 use super::{Bounds, REPEAT_MS, Reactor};
-use crate::edge::{Door, Handler};
-use crate::frame::Frame;
+use crate::edge::{ConnId, Door, Handler, TurnedAway};
+use crate::time::Millis;
 
 /// So many may be on their way out at a time, beyond the connections there is room for: they have
 /// descriptors too. Whoever comes when all of those are taken waits, for as long as this at most.
 const TURNED_AWAY_MAX: usize = 8;
 /// From the accept to the end of a connection that there is no room for, at most.
 const TURNED_AWAY_MS: u64 = 200;
+/// Where there is no room, nobody is to come back sooner.
+const FULL_SECONDS: u64 = 5;
+/// Longest line of those who are to come back; behind that another one begins.
+const LINE_SECONDS_MAX: u64 = 60;
 
 impl Reactor {
     /// How many connections there are that were let in. Counted from the slots.
@@ -51,9 +56,41 @@ impl Reactor {
         }
     }
 
-    /// Tells a newcomer that there is no room. Its request is read and thrown away, because closing
-    /// a socket with unread input would reset it, and these words would be lost.
-    pub(super) fn refuse(&mut self, handler: &mut impl Handler, stream: Stream, words: Frame) {
+    /// What stands in the way of one who comes through that door.
+    pub(super) fn obstacle(&self, door: Door) -> Option<TurnedAway> {
+        if !self.has_room(door) {
+            return Some(TurnedAway::Full);
+        }
+        let is_crowd = door == Door::Web && self.gate.opens_at() > self.io.now.mono;
+        is_crowd.then_some(TurnedAway::Crowd)
+    }
+
+    /// When somebody may be let in, or turned away, who is at a door already.
+    pub(super) fn accept_due(&self) -> Option<Millis> {
+        let due = |door: &ConnId| match self.io.slots.get(*door) {
+            Some(Slot::Listener(listener)) if listener.is_ready => {
+                match self.obstacle(listener.door).filter(|_| !self.can_refuse(listener)) {
+                    None => Some(self.accept_at),
+                    Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_at)),
+                    // Whoever leaves makes a turn.
+                    Some(TurnedAway::Full) => None,
+                }
+            }
+            _ => None,
+        };
+        self.doors.iter().filter_map(due).min()
+    }
+
+    /// Tells a newcomer why they are not let in, and when to come back. Their request is read and
+    /// thrown away, because closing a socket with unread input would reset it, and these words
+    /// would be lost.
+    pub(super) fn refuse(
+        &mut self,
+        handler: &mut impl Handler,
+        stream: Stream,
+        why: TurnedAway,
+        words: Refusal,
+    ) {
         let conn = self.io.insert(stream, Door::Web);
         let registry = self.poll.registry();
         let Some(Slot::Peer(peer)) = self.io.slots.get_mut(conn) else { return };
@@ -61,7 +98,96 @@ impl Reactor {
             self.io.free(conn);
             return self.starve(&error);
         }
-        self.io.turn_away(conn, words, TURNED_AWAY_MS);
-        handler.turned_away(self.io.now);
+        let seconds = self.gate.queue_up(self.io.now.mono, why);
+        self.io.turn_away(conn, words(why, seconds), TURNED_AWAY_MS);
+        handler.turned_away(self.io.now, why);
+    }
+}
+
+/// How fast browsers are let in: so many in a second, and so many at once after a time without.
+/// Whoever is turned away is given the next place in a line that moves as fast.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Microseconds for each, and for as many as may come at once.
+    each_us: u64,
+    burst_us: u64,
+    /// When all that were let in would have been, one after the other; and the end of the line.
+    passed_us: u64,
+    line_us: u64,
+}
+
+impl Gate {
+    pub fn new(bounds: &Bounds) -> Gate {
+        let per_second = bounds.admissions_per_second.max(1) as u64;
+        let each_us = (1_000_000 / per_second).max(1);
+        let burst_us = each_us.saturating_mul(bounds.admissions_burst as u64);
+        Gate { each_us, burst_us, passed_us: 0, line_us: 0 }
+    }
+
+    /// From when on the next one is let in.
+    pub fn opens_at(&self) -> Millis {
+        let at_us = self.passed_us.saturating_add(self.each_us).saturating_sub(self.burst_us);
+        Millis(at_us.div_ceil(1000))
+    }
+
+    /// One more is let in.
+    pub fn pass(&mut self, now: Millis) {
+        let now_us = now.0.saturating_mul(1000);
+        self.passed_us = self.passed_us.max(now_us).saturating_add(self.each_us);
+    }
+
+    /// In how many seconds one who is turned away is to come back.
+    pub fn queue_up(&mut self, now: Millis, why: TurnedAway) -> u64 {
+        let now_us = now.0.saturating_mul(1000);
+        let end_us = self.line_us.max(now_us).saturating_add(self.each_us);
+        let is_too_long = end_us - now_us > LINE_SECONDS_MAX * 1_000_000;
+        self.line_us = if is_too_long { now_us } else { end_us };
+        let least = match why {
+            TurnedAway::Full => FULL_SECONDS,
+            TurnedAway::Crowd => 1,
+        };
+        least + (self.line_us - now_us) / 1_000_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_let_in_and_then_so_many_in_a_second() {
+        let bounds = Bounds {
+            connections: 100,
+            admissions_per_second: 10,
+            admissions_burst: 3,
+            control_reserve: 0,
+            admin_connections: 0,
+            close_ms: 0,
+            drain_ms: 0,
+            slow: crate::slow::Rules::new(&crate::limits::Limits::default()),
+        };
+        let mut gate = Gate::new(&bounds);
+        let come = |gate: &mut Gate, now| {
+            let is_open = gate.opens_at() <= Millis(now);
+            if is_open {
+                gate.pass(Millis(now));
+            }
+            is_open
+        };
+        let first = [5000; 5].map(|now| come(&mut gate, now));
+        assert_eq!(first, [true, true, true, false, false]);
+        assert_eq!(gate.opens_at(), Millis(5100));
+        assert!(!come(&mut gate, 5099));
+        let all = (5100..8100).filter(|now| come(&mut gate, *now)).count();
+        assert_eq!(all, 30, "ten in a second");
+        let again = [60_000; 5].map(|now| come(&mut gate, now));
+        assert_eq!(again.iter().filter(|is_in| **is_in).count(), 3);
+        // The line of those who are turned away moves as fast.
+        let told: Vec<u64> =
+            (0..20).map(|_| gate.queue_up(Millis(60_000), TurnedAway::Crowd)).collect();
+        assert_eq!((told[0], told[8], told[9], told[19]), (1, 1, 2, 3));
+        assert_eq!(gate.queue_up(Millis(62_000), TurnedAway::Full), FULL_SECONDS);
+        let longest = (0..5000).map(|_| gate.queue_up(Millis(62_000), TurnedAway::Crowd)).max();
+        assert_eq!(longest, Some(LINE_SECONDS_MAX + 1));
     }
 }

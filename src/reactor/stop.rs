@@ -4,19 +4,31 @@
 use super::io::{Phase, Slot};
 use super::{EVENTS_MAX, Reactor};
 use crate::edge::{Door, Handler};
+use crate::time::Millis;
 
 /// From the last byte sent to the end of a connection while the server stops, at most.
 const LINGER_MS: u64 = 500;
 /// For so long, and no longer than half the drain, is heard what comes: whoever never falls silent,
 /// or does not take its answers, is not waited for.
 const HEAR_MS: u64 = 1000;
+/// The last peers are let go so long before the end, and no longer than a quarter of the drain:
+/// they are to take what is queued, and to answer.
+const PART_MS: u64 = 1000;
+/// From the last turn to the end of the process, and no longer than a tenth of the drain.
+const CLOSING_MS: u64 = 200;
+/// Signals within that time are one.
+const TOGETHER_MS: u64 = 100;
 
 impl Reactor {
     /// A signal to stop has come: the doors close but for the admin's, and nobody lingers as long
     /// as usual, least of all those who do already.
     pub(super) fn stop(&mut self) {
+        let now = self.io.now.mono;
         // Those that come together are one: supervisors like to say it twice.
-        self.stops += 1;
+        if self.stops > 0 && now < self.stopped_at.plus(TOGETHER_MS) {
+            return;
+        }
+        (self.stops, self.stopped_at) = (self.stops + 1, now);
         if self.stops > 1 {
             return;
         }
@@ -29,8 +41,9 @@ impl Reactor {
                 self.others -= 1;
             }
         }
-        let (now, drain_ms) = (self.io.now.mono, self.bounds.drain_ms);
-        self.drain_until = now.plus(drain_ms);
+        let drain_ms = self.bounds.drain_ms;
+        // What is behind the loop takes its time as well: the store is closed.
+        self.drain_until = now.plus(drain_ms - CLOSING_MS.min(drain_ms / 10));
         self.hear_until = Some(now.plus(HEAR_MS.min(drain_ms / 2)));
         self.io.linger_ms = self.io.linger_ms.min(LINGER_MS);
         let is_lingering =
@@ -41,8 +54,8 @@ impl Reactor {
         }
     }
 
-    /// Lets everybody go, once all that had arrived has been heard: nobody was to be read in this
-    /// turn, nor is in the next, nor is held back with something to say.
+    /// Has everybody let go, once all that had arrived has been heard: nobody was to be read in
+    /// this turn, nor is in the next, nor is held back with something to say.
     pub(super) fn part(&mut self, handler: &mut impl Handler) {
         let Some(until) = self.hear_until else { return };
         let is_heard = || {
@@ -64,6 +77,8 @@ impl Reactor {
         self.hear_until = None;
         // All that is queued has the whole time to go out; nobody is waited for after that.
         self.io.close_ms = self.bounds.drain_ms;
-        handler.stopping(&mut self.io);
+        let part_ms = PART_MS.min(self.bounds.drain_ms / 4);
+        let until = Millis(self.drain_until.0.saturating_sub(part_ms));
+        handler.stopping(&mut self.io, until);
     }
 }

@@ -1,10 +1,12 @@
 //! The kinds of byte stream that a connection can be.
 
 use std::io::{self, IoSlice, Read, Write};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::net::sockopt;
 
 /// A connected, non-blocking stream.
 #[derive(Debug)]
@@ -35,6 +37,14 @@ impl Stream {
             (Stream::Tcp(stream), [one]) => stream.write(one),
             (Stream::Tcp(stream), many) => stream.write_vectored(many),
             (Stream::Unix(stream), many) => stream.write_vectored(many),
+        }
+    }
+
+    /// Has the kernel throw away what it has for the peer when the stream is dropped, and tell it
+    /// so by a reset. Fails only if the peer is gone already.
+    pub fn abandon(&self) {
+        if let Stream::Tcp(stream) = self {
+            let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
         }
     }
 

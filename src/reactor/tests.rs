@@ -35,7 +35,7 @@ impl Handler for Late {
     fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
     fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
     fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
-    fn stopping(&mut self, _: &mut impl Net) {}
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn due(&self) -> Option<Millis> {
         // Turns go on; whoever hangs, hangs alone.
         Some(Millis(0))
@@ -44,15 +44,116 @@ impl Handler for Late {
     fn settle(&mut self, _: &mut impl Net) {}
 }
 
+/// Counts what happens.
+#[derive(Default)]
+struct Crowd {
+    conns: Vec<ConnId>,
+    heard: usize,
+    ended: usize,
+    expired: usize,
+}
+
+impl Handler for Crowd {
+    fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door) {
+        self.conns.push(conn);
+    }
+    fn received(
+        &mut self,
+        _: &mut impl Net,
+        _: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        self.heard += 1;
+        Ok(input.len())
+    }
+    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.ended += 1;
+        net.close(conn, CloseReason::PeerClosed);
+    }
+    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {
+        self.expired += 1;
+    }
+    fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+    fn due(&self) -> Option<Millis> {
+        Some(Millis(0))
+    }
+    fn tick(&mut self, _: &mut impl Net) {}
+    fn settle(&mut self, _: &mut impl Net) {}
+}
+
+/// Turns until `count` has come to `all`; returns the most that it moved in one turn.
+fn turns(
+    reactor: &mut Reactor,
+    crowd: &mut Crowd,
+    all: usize,
+    count: impl Fn(&Reactor, &Crowd) -> usize,
+) -> usize {
+    let mut most = 0;
+    while count(reactor, crowd) < all {
+        let before = count(reactor, crowd);
+        reactor.turn(crowd).unwrap();
+        most = most.max(count(reactor, crowd) - before);
+    }
+    most
+}
+
 #[test]
-fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
+fn what_a_crowd_does_at_once_takes_several_turns() {
+    const ALL: usize = 400;
     let bounds = Bounds {
-        connections: 16,
+        connections: 1000,
+        admissions_per_second: 1_000_000,
+        admissions_burst: 1_000_000,
         control_reserve: 0,
         admin_connections: 0,
         close_ms: 1000,
         drain_ms: 1000,
-        backlog_bytes: 1000,
+        slow: Rules::new(&crate::limits::Limits::default()),
+    };
+    let mut reactor = Reactor::new(bounds).unwrap();
+    let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = door.address();
+    reactor.add_door(door).unwrap();
+    let mut crowd = Crowd::default();
+    let peers: Vec<_> = (0..ALL).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    let accepted = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.conns.len());
+    assert!(accepted <= ACCEPT_MAX, "{accepted} let in");
+    for conn in &crowd.conns {
+        reactor.io.deadline(*conn, Some(Millis(0)));
+    }
+    let expired = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.expired);
+    assert!(expired <= EXPIRED_MAX, "{expired} deadlines");
+    for conn in &crowd.conns {
+        reactor.io.send(*conn, crate::frame::Frame::from(&b"x"[..]));
+    }
+    let sent = |reactor: &Reactor, _: &Crowd| reactor.io.meters.sent_bytes as usize;
+    let written = turns(&mut reactor, &mut crowd, ALL, sent);
+    assert!(written <= rounds::FLUSHES_MAX, "{written} written to");
+    for mut peer in &peers {
+        peer.write_all(b"x").unwrap();
+    }
+    let heard = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.heard);
+    assert!(heard <= rounds::READS_MAX, "{heard} read");
+    peers.iter().for_each(|peer| peer.shutdown(std::net::Shutdown::Write).unwrap());
+    let ended = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.ended);
+    assert!(ended <= rounds::READS_MAX, "{ended} ended");
+    let left = |reactor: &Reactor, _: &Crowd| ALL - reactor.io.connections(reactor.others);
+    turns(&mut reactor, &mut crowd, ALL, left);
+}
+
+#[test]
+fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
+    let bounds = Bounds {
+        connections: 16,
+        admissions_per_second: 1_000_000,
+        admissions_burst: 1_000_000,
+        control_reserve: 0,
+        admin_connections: 0,
+        close_ms: 1000,
+        drain_ms: 1000,
+        slow: Rules::new(&crate::limits::Limits::default()),
     };
     let mut reactor = Reactor::new(bounds).unwrap();
     let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();

@@ -48,6 +48,9 @@ pub(super) struct Client {
     moved_at: Millis,
     /// It takes what the kernel has for it.
     pub is_reading: bool,
+    /// It takes a few bytes every now and then.
+    pub is_sipping: bool,
+    sipped_at: Millis,
     /// It answers pings and closes.
     pub is_lively: bool,
     pub end: End,
@@ -76,6 +79,8 @@ impl Client {
             is_slow: prng.one_in(12),
             moved_at: Millis(0),
             is_reading: true,
+            is_sipping: prng.one_in(8),
+            sipped_at: Millis(0),
             is_lively: !prng.one_in(8),
             end: End::None,
             is_mute: false,
@@ -172,6 +177,18 @@ impl Client {
         let is_cut = self.pace < usize::MAX && prng.one_in(2);
         let count = if is_cut { 1 + prng.below(most) } else { self.pipe.len() };
         self.pipe.drain(..count).collect()
+    }
+
+    /// How many bytes it takes now at most, if it does not take all there are.
+    pub fn sip(&mut self, prng: &mut Prng, now: Millis) -> Option<usize> {
+        if !self.is_sipping {
+            return None;
+        }
+        if now < self.sipped_at.plus(SLOW_MS) {
+            return Some(0);
+        }
+        self.sipped_at = now;
+        Some(1 + prng.below(60))
     }
 
     /// Whether all that it wrote has arrived.

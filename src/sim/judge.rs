@@ -8,6 +8,7 @@
 mod changes;
 mod clock;
 mod expected;
+mod queues;
 mod replica;
 mod roles;
 
@@ -23,6 +24,7 @@ use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use expected::Expected;
+use queues::Queue;
 use replica::Replica;
 
 pub(super) use expected::{BOUNDS, Seen};
@@ -38,6 +40,8 @@ pub(super) struct Line {
     expected: VecDeque<Due>,
     /// What was sent and the client has not yet seen.
     pub wire: VecDeque<Seen>,
+    /// What was sent and the kernel has not taken.
+    queue: Queue,
     /// Why it was closed. What is sent afterwards goes nowhere.
     pub closing: Option<CloseReason>,
     /// The switch has been told to forget it.
@@ -98,6 +102,8 @@ pub(super) struct Browser {
     pub who: Option<(u32, String)>,
     pub cid: Option<String>,
     pub channels: BTreeSet<String>,
+    /// It is to be let go for this, within some turns, and hears nothing until then.
+    parting: Option<CloseReason>,
     /// Seconds since 1970.
     expires: Option<u64>,
     /// It was first seen over that moment.
@@ -165,6 +171,12 @@ pub(super) struct Judge {
     past: VecDeque<Past>,
     /// The hub's name for each namespace.
     names: BTreeMap<u32, NsId>,
+    /// Since when publications that wait take too much memory.
+    flooded_since: Option<Millis>,
+    /// Those whose time with too large a backlog is over.
+    overdue: BTreeSet<ConnId>,
+    /// When they last did.
+    flooded_at: Option<Millis>,
     /// Closes that the tape must show.
     closings: Vec<(ConnId, CloseReason)>,
     /// The date has been changed in this run.
@@ -172,6 +184,8 @@ pub(super) struct Judge {
     /// Controllers that had to make room for others before they had authenticated.
     evicted: BTreeSet<ConnId>,
     pub is_stopping: bool,
+    /// And all browsers have gone.
+    is_last_call: bool,
     /// Of the current call.
     meter: Meter,
 }
@@ -191,10 +205,14 @@ impl Judge {
             marks: BTreeMap::new(),
             past: VecDeque::new(),
             names: BTreeMap::new(),
+            flooded_since: None,
+            flooded_at: None,
+            overdue: BTreeSet::new(),
             closings: Vec::new(),
             has_date_jumped: false,
             evicted: BTreeSet::new(),
             is_stopping: false,
+            is_last_call: false,
             meter: Meter::default(),
         }
     }
@@ -226,6 +244,7 @@ impl Judge {
             intents: intents.into(),
             expected: VecDeque::new(),
             wire: VecDeque::new(),
+            queue: Queue::default(),
             closing: None,
             is_gone: false,
             delivered: 0,
@@ -273,38 +292,48 @@ impl Judge {
     /// The switch was told to stop.
     pub fn stopping(&mut self) {
         self.is_stopping = true;
-        let conns: Vec<ConnId> = self.lines.keys().copied().collect();
-        for conn in conns {
-            let Some(line) = self.lines.get_mut(&conn) else { continue };
-            match &mut line.role {
-                // What it owes it may keep for as long as the stop takes.
-                Role::Controller(controller) => {
-                    (controller.is_ended, controller.held_since) = (true, None);
-                }
-                _ => self.dismiss(conn, CloseReason::GoingAway),
-            }
-        }
     }
 
     /// Compares what is on the tape with what was expected. `pinged` may have been sent a ping.
     pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
         let mut slow = BTreeSet::new();
+        let now = self.now.mono;
+        self.note_last_call();
+        self.note_partings(items);
         for item in items {
             match item {
-                Item::Sent { conn, frame, backlog } => {
+                Item::Taken { conn, bytes } => {
+                    let line = self.lines.get_mut(conn).expect("only of the known is taken");
+                    line.queue.take(*bytes, now, &self.limits);
+                }
+                Item::Cleared { conn } => {
+                    if let Some(line) = self.lines.get_mut(conn) {
+                        line.queue = Queue::default();
+                    }
+                }
+                Item::Dropped { conn, dropped } => {
+                    let line = self.lines.get_mut(conn).expect("the known alone are dropped");
+                    line.forget_frames(dropped);
+                }
+                Item::Backlog { conn, bytes, is_lost } => {
+                    self.backlog_seen(*conn, *bytes, *is_lost);
+                    if *is_lost {
+                        slow.insert(*conn);
+                    }
+                }
+                Item::Chosen { conn, since } => self.chosen(*conn, *since),
+                Item::Sent { conn, frame, is_published } => {
                     let line = self.lines.get_mut(conn).expect("only what is known is sent to");
+                    line.queue.push(frame, *is_published, now, &self.limits);
                     let seen = line.see(frame);
                     if seen == Seen::Ping && pinged == Some(*conn) {
                         line.wire.push_back(seen);
                         continue;
                     }
-                    line.sent(*conn, seen, durable, backlog.is_some());
-                    if backlog.is_some_and(|bytes| bytes > self.limits.backlog_bytes) {
-                        slow.insert(*conn);
-                    }
+                    line.sent(*conn, seen, durable, *is_published);
                 }
                 Item::Closing { conn, reason, was_open: true } => {
-                    let is_slow = slow.remove(conn);
+                    let is_slow = slow.remove(conn) || self.overdue.remove(conn);
                     let is_cut = *reason == CloseReason::SlowConsumer;
                     assert_eq!(is_cut, is_slow, "{conn:?}: cut, or not, against its backlog");
                     self.close_seen(*conn, *reason);
@@ -313,11 +342,59 @@ impl Judge {
             }
         }
         assert!(slow.is_empty(), "not cut: {slow:?}");
+        self.note_flood();
         assert!(self.closings.is_empty(), "still open: {:?}", self.closings);
         for (conn, line) in &self.lines {
             let is_owed = line.door() == Door::Control && line.closing.is_none();
             let Some(due) = line.expected.front().filter(|_| !is_owed) else { continue };
             panic!("{conn:?} ({:?}) was not sent {due:?}", line.closing);
+        }
+    }
+
+    /// Those who are to be let go may be told at any time; while the server stops, that is
+    /// everybody, and back ends come last.
+    fn note_partings(&mut self, items: &[Item]) {
+        for item in items {
+            let Item::Closing { conn, reason, was_open: true } = item else { continue };
+            let Some(line) = self.lines.get_mut(conn) else { continue };
+            let is_going = self.is_stopping && *reason == CloseReason::GoingAway;
+            match &mut line.role {
+                Role::Browser(browser) if browser.parting == Some(*reason) || is_going => {
+                    self.dismiss(*conn, *reason);
+                }
+                Role::Http(_) if is_going => {
+                    let is_told =
+                        |item: &Item| matches!(item, Item::Sent { conn: to, .. } if to == conn);
+                    if line.half_since.is_some() && items.iter().any(is_told) {
+                        line.expect(Expected::Http(503));
+                    }
+                    self.close(*conn, *reason);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The last browser has gone: back ends are let go, and may keep what they owe for as long as
+    /// the stop takes.
+    fn note_last_call(&mut self) {
+        let is_left = |line: &Line| line.door() == Door::Web && !line.is_gone;
+        if !self.is_stopping || self.is_last_call || self.lines.values().any(is_left) {
+            return;
+        }
+        self.is_last_call = true;
+        for line in self.lines.values_mut() {
+            if let Role::Controller(controller) = &mut line.role {
+                (controller.is_ended, controller.held_since) = (true, None);
+            }
+        }
+    }
+
+    /// It is to be let go: it is nobody from now on, and told so when its turn comes.
+    fn part(&mut self, conn: ConnId, reason: CloseReason) {
+        self.leave(conn);
+        if let Some(browser) = self.browser(conn) {
+            browser.parting.get_or_insert(reason);
         }
     }
 

@@ -8,10 +8,11 @@ use std::io::IoSlice;
 
 use super::Prng;
 use super::tape::{Item, Tape};
-use crate::edge::{ConnId, Net};
+use crate::edge::{ConnId, Kept, Net};
 use crate::frame::{Frame, FramePool, Kind, OutQueue};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
+use crate::slow::{Rules, WatchId, Watches};
 use crate::time::{Millis, Now};
 use crate::wheel::{Timer, Wheel};
 
@@ -37,6 +38,8 @@ pub(super) struct Socket {
     /// Input that the handler has not consumed.
     pub tail: Vec<u8>,
     timer: Option<Timer>,
+    watch: WatchId,
+    is_given_up: bool,
     pub is_paused: bool,
     pub is_readable: bool,
     is_writable: bool,
@@ -92,8 +95,8 @@ pub(super) struct FakeNet {
     pub close_ms: u64,
     /// From the last byte sent to the end of the connection, at most.
     pub linger_ms: u64,
-    /// The limit of that name.
-    backlog_bytes: usize,
+    /// Who does not take what is published to them.
+    watches: Watches,
     /// What was on its way to clients whose sockets are gone, and whether it was all that had been
     /// queued for them.
     pub leftovers: BTreeMap<ConnId, (VecDeque<u8>, bool)>,
@@ -102,21 +105,21 @@ pub(super) struct FakeNet {
 
 impl FakeNet {
     pub fn new(prng: Prng, now: Now, limits: &Limits, tape: Tape) -> FakeNet {
-        let close_ms = limits.close_ms as u64;
+        let (close_ms, slow) = (limits.close_ms as u64, Rules::new(limits));
         FakeNet {
             prng,
             now,
             sockets: BTreeMap::new(),
             next: 0,
             free_slots: Vec::new(),
-            frames: FramePool::default(),
+            frames: FramePool::new(slow.counted_max()),
             wheel: Wheel::new(now.mono.0),
             ready: Vec::new(),
             dirty: Vec::new(),
             doomed: Vec::new(),
             close_ms,
             linger_ms: close_ms,
-            backlog_bytes: limits.backlog_bytes,
+            watches: Watches::new(slow, now.mono),
             leftovers: BTreeMap::new(),
             tape,
         }
@@ -136,6 +139,8 @@ impl FakeNet {
                 out: OutQueue::default(),
                 tail: Vec::new(),
                 timer: None,
+                watch: WatchId::NONE,
+                is_given_up: false,
                 is_paused: false,
                 is_readable: false,
                 is_writable: true,
@@ -158,6 +163,11 @@ impl FakeNet {
             },
         );
         conn
+    }
+
+    /// How many this turn sees to of those who are on one of its lists: sometimes only a few.
+    pub fn round(&mut self) -> usize {
+        if self.prng.one_in(4) { 1 + self.prng.below(3) } else { usize::MAX }
     }
 
     pub fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
@@ -232,7 +242,9 @@ impl FakeNet {
         if !socket.is_reset {
             self.leftovers.insert(conn, (socket.outbound, socket.out.is_empty()));
         }
+        self.tape.write(Item::Cleared { conn });
         self.frames.clear(&mut socket.out);
+        self.watches.end(&mut socket.watch);
         if let Some(timer) = socket.timer {
             self.wheel.cancel(timer);
         }
@@ -247,6 +259,8 @@ impl FakeNet {
         socket.is_ended = true;
         let mut out = std::mem::take(&mut socket.out);
         self.frames.clear(&mut out);
+        self.watches.end(&mut socket.watch);
+        self.tape.write(Item::Cleared { conn });
         if was_open {
             self.doomed.push((conn, CloseReason::PeerLost));
         } else {
@@ -298,13 +312,44 @@ impl FakeNet {
         self.frames.sent(&mut socket.out, taken);
         if taken > 0 {
             socket.taken_at = self.now.mono;
+            self.tape.write(Item::Taken { conn, bytes: taken });
         }
-        if taken < offered {
-            (socket.is_writable, socket.was_blocked) = (false, true);
-            return Flushed::Blocked;
+        socket.is_writable = taken == offered;
+        socket.was_blocked |= taken < offered;
+        let is_empty = socket.out.is_empty();
+        self.watch(conn, taken > 0);
+        match taken == offered {
+            true if is_empty => Flushed::All,
+            true => Flushed::More,
+            false => Flushed::Blocked,
         }
-        socket.is_writable = true;
-        if socket.out.is_empty() { Flushed::All } else { Flushed::More }
+    }
+
+    fn watch(&mut self, conn: ConnId, has_taken: bool) {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return };
+        if socket.phase == Phase::Open && (!socket.is_writable || !socket.watch.is_none()) {
+            self.watches.note(&mut socket.watch, conn, &socket.out, has_taken, self.now.mono);
+        }
+    }
+
+    /// The next peer that has not taken what was published to it for too long.
+    pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
+        let conn = self.watches.next(self.now.mono)?;
+        self.offer(conn);
+        let watch = self.open(conn).map(|socket| socket.watch);
+        let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
+        Some((conn, reason))
+    }
+
+    /// When something is due at the latest.
+    pub fn next_at(&self) -> Option<Millis> {
+        let timer = self.wheel.next_at().map(Millis);
+        [timer, self.watches.next_at()].into_iter().flatten().min()
+    }
+
+    /// Whether nobody is watched.
+    pub fn is_nobody_watched(&self) -> bool {
+        self.watches.is_empty()
     }
 
     /// Has the kernel take what it will in the midst of a turn.
@@ -339,8 +384,11 @@ impl FakeNet {
         self.mark_dirty(conn);
     }
 
-    fn backlog(&self, conn: ConnId) -> usize {
-        self.sockets.get(&conn).map_or(0, |socket| socket.out.backlog())
+    /// Whether too much was published to it.
+    fn is_lost(&mut self, conn: ConnId) -> bool {
+        let (now, kept) = (self.now.mono, self.frames.ledger.weight());
+        let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);
+        self.watches.is_lost(watch, kept, now)
     }
 }
 
@@ -357,28 +405,58 @@ impl Net for FakeNet {
 
     fn send(&mut self, conn: ConnId, frame: Frame) {
         if self.open(conn).is_some() {
-            self.queue(conn, frame.clone(), Kind::Free);
-            self.tape.write(Item::Sent { conn, frame, backlog: None });
+            self.queue(conn, frame.clone(), Kind::Asked);
+            self.tape.write(Item::Sent { conn, frame, is_published: false });
         }
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
-        let max = self.backlog_bytes;
-        let Some(socket) = self.open(conn).filter(|socket| socket.out.backlog() <= max) else {
-            return 0;
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
+        let max = self.watches.rules().backlog_bytes;
+        let Some(socket) = self.open(conn).filter(|socket| !socket.is_given_up) else {
+            return false;
         };
         if socket.is_writable && socket.out.bytes() > max {
             self.offer(conn);
         }
-        let is_writable = self.socket(conn).is_some_and(|socket| socket.is_writable);
-        let kind = if is_writable { Kind::Free } else { Kind::Backlog };
-        self.queue(conn, frame.clone(), kind);
-        if self.backlog(conn) > max {
+        self.queue(conn, frame.clone(), Kind::Published);
+        self.tape.write(Item::Sent { conn, frame, is_published: true });
+        self.watch(conn, false);
+        if self.is_lost(conn) {
             self.offer(conn);
         }
-        let backlog = self.backlog(conn);
-        self.tape.write(Item::Sent { conn, frame, backlog: Some(backlog) });
-        backlog
+        let is_lost = self.is_lost(conn);
+        let Some(socket) = self.open(conn) else { return false };
+        socket.is_given_up = is_lost;
+        let bytes = socket.out.backlog();
+        self.tape.write(Item::Backlog { conn, bytes, is_lost });
+        is_lost
+    }
+
+    fn drop_published(&mut self, conn: ConnId) {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return };
+        let mut dropped = Vec::new();
+        self.frames.drop_published(&mut socket.out, |number| dropped.push(number));
+        self.watches.end(&mut socket.watch);
+        self.tape.write(Item::Dropped { conn, dropped });
+    }
+
+    fn keep(&mut self, frame: &Frame) {
+        self.frames.ledger.add_aside(frame);
+    }
+
+    fn unkeep(&mut self, frame: &Frame) {
+        self.frames.ledger.remove_aside(frame);
+    }
+
+    fn kept(&self) -> Kept {
+        Kept { bytes: self.frames.ledger.weight(), aside: self.frames.ledger.aside() }
+    }
+
+    fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
+        let largest = self.watches.largest(since);
+        let conn = largest.map(|(conn, _)| conn);
+        self.tape.write(Item::Chosen { conn, since });
+        largest
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -392,6 +470,8 @@ impl Net for FakeNet {
         socket.phase = Phase::Flushing;
         socket.is_paused = false;
         socket.tail = Vec::new();
+        let mut watch = std::mem::replace(&mut socket.watch, WatchId::NONE);
+        self.watches.end(&mut watch);
         self.doomed.push((conn, reason));
         self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
         self.mark_dirty(conn);

@@ -342,7 +342,7 @@ impl<J: Journal> World<J> {
         let until = self.net.now.mono.plus(ms);
         loop {
             let now = self.net.now.mono;
-            let due = self.net.wheel.next_at().map(Millis);
+            let due = self.net.next_at();
             let next = [due, self.switch.due(), Some(until)].into_iter().flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             let unix = self.net.now.unix.plus(next.0 - now.0);
@@ -390,6 +390,7 @@ impl<J: Journal> World<J> {
                 None => {}
             }
         }
+        assert_eq!(self.net.overdue(), None, "all visitors read");
         self.switch.settle(&mut self.net);
         is_busy |= self.forget();
         let dirty = std::mem::take(&mut self.net.dirty);
@@ -518,7 +519,9 @@ impl<J: Journal> World<J> {
 
     /// The server stops: whoever waits is told, and nobody is left.
     fn finish(mut self) -> Met {
-        self.switch.stopping(&mut self.net);
+        // No time to spread them over.
+        let now = self.net.now.mono;
+        self.switch.stopping(&mut self.net, now);
         self.model.stop();
         self.drive();
         for visitor in &mut self.visitors {

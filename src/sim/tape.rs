@@ -24,9 +24,19 @@ pub(super) enum Item {
     Changed { mark: u64 },
     /// What was recorded behind one mark, up to another, has been undone.
     Lost { from: u64, upto: u64 },
-    /// A frame went out to an open connection. For a publication: what counts
-    /// there against a slow consumer now.
-    Sent { conn: ConnId, frame: Frame, backlog: Option<usize> },
+    /// A frame went out to an open connection; whether somebody else published it.
+    Sent { conn: ConnId, frame: Frame, is_published: bool },
+    /// What counts against a slow consumer behind the publication that was sent last, and whether
+    /// that is too much.
+    Backlog { conn: ConnId, bytes: usize, is_lost: bool },
+    /// The kernel took bytes of a connection.
+    Taken { conn: ConnId, bytes: usize },
+    /// Frames that waited for a connection were dropped: these, counted from the first.
+    Dropped { conn: ConnId, dropped: Vec<usize> },
+    /// All that waited for a connection is lost with it.
+    Cleared { conn: ConnId },
+    /// Of those who have taken nothing since that moment, this one is owed most.
+    Chosen { conn: Option<ConnId>, since: Millis },
     /// The switch closed a connection, which may have been closed before.
     Closing { conn: ConnId, reason: CloseReason, was_open: bool },
 }

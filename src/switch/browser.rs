@@ -131,6 +131,10 @@ impl Site<'_> {
         browser: &mut Browser,
         text: &str,
     ) -> Result<(), CloseReason> {
+        if let Some(reason) = browser.peer.and_then(|peer| self.hub.verdict(peer)) {
+            // It is about to be told so, and nothing that it says means anything.
+            return Err(reason);
+        }
         let members = json::members(text, &["event", "data", "clb"]);
         let Ok(Some([Some(event), data, clb])) = members else { return Ok(()) };
         let Some(event) = json::string(event) else { return Ok(()) };

@@ -54,7 +54,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// How many connections have come through the web door and are open.
-    fn web_connections(&self) -> usize {
+    pub(super) fn web_connections(&self) -> usize {
         let Metrics { web_opened, web_closed, .. } = self.metrics;
         usize::try_from(web_opened.saturating_sub(web_closed)).unwrap_or_default()
     }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
-use super::{Role, Stranger, Switch};
+use super::{Role, Stranger, Switch, WORK_PER_TURN};
 use crate::codec::{control, json, jwt};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
@@ -180,7 +180,8 @@ impl<J: Journal> Switch<J> {
                 net.pause(conn);
                 return Ok(used);
             }
-            if controller.is_behind(&self.limits) || !self.journal.has_room() {
+            let has_room = self.journal.has_room() && !self.is_flooded(net);
+            if controller.is_behind(&self.limits) || !has_room {
                 self.crowded.push(conn);
                 controller.watch(net, conn, None);
                 net.pause(conn);
@@ -190,7 +191,7 @@ impl<J: Journal> Switch<J> {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
-            if commands == self.limits.control_commands_per_turn {
+            if commands == self.limits.control_commands_per_turn || self.work >= WORK_PER_TURN {
                 // The others' turn; ours comes again.
                 net.resume(conn);
                 return Ok(used);
@@ -300,7 +301,9 @@ impl<J: Journal> Switch<J> {
                 return Ok(Answer::Body(body, mark));
             }
             Command::Info { channel } => {
-                return Ok(Answer::now(info(&self.hub.presence(ns?, &channel))));
+                let presence = self.hub.presence(ns?, &channel);
+                self.work += presence.connections.len();
+                return Ok(Answer::now(info(&presence)));
             }
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;
@@ -311,9 +314,10 @@ impl<J: Journal> Switch<J> {
                 let StoreOptions { user, ttl_ms, emit } = options;
                 let (ns, data) = (ns?, data.into());
                 let place = Place { channel: channel.into(), user };
-                match is_push {
-                    true => Change::Push { ns, place, data, ttl_ms, emit },
-                    false => Change::Set { ns, place, data, ttl_ms, emit },
+                if is_push {
+                    Change::Push { ns, place, data, ttl_ms, emit }
+                } else {
+                    Change::Set { ns, place, data, ttl_ms, emit }
                 }
             }
             Command::Grant { channel, user, is_withdrawn } => {
@@ -323,11 +327,9 @@ impl<J: Journal> Switch<J> {
                     false => Change::Grant { ns, channel, user },
                 }
             }
-            Command::Disconnect { user } => {
-                controller.counts = true;
-                Change::Disconnect { ns: ns?, user: user.into() }
-            }
+            Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: user.into() },
         };
+        controller.counts |= matches!(change, Change::Disconnect { .. });
         self.propose(net, conn, controller, change)
     }
 
@@ -456,7 +458,7 @@ impl<J: Journal> Switch<J> {
 
     /// Reads those again for whom there is room now.
     fn readmit(&mut self, net: &mut impl Net) {
-        if !self.journal.has_room() {
+        if !self.journal.has_room() || self.flood.is_some() {
             return;
         }
         let (seats, limits) = (&self.seats, &self.limits);

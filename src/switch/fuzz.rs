@@ -211,9 +211,9 @@ impl Net for FakeNet {
         self.queue(conn, &frame);
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = limits().backlog_bytes;
-        let Some(peer) = self.open(conn).filter(|peer| peer.backlog <= max) else { return 0 };
+        let Some(peer) = self.open(conn).filter(|peer| peer.backlog <= max) else { return false };
         if peer.queued > max {
             // Offered at once; the turn's own flush tells that it has drained.
             peer.was_blocked |= peer.is_stuck;
@@ -223,9 +223,9 @@ impl Net for FakeNet {
         }
         let is_refused = peer.is_stuck && peer.was_blocked;
         let is_behind = self.queue(conn, &frame) > 0;
-        let Some(peer) = self.open(conn) else { return 0 };
+        let Some(peer) = self.open(conn) else { return false };
         peer.backlog += if is_behind && is_refused { frame.len() } else { 0 };
-        peer.backlog
+        peer.backlog > max
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -476,7 +476,7 @@ impl<J: Journal> World<J> {
         }
         // A line in the log for each of a million scripts is read by nobody.
         self.switch.report_at = None;
-        self.switch.stopping(&mut self.net);
+        self.switch.stopping(&mut self.net, Millis(0));
         self.rest();
         for peer in &self.net.peers {
             assert_eq!(peer.phase, Phase::Absent, "{peer:?}");

@@ -10,6 +10,8 @@ mod browser;
 mod census;
 mod command;
 mod control;
+mod drain;
+mod flood;
 mod fuzz;
 mod page;
 mod shared;
@@ -19,7 +21,7 @@ use std::collections::BTreeSet;
 use hashbrown::HashMap;
 
 use crate::codec::sockjs;
-use crate::edge::{ConnId, Door, Handler, Net};
+use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
@@ -30,6 +32,8 @@ use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{Service, SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
+use drain::Drain;
+use flood::Flood;
 use shared::SharedStates;
 
 pub use census::Census;
@@ -39,6 +43,9 @@ pub use page::Demo;
 
 /// States that end in one turn, at most: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
+/// Messages handed out in one turn, or connections listed, after which no other command is begun:
+/// about a millisecond.
+const WORK_PER_TURN: usize = 4096;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
 
@@ -136,14 +143,20 @@ pub struct Switch<J> {
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// Publications that wait take too much memory.
+    flood: Option<Flood>,
     /// Large states on their way to those who subscribed.
     shared: SharedStates,
     /// Peers to be let go once the hub has finished speaking.
     leaving: Vec<(SessionId, CloseReason)>,
     metrics: Metrics,
+    /// What the commands of this turn have come to, in messages handed out.
+    work: usize,
     /// Date at the zero of the monotonic clock, as it was at the start: states live by the
     /// monotonic clock, whatever happens to the date.
     epoch: u64,
+    /// The server stops, and everybody is let go.
+    drain: Option<Drain>,
     /// When to report refusals next, and those that have been reported.
     report_at: Option<Millis>,
     reported: Refusals,
@@ -176,10 +189,13 @@ impl<J: Journal> Switch<J> {
             waiting: HashMap::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
+            flood: None,
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
+            work: 0,
             epoch,
+            drain: None,
             report_at: None,
         }
     }
@@ -225,7 +241,6 @@ impl<J: Journal> Switch<J> {
             leaving: &mut self.leaving,
             journal: &mut self.journal,
             shared: &mut self.shared,
-            backlog_max: self.limits.backlog_bytes,
             deliveries: &mut self.metrics.deliveries,
         };
         (&mut self.hub, delivery)
@@ -237,8 +252,10 @@ impl<J: Journal> Switch<J> {
         let (hub, mut delivery) = self.delivery(net);
         let outcome = hub.apply(entry, &mut delivery);
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
+            let deliveries = self.metrics.deliveries - before;
             self.metrics.publications += 1;
-            self.hub.count_publication(ns, self.metrics.deliveries - before);
+            self.work = self.work.saturating_add(deliveries as usize);
+            self.hub.count_publication(ns, deliveries);
         }
         self.dismiss_leaving(net);
         outcome
@@ -249,6 +266,14 @@ impl<J: Journal> Switch<J> {
         let horizon = self.journal.horizon(self.at(net.now()));
         let (hub, mut delivery) = self.delivery(net);
         hub.advance(horizon, ENDS_PER_TURN, &mut delivery);
+    }
+
+    /// Those who are on their way out go on, as far as one turn goes.
+    fn depart(&mut self, net: &mut impl Net) {
+        let steps = self.limits.leaves_per_turn;
+        let (hub, mut delivery) = self.delivery(net);
+        hub.depart(steps, &mut delivery);
+        self.dismiss_leaving(net);
     }
 
     fn dismiss_leaving(&mut self, net: &mut impl Net) {
@@ -353,7 +378,6 @@ struct Delivery<'a, N, J> {
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
     journal: &'a mut J,
     shared: &'a mut SharedStates,
-    backlog_max: usize,
     deliveries: &'a mut u64,
 }
 
@@ -362,9 +386,9 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         let session = self.links[peer.index()];
         *self.deliveries += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
-        // sent counts against it, however large it is, nor what it asked for itself, nor what has
-        // not yet been offered to it. Behind what was too much, the net takes nothing more.
-        if self.web.publish(self.net, session, publication) > self.backlog_max {
+        // sent counts against it, nor what it asked for itself, nor what has not yet been offered
+        // to it; and no message by its size. Behind what was too much, the net takes nothing more.
+        if self.web.publish(self.net, session, publication) {
             self.leaving.push((session, CloseReason::SlowConsumer));
         }
     }
@@ -410,8 +434,8 @@ impl<J: Journal> Handler for Switch<J> {
         self.seats[conn.index()] = Seat { conn, role };
     }
 
-    fn turned_away(&mut self, now: Now) {
-        self.metrics.turned_away += 1;
+    fn turned_away(&mut self, now: Now, why: TurnedAway) {
+        self.metrics.turned_away[why as usize] += 1;
         self.report_soon(now);
     }
 
@@ -479,6 +503,11 @@ impl<J: Journal> Handler for Switch<J> {
         }
     }
 
+    fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        let (web, mut site) = self.split();
+        web.too_slow(net, &mut site, conn, reason);
+    }
+
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         self.metrics.count_closed(reason);
         if !reason.is_ordinary() {
@@ -501,39 +530,27 @@ impl<J: Journal> Handler for Switch<J> {
         }
     }
 
-    fn stopping(&mut self, net: &mut impl Net) {
+    fn stopping(&mut self, net: &mut impl Net, until: Millis) {
         self.report_at = self.report_at.map(|_| net.now().mono);
         self.report(net.now());
-        for slot in 0..self.seats.len() {
-            let conn = self.seats[slot].conn;
-            match std::mem::take(&mut self.seats[slot].role) {
-                Role::None => {}
-                Role::Controller(mut controller) => {
-                    // What has been carried out is answered first; what has not is not begun.
-                    controller.is_ended = true;
-                    self.close_when_answered(net, conn, &mut controller);
-                    *self.role(conn) = Role::Controller(controller);
-                }
-                Role::Web => {
-                    *self.role(conn) = Role::Web;
-                    let (web, mut site) = self.split();
-                    web.stopping(net, &mut site, conn);
-                }
-            }
-        }
-        let (web, mut site) = self.split();
-        web.stopped(net, &mut site);
+        self.begin_drain(net.now().mono, until);
+        self.drain(net);
     }
 
     fn due(&self) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let dues = [end, self.report_at, self.journal.due(), self.shared.due(), self.web.due()];
+        let flood = self.flood.map(|flood| flood.look_at);
+        let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
+        let dues = [end, self.report_at, flood, journal, shared, web, self.drain_due()];
         dues.into_iter().flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
         let now = net.now();
+        self.work = 0;
         self.shared.tick(now.mono);
+        self.is_flooded(net);
+        self.depart(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
         while let Some(event) = self.journal.poll() {
@@ -541,6 +558,7 @@ impl<J: Journal> Handler for Switch<J> {
         }
         let (web, mut site) = self.split();
         web.tick(net, &mut site);
+        self.drain(net);
         self.report(now);
     }
 
@@ -550,6 +568,7 @@ impl<J: Journal> Handler for Switch<J> {
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
+        self.relieve(net);
         self.release(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);

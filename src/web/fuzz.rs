@@ -100,9 +100,9 @@ impl Net for FakeNet {
         }
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> usize {
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         self.send(conn, frame);
-        0
+        false
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -217,7 +217,7 @@ impl World {
     }
 
     fn end(mut self) {
-        self.door.stopping(&mut self.net);
+        self.door.stopping(&mut self.net, Millis(0));
         while self.turn() {}
         self.door.check_invariants();
         assert_eq!(self.door.sessions(), 0, "somebody is left");

@@ -48,10 +48,15 @@ enum Outcome {
 }
 
 impl Http {
+    /// Whether a request has begun and is not all there.
+    pub fn is_midway(&self) -> bool {
+        self.scanned > 0 || self.upload.is_some()
+    }
+
     /// The request did not come in time. A connection that was between two requests is closed
     /// without a word, as both sides may at any moment.
     pub fn send_timeout(&self, net: &mut impl Net, conn: ConnId) {
-        if self.scanned > 0 || self.upload.is_some() {
+        if self.is_midway() {
             net.send(conn, Response::new(408).text("Request Timeout\n").close().encode());
         }
     }
@@ -269,6 +274,9 @@ impl<P> Web<P> {
             let refusal = upgrade.refusal().unwrap_or_else(|| Response::new(400));
             return self.respond(net, conn, head, refusal.close());
         };
+        if let Some(back_ms) = self.back_ms {
+            return self.respond(net, conn, head, super::drain::unavailable(back_ms));
+        }
         net.send(conn, http::switching_protocols(key));
         if form == Form::SockJs {
             net.send(conn, ws::text_frame(sockjs::OPEN.as_bytes()));

@@ -6,21 +6,26 @@
 //! session through an [`Outlet`], and to any of them with [`Web::publish`]. Called by the switch,
 //! and by [`Standalone`] for applications that have nothing else.
 //!
-//! One file per role: `http` for requests, `answers` for those that need no session,
-//! `origin` for the sites whose pages may connect, `pace` for how fast they may speak, `polled` for
-//! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets.
+//! One file per role: `http` for requests, `answers` for those that need no session, `origin` for
+//! the sites whose pages may connect, `pace` for how fast they may speak, `publish` for what others
+//! say to them, `polled` for a session over HTTP and `transports` for its coming and going,
+//! `socket` for WebSockets, `drain` for the end of all when the server stops.
 
 mod answers;
+mod drain;
 mod fuzz;
 mod http;
 mod origin;
 mod outlet;
 mod pace;
 mod polled;
+mod publish;
 mod socket;
 mod standalone;
 mod transports;
 
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
@@ -30,7 +35,7 @@ use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
-use crate::publication::{Form, Publication};
+use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
@@ -44,6 +49,10 @@ use socket::Socket;
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
 pub use standalone::Standalone;
+
+/// Sessions over HTTP that are seen to in one turn, for their deadlines and for what there is to
+/// say. The others come in the next one.
+const SESSIONS_PER_TURN: usize = 128;
 
 /// Kind of [`SessionId`].
 #[derive(Debug)]
@@ -109,11 +118,25 @@ pub struct Parting {
     pub told: Option<(u16, &'static str)>,
     /// What is counted.
     pub reason: CloseReason,
+    /// In how many milliseconds it is to come back, if that is known.
+    pub back_ms: Option<u64>,
+}
+
+impl Parting {
+    /// Code and text that the browser is told, with the time to come back.
+    pub fn words(&self) -> Option<(u16, Cow<'static, str>)> {
+        let (code, text) = self.told?;
+        let text = match self.back_ms {
+            Some(ms) => format!("{text}, come back in {ms} ms").into(),
+            None => text.into(),
+        };
+        Some((code, text))
+    }
 }
 
 impl From<CloseReason> for Parting {
     fn from(reason: CloseReason) -> Parting {
-        Parting { told: reason.told(), reason }
+        Parting { told: reason.told(), reason, back_ms: None }
     }
 }
 
@@ -237,9 +260,11 @@ pub struct Web<P> {
     /// Deadlines of sessions over HTTP.
     wheel: Wheel<SessionId>,
     /// Sessions over HTTP of which something has changed in this turn.
-    dirty: Vec<SessionId>,
+    dirty: VecDeque<SessionId>,
     /// Sessions over raw WebSockets.
     raw_sockets: usize,
+    /// The server stops, and nobody new is spoken with: they come back in so long.
+    back_ms: Option<u64>,
 }
 
 impl<P> Web<P> {
@@ -255,8 +280,9 @@ impl<P> Web<P> {
             sessions: Arena::default(),
             names: HashMap::new(),
             wheel: Wheel::new(now.mono.0),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             raw_sockets: 0,
+            back_ms: None,
         }
     }
 
@@ -416,37 +442,6 @@ impl<P> Web<P> {
         }
     }
 
-    /// The process is to stop: everybody is told.
-    pub fn stopping<A: Application<Peer = P>>(
-        &mut self,
-        net: &mut impl Net,
-        app: &mut A,
-        conn: ConnId,
-    ) {
-        match &self.lines[conn.index()] {
-            Line::None => {}
-            Line::Http(_) | Line::Sender(..) => net.close(conn, CloseReason::GoingAway),
-            Line::Receiver(id) | Line::Socket(id) => {
-                let id = *id;
-                self.dismiss(net, app, id, CloseReason::GoingAway.into());
-                self.serve(net, app, id);
-                net.close(conn, CloseReason::GoingAway);
-            }
-        }
-    }
-
-    /// All connections have been told: what is left are sessions without one.
-    pub fn stopped<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
-        let alone = |(id, session): (SessionId, &Session<P>)| match &session.link {
-            Link::Polled(polled) if !polled.has_receiver() => Some(id),
-            _ => None,
-        };
-        let ids: Vec<SessionId> = self.sessions.iter().filter_map(alone).collect();
-        for id in ids {
-            self.destroy(net, app, id);
-        }
-    }
-
     /// When a turn is wanted at the latest.
     pub fn due(&self) -> Option<Millis> {
         if self.dirty.is_empty() { self.wheel.next_at().map(Millis) } else { Some(Millis(0)) }
@@ -455,38 +450,17 @@ impl<P> Web<P> {
     /// Once a turn, before its input.
     pub fn tick<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.wheel.advance(net.now().mono.0);
-        while let Some((_, id)) = self.wheel.pop_expired() {
+        for _ in 0..SESSIONS_PER_TURN {
+            let Some((_, id)) = self.wheel.pop_expired() else { return };
             self.polled_timed_out(net, app, id);
         }
     }
 
     /// Once a turn, after its input: polls are answered, whoever waited goes on.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
-        while let Some(id) = self.dirty.pop() {
+        for _ in 0..SESSIONS_PER_TURN {
+            let Some(id) = self.dirty.pop_front() else { return };
             self.serve(net, app, id);
-        }
-    }
-
-    /// Gives a message of somebody else to a session. Returns how many bytes of such messages wait
-    /// for it behind what it is busy with: what counts against a slow consumer.
-    pub fn publish(
-        &mut self,
-        net: &mut impl Net,
-        id: SessionId,
-        publication: &Publication<'_>,
-    ) -> usize {
-        let Some(session) = self.sessions.get_mut(id) else { return 0 };
-        match &mut session.link {
-            Link::Socket(socket) => {
-                net.publish(socket.conn, publication.frame(socket.form).clone())
-            }
-            Link::Polled(polled) => {
-                let backlog = polled.publish(net, publication);
-                if polled.is_answer_due() && polled.mark_dirty() {
-                    self.dirty.push(id);
-                }
-                backlog
-            }
         }
     }
 
@@ -502,13 +476,16 @@ impl<P> Web<P> {
         let mut closing = None;
         match &mut session.link {
             Link::Socket(socket) => {
+                if parting.reason.is_slow() {
+                    net.drop_published(socket.conn);
+                }
                 socket.farewell(net, parting);
                 closing = Some(socket.conn);
             }
             Link::Polled(polled) => {
-                polled.end(parting);
+                polled.end(net, parting);
                 if polled.mark_dirty() {
-                    self.dirty.push(id);
+                    self.dirty.push_back(id);
                 }
             }
         }
@@ -529,7 +506,7 @@ impl<P> Web<P> {
 
     fn mark_dirty(&mut self, id: SessionId) {
         if self.polled(id).is_some_and(Polled::mark_dirty) {
-            self.dirty.push(id);
+            self.dirty.push_back(id);
         }
     }
 

@@ -8,7 +8,7 @@ use super::{Key, Parting};
 use crate::codec::http::{self, LAST_CHUNK, Response};
 use crate::codec::sockjs::{self, Envelope};
 use crate::edge::{ConnId, Net};
-use crate::frame::{FRAME_COST_BYTES, Frame};
+use crate::frame::{FRAME_COST_BYTES, Frame, Kind};
 use crate::publication::{Form, Publication, array, stream_frame};
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -72,9 +72,12 @@ pub(super) struct Polled {
     pub key: Key,
     receiver: Option<Receiver>,
     /// What waits for a receiver: strings of a JSON array ([`Form::Item`]).
-    inbox: VecDeque<Frame>,
+    inbox: VecDeque<(Frame, Kind)>,
     inbox_bytes: usize,
-    /// Bytes of publications in the inbox, but for one in front.
+    /// Bytes of publications in the inbox.
+    published: usize,
+    /// Those of them that came when there was no receiver, but for one in front; of each as many as
+    /// count.
     backlog: usize,
     /// The browser has been told that the session is open.
     is_opened: bool,
@@ -82,6 +85,7 @@ pub(super) struct Polled {
     ended: Option<Parting>,
     /// Somebody has been told so.
     is_end_told: bool,
+    is_given_up: bool,
     /// Bytes after which an answer that goes on ends.
     response_bytes: usize,
     /// Messages that came behind more answers than the browser has taken: what is left of each
@@ -89,8 +93,8 @@ pub(super) struct Polled {
     pub pending: VecDeque<String>,
     /// Connections whose messages are among those, and which get their answers when all is done.
     pub senders: Vec<ConnId>,
-    /// When it is over for want of a receiver.
-    pub alone_until: Millis,
+    /// When it was last left without a receiver.
+    pub alone_since: Millis,
     /// When the receiver is told that we are still there.
     pub beat_at: Millis,
     pub timer: Option<Timer>,
@@ -105,14 +109,16 @@ impl Polled {
             receiver: None,
             inbox: VecDeque::new(),
             inbox_bytes: 0,
+            published: 0,
             backlog: 0,
             is_opened: false,
             ended: None,
             is_end_told: false,
+            is_given_up: false,
             response_bytes,
             pending: VecDeque::new(),
             senders: Vec::new(),
-            alone_until: Millis(0),
+            alone_since: Millis(0),
             beat_at: Millis(0),
             timer: None,
             bucket: Bucket::default(),
@@ -157,19 +163,43 @@ impl Polled {
     }
 
     /// It ends. What is on its way still comes first, unless it was too much.
-    pub fn end(&mut self, parting: Parting) {
+    pub fn end(&mut self, net: &mut impl Net, parting: Parting) {
         if self.ended.is_some() {
             return;
         }
         self.ended = Some(parting);
         self.pending = VecDeque::new();
-        if parting.reason == CloseReason::SlowConsumer {
-            self.clear_inbox();
+        if parting.reason.is_slow() {
+            self.clear_inbox(net);
+            if let Some(receiver) = &self.receiver {
+                net.drop_published(receiver.conn);
+            }
         }
     }
 
-    fn clear_inbox(&mut self) {
-        (self.inbox, self.inbox_bytes, self.backlog) = (VecDeque::new(), 0, 0);
+    /// Drops what waits for a receiver.
+    pub fn clear_inbox(&mut self, net: &mut impl Net) {
+        for (item, kind) in std::mem::take(&mut self.inbox) {
+            if kind == Kind::Published {
+                net.unkeep(&item);
+            }
+        }
+        (self.inbox_bytes, self.published, self.backlog) = (0, 0, 0);
+    }
+
+    /// Too much was published to it: nothing more is.
+    pub fn give_up(&mut self) {
+        self.is_given_up = true;
+    }
+
+    /// Bytes that wait for a receiver.
+    pub fn inbox_bytes(&self) -> usize {
+        self.inbox_bytes
+    }
+
+    /// Bytes of publications that wait for a receiver.
+    pub fn published(&self) -> usize {
+        self.published
     }
 
     /// The form in which a message is said now: on an answer that goes on and can take it, or for
@@ -196,25 +226,37 @@ impl Polled {
         }
         let item = frame(Form::Item);
         self.inbox_bytes += item.len();
-        self.inbox.push_back(item);
+        self.inbox.push_back((item, Kind::Asked));
     }
 
-    /// Says a message that somebody else sent; returns how much of such waits behind what the
-    /// browser is busy with.
-    pub fn publish(&mut self, net: &mut impl Net, publication: &Publication<'_>) -> usize {
+    /// Says a message that somebody else sent. Returns whether that was too much: more than
+    /// `backlog_max` bytes of such wait behind the first, of each a quarter of that at most. While
+    /// a receiver is there, it gets all that comes at the end of the turn: that is no more held
+    /// against it than against a socket what has not been offered to it.
+    pub fn publish(
+        &mut self,
+        net: &mut impl Net,
+        publication: &Publication<'_>,
+        backlog_max: usize,
+    ) -> bool {
         let form = self.form();
         if let (Form::Stream { is_chunked, .. }, Some(receiver)) = (form, &mut self.receiver) {
             let frame = publication.frame(form).clone();
             receiver.sent += payload_bytes(&frame, is_chunked);
             return net.publish(receiver.conn, frame);
         }
+        if self.is_given_up {
+            return false;
+        }
         let item = publication.frame(Form::Item).clone();
         self.inbox_bytes += item.len();
-        if !self.inbox.is_empty() {
-            self.backlog += item.len();
+        self.published += item.len();
+        if !self.inbox.is_empty() && self.receiver.is_none() {
+            self.backlog += item.len().min(backlog_max / 4);
         }
-        self.inbox.push_back(item);
-        self.backlog
+        net.keep(&item);
+        self.inbox.push_back((item, Kind::Published));
+        self.backlog > backlog_max
     }
 
     /// Whether the receiver is to be looked at in this turn: it waits for a frame, or has had all
@@ -243,7 +285,7 @@ impl Polled {
     pub fn flush(&mut self, net: &mut impl Net) -> Option<Finished> {
         match self.receiver.as_ref()?.reply {
             Reply::Poll { .. } => {
-                let frame = self.next_frame()?;
+                let frame = self.next_frame(net)?;
                 Some(self.answer_poll(net, &frame))
             }
             Reply::Stream { .. } => self.flush_stream(net),
@@ -264,18 +306,18 @@ impl Polled {
     }
 
     /// The next frame that waits, if there is one; of a session that is over there always is.
-    fn next_frame(&mut self) -> Option<Vec<u8>> {
+    fn next_frame(&mut self, net: &mut impl Net) -> Option<Vec<u8>> {
         if !std::mem::replace(&mut self.is_opened, true) {
             return Some(sockjs::OPEN.into());
         }
         if !self.inbox.is_empty() {
-            let frame = array(&self.inbox);
-            self.clear_inbox();
+            let frame = array(self.inbox.iter().map(|(item, _)| item));
+            self.clear_inbox(net);
             return Some(frame);
         }
         let parting = self.ended?;
-        let (code, text) = parting.told.unwrap_or((1000, "Normal closure"));
-        Some(sockjs::close_text(code, text).into_bytes())
+        let (code, text) = parting.words().unwrap_or((1000, "Normal closure".into()));
+        Some(sockjs::close_text(code, &text).into_bytes())
     }
 
     fn answer_poll(&mut self, net: &mut impl Net, frame: &[u8]) -> Finished {
@@ -301,7 +343,7 @@ impl Polled {
         let mut close = None;
         let mut is_over = false;
         while self.receiver.as_ref()?.sent < limit && !is_over {
-            let Some(frame) = self.next_frame() else { break };
+            let Some(frame) = self.next_frame(net) else { break };
             is_over = frame.starts_with(b"c");
             close = close.or(self.reason_to_close(&frame));
             self.receiver.as_mut()?.send_frame(net, &frame);
@@ -326,9 +368,11 @@ impl Polled {
 
     /// Checks all that must hold; for tests.
     pub fn check_invariants(&self, has_peer: bool) {
-        let bytes: usize = self.inbox.iter().map(|item| item.len()).sum();
+        let bytes: usize = self.inbox.iter().map(|(item, _)| item.len()).sum();
         assert_eq!(bytes, self.inbox_bytes);
-        assert!(self.backlog <= bytes);
+        let published = self.inbox.iter().filter(|(_, kind)| *kind == Kind::Published);
+        assert_eq!(published.map(|(item, _)| item.len()).sum::<usize>(), self.published);
+        assert!(self.backlog <= self.published);
         assert_eq!(has_peer, self.ended.is_none(), "over, and not over");
         assert!(self.pending.iter().all(|rest| !rest.is_empty()));
     }

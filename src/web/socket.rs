@@ -70,17 +70,17 @@ impl Socket {
     /// Tells a browser why it is let go (protocol parts 6 and 7): on SockJS in a `c[…]` frame,
     /// followed by an ordinary close, otherwise in the close frame itself.
     pub fn farewell(&self, net: &mut impl Net, parting: Parting) {
-        let Some((code, text)) = parting.told else { return };
+        let Some((code, text)) = parting.words() else { return };
         use CloseReason::{BrokenFraming, PeerClosed, WsProtocol, WsTooLarge, WsUtf8};
         let is_transport =
             matches!(parting.reason, BrokenFraming | WsProtocol | WsUtf8 | WsTooLarge | PeerClosed);
         match self.form {
             Form::SockJs if !is_transport => {
-                let last = sockjs::close_text(code, text);
+                let last = sockjs::close_text(code, &text);
                 net.send(self.conn, ws::text_frame(last.as_bytes()));
                 net.send(self.conn, ws::close_frame(1000, "Normal closure"));
             }
-            _ => net.send(self.conn, ws::close_frame(code, text)),
+            _ => net.send(self.conn, ws::close_frame(code, &text)),
         }
     }
 }
@@ -193,6 +193,7 @@ impl<P> Web<P> {
             let broken = |error: WsError| Parting {
                 told: Some((error.close_code(), error.close_text())),
                 reason: error.into(),
+                back_ms: None,
             };
             let step = reader.read(&mut input[used..], &app.bounds(peer)).map_err(broken)?;
             used += step.consumed;

@@ -66,15 +66,20 @@ impl<A: Application> Handler for Standalone<A> {
         self.web.timed_out(net, &mut self.app, conn);
     }
 
+    fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        self.web.too_slow(net, &mut self.app, conn, reason);
+    }
+
     fn closed(&mut self, net: &mut impl Net, conn: ConnId, _: CloseReason) {
         self.web.closed(net, &mut self.app, conn);
     }
 
-    fn stopping(&mut self, net: &mut impl Net) {
+    /// All at once: what a crowd would do to the next server is not for this one to know.
+    fn stopping(&mut self, net: &mut impl Net, _: Millis) {
         for conn in &self.slots {
-            self.web.stopping(net, &mut self.app, *conn);
+            self.web.let_go(net, &mut self.app, *conn, None);
         }
-        self.web.stopped(net, &mut self.app);
+        self.web.abandon(net, &mut self.app, usize::MAX);
     }
 
     fn due(&self) -> Option<Millis> {

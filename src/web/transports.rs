@@ -75,6 +75,9 @@ impl<P> Web<P> {
         let key = KeyRef(at as u16, name);
         let id = match self.names.get(&key) {
             Some(id) => *id,
+            None if self.back_ms.is_some() => {
+                return self.back_ms.map(super::drain::unavailable);
+            }
             None if self.names.len() >= self.limits.sessions => {
                 return Some(Response::new(503).text("too many sessions\n").close());
             }
@@ -120,7 +123,7 @@ impl<P> Web<P> {
         };
         match app.opened(&mut Outlet::new(net, id, Way::Polled(polled)), service) {
             Ok(opened) => *peer = Some(opened),
-            Err(parting) => polled.end(parting),
+            Err(parting) => polled.end(net, parting),
         }
         id
     }
@@ -331,10 +334,10 @@ impl<P> Web<P> {
     }
 
     /// An answer has come to its end: the session is alone, for a while.
-    fn finish(&mut self, net: &mut impl Net, id: SessionId, finished: Finished) {
-        let alone_until = net.now().mono.plus(self.limits.session_ms as u64);
+    pub(super) fn finish(&mut self, net: &mut impl Net, id: SessionId, finished: Finished) {
+        let now = net.now().mono;
         if let Some(polled) = self.polled(id) {
-            polled.alone_until = alone_until;
+            polled.alone_since = now;
         }
         self.release(net, finished.conn, finished.close);
     }
@@ -344,7 +347,8 @@ impl<P> Web<P> {
         let Some(Session { peer, link: Link::Polled(polled) }) = self.sessions.get_mut(id) else {
             return;
         };
-        let own = if polled.has_receiver() { polled.beat_at } else { polled.alone_until };
+        let alone_until = polled.alone_since.plus(self.limits.session_ms as u64);
+        let own = if polled.has_receiver() { polled.beat_at } else { alone_until };
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
         let at = deadline.map_or(own, |at| at.min(own));
         let has_more = !polled.pending.is_empty();
@@ -368,7 +372,8 @@ impl<P> Web<P> {
             return;
         };
         polled.timer = None;
-        if !polled.has_receiver() && polled.alone_until <= now.mono {
+        let alone_until = polled.alone_since.plus(self.limits.session_ms as u64);
+        if !polled.has_receiver() && alone_until <= now.mono {
             return self.destroy(net, app, id);
         }
         let over = peer.as_mut().and_then(|peer| app.timed_out(peer, now).err());
@@ -420,6 +425,7 @@ impl<P> Web<P> {
             return;
         };
         self.names.remove(&polled.key);
+        polled.clear_inbox(net);
         if let Some(timer) = polled.timer.take() {
             self.wheel.cancel(timer);
         }

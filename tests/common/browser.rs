@@ -50,6 +50,14 @@ pub struct Browser {
     fences: u64,
 }
 
+/// The time to come back, in milliseconds, in what a server says that stops.
+#[track_caller]
+pub fn back_ms(reason: &str) -> u64 {
+    let ms = reason.strip_prefix("server going away, come back in ");
+    let ms = ms.and_then(|rest| rest.strip_suffix(" ms")?.parse().ok());
+    ms.unwrap_or_else(|| panic!("no time to come back: {reason}"))
+}
+
 /// The request that opens a WebSocket.
 pub fn upgrade(path: &str, headers: &[&str]) -> String {
     let mut head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n");
@@ -316,6 +324,19 @@ impl Browser {
     #[track_caller]
     pub fn expect_closed(&mut self, code: u16, reason: &str) {
         assert_eq!(self.closed(), Ok((code, reason.to_owned())));
+    }
+
+    /// Expects to hear that the server stops; returns in how many milliseconds to come back.
+    #[track_caller]
+    pub fn expect_going_away(&mut self) -> u64 {
+        if self.sockjs {
+            let frame = self.hear();
+            self.expect_closed(1000, "Normal closure");
+            return back_ms(frame.trim_start_matches("c[1001,\"").trim_end_matches("\"]"));
+        }
+        let (code, reason) = self.closed().unwrap();
+        assert_eq!(code, 1001, "{reason}");
+        back_ms(&reason)
     }
 
     /// The next frame as it is on the wire, first byte and payload, and no word back: pings stay

@@ -42,6 +42,50 @@ test('back-off starts anew only after a connection that lasted', async () => {
   assert.deepEqual(world.timers(), [250]);
 });
 
+test('a server that stops says when to come back, and nobody jumps the queue', async () => {
+  const world = new World();
+  await world.connected();
+  world.socket.drop(1001, 'server going away, come back in 7250 ms');
+  assert.deepEqual(world.timers(), [7250]);
+  await world.pass(1250);
+  world.hide();
+  world.show();
+  world.page('online');
+  assert.deepEqual(world.timers(), [6000]);
+  assert.equal(world.sockets.length, 1);
+  await world.pass(6000);
+  assert.equal(world.sockets.length, 2);
+  world.socket.drop(); // it is not there yet
+  assert.deepEqual(world.timers(), [250]);
+  await world.pass(250);
+  world.socket.ready();
+  // A page that is hidden at that time comes when it is shown.
+  world.socket.drop(1001, 'server going away, come back in 3000 ms');
+  world.hide();
+  await world.pass(5000);
+  assert.equal(world.sockets.length, 3);
+  world.show();
+  await world.settle();
+  assert.equal(world.sockets.length, 4);
+});
+
+test('a time to come back is taken from a server that stops, and is bounded', async () => {
+  for (const [code, reason, wait] of [
+    [1001, 'server going away, come back in 999999999 ms', 600000],
+    [1001, 'server going away, come back in 0 ms', 0],
+    [1001, 'server going away', 250],
+    [1001, 'server going away, come back in 1e9 ms', 250],
+    [1001, 'server going away, come back in -5 ms', 250],
+    [3008, 'too slow, come back in 9000 ms', 250],
+    [1006, undefined, 250],
+  ]) {
+    const world = new World();
+    await world.connected();
+    world.socket.drop(code, reason);
+    assert.deepEqual(world.timers(), [wait]);
+  }
+});
+
 test('a reconnect authenticates anew and subscribes to all again', async () => {
   const world = new World();
   const fws = await world.connected();

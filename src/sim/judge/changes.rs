@@ -66,8 +66,7 @@ impl Judge {
         let gone = self.peers().filter(|(_, space, ..)| !self.record.spaces.contains_key(space));
         let gone: Vec<ConnId> = gone.map(|(conn, ..)| conn).collect();
         for conn in gone {
-            self.dismiss(conn, CloseReason::NamespaceRemoved);
-            self.leave(conn);
+            self.part(conn, CloseReason::NamespaceRemoved);
         }
         for line in self.lines.values_mut() {
             for due in line.expected.iter_mut().filter(|due| is_lost(due.after)) {
@@ -285,15 +284,14 @@ impl Judge {
         }
     }
 
-    /// Dismisses the connections of a user, or of a namespace; returns how many.
+    /// Lets go of the connections of a user, or of a namespace; returns how many.
     fn let_go(&mut self, space: u32, user: Option<&String>, reason: CloseReason) -> usize {
         let is_meant =
             |whose: u32, who: &str| whose == space && user.is_none_or(|user| user == who);
         let meant = self.peers().filter(|(_, space, user, _)| is_meant(*space, user));
         let conns: Vec<ConnId> = meant.map(|(conn, ..)| conn).collect();
         for conn in &conns {
-            self.dismiss(*conn, reason);
-            self.leave(*conn);
+            self.part(*conn, reason);
         }
         conns.len()
     }
@@ -346,17 +344,16 @@ impl Judge {
                 continue;
             }
             let told = |item: &Item| match item {
-                Item::Sent { conn: to, backlog, .. } if to == conn => *backlog,
+                Item::Backlog { conn: to, is_lost, .. } if to == conn => Some(*is_lost),
                 _ => None,
             };
-            let backlogs: Vec<usize> = following.iter().filter_map(told).collect();
-            let (last, before) = backlogs.split_last().expect("it got the one that was too much");
-            let max = self.limits.backlog_bytes;
-            let is_fair = *last > max && before.iter().all(|backlog| *backlog <= max);
-            assert!(is_fair, "{conn:?}: cut too early, or given more: {backlogs:?}");
+            let told: Vec<bool> = following.iter().filter_map(told).collect();
+            let (last, before) = told.split_last().expect("it got the one that was too much");
+            let is_fair = *last && !before.contains(&true);
+            assert!(is_fair, "{conn:?}: cut too early, or given more: {told:?}");
             let Some(line) = self.lines.get_mut(conn) else { continue };
             // What came behind that one it never gets.
-            let kept = line.expected.len() + backlogs.len() - count;
+            let kept = line.expected.len() + told.len() - count;
             line.expected.truncate(kept);
             self.dismiss(*conn, CloseReason::SlowConsumer);
         }

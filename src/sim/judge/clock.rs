@@ -23,6 +23,11 @@ fn token_ms(limits: &Limits) -> u64 {
     1000 / limits.messages_per_second as u64
 }
 
+/// Whether the switch did something for somebody.
+fn is_answer(item: &Item) -> bool {
+    matches!(item, Item::Sent { .. } | Item::Closing { .. })
+}
+
 impl Judge {
     /// A browser said something: it must have been allowed to by now.
     pub(super) fn pay(&mut self, conn: ConnId, intent: &Intent) {
@@ -51,7 +56,7 @@ impl Judge {
         }
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
-        if let Some(reason) = over.filter(|_| items.is_empty()) {
+        if let Some(reason) = over.filter(|_| !items.iter().any(is_answer)) {
             // It is owed replies first.
             if !self.lines[&conn].is_answered() && self.controller(conn).is_some() {
                 self.let_go_answered(conn, reason);
@@ -121,8 +126,9 @@ impl Judge {
     /// All is quiet: whoever should have been cut by now has been.
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
         let (limits, now) = (self.limits.clone(), self.now.mono);
-        let has_date_jumped = self.has_date_jumped;
+        let (has_date_jumped, is_flooded) = (self.has_date_jumped, self.is_flooded());
         let unix = self.now.unix.0;
+        self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;
@@ -142,7 +148,7 @@ impl Judge {
                 let is_in_time =
                     at_rest.is_none_or(|(_, at)| is_before(at, limits.control_frame_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
-                let is_held = view.is_paused && view.queued > 0 && !controller.waits;
+                let is_held = view.is_paused && view.queued > 0 && !controller.waits && !is_flooded;
                 controller.held_since = match controller.held_since.filter(|_| is_held) {
                     Some(since) if since >= view.taken_at => Some(since),
                     _ => is_held.then_some(now),
@@ -161,6 +167,7 @@ impl Judge {
                 assert!(is_in_time, "{conn:?} has made no request for too long");
             }
             Role::Browser(browser) => {
+                assert_eq!(browser.parting, None, "{conn:?} was not let go");
                 let is_in_time = browser.who.is_some() || is_before(browser.opened, limits.auth_ms);
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
                 if view.is_paused {

@@ -101,11 +101,16 @@ impl Expected {
             (Expected::Close(said), Seen::Close(seen)) => {
                 // Of the faults that are one kind to the judge, each has its words.
                 let is_fault = |said: &Option<(u16, String)>| matches!(said, Some((1002, _)));
-                said == seen || is_fault(said) && is_fault(seen)
+                let is_going = |said: &Option<(u16, String)>| {
+                    said.as_ref().is_some_and(|(code, text)| is_going_away(*code, text))
+                };
+                said == seen || is_fault(said) && is_fault(seen) || is_going(said) && is_going(seen)
             }
             (Expected::SockClose(code, reason), Seen::Text(text)) => {
                 let parts = text.strip_prefix('c').map(serde_json::from_str::<(u16, String)>);
-                matches!(parts, Some(Ok(parts)) if parts == (*code, reason.clone()))
+                let is_going = is_going_away(*code, reason);
+                matches!(parts, Some(Ok((of, text))) if (of, &text) == (*code, reason)
+                    || is_going && is_going_away(of, &text))
             }
             (Expected::Reply(body), Seen::Reply(seen)) => body == seen,
             (Expected::Info(connections), Seen::Reply(body)) => is_info(body, connections),
@@ -113,6 +118,14 @@ impl Expected {
         };
         if is_met { Ok(None) } else { Err(format!("expected {self:?}, but it was {seen:?}")) }
     }
+}
+
+/// Whether that is how the server says that it stops, with the time to come back.
+fn is_going_away(code: u16, text: &str) -> bool {
+    let rest = text.strip_prefix("server going away");
+    let ms = rest.and_then(|rest| rest.strip_prefix(", come back in ")?.strip_suffix(" ms"));
+    let is_soon = |ms: u64| (1000..120_000).contains(&ms);
+    code == 1001 && (rest == Some("") || ms.is_some_and(|ms| ms.parse().is_ok_and(is_soon)))
 }
 
 /// A message without what its form wraps it in.
@@ -163,7 +176,7 @@ pub(super) fn farewell(reason: crate::reason::CloseReason) -> Option<(u16, &'sta
         Disconnected => (3403, "disconnected by the site", true),
         UserFull => (3429, "too many connections", true),
         AuthTimeout => (3408, "no auth in time", true),
-        SlowConsumer => (3008, "too slow", true),
+        SlowConsumer | Lagging | Stalled | Largest => (3008, "too slow", true),
         _ => return None,
     })
 }

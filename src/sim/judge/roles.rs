@@ -25,7 +25,7 @@ impl Judge {
         {
             (browser.beat, browser.held_at) = (now, None);
         }
-        let mut next = 0;
+        let (mut next, is_flooded) = (0, self.is_there_too_much());
         while let Some((from, to, intent)) = self.next_intent(conn) {
             let fault = self.fault(conn, to - from, &intent);
             if let Some(reason) = fault {
@@ -45,6 +45,8 @@ impl Judge {
                 line.intents.pop_front();
                 (line.half_since, line.half_at_rest) = (None, None);
             }
+            let is_command = matches!(intent, Intent::Command(_) | Intent::NotJson);
+            assert!(!is_command || !is_flooded, "{conn:?} is heard, and there is no room");
             self.carry_out(conn, intent, (items, &mut next));
         }
         if let Some(line) = self.lines.get_mut(&conn)
@@ -158,6 +160,10 @@ impl Judge {
                 self.refuse(conn, (301, "Body is not JSON".into()));
                 self.punish(conn, CloseReason::ControlJson);
             }
+            Intent::Upgrade(_) if self.is_stopping => {
+                self.expect(conn, Expected::Http(503));
+                self.close(conn, CloseReason::Answered);
+            }
             Intent::Upgrade(form) => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(101));
@@ -169,6 +175,7 @@ impl Judge {
                     who: None,
                     cid: None,
                     channels: BTreeSet::new(),
+                    parting: None,
                     expires: None,
                     overdue_since: None,
                     opened: now,
@@ -197,7 +204,11 @@ impl Judge {
                 line.expect(Expected::Http(status));
                 self.close(conn, CloseReason::BadHttp);
             }
-            Intent::Message(events) => {
+            Intent::Message(mut events) => {
+                let is_raw = self.browser(conn).is_some_and(|browser| browser.form == Form::Raw);
+                if events.is_empty() && is_raw {
+                    events.push(Event::Nothing);
+                }
                 self.hear(conn, events.into());
             }
             Intent::Ping(payload) => self.expect(conn, Expected::Pong(payload)),
@@ -289,6 +300,9 @@ impl Judge {
 
     fn event(&mut self, conn: ConnId, event: Event) {
         let ok = "{\"ok\":true}";
+        if let Some(reason) = self.browser(conn).and_then(|browser| browser.parting) {
+            return self.dismiss(conn, reason);
+        }
         match event {
             Event::Nothing => {}
             Event::Ping { clb } => self.answer(conn, &clb, ok),

@@ -285,11 +285,12 @@ impl Model {
             self.met.messages += 1;
             return self.expect(visitor, Piece::Chunk(text));
         }
-        if is_published && !session.inbox.is_empty() {
-            session.backlog += item.len();
+        if is_published && !session.inbox.is_empty() && session.receiver.is_none() {
+            session.backlog += item.len().min(self.limits.backlog_bytes / 4);
         }
         session.inbox.push(item);
-        if session.backlog > self.limits.backlog_bytes {
+        let is_late = session.alone_since.plus(self.limits.backlog_ms as u64) <= self.now;
+        if is_published && session.backlog > self.limits.backlog_bytes && is_late {
             session.inbox.clear();
             self.end(name, r#"c[3008,"too slow"]"#);
         }

@@ -1,0 +1,390 @@
+//! How the hub forgets. Whoever leaves is gone at once for everybody who asks or publishes; taking
+//! them out of the tables costs a step for each subscription, and telling them some more, and a
+//! turn takes no more steps than it has ([`Hub::depart`]). What is left goes on in the next one.
+//!
+//! Nobody needs to look at those who are on their way out but [`Hub::hears`], and only while there
+//! are any: `is_calm` says that there are none.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::BuildHasher;
+use std::ops::Range;
+
+use hashbrown::{hash_set, hash_table};
+
+use super::state::State;
+use super::{Channel, Grant, Hub, Namespace, NsId, Outbox, Outcome, PeerId, Subscription, User};
+use crate::arena::Id;
+use crate::reason::CloseReason;
+
+/// What it costs to let a connection go, in steps: it is told, closed, and written to.
+const LET_GO_STEPS: usize = 16;
+/// Each new subscription takes so many old ones out, so that those who come and go at once cannot
+/// leave more behind than they have taken.
+const PAID_STEPS: usize = 2;
+/// Of a namespace that is removed, so many states are dropped at once; the others follow.
+const BURIED_AT_ONCE: usize = 1000;
+
+/// All that is on its way out.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// Steps that may still be taken in this turn.
+    steps: usize,
+    /// Peers that are gone, and still in their channels.
+    gone: VecDeque<PeerId>,
+    /// Users whose connections are all to be let go.
+    users: VecDeque<Id<User>>,
+    /// Slots to be looked at for peers whose namespace is no more, and whether all are once more,
+    /// because another namespace was removed meanwhile.
+    sweep: Range<usize>,
+    is_swept_again: bool,
+    /// Grants that were withdrawn while their users had connections.
+    withdrawn: BTreeMap<(Id<Channel>, Id<User>), Withdrawal>,
+    /// What was in namespaces that are no more.
+    graves: VecDeque<Grave>,
+}
+
+/// A user is to leave a channel, with each connection that has not come back meanwhile.
+#[derive(Debug, Default)]
+struct Withdrawal {
+    /// So many of the user's connections, from the first on, have not been looked at.
+    left: usize,
+    /// These have subscribed again, by another grant.
+    readmitted: BTreeSet<PeerId>,
+}
+
+/// What is still to be dropped of a namespace: nobody can find it.
+#[derive(Debug)]
+struct Grave {
+    states: hash_table::IntoIter<Id<State>>,
+    grants: hash_set::IntoIter<Grant>,
+}
+
+/// How many there are, without those who are on their way out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Present {
+    pub channels: usize,
+    pub users: usize,
+    pub peers: usize,
+}
+
+impl Leaving {
+    /// Whether there was a step left to begin with something that takes so many.
+    fn spend(&mut self, steps: usize) -> bool {
+        let is_affordable = self.steps > 0;
+        self.steps = self.steps.saturating_sub(steps);
+        is_affordable
+    }
+
+    /// Whether nobody who must not hear anything is still in a channel.
+    pub fn is_calm(&self) -> bool {
+        self.gone.is_empty() && self.users.is_empty() && self.withdrawn.is_empty()
+    }
+
+    /// States that nobody can find any more.
+    pub fn buried(&self) -> usize {
+        self.graves.iter().map(|grave| grave.states.len()).sum()
+    }
+
+    /// Takes states and grants out of graves, as many of both together; gives the states back.
+    fn dig(&mut self, count: usize) -> Vec<Id<State>> {
+        let (mut ids, mut left) = (Vec::new(), count);
+        while let Some(grave) = self.graves.front_mut().filter(|_| left > 0) {
+            let before = ids.len();
+            ids.extend(grave.states.by_ref().take(left));
+            left -= ids.len() - before;
+            left -= grave.grants.by_ref().take(left).count();
+            if grave.states.len() == 0 && grave.grants.len() == 0 {
+                self.graves.pop_front();
+            }
+        }
+        ids
+    }
+}
+
+impl Hub {
+    /// Goes on with whatever has been left to do: so many steps, those that are taken by the end
+    /// of the turn included. A step ends one subscription, or looks at one connection; to let one
+    /// go takes sixteen.
+    pub fn depart(&mut self, steps: usize, out: &mut impl Outbox) {
+        self.leaving.steps = steps;
+        self.go_on(out);
+    }
+
+    /// Whether anything is left to do.
+    pub fn is_leaving(&self) -> bool {
+        let Leaving { sweep, graves, .. } = &self.leaving;
+        !self.leaving.is_calm() || !sweep.is_empty() || !graves.is_empty()
+    }
+
+    fn go_on(&mut self, out: &mut impl Outbox) {
+        self.let_users_go(out);
+        self.sweep(out);
+        self.forget_withdrawn();
+        self.forget_gone();
+    }
+
+    /// Whether a peer is here: connected, and neither its namespace nor its user on the way out.
+    pub(super) fn is_here(&self, peer: PeerId) -> bool {
+        self.verdict(peer).is_none()
+    }
+
+    /// Why a peer is about to be let go, if it is: nothing that it says means anything.
+    pub fn verdict(&self, peer: PeerId) -> Option<CloseReason> {
+        let peer = self.peers.get(peer).filter(|peer| !peer.is_gone);
+        let Some(peer) = peer else { return Some(CloseReason::Disconnected) };
+        if self.users.get(peer.user).is_none_or(|user| user.is_leaving) {
+            return Some(CloseReason::Disconnected);
+        }
+        let is_lost = !self.namespaces.contains(peer.ns);
+        is_lost.then_some(CloseReason::NamespaceRemoved)
+    }
+
+    /// Whether a member of a channel is to hear what is said there.
+    pub(super) fn hears(&self, peer: PeerId, channel: Id<Channel>) -> bool {
+        self.leaving.is_calm() || self.is_here(peer) && !self.is_withdrawn(peer, channel)
+    }
+
+    fn is_withdrawn(&self, id: PeerId, channel: Id<Channel>) -> bool {
+        if self.leaving.withdrawn.is_empty() {
+            return false;
+        }
+        let user = self.peers.get(id).map(|peer| peer.user);
+        let withdrawal = user.and_then(|user| self.leaving.withdrawn.get(&(channel, user)));
+        withdrawal.is_some_and(|withdrawal| !withdrawal.readmitted.contains(&id))
+    }
+
+    /// How many channels a peer hears.
+    pub(super) fn channels_of(&self, id: PeerId) -> usize {
+        let Some(peer) = self.peers.get(id) else { return 0 };
+        let is_heard = |s: &&Subscription| !self.is_withdrawn(id, s.channel);
+        match self.leaving.withdrawn.is_empty() {
+            true => peer.subscriptions.len(),
+            false => peer.subscriptions.iter().filter(is_heard).count(),
+        }
+    }
+
+    /// A peer has subscribed: whatever was withdrawn before does not concern it. Takes out some of
+    /// those who are gone.
+    pub(super) fn admitted(&mut self, id: PeerId, channel: Id<Channel>) {
+        if let Some(user) = self.peers.get(id).map(|peer| peer.user)
+            && let Some(withdrawal) = self.leaving.withdrawn.get_mut(&(channel, user))
+        {
+            withdrawal.readmitted.insert(id);
+        }
+        if !self.leaving.gone.is_empty() {
+            self.leaving.steps += PAID_STEPS;
+            self.forget_gone();
+        }
+    }
+
+    /// A connection is gone: it hears nothing more, and leaves all its channels.
+    pub fn disconnect(&mut self, peer: PeerId) {
+        self.take_leave(peer);
+        self.forget_gone();
+    }
+
+    fn take_leave(&mut self, id: PeerId) {
+        let was_here = self.is_here(id);
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| !peer.is_gone) else { return };
+        peer.is_gone = true;
+        let (ns, user_id, place) = (peer.ns, peer.user, peer.place);
+        self.leaving.gone.push_back(id);
+        if was_here {
+            self.count_peers(ns, 0, 1);
+        }
+        let Some(user) = self.users.get_mut(user_id) else { return };
+        user.peers.swap_remove(place as usize);
+        if let Some(moved) = user.peers.get(place as usize).copied()
+            && let Some(peer) = self.peers.get_mut(moved)
+        {
+            peer.place = place;
+        }
+        if user.peers.is_empty() {
+            self.close_user(ns, user_id);
+            self.users.remove(user_id);
+        }
+    }
+
+    /// A user can no longer be found.
+    fn close_user(&mut self, ns: NsId, id: Id<User>) {
+        let Some(user) = self.users.get_mut(id) else { return };
+        let was_leaving = std::mem::replace(&mut user.is_leaving, true);
+        let hash = self.hasher.hash_one(&*user.name);
+        if let Some(ns) = self.namespaces.get_mut(ns).filter(|_| !was_leaving) {
+            ns.users.remove(hash, id);
+            self.present.users -= 1;
+        }
+    }
+
+    /// Takes those who are gone out of their channels.
+    fn forget_gone(&mut self) {
+        while let Some(id) = self.leaving.gone.front().copied()
+            && self.leaving.spend(1)
+        {
+            match self.peers.get(id).and_then(|peer| peer.subscriptions.last()) {
+                Some(Subscription { channel, .. }) => {
+                    self.leave(id, *channel);
+                }
+                None => {
+                    self.leaving.gone.pop_front();
+                    self.peers.remove(id);
+                }
+            }
+        }
+        if self.leaving.gone.is_empty() {
+            self.leaving.gone = VecDeque::new();
+        }
+    }
+
+    /// All connections of a user are to be let go; returns how many.
+    pub(super) fn expel(&mut self, ns: NsId, user: &str, out: &mut impl Outbox) -> Outcome {
+        let Some(id) = self.find_user(ns, user) else { return Outcome::Reached(0) };
+        let count = self.users.get(id).map_or(0, |user| user.peers.len());
+        self.close_user(ns, id);
+        self.count_peers(ns, 0, count);
+        self.leaving.users.push_back(id);
+        self.go_on(out);
+        Outcome::Reached(count)
+    }
+
+    fn let_users_go(&mut self, out: &mut impl Outbox) {
+        while let Some(id) = self.leaving.users.front().copied() {
+            let Some(peer) = self.users.get(id).and_then(|user| user.peers.last()).copied() else {
+                self.leaving.users.pop_front();
+                continue;
+            };
+            if !self.leaving.spend(LET_GO_STEPS) {
+                return;
+            }
+            self.take_leave(peer);
+            out.close(peer, CloseReason::Disconnected);
+        }
+    }
+
+    /// Removes a namespace: it is out of reach at once, and its peers are let go in the order of
+    /// their slots; that of the tables is chance.
+    pub(super) fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
+        let Some(space) = self.namespaces.remove(ns) else { return Outcome::Reached(0) };
+        let Namespace { number, name, channels, users, states, grants, tally, .. } = space;
+        self.names.remove(self.hash(&*name), ns);
+        self.numbers.remove(&number);
+        self.grants -= grants.len();
+        self.states_bytes -= space.states_bytes;
+        self.present.channels -= channels.len();
+        self.present.users -= users.len();
+        self.present.peers -= tally.peers;
+        let grave = Grave { states: states.into_ids(), grants: grants.into_iter() };
+        self.leaving.graves.push_back(grave);
+        self.bury(BURIED_AT_ONCE);
+        if tally.peers > 0 && self.leaving.sweep.is_empty() {
+            self.leaving.sweep = 0..self.peers.slots();
+        } else if tally.peers > 0 {
+            self.leaving.is_swept_again = true;
+        }
+        self.go_on(out);
+        Outcome::Reached(tally.peers)
+    }
+
+    /// Lets those go whose namespace is no more.
+    fn sweep(&mut self, out: &mut impl Outbox) {
+        while !self.leaving.sweep.is_empty() && self.leaving.spend(1) {
+            let Some(slot) = self.leaving.sweep.next() else { return };
+            if self.leaving.sweep.is_empty() && std::mem::take(&mut self.leaving.is_swept_again) {
+                self.leaving.sweep = 0..self.peers.slots();
+            }
+            let is_there = |id: &PeerId| self.peers.get(*id).is_some_and(|peer| !peer.is_gone);
+            let Some(id) = self.peers.at(slot).filter(is_there) else { continue };
+            if let Some(reason) = self.verdict(id) {
+                self.leaving.spend(LET_GO_STEPS);
+                self.take_leave(id);
+                out.close(id, reason);
+            }
+        }
+    }
+
+    /// Drops what was in namespaces that are no more: states and grants, at most so many.
+    pub(super) fn bury(&mut self, count: usize) {
+        for id in self.leaving.dig(count) {
+            let timer = self.states.remove(id).and_then(|state| state.end?.timer);
+            if let Some(timer) = timer {
+                self.ends.cancel(timer);
+            }
+        }
+    }
+
+    /// Takes a grant back: the user's connections leave the channel. Whether there was one.
+    pub(super) fn withdraw(&mut self, ns: NsId, channel: &str, user: &str) -> bool {
+        let Some(space) = self.namespaces.get_mut(ns) else { return false };
+        let was_granted = space.grants.remove(&super::GrantRef { channel, user });
+        self.grants -= usize::from(was_granted);
+        if let (Some(channel), Some(user)) =
+            (self.find_channel(ns, channel), self.find_user(ns, user))
+        {
+            let left = self.users.get(user).map_or(0, |user| user.peers.len());
+            let withdrawal = Withdrawal { left, readmitted: BTreeSet::new() };
+            self.leaving.withdrawn.insert((channel, user), withdrawal);
+            self.forget_withdrawn();
+        }
+        was_granted
+    }
+
+    /// Takes those out of channels to whom they were granted no longer.
+    fn forget_withdrawn(&mut self) {
+        while let Some(mut first) = self.leaving.withdrawn.first_entry() {
+            let ((channel, user), withdrawal) = (*first.key(), first.get_mut());
+            let peers = self.users.get(user).map_or(&[][..], |user| &user.peers);
+            // Whoever leaves in between makes the list shorter, and fills the gap with the last.
+            let at = withdrawal.left.min(peers.len());
+            let Some(id) = at.checked_sub(1).and_then(|at| peers.get(at)).copied() else {
+                first.remove();
+                continue;
+            };
+            if self.leaving.steps == 0 {
+                return;
+            }
+            withdrawal.left = at - 1;
+            let is_to_leave = !withdrawal.readmitted.contains(&id);
+            self.leaving.spend(1);
+            if is_to_leave {
+                self.leave(id, channel);
+            }
+        }
+    }
+
+    /// Takes a peer out of a channel, in constant time but for the search among the peer's own
+    /// subscriptions, which are few. Frees the channel with its last member.
+    pub(super) fn leave(&mut self, id: PeerId, channel_id: Id<Channel>) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let find = |s: &Subscription| s.channel == channel_id;
+        let Some(at) = peer.subscriptions.iter().rposition(find) else { return false };
+        let Subscription { member, .. } = peer.subscriptions.swap_remove(at);
+        if peer.subscriptions.is_empty() {
+            peer.subscriptions = Vec::new();
+        }
+        // Both lists filled their gap with their last element, which must learn its new place.
+        if let Some(moved) = peer.subscriptions.get(at).copied()
+            && let Some(channel) = self.channels.get_mut(moved.channel)
+        {
+            channel.members[moved.member as usize].subscription = at as u32;
+        }
+        let Some(channel) = self.channels.get_mut(channel_id) else { return false };
+        channel.members.swap_remove(member as usize);
+        if let Some(moved) = channel.members.get(member as usize).copied()
+            && let Some(peer) = self.peers.get_mut(moved.peer)
+        {
+            peer.subscriptions[moved.subscription as usize].member = member;
+        }
+        if channel.members.is_empty() {
+            let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
+            if let Some(ns) = self.namespaces.get_mut(ns) {
+                ns.channels.remove(hash, channel_id);
+                self.present.channels -= 1;
+            }
+            self.channels.remove(channel_id);
+        }
+        true
+    }
+}

@@ -1,0 +1,229 @@
+//! Crowds that leave: who hears what meanwhile, and how much is done in one turn.
+
+use super::*;
+use crate::hub::{Change, Entry, Place, Seq, Undo};
+use crate::limits::Limits;
+use crate::publication::Publication;
+use crate::time::UnixMillis;
+use crate::uuid::Uuid;
+
+const AT: UnixMillis = UnixMillis(1000);
+
+/// What came out of the hub.
+#[derive(Default)]
+struct Out {
+    closed: Vec<(PeerId, CloseReason)>,
+    delivered: Vec<PeerId>,
+}
+
+impl Outbox for Out {
+    fn deliver(&mut self, peer: PeerId, _: &Publication<'_>) {
+        self.delivered.push(peer);
+    }
+    fn close(&mut self, peer: PeerId, reason: CloseReason) {
+        self.closed.push((peer, reason));
+    }
+    fn changed(&mut self, _: Undo) {}
+}
+
+struct World {
+    hub: Hub,
+    out: Out,
+    ns: NsId,
+}
+
+impl World {
+    fn new() -> World {
+        let limits = Limits { connections_per_user: 100_000, ..Limits::default() };
+        let mut hub = Hub::new(limits, AT);
+        let mut out = Out::default();
+        assert!(hub.declare("a", "k", &mut out));
+        let ns = hub.namespace("a").unwrap();
+        World { hub, out, ns }
+    }
+
+    fn apply(&mut self, change: Change) -> Outcome {
+        let entry = Entry { seq: Seq::default(), at: AT, change };
+        self.hub.apply(entry, &mut self.out).unwrap()
+    }
+
+    /// Connections of users of that name, in so many channels each.
+    fn crowd(&mut self, count: usize, user: &str, channels: &[&str]) -> Vec<PeerId> {
+        let mut one = |i: usize| {
+            let cid = Uuid::from_random([i as u8; 16]);
+            let peer = self.hub.connect(self.ns, user, cid).unwrap();
+            for channel in channels {
+                self.hub.subscribe(peer, channel, AT).unwrap();
+            }
+            peer
+        };
+        (0..count).map(&mut one).collect()
+    }
+
+    fn subscriptions(&self) -> usize {
+        self.hub.peers.iter().map(|(_, peer)| peer.subscriptions.len()).sum()
+    }
+
+    fn emit(&mut self, channel: &str) -> Vec<PeerId> {
+        let (ns, data) = (self.ns, "1".into());
+        let channels = vec![channel.into()];
+        self.apply(Change::Emit { ns, channels, data, user: None, except: None });
+        std::mem::take(&mut self.out.delivered)
+    }
+
+    fn grant(&mut self, is_withdrawn: bool) {
+        let (ns, channel, user) = (self.ns, "#vip".into(), "guest".into());
+        self.apply(match is_withdrawn {
+            true => Change::Revoke { ns, channel, user },
+            false => Change::Grant { ns, channel, user },
+        });
+    }
+
+    /// Turns until nobody is leaving any more, each of which must keep its budget.
+    fn rest(&mut self, steps: usize) -> usize {
+        let mut turns = 0;
+        while self.hub.is_leaving() {
+            assert_eq!(self.hub.next_end(), Some(UnixMillis(0)), "nobody would come back");
+            let (told, left) = (self.out.closed.len(), self.subscriptions());
+            self.hub.depart(steps, &mut self.out);
+            let told = self.out.closed.len() - told;
+            assert!(told <= steps.div_ceil(LET_GO_STEPS), "{told} told in one turn");
+            let left = left - self.subscriptions();
+            assert!(left + told * LET_GO_STEPS <= steps + LET_GO_STEPS, "{left} left at once");
+            self.hub.check_invariants();
+            turns += 1;
+        }
+        turns
+    }
+}
+
+#[test]
+fn a_crowd_that_closes_at_once_leaves_step_by_step() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..128).map(|i| i.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let crowd = world.crowd(100, "guest", &names);
+    let stays = world.crowd(1, "other", &["7"]);
+    crowd.iter().for_each(|peer| world.hub.disconnect(*peer));
+    assert_eq!(world.hub.sizes(), [1, 128, 1, 1, 0], "gone for everybody who asks");
+    assert_eq!(world.subscriptions(), 12_801, "no step was taken");
+    let presence = world.hub.presence(world.ns, "7");
+    assert_eq!((presence.users, presence.connections.len()), (1, 1));
+    assert_eq!(world.emit("7"), stays);
+    assert_eq!(world.hub.identity(crowd[0]), None);
+    assert!(world.hub.subscribe(crowd[0], "7", AT).is_err());
+    let turns = world.rest(1000);
+    assert_eq!(turns, 13);
+    assert_eq!(world.hub.sizes(), [1, 1, 1, 1, 0]);
+}
+
+#[test]
+fn whoever_comes_pays_for_those_who_left() {
+    let mut world = World::new();
+    for _ in 0..50 {
+        // No turn begins: nobody takes a step but those who subscribe.
+        for peer in world.crowd(10, "guest", &["a", "b", "c"]) {
+            world.hub.disconnect(peer);
+        }
+        assert!(world.subscriptions() <= 60, "{} are left", world.subscriptions());
+    }
+}
+
+#[test]
+fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
+    let mut world = World::new();
+    let crowd = world.crowd(200, "guest", &["a", "b", "c"]);
+    let (ns, place) = (world.ns, Place { channel: "a".into(), user: None });
+    let data = "1".into();
+    world.apply(Change::Set { ns, place, data, ttl_ms: None, emit: false });
+    assert_eq!(world.apply(Change::Remove { ns }), Outcome::Reached(200));
+    assert_eq!(world.hub.sizes()[..4], [0; 4]);
+    // Its name can be had again, and those who were in it hear nothing of the new one.
+    world.apply(Change::Register { name: "a".into(), key: "k".into() });
+    world.ns = world.hub.namespace("a").unwrap();
+    let new = world.crowd(1, "guest", &["a"]);
+    assert_eq!(world.emit("a"), new);
+    assert_eq!(world.hub.verdict(crowd[3]), Some(CloseReason::NamespaceRemoved));
+    assert!(world.hub.subscribe(crowd[3], "a", AT).is_err());
+    world.hub.disconnect(crowd[5]);
+    assert!(world.rest(64) > 50);
+    assert_eq!(world.out.closed.len(), 199);
+    assert!(world.out.closed.iter().all(|(_, why)| *why == CloseReason::NamespaceRemoved));
+    assert_eq!(world.hub.sizes(), [1, 1, 1, 1, 0]);
+    // One that goes while the last one is still being swept out is not forgotten.
+    world.crowd(100, "guest", &["a"]);
+    assert!(world.hub.declare("b", "k", &mut world.out));
+    let (first, second) = (world.ns, world.hub.namespace("b").unwrap());
+    world.ns = second;
+    world.crowd(100, "guest", &["a"]);
+    world.apply(Change::Remove { ns: first });
+    world.hub.depart(64, &mut world.out);
+    world.apply(Change::Remove { ns: second });
+    world.rest(64);
+    assert_eq!(world.hub.sizes(), [0; 5]);
+    assert_eq!(world.out.closed.len(), 199 + 201);
+}
+
+#[test]
+fn a_user_with_a_crowd_of_connections_is_let_go_step_by_step() {
+    let mut world = World::new();
+    let crowd = world.crowd(200, "guest", &["a"]);
+    let disconnect = Change::Disconnect { ns: world.ns, user: "guest".into() };
+    assert_eq!(world.apply(disconnect.clone()), Outcome::Reached(200));
+    assert_eq!(world.apply(disconnect), Outcome::Reached(0));
+    assert_eq!(world.hub.sizes()[2..4], [0, 0]);
+    // The same user may come again, and is another.
+    let again = world.crowd(1, "guest", &["a"]);
+    assert_eq!(world.emit("a"), again);
+    assert_eq!(world.hub.verdict(crowd[0]), Some(CloseReason::Disconnected));
+    world.rest(64);
+    assert_eq!(world.out.closed.len(), 200);
+    assert_eq!(world.hub.sizes(), [1, 1, 1, 1, 0]);
+}
+
+#[test]
+fn a_grant_withdrawn_from_a_crowd_holds_at_once() {
+    let mut world = World::new();
+    world.grant(false);
+    let crowd = world.crowd(500, "guest", &["#vip", "a"]);
+    assert_eq!(world.emit("#vip").len(), 500);
+    world.grant(true);
+    assert_eq!(world.subscriptions(), 1000, "no step was taken");
+    assert_eq!(world.emit("#vip"), []);
+    assert_eq!(world.hub.presence(world.ns, "#vip").connections.len(), 0);
+    assert!(world.hub.subscribe(crowd[1], "#vip", AT).is_err());
+    // With another grant whoever subscribes again hears again, and nobody else.
+    world.grant(false);
+    assert_eq!(world.emit("#vip"), []);
+    world.hub.subscribe(crowd[1], "#vip", AT).unwrap();
+    world.hub.subscribe(crowd[490], "#vip", AT).unwrap();
+    assert_eq!(world.emit("#vip"), [crowd[1], crowd[490]]);
+    world.hub.depart(100, &mut world.out);
+    world.hub.disconnect(crowd[2]);
+    world.hub.disconnect(crowd[499]);
+    world.hub.unsubscribe(crowd[3], "#vip");
+    let newcomer = world.crowd(1, "guest", &["#vip"]);
+    world.rest(100);
+    let mut heard = world.emit("#vip");
+    heard.sort_unstable();
+    let mut expected = vec![crowd[1], crowd[490], newcomer[0]];
+    expected.sort_unstable();
+    assert_eq!(heard, expected);
+    assert_eq!(world.subscriptions(), 498 + 3 + world.emit("none").len());
+}
+
+#[test]
+fn what_was_withdrawn_counts_against_no_limit() {
+    let mut world = World::new();
+    world.grant(false);
+    let names: Vec<String> = (0..127).map(|i| i.to_string()).collect();
+    let crowd = world.crowd(1, "guest", &["#vip"]);
+    for name in &names {
+        world.hub.subscribe(crowd[0], name, AT).unwrap();
+    }
+    assert!(world.hub.subscribe(crowd[0], "one more", AT).is_err());
+    world.grant(true);
+    world.hub.subscribe(crowd[0], "one more", AT).unwrap();
+    world.rest(100);
+    assert_eq!(world.subscriptions(), 128);
+}

@@ -1,0 +1,217 @@
+//! What waits for each connection, by what was sent and what the kernel took; who is slow by that,
+//! and since when. Knows nothing of how the server keeps count.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{Judge, Line};
+use crate::edge::ConnId;
+use crate::frame::{FRAME_COST_BYTES, Frame, PLACE_COST_BYTES};
+use crate::limits::Limits;
+use crate::reason::CloseReason;
+use crate::time::Millis;
+
+/// How long those who take something have before anybody is cut for the memory that all need, and
+/// how long before even they are.
+const IDLE_MS: u64 = 1000;
+const PATIENCE_MS: u64 = 5000;
+/// Between two looks of the server, at most.
+const LOOK_MS: u64 = 100;
+
+/// What waits for one connection.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Each frame, and whether somebody else published it.
+    frames: VecDeque<(Frame, bool)>,
+    /// Bytes of the first that the kernel has taken.
+    head_sent: usize,
+    /// Since when publications are owed.
+    owed_since: Option<Millis>,
+    taken_at: Millis,
+    /// Since when the backlog is above the soft limit.
+    over_since: Option<Millis>,
+}
+
+impl Queue {
+    pub fn push(&mut self, frame: &Frame, is_published: bool, now: Millis, limits: &Limits) {
+        self.frames.push_back((frame.clone(), is_published));
+        self.look(now, limits);
+    }
+
+    pub fn take(&mut self, bytes: usize, now: Millis, limits: &Limits) {
+        self.head_sent += bytes;
+        self.taken_at = now;
+        while let Some((frame, _)) = self.frames.front()
+            && self.head_sent >= frame.len()
+        {
+            self.head_sent -= frame.len();
+            self.frames.pop_front();
+        }
+        assert!(!self.frames.is_empty() || self.head_sent == 0, "more was taken than there was");
+        self.look(now, limits);
+    }
+
+    fn look(&mut self, now: Millis, limits: &Limits) {
+        let is_over = self.backlog(limits) > limits.backlog_soft_bytes;
+        self.over_since = if is_over { self.over_since.or(Some(now)) } else { None };
+        self.owed_since = if self.owed() > 0 { self.owed_since.or(Some(now)) } else { None };
+    }
+
+    fn owed(&self) -> usize {
+        self.frames.iter().filter(|(_, is_published)| *is_published).map(|(f, _)| f.len()).sum()
+    }
+
+    pub fn backlog(&self, limits: &Limits) -> usize {
+        let behind = self.frames.iter().skip(1).filter(|(_, is_published)| *is_published);
+        behind.map(|(frame, _)| frame.len().min(limits.backlog_bytes / 4)).sum()
+    }
+
+    /// When it took something last; or, if that is later, was first owed what it has not taken.
+    fn idle_since(&self) -> Option<Millis> {
+        self.owed_since.map(|owed| owed.max(self.taken_at))
+    }
+
+    /// Whether it must be cut for that reason now.
+    fn is_due(&self, reason: CloseReason, now: Millis, limits: &Limits) -> bool {
+        let (since, ms) = match reason {
+            CloseReason::SlowConsumer if self.backlog(limits) > limits.backlog_bytes => {
+                (self.idle_since(), limits.backlog_ms)
+            }
+            CloseReason::Stalled => (self.idle_since(), limits.stall_ms),
+            CloseReason::Lagging => (self.over_since, limits.backlog_soft_ms),
+            _ => return false,
+        };
+        since.is_some_and(|since| since.plus(ms as u64) <= now)
+    }
+
+    /// These frames, counted from the first, wait no longer. What is left of publications is one
+    /// on its way, and that is nobody's debt any more. Returns how many frames wait.
+    fn drop_published(&mut self, dropped: &[usize]) -> usize {
+        let count = self.frames.len();
+        let must_go = |number: usize, is_published: bool| {
+            is_published && !(number == 0 && self.head_sent > 0)
+        };
+        let due = self.frames.iter().enumerate().filter(|(n, (_, is))| must_go(*n, *is));
+        assert_eq!(due.map(|(number, _)| number).collect::<Vec<_>>(), dropped);
+        self.frames.retain(|(_, is_published)| !is_published || self.head_sent > 0);
+        for number in dropped.iter().rev().filter(|_| self.head_sent > 0) {
+            self.frames.remove(*number);
+        }
+        self.forgive();
+        count
+    }
+
+    /// Nothing that waits is held against it any more.
+    pub fn forgive(&mut self) {
+        self.frames.iter_mut().for_each(|(_, is_published)| *is_published = false);
+        (self.owed_since, self.over_since) = (None, None);
+    }
+}
+
+impl Line {
+    /// Frames that waited for it are gone, and the client will not see them.
+    pub(super) fn forget_frames(&mut self, dropped: &[usize]) {
+        let count = self.queue.drop_published(dropped);
+        let first = self.wire.len() - count;
+        for number in dropped.iter().rev() {
+            self.wire.remove(first + number);
+        }
+    }
+}
+
+impl Judge {
+    /// A peer does not take what was published to it, says the network.
+    pub fn too_slow(&mut self, conn: ConnId, reason: CloseReason) {
+        let line = &self.lines[&conn];
+        let is_due = line.queue.is_due(reason, self.now.mono, &self.limits);
+        assert!(is_due, "{conn:?} is not {reason}: {line:?}");
+        if reason == CloseReason::SlowConsumer {
+            self.overdue.insert(conn);
+        }
+        self.dismiss(conn, reason);
+    }
+
+    /// So much waits behind a publication, says the network, and whether that is too much.
+    pub(super) fn backlog_seen(&mut self, conn: ConnId, bytes: usize, is_lost: bool) {
+        let (queue, limits, now) = (&self.lines[&conn].queue, &self.limits, self.now.mono);
+        assert_eq!(bytes, queue.backlog(limits), "backlog of {conn:?}");
+        let is_short = self.kept_bytes() > limits.queued_bytes / 2;
+        let ms = if is_short { 0 } else { limits.backlog_ms as u64 };
+        let is_idle_for = |ms| queue.idle_since().is_some_and(|since| since.plus(ms) <= now);
+        let is_over = bytes > limits.backlog_bytes;
+        assert!(!is_lost || is_over && is_idle_for(ms), "{conn:?} is given up too early");
+        // What came in this very turn may not have been offered yet.
+        assert!(is_lost || !is_over || !is_idle_for(ms.max(1)), "{conn:?} is not given up");
+    }
+
+    /// One was chosen to go because all that waits takes too much memory.
+    pub(super) fn chosen(&mut self, conn: Option<ConnId>, since: Millis) {
+        let (now, max) = (self.now.mono, self.limits.queued_bytes);
+        assert!(self.kept_bytes() > max - max / 4, "there is room");
+        let flooded = self.flooded_since.expect("there is too much");
+        assert!(now >= flooded.plus(IDLE_MS), "nobody had the time to take anything");
+        let latest = if now < flooded.plus(PATIENCE_MS) { flooded } else { now };
+        assert_eq!(since, latest, "who is idle?");
+        let most = self.most_owed(since);
+        let owed = conn.map(|conn| self.lines[&conn].queue.owed());
+        assert_eq!(owed, most, "{conn:?} is not the one that is owed most");
+        if let Some(conn) = conn {
+            self.dismiss(conn, CloseReason::Largest);
+        }
+    }
+
+    /// What the one is owed for whom most waits, of those who have taken nothing since.
+    fn most_owed(&self, since: Millis) -> Option<usize> {
+        let open = self.lines.values().filter(|line| line.closing.is_none());
+        let idle = open.filter(|line| line.queue.idle_since().is_some_and(|idle| idle <= since));
+        idle.map(|line| line.queue.owed()).max()
+    }
+
+    /// Memory of all publications that wait, each counted once.
+    pub fn kept_bytes(&self) -> usize {
+        let all = self.lines.values().flat_map(|line| &line.queue.frames);
+        let published = all.filter(|(_, is_published)| *is_published);
+        let places: Vec<&Frame> = published.map(|(frame, _)| frame).collect();
+        let once: BTreeMap<*const u8, usize> =
+            places.iter().map(|frame| (frame.as_ptr(), frame.len() + FRAME_COST_BYTES)).collect();
+        once.values().sum::<usize>() + places.len() * PLACE_COST_BYTES
+    }
+
+    /// Whether too much waits; back ends are not heard then.
+    pub(super) fn note_flood(&mut self) {
+        let (kept, max) = (self.kept_bytes(), self.limits.queued_bytes);
+        if kept > max {
+            self.flooded_since.get_or_insert(self.now.mono);
+        } else if kept <= max - max / 4 {
+            self.flooded_since = None;
+        }
+        if self.flooded_since.is_some() {
+            self.flooded_at = Some(self.now.mono);
+            // Whoever is not heard for that has the time for a frame once more.
+            self.lines.values_mut().for_each(|line| line.half_at_rest = None);
+        }
+    }
+
+    /// Whether back ends must not be heard now.
+    pub(super) fn is_there_too_much(&self) -> bool {
+        self.flooded_since.is_some()
+    }
+
+    /// Whether back ends may not be heard for that reason: the server looks again a little later.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded_at.is_some_and(|at| self.now.mono <= at.plus(LOOK_MS))
+    }
+
+    /// All is quiet: whoever was due to be cut has been.
+    pub(super) fn nobody_is_slow(&self, conn: ConnId) {
+        let (line, now) = (&self.lines[&conn], self.now.mono);
+        for reason in [CloseReason::SlowConsumer, CloseReason::Stalled, CloseReason::Lagging] {
+            let is_due = line.queue.is_due(reason, now, &self.limits);
+            assert!(!is_due, "{conn:?} is {reason}, and still open");
+        }
+        let flooded = self.flooded_since.filter(|since| since.plus(IDLE_MS + LOOK_MS) <= now);
+        if let Some(flooded) = flooded {
+            let most = self.most_owed(flooded);
+            assert_eq!(most, None, "too much waits, and those who take nothing are still there");
+        }
+    }
+}

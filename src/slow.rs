@@ -1,0 +1,354 @@
+//! Who does not take what others publish: the peers that the kernel has refused something for, and
+//! for how long. Owns one small record for each of those, and nothing for all others; never reads a
+//! clock and never cuts anybody: it says who is due. Called by the reactor and by its twin in the
+//! simulation, whenever they have queued a publication for such a peer, or the kernel has taken
+//! bytes of it.
+
+use slab::Slab;
+
+use crate::edge::ConnId;
+use crate::frame::OutQueue;
+use crate::limits::Limits;
+use crate::reason::CloseReason;
+use crate::time::Millis;
+use crate::wheel::{Timer, Wheel};
+
+/// From when on a peer is slow.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// A backlog above this, if the kernel has taken nothing for `backlog_ms`.
+    pub backlog_bytes: usize,
+    /// How long that is; no time at all when more than `spare_bytes` wait for all.
+    pub backlog_ms: u64,
+    /// Memory for what waits that there is to spare.
+    pub spare_bytes: usize,
+    /// A backlog above this, for `soft_ms` without interruption.
+    pub soft_bytes: usize,
+    /// How long that is.
+    pub soft_ms: u64,
+    /// Publications are owed to it, and the kernel has taken nothing of it for so long.
+    pub stall_ms: u64,
+}
+
+impl Rules {
+    /// The rules that these limits make.
+    pub fn new(limits: &Limits) -> Rules {
+        Rules {
+            backlog_bytes: limits.backlog_bytes,
+            backlog_ms: limits.backlog_ms as u64,
+            spare_bytes: limits.queued_bytes / 2,
+            soft_bytes: limits.backlog_soft_bytes,
+            soft_ms: limits.backlog_soft_ms as u64,
+            stall_ms: limits.stall_ms as u64,
+        }
+    }
+
+    /// So many bytes of one publication count in a backlog: whoever reads one large message is not
+    /// slow because others, as large, come right behind it.
+    pub fn counted_max(&self) -> usize {
+        self.backlog_bytes / 4
+    }
+}
+
+/// The place of a record, beside the peer that it is about; none for most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchId(u32);
+
+impl WatchId {
+    /// It is not watched.
+    pub const NONE: WatchId = WatchId(u32::MAX);
+
+    /// Whether it is not watched.
+    pub fn is_none(self) -> bool {
+        self == WatchId::NONE
+    }
+}
+
+/// One peer that is watched.
+#[derive(Debug)]
+struct Watch {
+    conn: ConnId,
+    /// The kernel last took something then; or, if that is later, the first publication was
+    /// refused.
+    taken_at: Millis,
+    /// Its backlog is above the hard limit.
+    is_over: bool,
+    /// Its backlog has been above the soft limit since.
+    over_since: Option<Millis>,
+    /// Bytes of publications that wait for it.
+    owed: usize,
+    /// To be looked at again then, which is not after it is due.
+    timer: Option<(Millis, Timer)>,
+}
+
+impl Watch {
+    fn new(conn: ConnId, now: Millis) -> Watch {
+        Watch { conn, taken_at: now, is_over: false, over_since: None, owed: 0, timer: None }
+    }
+}
+
+/// All who are watched.
+#[derive(Debug)]
+pub struct Watches {
+    rules: Rules,
+    watches: Slab<Watch>,
+    wheel: Wheel<u32>,
+}
+
+impl Watches {
+    /// Nobody is watched yet.
+    pub fn new(rules: Rules, now: Millis) -> Watches {
+        Watches { rules, watches: Slab::new(), wheel: Wheel::new(now.0) }
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// How many are watched.
+    pub fn len(&self) -> usize {
+        self.watches.len()
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.watches.is_empty()
+    }
+
+    /// Notes how things stand with a peer that the kernel has refused something for, or that is
+    /// watched already; whether the kernel has just taken something. The watch ends when no
+    /// publication is owed.
+    pub fn note(
+        &mut self,
+        id: &mut WatchId,
+        conn: ConnId,
+        queue: &OutQueue,
+        has_taken: bool,
+        now: Millis,
+    ) {
+        if queue.published() == 0 {
+            return self.end(id);
+        }
+        if id.is_none() {
+            *id = WatchId(self.watches.insert(Watch::new(conn, now)) as u32);
+        }
+        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
+        watch.owed = queue.published();
+        if has_taken {
+            watch.taken_at = now;
+        }
+        watch.is_over = queue.backlog() > self.rules.backlog_bytes;
+        match queue.backlog() > self.rules.soft_bytes {
+            true => _ = watch.over_since.get_or_insert(now),
+            false => watch.over_since = None,
+        }
+        self.arm(*id);
+    }
+
+    /// It is watched no longer.
+    pub fn end(&mut self, id: &mut WatchId) {
+        let watch = self.watches.try_remove(id.0 as usize);
+        if let Some(Watch { timer: Some((_, timer)), .. }) = watch {
+            self.wheel.cancel(timer);
+        }
+        *id = WatchId::NONE;
+    }
+
+    /// When [`Watches::next`] is wanted at the latest.
+    pub fn next_at(&self) -> Option<Millis> {
+        self.wheel.next_at().map(Millis)
+    }
+
+    /// The next who is to be looked at: the kernel may take something of it now, which nobody has
+    /// been told. Then [`Watches::judge`] says whether it is slow.
+    pub fn next(&mut self, now: Millis) -> Option<ConnId> {
+        self.wheel.advance(now.0);
+        while let Some((_, place)) = self.wheel.pop_expired() {
+            let Some(watch) = self.watches.get_mut(place as usize) else { continue };
+            watch.timer = None;
+            let conn = watch.conn;
+            if self.due(WatchId(place)).is_some_and(|(at, _)| at <= now) {
+                return Some(conn);
+            }
+            // It has made progress since the timer was set.
+            self.arm(WatchId(place));
+        }
+        None
+    }
+
+    /// Why it is to be cut now, if it is.
+    pub fn judge(&mut self, id: WatchId, now: Millis) -> Option<CloseReason> {
+        let due = self.due(id).filter(|(at, _)| *at <= now);
+        if due.is_none() {
+            self.arm(id);
+        }
+        due.map(|(_, reason)| reason)
+    }
+
+    /// Whether its backlog is too large now, when publications that wait for all take so much.
+    pub fn is_lost(&self, id: WatchId, kept: usize, now: Millis) -> bool {
+        let Some(watch) = self.watches.get(id.0 as usize) else { return false };
+        let ms = if kept > self.rules.spare_bytes { 0 } else { self.rules.backlog_ms };
+        watch.is_over && watch.taken_at.plus(ms) <= now
+    }
+
+    /// Of those of whom the kernel has taken nothing after that moment, the one that is owed most,
+    /// and how much that is. Looks at everybody who is watched.
+    pub fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
+        let idle = self.watches.iter().filter(|(_, watch)| watch.taken_at <= since);
+        let largest = idle.max_by_key(|(place, watch)| (watch.owed, std::cmp::Reverse(*place)));
+        largest.map(|(_, watch)| (watch.conn, watch.owed))
+    }
+
+    /// When it is to be cut, and why, if nothing changes.
+    fn due(&self, id: WatchId) -> Option<(Millis, CloseReason)> {
+        use CloseReason::{Lagging, SlowConsumer, Stalled};
+        let watch = self.watches.get(id.0 as usize)?;
+        let (rules, taken_at) = (&self.rules, watch.taken_at);
+        let over = watch.is_over.then(|| (taken_at.plus(rules.backlog_ms), SlowConsumer));
+        let stalled = Some((taken_at.plus(rules.stall_ms), Stalled));
+        let soft = watch.over_since.map(|at| (at.plus(rules.soft_ms), Lagging));
+        [stalled, over, soft].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Sets its timer, if it has none that comes early enough. One that comes too early is set
+    /// again then, so that progress costs nothing here.
+    fn arm(&mut self, id: WatchId) {
+        let Some((at, _)) = self.due(id) else { return };
+        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
+        if watch.timer.is_some_and(|(set, _)| set <= at) {
+            return;
+        }
+        if let Some((_, timer)) = watch.timer.take() {
+            self.wheel.cancel(timer);
+        }
+        watch.timer = Some((at, self.wheel.insert(at.0, id.0)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Frame, FramePool, Kind};
+
+    const RULES: Rules = Rules {
+        backlog_bytes: 1000,
+        backlog_ms: 50,
+        spare_bytes: 10_000,
+        soft_bytes: 100,
+        soft_ms: 500,
+        stall_ms: 1000,
+    };
+
+    struct World {
+        pool: FramePool,
+        watches: Watches,
+        queue: OutQueue,
+        id: WatchId,
+    }
+
+    impl World {
+        fn new() -> World {
+            World {
+                pool: FramePool::new(RULES.counted_max()),
+                watches: Watches::new(RULES, Millis(0)),
+                queue: OutQueue::default(),
+                id: WatchId::NONE,
+            }
+        }
+
+        fn push(&mut self, bytes: usize, kind: Kind, now: u64) {
+            self.pool.push(&mut self.queue, Frame::from(vec![0; bytes]), kind);
+            self.note(false, now);
+        }
+
+        fn take(&mut self, bytes: usize, now: u64) {
+            self.pool.sent(&mut self.queue, bytes);
+            self.note(true, now);
+        }
+
+        fn note(&mut self, has_taken: bool, now: u64) {
+            let conn = ConnId::new(7, 7);
+            self.watches.note(&mut self.id, conn, &self.queue, has_taken, Millis(now));
+        }
+
+        /// Nobody is due before that moment, and this one is then, for that.
+        fn expect(&mut self, at: u64, reason: CloseReason) {
+            assert_eq!(self.watches.next(Millis(at - 1)), None);
+            assert_eq!(self.watches.next(Millis(at)), Some(ConnId::new(7, 7)));
+            assert_eq!(self.watches.judge(self.id, Millis(at)), Some(reason));
+        }
+    }
+
+    #[test]
+    fn whoever_takes_nothing_is_due_and_whoever_takes_a_byte_is_not() {
+        let mut world = World::new();
+        world.push(5000, Kind::Asked, 0);
+        assert!(world.id.is_none(), "what it asked for is no reason");
+        world.push(10, Kind::Published, 100);
+        world.push(10, Kind::Published, 900);
+        assert_eq!(world.watches.next_at(), Some(Millis(1088)), "or when to look for it again");
+        world.take(1, 1099);
+        world.take(4000, 2098);
+        world.expect(3098, CloseReason::Stalled);
+        // The kernel has taken something when it was asked.
+        world.take(1, 3098);
+        assert_eq!(world.watches.judge(world.id, Millis(3098)), None);
+        world.take(1018, 3099);
+        assert!(world.id.is_none() && world.watches.is_empty() && world.watches.wheel.is_empty());
+    }
+
+    #[test]
+    fn a_backlog_that_stays_is_due_and_one_that_goes_is_not() {
+        let mut world = World::new();
+        world.push(50, Kind::Published, 0);
+        world.push(100, Kind::Published, 0);
+        world.push(1, Kind::Published, 10);
+        // Progress alone does not help, as long as so much waits.
+        world.take(49, 300);
+        world.expect(510, CloseReason::Lagging);
+        world.take(1, 510);
+        assert_eq!(world.watches.judge(world.id, Millis(510)), None, "it is busy with the next");
+        world.push(100, Kind::Published, 600);
+        world.expect(1100, CloseReason::Lagging);
+        // However large one is behind the one that is being sent.
+        let mut world = World::new();
+        world.push(5000, Kind::Published, 0);
+        world.watches.rules.soft_bytes = RULES.counted_max();
+        world.push(5000, Kind::Published, 0);
+        world.expect(1000, CloseReason::Stalled);
+    }
+
+    #[test]
+    fn too_much_is_too_much_unless_something_is_taken_and_there_is_memory() {
+        let mut world = World::new();
+        (0..6).for_each(|_| world.push(200, Kind::Published, 10));
+        assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(10)), "not more than that");
+        world.push(1, Kind::Published, 20);
+        assert!(world.watches.is_lost(world.id, 10_001, Millis(20)));
+        assert!(!world.watches.is_lost(world.id, 10_000, Millis(59)));
+        assert!(world.watches.is_lost(world.id, 10_000, Millis(60)));
+        world.expect(60, CloseReason::SlowConsumer);
+        world.take(1, 60);
+        assert!(!world.watches.is_lost(world.id, 10_000, Millis(109)));
+        world.expect(110, CloseReason::SlowConsumer);
+        world.take(199, 110);
+        assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(9000)));
+    }
+
+    #[test]
+    fn the_largest_of_those_that_take_nothing_goes_first() {
+        let mut world = World::new();
+        assert_eq!(world.watches.largest(Millis(0)), None);
+        world.push(50, Kind::Published, 10);
+        let mut other = OutQueue::default();
+        world.pool.push(&mut other, Frame::from(vec![0; 60]), Kind::Published);
+        let (mut id, conn) = (WatchId::NONE, ConnId::new(8, 8));
+        world.watches.note(&mut id, conn, &other, true, Millis(20));
+        assert_eq!(world.watches.largest(Millis(10)), Some((ConnId::new(7, 7), 50)));
+        assert_eq!(world.watches.largest(Millis(20)), Some((conn, 60)));
+        world.watches.end(&mut id);
+        assert_eq!((id, world.watches.len()), (WatchId::NONE, 1));
+    }
+}

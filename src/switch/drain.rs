@@ -1,0 +1,197 @@
+//! The way out, when the server stops. Browsers are let go evenly over the time that there is, so
+//! that they do not all come back at once, and each is told when to: the next server lets in no
+//! more at a time than it can. Back ends are served until the last browser has gone, so what they
+//! have to say at the end is still heard.
+
+use super::{Role, Switch};
+use crate::edge::Net;
+use crate::journal::Journal;
+use crate::time::Millis;
+
+/// Let go in one turn, at most.
+const PER_TURN: usize = 64;
+/// Seats looked at in one turn for somebody to let go.
+const SEATS_PER_TURN: usize = 4096;
+/// No slower than that: a few browsers are no crowd to be spread.
+const MS_FOR_EACH: u64 = 50;
+/// From the end of this server until the next one lets anybody in.
+const RESTART_MS: u64 = 1000;
+
+/// Who is still to go, and when.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// The first browser goes at the beginning of this span, the last one at its end.
+    until: Millis,
+    span_ms: u64,
+    /// Browsers come back over such a span.
+    back_ms: u64,
+    /// Connections at the web door at the beginning, and how many have been let go.
+    count: u64,
+    gone: u64,
+    /// The next seat to look at.
+    slot: usize,
+    /// All browsers have gone, and the back ends are let go.
+    is_last: bool,
+    is_over: bool,
+}
+
+impl Drain {
+    fn new(now: Millis, end: Millis, count: u64, admissions_per_second: u64) -> Drain {
+        let span_ms = end.0.saturating_sub(now.0).min(count.saturating_mul(MS_FOR_EACH));
+        let admission_ms = count.saturating_mul(1000) / admissions_per_second.max(1);
+        Drain {
+            until: now.plus(span_ms),
+            span_ms,
+            back_ms: span_ms.max(admission_ms),
+            count,
+            gone: 0,
+            slot: 0,
+            is_last: false,
+            is_over: false,
+        }
+    }
+
+    /// How many browsers may be there at that moment.
+    fn goal(&self, now: Millis) -> u64 {
+        let left_ms = self.until.0.saturating_sub(now.0).min(self.span_ms);
+        self.count.saturating_mul(left_ms) / self.span_ms.max(1)
+    }
+
+    /// When the next of so many has to go.
+    fn next_at(&self, live: u64) -> Millis {
+        let left_ms = live.saturating_mul(self.span_ms).saturating_sub(1) / self.count.max(1);
+        Millis(self.until.0.saturating_sub(left_ms.min(self.span_ms)))
+    }
+
+    /// In how long the next who goes is to come back: places in a line that begins when the next
+    /// server is there.
+    fn back_in(&self, now: Millis) -> u64 {
+        let place_ms = self.back_ms.saturating_mul(self.gone) / self.count.max(1);
+        self.until.plus(RESTART_MS).plus(place_ms).0.saturating_sub(now.0)
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// The server stops: everybody is gone by that moment.
+    pub(super) fn begin_drain(&mut self, now: Millis, end: Millis) {
+        let rate = self.limits.admissions_per_second as u64;
+        self.drain = Some(Drain::new(now, end, self.web_connections() as u64, rate));
+    }
+
+    /// When the drain goes on.
+    pub(super) fn drain_due(&self) -> Option<Millis> {
+        let drain = self.drain.as_ref().filter(|drain| !drain.is_over)?;
+        let live = self.web_connections() as u64;
+        Some(if live > 0 { drain.next_at(live) } else { Millis(0) })
+    }
+
+    /// Lets those go whose time has come.
+    pub(super) fn drain(&mut self, net: &mut impl Net) {
+        let (now, live) = (net.now().mono, self.web_connections());
+        let Some(drain) = self.drain.as_mut().filter(|drain| !drain.is_over) else { return };
+        if live > 0 {
+            let back_ms = drain.back_in(now);
+            let count = (live as u64).saturating_sub(drain.goal(now));
+            self.web.refuse_new(back_ms);
+            return self.drain_web(net, usize::try_from(count).unwrap_or(PER_TURN));
+        }
+        if !drain.is_last {
+            let (web, mut site) = self.split();
+            if !web.abandon(net, &mut site, PER_TURN) {
+                return;
+            }
+            if let Some(drain) = &mut self.drain {
+                (drain.is_last, drain.slot) = (true, 0);
+            }
+        }
+        self.drain_control(net);
+    }
+
+    /// The next seat, a bounded number of them in a turn.
+    fn next_seat(&mut self) -> Option<usize> {
+        let drain = self.drain.as_mut()?;
+        let slot = drain.slot;
+        drain.slot += 1;
+        (slot < self.seats.len()).then_some(slot)
+    }
+
+    fn drain_web(&mut self, net: &mut impl Net, count: usize) {
+        let mut left = count.min(PER_TURN);
+        for _ in 0..SEATS_PER_TURN {
+            if left == 0 {
+                return;
+            }
+            let Some(slot) = self.next_seat() else {
+                // Whoever is left was not there when their seat was looked at.
+                if let Some(drain) = &mut self.drain {
+                    drain.slot = 0;
+                }
+                return;
+            };
+            if !matches!(self.seats[slot].role, Role::Web) {
+                continue;
+            }
+            let conn = self.seats[slot].conn;
+            let back_ms = self.drain.as_mut().map(|drain| {
+                drain.gone += 1;
+                drain.back_in(net.now().mono)
+            });
+            let (web, mut site) = self.split();
+            web.let_go(net, &mut site, conn, back_ms);
+            left -= 1;
+        }
+    }
+
+    fn drain_control(&mut self, net: &mut impl Net) {
+        let mut left = PER_TURN;
+        for _ in 0..SEATS_PER_TURN {
+            let Some(slot) = self.next_seat().filter(|_| left > 0) else { break };
+            let conn = self.seats[slot].conn;
+            match std::mem::take(&mut self.seats[slot].role) {
+                Role::Controller(mut controller) => {
+                    // What has been carried out is answered first; what has not is not begun.
+                    controller.is_ended = true;
+                    self.close_when_answered(net, conn, &mut controller);
+                    *self.role(conn) = Role::Controller(controller);
+                    left -= 1;
+                }
+                role => self.seats[slot].role = role,
+            }
+        }
+        let count = self.seats.len();
+        if let Some(drain) = &mut self.drain {
+            drain.is_over = drain.slot >= count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_goes_evenly_and_comes_back_as_fast_as_it_can_be_let_in() {
+        let (start, end) = (Millis(1000), Millis(10_000));
+        let mut drain = Drain::new(start, end, 90_000, 5000);
+        assert_eq!((drain.goal(start), drain.goal(end)), (90_000, 0));
+        assert_eq!(drain.goal(Millis(4000)), 60_000);
+        assert_eq!(drain.next_at(90_000), Millis(1001));
+        assert_eq!(drain.next_at(1), end);
+        // The first comes when the next server is there, the last eighteen seconds later.
+        assert_eq!(drain.back_in(start), 10_000);
+        drain.gone = 45_000;
+        assert_eq!(drain.back_in(Millis(5500)), 5500 + 9000);
+        drain.gone = 90_000;
+        assert_eq!(drain.back_in(end), 1000 + 18_000);
+    }
+
+    #[test]
+    fn a_few_are_not_kept_waiting() {
+        let drain = Drain::new(Millis(0), Millis(9000), 3, 5000);
+        assert_eq!(drain.until, Millis(150));
+        let nobody = Drain::new(Millis(5), Millis(5), 0, 1);
+        assert_eq!((nobody.goal(Millis(5)), nobody.back_in(Millis(5))), (0, 1000));
+        let no_time = Drain::new(Millis(5), Millis(5), 9, 1);
+        assert_eq!((no_time.goal(Millis(5)), no_time.next_at(9)), (0, Millis(5)));
+    }
+}

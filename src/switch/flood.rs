@@ -1,0 +1,78 @@
+//! What there is when publications that wait for browsers take too much memory: back ends are not
+//! heard until there is room, and of the browsers that take nothing those go first that are owed
+//! most. Called by the switch at the end of each turn, and before each command.
+
+use super::Switch;
+use crate::edge::Net;
+use crate::journal::Journal;
+use crate::reason::CloseReason;
+use crate::time::Millis;
+
+/// Whoever takes something so soon after is not cut for the memory that all need.
+const IDLE_MS: u64 = 1000;
+/// If there is no room after so long, whoever is owed most goes, even if it takes something: else
+/// many who take a little could hold all back ends back for ever.
+const PATIENCE_MS: u64 = 5000;
+/// Between two looks while nobody may be cut.
+const LOOK_MS: u64 = 100;
+/// Browsers cut in one turn: for each, all are looked at that do not take what is published.
+const CUTS_PER_TURN: usize = 4;
+
+/// Too much waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flood {
+    since: Millis,
+    /// When to look again.
+    pub look_at: Millis,
+}
+
+impl<J: Journal> Switch<J> {
+    /// Whether back ends must wait. They are heard again when a quarter of the room is free.
+    pub(super) fn is_flooded(&mut self, net: &impl Net) -> bool {
+        let (kept, max, now) = (net.kept().bytes, self.limits.queued_bytes, net.now().mono);
+        if self.flood.is_none() && kept > max {
+            self.flood = Some(Flood { since: now, look_at: now.plus(IDLE_MS) });
+            self.metrics.floods += 1;
+            self.report_soon(net.now());
+        } else if kept <= max - max / 4 {
+            self.flood = None;
+        }
+        self.flood.is_some()
+    }
+
+    /// Cuts those for whom most waits, a few in each turn, until there is room.
+    pub(super) fn relieve(&mut self, net: &mut impl Net) {
+        for _ in 0..CUTS_PER_TURN {
+            if !self.is_flooded(net) || !self.cut_largest(net) {
+                return;
+            }
+        }
+        self.is_flooded(net);
+    }
+
+    /// Whether there was somebody.
+    fn cut_largest(&mut self, net: &mut impl Net) -> bool {
+        let now = net.now().mono;
+        let Some(flood) = self.flood.filter(|flood| flood.look_at <= now) else { return false };
+        let is_patient = now < flood.since.plus(PATIENCE_MS);
+        let idle_since = if is_patient { flood.since } else { now };
+        let socket = net.largest(idle_since);
+        let owed = socket.map_or(0, |(_, bytes)| bytes);
+        // Looked at only if one of them may be the largest.
+        let inbox = if net.kept().aside > owed { self.web.largest() } else { None };
+        let (web, mut site) = self.split();
+        match (socket, inbox.filter(|(_, bytes)| *bytes > owed)) {
+            (_, Some((session, _))) => {
+                web.dismiss(net, &mut site, session, CloseReason::Largest.into());
+            }
+            (Some((conn, _)), None) => web.too_slow(net, &mut site, conn, CloseReason::Largest),
+            (None, None) => {
+                if let Some(flood) = &mut self.flood {
+                    flood.look_at = now.plus(LOOK_MS);
+                }
+                return false;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,216 @@
+//! Browsers that do not take what is published to them: who is cut, for what and when, and who is
+//! not. The real binary, from outside.
+
+// A test that cannot go on panics, in its helpers as in itself.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::browser::Browser;
+use common::control::{Control, frame};
+use common::eventually;
+use common::http::request;
+use common::server::{Options, Server};
+use serde_json::json;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// Longer than any test.
+const NEVER: u64 = 600_000;
+const MUCH: u64 = 1 << 30;
+
+/// A server with an admin door and these limits, which cuts nobody for anything else; its kernel
+/// keeps little.
+fn server(limits: &[(&str, u64)]) -> Server {
+    let never = [("stall_ms", NEVER), ("backlog_soft_ms", NEVER), ("backlog_bytes", MUCH)];
+    let kernel = [("kernel_send_bytes", 16_384), ("close_ms", NEVER)];
+    let all = [&never[..], &kernel, limits].concat();
+    let mut options = Options::limits(&all);
+    options.config["admin"] = json!("127.0.0.1:0");
+    Server::start(&options)
+}
+
+/// A JSON string of this many bytes.
+fn text(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}
+
+fn emit(channel: &str, data: &str) -> String {
+    format!(r#"{{"action":"emit","channel":{},"data":{data}}}"#, json!(channel))
+}
+
+fn message(channel: &str, data: &str) -> String {
+    format!(r#"{{"event":{},"data":{data}}}"#, json!(channel))
+}
+
+/// A browser that is subscribed to this channel.
+fn subscriber(server: &Server, channel: &str) -> Browser {
+    let mut browser = server.browser("demo", &json!({ "i": channel }).to_string());
+    browser.subscribe(channel);
+    browser
+}
+
+fn subscribers(control: &mut Control, channel: &str) -> usize {
+    let info = control.ask(&format!(r#"{{"action":"channelInfo","channel":"{channel}"}}"#));
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    info["countConnection"].as_u64().unwrap() as usize
+}
+
+/// What the admin door shows under this name.
+fn metric(server: &Server, name: &str) -> f64 {
+    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
+    let admin = eventually("the admin door opens", || server.log().iter().find_map(address));
+    let page = request(admin, "GET /metrics", &[]).unwrap().body;
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+}
+
+fn closed(server: &Server, reason: &str) -> f64 {
+    metric(server, &format!(r#"fws_connections_closed_total{{reason="{reason}"}}"#))
+}
+
+/// Lets time pass: nothing comes on this connection meanwhile.
+fn wait(control: &mut Control, ms: u64) {
+    control.wire.set_deadline(Duration::from_millis(ms));
+    assert!(control.wire.read(&mut [0]).is_err());
+    control.wire.set_deadline(common::DEADLINE);
+}
+
+#[test]
+fn whoever_takes_nothing_is_cut_and_whoever_takes_a_little_is_not() {
+    let server = server(&[("stall_ms", 600)]);
+    let mut control = server.controller("demo");
+    let (mut slow, mut stuck) = (subscriber(&server, "c"), subscriber(&server, "c"));
+    let data = text(3_000_000);
+    control.ok(&emit("c", &data));
+    let start = Instant::now();
+    // Behind it comes a little, and another large one, at once.
+    control.ok(&emit("c", "1"));
+    control.ok(&emit("c", &data));
+    // With a header of ten bytes.
+    let (mut left, mut piece) = (message("c", &data).len() + 10, vec![0; 40_000]);
+    while left > 0 {
+        left -= slow.wire().read(&mut piece[..left.min(40_000)]).unwrap();
+        wait(&mut control, 20);
+    }
+    assert!(start.elapsed() > Duration::from_millis(1500), "{:?}", start.elapsed());
+    // It has taken three times as long as one who takes nothing has.
+    assert_eq!((subscribers(&mut control, "c"), closed(&server, "stalled")), (1, 1.0));
+    slow.expect(&message("c", "1"));
+    slow.expect(&message("c", &data));
+    // What the kernel had, and then the word, instead of what waited.
+    let rest = stuck.wire().read_rest().unwrap();
+    assert!(rest.len() < 3_100_000 && rest.ends_with(b"\x0b\xc0too slow"), "{}", rest.len());
+}
+
+#[test]
+fn the_kernel_keeps_nothing_for_one_that_was_cut() {
+    let server = server(&[("stall_ms", 200), ("close_ms", 200)]);
+    let mut control = server.controller("demo");
+    let mut stuck = subscriber(&server, "c");
+    control.ok(&emit("c", &text(8_000_000)));
+    eventually("it is cut", || (closed(&server, "stalled") == 1.0).then_some(()));
+    eventually("it is gone", || (metric(&server, "fws_sockets") == 1.0).then_some(()));
+    // What it had received it may read; the rest went with a reset.
+    let mut piece = vec![0; 100_000];
+    let end = loop {
+        match stuck.wire().read(&mut piece) {
+            Ok(1..) => {}
+            end => break end.map_err(|error| error.kind()),
+        }
+    };
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn what_a_browser_asked_for_itself_is_no_reason_to_cut() {
+    let server = server(&[("stall_ms", 200), ("backlog_soft_ms", 200)]);
+    let mut control = server.controller("demo");
+    let state = text(8_000_000);
+    control.ok(&format!(r#"{{"action":"set","channel":"c","data":{state}}}"#));
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.say(r#"{"event":"subscribe","data":"c"}"#);
+    wait(&mut control, 1000);
+    browser.expect(&message("c", &state));
+    browser.nothing();
+    assert_eq!(closed(&server, "stalled") + closed(&server, "lagging"), 0.0);
+}
+
+#[test]
+fn a_backlog_that_stays_is_cut_and_a_smaller_one_is_not() {
+    let limits = [("backlog_soft_bytes", 20_000), ("backlog_soft_ms", 300)];
+    let server = server(&limits);
+    let mut control = server.controller("demo");
+    let (mut more, mut less) = (subscriber(&server, "more"), subscriber(&server, "less"));
+    let (large, small) = (text(8_000_000), text(9000));
+    for channel in ["more", "less"] {
+        control.ok(&emit(channel, &large));
+        (0..2).for_each(|_| control.ok(&emit(channel, &small)));
+    }
+    control.ok(&emit("more", &small));
+    eventually("it is cut", || (subscribers(&mut control, "more") == 0).then_some(()));
+    assert!(more.wire().read_rest().unwrap().ends_with(b"\x0b\xc0too slow"));
+    wait(&mut control, 600);
+    less.expect(&message("less", &large));
+    (0..2).for_each(|_| less.expect(&message("less", &small)));
+    less.nothing();
+    assert_eq!((closed(&server, "lagging"), closed(&server, "stalled")), (1.0, 0.0));
+}
+
+#[test]
+fn when_memory_runs_short_back_ends_wait_and_whoever_holds_most_goes() {
+    let mut server = server(&[("queued_bytes", 4_000_000)]);
+    let mut control = server.controller("demo");
+    let (mut most, mut less) = (subscriber(&server, "most"), subscriber(&server, "less"));
+    let mut reader = subscriber(&server, "reader");
+    let data = text(700_000);
+    control.ok(&emit("less", &data));
+    let before = server.peak_memory_bytes();
+    // Many times what there is room for, in one go; who reads gets all of what is theirs.
+    let count = 12;
+    let commands = [emit("most", &data), emit("reader", &data)].map(|it| frame(it.as_bytes()));
+    std::thread::scope(|scope| {
+        scope.spawn(|| control.send_raw(&commands.concat().repeat(count)));
+        (0..count).for_each(|_| reader.expect(&message("reader", &data)));
+    });
+    (0..2 * count).for_each(|_| assert_eq!(control.recv(), r#"{"success":true}"#));
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 20_000_000, "{grown} bytes");
+    assert!(most.wire().read_rest().unwrap().ends_with(b"\x0b\xc0too slow"));
+    less.expect(&message("less", &data));
+    less.nothing();
+    reader.nothing();
+    assert_eq!(closed(&server, "largest"), 1.0);
+    assert!(metric(&server, "fws_floods_total") >= 1.0);
+    assert_eq!(metric(&server, "fws_kept_bytes"), 0.0);
+    server.assert_alive();
+}
+
+#[test]
+fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
+    let mut options = Options::limits(&[("queued_bytes", 4_000_000)]);
+    options.config["admin"] = json!("127.0.0.1:0");
+    let mut server = Server::start(&options);
+    let mut control = server.controller("demo");
+    let stuck: Vec<Browser> = (0..100)
+        .map(|number| {
+            let mut browser = server.browser("demo", &format!(r#"{{"i":"{number}"}}"#));
+            browser.subscribe("c");
+            browser
+        })
+        .collect();
+    let mut reader = subscriber(&server, "c");
+    let before = server.peak_memory_bytes();
+    let (data, start) = (text(20_000), Instant::now());
+    while subscribers(&mut control, "c") > 1 {
+        control.send_raw(&frame(emit("c", &data).as_bytes()).repeat(20));
+        (0..20).for_each(|_| reader.expect(&message("c", &data)));
+        (0..20).for_each(|_| assert_eq!(control.recv(), r#"{"success":true}"#));
+    }
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 6_400_000, "{grown} bytes");
+    assert_eq!(closed(&server, "slow_consumer") as usize, stuck.len());
+    reader.nothing();
+    server.assert_alive();
+}

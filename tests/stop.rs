@@ -1,0 +1,172 @@
+//! Stopping and starting without a storm: who is let go when, what they are told, and how many are
+//! let in at a time.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use common::browser::{Browser, Heard, back_ms, upgrade};
+use common::eventually;
+use common::http;
+use common::server::{Options, Server};
+use common::web::{Http, session};
+use common::wire::Wire;
+use rustix::process::{Signal, kill_process};
+use serde_json::json;
+
+/// When each of them was told to go, in milliseconds since the signal, and when to come back.
+fn told(browsers: Vec<Browser>, start: Instant) -> Vec<(u64, u64)> {
+    let hear = |mut browser: Browser| {
+        std::thread::spawn(move || {
+            loop {
+                match browser.next().unwrap() {
+                    Heard::Close(1001, reason) => {
+                        let at = start.elapsed().as_millis() as u64;
+                        return (at, at + back_ms(&reason));
+                    }
+                    Heard::Text(_) | Heard::Ping => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+    };
+    let threads: Vec<_> = browsers.into_iter().map(hear).collect();
+    let mut told: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    told.sort_unstable();
+    told
+}
+
+#[test]
+fn a_crowd_is_let_go_evenly_and_comes_back_evenly() {
+    let limits = [("drain_ms", 4000), ("admissions_per_second", 50), ("admissions_burst", 1000)];
+    let server = Server::start(&Options::limits(&limits));
+    let crowd: Vec<Browser> =
+        (1..=200).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
+    let start = Instant::now();
+    server.terminate();
+    let told = told(crowd, start);
+    let exit = Instant::now();
+    server.exited();
+    assert!(exit.elapsed() < Duration::from_secs(2), "it waits for nobody");
+    assert!(start.elapsed() < Duration::from_millis(4200), "{:?}", start.elapsed());
+    // Over three seconds, since the last one is for good byes.
+    for (quarter, from) in [0, 750, 1500, 2250].into_iter().enumerate() {
+        let count = told.iter().filter(|(at, _)| (from..from + 750).contains(at)).count();
+        assert!((30..75).contains(&count), "{count} in quarter {quarter}: {told:?}");
+    }
+    // None before the server can be there again, and no more in a second than are let in.
+    let mut back: Vec<u64> = told.iter().map(|(_, back)| *back).collect();
+    back.sort_unstable();
+    assert!(back[0] >= 3900, "{back:?}");
+    for second in (back[0]..back[199]).step_by(1000) {
+        let count = back.iter().filter(|at| (second..second + 1000).contains(*at)).count();
+        assert!(count <= 60, "{count} of them in one second: {back:?}");
+    }
+    assert!((3500..5000).contains(&(back[199] - back[0])), "{back:?}");
+}
+
+#[test]
+fn back_ends_are_heard_until_the_last_browser_has_gone() {
+    let server = Server::start(&Options::limits(&[("drain_ms", 4000)]));
+    let mut crowd: Vec<Browser> =
+        (1..=40).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
+    crowd.iter_mut().for_each(|browser| browser.subscribe("c"));
+    let mut control = server.controller("demo");
+    server.terminate();
+    crowd[0].expect_going_away();
+    let emit = r#"{"action":"emit","channel":"c","data":"last","params":{"count":true}}"#;
+    let count = control.ask(emit);
+    let (first, last) = (r#"{"success":true,"count":"#, crowd.last_mut().unwrap());
+    let count: usize = count.strip_prefix(first).unwrap().trim_end_matches('}').parse().unwrap();
+    assert!((10..40).contains(&count), "{count} were left");
+    last.expect(r#"{"event":"c","data":"last"}"#);
+    last.expect_going_away();
+    control.expect_closed();
+    server.exited();
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let server = Server::new();
+    let mut crowd: Vec<Browser> =
+        (1..=100).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
+    let start = Instant::now();
+    // Those that come together are one.
+    server.terminate();
+    kill_process(server.pid(), Signal::INT).unwrap();
+    // Every fifty milliseconds one is let go: by now a signal is another one.
+    crowd[..6].iter_mut().for_each(|browser| assert!(browser.expect_going_away() > 0));
+    server.terminate();
+    server.ended();
+    assert!(start.elapsed() < Duration::from_millis(3000), "{:?}", start.elapsed());
+}
+
+#[test]
+fn requests_are_told_when_to_come_back() {
+    let server = Server::start(&Options::limits(&[("drain_ms", 4000)]));
+    // So that the stop takes its time; they came first, and go first.
+    let crowd: Vec<Browser> =
+        (1..=20).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
+    let mut poll = Http::connect(server.ws);
+    poll.raw(format!("POST /socket/{}/xhr HTTP/1.1\r\nHost: h\r\n\r\n", session()));
+    assert_eq!(poll.answer().body, "o\n");
+    let mut half = Http::connect(server.ws);
+    half.raw("GET /socket/in");
+    let mut late = Wire::tcp(server.ws);
+    late.write_all(b"GET /socket HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let mut newcomer = Http::connect(server.ws);
+    newcomer.raw("GET /socket HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(newcomer.answer().status, 200);
+    server.terminate();
+    let mut crowd = crowd.into_iter();
+    crowd.next().unwrap().expect_going_away();
+    // The stop has begun: who is connected is served, but nobody new is spoken with.
+    newcomer.raw(format!("POST /socket/{}/xhr HTTP/1.1\r\nHost: h\r\n\r\n", session()));
+    let answer = newcomer.answer();
+    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert_eq!((answer.status, &*answer.body), (503, "The server is stopping\n"));
+    assert!((1..10).contains(&seconds), "{seconds}");
+    late.write_all(upgrade("/socket/websocket", &[]).as_bytes()).unwrap();
+    let rest = String::from_utf8(late.read_rest().unwrap()).unwrap();
+    let second = rest.split("HTTP/1.1 ").nth(2).expect("two answers");
+    assert!(second.starts_with("503 ") && second.contains("Retry-After: "), "{rest}");
+    let answer = half.answer();
+    assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true));
+    server.exited();
+}
+
+#[test]
+fn a_crowd_of_newcomers_is_let_in_at_a_pace() {
+    let mut options = Options::default();
+    options.config["admin"] = json!("127.0.0.1:0");
+    options.config["limits"] = json!({ "admissions_per_second": 5, "admissions_burst": 10 });
+    let server = Server::start(&options);
+    let ask = || http::request(server.ws, "GET /socket/info", &[]).unwrap();
+    let start = Instant::now();
+    let answers: Vec<_> = (0..60).map(|_| ask()).collect();
+    let most = 10 + 1 + start.elapsed().as_millis() / 200;
+    let (inside, outside): (Vec<_>, Vec<_>) = answers.iter().partition(|a| a.status == 200);
+    assert!(inside.len() >= 10 && inside.len() as u128 <= most, "{} of {most}", inside.len());
+    assert!(outside.iter().all(|a| a.status == 503 && a.body == "Too many come at once\n"));
+    // Told apart: as many in each second as will be let in.
+    let seconds: Vec<usize> =
+        outside.iter().map(|a| a.header("retry-after").unwrap().parse().unwrap()).collect();
+    assert!(seconds.iter().all(|second| (1..=11).contains(second)), "{seconds:?}");
+    let same = (1..=11).map(|n| seconds.iter().filter(|second| **second == n).count()).max();
+    assert!(same.is_some_and(|count| count <= 11), "{seconds:?}");
+    // Back ends come in all the same, and after a while everybody.
+    assert_eq!(server.control().ask(r#"{"action":"ping"}"#), r#"{"success":true}"#);
+    eventually("it is let in", || (ask().status == 200).then_some(()));
+    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
+    let admin = server.log().iter().find_map(address).unwrap();
+    let page = http::request(admin, "GET /metrics", &[]).unwrap().body;
+    let counted = page
+        .lines()
+        .find_map(|line| line.strip_prefix("fws_connections_turned_away_total{reason=\"crowd\"} "));
+    let counted: usize = counted.unwrap().parse().unwrap();
+    assert!(counted >= outside.len(), "{counted} of {}", outside.len());
+    let alive = || Browser::open(server.ws, "/socket/websocket", &[], &[]).ok();
+    drop(eventually("a WebSocket is let in", alive));
+}

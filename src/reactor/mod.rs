@@ -223,6 +223,7 @@ impl Reactor {
         self.poll_events(handler)?;
         let watch = Stopwatch::start();
         self.io.now = self.clock.now();
+        self.io.sent_before = self.io.meters.sent_bytes;
         self.read_events();
         self.accept(handler);
         handler.tick(&mut self.io);
@@ -245,7 +246,8 @@ impl Reactor {
         let now = self.clock.now().mono;
         // Whoever was read while the server stops may have more, which shows at once.
         let is_curious = self.hear_until.is_some() && self.has_read;
-        let is_idle = self.io.ready.is_empty() && self.io.dirty.is_empty() && !is_curious;
+        let lists = [&self.io.ready, &self.io.dirty, &self.io.heavy, &self.io.leaving];
+        let is_idle = lists.iter().all(|list| list.is_empty()) && !is_curious;
         let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);
             let accept = self.accept_due();
@@ -385,9 +387,6 @@ impl Reactor {
     fn read(&mut self, handler: &mut impl Handler, conn: ConnId) {
         self.io.unmark_ready(conn);
         let Some(peer) = self.io.peer(conn) else { return };
-        if peer.phase != Phase::Open {
-            return self.discard(conn);
-        }
         if peer.is_paused {
             return;
         }
@@ -447,6 +446,7 @@ impl Reactor {
 
     /// Throws away what a closing peer still sends, one read a turn.
     fn discard(&mut self, conn: ConnId) {
+        self.io.unmark_ready(conn);
         let Some(peer) = self.io.peer(conn) else { return };
         match peer.stream.read(&mut self.scratch) {
             Ok(count @ 1..) => {

@@ -8,7 +8,7 @@ SETS ?= 1000000
 ONLY ?=
 
 .PHONY: help run build setup test conformance lint fmt sim crash powercut bitrot growth fuzz \
-	smoke fuzzer hostile bench measure clean
+	smoke fuzzer hostile bench measure proxies clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -72,6 +72,9 @@ bench: ## micro benches, and counts of allocations and encodings
 
 measure: build ## sizes, memory and system calls of the release binary
 	scripts/measure
+
+proxies: build ## try nginx, HAProxy, Caddy and Apache, as docs/operations.md sets them up
+	scripts/proxies
 
 clean: ## remove what was built
 	$(CARGO) clean

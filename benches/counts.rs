@@ -38,6 +38,7 @@ impl World {
             admin_connections: 0,
             close_ms: 1000,
             drain_ms: 1000,
+            input_bytes: 67_108_864,
             slow: Rules::new(&Limits::default()),
         };
         let mut reactor = Reactor::new(bounds)?;
@@ -52,6 +53,7 @@ impl World {
             server_key: "a key of the benches".into(),
             demo: None,
             sockjs: Default::default(),
+            proxies: Default::default(),
             now: reactor.now(),
             at: reactor.now().unix,
         };

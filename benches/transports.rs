@@ -9,6 +9,7 @@ mod support;
 use std::alloc::System;
 use std::time::Instant;
 
+use fws::address::Address;
 use fws::codec::jwt;
 use fws::edge::{ConnId, Door, Handler, Net};
 use fws::frame::Frame;
@@ -112,6 +113,7 @@ impl World {
             server_key: "a key of the benches".into(),
             demo: None,
             sockjs: Default::default(),
+            proxies: Default::default(),
             now: net.now(),
             at: net.now().unix,
         };
@@ -119,7 +121,7 @@ impl World {
         switch.declare(support::NAMESPACE, support::KEY);
         let controller = ConnId::new(0, 0);
         let mut world = World { switch, net, controller, subscribers: Vec::new() };
-        world.switch.opened(&mut world.net, controller, Door::Control);
+        world.switch.opened(&mut world.net, controller, Door::Control, Address::Unix);
         world.give(controller, &support::auth());
         for n in 0..count {
             world.subscribe(transport, n);
@@ -136,7 +138,7 @@ impl World {
 
     fn open(&mut self, slot: usize) -> ConnId {
         let conn = ConnId::new(slot as u32, 0);
-        self.switch.opened(&mut self.net, conn, Door::Web);
+        self.switch.opened(&mut self.net, conn, Door::Web, Address::Unix);
         conn
     }
 

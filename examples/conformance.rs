@@ -135,6 +135,7 @@ fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
         admin_connections: 0,
         close_ms: limits.close_ms as u64,
         drain_ms: limits.drain_ms as u64,
+        input_bytes: limits.input_bytes,
         slow: fws::slow::Rules::new(&limits),
     })?;
     let door = Listener::tcp(Door::Web, address.parse()?)?;

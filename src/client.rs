@@ -3,8 +3,9 @@
 //! [`crate::cli`].
 
 mod control;
-mod page;
 mod socket;
+mod tls;
+mod visit;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -17,8 +18,18 @@ use std::time::Duration;
 use crate::time::{Clock, Millis};
 
 pub use control::Control;
-pub use page::page;
 pub use socket::{Message, Socket};
+pub use visit::{Visit, page};
+
+use tls::Tls;
+
+/// Whether anybody takes a connection at `address`, within 4 s.
+///
+/// # Errors
+/// [`ClientError::Connect`].
+pub fn reach(address: &Address) -> Result<(), ClientError> {
+    Stream::connect(address).map(drop)
+}
 
 /// Time for a TCP connection, in milliseconds.
 const CONNECT_MS: u64 = 4000;
@@ -33,6 +44,15 @@ pub enum Address {
     Tcp(String),
     /// A unix socket.
     Unix(PathBuf),
+    /// The same over TLS, by the program `openssl`.
+    Tls {
+        /// A name or an address, an IPv6 one without brackets.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Whether a certificate that a browser would refuse ends it.
+        is_verified: bool,
+    },
 }
 
 impl Address {
@@ -54,6 +74,8 @@ impl fmt::Display for Address {
         match self {
             Address::Tcp(address) => f.write_str(address),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Tls { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tls { host, port, .. } => write!(f, "{host}:{port}"),
         }
     }
 }
@@ -63,6 +85,8 @@ impl fmt::Display for Address {
 pub enum ClientError {
     /// No connection.
     Connect(Address, io::Error),
+    /// No TLS: why.
+    Tls(String),
     /// No answer in time.
     Silence,
     /// The server closed, or the network failed.
@@ -85,6 +109,7 @@ impl fmt::Display for ClientError {
                 ErrorKind::TimedOut => write!(f, "{at} did not answer within {CONNECT_MS} ms"),
                 _ => write!(f, "cannot connect to {at}: {e}"),
             },
+            ClientError::Tls(why) => write!(f, "no TLS connection: {why}"),
             ClientError::Silence => write!(f, "no answer within {ANSWER_MS} ms"),
             ClientError::Lost => f.write_str("the connection was closed before the answer"),
             ClientError::Foreign(what) => write!(f, "this is no fws server: {what}"),
@@ -95,6 +120,13 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
+
+impl ClientError {
+    /// Whether TLS would do, but for a certificate that a browser refuses.
+    pub fn is_certificate(&self) -> bool {
+        matches!(self, ClientError::Tls(why) if why.starts_with(tls::CERTIFICATE))
+    }
+}
 
 /// A moment until which something must have happened.
 #[derive(Debug)]
@@ -114,6 +146,12 @@ impl Deadline {
     fn left(&self) -> Option<Duration> {
         Some(self.at.after(self.clock.now().mono)).filter(|left| !left.is_zero())
     }
+
+    /// The same in milliseconds.
+    fn left_ms(&self) -> Result<u64, ClientError> {
+        let left = self.left().ok_or(ClientError::Silence)?;
+        Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1))
+    }
 }
 
 /// A connection of either kind.
@@ -121,6 +159,7 @@ impl Deadline {
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Tls),
 }
 
 impl Stream {
@@ -128,6 +167,9 @@ impl Stream {
         let stream = match address.clone() {
             Address::Tcp(name) => within_time(move || TcpStream::connect(name)).map(Stream::Tcp),
             Address::Unix(path) => within_time(move || UnixStream::connect(path)).map(Stream::Unix),
+            Address::Tls { host, port, is_verified } => {
+                return Tls::start(&host, port, is_verified).map(Stream::Tls);
+            }
         }
         .map_err(|e| ClientError::Connect(address.clone(), e))?;
         if let Stream::Tcp(stream) = &stream {
@@ -144,6 +186,7 @@ impl Stream {
             let read = match self {
                 Stream::Tcp(s) => s.set_read_timeout(left).and_then(|()| s.read(buffer)),
                 Stream::Unix(s) => s.set_read_timeout(left).and_then(|()| s.read(buffer)),
+                Stream::Tls(s) => return s.read(buffer, deadline),
             };
             match read {
                 Ok(0) => return Err(ClientError::Lost),
@@ -160,6 +203,7 @@ impl Stream {
             let written = match self {
                 Stream::Tcp(s) => s.set_write_timeout(left).and_then(|()| s.write(bytes)),
                 Stream::Unix(s) => s.set_write_timeout(left).and_then(|()| s.write(bytes)),
+                Stream::Tls(s) => return s.write_all(bytes),
             };
             match written {
                 Ok(n) => bytes = &bytes[n..],

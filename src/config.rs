@@ -18,6 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::address::Proxies;
 use crate::limits::{LimitError, Limits, SyncPolicy};
 
 pub use environment::NAMESPACE_KEY;
@@ -44,8 +45,9 @@ struct Setting {
     variable: &'static str,
 }
 
-const SETTINGS: [Setting; 9] = [
+const SETTINGS: [Setting; 11] = [
     Setting { key: "ws", flag: "--ws", variable: "FWS_LISTEN_WS" },
+    Setting { key: "ws_unix", flag: "--ws-unix", variable: "FWS_LISTEN_WS_UNIX" },
     Setting { key: "control", flag: "--control", variable: "FWS_LISTEN_CONTROL" },
     Setting { key: "control_unix", flag: "--control-unix", variable: "FWS_LISTEN_CONTROL_UNIX" },
     Setting { key: "admin", flag: "--admin", variable: "FWS_LISTEN_ADMIN" },
@@ -54,13 +56,16 @@ const SETTINGS: [Setting; 9] = [
     Setting { key: "sync", flag: "--sync", variable: "FWS_SYNC" },
     Setting { key: "demo", flag: "--demo", variable: "FWS_DEMO" },
     Setting { key: "allow_origin", flag: "--allow-origin", variable: "FWS_ALLOW_ORIGIN" },
+    Setting { key: "trusted_proxy", flag: "--trusted-proxy", variable: "FWS_TRUSTED_PROXY" },
 ];
 
 /// Limits of which the first must not be more than the second.
-const ORDERED: [(&str, &str); 3] = [
+const ORDERED: [(&str, &str); 5] = [
     ("control_connections", "connections"),
     ("control_frame_unauthenticated_bytes", "control_frame_bytes"),
+    ("http_body_unauthenticated_bytes", "http_body_bytes"),
     ("message_unauthenticated_bytes", "message_bytes"),
+    ("answers_unauthenticated_bytes", "answers_pause_bytes"),
 ];
 
 /// What of SockJS can be switched, under the key `sockjs` of the file.
@@ -85,8 +90,11 @@ impl Default for SockJs {
 /// The configuration in force, checked: every value is within its bounds.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where browsers connect. Port 0: the system picks one.
-    pub ws: SocketAddr,
+    /// Where browsers connect, unless they come through the unix socket alone. Port 0: the system
+    /// picks one.
+    pub ws: Option<SocketAddr>,
+    /// Where browsers, or proxies for them, connect as well, if set: a unix socket.
+    pub ws_unix: Option<PathBuf>,
     /// Where back ends connect. Loopback unless told otherwise. Port 0: the system picks one.
     pub control: SocketAddr,
     /// Where back ends connect as well, if set: a unix socket.
@@ -110,6 +118,8 @@ pub struct Config {
     pub sockjs: SockJs,
     /// Sites whose pages may connect, each as browsers write it in `Origin`. Empty: all may.
     pub allow_origin: Vec<String>,
+    /// Proxies that are believed where they say whom they speak for. None unless told otherwise.
+    pub proxies: Proxies,
     /// Every limit.
     pub limits: Limits,
     /// The file that was read, if one was named.
@@ -123,7 +133,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            ws: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            ws: Some(SocketAddr::from(([0, 0, 0, 0], 8080))),
+            ws_unix: None,
             control: SocketAddr::from(([127, 0, 0, 1], 8085)),
             control_unix: None,
             admin: None,
@@ -135,6 +146,7 @@ impl Default for Config {
             namespaces: Vec::new(),
             sockjs: SockJs::default(),
             allow_origin: Vec::new(),
+            proxies: Proxies::default(),
             limits: Limits::default(),
             file: None,
             warnings: Vec::new(),
@@ -274,7 +286,9 @@ impl Config {
 
     fn set(&mut self, setting: &Setting, value: &str, source: Source) -> Result<(), String> {
         match setting.key {
-            "ws" => self.ws = address::parse_address(value)?,
+            "ws" if value == "none" => self.ws = None,
+            "ws" => self.ws = Some(address::parse_address(value)?),
+            "ws_unix" => self.ws_unix = Some(parse_unix_path(value)?),
             "control" => self.control = address::parse_address(value)?,
             "control_unix" => self.control_unix = Some(parse_unix_path(value)?),
             "admin" => self.admin = Some(address::parse_address(value)?),
@@ -288,6 +302,12 @@ impl Config {
                     self.allow_origin.clear();
                 }
                 self.allow_origin.extend(origins);
+            }
+            "trusted_proxy" => {
+                if self.source(setting.key) != source {
+                    self.proxies = Proxies::default();
+                }
+                address::parse_proxies(value, &mut self.proxies)?;
             }
             _ => self.demo = parse_bool(value)?,
         }
@@ -378,8 +398,16 @@ impl Config {
     }
 
     fn check_addresses(&mut self) -> Result<(), ConfigError> {
-        let mut taken = vec![("ws", self.ws)];
-        for (key, address) in [("control", Some(self.control)), ("admin", self.admin)] {
+        if self.ws.is_none() && self.ws_unix.is_none() {
+            return Err(at("ws", "none, and there is no ws_unix: nobody could connect"));
+        }
+        if self.ws_unix.is_some() && self.ws_unix == self.control_unix {
+            return Err(at("ws_unix", "this is the path of control_unix: choose another one"));
+        }
+        self.warn_of_proxies();
+        let mut taken = Vec::new();
+        let doors = [("ws", self.ws), ("control", Some(self.control)), ("admin", self.admin)];
+        for (key, address) in doors {
             let Some(address) = address else { continue };
             let ip = address.ip();
             let is_same = |(_, other): &&(&str, SocketAddr)| {
@@ -402,6 +430,21 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    fn warn_of_proxies(&mut self) {
+        for network in self.proxies.networks.iter().filter(|network| network.is_everything()) {
+            self.warnings
+                .push(format!("trusted_proxy: with {network} anybody may say that he is anybody"));
+        }
+        let is_capped = self.limits.connections_per_address > 0;
+        if is_capped && self.ws_unix.is_some() && !self.proxies.is_unix {
+            self.warnings.push(format!(
+                "ws_unix: all who come through it count as one address \
+                 (limit connections_per_address), unless trusted_proxy has the word {}",
+                Proxies::UNIX
+            ));
+        }
     }
 
     /// A limit that nobody set follows the one that it must not exceed.

@@ -7,6 +7,7 @@
 //!   from inside another call to the handler;
 //! - what was sent before a close is still flushed, for a bounded time.
 
+use crate::address::Address;
 use crate::arena::Id;
 use crate::frame::Frame;
 use crate::metrics::{Meters, Process};
@@ -65,8 +66,8 @@ impl TurnedAway {
 
 /// What a reactor calls.
 pub trait Handler {
-    /// A peer came through a door.
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door);
+    /// A peer came through a door, from that address.
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address);
 
     /// Somebody was turned away at a door, and never let in.
     fn turned_away(&mut self, _now: Now, _why: TurnedAway) {}
@@ -167,6 +168,12 @@ pub trait Net {
     /// extend.
     /// From this call on the peer's bytes are thrown away, and the first reason stands.
     fn close(&mut self, conn: ConnId, reason: CloseReason);
+
+    /// As [`Net::close`], for one who may not be here: it has a moment and no more to take what is
+    /// queued, so that nobody is kept out by crowds of those.
+    fn expel(&mut self, conn: ConnId, reason: CloseReason) {
+        self.close(conn, reason);
+    }
 
     /// Sets the one deadline of the connection, in place of the one before; `None` clears it.
     /// Bytes do not extend it.

@@ -15,12 +15,13 @@
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
 //! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`] |
-//! | more leaves | [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
+//! | more leaves | [`address`], [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
 //!
 //! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. [`sim`] is its twin for
 //! tests: the same seam, a network that exists only in memory.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod admin;
 pub mod arena;
 pub mod cli;

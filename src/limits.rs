@@ -91,6 +91,9 @@ limits! {
     admissions_per_second: 5000, 1..=1_000_000;
     /// Connections of browsers let in at once, after a time without.
     admissions_burst: 20_000, 1..=16_000_000;
+    /// Connections of browsers from one address, and in IPv6 from one network of 64 bits; 0: any
+    /// number.
+    connections_per_address: 0, 0..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest goes.
@@ -134,6 +137,17 @@ limits! {
     http_body_bytes: 65_536, 1024..=1_073_741_824;
     /// Time for the body of an HTTP request, from the end of its head.
     http_body_ms: 10_000, 100..=3_600_000;
+    /// Bytes of such a body in a second, two seconds after its head and on the whole; a slower one
+    /// is not waited for.
+    http_body_bytes_per_second: 500, 1..=1_000_000_000;
+    /// Body of an HTTP request with messages for a session that has not authenticated.
+    http_body_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
+    /// Bodies of HTTP requests that arrive, and messages in them that wait to be heard, in all;
+    /// beyond that the largest go.
+    bodies_bytes: 67_108_864, 65_536..=1_099_511_627_776;
+    /// Input of browsers that waits to be understood or heard, in all; beyond that those of whom
+    /// the most waits go.
+    input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
     /// Sessions over HTTP, those without a request that waits included.
     sessions: 100_000, 1..=16_000_000;
     /// A session over HTTP ends after so long without a request that waits.
@@ -143,6 +157,9 @@ limits! {
     stream_response_bytes: 131_072, 1024..=1_073_741_824;
     /// Time between the opening of a WebSocket or session and a good `auth`.
     auth_ms: 10_000, 100..=3_600_000;
+    /// Sessions, over WebSockets and over HTTP, that have not authenticated; beyond that the oldest
+    /// goes.
+    sessions_unauthenticated: 16_384, 1..=16_000_000;
     /// A WebSocket message.
     message_bytes: 16_384, 64..=1_073_741_824;
     /// A WebSocket message before `auth`.
@@ -185,6 +202,8 @@ limits! {
     /// What waits for a browser, answers and messages, before it is no longer read; it is read
     /// again when all of that has gone out.
     answers_pause_bytes: 65_536, 1024..=1_073_741_824;
+    /// The same before `auth`.
+    answers_unauthenticated_bytes: 4096, 512..=1_073_741_824;
     /// Channels that one connection may be subscribed to.
     channels_per_connection: 128, 1..=1_000_000;
     /// Connections of one user.

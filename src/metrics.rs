@@ -52,6 +52,10 @@ pub struct Meters {
     pub queued_bytes: usize,
     /// Frames that wait for the kernel to take them.
     pub queued_frames: usize,
+    /// Bytes of browsers that have been read and wait to be understood or heard.
+    pub input_bytes: usize,
+    /// How often one of them had to go because that was too much.
+    pub input_evicted: u64,
     /// Memory of all publications that wait for somebody, each counted once.
     pub kept_bytes: usize,
     /// Peers that do not take at once what is published to them.

@@ -74,8 +74,10 @@ reasons! {
     Stalled = "stalled", 3008 "too slow";
     /// What publishers send takes too much memory, and of that it is owed most.
     Largest = "largest", 3008 "too slow";
-    /// The server's own limit on connections.
+    /// The server's own limits: on connections, or on what it keeps of all of them.
     Full = "full";
+    /// As many connections as one address may have.
+    AddressFull = "address_full";
     /// Half a request, head or frame, and no more in time.
     HalfRequest = "half_request";
     /// A page of a site that is not on the list of those that may connect.

@@ -93,6 +93,7 @@ impl Start {
             admin_connections: config.limits.admin_connections,
             close_ms: config.limits.close_ms as u64,
             drain_ms: config.limits.drain_ms as u64,
+            input_bytes: config.limits.input_bytes,
             slow: Rules::new(&config.limits),
         })?;
         let at = reactor.now().unix;
@@ -122,7 +123,7 @@ impl Start {
             "process {} (control={} ws={}), since {}",
             std::process::id(),
             config.control,
-            config.ws,
+            config.ws.map_or_else(|| "none".into(), |ws| ws.to_string()),
             now.unix.to_rfc3339()
         );
         let opened = Opened::verify(Folder::take(&config.data, &holder)?, now)?;
@@ -174,12 +175,13 @@ impl Start {
         // Bound, so that their addresses are known; nobody is let in before the loop runs.
         let doors = bind_doors(config)?;
         let command = demo::command(config, &doors[0].1.address());
-        let page = demo::url(&doors[1].1.address());
+        let page = config.ws.map(|_| demo::url(&doors[1].1.address()));
         let settings = Settings {
             limits: config.limits.clone(),
             server_key: server_key.expose().to_owned(),
             demo: config.demo.then(|| demo::page(&command)),
             sockjs: sockjs(config),
+            proxies: config.proxies.clone(),
             now: self.now(),
             at,
         };
@@ -197,7 +199,8 @@ impl Start {
             self.reactor.add_door(door)?;
         }
         if config.demo {
-            log::info(at, format_args!("to try it, open {page} and run: {command}"));
+            let page = page.map_or_else(String::new, |page| format!("open {page} and "));
+            log::info(at, format_args!("to try it, {page}run: {command}"));
         }
         let mut handler = AdminDoor::new(switch, self.now());
         self.turn(&mut handler)?;
@@ -289,12 +292,19 @@ fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     let control = Listener::tcp(Door::Control, config.control);
     let control = control.and_then(|door| door.bounded(timeout_ms, None));
     let control = control.map_err(|e| cannot("--control", config.control.to_string(), e))?;
-    let ws = Listener::tcp(Door::Web, config.ws);
-    let send_bytes = Some(config.limits.kernel_send_bytes);
-    let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
-    let ws = ws.map(|door| door.refusing(refusal));
-    let ws = ws.map_err(|error| cannot("--ws", config.ws.to_string(), error))?;
-    let mut doors = vec![("control", control), ("ws", ws)];
+    let mut doors = vec![("control", control)];
+    if let Some(address) = config.ws {
+        let send_bytes = Some(config.limits.kernel_send_bytes);
+        let ws = Listener::tcp(Door::Web, address);
+        let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
+        let ws = ws.map_err(|error| cannot("--ws", address.to_string(), error))?;
+        doors.push(("ws", ws.refusing(refusal)));
+    }
+    if let Some(path) = &config.ws_unix {
+        let unix = Listener::unix(Door::Web, path);
+        let unix = unix.map_err(|e| cannot("--ws-unix", path.display().to_string(), e))?;
+        doors.push(("ws", unix.refusing(refusal)));
+    }
     if let Some(path) = &config.control_unix {
         let unix = Listener::unix(Door::Control, path);
         let unix = unix.map_err(|e| cannot("--control-unix", path.display().to_string(), e))?;
@@ -302,6 +312,7 @@ fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     }
     if let Some(address) = config.admin {
         let admin = Listener::tcp(Door::Admin, address);
+        let admin = admin.and_then(|door| door.bounded(timeout_ms, None));
         let admin = admin.map_err(|e| cannot("--admin", address.to_string(), e))?;
         doors.push(("admin", admin));
     }

@@ -20,6 +20,7 @@ mod net;
 mod record;
 mod sessions;
 mod tape;
+mod ways;
 mod world;
 
 pub use sessions::{Met, run_sessions};
@@ -137,11 +138,13 @@ fn limits(seed: u64) -> Limits {
         control_replies_ms: 20_000,
         control_commands_per_turn: 4,
         leaves_per_turn: 4,
+        sessions_unauthenticated: 3,
         message_bytes: 1024,
         message_unauthenticated_bytes: 512,
         message_fragments: 4,
         messages_per_second: 4,
         messages_burst: 16,
+        connections_per_address: 3,
         backlog_bytes: 1024,
         backlog_soft_bytes: 300,
         backlog_soft_ms: 4000,
@@ -149,6 +152,7 @@ fn limits(seed: u64) -> Limits {
         backlog_ms: 1500,
         queued_bytes: if seed.is_multiple_of(2) { 1600 } else { 20_000 },
         answers_pause_bytes: 1024,
+        answers_unauthenticated_bytes: 512,
         channels_per_connection: 4,
         connections_per_user: 3,
         namespaces: 3,

@@ -57,6 +57,34 @@ impl UnixMillis {
     }
 }
 
+impl UnixMillis {
+    /// `Sun, 06 Nov 1994 08:49:37 GMT`, as `Date` of HTTP has it (RFC 9110, 5.6.7); the obsolete
+    /// forms are none.
+    pub fn from_http_date(text: &str) -> Option<UnixMillis> {
+        const MONTHS: [&str; 12] =
+            ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"];
+        let (_, date) = text.strip_suffix(" GMT")?.split_once(", ")?;
+        let mut words = date.split([' ', ':']);
+        let day: u64 = words.next()?.parse().ok()?;
+        let month = words.next()?;
+        let month_from_march = MONTHS.iter().position(|it| *it == month)? as u64;
+        let year: u64 = words.next()?.parse().ok()?;
+        let mut number = || words.next()?.parse::<u64>().ok();
+        let (hour, minute, second) = (number()?, number()?, number()?);
+        if !(1970..10_000).contains(&year) || day == 0 || day > 31 || second > 60 {
+            return None;
+        }
+        // The reverse of what is written above.
+        let year = year - u64::from(month_from_march >= 10);
+        let (era, year_of_era) = (year / 400, year % 400);
+        let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+        let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
+        let seconds = days * 86_400 + (hour.min(23) * 60 + minute.min(59)) * 60 + second;
+        Some(UnixMillis(seconds * 1000))
+    }
+}
+
 /// One reading of both clocks; the same for all that happens in one turn of the loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
@@ -119,6 +147,22 @@ mod tests {
             (4_107_542_400_000, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(UnixMillis(unix).to_rfc3339(), text);
+        }
+    }
+
+    #[test]
+    fn dates_of_http() {
+        for (text, seconds) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Tue, 29 Feb 2000 23:59:59 GMT", Some(951_868_799)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:37", None),
+            ("Sun, 06 Non 1994 08:49:37 GMT", None),
+            ("", None),
+        ] {
+            let found = UnixMillis::from_http_date(text).map(UnixMillis::seconds);
+            assert_eq!(found, seconds, "{text}");
         }
     }
 

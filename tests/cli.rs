@@ -133,9 +133,10 @@ fn check_shows_what_serve_would_run_with() {
     assert_eq!(json["limits"]["name_bytes"], 100);
     assert_eq!(json["limits"]["auth_ms"], 300);
     json.as_object_mut().unwrap().remove("limits");
-    let expected = json!({ "ws": "1.1.1.1:1", "control": "2.2.2.2:2", "control_unix": null,
-        "admin": null, "data": "/flag", "store": "redb", "sync": "250ms", "demo": false,
-        "allow_origin": [], "secret_key": "not set", "namespaces": ["shop"],
+    let expected = json!({ "ws": "1.1.1.1:1", "ws_unix": null, "control": "2.2.2.2:2",
+        "control_unix": null, "admin": null, "data": "/flag", "store": "redb", "sync": "250ms",
+        "demo": false, "allow_origin": [], "trusted_proxy": [], "secret_key": "not set",
+        "namespaces": ["shop"],
         "sockjs": { "cookie": false, "jsonp": true, "htmlfile": true, "script": null } });
     assert_eq!(json, expected);
 }

@@ -22,6 +22,7 @@ targets! {
     http_body: fws::codec::http::fuzz_body;
     http_connection: fws::web::fuzz_connection;
     http_head: fws::codec::http::fuzz_head;
+    introduction: fws::codec::proxy::fuzz_introduction;
     json_members: fws::codec::json::fuzz_members;
     sockjs_messages: fws::codec::sockjs::fuzz_messages;
     sockjs_requests: fws::web::fuzz_sockjs;

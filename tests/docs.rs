@@ -22,13 +22,20 @@ fn source(path: &str) -> String {
     text.split("#[cfg(test)]").next().unwrap_or_default().to_string()
 }
 
-/// The document from this heading to the next of the same depth.
+/// The protocol from this heading to the next of the same depth.
 fn part(heading: &str) -> String {
-    let text = read("docs/protocol.md");
+    part_of("docs/protocol.md", heading)
+}
+
+/// A document from this heading to the next of the same depth, or of one above.
+fn part_of(path: &str, heading: &str) -> String {
+    let text = read(path);
     let depth = heading.split(' ').next().unwrap_or_default();
     let start = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
     let body = &text[start + 1 + heading.len()..];
-    let end = body.find(&format!("\n{depth} ")).unwrap_or(body.len());
+    let ends =
+        (2..=depth.len()).filter_map(|depth| body.find(&format!("\n{} ", "#".repeat(depth))));
+    let end = ends.min().unwrap_or(body.len());
     body[..end].to_string()
 }
 
@@ -188,7 +195,7 @@ fn every_limit_that_is_named_has_the_default_that_is_named() {
         assert_eq!(default.as_ref(), Some(&row[1]), "limit {}", row[0]);
     }
     // A limit named anywhere, in code marks and by its unit, is one.
-    for path in ["docs/protocol.md", "docs/operations.md", "README.md"] {
+    for path in ["docs/protocol.md", "docs/operations.md", "docs/security.md", "README.md"] {
         for word in read(path).split('`').skip(1).step_by(2) {
             let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             let has_unit =
@@ -210,10 +217,9 @@ fn every_code_of_an_error_is_counted() {
 
 #[test]
 fn every_metric_is_told_with_its_kind_and_no_other() {
-    let text = read("docs/operations.md");
-    let table = text.split("\n## Metrics\n").nth(1).expect("a part on metrics");
+    let table = part_of("docs/operations.md", "## Metrics");
     let told: Vec<Vec<String>> =
-        rows(table).into_iter().filter(|row| row[0].contains('_')).collect();
+        rows(&table).into_iter().filter(|row| row[0].contains('_')).collect();
     let known: Vec<[&str; 2]> =
         families::ALL.iter().map(|family| [family.name, family.kind.word()]).collect();
     let told: Vec<[&str; 2]> = told.iter().map(|row| [row[0].as_str(), row[1].as_str()]).collect();
@@ -223,9 +229,140 @@ fn every_metric_is_told_with_its_kind_and_no_other() {
     }
 }
 
+/// The operator's table of how connections end.
+#[test]
+fn every_reason_is_explained_to_operators_and_no_other() {
+    let table = rows(&part_of("docs/operations.md", "### How connections end"));
+    let table = &table[1..];
+    for reason in CloseReason::ALL {
+        let row = table.iter().find(|row| row[0] == reason.label());
+        let row = row.unwrap_or_else(|| panic!("{reason} is not explained"));
+        let told = reason.told().map_or(String::new(), |(code, text)| format!("{code} {text}"));
+        assert!(row[1].starts_with(&told) && told.is_empty() == row[1].is_empty(), "{row:?}");
+        assert!(!row[2].is_empty() && !row[3].is_empty(), "{row:?}");
+    }
+    for row in table {
+        let is_there = CloseReason::ALL.iter().any(|reason| reason.label() == row[0]);
+        assert!(is_there, "{} is no reason", row[0]);
+    }
+}
+
+/// All code that answers browsers over HTTP, without its tests.
+fn answering_code() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = vec!["src/server.rs".to_owned(), "src/codec/http.rs".to_owned()];
+    for folder in ["web", "switch", "reactor"] {
+        for file in fs::read_dir(root.join(folder)).expect("a folder") {
+            let name = file.expect("a file").file_name().to_string_lossy().into_owned();
+            let is_code = name.ends_with(".rs") && name != "fuzz.rs" && name != "tests.rs";
+            paths.extend(is_code.then(|| format!("src/{folder}/{name}")));
+        }
+    }
+    let without_tests = |path: &String| {
+        let text = read(path);
+        text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()
+    };
+    paths.iter().map(without_tests).collect()
+}
+
+/// The operator's table of answers over HTTP.
+#[test]
+fn every_refusal_over_http_is_explained_to_operators_and_no_other() {
+    let table = rows(&part_of("docs/operations.md", "### What is answered over HTTP"));
+    let table = &table[1..];
+    let code = answering_code();
+    let text_of = |raw: &str| raw.trim_end_matches("\\n").to_owned();
+    // `Response::new(STATUS) … .text("TEXT")`
+    let mut known: Vec<(String, String)> = Vec::new();
+    for answer in code.split("Response::new(").skip(1) {
+        let status = answer.get(..3).unwrap_or_default();
+        if !status.starts_with(['4', '5']) {
+            continue;
+        }
+        let text = answer.split_once(".text(\"").and_then(|(_, rest)| rest.split_once('"'));
+        known.extend(text.map(|(text, _)| (status.to_owned(), text_of(text))));
+    }
+    assert!(known.len() >= 8, "the source is written in another way: {known:?}");
+    // `HttpError::NAME => "TEXT"`; which has which status is known to the compiler.
+    let errors = literals(&code, "HttpError::Malformed => ");
+    assert_eq!(errors.len(), 1, "the source is written in another way");
+    let display = code.split("HttpError::Malformed => \"").nth(1).unwrap_or_default();
+    let display = format!("x => \"{}", display.split("})").next().unwrap_or_default());
+    known.extend(literals(&display, " => ").into_iter().map(|(text, _)| {
+        let row = table.iter().find(|row| row[1] == text);
+        (row.map_or(String::new(), |row| row[0].clone()), text.to_owned())
+    }));
+    for text in [SendError::Payload.text(), SendError::Broken.text()] {
+        known.push(("500".into(), text.into()));
+    }
+    for text in [CallbackError::Missing.text(), CallbackError::Invalid.text()] {
+        known.push(("500".into(), text.into()));
+    }
+    known.push(("404".into(), sockjs::NOT_FOUND.trim_end().into()));
+    for (status, text) in &known {
+        let found = table.iter().any(|row| row[0] == *status && row[1] == *text);
+        assert!(found, "{status} {text:?} is not explained");
+    }
+    for row in table.iter().filter(|row| !row[1].is_empty()) {
+        assert!(known.iter().any(|(_, text)| *text == row[1]), "{row:?} is not in the source");
+    }
+    let statuses: Vec<&str> = table.iter().map(|row| row[0].as_str()).collect();
+    for status in code.split("pub const fn status").nth(1).unwrap_or_default().split("=> ") {
+        let status = status.get(..3).filter(|status| status.parse::<u16>().is_ok());
+        assert!(status.is_none_or(|status| statuses.contains(&status)), "{status:?}");
+    }
+}
+
+/// The operator's table of codes.
+#[test]
+fn every_code_of_an_error_is_explained_to_operators() {
+    let table = rows(&part_of("docs/operations.md", "### What the control port answers"));
+    let told: Vec<u16> = table.iter().filter_map(|row| row[0].parse().ok()).collect();
+    assert_eq!(told, ERROR_CODES);
+    assert!(table.iter().all(|row| row.len() == 3 && row.iter().all(|cell| !cell.is_empty())));
+}
+
+/// Names in `docs/security.md` are those of limits, metrics and reasons, and nothing else.
+#[test]
+fn every_name_in_the_threat_model_is_there() {
+    let (limits, text) = (Limits::default(), read("docs/security.md"));
+    let mut count = 0;
+    for word in text.split('`').skip(1).step_by(2) {
+        let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        if !is_name || !word.contains('_') || word == "_" {
+            continue;
+        }
+        let is_there = limits.get(word).is_some()
+            || families::ALL.iter().any(|family| family.name == word)
+            || CloseReason::ALL.iter().any(|reason| reason.label() == word);
+        assert!(is_there, "{word} is not there");
+        count += usize::from(limits.get(word).is_some());
+    }
+    assert!(count >= 40, "only {count} limits are named");
+    // What has a flag is named by it.
+    for word in text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("--")) {
+        let flag = word.trim_start_matches('-');
+        let code = read("src/cli/flags.rs") + &read("src/cli/doctor/mod.rs");
+        assert!(code.contains(&format!("name: \"{flag}\"")), "{word} is no flag");
+    }
+}
+
+/// What the doctor takes for words of our own server are such.
+#[test]
+fn the_doctor_knows_our_words() {
+    let (code, ours) = (source("src/cli/doctor/answer.rs"), answering_code());
+    let words = literals(&code, "is_ours(");
+    assert!(words.len() >= 5, "the source is written in another way: {words:?}");
+    for (text, _) in words {
+        let is_there = [format!("\"{text}\""), format!("\"{text}\\n\"")];
+        assert!(is_there.iter().any(|text| ours.contains(text)), "{text:?} is not ours");
+    }
+}
+
 #[test]
 fn every_link_leads_somewhere() {
-    let folders = ["protocol", "store", "operations"].map(|name| format!("docs/{name}.md"));
+    let folders =
+        ["protocol", "store", "operations", "security"].map(|name| format!("docs/{name}.md"));
     for path in ["README.md", "CONTRIBUTING.md"].into_iter().chain(folders.iter().map(|it| &**it)) {
         let folder = Path::new(path).parent().unwrap_or(Path::new(""));
         for link in read(path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -4,6 +4,7 @@
 mod common;
 
 use common::browser::{auth_message, masked, upgrade};
+use common::eventually;
 use common::server::{Options, Server};
 use common::web::{Http, ask, session};
 use std::net::SocketAddr;
@@ -40,6 +41,16 @@ fn what_is_ambiguous_is_refused_and_ends_the_connection() {
     for headers in [
         "",
         "Host: a\r\nHost: b\r\n",
+        "Host: a b/c\r\n",
+        "Host: a,b\r\n",
+        "Host: a/b\r\n",
+        "Host: user@a\r\n",
+        "Host: a:b\r\n",
+        "Host: [::1\r\n",
+        "Host: [1.2.3.4]\r\n",
+        "Host: ::1\r\n",
+        "Host: a%2\r\n",
+        "Host: \u{e4}\r\n",
         "Host: a\nX: y\r\n",
         "Host: a\rX: y\r\n",
         "Host : a\r\n",
@@ -155,9 +166,32 @@ fn a_half_request_is_not_waited_for() {
         assert_eq!(http.answer().status, 408);
         http.expect_end();
     }
-    let mut idle = Http::connect(server.ws);
-    assert_eq!(idle.ask("GET /socket", &[], "").status, 200);
-    idle.expect_end();
+}
+
+/// What a server that stops says of one connection that waited for too long.
+fn told_of(first: impl Fn(&mut Http)) -> String {
+    let server = Server::start(&Options::limits(&[("http_head_ms", 150)]));
+    let mut http = Http::connect(server.ws);
+    first(&mut http);
+    http.expect_end();
+    server.terminate();
+    eventually("it stops", || server.log().iter().any(|l| l.contains("stopped;")).then_some(()));
+    server.log().join("\n")
+}
+
+#[test]
+fn only_half_a_request_is_told_as_such() {
+    let answered = told_of(|http| assert_eq!(http.ask("GET /socket", &[], "").status, 200));
+    assert!(!answered.contains("half_request"), "{answered}");
+    for half in ["", "GET "] {
+        let told = told_of(|http| {
+            http.raw(half);
+            if !half.is_empty() {
+                assert_eq!(http.answer().status, 408);
+            }
+        });
+        assert!(told.contains("half_request 1"), "{told}");
+    }
 }
 
 #[test]

@@ -322,10 +322,10 @@ fn limits_of_messages_and_sessions() {
     assert_eq!(ask(server.ws, &long, &[], "").status, 404);
     one.say(&[&"x".repeat(4097)]);
     assert_eq!(one.poll(), "c[1009,\"message too large\"]\n");
+    two.auth(r#"{"i":1}"#);
     // Any number of small ones is fine, up to the limits of bodies and of bursts.
     two.say(&vec!["{\"event\":\"nothing\",\"data\":1}"; 1500]);
     assert_eq!(two.send(&format!("[\"{}\"]", "x".repeat(66_000))).status, 413);
-    two.auth(r#"{"i":1}"#);
     // WebSockets do not count.
     Browser::sockjs(server.ws).fence().unwrap();
 }

@@ -142,6 +142,11 @@ fn the_iframe_page_is_cached_for_a_year() {
     let answer = ask(server.address, &format!("GET {script}"), &[], "");
     assert_eq!(answer.header("content-type"), Some("application/javascript; charset=UTF-8"));
     assert!(answer.body.contains("bootstrap_iframe"));
+    // It has one address for ever, so it must not stay for as long as the page.
+    assert_eq!(answer.header("cache-control"), Some("public, max-age=3600"));
+    assert_eq!(answer.header("expires"), None);
+    let known = format!("If-None-Match: {}", answer.header("etag").expect("an etag"));
+    assert_eq!(ask(server.address, &format!("GET {script}"), &[&known], "").status, 304);
     for name in
         ["iframe.htm", "iframe", "IFRAME.HTML", "iframe.HTML", "iframe.xml", "iframe-/.html"]
     {

@@ -59,7 +59,7 @@ fn a_crowd_is_let_go_evenly_and_comes_back_evenly() {
     // None before the server can be there again, and no more in a second than are let in.
     let mut back: Vec<u64> = told.iter().map(|(_, back)| *back).collect();
     back.sort_unstable();
-    assert!(back[0] >= 3900, "{back:?}");
+    assert!(back[0] >= 3700, "{back:?}");
     for second in (back[0]..back[199]).step_by(1000) {
         let count = back.iter().filter(|at| (second..second + 1000).contains(*at)).count();
         assert!(count <= 60, "{count} of them in one second: {back:?}");

@@ -7,6 +7,7 @@ mod report;
 
 pub use report::ERROR_CODES;
 
+use crate::address::Address;
 use crate::codec::http::{Head, Response};
 use crate::codec::prometheus;
 use crate::codec::ws::Bounds;
@@ -116,12 +117,12 @@ impl<J: Journal> Application for Pages<'_, J> {
 }
 
 impl<J: Journal> Handler for AdminDoor<J> {
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door) {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address) {
         if door == Door::Admin {
             self.conns.push(conn);
-            self.web.opened(net, conn);
+            self.web.opened(net, conn, from);
         } else {
-            self.switch.opened(net, conn, door);
+            self.switch.opened(net, conn, door, from);
         }
     }
 

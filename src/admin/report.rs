@@ -56,6 +56,9 @@ impl<J: Journal> Pages<'_, J> {
         let count = |why: TurnedAway| (why.label(), metrics.turned_away[why as usize]);
         labelled(text, &f::TURNED_AWAY, "reason", &TurnedAway::ALL.map(count));
         text.single(&f::HELD, metrics.browsers_held);
+        text.single(&f::STRANGERS, census.strangers);
+        text.single(&f::BODIES, census.bodies.bytes);
+        text.single(&f::BODIES_EVICTED, census.bodies.evicted);
         text.single(&f::FLOODS, metrics.floods);
     }
 
@@ -144,6 +147,8 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::SENT, meters.sent_bytes);
         text.single(&f::QUEUED_BYTES, meters.queued_bytes);
         text.single(&f::QUEUED_FRAMES, meters.queued_frames);
+        text.single(&f::INPUT, meters.input_bytes);
+        text.single(&f::INPUT_EVICTED, meters.input_evicted);
         text.single(&f::KEPT_BYTES, meters.kept_bytes);
         text.single(&f::BLOCKED, meters.watched);
         text.histogram(&f::TURNS, &meters.turns);

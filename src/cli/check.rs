@@ -1,12 +1,18 @@
 //! `fws check`: what `fws serve` with the same flags would run with.
 
-use super::flags::{
-    ADMIN, CONFIG, CONTROL, CONTROL_UNIX, DATA, DEMO, Flag, LIMIT, STORE, SYNC, WS,
-};
+use super::flags::{Flag, SERVE};
 use super::output::{out, tell};
 use super::{Call, Command, Stop};
 
 const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object" };
+
+/// Those of `serve`, and one more.
+const FLAGS: [Flag; SERVE.len() + 1] = {
+    let mut flags = [JSON; SERVE.len() + 1];
+    let (serve, _) = flags.split_at_mut(SERVE.len());
+    serve.copy_from_slice(&SERVE);
+    flags
+};
 
 pub(super) const COMMAND: Command = Command {
     name: "check",
@@ -18,7 +24,7 @@ Shows each setting with its value and where that comes from, and each limit
 with its meaning. The name of a limit ends in its unit. Keys are not shown.
 
 Exit code 0: all is well; 2: something is wrong, and a line says what.",
-    flags: &[WS, CONTROL, CONTROL_UNIX, ADMIN, DATA, STORE, SYNC, CONFIG, DEMO, LIMIT, JSON],
+    flags: &FLAGS,
     examples: &[
         ("fws check --config fws.json", "is the file right, and what follows from it?"),
         ("fws check --json --limit message_bytes=32768", "the same for a program"),

@@ -16,8 +16,16 @@ pub(super) struct Flag {
     pub about: &'static str,
 }
 
-pub(super) const WS: Flag =
-    Flag { name: "ws", value: "ADDR:PORT", about: "where browsers connect (0.0.0.0:8080)" };
+pub(super) const WS: Flag = Flag {
+    name: "ws",
+    value: "ADDR:PORT",
+    about: "where browsers connect, or none (0.0.0.0:8080)",
+};
+pub(super) const WS_UNIX: Flag = Flag {
+    name: "ws-unix",
+    value: "PATH",
+    about: "a unix socket for browsers as well, or with --ws none (none)",
+};
 pub(super) const CONTROL: Flag =
     Flag { name: "control", value: "ADDR:PORT", about: "where back ends connect (127.0.0.1:8085)" };
 pub(super) const CONTROL_UNIX: Flag = Flag {
@@ -50,6 +58,11 @@ pub(super) const ALLOW_ORIGIN: Flag = Flag {
     name: "allow-origin",
     value: "ORIGIN",
     about: "a site whose pages may connect, may come often (any site)",
+};
+pub(super) const TRUSTED_PROXY: Flag = Flag {
+    name: "trusted-proxy",
+    value: "CIDR",
+    about: "a proxy that may say where its clients are, may come often (none)",
 };
 pub(super) const LIMIT: Flag = Flag {
     name: "limit",
@@ -85,8 +98,21 @@ pub(super) const USER: Flag =
     Flag { name: "user", value: "USER", about: "for this user alone (everybody)" };
 
 /// Flags of `serve`, and of what checks them.
-pub(super) const SERVE: [Flag; 11] =
-    [WS, CONTROL, CONTROL_UNIX, ADMIN, DATA, STORE, SYNC, CONFIG, DEMO, ALLOW_ORIGIN, LIMIT];
+pub(super) const SERVE: [Flag; 13] = [
+    WS,
+    WS_UNIX,
+    CONTROL,
+    CONTROL_UNIX,
+    ADMIN,
+    DATA,
+    STORE,
+    SYNC,
+    CONFIG,
+    DEMO,
+    ALLOW_ORIGIN,
+    TRUSTED_PROXY,
+    LIMIT,
+];
 
 /// Flags with their values, and the other words.
 pub(super) type Parsed = (Vec<(&'static str, String)>, Vec<String>);
@@ -97,7 +123,7 @@ pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<P
     options.parsing_style(ParsingStyle::FloatingFrees);
     for flag in command.flags {
         let has = if flag.value.is_empty() { HasArg::No } else { HasArg::Yes };
-        let is_list = [LIMIT.name, ALLOW_ORIGIN.name].contains(&flag.name);
+        let is_list = [LIMIT, ALLOW_ORIGIN, TRUSTED_PROXY].iter().any(|it| it.name == flag.name);
         let occur = if is_list { Occur::Multi } else { Occur::Optional };
         options.opt("", flag.name, flag.about, flag.value, has, occur);
     }

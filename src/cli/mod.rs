@@ -6,6 +6,7 @@
 //! ends a command quietly; errors are one line on standard error.
 
 mod check;
+mod doctor;
 mod emit;
 mod flags;
 mod get;
@@ -59,6 +60,7 @@ const COMMANDS: &[&Command] = &[
     &revoke::COMMAND,
     &watch::COMMAND,
     &stat::COMMAND,
+    &doctor::COMMAND,
     &store::COMMAND,
 ];
 

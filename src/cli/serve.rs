@@ -12,10 +12,16 @@ Opens a port for browsers and one for back ends, and runs until SIGTERM or
 SIGINT (ctrl-C), which lets everybody go in peace; a second one ends at once.
 
 Settings come from flags, else from the environment (FWS_LISTEN_WS,
-FWS_LISTEN_CONTROL, FWS_LISTEN_CONTROL_UNIX, FWS_LISTEN_ADMIN, FWS_DATA_DIR,
-FWS_STORE, FWS_SYNC, FWS_DEMO, FWS_ALLOW_ORIGIN, FWS_CONFIG_FILE), else from the
-file, a JSON object with the keys ws, control, control_unix, admin, data, store,
-sync, demo, allow_origin, secret_key, namespaces, sockjs and limits.
+FWS_LISTEN_WS_UNIX, FWS_LISTEN_CONTROL, FWS_LISTEN_CONTROL_UNIX,
+FWS_LISTEN_ADMIN, FWS_DATA_DIR, FWS_STORE, FWS_SYNC, FWS_DEMO, FWS_ALLOW_ORIGIN,
+FWS_TRUSTED_PROXY, FWS_CONFIG_FILE), else from the file, a JSON object with the
+keys ws, ws_unix, control, control_unix, admin, data, store, sync, demo,
+allow_origin, trusted_proxy, secret_key, namespaces, sockjs and limits.
+
+Behind a proxy on this machine, --ws-unix opens a unix socket for browsers. Of a
+proxy that --trusted-proxy names (a network as 10.0.0.0/8, an address, or the
+word unix) it is believed whom it speaks for: by X-Forwarded-For, or by the PROXY
+protocol. The limit connections_per_address needs to know.
 
 With --admin there is a third port, for whoever watches the server: /metrics in
 the format of Prometheus, and /healthz. `fws stat` shows the same.

@@ -51,7 +51,9 @@ fn run(call: &Call) -> Result<(), Stop> {
     let key = namespace_key(call, &config, name)?;
     let address = match call.flag(flags::AT_WS.name) {
         Some(address) => Address::Tcp(address.into()),
-        None => Address::to_reach(config.ws),
+        None => Address::to_reach(config.ws.ok_or_else(|| {
+            Stop::Failed("the server has no port for browsers: give one with --ws".into())
+        })?),
     };
     let mut socket = Socket::connect(&address).map_err(|e| match e {
         ClientError::Connect(..) => failed(e),

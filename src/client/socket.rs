@@ -3,12 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{ANSWER_MS, Address, ClientError, Deadline, Stream};
+use super::{ANSWER_MS, Address, ClientError, Deadline, Stream, Visit};
 use crate::codec::ws::{self, Bounds, Event, Opcode, Reader, Side};
 use crate::keys;
-
-/// Longest head of the answer to the handshake, in bytes.
-const HEAD_BYTES: usize = 16_384;
 
 /// Read at a time, in bytes.
 const PIECE_BYTES: usize = 16_384;
@@ -36,6 +33,7 @@ pub struct Socket {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    pings: u64,
 }
 
 impl Socket {
@@ -44,28 +42,43 @@ impl Socket {
     /// # Errors
     /// [`ClientError`].
     pub fn connect(address: &Address) -> Result<Socket, ClientError> {
-        let mut stream = Stream::connect(address)?;
-        let deadline = Deadline::after(ANSWER_MS);
+        let head = format!("GET /socket/websocket HTTP/1.1\r\nHost: {address}\r\n");
+        Socket::open(address, &head)?.map_err(|visit| {
+            ClientError::Foreign(match visit.status {
+                101 => "it does not know WebSocket".into(),
+                status => format!("it answers HTTP {status}"),
+            })
+        })
+    }
+
+    /// The same with a request of one's own: `head` is its first line and its headers but for
+    /// those of the handshake, each with its line end. An answer that is no WebSocket is given
+    /// back.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn open(address: &Address, head: &str) -> Result<Result<Socket, Visit>, ClientError> {
         let mut bytes = [0; 16];
         keys::random(&mut bytes).map_err(ClientError::Random)?;
         let key = STANDARD.encode(bytes);
         let request = format!(
-            "GET /socket/websocket HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+            "{head}Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: {key}\r\n\r\n"
         );
-        stream.write_all(request.as_bytes(), &deadline)?;
-        let mut buffer = vec![0; HEAD_BYTES];
-        let mut end = 0;
-        let start = loop {
-            if end == buffer.len() {
-                return Err(ClientError::Foreign("its answer has no end".into()));
-            }
-            end += stream.read(&mut buffer[end..], &deadline)?;
-            if let Some(start) = parse_answer(&buffer[..end], &ws::accept_key(&key))? {
-                break start;
-            }
-        };
-        Ok(Socket { stream, reader: Reader::new(Side::Client), buffer, start, end })
+        let visit = Visit::ask(address, request.as_bytes(), ANSWER_MS)?;
+        let is_accepted = visit.header("sec-websocket-accept") == Some(&ws::accept_key(&key));
+        if visit.status != 101 || !is_accepted {
+            return Ok(Err(visit));
+        }
+        let (stream, buffer) = visit.into_stream();
+        let (start, end) = (0, buffer.len());
+        let reader = Reader::new(Side::Client);
+        Ok(Ok(Socket { stream, reader, buffer, start, end, pings: 0 }))
+    }
+
+    /// How many pings have come.
+    pub fn pings(&self) -> u64 {
+        self.pings
     }
 
     /// Sends a message.
@@ -94,15 +107,39 @@ impl Socket {
             if let Some(message) = self.read_message()? {
                 return Ok(Some(message));
             }
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-            self.buffer.resize(self.end + PIECE_BYTES, 0);
-            match self.stream.read(&mut self.buffer[self.end..], &Deadline::after(ms)) {
-                Ok(n) => self.end += n,
-                Err(ClientError::Silence) => return Ok(None),
-                Err(e) => return Err(e),
+            if !self.fill(&Deadline::after(ms))? {
+                return Ok(None);
             }
         }
+    }
+
+    /// The same, but `None` after `ms` milliseconds whatever else has come, pings among it.
+    ///
+    /// # Errors
+    /// As [`Socket::next`].
+    pub fn next_within(&mut self, ms: u64) -> Result<Option<Message>, ClientError> {
+        let deadline = Deadline::after(ms);
+        loop {
+            if let Some(message) = self.read_message()? {
+                return Ok(Some(message));
+            }
+            if !self.fill(&deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads what has arrived; `false` if that is nothing.
+    fn fill(&mut self, deadline: &Deadline) -> Result<bool, ClientError> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        self.buffer.resize(self.end + PIECE_BYTES, 0);
+        match self.stream.read(&mut self.buffer[self.end..], deadline) {
+            Ok(n) => self.end += n,
+            Err(ClientError::Silence) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        Ok(true)
     }
 
     /// The next message of those that have arrived.
@@ -126,7 +163,10 @@ impl Socket {
                     let _ = self.send_frame(Opcode::Close, answer.as_ref().map_or(&[], |it| it));
                     return Ok(Some(closed));
                 }
-                Some(Event::Ping(payload)) => payload.to_vec(),
+                Some(Event::Ping(payload)) => {
+                    self.pings += 1;
+                    payload.to_vec()
+                }
                 Some(Event::Pong(_)) => return Ok(Some(Message::Pong)),
                 // No server of ours sends any.
                 Some(Event::Binary(_)) => continue,
@@ -141,27 +181,6 @@ impl Socket {
         let mut frame = Vec::new();
         ws::encode_masked_into(&mut frame, opcode, payload, mask);
         self.stream.write_all(&frame, &Deadline::after(ANSWER_MS))
-    }
-}
-
-/// Where the head of the answer ends, if it is here as a whole and says yes.
-fn parse_answer(input: &[u8], accept: &str) -> Result<Option<usize>, ClientError> {
-    let mut headers = [httparse::EMPTY_HEADER; 64];
-    let mut answer = httparse::Response::new(&mut headers);
-    let foreign = |what: String| Err(ClientError::Foreign(what));
-    match answer.parse(input) {
-        Ok(httparse::Status::Partial) => Ok(None),
-        Ok(httparse::Status::Complete(_)) if answer.code != Some(101) => {
-            foreign(format!("it answers HTTP {}", answer.code.unwrap_or_default()))
-        }
-        Ok(httparse::Status::Complete(end)) => {
-            let accepted = answer.headers.iter().any(|header| {
-                header.name.eq_ignore_ascii_case("sec-websocket-accept")
-                    && header.value == accept.as_bytes()
-            });
-            if accepted { Ok(Some(end)) } else { foreign("it does not know WebSocket".into()) }
-        }
-        Err(_) => foreign("it does not speak HTTP".into()),
     }
 }
 
@@ -238,24 +257,27 @@ mod tests {
         });
         assert_eq!(socket.next(ANSWER_MS).unwrap(), text("first"));
         assert_eq!(socket.next(1).unwrap(), None);
+        assert_eq!(socket.next_within(1).unwrap(), None);
         socket.ping().unwrap();
         assert_eq!(socket.next(ANSWER_MS).unwrap(), text("after the ping"));
     }
 
     #[test]
     fn what_is_no_server_of_ours_is_said_to_be_none() {
-        let answer = |bytes: &'static str| {
-            parse_answer(bytes.as_bytes(), "right").map_err(|e| e.to_string())
-        };
-        assert_eq!(answer("HTTP/1.1 101 S\r\n"), Ok(None));
-        let good = "HTTP/1.1 101 S\r\nSec-WebSocket-Accept: right\r\n\r\nmore";
-        assert_eq!(answer(good), Ok(Some(good.len() - 4)));
-        for (bytes, error) in [
+        for (answer, error) in [
             ("HTTP/1.1 404 Not Found\r\n\r\n", "it answers HTTP 404"),
-            ("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: wrong\r\n\r\n", "it does not know WebSocket"),
+            ("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n", "it does not know WebSocket"),
             ("SSH-2.0-OpenSSH\r\n", "it does not speak HTTP"),
         ] {
-            assert_eq!(answer(bytes).unwrap_err(), format!("this is no fws server: {error}"));
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = Address::to_reach(listener.local_addr().unwrap());
+            std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                read_head(&mut stream);
+                stream.write_all(answer.as_bytes()).unwrap();
+            });
+            let said = Socket::connect(&address).unwrap_err().to_string();
+            assert_eq!(said, format!("this is no fws server: {error}"));
         }
     }
 }

@@ -41,12 +41,22 @@ pub fn find_head_end(input: &[u8], scanned: usize) -> Option<usize> {
     Some(start + at + 4)
 }
 
+/// Whether this can be the start of a request. What is none is refused before more of it comes:
+/// TLS, the PROXY protocol of somebody who is not believed, anything.
+pub fn may_be_request(input: &[u8]) -> bool {
+    let is_in_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    match input {
+        [] | b"\r" => true,
+        [first, ..] => is_in_token(*first) && !input.starts_with(b"PROXY "),
+    }
+}
+
 /// Why a request is refused before anybody looks at what it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpError {
     /// Not HTTP, or HTTP that two readers could understand in two ways.
     Malformed,
-    /// No `Host`, or more than one.
+    /// No `Host`, more than one, or one that is no name and no address.
     Host,
     /// `Content-Length` more than once, not a number, or beside `Transfer-Encoding`.
     ContentLength,
@@ -96,7 +106,7 @@ impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             HttpError::Malformed => "malformed request",
-            HttpError::Host => "exactly one Host header expected",
+            HttpError::Host => "exactly one valid Host header expected",
             HttpError::ContentLength => "contradictory or invalid Content-Length",
             HttpError::TransferEncoding => "unknown Transfer-Encoding",
             HttpError::Version => "unknown HTTP version",
@@ -184,7 +194,7 @@ impl<'a> Head<'a> {
     /// Whether a header that is a list (RFC 9110, 5.6.1), on all its lines, has this token in any
     /// case.
     pub fn list_has(&self, name: &str, token: &str) -> bool {
-        self.tokens(name).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
+        self.elements(name).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
     }
 
     /// Whether the connection lives on after the answer (RFC 9112, 9.3).
@@ -223,13 +233,13 @@ impl<'a> Head<'a> {
         &self.headers[..self.header_count]
     }
 
-    fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         let named = move |header: &&Header<'a>| header.name.eq_ignore_ascii_case(name);
         self.headers().iter().filter(named).map(|header| header.value)
     }
 
-    /// The elements of a list; empty ones do not count.
-    fn tokens(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    /// The elements of a header that is a list, on all its lines; empty ones do not count.
+    pub fn elements(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         let elements = self.values(name).flat_map(|value| value.split(|byte| *byte == b','));
         elements.map(|element| element.trim_ascii()).filter(|element| !element.is_empty())
     }
@@ -271,7 +281,7 @@ pub fn parse_head<'a>(input: &'a [u8], bounds: &HeadBounds) -> Result<Head<'a>, 
     check_host(&head)?;
     head.content = content_of(&head)?;
     let is_continue = |what: &[u8]| what.eq_ignore_ascii_case(b"100-continue");
-    if minor_version > 0 && !head.tokens("expect").all(is_continue) {
+    if minor_version > 0 && !head.elements("expect").all(is_continue) {
         return Err(HttpError::Expectation);
     }
     Ok(head)
@@ -289,11 +299,33 @@ fn check_target(target: &str) -> Result<(), HttpError> {
 
 /// RFC 9112, 3.2.
 fn check_host(head: &Head<'_>) -> Result<(), HttpError> {
-    let hosts = head.values("host").count();
-    if hosts > 1 || (hosts == 0 && head.minor_version > 0) {
-        return Err(HttpError::Host);
+    let mut hosts = head.values("host");
+    let is_good = match (hosts.next(), hosts.next()) {
+        (None, _) => head.minor_version == 0,
+        (Some(host), None) => is_host(host),
+        (Some(_), Some(_)) => false,
+    };
+    is_good.then_some(()).ok_or(HttpError::Host)
+}
+
+/// `uri-host [ ":" port ]` (RFC 3986, 3.2.2), which may be empty. A comma, which the grammar has
+/// in names, is no part of any: two readers could take it for the end of one.
+fn is_host(value: &[u8]) -> bool {
+    let is_port = |rest: &str| {
+        rest.is_empty()
+            || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let Ok(text) = str::from_utf8(value) else { return false };
+    if let Some((ip, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        return ip.parse::<std::net::Ipv6Addr>().is_ok() && is_port(rest);
     }
-    Ok(())
+    let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+    let is_in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&byte);
+    let mut escapes = name.split('%').skip(1);
+    let is_hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    name.bytes().all(is_in_name)
+        && escapes.all(|rest| is_hex(rest.as_bytes().first()) && is_hex(rest.as_bytes().get(1)))
+        && is_port(rest)
 }
 
 /// RFC 9112, 6.3, for requests.
@@ -318,10 +350,10 @@ fn content_of(head: &Head<'_>) -> Result<Content, HttpError> {
 /// `chunked`, once, and not from a client of HTTP/1.0, which cannot know it (RFC 9112, 6.1).
 fn transfer_encoding(head: &Head<'_>) -> Result<Content, HttpError> {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    if !head.tokens("transfer-encoding").all(is_chunked) {
+    if !head.elements("transfer-encoding").all(is_chunked) {
         return Err(HttpError::TransferEncoding);
     }
-    if head.tokens("transfer-encoding").count() != 1 || head.minor_version == 0 {
+    if head.elements("transfer-encoding").count() != 1 || head.minor_version == 0 {
         return Err(HttpError::Malformed);
     }
     Ok(Content::Chunked)

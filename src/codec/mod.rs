@@ -6,5 +6,6 @@ pub mod http;
 pub mod json;
 pub mod jwt;
 pub mod prometheus;
+pub mod proxy;
 pub mod sockjs;
 pub mod ws;

@@ -411,6 +411,11 @@ pub fn cached_for_a_year(response: Response) -> Response {
     response.header("Cache-Control", "public, max-age=31536000").header("Expires", EXPIRES)
 }
 
+/// Adds the header of an answer that may be cached for an hour.
+pub fn cached_for_an_hour(response: Response) -> Response {
+    response.header("Cache-Control", "public, max-age=3600")
+}
+
 /// Adds the headers that let a page of any origin read the answer to this request.
 pub fn allow_origin(response: Response, request: &Head<'_>) -> Response {
     let response = match request.header("origin") {

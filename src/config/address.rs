@@ -1,7 +1,9 @@
-//! Addresses to listen on. Pure. Takes what can mean one thing only, and for the rest says what to
-//! write.
+//! Addresses to listen on, and those of proxies. Pure. Takes what can mean one thing only, and for
+//! the rest says what to write.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::address::{Network, Proxies};
 
 /// `127.0.0.1:8080`, `[::1]:8080`, or `localhost:8080` for the first of them.
 ///
@@ -26,6 +28,22 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
         }
         _ => wrong(format!("the address must be an IP address, as in 127.0.0.1:{port}")),
     }
+}
+
+/// Adds one or more proxies, with commas or white space between them: networks, addresses, or the
+/// word for those that come through a unix socket.
+///
+/// # Errors
+/// What is wrong, and how to write it right.
+pub fn parse_proxies(text: &str, proxies: &mut Proxies) -> Result<(), String> {
+    for word in text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty()) {
+        if word == Proxies::UNIX {
+            proxies.is_unix = true;
+        } else {
+            proxies.networks.push(Network::parse(word)?);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

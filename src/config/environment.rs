@@ -105,7 +105,7 @@ mod tests {
             ("FWS_LISTEN_CONTROL_UNX", "FWS_LISTEN_CONTROL_UNIX"),
             ("FWS_DATADIR", "FWS_DATA_DIR"),
             ("FWS_demo", "FWS_DEMO"),
-            ("FWS_WS", "FWS_LISTEN_WS"),
+            ("FWS_WS", "FWS_LISTEN_WS or FWS_LISTEN_WS_UNIX"),
             ("FWS_CONTROL", "FWS_LISTEN_CONTROL or FWS_LISTEN_CONTROL_UNIX"),
             ("FWS_DATA", "FWS_DATA_DIR"),
             ("FWS_CONFIG", "FWS_CONFIG_FILE"),

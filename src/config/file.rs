@@ -80,7 +80,7 @@ pub fn apply(config: &mut Config, text: &str) -> Result<(), String> {
         if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
             let text = match key.as_str() {
                 "demo" => boolean(value),
-                "allow_origin" => strings(value),
+                "allow_origin" | "trusted_proxy" => strings(value),
                 _ => string(value),
             };
             text.and_then(|text| config.set(setting, &text, Source::File))

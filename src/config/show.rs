@@ -1,5 +1,7 @@
 //! The effective configuration for people and for programs. Shows no key.
 
+use std::path::PathBuf;
+
 use super::{Config, SockJs, Source};
 use crate::limits::Limits;
 
@@ -30,9 +32,9 @@ impl Config {
         text
     }
 
-    /// One JSON object: `ws`, `control`, `control_unix`, `admin`, `data`, `store`, `sync`,
-    /// `demo`, `allow_origin`, `secret_key` (`"set"` or `"not set"`), `namespaces` (their names),
-    /// `sockjs`, `limits`.
+    /// One JSON object: `ws`, `ws_unix`, `control`, `control_unix`, `admin`, `data`, `store`,
+    /// `sync`, `demo`, `allow_origin`, `trusted_proxy`, `secret_key` (`"set"` or `"not set"`),
+    /// `namespaces` (their names), `sockjs`, `limits`.
     pub fn to_json(&self) -> String {
         let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
         let limits: Vec<String> = Limits::TABLE
@@ -40,18 +42,21 @@ impl Config {
             .map(|(name, ..)| format!("\"{name}\":{}", self.limits.get(name).unwrap_or_default()))
             .collect();
         format!(
-            "{{\"ws\":\"{}\",\"control\":\"{}\",\"control_unix\":{},\"admin\":{},\"data\":{},\
-             \"store\":\"{}\",\"sync\":\"{}\",\"demo\":{},\"allow_origin\":[{}],\
-             \"secret_key\":\"{}\",\"namespaces\":[{}],\"sockjs\":{},\"limits\":{{{}}}}}",
-            self.ws,
+            "{{\"ws\":{},\"ws_unix\":{},\"control\":\"{}\",\"control_unix\":{},\"admin\":{},\
+             \"data\":{},\"store\":\"{}\",\"sync\":\"{}\",\"demo\":{},\"allow_origin\":[{}],\
+             \"trusted_proxy\":[{}],\"secret_key\":\"{}\",\"namespaces\":[{}],\"sockjs\":{},\
+             \"limits\":{{{}}}}}",
+            self.ws.map_or("null".into(), |ws| format!("\"{ws}\"")),
+            path(&self.ws_unix).map_or("null".into(), |path| quoted(&path)),
             self.control,
-            self.unix_path().map_or("null".into(), |path| quoted(&path)),
+            path(&self.control_unix).map_or("null".into(), |path| quoted(&path)),
             self.admin.map_or("null".into(), |admin| format!("\"{admin}\"")),
             quoted(&self.data.to_string_lossy()),
             self.store,
             self.sync,
             self.demo,
             self.allow_origin.iter().map(|site| quoted(site)).collect::<Vec<_>>().join(","),
+            self.proxies.names().map(|name| quoted(&name)).collect::<Vec<_>>().join(","),
             self.key_is(),
             names.join(","),
             self.sockjs_json(),
@@ -59,12 +64,13 @@ impl Config {
         )
     }
 
-    fn settings(&self) -> [(&'static str, String); 12] {
+    fn settings(&self) -> [(&'static str, String); 14] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [
-            ("ws", self.ws.to_string()),
+            ("ws", self.ws.map_or("none".into(), |ws| ws.to_string())),
+            ("ws_unix", path(&self.ws_unix).unwrap_or("not set".into())),
             ("control", self.control.to_string()),
-            ("control_unix", self.unix_path().unwrap_or("not set".into())),
+            ("control_unix", path(&self.control_unix).unwrap_or("not set".into())),
             ("admin", self.admin.map_or("not set".into(), |admin| admin.to_string())),
             ("data", self.data.to_string_lossy().into_owned()),
             ("store", self.store.to_string()),
@@ -75,6 +81,13 @@ impl Config {
                 match &self.allow_origin[..] {
                     [] => "any".into(),
                     sites => sites.join(", "),
+                },
+            ),
+            (
+                "trusted_proxy",
+                match self.proxies.is_empty() {
+                    true => "none".into(),
+                    false => self.proxies.names().collect::<Vec<_>>().join(", "),
                 },
             ),
             ("secret_key", self.key_is().into()),
@@ -91,13 +104,13 @@ impl Config {
         )
     }
 
-    fn unix_path(&self) -> Option<String> {
-        self.control_unix.as_ref().map(|path| path.to_string_lossy().into_owned())
-    }
-
     fn key_is(&self) -> &'static str {
         if self.secret_key.is_some() { "set" } else { "not set" }
     }
+}
+
+fn path(path: &Option<PathBuf>) -> Option<String> {
+    path.as_ref().map(|path| path.to_string_lossy().into_owned())
 }
 
 fn quoted(text: &str) -> String {

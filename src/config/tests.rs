@@ -25,7 +25,8 @@ fn error(flags: &[(&str, &str)], env: &[(&str, &str)], text: &str) -> String {
 #[test]
 fn the_defaults_are_those_that_were_promised() {
     let config = load(&[], &[], "").unwrap();
-    assert_eq!(config.ws.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.ws.unwrap().to_string(), "0.0.0.0:8080");
+    assert!(config.ws_unix.is_none() && config.proxies.is_empty());
     assert_eq!(config.control.to_string(), "127.0.0.1:8085");
     assert_eq!(config.control_unix, None);
     assert_eq!(config.data, PathBuf::from("./fws-data"));
@@ -41,7 +42,10 @@ fn a_flag_is_over_the_environment_and_that_over_the_file() {
     let env = [("FWS_LISTEN_CONTROL", "2.2.2.2:2"), ("FWS_DATA_DIR", "env")];
     let flags = [("data", "flag"), ("limit", "message_bytes=2000"), ("key", "no setting")];
     let config = load(&flags, &env, text).unwrap();
-    assert_eq!((config.ws.to_string(), config.source("ws")), ("1.1.1.1:1".into(), Source::File));
+    assert_eq!(
+        (config.ws.unwrap().to_string(), config.source("ws")),
+        ("1.1.1.1:1".into(), Source::File)
+    );
     assert_eq!(config.control.to_string(), "2.2.2.2:2");
     assert_eq!(config.source("control"), Source::Variable("FWS_LISTEN_CONTROL"));
     assert_eq!(config.data, PathBuf::from("flag"));
@@ -120,12 +124,43 @@ fn what_is_wrong_in_the_file_is_one_line_with_the_key() {
 }
 
 #[test]
+fn proxies_are_a_list_and_doors_do_not_meet() {
+    let text = r#"{"trusted_proxy":["10.0.0.0/8","unix"]}"#;
+    let names = |config: Config| config.proxies.names().collect::<Vec<_>>().join(" ");
+    assert_eq!(names(load(&[], &[], text).unwrap()), "10.0.0.0/8 unix");
+    let env = [("FWS_TRUSTED_PROXY", "::1, 127.0.0.1")];
+    assert_eq!(names(load(&[], &env, text).unwrap()), "::1 127.0.0.1");
+    let flags = [("trusted-proxy", "unix"), ("trusted-proxy", "fd00::/8")];
+    assert_eq!(names(load(&flags, &env, text).unwrap()), "fd00::/8 unix");
+    let wrong = error(&[("trusted-proxy", "10.0.0.1/8")], &[], "");
+    assert_eq!(
+        wrong,
+        "--trusted-proxy: \"10.0.0.1/8\" is no network: write 10.0.0.0/8, or the \
+                       address alone"
+    );
+    let all = load(&[("trusted-proxy", "0.0.0.0/0")], &[], "").unwrap();
+    assert!(all.warnings[0].contains("anybody"), "{:?}", all.warnings);
+
+    let alone = load(&[("ws", "none"), ("ws-unix", "a.sock")], &[], "").unwrap();
+    assert_eq!((alone.ws, alone.ws_unix), (None, Some(PathBuf::from("a.sock"))));
+    let nobody = error(&[("ws", "none")], &[], "");
+    assert_eq!(nobody, "ws: none, and there is no ws_unix: nobody could connect");
+    let env = [("FWS_LISTEN_WS_UNIX", "a.sock")];
+    let same = error(&[("control-unix", "a.sock")], &env, "");
+    assert!(same.starts_with("ws_unix: this is the path of control_unix"), "{same}");
+    let cap = ("limit", "connections_per_address=5");
+    let together = load(&[cap], &env, "").unwrap();
+    assert!(together.warnings[0].starts_with("ws_unix: all who come through it count as one"));
+    assert!(load(&[cap, ("trusted-proxy", "unix")], &env, "").unwrap().warnings.is_empty());
+}
+
+#[test]
 fn for_a_wrong_name_there_is_the_right_one() {
     let original = "this is a key of the original server";
     for (key, help) in [
         ("control-unix", "there is no such key (did you mean control_unix?)".to_string()),
         ("Data", "there is no such key (did you mean data?)".into()),
-        ("banana", "there is no such key (there are ws, control, control_unix, admin,".into()),
+        ("banana", "there is no such key (there are ws, ws_unix, control, control_unix,".into()),
         ("secretKey", format!("{original}; write \"secret_key\"")),
         ("hostWS", format!("{original}; write \"ws\": \"0.0.0.0:8080\"")),
         ("portWS", format!("{original}; write \"ws\": \"0.0.0.0:8080\"")),

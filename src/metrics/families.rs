@@ -58,6 +58,12 @@ families! {
         "Connections that were not let in, by reason.";
     HELD = "fws_browsers_held_total" Counter
         "Times that a browser was not read because it spoke too fast.";
+    STRANGERS = "fws_sessions_unauthenticated" Gauge
+        "Sessions and WebSockets that have not authenticated.";
+    BODIES = "fws_bodies_bytes" Gauge
+        "Memory for bodies of requests that arrive, and for messages in them that wait.";
+    BODIES_EVICTED = "fws_bodies_evicted_total" Counter
+        "Times that somebody had to go because that memory was too much.";
     FLOODS = "fws_floods_total" Counter
         "Times that back ends had to wait because publications that wait took too much memory.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
@@ -71,6 +77,10 @@ families! {
     QUEUED_BYTES = "fws_queued_bytes" Gauge
         "Bytes that wait for the kernel to take them; those shared by many count for each.";
     QUEUED_FRAMES = "fws_queued_frames" Gauge "Frames that wait for the kernel to take them.";
+    INPUT = "fws_input_bytes" Gauge
+        "Bytes of browsers that have been read and wait to be understood or heard.";
+    INPUT_EVICTED = "fws_input_evicted_total" Counter
+        "Times that a browser had to go because that was too much.";
     KEPT_BYTES = "fws_kept_bytes" Gauge
         "Memory of the publications that wait for browsers, each counted once.";
     BLOCKED = "fws_blocked_browsers" Gauge

@@ -7,6 +7,7 @@ use mio::net::UnixStream;
 
 use super::listener::Listener;
 use super::process;
+use super::refuse::TURNED_AWAY_MS;
 use super::stream::Stream;
 use crate::arena::Arena;
 use crate::edge::{Conn, ConnId, Door, Kept, Net};
@@ -47,6 +48,17 @@ pub(super) enum Phase {
     Lingering,
 }
 
+/// Whether a connection has all the time for its end from the beginning of it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// It has more when all is written.
+    None,
+    /// The handler let it in and would not have it.
+    Expelled,
+    /// The handler has never heard of it: there was no room.
+    TurnedAway,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -77,10 +89,16 @@ pub(super) struct Peer {
     /// It is on the ready list: it will be served again without an event.
     pub is_on_ready: bool,
     is_on_dirty: bool,
-    /// The handler has never heard of it: there was no room.
-    pub is_turned_away: bool,
+    pub haste: Haste,
     /// Too much was published to it: nothing more is.
     is_given_up: bool,
+}
+
+impl Peer {
+    /// How much of its tail counts: back ends are few, and their own bounds hold them.
+    pub fn tail_counts(&self) -> usize {
+        if self.door == Door::Control { 0 } else { self.tail.len() }
+    }
 }
 
 /// What became of a flush.
@@ -129,6 +147,8 @@ pub(super) struct Io {
     pub meters: Meters,
     /// Connections of the admin door.
     admins: usize,
+    /// Bytes of the tails that count.
+    pub tails: usize,
 }
 
 impl Io {
@@ -151,6 +171,7 @@ impl Io {
             random: Vec::new(),
             meters: Meters::default(),
             admins: 0,
+            tails: 0,
         }
     }
 
@@ -185,7 +206,7 @@ impl Io {
             was_blocked: false,
             is_on_ready: false,
             is_on_dirty: false,
-            is_turned_away: false,
+            haste: Haste::None,
             is_given_up: false,
         }))
     }
@@ -194,7 +215,7 @@ impl Io {
     pub fn turn_away(&mut self, conn: ConnId, words: Frame, ms: u64) {
         self.queue(conn, words, Kind::Asked);
         let Some(peer) = self.peer(conn) else { return };
-        (peer.phase, peer.is_turned_away) = (Phase::Flushing, true);
+        (peer.phase, peer.haste) = (Phase::Flushing, Haste::TurnedAway);
         self.turned_away += 1;
         self.set_timer(conn, Some(self.now.mono.plus(ms)));
         self.mark_ready(conn);
@@ -204,9 +225,10 @@ impl Io {
     pub fn free(&mut self, conn: ConnId) {
         let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
+        self.tails -= peer.tail_counts();
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
-        self.turned_away -= usize::from(peer.is_turned_away);
+        self.turned_away -= usize::from(peer.haste == Haste::TurnedAway);
         if let Some(timer) = peer.timer {
             self.wheel.cancel(timer);
         }
@@ -474,14 +496,22 @@ impl Net for Io {
         let Some(peer) = self.open(conn) else { return };
         peer.phase = Phase::Flushing;
         peer.is_paused = false;
-        peer.tail = Box::default();
         let mut watch = std::mem::replace(&mut peer.watch, WatchId::NONE);
         self.watches.end(&mut watch);
+        drop(self.take_tail(conn));
         self.doomed.push((conn, reason));
         self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
         self.mark_dirty(conn);
         // What the peer still sends is read and thrown away.
         self.mark_ready(conn);
+    }
+
+    fn expel(&mut self, conn: ConnId, reason: CloseReason) {
+        if let Some(peer) = self.open(conn) {
+            peer.haste = Haste::Expelled;
+            self.close(conn, reason);
+            self.set_timer(conn, Some(self.now.mono.plus(TURNED_AWAY_MS)));
+        }
     }
 
     fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
@@ -507,6 +537,7 @@ impl Net for Io {
         Meters {
             queued_bytes: self.frames.bytes(),
             queued_frames: self.frames.len(),
+            input_bytes: self.tails,
             kept_bytes: self.kept().bytes,
             watched: self.watches.len(),
             ..self.meters.clone()

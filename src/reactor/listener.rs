@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::umask;
 
 use super::stream::Stream;
+use crate::address::Address;
 use crate::edge::{Door, TurnedAway};
 use crate::frame::Frame;
 
@@ -122,10 +123,14 @@ impl Listener {
         }
     }
 
-    pub(super) fn accept(&mut self) -> io::Result<Stream> {
+    pub(super) fn accept(&mut self) -> io::Result<(Stream, Address)> {
         match &mut self.socket {
-            Socket::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
-            Socket::Unix(listener, ..) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Socket::Tcp(listener) => {
+                listener.accept().map(|(stream, from)| (Stream::Tcp(stream), from.ip().into()))
+            }
+            Socket::Unix(listener, ..) => {
+                listener.accept().map(|(stream, _)| (Stream::Unix(stream), Address::Unix))
+            }
         }
     }
 }
@@ -175,7 +180,10 @@ mod tests {
         let _peer = std::net::TcpStream::connect(door.address()).unwrap();
         let mut stream = loop {
             match door.accept() {
-                Ok(Stream::Tcp(stream)) => break stream,
+                Ok((Stream::Tcp(stream), from)) => {
+                    assert_eq!(from, Address::Ip([127, 0, 0, 1].into()));
+                    break stream;
+                }
                 other => assert!(other.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)),
             }
         };

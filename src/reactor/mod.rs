@@ -9,6 +9,7 @@ mod refuse;
 mod rounds;
 mod stop;
 mod stream;
+mod tails;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +22,12 @@ use std::time::Duration;
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::reason::CloseReason;
 use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
-use io::{Flushed, Io, Phase, Slot};
+use io::{Flushed, Haste, Io, Phase, Slot};
 use refuse::Gate;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
@@ -60,6 +62,8 @@ pub struct Bounds {
     pub drain_ms: u64,
     /// When a peer does not take fast enough what is published to it.
     pub slow: Rules,
+    /// Input of browsers that waits, in all.
+    pub input_bytes: usize,
 }
 
 /// The event loop.
@@ -338,9 +342,9 @@ impl Reactor {
                     break;
                 };
                 match listener.accept() {
-                    Ok(stream) => match obstacle.zip(refusal) {
+                    Ok((stream, from)) => match obstacle.zip(refusal) {
                         Some((why, words)) => self.refuse(handler, stream, why, words),
-                        None => self.welcome(handler, stream, door),
+                        None => self.welcome(handler, stream, (door, from)),
                     },
                     Err(error) => match error.kind() {
                         stdio::ErrorKind::WouldBlock => listener.is_ready = false,
@@ -353,7 +357,12 @@ impl Reactor {
         }
     }
 
-    fn welcome(&mut self, handler: &mut impl Handler, stream: stream::Stream, door: Door) {
+    fn welcome(
+        &mut self,
+        handler: &mut impl Handler,
+        stream: stream::Stream,
+        (door, from): (Door, Address),
+    ) {
         self.is_starved = false;
         if door == Door::Web {
             self.gate.pass(self.io.now.mono);
@@ -366,7 +375,7 @@ impl Reactor {
             self.starve(&error);
             return;
         }
-        handler.opened(&mut self.io, conn, door);
+        handler.opened(&mut self.io, conn, door, from);
     }
 
     /// Descriptors or kernel memory have run out: knock again a little later. Said once, until
@@ -390,7 +399,8 @@ impl Reactor {
         if peer.is_paused {
             return;
         }
-        let tail = std::mem::take(&mut peer.tail);
+        let tail = self.io.take_tail(conn);
+        let Some(peer) = self.io.peer(conn) else { return };
         self.scratch[..tail.len()].copy_from_slice(&tail);
         let mut filled = tail.len();
         if peer.is_readable && !peer.is_ended && filled < self.scratch.len() {
@@ -429,8 +439,10 @@ impl Reactor {
                 Ok(used) => {
                     debug_assert!(used <= filled);
                     if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
-                        peer.tail = self.scratch[used.min(filled)..filled].into();
-                        debug_assert!(peer.tail.len() < READ_BYTES || peer.is_paused);
+                        debug_assert!(filled - used < READ_BYTES || peer.is_paused);
+                        let tail = self.scratch[used.min(filled)..filled].into();
+                        self.io.keep_tail(conn, tail);
+                        self.relieve();
                     }
                 }
                 Err(reason) => return crate::edge::Net::close(&mut self.io, conn, reason),
@@ -520,8 +532,7 @@ impl Reactor {
             Phase::Flushing => {
                 peer.stream.shutdown_write();
                 peer.phase = Phase::Lingering;
-                if peer.is_turned_away {
-                    // It has had its time from the beginning.
+                if peer.haste != Haste::None {
                     return self.io.mark_ready(conn);
                 }
                 self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));

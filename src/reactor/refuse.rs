@@ -14,12 +14,13 @@ use crate::time::Millis;
 /// So many may be on their way out at a time, beyond the connections there is room for: they have
 /// descriptors too. Whoever comes when all of those are taken waits, for as long as this at most.
 const TURNED_AWAY_MAX: usize = 8;
-/// From the accept to the end of a connection that there is no room for, at most.
-const TURNED_AWAY_MS: u64 = 200;
 /// Where there is no room, nobody is to come back sooner.
 const FULL_SECONDS: u64 = 5;
 /// Longest line of those who are to come back; behind that another one begins.
 const LINE_SECONDS_MAX: u64 = 60;
+/// From the accept to the end of a connection that there is no room for, and from an expulsion to
+/// the end of that, at most.
+pub(super) const TURNED_AWAY_MS: u64 = 200;
 
 impl Reactor {
     /// How many connections there are that were let in. Counted from the slots.
@@ -164,6 +165,7 @@ mod tests {
             admin_connections: 0,
             close_ms: 0,
             drain_ms: 0,
+            input_bytes: 0,
             slow: crate::slow::Rules::new(&crate::limits::Limits::default()),
         };
         let mut gate = Gate::new(&bounds);

@@ -13,7 +13,7 @@ struct Late {
 }
 
 impl Handler for Late {
-    fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door) {
+    fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door, _: Address) {
         self.conn = Some(conn);
     }
     fn received(
@@ -54,7 +54,7 @@ struct Crowd {
 }
 
 impl Handler for Crowd {
-    fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door) {
+    fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door, _: Address) {
         self.conns.push(conn);
     }
     fn received(
@@ -101,16 +101,7 @@ fn turns(
 
 /// A reactor with a door, and where that is.
 fn reactor() -> (Reactor, String) {
-    let bounds = Bounds {
-        connections: 1000,
-        admissions_per_second: 1_000_000,
-        admissions_burst: 1_000_000,
-        control_reserve: 0,
-        admin_connections: 0,
-        close_ms: 1000,
-        drain_ms: 1000,
-        slow: Rules::new(&crate::limits::Limits::default()),
-    };
+    let bounds = Bounds { connections: 1000, ..bounds() };
     let mut reactor = Reactor::new(bounds).unwrap();
     let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = door.address();
@@ -231,6 +222,20 @@ fn what_a_crowd_does_at_once_takes_several_turns() {
     turns(&mut reactor, &mut crowd, ALL, left);
 }
 
+fn bounds() -> Bounds {
+    Bounds {
+        connections: 16,
+        admissions_per_second: 1_000_000,
+        admissions_burst: 1_000_000,
+        control_reserve: 0,
+        admin_connections: 0,
+        close_ms: 1000,
+        drain_ms: 1000,
+        slow: Rules::new(&crate::limits::Limits::default()),
+        input_bytes: 1 << 20,
+    }
+}
+
 #[test]
 fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
     let (mut reactor, address) = reactor();
@@ -252,4 +257,62 @@ fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
         reactor.turn(&mut handler).unwrap();
     }
     assert_eq!(handler.got, total);
+}
+
+/// Understands nothing, and keeps everybody waiting.
+#[derive(Default)]
+struct Deaf {
+    opened: usize,
+    closed: Vec<CloseReason>,
+}
+
+impl Handler for Deaf {
+    fn opened(&mut self, _: &mut impl Net, _: ConnId, _: Door, _: Address) {
+        self.opened += 1;
+    }
+    fn received(
+        &mut self,
+        _: &mut impl Net,
+        _: ConnId,
+        _: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        Ok(0)
+    }
+    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn closed(&mut self, _: &mut impl Net, _: ConnId, reason: CloseReason) {
+        self.closed.push(reason);
+    }
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+    fn due(&self) -> Option<Millis> {
+        Some(Millis(0))
+    }
+    fn tick(&mut self, _: &mut impl Net) {}
+    fn settle(&mut self, _: &mut impl Net) {}
+}
+
+#[test]
+fn when_too_much_waits_in_all_the_largest_goes() {
+    let bounds = Bounds { input_bytes: 40_000, ..bounds() };
+    let mut reactor = Reactor::new(bounds).unwrap();
+    let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = door.address();
+    reactor.add_door(door).unwrap();
+    let mut handler = Deaf::default();
+    let mut peers = Vec::new();
+    let mut total = 0;
+    for bytes in [5000, 30_000, 4000, 5000] {
+        let mut peer = std::net::TcpStream::connect(&address).unwrap();
+        peer.write_all(&vec![b'x'; bytes]).unwrap();
+        peers.push(peer);
+        total += bytes;
+        while handler.closed.is_empty() && reactor.io.tails < total {
+            reactor.turn(&mut handler).unwrap();
+        }
+    }
+    assert_eq!((handler.opened, &handler.closed[..]), (4, &[CloseReason::Full][..]));
+    assert_eq!(reactor.io.tails, 14_000);
+    assert_eq!(reactor.io.meters.input_evicted, 1);
+    drop(peers);
 }

@@ -3,10 +3,12 @@
 //! them.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use super::Prng;
 use super::intent::Intent;
 use super::judge::{BOUNDS, Judge, Seen};
+use crate::address::Address;
 use crate::codec::control;
 use crate::codec::ws::{self, Opcode, Reader, Side};
 use crate::edge::{ConnId, Door};
@@ -35,6 +37,8 @@ pub(super) struct Client {
     /// None until it is let in.
     pub conn: Option<ConnId>,
     pub door: Door,
+    /// Where it comes from.
+    pub from: Address,
     /// Written, not yet arrived.
     pipe: VecDeque<u8>,
     written: u64,
@@ -72,6 +76,7 @@ impl Client {
         Client {
             conn: None,
             door,
+            from: Address::Unix,
             pipe: VecDeque::new(),
             written: 0,
             early: Vec::new(),
@@ -104,6 +109,23 @@ impl Client {
             let from = self.written;
             self.pipe.extend(bytes);
             self.written += bytes.len() as u64;
+            self.mean(judge, from, intent);
+        }
+    }
+
+    /// Writes a request that says where its client is, if that is believed.
+    pub fn write_request(
+        &mut self,
+        judge: &mut Judge,
+        bytes: &[u8],
+        named: Option<IpAddr>,
+        intent: Intent,
+    ) {
+        if self.can_speak() {
+            let from = self.written;
+            self.pipe.extend(bytes);
+            self.written += bytes.len() as u64;
+            self.mean(judge, from, Intent::Named(named));
             self.mean(judge, from, intent);
         }
     }

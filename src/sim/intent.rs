@@ -1,6 +1,8 @@
 //! What clients mean by the bytes they send. The grammar draws intents and writes them as bytes;
 //! the judge carries them out when the server has consumed those bytes, and never parses.
 
+use std::net::IpAddr;
+
 use crate::publication::Form;
 use crate::reason::CloseReason;
 
@@ -11,6 +13,11 @@ pub(super) enum Intent {
     Command(Command),
     /// A control frame with something in it that is not JSON.
     NotJson,
+    /// The introduction of a connection by a proxy, which may say whom it speaks for.
+    Introduced(Option<IpAddr>),
+    /// What an HTTP request says of where its client is, for those who are believed; it stands for
+    /// the same bytes as the request, which comes next.
+    Named(Option<IpAddr>),
     /// An HTTP request that upgrades.
     Upgrade(Form),
     /// Another HTTP request: status of its answer, and whether the answer is the last.

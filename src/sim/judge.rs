@@ -5,6 +5,7 @@
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
 //! clients say, `clock` what time does.
 
+mod addresses;
 mod changes;
 mod clock;
 mod expected;
@@ -17,12 +18,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::intent::{Command, Event, Intent};
 use super::record::{Record, Space};
 use super::tape::Item;
+use crate::address::Address;
 use crate::edge::{ConnId, Door};
 use crate::hub::{Change, NsId};
 use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
+use addresses::Whereabouts;
 use expected::Expected;
 use queues::Queue;
 use replica::Replica;
@@ -46,6 +49,9 @@ pub(super) struct Line {
     pub closing: Option<CloseReason>,
     /// The switch has been told to forget it.
     pub is_gone: bool,
+    whereabouts: Whereabouts,
+    /// A request has had its answer.
+    is_answered_once: bool,
     /// Bytes that were given to the switch.
     delivered: u64,
     /// The head of the intents was half there at this moment; and at this one, when all was quiet.
@@ -97,6 +103,8 @@ pub(super) struct Controller {
 
 #[derive(Debug)]
 pub(super) struct Browser {
+    /// The how many-eth of the run.
+    number: u64,
     pub form: Form,
     /// Namespace and user, while the hub has it.
     pub who: Option<(u32, String)>,
@@ -186,6 +194,8 @@ pub(super) struct Judge {
     pub is_stopping: bool,
     /// And all browsers have gone.
     is_last_call: bool,
+    /// How many browsers there have been.
+    browsers: u64,
     /// Of the current call.
     meter: Meter,
 }
@@ -213,6 +223,7 @@ impl Judge {
             evicted: BTreeSet::new(),
             is_stopping: false,
             is_last_call: false,
+            browsers: 0,
             meter: Meter::default(),
         }
     }
@@ -230,7 +241,13 @@ impl Judge {
     }
 
     /// A client was let in, with what it had sent by then.
-    pub fn opened(&mut self, conn: ConnId, door: Door, intents: Vec<(u64, u64, Intent)>) {
+    pub fn opened(
+        &mut self,
+        conn: ConnId,
+        door: Door,
+        from: Address,
+        intents: Vec<(u64, u64, Intent)>,
+    ) {
         let is_controller = |line: &&Line| !line.is_gone && line.door() == Door::Control;
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
@@ -247,11 +264,16 @@ impl Judge {
             queue: Queue::default(),
             closing: None,
             is_gone: false,
+            whereabouts: Whereabouts::default(),
+            is_answered_once: false,
             delivered: 0,
             half_since: None,
             half_at_rest: None,
         };
         self.lines.insert(conn, line);
+        if door == Door::Web {
+            self.came(conn, from);
+        }
         if door == Door::Control && controllers >= self.limits.control_connections {
             self.close(conn, CloseReason::Full);
         }

@@ -12,6 +12,7 @@ mod model;
 use super::Prng;
 use super::net::{FakeNet, Flushed, Phase};
 use super::tape::Tape;
+use crate::address::Address;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Door, Handler};
 use crate::journal::Journal;
@@ -155,6 +156,7 @@ impl<J: Journal> World<J> {
             server_key: "server".into(),
             demo: None,
             sockjs: Default::default(),
+            proxies: Default::default(),
             now,
             at: now.unix,
         };
@@ -162,7 +164,7 @@ impl<J: Journal> World<J> {
         assert!(switch.declare(SPACE, KEY), "there is room for one");
         let mut net = FakeNet::new(prng, now, &limits(), tape.clone());
         let back_end = net.insert();
-        switch.opened(&mut net, back_end, Door::Control);
+        switch.opened(&mut net, back_end, Door::Control, Address::Unix);
         let mut world = World {
             seed,
             switch,
@@ -216,7 +218,7 @@ impl<J: Journal> World<J> {
     fn request(&mut self, visitor: usize, text: &str) {
         if self.visitors[visitor].conn.is_none() {
             let conn = self.net.insert();
-            self.switch.opened(&mut self.net, conn, Door::Web);
+            self.switch.opened(&mut self.net, conn, Door::Web, Address::Unix);
             self.visitors[visitor] = Visitor { conn: Some(conn), ..Visitor::default() };
         }
         self.visitors[visitor].pipe.extend_from_slice(text.as_bytes());

@@ -70,6 +70,7 @@ impl<J: Journal> World<J> {
             server_key: super::grammar::SERVER_KEY.into(),
             demo: None,
             sockjs: SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() },
+            proxies: super::ways::proxies(),
             now,
             at: now.unix,
         };
@@ -307,11 +308,11 @@ impl<J: Journal> World<J> {
                 continue;
             }
             let conn = self.net.insert();
-            let door = self.clients[i].door;
+            let (door, from) = (self.clients[i].door, self.clients[i].from);
             self.clients[i].conn = Some(conn);
             let early = std::mem::take(&mut self.clients[i].early);
-            self.switch.opened(&mut self.net, conn, door);
-            self.judge.opened(conn, door, early);
+            self.switch.opened(&mut self.net, conn, door, from);
+            self.judge.opened(conn, door, from, early);
             self.judge(None);
         }
     }
@@ -536,6 +537,13 @@ impl<J: Journal> World<J> {
         }
         self.drive();
         self.walk(self.limits.close_ms as u64 + self.limits.control_replies_ms as u64);
+        // Whoever spoke far too fast is heard to the end, at its pace.
+        for _ in 0..4 {
+            let is_held = |client: &Client| client.end == End::Sent && client.conn.is_some();
+            if self.clients.iter().any(is_held) {
+                self.walk(10_000);
+            }
+        }
     }
 
     /// Time goes on, from one deadline to the next.

@@ -79,6 +79,10 @@ impl Application for Site<'_> {
         Bounds { message_bytes, fragments: self.limits.message_fragments }
     }
 
+    fn is_known(&self, browser: &Browser) -> bool {
+        browser.peer.is_some()
+    }
+
     fn deadline(&self, browser: &Browser, now: Now) -> Option<Millis> {
         let auth = browser.peer.is_none().then_some(browser.auth_by);
         let end = browser.expires.map(|end| now.mono.plus(end.0.saturating_sub(now.unix.0)));

@@ -6,7 +6,7 @@ use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::web::Ways;
+use crate::web::{Bodies, Ways};
 
 /// How many connections there are, by what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub struct Census {
     /// Connections of browsers that are not WebSockets: between two requests, in one, or waiting
     /// for what a session has to say.
     pub http: usize,
+    /// Browsers that have not authenticated.
+    pub strangers: usize,
+    /// What is kept of bodies of requests.
+    pub bodies: Bodies,
 }
 
 impl<J: Journal> Switch<J> {
@@ -50,7 +54,8 @@ impl<J: Journal> Switch<J> {
     pub fn census(&self) -> Census {
         let ways = self.web.ways();
         let http = self.web_connections().saturating_sub(ways.raw + ways.sockjs);
-        Census { control: self.controllers.len(), ways, http }
+        let (strangers, bodies) = (self.web.strangers(), self.web.bodies());
+        Census { control: self.controllers.len(), ways, http, strangers, bodies }
     }
 
     /// How many connections have come through the web door and are open.

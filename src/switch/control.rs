@@ -300,11 +300,7 @@ impl<J: Journal> Switch<J> {
                 let mark = self.journal.mark_of(&Key::State { ns, place });
                 return Ok(Answer::Body(body, mark));
             }
-            Command::Info { channel } => {
-                let presence = self.hub.presence(ns?, &channel);
-                self.work += presence.connections.len();
-                return Ok(Answer::now(info(&presence)));
-            }
+            Command::Info { channel } => return Ok(self.list(ns?, &channel)),
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;
                 controller.counts = count;
@@ -331,6 +327,13 @@ impl<J: Journal> Switch<J> {
         };
         controller.counts |= matches!(change, Change::Disconnect { .. });
         self.propose(net, conn, controller, change)
+    }
+
+    /// Who is in a channel.
+    fn list(&mut self, ns: NsId, channel: &str) -> Answer {
+        let presence = self.hub.presence(ns, channel);
+        self.work += presence.connections.len();
+        Answer::now(info(&presence))
     }
 
     fn propose(

@@ -21,6 +21,7 @@
 //! plays on a [`LateJournal`].
 
 use super::{Demo, REPORT_MS, Settings, Switch};
+use crate::address::Address;
 use crate::codec::json::JsonError;
 use crate::codec::ws::{Bounds, Event, Opcode, Reader, Side};
 use crate::codec::{control, http, json, jwt, sockjs, ws};
@@ -275,6 +276,7 @@ impl<J: Journal> World<J> {
             server_key: "server".to_owned(),
             demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
             sockjs: Default::default(),
+            proxies: Default::default(),
             now: net.now(),
             at: net.now().unix,
         };
@@ -366,7 +368,8 @@ impl<J: Journal> World<J> {
             _ => None,
         };
         let door = if matches!(PEERS[slot], b'k' | b'l') { Door::Control } else { Door::Web };
-        self.switch.opened(&mut self.net, ConnId::new(slot as u32, generation), door);
+        let conn = ConnId::new(slot as u32, generation);
+        self.switch.opened(&mut self.net, conn, door, Address::Unix);
         if let Some(path) = path {
             let head = format!(
                 "GET /socket/{path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\

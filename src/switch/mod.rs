@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 
 use hashbrown::HashMap;
 
+use crate::address::{Address, Proxies};
 use crate::codec::sockjs;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
@@ -60,6 +61,8 @@ pub struct Settings {
     pub demo: Option<Demo>,
     /// How browsers are served.
     pub sockjs: SockJs,
+    /// Proxies that are believed where they say whom they speak for.
+    pub proxies: Proxies,
     /// The time at the start.
     pub now: Now,
     /// The same moment on the scale of entries and states; the date, unless an earlier run had
@@ -171,13 +174,13 @@ impl<J: Journal> Switch<J> {
 
     /// A switch over a hub that holds what an earlier run has recorded.
     pub fn over(hub: Hub, settings: Settings, journal: J) -> Switch<J> {
-        let Settings { limits, server_key, demo, sockjs, now, at } = settings;
+        let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
             // Below that, what is queued for a connection anyway is the bound.
             shared: SharedStates::new(limits.answers_pause_bytes / 64),
             hub,
-            web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now),
+            web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now).believing(proxies),
             limits,
             server_key,
             demo,
@@ -404,7 +407,7 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
 }
 
 impl<J: Journal> Handler for Switch<J> {
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door) {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address) {
         self.metrics.opened += 1;
         let role = match door {
             Door::Control => {
@@ -421,7 +424,7 @@ impl<J: Journal> Handler for Switch<J> {
             }
             Door::Web => {
                 self.metrics.web_opened += 1;
-                self.web.opened(net, conn);
+                self.web.opened(net, conn, from);
                 Role::Web
             }
             // It is the admin's, who has a handler of its own.

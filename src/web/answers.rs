@@ -21,13 +21,15 @@ const IFRAME_SCRIPT: &str = include_str!("../../clients/js/iframe.js");
 struct Page {
     text: String,
     etag: String,
+    /// Says how long it may be cached.
+    cached: fn(Response) -> Response,
 }
 
 impl Page {
-    fn new(text: String) -> Page {
+    fn new(text: String, cached: fn(Response) -> Response) -> Page {
         let hash = Sha1::digest(text.as_bytes());
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        Page { text, etag: format!("\"{hex}\"") }
+        Page { text, etag: format!("\"{hex}\""), cached }
     }
 
     fn answer(&self, head: &Head<'_>, content_type: &str) -> Response {
@@ -37,7 +39,7 @@ impl Page {
             true => Response::new(304),
             false => Response::new(200).body(content_type, self.text.as_str()),
         };
-        sockjs::cached_for_a_year(response).header("ETag", &self.etag)
+        (self.cached)(response).header("ETag", &self.etag)
     }
 }
 
@@ -51,8 +53,10 @@ pub(super) struct Pages {
 impl Pages {
     pub fn new(service: &Service) -> Pages {
         Pages {
-            iframe: Page::new(sockjs::iframe_page(&service.script)),
-            script: Page::new(IFRAME_SCRIPT.to_owned()),
+            // Its address has the version of the client in it, and SockJS wants the year.
+            iframe: Page::new(sockjs::iframe_page(&service.script), sockjs::cached_for_a_year),
+            // Pages that are cached know no other address: what stands there must stay fresh.
+            script: Page::new(IFRAME_SCRIPT.to_owned(), sockjs::cached_for_an_hour),
         }
     }
 }

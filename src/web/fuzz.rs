@@ -3,6 +3,7 @@
 //! and by the test that replays its corpus, never by the server.
 
 use super::{Application, Message, Outlet, Parting, Service, Standalone};
+use crate::address::{Address, Proxies};
 use crate::codec::http::{self, Head, Response};
 use crate::codec::sockjs;
 use crate::codec::ws::Bounds;
@@ -146,6 +147,7 @@ impl World {
             answers_pause_bytes: 2048,
             stream_response_bytes: 2048,
             sessions: 8,
+            connections_per_address: 4,
             ..Limits::default()
         };
         let net = FakeNet::default();
@@ -153,13 +155,15 @@ impl World {
             Service::new("/socket", &limits),
             Service { cookie: true, websocket: false, ..Service::new("/s", &limits) },
         ];
-        World { door: Standalone::new(services, limits, net.now(), Echo), net }
+        let proxies = Proxies { networks: Vec::new(), is_unix: true };
+        let door = Standalone::new(services, limits, net.now(), Echo).believing(proxies);
+        World { door, net }
     }
 
-    fn connect(&mut self) -> ConnId {
+    fn connect(&mut self, from: Address) -> ConnId {
         let conn = ConnId::new(self.net.peers.len() as u32, 0);
         self.net.peers.push(Peer { is_open: true, ..Peer::default() });
-        self.door.opened(&mut self.net, conn, Door::Web);
+        self.door.opened(&mut self.net, conn, Door::Web, from);
         conn
     }
 
@@ -227,7 +231,7 @@ impl World {
 /// What comes out of a connection into which these bytes go, in pieces of that length.
 fn output(bytes: &[u8], piece: usize) -> (Vec<u8>, bool) {
     let mut world = World::new();
-    let conn = world.connect();
+    let conn = world.connect(Address::Unix);
     for piece in bytes.chunks(piece) {
         world.give(conn, piece);
     }
@@ -245,7 +249,8 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// Fuzz target: all the bytes of one connection; the first says in what pieces they come. Panics
+/// Fuzz target: all the bytes of one connection, by a proxy that may introduce it; the first says
+/// in what pieces they come. Panics
 /// where the pieces make a difference, and where an answer is not one.
 ///
 /// # Panics
@@ -293,13 +298,13 @@ pub fn fuzz_sockjs(data: &[u8]) {
     let path = parts.next().unwrap_or_default();
     let (kind, body) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let mut world = World::new();
-    let receiver = world.connect();
+    let receiver = world.connect(Address::Unix);
     let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";
     world.give(receiver, poll);
     assert!(world.net.peers[receiver.index()].output.ends_with(b"\r\n\r\no\n"));
     world.net.peers[receiver.index()].output.clear();
     for method in ["POST", "GET", "OPTIONS"] {
-        let conn = world.connect();
+        let conn = world.connect(Address::Unix);
         let length = format!("Content-Length: {}\r\n\r\n", body.len());
         let head = format!("{method} /socket");
         let request = [

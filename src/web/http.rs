@@ -1,11 +1,13 @@
 //! HTTP/1.1 on the web door: one request after the other, head and body, each answered before the
 //! next is looked at (RFC 9112). What is ambiguous is refused and ends the connection.
 
+use super::uploads::Upload;
 use super::{Application, Line, SessionId, Web};
 use super::{answers, origin};
 use crate::codec::http::{
     self, BodyReader, CONTINUE, Head, HeadBounds, HttpError, Response, Upgrade,
 };
+use crate::codec::proxy::{self, Introduction};
 use crate::codec::sockjs::{self, Route, Transport};
 use crate::codec::ws;
 use crate::edge::{ConnId, Net};
@@ -18,18 +20,12 @@ use crate::reason::CloseReason;
 pub(super) struct Http {
     /// Bytes of the input in which the end of the head is known not to begin.
     scanned: u32,
+    /// Nothing has been asked yet.
+    is_first: bool,
+    /// What comes may begin with an introduction: nothing has come yet, and the peer is believed.
+    may_introduce: bool,
     /// The request whose body is not all there.
-    upload: Option<Box<Upload>>,
-}
-
-/// A request whose body arrives.
-#[derive(Debug)]
-struct Upload {
-    head: Box<[u8]>,
-    reader: BodyReader,
-    body: Vec<u8>,
-    /// Whether anybody wants to know what the body says.
-    is_wanted: bool,
+    pub upload: Option<Box<Upload>>,
 }
 
 /// The answer that a sender gets when all that it sent has been heard.
@@ -53,11 +49,26 @@ impl Http {
         self.scanned > 0 || self.upload.is_some()
     }
 
+    /// A connection has come, perhaps by a proxy that is believed.
+    pub fn new(is_proxy: bool) -> Http {
+        Http { is_first: true, may_introduce: is_proxy, ..Http::default() }
+    }
+
+    /// A request has come, and its body is on its way.
+    pub fn uploading(upload: Upload) -> Http {
+        Http { upload: Some(Box::new(upload)), ..Http::default() }
+    }
+
     /// The request did not come in time. A connection that was between two requests is closed
     /// without a word, as both sides may at any moment.
-    pub fn send_timeout(&self, net: &mut impl Net, conn: ConnId) {
-        if self.is_midway() {
+    pub fn time_out(&self, net: &mut impl Net, conn: ConnId) -> CloseReason {
+        let is_half = self.is_midway();
+        if is_half {
             net.send(conn, Response::new(408).text("Request Timeout\n").close().encode());
+        }
+        match is_half || self.is_first {
+            true => CloseReason::HalfRequest,
+            false => CloseReason::Answered,
         }
     }
 }
@@ -82,20 +93,35 @@ impl<P> Web<P> {
         while let Line::Http(http) = &mut self.lines[conn.index()] {
             let rest = &input[used..];
             if let Some(upload) = &mut http.upload {
-                let out = upload.is_wanted.then_some(&mut upload.body);
-                used += upload.reader.read(rest, out).map_err(|e| refuse(net, conn, e.into()))?;
-                if !upload.reader.is_done() {
+                let before = upload.bytes();
+                let read = upload.read(rest);
+                // Some of it may have come before what is wrong.
+                self.bodies.bytes = self.bodies.bytes - before + upload.bytes();
+                used += read.map_err(|e| refuse(net, conn, e.into()))?;
+                if !upload.is_done() {
+                    self.relieve(net, app);
                     return Ok(used);
                 }
-                let Some(upload) = http.upload.take() else { return Ok(used) };
-                let head = self.parse(&upload.head).map_err(|e| refuse(net, conn, e))?;
-                self.request(net, app, conn, &head, &upload.body)?;
+                let Some(upload) = self.take_upload(conn) else { return Ok(used) };
+                let (head, body) = upload.into_parts();
+                let head = self.parse(&head).map_err(|e| refuse(net, conn, e))?;
+                self.request(net, app, conn, &head, body.as_deref())?;
+                continue;
+            }
+            if http.may_introduce {
+                match self.introduction(net, conn, rest)? {
+                    Some(length) => used += length,
+                    None => return Ok(used),
+                }
                 continue;
             }
             // An empty line in front of a request is passed over (RFC 9112, 2.2).
             if rest.starts_with(b"\r\n") {
                 (http.scanned, used) = (0, used + 2);
                 continue;
+            }
+            if !http::may_be_request(rest) {
+                return Err(refuse(net, conn, HttpError::Malformed));
             }
             let Some(head_end) = http::find_head_end(rest, http.scanned as usize) else {
                 if rest.len() >= self.limits.http_head_bytes {
@@ -122,6 +148,33 @@ impl<P> Web<P> {
         Ok(used)
     }
 
+    /// What stands at the start of a connection by a proxy that is believed. Returns how long
+    /// it is, if all of it is there.
+    fn introduction(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &[u8],
+    ) -> Result<Option<usize>, CloseReason> {
+        let Line::Http(http) = &mut self.lines[conn.index()] else { return Ok(None) };
+        match proxy::introduction(input, self.limits.http_head_bytes) {
+            Introduction::None => {
+                *http = Http::new(false);
+                Ok(Some(0))
+            }
+            Introduction::Incomplete => {
+                http.scanned = input.len() as u32;
+                Ok(None)
+            }
+            Introduction::Whole { length, source } => {
+                *http = Http::new(false);
+                self.introduced(net, conn, source)?;
+                Ok(Some(length))
+            }
+            Introduction::Malformed => Err(refuse(net, conn, HttpError::Malformed)),
+        }
+    }
+
     fn parse<'a>(&self, head: &'a [u8]) -> Result<Head<'a>, HttpError> {
         let bounds = HeadBounds {
             headers: self.limits.http_headers,
@@ -141,35 +194,25 @@ impl<P> Web<P> {
         behind: &[u8],
     ) -> Result<usize, CloseReason> {
         let head = self.parse(head_bytes).map_err(|e| refuse(net, conn, e))?;
-        let reader = BodyReader::new(head.content, self.limits.http_body_bytes);
+        self.requested(net, conn, &head)?;
+        let (bytes_max, is_wanted) = self.body_wanted(app, &head);
+        let reader = BodyReader::new(head.content, bytes_max);
         let mut reader = reader.map_err(|e| refuse(net, conn, e.into()))?;
+        let mut body = (is_wanted || reader.is_done()).then(Vec::new);
+        let used = reader.read(behind, body.as_mut()).map_err(|e| refuse(net, conn, e.into()))?;
         if reader.is_done() {
-            self.request(net, app, conn, &head, b"")?;
-            return Ok(0);
-        }
-        let is_wanted = matches!(
-            self.route(&head),
-            Some((_, Route::Session { transport: Transport::XhrSend | Transport::JsonpSend, .. }))
-        );
-        let mut body = Vec::new();
-        let used = reader
-            .read(behind, is_wanted.then_some(&mut body))
-            .map_err(|e| refuse(net, conn, e.into()))?;
-        if reader.is_done() {
-            self.request(net, app, conn, &head, &body)?;
+            self.request(net, app, conn, &head, body.as_deref())?;
             return Ok(used);
         }
         if head.expects_continue() && behind.is_empty() {
             net.send(conn, Frame::from(CONTINUE));
         }
-        let upload = Upload { head: head_bytes.into(), reader, body, is_wanted };
-        self.lines[conn.index()] = Line::Http(Http { scanned: 0, upload: Some(Box::new(upload)) });
-        net.deadline(conn, Some(net.now().mono.plus(self.limits.http_body_ms as u64)));
+        self.begin_upload(net, app, conn, (head_bytes, reader, body), used);
         Ok(used)
     }
 
     /// The service that a request is for, and what it wants there; `None` if it is for none.
-    fn route<'a>(&self, head: &Head<'a>) -> Option<(usize, Route<'a>)> {
+    pub(super) fn route<'a>(&self, head: &Head<'a>) -> Option<(usize, Route<'a>)> {
         let path = head.path();
         self.services.iter().enumerate().find_map(|(at, service)| {
             let below = path.strip_prefix(service.prefix.as_str())?;
@@ -178,14 +221,14 @@ impl<P> Web<P> {
         })
     }
 
-    /// Answers one request, whose body is all there.
+    /// Answers one request, whose body is all there; `None` if nobody wanted to know what it says.
     fn request<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         conn: ConnId,
         head: &Head<'_>,
-        body: &[u8],
+        body: Option<&[u8]>,
     ) -> Result<(), CloseReason> {
         // Whatever comes of it, the connection is between requests unless that says otherwise.
         self.lines[conn.index()] = Line::Http(Http::default());

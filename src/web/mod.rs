@@ -6,30 +6,37 @@
 //! session through an [`Outlet`], and to any of them with [`Web::publish`]. Called by the switch,
 //! and by [`Standalone`] for applications that have nothing else.
 //!
-//! One file per role: `http` for requests, `answers` for those that need no session, `origin` for
-//! the sites whose pages may connect, `pace` for how fast they may speak, `publish` for what others
-//! say to them, `polled` for a session over HTTP and `transports` for its coming and going,
-//! `socket` for WebSockets, `drain` for the end of all when the server stops.
+//! One file per role: `http` for requests, `answers` for those that need no session, `service` for
+//! what is served where, `addresses` for where clients are, `origin` for the sites whose pages may
+//! connect, `pace` for how fast they may speak, `publish` for what others say to them, `polled` for
+//! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets, `drain`
+//! for the end of all when the server stops.
 
+mod addresses;
 mod answers;
 mod drain;
 mod fuzz;
 mod http;
+mod invariants;
 mod origin;
 mod outlet;
 mod pace;
 mod polled;
 mod publish;
+mod service;
 mod socket;
 mod standalone;
+mod strangers;
 mod transports;
+mod uploads;
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use hashbrown::HashMap;
 
+use crate::address::{Address, Proxies};
 use crate::arena::{Arena, Id};
 use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
@@ -39,16 +46,20 @@ use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
+use addresses::Addresses;
 use answers::Pages;
 use http::{Http, SenderReply};
 use pace::Pace;
 use polled::Polled;
 use socket::Socket;
+use strangers::Age;
 
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
+pub use service::Service;
 pub use standalone::Standalone;
+pub use uploads::Bodies;
 
 /// Sessions over HTTP that are seen to in one turn, for their deadlines and for what there is to
 /// say. The others come in the next one.
@@ -60,47 +71,6 @@ pub enum SessionKind {}
 
 /// One session, for as long as it lives.
 pub type SessionId = Id<SessionKind>;
-
-/// One place where SockJS is served, and how.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// The path that everything is under, as `/socket`.
-    pub prefix: String,
-    /// Whether WebSockets are served.
-    pub websocket: bool,
-    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
-    pub cookie: bool,
-    /// Whether `jsonp` and `jsonp_send` are served.
-    pub jsonp: bool,
-    /// Whether `htmlfile` is served.
-    pub htmlfile: bool,
-    /// The script that the iframe page loads: a path, or an `http` address.
-    pub script: String,
-    /// Bytes of frames after which an answer that goes on ends; the session goes on in the next.
-    pub response_bytes: usize,
-    /// Whether raw WebSockets are pinged.
-    pub raw_heartbeat: bool,
-    /// Sites whose pages may connect, each as browsers write it in `Origin`; all may if there is
-    /// none here.
-    pub origins: Vec<String>,
-}
-
-impl Service {
-    /// All transports under this prefix, and the page with the script that the server has itself.
-    pub fn new(prefix: &str, limits: &Limits) -> Service {
-        Service {
-            prefix: prefix.to_owned(),
-            websocket: true,
-            cookie: false,
-            jsonp: true,
-            htmlfile: true,
-            script: format!("{prefix}/{}", crate::codec::sockjs::IFRAME_SCRIPT),
-            response_bytes: limits.stream_response_bytes,
-            raw_heartbeat: true,
-            origins: Vec::new(),
-        }
-    }
-}
 
 /// What a browser said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +139,12 @@ pub trait Application {
 
     /// What may come from that session at most: the next message.
     fn bounds(&self, peer: &Self::Peer) -> Bounds;
+
+    /// Whether it has proved who it is. Before that it gets less: of what it says, and of what
+    /// waits for it.
+    fn is_known(&self, _peer: &Self::Peer) -> bool {
+        true
+    }
 
     /// When [`Application::timed_out`] is wanted. Asked when a session begins, after its deadline,
     /// and when [`Outlet::reschedule`] says so.
@@ -247,6 +223,7 @@ impl hashbrown::Equivalent<Key> for KeyRef<'_> {
 #[derive(Debug)]
 pub struct Web<P> {
     limits: Limits,
+    addresses: Addresses,
     pace: Pace,
     /// How often somebody was held back for speaking too fast.
     held: u64,
@@ -257,6 +234,10 @@ pub struct Web<P> {
     sessions: Arena<Session<P>, SessionKind>,
     /// Sessions over HTTP by their names.
     names: HashMap<Key, SessionId>,
+    /// Bodies that arrive, and what waits of them.
+    bodies: Bodies,
+    /// Sessions that have not authenticated, the oldest first.
+    strangers: BTreeSet<Age>,
     /// Deadlines of sessions over HTTP.
     wheel: Wheel<SessionId>,
     /// Sessions over HTTP of which something has changed in this turn.
@@ -272,6 +253,7 @@ impl<P> Web<P> {
     pub fn new(services: Vec<Service>, limits: Limits, now: Now) -> Web<P> {
         Web {
             pages: services.iter().map(Pages::new).collect(),
+            addresses: Addresses::new(limits.connections_per_address),
             pace: Pace::new(&limits),
             held: 0,
             limits,
@@ -279,6 +261,8 @@ impl<P> Web<P> {
             lines: Vec::new(),
             sessions: Arena::default(),
             names: HashMap::new(),
+            bodies: Bodies::default(),
+            strangers: BTreeSet::new(),
             wheel: Wheel::new(now.mono.0),
             dirty: VecDeque::new(),
             raw_sockets: 0,
@@ -297,6 +281,11 @@ impl<P> Web<P> {
         Ways { raw, sockjs: self.sessions.len() - polled - raw, polled }
     }
 
+    /// What is kept of bodies of requests.
+    pub fn bodies(&self) -> Bodies {
+        self.bodies
+    }
+
     /// How often somebody was held back for speaking too fast.
     pub fn held(&self) -> u64 {
         self.held
@@ -307,13 +296,23 @@ impl<P> Web<P> {
         self.sessions.iter().filter_map(|(_, session)| session.peer.as_ref())
     }
 
-    /// A peer came through the door.
-    pub fn opened(&mut self, net: &mut impl Net, conn: ConnId) {
+    /// Believes these proxies where they say whom they speak for.
+    pub fn believing(mut self, proxies: Proxies) -> Web<P> {
+        self.addresses.proxies = proxies;
+        self
+    }
+
+    /// A peer came through the door, from that address.
+    pub fn opened(&mut self, net: &mut impl Net, conn: ConnId, from: Address) {
         net.deadline(conn, Some(net.now().mono.plus(self.limits.http_head_ms as u64)));
         if self.lines.len() <= conn.index() {
             self.lines.resize_with(conn.index() + 1, Line::default);
         }
-        self.lines[conn.index()] = Line::Http(Http::default());
+        let is_proxy = self.addresses.proxies.has(from);
+        self.lines[conn.index()] = Line::Http(Http::new(is_proxy));
+        if let Err(reason) = self.arrive(net, conn, from) {
+            net.close(conn, reason);
+        }
     }
 
     /// Whether a connection is of this door and not yet closed.
@@ -401,8 +400,13 @@ impl<P> Web<P> {
     ) {
         match &self.lines[conn.index()] {
             Line::Http(http) => {
-                http.send_timeout(net, conn);
-                net.close(conn, CloseReason::HalfRequest);
+                let due = http.upload.as_ref().map(|upload| upload.due(&self.limits));
+                if due.is_some_and(|due| due > net.now().mono) {
+                    // More of it has come meanwhile.
+                    return net.deadline(conn, due);
+                }
+                let reason = http.time_out(net, conn);
+                net.close(conn, reason);
             }
             Line::Socket(id) => {
                 let id = *id;
@@ -422,6 +426,8 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
+        self.addresses.leave(conn);
+        self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
             Line::Sender(id, _) => {
@@ -438,6 +444,7 @@ impl<P> Web<P> {
                 if let Some(peer) = session.peer {
                     app.closed(peer);
                 }
+                self.strangers.remove(&Age::of(id));
             }
         }
     }
@@ -492,6 +499,7 @@ impl<P> Web<P> {
         if let Some(peer) = session.peer.take() {
             app.closed(peer);
         }
+        self.strangers.remove(&Age::of(id));
         if let Some(conn) = closing {
             net.close(conn, parting.reason);
         }
@@ -508,45 +516,6 @@ impl<P> Web<P> {
         if self.polled(id).is_some_and(Polled::mark_dirty) {
             self.dirty.push_back(id);
         }
-    }
-
-    /// Checks all that must hold; for tests.
-    ///
-    /// # Panics
-    /// If anything does not hold.
-    pub fn check_invariants(&self) {
-        let (mut polled_count, mut raw) = (0, 0);
-        for (id, session) in self.sessions.iter() {
-            match &session.link {
-                Link::Socket(socket) => {
-                    raw += usize::from(socket.form == Form::Raw);
-                    let line = &self.lines[socket.conn.index()];
-                    assert!(matches!(line, Line::Socket(of) if *of == id), "{line:?}");
-                }
-                Link::Polled(polled) => {
-                    polled_count += 1;
-                    assert_eq!(self.names.get(&polled.key), Some(&id));
-                    polled.check_invariants(session.peer.is_some());
-                    if let Some(conn) = polled.receiver_conn() {
-                        let line = &self.lines[conn.index()];
-                        assert!(matches!(line, Line::Receiver(of) if *of == id), "{line:?}");
-                    }
-                    assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
-                    for sender in &polled.senders {
-                        let line = &self.lines[sender.index()];
-                        assert!(matches!(line, Line::Sender(of, _) if *of == id), "{line:?}");
-                    }
-                }
-            }
-        }
-        assert_eq!(self.names.len(), polled_count);
-        assert_eq!(raw, self.raw_sockets);
-        for line in &self.lines {
-            if let Line::Receiver(id) | Line::Sender(id, _) | Line::Socket(id) = line {
-                assert!(self.sessions.get(*id).is_some(), "{line:?} of nobody");
-            }
-        }
-        self.wheel.check_invariants();
     }
 }
 

@@ -91,6 +91,8 @@ pub(super) struct Polled {
     /// Messages that came behind more answers than the browser has taken: what is left of each
     /// array.
     pub pending: VecDeque<String>,
+    /// How many bytes of those the door has counted.
+    pub counted_bytes: usize,
     /// Connections whose messages are among those, and which get their answers when all is done.
     pub senders: Vec<ConnId>,
     /// When it was last left without a receiver.
@@ -117,6 +119,7 @@ impl Polled {
             is_given_up: false,
             response_bytes,
             pending: VecDeque::new(),
+            counted_bytes: 0,
             senders: Vec::new(),
             alone_since: Millis(0),
             beat_at: Millis(0),

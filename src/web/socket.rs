@@ -108,6 +108,7 @@ impl<P> Web<P> {
                     session.peer = Some(peer);
                 }
                 self.reschedule_socket(net, app, id);
+                self.meet(net, app, id);
             }
             Err(parting) => self.dismiss(net, app, id, parting),
         }
@@ -174,13 +175,14 @@ impl<P> Web<P> {
         let mut used = 0;
         let now = net.now().mono;
         loop {
+            let pause_bytes = self.pause_bytes(app, id);
             let Some(Session { peer: Some(peer), link: Link::Socket(socket) }) =
                 self.sessions.get_mut(id)
             else {
                 return Ok(input.len());
             };
             socket.bucket.take(&self.pace, now, reader.take_frames());
-            if net.queued(socket.conn) >= self.limits.answers_pause_bytes {
+            if net.queued(socket.conn) >= pause_bytes {
                 socket.hold(net);
                 return Ok(used);
             }
@@ -245,6 +247,7 @@ impl<P> Web<P> {
         if outlet.is_rescheduled {
             self.reschedule_socket(net, app, id);
         }
+        self.get_to_know(app, id);
         Ok(())
     }
 
@@ -266,13 +269,14 @@ impl<P> Web<P> {
         let mut count = 0;
         while let Some(message) = messages.next() {
             self.tell(net, app, id, Message::Text(&message))?;
+            let pause_bytes = self.pause_bytes(app, id);
             let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) else {
                 return Ok(());
             };
             // The frame itself has been paid for.
             socket.bucket.take(&self.pace, net.now().mono, usize::from(count > 0));
             count += 1;
-            if net.queued(socket.conn) >= self.limits.answers_pause_bytes {
+            if net.queued(socket.conn) >= pause_bytes {
                 let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
                 socket.pending = (!rest.is_empty()).then(|| Box::new(rest));
                 socket.hold(net);
@@ -311,7 +315,7 @@ impl<P> Web<P> {
             let conn = socket.conn;
             socket.bucket.take(&self.pace, net.now().mono, 1);
             self.tell(net, app, id, Message::Text(&message))?;
-            if net.queued(conn) >= self.limits.answers_pause_bytes {
+            if net.queued(conn) >= self.pause_bytes(app, id) {
                 return Ok(());
             }
         }

@@ -2,6 +2,7 @@
 //! with. It adds nothing of its own, so the transports are what they are in the server.
 
 use super::{Application, Service, Web};
+use crate::address::{Address, Proxies};
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -22,6 +23,12 @@ impl<A: Application> Standalone<A> {
         Standalone { web: Web::new(services, limits, now), app, slots: Vec::new() }
     }
 
+    /// Believes these proxies where they say whom they speak for.
+    pub fn believing(mut self, proxies: Proxies) -> Standalone<A> {
+        self.web = self.web.believing(proxies);
+        self
+    }
+
     /// How many sessions there are, of any kind.
     pub fn sessions(&self) -> usize {
         self.web.sessions()
@@ -37,12 +44,12 @@ impl<A: Application> Standalone<A> {
 }
 
 impl<A: Application> Handler for Standalone<A> {
-    fn opened(&mut self, net: &mut impl Net, conn: ConnId, _: Door) {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, _: Door, from: Address) {
         if self.slots.len() <= conn.index() {
             self.slots.resize(conn.index() + 1, conn);
         }
         self.slots[conn.index()] = conn;
-        self.web.opened(net, conn);
+        self.web.opened(net, conn, from);
     }
 
     fn received(

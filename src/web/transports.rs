@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::http::SenderReply;
 use super::outlet::Way;
 use super::polled::{Finished, Polled, Receiver, Reply};
+use super::strangers::Age;
 use super::{
     Application, KeyRef, Line, Link, Message, Outlet, Parting, Session, SessionId, Web, answers,
 };
@@ -36,7 +37,7 @@ impl<P> Web<P> {
         conn: ConnId,
         head: &Head<'_>,
         place: Place<'_>,
-        body: &[u8],
+        body: Option<&[u8]>,
     ) -> Option<Response> {
         let (_, _, transport) = place;
         match transport {
@@ -125,6 +126,7 @@ impl<P> Web<P> {
             Ok(opened) => *peer = Some(opened),
             Err(parting) => polled.end(net, parting),
         }
+        self.meet(net, app, id);
         id
     }
 
@@ -169,10 +171,11 @@ impl<P> Web<P> {
         conn: ConnId,
         head: &Head<'_>,
         (at, name, transport): Place<'_>,
-        body: &[u8],
+        body: Option<&[u8]>,
     ) -> Option<Response> {
         let service = &self.services[at];
         let wrap = |response| answers::transport_headers(response, head, service, transport);
+        let Some(body) = body else { return Some(wrap(answers::not_found())) };
         let decoded = payload(head, transport, body);
         let messages = match &decoded {
             Ok(payload) => sockjs::parse_body(payload),
@@ -200,6 +203,8 @@ impl<P> Web<P> {
         };
         let done = wrap(done);
         self.hear(net, app, id, messages);
+        self.recount(id);
+        self.relieve(net, app);
         let polled = self.polled(id)?;
         if polled.pending.is_empty() {
             return Some(done);
@@ -223,8 +228,9 @@ impl<P> Web<P> {
         id: SessionId,
         mut messages: Messages<'_>,
     ) {
-        let (pause_bytes, pace, now) = (self.limits.answers_pause_bytes, self.pace, net.now().mono);
+        let (pace, now) = (self.pace, net.now().mono);
         loop {
+            let pause_bytes = self.pause_bytes(app, id);
             let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else { return };
             let is_too_fast = polled.bucket.wait(&pace, now).is_some();
             if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) || is_too_fast {
@@ -260,8 +266,9 @@ impl<P> Web<P> {
             let mut outlet = Outlet::new(net, id, Way::Polled(polled));
             app.message(&mut outlet, peer, Message::Text(message))
         };
-        if let Err(parting) = heard {
-            self.dismiss(net, app, id, parting);
+        match heard {
+            Ok(()) => self.get_to_know(app, id),
+            Err(parting) => self.dismiss(net, app, id, parting),
         }
     }
 
@@ -282,7 +289,8 @@ impl<P> Web<P> {
                 break;
             }
         }
-        let pause_bytes = self.limits.answers_pause_bytes;
+        self.recount(id);
+        let pause_bytes = self.pause_bytes(app, id);
         let Some(polled) = self.polled(id) else { return };
         polled.unmark_dirty();
         if polled.pending.is_empty() {
@@ -308,23 +316,25 @@ impl<P> Web<P> {
         app: &mut A,
         id: SessionId,
     ) -> bool {
-        let (pause_bytes, pace, now) = (self.limits.answers_pause_bytes, self.pace, net.now().mono);
+        let (pace, now) = (self.pace, net.now().mono);
         let mut has_heard = false;
-        let must_wait = |polled: &Polled, net: &_| {
+        let must_wait = |polled: &Polled, net: &_, pause_bytes| {
             polled.is_full(net, pause_bytes) || polled.bucket.wait(&pace, now).is_some()
         };
+        let mut pause_bytes = self.pause_bytes(app, id);
         while let Some(polled) = self.polled(id)
-            && !must_wait(polled, net)
+            && !must_wait(polled, net, pause_bytes)
             && let Some(text) = polled.pending.pop_front()
         {
             let mut messages = Messages::resume(&text);
             while let Some(message) = messages.next() {
                 has_heard = true;
                 self.tell_polled(net, app, id, &message);
+                pause_bytes = self.pause_bytes(app, id);
                 let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else {
                     return true;
                 };
-                if must_wait(polled, net) && !messages.is_over() {
+                if must_wait(polled, net, pause_bytes) && !messages.is_over() {
                     polled.pending.push_front(messages.rest().to_owned());
                     break;
                 }
@@ -425,6 +435,8 @@ impl<P> Web<P> {
             return;
         };
         self.names.remove(&polled.key);
+        self.bodies.bytes -= polled.counted_bytes;
+        self.strangers.remove(&Age::of(id));
         polled.clear_inbox(net);
         if let Some(timer) = polled.timer.take() {
             self.wheel.cancel(timer);

@@ -65,6 +65,12 @@ impl Http {
         Http { wire: Wire::tcp(address), address, got: Vec::new() }
     }
 
+    /// Connects to a unix socket.
+    pub fn unix(path: &std::path::Path) -> Http {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        Http { wire: Wire::unix(path), address, got: Vec::new() }
+    }
+
     /// Sends bytes as they are.
     #[track_caller]
     pub fn raw(&mut self, bytes: impl AsRef<[u8]>) {

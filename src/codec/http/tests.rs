@@ -258,6 +258,20 @@ fn responses_have_a_length_and_no_way_out_of_a_line() {
 }
 
 #[test]
+fn a_host_is_a_name_or_an_address_perhaps_with_a_port() {
+    for host in ["", "a", "a.example:8080", "a:", "my_app-1~x", "a%2Db", "1.2.3.4:80", "[::1]:80"] {
+        let input = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert!(parse_head(input.as_bytes()).is_ok(), "{host}");
+    }
+    for host in ["a b/c", "a,b", "a:b", "a:8:0", "u@a", "[::1", "[::1]x", "[v1.a]", "::1", "a%2x"] {
+        for version in ["1.0", "1.1"] {
+            let input = format!("GET / HTTP/{version}\r\nHost: {host}\r\n\r\n");
+            assert_eq!(refused(&input), HttpError::Host, "{host}");
+        }
+    }
+}
+
+#[test]
 fn the_fuzz_target_holds_on_these() {
     let seeds = [
         handshake(&format!("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n")),

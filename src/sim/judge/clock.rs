@@ -97,8 +97,11 @@ impl Judge {
         let is_since =
             |since: Option<Millis>, ms: usize| since.is_some_and(|at| at.plus(ms as u64) <= now);
         match (&line.role, reason) {
-            (Role::Http(since), CloseReason::HalfRequest) => {
-                is_since(Some(*since), limits.http_head_ms)
+            (Role::Http(since), CloseReason::HalfRequest | CloseReason::Answered) => {
+                // Half a request, or none at all; or one that has been answered.
+                let is_half = !line.is_answered_once || line.half_since.is_some();
+                let is_right = is_half == (reason == CloseReason::HalfRequest);
+                is_right && is_since(Some(*since), limits.http_head_ms)
             }
             (Role::Controller(_), CloseReason::HalfRequest) => {
                 is_since(line.half_since, limits.control_frame_ms)

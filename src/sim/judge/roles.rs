@@ -34,6 +34,9 @@ impl Judge {
                         if *of == conn && *why == reason)
                 });
                 if from < view.delivered && (is_seen || to <= view.consumed) {
+                    if let Intent::BadRequest(status) = intent {
+                        self.expect(conn, Expected::Http(status));
+                    }
                     self.punish(conn, reason);
                 }
                 break;
@@ -84,6 +87,30 @@ impl Judge {
         self.meter.before + self.meter.sent.iter().take(count).sum::<usize>()
     }
 
+    /// What may be queued for it by then.
+    fn pause_bytes(&self, conn: ConnId) -> usize {
+        match self.lines.get(&conn).map(|line| &line.role) {
+            Some(Role::Browser(browser)) if browser.who.is_none() => {
+                self.limits.answers_unauthenticated_bytes
+            }
+            _ => self.limits.answers_pause_bytes,
+        }
+    }
+
+    /// One more has come who has not said who it is: the first of those may have to go.
+    fn make_room_for_strangers(&mut self) {
+        let strangers = self.lines.iter().filter_map(|(conn, line)| match &line.role {
+            Role::Browser(browser) if line.closing.is_none() && browser.who.is_none() => {
+                Some((browser.number, *conn))
+            }
+            _ => None,
+        });
+        let (count, oldest) = (strangers.clone().count(), strangers.min());
+        if let Some((_, oldest)) = oldest.filter(|_| count > self.limits.sessions_unauthenticated) {
+            self.dismiss(oldest, CloseReason::AuthTimeout);
+        }
+    }
+
     /// Carries out events until too much is queued; the others wait.
     fn hear(&mut self, conn: ConnId, mut events: VecDeque<Event>) {
         while let Some(event) = events.pop_front() {
@@ -92,7 +119,7 @@ impl Judge {
                 return;
             }
             self.event(conn, event);
-            if self.queued_by_now(conn) >= self.limits.answers_pause_bytes {
+            if self.queued_by_now(conn) >= self.pause_bytes(conn) {
                 if let Some(browser) = self.browser(conn) {
                     browser.pending = events;
                 }
@@ -140,6 +167,7 @@ impl Judge {
         let limits = &self.limits;
         match (&self.lines.get(&conn)?.role, intent) {
             (_, Intent::Violation(reason)) => Some(*reason),
+            (_, Intent::BadRequest(_)) => Some(CloseReason::BadHttp),
             (Role::Controller(controller), Intent::Command(_) | Intent::NotJson) => {
                 let max = match controller.auth {
                     Some(_) => limits.control_frame_bytes,
@@ -164,13 +192,18 @@ impl Judge {
                 self.expect(conn, Expected::Http(503));
                 self.close(conn, CloseReason::Answered);
             }
+            Intent::Introduced(Some(client)) => self.came(conn, client.into()),
+            Intent::Introduced(None) => {}
+            Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(101));
                 if form == Form::SockJs {
                     line.expect(Expected::SockOpen);
                 }
+                self.browsers += 1;
                 line.role = Role::Browser(Browser {
+                    number: self.browsers,
                     form,
                     who: None,
                     cid: None,
@@ -185,11 +218,13 @@ impl Judge {
                     spent_until: (0, 0),
                     pending: VecDeque::new(),
                 });
+                self.make_room_for_strangers();
             }
             Intent::Request { status, is_last } => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(status));
                 line.role = Role::Http(now);
+                line.is_answered_once = true;
                 if is_last {
                     self.close(conn, CloseReason::Answered);
                 }
@@ -198,11 +233,6 @@ impl Judge {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(403));
                 self.close(conn, CloseReason::OriginRefused);
-            }
-            Intent::BadRequest(status) => {
-                let Some(line) = self.lines.get_mut(&conn) else { return };
-                line.expect(Expected::Http(status));
-                self.close(conn, CloseReason::BadHttp);
             }
             Intent::Message(mut events) => {
                 let is_raw = self.browser(conn).is_some_and(|browser| browser.form == Form::Raw);
@@ -217,7 +247,7 @@ impl Judge {
                 self.expect(conn, Expected::Close(said.or(Some((1000, String::new())))));
                 self.close(conn, CloseReason::PeerClosed);
             }
-            Intent::Violation(reason) => panic!("{reason} has been punished"),
+            Intent::Violation(_) | Intent::BadRequest(_) => panic!("it has been punished"),
         }
     }
 

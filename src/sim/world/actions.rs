@@ -12,6 +12,7 @@ use crate::sim::client::{Client, End, SITE, masked};
 use crate::sim::grammar::{Grammar, SERVER_KEY};
 use crate::sim::intent::{Command, Emit, Event, Intent};
 use crate::sim::judge::Role;
+use crate::sim::ways::Way;
 use crate::time::UnixMillis;
 
 /// Clients at a time.
@@ -107,10 +108,15 @@ impl<J: Journal> World<J> {
         let is_strange = (1..=3).contains(&kind) && self.net.prng.one_in(16);
         let origin = if is_strange { "https://site.example.org" } else { SITE };
         let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\n");
+        let way = Way::draw(&mut self.net.prng);
+        if door == Door::Web {
+            client.from = way.from;
+            way.introduce(&mut client, &mut self.judge);
+        }
         match kind {
             1..=3 if is_strange => {
                 let request = format!("{head}\r\n");
-                client.write(&mut self.judge, request.as_bytes(), Intent::Strange);
+                way.request(&mut client, &mut self.judge, &request, Intent::Strange);
             }
             1 | 2 => {
                 let form = if kind == 1 { Form::Raw } else { Form::SockJs };
@@ -118,7 +124,7 @@ impl<J: Journal> World<J> {
                                Sec-WebSocket-Version: 13\r\n\
                                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
                 let request = format!("{head}{upgrade}");
-                client.write(&mut self.judge, request.as_bytes(), Intent::Upgrade(form));
+                way.request(&mut client, &mut self.judge, &request, Intent::Upgrade(form));
                 // The first messages may ride in the same segment.
                 for _ in 0..self.net.prng.below(5) {
                     self.browser_speaks(&mut client, None, form);
@@ -130,7 +136,7 @@ impl<J: Journal> World<J> {
                 let close = if is_last { "Connection: close\r\n" } else { "" };
                 let request = format!("{head}{close}\r\n");
                 let intent = Intent::Request { status, is_last };
-                client.write(&mut self.judge, request.as_bytes(), intent);
+                way.request(&mut client, &mut self.judge, &request, intent);
             }
             5 if self.net.prng.one_in(2) => {
                 client.write(&mut self.judge, b"no request\r\n\r\n", Intent::BadRequest(400));

@@ -1,0 +1,193 @@
+//! What an answer says that is not the one that was hoped for: who has given it, as far as its
+//! words tell, and what to do about it. The words of our own server are compared with its code by
+//! the tests.
+
+use super::{Finding, Site};
+use crate::client::{ClientError, Visit};
+use crate::codec::http::HttpError;
+use crate::codec::sockjs;
+
+/// For proxies that keep `Upgrade` to themselves.
+pub(super) const UPGRADE: &[&str] = &[
+    "nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header \
+     Connection \"upgrade\";",
+    "Apache: a2enmod proxy_wstunnel, or from 2.4.47 on ProxyPass … upgrade=websocket",
+    "HAProxy, Caddy: they pass it by themselves in mode http and with reverse_proxy; look for a \
+     proxy before or behind them, and for HTTP/2 towards the server",
+];
+
+/// For proxies that keep an answer until there is more of it.
+pub(super) const BUFFERING: &[&str] = &[
+    "nginx: proxy_buffering off; and no gzip for this path",
+    "Caddy: no encode for this path, and no response_buffers",
+    "Apache: ProxyPass … flushpackets=on, and SetEnv no-gzip 1",
+    "HAProxy: no compression, no http-buffer-request and no cache for this path",
+];
+
+/// For proxies that cut silent connections.
+pub(super) const TIMEOUT: &[&str] = &[
+    "let the proxy wait longer than the 25 s between two heartbeats (heartbeat_ms), at least 60 s",
+    "nginx: proxy_read_timeout 60s; HAProxy: timeout server, client and tunnel 60s",
+    "Apache: ProxyTimeout 60; a balancer of a cloud: its idle time-out",
+];
+
+const PATH: &[&str] = &[
+    "nginx: location /socket { proxy_pass http://…; } without a path behind the address",
+    "Caddy: handle /socket* and not handle_path; Apache: the same path on both sides of ProxyPass",
+    "HAProxy: no http-request replace-path or set-path for it",
+];
+
+const NO_RULE: &[&str] = &[
+    "is this the URL of the server's /socket? The proxy needs a rule for it and all below it",
+    "if the proxy has one: is it in the part for this host name?",
+];
+
+const UNREACHED: &[&str] =
+    &["is `fws serve` running, and does the proxy name the address that it prints as ws?"];
+
+const FULL: &[&str] =
+    &["raise the limit connections and the descriptor limit (see docs/operations.md, Sizing)"];
+
+const ADDRESS: &[&str] = &[
+    "if it is a proxy's: let that send X-Forwarded-For, and `fws serve --trusted-proxy` name it",
+    "if it is yours: raise the limit connections_per_address",
+];
+
+const PROXY: &[&str] = &[
+    "a proxy that says by the PROXY protocol whom it speaks for (HAProxy: send-proxy-v2) must be \
+     named with `fws serve --trusted-proxy`",
+    "let the proxy speak HTTP/1.1 towards the server, and no HTTP/2",
+];
+
+pub(super) const HEAD: &[&str] = &[
+    "fewer or smaller cookies on this host, or a host of its own for the server",
+    "the limits http_head_bytes and http_headers; nginx: large_client_header_buffers; HAProxy: \
+     tune.bufsize; Apache: LimitRequestFieldSize",
+];
+
+const HOST: &[&str] = &[
+    "let the proxy pass exactly one Host: nginx: proxy_set_header Host $host; Apache: \
+     ProxyPreserveHost On",
+    "does the proxy know this name? Look at server_name, ServerName or the site's address",
+];
+
+const LOGIN: &[&str] =
+    &["take the check of passwords away from this path: the token says who somebody is"];
+
+const OTHER: &[&str] =
+    &["look into the log of whatever answers at this address, and at its rule for this path"];
+
+/// An answer that is not the one that was hoped for.
+pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
+    // Without its end it says enough.
+    let _ = visit.read_all(super::find::ANSWER_MS);
+    let (text, status) = (visit.text(), visit.status);
+    let (text, who) = (text.trim(), by(visit));
+    let is_ours = |words: &str| text == words;
+    let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
+    if is_ours("Not a valid websocket request") {
+        let says = "the request came to the server without Upgrade or Connection: something on \
+                    the way has taken them out";
+        return wrong(says.into(), UPGRADE);
+    }
+    if is_ours("Origin not allowed") {
+        return origin(site, check);
+    }
+    if is_ours(sockjs::NOT_FOUND.trim()) {
+        let says = format!("the server knows no {}: its paths begin with /socket", site.url.path);
+        return wrong(says, PATH);
+    }
+    if is_ours("The server is full")
+        || is_ours("too many sessions")
+        || is_ours("too much is being sent")
+    {
+        return wrong(format!("503 {text}: there is no room for one more"), FULL);
+    }
+    if is_ours("Too many connections from your address") {
+        let says = "the server has too many connections from one address, and takes this for it";
+        return wrong(says.into(), ADDRESS);
+    }
+    if is_ours(&HttpError::Host.to_string()) {
+        return wrong("the server got no Host, or two, or one that is none".into(), HOST);
+    }
+    if is_ours(&HttpError::Malformed.to_string()) {
+        return wrong("the server got something that is no request".into(), PROXY);
+    }
+    if text.contains("plain HTTP request was sent to HTTPS port") {
+        return wrong("TLS is expected here".into(), &["write https:// in place of http://"]);
+    }
+    let said = format!("{status}{who}");
+    match status {
+        300..=399 => {
+            let to = visit.header("location").unwrap_or("nowhere").to_owned();
+            let advice = "give browsers the URL it leads to: they follow none for a WebSocket";
+            wrong(format!("{said}: leads on to {to}"), &[advice])
+        }
+        401 | 407 => wrong(format!("{said}: asks for a password"), LOGIN),
+        403 => wrong(
+            format!("{said}: forbidden, and not by the server itself"),
+            &["look for a rule, a firewall or a list of addresses in the proxy"],
+        ),
+        404 => wrong(format!("{said}: there is no {}", site.url.path), NO_RULE),
+        408 => wrong(
+            format!("{said}: the request came too slowly"),
+            &["look at the network between the proxy and the server"],
+        ),
+        413 | 414 | 431 => wrong(format!("{said}: the request is too large"), HEAD),
+        421 => wrong(format!("{said}: the wrong host for this address"), HOST),
+        429 => wrong(
+            format!("{said}: too many requests"),
+            &["take this path out of the proxy's limit of requests: a browser that comes back \
+               makes several"],
+        ),
+        502 | 504 => wrong(format!("{said}: the proxy does not reach the server"), UNREACHED),
+        503 => wrong(
+            format!("{said}: not from the server itself: the proxy has no server to send to"),
+            UNREACHED,
+        ),
+        _ => wrong(format!("{said}: {}", first_line(text)), OTHER),
+    }
+}
+
+/// The site is not on the list.
+pub(super) fn origin(site: &Site, check: &'static str) -> Finding {
+    let origin = &site.origin;
+    let says = format!("pages of {origin} may not connect");
+    let advice = format!("`fws serve --allow-origin {origin}`, beside those that are allowed");
+    let guessed = "or say with --origin which site the pages are from that shall connect";
+    let lines = [advice.as_str(), guessed];
+    Finding::wrong(check, says, if site.is_origin_given { &lines[..1] } else { &lines })
+}
+
+/// There was no answer.
+pub(super) fn failed(site: &Site, check: &'static str, error: &ClientError) -> Finding {
+    let place = site.url.host();
+    match error {
+        ClientError::Silence => Finding::wrong(
+            check,
+            format!("{place} takes connections and does not answer"),
+            &["is it the port for browsers? Does the proxy wait for a server that hangs?"],
+        ),
+        ClientError::Lost => Finding::wrong(
+            check,
+            format!("{place} closes without an answer"),
+            &["is it the port for browsers? The control port closes so; and one for TLS may"],
+        ),
+        ClientError::Foreign(what) => Finding::wrong(
+            check,
+            format!("{place} is no such server: {what}"),
+            &["is the port right? Where TLS is spoken the URL begins with https://"],
+        ),
+        e => Finding::wrong(check, e.to_string(), OTHER),
+    }
+}
+
+/// Who answers, if it says so. Our own server does not.
+fn by(visit: &Visit) -> String {
+    visit.header("server").map_or(String::new(), |server| format!(" from {server}"))
+}
+
+/// As much of a text as a line has room for.
+pub(super) fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(80).collect()
+}

@@ -1,0 +1,321 @@
+//! `fws doctor`: goes the way that browsers go, through whatever stands there, and says in plain
+//! words what is wrong with it. Owns the order of the checks and what is printed; each check knows
+//! one thing, and what to do about it.
+
+mod answer;
+mod find;
+mod sockets;
+mod streams;
+mod url;
+
+use std::time::Duration;
+
+use super::flags::{AT_CONFIG, AT_DATA, Flag, KEY};
+use super::output::{out, printable};
+use super::session::{namespace_key, seconds};
+use super::{Call, Command, Stop};
+use crate::client::Address;
+use crate::codec::jwt;
+use crate::keys;
+use crate::time::Clock;
+use url::Url;
+
+/// Life of a token that is made here, in seconds. By it the server tells its clock.
+const TOKEN_SECONDS: u64 = 600;
+
+/// The user that the token is for.
+const USER: &str = "doctor";
+
+/// Most that a clock may be off without a word, in seconds: what tokens lose of their life.
+const CLOCK_SECONDS: u64 = 2;
+
+const ORIGIN: Flag = Flag {
+    name: "origin",
+    value: "ORIGIN",
+    about: "the site of the page, as browsers name it (that of URL)",
+};
+const TOKEN: Flag =
+    Flag { name: "token", value: "TOKEN", about: "a token of the site's back end (one made here)" };
+const WAIT: Flag = Flag {
+    name: "wait",
+    value: "SECONDS",
+    about: "look for so long whether a silent connection stays (not)",
+};
+const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object, at the end" };
+
+pub(super) const COMMAND: Command = Command {
+    name: "doctor",
+    summary: "say what is wrong between browsers and the server",
+    usage: &["URL [NAME] [OPTION…]"],
+    about: "\
+Connects to URL as the page of a browser does, through every proxy on the way:
+what the page gives to its client, as https://example.org/socket. Prints one line
+for each check: ok, wrong, or ?, where it cannot tell; and below what is wrong,
+what to do about it. It publishes nothing and joins no channel.
+
+With a namespace NAME it authenticates too, with a token of the site's back end
+or one that it makes by the key. That shows whether the clocks agree. With --wait
+60 it also sees proxies that cut silent connections; heartbeats come every 25 s.
+TLS is made by the program openssl, which must be there for https and wss.
+
+Exit code 0: nothing is wrong; 1: something is; 2: it was asked wrongly.",
+    flags: &[ORIGIN, TOKEN, KEY, WAIT, JSON, AT_DATA, AT_CONFIG],
+    examples: &[
+        ("fws doctor https://example.org/socket", "do browsers get through?"),
+        ("fws doctor http://127.0.0.1:8080/socket shop --wait 60", "without the proxy, and longer"),
+        ("fws doctor wss://example.org/socket --origin https://shop.example", "for another site"),
+    ],
+    run,
+};
+
+/// What a check has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Wrong,
+    Unknown,
+}
+
+impl Verdict {
+    const fn word(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Wrong => "wrong",
+            Verdict::Unknown => "?",
+        }
+    }
+}
+
+/// One check, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    says: String,
+    /// What to do, one thing a line; empty if nothing is wrong.
+    advice: Vec<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, says: impl Into<String>) -> Finding {
+        Finding { check, verdict: Verdict::Ok, says: says.into(), advice: Vec::new() }
+    }
+
+    fn unknown(check: &'static str, says: impl Into<String>) -> Finding {
+        Finding { check, verdict: Verdict::Unknown, says: says.into(), advice: Vec::new() }
+    }
+
+    fn wrong(check: &'static str, says: impl Into<String>, advice: &[&str]) -> Finding {
+        let advice = advice.iter().map(|line| (*line).to_owned()).collect();
+        Finding { check, verdict: Verdict::Wrong, says: says.into(), advice }
+    }
+
+    /// Lines for a person, in which nothing that came from outside moves the cursor.
+    fn to_text(&self) -> String {
+        let mut text =
+            format!("{:<5}  {:<13}  {}\n", self.verdict.word(), self.check, printable(&self.says));
+        for line in &self.advice {
+            text.push_str(&format!("{:<22}{}\n", "       do:", printable(line)));
+        }
+        text
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        let verdict = match self.verdict {
+            Verdict::Unknown => "cannot tell",
+            verdict => verdict.word(),
+        };
+        serde_json::json!({
+            "check": self.check, "verdict": verdict, "says": self.says, "advice": self.advice,
+        })
+    }
+}
+
+/// Whom we ask, and as whom.
+#[derive(Debug)]
+struct Site {
+    url: Url,
+    address: Address,
+    /// The site of the page, and whether somebody has said so.
+    origin: String,
+    is_origin_given: bool,
+    pass: Option<Pass>,
+    /// How long a silent connection is watched, in seconds.
+    wait: u64,
+}
+
+/// Who we are.
+#[derive(Debug)]
+struct Pass {
+    namespace: String,
+    token: String,
+    /// Of the token, in seconds since 1970.
+    expires: Option<u64>,
+    /// Where the key is from that has signed it, if it was made here.
+    key_origin: Option<String>,
+    /// The same without an end, if it was made here.
+    endless: Option<String>,
+}
+
+/// What has been found. Prints as it grows.
+struct Report {
+    findings: Vec<Finding>,
+    is_json: bool,
+}
+
+impl Report {
+    /// Adds one, and says whether the checks that build on it make sense.
+    fn add(&mut self, finding: Finding) -> Result<bool, Stop> {
+        if !self.is_json {
+            out(&finding.to_text())?;
+        }
+        let is_good = finding.verdict != Verdict::Wrong;
+        self.findings.push(finding);
+        Ok(is_good)
+    }
+
+    fn finish(self, url: &Url) -> Result<(), Stop> {
+        let wrong = self.findings.iter().filter(|it| it.verdict == Verdict::Wrong).count();
+        if self.is_json {
+            let checks: Vec<_> = self.findings.iter().map(Finding::to_json).collect();
+            let object = serde_json::json!({
+                "url": url.to_string(), "ok": wrong == 0, "checks": checks,
+            });
+            out(&(object.to_string() + "\n"))?;
+        }
+        match wrong {
+            0 => Ok(()),
+            1 => Err(Stop::Failed("one thing is wrong".into())),
+            count => Err(Stop::Failed(format!("{count} things are wrong"))),
+        }
+    }
+}
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let mut site = site(call)?;
+    let mut report = Report { findings: Vec::new(), is_json: call.flag(JSON.name).is_some() };
+    examine(&mut site, &mut report)?;
+    report.finish(&site.url)
+}
+
+/// Every check, as far as those before it have found something to build on.
+fn examine(site: &mut Site, report: &mut Report) -> Result<(), Stop> {
+    if !report.add(find::listens(&site.url))? {
+        return Ok(());
+    }
+    if site.url.is_tls {
+        let (finding, is_there) = find::tls(site);
+        report.add(finding)?;
+        if !is_there {
+            return Ok(());
+        }
+    }
+    if !report.add(find::path(site))? {
+        return Ok(());
+    }
+    let (origin, date) = find::origin(site);
+    if !report.add(origin)? {
+        return Ok(());
+    }
+    report.add(find::room(site))?;
+    let has_socket = report.add(sockets::raw(site))?;
+    report.add(sockets::sockjs(site))?;
+    for stream in &streams::STREAMS {
+        report.add(stream.check(site))?;
+    }
+    report.add(streams::polling(site))?;
+    let mut may_stay = has_socket;
+    if has_socket {
+        let (findings, is_in) = sockets::auth(site, date);
+        for finding in findings {
+            report.add(finding)?;
+        }
+        may_stay = is_in;
+    }
+    for finding in streams::silence(site, has_socket, may_stay) {
+        report.add(finding)?;
+    }
+    Ok(())
+}
+
+/// What the command line says.
+fn site(call: &Call) -> Result<Site, Stop> {
+    let (url, namespace) = match call.words.as_slice() {
+        [url] => (url, None),
+        [url, namespace] => (url, Some(namespace.as_str())),
+        _ => return Err(call.misused()),
+    };
+    let url = Url::parse(url).map_err(|e| Stop::Usage(format!("{url:?} {e}")))?;
+    let origin = call.flag(ORIGIN.name).map(str::to_owned);
+    if let Some(origin) = &origin
+        && !origin.bytes().all(|byte| byte.is_ascii_graphic())
+    {
+        return Err(Stop::Usage(format!("--origin: {origin:?} is none: as https://shop.example")));
+    }
+    let pass = match namespace {
+        Some(namespace) => Some(pass(call, namespace)?),
+        None if call.flag(TOKEN.name).or_else(|| call.flag(KEY.name)).is_some() => {
+            return Err(Stop::Usage(
+                "--token and --key need the namespace behind the URL, as in `fws doctor URL shop`"
+                    .into(),
+            ));
+        }
+        None => None,
+    };
+    Ok(Site {
+        address: url.address(true),
+        is_origin_given: origin.is_some(),
+        origin: origin.unwrap_or_else(|| url.origin()),
+        url,
+        pass,
+        wait: seconds(call, WAIT.name)?.unwrap_or_default(),
+    })
+}
+
+/// A token of somebody else, or one of our own.
+fn pass(call: &Call, namespace: &str) -> Result<Pass, Stop> {
+    let namespace = namespace.to_owned();
+    if let Some(token) = call.flag(TOKEN.name) {
+        let expires = sockets::claim(token, "exp");
+        return Ok(Pass {
+            namespace,
+            token: token.into(),
+            expires,
+            key_origin: None,
+            endless: None,
+        });
+    }
+    let config = call.client_config()?;
+    let key = namespace_key(call, &config, &namespace)?;
+    let expires = Some(Clock::new().now().unix.seconds().saturating_add(TOKEN_SECONDS));
+    let token = jwt::sign(USER, key.key.expose(), expires);
+    let endless = Some(jwt::sign(USER, key.key.expose(), None));
+    Ok(Pass { namespace, token, expires, key_origin: Some(key.origin), endless })
+}
+
+/// A name for a session that nobody else has.
+fn session() -> Result<String, crate::client::ClientError> {
+    let mut bytes = [0; 8];
+    keys::random(&mut bytes).map_err(crate::client::ClientError::Random)?;
+    Ok(format!("000/{:016x}", u64::from_be_bytes(bytes)))
+}
+
+/// A time for a person.
+fn time(us: u64) -> String {
+    format!("{} ms", Duration::from_micros(us).as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_a_line_and_what_to_do() {
+        let finding = Finding::wrong("path", "it says \u{1b}[2J", &["this", "or that"]);
+        let text = "wrong  path           it says \\u{1b}[2J\n       do:            this\n       \
+                    do:            or that\n";
+        assert_eq!(finding.to_text(), text);
+        let json = Finding::unknown("clock", "?").to_json().to_string();
+        assert!(json.contains(r#""verdict":"cannot tell""#), "{json}");
+    }
+}

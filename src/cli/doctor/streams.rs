@@ -1,0 +1,255 @@
+//! Answers over HTTP that go on and on, for browsers that get no WebSocket through: whether their
+//! pieces come at once. And silence, on both ways: whether a connection is left alone.
+
+use super::answer::{BUFFERING, TIMEOUT, failed, refused};
+use super::find::{ANSWER_MS, ask, head};
+use super::sockets::{ANSWER, PING, auth_message};
+use super::{Finding, Site, session, time};
+use crate::client::{ClientError, Message, Socket, Visit};
+use crate::time::Stopwatch;
+
+/// What comes later than this, in milliseconds, was kept back by somebody.
+const AT_ONCE_MS: u64 = 2000;
+
+/// Between two looks whether a silent connection is still there, in milliseconds.
+const LOOK_MS: u64 = 500;
+
+/// Silence that shows a heartbeat, in seconds, and a little more.
+const HEARTBEAT_SECONDS: u64 = 27;
+
+/// A transport whose answer goes on.
+pub(super) struct Stream {
+    name: &'static str,
+    method: &'static str,
+    query: &'static str,
+    /// What the first frame looks like in it.
+    open: &'static str,
+}
+
+pub(super) const STREAMS: [Stream; 3] = [
+    Stream { name: "xhr_streaming", method: "POST", query: "", open: "\no\n" },
+    Stream { name: "eventsource", method: "GET", query: "", open: "data: o\r\n" },
+    Stream { name: "htmlfile", method: "GET", query: "?c=doctor", open: "p(\"o\");" },
+];
+
+impl Stream {
+    /// Whether the first frame, and one later, come at once.
+    pub fn check(&self, site: &Site) -> Finding {
+        let check = self.name;
+        let watch = Stopwatch::start();
+        let (session, mut visit) = match self.begin(site) {
+            Ok(begun) => begun,
+            Err(ClientError::Silence) => return kept_back(check, "not even the head of it"),
+            Err(error) => return failed(site, check, &error),
+        };
+        if visit.status == 404 && check == "htmlfile" {
+            return Finding::unknown(check, "not there: switched off, or the proxy has no rule");
+        }
+        if visit.status != 200 {
+            return refused(site, check, &mut visit);
+        }
+        if let Some(coding) = visit.header("content-encoding") {
+            return kept_back(check, &format!("{coding} packs it up"));
+        }
+        match visit.read_until(self.open, AT_ONCE_MS) {
+            Ok(true) => {}
+            Ok(false) => return ended(check),
+            Err(ClientError::Silence) => return kept_back(check, "its first frame does not come"),
+            Err(error) => return failed(site, check, &error),
+        }
+        let first = time(watch.elapsed_us());
+        let watch = Stopwatch::start();
+        if let Err(finding) = send(site, check, &session, PING) {
+            return finding;
+        }
+        match visit.read_until(ANSWER, AT_ONCE_MS) {
+            Ok(true) => {
+                let second = time(watch.elapsed_us());
+                Finding::ok(check, format!("first frame in {first}, a later one in {second}"))
+            }
+            Ok(false) => ended(check),
+            Err(ClientError::Silence) => kept_back(check, "a frame behind the first one waits"),
+            Err(error) => failed(site, check, &error),
+        }
+    }
+
+    fn begin(&self, site: &Site) -> Result<(String, Visit), ClientError> {
+        let session = session()?;
+        let below = format!("/{session}/{}{}", self.name, self.query);
+        let visit = ask(site, [self.method, &below], "")?;
+        Ok((session, visit))
+    }
+}
+
+fn kept_back(check: &'static str, what: &str) -> Finding {
+    Finding::wrong(check, format!("the answer does not come piece by piece: {what}"), BUFFERING)
+}
+
+fn ended(check: &'static str) -> Finding {
+    let advice = ["let the proxy pass on answers that go on, in chunks and without a length"];
+    Finding::wrong(check, "the answer ends before its time", &advice)
+}
+
+/// Sends a message to a session over HTTP.
+fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Result<(), Finding> {
+    let body = serde_json::json!([message]).to_string();
+    let request = format!(
+        "{}Content-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        head(site, "POST", &format!("/{session}/xhr_send")),
+        body.len()
+    );
+    match Visit::ask(&site.address, request.as_bytes(), ANSWER_MS) {
+        Ok(visit) if visit.status == 204 => Ok(()),
+        Ok(visit) if visit.status == 404 => Err(Finding::wrong(
+            check,
+            "what is sent comes to a server that does not know the session",
+            &["behind a balancer of several servers, all requests of one session must go to one: \
+               by the path, or by a cookie (JSESSIONID)"],
+        )),
+        Ok(mut visit) => Err(refused(site, check, &mut visit)),
+        Err(error) => Err(failed(site, check, &error)),
+    }
+}
+
+/// Whether polling works, the last resort.
+pub(super) fn polling(site: &Site) -> Finding {
+    let check = "xhr";
+    let polled = session().and_then(|session| ask(site, ["POST", &format!("/{session}/xhr")], ""));
+    match polled {
+        Ok(mut visit) if visit.status == 200 => match visit.read_until("o\n", AT_ONCE_MS) {
+            Ok(true) => Finding::ok(check, "a poll is answered"),
+            Ok(false) => ended(check),
+            Err(error) => failed(site, check, &error),
+        },
+        Ok(mut visit) => refused(site, check, &mut visit),
+        Err(error) => failed(site, check, &error),
+    }
+}
+
+/// What became of a connection on which nothing was said.
+enum Silence {
+    /// It is there, and so many heartbeats have come.
+    Stays(u64),
+    /// It ended after so many seconds.
+    Cut(u64),
+    /// The server itself has closed it, with these words.
+    Closed(String),
+    /// There was none.
+    Failed(Finding),
+}
+
+/// Whether a silent WebSocket and a silent answer stay, as long as we shall wait: both at the same
+/// time. `is_in`: there is a token that is good; without one the server closes after 10 s.
+pub(super) fn silence(site: &Site, has_socket: bool, is_in: bool) -> Vec<Finding> {
+    const CHECKS: [&str; 2] = ["idle", "idle_stream"];
+    if site.wait == 0 {
+        let says = "not looked at: --wait 60 shows whether silent connections are cut";
+        return vec![Finding::unknown("idle", says)];
+    }
+    let [socket, stream] = std::thread::scope(|scope| {
+        let socket = has_socket.then(|| scope.spawn(|| silent_socket(site, is_in)));
+        let stream = silent_stream(site, is_in);
+        [socket.and_then(|thread| thread.join().ok()), Some(stream)]
+    });
+    let told = [socket, stream].into_iter().zip(CHECKS);
+    told.filter_map(|(silence, check)| Some(judge(site, check, silence?))).collect()
+}
+
+fn judge(site: &Site, check: &'static str, silence: Silence) -> Finding {
+    let wait = site.wait;
+    match silence {
+        Silence::Stays(0) if wait >= HEARTBEAT_SECONDS => Finding::wrong(
+            check,
+            format!("stays open for {wait} s, but no heartbeat comes through"),
+            BUFFERING,
+        ),
+        Silence::Stays(0) => Finding::unknown(
+            check,
+            format!("stays open for {wait} s, too short for a heartbeat: --wait 60"),
+        ),
+        Silence::Stays(beats) => {
+            Finding::ok(check, format!("stays open for {wait} s; heartbeats: {beats}"))
+        }
+        Silence::Closed(words) if words.contains("no auth in time") => Finding::unknown(
+            check,
+            "closed by the server, for want of a token: name a namespace to look for longer",
+        ),
+        Silence::Closed(words) => Finding::wrong(
+            check,
+            format!("closed by the server: {words}"),
+            &["the table of close codes in docs/operations.md says what that means"],
+        ),
+        Silence::Cut(after) => {
+            Finding::wrong(check, format!("cut after {after} s of silence"), TIMEOUT)
+        }
+        Silence::Failed(finding) => Finding { check, ..finding },
+    }
+}
+
+fn seconds(watch: &Stopwatch) -> u64 {
+    watch.elapsed_us() / 1_000_000
+}
+
+fn silent_socket(site: &Site, is_in: bool) -> Silence {
+    let opened = Socket::open(&site.address, &head(site, "GET", "/websocket"));
+    let mut socket = match opened {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(mut visit)) => return Silence::Failed(refused(site, "idle", &mut visit)),
+        Err(error) => return Silence::Failed(failed(site, "idle", &error)),
+    };
+    if is_in
+        && let Some(pass) = &site.pass
+        && let Err(error) = socket.send(auth_message(pass).as_bytes())
+    {
+        return Silence::Failed(failed(site, "idle", &error));
+    }
+    let watch = Stopwatch::start();
+    while seconds(&watch) < site.wait {
+        match socket.next_within(LOOK_MS) {
+            Ok(Some(Message::Closed(1006 | 1011 | 1012, _))) | Err(_) => {
+                return Silence::Cut(seconds(&watch));
+            }
+            Ok(Some(Message::Closed(code, reason))) => {
+                return Silence::Closed(format!("{code} {reason}"));
+            }
+            Ok(_) => {}
+        }
+    }
+    Silence::Stays(socket.pings())
+}
+
+fn silent_stream(site: &Site, is_in: bool) -> Silence {
+    let [stream, ..] = &STREAMS;
+    let (session, mut visit) = match stream.begin(site) {
+        Ok(begun) => begun,
+        Err(error) => return Silence::Failed(failed(site, "idle_stream", &error)),
+    };
+    if visit.status != 200 {
+        return Silence::Failed(refused(site, "idle_stream", &mut visit));
+    }
+    if is_in
+        && let Some(pass) = &site.pass
+        && let Err(finding) = send(site, "idle_stream", &session, &auth_message(pass))
+    {
+        return Silence::Failed(finding);
+    }
+    let watch = Stopwatch::start();
+    while seconds(&watch) < site.wait {
+        let is_over = match visit.read(LOOK_MS) {
+            Ok(is_open) => !is_open,
+            Err(ClientError::Silence) => false,
+            Err(_) => true,
+        };
+        let text = visit.text();
+        if let Some((_, words)) = text.split_once("\nc[") {
+            return Silence::Closed(words.trim_end().trim_end_matches(']').to_owned());
+        }
+        if is_over {
+            return Silence::Cut(seconds(&watch));
+        }
+    }
+    let text = visit.text();
+    // The first line is the prelude.
+    let beats = text.lines().skip(1).filter(|line| *line == "h").count();
+    Silence::Stays(beats as u64)
+}

@@ -1,0 +1,149 @@
+//! TLS by the program `openssl`, through pipes: the one command that goes over the open Internet
+//! needs it, and a library for it would be larger than the server. Owns the process.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+
+use super::{ClientError, Deadline};
+
+/// Read at a time, in bytes, and how many of those wait.
+const PIECE_BYTES: usize = 16_384;
+const PIECES: usize = 16;
+
+/// Most that is read of what the program has to complain about, in bytes.
+const COMPLAINT_BYTES: u64 = 65_536;
+
+/// What it says when the certificate is not one that a browser would take.
+pub(super) const CERTIFICATE: &str = "the certificate is refused: ";
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Tls {
+    child: Child,
+    pieces: Receiver<Vec<u8>>,
+    /// What has come and is not read.
+    rest: Vec<u8>,
+    has_read: bool,
+}
+
+impl Tls {
+    /// Starts the program. Whether it gets through shows when something is read.
+    pub fn start(host: &str, port: u16, is_verified: bool) -> Result<Tls, ClientError> {
+        let failed = |e: std::io::Error| {
+            ClientError::Tls(format!("the program openssl, which makes it, does not start: {e}"))
+        };
+        let is_ip = host.parse::<std::net::IpAddr>().is_ok();
+        let place = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let mut command = Command::new("openssl");
+        // Quiet: no word beside what the server says, and no letter of ours is a command.
+        command.args(["s_client", "-quiet", "-connect", &format!("{place}:{port}")]);
+        match is_ip {
+            true => command.arg("-noservername"),
+            false => command.args(["-servername", host]),
+        };
+        if is_verified {
+            command.args([
+                "-verify_return_error",
+                if is_ip { "-verify_ip" } else { "-verify_hostname" },
+            ]);
+            command.arg(host);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(failed)?;
+        let mut stdout = child.stdout.take();
+        let (sender, pieces) = sync_channel(PIECES);
+        let copy = move || {
+            let mut piece = [0; PIECE_BYTES];
+            while let Some(stdout) = &mut stdout
+                && let Ok(count) = stdout.read(&mut piece)
+                && count > 0
+                && sender.send(piece.get(..count).unwrap_or_default().to_vec()).is_ok()
+            {
+            }
+        };
+        std::thread::Builder::new().spawn(copy).map_err(failed)?;
+        Ok(Tls { child, pieces, rest: Vec::new(), has_read: false })
+    }
+
+    pub fn read(&mut self, out: &mut [u8], deadline: &Deadline) -> Result<usize, ClientError> {
+        if self.rest.is_empty() {
+            let left = deadline.left().ok_or(ClientError::Silence)?;
+            self.rest = self.pieces.recv_timeout(left).map_err(|e| match e {
+                RecvTimeoutError::Timeout => ClientError::Silence,
+                RecvTimeoutError::Disconnected if self.has_read => ClientError::Lost,
+                RecvTimeoutError::Disconnected => self.complaint(),
+            })?;
+            self.has_read = true;
+        }
+        let count = self.rest.len().min(out.len());
+        for (to, from) in out.iter_mut().zip(self.rest.drain(..count)) {
+            *to = from;
+        }
+        Ok(count)
+    }
+
+    pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        let written = match &mut self.child.stdin {
+            Some(stdin) => stdin.write_all(bytes).and_then(|()| stdin.flush()),
+            None => return Err(ClientError::Lost),
+        };
+        match written {
+            Ok(()) => Ok(()),
+            Err(_) if self.has_read => Err(ClientError::Lost),
+            Err(_) => Err(self.complaint()),
+        }
+    }
+
+    /// Why nothing has ever come.
+    fn complaint(&mut self) -> ClientError {
+        let mut said = Vec::new();
+        if let Some(stderr) = self.child.stderr.take() {
+            // Half of it may say enough.
+            let _ = stderr.take(COMPLAINT_BYTES).read_to_end(&mut said);
+        }
+        match reason(&String::from_utf8_lossy(&said)) {
+            Some(reason) => ClientError::Tls(reason),
+            // It was there, and has gone without a word.
+            None => ClientError::Lost,
+        }
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the program has complained about, in its own words.
+fn reason(said: &str) -> Option<String> {
+    let verify = said.lines().find_map(|line| line.strip_prefix("verify error:num="));
+    if let Some((_, what)) = verify.and_then(|verify| verify.split_once(':')) {
+        return Some(format!("{CERTIFICATE}{what}"));
+    }
+    // THREAD:error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:
+    said.lines().find_map(|line| {
+        let (_, behind) = line.split_once(":error:")?;
+        Some(behind.split(':').nth(3)?.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints() {
+        let line = "40:error:0A00010B:SSL routines:ssl3_get_record:wrong version number:../a.c:3:";
+        assert_eq!(reason(line).as_deref(), Some("wrong version number"));
+        let newer = "40:error:0A0000C6:SSL routines::packet length too long:../a.c:3:\n";
+        assert_eq!(reason(newer).as_deref(), Some("packet length too long"));
+        let verify = "depth=0 CN = a\nverify error:num=18:self-signed certificate\n".to_owned();
+        let refused = reason(&(verify + line));
+        assert_eq!(refused.as_deref(), Some("the certificate is refused: self-signed certificate"));
+        assert_eq!(reason("depth=0 CN = a\nverify return:1\n"), None);
+    }
+}

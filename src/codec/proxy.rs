@@ -1,0 +1,158 @@
+//! What a proxy says of whom it speaks for: the PROXY protocol, versions 1 and 2, in front of the
+//! first request of a connection; and the header `X-Forwarded-For` in each. Pure over slices; who
+//! is believed is decided elsewhere. Called by the web door.
+//!
+//! Source: "The PROXY protocol, versions 1 & 2" of HAProxy, parts 2.1 and 2.2.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::http::Head;
+use crate::address::{Address, Proxies};
+
+/// The first bytes of version 2.
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Signature, version and command, family and transport, length of the rest.
+const HEADER_BYTES: usize = 16;
+/// The first bytes of version 1.
+const WORD: &[u8] = b"PROXY ";
+/// Longest line of version 1, its CR LF included.
+const LINE_BYTES: usize = 107;
+
+/// What stands at the start of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Introduction {
+    /// Something else.
+    None,
+    /// The beginning of one, or of something else: more is needed to know.
+    Incomplete,
+    /// One.
+    Whole {
+        /// Its length in bytes.
+        length: usize,
+        /// Whom the proxy speaks for; `None` if for itself, or for somebody without an IP address.
+        source: Option<IpAddr>,
+    },
+    /// It begins as one and is none, or is too long.
+    Malformed,
+}
+
+/// Reads what stands at the start of a connection, of at most so many bytes. What it says beside
+/// the address of the client is passed over.
+pub fn introduction(input: &[u8], bytes_max: usize) -> Introduction {
+    let begins = |with: &[u8]| input.iter().zip(with).all(|(a, b)| a == b);
+    if !begins(SIGNATURE) {
+        return match begins(WORD) {
+            true if input.len() >= WORD.len() => line(input),
+            true => Introduction::Incomplete,
+            false => Introduction::None,
+        };
+    }
+    let Some((header, rest)) = input.split_at_checked(HEADER_BYTES) else {
+        return Introduction::Incomplete;
+    };
+    let (command, family) = (header[12], header[13]);
+    let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
+    // With 0x20 it speaks for itself: it asks whether we are well.
+    let family_told = if command == 0x21 { family >> 4 } else { 0 };
+    let least = match family_told {
+        1 => 12,
+        2 => 36,
+        3 => 216,
+        _ => 0,
+    };
+    let is_known = matches!(command, 0x20 | 0x21) && family >> 4 <= 3 && family & 0x0F <= 2;
+    if !is_known || length < least || HEADER_BYTES + length > bytes_max {
+        return Introduction::Malformed;
+    }
+    let Some(rest) = rest.get(..length) else { return Introduction::Incomplete };
+    let source = match family_told {
+        1 => rest.first_chunk::<4>().map(|ip| IpAddr::from(*ip)),
+        2 => rest.first_chunk::<16>().map(|ip| IpAddr::from(*ip)),
+        _ => None,
+    };
+    let source = source.map(|ip| ip.to_canonical());
+    Introduction::Whole { length: HEADER_BYTES + length, source }
+}
+
+/// Version 1: `PROXY TCP4 SOURCE DESTINATION PORT PORT` and CR LF, or `PROXY UNKNOWN` and anything.
+fn line(input: &[u8]) -> Introduction {
+    let input = &input[..input.len().min(LINE_BYTES)];
+    let Some(end) = input.windows(2).position(|two| two == b"\r\n") else {
+        let is_too_long = input.len() == LINE_BYTES;
+        return if is_too_long { Introduction::Malformed } else { Introduction::Incomplete };
+    };
+    let words = str::from_utf8(&input[WORD.len()..end]).unwrap_or_default();
+    let words: Vec<&str> = words.split(' ').collect();
+    let is_port =
+        |text: &str| text.parse::<u16>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let source = match words[..] {
+        ["UNKNOWN", ..] => Some(None),
+        ["TCP4", source, destination, from, to] if is_port(from) && is_port(to) => {
+            let ips = (source.parse::<Ipv4Addr>(), destination.parse::<Ipv4Addr>());
+            if let (Ok(source), Ok(_)) = ips { Some(Some(source.into())) } else { None }
+        }
+        ["TCP6", source, destination, from, to] if is_port(from) && is_port(to) => {
+            let ips = (source.parse::<Ipv6Addr>(), destination.parse::<Ipv6Addr>());
+            let source = ips.0.map(|ip| IpAddr::from(ip).to_canonical());
+            if let (Ok(source), Ok(_)) = (source, ips.1) { Some(Some(source)) } else { None }
+        }
+        _ => None,
+    };
+    source.map_or(Introduction::Malformed, |source| {
+        let length = end + 2;
+        Introduction::Whole { length, source }
+    })
+}
+
+/// Who is behind the proxy that sent this request: the last address in `X-Forwarded-For` that is
+/// not itself a proxy which is believed, because what stands in front of it anybody may have
+/// written. If all of them are, the first. `None` if there is none, or if there is something else
+/// on the way.
+pub fn forwarded_for(head: &Head<'_>, proxies: &Proxies) -> Option<IpAddr> {
+    let mut found = None;
+    for element in head.elements("x-forwarded-for").rev() {
+        let ip = forwarded_ip(str::from_utf8(element).ok()?)?.to_canonical();
+        found = Some(ip);
+        if !proxies.has(Address::Ip(ip)) {
+            break;
+        }
+    }
+    found
+}
+
+/// An address, perhaps in brackets, perhaps with a port.
+fn forwarded_ip(text: &str) -> Option<IpAddr> {
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    if let Some((ip, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let is_good = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return ip.parse::<Ipv6Addr>().ok().filter(|_| is_good).map(IpAddr::from);
+    }
+    match text.split_once(':') {
+        Some((ip, port)) if is_port(port) && ip.contains('.') => {
+            ip.parse::<Ipv4Addr>().ok().map(IpAddr::from)
+        }
+        _ => text.parse().ok(),
+    }
+}
+
+/// Fuzz target: the start of a connection. Panics where more bytes unsay what fewer said.
+///
+/// # Panics
+/// If it does.
+pub fn fuzz_introduction(data: &[u8]) {
+    let whole = introduction(data, 1024);
+    if let Introduction::Whole { length, .. } = whole {
+        assert!(length <= data.len() && length <= 1024);
+    }
+    for end in 0..data.len().min(300) {
+        let said = introduction(&data[..end], 1024);
+        match said {
+            Introduction::Incomplete => {}
+            said => assert_eq!(said, whole, "after {end} bytes"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "proxy/tests.rs"]
+mod tests;

@@ -1,0 +1,68 @@
+//! Where browsers are, and how many of one place there may be: counted anew each time.
+
+use std::net::IpAddr;
+
+use super::expected::Expected;
+use super::{Judge, Line};
+use crate::address::Address;
+use crate::edge::ConnId;
+use crate::reason::CloseReason;
+
+/// Where a browser is, as far as is known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Whereabouts {
+    /// What stands for the proxy that it comes by, if that is believed.
+    proxy: Option<String>,
+    /// What it counts as.
+    counts_as: Option<String>,
+}
+
+/// All addresses that are one have the same text.
+fn household(address: Address) -> String {
+    match address {
+        Address::Ip(IpAddr::V4(ip)) => ip.to_string(),
+        Address::Ip(IpAddr::V6(ip)) => format!("{:x?}", &ip.segments()[..4]),
+        Address::Unix => "a socket".into(),
+    }
+}
+
+impl Judge {
+    /// A browser, or a proxy, has come from there.
+    pub(super) fn came(&mut self, conn: ConnId, from: Address) {
+        let is_proxy = match from {
+            Address::Ip(IpAddr::V4(ip)) => ip.octets()[0] == 10,
+            Address::Ip(IpAddr::V6(ip)) => ip.octets()[0] == 0xFD,
+            Address::Unix => true,
+        };
+        let Some(line) = self.lines.get_mut(&conn) else { return };
+        line.whereabouts = Whereabouts::default();
+        match is_proxy {
+            true => line.whereabouts.proxy = Some(household(from)),
+            false => self.counts(conn, household(from)),
+        }
+    }
+
+    /// A request has come by that connection, with this client in it.
+    pub(super) fn is_named(&mut self, conn: ConnId, client: Option<IpAddr>) {
+        let Some(proxy) = self.lines.get(&conn).and_then(|line| line.whereabouts.proxy.clone())
+        else {
+            return;
+        };
+        self.counts(conn, client.map_or(proxy, |ip| household(ip.into())));
+    }
+
+    fn counts(&mut self, conn: ConnId, place: String) {
+        let is_there = |(other, line): &(&ConnId, &Line)| {
+            **other != conn && !line.is_gone && line.whereabouts.counts_as.as_ref() == Some(&place)
+        };
+        let others = self.lines.iter().filter(is_there).count();
+        let Some(line) = self.lines.get_mut(&conn) else { return };
+        if others < self.limits.connections_per_address {
+            line.whereabouts.counts_as = Some(place);
+            return;
+        }
+        line.whereabouts = Whereabouts::default();
+        line.expect(Expected::Http(503));
+        self.close(conn, CloseReason::AddressFull);
+    }
+}

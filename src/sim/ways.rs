@@ -1,0 +1,102 @@
+//! Ways by which browsers come: straight, or by a proxy that says where they are, or says it badly;
+//! and what liars say. The world draws one for each.
+
+use std::net::IpAddr;
+
+use super::Prng;
+use super::client::Client;
+use super::intent::Intent;
+use super::judge::Judge;
+use crate::address::{Address, Network, Proxies};
+
+/// Where browsers are: so few places that some are crowded. The last two are one.
+const PLACES: [&str; 6] =
+    ["192.0.2.1", "192.0.2.2", "198.51.100.7", "2001:db8:1::1", "2001:db8:2::1", "2001:db8:2::2"];
+/// Where proxies are that are believed, beside the unix socket.
+const PROXIES: [&str; 2] = ["10.0.0.1", "fd00::1"];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// The proxies of every run.
+pub(super) fn proxies() -> Proxies {
+    let networks = ["10.0.0.0/8", "fd00::/8"].map(|text| Network::parse(text).expect("a network"));
+    Proxies { networks: networks.into(), is_unix: true }
+}
+
+/// How one browser comes.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// Where the peer is.
+    pub from: Address,
+    /// What the proxy says first, with what it means.
+    introduction: Option<(Vec<u8>, Intent)>,
+    /// A line in the head of each request.
+    header: String,
+    /// The client that this line names, if it is believed.
+    named: Option<IpAddr>,
+}
+
+impl Way {
+    /// Draws one.
+    pub fn draw(prng: &mut Prng) -> Way {
+        let (client, other) = (*prng.pick(&PLACES), *prng.pick(&PLACES));
+        let proxy = match prng.below(3) {
+            0 => Address::Unix,
+            at => ip(PROXIES[at - 1]).into(),
+        };
+        let header = |list: &str| format!("X-Forwarded-For: {list}\r\n");
+        let says = |command, source| {
+            let intent = Intent::Introduced(if command == 0x21 { source } else { None });
+            Some((introduction(command, source), intent))
+        };
+        let straight =
+            |header| Way { from: ip(client).into(), introduction: None, header, named: None };
+        let by = |introduction, header, named| Way { from: proxy, introduction, header, named };
+        match prng.weighted(&[40, 8, 20, 8, 4, 4, 10, 4, 4, 2]) {
+            0 => straight(String::new()),
+            1 => straight(header(other)),
+            2 => by(None, header(client), Some(ip(client))),
+            3 => {
+                by(None, header(&format!("rubbish, {other}, {client}, 10.9.9.9")), Some(ip(client)))
+            }
+            4 => by(None, header(&format!("{other}, rubbish")), None),
+            5 => by(None, String::new(), None),
+            // Whoever is spoken for may say what he likes.
+            6 => by(says(0x21, Some(ip(client))), header(other), None),
+            7 => by(says(0x20, Some(ip(other))), header(client), Some(ip(client))),
+            8 => by(says(0x21, Some(ip("10.9.9.9"))), header(client), Some(ip(client))),
+            _ => Way {
+                introduction: Some((introduction(0x21, Some(ip(other))), Intent::BadRequest(400))),
+                ..straight(String::new())
+            },
+        }
+    }
+
+    /// What stands in front of the first request.
+    pub fn introduce(&self, client: &mut Client, judge: &mut Judge) {
+        if let Some((bytes, intent)) = &self.introduction {
+            client.write(judge, bytes, intent.clone());
+        }
+    }
+
+    /// A request in which its line stands behind the first line.
+    pub fn request(&self, client: &mut Client, judge: &mut Judge, head: &str, intent: Intent) {
+        let (first, rest) = head.split_once("\r\n").expect("a line");
+        let head = format!("{first}\r\n{}{rest}", self.header);
+        client.write_request(judge, head.as_bytes(), self.named, intent);
+    }
+}
+
+/// Version 2 of the PROXY protocol, with something behind the addresses.
+fn introduction(command: u8, source: Option<IpAddr>) -> Vec<u8> {
+    let (family, addresses) = match source {
+        Some(IpAddr::V4(ip)) => (0x11, [&ip.octets()[..], &[127, 0, 0, 1, 0, 1, 0, 2]].concat()),
+        Some(IpAddr::V6(ip)) => (0x21, [&ip.octets()[..], &[0; 16], &[0, 1, 0, 2]].concat()),
+        None => (0, Vec::new()),
+    };
+    let rest = [&addresses[..], &[4, 0, 2, b'\r', b'\n']].concat();
+    let length = (rest.len() as u16).to_be_bytes();
+    [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &length, &rest].concat()
+}

@@ -1,0 +1,151 @@
+//! Where clients are: counts the connections of each household, and refuses more than it may have.
+//! Who comes straight is counted when it comes. Who comes by a proxy that is believed is counted
+//! for where the proxy says it is: from the introduction of the connection on, or from each request
+//! on that says so. Without a cap nothing is kept. Called by `http`, and where connections come and
+//! go.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+
+use super::Web;
+use crate::address::{Address, Household, Proxies};
+use crate::codec::http::{Head, Response};
+use crate::codec::proxy;
+use crate::edge::{ConnId, Net};
+use crate::reason::CloseReason;
+
+/// When who is refused may come back.
+const RETRY_AFTER_SECONDS: &str = "30";
+
+/// What is known of one connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// The proxy that it comes by, which may say with each request where its client is.
+    proxy: Option<Household>,
+    /// Whose connection it is. Of one by a proxy this is not known before that has spoken.
+    counted: Option<Household>,
+}
+
+/// All connections that count, and how many each household has.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    /// Connections of one household; 0: any number, and nothing is kept.
+    max: usize,
+    pub proxies: Proxies,
+    /// By the slot of the connection.
+    places: HashMap<u32, Place>,
+    counts: HashMap<Household, usize>,
+}
+
+impl Addresses {
+    pub fn new(max: usize) -> Addresses {
+        let (places, counts) = (HashMap::new(), HashMap::new());
+        Addresses { max, proxies: Proxies::default(), places, counts }
+    }
+
+    /// A connection is of that household from now on; whether that may have it.
+    fn count(&mut self, conn: ConnId, household: Household) -> bool {
+        let place = self.places.get(&conn.slot).copied().unwrap_or_default();
+        if place.counted == Some(household) {
+            return true;
+        }
+        self.leave(conn);
+        let count = self.counts.entry(household).or_insert(0);
+        if *count >= self.max {
+            return false;
+        }
+        *count += 1;
+        self.places.insert(conn.slot, Place { counted: Some(household), ..place });
+        true
+    }
+
+    /// A connection counts no more.
+    pub fn leave(&mut self, conn: ConnId) {
+        let Some(household) = self.places.remove(&conn.slot).and_then(|place| place.counted) else {
+            return;
+        };
+        if let Some(count) = self.counts.get_mut(&household) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&household);
+            }
+        }
+    }
+
+    /// Checks all that must hold; for tests.
+    pub fn check_invariants(&self, is_open: impl Fn(usize) -> bool) {
+        assert!(
+            self.places.keys().all(|slot| is_open(*slot as usize)),
+            "somebody has left and counts"
+        );
+        let mut counts = HashMap::new();
+        for household in self.places.values().filter_map(|place| place.counted) {
+            *counts.entry(household).or_insert(0) += 1;
+        }
+        assert_eq!(counts, self.counts);
+        assert!(self.counts.values().all(|count| *count <= self.max));
+    }
+}
+
+impl<P> Web<P> {
+    /// A peer came from that address. One whose word is believed has yet to say whom it speaks for.
+    pub(super) fn arrive(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        from: Address,
+    ) -> Result<(), CloseReason> {
+        if self.addresses.max == 0 {
+            return Ok(());
+        }
+        if self.addresses.proxies.has(from) {
+            let place = Place { proxy: Some(from.into()), counted: None };
+            self.addresses.places.insert(conn.slot, place);
+            return Ok(());
+        }
+        self.admit(net, conn, from.into())
+    }
+
+    /// A proxy has said from what address its client comes; `None` if it speaks for itself.
+    pub(super) fn introduced(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        source: Option<IpAddr>,
+    ) -> Result<(), CloseReason> {
+        let Some(source) = source else { return Ok(()) };
+        self.addresses.leave(conn);
+        // As if it had come from there: what it says of others counts if it is a proxy, too.
+        self.arrive(net, conn, source.into())
+    }
+
+    /// A request has come. One by a proxy says where its client is; or else the proxy is meant.
+    pub(super) fn requested(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        head: &Head<'_>,
+    ) -> Result<(), CloseReason> {
+        let place = self.addresses.places.get(&conn.slot);
+        let Some(proxy) = place.and_then(|place| place.proxy) else { return Ok(()) };
+        let client = proxy::forwarded_for(head, &self.addresses.proxies);
+        let household = client.map_or(proxy, |ip| Address::from(ip).into());
+        self.admit(net, conn, household)
+    }
+
+    fn admit(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        household: Household,
+    ) -> Result<(), CloseReason> {
+        if self.addresses.count(conn, household) {
+            return Ok(());
+        }
+        let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
+        net.send(conn, response.text("Too many connections from your address\n").close().encode());
+        net.expel(conn, CloseReason::AddressFull);
+        Err(CloseReason::AddressFull)
+    }
+}

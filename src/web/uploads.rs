@@ -1,0 +1,177 @@
+//! Bodies of requests while they arrive: how slowly they may, and how much of them is kept, with
+//! the messages in them that wait to be heard. When that is too much in all, the largest go. Called
+//! by `http`, and by `transports` for what waits.
+
+use super::{Application, Http, Line, Link, SessionId, Web, origin};
+use crate::codec::http::{BodyError, BodyReader, Head, Response};
+use crate::codec::sockjs::{Route, Transport};
+use crate::edge::{ConnId, Net};
+use crate::limits::Limits;
+use crate::reason::CloseReason;
+use crate::time::Millis;
+
+/// From the end of the head on, a body has so long before its pace counts.
+const GRACE_MS: u64 = 2000;
+
+/// A request whose body arrives.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// The connection that it comes by.
+    conn: ConnId,
+    head: Box<[u8]>,
+    reader: BodyReader,
+    /// What of it has come; `None` if nobody wants to know.
+    body: Option<Vec<u8>>,
+    started: Millis,
+    /// Bytes that have come for it.
+    got: u64,
+}
+
+impl Upload {
+    /// Reads on; returns how many bytes were body.
+    pub fn read(&mut self, input: &[u8]) -> Result<usize, BodyError> {
+        let used = self.reader.read(input, self.body.as_mut())?;
+        self.got += used as u64;
+        Ok(used)
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.reader.is_done()
+    }
+
+    /// What of it is kept; with the room for more the memory may be twice as much.
+    pub fn bytes(&self) -> usize {
+        self.head.len() + self.body.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Head and body.
+    pub fn into_parts(self) -> (Box<[u8]>, Option<Vec<u8>>) {
+        (self.head, self.body)
+    }
+
+    /// When it must be complete, or more of it must have come.
+    pub fn due(&self, limits: &Limits) -> Millis {
+        let earned_ms = self.got.saturating_mul(1000) / limits.http_body_bytes_per_second as u64;
+        let ms = (limits.http_body_ms as u64).min(GRACE_MS + earned_ms);
+        self.started.plus(ms)
+    }
+}
+
+/// What is kept of all bodies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bodies {
+    /// Memory for those that arrive, and for messages in them that wait to be heard.
+    pub bytes: usize,
+    /// How often somebody had to go because that was too much.
+    pub evicted: u64,
+}
+
+/// Who has something of that.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Conn(ConnId),
+    Session(SessionId),
+}
+
+impl<P> Web<P> {
+    /// How long the body of this request may be, and whether anybody will want to know what it
+    /// says: there must be a session that hears it. Of one that has not authenticated it is less.
+    pub(super) fn body_wanted<A: Application<Peer = P>>(
+        &self,
+        app: &A,
+        head: &Head<'_>,
+    ) -> (usize, bool) {
+        let most = self.limits.http_body_bytes;
+        let Some((at, route @ Route::Session { session, transport, .. })) = self.route(head) else {
+            return (most, false);
+        };
+        if !origin::may_connect(head, &self.services[at], &route) {
+            return (most, false);
+        }
+        let is_sender = matches!(transport, Transport::XhrSend | Transport::JsonpSend);
+        let id = self.names.get(&super::KeyRef(at as u16, session));
+        let Some(id) = id.filter(|_| is_sender && head.method == "POST") else {
+            return (most, false);
+        };
+        let peer = self.sessions.get(*id).and_then(|session| session.peer.as_ref());
+        let is_known = peer.is_some_and(|peer| app.is_known(peer));
+        let small = most.min(self.limits.http_body_unauthenticated_bytes);
+        (if is_known { most } else { small }, true)
+    }
+
+    /// A body has begun, and not all of it is there.
+    pub(super) fn begin_upload<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+        (head, reader, body): (&[u8], BodyReader, Option<Vec<u8>>),
+        got: usize,
+    ) {
+        let (started, got) = (net.now().mono, got as u64);
+        let upload = Upload { conn, head: head.into(), reader, body, started, got };
+        net.deadline(conn, Some(upload.due(&self.limits)));
+        self.bodies.bytes += upload.bytes();
+        self.lines[conn.index()] = Line::Http(Http::uploading(upload));
+        self.relieve(net, app);
+    }
+
+    /// A body is all there, or nobody waits for the rest.
+    pub(super) fn take_upload(&mut self, conn: ConnId) -> Option<Box<Upload>> {
+        let Line::Http(http) = &mut self.lines[conn.index()] else { return None };
+        let upload = http.upload.take()?;
+        self.bodies.bytes -= upload.bytes();
+        Some(upload)
+    }
+
+    /// What waits in a session is another amount than before.
+    pub(super) fn recount(&mut self, id: SessionId) {
+        let Some(Link::Polled(polled)) = self.sessions.get_mut(id).map(|s| &mut s.link) else {
+            return;
+        };
+        let bytes = polled.pending_bytes();
+        let counted = std::mem::replace(&mut polled.counted_bytes, bytes);
+        self.bodies.bytes = self.bodies.bytes - counted + bytes;
+    }
+
+    /// If too much is kept in all, the largest go, until a quarter is free: so that looking for
+    /// them costs little for each byte that had to come before.
+    pub(super) fn relieve<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
+        if self.bodies.bytes <= self.limits.bodies_bytes {
+            return;
+        }
+        let uploads = self.lines.iter().filter_map(|line| match line {
+            Line::Http(http) => {
+                http.upload.as_ref().map(|upload| (upload.bytes(), Owner::Conn(upload.conn)))
+            }
+            _ => None,
+        });
+        let sessions = self.sessions.iter().filter_map(|(id, session)| match &session.link {
+            Link::Polled(polled) if polled.counted_bytes > 0 => {
+                Some((polled.counted_bytes, Owner::Session(id)))
+            }
+            _ => None,
+        });
+        let mut owners: Vec<(usize, Owner)> = uploads.chain(sessions).collect();
+        owners.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let enough = self.limits.bodies_bytes - self.limits.bodies_bytes / 4;
+        for (_, owner) in owners {
+            if self.bodies.bytes <= enough {
+                return;
+            }
+            self.bodies.evicted += 1;
+            match owner {
+                Owner::Conn(conn) => {
+                    let response = Response::new(503).text("too much is being sent\n").close();
+                    net.send(conn, response.encode());
+                    net.close(conn, CloseReason::Full);
+                    self.take_upload(conn);
+                }
+                Owner::Session(id) => {
+                    self.dismiss(net, app, id, CloseReason::SlowConsumer.into());
+                    self.recount(id);
+                }
+            }
+        }
+    }
+}

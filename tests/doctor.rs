@@ -1,0 +1,475 @@
+//! `fws doctor` against the server itself, and against small proxies that do what bad proxies do.
+//! What the real ones do is tried by `scripts/proxies`.
+
+// A test that cannot go on panics, in its helpers as in itself.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::command::{fws, run};
+use common::server::{DEMO_KEY, Options, Server};
+use common::token::token;
+use serde_json::{Value, json};
+
+/// What a proxy makes of a request's head.
+type Request = fn(String) -> String;
+/// How a proxy passes on what the server says.
+type Answer = fn(&mut TcpStream, &mut TcpStream);
+
+/// A proxy to this server. Its threads end with the test.
+fn proxy(server: SocketAddr, request: Request, answer: Answer) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = Arc::new(client.unwrap());
+            std::thread::spawn(move || serve(&client, server, request, answer));
+        }
+    });
+    address
+}
+
+fn serve(client: &Arc<TcpStream>, server: SocketAddr, request: Request, answer: Answer) {
+    let Some((head, rest)) = read_head(client) else { return };
+    let server = Arc::new(TcpStream::connect(server).unwrap());
+    for stream in [client, &server] {
+        stream.set_nodelay(true).unwrap();
+    }
+    let head = request(head);
+    if (&*server).write_all(&[head.as_bytes(), &rest].concat()).is_err() {
+        return;
+    }
+    let (from, to) = (Arc::clone(client), Arc::clone(&server));
+    std::thread::spawn(move || {
+        // Either end may go at any moment.
+        let _ = std::io::copy(&mut &*from, &mut &*to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    answer(&mut server.try_clone().unwrap(), &mut client.try_clone().unwrap());
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = server.shutdown(Shutdown::Both);
+}
+
+/// The head of a request, and what has come behind it.
+fn read_head(mut client: &TcpStream) -> Option<(String, Vec<u8>)> {
+    let (mut got, mut piece) = (Vec::new(), [0; 65536]);
+    loop {
+        if let Some(at) = got.windows(4).position(|four| four == b"\r\n\r\n") {
+            let rest = got.split_off(at + 4);
+            return Some((String::from_utf8(got).unwrap(), rest));
+        }
+        match client.read(&mut piece) {
+            Ok(count) if count > 0 => got.extend_from_slice(&piece[..count]),
+            _ => return None,
+        }
+    }
+}
+
+/// The head as it came.
+fn as_it_is(head: String) -> String {
+    head
+}
+
+/// The head without its lines that begin so, and a new one.
+fn with(head: &str, without: &[&str], line: &str) -> String {
+    let is_kept = |it: &&str| without.iter().all(|start| !it.starts_with(start));
+    let lines: Vec<&str> = head.trim_end().split("\r\n").filter(is_kept).collect();
+    lines.join("\r\n") + "\r\n" + line + "\r\n\r\n"
+}
+
+/// All bytes as they come.
+fn at_once(server: &mut TcpStream, client: &mut TcpStream) {
+    let _ = std::io::copy(server, client);
+}
+
+/// All bytes, changed by this; each read is one piece.
+fn changed(server: &mut TcpStream, client: &mut TcpStream, change: fn(String) -> String) {
+    let mut piece = [0; 65536];
+    while let Ok(count) = server.read(&mut piece)
+        && count > 0
+    {
+        // The text that is looked for is ASCII, and in one frame.
+        let bytes: String = piece[..count].iter().map(|byte| char::from(*byte)).collect();
+        let bytes: Vec<u8> = change(bytes).chars().map(|c| u8::try_from(c).unwrap()).collect();
+        if client.write_all(&bytes).is_err() {
+            break;
+        }
+    }
+}
+
+/// Runs the doctor on this address: exit code and findings.
+fn doctor(address: SocketAddr, words: &[&str]) -> (Option<i32>, Value) {
+    let mut command = fws(&["doctor", &format!("http://{address}/socket"), "--json"]);
+    command.args(words);
+    let ran = run(command);
+    let found: Value = serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+    assert_eq!(found["ok"] == json!(true), ran.code == Some(0), "{ran:?}");
+    (ran.code, found)
+}
+
+/// Asserts that this is what the check has come to, and that these words are in it.
+#[track_caller]
+fn expect(found: &Value, check: &str, verdict: &str, words: &str) {
+    let checks = found["checks"].as_array().unwrap();
+    let it = checks.iter().find(|it| it["check"] == check);
+    let it = it.unwrap_or_else(|| panic!("no {check} in {found}"));
+    assert_eq!(it["verdict"], verdict, "{it}");
+    assert!(it["says"].as_str().unwrap().contains(words), "{it}");
+    let has_advice = !it["advice"].as_array().unwrap().is_empty();
+    assert_eq!(has_advice, verdict == "wrong", "{it}");
+}
+
+/// Asserts that one check alone is wrong.
+#[track_caller]
+fn expect_only(found: &Value, check: &str, words: &str) {
+    expect(found, check, "wrong", words);
+    for it in found["checks"].as_array().unwrap() {
+        assert!(it["verdict"] != "wrong" || it["check"] == check, "{it}");
+    }
+}
+
+const KEY: [&str; 3] = ["demo", "--key", DEMO_KEY];
+
+#[test]
+fn the_server_itself_is_well() {
+    let server = Server::start(&Options::limits(&[("heartbeat_ms", 200)]));
+    let (code, found) = doctor(server.ws, &[&KEY[..], &["--wait", "1"]].concat());
+    assert_eq!(code, Some(0), "{found}");
+    for check in found["checks"].as_array().unwrap() {
+        assert_eq!(check["verdict"], "ok", "{check}");
+    }
+    let checks = [
+        ("connection", "takes connections"),
+        ("path", "under /socket"),
+        ("origin", "may connect"),
+        ("headers", "4096 bytes"),
+        ("websocket", "opens in"),
+        ("sockjs", "opens in"),
+        ("xhr_streaming", "first frame"),
+        ("eventsource", "first frame"),
+        ("htmlfile", "first frame"),
+        ("xhr", "a poll"),
+        ("token", "namespace demo"),
+        ("clock", "the server's clock"),
+        ("idle", "stays open for 1 s"),
+        ("idle_stream", "stays open for 1 s"),
+    ];
+    for (check, words) in checks {
+        expect(&found, check, "ok", words);
+    }
+    assert_eq!(found["checks"].as_array().unwrap().len(), checks.len());
+}
+
+#[test]
+fn for_people_each_check_is_a_line() {
+    let server = Server::new();
+    let ran = run(fws(&["doctor", &format!("ws://{}", server.ws)]));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    assert!(ran.out.starts_with("ok     connection     127.0.0.1:"), "{}", ran.out);
+    assert!(ran.out.contains("\n?      token          no namespace was named"), "{}", ran.out);
+    let ran = run(fws(&["doctor", &format!("http://{}/elsewhere", server.ws)]));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), "fws: one thing is wrong\n"), "{ran:?}");
+    assert!(ran.out.contains("\n       do:            nginx: location /socket"), "{}", ran.out);
+}
+
+#[test]
+fn nobody_listens_or_somebody_else() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, found) = doctor(free, &[]);
+    assert_eq!(code, Some(1));
+    expect_only(&found, "connection", "nothing listens at 127.0.0.1:");
+    let server = Server::start(&Options::limits(&[("http_head_ms", 200)]));
+    expect_only(&doctor(server.control, &[]).1, "path", "closes without an answer");
+    // TLS is spoken to a port without.
+    let ran = run(fws(&["doctor", &format!("https://{}", server.ws), "--json"]));
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    expect_only(&found, "tls", "no TLS connection: ");
+}
+
+#[test]
+fn an_upgrade_that_is_lost_on_the_way() {
+    let server = Server::new();
+    let strip: Request = |head| with(&head, &["Upgrade:", "Connection:"], "Connection: close");
+    let (_, found) = doctor(proxy(server.ws, strip, at_once), &KEY);
+    expect(&found, "websocket", "wrong", "without Upgrade or Connection");
+    expect(&found, "sockjs", "wrong", "without Upgrade or Connection");
+    expect(&found, "xhr_streaming", "ok", "first frame");
+    // The answer to the upgrade comes, and nothing behind it.
+    let mute: Answer = |server, client| {
+        let mut piece = [0; 65536];
+        let count = server.read(&mut piece).unwrap();
+        client.write_all(&piece[..count]).unwrap();
+        if piece.starts_with(b"HTTP/1.1 101") {
+            let _ = server.shutdown(Shutdown::Both);
+            return;
+        }
+        at_once(server, client);
+    };
+    let (_, found) = doctor(proxy(server.ws, as_it_is, mute), &[]);
+    expect(&found, "websocket", "wrong", "no frame gets through");
+    // It is answered by something that has not understood it.
+    let page: Answer = |server, client| {
+        changed(server, client, |text| text.replace("101 Switching Protocols", "200 OK"));
+    };
+    expect(&doctor(proxy(server.ws, as_it_is, page), &[]).1, "websocket", "wrong", "200 in place");
+}
+
+#[test]
+fn answers_that_are_kept_back() {
+    let server = Server::new();
+    // Everything, up to the end of the answer.
+    let whole: Answer = |server, client| {
+        let (mut all, mut piece) = (Vec::new(), [0; 65536]);
+        while let Ok(count) = server.read(&mut piece)
+            && count > 0
+        {
+            all.extend_from_slice(&piece[..count]);
+            if all.starts_with(b"HTTP/1.1 101") || all.starts_with(b"HTTP/1.1 204") {
+                client.write_all(&all).unwrap();
+                return at_once(server, client);
+            }
+        }
+        let _ = client.write_all(&all);
+    };
+    let close: Request = |head| match head.contains("Upgrade:") {
+        true => head,
+        false => with(&head, &["Connection:"], "Connection: close"),
+    };
+    let (_, found) = doctor(proxy(server.ws, close, whole), &[]);
+    for check in ["xhr_streaming", "eventsource", "htmlfile"] {
+        expect(&found, check, "wrong", "piece by piece: not even the head");
+    }
+    for check in ["websocket", "sockjs", "xhr"] {
+        expect(&found, check, "ok", "");
+    }
+    // What is less than a block waits.
+    let blocks: Answer = |server, client| {
+        let (mut all, mut piece) = (Vec::new(), [0; 65536]);
+        let is_stream = |all: &[u8]| all.windows(7).any(|it| it == b"chunked");
+        while let Ok(count) = server.read(&mut piece)
+            && count > 0
+        {
+            all.extend_from_slice(&piece[..count]);
+            let head = all.windows(4).position(|it| it == b"\r\n\r\n").map_or(0, |at| at + 4);
+            let keep =
+                if is_stream(&all) && all.len() < 4096 + head { all.len() - head } else { 0 };
+            let now: Vec<u8> = all.drain(..all.len() - keep).collect();
+            if client.write_all(&now).is_err() {
+                break;
+            }
+            if keep > 0 {
+                // The head has gone; nothing more of this answer will.
+                let _ = server.read_to_end(&mut all);
+            }
+        }
+    };
+    let (_, found) = doctor(proxy(server.ws, as_it_is, blocks), &[]);
+    expect(&found, "xhr_streaming", "wrong", "its first frame does not come");
+    // Packed up.
+    let pack: Answer = |server, client| {
+        changed(server, client, |text| {
+            text.replacen("Transfer-Encoding", "Content-Encoding: gzip\r\nTransfer-Encoding", 1)
+        });
+    };
+    let (_, found) = doctor(proxy(server.ws, as_it_is, pack), &[]);
+    expect(&found, "eventsource", "wrong", "gzip packs it up");
+}
+
+/// Cuts a connection on which the server says nothing for so long.
+fn impatient<const MS: u64>(server: &mut TcpStream, client: &mut TcpStream) {
+    server.set_read_timeout(Some(Duration::from_millis(MS))).unwrap();
+    let mut piece = [0; 65536];
+    loop {
+        match server.read(&mut piece) {
+            Ok(count) if count > 0 => {
+                if client.write_all(&piece[..count]).is_err() {
+                    return;
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
+#[test]
+fn silent_connections_that_are_cut() {
+    let server = Server::new();
+    let words = [&KEY[..], &["--wait", "30"]].concat();
+    let (_, found) = doctor(proxy(server.ws, as_it_is, impatient::<1500>), &words);
+    expect(&found, "idle", "wrong", "cut after 1 s of silence");
+    expect(&found, "idle_stream", "wrong", "cut after 1 s of silence");
+    expect(&found, "websocket", "ok", "");
+    // Heartbeats come more often than that.
+    let server = Server::start(&Options::limits(&[("heartbeat_ms", 200)]));
+    let words = [&KEY[..], &["--wait", "5"]].concat();
+    let (code, found) = doctor(proxy(server.ws, as_it_is, impatient::<3000>), &words);
+    assert_eq!(code, Some(0), "{found}");
+    expect(&found, "idle", "ok", "heartbeats: ");
+    // Without a token the server ends it, which is no fault of a proxy.
+    let server = Server::start(&Options::limits(&[("auth_ms", 300)]));
+    let (code, found) = doctor(server.ws, &["--wait", "5"]);
+    assert_eq!(code, Some(0), "{found}");
+    expect(&found, "idle", "cannot tell", "for want of a token");
+    expect(&found, "idle_stream", "cannot tell", "for want of a token");
+}
+
+#[test]
+fn a_path_that_is_changed_on_the_way() {
+    let server = Server::new();
+    let cut: Request = |head| head.replacen(" /socket", " /", 1);
+    let found = doctor(proxy(server.ws, cut, at_once), &[]).1;
+    expect_only(&found, "path", "its paths begin with /socket");
+}
+
+/// Answers every request so.
+fn answering(text: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            if read_head(&client).is_some() {
+                let _ = client.write_all(text.as_bytes());
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn what_proxies_answer_in_place_of_the_server() {
+    for (answer, words) in [
+        (
+            "HTTP/1.1 502 Bad Gateway\r\nServer: nginx\r\n\r\nx",
+            "502 from nginx: the proxy does not",
+        ),
+        ("HTTP/1.1 503 Service Unavailable\r\n\r\nno server", "503: not from the server itself"),
+        ("HTTP/1.1 404 Not Found\r\n\r\nx", "404: there is no /socket"),
+        ("HTTP/1.1 403 Forbidden\r\n\r\nx", "403: forbidden, and not by the server"),
+        ("HTTP/1.1 401 U\r\n\r\n", "401: asks for a password"),
+        ("HTTP/1.1 421 M\r\n\r\n", "421: the wrong host"),
+        ("HTTP/1.1 429 T\r\n\r\n", "429: too many requests"),
+        (
+            "HTTP/1.1 301 M\r\nLocation: https://a.example/\r\n\r\n",
+            "leads on to https://a.example/",
+        ),
+        ("HTTP/1.1 200 OK\r\n\r\n<html>Hello", "something else answers there: \"<html>Hello\""),
+        ("HTTP/1.1 503 S\r\n\r\ntoo many sessions\n", "there is no room for one more"),
+        ("HTTP/1.1 503 S\r\n\r\nThe server is full\n", "there is no room for one more"),
+        ("HTTP/1.1 400 B\r\n\r\nThe plain HTTP request was sent to HTTPS port", "TLS is expected"),
+        ("SSH-2.0-x\r\n", "it does not speak HTTP"),
+        ("\x15\x03\x01\0\x02\x02\x46", "it speaks TLS"),
+        ("", "closes without an answer"),
+    ] {
+        let (code, found) = doctor(answering(answer), &[]);
+        assert_eq!(code, Some(1));
+        expect_only(&found, "path", words);
+    }
+}
+
+#[test]
+fn hosts_and_addresses_that_a_proxy_gets_wrong() {
+    let server = Server::start(&Options::limits(&[("connections_per_address", 1)]));
+    let held = common::browser::Browser::raw(server.ws);
+    let (_, found) = doctor(server.ws, &[]);
+    expect_only(&found, "path", "takes this for it");
+    drop(held);
+    let server = Server::new();
+    let two: Request = |head| with(&head, &[], "Host: other.example");
+    expect_only(&doctor(proxy(server.ws, two, at_once), &[]).1, "path", "no Host, or two");
+    let introduced: Request = |head| format!("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n{head}");
+    let (_, found) = doctor(proxy(server.ws, introduced, at_once), &[]);
+    expect_only(&found, "path", "something that is no request");
+}
+
+#[test]
+fn sites_that_may_not_connect() {
+    let mut options = Options::default();
+    options.config["allow_origin"] = json!(["https://shop.example"]);
+    let server = Server::start(&options);
+    let found = doctor(server.ws, &[]).1;
+    expect_only(&found, "origin", "may not connect");
+    let found = doctor(server.ws, &["--origin", "https://evil.example"]).1;
+    expect_only(&found, "origin", "pages of https://evil.example may not connect");
+    assert_eq!(doctor(server.ws, &["--origin", "https://shop.example"]).0, Some(0));
+    // The proxy thinks that it must help.
+    let server = Server::new();
+    let help: Answer = |server, client| {
+        changed(server, client, |text| {
+            text.replacen("Vary: Origin", "Access-Control-Allow-Origin: *\r\nVary: Origin", 1)
+        });
+    };
+    let found = doctor(proxy(server.ws, as_it_is, help), &[]).1;
+    expect_only(&found, "origin", "browsers want one Access-Control-Allow-Origin");
+}
+
+#[test]
+fn cookies_that_find_no_room() {
+    let server = Server::start(&Options::limits(&[("http_head_bytes", 2048)]));
+    expect_only(&doctor(server.ws, &[]).1, "headers", "431");
+}
+
+#[test]
+fn a_server_that_is_full() {
+    let server = Server::start(&Options::limits(&[("connections", 16)]));
+    let held: Vec<_> = (0..16).map(|_| common::browser::Browser::raw(server.ws)).collect();
+    expect_only(&doctor(server.ws, &[]).1, "path", "there is no room for one more");
+    drop(held);
+}
+
+#[test]
+fn tokens_that_are_refused() {
+    let server = Server::new();
+    let ask = |words: &[&str]| doctor(server.ws, words).1;
+    expect_only(&ask(&["demo", "--key", "other"]), "token", "not signed with a key of \"demo\"");
+    expect_only(&ask(&["nobody", "--key", "x"]), "token", "no namespace \"nobody\"");
+    let old = token(r#"{"i":5,"exp":1000}"#, DEMO_KEY);
+    expect_only(&ask(&["demo", "--token", &old]), "token", "by our clock it expired");
+    let early = token(r#"{"i":5,"nbf":99999999999}"#, DEMO_KEY);
+    expect_only(&ask(&["demo", "--token", &early]), "token", "by our clock it is good only in");
+    expect_only(&ask(&["demo", "--token", "x"]), "token", "signed with another key, or not made");
+    let good = token(r#"{"i":5}"#, DEMO_KEY);
+    expect(&ask(&["demo", "--token", &good]), "token", "ok", "namespace demo");
+    let ahead = token(r#"{"i":5,"iat":99999999998,"exp":99999999999}"#, DEMO_KEY);
+    expect_only(&ask(&["demo", "--token", &ahead]), "clock", "the back end's clock is");
+}
+
+#[test]
+fn clocks_that_differ() {
+    let server = Server::new();
+    // The server says that a token of 600 s has less than 400 s left.
+    let late: Answer = |server, client| {
+        changed(server, client, |text| text.replace("\"expiresIn\":5", "\"expiresIn\":3"));
+    };
+    let found = doctor(proxy(server.ws, as_it_is, late), &KEY).1;
+    expect_only(&found, "clock", "the server's clock is 20");
+    // The date of an answer is no more than a hint.
+    let date: Answer = |server, client| {
+        changed(server, client, |text| {
+            text.replacen("Vary:", "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nVary:", 1)
+        });
+    };
+    let (code, found) = doctor(proxy(server.ws, as_it_is, date), &[]);
+    assert_eq!(code, Some(0));
+    expect(&found, "clock", "cannot tell", "behind ours");
+}
+
+#[test]
+fn what_cannot_work_is_said_at_once() {
+    for (words, part) in [
+        (&["doctor"][..], "usage: fws doctor URL [NAME]"),
+        (&["doctor", "localhost:8080"], "write http://localhost:8080"),
+        (&["doctor", "http://a", "--token", "x"], "need the namespace behind the URL"),
+        (&["doctor", "http://a", "--origin", "a b"], "--origin"),
+        (&["doctor", "http://a", "--wait", "x"], "--wait"),
+    ] {
+        let line = common::command::bad(fws(words), 2);
+        assert!(line.contains(part), "{line}");
+    }
+}

@@ -1,0 +1,175 @@
+//! What the real binary spends on those who have not said who they are, and on bodies that come
+//! slowly, for nobody, or in great number.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use common::browser::{Browser, auth_message};
+use common::http::request;
+use common::server::{DEMO_KEY, Options, Server};
+use common::token::token;
+use common::web::{Http, ask, post, session};
+use common::{DEADLINE, eventually};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// A server with an admin door, and where that is.
+fn watched(limits: &[(&str, u64)]) -> (Server, SocketAddr) {
+    let mut options = Options::limits(limits);
+    options.config["admin"] = json!("127.0.0.1:0");
+    let server = Server::start(&options);
+    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
+    let admin = eventually("the admin door opens", || server.log().iter().find_map(address));
+    (server, admin)
+}
+
+/// The value of a metric without labels.
+fn metric(admin: SocketAddr, name: &str) -> f64 {
+    let page = request(admin, "GET /metrics", &[]).unwrap().body;
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
+}
+
+#[track_caller]
+fn shows(admin: SocketAddr, name: &str, value: f64) {
+    eventually(&format!("{name} {value}"), || (metric(admin, name) == value).then_some(()));
+}
+
+/// A session over HTTP: its path. It has said who it is, if there is a user.
+fn open(server: &Server, user: Option<&str>) -> String {
+    let path = format!("/socket/{}", session());
+    assert_eq!(post(server.ws, &format!("{path}/xhr"), "").1, "o\n");
+    if let Some(user) = user {
+        let auth =
+            json!([auth_message("demo", &token(&json!({ "i": user }).to_string(), DEMO_KEY))])
+                .to_string();
+        assert_eq!(post(server.ws, &format!("{path}/xhr_send"), &auth).0, 204);
+        assert!(post(server.ws, &format!("{path}/xhr"), "").1.contains("auth ok"));
+    }
+    path
+}
+
+/// A connection that has begun to post so many bytes, of which some are there.
+fn posting(server: &Server, path: &str, length: usize, there: usize) -> Http {
+    let mut http = Http::connect(server.ws);
+    let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    http.raw(head + &" ".repeat(there));
+    http
+}
+
+#[test]
+fn a_body_that_comes_too_slowly_is_not_waited_for() {
+    let server = Server::start(&Options::limits(&[("http_body_ms", 60_000)]));
+    let start = Instant::now();
+    // The second has come a long way, and has time for it: eight seconds.
+    let mut slow = posting(&server, "/nothing", 10_000, 10);
+    let mut good = posting(&server, "/nothing", 10_000, 3000);
+    assert_eq!(slow.answer().status, 408);
+    slow.expect_end();
+    let after = start.elapsed();
+    assert!(after > Duration::from_millis(1900) && after < DEADLINE / 2, "{after:?}");
+    good.raw(" ".repeat(7000));
+    assert_eq!(good.answer().status, 404);
+}
+
+#[test]
+fn a_body_for_nobody_is_thrown_away() {
+    let (server, admin) = watched(&[]);
+    let mut nobody = posting(&server, "/socket/0/nobody/xhr_send", 60_000, 50_000);
+    let mut stranger = posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
+    eventually("one of them is kept", || {
+        let bytes = metric(admin, "fws_bodies_bytes");
+        (9000.0..20_000.0).contains(&bytes).then_some(())
+    });
+    nobody.raw(" ".repeat(10_000));
+    assert_eq!(nobody.answer().status, 404);
+    // The connection goes on.
+    assert_eq!(nobody.ask("GET /socket", &[], "").status, 200);
+    stranger.raw(" ".repeat(7000));
+    assert_eq!(stranger.answer().status, 500, "that was no JSON");
+    shows(admin, "fws_bodies_bytes", 0.0);
+    // Who is gone keeps nothing.
+    let gone = posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
+    eventually("it is kept", || (metric(admin, "fws_bodies_bytes") > 9000.0).then_some(()));
+    drop(gone);
+    shows(admin, "fws_bodies_bytes", 0.0);
+}
+
+#[test]
+fn a_stranger_says_little_at_once() {
+    let server = Server::new();
+    let ping = json!({ "event": "ping", "clb": 1, "x": "x".repeat(1000) }).to_string();
+    let many = json!(vec![ping; 20]).to_string();
+    for (user, status) in [(None, 413), (Some("1"), 204)] {
+        let path = format!("{}/xhr_send", open(&server, user));
+        assert_eq!(post(server.ws, &path, &many).0, status, "{user:?}");
+    }
+}
+
+#[test]
+fn little_waits_for_a_stranger() {
+    let server = Server::new();
+    let ping = json!({ "event": "ping", "clb": "x".repeat(40) }).to_string();
+    let many = json!(vec![ping; 100]).to_string();
+    for (user, is_held) in [(None, true), (Some("1"), false)] {
+        let path = open(&server, user);
+        let mut sender = Http::connect(server.ws);
+        sender.send(&format!("POST {path}/xhr_send"), &[], &many);
+        if is_held {
+            sender.expect_silence();
+            // It is heard as it takes its answers.
+            let mut count = 0;
+            while count < 100 {
+                let got = post(server.ws, &format!("{path}/xhr"), "").1;
+                assert!(got.len() < 10_000, "{} bytes have waited", got.len());
+                count += got.matches("callBackAnswer").count();
+            }
+            assert_eq!(count, 100);
+        }
+        assert_eq!(sender.answer().status, 204);
+    }
+}
+
+#[test]
+fn the_oldest_of_too_many_strangers_goes() {
+    let (server, admin) = watched(&[("sessions_unauthenticated", 3)]);
+    let mut known = server.browser("demo", r#"{"i":1}"#);
+    let polled = open(&server, None);
+    let mut sockets: Vec<Browser> = (0..2).map(|_| Browser::raw(server.ws)).collect();
+    shows(admin, "fws_sessions_unauthenticated", 3.0);
+    sockets.push(Browser::raw(server.ws));
+    let told = "c[3408,\"no auth in time\"]\n";
+    assert_eq!(post(server.ws, &format!("{polled}/xhr"), "").1, told);
+    sockets.push(Browser::sockjs(server.ws));
+    sockets.remove(0).expect_closed(3408, "no auth in time");
+    // Who says who it is makes room.
+    sockets[0].auth("demo", r#"{"i":2}"#);
+    shows(admin, "fws_sessions_unauthenticated", 2.0);
+    let _room = Browser::raw(server.ws);
+    for socket in &mut sockets {
+        socket.nothing();
+    }
+    known.nothing();
+    drop(sockets);
+    shows(admin, "fws_sessions_unauthenticated", 1.0);
+}
+
+#[test]
+fn when_bodies_take_too_much_the_largest_goes() {
+    let (server, admin) = watched(&[("bodies_bytes", 90_000), ("http_body_ms", 60_000)]);
+    let path = format!("{}/xhr_send", open(&server, Some("1")));
+    let mut small = posting(&server, &path, 10_000, 5000);
+    let mut large = posting(&server, &path, 60_000, 50_000);
+    eventually("both are kept", || (metric(admin, "fws_bodies_bytes") > 55_000.0).then_some(()));
+    let mut last = posting(&server, &path, 50_000, 40_000);
+    assert_eq!(large.answer().status, 503);
+    large.expect_end();
+    assert_eq!(metric(admin, "fws_bodies_evicted_total"), 1.0);
+    for (http, missing) in [(&mut small, 5000), (&mut last, 10_000)] {
+        http.raw(" ".repeat(missing));
+        assert_eq!(http.answer().status, 500, "it was read to its end");
+    }
+    assert_eq!(ask(server.ws, "GET /socket", &[], "").status, 200);
+    shows(admin, "fws_bodies_bytes", 0.0);
+}

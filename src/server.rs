@@ -275,12 +275,11 @@ fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()>
 
 /// What a browser is told that is not let in, and when it may come back.
 fn refusal(why: TurnedAway, seconds: u64) -> Frame {
-    let text = match why {
-        TurnedAway::Full => "The server is full\n",
-        TurnedAway::Crowd => "Too many come at once\n",
+    let response = match why {
+        TurnedAway::Full => Response::new(503).text("The server is full\n"),
+        TurnedAway::Crowd => Response::new(503).text("Too many come at once\n"),
     };
-    let response = Response::new(503).header("Retry-After", &seconds.to_string());
-    response.text(text).close().encode()
+    response.header("Retry-After", &seconds.to_string()).close().encode()
 }
 
 /// The doors of the configuration, each with its name in the log.

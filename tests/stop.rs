@@ -94,8 +94,10 @@ fn a_second_signal_ends_at_once() {
         (1..=100).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
     let start = Instant::now();
     // Those that come together are one.
+    server.freeze();
     server.terminate();
     kill_process(server.pid(), Signal::INT).unwrap();
+    server.thaw();
     // Every fifty milliseconds one is let go: by now a signal is another one.
     crowd[..6].iter_mut().for_each(|browser| assert!(browser.expect_going_away() > 0));
     server.terminate();

@@ -92,7 +92,6 @@ pub struct Reactor {
     gate: Gate,
     /// Signals to stop that have come.
     stops: usize,
-    stopped_at: Millis,
     drain_until: Millis,
     /// The server stops, and until then at most what comes is still heard.
     hear_until: Option<Millis>,
@@ -130,7 +129,6 @@ impl Reactor {
             full_again_at: now.mono,
             gate: Gate::new(&bounds),
             stops: 0,
-            stopped_at: now.mono,
             drain_until: Millis(u64::MAX),
             hear_until: None,
             idle_ms: None,

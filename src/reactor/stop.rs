@@ -16,19 +16,13 @@ const HEAR_MS: u64 = 1000;
 const PART_MS: u64 = 1000;
 /// From the last turn to the end of the process, and no longer than a tenth of the drain.
 const CLOSING_MS: u64 = 200;
-/// Signals within that time are one.
-const TOGETHER_MS: u64 = 100;
 
 impl Reactor {
     /// A signal to stop has come: the doors close but for the admin's, and nobody lingers as long
     /// as usual, least of all those who do already.
     pub(super) fn stop(&mut self) {
-        let now = self.io.now.mono;
         // Those that come together are one: supervisors like to say it twice.
-        if self.stops > 0 && now < self.stopped_at.plus(TOGETHER_MS) {
-            return;
-        }
-        (self.stops, self.stopped_at) = (self.stops + 1, now);
+        self.stops += 1;
         if self.stops > 1 {
             return;
         }
@@ -41,7 +35,7 @@ impl Reactor {
                 self.others -= 1;
             }
         }
-        let drain_ms = self.bounds.drain_ms;
+        let (now, drain_ms) = (self.io.now.mono, self.bounds.drain_ms);
         // What is behind the loop takes its time as well: the store is closed.
         self.drain_until = now.plus(drain_ms - CLOSING_MS.min(drain_ms / 10));
         self.hear_until = Some(now.plus(HEAR_MS.min(drain_ms / 2)));

@@ -9,6 +9,7 @@ mod addresses;
 mod changes;
 mod clock;
 mod expected;
+mod line;
 mod queues;
 mod replica;
 mod roles;
@@ -534,70 +535,5 @@ impl Judge {
     /// Whether proposals wait.
     pub fn is_waiting(&self) -> bool {
         !self.pending.is_empty()
-    }
-}
-
-impl Line {
-    pub fn door(&self) -> Door {
-        match self.role {
-            Role::Controller(_) => Door::Control,
-            _ => Door::Web,
-        }
-    }
-
-    /// The id that the server gave a browser.
-    pub fn cid(&self) -> Option<&String> {
-        match &self.role {
-            Role::Browser(browser) => browser.cid.as_ref(),
-            _ => None,
-        }
-    }
-
-    fn expect(&mut self, expected: Expected) {
-        if self.closing.is_none() {
-            self.expected.push_back(Due { what: expected, after: 0, by: 0 });
-        }
-    }
-
-    fn message(&mut self, message: String) {
-        self.expect(Expected::Message(message));
-    }
-
-    /// Whether this is a controller that has all its answers.
-    fn is_answered(&self) -> bool {
-        let Role::Controller(controller) = &self.role else { return false };
-        !controller.waits && self.expected.is_empty()
-    }
-
-    fn see(&self, frame: &[u8]) -> Seen {
-        match &self.role {
-            Role::Controller(_) => Seen::of_reply(frame),
-            _ if frame.starts_with(b"HTTP/") => Seen::of_response(frame),
-            _ => Seen::of_frame(frame),
-        }
-    }
-
-    fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_published: bool) {
-        let Some(Due { what: expected, after, .. }) = self.expected.pop_front() else {
-            panic!("{conn:?} was sent {seen:?}, and nothing was expected");
-        };
-        assert!(after <= durable, "{conn:?}: {seen:?} left before {after} was durable");
-        let is_publication = matches!(expected, Expected::Publication(_));
-        assert_eq!(is_published, is_publication, "{conn:?}: {seen:?} counts as what it is not");
-        let form = match &self.role {
-            Role::Browser(browser) => browser.form,
-            _ => Form::Raw,
-        };
-        match expected.meets(&seen, form) {
-            Err(difference) => panic!("{conn:?}: {difference}"),
-            Ok(None) => {}
-            Ok(Some(cid)) => {
-                if let Role::Browser(browser) = &mut self.role {
-                    let cid = browser.cid.get_or_insert_with(|| cid.clone()) == &cid;
-                    assert!(cid, "{conn:?} has another cid than before");
-                }
-            }
-        }
-        self.wire.push_back(seen);
     }
 }

@@ -77,6 +77,22 @@ const LOGIN: &[&str] =
 const OTHER: &[&str] =
     &["look into the log of whatever answers at this address, and at its rule for this path"];
 
+/// What our own words for a server that takes nobody more come to.
+fn unavailable(text: &str, wrong: &impl Fn(String, &[&str]) -> Finding) -> Option<Finding> {
+    let is_ours = |words: &str| text == words;
+    if is_ours("The server is full")
+        || is_ours("too many sessions")
+        || is_ours("too much is being sent")
+    {
+        return Some(wrong(format!("503 {text}: there is no room for one more"), FULL));
+    }
+    if is_ours("Too many come at once") || is_ours("The server is stopping") {
+        let says = format!("503 {text}: the server is there, and takes nobody at this moment");
+        return Some(wrong(says, &["try again in the seconds that its Retry-After names"]));
+    }
+    None
+}
+
 /// An answer that is not the one that was hoped for.
 pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
     // Without its end it says enough.
@@ -97,11 +113,8 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
         let says = format!("the server knows no {}: its paths begin with /socket", site.url.path);
         return wrong(says, PATH);
     }
-    if is_ours("The server is full")
-        || is_ours("too many sessions")
-        || is_ours("too much is being sent")
-    {
-        return wrong(format!("503 {text}: there is no room for one more"), FULL);
+    if let Some(finding) = unavailable(text, &wrong) {
+        return finding;
     }
     if is_ours("Too many connections from your address") {
         let says = "the server has too many connections from one address, and takes this for it";

@@ -234,13 +234,7 @@ impl Judge {
                 line.expect(Expected::Http(403));
                 self.close(conn, CloseReason::OriginRefused);
             }
-            Intent::Message(mut events) => {
-                let is_raw = self.browser(conn).is_some_and(|browser| browser.form == Form::Raw);
-                if events.is_empty() && is_raw {
-                    events.push(Event::Nothing);
-                }
-                self.hear(conn, events.into());
-            }
+            Intent::Message(events) => self.message(conn, events),
             Intent::Ping(payload) => self.expect(conn, Expected::Pong(payload)),
             Intent::Pong => {}
             Intent::Close(said) => {
@@ -249,6 +243,14 @@ impl Judge {
             }
             Intent::Violation(_) | Intent::BadRequest(_) => panic!("it has been punished"),
         }
+    }
+
+    fn message(&mut self, conn: ConnId, mut events: Vec<Event>) {
+        let is_raw = self.browser(conn).is_some_and(|browser| browser.form == Form::Raw);
+        if events.is_empty() && is_raw {
+            events.push(Event::Nothing);
+        }
+        self.hear(conn, events.into());
     }
 
     fn expect(&mut self, conn: ConnId, expected: Expected) {

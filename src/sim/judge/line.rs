@@ -1,0 +1,69 @@
+//! What is known of one connection, and what it is sent held against what was expected.
+
+use super::expected::Expected;
+use super::{ConnId, Door, Due, Form, Line, Role, Seen};
+
+impl Line {
+    pub(in crate::sim) fn door(&self) -> Door {
+        match self.role {
+            Role::Controller(_) => Door::Control,
+            _ => Door::Web,
+        }
+    }
+
+    /// The id that the server gave a browser.
+    pub(in crate::sim) fn cid(&self) -> Option<&String> {
+        match &self.role {
+            Role::Browser(browser) => browser.cid.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn expect(&mut self, expected: Expected) {
+        if self.closing.is_none() {
+            self.expected.push_back(Due { what: expected, after: 0, by: 0 });
+        }
+    }
+
+    pub(super) fn message(&mut self, message: String) {
+        self.expect(Expected::Message(message));
+    }
+
+    /// Whether this is a controller that has all its answers.
+    pub(super) fn is_answered(&self) -> bool {
+        let Role::Controller(controller) = &self.role else { return false };
+        !controller.waits && self.expected.is_empty()
+    }
+
+    pub(super) fn see(&self, frame: &[u8]) -> Seen {
+        match &self.role {
+            Role::Controller(_) => Seen::of_reply(frame),
+            _ if frame.starts_with(b"HTTP/") => Seen::of_response(frame),
+            _ => Seen::of_frame(frame),
+        }
+    }
+
+    pub(super) fn sent(&mut self, conn: ConnId, seen: Seen, durable: u64, is_published: bool) {
+        let Some(Due { what: expected, after, .. }) = self.expected.pop_front() else {
+            panic!("{conn:?} was sent {seen:?}, and nothing was expected");
+        };
+        assert!(after <= durable, "{conn:?}: {seen:?} left before {after} was durable");
+        let is_publication = matches!(expected, Expected::Publication(_));
+        assert_eq!(is_published, is_publication, "{conn:?}: {seen:?} counts as what it is not");
+        let form = match &self.role {
+            Role::Browser(browser) => browser.form,
+            _ => Form::Raw,
+        };
+        match expected.meets(&seen, form) {
+            Err(difference) => panic!("{conn:?}: {difference}"),
+            Ok(None) => {}
+            Ok(Some(cid)) => {
+                if let Role::Browser(browser) = &mut self.role {
+                    let cid = browser.cid.get_or_insert_with(|| cid.clone()) == &cid;
+                    assert!(cid, "{conn:?} has another cid than before");
+                }
+            }
+        }
+        self.wire.push_back(seen);
+    }
+}

@@ -21,7 +21,7 @@ use crate::wheel::{Timer, Wheel};
 /// Frames given to the kernel in one write.
 const SLICES_MAX: usize = 64;
 /// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
-pub(super) const OFFER_ROUND_BYTES: u64 = 1024 * 1024;
+pub(super) const OFFER_ROUND_BYTES: u64 = 256 * 1024;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 

@@ -12,7 +12,7 @@ const READ_ROUND_BYTES: u64 = 128 * 1024;
 /// Connections written to in one turn.
 pub(super) const FLUSHES_MAX: usize = 128;
 /// Bytes written in one turn, after which nobody else is written to.
-pub(super) const FLUSH_ROUND_BYTES: u64 = 1024 * 1024;
+pub(super) const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 /// Whoever is owed more is written to behind all who are owed less, so that large publications to
 /// many hold up nobody else.
 const LIGHT_BYTES: usize = 16 * 1024;

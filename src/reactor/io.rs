@@ -123,6 +123,8 @@ pub(super) struct Io {
     pub wheel: Wheel<ConnId>,
     /// Connections to be read or served again without a new event.
     pub ready: Vec<ConnId>,
+    /// The same of back ends.
+    pub first: Vec<ConnId>,
     /// Connections with output to be flushed at the end of this turn.
     pub dirty: Vec<ConnId>,
     /// Those of them for whom much waits.
@@ -159,6 +161,7 @@ impl Io {
             now,
             wheel: Wheel::new(now.mono.0),
             ready: Vec::new(),
+            first: Vec::new(),
             dirty: Vec::new(),
             heavy: Vec::new(),
             leaving: Vec::new(),
@@ -265,7 +268,10 @@ impl Io {
             && !peer.is_on_ready
         {
             peer.is_on_ready = true;
-            self.ready.push(conn);
+            match peer.door {
+                Door::Control => self.first.push(conn),
+                Door::Web | Door::Admin => self.ready.push(conn),
+            }
         }
     }
 

@@ -248,7 +248,8 @@ impl Reactor {
         let now = self.clock.now().mono;
         // Whoever was read while the server stops may have more, which shows at once.
         let is_curious = self.hear_until.is_some() && self.has_read;
-        let lists = [&self.io.ready, &self.io.dirty, &self.io.heavy, &self.io.leaving];
+        let Io { ready, first, dirty, heavy, leaving, .. } = &self.io;
+        let lists = [ready, first, dirty, heavy, leaving];
         let is_idle = lists.iter().all(|list| list.is_empty()) && !is_curious;
         let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);

@@ -5,9 +5,9 @@
 use super::Reactor;
 use crate::edge::{ConnId, Handler};
 
-/// Connections read in one turn.
+/// Connections read in one turn, of back ends and of browsers each.
 pub(super) const READS_MAX: usize = 128;
-/// Bytes given to the handler in one turn, after which nobody else is read.
+/// Bytes given to the handler in one turn, after which nobody else of these is read.
 const READ_ROUND_BYTES: u64 = 128 * 1024;
 /// Connections written to in one turn.
 pub(super) const FLUSHES_MAX: usize = 128;
@@ -22,11 +22,23 @@ const HEAVY_MAX: usize = 1024;
 pub(super) const DISCARD_ROUND_BYTES: u64 = 256 * 1024;
 
 impl Reactor {
-    /// Reads those who have something to say, each once; those who are on their way out behind all
-    /// others.
+    /// Reads those who have something to say, each once: back ends, who are few and are trusted,
+    /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
+        let batch = std::mem::replace(&mut self.io.first, std::mem::take(&mut self.spare));
+        self.has_read = !batch.is_empty() || !self.io.ready.is_empty();
+        let taken = self.read_some(handler, &batch);
+        let later = std::mem::take(&mut self.io.first);
+        (self.io.first, self.spare) = queue_up(batch, taken, later);
         let batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
-        self.has_read = !batch.is_empty();
+        let taken = self.read_some(handler, &batch);
+        let later = std::mem::take(&mut self.io.ready);
+        (self.io.ready, self.spare) = queue_up(batch, taken, later);
+        self.discard_round();
+    }
+
+    /// As many of these as there is time for: how many.
+    fn read_some(&mut self, handler: &mut impl Handler, batch: &[ConnId]) -> usize {
         let (mut taken, start) = (0, self.heard_bytes);
         while taken < READS_MAX
             && self.heard_bytes - start < READ_ROUND_BYTES
@@ -38,9 +50,7 @@ impl Reactor {
                 false => self.read(handler, *conn),
             }
         }
-        let later = std::mem::take(&mut self.io.ready);
-        (self.io.ready, self.spare) = queue_up(batch, taken, later);
-        self.discard_round();
+        taken
     }
 
     /// Throws away what comes from those who are on their way out.

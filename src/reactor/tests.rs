@@ -49,6 +49,7 @@ impl Handler for Late {
 struct Crowd {
     conns: Vec<ConnId>,
     heard: usize,
+    heard_of: Vec<ConnId>,
     ended: usize,
     expired: usize,
 }
@@ -60,10 +61,11 @@ impl Handler for Crowd {
     fn received(
         &mut self,
         _: &mut impl Net,
-        _: ConnId,
+        conn: ConnId,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
         self.heard += 1;
+        self.heard_of.push(conn);
         Ok(input.len())
     }
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
@@ -119,6 +121,24 @@ fn gather(
     let peers = (0..count).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
     turns(reactor, crowd, count, |_, crowd| crowd.conns.len());
     peers
+}
+
+#[test]
+fn back_ends_do_not_wait_for_a_crowd_of_browsers() {
+    let (mut reactor, address) = reactor();
+    let mut crowd = Crowd::default();
+    let mut peers = gather(&mut reactor, &mut crowd, &address, 400);
+    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = door.address().to_string();
+    reactor.add_door(door).unwrap();
+    peers.push(std::net::TcpStream::connect(address).unwrap());
+    turns(&mut reactor, &mut crowd, 401, |_, crowd| crowd.conns.len());
+    peers.iter_mut().for_each(|peer| peer.write_all(b"x").unwrap());
+    turns(&mut reactor, &mut crowd, 401, |_, crowd| crowd.heard);
+    let back_end = crowd.conns.last().unwrap();
+    let place = crowd.heard_of.iter().position(|conn| conn == back_end).unwrap();
+    // The kernel reports so many at a time, in the order in which they spoke.
+    assert!(place < 400 - rounds::READS_MAX, "it came in place {place}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ STATES ?= 1000000
 SETS ?= 1000000
 ONLY ?=
 
-.PHONY: help run build setup test conformance lint fmt sim crash powercut bitrot growth fuzz \
+.PHONY: help run build setup test deny conformance lint fmt sim crash powercut bitrot growth fuzz \
 	smoke fuzzer hostile bench measure proxies clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -26,6 +26,16 @@ test: setup lint ## set up everything, and run every test
 	FWS_TEST_BINARY=$(CURDIR)/target/debug/examples/late_journal \
 		$(CARGO) test --locked --test protocol --test bugs --test pressure \
 		--test chaos --test sessions
+
+# cargo-deny fetches the database of advisories. Without a network, `make deny DENY=--offline` takes a
+# clone of it, brought from elsewhere, at ~/.cargo/advisory-dbs/advisory-db-3157b0e258782691 (the name
+# is the hash of its address; `db-path` in deny.toml says another folder). CI has none, and no
+# cargo-deny: it checks all but advisories, in tests/dependencies.rs.
+deny: ## licences, duplicates, sources and advisories of what others wrote (cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo \
+		"cargo-deny is not here: cargo install cargo-deny --locked (some minutes), or" \
+		"cargo test --test dependencies, which checks all but advisories" >&2; exit 1; }
+	cargo-deny $(DENY) check
 
 conformance: setup ## Autobahn's cases against the server of examples/conformance.rs
 	scripts/conformance

@@ -14,14 +14,16 @@ fn main() -> ExitCode {
         .map(|pair| (pair[0].trim_start_matches("--"), pair[1].as_str()))
         .collect();
     let environment: Vec<(String, String)> = std::env::vars().collect();
-    let config = match Config::load(&flags, &environment, ConfigFile::read) {
+    let load = || Config::load(&flags, &environment, ConfigFile::read);
+    let config = match load() {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(2);
         }
     };
-    match fws::server::run_with(&config, LateJournal::new(1, 42, 0)) {
+    let reread = || load().map_err(|error| error.to_string());
+    match fws::server::run_with(config, LateJournal::new(1, 42, 0), &reread) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

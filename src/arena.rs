@@ -131,6 +131,11 @@ impl<T, K> Arena<T, K> {
         self.slots.iter().map(|(slot, (g, value))| (Id::new(slot as u32, *g), value))
     }
 
+    /// All that live, in the order of their slots.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id<K>, &mut T)> {
+        self.slots.iter_mut().map(|(slot, (g, value))| (Id::new(slot as u32, *g), value))
+    }
+
     /// Those that live in that slot or behind it, in the order of their slots.
     pub fn iter_from(&self, slot: usize) -> impl Iterator<Item = (Id<K>, &T)> {
         (slot..self.slots.capacity()).filter_map(|slot| {

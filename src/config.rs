@@ -246,6 +246,20 @@ impl Config {
         Ok(config)
     }
 
+    /// Takes all limits of another configuration, its warnings, and those of its settings (by their
+    /// keys in the file): the others stay.
+    pub(crate) fn adopt(&mut self, other: Config, keys: &[&str]) {
+        for key in keys {
+            match *key {
+                "secret_key" => self.secret_key.clone_from(&other.secret_key),
+                "namespaces" => self.namespaces.clone_from(&other.namespaces),
+                "sockjs" => self.sockjs.clone_from(&other.sockjs),
+                _ => self.allow_origin.clone_from(&other.allow_origin),
+            }
+        }
+        (self.limits, self.warnings) = (other.limits, other.warnings);
+    }
+
     /// Where the value of a setting (by its key in the file) comes from.
     pub fn source(&self, key: &str) -> Source {
         last(&self.sources, key)

@@ -216,6 +216,23 @@ impl FramePool {
         FramePool { nodes: Slab::new(), bytes: 0, counted_max, ledger: Ledger::default() }
     }
 
+    /// From now on so many bytes of one publication count. Whoever changes that has every queue
+    /// that is not empty counted anew.
+    pub fn set_counted_max(&mut self, counted_max: usize) {
+        self.counted_max = counted_max;
+    }
+
+    /// Counts the backlog of a queue anew.
+    pub fn recount(&self, queue: &mut OutQueue) {
+        queue.backlog = 0;
+        let mut at = queue.head;
+        while let Some(node) = self.nodes.get(at as usize) {
+            let is_behind = at != queue.head;
+            queue.backlog += if is_behind { self.counted(node.frame.len(), node.kind) } else { 0 };
+            at = node.next;
+        }
+    }
+
     /// Frames that wait, in all queues together.
     pub fn len(&self) -> usize {
         self.nodes.len()

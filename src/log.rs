@@ -2,14 +2,22 @@
 //! Owns the form of a line. No key, token or payload is ever handed to it. Called by the server
 //! and by `fws serve`; the other commands speak to a person and do not log.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Write};
+use std::panic::{self, Location};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::time::UnixMillis;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::time::{Clock, UnixMillis};
 
 /// Longest line in bytes with its newline: what a pipe takes undivided (PIPE_BUF on Linux).
 const LINE_BYTES: usize = 4096;
+
+/// Lines that nobody took since the last one that somebody did.
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static IS_MUTED: Cell<bool> = const { Cell::new(false) };
@@ -36,12 +44,52 @@ pub(crate) fn mute(is_muted: bool) {
     IS_MUTED.set(is_muted);
 }
 
-/// A closed or full standard error is no reason to stop serving, and there is nobody to tell.
+/// From now on a panic of any thread is one line: where it was, and what it says if that stands in
+/// the source as it is. What was put together at that moment may hold what a peer has sent.
+pub fn tell_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let message = panic_message(panic.location(), panic.payload());
+        error(Clock::new().now().unix, format_args!("{message}"));
+    }));
+}
+
+fn panic_message(place: Option<&Location<'_>>, payload: &(dyn Any + Send)) -> String {
+    let place = place.map_or("an unknown place".into(), ToString::to_string);
+    let said = payload.downcast_ref::<&'static str>().map_or(String::new(), |s| format!(": {s}"));
+    format!("panic at {place}{said}; this is a fault of fws, please report it")
+}
+
+/// A closed or full standard error is no reason to stop serving, nor to wait: a line that nobody
+/// takes now is lost, and the next one that somebody takes says how many were.
 fn write(line: &str) {
     if IS_MUTED.get() {
         return;
     }
-    let _ = io::stderr().write_all(line.as_bytes());
+    let mut stderr = io::stderr();
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&at_once));
+    if ready == Ok(0) {
+        LOST.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    // One write, which a pipe takes as a whole if it is ready at all: the rest of a line is not
+    // worth another one, which might wait.
+    let _ = match LOST.swap(0, Ordering::Relaxed) {
+        0 => stderr.write(line.as_bytes()),
+        lost => stderr.write(with_lost(line, lost).as_bytes()),
+    };
+}
+
+/// The same line, with a word in front about those that are lost; no longer than a line may be.
+fn with_lost(line: &str, lost: u64) -> String {
+    let mut all =
+        format!("fws: warning: {lost} lines of the log are lost, nobody took them\n{line}");
+    if all.len() > LINE_BYTES {
+        let end = (0..LINE_BYTES).rev().find(|end| all.is_char_boundary(*end));
+        all.truncate(end.unwrap_or_default());
+        all.push('\n');
+    }
+    all
 }
 
 /// One line of at most [`LINE_BYTES`]. Control characters are escaped: a name that a peer chose
@@ -61,6 +109,25 @@ fn line(at: UnixMillis, kind: &str, message: fmt::Arguments<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_tells_its_place_and_nothing_that_a_peer_has_said() {
+        let place = Location::caller();
+        let (line, column) = (place.line(), place.column());
+        let told = |payload: &(dyn Any + Send)| panic_message(Some(place), payload);
+        let start = format!("panic at src/log.rs:{line}:{column}");
+        let end = "; this is a fault of fws, please report it";
+        assert_eq!(told(&"left without right"), format!("{start}: left without right{end}"));
+        assert_eq!(told(&String::from("a token of somebody")), format!("{start}{end}"));
+    }
+
+    #[test]
+    fn what_is_lost_is_told_in_front() {
+        let start = "fws: warning: 7 lines of the log are lost, nobody took them\n";
+        assert_eq!(with_lost("a line\n", 7), format!("{start}a line\n"));
+        let long = with_lost(&"é".repeat(LINE_BYTES), 7);
+        assert!(long.len() <= LINE_BYTES && long.starts_with(start) && long.ends_with("é\n"));
+    }
 
     #[test]
     fn a_message_is_one_line_whatever_is_in_it() {

@@ -1,30 +1,35 @@
 //! The server as a process: descriptors, keys, doors, signals; then the loop. It joins the parts
 //! and decides nothing that they decide. `fws serve` calls it.
 
+mod doors;
+mod memory;
 mod notify;
+mod reload;
 
 use std::io;
 use std::os::unix::net::UnixStream;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin::AdminDoor;
-use crate::codec::http::Response;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
-use crate::edge::{Door, Handler, TurnedAway};
-use crate::frame::Frame;
 use crate::hub::Hub;
 use crate::journal::store::{Folder, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
+use crate::limits::Limits;
 use crate::log;
-use crate::reactor::{Bounds, Listener, Reactor};
+use crate::reactor::{Bounds, Reactor, Signal};
 use crate::slow::Rules;
 use crate::switch::{Settings, SockJs, Switch};
 use crate::time::{Now, UnixMillis};
+use doors::Doors;
 use notify::Notifier;
+use reload::InForce;
+
+pub use reload::Reread;
 
 /// Descriptors kept for what is no connection that is counted in `connections`: 24 for back ends
 /// that come late, eight for newcomers that are turned away, eight for those who watch; and the
@@ -37,20 +42,24 @@ const CONNECTIONS_MIN: usize = 16;
 /// come in crowds, must not lock out those who speak to them.
 const CONTROL_RESERVE: usize = 24;
 
-/// Runs the server until it is told to stop by SIGTERM or SIGINT.
+/// Runs the server until it is told to stop by SIGTERM or SIGINT. At SIGHUP it takes the
+/// configuration that `reread` gives it, if that is good.
 ///
 /// # Errors
 /// What stands in the way of the start, as one line for the operator; afterwards only what no turn
 /// of the loop can mend.
-pub fn run(config: &Config) -> io::Result<()> {
+pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
+    let fitted = memory::fit(&mut config);
+    config.warnings.extend(fitted);
     match config.store {
         StoreKind::None => {
-            run_with(config, MemoryJournal::new(crate::time::Clock::new().now().unix.0))
+            let journal = MemoryJournal::new(crate::time::Clock::new().now().unix.0);
+            run_with(config, journal, reread)
         }
         StoreKind::Redb => {
-            let mut start = Start::new(config)?;
-            let (hub, at, journal) = start.open_store(config)?;
-            start.run(config, hub, at, journal)
+            let mut start = Start::new(&config)?;
+            let (hub, at, journal) = start.open_store(&config)?;
+            start.run(config, hub, at, journal, reread)
         }
     }
 }
@@ -59,11 +68,12 @@ pub fn run(config: &Config) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(config: &Config, journal: impl Journal) -> io::Result<()> {
-    let start = Start::new(config)?;
+pub fn run_with(config: Config, journal: impl Journal, reread: Reread<'_>) -> io::Result<()> {
+    let start = Start::new(&config)?;
     let at = start.now().unix;
     log::info(at, format_args!("no store: what is registered, granted and set is lost at the end"));
-    start.run(config, Hub::new(config.limits.clone(), at), at, journal)
+    let hub = Hub::new(config.limits.clone(), at);
+    start.run(config, hub, at, journal, reread)
 }
 
 /// A server on its way to its first turn.
@@ -73,29 +83,13 @@ struct Start {
 
 impl Start {
     fn new(config: &Config) -> io::Result<Start> {
+        log::tell_panics();
         // What we make is ours alone; the unix socket has its own mode.
         umask(rustix::fs::Mode::from_raw_mode(0o077));
-        let descriptors = raise_descriptor_limit();
-        let room = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_KEPT));
-        let connections = config.limits.connections.min(room.unwrap_or(usize::MAX));
-        if connections < CONNECTIONS_MIN {
-            return Err(io::Error::other(format!(
-                "this process may have {descriptors} file descriptors, and it takes {} at least: \
-                 raise that limit (ulimit -n)",
-                DESCRIPTORS_KEPT + CONNECTIONS_MIN as u64
-            )));
-        }
-        let reactor = Reactor::new(Bounds {
-            connections,
-            admissions_per_second: config.limits.admissions_per_second,
-            admissions_burst: config.limits.admissions_burst,
-            control_reserve: CONTROL_RESERVE,
-            admin_connections: config.limits.admin_connections,
-            close_ms: config.limits.close_ms as u64,
-            drain_ms: config.limits.drain_ms as u64,
-            input_bytes: config.limits.input_bytes,
-            slow: Rules::new(&config.limits),
-        })?;
+        let (connections, descriptors) = open_connections(&config.limits)?;
+        let mut reactor = Reactor::new(bounds(&config.limits, connections))?;
+        // The signal that would end the process means something else from here on.
+        reactor.add_signals(signals(&[SIGHUP])?, Signal::Reload)?;
         let at = reactor.now().unix;
         log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));
         for warning in &config.warnings {
@@ -147,7 +141,11 @@ impl Start {
     }
 
     /// Turns until the end, and keeps the service manager informed.
-    fn turn(&mut self, handler: &mut impl Handler) -> io::Result<()> {
+    fn turn(
+        &mut self,
+        handler: &mut AdminDoor<impl Journal>,
+        mut in_force: InForce<'_>,
+    ) -> io::Result<()> {
         let mut notifier = Notifier::new(|name| std::env::var_os(name));
         if let Some(ms) = notifier.wake_every() {
             self.reactor.wake_every(ms);
@@ -158,6 +156,10 @@ impl Start {
             notifier.alive(self.now().mono);
             if self.reactor.is_stopping() {
                 notifier.stopping();
+            } else if self.reactor.take_reload() {
+                notifier.reloading();
+                let outcome = in_force.reload(&mut self.reactor, handler);
+                notifier.reloaded(&outcome);
             }
         }
         Ok(())
@@ -165,36 +167,41 @@ impl Start {
 
     fn run(
         mut self,
-        config: &Config,
+        config: Config,
         hub: Hub,
         at: UnixMillis,
         journal: impl Journal,
+        reread: Reread<'_>,
     ) -> io::Result<()> {
         // Only now that the folder is ours: it may have to be made there.
-        let server_key = server_key(config, self.now().unix)?;
+        let server_key = server_key(&config, self.now().unix)?;
         // Bound, so that their addresses are known; nobody is let in before the loop runs.
-        let doors = bind_doors(config)?;
-        let command = demo::command(config, &doors[0].1.address());
-        let page = config.ws.map(|_| demo::url(&doors[1].1.address()));
+        let doors = Doors::open(&config)?;
+        let control = doors.address("control", false).unwrap_or_default();
+        let command = demo::command(&config, &control);
+        let page = doors.address("ws", true).map(|address| demo::url(&address));
         let settings = Settings {
             limits: config.limits.clone(),
             server_key: server_key.expose().to_owned(),
             demo: config.demo.then(|| demo::page(&command)),
-            sockjs: sockjs(config),
+            sockjs: sockjs(&config),
             proxies: config.proxies.clone(),
             now: self.now(),
             at,
         };
         let mut switch = Switch::over(hub, settings, journal);
-        declare(config, &mut switch)?;
-        self.reactor.add_signals(signals()?)?;
+        declare(&config, &mut switch)?;
+        self.reactor.add_signals(signals(&[SIGTERM, SIGINT])?, Signal::Stop)?;
         let at = self.now().unix;
         let pages = match &config.allow_origin[..] {
             [] => "pages of any site may connect (--allow-origin names those that may)".to_string(),
             origins => format!("pages of these sites may connect: {}", origins.join(", ")),
         };
         log::info(at, format_args!("{pages}"));
-        for (name, door) in doors {
+        if doors.inherited > 0 {
+            log::info(at, format_args!("{} sockets were handed over", doors.inherited));
+        }
+        for (name, door) in doors.all {
             log::info(at, format_args!("listening {name}={}", door.address()));
             self.reactor.add_door(door)?;
         }
@@ -203,7 +210,7 @@ impl Start {
             log::info(at, format_args!("to try it, {page}run: {command}"));
         }
         let mut handler = AdminDoor::new(switch, self.now());
-        self.turn(&mut handler)?;
+        self.turn(&mut handler, InForce { config, server_key, reread })?;
         let mut switch = handler.into_switch();
         switch.close(self.reactor.now());
         let metrics = switch.metrics();
@@ -215,6 +222,36 @@ impl Start {
             ),
         );
         Ok(())
+    }
+}
+
+/// How many connections there is room for, and the descriptors that this process may have.
+fn open_connections(limits: &Limits) -> io::Result<(usize, u64)> {
+    let descriptors = raise_descriptor_limit();
+    let room = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_KEPT));
+    let connections = limits.connections.min(room.unwrap_or(usize::MAX));
+    if connections < CONNECTIONS_MIN {
+        return Err(io::Error::other(format!(
+            "this process may have {descriptors} file descriptors, and it takes {} at least: \
+             raise that limit (ulimit -n)",
+            DESCRIPTORS_KEPT + CONNECTIONS_MIN as u64
+        )));
+    }
+    Ok((connections, descriptors))
+}
+
+/// The bounds of the reactor, with room for so many connections.
+fn bounds(limits: &Limits, connections: usize) -> Bounds {
+    Bounds {
+        connections,
+        admissions_per_second: limits.admissions_per_second,
+        admissions_burst: limits.admissions_burst,
+        control_reserve: CONTROL_RESERVE,
+        admin_connections: limits.admin_connections,
+        close_ms: limits.close_ms as u64,
+        drain_ms: limits.drain_ms as u64,
+        input_bytes: limits.input_bytes,
+        slow: Rules::new(limits),
     }
 }
 
@@ -256,12 +293,7 @@ fn raise_descriptor_limit() -> u64 {
 
 /// The namespaces that the configuration names, and the demo's.
 fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()> {
-    let max = config.limits.namespaces;
-    let full = |name: &str| {
-        io::Error::other(format!(
-            "no room for namespace {name:?}: there are {max} (limit namespaces)"
-        ))
-    };
+    let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
     for (name, key) in &config.namespaces {
         switch.declare(name, key.expose()).then_some(()).ok_or_else(|| full(name))?;
     }
@@ -273,57 +305,17 @@ fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()>
     Ok(())
 }
 
-/// What a browser is told that is not let in, and when it may come back.
-fn refusal(why: TurnedAway, seconds: u64) -> Frame {
-    let response = match why {
-        TurnedAway::Full => Response::new(503).text("The server is full\n"),
-        TurnedAway::Crowd => Response::new(503).text("Too many come at once\n"),
-    };
-    response.header("Retry-After", &seconds.to_string()).close().encode()
+fn namespace_full(name: &str, max: usize) -> String {
+    format!("no room for namespace {name:?}: there are {max} (limit namespaces)")
 }
 
-/// The doors of the configuration, each with its name in the log.
-fn bind_doors(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
-    let cannot = |what: &str, place: String, error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {place} ({what}): {error}"))
-    };
-    let timeout_ms = config.limits.tcp_user_timeout_ms;
-    let control = Listener::tcp(Door::Control, config.control);
-    let control = control.and_then(|door| door.bounded(timeout_ms, None));
-    let control = control.map_err(|e| cannot("--control", config.control.to_string(), e))?;
-    let mut doors = vec![("control", control)];
-    if let Some(address) = config.ws {
-        let send_bytes = Some(config.limits.kernel_send_bytes);
-        let ws = Listener::tcp(Door::Web, address);
-        let ws = ws.and_then(|door| door.bounded(timeout_ms, send_bytes));
-        let ws = ws.map_err(|error| cannot("--ws", address.to_string(), error))?;
-        doors.push(("ws", ws.refusing(refusal)));
-    }
-    if let Some(path) = &config.ws_unix {
-        let unix = Listener::unix(Door::Web, path);
-        let unix = unix.map_err(|e| cannot("--ws-unix", path.display().to_string(), e))?;
-        doors.push(("ws", unix.refusing(refusal)));
-    }
-    if let Some(path) = &config.control_unix {
-        let unix = Listener::unix(Door::Control, path);
-        let unix = unix.map_err(|e| cannot("--control-unix", path.display().to_string(), e))?;
-        doors.push(("control", unix));
-    }
-    if let Some(address) = config.admin {
-        let admin = Listener::tcp(Door::Admin, address);
-        let admin = admin.and_then(|door| door.bounded(timeout_ms, None));
-        let admin = admin.map_err(|e| cannot("--admin", address.to_string(), e))?;
-        doors.push(("admin", admin));
-    }
-    Ok(doors)
-}
-
-/// A stream on which a byte arrives for each signal to stop.
-fn signals() -> io::Result<mio::net::UnixStream> {
+/// A stream on which a byte arrives for each of these signals.
+fn signals(signals: &[i32]) -> io::Result<mio::net::UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
-    signal_hook::low_level::pipe::register(SIGTERM, theirs.try_clone()?)?;
-    signal_hook::low_level::pipe::register(SIGINT, theirs)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, theirs.try_clone()?)?;
+    }
     Ok(mio::net::UnixStream::from_std(ours))
 }

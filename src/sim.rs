@@ -106,6 +106,8 @@ pub struct Report {
     pub floods: u64,
     /// Turns after which somebody was still on the way out.
     pub leaving_turns: u64,
+    /// Times that other limits came to hold.
+    pub reloads: u64,
     /// Times that the switch was called.
     pub calls: u64,
 }

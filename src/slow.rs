@@ -106,6 +106,11 @@ impl Watches {
         &self.rules
     }
 
+    /// From now on these hold. Who is watched is looked at by them when their time comes.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     /// How many are watched.
     pub fn len(&self) -> usize {
         self.watches.len()

@@ -143,6 +143,27 @@ fn counters_move_as_they_must() {
 }
 
 #[test]
+fn a_session_that_ends_unasked_is_counted() {
+    let mut options = options();
+    options.config["limits"] = json!({ "session_ms": 300, "auth_ms": 600 });
+    let server = Server::start(&options);
+    let admin = admin(&server);
+    let open = || {
+        let place = session();
+        assert_eq!(ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body, "o\n");
+        place
+    };
+    open();
+    shows(admin, "fws_sessions_closed_total{reason=peer_lost}", 1.0);
+    // And one that is told why.
+    let place = open();
+    let told = ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body;
+    assert_eq!(told, "c[3408,\"no auth in time\"]\n");
+    shows(admin, "fws_sessions_closed_total{reason=auth_timeout}", 1.0);
+    assert_eq!(scrape(admin)["fws_sessions_closed_total{reason=peer_lost}"], 1.0);
+}
+
+#[test]
 fn connections_are_told_apart() {
     let server = Server::start(&options());
     let admin = admin(&server);

@@ -355,7 +355,7 @@ fn a_large_namespace_is_buried_bit_by_bit() {
         panic!("the end of a namespace cannot be undone");
     };
     this.until("it is gone", |this| this.hub.namespace("a").is_none());
-    assert_eq!(this.hub.sizes()[4], 2001);
+    assert_eq!(this.hub.sizes()[4], 0, "who is out of reach does not count");
     this.hub.check_invariants();
     assert!(this.hub.next_end().is_some_and(|end| end <= this.at()), "the others are due");
     let register = Change::Register { name: "a".into(), key: "k".into() };
@@ -363,7 +363,7 @@ fn a_large_namespace_is_buried_bit_by_bit() {
     assert_eq!(this.get("0"), None);
     assert!(this.is_kept(mark));
     this.mono += 5000;
-    this.until("all are dropped", |this| this.hub.sizes()[4] == 0);
+    this.until("all are dropped", |this| this.hub.next_end().is_none());
     this.hub.check_invariants();
     assert_eq!(this.on_disk(), this.rows());
 }

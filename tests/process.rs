@@ -204,16 +204,66 @@ fn it_survives_running_out_of_descriptors_and_accepts_again() {
     let generous = getrlimit(Resource::Nofile);
     let tight = Rlimit { current: Some(8), ..generous };
     prlimit(Some(server.pid()), Resource::Nofile, tight).unwrap();
+    // A browser waits at its door, and back ends get in all the same, as far as there are spares.
+    let browser = Wire::tcp(server.ws);
+    for _ in 0..4 {
+        server.controller("demo").ok(r#"{"action":"ping"}"#);
+    }
+    let mut inside: Vec<Control> = (0..4).map(|_| server.controller("demo")).collect();
     let mut waiting = server.control();
     waiting.send(PING);
     let starved = |line: &&String| line.contains("cannot accept:");
     eventually("it says so", || server.log().iter().find(starved).cloned());
     assert_eq!(first.ask(PING), DONE, "who is inside is served");
+    assert_eq!(inside[3].ask(PING), DONE, "and who got in since");
     let generous = Rlimit { current: generous.maximum, ..generous };
     prlimit(Some(server.pid()), Resource::Nofile, generous).unwrap();
+    let start = Instant::now();
     assert_eq!(waiting.recv(), DONE);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    drop(browser);
     assert_eq!(server.log().iter().filter(starved).count(), 1, "said once");
     server.assert_alive();
+}
+
+#[test]
+fn out_of_descriptors_the_loop_knocks_ten_times_a_second_and_no_more() {
+    let mut options = Options::default();
+    options.config["admin"] = serde_json::json!("127.0.0.1:0");
+    let server = Server::start(&options);
+    let admin = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
+    let admin = eventually("the door opens", || server.log().iter().find_map(admin));
+    let mut watch = common::web::Http::connect(admin);
+    let mut count = |name: &str| -> f64 {
+        watch.send("GET /metrics", &[], "");
+        let page = watch.answer().body;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    };
+    let tight = Rlimit { current: Some(8), ..getrlimit(Resource::Nofile) };
+    count("fws_turn_seconds_count");
+    prlimit(Some(server.pid()), Resource::Nofile, tight).unwrap();
+    // Crowds at both doors, and more than there are spares for.
+    let _crowd: Vec<Wire> = (0..50).map(|_| Wire::tcp(server.ws)).collect();
+    let _others: Vec<Wire> = (0..50).map(|_| Wire::tcp(server.control)).collect();
+    let starved = |line: &String| line.contains("cannot accept:");
+    eventually("it says so", || server.log().iter().any(starved).then_some(()));
+    // It cannot open what tells this itself.
+    let cpu_ticks = || -> u64 {
+        let stat = format!("/proc/{}/stat", server.pid().as_raw_nonzero());
+        let stat = std::fs::read_to_string(stat).unwrap();
+        let times = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+        times.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    };
+    let (turns, ticks) = (count("fws_turn_seconds_count"), cpu_ticks());
+    let start = Instant::now();
+    eventually("two seconds have passed", || (start.elapsed().as_secs() >= 2).then_some(()));
+    let seconds = start.elapsed().as_secs_f64();
+    let turns = count("fws_turn_seconds_count") - turns;
+    // Ten a second, those of the two questions, and of strangers whose time is over.
+    assert!(turns < 12.0 * seconds + 20.0, "{turns} turns in {seconds} s");
+    let cpu = (cpu_ticks() - ticks) as f64 / 100.0 / seconds;
+    assert!(cpu <= 0.05, "{cpu} of a core");
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn assert_rich(reports: &[Report]) {
     assert!(sum(|report| report.browsers_held) > runs, "few were held back");
     assert!(sum(|report| report.leaving_turns) > runs, "few left step by step");
     assert!(sum(|report| report.floods) > runs / 16, "back ends hardly ever had to wait");
+    assert!(2 * sum(|report| report.reloads) > runs, "limits were seldom changed");
     for reason in CloseReason::ALL {
         let count: u64 = reports.iter().map(|report| report.closed[*reason as usize]).sum();
         assert!(count > 0, "nobody was closed for {reason}");

@@ -38,7 +38,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "subscribes",
-        about: "the same with subscribes to channels with a state of 32 KiB, whose answers nobody reads",
+        about: "400 that subscribe to 100 states of 32 KiB each, and read none of them",
         run: Run::Beside(subscribes, Bounds::DEFAULT),
     },
     Attack {

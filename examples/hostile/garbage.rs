@@ -14,12 +14,12 @@ use crate::{Attack, Outcome, Run};
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "control-garbage",
-        about: "lengths that are none, HTTP and TLS at the control port, deep JSON, wrong keys, noise",
+        about: "nonsense at the control port: lengths, HTTP, TLS, deep JSON, wrong keys, noise",
         run: Run::Beside(control, Bounds::DEFAULT),
     },
     Attack {
         name: "strangers",
-        about: "1,500 connections to the control port without a key; who has one gets in beside them",
+        about: "thousands at the control port without a key; who has one gets in beside them",
         run: Run::Beside(strangers, Bounds::DEFAULT),
     },
     Attack {

@@ -1,5 +1,5 @@
-//! A million messages to random triples of namespace, user and channel, with names that fit into each
-//! other: each browser hears what is for it, in order, and nothing else.
+//! A million messages to random triples of namespace, user and channel, with names that fit into
+//! each other: each browser hears what is for it, in order, and nothing else.
 
 use std::time::{Duration, Instant};
 

@@ -13,8 +13,9 @@ use crate::codec::prometheus;
 use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::journal::Journal;
+use crate::limits::Limits;
 use crate::reason::CloseReason;
-use crate::switch::Switch;
+use crate::switch::{SockJs, Switch};
 use crate::time::{Millis, Now};
 use crate::web::{Application, Message, Outlet, Parting, Web};
 
@@ -33,6 +34,22 @@ impl<J: Journal> AdminDoor<J> {
     pub fn new(switch: Switch<J>, now: Now) -> AdminDoor<J> {
         let web = Web::new(Vec::new(), switch.limits().clone(), now);
         AdminDoor { switch, web, conns: Vec::new(), started: now }
+    }
+
+    /// From now on these limits hold, at this door and behind it (see [`Switch::reload`]).
+    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs) {
+        self.web.reload(Vec::new(), limits.clone());
+        self.switch.reload(limits, sockjs);
+    }
+
+    /// What stands behind it, to look into.
+    pub fn switch(&self) -> &Switch<J> {
+        &self.switch
+    }
+
+    /// What stands behind it, to change it.
+    pub fn switch_mut(&mut self) -> &mut Switch<J> {
+        &mut self.switch
     }
 
     /// What stands behind it.

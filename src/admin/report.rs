@@ -55,6 +55,10 @@ impl<J: Journal> Pages<'_, J> {
         labelled(text, &f::CLOSED, "reason", &reasons);
         let count = |why: TurnedAway| (why.label(), metrics.turned_away[why as usize]);
         labelled(text, &f::TURNED_AWAY, "reason", &TurnedAway::ALL.map(count));
+        let parted = self.switch.parted();
+        let count = |reason: &CloseReason| (reason.label(), parted[*reason as usize]);
+        let reasons: Vec<(&str, u64)> = CloseReason::ALL.iter().map(count).collect();
+        labelled(text, &f::SESSIONS_CLOSED, "reason", &reasons);
         text.single(&f::HELD, metrics.browsers_held);
         text.single(&f::STRANGERS, census.strangers);
         text.single(&f::BODIES, census.bodies.bytes);

@@ -25,6 +25,7 @@ mod token;
 mod watch;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::process::ExitCode;
 
 use crate::config::{Config, ConfigFile, hint, nearest};
@@ -73,6 +74,15 @@ enum Stop {
     Failed(String),
     /// Nobody reads its output any more: exit 0.
     Closed,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Usage(line) | Stop::Failed(line) => f.write_str(line),
+            Stop::Closed => Ok(()),
+        }
+    }
 }
 
 /// One command line, parsed. Not `Debug`: it may hold a key.

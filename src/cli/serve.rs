@@ -10,6 +10,8 @@ pub(super) const COMMAND: Command = Command {
     about: "\
 Opens a port for browsers and one for back ends, and runs until SIGTERM or
 SIGINT (ctrl-C), which lets everybody go in peace; a second one ends at once.
+At SIGHUP it reads its settings again, and takes all of them or, if anything is
+wrong, none; the log says what has changed and what needs a restart.
 
 Settings come from flags, else from the environment (FWS_LISTEN_WS,
 FWS_LISTEN_WS_UNIX, FWS_LISTEN_CONTROL, FWS_LISTEN_CONTROL_UNIX,
@@ -47,5 +49,6 @@ the file. Without either, the first start makes one in the data folder.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [] = call.words()?;
     let config = call.config()?;
-    server::run(&config).map_err(|e| Stop::Failed(e.to_string()))
+    let reread = || call.config().map_err(|stop| stop.to_string());
+    server::run(config, &reread).map_err(|e| Stop::Failed(e.to_string()))
 }

@@ -4,18 +4,16 @@
 //! or a close, never sends, and knows nothing of what a message says. Called by the switch (server
 //! side) and by the command line's own WebSocket client.
 
-use std::io::Cursor;
-
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use sha1::{Digest, Sha1};
-use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 mod encode;
 mod error;
 mod fuzz;
+#[cfg(feature = "oracle")]
+mod oracle;
 #[cfg(test)]
 mod tests;
 
@@ -76,6 +74,19 @@ pub enum Opcode {
 }
 
 impl Opcode {
+    /// The one of that number; `None` if the number is reserved.
+    const fn of(number: u8) -> Option<Opcode> {
+        Some(match number {
+            0x0 => Opcode::Continuation,
+            0x1 => Opcode::Text,
+            0x2 => Opcode::Binary,
+            0x8 => Opcode::Close,
+            0x9 => Opcode::Ping,
+            0xA => Opcode::Pong,
+            _ => return None,
+        })
+    }
+
     /// Whether frames of this type are whole by themselves and may stand between fragments.
     pub const fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
@@ -252,19 +263,32 @@ struct Header {
 impl Header {
     /// `None` while the header is incomplete.
     fn parse(input: &[u8], side: Side) -> Result<Option<Header>, WsError> {
-        let mut cursor = Cursor::new(input);
-        // A slice cannot fail to be read, so a reserved opcode is the only possible error.
-        let parsed = FrameHeader::parse(&mut cursor);
-        let opcode = input.first().map_or(0, |byte| byte & 0xF);
-        let parsed = parsed.map_err(|_| WsError::ReservedOpcode(opcode))?;
-        let Some((frame, length)) = parsed else { return Ok(None) };
-        if frame.rsv1 || frame.rsv2 || frame.rsv3 {
-            return Err(WsError::ReservedBits(input[0] >> 4 & 7));
+        let [first, second, rest @ ..] = input else { return Ok(None) };
+        let code = second & 0x7F;
+        let (length, rest) = match code {
+            127 => match rest.split_first_chunk() {
+                Some((length, rest)) => (u64::from_be_bytes(*length), rest),
+                None => return Ok(None),
+            },
+            126 => match rest.split_first_chunk() {
+                Some((length, rest)) => (u16::from_be_bytes(*length).into(), rest),
+                None => return Ok(None),
+            },
+            short => (short.into(), rest),
+        };
+        let (mask, rest) = match rest.split_first_chunk() {
+            _ if second & 0x80 == 0 => (None, rest),
+            Some((mask, rest)) => (Some(*mask), rest),
+            None => return Ok(None),
+        };
+        let opcode = Opcode::of(first & 0xF).ok_or(WsError::ReservedOpcode(first & 0xF))?;
+        if first & 0x70 != 0 {
+            return Err(WsError::ReservedBits(first >> 4 & 7));
         }
-        if frame.mask.is_some() != (side == Side::Server) {
+        if mask.is_some() != (side == Side::Server) {
             return Err(WsError::Masking);
         }
-        let shortest = match input[1] & 0x7F {
+        let shortest = match code {
             127 => 0x1_0000,
             126 => 126,
             _ => 0,
@@ -275,28 +299,18 @@ impl Header {
         if length > i64::MAX as u64 {
             return Err(WsError::HugeLength);
         }
-        let opcode = match frame.opcode {
-            OpCode::Data(Data::Continue) => Opcode::Continuation,
-            OpCode::Data(Data::Text) => Opcode::Text,
-            OpCode::Data(Data::Binary) => Opcode::Binary,
-            OpCode::Control(Control::Close) => Opcode::Close,
-            OpCode::Control(Control::Ping) => Opcode::Ping,
-            OpCode::Control(Control::Pong) => Opcode::Pong,
-            OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
-                return Err(WsError::ReservedOpcode(opcode));
-            }
-        };
-        if opcode.is_control() && !frame.is_final {
+        let is_final = first & 0x80 != 0;
+        if opcode.is_control() && !is_final {
             return Err(WsError::FragmentedControl);
         }
         if opcode.is_control() && length > CONTROL_BYTES as u64 {
             return Err(WsError::LongControl(length));
         }
         Ok(Some(Header {
-            bytes: cursor.position() as usize,
+            bytes: input.len() - rest.len(),
             opcode,
-            is_final: frame.is_final,
-            mask: frame.mask,
+            is_final,
+            mask,
             // Where addresses are shorter than lengths, the cut length is still over any bound.
             payload_bytes: usize::try_from(length).unwrap_or(usize::MAX),
         }))

@@ -64,7 +64,8 @@ impl Config {
         )
     }
 
-    fn settings(&self) -> [(&'static str, String); 14] {
+    /// Every setting but the limits, with its value as text; of keys, whether there are any.
+    pub(crate) fn settings(&self) -> [(&'static str, String); 14] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [
             ("ws", self.ws.map_or("none".into(), |ws| ws.to_string())),

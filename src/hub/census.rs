@@ -25,7 +25,7 @@ impl Hub {
             self.present.channels,
             self.present.users,
             self.present.peers,
-            self.states.len(),
+            self.living,
         ]
     }
 

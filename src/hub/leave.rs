@@ -273,6 +273,7 @@ impl Hub {
         self.numbers.remove(&number);
         self.grants -= grants.len();
         self.states_bytes -= space.states_bytes;
+        self.living -= states.len();
         self.present.channels -= channels.len();
         self.present.users -= users.len();
         self.present.peers -= tally.peers;

@@ -164,7 +164,7 @@ impl hashbrown::Equivalent<Grant> for GrantRef<'_> {
 pub enum Denied {
     /// A `#` channel without a grant.
     NoGrant,
-    /// The peer has this many channels already.
+    /// The peer has as many channels as it may have, which is this.
     TooManyChannels(usize),
     /// The peer is gone.
     Gone,
@@ -195,7 +195,8 @@ pub struct Hub {
     users: Arena<User>,
     peers: Arena<Peer>,
     states: Arena<State>,
-    /// Bytes of all states, and number of all grants.
+    /// Number and bytes of all states that can be found, and number of all grants.
+    living: usize,
     states_bytes: usize,
     grants: usize,
     /// Those who are here, and those who are on their way out.
@@ -220,12 +221,18 @@ impl Hub {
             users: Arena::default(),
             peers: Arena::default(),
             states: Arena::default(),
+            living: 0,
             states_bytes: 0,
             grants: 0,
             present: Present::default(),
             leaving: Leaving::default(),
             ends: Wheel::new(at.0),
         }
+    }
+
+    /// From now on these limits hold, for what comes next: what is there already stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     fn hash(&self, key: impl Hash) -> u64 {
@@ -346,9 +353,9 @@ impl Hub {
         let id = self.find_channel(ns, channel);
         let is_in = id.is_some_and(|id| self.is_member(peer, id));
         if !is_in || !id.is_some_and(|id| self.hears(peer, id)) {
-            let taken = self.channels_of(peer);
-            if taken >= self.limits.channels_per_connection {
-                return Err(Denied::TooManyChannels(taken));
+            let max = self.limits.channels_per_connection;
+            if self.channels_of(peer) >= max {
+                return Err(Denied::TooManyChannels(max));
             }
             let id = match id {
                 Some(id) => id,
@@ -441,17 +448,22 @@ impl Hub {
                 assert!(back.peer == id && back.subscription as usize == i);
             }
         }
+        for (id, ns) in self.namespaces.iter() {
+            assert_eq!(self.namespace(&ns.name), Some(id));
+            assert_eq!(self.numbers.get(&ns.number), Some(&id));
+        }
+        assert_eq!(self.numbers.len(), self.namespaces.len());
+        self.check_numbers();
+    }
+
+    /// Checks what is counted beside the tables.
+    fn check_numbers(&self) {
         let living = |state: &State| self.namespaces.contains(state.ns);
         for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
             let Place { channel, user } = &state.place;
             assert_eq!(self.find_state(state.ns, channel, user.as_deref()), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
         }
-        for (id, ns) in self.namespaces.iter() {
-            assert_eq!(self.namespace(&ns.name), Some(id));
-            assert_eq!(self.numbers.get(&ns.number), Some(&id));
-        }
-        assert_eq!(self.numbers.len(), self.namespaces.len());
         let total = |count: fn(&Namespace) -> usize| -> usize {
             self.namespaces.iter().map(|(_, ns)| count(ns)).sum()
         };
@@ -466,7 +478,8 @@ impl Hub {
             assert_eq!(in_all, (channels, users, peers), "somebody is left");
         }
         let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
-        assert_eq!(total(|ns| ns.states.len()) + buried, self.states.len());
+        assert_eq!(total(|ns| ns.states.len()), self.living);
+        assert_eq!(self.living + buried, self.states.len());
         // Of those, some may have ended in their graves.
         assert!(buried <= self.leaving.buried());
         assert_eq!(total(|ns| ns.grants.len()), self.grants);

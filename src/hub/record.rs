@@ -188,6 +188,8 @@ impl Hub {
             let was_recorded = space.key.is_some();
             (space.key, space.old_key) = (Some(key.into()), None);
             space.configured = space.key.clone();
+            // Whoever came with another key is nobody any more.
+            space.key_epoch = space.key_epoch.wrapping_add(1);
             if was_recorded {
                 let key = Key::Namespace { ns: space.number };
                 out.changed(Undo::new(key, 0, Before::Kept));
@@ -204,6 +206,21 @@ impl Hub {
         true
     }
 
+    /// The configuration names a namespace no more: the key that it gave it opens nothing. One that
+    /// `rotateKey` has put in its place goes on, and so does all that is in the namespace. Whether
+    /// nobody can open it now.
+    pub fn undeclare(&mut self, name: &str) -> bool {
+        let space = self.namespace(name).and_then(|ns| self.namespaces.get_mut(ns));
+        let Some(space) = space.filter(|space| space.key.is_some()) else { return false };
+        let is_configured = space.key == space.configured;
+        if is_configured {
+            // Nothing of that is recorded: the next start finds it so by itself.
+            (space.key, space.old_key, space.configured) = (None, None, None);
+            space.key_epoch = space.key_epoch.wrapping_add(1);
+        }
+        is_configured
+    }
+
     /// Takes a change back. Undone in reverse order, changes leave nothing behind.
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
         let Undo { key, before, .. } = undo;
@@ -212,9 +229,16 @@ impl Hub {
         let Some(id) = self.numbers.get(ns).copied() else { return };
         match (key, before) {
             (_, Before::Kept) => {}
-            (Key::Namespace { .. }, Before::Nothing) => drop(self.remove(id, out)),
+            (Key::Namespace { .. }, Before::Nothing) => {
+                // Unless the configuration has named it meanwhile.
+                if self.namespaces.get(id).is_some_and(|space| space.configured.is_none()) {
+                    self.remove(id, out);
+                }
+            }
             (Key::Namespace { .. }, Before::Keys { key, old_key, key_epoch }) => {
-                if let Some(space) = self.namespaces.get_mut(id) {
+                // Unless the configuration has given it another key meanwhile.
+                let is_last = |space: &&mut Namespace| space.key_epoch == key_epoch.wrapping_add(1);
+                if let Some(space) = self.namespaces.get_mut(id).filter(is_last) {
                     (space.key, space.old_key, space.key_epoch) = (key, old_key, key_epoch);
                 }
             }

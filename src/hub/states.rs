@@ -83,6 +83,7 @@ impl Hub {
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
                 let state = State { ns, place, value, end: None };
                 let id = self.states.insert(state);
+                self.living += 1;
                 let (states, hasher) = (&self.states, &self.hasher);
                 space.states.insert(hash, id, |id| {
                     let place = states.get(id).map(|state| &state.place);
@@ -132,6 +133,7 @@ impl Hub {
         let hash = self.hash((&*state.place.channel, state.place.user.as_deref()));
         if let Some(ns) = self.namespaces.get_mut(state.ns) {
             ns.states.remove(hash, id);
+            self.living -= 1;
         }
         Some(state)
     }

@@ -14,6 +14,7 @@ pub use memory::MemoryJournal;
 pub use store::StoreJournal;
 
 use crate::hub::{Change, Entry, Hub, Key, Undo};
+use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -103,6 +104,11 @@ pub trait Journal {
     /// When `poll` or `commit` will have something to do, without anybody waking the loop.
     fn due(&self) -> Option<Millis> {
         None
+    }
+
+    /// From now on these limits hold.
+    fn reload(&mut self, limits: &Limits) {
+        let _ = limits;
     }
 
     /// What is counted of the store; `None` if there is none.

@@ -54,6 +54,8 @@ families! {
     SOCKETS = "fws_sockets" Gauge "Sockets, those that are closing included.";
     OPENED = "fws_connections_opened_total" Counter "Connections let in, by door.";
     CLOSED = "fws_connections_closed_total" Counter "Connections ended, by reason.";
+    SESSIONS_CLOSED = "fws_sessions_closed_total" Counter
+        "Sessions over HTTP ended, by reason, whether or not anybody was told.";
     TURNED_AWAY = "fws_connections_turned_away_total" Counter
         "Connections that were not let in, by reason.";
     HELD = "fws_browsers_held_total" Counter

@@ -25,12 +25,21 @@ pub(super) const OFFER_ROUND_BYTES: u64 = 256 * 1024;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
+/// What a signal asks the process for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// To stop.
+    Stop,
+    /// To read its configuration again.
+    Reload,
+}
+
 /// Who sits in a slot.
 #[derive(Debug)]
 pub(super) enum Slot {
     Listener(Listener),
-    /// A byte comes for each signal to stop.
-    Signals(UnixStream),
+    /// A byte comes for each signal, and what it asks for.
+    Signals(UnixStream, Signal),
     /// Other threads knock here when they have something for the handler.
     Waker,
     Peer(Peer),
@@ -178,10 +187,21 @@ impl Io {
         }
     }
 
+    /// From now on these rules hold. What counts of the backlogs is counted anew.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.frames.set_counted_max(rules.counted_max());
+        for (_, slot) in self.slots.iter_mut() {
+            if let Slot::Peer(peer) = slot {
+                self.frames.recount(&mut peer.out);
+            }
+        }
+        self.watches.set_rules(rules);
+    }
+
     pub fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
         match self.slots.get_mut(conn)? {
             Slot::Peer(peer) => Some(peer),
-            Slot::Listener(_) | Slot::Signals(_) | Slot::Waker => None,
+            Slot::Listener(_) | Slot::Signals(..) | Slot::Waker => None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
 use mio::net::{TcpListener, UnixListener};
@@ -30,8 +30,8 @@ type FileId = (u64, u64);
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    /// With the path of its file, which is removed at the end, and what file that is.
-    Unix(UnixListener, PathBuf, FileId),
+    /// With the path of its file, and what file that is if it is to be removed at the end.
+    Unix(UnixListener, PathBuf, Option<FileId>),
 }
 
 /// A listening socket and the door it belongs to.
@@ -65,29 +65,65 @@ impl Listener {
         Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
-    /// Bounds what comes through a TCP door: what is sent and not acknowledged for so long ends the
-    /// connection, and the kernel keeps no more than so much for a peer that does not read, which
-    /// its own choice may make four megabytes. Set here, because accepted sockets inherit it, which
-    /// saves two calls for each.
+    /// Bounds what comes through a TCP door from now on: what is sent and not acknowledged for so
+    /// long ends the connection, and the kernel keeps no more than so much for a browser that does
+    /// not read, which its own choice may make four megabytes. Set here, because accepted sockets
+    /// inherit it, which saves two calls for each. The admin door is for few, and needs neither.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub fn bounded(self, timeout_ms: usize, send_bytes: Option<usize>) -> io::Result<Listener> {
-        if let Socket::Tcp(listener) = &self.socket {
+    pub fn bound(&self, timeout_ms: usize, send_bytes: usize) -> io::Result<()> {
+        let Socket::Tcp(listener) = &self.socket else { return Ok(()) };
+        if self.door != Door::Admin {
             let timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(listener, timeout_ms)?;
-            if let Some(bytes) = send_bytes {
-                sockopt::set_socket_send_buffer_size(listener, bytes)?;
-            }
         }
-        Ok(self)
+        if self.door == Door::Web {
+            sockopt::set_socket_send_buffer_size(listener, send_bytes)?;
+        }
+        Ok(())
     }
 
     /// Whoever comes when there is no room is told this and turned away. Without it newcomers wait
     /// in the kernel's queue until there is.
-    pub fn refusing(mut self, words: Refusal) -> Listener {
+    pub fn refuse_with(&mut self, words: Refusal) {
         self.refusal = Some(words);
-        self
+    }
+
+    /// A TCP socket that somebody else has opened, and goes on holding.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn inherited_tcp(door: Door, socket: std::net::TcpListener) -> io::Result<Listener> {
+        socket.set_nonblocking(true)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        let socket = Socket::Tcp(TcpListener::from_std(socket));
+        Ok(Listener { socket, door, is_ready: true, refusal: None })
+    }
+
+    /// A unix socket that somebody else has opened, and goes on holding.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn inherited_unix(door: Door, socket: StdUnixListener) -> io::Result<Listener> {
+        socket.set_nonblocking(true)?;
+        let path = socket.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+        let socket = Socket::Unix(UnixListener::from_std(socket), path, None);
+        Ok(Listener { socket, door, is_ready: true, refusal: None })
+    }
+
+    /// Whether it is a unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket, Socket::Unix(..))
+    }
+
+    /// Whether the kernel lets anybody connect to it.
+    pub fn is_listening(&self) -> bool {
+        let listens = match &self.socket {
+            Socket::Tcp(listener) => sockopt::socket_acceptconn(listener),
+            Socket::Unix(listener, ..) => sockopt::socket_acceptconn(listener),
+        };
+        listens.is_ok_and(|listens| listens)
     }
 
     /// Listens on a unix socket with mode 0660. A file left behind by a dead server is removed.
@@ -102,7 +138,7 @@ impl Listener {
         let socket = UnixListener::bind(path);
         umask(before);
         let file = file_id(path);
-        let socket = Socket::Unix(socket?, path.to_owned(), file?);
+        let socket = Socket::Unix(socket?, path.to_owned(), Some(file?));
         Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
@@ -138,7 +174,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // Another server may listen there by now, with a file of its own.
-        if let Socket::Unix(_, path, file) = &self.socket
+        if let Socket::Unix(_, path, Some(file)) = &self.socket
             && file_id(path).is_ok_and(|now| now == *file)
         {
             // Nothing can be done if it is gone already.
@@ -175,8 +211,8 @@ mod tests {
 
     #[test]
     fn what_comes_through_a_bounded_door_is_bounded() {
-        let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
-        let mut door = door.bounded(20_000, Some(100_000)).unwrap();
+        let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
+        door.bound(20_000, 100_000).unwrap();
         let _peer = std::net::TcpStream::connect(door.address()).unwrap();
         let mut stream = loop {
             match door.accept() {

@@ -7,12 +7,14 @@ mod listener;
 mod process;
 mod refuse;
 mod rounds;
+mod spare;
 mod stop;
 mod stream;
 mod tails;
 #[cfg(test)]
 mod tests;
 
+pub use io::Signal;
 pub use listener::Listener;
 
 use std::io as stdio;
@@ -29,6 +31,7 @@ use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
 use io::{Flushed, Haste, Io, Phase, Slot};
 use refuse::Gate;
+use spare::Spares;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -83,6 +86,7 @@ pub struct Reactor {
     spare: Vec<ConnId>,
     /// No door is asked before this moment.
     accept_at: Millis,
+    spares: Spares,
     is_starved: bool,
     is_full_told: bool,
     /// Neither is said again before these moments, however often it comes to that.
@@ -92,6 +96,8 @@ pub struct Reactor {
     gate: Gate,
     /// Signals to stop that have come.
     stops: usize,
+    /// A signal to reload has come, and nobody has asked for it yet.
+    has_reload: bool,
     drain_until: Millis,
     /// The server stops, and until then at most what comes is still heard.
     hear_until: Option<Millis>,
@@ -112,6 +118,9 @@ impl Reactor {
     pub fn new(bounds: Bounds) -> stdio::Result<Reactor> {
         let clock = Clock::new();
         let now = clock.now();
+        let mut spares = Spares::default();
+        // First of all, so that their numbers are low: a limit that is lowered later spares them.
+        spares.refill();
         Ok(Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
@@ -123,12 +132,14 @@ impl Reactor {
             scratch: vec![0; READ_BYTES].into(),
             spare: Vec::new(),
             accept_at: now.mono,
+            spares,
             is_starved: false,
             is_full_told: false,
             starved_again_at: now.mono,
             full_again_at: now.mono,
             gate: Gate::new(&bounds),
             stops: 0,
+            has_reload: false,
             drain_until: Millis(u64::MAX),
             hear_until: None,
             idle_ms: None,
@@ -157,15 +168,15 @@ impl Reactor {
         Ok(())
     }
 
-    /// Takes a stream on which one byte arrives for each signal to stop.
+    /// Takes a stream on which one byte arrives for each such signal.
     ///
     /// # Errors
     /// If the kernel refuses to watch it.
-    pub fn add_signals(&mut self, stream: UnixStream) -> stdio::Result<()> {
-        let id = self.io.slots.insert(Slot::Signals(stream));
+    pub fn add_signals(&mut self, stream: UnixStream, signal: Signal) -> stdio::Result<()> {
+        let id = self.io.slots.insert(Slot::Signals(stream, signal));
         self.others += 1;
         match self.io.slots.get_mut(id) {
-            Some(Slot::Signals(stream)) => {
+            Some(Slot::Signals(stream, _)) => {
                 self.poll.registry().register(stream, Token(id.index()), Interest::READABLE)
             }
             _ => Ok(()),
@@ -195,6 +206,32 @@ impl Reactor {
     /// Whether the process has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stops > 0
+    }
+
+    /// Whether a signal to reload has come since this was asked the last time.
+    pub fn take_reload(&mut self) -> bool {
+        std::mem::take(&mut self.has_reload)
+    }
+
+    /// From now on these bounds hold. Whoever is here stays.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.io.set_rules(bounds.slow);
+        self.gate.set_pace(&bounds);
+        (self.io.close_ms, self.io.linger_ms) = (bounds.close_ms, bounds.close_ms);
+    }
+
+    /// From now on this is the bound of what comes through TCP doors ([`Listener::bound`]).
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn bound_doors(&self, timeout_ms: usize, send_bytes: usize) -> stdio::Result<()> {
+        for door in &self.doors {
+            if let Some(Slot::Listener(listener)) = self.io.slots.get(*door) {
+                listener.bound(timeout_ms, send_bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
@@ -278,10 +315,14 @@ impl Reactor {
             let Some(id) = self.io.slots.at(event.token().0) else { continue };
             match self.io.slots.get_mut(id) {
                 Some(Slot::Listener(listener)) => listener.is_ready = true,
-                Some(Slot::Signals(stream)) => {
-                    let mut bytes = [0; 16];
+                Some(Slot::Signals(stream, signal)) => {
+                    let (mut bytes, mut came) = ([0; 16], 0);
                     while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                        stopped += count;
+                        came += count;
+                    }
+                    match signal {
+                        Signal::Stop => stopped += came,
+                        Signal::Reload => self.has_reload |= came > 0,
                     }
                 }
                 Some(Slot::Peer(peer)) => {
@@ -321,12 +362,18 @@ impl Reactor {
         if self.let_in() <= max - max / 10 {
             self.is_full_told = false;
         }
+        if self.io.now.mono < self.accept_at {
+            return;
+        }
+        if !self.spares.is_full() {
+            self.spares.refill();
+        }
         for i in 0..self.doors.len() {
             for _ in 0..ACCEPT_MAX {
                 let Some(Slot::Listener(listener)) = self.io.slots.get(self.doors[i]) else {
                     break;
                 };
-                if !listener.is_ready || self.io.now.mono < self.accept_at {
+                if !listener.is_ready {
                     break;
                 }
                 let (door, obstacle) = (listener.door, self.obstacle(listener.door));
@@ -340,7 +387,7 @@ impl Reactor {
                 let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
                     break;
                 };
-                match listener.accept() {
+                match self.spares.accept(listener) {
                     Ok((stream, from)) => match obstacle.zip(refusal) {
                         Some((why, words)) => self.refuse(handler, stream, why, words),
                         None => self.welcome(handler, stream, (door, from)),
@@ -349,7 +396,11 @@ impl Reactor {
                         stdio::ErrorKind::WouldBlock => listener.is_ready = false,
                         // The peer gave up while it waited.
                         stdio::ErrorKind::ConnectionAborted | stdio::ErrorKind::Interrupted => {}
-                        _ => self.starve(&error),
+                        _ => {
+                            // Another door may still be one for which there is a spare.
+                            self.starve(&error);
+                            break;
+                        }
                     },
                 }
             }

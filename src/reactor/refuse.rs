@@ -125,6 +125,11 @@ impl Gate {
         Gate { each_us, burst_us, passed_us: 0, line_us: 0 }
     }
 
+    /// From now on at that pace. Who has come counts as before.
+    pub fn set_pace(&mut self, bounds: &Bounds) {
+        *self = Gate { passed_us: self.passed_us, line_us: self.line_us, ..Gate::new(bounds) };
+    }
+
     /// From when on the next one is let in.
     pub fn opens_at(&self) -> Millis {
         let at_us = self.passed_us.saturating_add(self.each_us).saturating_sub(self.burst_us);

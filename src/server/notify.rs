@@ -59,6 +59,17 @@ impl Notifier {
         }
     }
 
+    /// The configuration is read again.
+    pub fn reloading(&self) {
+        self.tell("RELOADING=1");
+    }
+
+    /// That is over; what came of it is shown as the status of the service.
+    pub fn reloaded(&self, outcome: &str) {
+        let line: String = outcome.chars().filter(|c| !c.is_control()).collect();
+        self.tell(&format!("READY=1\nSTATUS={line}"));
+    }
+
     /// The server lets everybody go.
     pub fn stopping(&mut self) {
         if !std::mem::replace(&mut self.is_stopping_told, true) {
@@ -98,10 +109,17 @@ mod tests {
         notifier.alive(Millis(5));
         notifier.alive(Millis(15_004));
         notifier.alive(Millis(15_005));
+        notifier.reloading();
+        notifier.reloaded("done");
         notifier.stopping();
         notifier.stopping();
-        let heard: Vec<String> = (0..4).map(|_| hear()).collect();
-        assert_eq!(heard, ["READY=1", "WATCHDOG=1", "WATCHDOG=1", "STOPPING=1"]);
+        let heard: Vec<String> = (0..6).map(|_| hear()).collect();
+        let reload = ["RELOADING=1", "READY=1\nSTATUS=done"];
+        assert_eq!(heard[..3], ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]);
+        assert_eq!(
+            (&heard[3..5], heard[5].as_str()),
+            (&reload.map(String::from)[..], "STOPPING=1")
+        );
         manager.set_nonblocking(true).unwrap();
         assert!(manager.recv(&mut [0; 8]).is_err(), "nothing twice");
         std::fs::remove_file(path).unwrap();

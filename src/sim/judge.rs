@@ -229,6 +229,13 @@ impl Judge {
         }
     }
 
+    /// These limits hold from now on.
+    pub fn reload(&mut self, limits: &Limits) {
+        self.record.set_limits(limits.clone());
+        self.replica.set_limits(limits.clone());
+        self.limits = limits.clone();
+    }
+
     /// The time on the scale of states and keys.
     pub fn at(&self) -> u64 {
         self.epoch + self.now.mono.0
@@ -286,7 +293,8 @@ impl Judge {
         let mut strangers: Vec<ConnId> =
             strangers.map(|(conn, _)| *conn).filter(|conn| !self.evicted.contains(conn)).collect();
         strangers.sort_by_key(|conn| conn.generation);
-        if strangers.len() > self.limits.control_unauthenticated_connections {
+        let max = self.limits.control_unauthenticated_connections;
+        if door == Door::Control && strangers.len() > max {
             let oldest = strangers[0];
             self.evicted.insert(oldest);
             self.let_go_answered(oldest, CloseReason::ControlAuth);

@@ -57,6 +57,10 @@ impl Record {
         Record { limits, spaces: BTreeMap::new(), next: 1, keys: Vec::new() }
     }
 
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Takes everything back to what it was, but for what was drawn by chance or counted.
     pub fn go_back(&mut self, spaces: BTreeMap<u32, Space>) {
         self.spaces = spaces;

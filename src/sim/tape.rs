@@ -8,6 +8,7 @@ use crate::edge::ConnId;
 use crate::frame::Frame;
 use crate::hub::{Change, Entry, Hub, Key, Undo};
 use crate::journal::{Event, Journal, Mark, Proposal, Ticket};
+use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -192,5 +193,9 @@ impl<J: Journal> Journal for Traced<J> {
 
     fn due(&self) -> Option<Millis> {
         self.journal.due()
+    }
+
+    fn reload(&mut self, limits: &Limits) {
+        self.journal.reload(limits);
     }
 }

@@ -32,12 +32,19 @@ pub(super) struct World<J> {
     tape: Tape,
     /// Counts the messages of the run.
     serial: u64,
+    /// Counts the changes of limits.
+    reloads: u64,
     step: usize,
     calls: u64,
     leaving_turns: u64,
     trace: u64,
     /// The last things that were done, for the report of a failure.
     history: Vec<String>,
+}
+
+/// How browsers are served.
+fn sockjs() -> SockJs {
+    SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() }
 }
 
 /// To whoever looks for a fault; if nobody can read it, so be it.
@@ -69,8 +76,8 @@ impl<J: Journal> World<J> {
             limits: limits.clone(),
             server_key: super::grammar::SERVER_KEY.into(),
             demo: None,
-            sockjs: SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() },
             proxies: super::ways::proxies(),
+            sockjs: sockjs(),
             now,
             at: now.unix,
         };
@@ -83,6 +90,7 @@ impl<J: Journal> World<J> {
             limits,
             tape,
             serial: 0,
+            reloads: 0,
             step: 0,
             calls: 0,
             leaving_turns: 0,
@@ -501,6 +509,7 @@ impl<J: Journal> World<J> {
             browsers_held: metrics.browsers_held,
             floods: metrics.floods,
             leaving_turns: self.leaving_turns,
+            reloads: self.reloads,
             calls: self.calls,
         }
     }
@@ -560,7 +569,10 @@ impl<J: Journal> World<J> {
             let is_slow =
                 self.clients.iter().any(|client| client.is_sipping || is_trickling(client));
             let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
-            let next = [due, self.switch.due(), byte, Some(until)].into_iter().flatten().min();
+            let next = [due, self.switch.due(), byte, self.judge.next_cut(), Some(until)]
+                .into_iter()
+                .flatten()
+                .min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             self.pass(next.0 - now.0);
         }

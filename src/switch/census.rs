@@ -6,6 +6,7 @@ use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::reason::CloseReason;
 use crate::web::{Bodies, Ways};
 
 /// How many connections there are, by what they are.
@@ -48,6 +49,11 @@ impl<J: Journal> Switch<J> {
     /// How many browsers are spoken with, over sockets and sessions.
     pub fn sessions(&self) -> usize {
         self.web.sessions()
+    }
+
+    /// How many sessions over HTTP have ended, by [`CloseReason`].
+    pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
+        self.web.parted()
     }
 
     /// How many connections of each kind are open.

@@ -3,8 +3,9 @@
 //! simulator, calls it through [`Handler`].
 //!
 //! One file per role: `control` for back ends, `browser` for what browsers say, whose connections
-//! and sessions are the web door's ([`Web`]), `page` for the page to try it all. This file has what
-//! is between the roles: the order of changes, delivery, and the end of connections.
+//! and sessions are the web door's ([`Web`]), `page` for the page to try it all, `flood` and
+//! `drain` for the days on which there is too much or it is over. This file has what is between
+//! the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
@@ -14,14 +15,14 @@ mod drain;
 mod flood;
 mod fuzz;
 mod page;
+mod settings;
 mod shared;
 
 use std::collections::BTreeSet;
 
 use hashbrown::HashMap;
 
-use crate::address::{Address, Proxies};
-use crate::codec::sockjs;
+use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
 use crate::journal::{Event, Journal, Ticket};
@@ -30,17 +31,19 @@ use crate::metrics::{Metrics, Refusals};
 use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
-use crate::web::{Service, SessionId, Web};
+use crate::web::{SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
 use drain::Drain;
 use flood::Flood;
+use settings::{service, shared_bytes_min};
 use shared::SharedStates;
 
 pub use census::Census;
 #[doc(hidden)]
 pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use page::Demo;
+pub use settings::{Settings, SockJs};
 
 /// States that end in one turn, at most: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
@@ -49,47 +52,6 @@ const ENDS_PER_TURN: usize = 1000;
 const WORK_PER_TURN: usize = 4096;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
-
-/// What a switch is told at the start.
-#[derive(Debug)]
-pub struct Settings {
-    /// All limits.
-    pub limits: Limits,
-    /// Opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.
-    pub server_key: String,
-    /// The page to try the server with, if it is to be served.
-    pub demo: Option<Demo>,
-    /// How browsers are served.
-    pub sockjs: SockJs,
-    /// Proxies that are believed where they say whom they speak for.
-    pub proxies: Proxies,
-    /// The time at the start.
-    pub now: Now,
-    /// The same moment on the scale of entries and states; the date, unless an earlier run had
-    /// another idea of it.
-    pub at: UnixMillis,
-}
-
-/// What of SockJS can be switched, and how it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SockJs {
-    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
-    pub cookie: bool,
-    /// Whether `jsonp` is served: scripts of other sites then run in the page.
-    pub jsonp: bool,
-    /// Whether `htmlfile` is served.
-    pub htmlfile: bool,
-    /// The script that the iframe page loads, if it is not the server's own.
-    pub script: Option<String>,
-    /// Sites whose pages may connect; all may if there is none here.
-    pub origins: Vec<String>,
-}
-
-impl Default for SockJs {
-    fn default() -> SockJs {
-        SockJs { cookie: false, jsonp: true, htmlfile: true, script: None, origins: Vec::new() }
-    }
-}
 
 /// What a connection is.
 #[derive(Debug, Default)]
@@ -177,8 +139,7 @@ impl<J: Journal> Switch<J> {
         let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
-            // Below that, what is queued for a connection anyway is the bound.
-            shared: SharedStates::new(limits.answers_pause_bytes / 64),
+            shared: SharedStates::new(shared_bytes_min(&limits)),
             hub,
             web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now).believing(proxies),
             limits,
@@ -201,21 +162,6 @@ impl<J: Journal> Switch<J> {
             drain: None,
             report_at: None,
         }
-    }
-
-    /// Makes a namespace with a key that the configuration gives it, before the doors open; or
-    /// gives it to the one that is there. Its key is not recorded: the configuration is the record
-    /// of that. `false` if there is no room for it.
-    pub fn declare(&mut self, name: &str, key: &str) -> bool {
-        struct Recorded<'a, J>(&'a mut J);
-        impl<J: Journal> Outbox for Recorded<'_, J> {
-            fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
-            fn close(&mut self, _: PeerId, _: CloseReason) {}
-            fn changed(&mut self, undo: Undo) {
-                self.0.changed(undo);
-            }
-        }
-        self.hub.declare(name, key, &mut Recorded(&mut self.journal))
     }
 
     /// All are gone: what is not written yet is written now.
@@ -363,14 +309,6 @@ impl<J: Journal> Switch<J> {
             assert!(matches!(role, Some(Role::Controller(c)) if c.waits == Some(*ticket)));
         }
     }
-}
-
-/// The one place where SockJS is served.
-fn service(options: SockJs, limits: &Limits) -> Service {
-    let service = Service::new(sockjs::PREFIX, limits);
-    let SockJs { cookie, jsonp, htmlfile, script, origins } = options;
-    let script = script.unwrap_or(service.script);
-    Service { cookie, jsonp, htmlfile, script, origins, ..service }
 }
 
 /// The outbox of one entry.

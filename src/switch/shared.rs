@@ -36,6 +36,11 @@ impl SharedStates {
         SharedStates { bytes_min, frames, bytes: 0, bytes_max, sweep_at: None }
     }
 
+    /// From now on shares states of at least that many bytes.
+    pub fn set_bytes_min(&mut self, bytes_min: usize) {
+        self.bytes_min = bytes_min;
+    }
+
     /// Whether a state of so many bytes is worth the care.
     pub fn is_worth(&self, bytes: usize) -> bool {
         bytes >= self.bytes_min

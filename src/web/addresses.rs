@@ -32,6 +32,8 @@ struct Place {
 pub(super) struct Addresses {
     /// Connections of one household; 0: any number, and nothing is kept.
     max: usize,
+    /// The most that one may have had at any time.
+    most: usize,
     pub proxies: Proxies,
     /// By the slot of the connection.
     places: HashMap<u32, Place>,
@@ -41,7 +43,14 @@ pub(super) struct Addresses {
 impl Addresses {
     pub fn new(max: usize) -> Addresses {
         let (places, counts) = (HashMap::new(), HashMap::new());
-        Addresses { max, proxies: Proxies::default(), places, counts }
+        let most = if max == 0 { usize::MAX } else { max };
+        Addresses { max, most, proxies: Proxies::default(), places, counts }
+    }
+
+    /// From now on so many. Whoever is here stays, and does not count if nobody did until now.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
+        self.most = if max == 0 { usize::MAX } else { self.most.max(max) };
     }
 
     /// A connection is of that household from now on; whether that may have it.
@@ -52,7 +61,7 @@ impl Addresses {
         }
         self.leave(conn);
         let count = self.counts.entry(household).or_insert(0);
-        if *count >= self.max {
+        if self.max > 0 && *count >= self.max {
             return false;
         }
         *count += 1;
@@ -84,7 +93,7 @@ impl Addresses {
             *counts.entry(household).or_insert(0) += 1;
         }
         assert_eq!(counts, self.counts);
-        assert!(self.counts.values().all(|count| *count <= self.max));
+        assert!(self.counts.values().all(|count| *count <= self.most));
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod addresses;
 mod answers;
+mod census;
 mod drain;
 mod fuzz;
 mod http;
@@ -54,6 +55,7 @@ use polled::Polled;
 use socket::Socket;
 use strangers::Age;
 
+pub use census::Ways;
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
@@ -188,17 +190,6 @@ struct Session<P> {
     link: Link,
 }
 
-/// How many sessions there are, by how they are carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ways {
-    /// Raw WebSockets.
-    pub raw: usize,
-    /// WebSockets of SockJS.
-    pub sockjs: usize,
-    /// Sessions over HTTP, those that nobody asks for included.
-    pub polled: usize,
-}
-
 /// How a session is carried.
 #[derive(Debug)]
 enum Link {
@@ -227,6 +218,8 @@ pub struct Web<P> {
     pace: Pace,
     /// How often somebody was held back for speaking too fast.
     held: u64,
+    /// Sessions over HTTP that have ended, by [`CloseReason`].
+    parted: [u64; CloseReason::ALL.len()],
     services: Vec<Service>,
     pages: Vec<Pages>,
     /// By the slot of the connection.
@@ -256,6 +249,7 @@ impl<P> Web<P> {
             addresses: Addresses::new(limits.connections_per_address),
             pace: Pace::new(&limits),
             held: 0,
+            parted: [0; CloseReason::ALL.len()],
             limits,
             services,
             lines: Vec::new(),
@@ -270,30 +264,14 @@ impl<P> Web<P> {
         }
     }
 
-    /// How many sessions there are, of any kind.
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// How many sessions there are, of each kind.
-    pub fn ways(&self) -> Ways {
-        let (raw, polled) = (self.raw_sockets, self.names.len());
-        Ways { raw, sockjs: self.sessions.len() - polled - raw, polled }
-    }
-
-    /// What is kept of bodies of requests.
-    pub fn bodies(&self) -> Bodies {
-        self.bodies
-    }
-
-    /// How often somebody was held back for speaking too fast.
-    pub fn held(&self) -> u64 {
-        self.held
-    }
-
-    /// What the application knows of the sessions that live.
-    pub fn peers(&self) -> impl Iterator<Item = &P> {
-        self.sessions.iter().filter_map(|(_, session)| session.peer.as_ref())
+    /// From now on these services, as many as before, are served like this, within these limits:
+    /// what has begun goes on as it is.
+    pub fn reload(&mut self, services: Vec<Service>, limits: Limits) {
+        debug_assert_eq!(services.len(), self.services.len());
+        self.pages = services.iter().map(Pages::new).collect();
+        self.pace = Pace::new(&limits);
+        self.addresses.set_max(limits.connections_per_address);
+        (self.services, self.limits) = (services, limits);
     }
 
     /// Believes these proxies where they say whom they speak for.

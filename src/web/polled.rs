@@ -82,7 +82,7 @@ pub(super) struct Polled {
     /// The browser has been told that the session is open.
     is_opened: bool,
     /// It is over, and every further receiver is told so.
-    ended: Option<Parting>,
+    pub ended: Option<Parting>,
     /// Somebody has been told so.
     is_end_told: bool,
     is_given_up: bool,

@@ -434,6 +434,9 @@ impl<P> Web<P> {
         else {
             return;
         };
+        // Nobody let it go: it was nobody's any more.
+        let reason = polled.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
+        self.parted[reason as usize] += 1;
         self.names.remove(&polled.key);
         self.bodies.bytes -= polled.counted_bytes;
         self.strangers.remove(&Age::of(id));

@@ -267,6 +267,11 @@ impl Server {
         std::mem::replace(&mut self.dir, Dir::new())
     }
 
+    /// Its exit code, if it has one by now.
+    pub fn exit_code(&mut self) -> Option<Option<i32>> {
+        self.child.try_wait().expect("a child").map(|status| status.code())
+    }
+
     /// Waits until it has ended, in whatever way.
     #[track_caller]
     pub fn ended(mut self) {

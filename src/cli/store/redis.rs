@@ -7,6 +7,8 @@ mod client;
 #[cfg(feature = "import-redis")]
 mod key;
 #[cfg(feature = "import-redis")]
+mod resp;
+#[cfg(feature = "import-redis")]
 mod url;
 
 use super::REPLACE;

@@ -1,10 +1,6 @@
 //! What holds for any bytes on a WebSocket: where they are cut makes no difference, and
-//! tungstenite's own reader finds the same messages in them.
-
-use std::io;
-
-use tungstenite::Message;
-use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
+//! tungstenite's reader finds the same messages in them, where it is there (feature `oracle`, which
+//! tests and fuzzers have).
 
 use super::{Bounds, Event, Reader, Side, WsError};
 
@@ -61,96 +57,6 @@ pub(super) fn hear<'a>(
     (heard, None)
 }
 
-/// A stream that ends after these bytes and swallows all answers.
-struct Wire<'a>(&'a [u8]);
-
-impl io::Read for Wire<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.0.read(out)
-    }
-}
-
-impl io::Write for Wire<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// How tungstenite ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Closed,
-    Failed,
-    MoreWanted,
-}
-
-/// What tungstenite hears in these bytes.
-fn oracle(side: Side, bytes: &[u8], message_bytes: usize) -> (Vec<Heard>, Verdict) {
-    let role = if side == Side::Server { Role::Server } else { Role::Client };
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(message_bytes))
-        .max_frame_size(Some(message_bytes));
-    let mut context = WebSocketContext::new(role, Some(config));
-    let (mut wire, mut heard) = (Wire(bytes), Vec::new());
-    loop {
-        match context.read(&mut wire) {
-            Ok(Message::Text(text)) => heard.push(Heard::Text(text.as_str().to_owned())),
-            Ok(Message::Binary(bytes)) => heard.push(Heard::Binary(bytes.to_vec())),
-            Ok(Message::Ping(bytes)) => heard.push(Heard::Ping(bytes.to_vec())),
-            Ok(Message::Pong(bytes)) => heard.push(Heard::Pong(bytes.to_vec())),
-            Ok(Message::Frame(_)) => {}
-            Ok(Message::Close(close)) => {
-                heard.push(Heard::Close(
-                    close.map(|close| (close.code.into(), close.reason.as_str().to_owned())),
-                ));
-                return (heard, Verdict::Closed);
-            }
-            Err(tungstenite::Error::Protocol(
-                tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-            )) => return (heard, Verdict::MoreWanted),
-            Err(_) => return (heard, Verdict::Failed),
-        }
-    }
-}
-
-/// Checks that our reader and tungstenite's agree, as far as their rules do.
-fn compare_with_oracle(side: Side, bytes: &[u8], message_bytes: usize) {
-    let bounds = Bounds { message_bytes, fragments: usize::MAX };
-    let (ours, error) = hear(side, [bytes], &bounds);
-    let (theirs, verdict) = oracle(side, bytes, message_bytes);
-    match error {
-        // Tungstenite takes such a frame and goes on.
-        Some(WsError::LongLength) => assert!(theirs.starts_with(&ours)),
-        // Tungstenite turns the code into 1002 and hears a close, if the reason is UTF-8.
-        Some(WsError::CloseCode(_)) => {
-            assert_ne!(verdict, Verdict::MoreWanted);
-            let closed = usize::from(verdict == Verdict::Closed);
-            assert_eq!(theirs[..theirs.len() - closed], ours);
-        }
-        // We fail as soon as a fault can be seen, tungstenite only when the frame is complete.
-        Some(_) => {
-            assert_eq!(theirs, ours);
-            assert_ne!(verdict, Verdict::Closed);
-        }
-        None => match ours.last() {
-            // A code that IANA registered after tungstenite's list was made.
-            Some(Heard::Close(Some((1014, _)))) => {
-                assert_eq!(theirs[..theirs.len() - 1], ours[..ours.len() - 1]);
-            }
-            last => {
-                assert_eq!(theirs, ours);
-                let is_closed = matches!(last, Some(Heard::Close(_)));
-                let expected = if is_closed { Verdict::Closed } else { Verdict::MoreWanted };
-                assert_eq!(verdict, expected);
-            }
-        },
-    }
-}
-
 /// Fuzz target. The first byte chooses side and bounds; then come pieces, each behind a byte that
 /// says how long it is. Panics where cutting the bytes makes a difference, or where tungstenite
 /// disagrees.
@@ -170,5 +76,6 @@ pub fn fuzz_reader(data: &[u8]) {
     let at_once = hear(side, [&whole[..]], &bounds);
     assert_eq!(hear(side, pieces, &bounds), at_once);
     assert_eq!(hear(side, whole.chunks(1), &bounds), at_once);
-    compare_with_oracle(side, &whole, message_bytes);
+    #[cfg(feature = "oracle")]
+    super::oracle::compare(side, &whole, message_bytes);
 }

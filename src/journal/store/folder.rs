@@ -2,9 +2,10 @@
 //! that remembers what the store was last known to be. Owns names, modes and the order of file
 //! operations; knows nothing of rows.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::cell::Cell;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Error, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::StorageBackend;
@@ -19,6 +20,8 @@ const STORE: &str = "store.redb";
 const NEXT: &str = "store.redb.new";
 /// A store that was found damaged, as it was found.
 const DAMAGED: &str = "store.redb.damaged";
+/// What somebody has put in the place of the store of a server that runs.
+const STRANGE: &str = "store.redb.strange";
 /// So many of these are kept.
 const DAMAGED_MAX: usize = 9;
 /// What the store was last known to be.
@@ -54,6 +57,15 @@ pub trait Medium: Send + 'static {
     /// # Errors
     /// Those of the file system; it is unknown then which of them is in place.
     fn install_next(&self) -> io::Result<()>;
+
+    /// Whether the store that was opened, or put in place, last is still where [`Medium::open`]
+    /// looks for one. Costs no more than a look at its name.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not, and those of the file system.
+    fn is_in_place(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Remembers that this batch is durable. Costs no sync: what is remembered is never more than
     /// what is durable, and after a power cut may be less.
@@ -108,12 +120,18 @@ impl Seal {
     }
 }
 
+/// Device and inode: under one name there may be another file by now.
+type FileId = (u64, u64);
+
 /// A data folder that is ours alone for as long as this lives.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
     /// `None` only where nothing may be made.
     seal: Option<File>,
+    /// Which file the store is, and which one the next store; `None` before they were opened.
+    store: Cell<Option<FileId>>,
+    next: Cell<Option<FileId>>,
     /// The folder itself, whose lock goes with it.
     _held: File,
 }
@@ -133,7 +151,7 @@ impl Folder {
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
         let seal_path = path.join(SEAL);
         let seal = open(&seal_path).map_err(|e| at(&seal_path, e))?;
-        let folder = Folder { path: path.into(), seal: Some(seal), _held: held };
+        let folder = Folder::new(path, Some(seal), held);
         // Whoever began to write one is gone.
         folder.discard_next();
         Ok(folder)
@@ -168,7 +186,12 @@ impl Folder {
             let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
         }
         let file = |opened: Option<(File, bool)>| opened.map(|(file, _)| file);
-        Ok(Folder { path: path.into(), seal: file(seal), _held: held })
+        Ok(Folder::new(path, file(seal), held))
+    }
+
+    fn new(path: &Path, seal: Option<File>, held: File) -> Folder {
+        let (store, next) = (Cell::new(None), Cell::new(None));
+        Folder { path: path.into(), seal, store, next, _held: held }
     }
 
     /// The store, to read it.
@@ -270,18 +293,43 @@ impl Medium for Folder {
     fn open(&self) -> io::Result<Disk> {
         let path = self.store_path();
         let file = OpenOptions::new().read(true).write(true).open(&path);
-        file.map(Disk::new).map_err(|e| at(&path, e))
+        let file = file.map_err(|e| at(&path, e))?;
+        self.store.set(Some(file_id(&file.metadata()?)));
+        Ok(Disk::new(file))
     }
 
     fn open_next(&self) -> io::Result<Disk> {
         let path = self.path.join(NEXT);
-        create(&path).map(Disk::new).map_err(|e| at(&path, e))
+        let file = create(&path).map_err(|e| at(&path, e))?;
+        self.next.set(Some(file_id(&file.metadata()?)));
+        Ok(Disk::new(file))
     }
 
     fn install_next(&self) -> io::Result<()> {
         let path = self.store_path();
+        if self.store.get().is_some() && self.is_in_place().is_err() && path.exists() {
+            // Somebody has put it there, for some reason.
+            let aside = self.path.join(STRANGE);
+            fs::rename(&path, &aside).map_err(|e| at(&aside, e))?;
+        }
         let renamed = fs::rename(self.path.join(NEXT), &path);
-        renamed.and_then(|()| self.sync_folder()).map_err(|e| at(&path, e))
+        renamed.and_then(|()| self.sync_folder()).map_err(|e| at(&path, e))?;
+        self.store.set(self.next.take());
+        Ok(())
+    }
+
+    fn is_in_place(&self) -> io::Result<()> {
+        let path = self.store_path();
+        let wrong = |what: &str| {
+            let text = format!("{} {what} while the server runs", path.display());
+            Err(Error::new(ErrorKind::NotFound, text))
+        };
+        match (fs::metadata(&path), self.store.get()) {
+            (Ok(now), Some(then)) if file_id(&now) != then => wrong("was replaced"),
+            (Err(e), _) if e.kind() == ErrorKind::NotFound => wrong("was removed"),
+            (Err(e), _) => Err(at(&path, e)),
+            (Ok(_), _) => Ok(()),
+        }
     }
 
     fn seal(&self, seal: &Seal) -> io::Result<()> {
@@ -295,6 +343,10 @@ impl Medium for Folder {
         self.seal.as_ref().ok_or(ErrorKind::NotFound)?.sync_all()?;
         self.sync_folder()
     }
+}
+
+fn file_id(meta: &Metadata) -> FileId {
+    (meta.dev(), meta.ino())
 }
 
 /// Locks the folder, or says who has done so. It is the folder itself that is locked, which nobody

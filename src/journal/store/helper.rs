@@ -13,6 +13,8 @@ use crate::time::Stopwatch;
 
 /// Without a batch for so long, the file is looked after.
 const IDLE: Duration = Duration::from_secs(1);
+/// And without one for so long, whether it is still there.
+const LOOK: Duration = Duration::from_secs(5);
 /// A file may be so many times as long as what is in it, and this much longer: when there is
 /// nothing else to do, and at any moment.
 const IDLE_TIMES: u64 = 3;
@@ -122,7 +124,8 @@ impl<M: Medium> Worker<M> {
             let job = match &self.state {
                 State::Failed(_) => inbox.recv_timeout(self.retry),
                 State::Good(_) if !is_tidy => inbox.recv_timeout(IDLE),
-                _ => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                State::Good(_) => inbox.recv_timeout(LOOK),
+                State::Next(_) => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match job {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -137,6 +140,7 @@ impl<M: Medium> Worker<M> {
                     self.retry();
                 }
                 Err(RecvTimeoutError::Timeout) => {
+                    self.look();
                     self.tidy(IDLE_TIMES, IDLE_BYTES);
                     is_tidy = true;
                 }
@@ -194,6 +198,8 @@ impl<M: Medium> Worker<M> {
         match (job, &mut self.state) {
             (Job::Batch(mut batch), State::Good(writer)) => {
                 writer.write(&mut batch)?;
+                // What nobody will find at the next start is not durable.
+                self.medium.is_in_place().map_err(|e| Fault::Broken(e.to_string()))?;
                 self.remember(&batch);
             }
             (Job::Part(mut batch, is_last), State::Next(writer)) => {
@@ -211,6 +217,15 @@ impl<M: Medium> Worker<M> {
             _ => return Err(Fault::Broken("out of step".into())),
         }
         Ok(())
+    }
+
+    /// Whether the file is still where the next start looks for it. If not, all is written anew.
+    fn look(&mut self) {
+        if let Err(error) = self.medium.is_in_place() {
+            let fault = Fault::Broken(error.to_string());
+            self.fail(fault.clone());
+            self.tell(Report::Failed(fault));
+        }
     }
 
     /// What is durable is noted in the seal. It is only a second witness: that it cannot be written

@@ -86,7 +86,8 @@ struct Flight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     Good,
-    /// It cannot. Since when, and how many proposals have been refused since.
+    /// It cannot. Since when, and how many changes were refused: those that were not durable at
+    /// that moment, and all since.
     Failing {
         since: UnixMillis,
         refused: u64,
@@ -155,6 +156,12 @@ struct Bounds {
     changes: usize,
 }
 
+impl Bounds {
+    fn new(limits: &Limits) -> Bounds {
+        Bounds { bytes: limits.store_pending_bytes, changes: limits.store_pending_changes }
+    }
+}
+
 impl StoreJournal {
     /// Goes on with an open store, on a thread of its own, which calls `wake` when it has something
     /// to tell.
@@ -174,10 +181,7 @@ impl StoreJournal {
         Ok(StoreJournal {
             helper,
             sync,
-            limits: Bounds {
-                bytes: limits.store_pending_bytes,
-                changes: limits.store_pending_changes,
-            },
+            limits: Bounds::new(limits),
             last: Seq { term: facts.term, n: 0 },
             next_ticket: 0,
             changed: HashMap::new(),
@@ -356,6 +360,9 @@ impl StoreJournal {
             self.ended.extend(flight.ended);
         }
         let (from, upto) = (self.durable, self.mark);
+        // Whoever waited for these is refused as well, though the fault came later.
+        let refused = upto.0 - from.0 + self.removals.len() as u64;
+        self.meters.refused_changes += refused;
         for (_, undo) in self.undos.drain(..).rev() {
             self.ready.push_back(Event::Undo(undo));
         }
@@ -366,7 +373,7 @@ impl StoreJournal {
         self.ready.push_back(Event::Lost { from, upto });
         if self.health == Health::Good {
             self.meters.failures += 1;
-            self.health = Health::Failing { since: self.now.unix, refused: 0 };
+            self.health = Health::Failing { since: self.now.unix, refused };
             crate::log::error(
                 self.now.unix,
                 format_args!(
@@ -508,6 +515,10 @@ impl Journal for StoreJournal {
             _ => {}
         }
         [self.sync_at, self.ends_at, self.clock_at].into_iter().flatten().min()
+    }
+
+    fn reload(&mut self, limits: &Limits) {
+        self.limits = Bounds::new(limits);
     }
 
     fn meters(&self, now: Now) -> Option<StoreMeters> {

@@ -14,6 +14,9 @@ use crate::time::Millis;
 /// how long before even they are.
 const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
+/// Who is due for these is due at a moment that can be told.
+const DUE: [CloseReason; 3] =
+    [CloseReason::SlowConsumer, CloseReason::Stalled, CloseReason::Lagging];
 /// Between two looks of the server, at most.
 const LOOK_MS: u64 = 100;
 
@@ -70,17 +73,22 @@ impl Queue {
         self.owed_since.map(|owed| owed.max(self.taken_at))
     }
 
-    /// Whether it must be cut for that reason now.
-    fn is_due(&self, reason: CloseReason, now: Millis, limits: &Limits) -> bool {
+    /// When it must be cut for that reason.
+    fn due(&self, reason: CloseReason, limits: &Limits) -> Option<Millis> {
         let (since, ms) = match reason {
             CloseReason::SlowConsumer if self.backlog(limits) > limits.backlog_bytes => {
                 (self.idle_since(), limits.backlog_ms)
             }
             CloseReason::Stalled => (self.idle_since(), limits.stall_ms),
             CloseReason::Lagging => (self.over_since, limits.backlog_soft_ms),
-            _ => return false,
+            _ => return None,
         };
-        since.is_some_and(|since| since.plus(ms as u64) <= now)
+        since.map(|since| since.plus(ms as u64))
+    }
+
+    /// Whether it must be cut for that reason now.
+    fn is_due(&self, reason: CloseReason, now: Millis, limits: &Limits) -> bool {
+        self.due(reason, limits).is_some_and(|due| due <= now)
     }
 
     /// These frames, counted from the first, wait no longer. What is left of publications is one
@@ -201,10 +209,17 @@ impl Judge {
         self.flooded_at.is_some_and(|at| self.now.mono <= at.plus(LOOK_MS))
     }
 
+    /// When somebody is due to be cut next, if nothing changes.
+    pub fn next_cut(&self) -> Option<Millis> {
+        let open = self.lines.values().filter(|line| line.closing.is_none());
+        let dues = open.flat_map(|line| DUE.map(|reason| line.queue.due(reason, &self.limits)));
+        dues.flatten().min()
+    }
+
     /// All is quiet: whoever was due to be cut has been.
     pub(super) fn nobody_is_slow(&self, conn: ConnId) {
         let (line, now) = (&self.lines[&conn], self.now.mono);
-        for reason in [CloseReason::SlowConsumer, CloseReason::Stalled, CloseReason::Lagging] {
+        for reason in DUE {
             let is_due = line.queue.is_due(reason, now, &self.limits);
             assert!(!is_due, "{conn:?} is {reason}, and still open");
         }

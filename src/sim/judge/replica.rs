@@ -47,6 +47,10 @@ impl Replica {
         }
     }
 
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.hub.set_limits(limits);
+    }
+
     /// Applies the entries on the tape, and takes back what was lost.
     pub fn replay(&mut self, items: &[Item]) {
         let mut fresh = Vec::new();

@@ -193,7 +193,6 @@ impl Judge {
                 self.close(conn, CloseReason::Answered);
             }
             Intent::Introduced(Some(client)) => self.came(conn, client.into()),
-            Intent::Introduced(None) => {}
             Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
                 let Some(line) = self.lines.get_mut(&conn) else { return };
@@ -236,7 +235,7 @@ impl Judge {
             }
             Intent::Message(events) => self.message(conn, events),
             Intent::Ping(payload) => self.expect(conn, Expected::Pong(payload)),
-            Intent::Pong => {}
+            Intent::Pong | Intent::Introduced(None) => {}
             Intent::Close(said) => {
                 self.expect(conn, Expected::Close(said.or(Some((1000, String::new())))));
                 self.close(conn, CloseReason::PeerClosed);

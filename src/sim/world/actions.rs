@@ -17,6 +17,24 @@ use crate::time::UnixMillis;
 
 /// Clients at a time.
 const CLIENTS_MAX: usize = 20;
+/// Limits that change while a run goes on, and the least that each becomes: those of what there may
+/// be. What clients of the simulation say is made for the others as they are.
+const RELOADED: [(&str, usize); 14] = [
+    ("control_connections", 2),
+    ("control_unauthenticated_connections", 1),
+    ("control_wrong_keys", 1),
+    ("control_commands_per_turn", 1),
+    ("channels_per_connection", 1),
+    ("connections_per_user", 1),
+    ("namespaces", 1),
+    ("grants_per_namespace", 1),
+    ("grants", 1),
+    ("states_per_namespace", 1),
+    ("states_bytes_per_namespace", 100),
+    ("states", 1),
+    ("states_bytes", 100),
+    ("list_items", 1),
+];
 /// Most bytes of a WebSocket message that breaks no limit, before auth or after.
 const MESSAGE_BYTES: usize = 512;
 
@@ -46,7 +64,7 @@ impl<J: Journal> World<J> {
     /// One action and what follows.
     pub fn step(&mut self) {
         self.step += 1;
-        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5, 20]) {
+        match self.net.prng.weighted(&[110, 600, 50, 20, 30, 80, 40, 5, 5, 20, 5]) {
             0 => self.open(),
             1 => self.speak(),
             2 => self.block(),
@@ -69,6 +87,7 @@ impl<J: Journal> World<J> {
                 self.drive();
             }
             9 => self.chorus(),
+            10 => self.reload(),
             _ => {
                 let ms = self.net.prng.below(200_000) as u64;
                 let is_back = self.net.prng.one_in(2);
@@ -88,6 +107,21 @@ impl<J: Journal> World<J> {
             }
             _ => self.drive(),
         }
+    }
+
+    /// Other limits from now on, each at most what it was at the start. Whoever is over them stays.
+    fn reload(&mut self) {
+        let (mut limits, most) = (self.limits.clone(), crate::sim::limits(self.options.seed));
+        for (name, least) in RELOADED {
+            let most = most.get(name).unwrap_or(least);
+            let value = least + self.net.prng.below(most - least + 1);
+            limits.set(name, value).expect("between its bounds");
+        }
+        self.note(|| format!("other limits: {limits:?}"));
+        self.switch.reload(&limits, super::sockjs());
+        self.judge.reload(&limits);
+        self.reloads += 1;
+        self.limits = limits;
     }
 
     /// A client comes, and often speaks at once.

@@ -1,16 +1,17 @@
-//! Reads Redis and hands what it says to the importer. The client is that of the crate `redis`;
-//! only reading commands are sent, and none of those that hold up a large Redis.
+//! Reads Redis and hands what it says to the importer. Only reading commands are sent, and none of
+//! those that hold up a large Redis.
 
+use std::io;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use redis::{Client, Connection, RedisResult, Value};
 
 use super::super::importer::Importer;
 use super::super::line::Namespace;
 use super::super::{REPLACE, count, holder, now};
 use super::COLON;
 use super::key::{Colon, Meaning, meaning};
+use super::resp::{Redis, Value};
 use super::url;
 use crate::cli::output::{out, tell};
 use crate::cli::{Call, Stop};
@@ -88,7 +89,7 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
         let form = "write redis://HOST:PORT/DATABASE or unix:///PATH";
         Stop::Usage(format!("that is no URL of a Redis: {form}"))
     })?;
-    let mut redis = Client::open(place).and_then(|client| connect(&client)).map_err(away)?;
+    let mut redis = Redis::connect(&place, ANSWER).map_err(away)?;
     let is_replacing = call.flag(REPLACE.name).is_some();
     let mut importer = Importer::start(&config, &holder(call, now), now, is_replacing)?;
     let mut left = Left::default();
@@ -99,30 +100,20 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
     out(&done)
 }
 
-fn connect(client: &Client) -> RedisResult<Connection> {
-    let redis = client.get_connection_with_timeout(ANSWER)?;
-    redis.set_read_timeout(Some(ANSWER))?;
-    redis.set_write_timeout(Some(ANSWER))?;
-    Ok(redis)
-}
-
-fn away(error: redis::RedisError) -> Stop {
+fn away(error: io::Error) -> Stop {
     Stop::Failed(format!("Redis: {error}"))
 }
 
 /// Takes the namespaces in; returns their names.
 fn namespaces(
-    redis: &mut Connection,
+    redis: &mut Redis,
     importer: &mut Importer,
     left: &mut Left,
 ) -> Result<HashSet<String>, Stop> {
     let mut names = HashSet::new();
     scan(redis, NAMESPACES, |redis, keys| {
-        let mut pipeline = redis::pipe();
-        for key in keys {
-            pipeline.cmd("GET").arg(key);
-        }
-        let values = ask(redis, &pipeline, keys.len())?;
+        let questions: Vec<Vec<&[u8]>> = keys.iter().map(|key| vec![&b"GET"[..], key]).collect();
+        let values = redis.ask(&questions).map_err(away)?;
         for (key, value) in keys.iter().zip(&values) {
             let name =
                 str::from_utf8(&key[NAMESPACES.len()..]).ok().filter(|name| !name.is_empty());
@@ -131,7 +122,7 @@ fn namespaces(
                 continue;
             };
             let secret = match value {
-                Value::BulkString(bytes) => str::from_utf8(bytes).ok(),
+                Value::Bytes(bytes) => str::from_utf8(bytes).ok(),
                 // Removed meanwhile.
                 Value::Nil => continue,
                 _ => None,
@@ -154,18 +145,16 @@ fn namespaces(
 }
 
 fn states(
-    redis: &mut Connection,
+    redis: &mut Redis,
     names: &HashSet<String>,
     colon: Colon,
     importer: &mut Importer,
     left: &mut Left,
 ) -> Result<(), Stop> {
     scan(redis, STATES, |redis, keys| {
-        let mut pipeline = redis::pipe();
-        for key in keys {
-            pipeline.cmd("GET").arg(key).cmd("PTTL").arg(key);
-        }
-        let values = ask(redis, &pipeline, 2 * keys.len())?;
+        let both = |key| [vec![&b"GET"[..], key], vec![&b"PTTL"[..], key]];
+        let questions: Vec<Vec<&[u8]>> = keys.iter().flat_map(|key| both(key)).collect();
+        let values = redis.ask(&questions).map_err(away)?;
         let date = now().unix;
         for (key, answers) in keys.iter().zip(values.chunks_exact(2)) {
             let expires = match answers[1] {
@@ -208,7 +197,7 @@ fn state(
         }
     };
     let text = match value {
-        Value::BulkString(bytes) => str::from_utf8(bytes).ok().map(str::trim_ascii),
+        Value::Bytes(bytes) => str::from_utf8(bytes).ok().map(str::trim_ascii),
         _ => {
             left.out(key, Why::Unusable, "it holds no text");
             return Ok(());
@@ -229,15 +218,17 @@ fn state(
 
 /// Calls `each` with all keys that begin so, page by page.
 fn scan(
-    redis: &mut Connection,
+    redis: &mut Redis,
     start: &str,
-    mut each: impl FnMut(&mut Connection, &[Vec<u8>]) -> Result<(), Stop>,
+    mut each: impl FnMut(&mut Redis, &[Vec<u8>]) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let mut cursor = 0_u64;
     loop {
-        let mut command = redis::cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(format!("{start}*")).arg("COUNT").arg(SCAN_KEYS);
-        let (next, keys): (u64, Vec<Vec<u8>>) = command.query(redis).map_err(away)?;
+        let (from, count) = (cursor.to_string(), SCAN_KEYS.to_string());
+        let pattern = format!("{start}*");
+        let words = ["SCAN", &from, "MATCH", &pattern, "COUNT", &count].map(str::as_bytes);
+        let answer = redis.ask(&[words.to_vec()]).map_err(away)?.pop();
+        let (next, keys) = page_of(answer)?;
         for page in keys.chunks(PAGE_KEYS) {
             each(redis, page)?;
         }
@@ -248,17 +239,23 @@ fn scan(
     }
 }
 
-/// The answers to a pipeline; one that is an error stands in the place of its answer.
-fn ask(
-    redis: &mut Connection,
-    pipeline: &redis::Pipeline,
-    answers: usize,
-) -> Result<Vec<Value>, Stop> {
-    let packed = pipeline.get_packed_pipeline();
-    let values = redis::ConnectionLike::req_packed_commands(redis, &packed, 0, answers);
-    let values = values.map_err(away)?;
-    if values.len() == answers {
-        return Ok(values);
+/// What SCAN has answered: where to go on, and keys.
+fn page_of(answer: Option<Value>) -> Result<(u64, Vec<Vec<u8>>), Stop> {
+    let wrong = |words: &str| Stop::Failed(format!("Redis: {words}"));
+    match answer {
+        Some(Value::Error(words)) => return Err(wrong(&words)),
+        Some(Value::List(parts)) => {
+            if let [Value::Bytes(next), Value::List(keys)] = &parts[..]
+                && let Some(next) = str::from_utf8(next).ok().and_then(|next| next.parse().ok())
+            {
+                let bytes = |key: &Value| match key {
+                    Value::Bytes(bytes) => Some(bytes.clone()),
+                    _ => None,
+                };
+                return Ok((next, keys.iter().filter_map(bytes).collect()));
+            }
+        }
+        _ => {}
     }
-    Err(Stop::Failed(format!("Redis: {} answers to {answers} questions", values.len())))
+    Err(wrong("that is no answer to SCAN"))
 }

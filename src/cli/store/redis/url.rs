@@ -1,41 +1,40 @@
-//! Where a Redis is, from its URL. Pure. Not that of the client's crate, which brings the tables of
-//! all Unicode along for the names of hosts.
+//! Where a Redis is, from its URL. Pure.
 
 use std::path::PathBuf;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use super::resp::{Place, Target};
 
 const PORT: u16 = 6379;
 
 /// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, `unix:///PATH` or `redis+unix:///PATH`; in
 /// user, password and path a `%` begins a byte written as two hexadecimal digits.
-pub(super) fn parse(url: &str) -> Option<ConnectionInfo> {
-    let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+pub(super) fn parse(url: &str) -> Option<Target> {
+    let mut target = Target::default();
     let path = url.strip_prefix("unix://").or_else(|| url.strip_prefix("redis+unix://"));
-    let place = match path {
+    target.place = match path {
         Some(path) => {
             let path = PathBuf::from(plain(path)?);
-            ConnectionAddr::Unix(Some(path).filter(|path| path.is_absolute())?)
+            Place::Unix(Some(path).filter(|path| path.is_absolute())?)
         }
         None => {
             let rest = url.strip_prefix("redis://")?;
             let (place, database) = rest.split_once('/').unwrap_or((rest, ""));
             if !database.is_empty() {
-                settings = settings.set_db(database.parse().ok().filter(|db| *db >= 0)?);
+                target.database = database.parse().ok()?;
             }
             let (who, host) = place.rsplit_once('@').unwrap_or(("", place));
             let (user, password) = who.split_once(':').unwrap_or((who, ""));
             if !user.is_empty() {
-                settings = settings.set_username(plain(user)?);
+                target.user = Some(plain(user)?);
             }
             if !password.is_empty() {
-                settings = settings.set_password(plain(password)?);
+                target.password = Some(plain(password)?);
             }
             let (host, port) = host_and_port(host)?;
-            ConnectionAddr::Tcp(host, port)
+            Place::Tcp(host, port)
         }
     };
-    Some(place.into_connection_info().ok()?.set_redis_settings(settings))
+    Some(target)
 }
 
 fn host_and_port(text: &str) -> Option<(String, u16)> {
@@ -81,11 +80,14 @@ mod tests {
             ("unix:///run/a%20b.sock", "/run/a b.sock", 0, None, None),
             ("redis+unix:///r", "/r", 0, None, None),
         ] {
-            let info = parse(url).unwrap();
-            let settings = info.redis_settings();
-            assert_eq!(info.addr().to_string(), place, "{url}");
-            assert_eq!((settings.db(), settings.username()), (database, user), "{url}");
-            assert_eq!(settings.password(), password, "{url}");
+            let target = parse(url).unwrap();
+            let at = match &target.place {
+                Place::Tcp(host, port) => format!("{host}:{port}"),
+                Place::Unix(path) => path.display().to_string(),
+            };
+            assert_eq!((at.as_str(), target.database), (place, database), "{url}");
+            let who = (target.user.as_deref(), target.password.as_deref());
+            assert_eq!(who, (user, password), "{url}");
         }
         for wrong in [
             "",

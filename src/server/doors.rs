@@ -1,0 +1,153 @@
+//! The doors of the server: those that the configuration names, and those that a service manager
+//! has opened before the start (sd_listen_fds(3)), which stand in for them. Called by the server's
+//! start.
+
+use std::env;
+use std::io;
+use std::net::SocketAddr;
+
+use listenfd::ListenFd;
+
+use crate::codec::http::Response;
+use crate::config::Config;
+use crate::edge::{Door, TurnedAway};
+use crate::frame::Frame;
+use crate::reactor::Listener;
+
+/// The doors, each with its name in the log: the first two are back ends' and browsers'.
+pub(super) struct Doors {
+    pub all: Vec<(&'static str, Listener)>,
+    /// How many of them somebody else has opened.
+    pub inherited: usize,
+}
+
+impl Doors {
+    /// Takes those that were handed over, and opens what is missing.
+    ///
+    /// # Errors
+    /// Those of the kernel, with the place; and a socket that was handed over and is no door.
+    pub fn open(config: &Config) -> io::Result<Doors> {
+        let mut all = inherited(config)?;
+        let inherited = all.len();
+        let has = |all: &[(&str, Listener)], door, is_unix| {
+            all.iter().any(|(_, it)| it.door == door && it.is_unix() == is_unix)
+        };
+        let cannot = |what: &str, place: String, error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot listen on {place} ({what}): {error}"))
+        };
+        let tcp = |door, what: &str, address: SocketAddr| {
+            Listener::tcp(door, address).map_err(|e| cannot(what, address.to_string(), e))
+        };
+        if !has(&all, Door::Control, false) {
+            all.push(("control", tcp(Door::Control, "--control", config.control)?));
+        }
+        if let Some(address) = config.ws.filter(|_| !has(&all, Door::Web, false)) {
+            all.push(("ws", tcp(Door::Web, "--ws", address)?));
+        }
+        if let Some(path) = config.ws_unix.as_ref().filter(|_| !has(&all, Door::Web, true)) {
+            let unix = Listener::unix(Door::Web, path);
+            let unix = unix.map_err(|e| cannot("--ws-unix", path.display().to_string(), e))?;
+            all.push(("ws", unix));
+        }
+        if let Some(path) = config.control_unix.as_ref().filter(|_| !has(&all, Door::Control, true))
+        {
+            let unix = Listener::unix(Door::Control, path);
+            let unix = unix.map_err(|e| cannot("--control-unix", path.display().to_string(), e))?;
+            all.push(("control", unix));
+        }
+        if let Some(address) = config.admin.filter(|_| !has(&all, Door::Admin, false)) {
+            all.push(("admin", tcp(Door::Admin, "--admin", address)?));
+        }
+        for (_, listener) in &mut all {
+            listener.bound(config.limits.tcp_user_timeout_ms, config.limits.kernel_send_bytes)?;
+            if listener.door == Door::Web {
+                listener.refuse_with(refusal);
+            }
+        }
+        Ok(Doors { all, inherited })
+    }
+
+    /// The address of the first door of that name; if it is a port, should that matter.
+    pub fn address(&self, name: &str, is_port: bool) -> Option<String> {
+        let is_it = |(other, it): &&(&str, Listener)| *other == name && !(is_port && it.is_unix());
+        self.all.iter().find(is_it).map(|(_, listener)| listener.address())
+    }
+}
+
+/// What a browser is told that is not let in, and when it may come back.
+fn refusal(why: TurnedAway, seconds: u64) -> Frame {
+    let response = match why {
+        TurnedAway::Full => Response::new(503).text("The server is full\n"),
+        TurnedAway::Crowd => Response::new(503).text("Too many come at once\n"),
+    };
+    response.header("Retry-After", &seconds.to_string()).close().encode()
+}
+
+/// Which door that is: by the name that it was given, else by where it is.
+fn door_of(name: &str, address: Option<SocketAddr>, config: &Config) -> (&'static str, Door) {
+    let is_at = |other: Option<SocketAddr>| {
+        address.is_some_and(|at| at.port() != 0 && other.is_some_and(|it| it.port() == at.port()))
+    };
+    match name {
+        "control" => ("control", Door::Control),
+        "web" | "ws" => ("ws", Door::Web),
+        "admin" => ("admin", Door::Admin),
+        _ if address.is_none() || is_at(Some(config.control)) => ("control", Door::Control),
+        _ if is_at(config.admin) => ("admin", Door::Admin),
+        _ => ("ws", Door::Web),
+    }
+}
+
+/// The sockets that a service manager has opened for us.
+fn inherited(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let mut sockets = ListenFd::from_env();
+    let mut doors = Vec::new();
+    for i in 0..sockets.len() {
+        let name = names.next().unwrap_or_default();
+        let wrong = |what: &str| {
+            let text = format!("socket {i} that was handed over ({name:?}) {what}");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        };
+        let listener = if let Ok(Some(socket)) = sockets.take_tcp_listener(i) {
+            let address = socket.local_addr()?;
+            let (name, door) = door_of(name, Some(address), config);
+            (name, Listener::inherited_tcp(door, socket)?)
+        } else if let Ok(Some(socket)) = sockets.take_unix_listener(i) {
+            let (name, door) = door_of(name, None, config);
+            (name, Listener::inherited_unix(door, socket)?)
+        } else {
+            return Err(wrong("is neither TCP nor a unix stream"));
+        };
+        if !listener.1.is_listening() {
+            return Err(wrong("does not listen"));
+        }
+        doors.push(listener);
+    }
+    Ok(doors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_decides_and_then_the_place() {
+        let mut config = Config::default();
+        config.admin = "127.0.0.1:8086".parse().ok();
+        let door = |name, address: &str| door_of(name, address.parse().ok(), &config).1;
+        assert_eq!(door("web", "127.0.0.1:8085"), Door::Web);
+        assert_eq!(door("control", "0.0.0.0:8080"), Door::Control);
+        assert_eq!(door("admin", "0.0.0.0:1"), Door::Admin);
+        assert_eq!(door("web", "unix"), Door::Web);
+        // systemd's name for a socket without one is that of its unit.
+        for name in ["", "unknown", "fws.socket"] {
+            assert_eq!(door(name, "10.0.0.1:8085"), Door::Control);
+            assert_eq!(door(name, "[::]:8080"), Door::Web);
+            assert_eq!(door(name, "[::]:80"), Door::Web);
+            assert_eq!(door(name, "127.0.0.1:8086"), Door::Admin);
+            assert_eq!(door(name, "unix"), Door::Control);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Another configuration for a server that runs (SIGHUP): read, checked as a whole, and only then
+//! put in force; or not, and the one before stays. What was decided goes to the log, by name.
+//! Called by the server's loop between two turns.
+
+use std::io;
+
+use super::{bounds, memory, namespace_full, open_connections, sockjs};
+use crate::admin::AdminDoor;
+use crate::config::{Config, Secret};
+use crate::demo;
+use crate::journal::Journal;
+use crate::keys;
+use crate::limits::Limits;
+use crate::log;
+use crate::reactor::Reactor;
+use crate::time::UnixMillis;
+
+/// Reads the configuration again, as it was read at the start.
+pub type Reread<'a> = &'a dyn Fn() -> Result<Config, String>;
+
+/// The configuration in force, and how to read it again.
+pub(super) struct InForce<'a> {
+    pub config: Config,
+    pub server_key: Secret,
+    pub reread: Reread<'a>,
+}
+
+/// A configuration that was checked and can be put in force.
+struct Checked {
+    config: Config,
+    server_key: Secret,
+    /// With the key of the demo, if it is not among those that are configured.
+    namespaces: Vec<(String, Secret)>,
+    connections: usize,
+}
+
+/// What stays as it was at the start: a socket that listens, a folder that is held. All others of
+/// [`Config::settings`] can change while the server runs.
+const RELOADED: [&str; 4] = ["allow_origin", "secret_key", "namespaces", "sockjs"];
+
+/// The one limit that stays: it is another thread's, which is not asked.
+const FIXED_LIMIT: &str = "store_retry_ms";
+
+impl InForce<'_> {
+    /// Puts in force what the configuration says now. Returns what came of it, as one line.
+    pub fn reload(
+        &mut self,
+        reactor: &mut Reactor,
+        handler: &mut AdminDoor<impl Journal>,
+    ) -> String {
+        let at = reactor.now().unix;
+        let next = match self.check(reactor, handler) {
+            Ok(next) => next,
+            Err(wrong) => {
+                let text = format!("reload: nothing is changed, all stays as it was: {wrong}");
+                log::error(at, format_args!("{text}"));
+                return text;
+            }
+        };
+        for warning in &next.config.warnings {
+            log::warning(at, format_args!("{warning}"));
+        }
+        let mut count = self.tell_changes(&next, at);
+        count += self.put(next, reactor, handler);
+        let text = match count {
+            0 => "reload: nothing was to be changed".to_owned(),
+            _ => format!("reload: done, {count} changes"),
+        };
+        log::info(at, format_args!("{text}"));
+        text
+    }
+
+    /// Reads all that a start would read, and changes nothing.
+    fn check(
+        &self,
+        reactor: &Reactor,
+        handler: &AdminDoor<impl Journal>,
+    ) -> Result<Checked, String> {
+        let mut config = (self.reread)()?;
+        // Said at the start, and no news.
+        let _ = memory::fit(&mut config);
+        // Neither the folder of the keys nor the demo changes while the server runs.
+        let mut held = config.clone();
+        (held.data, held.demo) = (self.config.data.clone(), self.config.demo);
+        let cannot = |error: io::Error| error.to_string();
+        let server_key = keys::known_server_key(&held).map_err(cannot)?.ok_or_else(|| {
+            let path = keys::server_key_path(&held.data);
+            format!("there is no server key, neither configured nor in {}", path.display())
+        })?;
+        if let Some((name, _)) = config.namespaces.iter().find(|(_, key)| *key == server_key) {
+            return Err(format!("the server key is also the key of namespace {name:?}"));
+        }
+        let connections = open_connections(&config.limits).map_err(cannot)?.0;
+        let mut namespaces = config.namespaces.clone();
+        if held.demo && !namespaces.iter().any(|(name, _)| name == demo::NAMESPACE) {
+            namespaces.push((demo::NAMESPACE.into(), demo::key(&held).map_err(cannot)?));
+        }
+        let switch = handler.switch();
+        let [there, ..] = switch.hub().sizes();
+        let is_new = |(name, _): &&(String, Secret)| switch.hub().namespace(name).is_none();
+        let new = namespaces.iter().filter(is_new);
+        let (max, room) =
+            (config.limits.namespaces, config.limits.namespaces.saturating_sub(there));
+        if let Some((name, _)) = new.clone().nth(room) {
+            return Err(namespace_full(name, max));
+        }
+        let store = switch.journal().meters(reactor.now());
+        let keys_change = self.config.namespaces != config.namespaces;
+        if keys_change && store.is_some_and(|store| store.is_failing) {
+            return Err("the store fails, and namespaces cannot be written to it".into());
+        }
+        Ok(Checked { config, server_key, namespaces, connections })
+    }
+
+    /// Puts it in force. Returns how many more changes there are in it.
+    fn put(
+        &mut self,
+        next: Checked,
+        reactor: &mut Reactor,
+        handler: &mut AdminDoor<impl Journal>,
+    ) -> usize {
+        let at = reactor.now().unix;
+        let Checked { mut config, server_key, namespaces, connections } = next;
+        config.limits.store_retry_ms = self.config.limits.store_retry_ms;
+        let limits = &config.limits;
+        reactor.set_bounds(bounds(limits, connections));
+        if let Err(error) =
+            reactor.bound_doors(limits.tcp_user_timeout_ms, limits.kernel_send_bytes)
+        {
+            // The kernel took the same call at the start.
+            log::warning(at, format_args!("reload: the doors stay as they were: {error}"));
+        }
+        handler.reload(limits, sockjs(&config));
+        let switch = handler.switch_mut();
+        switch.set_server_key(server_key.expose());
+        let mut count = 0;
+        for (name, _) in &self.config.namespaces {
+            let is_gone = !namespaces.iter().any(|(other, _)| other == name);
+            if is_gone && switch.undeclare(name) {
+                let text = format_args!("reload: nobody can open namespace {name:?} any more");
+                log::info(at, text);
+                count += 1;
+            }
+        }
+        for (name, key) in &namespaces {
+            switch.declare(name, key.expose());
+        }
+        self.server_key = server_key;
+        self.config.adopt(config, &RELOADED);
+        count
+    }
+
+    /// Says what changes, and what would but cannot. Returns how many changes that are.
+    fn tell_changes(&self, next: &Checked, at: UnixMillis) -> usize {
+        let mut changes = Vec::new();
+        for (name, ..) in Limits::TABLE {
+            let (old, new) = (self.config.limits.get(name), next.config.limits.get(name));
+            let (Some(old), Some(new)) = (old, new) else { continue };
+            if old == new {
+                continue;
+            }
+            if *name == FIXED_LIMIT {
+                let text = format_args!("reload: {name} stays {old}: {new} needs a restart");
+                log::warning(at, text);
+            } else {
+                changes.push(format!("{name} is {new}, was {old}"));
+            }
+        }
+        let (old, new) = (self.config.settings(), next.config.settings());
+        for ((key, old), (_, new)) in old.iter().zip(&new).filter(|(old, new)| old != new) {
+            if RELOADED.contains(key) {
+                changes.push(format!("{key} is {new}, was {old}"));
+            } else {
+                let text = format_args!("reload: {key} stays {old}: {new} needs a restart");
+                log::warning(at, text);
+            }
+        }
+        if self.server_key != next.server_key {
+            changes.push("the server key is another one".into());
+        }
+        for (name, key) in &next.namespaces {
+            let before = self.config.namespaces.iter().find(|(other, _)| other == name);
+            if before.is_some_and(|(_, before)| before != key) {
+                changes.push(format!("the key of namespace {name:?} is another one"));
+            }
+        }
+        for change in &changes {
+            log::info(at, format_args!("reload: {change}"));
+        }
+        changes.len()
+    }
+}

@@ -1,0 +1,103 @@
+//! What a switch is told at the start, and what of it may be another while the server runs.
+
+use super::{Demo, Switch};
+use crate::address::Proxies;
+use crate::codec::sockjs;
+use crate::hub::{Outbox, PeerId, Undo};
+use crate::journal::Journal;
+use crate::limits::Limits;
+use crate::publication::Publication;
+use crate::reason::CloseReason;
+use crate::time::{Now, UnixMillis};
+use crate::web::Service;
+
+/// What a switch is told at the start.
+#[derive(Debug)]
+pub struct Settings {
+    /// All limits.
+    pub limits: Limits,
+    /// Opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.
+    pub server_key: String,
+    /// The page to try the server with, if it is to be served.
+    pub demo: Option<Demo>,
+    /// How browsers are served.
+    pub sockjs: SockJs,
+    /// Proxies that are believed where they say whom they speak for.
+    pub proxies: Proxies,
+    /// The time at the start.
+    pub now: Now,
+    /// The same moment on the scale of entries and states; the date, unless an earlier run had
+    /// another idea of it.
+    pub at: UnixMillis,
+}
+
+/// What of SockJS can be switched, and how it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SockJs {
+    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
+    pub cookie: bool,
+    /// Whether `jsonp` is served: scripts of other sites then run in the page.
+    pub jsonp: bool,
+    /// Whether `htmlfile` is served.
+    pub htmlfile: bool,
+    /// The script that the iframe page loads, if it is not the server's own.
+    pub script: Option<String>,
+    /// Sites whose pages may connect; all may if there is none here.
+    pub origins: Vec<String>,
+}
+
+impl Default for SockJs {
+    fn default() -> SockJs {
+        SockJs { cookie: false, jsonp: true, htmlfile: true, script: None, origins: Vec::new() }
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// Makes a namespace with a key that the configuration gives it, before the doors open; or
+    /// gives it to the one that is there. Its key is not recorded: the configuration is the record
+    /// of that. `false` if there is no room for it.
+    pub fn declare(&mut self, name: &str, key: &str) -> bool {
+        struct Recorded<'a, J>(&'a mut J);
+        impl<J: Journal> Outbox for Recorded<'_, J> {
+            fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
+            fn close(&mut self, _: PeerId, _: CloseReason) {}
+            fn changed(&mut self, undo: Undo) {
+                self.0.changed(undo);
+            }
+        }
+        self.hub.declare(name, key, &mut Recorded(&mut self.journal))
+    }
+
+    /// From now on these limits hold, and browsers are served like this. What has begun goes on as
+    /// it is: nobody is let go because there would be no room for them any more.
+    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs) {
+        self.limits = limits.clone();
+        self.hub.set_limits(limits.clone());
+        self.journal.reload(limits);
+        self.shared.set_bytes_min(shared_bytes_min(limits));
+        self.web.reload(vec![service(sockjs, limits)], limits.clone());
+    }
+
+    /// From now on this key opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.
+    pub fn set_server_key(&mut self, key: &str) {
+        key.clone_into(&mut self.server_key);
+    }
+
+    /// The configuration names a namespace no more (see [`Hub::undeclare`]).
+    pub fn undeclare(&mut self, name: &str) -> bool {
+        self.hub.undeclare(name)
+    }
+}
+
+/// States shorter than this are not shared: what is queued for a connection anyway is the bound.
+pub(super) const fn shared_bytes_min(limits: &Limits) -> usize {
+    limits.answers_pause_bytes / 64
+}
+
+/// The one place where SockJS is served.
+pub(super) fn service(options: SockJs, limits: &Limits) -> Service {
+    let service = Service::new(sockjs::PREFIX, limits);
+    let SockJs { cookie, jsonp, htmlfile, script, origins } = options;
+    let script = script.unwrap_or(service.script);
+    Service { cookie, jsonp, htmlfile, script, origins, ..service }
+}

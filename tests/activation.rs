@@ -1,0 +1,149 @@
+//! Doors that a service manager has opened before the start, as systemd does (sd_listen_fds(3)):
+//! the names decide which is which, and nobody is refused while the server is away.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use common::browser::Browser;
+use common::control::Control;
+use common::server::{Dir, Options, Server, run_to_end};
+use common::{eventually, http};
+
+const PING: &str = r#"{"action":"ping"}"#;
+const DONE: &str = r#"{"success":true}"#;
+
+/// The command of a server that is handed two sockets: a shell gets them as its standard streams.
+fn handed(dir: &Dir, options: &Options, names: &str, sockets: [OwnedFd; 2]) -> Command {
+    handed_by(dir, options, names, "$$", sockets)
+}
+
+fn handed_by(
+    dir: &Dir,
+    options: &Options,
+    names: &str,
+    pid: &str,
+    [one, two]: [OwnedFd; 2],
+) -> Command {
+    let server = options.command(dir);
+    let mut command = Command::new("sh");
+    let script = format!(
+        r#"exec 3<&0 4<&1 </dev/null >/dev/null
+        LISTEN_FDS=2 LISTEN_PID={pid} LISTEN_FDNAMES={names} exec "$0" "$@""#
+    );
+    command.arg("-c").arg(script).arg(server.get_program()).args(server.get_args());
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::from(one)).stdout(Stdio::from(two)).stderr(Stdio::piped());
+    command
+}
+
+fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+#[test]
+fn names_decide_which_door_is_which() {
+    let (control, web) = (listen(), listen());
+    let addresses = (web.local_addr().unwrap(), control.local_addr().unwrap());
+    let dir = Dir::new();
+    let command = handed(&dir, &Options::default(), "control:web", [control.into(), web.into()]);
+    let mut server = Server::spawn(command, dir, false);
+    assert_eq!((server.ws, server.control), addresses);
+    let log = server.log().join("\n");
+    assert!(log.contains("2 sockets were handed over"), "{log}");
+    assert_eq!(log.matches("listening ").count(), 2, "no other is opened: {log}");
+    server.assert_alive();
+    server.stop();
+}
+
+#[test]
+fn without_a_name_the_kind_decides() {
+    let dir = Dir::new();
+    let path = dir.file("handed.sock");
+    let (unix, web) = (UnixListener::bind(&path).unwrap(), listen());
+    let ws = web.local_addr().unwrap();
+    let command = handed(&dir, &Options::default(), "", [unix.into(), web.into()]);
+    let mut server = Server::spawn(command, dir, true);
+    assert_eq!(server.ws, ws);
+    let mut control = Control::unix(&path);
+    control.auth("demo");
+    assert_eq!(control.ask(PING), DONE);
+    // Back ends of this machine are served as without it.
+    server.assert_alive();
+    let _dir = server.stop();
+    assert!(path.exists(), "the file is that of whoever opened the socket");
+}
+
+#[test]
+fn nobody_is_refused_over_a_restart() {
+    let (control, web) = (listen(), listen());
+    let (ws, back) = (web.local_addr().unwrap(), control.local_addr().unwrap());
+    let options = Options::limits(&[("drain_ms", 500)]);
+    let start = |dir: Dir| {
+        let sockets = [control.try_clone().unwrap().into(), web.try_clone().unwrap().into()];
+        let command = handed(&dir, &options, "control:web", sockets);
+        Server::spawn(command, dir, false)
+    };
+    let server = start(Dir::new());
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    server.terminate();
+    browser.expect_closed(1001, "server going away");
+    // While it drains, and while there is none.
+    let mut early = Control::tcp(back);
+    early.send(PING);
+    let dir = server.exited();
+    let mut late = Control::tcp(back);
+    late.send(PING);
+    let waiting = std::thread::spawn(move || Browser::raw(ws));
+    let idle: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(ws).unwrap()).collect();
+    let server = start(dir);
+    assert_eq!(late.recv(), DONE);
+    assert_eq!(early.recv(), DONE);
+    waiting.join().unwrap().auth("demo", r#"{"i":1}"#);
+    drop(idle);
+    server.stop();
+}
+
+#[test]
+fn what_is_no_door_is_one_clear_line() {
+    let dir = Dir::new();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let command = handed(&dir, &Options::default(), "web:control", [listen().into(), udp.into()]);
+    let (code, said) = run_to_end(command);
+    let line = "socket 1 that was handed over (\"control\") is neither TCP nor a unix stream";
+    assert!(code == Some(1) && said.ends_with(line), "{said}");
+    // A connection, as an old inetd would hand it over.
+    let door = listen();
+    let connected = TcpStream::connect(door.local_addr().unwrap()).unwrap();
+    let dir = Dir::new();
+    let command =
+        handed(&dir, &Options::default(), "web:control", [connected.into(), listen().into()]);
+    let (code, said) = run_to_end(command);
+    let line = "socket 0 that was handed over (\"web\") does not listen";
+    assert!(code == Some(1) && said.ends_with(line), "{said}");
+}
+
+#[test]
+fn sockets_for_another_process_are_left_alone() {
+    let (control, web) = (listen(), listen());
+    let theirs = web.local_addr().unwrap();
+    let dir = Dir::new();
+    let sockets = [control.into(), web.into()];
+    let command = handed_by(&dir, &Options::default(), "control:web", "1", sockets);
+    let mut server = Server::spawn(command, dir, false);
+    assert_ne!(server.ws, theirs);
+    server.assert_alive();
+    let status = eventually("it serves", || {
+        http::request(server.ws, "GET /socket/info", &[]).ok().map(|answer| answer.status)
+    });
+    assert_eq!(status, 200);
+}

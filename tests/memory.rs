@@ -1,0 +1,74 @@
+//! Little memory: what strangers can make the server hold fits into it, because a program whose
+//! memory runs out is ended.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use common::server::{Dir, Options, Server};
+
+/// A server that may have so many KiB of address space.
+fn in_little(dir: Dir, kib: u32, options: &Options) -> Server {
+    let server = options.command(&dir);
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!(r#"ulimit -v {kib} && exec "$0" "$@""#));
+    command.arg(server.get_program()).args(server.get_args());
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Server::spawn(command, dir, false)
+}
+
+/// The second half of each never comes.
+const HALVES: [(&str, usize); 3] = [
+    (
+        "POST /socket/000/abcdefgh/xhr_send HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n\
+      Content-Length: 65000\r\n\r\n",
+        64_000,
+    ),
+    ("GET /socket/info HTTP/1.1\r\nX: ", 8000),
+    (
+        "GET /socket/websocket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+      Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\u{1}\u{7e}",
+        4000,
+    ),
+];
+
+#[test]
+fn a_flood_of_halves_does_not_end_a_server_with_little_memory() {
+    let limits = [("http_body_ms", 60_000), ("http_head_ms", 60_000), ("auth_ms", 60_000)];
+    let mut server = in_little(Dir::new(), 262_144, &Options::limits(&limits));
+    let log = server.log().join("\n");
+    assert!(log.contains("warning: this process may have 256 MiB of memory, so "), "{log}");
+    let flood = |half: &(&str, usize), count: usize| -> Vec<TcpStream> {
+        let bytes = [half.0.as_bytes(), &vec![b'x'; half.1]].concat();
+        let send = |_| {
+            let mut stream = TcpStream::connect(server.ws).ok()?;
+            // Whoever is turned away meanwhile is no loss.
+            let _ = stream.write_all(&bytes);
+            Some(stream)
+        };
+        (0..count).filter_map(send).collect()
+    };
+    // As many of the first alone took 200 MB before there were such limits.
+    let _held: Vec<Vec<TcpStream>> =
+        HALVES.iter().zip([3200, 1000, 1000]).map(|(half, count)| flood(half, count)).collect();
+    server.assert_alive();
+}
+
+#[test]
+fn what_is_set_stays_as_it_is() {
+    let limits = [("http_body_bytes", 50_000)];
+    let server = in_little(Dir::new(), 262_144, &Options::limits(&limits));
+    let log = server.log().join("\n");
+    assert!(!log.contains("http_body_bytes is"), "{log}");
+    assert!(log.contains("states_bytes is"), "{log}");
+}

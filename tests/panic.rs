@@ -1,0 +1,82 @@
+//! A panic, which no input may cause, ends the process with a line that tells its place: whoever
+//! supervises it starts it again. The server here runs in this very binary, on a journal that
+//! panics.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::server::{Dir, Options, Server};
+use fws::config::{Config, ConfigFile};
+use fws::hub::{Change, Hub, Undo};
+use fws::journal::{Event, Journal, Mark, MemoryJournal, Proposal};
+use fws::time::{Now, UnixMillis};
+
+/// Panics at a state, and tells what is in it.
+struct Panicky(MemoryJournal);
+
+impl Journal for Panicky {
+    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+        if let Change::Set { data, .. } = &change {
+            panic!("cannot keep {data}");
+        }
+        self.0.propose(at, change)
+    }
+
+    fn changed(&mut self, undo: Undo) {
+        self.0.changed(undo);
+    }
+
+    fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+        self.0.commit(hub, at, now);
+    }
+
+    fn poll(&mut self) -> Option<Event> {
+        self.0.poll()
+    }
+
+    fn mark(&self) -> Mark {
+        self.0.mark()
+    }
+
+    fn durable(&self) -> Mark {
+        self.0.durable()
+    }
+}
+
+/// The variable that makes a server of the test below: its configuration file.
+const FILE: &str = "FWS_TEST_PANIC_CONFIG";
+
+/// Nothing, unless the other test has started this one as a process of its own.
+#[test]
+fn serve_until_it_panics() {
+    let Ok(file) = std::env::var(FILE) else { return };
+    let flags = [("config", file.as_str()), ("ws", "127.0.0.1:0"), ("control", "127.0.0.1:0")];
+    let config = Config::load(&flags, &[], ConfigFile::read).unwrap();
+    let journal = Panicky(MemoryJournal::new(1));
+    fws::server::run_with(config, journal, &|| Err("no other".into())).unwrap();
+}
+
+#[test]
+fn a_panic_is_one_line_with_its_place_and_ends_the_process() {
+    let dir = Dir::new();
+    let mut options = Options::default();
+    options.config["data"] = dir.file("data").to_string_lossy().into();
+    drop(options.command(&dir));
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "serve_until_it_panics", "--nocapture"]);
+    command.env(FILE, dir.file("config.json"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut server = Server::spawn(command, dir, false);
+    let mut control = server.controller("demo");
+    control.send(r#"{"action":"set","channel":"c","data":"what a tenant has said"}"#);
+    control.expect_closed();
+    let code = common::eventually("it ends", || server.exit_code());
+    assert_eq!(code, Some(101));
+    let log = server.log();
+    let told = |line: &&String| line.contains("error: panic at tests/panic.rs:");
+    let line = log.iter().find(told).unwrap();
+    assert!(line.ends_with("; this is a fault of fws, please report it"), "{line}");
+    assert!(!log.join("\n").contains("a tenant has said"), "{log:#?}");
+}

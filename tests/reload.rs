@@ -1,0 +1,248 @@
+//! SIGHUP on the real binary: limits and keys are read again, all of them or none, and the log says
+//! what came of it.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::os::unix::net::UnixDatagram;
+
+use common::control::Control;
+use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
+use common::{DEADLINE, eventually};
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+
+const DONE: &str = r#"{"success":true}"#;
+const PING: &str = r#"{"action":"ping"}"#;
+
+/// Writes another configuration file for a server that was started with one.
+fn rewrite(server: &Server, config: &Value) {
+    std::fs::write(server.dir().file("config.json"), config.to_string()).unwrap();
+}
+
+/// Sends SIGHUP and waits until the log says what came of it; returns what it says of this reload.
+fn reload(server: &Server) -> Vec<String> {
+    let told = server.log().len();
+    kill_process(server.pid(), Signal::HUP).unwrap();
+    let is_end =
+        |line: &String| ["reload: done", "reload: nothing"].iter().any(|end| line.contains(end));
+    eventually("it says what came of it", || server.log()[told..].iter().any(is_end).then_some(()));
+    server.log()[told..].to_vec()
+}
+
+#[track_caller]
+fn assert_says(lines: &[String], what: &str) {
+    assert!(lines.iter().any(|line| line.ends_with(what)), "{what}: {lines:#?}");
+}
+
+fn register(name: &str, server_key: &str) -> String {
+    format!(r#"{{"action":"registerNameSpace","name":"{name}","key":"{server_key}"}}"#)
+}
+
+fn auth(control: &mut Control, name: &str, key: &str) -> String {
+    control.ask(&format!(r#"{{"action":"auth","name":"{name}","sKey":"{key}"}}"#))
+}
+
+#[test]
+fn limits_hold_from_then_on_for_what_comes_next() {
+    let mut options = Options::limits(&[("connections_per_user", 2), ("message_bytes", 2000)]);
+    let mut server = Server::start(&options);
+    let mut one = server.browser("demo", r#"{"i":1}"#);
+    let mut two = server.browser("demo", r#"{"i":1}"#);
+    for channel in ["a", "b"] {
+        one.subscribe(channel);
+    }
+    options.config["limits"] = json!({ "connections_per_user": 1, "channels_per_connection": 1,
+        "messages_per_second": 30, "connections": 500, "kernel_send_bytes": 500_000,
+        "tcp_user_timeout_ms": 5000, "store_retry_ms": 100, "control_commands_per_turn": 2 });
+    rewrite(&server, &options.config);
+    let said = reload(&server);
+    assert_says(&said, "reload: connections_per_user is 1, was 2");
+    assert_says(&said, "reload: channels_per_connection is 1, was 128");
+    assert_says(&said, "warning: reload: store_retry_ms stays 400: 100 needs a restart");
+    assert_says(&said, "reload: message_bytes is 16384, was 2000");
+    assert_says(&said, "reload: message_unauthenticated_bytes is 4096, was 2000");
+    assert_says(&said, "reload: done, 10 changes");
+    // Whoever was here stays, over the limit or not.
+    let mut control = server.controller("demo");
+    control.ok(r#"{"action":"emit","channel":"b","data":1}"#);
+    one.expect(r#"{"event":"b","data":1}"#);
+    two.nothing();
+    let mut third = common::browser::Browser::raw(server.ws);
+    third.say(&format!(
+        r#"{{"event":"auth","data":{{"i":"demo","s":"{}"}}}}"#,
+        common::token::token(r#"{"i":1}"#, DEMO_KEY)
+    ));
+    third.expect_closed(3429, "too many connections");
+    two.subscribe("c");
+    two.say(r#"{"event":"subscribe","clb":7,"data":"d"}"#);
+    let refused = two.hear();
+    assert!(refused.contains("at most 1"), "{refused}");
+    assert_eq!(reload(&server).len(), 2, "a second time nothing was to be changed");
+    server.assert_alive();
+}
+
+#[test]
+fn who_has_more_than_a_lower_backlog_is_cut_and_not_thinned() {
+    let mut options = Options::default();
+    let server = Server::start(&options);
+    let mut slow = server.browser("demo", r#"{"i":1}"#);
+    slow.subscribe("c");
+    let mut control = server.controller("demo");
+    // The first fills what the kernel keeps, the others wait behind it.
+    for bytes in [8_000_000, 40_000, 40_000, 40_000] {
+        let data = "x".repeat(bytes);
+        control.ok(&format!(r#"{{"action":"emit","channel":"c","data":"{data}"}}"#));
+    }
+    options.config["limits"] = json!({ "backlog_bytes": 20_000 });
+    rewrite(&server, &options.config);
+    assert_says(&reload(&server), "reload: backlog_bytes is 20000, was 262144");
+    control.ok(r#"{"action":"emit","channel":"c","data":"one more"}"#);
+    let told = |line: &String| line.contains("refused: slow_consumer 1");
+    server.terminate();
+    eventually("it is cut", || server.log().iter().any(told).then_some(()));
+}
+
+#[test]
+fn what_is_wrong_changes_nothing() {
+    let mut options = Options::default();
+    let mut server = Server::start(&options);
+    let good = options.config.clone();
+    let file = server.dir().file("config.json");
+    let limits = |limits: Value| json!({ "namespaces": good["namespaces"], "limits": limits });
+    let five = json!({ "a": "k", "b": "k", "c": "k", "demo": DEMO_KEY, "other": OTHER_KEY });
+    for (config, wrong) in [
+        (limits(json!({ "name_bytes": 20, "messages": 5 })), "there is no limit \"messages\""),
+        (limits(json!({ "name_bytes": 20, "message_bytes": 1 })), "is not between"),
+        (json!({ "namespaces": five, "limits": { "namespaces": 4 } }), "room for 4"),
+        (json!({ "namespaces": { "demo": SERVER_KEY } }), "also the key of namespace"),
+    ] {
+        rewrite(&server, &config);
+        let said = reload(&server);
+        assert_eq!(said.len(), 1, "{said:#?}");
+        let start = "error: reload: nothing is changed, all stays as it was: ";
+        assert!(said[0].contains(start) && said[0].contains(wrong), "{said:#?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(reload(&server)[0].contains("cannot read"));
+    // All of it is as it was: a name of 21 bytes is none too long.
+    let mut control = server.control();
+    control.ask(&register("a-name-of-21-bytes-xx", SERVER_KEY));
+    assert!(auth(&mut control, "demo", DEMO_KEY) == DONE);
+    options.config["limits"] = json!({ "name_bytes": 20 });
+    rewrite(&server, &options.config);
+    assert_says(&reload(&server), "reload: done, 1 changes");
+    let refused = control.ask(&register("b-name-of-21-bytes-xx", SERVER_KEY));
+    assert!(refused.contains("at most 20 bytes"), "{refused}");
+    server.assert_alive();
+}
+
+#[test]
+fn keys_of_namespaces_follow_the_file() {
+    let options = Options::default();
+    let server = Server::start(&options);
+    let mut old = server.controller("demo");
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("c");
+    old.ok(r#"{"action":"set","channel":"c","data":1}"#);
+    rewrite(&server, &json!({ "namespaces": { "demo": "another key", "third": "its key" } }));
+    let said = reload(&server);
+    assert_says(&said, "reload: the key of namespace \"demo\" is another one");
+    assert_says(&said, "reload: namespaces is demo, third, was demo, other");
+    assert_says(&said, "reload: nobody can open namespace \"other\" any more");
+    assert!(!said.iter().any(|line| line.contains("another key")), "{said:#?}");
+    // The old key opens nothing any more, also to those whom it had let in.
+    let refused = old.ask(r#"{"action":"emit","channel":"c","data":2}"#);
+    assert!(refused.contains("\"success\":false"), "{refused}");
+    assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("305"));
+    assert!(auth(&mut server.control(), "other", OTHER_KEY).contains("305"));
+    assert_eq!(auth(&mut server.control(), "third", "its key"), DONE);
+    let mut new = server.control();
+    assert_eq!(auth(&mut new, "demo", "another key"), DONE);
+    assert_eq!(new.ask(r#"{"action":"get","channel":"c"}"#), "1");
+    new.ok(r#"{"action":"emit","channel":"c","data":3}"#);
+    browser.expect(r#"{"event":"c","data":3}"#);
+    // What a restart finds is the same.
+    let config = std::fs::read_to_string(server.dir().file("config.json")).unwrap();
+    let config = serde_json::from_str(&config).unwrap();
+    let server = Server::start_in(server.stop(), &Options { config, ..options });
+    assert!(auth(&mut server.control(), "other", OTHER_KEY).contains("305"));
+    let mut new = server.control();
+    assert_eq!(auth(&mut new, "demo", "another key"), DONE);
+    assert_eq!(new.ask(r#"{"action":"get","channel":"c"}"#), "1");
+}
+
+#[test]
+fn the_server_key_is_read_again() {
+    let server = Server::start(&Options { key: None, ..Options::default() });
+    let file = server.dir().file("data").join("server.key");
+    let first = std::fs::read_to_string(&file).unwrap();
+    let mut control = server.control();
+    assert!(control.ask(&register("one", first.trim())).contains("true"));
+    std::fs::write(&file, "a key of another kind\n").unwrap();
+    assert_says(&reload(&server), "reload: the server key is another one");
+    assert!(control.ask(&register("two", first.trim())).contains("306"));
+    assert!(control.ask(&register("two", "a key of another kind")).contains("true"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(reload(&server)[0].contains("there is no server key"));
+    assert!(!file.exists(), "none is made");
+    assert!(control.ask(&register("three", "a key of another kind")).contains("true"));
+}
+
+#[test]
+fn what_needs_a_restart_is_named() {
+    let options = Options::default();
+    let server = Server::start(&options);
+    let mut config = options.config.clone();
+    config["store"] = json!("none");
+    config["admin"] = json!("127.0.0.1:0");
+    config["allow_origin"] = json!(["https://example.org"]);
+    rewrite(&server, &config);
+    for _ in 0..2 {
+        let said = reload(&server);
+        assert_says(&said, "warning: reload: store stays redb: none needs a restart");
+        assert_says(&said, "warning: reload: admin stays not set: 127.0.0.1:0 needs a restart");
+    }
+    let get = |site: &str| {
+        let origin = format!("Origin: {site}");
+        common::http::request(server.ws, "GET /socket/info", &[&origin]).unwrap().status
+    };
+    assert_eq!((get("https://example.org"), get("https://example.com")), (200, 403));
+    assert_eq!(server.control().ask(PING), DONE);
+}
+
+#[test]
+fn a_service_manager_hears_of_it() {
+    let dir = Dir::new();
+    let path = dir.file("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let hear = || {
+        let mut bytes = [0; 256];
+        let count = manager.recv(&mut bytes).expect("a word");
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    };
+    let mut command = Options::default().command(&dir);
+    command.env("NOTIFY_SOCKET", &path);
+    let server = Server::spawn(command, dir, false);
+    assert_eq!(hear(), "READY=1");
+    reload(&server);
+    assert_eq!(hear(), "RELOADING=1");
+    assert_eq!(hear(), "READY=1\nSTATUS=reload: nothing was to be changed");
+    server.stop();
+}
+
+#[test]
+fn a_storm_of_signals_disturbs_nobody() {
+    let mut server = Server::new();
+    let mut control = server.controller("demo");
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.subscribe("c");
+    for n in 0..200 {
+        kill_process(server.pid(), Signal::HUP).unwrap();
+        control.ok(&format!(r#"{{"action":"emit","channel":"c","data":{n}}}"#));
+        browser.expect(&format!(r#"{{"event":"c","data":{n}}}"#));
+    }
+    assert_eq!(control.ask(PING), DONE);
+    server.assert_alive();
+}

@@ -1,0 +1,152 @@
+//! Standard streams that are closed, full, or read by nobody, and SIGPIPE: none of them stops the
+//! server, or makes it wait.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::io::{PipeReader, Read, Write, pipe};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::control::Control;
+use common::server::{Dir, Options};
+use common::{DEADLINE, eventually};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+
+const PING: &str = r#"{"action":"ping"}"#;
+const DONE: &str = r#"{"success":true}"#;
+
+/// A server that nobody hears: it can be reached by its unix socket alone.
+struct Mute {
+    child: Child,
+    control: Control,
+    dir: Dir,
+}
+
+impl Mute {
+    fn start(dir: Dir, mut command: Command) -> Mute {
+        let child = command.spawn().unwrap();
+        let socket = dir.file("control.sock");
+        eventually("it listens", || UnixStream::connect(&socket).ok());
+        let mut control = Control::unix(&socket);
+        control.auth("demo");
+        Mute { child, control, dir }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Has it say what changes.
+    fn reload(&mut self, session_ms: u64) {
+        let config = Options::limits(&[("session_ms", session_ms)]).config.to_string();
+        std::fs::write(self.dir.file("config.json"), config).unwrap();
+        self.signal(Signal::HUP);
+    }
+
+    /// It has much to say, to nobody, and answers all the same.
+    fn chatter(&mut self) {
+        for n in 0..300 {
+            self.reload(5000 + n % 2);
+            let start = Instant::now();
+            assert_eq!(self.control.ask(PING), DONE);
+            assert!(start.elapsed() < Duration::from_secs(5), "it waits for a reader of its log");
+        }
+    }
+
+    #[track_caller]
+    fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = eventually("it ends", || self.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+impl Drop for Mute {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn options() -> Options {
+    Options { unix: true, ..Options::default() }
+}
+
+/// The command of a server, with its standard streams as a shell is told.
+fn redirected(dir: &Dir, streams: &str) -> Command {
+    let server = options().command(dir);
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!(r#"exec "$0" "$@" {streams}"#));
+    command.arg(server.get_program()).args(server.get_args());
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+#[test]
+fn streams_that_are_closed_or_full_are_no_reason_to_stop() {
+    for streams in [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2</dev/null"] {
+        let dir = Dir::new();
+        let command = redirected(&dir, streams);
+        let mut server = Mute::start(dir, command);
+        server.chatter();
+        server.stop();
+    }
+}
+
+/// Reads what is there, up to that text.
+fn read_to(pipe: &mut PipeReader, text: &str) -> String {
+    let (mut all, mut some) = (String::new(), [0; 65_536]);
+    while !all.contains(text) {
+        let deadline = Timespec { tv_sec: DEADLINE.as_secs() as i64, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&deadline));
+        assert_eq!(ready, Ok(1), "{text} never comes: {all}");
+        let count = pipe.read(&mut some).unwrap();
+        assert!(count > 0, "{text} never comes");
+        all += &String::from_utf8_lossy(&some[..count]);
+    }
+    all
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_does_not_hold_it_up() {
+    let (mut ours, mut theirs) = pipe().unwrap();
+    rustix::io::ioctl_fionbio(&theirs, true).unwrap();
+    while theirs.write(&[b'x'; 4096]).is_ok() {}
+    // The child shares this setting, and must not need it.
+    rustix::io::ioctl_fionbio(&theirs, false).unwrap();
+    let dir = Dir::new();
+    let mut command = options().command(&dir);
+    command.stdout(Stdio::from(theirs.try_clone().unwrap())).stderr(Stdio::from(theirs));
+    let mut server = Mute::start(dir, command);
+    server.chatter();
+    // The last word of the start and of all that followed is lost, which is said when there is
+    // somebody again.
+    let mut some = [0; 65_536];
+    ours.read_exact(&mut some).unwrap();
+    server.reload(4000);
+    let told = read_to(&mut ours, "session_ms is 4000");
+    let lost = told.split_once("fws: warning: ").unwrap().1;
+    let lost: u64 = lost.split_once(" lines of the log are lost").unwrap().0.parse().unwrap();
+    assert!(lost > 300, "{told}");
+    assert_eq!(told.matches("are lost").count(), 1, "{told}");
+    server.stop();
+}
+
+#[test]
+fn sigpipe_is_nothing() {
+    let dir = Dir::new();
+    let mut command = options().command(&dir);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut server = Mute::start(dir, command);
+    server.signal(Signal::PIPE);
+    assert_eq!(server.control.ask(PING), DONE);
+    server.stop();
+}

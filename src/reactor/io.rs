@@ -20,6 +20,8 @@ use crate::wheel::{Timer, Wheel};
 
 /// Frames given to the kernel in one write.
 const SLICES_MAX: usize = 64;
+/// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
+pub(super) const OFFER_ROUND_BYTES: u64 = 256 * 1024;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
@@ -130,8 +132,16 @@ pub(super) struct Io {
     pub wheel: Wheel<ConnId>,
     /// Connections to be read or served again without a new event.
     pub ready: Vec<ConnId>,
+    /// The same of back ends.
+    pub first: Vec<ConnId>,
     /// Connections with output to be flushed at the end of this turn.
     pub dirty: Vec<ConnId>,
+    /// Those of them for whom much waits.
+    pub heavy: Vec<ConnId>,
+    /// Connections on their way out that may still say something.
+    pub leaving: Vec<ConnId>,
+    /// Bytes that the kernel had taken before this turn.
+    pub sent_before: u64,
     /// Connections closed in this turn, for the handler to forget.
     pub doomed: Vec<(ConnId, CloseReason)>,
     /// How many of the connections were turned away and have not ended yet.
@@ -160,7 +170,11 @@ impl Io {
             now,
             wheel: Wheel::new(now.mono.0),
             ready: Vec::new(),
+            first: Vec::new(),
             dirty: Vec::new(),
+            heavy: Vec::new(),
+            leaving: Vec::new(),
+            sent_before: 0,
             doomed: Vec::new(),
             turned_away: 0,
             close_ms,
@@ -274,7 +288,10 @@ impl Io {
             && !peer.is_on_ready
         {
             peer.is_on_ready = true;
-            self.ready.push(conn);
+            match peer.door {
+                Door::Control => self.first.push(conn),
+                Door::Web | Door::Admin => self.ready.push(conn),
+            }
         }
     }
 
@@ -291,6 +308,19 @@ impl Io {
     pub fn unmark_ready(&mut self, conn: ConnId) {
         if let Some(peer) = self.peer(conn) {
             peer.is_on_ready = false;
+        }
+    }
+
+    /// Whether the handler knows a connection no more.
+    pub fn is_leaving(&self, conn: ConnId) -> bool {
+        matches!(self.slots.get(conn), Some(Slot::Peer(peer)) if peer.phase != Phase::Open)
+    }
+
+    /// Whether more than so much waits for a connection, and the kernel may take it.
+    pub fn is_owed(&self, conn: ConnId, bytes: usize) -> bool {
+        match self.slots.get(conn) {
+            Some(Slot::Peer(peer)) => peer.is_writable && peer.out.bytes() > bytes,
+            _ => false,
         }
     }
 
@@ -442,7 +472,8 @@ impl Net for Io {
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
         let Some(peer) = self.open(conn).filter(|peer| !peer.is_given_up) else { return false };
-        if peer.is_writable && peer.out.bytes() > max {
+        let is_due = peer.is_writable && peer.out.bytes() > max;
+        if is_due && self.meters.sent_bytes - self.sent_before < OFFER_ROUND_BYTES {
             self.offer(conn);
         }
         self.queue(conn, frame, Kind::Published);

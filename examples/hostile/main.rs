@@ -1,6 +1,7 @@
 //! A campaign against the release binary (`make hostile`): named attacks, a healthy load beside
-//! each, and one table of what was measured. Server, healthy load and attackers are three processes; with
-//! two processors or more the server has one of its own. Whatever the machine lacks is an error.
+//! each, and one table of what was measured. Server, healthy load and attackers are three
+//! processes; with two processors or more the server has one of its own. Whatever the machine lacks
+//! is an error.
 
 mod crowd;
 mod floods;

@@ -134,7 +134,8 @@ impl Report {
         let [before, peak, after] = self.memory;
         println!(
             "{:<18}{:>5.0} s {p50:>6.2} {:>6.2} {p99:>6.2} {:>6.2} {ratio:>5.2} {p999:>6.2} \
-             {:>6.2} {before:>5.0} {peak:>5.0} {after:>5.0} {:>6.0} {:>5.0} {:>6.2} {:>6.1} {:>5.0}  {}",
+             {:>6.2} {before:>5.0} {peak:>5.0} {after:>5.0} {:>6.0} {:>5.0} {:>6.2} {:>6.1} \
+             {:>5.0}  {}",
             self.name,
             self.seconds,
             during.p50,

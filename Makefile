@@ -6,9 +6,10 @@ STEPS ?= 3000
 KILLS ?= 10000
 STATES ?= 1000000
 SETS ?= 1000000
+ONLY ?=
 
 .PHONY: help run build setup test deny conformance lint fmt sim crash powercut bitrot growth fuzz \
-	smoke fuzzer bench bench-peers measure proxies clean
+	smoke fuzzer hostile bench bench-peers measure proxies clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
@@ -68,8 +69,12 @@ growth: ## set SETS (1000000) short-lived states, and watch the file
 fuzz: fuzzer ## fuzz each target for MINUTES minutes (10)
 	fuzz/run $(MINUTES)
 
-smoke: fuzzer ## fuzz each target for five seconds, to see that they work
+smoke: fuzzer ## fuzz each target for five seconds, and a small campaign, to see that they work
 	fuzz/run --smoke
+	scripts/hostile --smoke
+
+hostile: ## attack the release binary; ONLY=name,name for some of the attacks, ONLY=list to see them
+	scripts/hostile $(if $(filter list,$(ONLY)),--list,$(if $(ONLY),--only $(ONLY)))
 
 fuzzer:
 	scripts/setup

@@ -90,11 +90,12 @@ fn who_has_more_than_a_lower_backlog_is_cut_and_not_thinned() {
     slow.subscribe("c");
     let mut control = server.controller("demo");
     // The first fills what the kernel keeps, the others wait behind it.
-    for bytes in [8_000_000, 40_000, 40_000, 40_000] {
+    // Of each a quarter of the limit counts.
+    for bytes in [8_000_000, 40_000, 40_000, 40_000, 40_000, 40_000] {
         let data = "x".repeat(bytes);
         control.ok(&format!(r#"{{"action":"emit","channel":"c","data":"{data}"}}"#));
     }
-    options.config["limits"] = json!({ "backlog_bytes": 20_000 });
+    options.config["limits"] = json!({ "backlog_bytes": 20_000, "backlog_ms": 0 });
     rewrite(&server, &options.config);
     assert_says(&reload(&server), "reload: backlog_bytes is 20000, was 262144");
     control.ok(r#"{"action":"emit","channel":"c","data":"one more"}"#);

@@ -5,6 +5,7 @@ use std::io::IoSlice;
 
 use mio::net::UnixStream;
 
+use super::cork::Cork;
 use super::listener::Listener;
 use super::process;
 use super::refuse::TURNED_AWAY_MS;
@@ -20,6 +21,8 @@ use crate::wheel::{Timer, Wheel};
 
 /// Frames given to the kernel in one write.
 const SLICES_MAX: usize = 64;
+/// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
+pub(super) const OFFER_ROUND_BYTES: u64 = 256 * 1024;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
@@ -130,8 +133,18 @@ pub(super) struct Io {
     pub wheel: Wheel<ConnId>,
     /// Connections to be read or served again without a new event.
     pub ready: Vec<ConnId>,
+    /// The same of back ends.
+    pub first: Vec<ConnId>,
     /// Connections with output to be flushed at the end of this turn.
     pub dirty: Vec<ConnId>,
+    /// Those of them for whom much waits.
+    pub heavy: Vec<ConnId>,
+    /// What several peers wait for alike.
+    pub cork: Cork,
+    /// Connections on their way out that may still say something.
+    pub leaving: Vec<ConnId>,
+    /// Bytes that the kernel had taken before this turn.
+    pub sent_before: u64,
     /// Connections closed in this turn, for the handler to forget.
     pub doomed: Vec<(ConnId, CloseReason)>,
     /// How many of the connections were turned away and have not ended yet.
@@ -160,7 +173,12 @@ impl Io {
             now,
             wheel: Wheel::new(now.mono.0),
             ready: Vec::new(),
+            first: Vec::new(),
             dirty: Vec::new(),
+            heavy: Vec::new(),
+            cork: Cork::default(),
+            leaving: Vec::new(),
+            sent_before: 0,
             doomed: Vec::new(),
             turned_away: 0,
             close_ms,
@@ -274,7 +292,10 @@ impl Io {
             && !peer.is_on_ready
         {
             peer.is_on_ready = true;
-            self.ready.push(conn);
+            match peer.door {
+                Door::Control => self.first.push(conn),
+                Door::Web | Door::Admin => self.ready.push(conn),
+            }
         }
     }
 
@@ -291,6 +312,19 @@ impl Io {
     pub fn unmark_ready(&mut self, conn: ConnId) {
         if let Some(peer) = self.peer(conn) {
             peer.is_on_ready = false;
+        }
+    }
+
+    /// Whether the handler knows a connection no more.
+    pub fn is_leaving(&self, conn: ConnId) -> bool {
+        matches!(self.slots.get(conn), Some(Slot::Peer(peer)) if peer.phase != Phase::Open)
+    }
+
+    /// Whether more than so much waits for a connection, and the kernel may take it.
+    pub fn is_owed(&self, conn: ConnId, bytes: usize) -> bool {
+        match self.slots.get(conn) {
+            Some(Slot::Peer(peer)) => peer.is_writable && peer.out.bytes() > bytes,
+            _ => false,
         }
     }
 
@@ -334,10 +368,16 @@ impl Io {
         if peer.out.is_empty() {
             return Flushed::All;
         }
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let filled = self.frames.slices(&peer.out, &mut slices);
-        let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
-        match peer.stream.write(&slices[..filled]) {
+        let (offered, written) = match self.cork.join(&self.frames, &peer.out) {
+            Some(joined) => (joined.len(), peer.stream.write(&[IoSlice::new(joined)])),
+            None => {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let filled = self.frames.slices(&peer.out, &mut slices);
+                let offered = slices[..filled].iter().map(|slice| slice.len()).sum();
+                (offered, peer.stream.write(&slices[..filled]))
+            }
+        };
+        match written {
             Ok(0) => Flushed::Lost,
             Ok(sent) => {
                 self.meters.sent_bytes += sent as u64;
@@ -442,7 +482,8 @@ impl Net for Io {
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
         let Some(peer) = self.open(conn).filter(|peer| !peer.is_given_up) else { return false };
-        if peer.is_writable && peer.out.bytes() > max {
+        let is_due = peer.is_writable && peer.out.bytes() > max;
+        if is_due && self.meters.sent_bytes - self.sent_before < OFFER_ROUND_BYTES {
             self.offer(conn);
         }
         self.queue(conn, frame, Kind::Published);

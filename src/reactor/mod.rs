@@ -2,6 +2,7 @@
 //! deadlines and the one read buffer; it has never heard of HTTP, channels or JSON. It calls a
 //! [`Handler`]; only the server's start-up knows it.
 
+mod cork;
 #[cfg(feature = "bench")]
 mod dial;
 mod io;
@@ -265,6 +266,7 @@ impl Reactor {
         self.poll_events(handler)?;
         let watch = Stopwatch::start();
         self.io.now = self.clock.now();
+        self.io.sent_before = self.io.meters.sent_bytes;
         self.read_events();
         self.accept(handler);
         handler.tick(&mut self.io);
@@ -287,7 +289,9 @@ impl Reactor {
         let now = self.clock.now().mono;
         // Whoever was read while the server stops may have more, which shows at once.
         let is_curious = self.hear_until.is_some() && self.has_read;
-        let is_idle = self.io.ready.is_empty() && self.io.dirty.is_empty() && !is_curious;
+        let Io { ready, first, dirty, heavy, leaving, .. } = &self.io;
+        let lists = [ready, first, dirty, heavy, leaving];
+        let is_idle = lists.iter().all(|list| list.is_empty()) && !is_curious;
         let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);
             let accept = self.accept_due();
@@ -446,9 +450,6 @@ impl Reactor {
     fn read(&mut self, handler: &mut impl Handler, conn: ConnId) {
         self.io.unmark_ready(conn);
         let Some(peer) = self.io.peer(conn) else { return };
-        if peer.phase != Phase::Open {
-            return self.discard(conn);
-        }
         if peer.is_paused {
             return;
         }
@@ -511,6 +512,7 @@ impl Reactor {
 
     /// Throws away what a closing peer still sends, one read a turn.
     fn discard(&mut self, conn: ConnId) {
+        self.io.unmark_ready(conn);
         let Some(peer) = self.io.peer(conn) else { return };
         match peer.stream.read(&mut self.scratch) {
             Ok(count @ 1..) => {

@@ -5,45 +5,105 @@
 use super::Reactor;
 use crate::edge::{ConnId, Handler};
 
-/// Connections read in one turn.
+/// Connections read in one turn, of back ends and of browsers each.
 pub(super) const READS_MAX: usize = 128;
-/// Bytes given to the handler in one turn, after which nobody else is read.
+/// Bytes given to the handler in one turn, after which nobody else of these is read.
 const READ_ROUND_BYTES: u64 = 128 * 1024;
 /// Connections written to in one turn.
 pub(super) const FLUSHES_MAX: usize = 128;
 /// Bytes written in one turn, after which nobody else is written to.
-const FLUSH_ROUND_BYTES: u64 = 1024 * 1024;
+pub(super) const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
+/// Whoever is owed more is written to behind all who are owed less, so that large publications to
+/// many hold up nobody else.
+const LIGHT_BYTES: usize = 16 * 1024;
+/// Connections that are found to be owed more in one turn.
+const HEAVY_MAX: usize = 1024;
+/// Bytes thrown away in one turn: what comes from those who are on their way out.
+pub(super) const DISCARD_ROUND_BYTES: u64 = 256 * 1024;
 
 impl Reactor {
-    /// Reads those who have something to say, each once.
+    /// Reads those who have something to say, each once: back ends, who are few and are trusted,
+    /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
+        let batch = std::mem::replace(&mut self.io.first, std::mem::take(&mut self.spare));
+        self.has_read = !batch.is_empty() || !self.io.ready.is_empty();
+        let taken = self.read_some(handler, &batch);
+        let later = std::mem::take(&mut self.io.first);
+        (self.io.first, self.spare) = queue_up(batch, taken, later);
         let batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
-        self.has_read = !batch.is_empty();
+        let taken = self.read_some(handler, &batch);
+        let later = std::mem::take(&mut self.io.ready);
+        (self.io.ready, self.spare) = queue_up(batch, taken, later);
+        self.discard_round();
+    }
+
+    /// As many of these as there is time for: how many.
+    fn read_some(&mut self, handler: &mut impl Handler, batch: &[ConnId]) -> usize {
         let (mut taken, start) = (0, self.heard_bytes);
         while taken < READS_MAX
             && self.heard_bytes - start < READ_ROUND_BYTES
             && let Some(conn) = batch.get(taken)
         {
             taken += 1;
-            self.read(handler, *conn);
+            match self.io.is_leaving(*conn) {
+                true => self.io.leaving.push(*conn),
+                false => self.read(handler, *conn),
+            }
         }
-        let later = std::mem::take(&mut self.io.ready);
-        (self.io.ready, self.spare) = queue_up(batch, taken, later);
+        taken
     }
 
-    /// Writes to those for whom something waits.
+    /// Throws away what comes from those who are on their way out.
+    fn discard_round(&mut self) {
+        let batch = std::mem::replace(&mut self.io.leaving, std::mem::take(&mut self.spare));
+        let (mut taken, start) = (0, self.io.meters.received_bytes);
+        while taken < READS_MAX
+            && self.io.meters.received_bytes - start < DISCARD_ROUND_BYTES
+            && let Some(conn) = batch.get(taken)
+        {
+            taken += 1;
+            self.discard(*conn);
+        }
+        let later = std::mem::take(&mut self.io.leaving);
+        (self.io.leaving, self.spare) = queue_up(batch, taken, later);
+    }
+
+    /// Writes to those for whom something waits, and then to those for whom much does.
     pub(super) fn flush_round(&mut self, handler: &mut impl Handler) {
         let batch = std::mem::replace(&mut self.io.dirty, std::mem::take(&mut self.spare));
-        let (mut taken, start) = (0, self.io.meters.sent_bytes);
-        while taken < FLUSHES_MAX
+        let (mut taken, mut written, start) = (0, 0, self.io.meters.sent_bytes);
+        while written < FLUSHES_MAX
+            && taken < written + HEAVY_MAX
             && self.io.meters.sent_bytes - start < FLUSH_ROUND_BYTES
+            && let Some(conn) = batch.get(taken)
+        {
+            taken += 1;
+            if self.io.is_owed(*conn, LIGHT_BYTES) {
+                self.io.heavy.push(*conn);
+            } else {
+                written += 1;
+                self.flush(handler, *conn);
+            }
+        }
+        let later = std::mem::take(&mut self.io.dirty);
+        (self.io.dirty, self.spare) = queue_up(batch, taken, later);
+        self.flush_heavy(handler, start);
+        self.io.cork.clear();
+    }
+
+    /// Of those for whom much waits at least one has its turn.
+    fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
+        let batch = std::mem::replace(&mut self.io.heavy, std::mem::take(&mut self.spare));
+        let mut taken = 0;
+        while taken < FLUSHES_MAX
+            && (taken == 0 || self.io.meters.sent_bytes - start < FLUSH_ROUND_BYTES)
             && let Some(conn) = batch.get(taken)
         {
             taken += 1;
             self.flush(handler, *conn);
         }
-        let later = std::mem::take(&mut self.io.dirty);
-        (self.io.dirty, self.spare) = queue_up(batch, taken, later);
+        let later = std::mem::take(&mut self.io.heavy);
+        (self.io.heavy, self.spare) = queue_up(batch, taken, later);
     }
 }
 

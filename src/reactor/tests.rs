@@ -49,6 +49,7 @@ impl Handler for Late {
 struct Crowd {
     conns: Vec<ConnId>,
     heard: usize,
+    heard_of: Vec<ConnId>,
     ended: usize,
     expired: usize,
 }
@@ -60,10 +61,11 @@ impl Handler for Crowd {
     fn received(
         &mut self,
         _: &mut impl Net,
-        _: ConnId,
+        conn: ConnId,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
         self.heard += 1;
+        self.heard_of.push(conn);
         Ok(input.len())
     }
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
@@ -99,14 +101,120 @@ fn turns(
     most
 }
 
-#[test]
-fn what_a_crowd_does_at_once_takes_several_turns() {
-    const ALL: usize = 400;
+/// A reactor with a door, and where that is.
+fn reactor() -> (Reactor, String) {
     let bounds = Bounds { connections: 1000, ..bounds() };
     let mut reactor = Reactor::new(bounds).unwrap();
     let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = door.address();
     reactor.add_door(door).unwrap();
+    (reactor, address.to_string())
+}
+
+/// Turns until so many have come in.
+fn gather(
+    reactor: &mut Reactor,
+    crowd: &mut Crowd,
+    address: &str,
+    count: usize,
+) -> Vec<std::net::TcpStream> {
+    let peers = (0..count).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    turns(reactor, crowd, count, |_, crowd| crowd.conns.len());
+    peers
+}
+
+#[test]
+fn back_ends_do_not_wait_for_a_crowd_of_browsers() {
+    let (mut reactor, address) = reactor();
+    let mut crowd = Crowd::default();
+    let mut peers = gather(&mut reactor, &mut crowd, &address, 400);
+    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = door.address().to_string();
+    reactor.add_door(door).unwrap();
+    peers.push(std::net::TcpStream::connect(address).unwrap());
+    turns(&mut reactor, &mut crowd, 401, |_, crowd| crowd.conns.len());
+    peers.iter_mut().for_each(|peer| peer.write_all(b"x").unwrap());
+    turns(&mut reactor, &mut crowd, 401, |_, crowd| crowd.heard);
+    let back_end = crowd.conns.last().unwrap();
+    let place = crowd.heard_of.iter().position(|conn| conn == back_end).unwrap();
+    // The kernel reports so many at a time, in the order in which they spoke.
+    assert!(place < 400 - rounds::READS_MAX, "it came in place {place}");
+}
+
+#[test]
+fn whoever_is_owed_little_does_not_wait_for_those_who_are_owed_much() {
+    let (mut reactor, address) = reactor();
+    let mut crowd = Crowd::default();
+    let _peers = gather(&mut reactor, &mut crowd, &address, 200);
+    let (last, many) = crowd.conns.split_last().unwrap();
+    let large = crate::frame::Frame::from(vec![b'x'; 65_536]);
+    for conn in many {
+        reactor.io.send(*conn, large.clone());
+    }
+    reactor.io.send(*last, crate::frame::Frame::from(&b"x"[..]));
+    let (last, many) = (*last, many.len());
+    let before = reactor.io.meters.sent_bytes;
+    reactor.turn(&mut crowd).unwrap();
+    assert!(reactor.io.peer(last).unwrap().out.is_empty(), "it waits");
+    assert!(reactor.io.meters.sent_bytes - before <= rounds::FLUSH_ROUND_BYTES + 65_536);
+    // And they are not forgotten.
+    let all = before as usize + many * 65_536 + 1;
+    turns(&mut reactor, &mut crowd, all, |reactor, _| reactor.io.meters.sent_bytes as usize);
+}
+
+#[test]
+fn what_is_published_in_one_turn_is_not_written_in_it_without_bound() {
+    let (mut reactor, address) = reactor();
+    let mut crowd = Crowd::default();
+    let peers = gather(&mut reactor, &mut crowd, &address, 200);
+    let large = crate::frame::Frame::from(vec![b'x'; 65_536]);
+    let before = reactor.io.meters.sent_bytes;
+    for _ in 0..8 {
+        for conn in &crowd.conns {
+            assert!(!reactor.io.publish(*conn, large.clone()), "nobody is slow yet");
+        }
+    }
+    let written = reactor.io.meters.sent_bytes - before;
+    assert!(written <= io::OFFER_ROUND_BYTES + 8 * 65_536, "{written}");
+    // Those who read get all of it.
+    let readers: Vec<_> = peers
+        .into_iter()
+        .map(|mut peer| std::thread::spawn(move || peer.read_exact(&mut vec![0; 8 * 65_536])))
+        .collect();
+    let all = before as usize + crowd.conns.len() * 8 * 65_536;
+    turns(&mut reactor, &mut crowd, all, |reactor, _| reactor.io.meters.sent_bytes as usize);
+    readers.into_iter().for_each(|reader| reader.join().unwrap().unwrap());
+}
+
+#[test]
+fn those_who_go_on_talking_after_their_end_are_in_nobodys_way() {
+    let (mut reactor, address) = reactor();
+    let mut crowd = Crowd::default();
+    let mut peers = gather(&mut reactor, &mut crowd, &address, 100);
+    for conn in &crowd.conns[1..] {
+        reactor.io.close(*conn, CloseReason::InvalidToken);
+    }
+    for peer in &mut peers[1..] {
+        peer.write_all(&[b'x'; 50_000]).unwrap();
+    }
+    peers[0].write_all(b"x").unwrap();
+    let mut turns = 0;
+    while crowd.heard == 0 {
+        let before = reactor.io.meters.received_bytes;
+        reactor.turn(&mut crowd).unwrap();
+        let read = reactor.io.meters.received_bytes - before;
+        assert!(read <= rounds::DISCARD_ROUND_BYTES + READ_BYTES as u64 + 1, "{read}");
+        turns += 1;
+    }
+    assert!(turns <= 2, "heard after {turns} turns");
+    let read = |reactor: &Reactor, _: &Crowd| reactor.io.meters.received_bytes as usize;
+    self::turns(&mut reactor, &mut crowd, 99 * 50_000 + 1, read);
+}
+
+#[test]
+fn what_a_crowd_does_at_once_takes_several_turns() {
+    const ALL: usize = 400;
+    let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
     let peers: Vec<_> = (0..ALL).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
     let accepted = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.conns.len());
@@ -150,10 +258,7 @@ fn bounds() -> Bounds {
 
 #[test]
 fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
-    let mut reactor = Reactor::new(bounds()).unwrap();
-    let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = door.address();
-    reactor.add_door(door).unwrap();
+    let (mut reactor, address) = reactor();
     let mut handler = Late::default();
     let mut peer = std::net::TcpStream::connect(address).unwrap();
     let total = READ_BYTES + 1000;

@@ -1,0 +1,265 @@
+//! The release binary as a process of its own, with the limits that an attack wants it to have, and
+//! what its admin door says of it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use fws::client::{Address, Control, page};
+use fws::codec::prometheus::{Sample, parse};
+use fws::metrics::BUCKETS_US;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::machine::{self, Folder};
+use crate::words::{CROWD, CROWD_KEY, HEALTHY, HEALTHY_KEY};
+use crate::{Outcome, isolation};
+
+/// The server key.
+pub const SERVER_KEY: &str = "the-server-key-of-the-campaign";
+
+/// How a server is started.
+#[derive(Clone)]
+pub struct Wants {
+    /// `ulimit -n`.
+    pub descriptors: u64,
+    /// `ulimit -v`, in kilobytes.
+    pub address_space: Option<u64>,
+    /// Where browsers connect; loopback if nothing is said.
+    pub address: &'static str,
+    /// Before all others who want its processor, on a machine that is not quiet.
+    pub is_first: bool,
+    /// More flags.
+    pub flags: Vec<String>,
+}
+
+impl Default for Wants {
+    fn default() -> Wants {
+        let address = "127.0.0.1:0";
+        let (descriptors, flags) = (20_000, Vec::new());
+        Wants { descriptors, address_space: None, address, is_first: false, flags }
+    }
+}
+
+/// A running server, killed when dropped.
+pub struct Server {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    /// Where browsers connect.
+    pub web: SocketAddr,
+    /// Where back ends connect.
+    pub control: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Server {
+    /// Starts one, with its data in that folder.
+    pub fn start(binary: &str, wants: &Wants, folder: &Folder) -> Outcome<Server> {
+        let config = Folder::new()?;
+        let file = write_config(&config)?;
+        let space = wants.address_space.map_or("unlimited".to_owned(), |space| space.to_string());
+        let script =
+            format!(r#"ulimit -n {} && ulimit -v {space} && exec "$0" "$@""#, wants.descriptors);
+        let mut command = machine::on_processor(0, wants.is_first, "sh");
+        command.args(["-c", &script, binary, "serve", "--ws", wants.address]);
+        command.args(["--control", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.arg("--config").arg(&file).arg("--data").arg(folder.path().join("data"));
+        command.args(&wants.flags).env("FWS_SECRETKEY", SERVER_KEY);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = listen(&mut child, &log);
+        let mut doors: [Option<SocketAddr>; 3] = [None; 3];
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while doors.contains(&None) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = lines.recv_timeout(left) else {
+                // It is of no use any more.
+                let _ = child.kill();
+                let log = log.lock().map_or_else(|_| String::new(), |log| log.join("\n"));
+                return Err(format!("the server did not start:\n{log}").into());
+            };
+            for (door, name) in doors.iter_mut().zip(["ws", "control", "admin"]) {
+                let address = line.split_once(&format!("listening {name}="));
+                *door = address.and_then(|(_, address)| address.parse().ok()).or(*door);
+            }
+        }
+        let [Some(mut web), Some(control), Some(admin)] = doors else { return Err("?".into()) };
+        if web.ip().is_unspecified() {
+            web.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        // Its configuration was read; what comes later needs the file no more.
+        drop(config);
+        Ok(Server { child, log, web, control, admin })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said, the last lines of it.
+    pub fn last_words(&self) -> String {
+        let log = self.log.lock().map_or_else(|_| Vec::new(), |log| log.clone());
+        log[log.len().saturating_sub(12)..].join("\n")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Outcome<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// A back end that has authenticated.
+    pub fn back_end(&self, namespace: &str, key: &str) -> Outcome<Control> {
+        back_end(self.control, namespace, key)
+    }
+
+    /// Its numbers.
+    pub fn numbers(&self) -> Outcome<Numbers> {
+        Numbers::read(self.admin)
+    }
+
+    /// Where the numbers are.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A back end that has authenticated.
+pub fn back_end(at: SocketAddr, namespace: &str, key: &str) -> Outcome<Control> {
+    let mut control = Control::connect(&Address::to_reach(at))?;
+    let auth = json!({ "action": "auth", "name": namespace, "sKey": key }).to_string();
+    match control.ask(auth.as_bytes())?.as_str() {
+        r#"{"success":true}"# => Ok(control),
+        reply => Err(format!("auth for {namespace}: {reply}").into()),
+    }
+}
+
+/// The namespaces of the campaign are there from the start.
+fn write_config(folder: &Folder) -> Outcome<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut namespaces = json!({ CROWD: CROWD_KEY, HEALTHY: HEALTHY_KEY });
+    for (name, key) in isolation::namespaces() {
+        namespaces[name] = key.into();
+    }
+    let file = folder.path().join("config.json");
+    std::fs::write(&file, json!({ "namespaces": namespaces }).to_string())?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Reads both streams for ever, so that the server never waits for us.
+fn listen(child: &mut Child, log: &Arc<Mutex<Vec<String>>>) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    let out = child.stdout.take().map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>);
+    let err = child.stderr.take().map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>);
+    for stream in [out, err].into_iter().flatten() {
+        let (log, sender) = (Arc::clone(log), sender.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if let Ok(mut log) = log.lock() {
+                    log.push(line.clone());
+                }
+                // Nobody listens any more once the doors are known.
+                let _ = sender.send(line);
+            }
+        });
+    }
+    receiver
+}
+
+/// What `/metrics` says at one moment.
+#[derive(Clone)]
+pub struct Numbers(Vec<Sample>);
+
+impl Numbers {
+    /// Asks the admin door.
+    pub fn read(admin: SocketAddr) -> Outcome<Numbers> {
+        let (status, text) = page(&Address::to_reach(admin), "/metrics")?;
+        let samples = parse(&text).filter(|_| status == 200);
+        Ok(Numbers(samples.ok_or_else(|| format!("/metrics: {status} {text}"))?))
+    }
+
+    /// The value, or the sum of those that have this label.
+    pub fn of(&self, name: &str, label: &str) -> f64 {
+        let named = self.0.iter().filter(|sample| {
+            let has_label = sample.labels.iter().any(|(_, value)| value == label);
+            sample.name == name && (label.is_empty() || has_label)
+        });
+        named.map(|sample| sample.value).sum()
+    }
+
+    /// How many connections ended for this reason.
+    pub fn closed(&self, reason: &str) -> f64 {
+        self.of("fws_connections_closed_total", reason)
+    }
+
+    /// For which reasons connections ended since then, and how many.
+    pub fn endings(&self, before: &Numbers) -> String {
+        let named = self.0.iter().filter(|sample| sample.name == "fws_connections_closed_total");
+        let counts = named.filter_map(|sample| {
+            let reason = sample.label("reason")?;
+            let count = sample.value - before.closed(reason);
+            (count > 0.0).then(|| format!("{count} {reason}"))
+        });
+        counts.collect::<Vec<_>>().join(", ")
+    }
+
+    /// How many turns fell into each bucket.
+    pub fn turns(&self) -> Turns {
+        let buckets = self.0.iter().filter(|sample| sample.name == "fws_turn_seconds_bucket");
+        let mut turns = Turns::default();
+        let mut before = 0.0;
+        for (count, sample) in turns.0.iter_mut().zip(buckets) {
+            *count = sample.value - before;
+            before = sample.value;
+        }
+        turns
+    }
+}
+
+/// Turns by their time, in the buckets of the server.
+#[derive(Clone, Copy, Default)]
+pub struct Turns([f64; BUCKETS_US.len() + 1]);
+
+impl Turns {
+    /// Those of a later moment less those of this one.
+    pub fn until(&self, later: &Turns) -> Turns {
+        let mut turns = *later;
+        turns.0.iter_mut().zip(self.0).for_each(|(late, early)| *late -= early);
+        turns
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, others: &Turns) {
+        self.0.iter_mut().zip(others.0).for_each(|(sum, other)| *sum += other);
+    }
+
+    /// The bucket's bound, in milliseconds, below which this part of all turns lies.
+    pub fn below(&self, part: f64) -> f64 {
+        let (all, mut sum) = (self.0.iter().sum::<f64>(), 0.0);
+        for (count, bound) in self.0.iter().zip(BUCKETS_US) {
+            sum += count;
+            if sum >= all * part {
+                return bound as f64 / 1000.0;
+            }
+        }
+        f64::INFINITY
+    }
+}

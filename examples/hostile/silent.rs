@@ -1,0 +1,128 @@
+//! Peers whose machine is gone: they live in a network namespace, and its link goes down.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::crowd::{Crowd, Ears};
+use crate::machine::{Folder, must};
+use crate::server::Wants;
+use crate::slow::Publisher;
+use crate::stage::{Bounds, Campaign, Field, Findings, Report};
+use crate::words::{CROWD, CROWD_KEY, SUBSCRIBED, emit, hello};
+use crate::{Attack, Outcome, Run};
+
+/// The attacks of this file.
+pub const ATTACKS: &[Attack] = &[Attack {
+    name: "silent",
+    about: "500 peers in a network namespace whose link goes down; half of them are published to",
+    run: Run::Alone(silent),
+}];
+
+/// This end of the link, and the other. They are gone with the program.
+const HERE: &str = "10.213.77.1";
+const THERE: &str = "10.213.77.2/30";
+/// How many there are.
+const PEERS: usize = 500;
+
+/// A namespace and a link into it, gone when dropped.
+struct Link {
+    space: String,
+    name: String,
+}
+
+impl Link {
+    fn new() -> Outcome<Link> {
+        let id = std::process::id();
+        let link = Link { space: format!("fws-hostile-{id}"), name: format!("fwsh{id}") };
+        let there = format!("{}p", link.name);
+        let (space, name) = (link.space.as_str(), link.name.as_str());
+        must(&["ip", "netns", "add", space])?;
+        must(&["ip", "link", "add", name, "type", "veth", "peer", "name", &there])?;
+        must(&["ip", "link", "set", &there, "netns", space])?;
+        must(&["ip", "address", "add", &format!("{HERE}/30"), "dev", name])?;
+        must(&["ip", "link", "set", name, "up"])?;
+        must(&["ip", "-n", space, "address", "add", THERE, "dev", &there])?;
+        must(&["ip", "-n", space, "link", "set", &there, "up"])?;
+        Ok(link)
+    }
+
+    fn cut(&self) -> Outcome<()> {
+        must(&["ip", "-n", &self.space, "link", "set", &format!("{}p", self.name), "down"])
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // What is not there need not go.
+        let _ = must(&["ip", "link", "del", &self.name]);
+        let _ = must(&["ip", "netns", "del", &self.space]);
+    }
+}
+
+/// A process that is ended when dropped.
+struct Peers(Child);
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn silent(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
+    let link = Link::new()?;
+    let wants = Wants { address: "0.0.0.0:0", ..Wants::default() };
+    let mut stage = campaign.stage(&wants, Folder::new()?)?;
+    let report = stage.measure(attack, Bounds::DEFAULT, |field| go_silent(field, &link));
+    campaign.leave(stage);
+    report
+}
+
+fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
+    let mut findings = Findings::default();
+    let count = field.many(PEERS);
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &link.space]).arg(std::env::current_exe()?);
+    command.args(["silent", &format!("{HERE}:{}", field.web.port()), &count.to_string()]);
+    let mut peers = Peers(command.stdout(Stdio::piped()).spawn()?);
+    let out = peers.0.stdout.take().ok_or("no pipe to the peers")?;
+    let mut line = String::new();
+    BufReader::new(out).read_line(&mut line)?;
+    if line.trim() != "ready" {
+        return Err(format!("the peers did not come: {line}").into());
+    }
+    let before = field.numbers()?.of("fws_peers", "");
+    let publisher = Publisher::start(field.control, emit("odd", 100), 20.0)?;
+    link.cut()?;
+    // Half a second more for what it takes to look.
+    let (start, most) = (Instant::now(), Duration::from_millis(33_500));
+    let mut times = Vec::new();
+    while start.elapsed() < most + Duration::from_secs(7) && times.len() < count {
+        let gone = (before - field.numbers()?.of("fws_peers", "")) as usize;
+        times.resize(gone.min(count), start.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(publisher);
+    let (first, last) = (times.first().copied(), times.last().copied().unwrap_or_default());
+    findings.note(format!("the first was gone after {first:.1?}, the last after {last:.1?}"));
+    let gone = times.iter().filter(|time| **time <= most).count();
+    findings.expect(gone == count, format!("{gone} of {count} were gone within 33 s"));
+    Ok(findings)
+}
+
+/// The process in the namespace: where to connect to, and how many.
+pub fn peers(args: Vec<String>) -> Outcome<()> {
+    let [target, count] = &args[..] else { return Err("silent ADDRESS COUNT".into()) };
+    let mut crowd = Crowd::new(target.parse()?)?;
+    crowd.gather(count.parse()?, Ears::Keep(512), Some(SUBSCRIBED), |number| {
+        let channel = if number % 2 == 0 { "even" } else { "odd" };
+        Rc::from(hello(CROWD, CROWD_KEY, &format!("silent-{number}"), &[channel]))
+    })?;
+    println!("ready");
+    loop {
+        crowd.pump(Duration::from_secs(1))?;
+    }
+}

@@ -1,0 +1,452 @@
+//! What every attack is measured with: a server, the healthy load beside it, the numbers before,
+//! during and after, and the verdict; and the campaign that strings attacks together.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::healthy::{Healthy, Latency, SUBSCRIBERS};
+use crate::machine::{self, Folder};
+use crate::server::{Numbers, Server, Turns, Wants, back_end};
+use crate::{Attack, Outcome, Run};
+
+/// How much the p99 of the healthy load may grow.
+const RATIO: f64 = 1.5;
+/// How much of a processor others may take before latencies say nothing, in percent.
+const FOREIGN_PERCENT: f64 = 15.0;
+/// The p99.9 of a turn over the campaign, in milliseconds.
+const TURN_MS: f64 = 5.0;
+const MIB: f64 = 1_048_576.0;
+
+/// What an attack sees of the server that it attacks.
+#[derive(Clone, Copy)]
+pub struct Field {
+    /// Where browsers connect.
+    pub web: SocketAddr,
+    /// Where back ends connect.
+    pub control: SocketAddr,
+    /// Where the numbers are.
+    pub admin: SocketAddr,
+    /// The process.
+    pub pid: u32,
+    /// What part of the crowds comes, and of the time is taken.
+    pub scale: f64,
+}
+
+impl Field {
+    /// So many of a crowd, fewer in a short campaign.
+    pub fn many(&self, count: usize) -> usize {
+        ((count as f64 * self.scale) as usize).max(20.min(count))
+    }
+
+    /// So long, shorter in a short campaign.
+    pub fn long(&self, seconds: u64) -> Duration {
+        Duration::from_secs_f64((seconds as f64 * self.scale.sqrt()).max(2.0))
+    }
+
+    /// The numbers of the server.
+    pub fn numbers(&self) -> Outcome<Numbers> {
+        Numbers::read(self.admin)
+    }
+
+    /// A back end that has authenticated, and how long that took.
+    pub fn back_end(&self, space: &str, key: &str) -> Outcome<(fws::client::Control, Duration)> {
+        let start = Instant::now();
+        Ok((back_end(self.control, space, key)?, start.elapsed()))
+    }
+}
+
+/// What an attack has found.
+#[derive(Default)]
+pub struct Findings {
+    /// Figures.
+    pub notes: Vec<String>,
+    /// What was not as it should be.
+    pub faults: Vec<String>,
+}
+
+impl Findings {
+    /// Keeps a figure.
+    pub fn note(&mut self, what: String) {
+        self.notes.push(what);
+    }
+
+    /// Keeps a figure, and a fault if it is none that should be.
+    pub fn expect(&mut self, is_good: bool, what: String) {
+        if is_good { self.notes.push(what) } else { self.faults.push(what) }
+    }
+}
+
+/// What an attack may cost.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Growth of the resident memory.
+    pub memory_mib: f64,
+    /// Processor time, in percent of one.
+    pub cpu_percent: f64,
+    /// Whether the healthy load must not feel it.
+    pub is_timed: bool,
+}
+
+impl Bounds {
+    /// Of most attacks.
+    pub const DEFAULT: Bounds =
+        Bounds { memory_mib: 64.0, cpu_percent: f64::INFINITY, is_timed: true };
+}
+
+/// A row of the table, and what stands below it.
+#[derive(Default)]
+pub struct Report {
+    name: String,
+    before: Latency,
+    during: Latency,
+    memory: [f64; 3],
+    kernel: f64,
+    cpu: f64,
+    foreign: f64,
+    seconds: f64,
+    turns: Turns,
+    /// What was found.
+    pub findings: Findings,
+    is_unsure: bool,
+}
+
+impl Report {
+    /// Of an attack that has no healthy load to measure.
+    pub fn of(attack: &Attack, findings: Findings) -> Report {
+        Report { name: attack.name.into(), findings, ..Report::default() }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match (self.findings.faults.is_empty(), self.is_unsure) {
+            (false, _) => "FAIL",
+            (true, true) => "busy",
+            (true, false) => "ok",
+        }
+    }
+
+    fn print(&self) {
+        let Latency { p50, p99, p999, .. } = self.before;
+        let during = &self.during;
+        let ratio = during.p99 / p99;
+        let [before, peak, after] = self.memory;
+        println!(
+            "{:<18}{:>5.0} s {p50:>6.2} {:>6.2} {p99:>6.2} {:>6.2} {ratio:>5.2} {p999:>6.2} \
+             {:>6.2} {before:>5.0} {peak:>5.0} {after:>5.0} {:>6.0} {:>5.0} {:>6.2} {:>6.1} \
+             {:>5.0}  {}",
+            self.name,
+            self.seconds,
+            during.p50,
+            during.p99,
+            during.p999,
+            self.kernel,
+            self.cpu,
+            self.turns.below(0.999),
+            self.turns.below(1.0),
+            self.foreign,
+            self.verdict()
+        );
+        for note in &self.findings.notes {
+            println!("    {note}");
+        }
+        for fault in &self.findings.faults {
+            println!("  ! {fault}");
+        }
+    }
+}
+
+fn print_head() {
+    println!(
+        "{:<18}{:>7} {:>13} {:>19} {:>13} {:>17} {:>6} {:>5} {:>13} {:>5}",
+        "", "", "p50 ms", "p99 ms", "p99.9 ms", "RSS MiB", "kernel", "CPU", "turn ms", "other"
+    );
+    println!(
+        "{:<18}{:>7} {:>6} {:>6} {:>6} {:>6} {:>5} {:>6} {:>6} {:>5} {:>5} {:>5} {:>6} {:>5} {:>6} \
+         {:>6} {:>5}  verdict",
+        "attack",
+        "time",
+        "before",
+        "during",
+        "before",
+        "during",
+        "ratio",
+        "before",
+        "during",
+        "before",
+        "peak",
+        "after",
+        "MiB",
+        "%",
+        "p99.9",
+        "max",
+        "CPU %"
+    );
+}
+
+/// A server and the healthy load beside it.
+pub struct Stage {
+    /// The server.
+    pub server: Server,
+    /// The load; without one nothing is timed.
+    pub healthy: Option<Healthy>,
+    /// Where the server keeps what it keeps.
+    pub folder: Folder,
+    scale: f64,
+}
+
+impl Stage {
+    /// Starts both.
+    pub fn start(binary: &str, wants: &Wants, folder: Folder, scale: f64) -> Outcome<Stage> {
+        let server = Server::start(binary, wants, &folder)?;
+        let healthy = Some(Healthy::start(server.web, server.control)?);
+        Ok(Stage { server, healthy, folder, scale })
+    }
+
+    /// What attacks see.
+    pub fn field(&self) -> Field {
+        let Server { web, control, .. } = self.server;
+        Field {
+            web,
+            control,
+            admin: self.server.admin(),
+            pid: self.server.pid(),
+            scale: self.scale,
+        }
+    }
+
+    /// Waits until nobody is left but the healthy; what is left, if they do not go.
+    fn calm(&self, keeps: usize) -> Outcome<Option<String>> {
+        let start = Instant::now();
+        loop {
+            let numbers = self.server.numbers()?;
+            let sockets = numbers.of("fws_sockets", "") - keeps as f64;
+            let sessions = numbers.of("fws_connections", "session");
+            let queued = numbers.of("fws_queued_frames", "");
+            // A frame may be on its way to the healthy.
+            if sockets <= 0.0 && sessions == 0.0 && queued <= keeps as f64 {
+                return Ok(None);
+            }
+            if start.elapsed() > Duration::from_secs(45) {
+                return Ok(Some(format!(
+                    "45 s later {sockets} sockets, {sessions} sessions, {queued} frames are left"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Runs an attack and measures.
+    pub fn measure(
+        &mut self,
+        attack: &Attack,
+        bounds: Bounds,
+        run: impl FnOnce(&Field) -> Outcome<Findings>,
+    ) -> Outcome<Report> {
+        let (field, pid) = (self.field(), self.server.pid());
+        let healthy = self.healthy.as_mut().ok_or("no healthy load")?;
+        healthy.measured()?;
+        std::thread::sleep(Duration::from_secs(if self.scale < 1.0 { 2 } else { 10 }));
+        let mut report = Report { name: attack.name.into(), ..Report::default() };
+        report.before = healthy.measured()?;
+        let before = field.numbers()?;
+        machine::forget_peak(pid)?;
+        report.memory[0] = machine::memory(pid, "VmRSS")? as f64 / MIB;
+        let clocks = [pid, std::process::id(), healthy.pid()];
+        let seconds = || -> Outcome<Vec<f64>> {
+            let all = machine::seconds_of_all();
+            clocks.iter().map(|pid| machine::seconds(*pid)).chain([all]).collect()
+        };
+        let (worked, start) = (seconds()?, Instant::now());
+        let (findings, kernel) = with_kernel_memory(|| run(&field));
+        report.findings = findings.unwrap_or_else(|error| Findings {
+            notes: Vec::new(),
+            faults: vec![format!("broke off: {error}")],
+        });
+        report.kernel = kernel as f64 / MIB;
+        if self.server.ended()?.is_some() {
+            let words = self.server.last_words();
+            report.findings.faults.push(format!("the server ended:\n{words}"));
+            return Ok(report);
+        }
+        report.seconds = start.elapsed().as_secs_f64();
+        report.during = healthy.measured()?;
+        let now = seconds()?;
+        let part = |at: usize| (now[at] - worked[at]) / report.seconds * 100.0;
+        report.cpu = part(0);
+        report.foreign = (part(3) - part(0) - part(1) - part(2)).max(0.0);
+        let after = field.numbers()?;
+        report.turns = before.turns().until(&after.turns());
+        report.memory[1] = machine::memory(pid, "VmHWM")? as f64 / MIB;
+        if let Some(left) = self.calm(SUBSCRIBERS + 1)? {
+            report.findings.faults.push(left);
+        }
+        report.findings.note(format!("ended: {}", field.numbers()?.endings(&before)));
+        report.memory[2] = machine::memory(pid, "VmRSS")? as f64 / MIB;
+        report.judge(bounds, self.scale);
+        Ok(report)
+    }
+}
+
+impl Report {
+    fn judge(&mut self, bounds: Bounds, scale: f64) {
+        let Latency { lost, cut, count, .. } = self.during;
+        if lost + cut > 0 || count == 0 {
+            let what = format!("of the healthy {cut} were cut, {lost} of {count} messages lost");
+            self.findings.faults.push(what);
+        }
+        let growth = self.memory[1] - self.memory[0];
+        if growth > bounds.memory_mib {
+            let most = bounds.memory_mib;
+            self.findings.faults.push(format!("memory grew by {growth:.0} MiB, not {most:.0}"));
+        }
+        let most = bounds.cpu_percent;
+        if self.cpu > most {
+            self.findings.faults.push(format!("{:.1} % of a core, not {most}", self.cpu));
+        }
+        let ratio = self.during.p99 / self.before.p99;
+        if bounds.is_timed && scale >= 1.0 && ratio > RATIO {
+            // Others on the machine may be the cause: then it must be done again.
+            self.is_unsure = self.foreign > FOREIGN_PERCENT;
+            if !self.is_unsure {
+                self.findings.faults.push(format!("p99 of the healthy grew {ratio:.2} times"));
+            }
+        }
+    }
+}
+
+/// Runs something, and the most that the kernel had in its socket buffers meanwhile.
+fn with_kernel_memory<T>(run: impl FnOnce() -> T) -> (T, u64) {
+    let (is_done, most) = (AtomicBool::new(false), AtomicU64::new(0));
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                most.fetch_max(machine::kernel_memory(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let outcome = run();
+        is_done.store(true, Ordering::Relaxed);
+        outcome
+    });
+    (outcome, most.into_inner())
+}
+
+/// All attacks of a run.
+pub struct Campaign {
+    binary: String,
+    is_first: bool,
+    /// What part of the crowds comes.
+    pub scale: f64,
+    main: Option<Stage>,
+    turns: Turns,
+    reports: Vec<Report>,
+}
+
+impl Campaign {
+    /// Against this binary.
+    pub fn new(binary: &str, is_smoke: bool, is_first: bool) -> Outcome<Campaign> {
+        print_head();
+        Ok(Campaign {
+            binary: binary.into(),
+            is_first,
+            scale: if is_smoke { 0.03 } else { 1.0 },
+            main: None,
+            turns: Turns::default(),
+            reports: Vec::new(),
+        })
+    }
+
+    /// The binary.
+    pub fn binary(&self) -> &str {
+        &self.binary
+    }
+
+    /// A stage of an attack's own.
+    pub fn stage(&self, wants: &Wants, folder: Folder) -> Outcome<Stage> {
+        let wants = Wants { is_first: self.is_first, ..wants.clone() };
+        Stage::start(&self.binary, &wants, folder, self.scale)
+    }
+
+    /// Runs an attack on the server that most of them share.
+    fn on_main(
+        &mut self,
+        attack: &Attack,
+        bounds: Bounds,
+        run: impl FnOnce(&Field) -> Outcome<Findings>,
+    ) -> Outcome<Report> {
+        let mut stage = match self.main.take() {
+            Some(stage) => stage,
+            None => self.stage(&Wants::default(), Folder::new()?)?,
+        };
+        let report = stage.measure(attack, bounds, run);
+        if stage.server.ended()?.is_none() {
+            self.main = Some(stage);
+        }
+        report
+    }
+
+    /// Keeps the turns of a stage that has done its part, and ends it.
+    pub fn leave(&mut self, stage: Stage) {
+        if let Ok(numbers) = stage.server.numbers() {
+            self.turns.add(&numbers.turns());
+        }
+    }
+
+    /// Runs an attack, and prints its row.
+    pub fn attack(&mut self, attack: &Attack) -> Outcome<()> {
+        let report = match attack.run {
+            Run::Beside(run, bounds) => self.on_main(attack, bounds, run),
+            Run::Alone(run) => run(self, attack),
+        };
+        let report = report.unwrap_or_else(|error| {
+            let faults = vec![format!("broke off: {error}")];
+            Report::of(attack, Findings { notes: Vec::new(), faults })
+        });
+        report.print();
+        self.reports.push(report);
+        Ok(())
+    }
+
+    /// What is left when all is over; whether all was as it should be.
+    pub fn end(mut self) -> Outcome<bool> {
+        let mut findings = Findings::default();
+        if let Some(mut stage) = self.main.take() {
+            stage.healthy = None;
+            let left = stage.calm(0)?;
+            let numbers = stage.server.numbers()?;
+            let memory = machine::memory(stage.server.pid(), "VmRSS")? as f64 / MIB;
+            let kinds = ["fws_connections", "fws_peers", "fws_users", "fws_channels"];
+            let counts = kinds.map(|name| format!("{name} {}", numbers.of(name, "")));
+            findings.note(format!("{}, RSS {memory:.0} MiB", counts.join(", ")));
+            let is_drained = kinds.iter().all(|name| numbers.of(name, "") == 0.0);
+            let left = left.unwrap_or_else(|| "all is drained".into());
+            findings.expect(is_drained && left == "all is drained", left);
+            self.turns.add(&numbers.turns());
+            stage.server.signal(Signal::TERM)?;
+        }
+        let turn = self.turns.below(0.999);
+        let most = self.turns.below(1.0);
+        let what = format!("p99.9 of all turns {turn} ms, the longest {most} ms at most");
+        findings.expect(turn <= TURN_MS || self.scale < 1.0, what);
+        println!("\nat the end");
+        findings.notes.iter().for_each(|note| println!("    {note}"));
+        findings.faults.iter().for_each(|fault| println!("  ! {fault}"));
+        let bad: Vec<&str> = self
+            .reports
+            .iter()
+            .filter(|report| report.verdict() != "ok")
+            .map(|report| report.name.as_str())
+            .collect();
+        println!(
+            "{} attacks, not ok: {}",
+            self.reports.len(),
+            match &bad[..] {
+                [] => "none".into(),
+                bad => bad.join(", "),
+            }
+        );
+        Ok(bad.is_empty() && findings.faults.is_empty())
+    }
+}

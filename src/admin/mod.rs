@@ -173,6 +173,13 @@ impl<J: Journal> Handler for AdminDoor<J> {
         self.switch.ended(net, conn);
     }
 
+    fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
+        // At this door nobody has more than requests.
+        if !self.is_ours(conn) {
+            self.switch.hung_up(net, conn);
+        }
+    }
+
     fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
         if self.is_ours(conn) {
             let (web, mut pages) = self.split();

@@ -450,7 +450,7 @@ impl Reactor {
         self.io.unmark_ready(conn);
         let Some(peer) = self.io.peer(conn) else { return };
         if peer.is_paused {
-            return;
+            return self.hang_up(handler, conn);
         }
         let tail = self.io.take_tail(conn);
         let Some(peer) = self.io.peer(conn) else { return };
@@ -507,6 +507,7 @@ impl Reactor {
             peer.is_end_told = true;
             handler.ended(&mut self.io, conn);
         }
+        self.hang_up(handler, conn);
     }
 
     /// Throws away what a closing peer still sends, one read a turn.

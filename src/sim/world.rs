@@ -346,7 +346,7 @@ impl<G: Ground> World<G> {
             return self.discard(conn);
         }
         if socket.is_paused {
-            return;
+            return self.hang_up(conn);
         }
         let mut input = std::mem::take(&mut socket.tail);
         if socket.is_readable && !socket.is_ended {
@@ -396,6 +396,17 @@ impl<G: Ground> World<G> {
             socket.is_end_told = true;
             self.switch.ended(&mut self.net, conn);
             self.judge.ended(conn);
+            self.judge(None);
+        }
+        self.hang_up(conn);
+    }
+
+    /// Tells the switch that somebody whom it does not hear has gone.
+    fn hang_up(&mut self, conn: ConnId) {
+        let Some(socket) = self.net.socket(conn) else { return };
+        if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
+            self.switch.hung_up(&mut self.net, conn);
+            self.judge.hung_up(conn);
             self.judge(None);
         }
     }

@@ -415,6 +415,13 @@ impl<J: Journal> Handler for Switch<J> {
         }
     }
 
+    fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
+        // A back end's commands are carried out all the same.
+        if matches!(self.role(conn), Role::Web) {
+            self.web.hung_up(net, conn);
+        }
+    }
+
     fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
         match std::mem::take(self.role(conn)) {
             Role::Controller(mut controller) => {

@@ -154,11 +154,18 @@ impl<P> Web<P> {
         let Line::Http(http) = &mut self.lines[conn.index()] else { return Ok(None) };
         let most = self.limits.http_head_bytes;
         let scanned = std::mem::take(&mut http.scanned) as usize;
-        match http::find_head_end(input, scanned) {
-            Some(end) if end <= most => return Ok(Some(end)),
-            None if input.len() < most => http.scanned = input.len() as u32,
-            _ => return Err(refuse(net, conn, HttpError::HeadTooLarge)),
+        let end = http::find_head_end(input, scanned);
+        if let Some(end) = end.filter(|end| *end <= most) {
+            return Ok(Some(end));
         }
+        // With such a line the end of the head may never come.
+        if http::has_bare_end(&input[..input.len().min(most)], scanned) {
+            return Err(refuse(net, conn, HttpError::Malformed));
+        }
+        if end.is_some() || input.len() >= most {
+            return Err(refuse(net, conn, HttpError::HeadTooLarge));
+        }
+        http.scanned = input.len() as u32;
         Ok(None)
     }
 

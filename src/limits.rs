@@ -248,6 +248,8 @@ limits! {
     grace_seconds: 2_592_000, 1..=315_360_000;
     /// Channels of one `emit`.
     channels_per_emit: 1000, 1..=1_000_000;
+    /// What one `emit` to several channels says in all: its data and a name, for each of them.
+    emit_bytes: 8_388_608, 1024..=1_073_741_824;
 }
 
 #[cfg(test)]

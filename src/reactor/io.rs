@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use mio::net::UnixStream;
 
 use super::listener::Listener;
-use super::process;
+use super::process::Files;
 use super::refuse::TURNED_AWAY_MS;
 use super::stream::Stream;
 use crate::arena::Arena;
@@ -160,6 +160,8 @@ pub(super) struct Io {
     admins: usize,
     /// Bytes of the tails that count.
     pub tails: usize,
+    /// What the system says of the process.
+    files: Files,
 }
 
 impl Io {
@@ -184,6 +186,7 @@ impl Io {
             meters: Meters::default(),
             admins: 0,
             tails: 0,
+            files: Files::open(),
         }
     }
 
@@ -571,7 +574,7 @@ impl Net for Io {
     }
 
     fn process(&self) -> Process {
-        process::read()
+        self.files.read()
     }
 }
 

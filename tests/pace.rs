@@ -7,6 +7,7 @@
 mod common;
 
 use common::browser::{Browser, Heard, auth_message, masked};
+use common::eventually;
 use common::server::{Options, Server};
 use common::token::token;
 use common::web::{Http, ask, session};
@@ -147,7 +148,7 @@ fn whoever_is_held_back_and_goes_is_gone_at_once() {
         assert!(control.ask(channel_info).contains(r#""countConnection":1"#));
         // A minute's worth; half of it is there before the server stops reading, and half behind.
         (0..30).for_each(|clb| browser.say(&ping(clb)));
-        std::thread::sleep(Duration::from_millis(200));
+        (0..3).for_each(|clb| browser.expect(&answer(clb)));
         (0..30).for_each(|clb| browser.say(&ping(clb)));
         if is_reset {
             browser.drop_connection(true);
@@ -155,10 +156,10 @@ fn whoever_is_held_back_and_goes_is_gone_at_once() {
             browser.wire().half_close();
         }
         let start = Instant::now();
-        while !control.ask(channel_info).contains(r#""countConnection":0"#) {
-            assert!(start.elapsed() < Duration::from_secs(5), "it is still there");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        eventually("it is gone", || {
+            control.ask(channel_info).contains(r#""countConnection":0"#).then_some(())
+        });
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }
 

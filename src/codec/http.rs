@@ -41,7 +41,7 @@ pub fn find_head_end(input: &[u8], scanned: usize) -> Option<usize> {
     Some(start + at + 4)
 }
 
-/// Whether a line ends otherwise than in CR LF. A recipient may take a LF alone for the end of a line
+/// Whether a line ends otherwise than in CR LF. A recipient may take a LF alone for the end of one
 /// (RFC 9112, 2.2); two recipients that differ in this see two requests. `scanned` bytes were
 /// looked at before, without success.
 pub fn has_bare_end(input: &[u8], scanned: usize) -> bool {

@@ -77,7 +77,7 @@ fn cpu_ms(stat: &str) -> Option<u64> {
     ticks.checked_mul(1000 / TICKS_PER_SECOND)
 }
 
-/// Since Linux 6.2 the directory's length is the number of descriptors, and asking for it takes none.
+/// Since Linux 6.2 the directory's length is the number of descriptors; asking for it takes none.
 /// Before, they would have to be listed, which is done only where they are few.
 fn open_fds() -> Option<u64> {
     let length = fs::metadata("/proc/self/fd").ok()?.len();

@@ -290,8 +290,8 @@ fn channel_list(raw: &str, limits: &Limits) -> Result<Vec<Box<str>>, Refused> {
     Ok(channels)
 }
 
-/// The message to each channel is one of its own, and all of them are queued before anybody can take
-/// any. What goes to one channel is no longer than its command.
+/// The message to each channel is one of its own, and all of them are queued before anybody can
+/// take any. What goes to one channel is no longer than its command.
 fn check_emit_bytes(channels: &[Box<str>], data: &str, limits: &Limits) -> Result<(), Refused> {
     let max = limits.emit_bytes;
     let bytes: usize = channels.iter().map(|channel| channel.len() + data.len()).sum();

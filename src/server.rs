@@ -30,6 +30,7 @@ use doors::Doors;
 use notify::Notifier;
 use reload::InForce;
 
+pub use memory::fit as fit_memory;
 pub use reload::Reread;
 
 /// Descriptors kept for what is no connection that is counted in `connections`: 24 for back ends

@@ -8,7 +8,7 @@ use mio::net::UnixStream;
 use super::cork::Cork;
 use super::listener::Listener;
 use super::process::Files;
-use super::refuse::TURNED_AWAY_MS;
+use super::refuse::{Haste, TURNED_AWAY_MS};
 use super::stream::Stream;
 use crate::arena::Arena;
 use crate::edge::{Conn, ConnId, Door, Kept, Net};
@@ -56,17 +56,6 @@ pub(super) enum Phase {
     /// All is written and the end told to the peer, whose own end is awaited: closing a socket
     /// with unread input would reset it, and the peer would lose our last words. Next: freed.
     Lingering,
-}
-
-/// Whether a connection has all the time for its end from the beginning of it on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Haste {
-    /// It has more when all is written.
-    None,
-    /// The handler let it in and would not have it.
-    Expelled,
-    /// The handler has never heard of it: there was no room.
-    TurnedAway,
 }
 
 /// One connection.

@@ -33,8 +33,8 @@ use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::reason::CloseReason;
 use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
-use io::{Flushed, Haste, Io, Phase, Slot};
-use refuse::Gate;
+use io::{Flushed, Io, Phase, Slot};
+use refuse::{Gate, Haste};
 use spare::Spares;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.

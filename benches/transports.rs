@@ -63,6 +63,9 @@ impl Net for Counter {
     fn queued(&self, _: ConnId) -> usize {
         0
     }
+    fn taken(&self, _: ConnId) -> u32 {
+        0
+    }
     fn close(&mut self, _: ConnId, reason: CloseReason) {
         panic!("closed: {reason}");
     }

@@ -168,6 +168,9 @@ pub trait Net {
     /// Memory that waits for the kernel to take it: bytes, and a fixed cost for each frame.
     fn queued(&self, conn: ConnId) -> usize;
 
+    /// Bytes that the kernel has taken of it so far, modulo 2^32.
+    fn taken(&self, conn: ConnId) -> u32;
+
     /// Closes when all that is queued has been sent, or after a time (`close_ms`) that bytes do not
     /// extend.
     /// From this call on the peer's bytes are thrown away, and the first reason stands.

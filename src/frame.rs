@@ -145,7 +145,9 @@ pub struct OutQueue {
     head: u32,
     tail: u32,
     /// Bytes of the head frame that the socket has taken.
-    head_sent: usize,
+    head_sent: u32,
+    /// Bytes that the socket has taken in all, modulo 2^32.
+    taken: u32,
     /// Bytes not yet taken by the socket, over all frames.
     bytes: usize,
     /// Bytes of the publications that have not gone out as a whole.
@@ -165,6 +167,7 @@ impl Default for OutQueue {
             head: NIL,
             tail: NIL,
             head_sent: 0,
+            taken: 0,
             bytes: 0,
             published: 0,
             backlog: 0,
@@ -198,6 +201,11 @@ impl OutQueue {
     /// taken for little.
     pub fn weight(&self) -> usize {
         self.bytes + self.frames as usize * FRAME_COST_BYTES
+    }
+
+    /// Bytes that the socket has taken so far, modulo 2^32.
+    pub fn taken(&self) -> u32 {
+        self.taken
     }
 
     /// Bytes of the publications that wait, the one that is being sent included.
@@ -300,7 +308,7 @@ impl FramePool {
     /// The unsent bytes of the first frames, as many as `slices` has room for; returns how many
     /// slices were filled.
     pub fn slices<'a>(&'a self, queue: &OutQueue, slices: &mut [IoSlice<'a>]) -> usize {
-        let (mut at, mut skip, mut filled) = (queue.head, queue.head_sent, 0);
+        let (mut at, mut skip, mut filled) = (queue.head, queue.head_sent as usize, 0);
         for slice in slices {
             let Some(node) = self.nodes.get(at as usize) else { break };
             *slice = IoSlice::new(&node.frame[skip..]);
@@ -315,12 +323,15 @@ impl FramePool {
         debug_assert!(sent <= queue.bytes);
         queue.bytes -= sent;
         self.bytes -= sent;
-        queue.head_sent += sent;
+        queue.taken = queue.taken.wrapping_add(sent as u32);
+        queue.head_sent += sent as u32;
         while let Some(node) = self.nodes.get(queue.head as usize) {
-            if queue.head_sent < node.frame.len() {
+            // No frame is as long as 4 GiB, nor is what a kernel takes at once.
+            let bytes = node.frame.len() as u32;
+            if queue.head_sent < bytes {
                 return;
             }
-            queue.head_sent -= node.frame.len();
+            queue.head_sent -= bytes;
             self.pop(queue);
         }
         debug_assert!(queue.bytes == 0 && queue.head_sent == 0);

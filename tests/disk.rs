@@ -344,6 +344,36 @@ fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
     true
 }
 
+/// A call fails, which may be the one that cuts the file off behind a commit. Whatever was refused
+/// is not found, and whatever was not is.
+#[test]
+fn a_batch_that_is_durable_is_never_refused() {
+    for at in 0.. {
+        let (mut source, file) = store();
+        let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+        writer.begin(&facts()).unwrap();
+        let (ns, mut changed) = (source.ns("a").unwrap(), Changed::default());
+        source.apply(set(ns, "c", None, &format!("\"{}\"", "x".repeat(1 << 20))), &mut changed);
+        writer.write(&mut source.batch(changed, Vec::new())).unwrap();
+        let from = file.count();
+        file.fail(at, 1, Failure::Broken);
+        for op in [Op::Delete, Op::SetAgain, Op::SetAgain, Op::SetAgain] {
+            let mut kept = source.rows();
+            let is_refused = writer.write(&mut source.step(op)).is_err();
+            if !is_refused {
+                kept = source.rows();
+            }
+            assert_eq!(read(file.bytes()).unwrap().1, kept, "{op:?}, call {at}");
+            if is_refused {
+                break;
+            }
+        }
+        if file.count() - from <= at {
+            return assert!(at > 10, "{at} calls");
+        }
+    }
+}
+
 /// A disk on which nothing works any more: what was there is there, and of the batch that was on
 /// its way all or nothing.
 #[test]

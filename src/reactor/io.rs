@@ -514,10 +514,13 @@ impl Net for Io {
     }
 
     fn queued(&self, conn: ConnId) -> usize {
-        match self.slots.get(conn) {
-            Some(Slot::Peer(peer)) => peer.out.weight(),
-            _ => 0,
-        }
+        let Some(Slot::Peer(peer)) = self.slots.get(conn) else { return 0 };
+        peer.out.weight()
+    }
+
+    fn taken(&self, conn: ConnId) -> u32 {
+        let Some(Slot::Peer(peer)) = self.slots.get(conn) else { return 0 };
+        peer.out.taken()
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {

@@ -114,6 +114,8 @@ pub(super) struct Browser {
     pub who: Option<(u32, String)>,
     pub cid: Option<String>,
     pub channels: BTreeSet<String>,
+    /// It has not authenticated, nor been let go: it counts among those until it is forgotten.
+    is_stranger: bool,
     /// It is to be let go for this, within some turns, and hears nothing until then.
     parting: Option<CloseReason>,
     /// Seconds since 1970.
@@ -213,6 +215,7 @@ impl Judge {
     pub fn over(limits: Limits, now: Now, is_easy: bool) -> Judge {
         let mut judge = Judge::new(limits, now);
         judge.disk.is_easy = is_easy;
+        judge.replica = judge.replica.keeping(is_easy);
         judge
     }
 
@@ -353,6 +356,11 @@ impl Judge {
                     let line = self.lines.get_mut(conn).expect("only of the known is taken");
                     line.queue.take(*bytes, now, &self.limits);
                 }
+                Item::Blocked { conn, is_blocked } => {
+                    if let Some(line) = self.lines.get_mut(conn) {
+                        line.queue.block(*is_blocked, now, &self.limits);
+                    }
+                }
                 Item::Cleared { conn } => {
                     if let Some(line) = self.lines.get_mut(conn) {
                         line.queue = Queue::default();
@@ -479,17 +487,19 @@ impl Judge {
     /// A controller must be closed in this call, or when it has the replies that it is owed.
     fn let_go_answered(&mut self, conn: ConnId, reason: CloseReason) {
         let is_answered = self.lines.get(&conn).is_some_and(Line::is_answered);
-        match self.controller(conn).filter(|_| !is_answered) {
-            Some(controller) => {
-                controller.is_ended = true;
-                controller.fault.get_or_insert(reason);
-            }
-            None => self.close(conn, reason),
+        let Some(controller) = self.controller(conn) else { return };
+        let reason = *controller.fault.get_or_insert(reason);
+        controller.is_ended = true;
+        if is_answered {
+            self.close(conn, reason);
         }
     }
 
     /// It must be told why, and closed; it leaves the hub at once.
     fn dismiss(&mut self, conn: ConnId, reason: CloseReason) {
+        if let Some(browser) = self.browser(conn) {
+            browser.is_stranger = false;
+        }
         let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) else {
             return;
         };

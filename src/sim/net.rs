@@ -211,6 +211,7 @@ impl FakeNet {
             }
             if !socket.is_writable && socket.outbound.len() < socket.room {
                 socket.is_writable = true;
+                self.tape.write(Item::Blocked { conn, is_blocked: false });
                 if !socket.out.is_empty() {
                     self.mark_dirty(conn);
                 }
@@ -315,6 +316,7 @@ impl FakeNet {
             self.tape.write(Item::Taken { conn, bytes: taken });
         }
         socket.is_writable = taken == offered;
+        self.tape.write(Item::Blocked { conn, is_blocked: taken < offered });
         socket.was_blocked |= taken < offered;
         let is_empty = socket.out.is_empty();
         self.watch(conn, taken > 0);
@@ -461,6 +463,10 @@ impl Net for FakeNet {
 
     fn queued(&self, conn: ConnId) -> usize {
         self.sockets.get(&conn).map_or(0, |socket| socket.out.weight())
+    }
+
+    fn taken(&self, conn: ConnId) -> u32 {
+        self.sockets.get(&conn).map_or(0, |socket| socket.out.taken())
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {

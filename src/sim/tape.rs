@@ -34,6 +34,8 @@ pub(super) enum Item {
     Backlog { conn: ConnId, bytes: usize, is_lost: bool },
     /// The kernel took bytes of a connection.
     Taken { conn: ConnId, bytes: usize },
+    /// The kernel takes no more of a connection for now, or does again.
+    Blocked { conn: ConnId, is_blocked: bool },
     /// Frames that waited for a connection were dropped: these, counted from the first.
     Dropped { conn: ConnId, dropped: Vec<usize> },
     /// All that waited for a connection is lost with it.

@@ -105,8 +105,10 @@ impl Controller {
         if self.is_held { net.close(conn, reason) } else { self.let_go(net, conn, reason) }
     }
 
-    /// Closes it: at once, or when it has the replies that it is owed.
+    /// Closes it: at once, or when it has the replies that it is owed. A fault of its own that is
+    /// known already stays the reason.
     fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+        let reason = self.fault.unwrap_or(reason);
         if self.replies.is_empty() && self.waits.is_none() {
             net.close(conn, reason);
         } else {

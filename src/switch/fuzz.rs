@@ -234,6 +234,10 @@ impl Net for FakeNet {
         if peer.generation == conn.generation { peer.queued } else { 0 }
     }
 
+    fn taken(&self, conn: ConnId) -> u32 {
+        (self.peers[conn.index()].output.len() - self.queued(conn)) as u32
+    }
+
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(peer) = self.open(conn) {
             peer.phase = Phase::Doomed;
@@ -419,10 +423,7 @@ impl<J: Journal> World<J> {
 
     fn read(&mut self, slot: usize) {
         let conn = self.net.id(slot);
-        let Some(peer) = self.net.open(conn) else { return };
-        if peer.is_paused {
-            return;
-        }
+        let Some(peer) = self.net.open(conn).filter(|peer| !peer.is_paused) else { return };
         let mut input = std::mem::take(&mut peer.input);
         if !input.is_empty() {
             match self.switch.received(&mut self.net, conn, &mut input) {

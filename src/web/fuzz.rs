@@ -66,6 +66,7 @@ struct Peer {
     input: Vec<u8>,
     output: Vec<u8>,
     queued: usize,
+    taken: u32,
     is_open: bool,
     is_closing: bool,
     is_paused: bool,
@@ -108,6 +109,10 @@ impl Net for FakeNet {
 
     fn queued(&self, conn: ConnId) -> usize {
         self.peers.get(conn.index()).map_or(0, |peer| peer.queued)
+    }
+
+    fn taken(&self, conn: ConnId) -> u32 {
+        self.peers.get(conn.index()).map_or(0, |peer| peer.taken)
     }
 
     fn close(&mut self, conn: ConnId, _: CloseReason) {
@@ -213,6 +218,7 @@ impl World {
             }
             let peer = &mut self.net.peers[slot];
             let was_queued = std::mem::take(&mut peer.queued) > 0;
+            peer.taken += u32::from(was_queued);
             if peer.is_open && peer.is_paused && was_queued {
                 self.door.drained(&mut self.net, conn);
                 is_busy = true;

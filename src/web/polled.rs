@@ -32,15 +32,15 @@ pub(super) struct Receiver {
     pub closes: bool,
     /// Bytes of frames so far, less what they are wrapped in as chunks.
     pub sent: usize,
-    /// What was queued at the last beat.
-    pub queued_at_beat: usize,
+    /// What it had taken at the last beat, when more was queued for it.
+    pub taken_at_beat: Option<u32>,
     /// It is not read, so that we hear when all has gone out.
     pub is_held: bool,
 }
 
 impl Receiver {
     pub fn new(conn: ConnId, reply: Reply, closes: bool) -> Receiver {
-        Receiver { conn, reply, closes, sent: 0, queued_at_beat: 0, is_held: false }
+        Receiver { conn, reply, closes, sent: 0, taken_at_beat: None, is_held: false }
     }
 
     /// Sends a frame of SockJS on an answer that goes on.

@@ -36,8 +36,8 @@ pub(super) struct Socket {
     held: Held,
     /// The next ping, or the end of the wait for an answer.
     beat_at: Millis,
-    /// What was queued at the last beat, while held.
-    queued_at_beat: usize,
+    /// What it had taken at the last beat, while held.
+    taken_at_beat: Option<u32>,
     bucket: Bucket,
     /// Messages of a SockJS array that wait behind those answers; at most as long as one WebSocket
     /// message.
@@ -54,7 +54,7 @@ impl Socket {
             awaits_answer: false,
             held: Held::No,
             beat_at,
-            queued_at_beat: 0,
+            taken_at_beat: None,
             bucket: Bucket::default(),
             pending: None,
         }
@@ -349,16 +349,16 @@ impl<P> Web<P> {
             net.resume(socket.conn);
         }
         if socket.beat_at <= now.mono {
-            let queued = net.queued(socket.conn);
+            let taken = Some(net.taken(socket.conn));
             if was_too_fast {
                 // Its pongs stand behind what it said too fast.
                 socket.beat_at = now.mono.plus(self.limits.heartbeat_ms as u64);
             } else if socket.held == Held::Answers {
                 // It is not read, so its pongs are not heard: what it takes shows that it lives.
-                if queued == socket.queued_at_beat {
+                if taken == socket.taken_at_beat {
                     return Err(CloseReason::NoHeartbeat.into());
                 }
-                socket.queued_at_beat = queued;
+                socket.taken_at_beat = taken;
                 socket.beat_at = now.mono.plus(self.limits.heartbeat_ms as u64);
             } else if socket.awaits_answer {
                 return Err(CloseReason::NoHeartbeat.into());

@@ -401,11 +401,12 @@ impl<P> Web<P> {
         let Some(polled) = self.polled(id) else { return };
         let Some(receiver) = polled.receiver_mut() else { return };
         let queued = net.queued(receiver.conn);
-        if queued > 0 && queued == receiver.queued_at_beat {
+        let taken = (queued > 0).then(|| net.taken(receiver.conn));
+        if taken.is_some() && taken == receiver.taken_at_beat {
             // Nothing of it was taken in all that time. With the connection ends the session.
             return net.close(receiver.conn, CloseReason::NoHeartbeat);
         }
-        receiver.queued_at_beat = queued;
+        receiver.taken_at_beat = taken;
         if queued == 0
             && let Some(finished) = polled.beat(net)
         {

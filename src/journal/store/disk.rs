@@ -124,6 +124,12 @@ impl Watch {
         self.lock().len
     }
 
+    /// Whether all is synced, and a file of that length would only be shorter.
+    fn is_cut_only(&self, len: u64) -> bool {
+        let seen = self.lock();
+        len < seen.len && seen.synced == seen.written && seen.unsynced.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Seen> {
         // Whoever panicked here had nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -213,7 +219,13 @@ impl<B: StorageBackend + Discard> StorageBackend for Guard<B> {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check()?;
-        self.inner.set_len(len).map_err(|error| self.fail(Fault::of_write(&error), error))?;
+        if let Err(error) = self.inner.set_len(len) {
+            // What is cut off behind a commit is durable by then: that has not failed, and only
+            // what comes next will.
+            let is_cut_only = self.watch.is_cut_only(len);
+            let error = self.fail(Fault::of_write(&error), error);
+            return if is_cut_only { Ok(()) } else { Err(error) };
+        }
         self.watch.lock().len = len;
         Ok(())
     }

@@ -27,7 +27,9 @@ pub(super) struct Queue {
     frames: VecDeque<(Frame, bool)>,
     /// Bytes of the first that the kernel has taken.
     head_sent: usize,
-    /// Since when publications are owed.
+    /// The kernel takes nothing more for now.
+    is_blocked: bool,
+    /// Since when publications are owed that the kernel did not take when they were offered.
     owed_since: Option<Millis>,
     taken_at: Millis,
     /// Since when the backlog is above the soft limit.
@@ -53,10 +55,18 @@ impl Queue {
         self.look(now, limits);
     }
 
+    /// The kernel takes nothing more, or does again.
+    pub fn block(&mut self, is_blocked: bool, now: Millis, limits: &Limits) {
+        self.is_blocked = is_blocked;
+        self.look(now, limits);
+    }
+
     fn look(&mut self, now: Millis, limits: &Limits) {
-        let is_over = self.backlog(limits) > limits.backlog_soft_bytes;
+        // What has not been offered yet is nothing that it does not take.
+        let is_watched = self.owed() > 0 && (self.is_blocked || self.owed_since.is_some());
+        let is_over = is_watched && self.backlog(limits) > limits.backlog_soft_bytes;
         self.over_since = if is_over { self.over_since.or(Some(now)) } else { None };
-        self.owed_since = if self.owed() > 0 { self.owed_since.or(Some(now)) } else { None };
+        self.owed_since = if is_watched { self.owed_since.or(Some(now)) } else { None };
     }
 
     fn owed(&self) -> usize {

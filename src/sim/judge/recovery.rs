@@ -22,9 +22,11 @@ struct Sent {
     /// Mark of all that is in it.
     mark: u64,
     spaces: BTreeMap<u32, Space>,
+    /// Namespaces end with it.
+    has_removals: bool,
     /// The moment on the scale of entries, and the date: what a later start goes by.
     clock: (u64, u64),
-    /// It has failed, and all that was told so.
+    /// It has failed, and whoever waited for what is in it was told so.
     is_refused: bool,
 }
 
@@ -83,19 +85,22 @@ impl Disk {
     /// Not all that was recorded is there any more: whoever waited for it has been told.
     pub fn lost(&mut self, from: u64, upto: u64) {
         self.losses.push((from, upto));
-        self.sent.iter_mut().skip(1).for_each(|sent| sent.is_refused = true);
+        for sent in self.sent.iter_mut().skip(1) {
+            // One that writes anew what was durable has nothing in it that anybody waits for.
+            sent.is_refused |= sent.mark > from || sent.has_removals;
+        }
     }
 }
 
 impl Judge {
     /// A batch of that number is on its way, with all that is recorded now.
     pub fn batch_sent(&mut self, number: u64) {
-        let mut spaces = self.record.spaces.clone();
-        for space in self.being_removed() {
-            spaces.remove(&space);
-        }
+        let (mut spaces, removals) = (self.record.spaces.clone(), self.being_removed());
+        let has_removals = !removals.is_empty();
+        spaces.retain(|space, _| !removals.contains(space));
         let (mark, clock) = (self.mark, (self.at(), self.now.unix.0));
-        self.disk.sent.push_back(Sent { number, mark, spaces, clock, is_refused: false });
+        let sent = Sent { number, mark, spaces, has_removals, clock, is_refused: false };
+        self.disk.sent.push_back(sent);
         self.disk.unsent_since = None;
     }
 
@@ -145,7 +150,7 @@ impl Judge {
             });
         let (limits, is_easy) = (self.limits.clone(), self.disk.is_easy);
         let fresh = Judge {
-            replica: Replica::restored(limits.clone(), hub, UnixMillis(at)),
+            replica: Replica::restored(limits.clone(), hub, UnixMillis(at)).keeping(is_easy),
             names: names.collect(),
             disk: Disk { is_easy, starts: vec![(at, now.unix.0)], ..Disk::default() },
             ..Judge::new(limits, now)
@@ -153,8 +158,9 @@ impl Judge {
         let before = std::mem::replace(self, fresh);
         self.record = before.record;
         self.epoch = at - now.mono.0;
-        let (mark, spaces, clock) = (0, self.record.spaces.clone(), (at, now.unix.0));
-        let sent = Sent { number: batch, mark, spaces, clock, is_refused: false };
+        let (spaces, clock) = (self.record.spaces.clone(), (at, now.unix.0));
+        let (mark, has_removals, is_refused) = (0, false, false);
+        let sent = Sent { number: batch, mark, spaces, has_removals, clock, is_refused };
         self.disk.sent.push_back(sent);
     }
 

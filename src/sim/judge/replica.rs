@@ -18,6 +18,8 @@ pub(super) struct Replica {
     places: BTreeSet<(NsId, Box<str>, Option<Box<str>>)>,
     /// What it would take to undo the last entries, each with its mark.
     undos: Vec<(u64, Undo)>,
+    /// Nothing that happens to states is taken back.
+    are_states_kept: bool,
 }
 
 /// Hears nobody; collects how to take an entry back.
@@ -44,7 +46,13 @@ impl Replica {
             hub: Hub::new(limits, UnixMillis(at)),
             places: BTreeSet::new(),
             undos: Vec::new(),
+            are_states_kept: false,
         }
+    }
+
+    /// Whether whatever happens to states stays, whatever is lost.
+    pub fn keeping(self, are_states_kept: bool) -> Replica {
+        Replica { are_states_kept, ..self }
     }
 
     pub fn set_limits(&mut self, limits: Limits) {
@@ -83,6 +91,10 @@ impl Replica {
             match item {
                 Item::Changed { stays: true, .. } => fresh.clear(),
                 Item::Changed { mark, .. } => {
+                    // Ends of states come with whatever entry is the next.
+                    let is_kept =
+                        |undo: &Undo| self.are_states_kept && matches!(undo.key, Key::State { .. });
+                    fresh.retain(|undo| !is_kept(undo));
                     self.undos.extend(fresh.drain(..).map(|undo| (*mark, undo)));
                 }
                 Item::Lost { from, .. } => {

@@ -33,7 +33,10 @@ impl Judge {
                     matches!(item, Item::Closing { conn: of, reason: why, was_open: true }
                         if *of == conn && *why == reason)
                 });
-                if from < view.delivered && (is_seen || to <= view.consumed) {
+                // The length of a command is in front of it.
+                let is_long = matches!(intent, Intent::Command(_) | Intent::NotJson);
+                let known_at = if is_long { from + 4 } else { to };
+                if from < view.delivered && (is_seen || known_at <= view.consumed) {
                     if let Intent::BadRequest(status) = intent {
                         self.expect(conn, Expected::Http(status));
                     }
@@ -100,7 +103,7 @@ impl Judge {
     /// One more has come who has not said who it is: the first of those may have to go.
     fn make_room_for_strangers(&mut self) {
         let strangers = self.lines.iter().filter_map(|(conn, line)| match &line.role {
-            Role::Browser(browser) if line.closing.is_none() && browser.who.is_none() => {
+            Role::Browser(browser) if !line.is_gone && browser.is_stranger => {
                 Some((browser.number, *conn))
             }
             _ => None,
@@ -214,6 +217,7 @@ impl Judge {
                     who: None,
                     cid: None,
                     channels: BTreeSet::new(),
+                    is_stranger: true,
                     parting: None,
                     expires: None,
                     overdue_since: None,
@@ -395,6 +399,7 @@ impl Judge {
         }
         if let Some(browser) = self.browser(conn) {
             browser.who = Some(who);
+            browser.is_stranger = false;
             browser.expires = auth.expires;
             browser.overdue_since = None;
         }

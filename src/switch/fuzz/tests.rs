@@ -1,6 +1,7 @@
 //! That the targets see what they look at, and that they would say so.
 
 use super::*;
+use crate::journal::HastyJournal;
 
 /// What a peer has received since it connected, after the opening and a script.
 fn output(journal: impl Journal, script: &str, peer: u8) -> String {
@@ -44,6 +45,41 @@ fn time_passes_and_peers_come_and_go() {
     assert!(output(MemoryJournal::new(1), xhr, b'h').ends_with("\r\n2\r\no\n\r\n"));
     let script = "hGET /socket HTTP/1.1\r\nhHost: a\r\nh\r";
     assert!(output(MemoryJournal::new(1), script, b'h').contains("Welcome"));
+}
+
+#[test]
+fn a_back_end_goes_for_the_first_reason_that_there_was() {
+    let mut world = World::new(HastyJournal::new(1, 0, 0));
+    world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
+    world.line(b"L\xff\xff\xff\xff");
+    world.turn();
+    // It is owed the key that was drawn for it, and meanwhile it is to make room.
+    world.switch.evict_stranger(&mut world.net);
+    world.rest();
+    let closed = world.switch.metrics.closed;
+    assert_eq!(closed[CloseReason::ControlFraming as usize], 1);
+    assert_eq!(closed[CloseReason::ControlAuth as usize], 0);
+    world.end();
+}
+
+#[test]
+fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
+    let mut world = World::new(MemoryJournal::new(1));
+    world.play(opening(&[('a', "1")]).as_bytes());
+    world.play(b"!a");
+    for _ in 0..3 {
+        // It takes all, and no more: as many answers wait for it as it may have, at each beat.
+        world.play(b"!a\n!a");
+        (0..19).for_each(|_| world.line(br#"a{"event":"ping","clb":1}"#));
+        world.rest();
+        assert!(world.net.peers[0].is_paused);
+        world.play(b".\x32");
+    }
+    assert_eq!(world.net.peers[0].phase, Phase::Open);
+    // It takes nothing any more.
+    world.play(b".\x32");
+    assert_eq!(world.switch.metrics.closed[CloseReason::NoHeartbeat as usize], 1);
+    world.end();
 }
 
 #[test]

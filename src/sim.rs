@@ -25,12 +25,16 @@ mod intent;
 mod judge;
 mod net;
 mod record;
+mod rot;
+mod script;
 mod sessions;
 mod tape;
 mod ways;
 mod world;
 
 pub use ground::Misfortunes;
+pub use rot::fuzz_store_recovery;
+pub use script::fuzz_server;
 pub use sessions::{Met, run_sessions, run_sessions_on_store};
 
 use crate::journal::Journal;

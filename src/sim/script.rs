@@ -12,7 +12,7 @@
 //! | `a` `b` | a browser sends the text as one WebSocket message |
 //! | `c` `d` | another does so over SockJS |
 //! | `h` `i` | somebody sends the text and a newline to the browsers' port, `i` by a proxy |
-//! | `k` `l` | a back end sends the text as one command |
+//! | `k` `l` `n` `o` | a back end sends the text as one command |
 //! | `m` | somebody sends the text and a newline to the admin port |
 //! | upper case | the same peer sends the text as it is, framed by nobody |
 //! | `/` | what the peer named next sends arrives in pieces of so many bytes, as the next byte says |
@@ -21,7 +21,7 @@
 //! | `$` | the peer named next sends its last byte |
 //! | `~` | the peer named next is lost |
 //! | `#` | somebody is turned away |
-//! | `@` | other limits hold: half of what they were, or what they were |
+//! | `@` | another configuration holds: half the limits, another server key and no namespace; or as before |
 //! | `%` | something is wrong with the disk; `&`: nothing is any more |
 //! | `^` | another server starts on what is left when this one was killed, `x`, lost its power, `p`, or stopped |
 //!
@@ -45,6 +45,9 @@ use peers::Peers;
 
 /// Key of the namespace `site`.
 const KEY: &str = "11111111-1111-4111-8111-111111111111";
+const SERVER_KEY: &str = "server";
+/// How long a server that is told to stop may take.
+const DRAIN_MS: u64 = 2000;
 /// When every script begins.
 const START: Now = Now { mono: Millis(0), unix: UnixMillis(1_800_000_000_000) };
 /// One unit of `.`, in milliseconds.
@@ -107,7 +110,7 @@ fn door<J: Journal>(
 ) -> AdminDoor<Traced<J>> {
     let settings = Settings {
         limits: limits.clone(),
-        server_key: "server".to_owned(),
+        server_key: SERVER_KEY.to_owned(),
         demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
         sockjs: SockJs::default(),
         proxies: super::ways::proxies(),
@@ -122,6 +125,8 @@ fn door<J: Journal>(
 /// Small, but with room for who listens in a script.
 fn limits(seed: u64) -> Limits {
     Limits {
+        control_connections: 3,
+        control_unauthenticated_connections: 2,
         connections_per_address: 6,
         connections_per_user: 4,
         sessions_unauthenticated: 6,
@@ -170,8 +175,14 @@ impl<G: Ground> Stage<G> {
     fn reload(&mut self) {
         let limits = limits(self.seed);
         self.limits = if self.limits.states != limits.states {
+            let switch = self.door.switch_mut();
+            switch.set_server_key(SERVER_KEY);
+            switch.declare("site", KEY);
             limits
         } else {
+            let switch = self.door.switch_mut();
+            switch.set_server_key("another");
+            switch.undeclare("site");
             Limits {
                 states: limits.states / 2,
                 namespaces: limits.namespaces - 1,
@@ -312,6 +323,11 @@ impl<G: Ground> Stage<G> {
 
     /// This server ends, and another one starts on what it has left.
     fn restart(&mut self, how: End) {
+        if how == End::Closed {
+            let until = self.net.now.mono.plus(DRAIN_MS);
+            self.door.stopping(&mut self.net, until);
+            self.walk(DRAIN_MS);
+        }
         let now = self.net.now;
         let Some(store) = self.ground.store() else { return };
         let rows = if how == End::Closed {
@@ -353,9 +369,6 @@ impl<G: Ground> Stage<G> {
         let metrics = switch.metrics();
         assert_eq!(metrics.opened, metrics.closed.iter().sum::<u64>(), "opened and closed");
         self.restart(End::Closed);
-        let now = self.net.now.mono;
-        self.door.stopping(&mut self.net, now);
-        self.rest();
     }
 }
 

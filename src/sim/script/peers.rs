@@ -9,7 +9,7 @@ use crate::codec::{control, json};
 use crate::edge::{ConnId, Door, Handler};
 
 /// The letters of the peers.
-const LETTERS: [u8; 9] = *b"abcdhiklm";
+const LETTERS: [u8; 11] = *b"abcdhiklmno";
 /// What peers send and nobody has taken, at most.
 const PIPE_BYTES_MAX: usize = 64 * 1024;
 
@@ -73,7 +73,7 @@ impl Peers {
                 message.push(b']');
                 ws::encode_masked_into(&mut bytes, Opcode::Text, &message, *b"mask");
             }
-            b'k' | b'l' => control::encode_into(&mut bytes, text),
+            b'k' | b'l' | b'n' | b'o' => control::encode_into(&mut bytes, text),
             b'h' | b'i' | b'm' => bytes.extend([text, b"\n"].concat()),
             _ => bytes.extend(text),
         }
@@ -102,12 +102,12 @@ impl Peer {
     fn connect(&mut self, letter: u8, net: &mut FakeNet, door: &mut impl Handler) {
         *self = Peer { pace: self.pace, ..Peer::default() };
         let at = match letter {
-            b'k' | b'l' => Door::Control,
+            b'k' | b'l' | b'n' | b'o' => Door::Control,
             b'm' => Door::Admin,
             _ => Door::Web,
         };
         let from = match letter {
-            b'i' | b'k' | b'l' | b'm' => Address::Unix,
+            b'i' | b'k'..=b'o' => Address::Unix,
             letter => Address::from(std::net::IpAddr::from([192, 0, 2, letter])),
         };
         let path = match letter {

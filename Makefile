@@ -8,8 +8,8 @@ STATES ?= 1000000
 SETS ?= 1000000
 ONLY ?=
 
-.PHONY: help run build setup test deny conformance lint fmt sim crash powercut bitrot growth fuzz coverage \
-	smoke fuzzer hostile bench bench-peers measure proxies clean
+.PHONY: help run build setup test deny conformance lint fmt sim crash powercut bitrot growth fuzz \
+	coverage smoke fuzzer hostile bench bench-peers measure proxies clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 

@@ -18,7 +18,7 @@
 //! | `s` b b | a byte of the seal, by its place, has these bits flipped |
 //! | `S` b | the seal is that of another batch |
 //! | `N` | there is no seal |
-//! | `=` b bytes | the first so many bytes are the seal, unless there are none, the rest the store |
+//! | `=` b bytes | so many bytes are the seal, and the rest is the store |
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -15,15 +15,15 @@
 //! | `k` `l` `n` `o` | a back end sends the text as one command |
 //! | `m` | somebody sends the text and a newline to the admin port |
 //! | upper case | the same peer sends the text as it is, framed by nobody |
-//! | `/` | what the peer named next sends arrives in pieces of so many bytes, as the next byte says |
+//! | `/` | what the peer named next sends arrives in pieces: as long as the next byte says |
 //! | `.` `:` | time passes, 40 ms for each unit of the next byte, or a second |
 //! | `!` | the peer named next stops reading, or reads again |
 //! | `$` | the peer named next sends its last byte |
 //! | `~` | the peer named next is lost |
 //! | `#` | somebody is turned away |
-//! | `@` | another configuration holds: half the limits, another server key and no namespace; or as before |
-//! | `%` | something is wrong with the disk; `&`: nothing is any more |
-//! | `^` | another server starts on what is left when this one was killed, `x`, lost its power, `p`, or stopped |
+//! | `@` | half the limits hold, another server key and no `site`; or what held before |
+//! | `%` `&` | something is wrong with the disk; nothing is any more |
+//! | `^` | this server is killed, `x`, or loses its power, `p`, or stops; then another one starts |
 //!
 //! A peer that is not there connects first. Behind each line the server comes to rest, except where
 //! the line ends in `+`.

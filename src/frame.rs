@@ -23,6 +23,11 @@ struct Body {
 }
 
 impl Frame {
+    /// Whether it is that very one, and not only equal to it.
+    pub fn is(&self, other: &Frame) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether somebody else has it as well.
     pub fn is_shared(&self) -> bool {
         Rc::strong_count(&self.0) > 1
@@ -179,6 +184,16 @@ impl OutQueue {
         self.bytes
     }
 
+    /// Frames that wait.
+    pub fn frames(&self) -> usize {
+        self.frames as usize
+    }
+
+    /// Whether a part of the first frame has been sent.
+    pub fn is_begun(&self) -> bool {
+        self.head_sent > 0
+    }
+
     /// Memory that waits: the bytes, and the cost of each frame, so that many small ones are not
     /// taken for little.
     pub fn weight(&self) -> usize {
@@ -270,6 +285,16 @@ impl FramePool {
             }
         }
         queue.tail = node;
+    }
+
+    /// The frames that wait in a queue, in their order.
+    pub fn frames(&self, queue: &OutQueue) -> impl Iterator<Item = &Frame> {
+        let mut at = queue.head;
+        std::iter::from_fn(move || {
+            let node = self.nodes.get(at as usize)?;
+            at = node.next;
+            Some(&node.frame)
+        })
     }
 
     /// The unsent bytes of the first frames, as many as `slices` has room for; returns how many

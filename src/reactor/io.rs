@@ -5,6 +5,7 @@ use std::io::IoSlice;
 
 use mio::net::UnixStream;
 
+use super::cork::Cork;
 use super::listener::Listener;
 use super::process;
 use super::refuse::TURNED_AWAY_MS;
@@ -138,6 +139,8 @@ pub(super) struct Io {
     pub dirty: Vec<ConnId>,
     /// Those of them for whom much waits.
     pub heavy: Vec<ConnId>,
+    /// What several peers wait for alike.
+    pub cork: Cork,
     /// Connections on their way out that may still say something.
     pub leaving: Vec<ConnId>,
     /// Bytes that the kernel had taken before this turn.
@@ -173,6 +176,7 @@ impl Io {
             first: Vec::new(),
             dirty: Vec::new(),
             heavy: Vec::new(),
+            cork: Cork::default(),
             leaving: Vec::new(),
             sent_before: 0,
             doomed: Vec::new(),
@@ -364,10 +368,16 @@ impl Io {
         if peer.out.is_empty() {
             return Flushed::All;
         }
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let filled = self.frames.slices(&peer.out, &mut slices);
-        let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
-        match peer.stream.write(&slices[..filled]) {
+        let (offered, written) = match self.cork.join(&self.frames, &peer.out) {
+            Some(joined) => (joined.len(), peer.stream.write(&[IoSlice::new(joined)])),
+            None => {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let filled = self.frames.slices(&peer.out, &mut slices);
+                let offered = slices[..filled].iter().map(|slice| slice.len()).sum();
+                (offered, peer.stream.write(&slices[..filled]))
+            }
+        };
+        match written {
             Ok(0) => Flushed::Lost,
             Ok(sent) => {
                 self.meters.sent_bytes += sent as u64;

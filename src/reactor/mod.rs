@@ -2,6 +2,7 @@
 //! deadlines and the one read buffer; it has never heard of HTTP, channels or JSON. It calls a
 //! [`Handler`]; only the server's start-up knows it.
 
+mod cork;
 #[cfg(feature = "bench")]
 mod dial;
 mod io;

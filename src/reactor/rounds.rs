@@ -88,6 +88,7 @@ impl Reactor {
         let later = std::mem::take(&mut self.io.dirty);
         (self.io.dirty, self.spare) = queue_up(batch, taken, later);
         self.flush_heavy(handler, start);
+        self.io.cork.clear();
     }
 
     /// Of those for whom much waits at least one has its turn.

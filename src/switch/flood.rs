@@ -8,7 +8,7 @@ use crate::journal::Journal;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// Whoever takes something so soon after is not cut for the memory that all need.
+/// Whoever has taken something within so long is not cut for the memory that all need.
 const IDLE_MS: u64 = 1000;
 /// If there is no room after so long, whoever is owed most goes, even if it takes something: else
 /// many who take a little could hold all back ends back for ever.
@@ -55,7 +55,7 @@ impl<J: Journal> Switch<J> {
         let now = net.now().mono;
         let Some(flood) = self.flood.filter(|flood| flood.look_at <= now) else { return false };
         let is_patient = now < flood.since.plus(PATIENCE_MS);
-        let idle_since = if is_patient { flood.since } else { now };
+        let idle_since = if is_patient { Millis(now.0.saturating_sub(IDLE_MS)) } else { now };
         let socket = net.largest(idle_since);
         let owed = socket.map_or(0, |(_, bytes)| bytes);
         // Looked at only if one of them may be the largest.

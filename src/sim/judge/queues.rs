@@ -157,7 +157,8 @@ impl Judge {
         assert!(self.kept_bytes() > max - max / 4, "there is room");
         let flooded = self.flooded_since.expect("there is too much");
         assert!(now >= flooded.plus(IDLE_MS), "nobody had the time to take anything");
-        let latest = if now < flooded.plus(PATIENCE_MS) { flooded } else { now };
+        let idle = Millis(now.0.saturating_sub(IDLE_MS));
+        let latest = if now < flooded.plus(PATIENCE_MS) { idle } else { now };
         assert_eq!(since, latest, "who is idle?");
         let most = self.most_owed(since);
         let owed = conn.map(|conn| self.lines[&conn].queue.owed());
@@ -223,9 +224,9 @@ impl Judge {
             let is_due = line.queue.is_due(reason, now, &self.limits);
             assert!(!is_due, "{conn:?} is {reason}, and still open");
         }
-        let flooded = self.flooded_since.filter(|since| since.plus(IDLE_MS + LOOK_MS) <= now);
-        if let Some(flooded) = flooded {
-            let most = self.most_owed(flooded);
+        let seen = Millis(now.0.saturating_sub(IDLE_MS + LOOK_MS));
+        if self.flooded_since.is_some_and(|since| since <= seen) {
+            let most = self.most_owed(seen);
             assert_eq!(most, None, "too much waits, and those who take nothing are still there");
         }
     }

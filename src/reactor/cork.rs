@@ -1,0 +1,92 @@
+//! Frames joined for one write. In a fan-out most peers wait for the same frames in the same order:
+//! they are joined once, and each of those peers gets the bytes in one plain write, which costs the
+//! kernel less than a list of slices. Part of the reactor's writing.
+
+use crate::frame::{Frame, FramePool, OutQueue};
+
+/// So much is joined at most; above that copying costs more than it saves.
+const JOINED_BYTES_MAX: usize = 64 * 1024;
+
+/// What was joined last, and the frames it was made of. It holds them, so that no other frame can
+/// be in their place.
+#[derive(Debug, Default)]
+pub(super) struct Cork {
+    frames: Vec<Frame>,
+    bytes: Vec<u8>,
+}
+
+impl Cork {
+    /// All that waits in a queue as one run of bytes, if it is worth that: at least two frames,
+    /// none of them begun, and not too long.
+    pub fn join(&mut self, pool: &FramePool, queue: &OutQueue) -> Option<&[u8]> {
+        if queue.is_begun() || queue.bytes() > JOINED_BYTES_MAX || queue.frames() < 2 {
+            return None;
+        }
+        let is_same = self.frames.len() == queue.frames()
+            && pool.frames(queue).zip(&self.frames).all(|(one, other)| one.is(other));
+        if !is_same {
+            self.clear();
+            for frame in pool.frames(queue) {
+                self.bytes.extend_from_slice(frame);
+                self.frames.push(frame.clone());
+            }
+        }
+        Some(&self.bytes)
+    }
+
+    /// Lets go of the frames: what comes now waits for others.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+        self.bytes.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Kind;
+
+    #[test]
+    fn what_is_joined_is_what_waits() {
+        let (mut pool, mut cork) = (FramePool::new(100), Cork::default());
+        let frames = ["one", "two", "three"].map(|text| Frame::from(text.as_bytes()));
+        let queue = |pool: &mut FramePool, which: &[usize]| {
+            let mut queue = OutQueue::default();
+            for i in which {
+                pool.push(&mut queue, frames[*i].clone(), Kind::Published);
+            }
+            queue
+        };
+        for (which, joined) in [
+            (&[0, 1][..], Some(&b"onetwo"[..])),
+            (&[0, 1], Some(b"onetwo")),
+            (&[1, 0], Some(b"twoone")),
+            (&[1, 0, 2], Some(b"twoonethree")),
+            (&[1, 0], Some(b"twoone")),
+            (&[2], None),
+            (&[], None),
+        ] {
+            let mut queue = queue(&mut pool, which);
+            assert_eq!(cork.join(&pool, &queue), joined, "{which:?}");
+            if joined.is_some() {
+                pool.sent(&mut queue, 1);
+                assert_eq!(cork.join(&pool, &queue), None, "the first has begun");
+            }
+            pool.clear(&mut queue);
+        }
+        cork.clear();
+        assert!(frames.iter().all(|frame| !frame.is_shared()));
+    }
+
+    #[test]
+    fn much_is_not_joined() {
+        let (mut pool, mut cork) = (FramePool::new(100), Cork::default());
+        let mut queue = OutQueue::default();
+        for _ in 0..2 {
+            let frame = Frame::from(vec![0; JOINED_BYTES_MAX / 2 + 1]);
+            pool.push(&mut queue, frame, Kind::Published);
+        }
+        assert_eq!(cork.join(&pool, &queue), None);
+        pool.clear(&mut queue);
+    }
+}

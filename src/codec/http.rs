@@ -451,7 +451,14 @@ pub fn fuzz_head(data: &[u8]) {
     let Some(end) = end else { return };
     let input = &input[..end];
     let bounds = HeadBounds { headers: 64, target_bytes: 2048 };
-    let Ok(head) = parse_head(input, &bounds) else { return };
+    let head = match parse_head(input, &bounds) {
+        Ok(head) => head,
+        Err(error) => {
+            let answer = error.response();
+            assert!(answer.closes());
+            return assert!(answer.encode().ends_with(format!("\r\n\r\n{error}\n").as_bytes()));
+        }
+    };
     let range = input.as_ptr_range();
     let check = |part: &[u8]| {
         let part = part.as_ptr_range();
@@ -468,6 +475,7 @@ pub fn fuzz_head(data: &[u8]) {
         assert!(!header.name.ends_with([' ', '\t']));
     }
     assert!(head.minor_version == 0 || head.values("host").count() == 1);
+    assert!(head.headers().iter().all(|header| head.has(header.name)));
     assert_eq!(
         upgrade(&head).refusal().is_none(),
         matches!(upgrade(&head), Upgrade::Accept { .. })

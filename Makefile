@@ -9,7 +9,7 @@ SETS ?= 1000000
 ONLY ?=
 
 .PHONY: help run build setup test deny conformance lint fmt sim crash powercut bitrot growth fuzz \
-	smoke fuzzer hostile bench bench-peers measure proxies clean
+	coverage smoke fuzzer hostile bench bench-peers measure proxies clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
@@ -68,6 +68,9 @@ growth: ## set SETS (1000000) short-lived states, and watch the file
 
 fuzz: fuzzer ## fuzz each target for MINUTES minutes (10)
 	fuzz/run $(MINUTES)
+
+coverage: ## lines of codecs, hub and switch that the corpus of the fuzzers reaches; 95 % at least
+	fuzz/coverage
 
 smoke: fuzzer ## fuzz each target for five seconds, and a small campaign, to see that they work
 	fuzz/run --smoke

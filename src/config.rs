@@ -436,6 +436,19 @@ impl Config {
             }
             taken.push((key, address));
         }
+        self.warn_of_addresses();
+        Ok(())
+    }
+
+    fn warn_of_addresses(&mut self) {
+        if !self.control.ip().is_loopback() {
+            self.warnings.push(format!(
+                "control: keys go to {} as they are, and whoever reaches it may try some: only \
+                 back ends should, over a private network; 127.0.0.1:{} is for this machine alone",
+                self.control,
+                self.control.port()
+            ));
+        }
         if let Some(admin) = self.admin.filter(|admin| !admin.ip().is_loopback()) {
             self.warnings.push(format!(
                 "admin: whoever reaches {admin} sees the names of all namespaces and how much is \
@@ -443,7 +456,6 @@ impl Config {
                 admin.port()
             ));
         }
-        Ok(())
     }
 
     fn warn_of_proxies(&mut self) {

@@ -88,6 +88,10 @@ pub trait Handler {
     /// The handler answers what it owes and closes.
     fn ended(&mut self, net: &mut impl Net, conn: ConnId);
 
+    /// The peer sends no more, while the connection is paused: what has not been given to
+    /// `received` may never be. Comes as often as this is noticed.
+    fn hung_up(&mut self, _net: &mut impl Net, _conn: ConnId) {}
+
     /// All that was queued has gone to the kernel, and either the kernel had refused some of it
     /// before, or the connection is paused.
     fn drained(&mut self, net: &mut impl Net, conn: ConnId);

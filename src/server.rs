@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
+use crate::edge::Door;
 use crate::hub::Hub;
 use crate::journal::store::{Folder, Home, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
@@ -29,6 +30,7 @@ use doors::Doors;
 use notify::Notifier;
 use reload::InForce;
 
+pub use memory::fit as fit_memory;
 pub use reload::Reread;
 
 /// Descriptors kept for what is no connection that is counted in `connections`: 24 for back ends
@@ -201,6 +203,8 @@ impl Start {
         if doors.inherited > 0 {
             log::info(at, format_args!("{} sockets were handed over", doors.inherited));
         }
+        let is_admin_local =
+            doors.all.iter().any(|(_, it)| it.door == Door::Admin && it.is_loopback());
         for (name, door) in doors.all {
             log::info(at, format_args!("listening {name}={}", door.address()));
             self.reactor.add_door(door)?;
@@ -209,7 +213,7 @@ impl Start {
             let page = page.map_or_else(String::new, |page| format!("open {page} and "));
             log::info(at, format_args!("to try it, {page}run: {command}"));
         }
-        let mut handler = AdminDoor::new(switch, self.now());
+        let mut handler = AdminDoor::new(switch, self.now()).at_loopback(is_admin_local);
         self.turn(&mut handler, InForce { config, server_key, reread })?;
         let mut switch = handler.into_switch();
         switch.close(self.reactor.now());

@@ -1,8 +1,8 @@
 //! The simulation: the real switch, hub and journal on a network that exists only in memory, with
 //! clients that draw what they do from a seed, and a shadow model that knows what must come out.
 //! Owns chance and time of a run; the same seed gives the same run. Called by `tests/simulate.rs`
-//! and by nothing else. Sockets are simulated here, sessions over HTTP in `sessions`; the disk is
-//! `disk`, and what is done to it `ground`.
+//! and, but for `script` and `rot`, which are for fuzzers, by nothing else. Sockets are simulated
+//! here, sessions over HTTP in `sessions`; the disk is `disk`, and what is done to it `ground`.
 //!
 //! How it checks. Whatever the switch does at its two seams is written on one *tape*: every entry
 //! that the journal orders, every frame that it sends, every connection that it closes. After each
@@ -25,12 +25,16 @@ mod intent;
 mod judge;
 mod net;
 mod record;
+mod rot;
+mod script;
 mod sessions;
 mod tape;
 mod ways;
 mod world;
 
 pub use ground::Misfortunes;
+pub use rot::fuzz_store_recovery;
+pub use script::fuzz_server;
 pub use sessions::{Met, run_sessions, run_sessions_on_store};
 
 use crate::journal::Journal;

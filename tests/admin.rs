@@ -32,6 +32,38 @@ fn get(server: SocketAddr, path: &str) -> Answer {
     request(server, &format!("GET {path}"), &[]).unwrap()
 }
 
+#[test]
+fn a_page_that_has_its_name_point_here_reads_nothing() {
+    let server = Server::start(&options());
+    let admin = admin(&server);
+    let status = |version: &str, host: &str| {
+        let mut http = Http::connect(admin);
+        http.raw(format!("GET /metrics HTTP/{version}\r\n{host}\r\n"));
+        http.answer().status
+    };
+    for host in
+        ["127.0.0.1", "127.0.0.1:8086", "10.1.2.3", "[::1]:8086", "localhost", "LOCALHOST:1"]
+    {
+        assert_eq!(status("1.1", &format!("Host: {host}\r\n")), 200, "{host:?}");
+    }
+    assert_eq!(status("1.0", ""), 200);
+    for host in
+        ["rebound.example", "rebound.example:8086", "127.0.0.1.example", "localhost.example", ""]
+    {
+        for version in ["1.0", "1.1"] {
+            assert_eq!(status(version, &format!("Host: {host}\r\n")), 403, "{host:?}");
+        }
+    }
+    // Elsewhere names are what it is asked by.
+    let mut options = Options::default();
+    options.config["admin"] = json!("0.0.0.0:0");
+    let server = Server::start(&options);
+    let port = self::admin(&server).port();
+    let mut http = Http::connect(SocketAddr::from(([127, 0, 0, 1], port)));
+    http.raw("GET /metrics HTTP/1.1\r\nHost: fws.internal:8086\r\n\r\n");
+    assert_eq!(http.answer().status, 200);
+}
+
 /// All samples, by name and labels as they are written.
 fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
     let answer = get(server, "/metrics");
@@ -236,7 +268,7 @@ fn http_is_that_of_the_web_door() {
     let mut http = Http::connect(admin);
     assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
     assert_eq!(http.ask("GET /nothing", &[], "").status, 404);
-    http.raw("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
+    http.raw("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3));
     assert_eq!([(); 3].map(|()| http.answer().status), [200; 3]);
     let upgrade = common::browser::upgrade("/socket/websocket", &[]);
     http.raw(upgrade);

@@ -123,18 +123,18 @@ fn check_shows_what_serve_would_run_with() {
 
     let dir = Dir::new();
     let file = dir.file("fws.json");
-    let config = json!({ "ws": "1.1.1.1:1", "control": "1.1.1.1:2", "data": "/file",
+    let config = json!({ "ws": "1.1.1.1:1", "control": "127.1.1.1:2", "data": "/file",
         "namespaces": { "shop": "its-key" }, "limits": { "name_bytes": 100, "auth_ms": 200 } });
     std::fs::write(&file, config.to_string()).unwrap();
     set_mode(&file, 0o600);
     let mut command = fws(&["check", "--json", "--data", "/flag", "--limit", "auth_ms=300"]);
-    command.env("FWS_CONFIG_FILE", &file).env("FWS_LISTEN_CONTROL", "2.2.2.2:2");
+    command.env("FWS_CONFIG_FILE", &file).env("FWS_LISTEN_CONTROL", "127.2.2.2:2");
     command.env("FWS_DATA_DIR", "/environment").env("FWS_SYNC", "250ms");
     let mut json: Value = serde_json::from_str(&good(command)).unwrap();
     assert_eq!(json["limits"]["name_bytes"], 100);
     assert_eq!(json["limits"]["auth_ms"], 300);
     json.as_object_mut().unwrap().remove("limits");
-    let expected = json!({ "ws": "1.1.1.1:1", "ws_unix": null, "control": "2.2.2.2:2",
+    let expected = json!({ "ws": "1.1.1.1:1", "ws_unix": null, "control": "127.2.2.2:2",
         "control_unix": null, "admin": null, "data": "/flag", "store": "redb", "sync": "250ms",
         "demo": false, "allow_origin": [], "trusted_proxy": [], "secret_key": "not set",
         "namespaces": ["shop"],

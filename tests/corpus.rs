@@ -24,8 +24,11 @@ targets! {
     http_head: fws::codec::http::fuzz_head;
     introduction: fws::codec::proxy::fuzz_introduction;
     json_members: fws::codec::json::fuzz_members;
+    metrics_text: fws::codec::prometheus::fuzz_text;
+    server: fws::sim::fuzz_server;
     sockjs_messages: fws::codec::sockjs::fuzz_messages;
     sockjs_requests: fws::web::fuzz_sockjs;
+    store_recovery: fws::sim::fuzz_store_recovery;
     token: fws::codec::jwt::fuzz_token;
     ws_reader: fws::codec::ws::fuzz_reader;
 }

@@ -70,6 +70,24 @@ fn what_is_ambiguous_is_refused_and_ends_the_connection() {
 }
 
 #[test]
+fn a_line_that_ends_otherwise_is_refused_at_once() {
+    let server = Server::start(&Options::limits(&[("http_head_ms", 60_000)]));
+    for head in ["GET / HTTP/1.1\n\n", "GET / HTTP/1.1\r\nHost: a\n", "GET / HTTP/1.1\rHost: a"] {
+        assert_eq!(refused(server.ws, head), 400, "{head:?}");
+        let mut http = Http::connect(server.ws);
+        for byte in head.bytes() {
+            http.raw([byte]);
+        }
+        assert_eq!(http.answer().status, 400, "{head:?}");
+    }
+    let mut http = Http::connect(server.ws);
+    for part in ["GET /socket HTTP/1.1\r", "\nHost: a\r", "\n\r", "\n"] {
+        http.raw(part);
+    }
+    assert_eq!(http.answer().status, 200);
+}
+
+#[test]
 fn what_is_too_much_is_refused_with_its_own_status() {
     let server = Server::new();
     let ws = server.ws;

@@ -9,10 +9,16 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use common::server::{Dir, Options, Server};
+use serde_json::Value;
 
 /// A server that may have so many KiB of address space.
 fn in_little(dir: Dir, kib: u32, options: &Options) -> Server {
-    let server = options.command(&dir);
+    let command = little(&options.command(&dir), kib);
+    Server::spawn(command, dir, false)
+}
+
+/// The same command, in so many KiB of address space.
+fn little(server: &Command, kib: u32) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!(r#"ulimit -v {kib} && exec "$0" "$@""#));
     command.arg(server.get_program()).args(server.get_args());
@@ -23,7 +29,7 @@ fn in_little(dir: Dir, kib: u32, options: &Options) -> Server {
         };
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Server::spawn(command, dir, false)
+    command
 }
 
 /// The second half of each never comes.
@@ -71,4 +77,17 @@ fn what_is_set_stays_as_it_is() {
     let log = server.log().join("\n");
     assert!(!log.contains("http_body_bytes is"), "{log}");
     assert!(log.contains("states_bytes is"), "{log}");
+}
+
+#[test]
+fn the_check_shows_what_the_server_would_run_with() {
+    let mut check = common::command::fws(&["check", "--json", "--limit", "sessions=99999"]);
+    let ample = serde_json::from_slice::<Value>(&check.output().unwrap().stdout).unwrap();
+    let check = little(&check, 262_144).output().unwrap();
+    let err = String::from_utf8(check.stderr).unwrap();
+    assert!(err.contains("warning: this process may have 256 MiB of memory, so "), "{err}");
+    let little: Value = serde_json::from_slice(&check.stdout).unwrap();
+    let limit = |config: &Value, name: &str| config["limits"][name].as_u64().unwrap();
+    assert!(limit(&little, "states_bytes") < limit(&ample, "states_bytes"));
+    assert_eq!(limit(&little, "sessions"), 99_999);
 }

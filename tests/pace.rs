@@ -7,11 +7,12 @@
 mod common;
 
 use common::browser::{Browser, Heard, auth_message, masked};
+use common::eventually;
 use common::server::{Options, Server};
 use common::token::token;
 use common::web::{Http, ask, session};
 use serde_json::json;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn slow() -> Options {
     Options::limits(&[("messages_per_second", 50), ("messages_burst", 20)])
@@ -133,4 +134,46 @@ fn whoever_is_held_back_is_alive() {
             other => panic!("heard {other:?}"),
         }
     }
+}
+
+#[test]
+fn whoever_is_held_back_and_goes_is_gone_at_once() {
+    let limits = [("messages_per_second", 1), ("messages_burst", 5)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut control = server.controller("demo");
+    for is_reset in [false, true] {
+        let mut browser = server.browser("demo", r#"{"i":1}"#);
+        browser.join("c");
+        let channel_info = r#"{"action":"channelInfo","channel":"c"}"#;
+        assert!(control.ask(channel_info).contains(r#""countConnection":1"#));
+        // A minute's worth; half of it is there before the server stops reading, and half behind.
+        (0..30).for_each(|clb| browser.say(&ping(clb)));
+        (0..3).for_each(|clb| browser.expect(&answer(clb)));
+        (0..30).for_each(|clb| browser.say(&ping(clb)));
+        if is_reset {
+            browser.drop_connection(true);
+        } else {
+            browser.wire().half_close();
+        }
+        let start = Instant::now();
+        eventually("it is gone", || {
+            control.ask(channel_info).contains(r#""countConnection":0"#).then_some(())
+        });
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn whoever_goes_with_its_last_words_too_fast_is_gone_at_once() {
+    let limits = [("messages_per_second", 1), ("messages_burst", 5)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    let frames: Vec<u8> = (0..60).flat_map(|clb| masked(0x81, ping(clb).as_bytes())).collect();
+    server.freeze();
+    browser.send_raw(&frames);
+    browser.wire().half_close();
+    server.thaw();
+    let start = Instant::now();
+    browser.wire().read_rest().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }

@@ -303,6 +303,7 @@ fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
     let server = Server::start(&Options::limits(&[
         ("backlog_bytes", 1_000_000),
         ("queued_bytes", 8_000_000),
+        ("emit_bytes", 1_000_000_000),
     ]));
     let mut control = server.controller("demo");
     let channels = channels(128);

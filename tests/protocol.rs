@@ -106,6 +106,22 @@ fn the_first_message_may_ride_with_the_handshake() {
 }
 
 #[test]
+fn an_auth_without_data_is_none() {
+    let server = Server::new();
+    for data in ["null", "0", "-0.0", "false", r#""""#] {
+        let mut browser = Browser::raw(server.ws);
+        browser.say(&format!(r#"{{"event":"auth","data":{data}}}"#));
+        browser.say(r#"{"event":"auth"}"#);
+        browser.nothing();
+    }
+    for data in ["1", "true", "[]", "{}", r#""a""#] {
+        let mut browser = Browser::raw(server.ws);
+        browser.say(&format!(r#"{{"event":"auth","data":{data}}}"#));
+        browser.expect_closed(3002, "not found s - param, auth string");
+    }
+}
+
+#[test]
 fn a_browser_that_answers_its_pings_stays() {
     let limits = [("heartbeat_ms", 100), ("heartbeat_answer_ms", 10_000)];
     let server = Server::start(&Options::limits(&limits));

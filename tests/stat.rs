@@ -97,6 +97,14 @@ fn an_address_that_others_can_reach_is_worth_a_word() {
     for loopback in ["127.0.0.1:8086", "[::1]:8086"] {
         good(fws(&["check", "--admin", loopback]));
     }
+    let ran = common::command::run(fws(&["check", "--control", "10.0.0.5:8085"]));
+    assert_eq!(ran.code, Some(0));
+    assert!(
+        ran.err.contains("warning: control: keys go to 10.0.0.5:8085 as they are"),
+        "{}",
+        ran.err
+    );
+    good(fws(&["check", "--control", "[::1]:8085"]));
     let line = bad(fws(&["check", "--admin", "127.0.0.1:8085"]), 2);
     assert_eq!(
         line,

@@ -27,13 +27,22 @@ pub struct AdminDoor<J> {
     /// Who came through this door: a few, and mostly nobody.
     conns: Vec<ConnId>,
     started: Now,
+    /// Only this machine can reach it, which includes the browsers that run there.
+    is_local: bool,
 }
 
 impl<J: Journal> AdminDoor<J> {
     /// In front of this switch, at the start of the server.
     pub fn new(switch: Switch<J>, now: Now) -> AdminDoor<J> {
         let web = Web::new(Vec::new(), switch.limits().clone(), now);
-        AdminDoor { switch, web, conns: Vec::new(), started: now }
+        AdminDoor { switch, web, conns: Vec::new(), started: now, is_local: false }
+    }
+
+    /// Whether it is a port that only this machine can reach: then it answers to no name but
+    /// `localhost`.
+    pub fn at_loopback(mut self, is_local: bool) -> AdminDoor<J> {
+        self.is_local = is_local;
+        self
     }
 
     /// From now on these limits hold, at this door and behind it (see [`Switch::reload`]).
@@ -62,7 +71,10 @@ impl<J: Journal> AdminDoor<J> {
     }
 
     fn split(&mut self) -> (&mut Web<()>, Pages<'_, J>) {
-        (&mut self.web, Pages { switch: &self.switch, started: self.started })
+        (
+            &mut self.web,
+            Pages { switch: &self.switch, started: self.started, is_local: self.is_local },
+        )
     }
 }
 
@@ -71,6 +83,18 @@ impl<J: Journal> AdminDoor<J> {
 struct Pages<'a, J> {
     switch: &'a Switch<J>,
     started: Now,
+    is_local: bool,
+}
+
+/// Whether a request is for an address, or `localhost`, and so not from a page whose own name was
+/// made to point here (DNS rebinding). HTTP/1.0 may say nothing, and browsers always do.
+fn is_for_address(head: &Head<'_>) -> bool {
+    let Some(host) = head.only("host") else { return !head.has("host") };
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    // What stands in brackets is an address: the codec has looked.
+    host.starts_with('[')
+        || name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
 impl<J: Journal> Pages<'_, J> {
@@ -116,6 +140,10 @@ impl<J: Journal> Application for Pages<'_, J> {
     fn closed(&mut self, (): ()) {}
 
     fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response {
+        if self.is_local && !is_for_address(head) {
+            let text = "this door has no name: ask for its address, or for localhost\n";
+            return Response::new(403).text(text);
+        }
         let fresh = |status| Response::new(status).header("Cache-Control", "no-store");
         match (head.method, head.path()) {
             ("GET" | "HEAD", "/metrics") => {
@@ -171,6 +199,13 @@ impl<J: Journal> Handler for AdminDoor<J> {
             return self.web.ended(net, conn);
         }
         self.switch.ended(net, conn);
+    }
+
+    fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
+        // At this door nobody has more than requests.
+        if !self.is_ours(conn) {
+            self.switch.hung_up(net, conn);
+        }
     }
 
     fn drained(&mut self, net: &mut impl Net, conn: ConnId) {

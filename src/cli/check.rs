@@ -3,6 +3,7 @@
 use super::flags::{Flag, SERVE};
 use super::output::{out, tell};
 use super::{Call, Command, Stop};
+use crate::server::fit_memory;
 
 const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object" };
 
@@ -34,7 +35,9 @@ Exit code 0: all is well; 2: something is wrong, and a line says what.",
 
 fn run(call: &Call) -> Result<(), Stop> {
     let [] = call.words()?;
-    let config = call.config()?;
+    let mut config = call.config()?;
+    let fitted = fit_memory(&mut config);
+    config.warnings.extend(fitted);
     for warning in &config.warnings {
         tell(&format!("warning: {warning}"));
     }

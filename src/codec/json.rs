@@ -172,7 +172,10 @@ pub fn fuzz_members(data: &[u8]) {
                 assert_eq!(value.as_ref(), tree.get(name));
             }
         }
-        Err(error) => assert_ne!(error, JsonError::Syntax),
+        Err(error) => {
+            assert_ne!(error, JsonError::Syntax);
+            assert!(error.to_string().contains("deep"));
+        }
     }
 }
 

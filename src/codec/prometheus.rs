@@ -139,6 +139,33 @@ fn quoted(text: &str) -> Option<(String, &str)> {
     None
 }
 
+/// Fuzz target: a text is read; what was read is written, and read again.
+///
+/// # Panics
+/// If that is not what was read before.
+pub fn fuzz_text(data: &[u8]) {
+    let Some(samples) = str::from_utf8(data).ok().and_then(parse) else { return };
+    for sample in samples {
+        let labels: Vec<(&str, &str)> =
+            sample.labels.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let mut text = Exposition(sample.name.clone());
+        text.labels(&labels);
+        let written = format!("{} {}", text.finish(), sample.value);
+        let read = parse(&written).and_then(|samples| samples.into_iter().next());
+        let is_same = |again: &Sample| {
+            // Two that are no numbers are not equal.
+            let is_value = again.value.to_string() == sample.value.to_string();
+            is_value && (&again.name, &again.labels) == (&sample.name, &sample.labels)
+        };
+        // Names of labels are not looked at, so a line with strange ones may not be read again.
+        let is_strange = |(name, _): &(&str, &str)| name.contains(['"', '=', '}', ',', '\n', '\r']);
+        assert!(labels.iter().any(is_strange) || read.as_ref().is_some_and(is_same), "{written}");
+        for (name, _) in labels {
+            assert!(sample.label(name).is_some());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

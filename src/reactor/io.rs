@@ -7,8 +7,8 @@ use mio::net::UnixStream;
 
 use super::cork::Cork;
 use super::listener::Listener;
-use super::process;
-use super::refuse::TURNED_AWAY_MS;
+use super::process::Files;
+use super::refuse::{Haste, TURNED_AWAY_MS};
 use super::stream::Stream;
 use crate::arena::Arena;
 use crate::edge::{Conn, ConnId, Door, Kept, Net};
@@ -56,17 +56,6 @@ pub(super) enum Phase {
     /// All is written and the end told to the peer, whose own end is awaited: closing a socket
     /// with unread input would reset it, and the peer would lose our last words. Next: freed.
     Lingering,
-}
-
-/// Whether a connection has all the time for its end from the beginning of it on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Haste {
-    /// It has more when all is written.
-    None,
-    /// The handler let it in and would not have it.
-    Expelled,
-    /// The handler has never heard of it: there was no room.
-    TurnedAway,
 }
 
 /// One connection.
@@ -163,6 +152,8 @@ pub(super) struct Io {
     admins: usize,
     /// Bytes of the tails that count.
     pub tails: usize,
+    /// What the system says of the process.
+    files: Files,
 }
 
 impl Io {
@@ -188,6 +179,7 @@ impl Io {
             meters: Meters::default(),
             admins: 0,
             tails: 0,
+            files: Files::open(),
         }
     }
 
@@ -584,7 +576,7 @@ impl Net for Io {
     }
 
     fn process(&self) -> Process {
-        process::read()
+        self.files.read()
     }
 }
 

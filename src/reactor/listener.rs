@@ -117,6 +117,16 @@ impl Listener {
         matches!(self.socket, Socket::Unix(..))
     }
 
+    /// Whether it is a port that only this machine can reach.
+    pub fn is_loopback(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                listener.local_addr().is_ok_and(|addr| addr.ip().is_loopback())
+            }
+            Socket::Unix(..) => false,
+        }
+    }
+
     /// Whether the kernel lets anybody connect to it.
     pub fn is_listening(&self) -> bool {
         let listens = match &self.socket {

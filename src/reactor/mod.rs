@@ -33,8 +33,8 @@ use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::reason::CloseReason;
 use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
-use io::{Flushed, Haste, Io, Phase, Slot};
-use refuse::Gate;
+use io::{Flushed, Io, Phase, Slot};
+use refuse::{Gate, Haste};
 use spare::Spares;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
@@ -451,7 +451,7 @@ impl Reactor {
         self.io.unmark_ready(conn);
         let Some(peer) = self.io.peer(conn) else { return };
         if peer.is_paused {
-            return;
+            return self.hang_up(handler, conn);
         }
         let tail = self.io.take_tail(conn);
         let Some(peer) = self.io.peer(conn) else { return };
@@ -508,6 +508,7 @@ impl Reactor {
             peer.is_end_told = true;
             handler.ended(&mut self.io, conn);
         }
+        self.hang_up(handler, conn);
     }
 
     /// Throws away what a closing peer still sends, one read a turn.

@@ -1,8 +1,9 @@
-//! What the system knows of this process, from `/proc`: three short files and one directory entry,
+//! What the system knows of this process, from `/proc`: two short files and one directory entry,
 //! whatever the number of connections. Read when somebody asks, never by the turn. And how many
 //! descriptors it may have.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -13,15 +14,42 @@ const TICKS_PER_SECOND: u64 = 100;
 /// So many descriptors are counted one by one where the system does not tell how many there are.
 const COUNTED_MAX: usize = 4096;
 
-/// Reads it all.
-pub(super) fn read() -> Process {
-    let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
-    Process {
-        resident_bytes: resident_bytes(&read("status")),
-        open_fds: open_fds(),
-        max_fds: getrlimit(Resource::Nofile).current,
-        cpu_ms: cpu_ms(&read("stat")),
+/// More than either file has.
+const FILE_BYTES: usize = 8192;
+
+/// The files, which are open from the start: on the day on which there are no descriptors any more
+/// they are looked at most.
+#[derive(Debug)]
+pub(super) struct Files {
+    status: Option<File>,
+    stat: Option<File>,
+}
+
+impl Files {
+    /// Those of this process, as far as they are there.
+    pub fn open() -> Files {
+        Files {
+            status: File::open("/proc/self/status").ok(),
+            stat: File::open("/proc/self/stat").ok(),
+        }
     }
+
+    /// Reads it all.
+    pub fn read(&self) -> Process {
+        Process {
+            resident_bytes: resident_bytes(&text(self.status.as_ref())),
+            open_fds: open_fds(),
+            max_fds: getrlimit(Resource::Nofile).current,
+            cpu_ms: cpu_ms(&text(self.stat.as_ref())),
+        }
+    }
+}
+
+/// What the file says now.
+fn text(file: Option<&File>) -> String {
+    let mut bytes = [0; FILE_BYTES];
+    let length = file.and_then(|file| file.read_at(&mut bytes, 0).ok()).unwrap_or(0);
+    String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned()
 }
 
 /// Raises the soft limit of descriptors to the hard one; returns what is in force.
@@ -49,8 +77,8 @@ fn cpu_ms(stat: &str) -> Option<u64> {
     ticks.checked_mul(1000 / TICKS_PER_SECOND)
 }
 
-/// Since Linux 6.2 the directory's length is the number of descriptors. Before, they would have to
-/// be listed, which is done only where they are few.
+/// Since Linux 6.2 the directory's length is the number of descriptors; asking for it takes none.
+/// Before, they would have to be listed, which is done only where they are few.
 fn open_fds() -> Option<u64> {
     let length = fs::metadata("/proc/self/fd").ok()?.len();
     if length > 0 {
@@ -76,7 +104,7 @@ mod tests {
 
     #[test]
     fn this_process_has_something_of_everything() {
-        let process = read();
+        let process = Files::open().read();
         assert!(process.resident_bytes.is_some_and(|bytes| bytes > 100_000), "{process:?}");
         assert!(process.open_fds.is_some_and(|fds| fds >= 3), "{process:?}");
         assert!(process.cpu_ms.is_some() && process.max_fds.is_none_or(|max| max >= 3));

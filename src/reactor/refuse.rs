@@ -22,6 +22,17 @@ const LINE_SECONDS_MAX: u64 = 60;
 /// the end of that, at most.
 pub(super) const TURNED_AWAY_MS: u64 = 200;
 
+/// Whether a connection has all the time for its end from the beginning of it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// It has more when all is written.
+    None,
+    /// The handler let it in and would not have it.
+    Expelled,
+    /// The handler has never heard of it: there was no room.
+    TurnedAway,
+}
+
 impl Reactor {
     /// How many connections there are that were let in. Counted from the slots.
     pub(super) fn let_in(&self) -> usize {

@@ -1,12 +1,12 @@
 //! Input that waits: what the handler has not consumed, because it is half of something or its
 //! connection is paused. That of browsers is bounded in all; when it is too much, those of whom the
-//! most waits go. Part of the reactor, which reads.
+//! most waits go; and whoever waits and has gone is told of. Part of the reactor, which reads.
 
 use std::cmp::Reverse;
 
 use super::Reactor;
 use super::io::{Io, Peer, Phase, Slot};
-use crate::edge::{ConnId, Net};
+use crate::edge::{ConnId, Handler, Net};
 use crate::reason::CloseReason;
 
 impl Io {
@@ -27,6 +27,14 @@ impl Io {
 }
 
 impl Reactor {
+    /// Tells the handler that somebody whom it does not hear has gone.
+    pub(super) fn hang_up(&mut self, handler: &mut impl Handler, conn: ConnId) {
+        let Some(peer) = self.io.peer(conn) else { return };
+        if peer.phase == Phase::Open && peer.is_paused && peer.is_end_near {
+            handler.hung_up(&mut self.io, conn);
+        }
+    }
+
     /// If too much waits in all, the largest go, until a quarter is free: so that looking for them
     /// costs little for each byte that had to come before.
     pub(super) fn relieve(&mut self) {

@@ -20,8 +20,9 @@ const CONNECTIONS: u64 = 10_000;
 /// No less than this for the body of a request.
 const BODY_BYTES: u64 = 4096;
 
-/// Lowers what nobody set as far as it takes. Returns what is said of that, in one line.
-pub(super) fn fit(config: &mut Config) -> Option<String> {
+/// Lowers what nobody set as far as it takes, which is nothing where there is enough. Returns what
+/// is said of that, in one line.
+pub fn fit(config: &mut Config) -> Option<String> {
     let (most, own) = memory()?;
     let room = most.saturating_sub(own).max(OWN_MEMORY);
     let mut lowered = Vec::new();

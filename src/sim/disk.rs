@@ -307,7 +307,7 @@ struct Files {
     /// The store under that name, if a power cut could bring it back.
     before: Option<Option<SimFile>>,
     /// What has been remembered of it: what is durable first, and what was written since.
-    seals: Vec<Option<Seal>>,
+    seals: Vec<Found>,
     trouble: Arc<Mutex<Trouble>>,
     /// Files remember no more than what a power cut could still change.
     is_forgetful: bool,
@@ -338,9 +338,17 @@ impl SimFolder {
         SimFolder(Arc::new(Mutex::new(files)))
     }
 
+    /// With this file, if there is one, and this beside it.
+    pub fn found(store: Option<Vec<u8>>, seal: Found) -> SimFolder {
+        let store = store.map(SimFile::new);
+        let trouble = store.as_ref().map(|file| file.trouble.clone()).unwrap_or_default();
+        let files = Files { store, seals: vec![seal], trouble, ..Files::default() };
+        SimFolder(Arc::new(Mutex::new(files)))
+    }
+
     /// An empty one, on which runs can be long.
     pub fn forgetful() -> SimFolder {
-        let files = Files { is_forgetful: true, seals: vec![None], ..Files::default() };
+        let files = Files { is_forgetful: true, seals: vec![Found::Nothing], ..Files::default() };
         SimFolder(Arc::new(Mutex::new(files)))
     }
 
@@ -355,7 +363,10 @@ impl SimFolder {
 
     /// What is remembered of it.
     pub fn sealed(&self) -> Option<Seal> {
-        self.lock().seals.last().cloned().flatten()
+        match self.lock().seals.last() {
+            Some(Found::Seal(seal)) => Some(seal.clone()),
+            _ => None,
+        }
     }
 
     fn trouble<T>(&self, change: impl FnOnce(&mut Trouble) -> T) -> T {
@@ -462,7 +473,7 @@ impl Medium for SimFolder {
     fn seal(&self, seal: &Seal) -> Result<()> {
         let mut files = self.lock();
         files.enter()?;
-        files.seals.push(Some(seal.clone()));
+        files.seals.push(Found::Seal(seal.clone()));
         if files.seals.len() > SEALS_MAX {
             files.seals.remove(1);
         }
@@ -488,7 +499,7 @@ impl Home for SimFolder {
     }
 
     fn found(&self) -> Result<Found> {
-        Ok(self.sealed().map_or(Found::Nothing, Found::Seal))
+        Ok(self.lock().seals.last().cloned().unwrap_or(Found::Nothing))
     }
 
     fn quarantine(&self) -> Result<PathBuf> {

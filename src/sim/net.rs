@@ -237,6 +237,67 @@ impl FakeNet {
         Some(count)
     }
 
+    /// What the handler has not consumed, and behind it what one read brings, as the reactor does.
+    pub fn read_once(&mut self, conn: ConnId) -> Vec<u8> {
+        let Some(socket) = self.socket(conn) else { return Vec::new() };
+        let mut input = std::mem::take(&mut socket.tail);
+        if !socket.is_readable || socket.is_ended {
+            return input;
+        }
+        // A small room stands for a quantum that is used up.
+        let room = if self.prng.one_in(4) { 1 + self.prng.below(64) } else { 65_536 };
+        let read = self.read(conn, &mut input, room);
+        let Some(socket) = self.socket(conn) else { return input };
+        match read {
+            Some(0) => (socket.is_ended, socket.is_readable) = (true, false),
+            Some(count) => {
+                socket.is_readable = count == room || socket.is_end_near;
+                if socket.is_readable {
+                    self.mark_ready(conn);
+                }
+            }
+            None => socket.is_readable = false,
+        }
+        input
+    }
+
+    /// Throws away what a closing peer still sends.
+    pub fn discard(&mut self, conn: ConnId) {
+        match self.read(conn, &mut Vec::new(), 65_536) {
+            Some(0) => {
+                let Some(socket) = self.socket(conn) else { return };
+                socket.is_ended = true;
+                if socket.phase == Phase::Lingering {
+                    self.free(conn);
+                }
+            }
+            Some(_) => self.mark_ready(conn),
+            None => {}
+        }
+    }
+
+    /// All that was queued is written: who is closed goes on to its end. Whether the handler of one
+    /// that is open is to be told.
+    pub fn has_drained(&mut self, conn: ConnId) -> bool {
+        let linger_until = self.now.mono.plus(self.linger_ms);
+        let Some(socket) = self.socket(conn) else { return false };
+        match socket.phase {
+            Phase::Open => std::mem::take(&mut socket.was_blocked) || socket.is_paused,
+            Phase::Lingering => false,
+            Phase::Flushing if socket.is_ended => {
+                self.free(conn);
+                false
+            }
+            Phase::Flushing => {
+                socket.has_outbound_end = true;
+                socket.phase = Phase::Lingering;
+                self.set_timer(conn, Some(linger_until));
+                self.mark_ready(conn);
+                false
+            }
+        }
+    }
+
     /// Frees the slot.
     pub fn free(&mut self, conn: ConnId) {
         let Some(mut socket) = self.sockets.remove(&conn) else { return };

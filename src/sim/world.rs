@@ -343,28 +343,12 @@ impl<G: Ground> World<G> {
         let Some(socket) = self.net.socket(conn) else { return };
         socket.is_on_ready = false;
         if socket.phase != Phase::Open {
-            return self.discard(conn);
+            return self.net.discard(conn);
         }
         if socket.is_paused {
-            return;
+            return self.hang_up(conn);
         }
-        let mut input = std::mem::take(&mut socket.tail);
-        if socket.is_readable && !socket.is_ended {
-            // A small room stands for a quantum that is used up.
-            let room = if self.net.prng.one_in(4) { 1 + self.net.prng.below(64) } else { 65_536 };
-            let read = self.net.read(conn, &mut input, room);
-            let Some(socket) = self.net.socket(conn) else { return };
-            match read {
-                Some(0) => (socket.is_ended, socket.is_readable) = (true, false),
-                Some(count) => {
-                    socket.is_readable = count == room || socket.is_end_near;
-                    if socket.is_readable {
-                        self.net.mark_ready(conn);
-                    }
-                }
-                None => socket.is_readable = false,
-            }
-        }
+        let input = self.net.read_once(conn);
         self.hand_over(conn, input);
     }
 
@@ -398,20 +382,16 @@ impl<G: Ground> World<G> {
             self.judge.ended(conn);
             self.judge(None);
         }
+        self.hang_up(conn);
     }
 
-    /// Throws away what a closing peer still sends.
-    fn discard(&mut self, conn: ConnId) {
-        match self.net.read(conn, &mut Vec::new(), 65_536) {
-            Some(0) => {
-                let Some(socket) = self.net.socket(conn) else { return };
-                socket.is_ended = true;
-                if socket.phase == Phase::Lingering {
-                    self.net.free(conn);
-                }
-            }
-            Some(_) => self.net.mark_ready(conn),
-            None => {}
+    /// Tells the switch that somebody whom it does not hear has gone.
+    fn hang_up(&mut self, conn: ConnId) {
+        let Some(socket) = self.net.socket(conn) else { return };
+        if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
+            self.switch.hung_up(&mut self.net, conn);
+            self.judge.hung_up(conn);
+            self.judge(None);
         }
     }
 
@@ -476,25 +456,12 @@ impl<G: Ground> World<G> {
             Flushed::Blocked => return,
             Flushed::More => return self.net.mark_dirty(conn),
         }
-        let linger_until = self.net.now.mono.plus(self.net.linger_ms);
-        let Some(socket) = self.net.socket(conn) else { return };
-        match socket.phase {
-            Phase::Open if socket.was_blocked || socket.is_paused => {
-                socket.was_blocked = false;
-                self.switch.drained(&mut self.net, conn);
-                self.report.calls += 1;
-                let items = self.tape.take();
-                self.judge.drained(conn, self.view(conn), &items);
-                self.judge_items(&items, None);
-            }
-            Phase::Open | Phase::Lingering => {}
-            Phase::Flushing if socket.is_ended => self.net.free(conn),
-            Phase::Flushing => {
-                socket.has_outbound_end = true;
-                socket.phase = Phase::Lingering;
-                self.net.set_timer(conn, Some(linger_until));
-                self.net.mark_ready(conn);
-            }
+        if self.net.has_drained(conn) {
+            self.switch.drained(&mut self.net, conn);
+            self.report.calls += 1;
+            let items = self.tape.take();
+            self.judge.drained(conn, self.view(conn), &items);
+            self.judge_items(&items, None);
         }
     }
 

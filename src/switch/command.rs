@@ -186,6 +186,7 @@ impl<'a> Fields<'a> {
             _ => vec![self.channel(limits)?.into()],
         };
         let data = self.data.ok_or(Refused::new(300, "Need argument data"))?;
+        check_emit_bytes(&channels, data, limits)?;
         let [user, except, count] = self.params(["userId", "exceptCid", "count"]);
         let user = match user_id(user, "params.userId", limits)? {
             Some(user) => Some(user),
@@ -289,6 +290,18 @@ fn channel_list(raw: &str, limits: &Limits) -> Result<Vec<Box<str>>, Refused> {
     Ok(channels)
 }
 
+/// The message to each channel is one of its own, and all of them are queued before anybody can
+/// take any. What goes to one channel is no longer than its command.
+fn check_emit_bytes(channels: &[Box<str>], data: &str, limits: &Limits) -> Result<(), Refused> {
+    let max = limits.emit_bytes;
+    let bytes: usize = channels.iter().map(|channel| channel.len() + data.len()).sum();
+    if channels.len() < 2 || bytes <= max {
+        return Ok(());
+    }
+    let reason = format!("Too much data for so many channels, at most {max} bytes in all").into();
+    Err(Refused { code: 300, reason })
+}
+
 /// A time in seconds, to milliseconds. Absent, null, false, "" and 0 mean none.
 fn seconds(raw: Option<&str>, what: &str, max: usize) -> Result<Option<u64>, Refused> {
     let Some(raw) = raw.filter(|raw| json::is_truthy(raw)) else { return Ok(None) };
@@ -381,6 +394,24 @@ mod tests {
             ("1e300", Err(())),
         ] {
             assert_eq!(seconds(Some(raw), "t", 100).map_err(|_| ()), ms, "{raw}");
+        }
+    }
+
+    #[test]
+    fn an_emit_to_many_channels_is_bounded_in_all() {
+        let emit = |channels: usize, bytes: usize| {
+            let channels: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
+            let data = "x".repeat(bytes - 2);
+            let body = serde_json::json!({"action": "emit", "channels": channels, "data": data});
+            parse(&body.to_string(), true, &Limits::default()).map(|_| ())
+        };
+        let max = Limits::default().emit_bytes;
+        for (channels, bytes) in [(1, 2 * max), (2, max / 2 - 2), (1000, 8192)] {
+            assert_eq!(emit(channels, bytes), Ok(()), "{channels} {bytes}");
+        }
+        for (channels, bytes) in [(2, max / 2 - 1), (1000, 8400)] {
+            let reason = "Too much data for so many channels, at most 8388608 bytes in all".into();
+            assert_eq!(emit(channels, bytes), Err(Some(Refused { code: 300, reason })));
         }
     }
 }

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
+use super::deadlines::Deadlines;
 use super::{Role, Stranger, Switch, WORK_PER_TURN};
 use crate::codec::{control, json, jwt};
 use crate::edge::{ConnId, Net};
@@ -17,7 +18,7 @@ use crate::hub::{Change, Key, NsId, Outcome, Place, Presence, Refusal};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
-use crate::time::{Millis, UnixMillis};
+use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 
 /// A connection of a back end.
@@ -39,10 +40,7 @@ pub(super) struct Controller {
     pub is_ended: bool,
     /// It is not heard any more, for this.
     fault: Option<CloseReason>,
-    /// The end of a half frame must be there by then; or, while it is held, its replies read.
-    midway_by: Option<Millis>,
-    /// It must have authenticated by then; none once it has.
-    auth_by: Option<Millis>,
+    deadlines: Deadlines,
     /// Wrong keys that it has tried.
     wrong_keys: usize,
 }
@@ -67,13 +65,14 @@ impl Controller {
     pub fn new(net: &mut impl Net, conn: ConnId, limits: &Limits) -> Controller {
         let auth_by = net.now().mono.plus(limits.control_auth_ms as u64);
         net.deadline(conn, Some(auth_by));
-        Controller { auth_by: Some(auth_by), ..Controller::default() }
+        Controller { deadlines: Deadlines::new(auth_by), ..Controller::default() }
     }
 
     /// All replies have gone to the kernel.
     pub fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
         if std::mem::take(&mut self.is_held) {
-            self.watch(net, conn, None);
+            self.deadlines.replies(None);
+            net.deadline(conn, self.deadlines.next());
             net.resume(conn);
         }
     }
@@ -87,19 +86,22 @@ impl Controller {
     /// Reads no more until the replies have gone out, and gives up if they never do.
     fn hold(&mut self, net: &mut impl Net, conn: ConnId, limits: &Limits) {
         self.is_held = true;
+        let by = net.now().mono.plus(limits.control_replies_ms as u64);
+        self.deadlines.replies(Some(by));
+        self.unhear(net, conn);
+    }
+
+    /// Reads no more for now. Half a frame is not waited for meanwhile.
+    fn unhear(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.deadlines.unheard(net.now().mono);
+        net.deadline(conn, self.deadlines.next());
         net.pause(conn);
-        self.watch(net, conn, Some(net.now().mono.plus(limits.control_replies_ms as u64)));
     }
 
     /// Its deadline has come: it does not read, has sent half a frame and no more, or has not said
     /// who it is.
     pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
-        let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= net.now().mono);
-        let reason = match (is_over(self.auth_by), self.is_held) {
-            (true, _) => CloseReason::ControlAuth,
-            (false, true) => CloseReason::RepliesUnread,
-            (false, false) => CloseReason::HalfRequest,
-        };
+        let reason = self.deadlines.reason(net.now().mono);
         if self.is_held { net.close(conn, reason) } else { self.let_go(net, conn, reason) }
     }
 
@@ -116,28 +118,26 @@ impl Controller {
 
     /// Hears no more of it; it is closed when it has the replies that it is owed.
     fn give_up(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
-        (self.is_ended, self.fault, self.auth_by) = (true, Some(reason), None);
-        self.watch(net, conn, None);
+        (self.is_ended, self.fault) = (true, Some(reason));
+        self.deadlines.give_up();
+        net.deadline(conn, None);
         net.pause(conn);
     }
 
     /// It has proved who it is.
     fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth: (NsId, u32)) {
-        (self.auth, self.auth_by) = (Some(auth), None);
-        net.deadline(conn, self.midway_by);
-    }
-
-    /// Sets the deadline for what it is in the midst of, in place of the one before.
-    fn watch(&mut self, net: &mut impl Net, conn: ConnId, at: Option<Millis>) {
-        self.midway_by = at;
-        net.deadline(conn, [at, self.auth_by].into_iter().flatten().min());
+        self.auth = Some(auth);
+        self.deadlines.admit();
+        net.deadline(conn, self.deadlines.next());
     }
 
     /// The deadline of a half frame runs from its first byte, and bytes do not extend it.
     fn watch_frame(&mut self, net: &mut impl Net, conn: ConnId, is_midway: bool, limits: &Limits) {
-        if is_midway != self.midway_by.is_some() {
-            let by = net.now().mono.plus(limits.control_frame_ms as u64);
-            self.watch(net, conn, is_midway.then_some(by));
+        let (before, now) = (self.deadlines, net.now().mono);
+        self.deadlines.heard(now);
+        self.deadlines.frame(is_midway, now.plus(limits.control_frame_ms as u64));
+        if self.deadlines != before {
+            net.deadline(conn, self.deadlines.next());
         }
     }
 }
@@ -185,8 +185,7 @@ impl<J: Journal> Switch<J> {
             let has_room = self.journal.has_room() && !self.is_flooded(net);
             if controller.is_behind(&self.limits) || !has_room {
                 self.crowded.push(conn);
-                controller.watch(net, conn, None);
-                net.pause(conn);
+                controller.unhear(net, conn);
                 return Ok(used);
             }
             if net.queued(conn) >= self.limits.control_replies_pause_bytes {

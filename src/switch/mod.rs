@@ -2,15 +2,16 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends, `browser` for what browsers say, whose connections
-//! and sessions are the web door's ([`Web`]), `page` for the page to try it all, `flood` and
-//! `drain` for the days on which there is too much or it is over. This file has what is between
-//! the roles: the order of changes, delivery, and the end of connections.
+//! One file per role: `control` for back ends (and `deadlines` for theirs), `browser` for what
+//! browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for the page
+//! to try it all, `flood` and `drain` for the days on which there is too much or it is over. This
+//! file has what is between the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
 mod command;
 mod control;
+mod deadlines;
 mod drain;
 mod flood;
 mod fuzz;
@@ -412,6 +413,13 @@ impl<J: Journal> Handler for Switch<J> {
                 *self.role(conn) = role;
                 self.web.ended(net, conn);
             }
+        }
+    }
+
+    fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
+        // A back end's commands are carried out all the same.
+        if matches!(self.role(conn), Role::Web) {
+            self.web.hung_up(net, conn);
         }
     }
 

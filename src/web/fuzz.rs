@@ -149,6 +149,7 @@ impl World {
             http_headers: 8,
             http_target_bytes: 256,
             http_body_bytes: 4096,
+            http_requests_per_turn: 4,
             answers_pause_bytes: 2048,
             stream_response_bytes: 2048,
             sessions: 8,
@@ -370,5 +371,30 @@ mod tests {
         assert!(broken.is_err());
         let broken = std::panic::catch_unwind(|| check_echo(b"[\"a\"]", b"a[\"b\"]"));
         assert!(broken.is_err());
+    }
+
+    #[test]
+    fn requests_behind_each_other_leave_others_their_turn() {
+        let mut world = World::new();
+        let conn = world.connect(Address::Unix);
+        let get = "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n";
+        let post = "POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab";
+        let whole = [get, post].concat().repeat(5);
+        // One more, of which the first turn sees half a body.
+        let (now, later) = whole.split_at(whole.len() - 1);
+        let answers = |world: &World| {
+            let output = &world.net.peers[conn.index()].output;
+            output.windows(8).filter(|window| window == b"HTTP/1.1").count()
+        };
+        let peer = &mut world.net.peers[conn.index()];
+        peer.input = now.into();
+        peer.is_ready = true;
+        for count in [4, 8, 9] {
+            assert!(world.turn());
+            assert_eq!(answers(&world), count);
+        }
+        world.give(conn, later.as_bytes());
+        assert_eq!(answers(&world), 10);
+        world.end();
     }
 }

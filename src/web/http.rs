@@ -80,8 +80,8 @@ fn refuse(net: &mut impl Net, conn: ConnId, error: HttpError) -> CloseReason {
 }
 
 impl<P> Web<P> {
-    /// Answers the requests that are there, until one of them makes something else of the
-    /// connection.
+    /// Answers the requests that are there, as far as this turn's budget goes, until one of them
+    /// makes something else of the connection.
     pub(super) fn http_received<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -89,9 +89,14 @@ impl<P> Web<P> {
         conn: ConnId,
         input: &[u8],
     ) -> Result<usize, CloseReason> {
-        let mut used = 0;
+        let (mut used, mut requests) = (0, 0);
         while let Line::Http(http) = &mut self.lines[conn.index()] {
             let rest = &input[used..];
+            if requests == self.limits.http_requests_per_turn && !rest.is_empty() {
+                // The others' turn; ours comes again.
+                net.resume(conn);
+                return Ok(used);
+            }
             if let Some(upload) = &mut http.upload {
                 let before = upload.bytes();
                 let read = upload.read(rest);
@@ -106,6 +111,7 @@ impl<P> Web<P> {
                 let (head, body) = upload.into_parts();
                 let head = self.parse(&head).map_err(|e| refuse(net, conn, e))?;
                 self.request(net, app, conn, &head, body.as_deref())?;
+                requests += 1;
                 continue;
             }
             if http.may_introduce {
@@ -123,18 +129,8 @@ impl<P> Web<P> {
             if !http::may_be_request(rest) {
                 return Err(refuse(net, conn, HttpError::Malformed));
             }
-            let Some(head_end) = http::find_head_end(rest, http.scanned as usize) else {
-                if rest.len() >= self.limits.http_head_bytes {
-                    return Err(refuse(net, conn, HttpError::HeadTooLarge));
-                }
-                http.scanned = rest.len() as u32;
-                return Ok(used);
-            };
-            if head_end > self.limits.http_head_bytes {
-                return Err(refuse(net, conn, HttpError::HeadTooLarge));
-            }
-            http.scanned = 0;
-            used += head_end;
+            let Some(head_end) = self.head_end(net, conn, rest)? else { return Ok(used) };
+            (used, requests) = (used + head_end, requests + 1);
             used += self.begin(net, app, conn, &rest[..head_end], &input[used..])?;
             if let Line::Http(http) = &self.lines[conn.index()]
                 && http.upload.is_none()
@@ -146,6 +142,31 @@ impl<P> Web<P> {
             }
         }
         Ok(used)
+    }
+
+    /// Where the head of the next request ends, if all of it is there.
+    fn head_end(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &[u8],
+    ) -> Result<Option<usize>, CloseReason> {
+        let Line::Http(http) = &mut self.lines[conn.index()] else { return Ok(None) };
+        let most = self.limits.http_head_bytes;
+        let scanned = std::mem::take(&mut http.scanned) as usize;
+        let end = http::find_head_end(input, scanned);
+        if let Some(end) = end.filter(|end| *end <= most) {
+            return Ok(Some(end));
+        }
+        // With such a line the end of the head may never come.
+        if http::has_bare_end(&input[..input.len().min(most)], scanned) {
+            return Err(refuse(net, conn, HttpError::Malformed));
+        }
+        if end.is_some() || input.len() >= most {
+            return Err(refuse(net, conn, HttpError::HeadTooLarge));
+        }
+        http.scanned = input.len() as u32;
+        Ok(None)
     }
 
     /// What stands at the start of a connection by a proxy that is believed. Returns how long

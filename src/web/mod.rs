@@ -345,6 +345,14 @@ impl<P> Web<P> {
         net.close(conn, CloseReason::PeerClosed);
     }
 
+    /// The peer sends no more, and is not heard. A WebSocket is over with its stream: nobody waits
+    /// for what it said too fast, or without taking its answers. Requests may be answered yet.
+    pub fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
+        if let Line::Socket(_) = self.lines[conn.index()] {
+            net.close(conn, CloseReason::PeerClosed);
+        }
+    }
+
     /// All that was queued has gone to the kernel.
     pub fn drained<A: Application<Peer = P>>(
         &mut self,

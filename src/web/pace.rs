@@ -1,6 +1,7 @@
 //! How fast a browser may speak: a bucket of tokens, one for each message or frame, which come back
-//! with time. Whoever has none left is not read; nothing of what it says is lost. It knows the time
-//! of the turn alone, and costs nobody a scan. Called by `socket` and `transports`.
+//! with time. Whoever has none left is not read; nothing of what it says is lost, unless it goes
+//! meanwhile. It knows the time of the turn alone, and costs nobody a scan. Called by `socket` and
+//! `transports`.
 
 use crate::limits::Limits;
 use crate::time::Millis;

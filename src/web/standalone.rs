@@ -65,6 +65,10 @@ impl<A: Application> Handler for Standalone<A> {
         self.web.ended(net, conn);
     }
 
+    fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.web.hung_up(net, conn);
+    }
+
     fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
         self.web.drained(net, &mut self.app, conn);
     }

@@ -2,7 +2,7 @@
 //! tungstenite's reader finds the same messages in them, where it is there (feature `oracle`, which
 //! tests and fuzzers have).
 
-use super::{Bounds, Event, Reader, Side, WsError};
+use super::{Bounds, Event, Reader, Side, WsError, close_frame};
 
 /// An event with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,14 @@ pub fn fuzz_reader(data: &[u8]) {
     let at_once = hear(side, [&whole[..]], &bounds);
     assert_eq!(hear(side, pieces, &bounds), at_once);
     assert_eq!(hear(side, whole.chunks(1), &bounds), at_once);
+    if let (_, Some(error)) = &at_once {
+        // What the peer is told of it fits into a close frame.
+        let frame = close_frame(error.close_code(), error.close_text());
+        let (heard, _) = hear(Side::Client, [&frame[..]], &bounds);
+        let told = Heard::Close(Some((error.close_code(), error.close_text().to_owned())));
+        assert_eq!(heard, [told]);
+        assert!(!error.to_string().is_empty());
+    }
     #[cfg(feature = "oracle")]
     super::oracle::compare(side, &whole, message_bytes);
 }

@@ -134,8 +134,20 @@ pub enum Found {
     Damaged,
 }
 
+impl Found {
+    /// What the bytes of `store.seal` say: the later of its two copies, if either is whole.
+    pub fn in_file(bytes: &[u8]) -> Found {
+        if bytes.is_empty() {
+            return Found::Nothing;
+        }
+        let copies = bytes.chunks(SEAL_COPY_BYTES as usize).filter_map(Seal::decode);
+        copies.max_by_key(|seal| seal.batch).map_or(Found::Damaged, Found::Seal)
+    }
+}
+
 impl Seal {
-    fn encode(&self) -> Vec<u8> {
+    /// One copy, as it stands in `store.seal`.
+    pub fn encode(&self) -> Vec<u8> {
         let mut copy = SEAL_MAGIC.to_vec();
         copy.extend_from_slice(&self.key);
         copy.extend_from_slice(&self.batch.to_le_bytes());
@@ -330,11 +342,7 @@ impl Home for Folder {
         if let Some(seal) = &self.seal {
             seal.take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
         }
-        if bytes.is_empty() {
-            return Ok(Found::Nothing);
-        }
-        let copies = bytes.chunks(SEAL_COPY_BYTES as usize).filter_map(Seal::decode);
-        Ok(copies.max_by_key(|seal| seal.batch).map_or(Found::Damaged, Found::Seal))
+        Ok(Found::in_file(&bytes))
     }
 
     fn quarantine(&self) -> io::Result<PathBuf> {

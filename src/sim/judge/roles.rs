@@ -159,6 +159,13 @@ impl Judge {
         }
     }
 
+    /// The client sends no more, and is not heard: a browser is gone.
+    pub fn hung_up(&mut self, conn: ConnId) {
+        if self.browser(conn).is_some() {
+            self.close(conn, CloseReason::PeerClosed);
+        }
+    }
+
     fn next_intent(&self, conn: ConnId) -> Option<(u64, u64, Intent)> {
         let line = self.lines.get(&conn).filter(|line| line.closing.is_none())?;
         let has_fault = matches!(&line.role, Role::Controller(c) if c.fault.is_some());

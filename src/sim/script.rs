@@ -1,0 +1,386 @@
+//! The whole server, whatever comes through its doors: switch, web, hub and a journal on the fake
+//! network. Owns its turn, which is that of the reactor, and lets happen what an input says; what
+//! the network does of its own follows a seed that the input gives. Called by the fuzzer and by the
+//! test that replays its corpus, never by the server.
+//!
+//! An input is a script. Its first byte says what is recorded where: `l` in memory, late; `s` in a
+//! store, `S` in one with `--sync 1s`; in memory at once otherwise. The second is the seed. Behind
+//! these each line is a letter and its text:
+//!
+//! | letter | what happens |
+//! |---|---|
+//! | `a` `b` | a browser sends the text as one WebSocket message |
+//! | `c` `d` | another does so over SockJS |
+//! | `h` `i` | somebody sends the text and a newline to the browsers' port, `i` by a proxy |
+//! | `k` `l` `n` `o` | a back end sends the text as one command |
+//! | `m` | somebody sends the text and a newline to the admin port |
+//! | upper case | the same peer sends the text as it is, framed by nobody |
+//! | `/` | what the peer named next sends arrives in pieces: as long as the next byte says |
+//! | `.` `:` | time passes, 40 ms for each unit of the next byte, or a second |
+//! | `!` | the peer named next stops reading, or reads again |
+//! | `$` | the peer named next sends its last byte |
+//! | `~` | the peer named next is lost |
+//! | `#` | somebody is turned away |
+//! | `@` | half the limits hold, another server key and no `site`; or what held before |
+//! | `%` `&` | something is wrong with the disk; nothing is any more |
+//! | `^` | this server is killed, `x`, or loses its power, `p`, or stops; then another one starts |
+//!
+//! A peer that is not there connects first. Behind each line the server comes to rest, except where
+//! the line ends in `+`.
+
+mod peers;
+
+use super::Prng;
+use super::ground::{End, Ground, Plain, Start, Store};
+use super::net::{FakeNet, Flushed, Phase};
+use super::tape::{Tape, Traced};
+use crate::admin::AdminDoor;
+use crate::edge::{ConnId, Handler, Net, TurnedAway};
+use crate::hub::{Cursor, Hub};
+use crate::journal::{Journal, LateJournal, MemoryJournal};
+use crate::limits::{Limits, SyncPolicy};
+use crate::switch::{Demo, Settings, SockJs, Switch};
+use crate::time::{Millis, Now, UnixMillis};
+use peers::Peers;
+
+/// Key of the namespace `site`.
+const KEY: &str = "11111111-1111-4111-8111-111111111111";
+const SERVER_KEY: &str = "server";
+/// How long a server that is told to stop may take.
+const DRAIN_MS: u64 = 2000;
+/// When every script begins.
+const START: Now = Now { mono: Millis(0), unix: UnixMillis(1_800_000_000_000) };
+/// One unit of `.`, in milliseconds.
+const STEP_MS: u64 = 40;
+/// More turns than it takes to come to rest.
+const TURNS_MAX: usize = 20_000;
+/// Lines of one script that are played.
+const LINES_MAX: usize = 400;
+/// Whoever is held back is heard to the end, at its pace, within so many times ten seconds.
+const PATIENCE: usize = 12;
+
+/// Fuzz target: a script of the whole server. At its end everybody goes, and nothing may be left.
+///
+/// # Panics
+/// If an invariant or a law of [`crate::edge`] is broken, something is left at the end, or a store
+/// that was closed in good order is found as it was not left.
+pub fn fuzz_server(data: &[u8]) {
+    crate::log::mute(true);
+    let (first, rest) = data.split_first().unwrap_or((&b'm', &[]));
+    let (seed, script) = rest.split_first().unwrap_or((&0, &[]));
+    let seed = u64::from(*seed);
+    match first {
+        b's' => play(seed, Store::new(SyncPolicy::Always), script),
+        b'S' => play(seed, Store::new(SyncPolicy::Every(1000)), script),
+        b'l' => play(seed, Plain(Some(LateJournal::new(1, seed, 4))), script),
+        _ => play(seed, Plain(Some(MemoryJournal::new(1))), script),
+    }
+}
+
+fn play(seed: u64, ground: impl Ground, script: &[u8]) {
+    let mut stage = Stage::new(seed, ground);
+    for line in script.split(|byte| *byte == b'\n').take(LINES_MAX) {
+        match line.strip_suffix(b"+") {
+            Some(line) => stage.line(line),
+            None => {
+                stage.line(line);
+                stage.rest();
+            }
+        }
+    }
+    stage.end();
+}
+
+/// The server, its network, and who is at the other ends.
+struct Stage<G: Ground> {
+    seed: u64,
+    limits: Limits,
+    ground: G,
+    door: AdminDoor<Traced<G::Journal>>,
+    net: FakeNet,
+    peers: Peers,
+    tape: Tape,
+}
+
+fn door<J: Journal>(
+    start: Start<J>,
+    limits: &Limits,
+    now: Now,
+    tape: &Tape,
+) -> AdminDoor<Traced<J>> {
+    let settings = Settings {
+        limits: limits.clone(),
+        server_key: SERVER_KEY.to_owned(),
+        demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
+        sockjs: SockJs::default(),
+        proxies: super::ways::proxies(),
+        now,
+        at: start.at,
+    };
+    let mut switch = Switch::over(start.hub, settings, Traced::new(start.journal, tape.clone()));
+    switch.declare("site", KEY);
+    AdminDoor::new(switch, now)
+}
+
+/// Small, but with room for who listens in a script.
+fn limits(seed: u64) -> Limits {
+    Limits {
+        control_connections: 3,
+        control_unauthenticated_connections: 2,
+        connections_per_address: 6,
+        connections_per_user: 4,
+        sessions_unauthenticated: 6,
+        messages_burst: 32,
+        ..super::limits(seed)
+    }
+}
+
+impl<G: Ground> Stage<G> {
+    fn new(seed: u64, mut ground: G) -> Stage<G> {
+        let (mut prng, limits, tape) = (Prng::new(seed), limits(seed), Tape::default());
+        let start = ground.start(&mut prng, START, &limits);
+        let door = door(start, &limits, START, &tape);
+        let net = FakeNet::new(prng, START, &limits, tape.clone());
+        Stage { seed, limits, ground, door, net, peers: Peers::default(), tape }
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let Some((letter, text)) = line.split_first() else { return };
+        let first = text.first().copied().unwrap_or(0);
+        match letter {
+            b'.' => self.walk(STEP_MS * u64::from(first)),
+            b':' => self.walk(1000 * u64::from(first)),
+            b'#' => self.door.turned_away(self.net.now, TurnedAway::Full),
+            b'@' => self.reload(),
+            b'%' => {
+                let now = self.net.now.mono;
+                if let Some(store) = self.ground.store() {
+                    store.trouble(&mut self.net.prng, now);
+                }
+            }
+            b'&' => {
+                if let Some(store) = self.ground.store() {
+                    store.mend();
+                }
+            }
+            b'^' => self.restart(match first {
+                b'x' => End::Killed,
+                b'p' => End::PowerCut,
+                _ => End::Closed,
+            }),
+            letter => self.peers.line(*letter, text, &mut self.net, &mut self.door),
+        }
+    }
+
+    fn reload(&mut self) {
+        let limits = limits(self.seed);
+        self.limits = if self.limits.states != limits.states {
+            let switch = self.door.switch_mut();
+            switch.set_server_key(SERVER_KEY);
+            switch.declare("site", KEY);
+            limits
+        } else {
+            let switch = self.door.switch_mut();
+            switch.set_server_key("another");
+            switch.undeclare("site");
+            Limits {
+                states: limits.states / 2,
+                namespaces: limits.namespaces - 1,
+                state_bytes: limits.state_bytes / 2,
+                channels_per_connection: limits.channels_per_connection / 2,
+                messages_burst: limits.messages_burst / 2,
+                control_frame_bytes: limits.control_frame_bytes / 2,
+                ..limits
+            }
+        };
+        self.door.reload(&self.limits, SockJs::default());
+    }
+
+    /// Turns until nothing happens before time passes or somebody speaks.
+    fn rest(&mut self) {
+        let mut turns = 0;
+        while self.turn() || self.door.due().is_some_and(|at| at <= self.net.now.mono) {
+            turns += 1;
+            assert!(turns < TURNS_MAX, "a livelock");
+        }
+        self.door.switch().check_invariants();
+    }
+
+    /// One turn, in the order of the reactor's. Whether anything happened in it.
+    fn turn(&mut self) -> bool {
+        let mut is_busy = self.peers.move_bytes(&mut self.net);
+        is_busy |= self.ground.step(&mut self.net.prng, self.net.now);
+        for conn in self.net.events() {
+            self.net.lose(conn);
+        }
+        self.door.tick(&mut self.net);
+        let mut ready = std::mem::take(&mut self.net.ready);
+        is_busy |= !ready.is_empty();
+        let most = self.net.round().min(ready.len());
+        ready.drain(..most).for_each(|conn| self.read(conn));
+        self.net.ready.splice(..0, ready);
+        self.expire();
+        self.door.settle(&mut self.net);
+        if let Some(store) = self.ground.store() {
+            store.take_sent();
+        }
+        is_busy |= self.forget();
+        let mut dirty = std::mem::take(&mut self.net.dirty);
+        is_busy |= !dirty.is_empty();
+        let most = self.net.round().min(dirty.len());
+        dirty.drain(..most).for_each(|conn| self.flush(conn));
+        self.net.dirty.splice(..0, dirty);
+        is_busy |= self.forget();
+        self.tape.take();
+        is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
+    }
+
+    /// Reads one connection once and hands the bytes over.
+    fn read(&mut self, conn: ConnId) {
+        let Some(socket) = self.net.socket(conn) else { return };
+        socket.is_on_ready = false;
+        match socket.phase {
+            Phase::Open if socket.is_paused => return,
+            Phase::Open => {}
+            _ => return self.net.discard(conn),
+        }
+        let mut input = self.net.read_once(conn);
+        if !input.is_empty() {
+            let result = self.door.received(&mut self.net, conn, &mut input);
+            if let Err(reason) = result {
+                self.net.close(conn, reason);
+            }
+            let used = result.unwrap_or(input.len());
+            assert!(used <= input.len());
+            if let Some(socket) = self.net.socket(conn).filter(|s| s.phase == Phase::Open) {
+                socket.tail = input.split_off(used);
+            }
+        }
+        let Some(socket) = self.net.socket(conn) else { return };
+        let is_at_end = socket.is_ended && !socket.is_end_told && !socket.is_paused;
+        if socket.phase == Phase::Open && is_at_end && !socket.is_on_ready {
+            socket.is_end_told = true;
+            self.door.ended(&mut self.net, conn);
+        }
+    }
+
+    /// Deadlines that have passed, and peers that were given time to take what waits for them.
+    fn expire(&mut self) {
+        self.net.wheel.advance(self.net.now.mono.0);
+        while let Some((_, conn)) = self.net.wheel.pop_expired() {
+            match self.net.timer_came(conn) {
+                Some(Phase::Open) => self.door.timed_out(&mut self.net, conn),
+                Some(Phase::Flushing | Phase::Lingering) => self.net.free(conn),
+                None => {}
+            }
+        }
+        while let Some((conn, verdict)) = self.net.overdue() {
+            if let Some(reason) = verdict {
+                self.door.too_slow(&mut self.net, conn, reason);
+            }
+        }
+    }
+
+    /// Tells the switch whom to forget.
+    fn forget(&mut self) -> bool {
+        let is_busy = !self.net.doomed.is_empty();
+        while !self.net.doomed.is_empty() {
+            for (conn, reason) in std::mem::take(&mut self.net.doomed) {
+                self.door.closed(&mut self.net, conn, reason);
+                if self.net.socket(conn).is_some_and(|s| s.phase == Phase::Lingering) {
+                    self.net.free(conn);
+                }
+            }
+        }
+        is_busy
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        match self.net.flush(conn) {
+            Flushed::Blocked => {}
+            Flushed::More => self.net.mark_dirty(conn),
+            Flushed::All if self.net.has_drained(conn) => self.door.drained(&mut self.net, conn),
+            Flushed::All => {}
+        }
+    }
+
+    /// Time goes on, from one deadline to the next.
+    fn walk(&mut self, ms: u64) {
+        let until = self.net.now.mono.plus(ms);
+        loop {
+            self.rest();
+            let now = self.net.now.mono;
+            if now >= until {
+                return;
+            }
+            let due = [self.net.next_at(), self.door.due(), self.ground.due()];
+            let next = due.into_iter().flatten().min().unwrap_or(until);
+            let ms = next.max(now.plus(1)).min(until).0 - now.0;
+            let Now { mono, unix } = self.net.now;
+            self.net.now = Now { mono: mono.plus(ms), unix: unix.plus(ms) };
+        }
+    }
+
+    /// This server ends, and another one starts on what it has left.
+    fn restart(&mut self, how: End) {
+        if how == End::Closed {
+            let until = self.net.now.mono.plus(DRAIN_MS);
+            self.door.stopping(&mut self.net, until);
+            self.walk(DRAIN_MS);
+        }
+        let now = self.net.now;
+        let Some(store) = self.ground.store() else { return };
+        let rows = if how == End::Closed {
+            self.door.switch_mut().close(now);
+            let meters = self.door.switch().journal().meters(now).unwrap_or_default();
+            (!meters.is_failing).then(|| rows(self.door.switch().hub()))
+        } else {
+            None
+        };
+        store.end(&mut self.net.prng, how, now.mono);
+        let start = self.ground.start(&mut self.net.prng, now, &self.limits);
+        if let Some(left) = rows.filter(|_| !start.power_went) {
+            assert_eq!(self::rows(&start.hub), left, "what a server finds that another has left");
+        }
+        self.tape = Tape::default();
+        self.door = door(start, &self.limits, now, &self.tape);
+        let prng = Prng::new(self.net.prng.next());
+        self.net = FakeNet::new(prng, now, &self.limits, self.tape.clone());
+        self.peers = Peers::default();
+    }
+
+    /// Everybody reads and leaves; then the server stops, and nothing may be left.
+    fn end(mut self) {
+        if let Some(store) = self.ground.store() {
+            store.mend();
+        }
+        self.peers.leave(&mut self.net);
+        for _ in 0..PATIENCE {
+            self.walk(10_000);
+        }
+        assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
+        assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
+        assert_eq!(self.net.kept().bytes, 0, "publications are left");
+        assert!(self.net.is_nobody_watched(), "somebody is watched");
+        let switch = self.door.switch();
+        let [_, channels, users, peers, _] = switch.hub().sizes();
+        assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
+        switch.check_drained(self.net.now);
+        let metrics = switch.metrics();
+        assert_eq!(metrics.opened, metrics.closed.iter().sum::<u64>(), "opened and closed");
+        self.restart(End::Closed);
+    }
+}
+
+/// All rows, for a comparison.
+fn rows(hub: &Hub) -> Vec<String> {
+    let (mut rows, mut cursor) = (Vec::new(), Some(Cursor::default()));
+    while let Some(from) = cursor {
+        cursor = hub.rows(from, |key, row| {
+            rows.push(format!("{key:?} {row:?}"));
+            true
+        });
+    }
+    rows.sort();
+    rows
+}

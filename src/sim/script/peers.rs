@@ -1,0 +1,163 @@
+//! Who is at the other ends of a script's connections: one for each of a few letters at a time.
+
+use std::collections::VecDeque;
+
+use super::super::net::FakeNet;
+use crate::address::Address;
+use crate::codec::ws::{self, Opcode};
+use crate::codec::{control, json};
+use crate::edge::{ConnId, Door, Handler};
+
+/// The letters of the peers.
+const LETTERS: [u8; 11] = *b"abcdhiklmno";
+/// What peers send and nobody has taken, at most.
+const PIPE_BYTES_MAX: usize = 64 * 1024;
+
+/// A peer, on its side of the connection.
+#[derive(Debug, Default)]
+struct Peer {
+    conn: Option<ConnId>,
+    /// What it has written and what has not arrived.
+    pipe: VecDeque<u8>,
+    /// How many bytes arrive at once; 0 for all.
+    pace: usize,
+    is_stuck: bool,
+    is_ended: bool,
+    is_end_sent: bool,
+    is_lost: bool,
+}
+
+/// All peers, by the place of their letter.
+#[derive(Debug, Default)]
+pub(super) struct Peers([Peer; LETTERS.len()]);
+
+impl Peers {
+    fn named(&mut self, letter: u8) -> Option<&mut Peer> {
+        let at = LETTERS.iter().position(|other| *other == letter)?;
+        self.0.get_mut(at)
+    }
+
+    /// A line that is about a peer.
+    pub fn line(&mut self, letter: u8, text: &[u8], net: &mut FakeNet, door: &mut impl Handler) {
+        let named = text.first().copied().unwrap_or(0);
+        let amount = text.get(1).map_or(0, |byte| usize::from(*byte));
+        match (letter, self.named(named)) {
+            (b'/', Some(peer)) => peer.pace = amount,
+            (b'!', Some(peer)) => peer.is_stuck ^= true,
+            (b'$', Some(peer)) => peer.is_ended = true,
+            (b'~', Some(peer)) => {
+                if let Some(conn) = peer.conn.filter(|_| !peer.is_lost) {
+                    peer.is_lost = true;
+                    net.reset(conn);
+                }
+            }
+            _ => self.say(letter, text, net, door),
+        }
+    }
+
+    fn say(&mut self, letter: u8, text: &[u8], net: &mut FakeNet, door: &mut impl Handler) {
+        let lower = letter.to_ascii_lowercase();
+        let Some(peer) = self.named(lower) else { return };
+        if peer.conn.is_none() {
+            peer.connect(lower, net, door);
+        }
+        if peer.is_ended || peer.is_lost || peer.pipe.len() > PIPE_BYTES_MAX {
+            return;
+        }
+        let mut bytes = Vec::new();
+        match letter {
+            b'a' | b'b' => ws::encode_masked_into(&mut bytes, Opcode::Text, text, *b"mask"),
+            b'c' | b'd' => {
+                let mut message = b"[".to_vec();
+                json::quote_into(&mut message, &String::from_utf8_lossy(text));
+                message.push(b']');
+                ws::encode_masked_into(&mut bytes, Opcode::Text, &message, *b"mask");
+            }
+            b'k' | b'l' | b'n' | b'o' => control::encode_into(&mut bytes, text),
+            b'h' | b'i' | b'm' => bytes.extend([text, b"\n"].concat()),
+            _ => bytes.extend(text),
+        }
+        peer.pipe.extend(bytes);
+    }
+
+    /// Bytes arrive on both sides. Whether any did.
+    pub fn move_bytes(&mut self, net: &mut FakeNet) -> bool {
+        let mut is_busy = false;
+        for peer in &mut self.0 {
+            is_busy |= peer.move_bytes(net);
+        }
+        is_busy
+    }
+
+    /// Everybody reads, and sends its last byte.
+    pub fn leave(&mut self, net: &mut FakeNet) {
+        for peer in &mut self.0 {
+            (peer.is_stuck, peer.is_ended, peer.pace) = (false, true, 0);
+            peer.move_bytes(net);
+        }
+    }
+}
+
+impl Peer {
+    fn connect(&mut self, letter: u8, net: &mut FakeNet, door: &mut impl Handler) {
+        *self = Peer { pace: self.pace, ..Peer::default() };
+        let at = match letter {
+            b'k' | b'l' | b'n' | b'o' => Door::Control,
+            b'm' => Door::Admin,
+            _ => Door::Web,
+        };
+        let from = match letter {
+            b'i' | b'k'..=b'o' => Address::Unix,
+            letter => Address::from(std::net::IpAddr::from([192, 0, 2, letter])),
+        };
+        let path = match letter {
+            b'a' | b'b' => Some("websocket"),
+            b'c' | b'd' => Some("0/1/websocket"),
+            _ => None,
+        };
+        if let Some(path) = path {
+            let head = format!(
+                "GET /socket/{path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            self.pipe.extend(head.bytes());
+        }
+        let conn = net.insert();
+        self.conn = Some(conn);
+        door.opened(net, conn, at, from);
+    }
+
+    fn move_bytes(&mut self, net: &mut FakeNet) -> bool {
+        let Some(conn) = self.conn else { return false };
+        net.leftovers.remove(&conn);
+        let Some(socket) = net.socket(conn) else {
+            *self = Peer { pace: self.pace, ..Peer::default() };
+            return true;
+        };
+        let mut is_busy = false;
+        if !self.is_stuck {
+            is_busy |= !socket.outbound.is_empty();
+            socket.outbound.clear();
+            // Whoever is told that this is the end goes as well.
+            self.is_ended |= socket.has_outbound_end;
+        }
+        if self.is_lost {
+            return is_busy;
+        }
+        let count = match self.pace {
+            0 => self.pipe.len(),
+            pace => pace.min(self.pipe.len()),
+        };
+        if count > 0 {
+            net.arrive(conn, self.pipe.drain(..count));
+            return true;
+        }
+        if self.is_ended && !self.is_end_sent {
+            self.is_end_sent = true;
+            net.arrive_end(conn);
+            return true;
+        }
+        is_busy
+    }
+}

@@ -10,6 +10,7 @@ use std::panic::{self, Location};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::time::{Clock, UnixMillis};
 
@@ -66,9 +67,7 @@ fn write(line: &str) {
         return;
     }
     let mut stderr = io::stderr();
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let ready = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&at_once));
-    if ready == Ok(0) {
+    if !is_taken(&stderr) {
         LOST.fetch_add(1, Ordering::Relaxed);
         return;
     }
@@ -78,6 +77,18 @@ fn write(line: &str) {
         0 => stderr.write(line.as_bytes()),
         lost => stderr.write(with_lost(line, lost).as_bytes()),
     };
+}
+
+/// Whether a write would not wait, be it that somebody reads or that it fails at once.
+fn is_taken(stderr: &io::Stderr) -> bool {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::new(stderr, PollFlags::OUT)], Some(&at_once)) {
+            // A signal came before an answer.
+            Err(Errno::INTR) => {}
+            ready => return ready.is_ok_and(|count| count > 0),
+        }
+    }
 }
 
 /// The same line, with a word in front about those that are lost; no longer than a line may be.

@@ -333,15 +333,17 @@ impl Io {
         }
     }
 
-    /// Has the kernel take what it will in the midst of a turn. The connection stays on the list
-    /// of those to be flushed, where the turn finds out that all is gone.
+    /// Has the kernel take what it will in the midst of a turn. Of a connection on the list of those
+    /// to be flushed the turn finds out that all is gone.
     fn offer(&mut self, conn: ConnId) {
         let mut flushed = Flushed::More;
         while flushed == Flushed::More {
             flushed = self.write(conn);
         }
-        if flushed == Flushed::Lost {
-            self.lose(conn, CloseReason::PeerLost);
+        match flushed {
+            Flushed::Lost => self.lose(conn, CloseReason::PeerLost),
+            Flushed::All => self.mark_dirty(conn),
+            Flushed::Blocked | Flushed::More => {}
         }
     }
 

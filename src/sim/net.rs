@@ -417,7 +417,13 @@ impl FakeNet {
 
     /// Has the kernel take what it will in the midst of a turn.
     fn offer(&mut self, conn: ConnId) {
-        while self.write(conn) == Flushed::More {}
+        let mut flushed = Flushed::More;
+        while flushed == Flushed::More {
+            flushed = self.write(conn);
+        }
+        if flushed == Flushed::All {
+            self.mark_dirty(conn);
+        }
     }
 
     pub fn set_timer(&mut self, conn: ConnId, at: Option<Millis>) {

@@ -468,12 +468,15 @@ impl<J: Journal> Switch<J> {
         let (seats, limits) = (&self.seats, &self.limits);
         self.crowded.retain(|conn| {
             let seat = &seats[conn.index()];
-            let is_behind = seat.conn == *conn
-                && matches!(&seat.role, Role::Controller(c) if c.is_behind(limits));
-            if !is_behind {
+            let Role::Controller(controller) = &seat.role else { return false };
+            if seat.conn != *conn || controller.is_behind(limits) {
+                return seat.conn == *conn;
+            }
+            // One that waits for its replies to go out is read behind them, or is closed then.
+            if !controller.is_held && !controller.is_ended {
                 net.resume(*conn);
             }
-            is_behind
+            false
         });
     }
 

@@ -333,8 +333,8 @@ impl Io {
         }
     }
 
-    /// Has the kernel take what it will in the midst of a turn. Of a connection on the list of those
-    /// to be flushed the turn finds out that all is gone.
+    /// Has the kernel take what it will in the midst of a turn. If that is all, the turn finds it
+    /// out when it flushes.
     fn offer(&mut self, conn: ConnId) {
         let mut flushed = Flushed::More;
         while flushed == Flushed::More {

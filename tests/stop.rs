@@ -68,6 +68,16 @@ fn a_crowd_is_let_go_evenly_and_comes_back_evenly() {
 }
 
 #[test]
+fn however_many_back_ends_there_are_all_are_let_go() {
+    // More than are let go in one turn, and more time than this test waits.
+    let server = Server::start(&Options::limits(&[("drain_ms", 60_000)]));
+    let back_ends: Vec<_> = (0..200).map(|_| server.controller("demo")).collect();
+    server.terminate();
+    server.exited();
+    drop(back_ends);
+}
+
+#[test]
 fn back_ends_are_heard_until_the_last_browser_has_gone() {
     let server = Server::start(&Options::limits(&[("drain_ms", 4000)]));
     let mut crowd: Vec<Browser> =

@@ -145,7 +145,11 @@ impl<J: Journal> Switch<J> {
     fn drain_control(&mut self, net: &mut impl Net) {
         let mut left = PER_TURN;
         for _ in 0..SEATS_PER_TURN {
-            let Some(slot) = self.next_seat().filter(|_| left > 0) else { break };
+            // A seat that is taken is looked at: whoever is skipped is not met again.
+            if left == 0 {
+                break;
+            }
+            let Some(slot) = self.next_seat() else { break };
             let conn = self.seats[slot].conn;
             match std::mem::take(&mut self.seats[slot].role) {
                 Role::Controller(mut controller) => {

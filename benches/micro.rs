@@ -14,7 +14,7 @@ use std::time::Instant;
 use fws::codec::control::Decoder;
 use fws::codec::ws::{self, Event, Opcode, Reader, Side};
 use fws::codec::{json, jwt, sockjs};
-use fws::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Place, Seq};
+use fws::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Place, Route, Seq};
 use fws::limits::Limits;
 use fws::publication::{Form, Publication};
 use fws::reason::CloseReason;
@@ -141,14 +141,17 @@ fn wheel(report: &mut Report) {
     });
 }
 
+/// Where nobody is.
+const ROUTE: Route = Route::new(0, 0);
+
 /// Counts deliveries.
 struct Counter(usize);
 
 impl Outbox for Counter {
-    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {
         self.0 += 1;
     }
-    fn close(&mut self, _: PeerId, reason: CloseReason) {
+    fn close(&mut self, _: Route, reason: CloseReason) {
         panic!("closed: {reason}");
     }
 }
@@ -173,7 +176,7 @@ fn hub(others: usize, members: usize) -> (Hub, NsId, Vec<PeerId>) {
     apply(&mut hub, register(support::NAMESPACE.into()));
     let ns = hub.namespace(support::NAMESPACE).expect("it is there");
     for n in 0..others {
-        let peer = hub.connect(ns, &format!("other-{n}"), Uuid::from_random([0; 16]));
+        let peer = hub.connect(ns, &format!("other-{n}"), Uuid::from_random([0; 16]), ROUTE);
         hub.subscribe(peer.expect("room"), &format!("channel-{n}"), NOW).expect("room");
         let place = Place { channel: format!("state-{n}").into(), user: None };
         let (data, ttl_ms) = ("1".into(), Some(1_000_000));
@@ -184,7 +187,7 @@ fn hub(others: usize, members: usize) -> (Hub, NsId, Vec<PeerId>) {
     }
     let mut peers = Vec::with_capacity(members);
     for n in 0..members {
-        let peer = hub.connect(ns, &format!("user-{n}"), Uuid::from_random([0; 16]));
+        let peer = hub.connect(ns, &format!("user-{n}"), Uuid::from_random([0; 16]), ROUTE);
         peers.extend(peer);
         hub.subscribe(peers[n], "news", NOW).expect("room");
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, PeerId, Place, Seq, Undo};
+use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Place, Route, Seq, Undo};
 use fws::journal::store::{Batch, Content, Damage, Facts, Fault, Writer};
 use fws::limits::Limits;
 use fws::publication::Publication;
@@ -64,8 +64,8 @@ struct Source {
 struct Changed(Vec<Key>);
 
 impl Outbox for Changed {
-    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
-    fn close(&mut self, _: PeerId, _: CloseReason) {}
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+    fn close(&mut self, _: Route, _: CloseReason) {}
     fn changed(&mut self, undo: Undo) {
         self.0.push(undo.key);
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Outcome, PeerId, Place, Undo};
+use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Outcome, Place, Route, Undo};
 use fws::journal::store::{Content, Facts, StoreJournal, Writer};
 use fws::journal::{Event, Journal, Mark, Proposal, Ticket};
 use fws::limits::{Limits, SyncPolicy};
@@ -37,8 +37,8 @@ struct Loop {
 struct Out<'a>(&'a mut StoreJournal);
 
 impl Outbox for Out<'_> {
-    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
-    fn close(&mut self, _: PeerId, _: CloseReason) {}
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+    fn close(&mut self, _: Route, _: CloseReason) {}
     fn changed(&mut self, undo: Undo) {
         self.0.changed(undo);
     }

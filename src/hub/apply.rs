@@ -2,11 +2,12 @@
 
 use super::record::{Before, Key, Undo};
 use super::state::{State, Value};
-use super::{Change, Entry, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, PeerId, Place};
-use super::{Refusal, UnixMillis};
+use super::{
+    Change, ChannelId, Entry, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, Peer,
+};
+use super::{PeerId, Place, Refusal, UnixMillis};
 use crate::arena::Id;
 use crate::publication::Publication;
-use crate::reason::CloseReason;
 use crate::uuid::Uuid;
 
 /// States that end with one entry, at most.
@@ -319,26 +320,20 @@ impl Hub {
         if let [channel] = channels {
             return self.publish(ns, channel, data, to, out);
         }
-        struct Noted<'a, O>(&'a mut O, Vec<PeerId>);
-        impl<O: Outbox> Outbox for Noted<'_, O> {
-            fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
-                self.1.push(peer);
-                self.0.deliver(peer, publication);
-            }
-            fn close(&mut self, peer: PeerId, reason: CloseReason) {
-                self.0.close(peer, reason);
-            }
-        }
-        let mut noted = Noted(out, Vec::new());
+        // Each channel for itself, so that whoever is in two of them can be told.
+        let mut reached = Vec::new();
         for channel in channels {
-            self.publish(ns, channel, data, to, &mut noted);
+            if let Some(id) = self.find_channel(ns, channel) {
+                let publication = Publication::new(channel, data);
+                self.hand_out(ns, id, &publication, to, out, |peer| reached.push(peer));
+            }
         }
-        noted.1.sort_unstable();
-        noted.1.dedup();
-        noted.1.len()
+        reached.sort_unstable();
+        reached.dedup();
+        reached.len()
     }
 
-    /// Hands a message to the subscribers of a channel; returns how many it was handed to.
+    /// Has a message given to the subscribers of a channel; returns how many they are.
     fn publish(
         &self,
         ns: NsId,
@@ -348,26 +343,47 @@ impl Hub {
         out: &mut impl Outbox,
     ) -> usize {
         let Some(id) = self.find_channel(ns, channel) else { return 0 };
-        let Some(members) = self.channels.get(id).map(|channel| &channel.members) else { return 0 };
-        let publication = Publication::new(channel, data);
+        if to.user.is_none() && to.except.is_none() && self.leaving.is_calm() {
+            let count = self.channels.get(id).map_or(0, |channel| channel.members.len());
+            if out.gather(id, count, channel, data) {
+                return count;
+            }
+        }
+        let (publication, mut reached) = (Publication::new(channel, data), 0);
+        self.hand_out(ns, id, &publication, to, out, |_| reached += 1);
+        reached
+    }
+
+    /// Hands a message to the subscribers of a channel, and tells of each.
+    fn hand_out(
+        &self,
+        ns: NsId,
+        id: ChannelId,
+        publication: &Publication<'_>,
+        to: Audience<'_>,
+        out: &mut impl Outbox,
+        mut reached: impl FnMut(PeerId),
+    ) {
+        let Some(members) = self.channels.get(id).map(|channel| &channel.members) else { return };
         let is_meant = |peer: PeerId| {
             to.except.is_none_or(|cid| self.peers.get(peer).is_some_and(|p| p.cid != cid))
         };
-        let mut reached = 0;
-        let mut deliver = |peer| {
+        let mut deliver = |peer, route| {
             if self.hears(peer, id) && is_meant(peer) {
-                out.deliver(peer, &publication);
-                reached += 1;
+                out.deliver(route, publication);
+                reached(peer);
             }
         };
-        match to.user {
-            None => members.iter().for_each(|member| deliver(member.peer)),
-            Some(user) => {
-                let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
-                let peers = user.map_or(&[][..], |user| &user.peers);
-                peers.iter().filter(|peer| self.is_member(**peer, id)).for_each(|p| deliver(*p));
+        let Some(user) = to.user else {
+            return members.iter().for_each(|member| deliver(member.peer, member.route));
+        };
+        let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
+        for peer in user.map_or(&[][..], |user| &user.peers) {
+            if self.is_member(*peer, id)
+                && let Some(Peer { route, .. }) = self.peers.get(*peer)
+            {
+                deliver(*peer, *route);
             }
         }
-        reached
     }
 }

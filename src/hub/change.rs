@@ -131,6 +131,23 @@ impl Change {
             _ => None,
         }
     }
+
+    /// The one channel on which everybody is to hear this, if that is so, and what.
+    pub fn is_for_all_in(&self) -> Option<(NsId, &str, &str)> {
+        match self {
+            Change::Emit { ns, channels, data, user: None, except: None } => match &channels[..] {
+                [channel] => Some((*ns, channel, data)),
+                _ => None,
+            },
+            Change::Set { ns, place, data, emit: true, .. }
+            | Change::Push { ns, place, data, emit: true, .. }
+                if place.user.is_none() =>
+            {
+                Some((*ns, &place.channel, data))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Place of an entry in the order.

@@ -259,8 +259,11 @@ impl Hub {
             if !self.leaving.spend(LET_GO_STEPS) {
                 return;
             }
+            let route = self.peers.get(peer).map(|peer| peer.route);
             self.take_leave(peer);
-            out.close(peer, CloseReason::Disconnected);
+            if let Some(route) = route {
+                out.close(route, CloseReason::Disconnected);
+            }
         }
     }
 
@@ -296,12 +299,13 @@ impl Hub {
             if self.leaving.sweep.is_empty() && std::mem::take(&mut self.leaving.is_swept_again) {
                 self.leaving.sweep = 0..self.peers.slots();
             }
-            let is_there = |id: &PeerId| self.peers.get(*id).is_some_and(|peer| !peer.is_gone);
-            let Some(id) = self.peers.at(slot).filter(is_there) else { continue };
+            let Some(id) = self.peers.at(slot) else { continue };
+            let Some(peer) = self.peers.get(id).filter(|peer| !peer.is_gone) else { continue };
+            let route = peer.route;
             if let Some(reason) = self.verdict(id) {
                 self.leaving.spend(LET_GO_STEPS);
                 self.take_leave(id);
-                out.close(id, reason);
+                out.close(route, reason);
             }
         }
     }

@@ -39,12 +39,24 @@ pub type NsId = Id<Namespace>;
 /// A connection as the hub knows it: somebody who can be delivered to.
 pub type PeerId = Id<Peer>;
 
+/// A channel, as long as it has subscribers.
+pub type ChannelId = Id<Channel>;
+/// How a peer is reached: whoever connects it says that, and is told it again at each delivery. The
+/// hub never looks inside.
+pub type Route = crate::web::SessionId;
+
 /// What the hub speaks to. It is a sink: nothing called here may call the hub.
 pub trait Outbox {
-    /// Give this peer this message.
-    fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>);
+    /// Give whoever is reached like this this message.
+    fn deliver(&mut self, route: Route, publication: &Publication<'_>);
+    /// Everybody in this channel, and they are so many, is to be given this. Whether it is taken:
+    /// then the hub is asked for [`Hub::audience`] before anything else happens to the channel.
+    /// Otherwise the hub delivers it now.
+    fn gather(&mut self, _: ChannelId, _count: usize, _channel: &str, _data: &str) -> bool {
+        false
+    }
     /// Let this peer go. The hub has forgotten it already.
-    fn close(&mut self, peer: PeerId, reason: CloseReason);
+    fn close(&mut self, route: Route, reason: CloseReason);
     /// A row of what is recorded has changed; this takes it back.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
@@ -76,7 +88,7 @@ pub struct Namespace {
 
 /// A channel with subscribers; one without is not kept.
 #[derive(Debug)]
-struct Channel {
+pub struct Channel {
     ns: NsId,
     name: Box<str>,
     members: Vec<Member>,
@@ -85,6 +97,8 @@ struct Channel {
 /// One subscription, from the channel's side.
 #[derive(Clone, Copy, Debug)]
 struct Member {
+    /// The peer's, so that a publication needs to look at nothing else.
+    route: Route,
     peer: PeerId,
     /// Index in that peer's `subscriptions`.
     subscription: u32,
@@ -117,6 +131,7 @@ pub struct Peer {
     /// It hears nothing more, and only has to be taken out of its channels.
     is_gone: bool,
     cid: Uuid,
+    route: Route,
     subscriptions: Vec<Subscription>,
 }
 
@@ -298,7 +313,7 @@ impl Hub {
 
     /// A connection has proved to be that user. `None` if the namespace is gone, or the user has
     /// as many connections as one may have.
-    pub fn connect(&mut self, ns: NsId, user: &str, cid: Uuid) -> Option<PeerId> {
+    pub fn connect(&mut self, ns: NsId, user: &str, cid: Uuid, route: Route) -> Option<PeerId> {
         let id = match self.find_user(ns, user) {
             Some(id) => id,
             None => {
@@ -321,11 +336,20 @@ impl Hub {
             return None;
         }
         let place = user.peers.len() as u32;
-        let peer = Peer { ns, user: id, place, is_gone: false, cid, subscriptions: Vec::new() };
+        let peer =
+            Peer { ns, user: id, place, is_gone: false, cid, route, subscriptions: Vec::new() };
         let peer = self.peers.insert(peer);
         user.peers.push(peer);
         self.count_peers(ns, 1, 0);
         Some(peer)
+    }
+
+    /// How everybody is reached who is in a channel, in the order of the members' list. Only asked
+    /// while all who are in it are to hear what is said there (see [`Outbox::gather`]).
+    pub fn audience(&self, channel: ChannelId) -> impl Iterator<Item = Route> {
+        debug_assert!(self.leaving.is_calm());
+        let members = self.channels.get(channel).map_or(&[][..], |channel| &channel.members);
+        members.iter().map(|member| member.route)
     }
 
     /// The namespace and user of a peer; `None` if it is gone, or about to be let go.
@@ -398,7 +422,8 @@ impl Hub {
         let Some(channel) = self.channels.get_mut(channel_id) else { return };
         let (subscription, member) = (peer.subscriptions.len(), channel.members.len());
         peer.subscriptions.push(Subscription { channel: channel_id, member: member as u32 });
-        channel.members.push(Member { peer: id, subscription: subscription as u32 });
+        let route = peer.route;
+        channel.members.push(Member { route, peer: id, subscription: subscription as u32 });
     }
 
     fn insert_namespace(&mut self, namespace: Namespace) -> NsId {

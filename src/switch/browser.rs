@@ -14,7 +14,7 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use crate::uuid::Uuid;
-use crate::web::{Application, Message, Outlet, Parting, SessionId};
+use crate::web::{Application, Message, Outlet, Parting};
 
 /// Longest `clb` that is given back, in bytes: a counter or a short string.
 const CLB_BYTES: usize = 64;
@@ -38,8 +38,6 @@ pub(super) struct Browser {
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub hub: &'a mut Hub,
-    /// How a peer of the hub is reached.
-    pub links: &'a mut Vec<SessionId>,
     /// Large states on their way to those who subscribed.
     pub shared: &'a mut SharedStates,
     pub limits: &'a Limits,
@@ -198,9 +196,8 @@ impl Site<'_> {
             if let Some(former) = browser.peer.take() {
                 self.hub.disconnect(former);
             }
-            let peer = self.hub.connect(ns, &claims.user, cid).ok_or(CloseReason::UserFull)?;
-            self.link(peer, outlet.session());
-            browser.peer = Some(peer);
+            let peer = self.hub.connect(ns, &claims.user, cid, outlet.session());
+            browser.peer = Some(peer.ok_or(CloseReason::UserFull)?);
         }
         browser.expires = claims.expires.map(|end| UnixMillis(end.saturating_mul(1000)));
         outlet.reschedule();
@@ -210,13 +207,6 @@ impl Site<'_> {
         });
         outlet.send(&format!("{{\"event\":\"auth ok\",\"data\":{{\"cid\":\"{cid}\"{left}}}}}"));
         Ok(())
-    }
-
-    fn link(&mut self, peer: PeerId, session: SessionId) {
-        if self.links.len() <= peer.index() {
-            self.links.resize(peer.index() + 1, session);
-        }
-        self.links[peer.index()] = session;
     }
 
     /// Joins a channel and sends its state. Old clients learn nothing else; those that gave a

@@ -4,13 +4,15 @@
 //!
 //! One file per role: `control` for back ends (and `deadlines` for theirs), `browser` for what
 //! browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for the page
-//! to try it all, `flood` and `drain` for the days on which there is too much or it is over. This
-//! file has what is between the roles: the order of changes, delivery, and the end of connections.
+//! to try it all, `crowd` for what is said to all in a channel, `flood` and `drain` for the days on
+//! which there is too much or it is over. This file has what is between the roles: the order of
+//! changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
 mod command;
 mod control;
+mod crowd;
 mod deadlines;
 mod drain;
 mod flood;
@@ -25,7 +27,7 @@ use hashbrown::HashMap;
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
-use crate::hub::{Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
+use crate::hub::{ChannelId, Entry, Hub, NsId, Outbox, Outcome, Refusal, Route, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -35,6 +37,7 @@ use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
+use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
 use settings::{service, shared_bytes_min};
@@ -101,14 +104,14 @@ pub struct Switch<J> {
     strangers: BTreeSet<Stranger>,
     /// All browsers.
     web: Web<Browser>,
-    /// The session of each peer, by its slot; meaningful while the peer lives.
-    links: Vec<SessionId>,
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, ConnId>,
     /// Controllers with replies that wait until something is durable.
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// What the back end that is being heard says to everybody in a channel.
+    crowd: Crowd,
     /// Publications that wait take too much memory.
     flood: Option<Flood>,
     /// Large states on their way to those who subscribed.
@@ -150,10 +153,10 @@ impl<J: Journal> Switch<J> {
             seats: Vec::new(),
             controllers: BTreeSet::new(),
             strangers: BTreeSet::new(),
-            links: Vec::new(),
             waiting: HashMap::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
+            crowd: Crowd::default(),
             flood: None,
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
@@ -187,24 +190,31 @@ impl<J: Journal> Switch<J> {
         let delivery = Delivery {
             net,
             web: &mut self.web,
-            links: &self.links,
+            crowd: &mut self.crowd,
+            gathers_in: None,
             leaving: &mut self.leaving,
             journal: &mut self.journal,
             shared: &mut self.shared,
             deliveries: &mut self.metrics.deliveries,
+            work: &mut self.work,
         };
         (&mut self.hub, delivery)
     }
 
-    /// Applies an entry and lets its effects out.
-    fn apply(&mut self, net: &mut impl Net, entry: Entry) -> Result<Outcome, Refusal> {
+    /// Applies an entry and lets its effects out, but for what may be gathered.
+    fn apply(
+        &mut self,
+        net: &mut impl Net,
+        entry: Entry,
+        may_gather: bool,
+    ) -> Result<Outcome, Refusal> {
         let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
+        delivery.gathers_in = published_in.filter(|_| may_gather);
         let outcome = hub.apply(entry, &mut delivery);
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
             self.metrics.publications += 1;
-            self.work = self.work.saturating_add(deliveries as usize);
             self.hub.count_publication(ns, deliveries);
         }
         self.dismiss_leaving(net);
@@ -237,7 +247,6 @@ impl<J: Journal> Switch<J> {
     fn split(&mut self) -> (&mut Web<Browser>, Site<'_>) {
         let site = Site {
             hub: &mut self.hub,
-            links: &mut self.links,
             shared: &mut self.shared,
             limits: &self.limits,
             demo: self.demo.as_ref(),
@@ -248,7 +257,7 @@ impl<J: Journal> Switch<J> {
 
     fn handle(&mut self, net: &mut impl Net, event: Event) {
         let (ticket, result) = match event {
-            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry))),
+            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry, false))),
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
                 let (hub, mut delivery) = self.delivery(net);
@@ -316,27 +325,37 @@ impl<J: Journal> Switch<J> {
 struct Delivery<'a, N, J> {
     net: &'a mut N,
     web: &'a mut Web<Browser>,
-    links: &'a [SessionId],
+    /// What goes to everybody in a channel of that namespace is gathered.
+    crowd: &'a mut Crowd,
+    gathers_in: Option<NsId>,
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
     journal: &'a mut J,
     shared: &'a mut SharedStates,
     deliveries: &'a mut u64,
+    work: &'a mut usize,
 }
 
 impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
-    fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
-        let session = self.links[peer.index()];
+    fn deliver(&mut self, route: Route, publication: &Publication<'_>) {
         *self.deliveries += 1;
+        *self.work += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
         // sent counts against it, nor what it asked for itself, nor what has not yet been offered
         // to it; and no message by its size. Behind what was too much, the net takes nothing more.
-        if self.web.publish(self.net, session, publication) {
-            self.leaving.push((session, CloseReason::SlowConsumer));
+        if self.web.publish(self.net, route, publication) {
+            self.leaving.push((route, CloseReason::SlowConsumer));
         }
     }
 
-    fn close(&mut self, peer: PeerId, reason: CloseReason) {
-        self.leaving.push((self.links[peer.index()], reason));
+    fn gather(&mut self, channel: ChannelId, count: usize, name: &str, data: &str) -> bool {
+        let Some(ns) = self.gathers_in else { return false };
+        let is_taken = self.crowd.gather(ns, channel, name, data);
+        *self.deliveries += if is_taken { count as u64 } else { 0 };
+        is_taken
+    }
+
+    fn close(&mut self, route: Route, reason: CloseReason) {
+        self.leaving.push((route, reason));
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -391,6 +410,7 @@ impl<J: Journal> Handler for Switch<J> {
             Role::None => Ok(input.len()),
             Role::Controller(mut controller) => {
                 let used = self.controller_received(net, conn, &mut controller, input);
+                self.hand_out(net);
                 *self.role(conn) = Role::Controller(controller);
                 used
             }

@@ -1,7 +1,7 @@
 //! Crowds that leave: who hears what meanwhile, and how much is done in one turn.
 
 use super::*;
-use crate::hub::{Change, Entry, Place, Seq, Undo};
+use crate::hub::{Change, Entry, Place, Route, Seq, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::time::UnixMillis;
@@ -12,15 +12,15 @@ const AT: UnixMillis = UnixMillis(1000);
 /// What came out of the hub.
 #[derive(Default)]
 struct Out {
-    closed: Vec<(PeerId, CloseReason)>,
-    delivered: Vec<PeerId>,
+    closed: Vec<(Route, CloseReason)>,
+    delivered: Vec<Route>,
 }
 
 impl Outbox for Out {
-    fn deliver(&mut self, peer: PeerId, _: &Publication<'_>) {
+    fn deliver(&mut self, peer: Route, _: &Publication<'_>) {
         self.delivered.push(peer);
     }
-    fn close(&mut self, peer: PeerId, reason: CloseReason) {
+    fn close(&mut self, peer: Route, reason: CloseReason) {
         self.closed.push((peer, reason));
     }
     fn changed(&mut self, _: Undo) {}
@@ -30,6 +30,8 @@ struct World {
     hub: Hub,
     out: Out,
     ns: NsId,
+    /// By the number of their routes.
+    peers: Vec<PeerId>,
 }
 
 impl World {
@@ -39,7 +41,7 @@ impl World {
         let mut out = Out::default();
         assert!(hub.declare("a", "k", &mut out));
         let ns = hub.namespace("a").unwrap();
-        World { hub, out, ns }
+        World { hub, out, ns, peers: Vec::new() }
     }
 
     fn apply(&mut self, change: Change) -> Outcome {
@@ -51,7 +53,9 @@ impl World {
     fn crowd(&mut self, count: usize, user: &str, channels: &[&str]) -> Vec<PeerId> {
         let mut one = |i: usize| {
             let cid = Uuid::from_random([i as u8; 16]);
-            let peer = self.hub.connect(self.ns, user, cid).unwrap();
+            let route = Route::new(self.peers.len() as u32, 0);
+            let peer = self.hub.connect(self.ns, user, cid, route).unwrap();
+            self.peers.push(peer);
             for channel in channels {
                 self.hub.subscribe(peer, channel, AT).unwrap();
             }
@@ -68,7 +72,8 @@ impl World {
         let (ns, data) = (self.ns, "1".into());
         let channels = vec![channel.into()];
         self.apply(Change::Emit { ns, channels, data, user: None, except: None });
-        std::mem::take(&mut self.out.delivered)
+        let delivered = std::mem::take(&mut self.out.delivered);
+        delivered.iter().map(|route| self.peers[route.index()]).collect()
     }
 
     fn grant(&mut self, is_withdrawn: bool) {

@@ -43,12 +43,17 @@ impl Seen {
         Seen::Http(status.unwrap_or_else(|| panic!("no response: {head}")))
     }
 
-    /// One whole frame of a browser's connection.
-    pub fn of_frame(frame: &[u8]) -> Seen {
-        let (mut reader, mut bytes) = (Reader::new(Side::Client), frame.to_vec());
-        let step = reader.read(&mut bytes, &BOUNDS).expect("the server's frames are good");
-        assert_eq!(step.consumed, frame.len(), "one frame at a time");
-        Seen::of(step.event.expect("a whole frame"))
+    /// Whole frames of a browser's connection.
+    pub fn of_frames(frames: &[u8]) -> Vec<Seen> {
+        let (mut bytes, mut at, mut seen) = (frames.to_vec(), 0, Vec::new());
+        while at < bytes.len() {
+            let mut reader = Reader::new(Side::Client);
+            let step =
+                reader.read(&mut bytes[at..], &BOUNDS).expect("the server's frames are good");
+            seen.push(Seen::of(step.event.expect("a whole frame")));
+            at += step.consumed;
+        }
+        seen
     }
 
     /// One whole frame of the control port.

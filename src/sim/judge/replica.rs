@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, PeerId, Place, Row, Seq, Undo};
+use crate::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Place, Route, Row, Seq, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -27,11 +27,11 @@ pub(super) struct Replica {
 struct Nobody(Vec<Undo>);
 
 impl Outbox for Nobody {
-    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {
         panic!("nobody is here");
     }
 
-    fn close(&mut self, _: PeerId, _: CloseReason) {
+    fn close(&mut self, _: Route, _: CloseReason) {
         panic!("nobody is here");
     }
 

@@ -126,6 +126,16 @@ impl<T, K> Arena<T, K> {
         self.slots.get(slot).map(|(generation, _)| Id::new(slot as u32, *generation))
     }
 
+    /// What lives in that slot now, and its id.
+    pub fn in_slot(&self, slot: u32) -> Option<(Id<K>, &T)> {
+        self.slots.get(slot as usize).map(|(generation, value)| (Id::new(slot, *generation), value))
+    }
+
+    /// The same, to be changed.
+    pub fn in_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.slots.get_mut(slot as usize).map(|(_, value)| value)
+    }
+
     /// All that live, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
         self.slots.iter().map(|(slot, (g, value))| (Id::new(slot as u32, *g), value))

@@ -375,10 +375,14 @@ impl Hub {
             }
         };
         let Some(user) = to.user else {
-            return members.iter().for_each(|member| deliver(member.peer, member.route));
+            for member in members.iter() {
+                let peer = self.peers.at(member.peer as usize);
+                peer.into_iter().for_each(|peer| deliver(peer, member.route));
+            }
+            return;
         };
         let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
-        for peer in user.map_or(&[][..], |user| &user.peers) {
+        for peer in user.map_or(&[][..], |user| &*user.peers) {
             if self.is_member(*peer, id)
                 && let Some(Peer { route, .. }) = self.peers.get(*peer)
             {

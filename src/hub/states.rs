@@ -29,11 +29,7 @@ impl Hub {
         user: Option<&str>,
     ) -> Option<Id<State>> {
         let table = &self.namespaces.get(ns)?.states;
-        let is_it = |id| {
-            let state = self.states.get(id);
-            state.is_some_and(|s| s.place.is(channel, user))
-        };
-        table.find(self.hash((channel, user)), is_it)
+        table.find(&self.states, self.hash((channel, user)), |s| s.place.is(channel, user))
     }
 
     /// Drops states whose time has come, at most so many: the others come next, and cannot be read
@@ -84,10 +80,8 @@ impl Hub {
                 let state = State { ns, place, value, end: None };
                 let id = self.states.insert(state);
                 self.living += 1;
-                let (states, hasher) = (&self.states, &self.hasher);
-                space.states.insert(hash, id, |id| {
-                    let place = states.get(id).map(|state| &state.place);
-                    hasher.hash_one(place.map_or(("", None), |p| (&*p.channel, p.user.as_deref())))
+                space.states.insert(&self.states, hash, id, |State { place, .. }| {
+                    self.hasher.hash_one((&*place.channel, place.user.as_deref()))
                 });
                 id
             }

@@ -74,11 +74,11 @@ fn codecs(report: &mut Report) {
     let mut masked = Vec::new();
     ws::encode_masked_into(&mut masked, Opcode::Text, message.as_bytes(), [1, 2, 3, 4]);
     let bounds = ws::Bounds { message_bytes: 16_384, fragments: 64 };
-    let mut reader = Reader::new(Side::Server);
+    let mut reader = Reader::default();
     let mut input = masked.clone();
     report.one("WebSocket: read a masked message of 54 bytes", 0.0, |_| {
         input.copy_from_slice(&masked);
-        let step = reader.read(&mut input, &bounds).expect("a good frame");
+        let step = reader.read(Side::Server, &mut input, &bounds).expect("a good frame");
         assert!(matches!(black_box(step.event), Some(Event::Text(_))));
     });
     let payload = "x".repeat(128);

@@ -45,8 +45,9 @@ impl Seen {
 
     /// One whole frame of a browser's connection.
     pub fn of_frame(frame: &[u8]) -> Seen {
-        let (mut reader, mut bytes) = (Reader::new(Side::Client), frame.to_vec());
-        let step = reader.read(&mut bytes, &BOUNDS).expect("the server's frames are good");
+        let (mut reader, mut bytes) = (Reader::default(), frame.to_vec());
+        let step =
+            reader.read(Side::Client, &mut bytes, &BOUNDS).expect("the server's frames are good");
         assert_eq!(step.consumed, frame.len(), "one frame at a time");
         Seen::of(step.event.expect("a whole frame"))
     }

@@ -137,11 +137,11 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads up to the next event what has come to this `side`, the same for all of a stream, which
-    /// begins with a reader by default. Call again with the unconsumed rest of the input until `event`
-    /// is `None`, even if that rest is empty (the call gives the memory of the last message back);
-    /// then the rest is less than a frame header, at most 13 bytes, and wants more bytes behind it.
-    /// Not to be called again after [`Event::Close`] or an error.
+    /// Reads what has come to this `side`, which is the same for all of a stream, up to the next
+    /// event. Call again with the unconsumed rest of the input until `event` is `None`, even if
+    /// that rest is empty (the call gives the memory of the last message back); then the rest is
+    /// less than a frame header, at most 13 bytes, and wants more bytes behind it. Not to be called
+    /// again after [`Event::Close`] or an error.
     ///
     /// A message whose only frame lies whole in the input is unmasked there and handed out as a
     /// slice of it. Any other payload is taken out as it arrives, so what is held grows with the

@@ -128,7 +128,9 @@ impl Application for Site<'_> {
 /// `{"event":"callBackAnswer","clb":N,"data":X}` for those who asked for an answer.
 fn answer(outlet: &mut Outlet<'_, impl Net>, clb: Option<&str>, data: &str) {
     if let Some(clb) = clb {
-        outlet.send(&format!("{{\"event\":\"callBackAnswer\",\"clb\":{clb},\"data\":{data}}}"));
+        outlet.send(
+            &["{\"event\":\"callBackAnswer\",\"clb\":", clb, ",\"data\":", data, "}"].concat(),
+        );
     }
 }
 
@@ -195,8 +197,8 @@ impl Site<'_> {
         let ns = ns.ok_or(CloseReason::UnknownNamespace)?;
         let token = json::string(token).ok_or(CloseReason::InvalidToken)?;
         let now = outlet.now();
-        let keys: Vec<&str> = self.hub.keys(ns, self.at(now)).collect();
-        let claims = jwt::verify(&token, &keys, now.unix.seconds());
+        let keys = self.hub.keys(ns, self.at(now));
+        let claims = jwt::verify(&token, keys, now.unix.seconds());
         let claims = claims.map_err(|_| CloseReason::InvalidToken)?;
         if claims.user.len() > self.limits.name_bytes {
             return Err(CloseReason::InvalidToken);

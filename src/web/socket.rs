@@ -204,14 +204,18 @@ impl<P> Socket<P> {
         message: Message<'_>,
     ) -> Result<(), Parting> {
         let Some(peer) = &mut self.peer else { return Ok(()) };
-        let was_known = around.app.is_known(peer);
+        let now = around.net.now();
+        let (was_known, before) = (around.app.is_known(peer), around.app.deadline(peer, now));
         let id = SessionId::of_socket(around.conn, self.form);
         let mut outlet = Outlet::new(around.net, id, Way::Socket(around.conn, self.form));
         let heard = around.app.message(&mut outlet, peer, message);
         let is_rescheduled = outlet.is_rescheduled;
         around.strangers.note(was_known, around.app.is_known(peer));
+        let after = around.app.deadline(peer, now);
         heard?;
-        if is_rescheduled {
+        // A deadline that comes too early is set anew when it comes: most who authenticate are gone
+        // by then, or will be asked for a sign of life.
+        if is_rescheduled && after.is_some_and(|after| before.is_none_or(|at| after < at)) {
             self.reschedule(around);
         }
         Ok(())

@@ -83,6 +83,9 @@ impl<P> Web<P> {
         head: &Head<'_>,
     ) -> (usize, bool) {
         let most = self.limits.http_body_bytes;
+        if head.method != "POST" {
+            return (most, false);
+        }
         let Some((at, route @ Route::Session { session, transport, .. })) = self.route(head) else {
             return (most, false);
         };
@@ -91,7 +94,7 @@ impl<P> Web<P> {
         }
         let is_sender = matches!(transport, Transport::XhrSend | Transport::JsonpSend);
         let id = self.names.get(&super::KeyRef(at as u16, session));
-        let Some(id) = id.filter(|_| is_sender && head.method == "POST") else {
+        let Some(id) = id.filter(|_| is_sender) else {
             return (most, false);
         };
         let peer = self.sessions.get(*id).and_then(|session| session.peer.as_ref());

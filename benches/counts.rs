@@ -122,6 +122,34 @@ fn allocations_per_emit(subscribers: usize) -> usize {
     fewest
 }
 
+/// Allocations of the server for one visit, when the pools have grown to their size: somebody
+/// connects, upgrades, authenticates, subscribes and goes, while others are there.
+fn allocations_per_visit() -> usize {
+    let mut world = World::new().expect("doors");
+    let _others = world.subscribers(10, "news");
+    let (hello, address) = (support::hello(77, "news"), world.ws.parse().expect("an address"));
+    let mut piece = [0; 4096];
+    let mut fewest = usize::MAX;
+    for _ in 0..50 {
+        let address: std::net::SocketAddr = address;
+        let region = Region::new(ALLOCATOR);
+        let mut visitor = TcpStream::connect(address).expect("a connection");
+        visitor.set_nonblocking(true).expect("a socket");
+        visitor.write_all(&hello).expect("room for a request");
+        let mut got = 0;
+        while !piece[..got].ends_with(support::HELLO_END) {
+            world.reactor.turn(&mut world.switch).expect("a turn");
+            got += visitor.read(&mut piece[got..]).unwrap_or_default();
+        }
+        drop(visitor);
+        while world.switch.census().ways.raw > 10 {
+            world.reactor.turn(&mut world.switch).expect("a turn");
+        }
+        fewest = fewest.min(region.change().allocations);
+    }
+    fewest
+}
+
 /// Heap bytes for each idle subscriber, each a user of its own, on one shared channel.
 fn bytes_per_idle_subscriber(count: usize) -> usize {
     let mut world = World::new().expect("doors");
@@ -152,6 +180,7 @@ fn main() {
     report("allocations per emit to 10 subscribers", few, 12);
     report("allocations per emit to 1000 subscribers", many, 12);
     report("more allocations for 990 more subscribers", many.saturating_sub(few), 0);
+    report("allocations per visit", allocations_per_visit(), 16);
     report("heap bytes per idle subscriber of 9000", bytes_per_idle_subscriber(9000), 1024);
     std::process::exit(i32::from(!is_good));
 }

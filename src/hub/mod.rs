@@ -377,6 +377,11 @@ impl Hub {
         Some((user.ns, &user.name))
     }
 
+    /// The id of a connection, as others are told it.
+    pub fn cid(&self, peer: PeerId) -> Option<Uuid> {
+        self.peers.get(peer).map(|peer| peer.cid)
+    }
+
     /// A peer wants to hear a channel. Returns the state that it is to be sent, if there is one:
     /// the channel's, or in an `@` channel its own (protocol part 9).
     ///

@@ -93,5 +93,7 @@ impl<J: Journal> Switch<J> {
     pub(super) fn check_census(&self) {
         let of_web = self.seats.iter().filter(|seat| matches!(seat.role, Role::Web));
         assert_eq!(of_web.count(), self.web_connections(), "connections of the web door");
+        let strangers = self.web.peers().filter(|browser| browser.peer().is_none());
+        assert_eq!(strangers.count(), self.web.strangers(), "who has not authenticated");
     }
 }

@@ -301,8 +301,9 @@ impl<J: Journal> Switch<J> {
         self.hub.check_invariants();
         self.web.check_invariants();
         self.check_census();
-        let is_known =
-            |browser: &&Browser| browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some());
+        let is_known = |browser: &&Browser| {
+            browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
+        };
         let peers = self.web.peers().filter(is_known);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
         let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));

@@ -1,9 +1,10 @@
 //! Crowds that leave: who hears what meanwhile, and how much is done in one turn.
 
 use super::*;
+use crate::edge::ConnId;
 use crate::hub::{Change, Entry, Place, Route, Seq, Undo};
 use crate::limits::Limits;
-use crate::publication::Publication;
+use crate::publication::{Form, Publication};
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 
@@ -30,8 +31,8 @@ struct World {
     hub: Hub,
     out: Out,
     ns: NsId,
-    /// By the number of their routes.
-    peers: Vec<PeerId>,
+    /// How they are reached.
+    peers: Vec<(Route, PeerId)>,
 }
 
 impl World {
@@ -53,9 +54,10 @@ impl World {
     fn crowd(&mut self, count: usize, user: &str, channels: &[&str]) -> Vec<PeerId> {
         let mut one = |i: usize| {
             let cid = Uuid::from_random([i as u8; 16]);
-            let route = Route::new(self.peers.len() as u32, 0);
+            let conn = ConnId::new(self.peers.len() as u32, 0);
+            let route = Route::of_socket(conn, Form::Raw);
             let peer = self.hub.connect(self.ns, user, cid, route).unwrap();
-            self.peers.push(peer);
+            self.peers.push((route, peer));
             for channel in channels {
                 self.hub.subscribe(peer, channel, AT).unwrap();
             }
@@ -73,7 +75,8 @@ impl World {
         let channels = vec![channel.into()];
         self.apply(Change::Emit { ns, channels, data, user: None, except: None });
         let delivered = std::mem::take(&mut self.out.delivered);
-        delivered.iter().map(|route| self.peers[route.index()]).collect()
+        let peer = |route| self.peers.iter().find(|(other, _)| *other == route).unwrap().1;
+        delivered.into_iter().map(peer).collect()
     }
 
     fn grant(&mut self, is_withdrawn: bool) {

@@ -47,9 +47,9 @@ impl Seen {
     pub fn of_frames(frames: &[u8]) -> Vec<Seen> {
         let (mut bytes, mut at, mut seen) = (frames.to_vec(), 0, Vec::new());
         while at < bytes.len() {
-            let mut reader = Reader::new(Side::Client);
-            let step =
-                reader.read(&mut bytes[at..], &BOUNDS).expect("the server's frames are good");
+            let mut reader = Reader::default();
+            let step = reader.read(Side::Client, &mut bytes[at..], &BOUNDS);
+            let step = step.expect("the server's frames are good");
             seen.push(Seen::of(step.event.expect("a whole frame")));
             at += step.consumed;
         }

@@ -129,9 +129,10 @@ impl Line {
         let counts = self.queue.frames.iter().map(|(frame, _)| self.see(frame).len());
         let counts: Vec<usize> = counts.collect();
         self.queue.drop_published(dropped);
+        // From the last to the first: of one that has begun the client may have had messages.
         let mut end = self.wire.len();
-        for (number, count) in counts.iter().enumerate().rev() {
-            let start = end - count;
+        for number in (dropped.first().copied().unwrap_or(counts.len())..counts.len()).rev() {
+            let start = end - counts[number];
             if dropped.contains(&number) {
                 self.wire.drain(start..end);
             }

@@ -59,8 +59,8 @@ impl<K> fmt::Debug for Id<K> {
 
 /// No slot: the end of a list.
 pub const NIL: u32 = u32::MAX;
-/// So many slots are kept, however few are used, so that a few that come and go cost nothing.
-const KEEP_SLOTS: usize = 256;
+/// So much memory is kept, however few slots are used, so that a few that come and go cost nothing.
+const KEEP_BYTES: usize = 16 * 1024;
 
 /// Values in numbered slots. The slot that was freed last is used first; behind the highest slot in
 /// use there are none once three quarters are free, and the memory is given back by and by. All
@@ -92,6 +92,8 @@ impl<T> Default for Slots<T> {
 impl<T> Slots<T> {
     /// Memory of one.
     pub const SLOT_BYTES: usize = size_of::<Entry<T>>();
+    /// So many are kept.
+    const KEPT: usize = KEEP_BYTES / Self::SLOT_BYTES;
 
     /// None yet. Allocates nothing.
     pub const fn new() -> Slots<T> {
@@ -179,7 +181,7 @@ impl<T> Slots<T> {
         }
         self.free = slot;
         self.used -= 1;
-        if self.entries.len() > KEEP_SLOTS && self.used <= self.entries.len() / 4 {
+        if self.entries.len() > Self::KEPT && self.used <= self.entries.len() / 4 {
             self.trim();
         }
         Some(value)
@@ -188,7 +190,7 @@ impl<T> Slots<T> {
     /// Lets go of the free slots behind the highest in use.
     #[cold]
     fn trim(&mut self) {
-        while self.entries.len() > KEEP_SLOTS
+        while self.entries.len() > Self::KEPT
             && let Some(&Entry::Free { previous, next }) = self.entries.last()
         {
             let slot = self.entries.len() as u32 - 1;
@@ -262,6 +264,9 @@ impl<T, K> Default for Arena<T, K> {
 }
 
 impl<T, K> Arena<T, K> {
+    /// Memory of one value.
+    pub const SLOT_BYTES: usize = Slots::<(u32, T)>::SLOT_BYTES;
+
     /// How many values live.
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -389,10 +394,11 @@ mod tests {
                     assert_eq!(slots.remove(n), Some(n));
                 }
             }
-            assert!(slots.slots() <= KEEP_SLOTS && slots.capacity() <= 4 * KEEP_SLOTS);
+            let kept = Slots::<u32>::KEPT;
+            assert!(slots.slots() <= kept && slots.capacity() <= 4 * kept);
             assert_eq!((slots.get(stays), free(&slots).len()), (Some(&stays), slots.slots() - 1));
-            (0..1000).for_each(|n| _ = slots.insert(n));
-            assert_eq!((free(&slots), slots.len()), (Vec::new(), 1001));
+            (0..2000).for_each(|n| _ = slots.insert(n));
+            assert_eq!((free(&slots), slots.len()), (Vec::new(), 2001));
         }
     }
 }

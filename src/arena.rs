@@ -1,6 +1,6 @@
 //! Slots that are used again. [`Slots`] are bare, for lists that link their own elements; in an
-//! [`Arena`] each has a generation, and whoever keeps an [`Id`] past the life of what it names finds
-//! nothing, never a stranger in the same slot. Both give memory back when a crowd has gone.
+//! [`Arena`] each has a generation, and whoever keeps an [`Id`] past the life of what it names
+//! finds nothing, never a stranger in the same slot. Both give memory back when a crowd has gone.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -175,7 +175,7 @@ impl<T> Slots<T> {
         }
         let free = Entry::Free { previous: NIL, next: self.free };
         let Entry::Used(value) = std::mem::replace(entry, free) else { return None };
-        // The link back is looked at by whoever leaves the list from its middle, never at its front.
+        // The link back is for whoever leaves the list from its middle: the first one has none.
         if let Some(Entry::Free { previous, .. }) = self.entries.get_mut(self.free as usize) {
             *previous = slot;
         }

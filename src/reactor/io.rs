@@ -1,5 +1,5 @@
-//! The reactor's side of the seam: all connections, the lists of what is to be done, and the [`Net`]
-//! that a handler acts through. Nothing here calls the handler.
+//! The reactor's side of the seam: all connections, the lists of what is to be done, and the
+//! [`Net`] that a handler acts through. Nothing here calls the handler.
 
 use std::collections::VecDeque;
 use std::io::{self as stdio, IoSlice};

@@ -42,7 +42,7 @@ pub(super) mod flag {
     pub const ON_DIRTY: u16 = 1 << 8;
     /// Too much was published to it: nothing more is.
     pub const GIVEN_UP: u16 = 1 << 9;
-    /// It has all the time for its end from the beginning of it on, and no more when all is written.
+    /// It has all the time for its end from the beginning of it on: no more when all is written.
     pub const HASTY: u16 = 1 << 10;
     /// The handler has never heard of it: there was no room.
     pub const TURNED_AWAY: u16 = 1 << 11;

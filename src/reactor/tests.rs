@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::edge::Net;
-use std::io::Write;
+use std::io::{Read, Write};
 
 /// Does not listen until it is told to, and then counts what comes.
 #[derive(Default)]

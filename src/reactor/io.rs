@@ -568,6 +568,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn lists_give_back_what_a_crowd_has_taken() {
+        let now = crate::time::Clock::new().now();
+        let mut io = Io::new(now, 1000, Rules::new(&crate::limits::Limits::default()));
+        let conns = (0..20_000).map(|slot| ConnId::new(slot, 0));
+        io.dirty.extend(conns.clone());
+        io.ready.extend(conns);
+        io.ready.truncate(15_000);
+        let capacity = io.ready.capacity();
+        io.shrink();
+        assert_eq!((io.dirty.len(), io.ready.capacity()), (20_000, capacity), "it is in use");
+        io.dirty.clear();
+        io.ready.truncate(3);
+        io.shrink();
+        assert!(io.dirty.capacity() <= LIST_KEPT && io.ready.capacity() <= LIST_KEPT);
+        assert_eq!(io.ready, [0, 1, 2].map(|slot| ConnId::new(slot, 0)));
+    }
+
+    #[test]
     fn an_idle_connection_stays_small() {
         assert_eq!(Arena::<Peer, Conn>::SLOT_BYTES, 32);
     }

@@ -4,10 +4,9 @@
 //! simulation, whenever they have queued a publication for such a peer, or the kernel has taken
 //! bytes of it.
 
-use slab::Slab;
-
+use crate::arena::Slots;
 use crate::edge::ConnId;
-use crate::frame::OutQueue;
+use crate::frame::Waiting;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -91,14 +90,14 @@ impl Watch {
 #[derive(Debug)]
 pub struct Watches {
     rules: Rules,
-    watches: Slab<Watch>,
+    watches: Slots<Watch>,
     wheel: Wheel<u32>,
 }
 
 impl Watches {
     /// Nobody is watched yet.
     pub fn new(rules: Rules, now: Millis) -> Watches {
-        Watches { rules, watches: Slab::new(), wheel: Wheel::new(now.0) }
+        Watches { rules, watches: Slots::new(), wheel: Wheel::new(now.0) }
     }
 
     /// The rules in force.
@@ -128,23 +127,23 @@ impl Watches {
         &mut self,
         id: &mut WatchId,
         conn: ConnId,
-        queue: &OutQueue,
+        waiting: Waiting,
         has_taken: bool,
         now: Millis,
     ) {
-        if queue.published() == 0 {
+        if waiting.published == 0 {
             return self.end(id);
         }
         if id.is_none() {
-            *id = WatchId(self.watches.insert(Watch::new(conn, now)) as u32);
+            *id = WatchId(self.watches.insert(Watch::new(conn, now)));
         }
-        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
-        watch.owed = queue.published();
+        let Some(watch) = self.watches.get_mut(id.0) else { return };
+        watch.owed = waiting.published;
         if has_taken {
             watch.taken_at = now;
         }
-        watch.is_over = queue.backlog() > self.rules.backlog_bytes;
-        match queue.backlog() > self.rules.soft_bytes {
+        watch.is_over = waiting.backlog > self.rules.backlog_bytes;
+        match waiting.backlog > self.rules.soft_bytes {
             true => _ = watch.over_since.get_or_insert(now),
             false => watch.over_since = None,
         }
@@ -153,7 +152,7 @@ impl Watches {
 
     /// It is watched no longer.
     pub fn end(&mut self, id: &mut WatchId) {
-        let watch = self.watches.try_remove(id.0 as usize);
+        let watch = self.watches.remove(id.0);
         if let Some(Watch { timer: Some((_, timer)), .. }) = watch {
             self.wheel.cancel(timer);
         }
@@ -170,7 +169,7 @@ impl Watches {
     pub fn next(&mut self, now: Millis) -> Option<ConnId> {
         self.wheel.advance(now.0);
         while let Some((_, place)) = self.wheel.pop_expired() {
-            let Some(watch) = self.watches.get_mut(place as usize) else { continue };
+            let Some(watch) = self.watches.get_mut(place) else { continue };
             watch.timer = None;
             let conn = watch.conn;
             if self.due(WatchId(place)).is_some_and(|(at, _)| at <= now) {
@@ -193,7 +192,7 @@ impl Watches {
 
     /// Whether its backlog is too large now, when publications that wait for all take so much.
     pub fn is_lost(&self, id: WatchId, kept: usize, now: Millis) -> bool {
-        let Some(watch) = self.watches.get(id.0 as usize) else { return false };
+        let Some(watch) = self.watches.get(id.0) else { return false };
         let ms = if kept > self.rules.spare_bytes { 0 } else { self.rules.backlog_ms };
         watch.is_over && watch.taken_at.plus(ms) <= now
     }
@@ -209,7 +208,7 @@ impl Watches {
     /// When it is to be cut, and why, if nothing changes.
     fn due(&self, id: WatchId) -> Option<(Millis, CloseReason)> {
         use CloseReason::{Lagging, SlowConsumer, Stalled};
-        let watch = self.watches.get(id.0 as usize)?;
+        let watch = self.watches.get(id.0)?;
         let (rules, taken_at) = (&self.rules, watch.taken_at);
         let over = watch.is_over.then(|| (taken_at.plus(rules.backlog_ms), SlowConsumer));
         let stalled = Some((taken_at.plus(rules.stall_ms), Stalled));
@@ -221,7 +220,7 @@ impl Watches {
     /// again then, so that progress costs nothing here.
     fn arm(&mut self, id: WatchId) {
         let Some((at, _)) = self.due(id) else { return };
-        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
+        let Some(watch) = self.watches.get_mut(id.0) else { return };
         if watch.timer.is_some_and(|(set, _)| set <= at) {
             return;
         }
@@ -235,7 +234,7 @@ impl Watches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Frame, FramePool, Kind};
+    use crate::frame::{Frame, FramePool, Kind, OutQueue};
 
     const RULES: Rules = Rules {
         backlog_bytes: 1000,
@@ -275,7 +274,8 @@ mod tests {
 
         fn note(&mut self, has_taken: bool, now: u64) {
             let conn = ConnId::new(7, 7);
-            self.watches.note(&mut self.id, conn, &self.queue, has_taken, Millis(now));
+            let waiting = self.pool.waiting(&self.queue);
+            self.watches.note(&mut self.id, conn, waiting, has_taken, Millis(now));
         }
 
         /// Nobody is due before that moment, and this one is then, for that.
@@ -350,7 +350,7 @@ mod tests {
         let mut other = OutQueue::default();
         world.pool.push(&mut other, Frame::from(vec![0; 60]), Kind::Published);
         let (mut id, conn) = (WatchId::NONE, ConnId::new(8, 8));
-        world.watches.note(&mut id, conn, &other, true, Millis(20));
+        world.watches.note(&mut id, conn, world.pool.waiting(&other), true, Millis(20));
         assert_eq!(world.watches.largest(Millis(10)), Some((ConnId::new(7, 7), 50)));
         assert_eq!(world.watches.largest(Millis(20)), Some((conn, 60)));
         world.watches.end(&mut id);

@@ -6,6 +6,7 @@
 //! (`waits`): it is not read until its entry has come, so order needs no further care. A reply that
 //! reports or shows what is not yet durable waits in `replies`.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
@@ -207,7 +208,10 @@ impl<J: Journal> Switch<J> {
             let Some(body) = decoded.body else { break };
             commands += 1;
             self.metrics.commands += 1;
-            let body = String::from_utf8_lossy(body);
+            let body = match std::str::from_utf8(body) {
+                Ok(body) => Cow::Borrowed(body),
+                Err(_) => String::from_utf8_lossy(body),
+            };
             controller.watch_frame(net, conn, false, &self.limits);
             self.command(net, conn, controller, &body)?;
         }

@@ -162,7 +162,7 @@ struct Pending {
     space: Option<u32>,
     /// The key that was drawn for it.
     key: String,
-    change: Change,
+    change: Change<'static>,
 }
 
 #[derive(Debug)]
@@ -380,13 +380,14 @@ impl Judge {
                 Item::Sent { conn, frame, is_published } => {
                     let line = self.lines.get_mut(conn).expect("only what is known is sent to");
                     line.queue.push(frame, *is_published, now, &self.limits);
-                    let seen = line.see(frame);
-                    if seen == Seen::Ping && pinged == Some(*conn) {
-                        line.wire.push_back(seen);
-                        continue;
+                    for seen in line.see(frame) {
+                        if seen == Seen::Ping && pinged == Some(*conn) {
+                            line.wire.push_back(seen);
+                            continue;
+                        }
+                        let acknowledged = line.sent(*conn, seen, durable, *is_published);
+                        self.disk.acknowledge(acknowledged);
                     }
-                    let acknowledged = line.sent(*conn, seen, durable, *is_published);
-                    self.disk.acknowledge(acknowledged);
                 }
                 Item::Closing { conn, reason, was_open: true } => {
                     let is_slow = slow.remove(conn) || self.overdue.remove(conn);

@@ -15,7 +15,7 @@ use super::{Role, Stranger, Switch, WORK_PER_TURN};
 use crate::codec::{control, json, jwt};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
-use crate::hub::{Change, Key, NsId, Outcome, Place, Presence, Refusal};
+use crate::hub::{Change, KeyRef, NsId, Outcome, Presence, Refusal, Spot};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -32,8 +32,8 @@ pub(super) struct Controller {
     pub waits: Option<Ticket>,
     /// How to phrase the reply to that command.
     counts: bool,
-    /// Replies that wait until their mark is durable, and their bytes.
-    replies: VecDeque<(Mark, Frame)>,
+    /// Bodies of replies that wait until their mark is durable, and their bytes.
+    replies: VecDeque<(Mark, Body)>,
     replies_bytes: usize,
     /// It is not read until its replies have gone out.
     is_held: bool,
@@ -46,17 +46,47 @@ pub(super) struct Controller {
     wrong_keys: usize,
 }
 
+/// Body of a reply. Most are one and the same.
+type Body = Cow<'static, [u8]>;
+
+/// Memory that is kept for replies to come.
+const SAID_BYTES: usize = 64 * 1024;
+
+/// Where replies go: out with the next [`Switch::say`], or to those that wait for the disk.
+struct Mouth<'a> {
+    said: &'a mut Vec<u8>,
+    owing: &'a mut Vec<ConnId>,
+    durable: Mark,
+}
+
+impl Mouth<'_> {
+    /// Says a reply, or owes it until what it reports or shows is durable.
+    fn reply(&mut self, conn: ConnId, controller: &mut Controller, body: &[u8], mark: Mark) {
+        if controller.replies.is_empty() && mark <= self.durable {
+            return control::encode_into(self.said, body);
+        }
+        if controller.replies.is_empty() {
+            self.owing.push(conn);
+        }
+        let body = if body == SUCCESS { Cow::Borrowed(SUCCESS) } else { Cow::Owned(body.into()) };
+        controller.replies_bytes += body.len();
+        controller.replies.push_back((mark, body));
+    }
+}
+
 /// What became of a command.
 enum Answer {
     /// This body, as soon as this is durable.
-    Body(Vec<u8>, Mark),
+    Body(Body, Mark),
+    /// It has had its reply.
+    Said,
     /// Nothing yet.
     Later,
 }
 
 impl Answer {
     /// A body that neither reports nor shows anything that could be lost.
-    fn now(body: impl Into<Vec<u8>>) -> Answer {
+    fn now(body: impl Into<Body>) -> Answer {
         Answer::Body(body.into(), Mark::default())
     }
 }
@@ -156,7 +186,9 @@ impl<J: Journal> Switch<J> {
         }
         // Out of the controller meanwhile, so that a body needs no copy to be carried out.
         let mut decoder = std::mem::take(&mut controller.decoder);
+        self.said.clear();
         let used = self.commands(net, conn, controller, &mut decoder, input);
+        self.say(net, conn);
         controller.decoder = decoder;
         match used {
             // What came before the fault is answered first.
@@ -177,7 +209,7 @@ impl<J: Journal> Switch<J> {
         decoder: &mut control::Decoder,
         input: &[u8],
     ) -> Result<usize, CloseReason> {
-        let (mut used, mut commands) = (0, 0);
+        let (mut used, mut commands, queued) = (0, 0, net.queued(conn));
         loop {
             if controller.waits.is_some() {
                 net.pause(conn);
@@ -189,11 +221,13 @@ impl<J: Journal> Switch<J> {
                 controller.unhear(net, conn);
                 return Ok(used);
             }
-            if net.queued(conn) >= self.limits.control_replies_pause_bytes {
+            if queued + self.said.len() >= self.limits.control_replies_pause_bytes {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
-            if commands == self.limits.control_commands_per_turn || self.work >= WORK_PER_TURN {
+            let is_over =
+                commands == self.limits.control_commands_per_turn || self.work >= WORK_PER_TURN;
+            if is_over && used < input.len() {
                 // The others' turn; ours comes again.
                 net.resume(conn);
                 return Ok(used);
@@ -212,7 +246,10 @@ impl<J: Journal> Switch<J> {
                 Ok(body) => Cow::Borrowed(body),
                 Err(_) => String::from_utf8_lossy(body),
             };
-            controller.watch_frame(net, conn, false, &self.limits);
+            if commands == 1 {
+                // Half a frame that was waited for is whole.
+                controller.watch_frame(net, conn, false, &self.limits);
+            }
             self.command(net, conn, controller, &body)?;
         }
         let is_midway = decoder.is_midway() || used < input.len();
@@ -238,14 +275,13 @@ impl<J: Journal> Switch<J> {
             Err(None) => {
                 let refused = Refused::new(301, "Body is not JSON");
                 self.count_refused(net, &refused);
-                let body = refusal(&refused);
-                self.reply(net, conn, controller, body, Mark::default());
+                self.mouth().reply(conn, controller, &refusal(&refused), Mark::default());
                 return Err(CloseReason::ControlJson);
             }
         };
         match answer {
-            Ok(Answer::Later) => {}
-            Ok(Answer::Body(body, mark)) => self.reply(net, conn, controller, body, mark),
+            Ok(Answer::Later | Answer::Said) => {}
+            Ok(Answer::Body(body, mark)) => self.mouth().reply(conn, controller, &body, mark),
             Err(refused) => {
                 self.count_refused(net, &refused);
                 // What is said of names, keys and states shows how they are.
@@ -254,7 +290,7 @@ impl<J: Journal> Switch<J> {
                     313 | 314 => self.journal.mark_of_states(),
                     _ => Mark::default(),
                 };
-                self.reply(net, conn, controller, refusal(&refused), mark);
+                self.mouth().reply(conn, controller, &refusal(&refused), mark);
                 if matches!(refused.code, 305 | 306) {
                     controller.wrong_keys += 1;
                     if controller.wrong_keys >= self.limits.control_wrong_keys {
@@ -298,27 +334,30 @@ impl<J: Journal> Switch<J> {
             }
             Command::Get { channel, user } => {
                 let ns = ns?;
+                let spot = Spot { channel: &channel, user: user.as_deref() };
+                let number = self.hub.number(ns).unwrap_or_default();
+                let mark = self.journal.mark_of(KeyRef::State { ns: number, spot });
                 let state = self.hub.state(ns, &channel, user.as_deref(), at);
-                let body = state.map_or(b"null".into(), |state| state.as_bytes().into());
-                let place = Place { channel: channel.into(), user: user.map(Into::into) };
-                let ns = self.hub.number(ns).unwrap_or_default();
-                let mark = self.journal.mark_of(&Key::State { ns, place });
-                return Ok(Answer::Body(body, mark));
+                let state = state.unwrap_or(Cow::Borrowed("null"));
+                let durable = self.journal.durable();
+                let mut mouth = Mouth { said: &mut self.said, owing: &mut self.owing, durable };
+                mouth.reply(conn, controller, state.as_bytes(), mark);
+                return Ok(Answer::Said);
             }
             Command::Info { channel } => return Ok(self.list(ns?, &channel)),
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;
                 controller.counts = count;
-                Change::Emit { ns: ns?, channels, data: data.into(), user, except }
+                let (channels, data) = (Cow::Borrowed(&*channels), Cow::Borrowed(data));
+                let change = Change::Emit { ns: ns?, channels, data, user, except };
+                return self.propose(net, conn, controller, change);
             }
             Command::Store { channel, data, options, is_push } => {
                 let StoreOptions { user, ttl_ms, emit } = options;
                 let (ns, data) = (ns?, data.into());
-                let place = Place { channel: channel.into(), user };
-                if is_push {
-                    Change::Push { ns, place, data, ttl_ms, emit }
-                } else {
-                    Change::Set { ns, place, data, ttl_ms, emit }
+                match is_push {
+                    true => Change::Push { ns, channel, user, data, ttl_ms, emit },
+                    false => Change::Set { ns, channel, user, data, ttl_ms, emit },
                 }
             }
             Command::Grant { channel, user, is_withdrawn } => {
@@ -346,7 +385,7 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        change: Change,
+        change: Change<'_>,
     ) -> Result<Answer, Refused> {
         let at = self.at(net.now());
         self.hub.check(&change, at).map_err(refused)?;
@@ -354,7 +393,7 @@ impl<J: Journal> Switch<J> {
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
             Proposal::Now(entry) => {
-                let outcome = self.apply(net, entry).map_err(refused)?;
+                let outcome = self.apply(net, entry, true).map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
                 let mark = match (is_recorded, is_state) {
                     (true, true) => self.journal.mark_of_states(),
@@ -388,14 +427,16 @@ impl<J: Journal> Switch<J> {
             Some(Err(why)) => {
                 let refused = refused(why);
                 self.count_refused(net, &refused);
-                refusal(&refused)
+                refusal(&refused).into()
             }
             None => {
                 self.count_refused(net, &command::STORE_FAILED);
-                refusal(&command::STORE_FAILED)
+                refusal(&command::STORE_FAILED).into()
             }
         };
-        self.reply(net, conn, &mut controller, body, self.journal.mark());
+        let mark = self.journal.mark();
+        self.mouth().reply(conn, &mut controller, &body, mark);
+        self.say(net, conn);
         if controller.fault.is_none() {
             net.resume(conn);
         }
@@ -403,25 +444,23 @@ impl<J: Journal> Switch<J> {
         *self.role(conn) = Role::Controller(controller);
     }
 
-    /// Sends a reply, or owes it until what it reports or shows is durable. One frame, so that it
-    /// leaves in one write (protocol part 11).
-    fn reply(
-        &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
-        controller: &mut Controller,
-        body: Vec<u8>,
-        mark: Mark,
-    ) {
-        let frame = control::encode(&body);
-        if controller.replies.is_empty() && mark <= self.journal.durable() {
-            return net.send(conn, frame);
+    /// Where replies go.
+    fn mouth(&mut self) -> Mouth<'_> {
+        let durable = self.journal.durable();
+        Mouth { said: &mut self.said, owing: &mut self.owing, durable }
+    }
+
+    /// Sends the replies that are there, as one frame: clients read a reply as one piece (protocol
+    /// part 11), and the kernel takes many as one.
+    fn say(&mut self, net: &mut impl Net, conn: ConnId) {
+        if self.said.is_empty() {
+            return;
         }
-        if controller.replies.is_empty() {
-            self.owing.push(conn);
+        net.send(conn, Frame::from(&*self.said));
+        self.said.clear();
+        if self.said.capacity() > SAID_BYTES {
+            self.said = Vec::new();
         }
-        controller.replies_bytes += frame.len();
-        controller.replies.push_back((mark, frame));
     }
 
     /// What was recorded between these marks is lost, and undone: whoever waited for it is told.
@@ -431,11 +470,11 @@ impl<J: Journal> Switch<J> {
             let seat = &mut self.seats[conn.index()];
             let Role::Controller(controller) = &mut seat.role else { continue };
             let is_lost = |mark: Mark| from < mark && mark <= upto;
-            for (_, frame) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
-                *frame = control::encode(&refusal(&command::STORE_FAILED));
+            for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
+                *body = refusal(&command::STORE_FAILED).into();
                 lost += 1;
             }
-            controller.replies_bytes = controller.replies.iter().map(|(_, f)| f.len()).sum();
+            controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
         }
         self.metrics.store_failures += lost;
         *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
@@ -451,10 +490,11 @@ impl<J: Journal> Switch<J> {
             // Whoever is gone meanwhile is owed nothing.
             let Some(Role::Controller(mut controller)) = role else { continue };
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
-                let Some((_, frame)) = controller.replies.pop_front() else { break };
-                controller.replies_bytes -= frame.len();
-                net.send(conn, frame);
+                let Some((_, body)) = controller.replies.pop_front() else { break };
+                controller.replies_bytes -= body.len();
+                control::encode_into(&mut self.said, &body);
             }
+            self.say(net, conn);
             if !controller.replies.is_empty() {
                 self.owing.push(conn);
             }
@@ -552,14 +592,13 @@ fn new_key(net: &mut impl Net) -> Box<str> {
     Uuid::from_random(bytes).to_string().into()
 }
 
-fn success(outcome: &Outcome, counts: bool) -> Vec<u8> {
-    match outcome {
-        Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}").into(),
-        Outcome::Reached(count) if counts => {
-            format!("{{\"success\":true,\"count\":{count}}}").into()
-        }
-        Outcome::Done | Outcome::Reached(_) => SUCCESS.into(),
-    }
+fn success(outcome: &Outcome, counts: bool) -> Body {
+    let body = match outcome {
+        Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"),
+        Outcome::Reached(count) if counts => format!("{{\"success\":true,\"count\":{count}}}"),
+        Outcome::Done | Outcome::Reached(_) => return Cow::Borrowed(SUCCESS),
+    };
+    Cow::Owned(body.into_bytes())
 }
 
 fn refused(refusal: Refusal) -> Refused {

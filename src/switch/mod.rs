@@ -25,7 +25,7 @@ use hashbrown::HashMap;
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
-use crate::hub::{Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
+use crate::hub::{Entry, Hub, KeyRef, Outbox, Outcome, PeerId, Refusal, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -105,6 +105,8 @@ pub struct Switch<J> {
     links: Vec<SessionId>,
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, ConnId>,
+    /// Replies to the back end that is being heard, which go out as one.
+    said: Vec<u8>,
     /// Controllers with replies that wait until something is durable.
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
@@ -152,6 +154,7 @@ impl<J: Journal> Switch<J> {
             strangers: BTreeSet::new(),
             links: Vec::new(),
             waiting: HashMap::new(),
+            said: Vec::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
             flood: None,
@@ -196,11 +199,19 @@ impl<J: Journal> Switch<J> {
         (&mut self.hub, delivery)
     }
 
-    /// Applies an entry and lets its effects out.
-    fn apply(&mut self, net: &mut impl Net, entry: Entry) -> Result<Outcome, Refusal> {
+    /// Applies an entry, which may have been checked just before, and lets its effects out.
+    fn apply(
+        &mut self,
+        net: &mut impl Net,
+        entry: Entry<'_>,
+        is_checked: bool,
+    ) -> Result<Outcome, Refusal> {
         let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
-        let outcome = hub.apply(entry, &mut delivery);
+        let outcome = match is_checked {
+            true => Ok(hub.apply_checked(entry, &mut delivery)),
+            false => hub.apply(entry, &mut delivery),
+        };
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
             self.metrics.publications += 1;
@@ -248,7 +259,7 @@ impl<J: Journal> Switch<J> {
 
     fn handle(&mut self, net: &mut impl Net, event: Event) {
         let (ticket, result) = match event {
-            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry))),
+            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry, false))),
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
                 let (hub, mut delivery) = self.delivery(net);
@@ -339,8 +350,16 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         self.leaving.push((self.links[peer.index()], reason));
     }
 
+    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        let stays = self.journal.stays(key, bytes);
+        if stays {
+            self.shared.forget(key);
+        }
+        stays
+    }
+
     fn changed(&mut self, undo: Undo) {
-        self.shared.forget(&undo.key);
+        self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
     }
 }

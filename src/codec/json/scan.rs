@@ -251,7 +251,8 @@ mod tests {
         ] {
             assert_eq!(Scan::new(text).value(3), Some(value), "{text}");
         }
-        for text in ["", " ", "[[[[]]]]", "[1}", "{]", "{\"a\"}", "-", "1.", "1e", "nul", "\"\\u12\""]
+        for text in
+            ["", " ", "[[[[]]]]", "[1}", "{]", "{\"a\"}", "-", "1.", "1e", "nul", "\"\\u12\""]
         {
             assert_eq!(Scan::new(text).value(3), None, "{text}");
         }

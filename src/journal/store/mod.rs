@@ -33,7 +33,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Cursor, Entry, Hub, Key, Seq, Undo};
+use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
@@ -128,7 +128,7 @@ pub struct StoreJournal {
     /// How to take back what is not durable yet, each with its mark, and its bytes.
     undos: VecDeque<(Mark, Undo)>,
     undo_bytes: usize,
-    removals: Vec<(Ticket, Change)>,
+    removals: Vec<(Ticket, Change<'static>)>,
     mark: Mark,
     durable: Mark,
     ready: VecDeque<Event>,
@@ -422,7 +422,7 @@ impl StoreJournal {
 }
 
 impl Journal for StoreJournal {
-    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
         if let Health::Failing { refused, .. } = &mut self.health
             && change.is_recorded()
         {
@@ -433,11 +433,27 @@ impl Journal for StoreJournal {
         if matches!(change, Change::Remove { .. }) {
             self.next_ticket += 1;
             let ticket = Ticket(self.next_ticket);
-            self.removals.push((ticket, change));
+            self.removals.push((ticket, change.into_owned()));
             return Proposal::Later(ticket);
         }
         self.last.n += 1;
         Proposal::Now(Entry { seq: self.last, at, change })
+    }
+
+    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        // It is acknowledged at once, and stays, whatever becomes of it.
+        let stays = self.sync != SyncPolicy::Always && matches!(key, KeyRef::State { .. });
+        if !stays {
+            return false;
+        }
+        match self.changed.get_mut(&key) {
+            Some(row) => {
+                self.changed_bytes = self.changed_bytes - row.bytes + bytes;
+                row.bytes = bytes;
+            }
+            None => self.note(key.key(), Mark::default(), bytes),
+        }
+        true
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -453,7 +469,6 @@ impl Journal for StoreJournal {
         }
         let is_state = matches!(undo.key, Key::State { .. });
         if is_state && self.sync != SyncPolicy::Always {
-            // It is acknowledged at once, and stays, whatever becomes of it.
             return self.note(undo.key, Mark::default(), undo.row_bytes);
         }
         self.mark.0 += 1;
@@ -520,9 +535,12 @@ impl Journal for StoreJournal {
         if self.sync == SyncPolicy::Always { self.mark } else { Mark::default() }
     }
 
-    fn mark_of(&self, key: &Key) -> Mark {
-        let flying = self.flight.as_ref().and_then(|flight| flight.rows.get(key));
-        self.changed.get(key).or(flying).map_or(Mark::default(), |row| row.mark)
+    fn mark_of(&self, key: KeyRef<'_>) -> Mark {
+        if self.sync != SyncPolicy::Always && matches!(key, KeyRef::State { .. }) {
+            return Mark::default();
+        }
+        let flying = self.flight.as_ref().and_then(|flight| flight.rows.get(&key));
+        self.changed.get(&key).or(flying).map_or(Mark::default(), |row| row.mark)
     }
 
     fn durable(&self) -> Mark {

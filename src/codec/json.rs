@@ -94,7 +94,7 @@ fn found<'a, const N: usize>(
         let value = scan.value(depth_max)?;
         // A key that is no text cannot be one of the names, but is no error either.
         let key = if has_escapes { unescaped(key) } else { Some(Cow::Borrowed(key)) };
-        let index = key.and_then(|key| names.iter().position(|name| *name == key));
+        let index = key.and_then(|key| names.iter().position(|name| is_same(name, &key)));
         if let Some(place) = index.and_then(|index| found.get_mut(index)) {
             *place = Some(value);
         }
@@ -104,6 +104,11 @@ fn found<'a, const N: usize>(
         }
     }
     scan.is_over().then_some(Some(found))
+}
+
+/// Whether two names are the same, which the first letter mostly says.
+fn is_same(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.as_bytes().first() == other.as_bytes().first() && one == other
 }
 
 /// The raw elements of an array; `None` for anything else, and for what is twice as deep as

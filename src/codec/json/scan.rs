@@ -189,20 +189,35 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// Bytes that are looked at together, once a string has turned out to be long.
+const BLOCK_BYTES: usize = 32;
+
 /// How many bytes there are before the first that a string cannot just have: a quote, a backslash
-/// or a control character. Eight are looked at together.
+/// or a control character. Eight are looked at together, and more of a long string.
 fn plain(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+    let mut rest = bytes;
+    while let Some((eight, more)) = rest.split_first_chunk() {
         let found = marked(u64::from_le_bytes(*eight));
         if found != 0 {
             // The lowest mark is never a false one.
-            return at + (found.trailing_zeros() / 8) as usize;
+            return bytes.len() - rest.len() + (found.trailing_zeros() / 8) as usize;
         }
-        at += 8;
+        rest = more;
+        if bytes.len() - rest.len() == BLOCK_BYTES {
+            while let Some((block, more)) = rest.split_first_chunk::<BLOCK_BYTES>()
+                && !block.iter().fold(false, |found, byte| found | is_special(*byte))
+            {
+                rest = more;
+            }
+        }
     }
-    let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len())
+    let end = rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len());
+    bytes.len() - rest.len() + end
+}
+
+/// Whether a string cannot just have that byte.
+const fn is_special(byte: u8) -> bool {
+    (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
 /// Eight bytes, of which the high bit is set in each that [`plain`] looks for, and perhaps in some
@@ -223,7 +238,7 @@ mod tests {
 
     #[test]
     fn each_byte_that_is_not_plain_is_found_wherever_it_stands() {
-        for length in 0..40 {
+        for length in (0..40).chain([64, 71, 96, 105]) {
             for byte in 0..=u8::MAX {
                 let is_plain = !matches!(byte, b'"' | b'\\' | 0..0x20);
                 for at in 0..length {

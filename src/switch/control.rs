@@ -11,11 +11,11 @@ use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
 use super::deadlines::Deadlines;
+use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::{Role, Stranger, Switch, WORK_PER_TURN};
-use crate::codec::{control, json, jwt};
+use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
-use crate::frame::Frame;
-use crate::hub::{Change, KeyRef, NsId, Outcome, Presence, Refusal, Spot};
+use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -33,8 +33,8 @@ pub(super) struct Controller {
     /// How to phrase the reply to that command.
     counts: bool,
     /// Bodies of replies that wait until their mark is durable, and their bytes.
-    replies: VecDeque<(Mark, Body)>,
-    replies_bytes: usize,
+    pub replies: VecDeque<(Mark, Body)>,
+    pub replies_bytes: usize,
     /// It is not read until its replies have gone out.
     is_held: bool,
     /// It sends no more, or is not heard any more: closed when all is answered.
@@ -44,34 +44,6 @@ pub(super) struct Controller {
     deadlines: Deadlines,
     /// Wrong keys that it has tried.
     wrong_keys: usize,
-}
-
-/// Body of a reply. Most are one and the same.
-type Body = Cow<'static, [u8]>;
-
-/// Memory that is kept for replies to come.
-const SAID_BYTES: usize = 64 * 1024;
-
-/// Where replies go: out with the next [`Switch::say`], or to those that wait for the disk.
-struct Mouth<'a> {
-    said: &'a mut Vec<u8>,
-    owing: &'a mut Vec<ConnId>,
-    durable: Mark,
-}
-
-impl Mouth<'_> {
-    /// Says a reply, or owes it until what it reports or shows is durable.
-    fn reply(&mut self, conn: ConnId, controller: &mut Controller, body: &[u8], mark: Mark) {
-        if controller.replies.is_empty() && mark <= self.durable {
-            return control::encode_into(self.said, body);
-        }
-        if controller.replies.is_empty() {
-            self.owing.push(conn);
-        }
-        let body = if body == SUCCESS { Cow::Borrowed(SUCCESS) } else { Cow::Owned(body.into()) };
-        controller.replies_bytes += body.len();
-        controller.replies.push_back((mark, body));
-    }
 }
 
 /// What became of a command.
@@ -186,9 +158,9 @@ impl<J: Journal> Switch<J> {
         }
         // Out of the controller meanwhile, so that a body needs no copy to be carried out.
         let mut decoder = std::mem::take(&mut controller.decoder);
-        self.said.clear();
+        self.reply_buffer.clear();
         let used = self.commands(net, conn, controller, &mut decoder, input);
-        self.say(net, conn);
+        self.send_replies(net, conn);
         controller.decoder = decoder;
         match used {
             // What came before the fault is answered first.
@@ -221,7 +193,7 @@ impl<J: Journal> Switch<J> {
                 controller.unhear(net, conn);
                 return Ok(used);
             }
-            if queued + self.said.len() >= self.limits.control_replies_pause_bytes {
+            if queued + self.reply_buffer.len() >= self.limits.control_replies_pause_bytes {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
@@ -275,13 +247,13 @@ impl<J: Journal> Switch<J> {
             Err(None) => {
                 let refused = Refused::new(301, "Body is not JSON");
                 self.count_refused(net, &refused);
-                self.mouth().reply(conn, controller, &refusal(&refused), Mark::default());
+                self.reply_sink().reply(conn, controller, &refusal(&refused), Mark::default());
                 return Err(CloseReason::ControlJson);
             }
         };
         match answer {
             Ok(Answer::Later | Answer::Said) => {}
-            Ok(Answer::Body(body, mark)) => self.mouth().reply(conn, controller, &body, mark),
+            Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
             Err(refused) => {
                 self.count_refused(net, &refused);
                 // What is said of names, keys and states shows how they are.
@@ -290,7 +262,7 @@ impl<J: Journal> Switch<J> {
                     313 | 314 => self.journal.mark_of_states(),
                     _ => Mark::default(),
                 };
-                self.mouth().reply(conn, controller, &refusal(&refused), mark);
+                self.reply_sink().reply(conn, controller, &refusal(&refused), mark);
                 if matches!(refused.code, 305 | 306) {
                     controller.wrong_keys += 1;
                     if controller.wrong_keys >= self.limits.control_wrong_keys {
@@ -340,8 +312,9 @@ impl<J: Journal> Switch<J> {
                 let state = self.hub.state(ns, &channel, user.as_deref(), at);
                 let state = state.unwrap_or(Cow::Borrowed("null"));
                 let durable = self.journal.durable();
-                let mut mouth = Mouth { said: &mut self.said, owing: &mut self.owing, durable };
-                mouth.reply(conn, controller, state.as_bytes(), mark);
+                let mut sink =
+                    ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable };
+                sink.reply(conn, controller, state.as_bytes(), mark);
                 return Ok(Answer::Said);
             }
             Command::Info { channel } => return Ok(self.list(ns?, &channel)),
@@ -435,32 +408,13 @@ impl<J: Journal> Switch<J> {
             }
         };
         let mark = self.journal.mark();
-        self.mouth().reply(conn, &mut controller, &body, mark);
-        self.say(net, conn);
+        self.reply_sink().reply(conn, &mut controller, &body, mark);
+        self.send_replies(net, conn);
         if controller.fault.is_none() {
             net.resume(conn);
         }
         self.close_when_answered(net, conn, &mut controller);
         *self.role(conn) = Role::Controller(controller);
-    }
-
-    /// Where replies go.
-    fn mouth(&mut self) -> Mouth<'_> {
-        let durable = self.journal.durable();
-        Mouth { said: &mut self.said, owing: &mut self.owing, durable }
-    }
-
-    /// Sends the replies that are there, as one frame: clients read a reply as one piece (protocol
-    /// part 11), and the kernel takes many as one.
-    fn say(&mut self, net: &mut impl Net, conn: ConnId) {
-        if self.said.is_empty() {
-            return;
-        }
-        net.send(conn, Frame::from(&*self.said));
-        self.said.clear();
-        if self.said.capacity() > SAID_BYTES {
-            self.said = Vec::new();
-        }
     }
 
     /// What was recorded between these marks is lost, and undone: whoever waited for it is told.
@@ -492,9 +446,9 @@ impl<J: Journal> Switch<J> {
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
                 let Some((_, body)) = controller.replies.pop_front() else { break };
                 controller.replies_bytes -= body.len();
-                control::encode_into(&mut self.said, &body);
+                control::encode_into(&mut self.reply_buffer, &body);
             }
-            self.say(net, conn);
+            self.send_replies(net, conn);
             if !controller.replies.is_empty() {
                 self.owing.push(conn);
             }
@@ -584,57 +538,8 @@ impl<J: Journal> Switch<J> {
     }
 }
 
-const SUCCESS: &[u8] = b"{\"success\":true}";
-
 fn new_key(net: &mut impl Net) -> Box<str> {
     let mut bytes = [0; 16];
     net.random(&mut bytes);
     Uuid::from_random(bytes).to_string().into()
-}
-
-fn success(outcome: &Outcome, counts: bool) -> Body {
-    let body = match outcome {
-        Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"),
-        Outcome::Reached(count) if counts => format!("{{\"success\":true,\"count\":{count}}}"),
-        Outcome::Done | Outcome::Reached(_) => return Cow::Borrowed(SUCCESS),
-    };
-    Cow::Owned(body.into_bytes())
-}
-
-fn refused(refusal: Refusal) -> Refused {
-    match refusal {
-        Refusal::NameTaken => command::NAME_TAKEN,
-        Refusal::Gone => command::NEED_AUTH,
-        Refusal::NoNamespace => command::NO_NAMESPACE,
-        Refusal::NotAList => Refused::new(314, "State is not a list"),
-        Refusal::StateTooLarge(max) => {
-            Refused { code: 313, reason: format!("State is too large, at most {max} bytes").into() }
-        }
-        Refusal::TooMany(what, max) => {
-            Refused { code: 313, reason: format!("Too many {what}, at most {max}").into() }
-        }
-    }
-}
-
-/// `{"success":false,"reason":TEXT,"code":NUMBER}` (protocol part 4).
-fn refusal(refused: &Refused) -> Vec<u8> {
-    let mut out = b"{\"success\":false,\"reason\":".to_vec();
-    json::quote_into(&mut out, &refused.reason);
-    out.extend_from_slice(format!(",\"code\":{}}}", refused.code).as_bytes());
-    out
-}
-
-/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 5).
-fn info(presence: &Presence<'_>) -> Vec<u8> {
-    let (users, connections) = (presence.users, presence.connections.len());
-    let mut out =
-        format!("{{\"countUser\":{users},\"countConnection\":{connections},\"connId_UserId\":{{")
-            .into_bytes();
-    for (i, (cid, user)) in presence.connections.iter().enumerate() {
-        let comma = if i > 0 { "," } else { "" };
-        out.extend_from_slice(format!("{comma}\"{cid}\":").as_bytes());
-        json::quote_into(&mut out, user);
-    }
-    out.extend_from_slice(b"}}");
-    out
 }

@@ -2,7 +2,7 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends (and `deadlines` for theirs), `browser` for what
+//! One file per role: `control` for back ends (and `deadlines` and `replies` for theirs), `browser` for what
 //! browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for the page
 //! to try it all, `flood` and `drain` for the days on which there is too much or it is over. This
 //! file has what is between the roles: the order of changes, delivery, and the end of connections.
@@ -16,6 +16,7 @@ mod drain;
 mod flood;
 mod fuzz;
 mod page;
+mod replies;
 mod settings;
 mod shared;
 
@@ -106,7 +107,7 @@ pub struct Switch<J> {
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, ConnId>,
     /// Replies to the back end that is being heard, which go out as one.
-    said: Vec<u8>,
+    reply_buffer: Vec<u8>,
     /// Controllers with replies that wait until something is durable.
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
@@ -154,7 +155,7 @@ impl<J: Journal> Switch<J> {
             strangers: BTreeSet::new(),
             links: Vec::new(),
             waiting: HashMap::new(),
-            said: Vec::new(),
+            reply_buffer: Vec::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
             flood: None,

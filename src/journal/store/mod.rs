@@ -14,12 +14,14 @@
 //! | `file` | one redb file: reading all of it, writing batches |
 //! | `format` | tables, keys, values, tags |
 //! | `disk` | what stands between redb and the disk |
+//! | `flight` | what has changed, and what is on its way |
 //! | `folder` | names, lock and seal of the data folder |
 //! | `salvage` | what can still be read of a damaged file |
 //! | `rewrite` | another store in place of this one, while no server runs |
 
 mod disk;
 mod file;
+mod flight;
 mod folder;
 mod format;
 mod helper;
@@ -37,6 +39,7 @@ use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
+use flight::{Bounds, Changed, Flight};
 use helper::{Helper, Job, Report};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
@@ -61,26 +64,6 @@ const STEP_MS: u64 = 500;
 const CLOCK_MS: u64 = 1000;
 /// The disk has so long to finish when the server stops.
 const CLOSE: Duration = Duration::from_secs(10);
-
-/// A row that has changed.
-#[derive(Clone, Copy, Debug)]
-struct Changed {
-    /// The last change that somebody waits for; the default if nobody does.
-    mark: Mark,
-    bytes: usize,
-}
-
-/// What is on its way to the disk.
-#[derive(Debug, Default)]
-struct Flight {
-    upto: Mark,
-    /// When the oldest of its changes came.
-    since: Option<Millis>,
-    rows: HashMap<Key, Changed>,
-    /// States that have ended, and leave with it.
-    ended: Vec<Key>,
-    removals: usize,
-}
 
 /// Whether the disk can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,19 +130,6 @@ pub struct StoreJournal {
     at: UnixMillis,
     /// What was counted; `Journal::meters` adds what can be seen.
     meters: StoreMeters,
-}
-
-/// Limits of what waits for the disk.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    bytes: usize,
-    changes: usize,
-}
-
-impl Bounds {
-    fn new(limits: &Limits) -> Bounds {
-        Bounds { bytes: limits.store_pending_bytes, changes: limits.store_pending_changes }
-    }
 }
 
 impl StoreJournal {
@@ -441,11 +411,10 @@ impl Journal for StoreJournal {
     }
 
     fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
-        // It is acknowledged at once, and stays, whatever becomes of it.
-        let stays = self.sync != SyncPolicy::Always && matches!(key, KeyRef::State { .. });
-        if !stays {
+        if self.sync == SyncPolicy::Always || !matches!(key, KeyRef::State { .. }) {
             return false;
         }
+        // It is acknowledged at once, and stays, whatever becomes of it.
         match self.changed.get_mut(&key) {
             Some(row) => {
                 self.changed_bytes = self.changed_bytes - row.bytes + bytes;

@@ -15,7 +15,7 @@ use fws::codec::control::Decoder;
 use fws::codec::ws::{self, Event, Opcode, Reader, Side};
 use fws::codec::{json, jwt, sockjs};
 use fws::edge::ConnId;
-use fws::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Place, Route, Seq};
+use fws::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Route, Seq};
 use fws::limits::Limits;
 use fws::publication::{Form, Publication};
 use fws::reason::CloseReason;
@@ -181,9 +181,9 @@ fn hub(others: usize, members: usize) -> (Hub, NsId, Vec<PeerId>) {
     for n in 0..others {
         let peer = hub.connect(ns, &format!("other-{n}"), Uuid::from_random([0; 16]), route());
         hub.subscribe(peer.expect("room"), &format!("channel-{n}"), NOW).expect("room");
-        let place = Place { channel: format!("state-{n}").into(), user: None };
+        let channel = format!("state-{n}").into();
         let (data, ttl_ms) = ("1".into(), Some(1_000_000));
-        apply(&mut hub, Change::Set { ns, place, data, ttl_ms, emit: false });
+        apply(&mut hub, Change::Set { ns, channel, user: None, data, ttl_ms, emit: false });
         if n % 10 == 0 {
             apply(&mut hub, register(format!("site-{n}")));
         }
@@ -202,7 +202,7 @@ fn hubs(report: &mut Report) {
         let (mut hub, ns, _) = hub(others, 10);
         let mut out = Counter(0);
         measure(|_| {
-            let (channels, data) = (vec!["news".into()], "1".into());
+            let (channels, data) = (vec!["news".into()].into(), "1".into());
             let change = Change::Emit { ns, channels, data, user: None, except: None };
             let entry = Entry { seq: Seq::default(), at: NOW, change };
             hub.apply(entry, &mut out).expect("the namespace is there");

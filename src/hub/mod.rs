@@ -16,8 +16,8 @@ mod state;
 mod states;
 
 pub use census::Tally;
-pub use change::{Change, Entry, Outcome, Place, Refusal, Seq};
-pub use record::{Cursor, Key, Row, Undo};
+pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
+pub use record::{Cursor, Key, KeyRef, Row, Undo};
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};
@@ -60,6 +60,11 @@ pub trait Outbox {
     }
     /// Let this peer go. The hub has forgotten it already.
     fn close(&mut self, route: Route, reason: CloseReason);
+    /// A state is about to become one of so many bytes. Whether that is all that need be known of
+    /// it, because nobody will want to take it back; otherwise [`Outbox::changed`] comes.
+    fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
+        false
+    }
     /// A row of what is recorded has changed; this takes it back.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
@@ -509,8 +514,7 @@ impl Hub {
     fn check_numbers(&self) {
         let living = |state: &State| self.namespaces.contains(state.ns);
         for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
-            let Place { channel, user } = &state.place;
-            assert_eq!(self.find_state(state.ns, channel, user.as_deref()), Some(id));
+            assert_eq!(self.find_state(state.ns, state.place.spot()), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
         }
         let total = |count: fn(&Namespace) -> usize| -> usize {

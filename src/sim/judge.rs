@@ -162,7 +162,7 @@ struct Pending {
     space: Option<u32>,
     /// The key that was drawn for it.
     key: String,
-    change: Change,
+    change: Change<'static>,
 }
 
 #[derive(Debug)]

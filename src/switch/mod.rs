@@ -2,7 +2,7 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends (and `deadlines` for theirs), `browser` for what
+//! One file per role: `control` for back ends (and `deadlines` and `replies` for theirs), `browser` for what
 //! browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for the page
 //! to try it all, `crowd` for what is said to all in a channel, `flood` and `drain` for the days on
 //! which there is too much or it is over. This file has what is between the roles: the order of
@@ -18,6 +18,7 @@ mod drain;
 mod flood;
 mod fuzz;
 mod page;
+mod replies;
 mod settings;
 mod shared;
 
@@ -27,7 +28,7 @@ use hashbrown::HashMap;
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
-use crate::hub::{ChannelId, Entry, Hub, NsId, Outbox, Outcome, Refusal, Route, Undo};
+use crate::hub::{ChannelId, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -106,6 +107,8 @@ pub struct Switch<J> {
     web: Web<Browser>,
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, ConnId>,
+    /// Replies to the back end that is being heard, which go out as one.
+    reply_buffer: Vec<u8>,
     /// Controllers with replies that wait until something is durable.
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
@@ -154,6 +157,7 @@ impl<J: Journal> Switch<J> {
             controllers: BTreeSet::new(),
             strangers: BTreeSet::new(),
             waiting: HashMap::new(),
+            reply_buffer: Vec::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
             crowd: Crowd::default(),
@@ -201,17 +205,21 @@ impl<J: Journal> Switch<J> {
         (&mut self.hub, delivery)
     }
 
-    /// Applies an entry and lets its effects out, but for what may be gathered.
+    /// Applies an entry and lets its effects out. That of a command which is being carried out has
+    /// been checked, and what it says to everybody in a channel may be gathered.
     fn apply(
         &mut self,
         net: &mut impl Net,
-        entry: Entry,
-        may_gather: bool,
+        entry: Entry<'_>,
+        is_heard: bool,
     ) -> Result<Outcome, Refusal> {
         let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
-        delivery.gathers_in = published_in.filter(|_| may_gather);
-        let outcome = hub.apply(entry, &mut delivery);
+        delivery.gathers_in = published_in.filter(|_| is_heard);
+        let outcome = match is_heard {
+            true => Ok(hub.apply_checked(entry, &mut delivery)),
+            false => hub.apply(entry, &mut delivery),
+        };
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
             self.metrics.publications += 1;
@@ -359,8 +367,16 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         self.leaving.push((route, reason));
     }
 
+    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        let stays = self.journal.stays(key, bytes);
+        if stays {
+            self.shared.forget(key);
+        }
+        stays
+    }
+
     fn changed(&mut self, undo: Undo) {
-        self.shared.forget(&undo.key);
+        self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
     }
 }

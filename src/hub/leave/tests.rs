@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::edge::ConnId;
-use crate::hub::{Change, Entry, Place, Route, Seq, Undo};
+use crate::hub::{Change, Entry, Route, Seq, Undo};
 use crate::limits::Limits;
 use crate::publication::{Form, Publication};
 use crate::time::UnixMillis;
@@ -45,7 +45,7 @@ impl World {
         World { hub, out, ns, peers: Vec::new() }
     }
 
-    fn apply(&mut self, change: Change) -> Outcome {
+    fn apply(&mut self, change: Change<'_>) -> Outcome {
         let entry = Entry { seq: Seq::default(), at: AT, change };
         self.hub.apply(entry, &mut self.out).unwrap()
     }
@@ -72,7 +72,7 @@ impl World {
 
     fn emit(&mut self, channel: &str) -> Vec<PeerId> {
         let (ns, data) = (self.ns, "1".into());
-        let channels = vec![channel.into()];
+        let channels = vec![channel.into()].into();
         self.apply(Change::Emit { ns, channels, data, user: None, except: None });
         let delivered = std::mem::take(&mut self.out.delivered);
         let peer = |route| self.peers.iter().find(|(other, _)| *other == route).unwrap().1;
@@ -141,9 +141,9 @@ fn whoever_comes_pays_for_those_who_left() {
 fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     let mut world = World::new();
     let crowd = world.crowd(200, "guest", &["a", "b", "c"]);
-    let (ns, place) = (world.ns, Place { channel: "a".into(), user: None });
+    let (ns, channel) = (world.ns, "a".into());
     let data = "1".into();
-    world.apply(Change::Set { ns, place, data, ttl_ms: None, emit: false });
+    world.apply(Change::Set { ns, channel, user: None, data, ttl_ms: None, emit: false });
     assert_eq!(world.apply(Change::Remove { ns }), Outcome::Reached(200));
     assert_eq!(world.hub.sizes()[..4], [0; 4]);
     // Its name can be had again, and those who were in it hear nothing of the new one.

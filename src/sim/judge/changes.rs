@@ -131,7 +131,7 @@ impl Judge {
     }
 
     /// Checks that a change is what the command asked for; returns the key drawn for it.
-    fn recognize(&mut self, change: &Change, command: &Command, space: Option<u32>) -> String {
+    fn recognize(&mut self, change: &Change<'_>, command: &Command, space: Option<u32>) -> String {
         let mut drawn = String::new();
         let ns = match (change, command) {
             (Change::Register { name, key }, Command::Register { name: asked, .. }) => {
@@ -151,11 +151,11 @@ impl Judge {
                 assert_eq!((&**channel, &**user), (&**asked, &**whom));
                 *ns
             }
-            (Change::Set { ns, place, data, ttl_ms, emit }, Command::Store(store))
-            | (Change::Push { ns, place, data, ttl_ms, emit }, Command::Store(store)) => {
+            (Change::Set { ns, channel, user, data, ttl_ms, emit }, Command::Store(store))
+            | (Change::Push { ns, channel, user, data, ttl_ms, emit }, Command::Store(store)) => {
                 assert_eq!(matches!(change, Change::Push { .. }), store.is_push);
-                assert_eq!((&*place.channel, &**data), (&*store.channel, &*store.data));
-                assert_eq!(place.user.as_deref(), store.user.as_deref());
+                assert_eq!((&**channel, &**data), (&*store.channel, &*store.data));
+                assert_eq!(user.as_deref(), store.user.as_deref());
                 assert_eq!(*ttl_ms, store.ttl_seconds.map(|seconds| seconds * 1000));
                 assert_eq!(*emit, store.is_emitted);
                 *ns

@@ -56,13 +56,18 @@ impl Seen {
         seen
     }
 
-    /// One whole frame of the control port.
-    pub fn of_reply(frame: &[u8]) -> Seen {
-        let mut decoder = control::Decoder::new();
-        let decoded = decoder.next(frame, 1 << 20).expect("the server's frames are good");
-        assert_eq!(decoded.consumed, frame.len(), "one reply at a time");
-        let body = decoded.body.expect("a whole frame");
-        Seen::Reply(String::from_utf8(body.to_vec()).expect("replies are UTF-8"))
+    /// Whole frames of the control port.
+    pub fn of_replies(frames: &[u8]) -> Vec<Seen> {
+        let (mut at, mut seen) = (0, Vec::new());
+        while at < frames.len() {
+            let mut decoder = control::Decoder::new();
+            let decoded = decoder.next(&frames[at..], 1 << 20);
+            let decoded = decoded.expect("the server's frames are good");
+            let body = decoded.body.expect("whole frames").to_vec();
+            seen.push(Seen::Reply(String::from_utf8(body).expect("replies are UTF-8")));
+            at += decoded.consumed;
+        }
+        seen
     }
 }
 

@@ -37,10 +37,10 @@ impl Line {
         !controller.waits && self.expected.is_empty()
     }
 
-    /// What is in a frame of ours: one thing, or several messages that were published.
+    /// What is in a frame of ours: one thing, several replies, or messages that were published.
     pub(super) fn see(&self, frame: &[u8]) -> Vec<Seen> {
         match &self.role {
-            Role::Controller(_) => vec![Seen::of_reply(frame)],
+            Role::Controller(_) => Seen::of_replies(frame),
             _ if frame.starts_with(b"HTTP/") => vec![Seen::of_response(frame)],
             _ => Seen::of_frames(frame),
         }

@@ -112,9 +112,11 @@ impl Replica {
                 Item::Ordered { entry, .. } => entry.clone(),
                 _ => continue,
             };
-            if let Change::Set { ns, place, .. } | Change::Push { ns, place, .. } = &entry.change {
-                let Place { channel, user } = place.clone();
-                self.places.insert((*ns, channel, user));
+            if let Change::Set { ns, channel, user, .. } | Change::Push { ns, channel, user, .. } =
+                &entry.change
+            {
+                let user = user.as_deref().map(Into::into);
+                self.places.insert((*ns, (&**channel).into(), user));
             }
             // What was refused here was refused there.
             let mut out = Nobody(std::mem::take(&mut fresh));

@@ -8,6 +8,7 @@ use super::cork::Cork;
 use super::peer::{Peer, Phase, flag};
 use super::process::Files;
 use super::refuse::TURNED_AWAY_MS;
+use super::rounds::LIGHT_BYTES;
 use super::stream::Stream;
 use super::tails::Tails;
 use crate::arena::{Arena, NIL};
@@ -281,7 +282,8 @@ impl Io {
     #[inline]
     pub fn flush(&mut self, conn: ConnId, most: usize) -> Flushed {
         let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
-        let Some(frame) = self.frames.only(&peer.out).filter(|frame| frame.len() <= most) else {
+        let is_quick = |frame: &&Frame| frame.len() <= most.min(LIGHT_BYTES);
+        let Some(frame) = self.frames.only(&peer.out).filter(is_quick) else {
             return self.flush_list(conn, most);
         };
         if !peer.is(flag::WRITABLE) {
@@ -319,18 +321,13 @@ impl Io {
         if peer.out.is_empty() {
             return Flushed::All;
         }
-        let one = self.frames.only(&peer.out).map(|frame| &**frame);
-        let (offered, written) = match one.or_else(|| self.cork.join(&self.frames, &peer.out)) {
+        let (offered, written) = match self.cork.join(&self.frames, &peer.out) {
             Some(bytes) => (bytes.len(), peer.stream.write(bytes)),
             None => {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let filled = self.frames.slices(&peer.out, &mut slices);
                 let offered = slices[..filled].iter().map(|slice| slice.len()).sum();
-                let written = match &slices[..filled] {
-                    [one] => peer.stream.write(one),
-                    many => peer.stream.write_many(many),
-                };
-                (offered, written)
+                (offered, peer.stream.write_many(&slices[..filled]))
             }
         };
         self.written(conn, offered, written)

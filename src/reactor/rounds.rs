@@ -18,7 +18,7 @@ pub(super) const FLUSHES_MAX: usize = 128;
 pub(super) const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 /// Whoever is owed more is written to behind all who are owed less, so that large publications to
 /// many hold up nobody else.
-const LIGHT_BYTES: usize = 16 * 1024;
+pub(super) const LIGHT_BYTES: usize = 16 * 1024;
 /// Connections that are found to be owed more in one turn.
 const HEAVY_MAX: usize = 1024;
 /// Bytes thrown away in one turn: what comes from those who are on their way out.

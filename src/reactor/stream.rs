@@ -40,9 +40,12 @@ impl Stream {
         Ok(rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL)?)
     }
 
-    /// Costs the kernel more than [`Stream::write`].
+    /// Costs the kernel more than [`Stream::write`], which is what one slice gets.
     pub fn write_many(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(rustix::io::writev(&self.0, slices)?)
+        match slices {
+            [one] => self.write(one),
+            many => Ok(rustix::io::writev(&self.0, many)?),
+        }
     }
 
     /// Has the kernel throw away what it has for the peer when the stream is dropped, and tell it

@@ -62,7 +62,8 @@ pub const NIL: u32 = u32::MAX;
 /// So much memory is kept, however few slots are used, so that a few that come and go cost nothing.
 const KEEP_BYTES: usize = 16 * 1024;
 
-/// Values in numbered slots. The slot that was freed last is used first; behind the highest slot in
+/// Values in numbered slots, for crowds: unlike a slab's, the memory of those that are freed comes
+/// back without a search. The slot that was freed last is used first; behind the highest slot in
 /// use there are none once three quarters are free, and the memory is given back by and by. All
 /// takes constant time, but for that: a step for each slot that there was.
 #[derive(Debug)]
@@ -324,11 +325,13 @@ impl<T, K> Arena<T, K> {
     }
 
     /// What lives in that slot now, and its id.
+    #[inline]
     pub fn in_slot(&self, slot: u32) -> Option<(Id<K>, &T)> {
         self.slots.get(slot).map(|(generation, value)| (Id::new(slot, *generation), value))
     }
 
     /// The same, to be changed.
+    #[inline]
     pub fn in_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.slots.get_mut(slot).map(|(_, value)| value)
     }

@@ -4,7 +4,8 @@
 //! simulation, whenever they have queued a publication for such a peer, or the kernel has taken
 //! bytes of it.
 
-use crate::arena::Slots;
+use slab::Slab;
+
 use crate::edge::ConnId;
 use crate::frame::Waiting;
 use crate::limits::Limits;
@@ -63,6 +64,9 @@ impl WatchId {
     }
 }
 
+/// When nobody is watched any more, there is still room for so many.
+const KEPT: usize = 256;
+
 /// One peer that is watched.
 #[derive(Debug)]
 struct Watch {
@@ -90,14 +94,14 @@ impl Watch {
 #[derive(Debug)]
 pub struct Watches {
     rules: Rules,
-    watches: Slots<Watch>,
+    watches: Slab<Watch>,
     wheel: Wheel<u32>,
 }
 
 impl Watches {
     /// Nobody is watched yet.
     pub fn new(rules: Rules, now: Millis) -> Watches {
-        Watches { rules, watches: Slots::new(), wheel: Wheel::new(now.0) }
+        Watches { rules, watches: Slab::new(), wheel: Wheel::new(now.0) }
     }
 
     /// The rules in force.
@@ -135,9 +139,9 @@ impl Watches {
             return self.end(id);
         }
         if id.is_none() {
-            *id = WatchId(self.watches.insert(Watch::new(conn, now)));
+            *id = WatchId(self.watches.insert(Watch::new(conn, now)) as u32);
         }
-        let Some(watch) = self.watches.get_mut(id.0) else { return };
+        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
         watch.owed = waiting.published;
         if has_taken {
             watch.taken_at = now;
@@ -152,11 +156,14 @@ impl Watches {
 
     /// It is watched no longer.
     pub fn end(&mut self, id: &mut WatchId) {
-        let watch = self.watches.remove(id.0);
+        let watch = self.watches.try_remove(id.0 as usize);
         if let Some(Watch { timer: Some((_, timer)), .. }) = watch {
             self.wheel.cancel(timer);
         }
         *id = WatchId::NONE;
+        if self.watches.is_empty() && self.watches.capacity() > KEPT {
+            self.watches = Slab::new();
+        }
     }
 
     /// When [`Watches::next`] is wanted at the latest.
@@ -169,7 +176,7 @@ impl Watches {
     pub fn next(&mut self, now: Millis) -> Option<ConnId> {
         self.wheel.advance(now.0);
         while let Some((_, place)) = self.wheel.pop_expired() {
-            let Some(watch) = self.watches.get_mut(place) else { continue };
+            let Some(watch) = self.watches.get_mut(place as usize) else { continue };
             watch.timer = None;
             let conn = watch.conn;
             if self.due(WatchId(place)).is_some_and(|(at, _)| at <= now) {
@@ -192,7 +199,7 @@ impl Watches {
 
     /// Whether its backlog is too large now, when publications that wait for all take so much.
     pub fn is_lost(&self, id: WatchId, kept: usize, now: Millis) -> bool {
-        let Some(watch) = self.watches.get(id.0) else { return false };
+        let Some(watch) = self.watches.get(id.0 as usize) else { return false };
         let ms = if kept > self.rules.spare_bytes { 0 } else { self.rules.backlog_ms };
         watch.is_over && watch.taken_at.plus(ms) <= now
     }
@@ -208,7 +215,7 @@ impl Watches {
     /// When it is to be cut, and why, if nothing changes.
     fn due(&self, id: WatchId) -> Option<(Millis, CloseReason)> {
         use CloseReason::{Lagging, SlowConsumer, Stalled};
-        let watch = self.watches.get(id.0)?;
+        let watch = self.watches.get(id.0 as usize)?;
         let (rules, taken_at) = (&self.rules, watch.taken_at);
         let over = watch.is_over.then(|| (taken_at.plus(rules.backlog_ms), SlowConsumer));
         let stalled = Some((taken_at.plus(rules.stall_ms), Stalled));
@@ -220,7 +227,7 @@ impl Watches {
     /// again then, so that progress costs nothing here.
     fn arm(&mut self, id: WatchId) {
         let Some((at, _)) = self.due(id) else { return };
-        let Some(watch) = self.watches.get_mut(id.0) else { return };
+        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
         if watch.timer.is_some_and(|(set, _)| set <= at) {
             return;
         }

@@ -10,10 +10,9 @@ use super::io::Signal;
 use super::peer::{Phase, flag};
 use crate::reason::CloseReason;
 
-/// What the kernel calls those who are no connections: connections have the numbers below.
+/// What the kernel calls those who have no slot: doors and connections have the numbers below.
 pub(super) const WAKER: usize = usize::MAX / 2;
 pub(super) const SIGNALS: usize = WAKER + 1;
-pub(super) const DOORS: usize = WAKER + 1024;
 
 impl Reactor {
     /// Notes what each event says. Slots are freed at the end of a turn only, so no event can
@@ -25,7 +24,13 @@ impl Reactor {
         for event in &events {
             let token = event.token().0;
             if token >= WAKER {
-                stopped += self.note_other(token);
+                stopped += self.note_signal(token);
+                continue;
+            }
+            if let Some(door) = self.io.peers.door(token) {
+                if let Some(door) = self.doors.get_mut(door) {
+                    door.is_ready = true;
+                }
                 continue;
             }
             let Some(id) = self.io.peers.at(token) else { continue };
@@ -61,14 +66,8 @@ impl Reactor {
         }
     }
 
-    /// Notes what an event says of a door or of signals; how many of those ask to stop.
-    fn note_other(&mut self, token: usize) -> usize {
-        if token >= DOORS {
-            if let Some(door) = self.doors.get_mut((token - DOORS) as u32) {
-                door.is_ready = true;
-            }
-            return 0;
-        }
+    /// Notes what an event says of signals; how many of those ask to stop.
+    fn note_signal(&mut self, token: usize) -> usize {
         let signal = token.checked_sub(SIGNALS).and_then(|at| self.signals.get_mut(at));
         let Some((stream, signal)) = signal else { return 0 };
         let (mut bytes, mut came) = ([0; 16], 0);

@@ -9,10 +9,11 @@ use super::peer::{Peer, Phase, flag};
 use super::process::Files;
 use super::refuse::TURNED_AWAY_MS;
 use super::rounds::LIGHT_BYTES;
+use super::slots::Slots;
 use super::stream::Stream;
 use super::tails::Tails;
-use crate::arena::{Arena, NIL};
-use crate::edge::{Conn, ConnId, Door, Kept, Net};
+use crate::arena::NIL;
+use crate::edge::{ConnId, Door, Kept, Net};
 use crate::frame::{Frame, FramePool, Kind};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
@@ -58,7 +59,7 @@ pub(super) enum Flushed {
 /// All connections and lists.
 #[derive(Debug)]
 pub(super) struct Io {
-    pub peers: Arena<Peer, Conn>,
+    pub peers: Slots,
     pub frames: FramePool,
     pub now: Now,
     /// Deadlines, each with the slot of its connection, which drops it before it goes.
@@ -102,7 +103,7 @@ pub(super) struct Io {
 impl Io {
     pub fn new(now: Now, close_ms: u64, slow: Rules) -> Io {
         Io {
-            peers: Arena::default(),
+            peers: Slots::default(),
             frames: FramePool::new(slow.counted_max()),
             now,
             wheel: Wheel::new(now.mono.0),
@@ -580,10 +581,5 @@ mod tests {
         io.shrink();
         assert!(io.dirty.capacity() <= LIST_KEPT && io.ready.capacity() <= LIST_KEPT);
         assert_eq!(io.ready, [0, 1, 2].map(|slot| ConnId::new(slot, 0)));
-    }
-
-    #[test]
-    fn an_idle_connection_stays_small() {
-        assert_eq!(Arena::<Peer, Conn>::SLOT_BYTES, 32);
     }
 }

@@ -1,4 +1,4 @@
-//! The reactor: one poll, one arena of connections, one turn. It owns every socket, the
+//! The reactor: one poll, one slab for doors and connections, one turn. It owns every socket, the
 //! deadlines and the one read buffer; it has never heard of HTTP, channels or JSON. It calls a
 //! [`Handler`]; only the server's start-up knows it.
 
@@ -12,6 +12,7 @@ mod peer;
 mod process;
 mod refuse;
 mod rounds;
+mod slots;
 mod spare;
 mod stop;
 mod stream;
@@ -28,14 +29,14 @@ use std::time::Duration;
 
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
 
 use crate::address::Address;
-use crate::arena::Slots;
 use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::reason::CloseReason;
 use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
-use events::{DOORS, SIGNALS, WAKER};
+use events::{SIGNALS, WAKER};
 use io::{Flushed, Io};
 use peer::{Phase, flag};
 use refuse::Gate;
@@ -85,8 +86,9 @@ pub struct Reactor {
     clock: Clock,
     io: Io,
     bounds: Bounds,
-    /// The listening doors; once the server drains that of the admin alone.
-    doors: Slots<Listener>,
+    /// What is known of the doors, which have their slots among the connections; once the server
+    /// drains that of the admin alone.
+    doors: Slab<Listener>,
     /// A byte comes for each signal, and what it asks for.
     signals: Vec<(UnixStream, Signal)>,
     scratch: Box<[u8]>,
@@ -133,7 +135,7 @@ impl Reactor {
             clock,
             io: Io::new(now, bounds.close_ms, bounds.slow),
             bounds,
-            doors: Slots::new(),
+            doors: Slab::new(),
             signals: Vec::new(),
             scratch: vec![0; READ_BYTES].into(),
             accept_at: now.mono,
@@ -165,7 +167,7 @@ impl Reactor {
     /// If the kernel refuses to watch it.
     pub fn add_door(&mut self, listener: Listener) -> stdio::Result<()> {
         let door = self.doors.insert(listener);
-        let token = Token(DOORS + door as usize);
+        let token = Token(self.io.peers.open_door(door).index());
         self.doors[door].register(self.poll.registry(), token)
     }
 
@@ -309,7 +311,7 @@ impl Reactor {
         if !self.spares.is_full() {
             self.spares.refill();
         }
-        for i in 0..self.doors.slots() as u32 {
+        for i in 0..self.doors.capacity() {
             for _ in 0..ACCEPT_MAX {
                 let Some(listener) = self.doors.get(i) else { break };
                 if !listener.is_ready {

@@ -28,10 +28,11 @@ impl Reactor {
             return;
         }
         self.io.meters.is_draining = true;
-        let is_closing = |(_, listener): &(u32, &Listener)| listener.door != Door::Admin;
+        let is_closing = |(_, listener): &(usize, &Listener)| listener.door != Door::Admin;
         let closing = self.doors.iter().filter(is_closing).map(|(door, _)| door);
         for door in closing.collect::<Vec<_>>() {
             self.doors.remove(door);
+            self.io.peers.close_door(door);
         }
         let (now, drain_ms) = (self.io.now.mono, self.bounds.drain_ms);
         // What is behind the loop takes its time as well: the store is closed.

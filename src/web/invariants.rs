@@ -1,6 +1,6 @@
 //! What must hold of the web door between two calls; for simulators, fuzzers and tests.
 
-use super::{Line, Session, Web};
+use super::{LINES_KEPT, Line, Session, Web};
 use crate::publication::Form;
 
 impl<P> Web<P> {
@@ -35,6 +35,9 @@ impl<P> Web<P> {
             }
         }
         assert_eq!((raw, sockjs), (self.raw_sockets, self.sockjs_sockets));
+        assert!(!matches!(self.lines.last(), Some(Line::None)), "places that nobody needs");
+        let room = 2 * (2 * self.lines.len() + LINES_KEPT);
+        assert!(self.lines.capacity() <= room, "memory of those who have gone");
         self.wheel.check_invariants();
         self.check_strangers();
         let bodies = self.lines.iter().map(|line| match line {

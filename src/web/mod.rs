@@ -430,7 +430,9 @@ impl<P> Web<P> {
     /// Once a turn, after its input: polls are answered, whoever waited goes on.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         for _ in 0..SESSIONS_PER_TURN {
-            let Some(id) = self.dirty.pop_front() else { return };
+            let Some(id) = self.dirty.pop_front() else {
+                return self.dirty.shrink_to(SESSIONS_PER_TURN);
+            };
             self.serve(net, app, id);
         }
     }

@@ -93,5 +93,6 @@ impl<P> Web<P> {
         let living = line.iter().filter(|id| self.peer(**id).is_some());
         assert!(living.count() >= *count, "a stranger stands in no line");
         assert!(*count <= self.limits.sessions_unauthenticated);
+        assert!(line.len() <= 2 * self.limits.sessions_unauthenticated + STALE + 1);
     }
 }

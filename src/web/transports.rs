@@ -22,6 +22,9 @@ use crate::reason::CloseReason;
 const SEND_TYPES: [&str; 6] =
     ["", "text/plain", "application/json", "application/xml", "text/xml", "t"];
 
+/// The list of names has room for so many more than there are, and is given back beyond that.
+const NAMES_KEPT: usize = 1024;
+
 const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// Service, name of the session, transport.
@@ -459,6 +462,9 @@ impl<P> Web<P> {
         let reason = polled.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
         self.parted[reason as usize] += 1;
         self.names.remove(&polled.key);
+        if self.names.capacity() > 8 * self.names.len() + NAMES_KEPT {
+            self.names.shrink_to(2 * self.names.len());
+        }
         self.bodies.bytes -= polled.counted_bytes;
         polled.clear_inbox(net);
         if let Some(timer) = polled.timer.take() {

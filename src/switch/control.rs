@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
-use super::{Role, Stranger, Switch, WORK_PER_TURN};
+use super::{Stranger, Switch, WORK_PER_TURN};
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
@@ -393,7 +393,7 @@ impl<J: Journal> Switch<J> {
         conn: ConnId,
         result: Option<Result<Outcome, Refusal>>,
     ) {
-        let Role::Controller(mut controller) = std::mem::take(self.role(conn)) else { return };
+        let Some(mut controller) = self.seats.take(conn) else { return };
         controller.waits = None;
         let counts = std::mem::take(&mut controller.counts);
         let body = match result {
@@ -415,15 +415,14 @@ impl<J: Journal> Switch<J> {
             net.resume(conn);
         }
         self.close_when_answered(net, conn, &mut controller);
-        *self.role(conn) = Role::Controller(controller);
+        self.seats.put_back(conn, controller);
     }
 
     /// What was recorded between these marks is lost, and undone: whoever waited for it is told.
     pub(super) fn lose(&mut self, net: &mut impl Net, from: Mark, upto: Mark) {
         let mut lost = 0;
         for conn in &self.owing {
-            let seat = &mut self.seats[conn.index()];
-            let Role::Controller(controller) = &mut seat.role else { continue };
+            let Some(controller) = self.seats.controller(*conn) else { continue };
             let is_lost = |mark: Mark| from < mark && mark <= upto;
             for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
                 *body = refusal(&command::STORE_FAILED).into();
@@ -440,10 +439,8 @@ impl<J: Journal> Switch<J> {
     pub(super) fn release(&mut self, net: &mut impl Net) {
         let durable = self.journal.durable();
         for conn in std::mem::take(&mut self.owing) {
-            let is_same = self.seats[conn.index()].conn == conn;
-            let role = is_same.then(|| std::mem::take(self.role(conn)));
             // Whoever is gone meanwhile is owed nothing.
-            let Some(Role::Controller(mut controller)) = role else { continue };
+            let Some(mut controller) = self.seats.take(conn) else { continue };
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
                 let Some((_, body)) = controller.replies.pop_front() else { break };
                 controller.replies_bytes -= body.len();
@@ -454,7 +451,7 @@ impl<J: Journal> Switch<J> {
                 self.owing.push(conn);
             }
             self.close_when_answered(net, conn, &mut controller);
-            *self.role(conn) = Role::Controller(controller);
+            self.seats.put_back(conn, controller);
         }
         self.readmit(net);
     }
@@ -466,10 +463,9 @@ impl<J: Journal> Switch<J> {
         }
         let (seats, limits) = (&self.seats, &self.limits);
         self.crowded.retain(|conn| {
-            let seat = &seats[conn.index()];
-            let Role::Controller(controller) = &seat.role else { return false };
-            if seat.conn != *conn || controller.is_behind(limits) {
-                return seat.conn == *conn;
+            let Some(controller) = seats.look_at(*conn) else { return false };
+            if controller.is_behind(limits) {
+                return true;
             }
             // One that waits for its replies to go out is read behind them, or is closed then.
             if !controller.is_held && !controller.is_ended {
@@ -483,8 +479,7 @@ impl<J: Journal> Switch<J> {
     /// has what it is owed.
     pub(super) fn evict_stranger(&mut self, net: &mut impl Net) {
         let Some(Stranger { conn, .. }) = self.strangers.pop_first() else { return };
-        let role = self.seats.get_mut(conn.index()).map(|seat| &mut seat.role);
-        let Some(Role::Controller(controller)) = role else { return };
+        let Some(controller) = self.seats.controller(conn) else { return };
         controller.let_go(net, conn, CloseReason::ControlAuth);
     }
 

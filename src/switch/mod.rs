@@ -19,6 +19,7 @@ mod flood;
 mod fuzz;
 mod page;
 mod replies;
+mod seats;
 mod settings;
 mod shared;
 
@@ -41,6 +42,7 @@ use control::Controller;
 use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
+use seats::Seats;
 use settings::{service, shared_bytes_min};
 use shared::SharedStates;
 
@@ -57,24 +59,6 @@ const ENDS_PER_TURN: usize = 1000;
 const WORK_PER_TURN: usize = 4096;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
-
-/// What a connection is.
-#[derive(Debug, Default)]
-enum Role {
-    /// Nobody, or somebody who is being served right now.
-    #[default]
-    None,
-    Controller(Box<Controller>),
-    /// A browser's: the web door knows the rest.
-    Web,
-}
-
-/// A connection and what it is.
-#[derive(Debug)]
-struct Seat {
-    conn: ConnId,
-    role: Role,
-}
 
 /// A controller that has not authenticated, by its age: lives of slots are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,11 +81,9 @@ pub struct Switch<J> {
     demo: Option<Demo>,
     hub: Hub,
     journal: J,
-    /// By the slot of the connection.
-    seats: Vec<Seat>,
-    /// Connections with the role of a controller: by name, so that their number cannot drift.
-    controllers: BTreeSet<ConnId>,
-    /// Those of them that have not authenticated yet, the oldest first.
+    /// Who is connected, and as what.
+    seats: Seats,
+    /// Back ends that have not authenticated yet, the oldest first.
     strangers: BTreeSet<Stranger>,
     /// All browsers.
     web: Web<Browser>,
@@ -153,8 +135,7 @@ impl<J: Journal> Switch<J> {
             server_key,
             demo,
             journal,
-            seats: Vec::new(),
-            controllers: BTreeSet::new(),
+            seats: Seats::default(),
             strangers: BTreeSet::new(),
             waiting: HashMap::new(),
             reply_buffer: Vec::new(),
@@ -180,13 +161,6 @@ impl<J: Journal> Switch<J> {
     /// The time on the scale of entries and states.
     fn at(&self, now: Now) -> UnixMillis {
         UnixMillis(self.epoch.saturating_add(now.mono.0))
-    }
-
-    /// The role of a connection that the reactor knows.
-    fn role(&mut self, conn: ConnId) -> &mut Role {
-        let seat = &mut self.seats[conn.index()];
-        debug_assert_eq!(seat.conn, conn);
-        &mut seat.role
     }
 
     /// The hub, and the outbox that it speaks to.
@@ -314,18 +288,14 @@ impl<J: Journal> Switch<J> {
         };
         let peers = self.web.peers().filter(is_known);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
-        let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));
-        let controllers = self.seats.iter().filter(is_controller).map(|seat| seat.conn);
-        let controllers: BTreeSet<ConnId> = controllers.collect();
-        assert_eq!(controllers, self.controllers, "a controller that is none, or is not known");
-        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger.conn)));
-        for conn in &self.crowded {
-            let seat = &self.seats[conn.index()];
-            assert!(seat.conn != *conn || matches!(seat.role, Role::Controller(_) | Role::None));
-        }
+        let controllers = self.seats.all_controllers();
+        let is_known = |stranger: &Stranger| controllers.contains(&stranger.conn);
+        assert!(self.strangers.iter().all(is_known));
+        let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
+        assert!(!controllers.iter().any(is_served), "one is not put back");
         for (ticket, conn) in &self.waiting {
-            let role = self.seats.get(conn.index()).map(|seat| &seat.role);
-            assert!(matches!(role, Some(Role::Controller(c)) if c.waits == Some(*ticket)));
+            let controller = self.seats.look_at(*conn);
+            assert!(controller.is_some_and(|c| c.waits == Some(*ticket)));
         }
     }
 }
@@ -384,32 +354,27 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
 impl<J: Journal> Handler for Switch<J> {
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address) {
         self.metrics.opened += 1;
-        let role = match door {
+        match door {
             Door::Control => {
-                if self.controllers.len() >= self.limits.control_connections {
+                if self.seats.controllers() >= self.limits.control_connections {
                     net.close(conn, CloseReason::Full);
                 } else {
                     self.strangers.insert(Stranger::of(conn));
                 }
-                self.controllers.insert(conn);
+                let controller = Controller::new(net, conn, &self.limits);
+                self.seats.seat_controller(conn, controller);
                 if self.strangers.len() > self.limits.control_unauthenticated_connections {
                     self.evict_stranger(net);
                 }
-                Role::Controller(Box::new(Controller::new(net, conn, &self.limits)))
             }
             Door::Web => {
                 self.metrics.web_opened += 1;
+                self.seats.seat_browser(conn);
                 self.web.opened(net, conn, from);
-                Role::Web
             }
             // It is the admin's, who has a handler of its own.
-            Door::Admin => Role::None,
-        };
-        let vacant = || Seat { conn, role: Role::None };
-        if self.seats.len() <= conn.index() {
-            self.seats.resize_with(conn.index() + 1, vacant);
+            Door::Admin => {}
         }
-        self.seats[conn.index()] = Seat { conn, role };
     }
 
     fn turned_away(&mut self, now: Now, why: TurnedAway) {
@@ -423,70 +388,48 @@ impl<J: Journal> Handler for Switch<J> {
         conn: ConnId,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
-        match std::mem::take(self.role(conn)) {
-            Role::None => Ok(input.len()),
-            Role::Controller(mut controller) => {
-                let used = self.controller_received(net, conn, &mut controller, input);
-                self.hand_out(net);
-                *self.role(conn) = Role::Controller(controller);
-                used
-            }
-            Role::Web => {
-                *self.role(conn) = Role::Web;
-                let (web, mut site) = self.split();
-                web.received(net, &mut site, conn, input)
-            }
+        if let Some(mut controller) = self.seats.take(conn) {
+            let used = self.controller_received(net, conn, &mut controller, input);
+            self.hand_out(net);
+            self.seats.put_back(conn, controller);
+            return used;
         }
+        let (web, mut site) = self.split();
+        web.received(net, &mut site, conn, input)
     }
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
-        match std::mem::take(self.role(conn)) {
-            Role::Controller(mut controller) => {
-                controller.is_ended = true;
-                self.close_when_answered(net, conn, &mut controller);
-                *self.role(conn) = Role::Controller(controller);
-            }
-            role => {
-                *self.role(conn) = role;
-                self.web.ended(net, conn);
-            }
-        }
+        let Some(mut controller) = self.seats.take(conn) else {
+            return self.web.ended(net, conn);
+        };
+        controller.is_ended = true;
+        self.close_when_answered(net, conn, &mut controller);
+        self.seats.put_back(conn, controller);
     }
 
     fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
         // A back end's commands are carried out all the same.
-        if matches!(self.role(conn), Role::Web) {
+        if !self.seats.is_controller(conn) {
             self.web.hung_up(net, conn);
         }
     }
 
     fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
-        match std::mem::take(self.role(conn)) {
-            Role::Controller(mut controller) => {
-                controller.drained(net, conn);
-                self.close_when_answered(net, conn, &mut controller);
-                *self.role(conn) = Role::Controller(controller);
-            }
-            role => {
-                *self.role(conn) = role;
-                let (web, mut site) = self.split();
-                web.drained(net, &mut site, conn);
-            }
-        }
+        let Some(mut controller) = self.seats.take(conn) else {
+            let (web, mut site) = self.split();
+            return web.drained(net, &mut site, conn);
+        };
+        controller.drained(net, conn);
+        self.close_when_answered(net, conn, &mut controller);
+        self.seats.put_back(conn, controller);
     }
 
     fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
-        match std::mem::take(self.role(conn)) {
-            Role::Controller(mut controller) => {
-                controller.timed_out(net, conn);
-                *self.role(conn) = Role::Controller(controller);
-            }
-            role => {
-                *self.role(conn) = role;
-                let (web, mut site) = self.split();
-                web.timed_out(net, &mut site, conn);
-            }
+        if let Some(controller) = self.seats.controller(conn) {
+            return controller.timed_out(net, conn);
         }
+        let (web, mut site) = self.split();
+        web.timed_out(net, &mut site, conn);
     }
 
     fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
@@ -499,20 +442,16 @@ impl<J: Journal> Handler for Switch<J> {
         if !reason.is_ordinary() {
             self.report_soon(net.now());
         }
-        match std::mem::take(self.role(conn)) {
-            Role::Controller(controller) => {
-                self.controllers.remove(&conn);
-                self.strangers.remove(&Stranger::of(conn));
-                if let Some(ticket) = controller.waits {
-                    self.waiting.remove(&ticket);
-                }
+        if let Some(controller) = self.seats.leave_controller(conn) {
+            self.strangers.remove(&Stranger::of(conn));
+            if let Some(ticket) = controller.waits {
+                self.waiting.remove(&ticket);
             }
-            Role::Web => {
-                self.metrics.web_closed += 1;
-                let (web, mut site) = self.split();
-                web.closed(net, &mut site, conn);
-            }
-            Role::None => {}
+        } else if self.seats.is_browser(conn) {
+            self.seats.leave_browser(conn);
+            self.metrics.web_closed += 1;
+            let (web, mut site) = self.split();
+            web.closed(net, &mut site, conn);
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Slots<T> {
     /// The free slot that is used next.
     free: u32,
     used: usize,
+    /// Memory is given back when somebody says so.
+    is_lazy: bool,
 }
 
 #[derive(Debug)]
@@ -98,7 +100,13 @@ impl<T> Slots<T> {
 
     /// None yet. Allocates nothing.
     pub const fn new() -> Slots<T> {
-        Slots { entries: Vec::new(), free: NIL, used: 0 }
+        Slots { entries: Vec::new(), free: NIL, used: 0, is_lazy: false }
+    }
+
+    /// None yet, and memory is given back by [`Slots::trim`] alone: for what comes and goes in
+    /// crowds all the time.
+    pub const fn lazy() -> Slots<T> {
+        Slots { entries: Vec::new(), free: NIL, used: 0, is_lazy: true }
     }
 
     /// How many are in use.
@@ -182,16 +190,21 @@ impl<T> Slots<T> {
         }
         self.free = slot;
         self.used -= 1;
-        if self.entries.len() > Self::KEPT && self.used <= self.entries.len() / 4 {
+        if !self.is_lazy && self.has_spare() && self.used <= self.entries.len() / 4 {
             self.trim();
         }
         Some(value)
     }
 
+    /// Whether there are more than are kept.
+    pub fn has_spare(&self) -> bool {
+        self.entries.len() > Self::KEPT
+    }
+
     /// Lets go of the free slots behind the highest in use.
     #[cold]
-    fn trim(&mut self) {
-        while self.entries.len() > Self::KEPT
+    pub fn trim(&mut self) {
+        while self.has_spare()
             && let Some(&Entry::Free { previous, next }) = self.entries.last()
         {
             let slot = self.entries.len() as u32 - 1;

@@ -14,6 +14,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use crate::arena::{NIL, Slots};
+use crate::time::Millis;
 
 /// Encoded bytes, immutable and shared.
 #[derive(Clone, Debug)]
@@ -150,6 +151,9 @@ pub struct OutQueue {
     taken: u32,
 }
 
+/// For so long few frames have waited when the memory of many is given back.
+const SHRINK_MS: u64 = 1000;
+
 /// Marks the number of a record among those of nodes.
 const LIST: u32 = 1 << 31;
 
@@ -226,6 +230,8 @@ impl OutQueue {
 pub struct FramePool {
     nodes: Slots<Node>,
     lists: Slots<List>,
+    /// When many frames waited last.
+    busy_at: Millis,
     /// Bytes that wait, in all queues together.
     bytes: usize,
     /// So many bytes of one publication count in a backlog.
@@ -239,8 +245,9 @@ impl FramePool {
     /// backlog: nobody is slow because one message is large.
     pub fn new(counted_max: usize) -> FramePool {
         FramePool {
-            nodes: Slots::new(),
-            lists: Slots::new(),
+            nodes: Slots::lazy(),
+            lists: Slots::lazy(),
+            busy_at: Millis(0),
             bytes: 0,
             counted_max,
             ledger: Ledger::default(),
@@ -479,6 +486,30 @@ impl FramePool {
             self.lists.remove(list);
         }
         *queue = OutQueue::default();
+    }
+
+    /// Gives the memory of a past crowd back, once only few frames have waited at the end of each
+    /// turn for a while.
+    pub fn shrink(&mut self, now: Millis) {
+        if !self.has_spare() {
+            return;
+        }
+        if self.nodes.len() > self.nodes.slots() / 4 {
+            self.busy_at = now;
+        } else if self.busy_at.plus(SHRINK_MS) <= now {
+            self.nodes.trim();
+            self.lists.trim();
+            self.busy_at = now;
+        }
+    }
+
+    /// When [`FramePool::shrink`] is wanted at the latest.
+    pub fn shrink_at(&self) -> Option<Millis> {
+        self.has_spare().then(|| self.busy_at.plus(SHRINK_MS))
+    }
+
+    fn has_spare(&self) -> bool {
+        self.nodes.has_spare() || self.lists.has_spare()
     }
 
     /// Drops the frame of a node, which waits there no longer.

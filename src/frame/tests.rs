@@ -146,3 +146,26 @@ fn a_node_stays_small() {
     assert_eq!((Slots::<Node>::SLOT_BYTES, Slots::<List>::SLOT_BYTES), (16, 48));
     assert_eq!(size_of::<OutQueue>(), 8);
 }
+
+#[test]
+fn memory_is_given_back_when_few_have_waited_for_a_while() {
+    let mut pool = FramePool::new(100);
+    let mut queues: Vec<OutQueue> = (0..5000).map(|_| OutQueue::default()).collect();
+    let frame = Frame::from(&b"to all"[..]);
+    let mut now = Millis(10_000);
+    for _ in 0..3 {
+        for queue in &mut queues {
+            pool.push(queue, frame.clone(), Kind::Published);
+            pool.push(queue, frame.clone(), Kind::Published);
+        }
+        pool.shrink(now);
+        assert_eq!(pool.shrink_at(), Some(now.plus(SHRINK_MS)));
+        queues.iter_mut().for_each(|queue| pool.sent(queue, 12));
+        now = now.plus(SHRINK_MS - 1);
+        pool.shrink(now);
+        assert!(pool.is_empty() && pool.nodes.slots() == 10_000, "the next crowd may be near");
+    }
+    pool.shrink(now.plus(1));
+    assert!(pool.nodes.capacity() <= 4096 && pool.lists.capacity() <= 2048);
+    assert_eq!(pool.shrink_at(), None);
+}

@@ -416,6 +416,7 @@ impl Io {
 
     /// Gives the memory of lists back that a crowd has left behind.
     pub fn shrink(&mut self) {
+        self.frames.shrink(self.now.mono);
         let Io { ready, first, dirty, heavy, leaving, .. } = self;
         for list in [ready, first, dirty, heavy, leaving] {
             if list.capacity() > LIST_KEPT && list.len() <= list.capacity() / 4 {

@@ -286,7 +286,8 @@ impl Reactor {
             let drain = (self.stops > 0).then_some(self.drain_until);
             let idle = self.idle_ms.map(|ms| now.plus(ms));
             let slow = self.io.overdue_at();
-            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle];
+            let shrink = self.io.frames.shrink_at();
+            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle, shrink];
             let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {

@@ -1,6 +1,6 @@
-//! Counts that do not jitter: allocations for one emit to a thousand subscribers and for 64 commands
-//! of a back end, and user memory for each of ten thousand idle subscribers, on the real reactor and
-//! switch in this process, over loopback sockets. Fails if one grows past its bound.
+//! Counts that do not jitter: allocations for one emit to a thousand subscribers and for 64
+//! commands of a back end, and user memory for each of ten thousand idle subscribers, on the real
+//! reactor and switch in this process, over loopback sockets. Fails if one grows past its bound.
 
 #[path = "support/mod.rs"]
 mod support;

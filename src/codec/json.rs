@@ -2,8 +2,8 @@
 //! digit for digit, no tree, nothing allocated but decoded strings. Never decides what a member
 //! means. Called by the switch for commands and browser messages, and by [`jwt`](super::jwt).
 //!
-//! [`Scan`] is the grammar. What it makes of a text is what serde_json would: `oracle` compares them
-//! in tests and for the fuzzer.
+//! [`Scan`] is the grammar. What it makes of a text is what serde_json would: `oracle` compares
+//! them in tests and for the fuzzer.
 //!
 //! *Raw* is everywhere one JSON value without white space around it, as [`members`] and
 //! [`elements`] hand it out. Whatever else is given as raw yields `None` or an arbitrary `bool`.

@@ -305,16 +305,8 @@ impl<J: Journal> Switch<J> {
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
-                let ns = ns?;
                 let spot = Spot { channel: &channel, user: user.as_deref() };
-                let number = self.hub.number(ns).unwrap_or_default();
-                let mark = self.journal.mark_of(KeyRef::State { ns: number, spot });
-                let state = self.hub.state(ns, &channel, user.as_deref(), at);
-                let state = state.unwrap_or(Cow::Borrowed("null"));
-                let durable = self.journal.durable();
-                let mut sink =
-                    ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable };
-                sink.reply(conn, controller, state.as_bytes(), mark);
+                self.show(conn, controller, (ns?, spot), at);
                 return Ok(Answer::Said);
             }
             Command::Info { channel } => return Ok(self.list(ns?, &channel)),
@@ -344,6 +336,23 @@ impl<J: Journal> Switch<J> {
         };
         controller.counts |= matches!(change, Change::Disconnect { .. });
         self.propose(net, conn, controller, change)
+    }
+
+    /// The state at a place, as soon as it is durable.
+    fn show(
+        &mut self,
+        conn: ConnId,
+        controller: &mut Controller,
+        (ns, spot): (NsId, Spot<'_>),
+        at: UnixMillis,
+    ) {
+        let number = self.hub.number(ns).unwrap_or_default();
+        let mark = self.journal.mark_of(KeyRef::State { ns: number, spot });
+        let state = self.hub.state(ns, spot.channel, spot.user, at);
+        let state = state.unwrap_or(Cow::Borrowed("null"));
+        let (durable, owing) = (self.journal.durable(), &mut self.owing);
+        let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };
+        sink.reply(conn, controller, state.as_bytes(), mark);
     }
 
     /// Who is in a channel.

@@ -20,7 +20,8 @@ pub(super) const SUCCESS: &[u8] = b"{\"success\":true}";
 /// Body of a reply. Most are one and the same.
 pub(super) type Body = Cow<'static, [u8]>;
 
-/// Where replies go: out with the next [`Switch::send_replies`], or to those that wait for the disk.
+/// Where replies go: out with the next [`Switch::send_replies`], or to those that wait for the
+/// disk.
 pub(super) struct ReplySink<'a> {
     pub buffer: &'a mut Vec<u8>,
     pub owing: &'a mut Vec<ConnId>,

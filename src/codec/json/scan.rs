@@ -225,11 +225,11 @@ const fn is_special(byte: u8) -> bool {
 const fn marked(eight: u64) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     // What is subtracted borrows from the next byte only where there is a mark already.
-    let quote = (eight ^ ONES * b'"' as u64).wrapping_sub(ONES);
-    let backslash = (eight ^ ONES * b'\\' as u64).wrapping_sub(ONES);
+    let quote = (eight ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+    let backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
     let control = eight.wrapping_sub(ONES * 0x20);
     // Bytes of other characters than ASCII have the high bit themselves.
-    (quote | backslash | control) & !eight & ONES * 0x80
+    (quote | backslash | control) & !eight & (ONES * 0x80)
 }
 
 #[cfg(test)]

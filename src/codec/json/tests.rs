@@ -95,7 +95,7 @@ fn depth_has_a_limit_and_costs_no_stack() {
         let hidden = format!(r#"{{"a":"{escape}","b":{brackets}}}"#);
         assert_eq!(members(&hidden, &["a"]), deep, "{escape}");
     }
-    // Elements of what is no deeper than it may be are all found, and nothing is the answer to more.
+    // Elements of what is no deeper than it may be are all found.
     assert_eq!(elements(&nested(2 * DEPTH_MAX + 1)).map(|found| found.len()), Some(1));
     assert_eq!(elements(&nested(2 * DEPTH_MAX + 2)), None);
     assert_eq!(elements(&nested(1_000_000)), None);
@@ -224,4 +224,62 @@ fn the_fuzz_target_takes_anything() {
         fuzz_members(text.as_bytes());
     }
     fuzz_members(b"\xff");
+}
+
+#[test]
+fn whatever_is_changed_in_a_text_is_read_as_serde_json_reads_it() {
+    let seeds = [
+        r#"{"action":"emit","data":[1,-0.0,"\u00e9\n",{"i":null}],"i":1e2,"i":"x"}"#,
+        r#" { "i" : [ true , false,null ] , "d\u0061ta" : {"a":{"b":[[],{}]}} } "#,
+        r#"["\ud83d\ude00","\ud800",0.5E-7,-10,"a long string of more than 32 bytes, é"]"#,
+    ];
+    let parts = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "\\",
+        "\\u",
+        "\\ud800",
+        "0",
+        "1",
+        "-",
+        ".",
+        "e",
+        "+",
+        " ",
+        "\n",
+        "\0",
+        "\u{7f}",
+        "é",
+        "\u{2028}",
+        "true",
+        "null",
+        "\"i\":",
+        "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+        "]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
+        "\u{c}",
+        "\"\"",
+        "{}",
+        "x",
+    ];
+    let mut random = 1_u64;
+    let mut draw = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % below as u64) as usize
+    };
+    for _ in 0..30_000 {
+        let mut text: Vec<char> = seeds[draw(seeds.len())].chars().collect();
+        for _ in 0..=draw(4) {
+            let from = draw(text.len() + 1);
+            let to = from + draw(3).min(text.len() - from);
+            text.splice(from..to, parts[draw(parts.len())].chars());
+        }
+        fuzz_members(String::from_iter(text).as_bytes());
+    }
 }

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use mio::net::UnixStream;
 
-use super::cork::Cork;
+use super::cork::{Cork, portion};
 use super::listener::Listener;
 use super::process::Files;
 use super::refuse::{Haste, TURNED_AWAY_MS};
@@ -22,7 +22,7 @@ use crate::wheel::{Timer, Wheel};
 /// Frames given to the kernel in one write.
 const SLICES_MAX: usize = 64;
 /// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
-pub(super) const OFFER_ROUND_BYTES: u64 = 256 * 1024;
+pub(super) const OFFER_ROUND_BYTES: u64 = 128 * 1024;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
@@ -367,8 +367,7 @@ impl Io {
             None => {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let filled = self.frames.slices(&peer.out, &mut slices);
-                let offered = slices[..filled].iter().map(|slice| slice.len()).sum();
-                (offered, peer.stream.write(&slices[..filled]))
+                portion(&slices[..filled], |slices, bytes| (bytes, peer.stream.write(slices)))
             }
         };
         match written {

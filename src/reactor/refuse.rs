@@ -82,8 +82,8 @@ impl Reactor {
         let due = |door: &ConnId| match self.io.slots.get(*door) {
             Some(Slot::Listener(listener)) if listener.is_ready => {
                 match self.obstacle(listener.door).filter(|_| !self.can_refuse(listener)) {
-                    None => Some(self.accept_at),
-                    Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_at)),
+                    None => Some(self.accept_from()),
+                    Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_from())),
                     // Whoever leaves makes a turn.
                     Some(TurnedAway::Full) => None,
                 }

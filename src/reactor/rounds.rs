@@ -5,8 +5,11 @@
 use super::Reactor;
 use crate::edge::{ConnId, Handler};
 
-/// Connections read in one turn, of back ends and of browsers each.
-pub(super) const READS_MAX: usize = 128;
+/// Browsers read in one turn, and those who are on their way out: what a back end has just
+/// published waits until they have been, and an `auth` takes ten microseconds.
+pub(super) const READS_MAX: usize = 32;
+/// Back ends read in one turn.
+const FIRST_READS_MAX: usize = 128;
 /// Bytes given to the handler in one turn, after which nobody else of these is read.
 const READ_ROUND_BYTES: u64 = 128 * 1024;
 /// Connections written to in one turn.
@@ -16,6 +19,10 @@ pub(super) const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 /// Whoever is owed more is written to behind all who are owed less, so that large publications to
 /// many hold up nobody else.
 const LIGHT_BYTES: usize = 16 * 1024;
+/// Bytes written in one turn to those, after which none of them is written to. The kernel must find
+/// memory for each, and on a virtual machine the host too: ten microseconds a page when it has been
+/// idle. So this is a third of a millisecond where it is slow, and a tenth elsewhere.
+const HEAVY_ROUND_BYTES: u64 = 128 * 1024;
 /// Connections that are found to be owed more in one turn.
 const HEAVY_MAX: usize = 1024;
 /// Bytes thrown away in one turn: what comes from those who are on their way out.
@@ -27,20 +34,20 @@ impl Reactor {
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
         let batch = std::mem::replace(&mut self.io.first, std::mem::take(&mut self.spare));
         self.has_read = !batch.is_empty() || !self.io.ready.is_empty();
-        let taken = self.read_some(handler, &batch);
+        let taken = self.read_some(handler, &batch, FIRST_READS_MAX);
         let later = std::mem::take(&mut self.io.first);
         (self.io.first, self.spare) = queue_up(batch, taken, later);
         let batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
-        let taken = self.read_some(handler, &batch);
+        let taken = self.read_some(handler, &batch, READS_MAX);
         let later = std::mem::take(&mut self.io.ready);
         (self.io.ready, self.spare) = queue_up(batch, taken, later);
         self.discard_round();
     }
 
     /// As many of these as there is time for: how many.
-    fn read_some(&mut self, handler: &mut impl Handler, batch: &[ConnId]) -> usize {
+    fn read_some(&mut self, handler: &mut impl Handler, batch: &[ConnId], most: usize) -> usize {
         let (mut taken, start) = (0, self.heard_bytes);
-        while taken < READS_MAX
+        while taken < most
             && self.heard_bytes - start < READ_ROUND_BYTES
             && let Some(conn) = batch.get(taken)
         {
@@ -94,9 +101,10 @@ impl Reactor {
     /// Of those for whom much waits at least one has its turn.
     fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
         let batch = std::mem::replace(&mut self.io.heavy, std::mem::take(&mut self.spare));
+        let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + HEAVY_ROUND_BYTES);
         let mut taken = 0;
         while taken < FLUSHES_MAX
-            && (taken == 0 || self.io.meters.sent_bytes - start < FLUSH_ROUND_BYTES)
+            && (taken == 0 || self.io.meters.sent_bytes < end)
             && let Some(conn) = batch.get(taken)
         {
             taken += 1;

@@ -225,8 +225,9 @@ mod tests {
     #[test]
     fn what_comes_through_a_bounded_door_is_bounded() {
         let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
-        door.bound(20_000, 100_000).unwrap();
-        let _peer = std::net::TcpStream::connect(door.address()).unwrap();
+        let limits = Limits { kernel_send_bytes: 100_000, ..Limits::default() };
+        door.bound(&limits).unwrap();
+        let mut peer = std::net::TcpStream::connect(door.address()).unwrap();
         let mut stream = loop {
             match door.accept() {
                 Ok((Stream::Tcp(stream), from)) => {
@@ -243,6 +244,15 @@ mod tests {
         }
         // What is on its way, and what the peer's kernel has, is not ours.
         assert!((50_000..1_000_000).contains(&taken), "{taken} bytes");
+        assert_eq!(sockopt::socket_recv_buffer_size(&stream).unwrap(), 2 * 65_536);
+        // What it says while it is not read is bounded as well; its own kernel has some of it.
+        sockopt::set_socket_send_buffer_size(&peer, 16_384).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let mut said = 0;
+        while let Ok(count) = io::Write::write(&mut peer, &piece) {
+            said += count;
+        }
+        assert!((10_000..250_000).contains(&said), "{said} bytes");
     }
 
     #[test]

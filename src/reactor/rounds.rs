@@ -15,16 +15,17 @@ const READ_ROUND_BYTES: u64 = 128 * 1024;
 /// Connections written to in one turn.
 pub(super) const FLUSHES_MAX: usize = 128;
 /// Bytes written in one turn, after which nobody else is written to.
-pub(super) const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
+const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 /// Whoever is owed more is written to behind all who are owed less, so that large publications to
 /// many hold up nobody else.
 const LIGHT_BYTES: usize = 16 * 1024;
 /// Bytes written in one turn to those, after which none of them is written to. The kernel must find
 /// memory for each, and on a virtual machine the host too: ten microseconds a page when it has been
 /// idle. So this is a third of a millisecond where it is slow, and a tenth elsewhere.
-const HEAVY_ROUND_BYTES: u64 = 128 * 1024;
-/// Connections that are found to be owed more in one turn.
-const HEAVY_MAX: usize = 1024;
+pub(super) const HEAVY_ROUND_BYTES: u64 = 128 * 1024;
+/// Connections that are only put on another list in one turn: those that are found to be owed more,
+/// and those on their way out.
+const MOVED_MAX: usize = 1024;
 /// Bytes thrown away in one turn: what comes from those who are on their way out.
 pub(super) const DISCARD_ROUND_BYTES: u64 = 256 * 1024;
 
@@ -46,15 +47,18 @@ impl Reactor {
 
     /// As many of these as there is time for: how many.
     fn read_some(&mut self, handler: &mut impl Handler, batch: &[ConnId], most: usize) -> usize {
-        let (mut taken, start) = (0, self.heard_bytes);
-        while taken < most
+        let (mut taken, mut read, start) = (0, 0, self.heard_bytes);
+        while read < most
+            && taken < read + MOVED_MAX
             && self.heard_bytes - start < READ_ROUND_BYTES
             && let Some(conn) = batch.get(taken)
         {
             taken += 1;
-            match self.io.is_leaving(*conn) {
-                true => self.io.leaving.push(*conn),
-                false => self.read(handler, *conn),
+            if self.io.is_leaving(*conn) {
+                self.io.leaving.push(*conn);
+            } else {
+                read += 1;
+                self.read(handler, *conn);
             }
         }
         taken
@@ -80,7 +84,7 @@ impl Reactor {
         let batch = std::mem::replace(&mut self.io.dirty, std::mem::take(&mut self.spare));
         let (mut taken, mut written, start) = (0, 0, self.io.meters.sent_bytes);
         while written < FLUSHES_MAX
-            && taken < written + HEAVY_MAX
+            && taken < written + MOVED_MAX
             && self.io.meters.sent_bytes - start < FLUSH_ROUND_BYTES
             && let Some(conn) = batch.get(taken)
         {

@@ -23,6 +23,8 @@ const LIGHT_BYTES: usize = 16 * 1024;
 /// memory for each, and on a virtual machine the host too: ten microseconds a page when it has been
 /// idle. So this is a third of a millisecond where it is slow, and a tenth elsewhere.
 pub(super) const HEAVY_ROUND_BYTES: u64 = 128 * 1024;
+/// Connections of those in one turn; the end of one takes ten microseconds.
+const HEAVY_FLUSHES_MAX: usize = 32;
 /// Connections that are only put on another list in one turn: those that are found to be owed more,
 /// and those on their way out.
 const MOVED_MAX: usize = 1024;
@@ -79,7 +81,8 @@ impl Reactor {
         (self.io.leaving, self.spare) = queue_up(batch, taken, later);
     }
 
-    /// Writes to those for whom something waits, and then to those for whom much does.
+    /// Writes to those for whom something waits, and then to those for whom much does, or the last
+    /// words: ten thousand who are sent away must not hold up who stays.
     pub(super) fn flush_round(&mut self, handler: &mut impl Handler) {
         let batch = std::mem::replace(&mut self.io.dirty, std::mem::take(&mut self.spare));
         let (mut taken, mut written, start) = (0, 0, self.io.meters.sent_bytes);
@@ -89,7 +92,7 @@ impl Reactor {
             && let Some(conn) = batch.get(taken)
         {
             taken += 1;
-            if self.io.is_owed(*conn, LIGHT_BYTES) {
+            if self.io.is_owed(*conn, LIGHT_BYTES) || self.io.is_leaving(*conn) {
                 self.io.heavy.push(*conn);
             } else {
                 written += 1;
@@ -102,12 +105,12 @@ impl Reactor {
         self.io.cork.clear();
     }
 
-    /// Of those for whom much waits at least one has its turn.
+    /// Of these at least one has its turn.
     fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
         let batch = std::mem::replace(&mut self.io.heavy, std::mem::take(&mut self.spare));
         let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + HEAVY_ROUND_BYTES);
         let mut taken = 0;
-        while taken < FLUSHES_MAX
+        while taken < HEAVY_FLUSHES_MAX
             && (taken == 0 || self.io.meters.sent_bytes < end)
             && let Some(conn) = batch.get(taken)
         {

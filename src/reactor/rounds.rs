@@ -2,7 +2,10 @@
 //! as one turn has time for. The others stay on their lists, in front, and the next turn does not
 //! wait. Part of the reactor, whose turn calls it.
 
+use std::collections::VecDeque;
+
 use super::Reactor;
+use super::io::Io;
 use crate::edge::{ConnId, Handler};
 
 /// Browsers read in one turn, and those who are on their way out: what a back end has just
@@ -18,7 +21,7 @@ pub(super) const FLUSHES_MAX: usize = 128;
 const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 /// Whoever is owed more is written to behind all who are owed less, so that large publications to
 /// many hold up nobody else.
-const LIGHT_BYTES: usize = 16 * 1024;
+pub(super) const LIGHT_BYTES: usize = 16 * 1024;
 /// Bytes written in one turn to those, after which none of them is written to. The kernel must find
 /// memory for each, and on a virtual machine the host too: ten microseconds a page when it has been
 /// idle. So this is a third of a millisecond where it is slow, and a tenth elsewhere.
@@ -35,103 +38,80 @@ impl Reactor {
     /// Reads those who have something to say, each once: back ends, who are few and are trusted,
     /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
-        let batch = std::mem::replace(&mut self.io.first, std::mem::take(&mut self.spare));
-        self.has_read = !batch.is_empty() || !self.io.ready.is_empty();
-        let taken = self.read_some(handler, &batch, FIRST_READS_MAX);
-        let later = std::mem::take(&mut self.io.first);
-        (self.io.first, self.spare) = queue_up(batch, taken, later);
-        let batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
-        let taken = self.read_some(handler, &batch, READS_MAX);
-        let later = std::mem::take(&mut self.io.ready);
-        (self.io.ready, self.spare) = queue_up(batch, taken, later);
+        self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
+        self.read_some(handler, |io| &mut io.first, FIRST_READS_MAX);
+        self.read_some(handler, |io| &mut io.ready, READS_MAX);
         self.discard_round();
     }
 
-    /// As many of these as there is time for: how many.
-    fn read_some(&mut self, handler: &mut impl Handler, batch: &[ConnId], most: usize) -> usize {
-        let (mut taken, mut read, start) = (0, 0, self.heard_bytes);
-        while read < most
-            && taken < read + MOVED_MAX
-            && self.heard_bytes - start < READ_ROUND_BYTES
-            && let Some(conn) = batch.get(taken)
-        {
-            taken += 1;
-            if self.io.is_leaving(*conn) {
-                self.io.leaving.push(*conn);
+    /// So many of a list at most, and as many as there is time for.
+    fn read_some(
+        &mut self,
+        handler: &mut impl Handler,
+        list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
+        most: usize,
+    ) {
+        let (mut read, start) = (0, self.heard_bytes);
+        for taken in 0..list(&mut self.io).len() {
+            if read == most
+                || taken == read + MOVED_MAX
+                || self.heard_bytes - start >= READ_ROUND_BYTES
+            {
+                return;
+            }
+            let Some(conn) = list(&mut self.io).pop_front() else { return };
+            if self.io.is_leaving(conn) {
+                self.io.leaving.push_back(conn);
             } else {
                 read += 1;
-                self.read(handler, *conn);
+                self.read(handler, conn);
             }
         }
-        taken
     }
 
     /// Throws away what comes from those who are on their way out.
     fn discard_round(&mut self) {
-        let batch = std::mem::replace(&mut self.io.leaving, std::mem::take(&mut self.spare));
-        let (mut taken, start) = (0, self.io.meters.received_bytes);
-        while taken < READS_MAX
-            && self.io.meters.received_bytes - start < DISCARD_ROUND_BYTES
-            && let Some(conn) = batch.get(taken)
-        {
-            taken += 1;
-            self.discard(*conn);
+        let start = self.io.meters.received_bytes;
+        for _ in 0..self.io.leaving.len().min(READS_MAX) {
+            if self.io.meters.received_bytes - start >= DISCARD_ROUND_BYTES {
+                return;
+            }
+            let Some(conn) = self.io.leaving.pop_front() else { return };
+            self.discard(conn);
         }
-        let later = std::mem::take(&mut self.io.leaving);
-        (self.io.leaving, self.spare) = queue_up(batch, taken, later);
     }
 
     /// Writes to those for whom something waits, and then to those for whom much does, or the last
     /// words: ten thousand who are sent away must not hold up who stays.
     pub(super) fn flush_round(&mut self, handler: &mut impl Handler) {
-        let batch = std::mem::replace(&mut self.io.dirty, std::mem::take(&mut self.spare));
-        let (mut taken, mut written, start) = (0, 0, self.io.meters.sent_bytes);
-        while written < FLUSHES_MAX
-            && taken < written + MOVED_MAX
-            && self.io.meters.sent_bytes - start < FLUSH_ROUND_BYTES
-            && let Some(conn) = batch.get(taken)
-        {
-            taken += 1;
-            if self.io.is_owed(*conn, LIGHT_BYTES) || self.io.is_leaving(*conn) {
-                self.io.heavy.push(*conn);
-            } else {
+        let (mut written, start) = (0, self.io.meters.sent_bytes);
+        for taken in 0..self.io.dirty.len() {
+            if written == FLUSHES_MAX
+                || taken == written + MOVED_MAX
+                || self.io.meters.sent_bytes - start >= FLUSH_ROUND_BYTES
+            {
+                break;
+            }
+            let Some(conn) = self.io.dirty.pop_front() else { break };
+            if !self.io.is_leaving(conn) && self.flush(handler, conn, LIGHT_BYTES) {
                 written += 1;
-                self.flush(handler, *conn);
+            } else {
+                self.io.heavy.push_back(conn);
             }
         }
-        let later = std::mem::take(&mut self.io.dirty);
-        (self.io.dirty, self.spare) = queue_up(batch, taken, later);
         self.flush_heavy(handler, start);
         self.io.cork.clear();
     }
 
     /// Of these at least one has its turn.
     fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
-        let batch = std::mem::replace(&mut self.io.heavy, std::mem::take(&mut self.spare));
         let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + HEAVY_ROUND_BYTES);
-        let mut taken = 0;
-        while taken < HEAVY_FLUSHES_MAX
-            && (taken == 0 || self.io.meters.sent_bytes < end)
-            && let Some(conn) = batch.get(taken)
-        {
-            taken += 1;
-            self.flush(handler, *conn);
+        for taken in 0..self.io.heavy.len().min(HEAVY_FLUSHES_MAX) {
+            if taken > 0 && self.io.meters.sent_bytes >= end {
+                return;
+            }
+            let Some(conn) = self.io.heavy.pop_front() else { return };
+            self.flush(handler, conn, usize::MAX);
         }
-        let later = std::mem::take(&mut self.io.heavy);
-        (self.io.heavy, self.spare) = queue_up(batch, taken, later);
     }
-}
-
-/// What is left of a round in front of those who came meanwhile; and a list that is empty.
-fn queue_up(
-    mut batch: Vec<ConnId>,
-    taken: usize,
-    mut later: Vec<ConnId>,
-) -> (Vec<ConnId>, Vec<ConnId>) {
-    batch.drain(..taken);
-    if batch.is_empty() {
-        return (later, batch);
-    }
-    batch.append(&mut later);
-    (batch, later)
 }

@@ -57,7 +57,7 @@ impl Reactor {
     pub(super) fn starve(&mut self, error: &io::Error) {
         let now = self.io.now;
         if !self.is_starved && self.starved_again_at <= now.mono {
-            let open = self.io.connections(self.others);
+            let open = self.io.connections();
             let text = format_args!("cannot accept: {error}; {open} connections are open");
             crate::log::warning(now.unix, text);
             self.starved_again_at = now.mono.plus(REPEAT_MS);
@@ -76,7 +76,7 @@ impl Reactor {
     }
 
     fn sockets(&self) -> usize {
-        self.io.connections(self.others) + self.io.admins()
+        self.io.connections() + self.io.admins()
     }
 }
 

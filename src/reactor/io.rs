@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self as stdio, IoSlice};
 
-use super::cork::Cork;
+use super::cork::{Cork, portion};
 use super::peer::{Peer, Phase, flag};
 use super::process::Files;
 use super::refuse::TURNED_AWAY_MS;
@@ -24,7 +24,7 @@ use crate::wheel::Wheel;
 /// Frames given to the kernel in one write.
 const SLICES_MAX: usize = 64;
 /// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
-pub(super) const OFFER_ROUND_BYTES: u64 = 256 * 1024;
+pub(super) const OFFER_ROUND_BYTES: u64 = 128 * 1024;
 /// Each list keeps room for so many, however few are on it.
 const LIST_KEPT: usize = 2048;
 /// Random bytes fetched from the system at a time.
@@ -327,8 +327,7 @@ impl Io {
             None => {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let filled = self.frames.slices(&peer.out, &mut slices);
-                let offered = slices[..filled].iter().map(|slice| slice.len()).sum();
-                (offered, peer.stream.write_many(&slices[..filled]))
+                portion(&slices[..filled], |slices, bytes| (bytes, peer.stream.write_many(slices)))
             }
         };
         self.written(conn, offered, written)

@@ -158,11 +158,16 @@ fn foreign(what: &str) -> ClientError {
 /// Length, status and headers of a head.
 type Head = (usize, u16, Vec<(String, String)>);
 
+/// How a record of TLS begins that is an alert (RFC 8446, 5.1 and 6).
+const TLS_ALERT: &[u8] = b"\x15\x03";
+
 /// A head, if all of it is there.
 fn parse(input: &[u8]) -> Result<Option<Head>, ClientError> {
-    // A record of TLS that is an alert (RFC 8446, 5.1 and 6).
-    if input.starts_with(b"\x15\x03") {
+    if input.starts_with(TLS_ALERT) {
         return Err(foreign("it speaks TLS, not plain HTTP"));
+    }
+    if TLS_ALERT.starts_with(input) {
+        return Ok(None);
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut answer = httparse::Response::new(&mut headers);

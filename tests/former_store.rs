@@ -191,9 +191,9 @@ fn what_is_left_of_a_damaged_one_can_be_read() {
     assert_eq!(read(&bytes), (rows().len(), Lost::default()));
     let mut bad = bytes.clone();
     // A page with rows, not one that leads to others.
-    let pages = (0..bytes.len()).step_by(4096).filter(|at| bytes[*at] == 1);
+    let mut pages = (0..bytes.len()).step_by(4096).filter(|at| bytes[*at] == 1).rev();
     let has_row = |at: &usize| bytes[*at..][..4096].windows(11).any(|part| part == b"channel 150");
-    let page = pages.filter(has_row).last().unwrap();
+    let page = pages.find(has_row).unwrap();
     bad[page..][..4096].fill(0);
     let (found, lost) = read(&bad);
     assert!(found * 10 > rows().len() * 8 && lost != Lost::default(), "{found}, {lost:?}");

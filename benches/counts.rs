@@ -1,6 +1,6 @@
-//! Counts that do not jitter: allocations for one emit to a thousand subscribers, and user memory
-//! for each of ten thousand idle ones, on the real reactor and switch in this process, over
-//! loopback sockets. Fails if one grows past its bound.
+//! Counts that do not jitter: allocations for one emit to a thousand subscribers and for 64
+//! commands of a back end, and user memory for each of ten thousand idle subscribers, on the real
+//! reactor and switch in this process, over loopback sockets. Fails if one grows past its bound.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -122,6 +122,63 @@ fn allocations_per_emit(subscribers: usize) -> usize {
     fewest
 }
 
+/// Allocations of the server for one visit, when the pools have grown to their size: somebody
+/// connects, upgrades, authenticates, subscribes and goes, while others are there.
+fn allocations_per_visit() -> usize {
+    let mut world = World::new().expect("doors");
+    let _others = world.subscribers(10, "news");
+    let (hello, address) = (support::hello(77, "news"), world.ws.parse().expect("an address"));
+    let mut piece = [0; 4096];
+    let mut fewest = usize::MAX;
+    for _ in 0..50 {
+        let address: std::net::SocketAddr = address;
+        let region = Region::new(ALLOCATOR);
+        let mut visitor = TcpStream::connect(address).expect("a connection");
+        visitor.set_nonblocking(true).expect("a socket");
+        visitor.write_all(&hello).expect("room for a request");
+        let mut got = 0;
+        while !piece[..got].ends_with(support::HELLO_END) {
+            world.reactor.turn(&mut world.switch).expect("a turn");
+            got += visitor.read(&mut piece[got..]).unwrap_or_default();
+        }
+        drop(visitor);
+        while world.switch.census().ways.raw > 10 {
+            world.reactor.turn(&mut world.switch).expect("a turn");
+        }
+        fewest = fewest.min(region.change().allocations);
+    }
+    fewest
+}
+
+/// Allocations of the server for 64 commands that come together, when it has met them before. Each
+/// brings a value of its own.
+fn allocations_per_64(action: &str) -> usize {
+    let mut world = World::new().expect("doors");
+    let mut controller = world.controller();
+    let mut fewest = usize::MAX;
+    for round in 0..5 {
+        let mut commands = Vec::new();
+        for n in 0..64 {
+            let data = format!("{:0>128}", round * 64 + n);
+            let action = if round == 0 { "set" } else { action };
+            let what = format!(r#""action":"{action}","channel":"key-{n:02}","data":"{data}""#);
+            commands.extend(support::frame(&format!(r#"{{{what},"params":{{}}}}"#)));
+        }
+        controller.write_all(&commands).expect("room for a request");
+        // There are two quotes in `{"success":true}`, and two around a value.
+        let (mut left, mut piece) = (2 * 64, [0; 4096]);
+        let region = Region::new(ALLOCATOR);
+        while left > 0 {
+            match controller.read(&mut piece) {
+                Ok(count) => left -= piece[..count].iter().filter(|byte| **byte == b'"').count(),
+                Err(_) => world.reactor.turn(&mut world.switch).expect("a turn"),
+            }
+        }
+        fewest = fewest.min(region.change().allocations);
+    }
+    fewest
+}
+
 /// Heap bytes for each idle subscriber, each a user of its own, on one shared channel.
 fn bytes_per_idle_subscriber(count: usize) -> usize {
     let mut world = World::new().expect("doors");
@@ -152,6 +209,11 @@ fn main() {
     report("allocations per emit to 10 subscribers", few, 12);
     report("allocations per emit to 1000 subscribers", many, 12);
     report("more allocations for 990 more subscribers", many.saturating_sub(few), 0);
+    report("allocations per visit", allocations_per_visit(), 16);
+    for action in ["set", "get", "emit"] {
+        let what = format!("allocations for 64 times {action} in one read");
+        report(&what, allocations_per_64(action), 2);
+    }
     report("heap bytes per idle subscriber of 9000", bytes_per_idle_subscriber(9000), 1024);
     std::process::exit(i32::from(!is_good));
 }

@@ -1,7 +1,9 @@
 //! Our server beside the least that a server can be (`benches/floor/floor.c`) and beside Redis, in
 //! one run: the goals of docs/performance.md, what was measured, and whether that is met.
 //!
-//! `BENCH_REPEAT` (3) and `BENCH_SECONDS` (1.2) say how often and how long each run is.
+//! `cargo bench --bench floors -- PART…` measures some of it: `broadcast`, `unicast`, `transports`,
+//! `latency`, `idle`, `control`. `BENCH_REPEAT` (3) and `BENCH_SECONDS` (1.2) say how often and how
+//! long each run is.
 
 #[path = "support/load.rs"]
 mod load;
@@ -179,23 +181,52 @@ fn latency(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Target)
     Ok(())
 }
 
+/// What can be asked for on the command line.
+const PARTS: [&str; 6] = ["broadcast", "unicast", "transports", "latency", "idle", "control"];
+
+/// The parts that were asked for; all of them if none was.
+fn parts() -> Result<Vec<String>> {
+    // Cargo says `--bench` to every bench.
+    let words = std::env::args().skip(1).filter(|word| word != "--bench");
+    let words: Vec<String> = words.collect();
+    match words.iter().find(|word| !PARTS.contains(&word.as_str())) {
+        Some(word) => Err(format!("there is no part {word}, only {}", PARTS.join(", ")).into()),
+        None if words.is_empty() => Ok(PARTS.map(str::to_owned).to_vec()),
+        None => Ok(words),
+    }
+}
+
 fn main() -> Result<()> {
+    let parts = parts()?;
+    let is_wanted = |part: &str| parts.iter().any(|word| word == part);
     let folder = Folder::new("floors")?;
     let mut bench = Bench::new();
     let mut report = Report { lines: Vec::new(), missed: 0 };
-    {
+    if PARTS[..4].iter().any(|part| is_wanted(part)) {
         let program = load::compile_floor(&folder.0)?;
         let fws = Target::fws("fws", &folder.0, &[])?;
         let coalesce = Target::floor("floor-coalesce", "coalesce", &program)?;
         let write = Target::floor("floor-write", "write", &program)?;
         let browsers = Target::floor("floor-browsers", "browsers", &program)?;
-        broadcast(&mut bench, &mut report, &fws, &coalesce)?;
-        unicast_and_churn(&mut bench, &mut report, [&fws, &coalesce, &browsers])?;
-        transports(&mut bench, &mut report, &fws)?;
-        latency(&mut bench, &mut report, &fws, &write)?;
+        if is_wanted("broadcast") {
+            broadcast(&mut bench, &mut report, &fws, &coalesce)?;
+        }
+        if is_wanted("unicast") {
+            unicast_and_churn(&mut bench, &mut report, [&fws, &coalesce, &browsers])?;
+        }
+        if is_wanted("transports") {
+            transports(&mut bench, &mut report, &fws)?;
+        }
+        if is_wanted("latency") {
+            latency(&mut bench, &mut report, &fws, &write)?;
+        }
     }
-    idle(&mut bench, &mut report, &folder)?;
-    control(&mut bench, &mut report, &folder)?;
+    if is_wanted("idle") {
+        idle(&mut bench, &mut report, &folder)?;
+    }
+    if is_wanted("control") {
+        control(&mut bench, &mut report, &folder)?;
+    }
     let stripped = folder.0.join("stripped");
     let ours = Path::new(env!("CARGO_BIN_EXE_fws"));
     if Command::new("strip").arg("-o").args([stripped.as_path(), ours]).status()?.success() {

@@ -14,7 +14,8 @@ use std::time::Instant;
 use fws::codec::control::Decoder;
 use fws::codec::ws::{self, Event, Opcode, Reader, Side};
 use fws::codec::{json, jwt, sockjs};
-use fws::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Place, Seq};
+use fws::edge::ConnId;
+use fws::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Route, Seq};
 use fws::limits::Limits;
 use fws::publication::{Form, Publication};
 use fws::reason::CloseReason;
@@ -74,11 +75,11 @@ fn codecs(report: &mut Report) {
     let mut masked = Vec::new();
     ws::encode_masked_into(&mut masked, Opcode::Text, message.as_bytes(), [1, 2, 3, 4]);
     let bounds = ws::Bounds { message_bytes: 16_384, fragments: 64 };
-    let mut reader = Reader::new(Side::Server);
+    let mut reader = Reader::default();
     let mut input = masked.clone();
     report.one("WebSocket: read a masked message of 54 bytes", 0.0, |_| {
         input.copy_from_slice(&masked);
-        let step = reader.read(&mut input, &bounds).expect("a good frame");
+        let step = reader.read(Side::Server, &mut input, &bounds).expect("a good frame");
         assert!(matches!(black_box(step.event), Some(Event::Text(_))));
     });
     let payload = "x".repeat(128);
@@ -141,14 +142,19 @@ fn wheel(report: &mut Report) {
     });
 }
 
+/// Where nobody is.
+fn route() -> Route {
+    Route::of_socket(ConnId::new(0, 0), Form::Raw)
+}
+
 /// Counts deliveries.
 struct Counter(usize);
 
 impl Outbox for Counter {
-    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {
         self.0 += 1;
     }
-    fn close(&mut self, _: PeerId, reason: CloseReason) {
+    fn close(&mut self, _: Route, reason: CloseReason) {
         panic!("closed: {reason}");
     }
 }
@@ -173,18 +179,18 @@ fn hub(others: usize, members: usize) -> (Hub, NsId, Vec<PeerId>) {
     apply(&mut hub, register(support::NAMESPACE.into()));
     let ns = hub.namespace(support::NAMESPACE).expect("it is there");
     for n in 0..others {
-        let peer = hub.connect(ns, &format!("other-{n}"), Uuid::from_random([0; 16]));
+        let peer = hub.connect(ns, &format!("other-{n}"), Uuid::from_random([0; 16]), route());
         hub.subscribe(peer.expect("room"), &format!("channel-{n}"), NOW).expect("room");
-        let place = Place { channel: format!("state-{n}").into(), user: None };
+        let channel = format!("state-{n}").into();
         let (data, ttl_ms) = ("1".into(), Some(1_000_000));
-        apply(&mut hub, Change::Set { ns, place, data, ttl_ms, emit: false });
+        apply(&mut hub, Change::Set { ns, channel, user: None, data, ttl_ms, emit: false });
         if n % 10 == 0 {
             apply(&mut hub, register(format!("site-{n}")));
         }
     }
     let mut peers = Vec::with_capacity(members);
     for n in 0..members {
-        let peer = hub.connect(ns, &format!("user-{n}"), Uuid::from_random([0; 16]));
+        let peer = hub.connect(ns, &format!("user-{n}"), Uuid::from_random([0; 16]), route());
         peers.extend(peer);
         hub.subscribe(peers[n], "news", NOW).expect("room");
     }
@@ -196,7 +202,7 @@ fn hubs(report: &mut Report) {
         let (mut hub, ns, _) = hub(others, 10);
         let mut out = Counter(0);
         measure(|_| {
-            let (channels, data) = (vec!["news".into()], "1".into());
+            let (channels, data) = (vec!["news".into()].into(), "1".into());
             let change = Change::Emit { ns, channels, data, user: None, except: None };
             let entry = Entry { seq: Seq::default(), at: NOW, change };
             hub.apply(entry, &mut out).expect("the namespace is there");

@@ -1,10 +1,10 @@
-//! Slots with a generation. Whoever keeps an [`Id`] past the life of what it names finds nothing,
-//! never a stranger in the same slot.
+//! Slots that are used again. [`Slots`] are bare, for lists that link their own elements; in an
+//! [`Arena`] each has a generation, and whoever keeps an [`Id`] past the life of what it names
+//! finds nothing, never a stranger in the same slot. Both give memory back when a crowd has gone.
 
 use std::fmt;
 use std::marker::PhantomData;
-
-use slab::Slab;
+use std::ops::{Index, IndexMut};
 
 /// Names one value of an [`Arena`] for as long as that value lives, and nothing afterwards.
 ///
@@ -57,10 +57,214 @@ impl<K> fmt::Debug for Id<K> {
     }
 }
 
-/// A slab whose keys carry a generation. `K` is the kind of its ids, by default the value itself.
+/// No slot: the end of a list.
+pub const NIL: u32 = u32::MAX;
+/// So much memory is kept, however few slots are used, so that a few that come and go cost nothing.
+const KEEP_BYTES: usize = 16 * 1024;
+
+/// Values in numbered slots, for crowds: unlike a slab's, the memory of those that are freed comes
+/// back without a search. The slot that was freed last is used first; behind the highest slot in
+/// use there are none once three quarters are free, and the memory is given back by and by. All
+/// takes constant time, but for that: a step for each slot that there was.
+#[derive(Debug)]
+pub struct Slots<T> {
+    entries: Vec<Entry<T>>,
+    /// The free slot that is used next.
+    free: u32,
+    used: usize,
+    /// Memory is given back when somebody says so.
+    is_lazy: bool,
+}
+
+#[derive(Debug)]
+enum Entry<T> {
+    /// With its neighbours in the list of those that are free.
+    Free {
+        previous: u32,
+        next: u32,
+    },
+    Used(T),
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Slots::new()
+    }
+}
+
+impl<T> Slots<T> {
+    /// Memory of one.
+    pub const SLOT_BYTES: usize = size_of::<Entry<T>>();
+    /// So many are kept.
+    const KEPT: usize = KEEP_BYTES / Self::SLOT_BYTES;
+
+    /// None yet. Allocates nothing.
+    pub const fn new() -> Slots<T> {
+        Slots { entries: Vec::new(), free: NIL, used: 0, is_lazy: false }
+    }
+
+    /// None yet, and memory is given back by [`Slots::trim`] alone: for what comes and goes in
+    /// crowds all the time.
+    pub const fn lazy() -> Slots<T> {
+        Slots { entries: Vec::new(), free: NIL, used: 0, is_lazy: true }
+    }
+
+    /// How many are in use.
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// How many there are, those in use and those that are free.
+    pub fn slots(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many there is memory for.
+    pub fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    /// Puts a value into a free slot, and returns which.
+    ///
+    /// # Panics
+    /// At 2^32 - 1 values, which no machine of this kind holds.
+    #[inline]
+    pub fn insert(&mut self, value: T) -> u32 {
+        self.used += 1;
+        let slot = self.free;
+        match self.entries.get_mut(slot as usize) {
+            Some(entry) => {
+                if let Entry::Free { next, .. } = *entry {
+                    self.free = next;
+                }
+                *entry = Entry::Used(value);
+                slot
+            }
+            None => self.add(value),
+        }
+    }
+
+    /// All slots are in use: one more.
+    fn add(&mut self, value: T) -> u32 {
+        let slot = self.entries.len() as u32;
+        assert!(self.entries.len() < NIL as usize, "fewer than 2^32 slots");
+        self.entries.push(Entry::Used(value));
+        slot
+    }
+
+    /// The value in that slot.
+    #[inline]
+    pub fn get(&self, slot: u32) -> Option<&T> {
+        match self.entries.get(slot as usize) {
+            Some(Entry::Used(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The value in that slot.
+    #[inline]
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        match self.entries.get_mut(slot as usize) {
+            Some(Entry::Used(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Takes the value out of that slot.
+    #[inline]
+    pub fn remove(&mut self, slot: u32) -> Option<T> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        if matches!(entry, Entry::Free { .. }) {
+            return None;
+        }
+        let free = Entry::Free { previous: NIL, next: self.free };
+        let Entry::Used(value) = std::mem::replace(entry, free) else { return None };
+        // The link back is for whoever leaves the list from its middle: the first one has none.
+        if let Some(Entry::Free { previous, .. }) = self.entries.get_mut(self.free as usize) {
+            *previous = slot;
+        }
+        self.free = slot;
+        self.used -= 1;
+        if !self.is_lazy && self.has_spare() && self.used <= self.entries.len() / 4 {
+            self.trim();
+        }
+        Some(value)
+    }
+
+    /// Whether there are more than are kept.
+    pub fn has_spare(&self) -> bool {
+        self.entries.len() > Self::KEPT
+    }
+
+    /// Lets go of the free slots behind the highest in use.
+    #[cold]
+    pub fn trim(&mut self) {
+        while self.has_spare()
+            && let Some(&Entry::Free { previous, next }) = self.entries.last()
+        {
+            let slot = self.entries.len() as u32 - 1;
+            if let Some(Entry::Free { previous: link, .. }) = self.entries.get_mut(next as usize) {
+                *link = previous;
+            }
+            if self.free == slot {
+                self.free = next;
+            } else if let Some(Entry::Free { next: link, .. }) =
+                self.entries.get_mut(previous as usize)
+            {
+                *link = next;
+            }
+            self.entries.pop();
+        }
+        if self.entries.len() <= self.entries.capacity() / 4 {
+            self.entries.shrink_to(2 * self.entries.len());
+        }
+    }
+
+    /// All that are in use, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.iter_from(0)
+    }
+
+    /// All that are in use, in their order.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
+        (0..).zip(&mut self.entries).filter_map(|(slot, entry)| match entry {
+            Entry::Used(value) => Some((slot, value)),
+            Entry::Free { .. } => None,
+        })
+    }
+
+    /// That slot and those behind it that are in use, in their order.
+    pub fn iter_from(&self, first: u32) -> impl Iterator<Item = (u32, &T)> {
+        let rest = self.entries.get(first as usize..).unwrap_or_default();
+        (first..).zip(rest).filter_map(|(slot, entry)| match entry {
+            Entry::Used(value) => Some((slot, value)),
+            Entry::Free { .. } => None,
+        })
+    }
+}
+
+impl<T> Index<u32> for Slots<T> {
+    type Output = T;
+    fn index(&self, slot: u32) -> &T {
+        self.get(slot).expect("a slot in use")
+    }
+}
+
+impl<T> IndexMut<u32> for Slots<T> {
+    fn index_mut(&mut self, slot: u32) -> &mut T {
+        self.get_mut(slot).expect("a slot in use")
+    }
+}
+
+/// Slots whose keys carry a generation. `K` is the kind of its ids, by default the value itself.
 #[derive(Debug)]
 pub struct Arena<T, K = T> {
-    slots: Slab<(u32, T)>,
+    slots: Slots<(u32, T)>,
     /// Generation of the next value. 2^32 insertions pass before one returns, and then it would
     /// have to meet an id of that age in the same slot.
     next: u32,
@@ -69,11 +273,14 @@ pub struct Arena<T, K = T> {
 
 impl<T, K> Default for Arena<T, K> {
     fn default() -> Self {
-        Arena { slots: Slab::new(), next: 0, kind: PhantomData }
+        Arena { slots: Slots::new(), next: 0, kind: PhantomData }
     }
 }
 
 impl<T, K> Arena<T, K> {
+    /// Memory of one value.
+    pub const SLOT_BYTES: usize = Slots::<(u32, T)>::SLOT_BYTES;
+
     /// How many values live.
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -81,39 +288,42 @@ impl<T, K> Arena<T, K> {
 
     /// How many slots there are, those in use and those that are free.
     pub fn slots(&self) -> usize {
-        self.slots.capacity()
+        self.slots.slots()
     }
 
-    /// Whether none does.
+    /// Whether none lives.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Puts a value into a free slot.
+    /// Takes a value in.
     ///
     /// # Panics
-    /// At 2^32 values at a time, which no machine of this kind holds.
+    /// As [`Slots::insert`].
     pub fn insert(&mut self, value: T) -> Id<K> {
         let generation = self.next;
         self.next = self.next.wrapping_add(1);
-        let slot = self.slots.insert((generation, value));
-        Id::new(u32::try_from(slot).expect("fewer than 2^32 slots"), generation)
+        Id::new(self.slots.insert((generation, value)), generation)
     }
 
     /// The value of that id, if it still lives.
+    #[inline]
     pub fn get(&self, id: Id<K>) -> Option<&T> {
-        self.slots.get(id.index()).filter(|(g, _)| *g == id.generation).map(|(_, value)| value)
+        let (generation, value) = self.slots.get(id.slot)?;
+        (*generation == id.generation).then_some(value)
     }
 
     /// The value of that id, if it still lives.
+    #[inline]
     pub fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
-        self.slots.get_mut(id.index()).filter(|(g, _)| *g == id.generation).map(|(_, value)| value)
+        let (generation, value) = self.slots.get_mut(id.slot)?;
+        (*generation == id.generation).then_some(value)
     }
 
     /// Takes the value of that id out, if it still lives.
     pub fn remove(&mut self, id: Id<K>) -> Option<T> {
         self.get(id)?;
-        self.slots.try_remove(id.index()).map(|(_, value)| value)
+        self.slots.remove(id.slot).map(|(_, value)| value)
     }
 
     /// Whether that id still names a value.
@@ -123,30 +333,36 @@ impl<T, K> Arena<T, K> {
 
     /// The id of whatever lives in that slot now.
     pub fn at(&self, slot: usize) -> Option<Id<K>> {
-        self.slots.get(slot).map(|(generation, _)| Id::new(slot as u32, *generation))
+        let slot = u32::try_from(slot).ok()?;
+        self.slots.get(slot).map(|(generation, _)| Id::new(slot, *generation))
+    }
+
+    /// What lives in that slot now, and its id.
+    #[inline]
+    pub fn in_slot(&self, slot: u32) -> Option<(Id<K>, &T)> {
+        self.slots.get(slot).map(|(generation, value)| (Id::new(slot, *generation), value))
+    }
+
+    /// The same, to be changed.
+    #[inline]
+    pub fn in_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.slots.get_mut(slot).map(|(_, value)| value)
     }
 
     /// All that live, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
-        self.slots.iter().map(|(slot, (g, value))| (Id::new(slot as u32, *g), value))
+        self.iter_from(0)
     }
 
     /// All that live, in the order of their slots.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id<K>, &mut T)> {
-        self.slots.iter_mut().map(|(slot, (g, value))| (Id::new(slot as u32, *g), value))
+        self.slots.iter_mut().map(|(slot, (g, value))| (Id::new(slot, *g), value))
     }
 
     /// Those that live in that slot or behind it, in the order of their slots.
     pub fn iter_from(&self, slot: usize) -> impl Iterator<Item = (Id<K>, &T)> {
-        (slot..self.slots.capacity()).filter_map(|slot| {
-            let (generation, value) = self.slots.get(slot)?;
-            Some((Id::new(slot as u32, *generation), value))
-        })
-    }
-
-    /// Gives unused memory back, as far as the highest used slot allows.
-    pub fn shrink(&mut self) {
-        self.slots.shrink_to_fit();
+        let first = u32::try_from(slot).unwrap_or(NIL);
+        self.slots.iter_from(first).map(|(slot, (g, value))| (Id::new(slot, *g), value))
     }
 }
 
@@ -165,5 +381,50 @@ mod tests {
         assert_eq!(arena.remove(first), None);
         assert_eq!(arena.get(second), Some(&"second"));
         assert_eq!(arena.at(second.index()), Some(second));
+    }
+
+    /// Those that are free, in the order in which they will be used.
+    fn free<T>(slots: &Slots<T>) -> Vec<u32> {
+        let (mut at, mut before, mut all) = (slots.free, NIL, Vec::new());
+        while let Some(Entry::Free { previous, next }) = slots.entries.get(at as usize) {
+            assert!(at == slots.free || *previous == before, "{at} is linked back");
+            all.push(at);
+            (before, at) = (at, *next);
+        }
+        assert_eq!(all.len() + slots.len(), slots.slots());
+        all
+    }
+
+    #[test]
+    fn the_last_freed_is_used_first() {
+        let mut slots = Slots::new();
+        assert_eq!((0..5).map(|n| slots.insert(n)).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert_eq!([1, 4, 2].map(|slot| slots.remove(slot)), [Some(1), Some(4), Some(2)]);
+        assert_eq!((slots.remove(1), slots.remove(9), slots.get(4)), (None, None, None));
+        assert_eq!((free(&slots), slots.len()), (vec![2, 4, 1], 2));
+        assert_eq!(slots.iter().collect::<Vec<_>>(), [(0, &0), (3, &3)]);
+        assert_eq!(slots.iter_from(1).collect::<Vec<_>>(), [(3, &3)]);
+        assert_eq!([7, 8, 9, 10].map(|value| slots.insert(value)), [2, 4, 1, 5]);
+    }
+
+    #[test]
+    fn a_crowd_leaves_no_memory_behind_in_whatever_order_it_goes() {
+        const ALL: u32 = 20_000;
+        // None has a factor in common with that: each order meets all.
+        for step in [1, ALL - 1, 7, 12_347, 9_999] {
+            let mut slots = Slots::new();
+            (0..ALL).for_each(|n| assert_eq!(slots.insert(n), n));
+            let stays = 100;
+            for n in (0..ALL).map(|n| (u64::from(n) * u64::from(step) % u64::from(ALL)) as u32) {
+                if n != stays {
+                    assert_eq!(slots.remove(n), Some(n));
+                }
+            }
+            let kept = Slots::<u32>::KEPT;
+            assert!(slots.slots() <= kept && slots.capacity() <= 4 * kept);
+            assert_eq!((slots.get(stays), free(&slots).len()), (Some(&stays), slots.slots() - 1));
+            (0..2000).for_each(|n| _ = slots.insert(n));
+            assert_eq!((free(&slots), slots.len()), (Vec::new(), 2001));
+        }
     }
 }

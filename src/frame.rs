@@ -1,15 +1,20 @@
 //! Bytes on their way out. A [`Frame`] is encoded once and shared by all who receive it; an
-//! [`OutQueue`] is one peer's list of frames. The lists of all peers live in one [`FramePool`], so
-//! a queued frame costs a peer one node of 16 bytes, an idle peer nothing, and a fan-out makes no
-//! allocation once the pool has grown to its size. The pool's [`Ledger`] knows what all
-//! publications that wait take together, each counted once however many wait for it.
+//! [`OutQueue`] is one peer's list of frames, 8 bytes beside the peer. The frames of all peers are
+//! in one [`FramePool`]: one that waits alone costs a node of 16 bytes there, only from the second
+//! on is there a record of the list, an idle peer costs nothing, and a fan-out makes no allocation
+//! once the pool has grown to its size. The pool's [`Ledger`] knows what all publications that wait
+//! take together, each counted once however many wait for it.
+
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::io::IoSlice;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use slab::Slab;
+use crate::arena::{NIL, Slots};
+use crate::time::Millis;
 
 /// Encoded bytes, immutable and shared.
 #[derive(Clone, Debug)]
@@ -119,9 +124,6 @@ impl Ledger {
     }
 }
 
-/// No node: the end of a list.
-const NIL: u32 = u32::MAX;
-
 #[derive(Debug)]
 struct Node {
     frame: Frame,
@@ -138,24 +140,61 @@ pub enum Kind {
     Published,
 }
 
-/// One peer's frames in the order of sending. Its nodes are in a [`FramePool`]; whoever drops a
-/// queue calls [`FramePool::clear`] first.
+/// One peer's frames in the order of sending. They are in a [`FramePool`]; whoever drops a queue
+/// calls [`FramePool::clear`] first.
 #[derive(Debug)]
 pub struct OutQueue {
+    /// The node of the one frame that waits, of which nothing has gone out; or the record of
+    /// several, marked with [`LIST`]; or [`NIL`].
+    first: u32,
+    /// Bytes that the socket has taken in all, modulo 2^32.
+    taken: u32,
+}
+
+/// For so long few frames have waited when the memory of many is given back.
+const SHRINK_MS: u64 = 1000;
+
+/// Marks the number of a record among those of nodes.
+const LIST: u32 = 1 << 31;
+
+/// The record of a queue in which several frames wait, or a part of one.
+#[derive(Debug)]
+struct List {
     head: u32,
     tail: u32,
     /// Bytes of the head frame that the socket has taken.
     head_sent: u32,
-    /// Bytes that the socket has taken in all, modulo 2^32.
-    taken: u32,
+    /// Bytes of the publications behind the head, as far as they count.
+    backlog: u32,
     /// Bytes not yet taken by the socket, over all frames.
     bytes: usize,
     /// Bytes of the publications that have not gone out as a whole.
     published: usize,
-    /// What of that waits behind the head, as far as it counts.
-    backlog: u32,
-    /// How many frames wait.
     frames: u32,
+}
+
+/// What waits in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Bytes not yet taken by the socket.
+    pub bytes: usize,
+    /// How many frames.
+    pub frames: usize,
+    /// Bytes of the publications, the one that is being sent included.
+    pub published: usize,
+    /// Bytes of the publications behind the frame that is being sent, of each as many as count:
+    /// what makes a slow consumer.
+    pub backlog: usize,
+    /// Whether a part of the first frame has been sent.
+    pub is_begun: bool,
+}
+
+impl Waiting {
+    /// Memory that waits: the bytes, and the cost of each frame, so that many small ones are not
+    /// taken for little.
+    pub fn weight(&self) -> usize {
+        self.bytes + self.frames * FRAME_COST_BYTES
+    }
 }
 
 /// What a queued frame costs beside its bytes: its node, and the head of its allocation.
@@ -163,44 +202,15 @@ pub const FRAME_COST_BYTES: usize = 64;
 
 impl Default for OutQueue {
     fn default() -> OutQueue {
-        OutQueue {
-            head: NIL,
-            tail: NIL,
-            head_sent: 0,
-            taken: 0,
-            bytes: 0,
-            published: 0,
-            backlog: 0,
-            frames: 0,
-        }
+        OutQueue { first: NIL, taken: 0 }
     }
 }
 
 impl OutQueue {
     /// Whether all has been sent.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.head == NIL
-    }
-
-    /// Bytes that wait.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Frames that wait.
-    pub fn frames(&self) -> usize {
-        self.frames as usize
-    }
-
-    /// Whether a part of the first frame has been sent.
-    pub fn is_begun(&self) -> bool {
-        self.head_sent > 0
-    }
-
-    /// Memory that waits: the bytes, and the cost of each frame, so that many small ones are not
-    /// taken for little.
-    pub fn weight(&self) -> usize {
-        self.bytes + self.frames as usize * FRAME_COST_BYTES
+        self.first == NIL
     }
 
     /// Bytes that the socket has taken so far, modulo 2^32.
@@ -208,22 +218,20 @@ impl OutQueue {
         self.taken
     }
 
-    /// Bytes of the publications that wait, the one that is being sent included.
-    pub fn published(&self) -> usize {
-        self.published
-    }
-
-    /// Bytes of the publications that wait behind the frame that is being sent, of each as many as
-    /// count: what makes a slow consumer.
-    pub fn backlog(&self) -> usize {
-        self.backlog as usize
+    /// The place of its record, if it has one.
+    #[inline]
+    fn list(&self) -> Option<u32> {
+        (self.first != NIL && self.first & LIST != 0).then_some(self.first & !LIST)
     }
 }
 
-/// The nodes of all queues.
+/// The frames of all queues.
 #[derive(Debug)]
 pub struct FramePool {
-    nodes: Slab<Node>,
+    nodes: Slots<Node>,
+    lists: Slots<List>,
+    /// When many frames waited last.
+    busy_at: Millis,
     /// Bytes that wait, in all queues together.
     bytes: usize,
     /// So many bytes of one publication count in a backlog.
@@ -236,23 +244,26 @@ impl FramePool {
     /// An empty pool, in whose queues no more than so many bytes of one publication count as
     /// backlog: nobody is slow because one message is large.
     pub fn new(counted_max: usize) -> FramePool {
-        FramePool { nodes: Slab::new(), bytes: 0, counted_max, ledger: Ledger::default() }
+        FramePool {
+            nodes: Slots::lazy(),
+            lists: Slots::lazy(),
+            busy_at: Millis(0),
+            bytes: 0,
+            counted_max,
+            ledger: Ledger::default(),
+        }
     }
 
-    /// From now on so many bytes of one publication count. Whoever changes that has every queue
-    /// that is not empty counted anew.
+    /// From now on so many bytes of one publication count. What waits is counted anew.
     pub fn set_counted_max(&mut self, counted_max: usize) {
         self.counted_max = counted_max;
-    }
-
-    /// Counts the backlog of a queue anew.
-    pub fn recount(&self, queue: &mut OutQueue) {
-        queue.backlog = 0;
-        let mut at = queue.head;
-        while let Some(node) = self.nodes.get(at as usize) {
-            let is_behind = at != queue.head;
-            queue.backlog += if is_behind { self.counted(node.frame.len(), node.kind) } else { 0 };
-            at = node.next;
+        for (_, list) in self.lists.iter_mut() {
+            list.backlog = 0;
+            let mut at = self.nodes.get(list.head).map_or(NIL, |head| head.next);
+            while let Some(node) = self.nodes.get(at) {
+                list.backlog += counted(counted_max, node);
+                at = node.next;
+            }
         }
     }
 
@@ -268,38 +279,99 @@ impl FramePool {
 
     /// Whether no frame waits anywhere.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.nodes.is_empty() && self.lists.is_empty()
+    }
+
+    /// What waits in a queue.
+    pub fn waiting(&self, queue: &OutQueue) -> Waiting {
+        match queue.list().map(|list| &self.lists[list]) {
+            Some(list) => Waiting {
+                bytes: list.bytes,
+                frames: list.frames as usize,
+                published: list.published,
+                backlog: list.backlog as usize,
+                is_begun: list.head_sent > 0,
+            },
+            None => self.nodes.get(queue.first).map_or_else(Waiting::default, |node| Waiting {
+                bytes: node.frame.len(),
+                frames: 1,
+                published: if node.kind == Kind::Published { node.frame.len() } else { 0 },
+                ..Waiting::default()
+            }),
+        }
+    }
+
+    /// Bytes that wait in a queue.
+    #[inline]
+    pub fn bytes_of(&self, queue: &OutQueue) -> usize {
+        match queue.list() {
+            Some(list) => self.lists[list].bytes,
+            None => self.nodes.get(queue.first).map_or(0, |node| node.frame.len()),
+        }
+    }
+
+    /// The frame that waits in a queue, if there is one only and nothing of it has gone out.
+    #[inline]
+    pub fn only(&self, queue: &OutQueue) -> Option<&Frame> {
+        match queue.list() {
+            Some(_) => None,
+            None => self.nodes.get(queue.first).map(|node| &node.frame),
+        }
     }
 
     /// Puts a frame at the end of a queue. An empty frame is nothing to send.
+    #[inline]
     pub fn push(&mut self, queue: &mut OutQueue, frame: Frame, kind: Kind) {
         if frame.is_empty() {
             return;
         }
-        let bytes = frame.len();
-        queue.bytes += bytes;
-        self.bytes += bytes;
-        queue.frames += 1;
+        self.bytes += frame.len();
         if kind == Kind::Published {
-            queue.published += bytes;
             self.ledger.add(&frame);
         }
-        let node = self.nodes.insert(Node { frame, next: NIL, kind }) as u32;
-        match queue.tail {
-            NIL => queue.head = node,
-            tail => {
-                self.nodes[tail as usize].next = node;
-                queue.backlog += self.counted(bytes, kind);
-            }
+        let node = self.nodes.insert(Node { frame, next: NIL, kind });
+        assert!(node < LIST, "fewer than 2^31 frames");
+        match queue.first {
+            NIL => queue.first = node,
+            _ => self.append(queue, node),
         }
-        queue.tail = node;
+    }
+
+    /// Puts a node behind others.
+    fn append(&mut self, queue: &mut OutQueue, node: u32) {
+        let list = self.list(queue);
+        let (list, Node { frame, kind, .. }) = (&mut self.lists[list], &self.nodes[node]);
+        list.bytes += frame.len();
+        list.published += if *kind == Kind::Published { frame.len() } else { 0 };
+        list.backlog += counted(self.counted_max, &self.nodes[node]);
+        list.frames += 1;
+        let last = std::mem::replace(&mut list.tail, node);
+        self.nodes[last].next = node;
+    }
+
+    /// The record of a queue that is not empty. It is made if there is none yet.
+    fn list(&mut self, queue: &mut OutQueue) -> u32 {
+        if let Some(list) = queue.list() {
+            return list;
+        }
+        let Waiting { bytes, published, .. } = self.waiting(queue);
+        let (head, tail) = (queue.first, queue.first);
+        let list = List { head, tail, head_sent: 0, backlog: 0, bytes, published, frames: 1 };
+        let list = self.lists.insert(list);
+        queue.first = list | LIST;
+        list
+    }
+
+    /// The node at the head of a queue.
+    fn head(&self, queue: &OutQueue) -> u32 {
+        queue.list().map_or(queue.first, |list| self.lists[list].head)
     }
 
     /// The frames that wait in a queue, in their order.
     pub fn frames(&self, queue: &OutQueue) -> impl Iterator<Item = &Frame> {
-        let mut at = queue.head;
+        let mut at = self.head(queue);
         std::iter::from_fn(move || {
-            let node = self.nodes.get(at as usize)?;
+            let node = self.nodes.get(at)?;
             at = node.next;
             Some(&node.frame)
         })
@@ -308,57 +380,86 @@ impl FramePool {
     /// The unsent bytes of the first frames, as many as `slices` has room for; returns how many
     /// slices were filled.
     pub fn slices<'a>(&'a self, queue: &OutQueue, slices: &mut [IoSlice<'a>]) -> usize {
-        let (mut at, mut skip, mut filled) = (queue.head, queue.head_sent as usize, 0);
-        for slice in slices {
-            let Some(node) = self.nodes.get(at as usize) else { break };
-            *slice = IoSlice::new(&node.frame[skip..]);
-            (at, skip) = (node.next, 0);
+        let mut skip = queue.list().map_or(0, |list| self.lists[list].head_sent as usize);
+        let mut filled = 0;
+        for (slice, frame) in slices.iter_mut().zip(self.frames(queue)) {
+            *slice = IoSlice::new(frame.get(skip..).unwrap_or_default());
+            skip = 0;
             filled += 1;
         }
         filled
     }
 
     /// Notes that the socket took `sent` more bytes, and drops the frames that are through.
+    #[inline]
     pub fn sent(&mut self, queue: &mut OutQueue, sent: usize) {
-        debug_assert!(sent <= queue.bytes);
-        queue.bytes -= sent;
-        self.bytes -= sent;
         queue.taken = queue.taken.wrapping_add(sent as u32);
-        queue.head_sent += sent as u32;
-        while let Some(node) = self.nodes.get(queue.head as usize) {
+        self.bytes -= sent;
+        if self.only(queue).is_some_and(|frame| frame.len() == sent) {
+            let node = std::mem::replace(&mut queue.first, NIL);
+            return self.drop_node(node);
+        }
+        if sent > 0 {
+            self.sent_of_list(queue, sent);
+        }
+    }
+
+    /// As [`FramePool::sent`], of several frames or a part of one.
+    fn sent_of_list(&mut self, queue: &mut OutQueue, sent: usize) {
+        let place = self.list(queue);
+        let list = &mut self.lists[place];
+        debug_assert!(sent <= list.bytes);
+        list.bytes -= sent;
+        list.head_sent += sent as u32;
+        while let Some(node) = self.nodes.get(list.head) {
             // No frame is as long as 4 GiB, nor is what a kernel takes at once.
             let bytes = node.frame.len() as u32;
-            if queue.head_sent < bytes {
+            if list.head_sent < bytes {
                 return;
             }
-            queue.head_sent -= bytes;
-            self.pop(queue);
+            list.head_sent -= bytes;
+            list.frames -= 1;
+            if node.kind == Kind::Published {
+                list.published -= node.frame.len();
+                self.ledger.remove(&node.frame);
+            }
+            let head = std::mem::replace(&mut list.head, node.next);
+            self.nodes.remove(head);
+            if let Some(next) = self.nodes.get(list.head) {
+                list.backlog -= counted(self.counted_max, next);
+            }
         }
-        debug_assert!(queue.bytes == 0 && queue.head_sent == 0);
-        debug_assert!(queue.published == 0 && queue.backlog == 0);
+        debug_assert!((list.bytes, list.published, list.backlog, list.head_sent) == (0, 0, 0, 0));
+        self.lists.remove(place);
+        queue.first = NIL;
     }
 
     /// Drops the publications that wait in a queue, but for one of which a part has gone out: that
     /// one is no longer counted among them. Tells of each that it drops which frame it was, counted
     /// from the front.
     pub fn drop_published(&mut self, queue: &mut OutQueue, mut dropped: impl FnMut(usize)) {
-        let (mut at, mut last, mut number) = (queue.head, NIL, 0);
-        let begun = if queue.head_sent > 0 { queue.head } else { NIL };
-        while let Some(node) = self.nodes.get_mut(at as usize) {
-            let (this, next) = (at, node.next);
+        if queue.is_empty() {
+            return;
+        }
+        let place = self.list(queue);
+        let list = &mut self.lists[place];
+        let (mut at, mut last, mut number) = (list.head, NIL, 0);
+        let begun = if list.head_sent > 0 { list.head } else { NIL };
+        while let Some(node) = self.nodes.get_mut(at) {
+            let (this, next, bytes) = (at, node.next, node.frame.len());
             at = next;
             number += 1;
             if node.kind == Kind::Published {
-                queue.published -= node.frame.len();
+                list.published -= bytes;
                 self.ledger.remove(&node.frame);
                 if this != begun {
-                    let bytes = self.nodes.remove(this as usize).frame.len();
-                    (queue.bytes, self.bytes) = (queue.bytes - bytes, self.bytes - bytes);
-                    queue.frames -= 1;
+                    self.nodes.remove(this);
+                    (list.bytes, self.bytes) = (list.bytes - bytes, self.bytes - bytes);
+                    list.frames -= 1;
                     dropped(number - 1);
-                    match self.nodes.get_mut(last as usize) {
+                    match self.nodes.get_mut(last) {
                         Some(last) => last.next = next,
-                        None => queue.head = next,
+                        None => list.head = next,
                     }
                     continue;
                 }
@@ -366,161 +467,64 @@ impl FramePool {
             }
             last = this;
         }
-        (queue.tail, queue.backlog) = (last, 0);
+        (list.tail, list.backlog) = (last, 0);
+        if list.frames == 0 {
+            self.lists.remove(place);
+            queue.first = NIL;
+        }
     }
 
     /// Drops all that waits in a queue.
     pub fn clear(&mut self, queue: &mut OutQueue) {
-        self.bytes -= queue.bytes;
-        while !queue.is_empty() {
-            self.pop(queue);
+        self.bytes -= self.bytes_of(queue);
+        let mut at = self.head(queue);
+        while let Some(node) = self.nodes.get(at) {
+            let this = std::mem::replace(&mut at, node.next);
+            self.drop_node(this);
+        }
+        if let Some(list) = queue.list() {
+            self.lists.remove(list);
         }
         *queue = OutQueue::default();
     }
 
-    /// Gives the memory of a past crowd back once nothing waits.
-    pub fn shrink_when_empty(&mut self) {
-        if self.nodes.is_empty() && self.nodes.capacity() > 4096 {
-            self.nodes = Slab::new();
+    /// Gives the memory of a past crowd back, once only few frames have waited at the end of each
+    /// turn for a while.
+    pub fn shrink(&mut self, now: Millis) {
+        if !self.has_spare() {
+            return;
+        }
+        if self.nodes.len() > self.nodes.slots() / 4 {
+            self.busy_at = now;
+        } else if self.busy_at.plus(SHRINK_MS) <= now {
+            self.nodes.trim();
+            self.lists.trim();
+            self.busy_at = now;
         }
     }
 
-    /// What of a frame behind the head counts as backlog.
-    fn counted(&self, bytes: usize, kind: Kind) -> u32 {
-        match kind {
-            Kind::Asked => 0,
-            Kind::Published => u32::try_from(bytes.min(self.counted_max)).unwrap_or(u32::MAX),
-        }
+    /// When [`FramePool::shrink`] is wanted at the latest.
+    pub fn shrink_at(&self) -> Option<Millis> {
+        self.has_spare().then(|| self.busy_at.plus(SHRINK_MS))
     }
 
-    fn pop(&mut self, queue: &mut OutQueue) {
-        let node = self.nodes.remove(queue.head as usize);
-        queue.head = node.next;
-        queue.frames -= 1;
-        if node.kind == Kind::Published {
-            queue.published -= node.frame.len();
-            self.ledger.remove(&node.frame);
-        }
-        match self.nodes.get(node.next as usize) {
-            None => queue.tail = NIL,
-            Some(Node { frame, kind, .. }) => queue.backlog -= self.counted(frame.len(), *kind),
+    fn has_spare(&self) -> bool {
+        self.nodes.has_spare() || self.lists.has_spare()
+    }
+
+    /// Drops the frame of a node, which waits there no longer.
+    #[inline]
+    fn drop_node(&mut self, node: u32) {
+        if let Some(Node { frame, kind: Kind::Published, .. }) = self.nodes.remove(node) {
+            self.ledger.remove(&frame);
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gather(pool: &FramePool, queue: &OutQueue) -> Vec<u8> {
-        let mut slices = [IoSlice::new(&[]); 64];
-        let filled = pool.slices(queue, &mut slices);
-        slices[..filled].iter().flat_map(|s| s.to_vec()).collect()
-    }
-
-    #[test]
-    fn any_short_write_continues_where_it_stopped() {
-        let frames: [&[u8]; 4] = [b"abc", b"d", b"", b"efghi"];
-        for step in 1..=9 {
-            let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
-            frames.iter().for_each(|f| pool.push(&mut queue, Frame::from(*f), Kind::Published));
-            let mut wire = Vec::new();
-            while !queue.is_empty() {
-                let rest = gather(&pool, &queue);
-                assert_eq!((rest.len(), rest.len()), (queue.bytes(), pool.bytes()));
-                let take = step.min(rest.len());
-                wire.extend_from_slice(&rest[..take]);
-                pool.sent(&mut queue, take);
-            }
-            assert_eq!(wire, b"abcdefghi");
-            assert!(pool.is_empty() && pool.bytes() == 0 && pool.ledger.weight() == 0);
-        }
-    }
-
-    #[test]
-    fn backlog_is_what_waits_behind_the_head() {
-        let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
-        let mut push = |queue: &mut _, text: &[u8], kind| pool.push(queue, Frame::from(text), kind);
-        push(&mut queue, b"0123456789", Kind::Published);
-        assert_eq!((queue.bytes(), queue.backlog()), (10, 0), "however large it is");
-        push(&mut queue, b"abc", Kind::Published);
-        push(&mut queue, b"a state", Kind::Asked);
-        push(&mut queue, b"de", Kind::Published);
-        pool.sent(&mut queue, 4);
-        assert_eq!((queue.bytes(), queue.backlog()), (18, 5), "what it asked for does not count");
-        assert_eq!((queue.weight(), queue.published()), (18 + 4 * FRAME_COST_BYTES, 15));
-        pool.sent(&mut queue, 7);
-        assert_eq!((queue.bytes(), queue.backlog()), (11, 2), "nor what it is busy with");
-        pool.clear(&mut queue);
-        assert!(queue.is_empty() && pool.is_empty() && pool.bytes() == 0);
-        assert_eq!(pool.ledger.weight(), 0);
-        // Of a large one counts a part.
-        pool.push(&mut queue, Frame::from(&[0; 5][..]), Kind::Published);
-        pool.push(&mut queue, Frame::from(&[0; 5000][..]), Kind::Published);
-        pool.push(&mut queue, Frame::from(&[0; 50][..]), Kind::Published);
-        assert_eq!((queue.backlog(), queue.published()), (150, 5055));
-        pool.sent(&mut queue, 5);
-        assert_eq!(queue.backlog(), 50);
-        pool.clear(&mut queue);
-    }
-
-    #[test]
-    fn a_publication_counts_once_wherever_it_waits() {
-        let mut pool = FramePool::new(100);
-        let frame = Frame::from(&[7; 1000][..]);
-        let mut queues: Vec<OutQueue> = (0..3).map(|_| OutQueue::default()).collect();
-        for queue in &mut queues {
-            pool.push(queue, frame.clone(), Kind::Published);
-            pool.push(queue, Frame::from(&b"a state"[..]), Kind::Asked);
-        }
-        pool.ledger.add(&frame);
-        let once = 1000 + FRAME_COST_BYTES;
-        assert_eq!(pool.ledger.weight(), once + 4 * PLACE_COST_BYTES);
-        pool.ledger.remove(&frame);
-        queues.iter_mut().for_each(|queue| pool.sent(queue, 999));
-        assert_eq!(pool.ledger.weight(), once + 3 * PLACE_COST_BYTES);
-        pool.sent(&mut queues[0], 1);
-        pool.clear(&mut queues[1]);
-        assert_eq!(pool.ledger.weight(), once + PLACE_COST_BYTES);
-        pool.sent(&mut queues[2], 8);
-        assert_eq!((pool.ledger.weight(), pool.len()), (0, 1));
-        pool.clear(&mut queues[0]);
-    }
-
-    #[test]
-    fn publications_are_dropped_but_for_one_that_is_on_its_way() {
-        for sent in 0..=4 {
-            let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
-            for (text, kind) in [
-                (&b"one"[..], Kind::Published),
-                (b"[two]", Kind::Asked),
-                (b"three", Kind::Published),
-                (b"four", Kind::Published),
-                (b"[five]", Kind::Asked),
-                (b"six", Kind::Published),
-            ] {
-                pool.push(&mut queue, Frame::from(text), kind);
-            }
-            pool.sent(&mut queue, sent);
-            let mut dropped = Vec::new();
-            pool.drop_published(&mut queue, |number| dropped.push(number));
-            let (rest, numbers) = match sent {
-                0 => ("[two][five]", vec![0, 2, 3, 5]),
-                1 | 2 => (&"one[two][five]"[sent..], vec![2, 3, 5]),
-                _ => (&"[two][five]"[sent - 3..], vec![1, 2, 4]),
-            };
-            assert_eq!((&*gather(&pool, &queue), dropped), (rest.as_bytes(), numbers));
-            assert_eq!((queue.published(), queue.backlog(), pool.ledger.weight()), (0, 0, 0));
-            pool.push(&mut queue, Frame::from(&b"bye"[..]), Kind::Asked);
-            assert_eq!(gather(&pool, &queue), [rest.as_bytes(), b"bye"].concat());
-            assert_eq!((queue.bytes(), pool.bytes()), (rest.len() + 3, rest.len() + 3));
-            pool.sent(&mut queue, rest.len() + 3);
-            assert!(queue.is_empty() && pool.is_empty() && queue.weight() == 0);
-        }
-    }
-
-    #[test]
-    fn a_node_stays_small() {
-        assert!(size_of::<Node>() <= 16 && size_of::<OutQueue>() <= 40);
+/// What of a frame behind the head counts as backlog.
+fn counted(counted_max: usize, node: &Node) -> u32 {
+    match node.kind {
+        Kind::Asked => 0,
+        Kind::Published => u32::try_from(node.frame.len().min(counted_max)).unwrap_or(u32::MAX),
     }
 }

@@ -1,5 +1,5 @@
-//! One message to many: its JSON once, each wire form at most once, and only if somebody needs it.
-//! The hub passes publications on without looking inside.
+//! One message to many, or a run of them to the same many: the JSON of each once, each wire form at
+//! most once, and only if somebody needs it. The hub passes publications on without looking inside.
 
 use std::cell::OnceCell;
 
@@ -58,32 +58,95 @@ impl Form {
     }
 }
 
-/// One message on its way to any number of peers.
+/// So many bytes of a run are one frame at most, but for a run of one message.
+pub const RUN_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages published on one channel, one right behind the other.
+#[derive(Debug, Default)]
+pub struct Run {
+    /// What each message begins with: `{"event":CHANNEL,"data":`.
+    head: Vec<u8>,
+    /// As WebSocket frames, one behind the other.
+    frames: Vec<u8>,
+    /// Where each message begins and ends in there.
+    messages: Vec<(usize, usize)>,
+}
+
+impl Run {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Whether there is room for one more message with that data.
+    pub fn has_room(&self, data: &str) -> bool {
+        self.frames.len() + self.head.len() + data.len() + ws::HEADER_BYTES < RUN_BYTES_MAX
+    }
+
+    /// Begins anew, for that channel.
+    pub fn begin(&mut self, channel: &str) {
+        self.clear();
+        write_head(&mut self.head, channel);
+    }
+
+    /// Adds a message. `data` is JSON text and goes out as it is.
+    pub fn push(&mut self, data: &str) {
+        let bytes = self.head.len() + data.len() + 1;
+        let (header, header_bytes) = ws::header(ws::Opcode::Text, bytes);
+        self.frames.reserve(header_bytes + bytes);
+        self.frames.extend_from_slice(&header[..header_bytes]);
+        let start = self.frames.len();
+        self.frames.extend_from_slice(&self.head);
+        self.frames.extend_from_slice(data.as_bytes());
+        self.frames.push(b'}');
+        self.messages.push((start, self.frames.len()));
+    }
+
+    /// Forgets all of it, but not the memory.
+    pub fn clear(&mut self) {
+        self.head.clear();
+        self.frames.clear();
+        self.messages.clear();
+    }
+
+    fn messages(&self) -> impl Iterator<Item = &str> {
+        let slices = self.messages.iter().map(|(start, end)| &self.frames[*start..*end]);
+        slices.map(|message| str::from_utf8(message).unwrap_or_default())
+    }
+}
+
+/// What is said.
+#[derive(Clone, Copy, Debug)]
+enum Said<'a> {
+    One { channel: &'a str, data: &'a str },
+    Run(&'a Run),
+}
+
+/// One message, or a run of them, on its way to any number of peers.
 #[derive(Debug)]
 pub struct Publication<'a> {
-    channel: &'a str,
-    data: &'a str,
+    said: Said<'a>,
     frames: [OnceCell<Frame>; Form::COUNT],
 }
 
 impl<'a> Publication<'a> {
     /// `data` is JSON text and goes out as it is.
     pub fn new(channel: &'a str, data: &'a str) -> Publication<'a> {
-        Publication { channel, data, frames: Default::default() }
+        Publication { said: Said::One { channel, data }, frames: Default::default() }
+    }
+
+    /// All messages of a run, as one frame.
+    pub fn of(run: &'a Run) -> Publication<'a> {
+        Publication { said: Said::Run(run), frames: Default::default() }
     }
 
     /// The bytes for peers of that form; encoded at the first call, shared afterwards.
     pub fn frame(&self, form: Form) -> &Frame {
         self.frames[form.number()].get_or_init(|| match form {
-            Form::Raw => {
-                let mut scratch = Vec::with_capacity(self.message_bytes() + ws::HEADER_BYTES);
-                ws::text_frame_with(&mut scratch, |out| self.write_message(out))
-            }
-            Form::SockJs | Form::Item => {
-                let mut message = Vec::with_capacity(self.message_bytes());
-                self.write_message(&mut message);
-                message_frame(form, str::from_utf8(&message).unwrap_or_default())
-            }
+            Form::Raw | Form::SockJs | Form::Item => match self.said {
+                Said::One { channel, data } => one_frame(form, channel, data),
+                Said::Run(run) => run_frame(form, run),
+            },
             // Escaping is what costs most: it is done once for all forms over HTTP.
             Form::Stream { envelope, is_chunked } => {
                 let items = std::slice::from_ref(self.frame(Form::Item));
@@ -107,20 +170,53 @@ impl<'a> Publication<'a> {
     pub fn encodings(&self) -> usize {
         self.encoded().count()
     }
+}
 
-    /// Length of the message, if the channel's name needs no escapes.
-    fn message_bytes(&self) -> usize {
-        self.channel.len() + self.data.len() + r#"{"event":"","data":}"#.len()
-    }
+/// `{"event":CHANNEL,"data":`, to be followed by the data and `}` (protocol part 7).
+fn write_head(out: &mut Vec<u8>, channel: &str) {
+    out.extend_from_slice(b"{\"event\":");
+    json::quote_into(out, channel);
+    out.extend_from_slice(b",\"data\":");
+}
 
-    /// `{"event":CHANNEL,"data":DATA}` (protocol part 7).
-    fn write_message(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"event\":");
-        json::quote_into(out, self.channel);
-        out.extend_from_slice(b",\"data\":");
-        out.extend_from_slice(self.data.as_bytes());
+/// A single message.
+fn one_frame(form: Form, channel: &str, data: &str) -> Frame {
+    // If the channel's name needs no escapes.
+    let bytes = channel.len() + data.len() + r#"{"event":"","data":}"#.len();
+    let mut scratch = Vec::with_capacity(bytes + ws::HEADER_BYTES);
+    let write = |out: &mut Vec<u8>| {
+        write_head(out, channel);
+        out.extend_from_slice(data.as_bytes());
         out.push(b'}');
+    };
+    if form == Form::Raw {
+        return ws::text_frame_with(&mut scratch, write);
     }
+    write(&mut scratch);
+    message_frame(form, str::from_utf8(&scratch).unwrap_or_default())
+}
+
+/// All messages of a run: their frames one behind the other, or the strings of an array.
+fn run_frame(form: Form, run: &Run) -> Frame {
+    if form == Form::Raw {
+        return Frame::from(&run.frames[..]);
+    }
+    // Quotes are the most that most messages have to escape.
+    let mut out = Vec::with_capacity(run.frames.len() + run.frames.len() / 4);
+    let mut scratch = Vec::new();
+    for message in run.messages() {
+        if form == Form::SockJs {
+            scratch.clear();
+            sockjs::message_into(&mut scratch, message);
+            ws::encode_into(&mut out, ws::Opcode::Text, &scratch);
+        } else {
+            if !out.is_empty() {
+                out.push(b',');
+            }
+            sockjs::escape_into(&mut out, message);
+        }
+    }
+    Frame::from(out)
 }
 
 /// One JSON message, wrapped for a peer of that form.
@@ -203,6 +299,25 @@ mod tests {
         }
         let line = Form::Stream { envelope: Envelope::Xhr, is_chunked: false };
         assert_eq!(**publication.frame(line), *[&b"a["[..], item, b"]\n"].concat());
+    }
+
+    #[test]
+    fn a_run_says_what_its_messages_say() {
+        let (mut run, data) = (Run::default(), ["1", "\"\\u00e9\"", "{\"a\":[]}"]);
+        run.begin("n\"1");
+        data.iter().for_each(|data| run.push(data));
+        let all = Publication::of(&run);
+        let each = data.map(|data| Publication::new("n\"1", data));
+        for form in [Form::Raw, Form::SockJs] {
+            let expected: Vec<&[u8]> = each.iter().map(|one| &**one.frame(form)).collect();
+            assert_eq!(**all.frame(form), *expected.concat());
+        }
+        let items = each.each_ref().map(|one| one.frame(Form::Item));
+        let stream = Form::Stream { envelope: Envelope::Xhr, is_chunked: false };
+        assert_eq!(**all.frame(stream), *[&array(items)[..], b"\n"].concat());
+        assert_eq!(array([all.frame(Form::Item)]), array(items));
+        run.begin("other");
+        assert!(run.is_empty() && run.has_room("1") && !run.has_room(&"1".repeat(RUN_BYTES_MAX)));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use slab::Slab;
 
 use crate::edge::ConnId;
-use crate::frame::OutQueue;
+use crate::frame::Waiting;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -63,6 +63,9 @@ impl WatchId {
         self == WatchId::NONE
     }
 }
+
+/// When nobody is watched any more, there is still room for so many.
+const KEPT: usize = 256;
 
 /// One peer that is watched.
 #[derive(Debug)]
@@ -128,23 +131,23 @@ impl Watches {
         &mut self,
         id: &mut WatchId,
         conn: ConnId,
-        queue: &OutQueue,
+        waiting: Waiting,
         has_taken: bool,
         now: Millis,
     ) {
-        if queue.published() == 0 {
+        if waiting.published == 0 {
             return self.end(id);
         }
         if id.is_none() {
             *id = WatchId(self.watches.insert(Watch::new(conn, now)) as u32);
         }
         let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
-        watch.owed = queue.published();
+        watch.owed = waiting.published;
         if has_taken {
             watch.taken_at = now;
         }
-        watch.is_over = queue.backlog() > self.rules.backlog_bytes;
-        match queue.backlog() > self.rules.soft_bytes {
+        watch.is_over = waiting.backlog > self.rules.backlog_bytes;
+        match waiting.backlog > self.rules.soft_bytes {
             true => _ = watch.over_since.get_or_insert(now),
             false => watch.over_since = None,
         }
@@ -158,6 +161,9 @@ impl Watches {
             self.wheel.cancel(timer);
         }
         *id = WatchId::NONE;
+        if self.watches.is_empty() && self.watches.capacity() > KEPT {
+            self.watches = Slab::new();
+        }
     }
 
     /// When [`Watches::next`] is wanted at the latest.
@@ -235,7 +241,7 @@ impl Watches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Frame, FramePool, Kind};
+    use crate::frame::{Frame, FramePool, Kind, OutQueue};
 
     const RULES: Rules = Rules {
         backlog_bytes: 1000,
@@ -275,7 +281,8 @@ mod tests {
 
         fn note(&mut self, has_taken: bool, now: u64) {
             let conn = ConnId::new(7, 7);
-            self.watches.note(&mut self.id, conn, &self.queue, has_taken, Millis(now));
+            let waiting = self.pool.waiting(&self.queue);
+            self.watches.note(&mut self.id, conn, waiting, has_taken, Millis(now));
         }
 
         /// Nobody is due before that moment, and this one is then, for that.
@@ -350,7 +357,7 @@ mod tests {
         let mut other = OutQueue::default();
         world.pool.push(&mut other, Frame::from(vec![0; 60]), Kind::Published);
         let (mut id, conn) = (WatchId::NONE, ConnId::new(8, 8));
-        world.watches.note(&mut id, conn, &other, true, Millis(20));
+        world.watches.note(&mut id, conn, world.pool.waiting(&other), true, Millis(20));
         assert_eq!(world.watches.largest(Millis(10)), Some((ConnId::new(7, 7), 50)));
         assert_eq!(world.watches.largest(Millis(20)), Some((conn, 60)));
         world.watches.end(&mut id);

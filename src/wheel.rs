@@ -14,8 +14,9 @@
 //! the order of insertion.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
-use slab::Slab;
+use crate::arena::{NIL, Slots};
 
 /// Bits of a digit.
 const DIGIT_BITS: u32 = 6;
@@ -23,31 +24,33 @@ const DIGIT_BITS: u32 = 6;
 const SLOTS: usize = 1 << DIGIT_BITS;
 /// Digits of a moment. The highest has four bits only, and uses 16 of its slots.
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
-/// No node.
-const NIL: u32 = u32::MAX;
-/// An empty wheel keeps the room of so many timers, so that a quiet server does not allocate anew
-/// for each.
-const KEEP_TIMERS: usize = 1024;
 
 /// Names one timer of one [`Wheel`] as long as it is pending, and nothing afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timer {
     slot: u32,
-    generation: u32,
+    generation: NonZeroU32,
+}
+
+impl Timer {
+    /// Where the wheel has it. Whoever forgets that when the timer is popped finds the timer again
+    /// with [`Wheel::timer_in`], and needs to remember no more.
+    pub fn place(self) -> u32 {
+        self.slot
+    }
 }
 
 #[derive(Debug)]
 struct Node<T> {
     at: u64,
     item: T,
-    /// Which life of the node; counts insertions, so it also orders them.
-    generation: u32,
-    /// Neighbours in the ring of the slot; the node itself if it is alone, [`NIL`] if overdue.
+    /// Which life of the node; counts insertions, so it also orders them. Zero is for those who
+    /// store it: their mark of vacancy would cost 8 bytes more.
+    generation: NonZeroU32,
+    /// Neighbours in the ring of the slot: the node itself if it is alone; [`NIL`] if it is in
+    /// [`Wheel::overdue`], and in no slot.
     previous: u32,
     next: u32,
-    /// In [`Wheel::overdue`], not in a slot. A `bool` leaves the slab a place for its mark of
-    /// vacancy, which would cost 8 bytes more.
-    overdue: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,30 +65,30 @@ struct Level {
 /// same for all timers of a wheel.
 #[derive(Debug)]
 pub struct Wheel<T> {
-    nodes: Slab<Node<T>>,
+    nodes: Slots<Node<T>>,
     levels: [Level; LEVELS],
     /// Timers inserted at a moment that the wheel had already reached, in order of expiry:
     /// moment, generation, node.
-    overdue: BTreeSet<(u64, u32, u32)>,
+    overdue: BTreeSet<(u64, NonZeroU32, u32)>,
     /// What the caller last said; nothing later expires.
     now: u64,
     /// The wheel's place in time, which all slots are relative to: `now`, or before it the moment
     /// of the earliest timer in a slot that has expired and was not yet popped.
     reached: u64,
     /// Generation of the next timer. 2^32 insertions pass before one returns.
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 impl<T> Wheel<T> {
     /// An empty wheel at the moment `now`. Allocates nothing.
     pub fn new(now: u64) -> Wheel<T> {
         Wheel {
-            nodes: Slab::new(),
+            nodes: Slots::new(),
             levels: [Level { occupied: 0, heads: [NIL; SLOTS] }; LEVELS],
             overdue: BTreeSet::new(),
             now,
             reached: now,
-            generation: 0,
+            generation: NonZeroU32::MIN,
         }
     }
 
@@ -106,11 +109,9 @@ impl<T> Wheel<T> {
     /// At 2^32 timers at a time, which no machine of this kind holds.
     pub fn insert(&mut self, at: u64, item: T) -> Timer {
         let generation = self.generation;
-        self.generation = generation.wrapping_add(1);
-        let overdue = at <= self.reached;
-        let node = Node { at, item, generation, previous: NIL, next: NIL, overdue };
-        let slot = u32::try_from(self.nodes.insert(node)).expect("fewer than 2^32 timers");
-        if overdue {
+        self.generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        let slot = self.nodes.insert(Node { at, item, generation, previous: NIL, next: NIL });
+        if at <= self.reached {
             self.overdue.insert((at, generation, slot));
         } else {
             self.link(slot);
@@ -118,11 +119,17 @@ impl<T> Wheel<T> {
         Timer { slot, generation }
     }
 
+    /// The pending timer that is in that place.
+    pub fn timer_in(&self, place: u32) -> Option<Timer> {
+        let node = self.nodes.get(place)?;
+        Some(Timer { slot: place, generation: node.generation })
+    }
+
     /// Takes a timer out before it is popped. `None` if it is no longer pending. Constant time
     /// for a timer that has not expired.
     pub fn cancel(&mut self, timer: Timer) -> Option<T> {
-        let node = self.nodes.get(timer.slot as usize)?;
-        (node.generation == timer.generation).then(|| self.take(timer.slot).1)
+        let node = self.nodes.get(timer.slot)?;
+        (node.generation == timer.generation).then(|| self.take(timer.slot)).flatten().map(|t| t.1)
     }
 
     /// Tells the wheel the time. It does not go back: an earlier moment than before is ignored.
@@ -142,7 +149,7 @@ impl<T> Wheel<T> {
             _ if head == NIL => return None,
             _ => head,
         };
-        Some(self.take(slot))
+        self.take(slot)
     }
 
     /// When to call [`Wheel::advance`] next; `None` if no timer is pending. Never after the
@@ -164,8 +171,8 @@ impl<T> Wheel<T> {
         assert!(self.reached == self.now || current != NIL, "behind without a reason");
         assert!(self.earliest_slot().is_none_or(|(level, start)| start > self.now || level == 0));
         for &(at, generation, slot) in &self.overdue {
-            let node = &self.nodes[slot as usize];
-            assert!(node.overdue && (node.at, node.generation) == (at, generation));
+            let node = &self.nodes[slot];
+            assert!(node.previous == NIL && (node.at, node.generation) == (at, generation));
             assert!(at <= self.reached);
         }
         let mut found = self.overdue.len();
@@ -182,10 +189,10 @@ impl<T> Wheel<T> {
     fn check_ring(&self, head: u32, place: (usize, usize)) -> usize {
         let (mut at, mut found) = (head, 0);
         while at != NIL {
-            let node = &self.nodes[at as usize];
-            assert!(!node.overdue && node.at >= self.reached);
+            let node = &self.nodes[at];
+            assert!(node.previous != NIL && node.at >= self.reached);
             assert_eq!(place_of(node.at, self.reached), place);
-            assert_eq!(self.nodes[node.next as usize].previous, at);
+            assert_eq!(self.nodes[node.next].previous, at);
             found += 1;
             at = if node.next == head { NIL } else { node.next };
         }
@@ -222,7 +229,7 @@ impl<T> Wheel<T> {
         let head = self.clear_slot(level, index);
         let mut slot = head;
         loop {
-            let next = self.nodes[slot as usize].next;
+            let next = self.nodes[slot].next;
             self.link(slot);
             if next == head {
                 return;
@@ -240,7 +247,7 @@ impl<T> Wheel<T> {
 
     /// Puts a node at the end of the slot that its moment belongs to.
     fn link(&mut self, slot: u32) {
-        let (level, index) = place_of(self.nodes[slot as usize].at, self.reached);
+        let (level, index) = place_of(self.nodes[slot].at, self.reached);
         let level = &mut self.levels[level];
         let (previous, next) = match level.heads[index] {
             NIL => {
@@ -248,24 +255,24 @@ impl<T> Wheel<T> {
                 level.heads[index] = slot;
                 (slot, slot)
             }
-            head => (self.nodes[head as usize].previous, head),
+            head => (self.nodes[head].previous, head),
         };
-        let node = &mut self.nodes[slot as usize];
+        let node = &mut self.nodes[slot];
         (node.previous, node.next) = (previous, next);
-        self.nodes[previous as usize].next = slot;
-        self.nodes[next as usize].previous = slot;
+        self.nodes[previous].next = slot;
+        self.nodes[next].previous = slot;
     }
 
     /// Takes a node out of the ring of its slot.
     fn unlink(&mut self, slot: u32) {
-        let &Node { at, previous, next, .. } = &self.nodes[slot as usize];
+        let &Node { at, previous, next, .. } = &self.nodes[slot];
         let (level, index) = place_of(at, self.reached);
         if next == slot {
             self.clear_slot(level, index);
             return;
         }
-        self.nodes[previous as usize].next = next;
-        self.nodes[next as usize].previous = previous;
+        self.nodes[previous].next = next;
+        self.nodes[next].previous = previous;
         let head = &mut self.levels[level].heads[index];
         if *head == slot {
             *head = next;
@@ -273,19 +280,16 @@ impl<T> Wheel<T> {
     }
 
     /// Removes a node from wherever it is.
-    fn take(&mut self, slot: u32) -> (u64, T) {
-        if !self.nodes[slot as usize].overdue {
+    fn take(&mut self, slot: u32) -> Option<(u64, T)> {
+        if self.nodes[slot].previous != NIL {
             self.unlink(slot);
         }
-        let node = self.nodes.remove(slot as usize);
-        if node.overdue {
+        let node = self.nodes.remove(slot)?;
+        if node.previous == NIL {
             self.overdue.remove(&(node.at, node.generation, slot));
         }
-        if self.nodes.is_empty() && self.nodes.capacity() > KEEP_TIMERS {
-            self.nodes = Slab::new();
-        }
         self.settle();
-        (node.at, node.item)
+        Some((node.at, node.item))
     }
 }
 
@@ -487,7 +491,7 @@ mod tests {
         let timers: Vec<_> = (0..5000).map(|at| wheel.insert(at, at)).collect();
         wheel.advance(5000);
         while wheel.pop_expired().is_some() {}
-        assert_eq!(wheel.nodes.capacity(), 0);
+        assert!(wheel.nodes.capacity() < 2048, "{}", wheel.nodes.capacity());
         wheel.insert(6000, 6000);
         assert!(timers.iter().all(|timer| wheel.cancel(*timer).is_none()));
         assert_eq!(wheel.len(), 1);
@@ -495,13 +499,9 @@ mod tests {
 
     #[test]
     fn a_timer_stays_small() {
-        // What the slab stores for each: a node, or the index of the next vacancy.
-        #[allow(dead_code)]
-        enum Entry<T> {
-            Vacant(usize),
-            Occupied(T),
-        }
-        assert_eq!(size_of::<Entry<Node<u64>>>(), 32);
+        assert_eq!(Slots::<Node<u32>>::SLOT_BYTES, 24);
+        assert_eq!(Slots::<Node<u64>>::SLOT_BYTES, 32);
+        assert_eq!(size_of::<Option<Timer>>(), 8);
         assert!(size_of::<Wheel<u64>>() <= 3072);
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, PeerId, Place, Seq, Undo};
+use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Route, Seq, Undo};
 use fws::journal::store::{Batch, Content, Damage, Facts, Fault, Writer};
 use fws::limits::Limits;
 use fws::publication::Publication;
@@ -64,8 +64,8 @@ struct Source {
 struct Changed(Vec<Key>);
 
 impl Outbox for Changed {
-    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
-    fn close(&mut self, _: PeerId, _: CloseReason) {}
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+    fn close(&mut self, _: Route, _: CloseReason) {}
     fn changed(&mut self, undo: Undo) {
         self.0.push(undo.key);
     }
@@ -90,7 +90,7 @@ impl Source {
         self.hub.namespace(name)
     }
 
-    fn apply(&mut self, change: Change, changed: &mut Changed) {
+    fn apply(&mut self, change: Change<'_>, changed: &mut Changed) {
         self.n += 1;
         let entry = Entry { seq: Seq { term: 1, n: self.n }, at: AT, change };
         // What is refused changes nothing, which is a step like any other.
@@ -120,7 +120,8 @@ impl Source {
             Op::SetLarge => set(ns, "c", None, &format!("\"{}\"", "x".repeat(9000))),
             Op::SetForAWhile => Change::Set {
                 ns,
-                place: Place { channel: "c".into(), user: None },
+                channel: "c".into(),
+                user: None,
                 data: "7".into(),
                 ttl_ms: Some(1000),
                 emit: false,
@@ -128,7 +129,8 @@ impl Source {
             Op::Delete => set(ns, "c", None, "null"),
             Op::Push => Change::Push {
                 ns,
-                place: Place { channel: "list".into(), user: None },
+                channel: "list".into(),
+                user: None,
                 data: "2.0".into(),
                 ttl_ms: None,
                 emit: false,
@@ -162,9 +164,9 @@ impl Source {
     }
 }
 
-fn set(ns: NsId, channel: &str, user: Option<&str>, data: &str) -> Change {
-    let place = Place { channel: channel.into(), user: user.map(Into::into) };
-    Change::Set { ns, place, data: data.into(), ttl_ms: None, emit: false }
+fn set(ns: NsId, channel: &str, user: Option<&str>, data: &str) -> Change<'static> {
+    let (channel, user) = (channel.to_owned().into(), user.map(|user| user.to_owned().into()));
+    Change::Set { ns, channel, user, data: data.to_owned().into(), ttl_ms: None, emit: false }
 }
 
 fn facts() -> Facts {

@@ -2,11 +2,12 @@
 //! is on disk, and when the disk works again the journal goes on, without a restart.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Outcome, PeerId, Place, Undo};
+use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Outcome, Route, Undo};
 use fws::journal::store::{Content, Facts, StoreJournal, Writer};
 use fws::journal::{Event, Journal, Mark, Proposal, Ticket};
 use fws::limits::{Limits, SyncPolicy};
@@ -37,8 +38,8 @@ struct Loop {
 struct Out<'a>(&'a mut StoreJournal);
 
 impl Outbox for Out<'_> {
-    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
-    fn close(&mut self, _: PeerId, _: CloseReason) {}
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+    fn close(&mut self, _: Route, _: CloseReason) {}
     fn changed(&mut self, undo: Undo) {
         self.0.changed(undo);
     }
@@ -70,7 +71,7 @@ impl Loop {
     }
 
     /// Proposes a change; its mark, or none if it was refused.
-    fn propose(&mut self, change: Change) -> Option<Mark> {
+    fn propose(&mut self, change: Change<'_>) -> Option<Mark> {
         match self.journal.propose(self.at(), change) {
             Proposal::Now(entry) => {
                 self.apply(entry);
@@ -123,9 +124,9 @@ impl Loop {
     }
 
     fn set(&mut self, channel: &str, data: &str) -> Option<Mark> {
-        let place = Place { channel: channel.into(), user: None };
+        let channel = channel.into();
         let (ns, data) = (self.ns(), data.into());
-        self.propose(Change::Set { ns, place, data, ttl_ms: None, emit: false })
+        self.propose(Change::Set { ns, channel, user: None, data, ttl_ms: None, emit: false })
     }
 
     fn get(&self, channel: &str) -> Option<String> {
@@ -202,11 +203,11 @@ fn all_that_waits_is_undone_together_and_in_reverse() {
     this.begin();
     let before = this.rows();
     this.folder.store().fail(0, 1, Failure::Broken);
-    let (ns, place) = (this.ns(), Place { channel: "list".into(), user: None });
+    let (ns, channel) = (this.ns(), Cow::from("list"));
     let mut marks = vec![this.set("old", "2").unwrap(), this.set("old", "null").unwrap()];
     for data in ["1", "2", "3"] {
-        let (place, data) = (place.clone(), data.into());
-        let push = Change::Push { ns, place, data, ttl_ms: None, emit: false };
+        let (channel, data) = (channel.clone(), data.into());
+        let push = Change::Push { ns, channel, user: None, data, ttl_ms: None, emit: false };
         marks.push(this.propose(push).unwrap());
     }
     marks.push(this.propose(Change::Rotate { ns, key: "new".into(), grace_ms: 5 }).unwrap());
@@ -263,9 +264,10 @@ fn what_was_acknowledged_before_its_sync_is_written_when_the_disk_works_again() 
 fn a_state_that_ends_leaves_the_disk_and_takes_nothing_with_it() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
-    let (ns, place) = (this.ns(), Place { channel: "short".into(), user: None });
+    let (ns, channel) = (this.ns(), "short".into());
     let data = "1".into();
-    let mark = this.propose(Change::Set { ns, place, data, ttl_ms: Some(100), emit: false });
+    let mark =
+        this.propose(Change::Set { ns, channel, user: None, data, ttl_ms: Some(100), emit: false });
     assert!(this.is_kept(mark.unwrap()));
     assert_eq!(this.on_disk().len(), 3);
     this.mono += 100;
@@ -282,8 +284,9 @@ fn what_a_failed_change_would_have_ended_comes_back() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     this.folder.store().fail(0, 1, Failure::Broken);
-    let (ns, place) = (this.ns(), Place { channel: "old".into(), user: None });
-    let push = Change::Set { ns, place, data: "2".into(), ttl_ms: Some(50), emit: false };
+    let (ns, channel) = (this.ns(), "old".into());
+    let push =
+        Change::Set { ns, channel, user: None, data: "2".into(), ttl_ms: Some(50), emit: false };
     let mark = this.propose(push).unwrap();
     this.mono += 60;
     let at = this.at();
@@ -334,9 +337,10 @@ fn a_crowd_of_ends_takes_its_turns() {
     this.begin();
     let ns = this.ns();
     for i in 0..3000 {
-        let place = Place { channel: i.to_string().into(), user: None };
+        let channel = i.to_string().into();
         let data = "[1]".into();
-        this.propose(Change::Set { ns, place, data, ttl_ms: Some(100), emit: false }).unwrap();
+        this.propose(Change::Set { ns, channel, user: None, data, ttl_ms: Some(100), emit: false })
+            .unwrap();
     }
     this.mono += 100;
     this.turn();
@@ -344,8 +348,9 @@ fn a_crowd_of_ends_takes_its_turns() {
     assert!(this.hub.next_end().is_some_and(|end| end <= this.at()), "the others are due");
     assert_eq!(this.get("0"), None);
     assert_eq!(this.get("2999"), None);
-    let place = Place { channel: "2999".into(), user: None };
-    let push = Change::Push { ns, place, data: "2".into(), ttl_ms: None, emit: false };
+    let channel = "2999".into();
+    let push =
+        Change::Push { ns, channel, user: None, data: "2".into(), ttl_ms: None, emit: false };
     this.propose(push).unwrap();
     assert_eq!(this.get("2999").as_deref(), Some("[2]"), "not onto what has ended");
     this.turn();
@@ -364,9 +369,9 @@ fn a_large_namespace_is_buried_bit_by_bit() {
     this.begin();
     let ns = this.ns();
     for i in 0..3000 {
-        let place = Place { channel: i.to_string().into(), user: None };
+        let channel = i.to_string().into();
         let (data, ttl_ms) = ("[1]".into(), (i % 2 == 0).then_some(5000));
-        this.propose(Change::Set { ns, place, data, ttl_ms, emit: false }).unwrap();
+        this.propose(Change::Set { ns, channel, user: None, data, ttl_ms, emit: false }).unwrap();
     }
     let Proposal::Later(_) = this.journal.propose(this.at(), Change::Remove { ns }) else {
         panic!("the end of a namespace cannot be undone");
@@ -394,9 +399,9 @@ fn what_ended_while_the_disk_failed_is_not_forgotten() {
         let ns = this.ns();
         let mut last = Mark::default();
         for i in 0..200 {
-            let place = Place { channel: i.to_string().into(), user: None };
+            let channel = i.to_string().into();
             let data = "[1]".into();
-            let set = Change::Set { ns, place, data, ttl_ms: Some(100), emit: false };
+            let set = Change::Set { ns, channel, user: None, data, ttl_ms: Some(100), emit: false };
             last = this.propose(set).unwrap();
         }
         assert!(this.is_kept(last));

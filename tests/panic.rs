@@ -17,7 +17,7 @@ use fws::time::{Now, UnixMillis};
 struct Panicky(MemoryJournal);
 
 impl Journal for Panicky {
-    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
         if let Change::Set { data, .. } = &change {
             panic!("cannot keep {data}");
         }

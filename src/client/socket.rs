@@ -72,7 +72,7 @@ impl Socket {
         }
         let (stream, buffer) = visit.into_stream();
         let (start, end) = (0, buffer.len());
-        let reader = Reader::new(Side::Client);
+        let reader = Reader::default();
         Ok(Ok(Socket { stream, reader, buffer, start, end, pings: 0 }))
     }
 
@@ -148,7 +148,7 @@ impl Socket {
             let input = &mut self.buffer[self.start..self.end];
             let step = self
                 .reader
-                .read(input, &BOUNDS)
+                .read(Side::Client, input, &BOUNDS)
                 .map_err(|e| ClientError::Foreign(format!("its frames are wrong: {e}")))?;
             self.start += step.consumed;
             let ping = match step.event {

@@ -166,6 +166,7 @@ pub fn encode(body: &[u8]) -> Frame {
 /// As [`encode`].
 pub fn encode_into(out: &mut Vec<u8>, body: &[u8]) {
     let length = i32::try_from(body.len()).expect("no limit allows 2 GiB");
+    out.reserve(LENGTH_BYTES + body.len() + 1);
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(body);
     out.push(TRAILER);

@@ -46,13 +46,12 @@ pub fn find_head_end(input: &[u8], scanned: usize) -> Option<usize> {
 /// looked at before, without success.
 pub fn has_bare_end(input: &[u8], scanned: usize) -> bool {
     // Whether a CR is bare shows only behind it.
-    let start = scanned.saturating_sub(1);
-    let is_bare = |(at, byte): (usize, &u8)| match byte {
-        b'\n' => at == 0 || input.get(at - 1) != Some(&b'\r'),
-        b'\r' => input.get(at + 1).is_some_and(|next| *next != b'\n'),
-        _ => false,
-    };
-    input.iter().enumerate().skip(start).any(is_bare)
+    let input = &input[scanned.saturating_sub(1).min(input.len())..];
+    let is_first_bare = scanned == 0 && input.starts_with(b"\n");
+    // All of it without a way out in between: that goes sixteen bytes at a time.
+    let is_bare =
+        |is_bare, (byte, next): (&u8, &u8)| is_bare | ((*byte == b'\r') != (*next == b'\n'));
+    input.iter().zip(input.iter().skip(1)).fold(is_first_bare, is_bare)
 }
 
 /// Whether this can be the start of a request. What is none is refused before more of it comes:
@@ -235,11 +234,12 @@ impl<'a> Head<'a> {
 
     /// The target without scheme and authority (RFC 9112, 3.2.2).
     fn origin_form(&self) -> &'a str {
+        if self.target.starts_with('/') {
+            return self.target;
+        }
         match self.target.split_once("://") {
-            Some((scheme, rest)) if !scheme.starts_with('/') => {
-                &rest[rest.find(['/', '?']).unwrap_or(rest.len())..]
-            }
-            _ => self.target,
+            Some((_, rest)) => &rest[rest.find(['/', '?']).unwrap_or(rest.len())..],
+            None => self.target,
         }
     }
 
@@ -297,10 +297,12 @@ pub fn parse_head<'a>(input: &'a [u8], bounds: &HeadBounds) -> Result<Head<'a>, 
 }
 
 fn check_target(target: &str) -> Result<(), HttpError> {
-    let is_absolute = target.split_once("://").is_some_and(|(scheme, _)| {
-        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphabetic())
-    });
-    if target.is_ascii() && (target.starts_with('/') || target == "*" || is_absolute) {
+    let is_absolute = || {
+        target.split_once("://").is_some_and(|(scheme, _)| {
+            !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphabetic())
+        })
+    };
+    if target.is_ascii() && (target.starts_with('/') || target == "*" || is_absolute()) {
         return Ok(());
     }
     Err(HttpError::Malformed)

@@ -122,31 +122,26 @@ pub struct Bounds {
 pub struct Step<'a> {
     /// Bytes of the input that are done with.
     pub consumed: usize,
+    /// Frames that have begun in them: a message may be of many, and each costs us something.
+    pub frames: usize,
     /// What they said; `None` when more bytes are needed.
     pub event: Option<Event<'a>>,
 }
 
-/// The incremental frame reader of one connection: two words, and memory of its own only while a
+/// The incremental frame reader of one connection: one word, and memory of its own only while a
 /// frame or message is incomplete.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reader {
-    side: Side,
-    /// Frames that have begun since they were last asked for.
-    frames: u32,
     /// There is one only while a frame or message is incomplete, or was completed by the last call.
     assembly: Option<Box<Assembly>>,
 }
 
 impl Reader {
-    /// A reader at the start of a stream of frames.
-    pub const fn new(side: Side) -> Reader {
-        Reader { side, frames: 0, assembly: None }
-    }
-
-    /// Reads up to the next event. Call again with the unconsumed rest of the input until `event`
-    /// is `None`, even if that rest is empty (the call gives the memory of the last message back);
-    /// then the rest is less than a frame header, at most 13 bytes, and wants more bytes behind it.
-    /// Not to be called again after [`Event::Close`] or an error.
+    /// Reads what has come to this `side`, which is the same for all of a stream, up to the next
+    /// event. Call again with the unconsumed rest of the input until `event` is `None`, even if
+    /// that rest is empty (the call gives the memory of the last message back); then the rest is
+    /// less than a frame header, at most 13 bytes, and wants more bytes behind it. Not to be called
+    /// again after [`Event::Close`] or an error.
     ///
     /// A message whose only frame lies whole in the input is unmasked there and handed out as a
     /// slice of it. Any other payload is taken out as it arrives, so what is held grows with the
@@ -157,31 +152,35 @@ impl Reader {
     /// inside a frame that is not complete. Where the bytes are cut makes no difference.
     pub fn read<'a>(
         &'a mut self,
+        side: Side,
         input: &'a mut [u8],
         bounds: &Bounds,
     ) -> Result<Step<'a>, WsError> {
         self.forget_given();
-        let mut consumed = 0;
+        let (mut consumed, mut frames) = (0, 0);
         loop {
             if let Some(assembly) = &mut self.assembly
                 && assembly.open.is_some()
             {
                 consumed += assembly.take(&mut input[consumed..])?;
                 match assembly.end_frame()? {
-                    Ended::Incomplete => return Ok(Step { consumed, event: None }),
+                    Ended::Incomplete => return Ok(Step { consumed, frames, event: None }),
                     Ended::Fragment => continue,
                     Ended::Control(opcode) => {
                         let event = self.control_event(opcode)?;
-                        return Ok(Step { consumed, event });
+                        return Ok(Step { consumed, frames, event });
                     }
-                    Ended::Message => return Ok(Step { consumed, event: self.message_event() }),
+                    Ended::Message => {
+                        let event = self.message_event();
+                        return Ok(Step { consumed, frames, event });
+                    }
                 }
             }
-            let Some(header) = Header::parse(&input[consumed..], self.side)? else {
-                return Ok(Step { consumed, event: None });
+            let Some(header) = Header::parse(&input[consumed..], side)? else {
+                return Ok(Step { consumed, frames, event: None });
             };
             self.admit(&header, bounds)?;
-            self.frames = self.frames.saturating_add(1);
+            frames += 1;
             consumed += header.bytes;
             let is_here = header.payload_bytes <= input.len() - consumed;
             if is_here && header.is_whole() {
@@ -191,16 +190,10 @@ impl Reader {
                 }
                 consumed += payload.len();
                 let event = Some(whole_event(header.opcode, payload)?);
-                return Ok(Step { consumed, event });
+                return Ok(Step { consumed, frames, event });
             }
             self.assembly.get_or_insert_default().begin(&header);
         }
-    }
-
-    /// How many frames have begun since this was last asked: a message may be of many, and each
-    /// costs us something.
-    pub fn take_frames(&mut self) -> usize {
-        std::mem::take(&mut self.frames) as usize
     }
 
     /// Lets go of what the last call handed out.

@@ -1,12 +1,15 @@
 //! The one way in which what is recorded changes.
 
-use super::record::{Before, Key, Undo};
+use std::borrow::Cow;
+
+use super::record::{Before, Key, KeyRef, Undo};
 use super::state::{State, Value};
-use super::{Change, Entry, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, PeerId, Place};
-use super::{Refusal, UnixMillis};
+use super::{
+    Change, ChannelId, Entry, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, Peer,
+};
+use super::{PeerId, Refusal, Spot, UnixMillis};
 use crate::arena::Id;
 use crate::publication::Publication;
-use crate::reason::CloseReason;
 use crate::uuid::Uuid;
 
 /// States that end with one entry, at most.
@@ -25,7 +28,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`Refusal`]
-    pub fn check(&self, change: &Change, at: UnixMillis) -> Result<(), Refusal> {
+    pub fn check(&self, change: &Change<'_>, at: UnixMillis) -> Result<(), Refusal> {
         let ns = match change {
             Change::Register { name, .. } => {
                 let (taken, max) = (self.namespaces.len(), self.limits.namespaces);
@@ -63,14 +66,16 @@ impl Hub {
                 let is_full = self.grants >= max;
                 if is_full { Err(Refusal::TooMany("grants in all", max)) } else { Ok(()) }
             }
-            Change::Set { place, data, .. } if &**data != "null" => {
-                let state = self.live_state(ns, place, at);
+            Change::Set { channel, user, data, .. } if &**data != "null" => {
+                let spot = Spot { channel, user: user.as_deref() };
+                let state = self.live_state(ns, spot, at);
                 let before = state.map_or(0, State::bytes);
-                let bytes = (place.bytes() + data.len()).saturating_sub(before);
+                let bytes = (spot.bytes() + data.len()).saturating_sub(before);
                 self.check_state(space, state.is_none(), data, bytes)
             }
-            Change::Push { place, data, .. } => {
-                let state = self.live_state(ns, place, at);
+            Change::Push { channel, user, data, .. } => {
+                let spot = Spot { channel, user: user.as_deref() };
+                let state = self.live_state(ns, spot, at);
                 if state.is_some_and(|state| !state.value.is_list()) {
                     return Err(Refusal::NotAList);
                 }
@@ -82,7 +87,7 @@ impl Hub {
                 // What is dropped for it at the other end is not counted here.
                 let bytes = match state {
                     Some(_) => data.len() + 1,
-                    None => place.bytes() + data.len() + 2,
+                    None => spot.bytes() + data.len() + 2,
                 };
                 self.check_state(space, state.is_none(), data, bytes)
             }
@@ -124,8 +129,8 @@ impl Hub {
         Ok(())
     }
 
-    fn live_state(&self, ns: NsId, place: &Place, at: UnixMillis) -> Option<&State> {
-        let id = self.find_state(ns, &place.channel, place.user.as_deref())?;
+    fn live_state(&self, ns: NsId, spot: Spot<'_>, at: UnixMillis) -> Option<&State> {
+        let id = self.find_state(ns, spot)?;
         self.states.get(id).filter(|state| state.expires().is_none_or(|end| at < end))
     }
 
@@ -133,18 +138,29 @@ impl Hub {
     ///
     /// # Errors
     /// [`Refusal`], if what was ordered before it stands in its way; nothing has changed then.
-    pub fn apply(&mut self, entry: Entry, out: &mut impl Outbox) -> Result<Outcome, Refusal> {
+    pub fn apply(&mut self, entry: Entry<'_>, out: &mut impl Outbox) -> Result<Outcome, Refusal> {
         self.advance(entry.at, ENDS_PER_ENTRY, out);
         self.check(&entry.change, entry.at)?;
+        Ok(self.carry_out(entry, out))
+    }
+
+    /// [`Hub::apply`] for an entry whose change has been checked for its moment, with nothing in
+    /// between.
+    pub fn apply_checked(&mut self, entry: Entry<'_>, out: &mut impl Outbox) -> Outcome {
+        self.advance(entry.at, ENDS_PER_ENTRY, out);
+        self.carry_out(entry, out)
+    }
+
+    fn carry_out(&mut self, entry: Entry<'_>, out: &mut impl Outbox) -> Outcome {
         match entry.change {
-            Change::Register { name, key } => Ok(self.register(name, key, out)),
-            Change::Remove { ns } => Ok(self.remove(ns, out)),
+            Change::Register { name, key } => self.register(name, key, out),
+            Change::Remove { ns } => self.remove(ns, out),
             Change::Rotate { ns, key, grace_ms } => {
-                Ok(self.rotate(ns, key, entry.at.plus(grace_ms), out))
+                self.rotate(ns, key, entry.at.plus(grace_ms), out)
             }
             Change::Grant { ns, channel, user } => {
                 self.grant(ns, channel, user, out);
-                Ok(Outcome::Done)
+                Outcome::Done
             }
             Change::Revoke { ns, channel, user } => {
                 if self.withdraw(ns, &channel, &user)
@@ -152,33 +168,40 @@ impl Hub {
                 {
                     out.changed(Undo::new(Key::Grant { ns, channel, user }, 0, Before::Grant));
                 }
-                Ok(Outcome::Done)
+                Outcome::Done
             }
-            Change::Set { ns, place, data, ttl_ms, emit } => {
+            Change::Set { ns, channel, user, data, ttl_ms, emit } => {
+                let spot = Spot { channel: &channel, user: user.as_deref() };
                 if emit {
-                    let to = Audience { user: place.user.as_deref(), except: None };
-                    self.publish(ns, &place.channel, &data, to, out);
+                    self.publish_at(ns, spot, &data, out);
                 }
                 let expires = ttl_ms.map(|ttl| entry.at.plus(ttl));
-                let value = (&*data != "null").then_some(Value::Json(data));
-                self.set(ns, place, value, expires, out);
-                Ok(Outcome::Done)
+                match &*data {
+                    "null" => self.unset(ns, spot, out),
+                    text => self.set(ns, spot, text, expires, out),
+                }
+                Outcome::Done
             }
-            Change::Push { ns, place, data, ttl_ms, emit } => {
+            Change::Push { ns, channel, user, data, ttl_ms, emit } => {
+                let spot = Spot { channel: &channel, user: user.as_deref() };
                 if emit {
-                    let to = Audience { user: place.user.as_deref(), except: None };
-                    self.publish(ns, &place.channel, &data, to, out);
+                    self.publish_at(ns, spot, &data, out);
                 }
                 let times = (entry.at, ttl_ms.map(|ttl| entry.at.plus(ttl)));
-                self.push(ns, place, data, times, out);
-                Ok(Outcome::Done)
+                self.push(ns, spot, &data, times, out);
+                Outcome::Done
             }
             Change::Emit { ns, channels, data, user, except } => {
                 let to = Audience { user: user.as_deref(), except };
-                Ok(Outcome::Reached(self.emit(ns, &channels, &data, to, out)))
+                Outcome::Reached(self.emit(ns, &channels, &data, to, out))
             }
-            Change::Disconnect { ns, user } => Ok(self.expel(ns, &user, out)),
+            Change::Disconnect { ns, user } => self.expel(ns, &user, out),
         }
+    }
+
+    /// Publishes what becomes of a state, to the user whose it is or to all.
+    fn publish_at(&self, ns: NsId, spot: Spot<'_>, data: &str, out: &mut impl Outbox) {
+        self.publish(ns, spot.channel, data, Audience { user: spot.user, except: None }, out);
     }
 
     fn register(&mut self, name: Box<str>, key: Box<str>, out: &mut impl Outbox) -> Outcome {
@@ -224,63 +247,88 @@ impl Hub {
     fn set(
         &mut self,
         ns: NsId,
-        place: Place,
-        value: Option<Value>,
+        spot: Spot<'_>,
+        text: &str,
         expires: Option<UnixMillis>,
         out: &mut impl Outbox,
     ) {
         let Some(number) = self.number(ns) else { return };
-        let id = self.find_state(ns, &place.channel, place.user.as_deref());
-        let bytes = value.as_ref().map_or(0, Value::bytes);
-        let before = match (id, value) {
-            (Some(id), Some(value)) => {
-                let Some(state) = self.states.get_mut(id) else { return };
-                if state.end.is_none() && expires.is_none() && state.value.is_same(&value) {
-                    return;
-                }
-                let ended = state.expires();
+        let id = self.find_state(ns, spot);
+        let state = id.and_then(|id| self.states.get(id));
+        let is_endless = state.is_some_and(|state| state.end.is_none()) && expires.is_none();
+        if is_endless && state.is_some_and(|state| state.value.is(text)) {
+            return;
+        }
+        if let Some(id) = id
+            && out.stays(KeyRef::State { ns: number, spot }, text.len())
+        {
+            self.overwrite(id, text);
+            return self.end_at(id, expires);
+        }
+        self.put(ns, spot, id, Value::Json(text.into()), expires, out);
+    }
+
+    /// Sets a state, in place of that one if there is one, and tells how to take that back.
+    fn put(
+        &mut self,
+        ns: NsId,
+        spot: Spot<'_>,
+        id: Option<Id<State>>,
+        value: Value,
+        expires: Option<UnixMillis>,
+        out: &mut impl Outbox,
+    ) {
+        let Some(number) = self.number(ns) else { return };
+        let bytes = value.bytes();
+        let before = match id {
+            Some(id) => {
+                let ended = self.states.get(id).and_then(State::expires);
                 let Some(value) = self.replace_value(id, value) else { return };
                 self.end_at(id, expires);
                 Before::State { value, expires: ended }
             }
-            (Some(id), None) => {
-                let Some(state) = self.take_state(id) else { return };
-                Before::State { expires: state.expires(), value: state.value }
-            }
-            (None, Some(value)) => {
-                self.put_state(ns, place.clone(), value, expires);
+            None => {
+                self.put_state(ns, spot, value, expires);
                 Before::Nothing
             }
-            (None, None) => return,
         };
-        out.changed(Undo::new(Key::State { ns: number, place }, bytes, before));
+        out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
+    }
+
+    fn unset(&mut self, ns: NsId, spot: Spot<'_>, out: &mut impl Outbox) {
+        let Some(number) = self.number(ns) else { return };
+        let state = self.find_state(ns, spot).and_then(|id| self.take_state(id));
+        if let Some(state) = state {
+            let before = Before::State { expires: state.expires(), value: state.value };
+            out.changed(Undo::new(Key::State { ns: number, place: state.place }, 0, before));
+        }
     }
 
     fn push(
         &mut self,
         ns: NsId,
-        place: Place,
-        data: Box<str>,
+        spot: Spot<'_>,
+        data: &str,
         (at, expires): (UnixMillis, Option<UnixMillis>),
         out: &mut impl Outbox,
     ) {
-        let id = self.find_state(ns, &place.channel, place.user.as_deref());
+        let found = self.find_state(ns, spot);
         // One that has ended, and is only not dropped yet, is replaced like any other.
         let is_there = |id: &Id<State>| {
             let expires = self.states.get(*id).and_then(State::expires);
             expires.is_none_or(|end| at < end)
         };
-        let Some(id) = id.filter(is_there) else {
+        let Some(id) = found.filter(is_there) else {
             let mut list = super::state::List::default();
-            list.push(data);
-            return self.set(ns, place, Some(Value::List(Box::new(list))), expires, out);
+            list.push(data.into());
+            return self.put(ns, spot, found, Value::List(Box::new(list)), expires, out);
         };
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
         let Some(number) = self.number(ns) else { return };
         let Some(state) = self.states.get_mut(id) else { return };
         let (was, ended) = (state.value.to_json(), state.expires());
         let changed = self.change_list(id, |list| {
-            list.push(data);
+            list.push(data.into());
             (list.bound(items, bytes), list.text_bytes())
         });
         let Some((dropped, bytes)) = changed else { return };
@@ -289,7 +337,7 @@ impl Hub {
             Some(value) => Before::State { value, expires: ended },
             None => Before::Shorter { dropped, expires: ended },
         };
-        out.changed(Undo::new(Key::State { ns: number, place }, bytes, before));
+        out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }
 
     /// Changes a list state, and what it weighs.
@@ -311,7 +359,7 @@ impl Hub {
     fn emit(
         &self,
         ns: NsId,
-        channels: &[Box<str>],
+        channels: &[Cow<'_, str>],
         data: &str,
         to: Audience<'_>,
         out: &mut impl Outbox,
@@ -319,26 +367,20 @@ impl Hub {
         if let [channel] = channels {
             return self.publish(ns, channel, data, to, out);
         }
-        struct Noted<'a, O>(&'a mut O, Vec<PeerId>);
-        impl<O: Outbox> Outbox for Noted<'_, O> {
-            fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
-                self.1.push(peer);
-                self.0.deliver(peer, publication);
-            }
-            fn close(&mut self, peer: PeerId, reason: CloseReason) {
-                self.0.close(peer, reason);
-            }
-        }
-        let mut noted = Noted(out, Vec::new());
+        // Each channel for itself, so that whoever is in two of them can be told.
+        let mut reached = Vec::new();
         for channel in channels {
-            self.publish(ns, channel, data, to, &mut noted);
+            if let Some(id) = self.find_channel(ns, channel) {
+                let publication = Publication::new(channel, data);
+                self.hand_out(ns, id, &publication, to, out, |peer| reached.push(peer));
+            }
         }
-        noted.1.sort_unstable();
-        noted.1.dedup();
-        noted.1.len()
+        reached.sort_unstable();
+        reached.dedup();
+        reached.len()
     }
 
-    /// Hands a message to the subscribers of a channel; returns how many it was handed to.
+    /// Has a message given to the subscribers of a channel; returns how many they are.
     fn publish(
         &self,
         ns: NsId,
@@ -348,26 +390,51 @@ impl Hub {
         out: &mut impl Outbox,
     ) -> usize {
         let Some(id) = self.find_channel(ns, channel) else { return 0 };
-        let Some(members) = self.channels.get(id).map(|channel| &channel.members) else { return 0 };
-        let publication = Publication::new(channel, data);
+        if to.user.is_none() && to.except.is_none() && self.leaving.is_calm() {
+            let count = self.channels.get(id).map_or(0, |channel| channel.members.len());
+            if out.gather(id, count, channel, data) {
+                return count;
+            }
+        }
+        let (publication, mut reached) = (Publication::new(channel, data), 0);
+        self.hand_out(ns, id, &publication, to, out, |_| reached += 1);
+        reached
+    }
+
+    /// Hands a message to the subscribers of a channel, and tells of each.
+    fn hand_out(
+        &self,
+        ns: NsId,
+        id: ChannelId,
+        publication: &Publication<'_>,
+        to: Audience<'_>,
+        out: &mut impl Outbox,
+        mut reached: impl FnMut(PeerId),
+    ) {
+        let Some(members) = self.channels.get(id).map(|channel| &channel.members) else { return };
         let is_meant = |peer: PeerId| {
             to.except.is_none_or(|cid| self.peers.get(peer).is_some_and(|p| p.cid != cid))
         };
-        let mut reached = 0;
-        let mut deliver = |peer| {
+        let mut deliver = |peer, route| {
             if self.hears(peer, id) && is_meant(peer) {
-                out.deliver(peer, &publication);
-                reached += 1;
+                out.deliver(route, publication);
+                reached(peer);
             }
         };
-        match to.user {
-            None => members.iter().for_each(|member| deliver(member.peer)),
-            Some(user) => {
-                let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
-                let peers = user.map_or(&[][..], |user| &user.peers);
-                peers.iter().filter(|peer| self.is_member(**peer, id)).for_each(|p| deliver(*p));
+        let Some(user) = to.user else {
+            for member in members.iter() {
+                let peer = self.peers.at(member.peer as usize);
+                peer.into_iter().for_each(|peer| deliver(peer, member.route));
+            }
+            return;
+        };
+        let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
+        for peer in user.map_or(&[][..], |user| &*user.peers) {
+            if self.is_member(*peer, id)
+                && let Some(Peer { route, .. }) = self.peers.get(*peer)
+            {
+                deliver(*peer, *route);
             }
         }
-        reached
     }
 }

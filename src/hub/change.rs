@@ -1,6 +1,8 @@
 //! What can happen to a hub: proposed as a [`Change`], ordered by a journal, applied as an
 //! [`Entry`].
 
+use std::borrow::Cow;
+
 use super::NsId;
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
@@ -20,15 +22,37 @@ impl Place {
         self.channel.len() + self.user.as_ref().map_or(0, |user| user.len())
     }
 
-    /// Whether it is this one.
-    pub fn is(&self, channel: &str, user: Option<&str>) -> bool {
-        *self.channel == *channel && self.user.as_deref() == user
+    /// As it is looked up.
+    pub fn spot(&self) -> Spot<'_> {
+        Spot { channel: &self.channel, user: self.user.as_deref() }
     }
 }
 
-/// A proposal. JSON values are text and stay as they were written.
+/// A [`Place`] to look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Spot<'a> {
+    /// Name of the channel.
+    pub channel: &'a str,
+    /// The user.
+    pub user: Option<&'a str>,
+}
+
+impl Spot<'_> {
+    /// Length of its names.
+    pub fn bytes(&self) -> usize {
+        self.channel.len() + self.user.map_or(0, str::len)
+    }
+
+    /// As it is kept.
+    pub fn place(&self) -> Place {
+        Place { channel: self.channel.into(), user: self.user.map(Into::into) }
+    }
+}
+
+/// A proposal. JSON values are text and stay as they were written. What comes often is borrowed
+/// from the command that asks for it, until somebody keeps it ([`Change::into_owned`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum Change<'a> {
     /// A new namespace.
     Register {
         /// Its name.
@@ -72,23 +96,27 @@ pub enum Change {
     Set {
         /// In which namespace.
         ns: NsId,
-        /// Where.
-        place: Place,
+        /// The channel whose state it is.
+        channel: Cow<'a, str>,
+        /// The user whose state it is; `None` for the channel's own.
+        user: Option<Cow<'a, str>>,
         /// JSON text; `null` removes the state.
-        data: Box<str>,
+        data: Cow<'a, str>,
         /// How long it lives; `None` for ever.
         ttl_ms: Option<u64>,
-        /// Whether `data` is also published, to `place.user` alone if there is one.
+        /// Whether `data` is also published, to `user` alone if there is one.
         emit: bool,
     },
     /// One more element of a list state, whose ttl is replaced.
     Push {
         /// In which namespace.
         ns: NsId,
-        /// Where.
-        place: Place,
+        /// The channel whose state it is.
+        channel: Cow<'a, str>,
+        /// The user whose state it is; `None` for the channel's own.
+        user: Option<Cow<'a, str>>,
         /// JSON text.
-        data: Box<str>,
+        data: Cow<'a, str>,
         /// How long the list lives from now; `None` for ever.
         ttl_ms: Option<u64>,
         /// Whether the element is also published.
@@ -99,11 +127,11 @@ pub enum Change {
         /// In which namespace.
         ns: NsId,
         /// To the subscribers of these channels.
-        channels: Vec<Box<str>>,
+        channels: Cow<'a, [Cow<'a, str>]>,
         /// JSON text.
-        data: Box<str>,
+        data: Cow<'a, str>,
         /// To this user alone.
-        user: Option<Box<str>>,
+        user: Option<Cow<'a, str>>,
         /// To all but this connection.
         except: Option<Uuid>,
     },
@@ -116,7 +144,34 @@ pub enum Change {
     },
 }
 
-impl Change {
+impl Change<'_> {
+    /// The same, with all that it is about.
+    pub fn into_owned(self) -> Change<'static> {
+        fn own(text: Cow<'_, str>) -> Cow<'static, str> {
+            Cow::Owned(text.into_owned())
+        }
+        match self {
+            Change::Register { name, key } => Change::Register { name, key },
+            Change::Remove { ns } => Change::Remove { ns },
+            Change::Rotate { ns, key, grace_ms } => Change::Rotate { ns, key, grace_ms },
+            Change::Grant { ns, channel, user } => Change::Grant { ns, channel, user },
+            Change::Revoke { ns, channel, user } => Change::Revoke { ns, channel, user },
+            Change::Set { ns, channel, user, data, ttl_ms, emit } => {
+                let (channel, user, data) = (own(channel), user.map(own), own(data));
+                Change::Set { ns, channel, user, data, ttl_ms, emit }
+            }
+            Change::Push { ns, channel, user, data, ttl_ms, emit } => {
+                let (channel, user, data) = (own(channel), user.map(own), own(data));
+                Change::Push { ns, channel, user, data, ttl_ms, emit }
+            }
+            Change::Emit { ns, channels, data, user, except } => {
+                let channels = channels.into_owned().into_iter().map(own).collect();
+                Change::Emit { ns, channels, data: own(data), user: user.map(own), except }
+            }
+            Change::Disconnect { ns, user } => Change::Disconnect { ns, user },
+        }
+    }
+
     /// Whether anything of it stays, so that an answer to it must wait until that is durable.
     pub fn is_recorded(&self) -> bool {
         !matches!(self, Change::Emit { .. } | Change::Disconnect { .. })
@@ -128,6 +183,21 @@ impl Change {
             Change::Emit { ns, .. }
             | Change::Set { ns, emit: true, .. }
             | Change::Push { ns, emit: true, .. } => Some(*ns),
+            _ => None,
+        }
+    }
+
+    /// The one channel on which everybody is to hear this, if that is so, and what.
+    pub fn is_for_all_in(&self) -> Option<(NsId, &str, &str)> {
+        match self {
+            Change::Emit { ns, channels, data, user: None, except: None } => match &channels[..] {
+                [channel] => Some((*ns, channel, data)),
+                _ => None,
+            },
+            Change::Set { ns, channel, user: None, data, emit: true, .. }
+            | Change::Push { ns, channel, user: None, data, emit: true, .. } => {
+                Some((*ns, channel, data))
+            }
             _ => None,
         }
     }
@@ -145,13 +215,13 @@ pub struct Seq {
 /// A change with its place in the order. Applying the same entries in the same order leads every
 /// hub to the same contents: `at` is the only time that `apply` knows.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// Its place.
     pub seq: Seq,
     /// When it was ordered.
     pub at: UnixMillis,
     /// What it changes.
-    pub change: Change,
+    pub change: Change<'a>,
 }
 
 /// What an applied entry did.

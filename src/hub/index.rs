@@ -1,17 +1,19 @@
-//! A table from names to ids. The names stay where they are, in the arena: an entry costs no more
-//! than its id and a byte.
+//! A table from names to what they name. Both stay where they are, in the arena: an entry costs no
+//! more than the number of its slot and a byte.
+
+use std::marker::PhantomData;
 
 use hashbrown::{HashTable, hash_table};
 
-use crate::arena::Id;
+use crate::arena::{Arena, Id};
 
-/// Ids by the hash of what they are called.
+/// Slots of an arena, by the hash of the name of what is in them.
 #[derive(Debug)]
-pub(super) struct Index<T>(HashTable<Id<T>>);
+pub(super) struct Index<T>(HashTable<u32>, PhantomData<fn() -> T>);
 
 impl<T> Default for Index<T> {
     fn default() -> Index<T> {
-        Index(HashTable::new())
+        Index(HashTable::new(), PhantomData)
     }
 }
 
@@ -20,25 +22,27 @@ impl<T> Index<T> {
         self.0.len()
     }
 
-    /// All ids, in no order, one after the other.
-    pub fn into_ids(self) -> hash_table::IntoIter<Id<T>> {
+    /// All slots, in no order, one after the other.
+    pub fn into_slots(self) -> hash_table::IntoIter<u32> {
         self.0.into_iter()
     }
 
-    /// The id with that hash for which `is_it` holds.
-    pub fn find(&self, hash: u64, is_it: impl Fn(Id<T>) -> bool) -> Option<Id<T>> {
-        self.0.find(hash, |id| is_it(*id)).copied()
+    /// What has that hash and is it.
+    pub fn find(&self, arena: &Arena<T>, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<Id<T>> {
+        let is_there = |slot: &u32| arena.in_slot(*slot).is_some_and(|(_, it)| is_it(it));
+        self.0.find(hash, is_there).and_then(|slot| arena.at(*slot as usize))
     }
 
-    /// Adds an id that is not there yet. `rehash` is asked for the hashes of the others when the
-    /// table grows.
-    pub fn insert(&mut self, hash: u64, id: Id<T>, rehash: impl Fn(Id<T>) -> u64) {
-        self.0.insert_unique(hash, id, |id| rehash(*id));
+    /// Adds what is not there yet. `rehash` is asked for the hashes of the others when the table
+    /// grows.
+    pub fn insert(&mut self, arena: &Arena<T>, hash: u64, id: Id<T>, rehash: impl Fn(&T) -> u64) {
+        let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| rehash(it));
+        self.0.insert_unique(hash, id.slot, rehash);
     }
 
-    /// Takes an id out, if it is there.
+    /// Takes one out, if it is there. The table gets smaller when it has become much too large.
     pub fn remove(&mut self, hash: u64, id: Id<T>) {
-        if let Ok(entry) = self.0.find_entry(hash, |other| *other == id) {
+        if let Ok(entry) = self.0.find_entry(hash, |slot| *slot == id.slot) {
             entry.remove();
         }
     }

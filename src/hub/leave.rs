@@ -14,8 +14,7 @@ use std::ops::Range;
 
 use hashbrown::{hash_set, hash_table};
 
-use super::state::State;
-use super::{Channel, Grant, Hub, Namespace, NsId, Outbox, Outcome, PeerId, Subscription, User};
+use super::{ChannelId, Grant, Hub, Namespace, NsId, Outbox, Outcome, PeerId, Subscription, User};
 use crate::arena::Id;
 use crate::reason::CloseReason;
 
@@ -41,7 +40,7 @@ pub(super) struct Leaving {
     sweep: Range<usize>,
     is_swept_again: bool,
     /// Grants that were withdrawn while their users had connections.
-    withdrawn: BTreeMap<(Id<Channel>, Id<User>), Withdrawal>,
+    withdrawn: BTreeMap<(ChannelId, Id<User>), Withdrawal>,
     /// What was in namespaces that are no more.
     graves: VecDeque<Grave>,
 }
@@ -58,7 +57,10 @@ struct Withdrawal {
 /// What is still to be dropped of a namespace: nobody can find it.
 #[derive(Debug)]
 struct Grave {
-    states: hash_table::IntoIter<Id<State>>,
+    /// The namespace that was, and slots of its states: of those that have ended meanwhile, others
+    /// may have the slots.
+    ns: NsId,
+    states: hash_table::IntoIter<u32>,
     grants: hash_set::IntoIter<Grant>,
 }
 
@@ -88,19 +90,20 @@ impl Leaving {
         self.graves.iter().map(|grave| grave.states.len()).sum()
     }
 
-    /// Takes states and grants out of graves, as many of both together; gives the states back.
-    fn dig(&mut self, count: usize) -> Vec<Id<State>> {
-        let (mut ids, mut left) = (Vec::new(), count);
+    /// Takes states and grants out of graves, as many of both together; gives the slots of the
+    /// states back, and whose they were.
+    fn dig(&mut self, count: usize) -> Vec<(NsId, u32)> {
+        let (mut slots, mut left) = (Vec::new(), count);
         while let Some(grave) = self.graves.front_mut().filter(|_| left > 0) {
-            let before = ids.len();
-            ids.extend(grave.states.by_ref().take(left));
-            left -= ids.len() - before;
+            let (before, ns) = (slots.len(), grave.ns);
+            slots.extend(grave.states.by_ref().take(left).map(|slot| (ns, slot)));
+            left -= slots.len() - before;
             left -= grave.grants.by_ref().take(left).count();
             if grave.states.len() == 0 && grave.grants.len() == 0 {
                 self.graves.pop_front();
             }
         }
-        ids
+        slots
     }
 }
 
@@ -133,33 +136,44 @@ impl Hub {
 
     /// Why a peer is about to be let go, if it is: nothing that it says means anything.
     pub fn verdict(&self, peer: PeerId) -> Option<CloseReason> {
-        let peer = self.peers.get(peer).filter(|peer| !peer.is_gone);
-        let Some(peer) = peer else { return Some(CloseReason::Disconnected) };
-        if self.users.get(peer.user).is_none_or(|user| user.is_leaving) {
-            return Some(CloseReason::Disconnected);
-        }
-        let is_lost = !self.namespaces.contains(peer.ns);
+        let Some(user) = self.user_of(peer) else { return Some(CloseReason::Disconnected) };
+        let is_lost = !self.namespaces.contains(user.ns);
         is_lost.then_some(CloseReason::NamespaceRemoved)
     }
 
+    /// The user of a peer; none if the peer is gone, or the user can no longer be found.
+    pub(super) fn user_of(&self, peer: PeerId) -> Option<&User> {
+        let peer = self.peers.get(peer).filter(|peer| !peer.is_gone())?;
+        self.users.in_slot(peer.user).map(|(_, user)| user).filter(|user| !user.is_leaving())
+    }
+
     /// Whether a member of a channel is to hear what is said there.
-    pub(super) fn hears(&self, peer: PeerId, channel: Id<Channel>) -> bool {
+    pub(super) fn hears(&self, peer: PeerId, channel: ChannelId) -> bool {
         self.leaving.is_calm() || self.is_here(peer) && !self.is_withdrawn(peer, channel)
     }
 
-    fn is_withdrawn(&self, id: PeerId, channel: Id<Channel>) -> bool {
+    fn is_withdrawn(&self, id: PeerId, channel: ChannelId) -> bool {
         if self.leaving.withdrawn.is_empty() {
             return false;
         }
-        let user = self.peers.get(id).map(|peer| peer.user);
+        let user = self.user_id(id);
         let withdrawal = user.and_then(|user| self.leaving.withdrawn.get(&(channel, user)));
         withdrawal.is_some_and(|withdrawal| !withdrawal.readmitted.contains(&id))
+    }
+
+    /// The user of a peer that is not gone.
+    fn user_id(&self, peer: PeerId) -> Option<Id<User>> {
+        let peer = self.peers.get(peer).filter(|peer| !peer.is_gone())?;
+        self.users.at(peer.user as usize)
     }
 
     /// How many channels a peer hears.
     pub(super) fn channels_of(&self, id: PeerId) -> usize {
         let Some(peer) = self.peers.get(id) else { return 0 };
-        let is_heard = |s: &&Subscription| !self.is_withdrawn(id, s.channel);
+        let is_heard = |s: &&Subscription| {
+            let channel = self.channels.at(s.channel as usize);
+            !channel.is_some_and(|channel| self.is_withdrawn(id, channel))
+        };
         match self.leaving.withdrawn.is_empty() {
             true => peer.subscriptions.len(),
             false => peer.subscriptions.iter().filter(is_heard).count(),
@@ -168,8 +182,8 @@ impl Hub {
 
     /// A peer has subscribed: whatever was withdrawn before does not concern it. Takes out some of
     /// those who are gone.
-    pub(super) fn admitted(&mut self, id: PeerId, channel: Id<Channel>) {
-        if let Some(user) = self.peers.get(id).map(|peer| peer.user)
+    pub(super) fn admitted(&mut self, id: PeerId, channel: ChannelId) {
+        if let Some(user) = self.user_id(id)
             && let Some(withdrawal) = self.leaving.withdrawn.get_mut(&(channel, user))
         {
             withdrawal.readmitted.insert(id);
@@ -188,32 +202,35 @@ impl Hub {
 
     fn take_leave(&mut self, id: PeerId) {
         let was_here = self.is_here(id);
-        let Some(peer) = self.peers.get_mut(id).filter(|peer| !peer.is_gone) else { return };
-        peer.is_gone = true;
-        let (ns, user_id, place) = (peer.ns, peer.user, peer.place);
+        let Some(user_id) = self.user_id(id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let place = peer.place;
+        peer.go();
         self.leaving.gone.push_back(id);
-        if was_here {
-            self.count_peers(ns, 0, 1);
-        }
         let Some(user) = self.users.get_mut(user_id) else { return };
+        let ns = user.ns;
         user.peers.swap_remove(place as usize);
         if let Some(moved) = user.peers.get(place as usize).copied()
             && let Some(peer) = self.peers.get_mut(moved)
         {
             peer.place = place;
         }
-        if user.peers.is_empty() {
-            self.close_user(ns, user_id);
+        let is_last = user.peers.is_empty();
+        if was_here {
+            self.count_peers(ns, 0, 1);
+        }
+        if is_last {
+            self.close_user(user_id);
             self.users.remove(user_id);
         }
     }
 
     /// A user can no longer be found.
-    fn close_user(&mut self, ns: NsId, id: Id<User>) {
+    fn close_user(&mut self, id: Id<User>) {
         let Some(user) = self.users.get_mut(id) else { return };
-        let was_leaving = std::mem::replace(&mut user.is_leaving, true);
         let hash = self.hasher.hash_one(&*user.name);
-        if let Some(ns) = self.namespaces.get_mut(ns).filter(|_| !was_leaving) {
+        let ns = std::mem::replace(&mut user.ns, User::NOWHERE);
+        if let Some(ns) = self.namespaces.get_mut(ns) {
             ns.users.remove(hash, id);
             self.present.users -= 1;
         }
@@ -226,7 +243,8 @@ impl Hub {
         {
             match self.peers.get(id).and_then(|peer| peer.subscriptions.last()) {
                 Some(Subscription { channel, .. }) => {
-                    self.leave(id, *channel);
+                    let channel = *channel;
+                    self.leave_slot(id, channel);
                 }
                 None => {
                     self.leaving.gone.pop_front();
@@ -243,7 +261,7 @@ impl Hub {
     pub(super) fn expel(&mut self, ns: NsId, user: &str, out: &mut impl Outbox) -> Outcome {
         let Some(id) = self.find_user(ns, user) else { return Outcome::Reached(0) };
         let count = self.users.get(id).map_or(0, |user| user.peers.len());
-        self.close_user(ns, id);
+        self.close_user(id);
         self.count_peers(ns, 0, count);
         self.leaving.users.push_back(id);
         self.go_on(out);
@@ -259,8 +277,11 @@ impl Hub {
             if !self.leaving.spend(LET_GO_STEPS) {
                 return;
             }
+            let route = self.peers.get(peer).map(|peer| peer.route);
             self.take_leave(peer);
-            out.close(peer, CloseReason::Disconnected);
+            if let Some(route) = route {
+                out.close(route, CloseReason::Disconnected);
+            }
         }
     }
 
@@ -277,7 +298,7 @@ impl Hub {
         self.present.channels -= channels.len();
         self.present.users -= users.len();
         self.present.peers -= tally.peers;
-        let grave = Grave { states: states.into_ids(), grants: grants.into_iter() };
+        let grave = Grave { ns, states: states.into_slots(), grants: grants.into_iter() };
         self.leaving.graves.push_back(grave);
         self.bury(BURIED_AT_ONCE);
         if tally.peers > 0 && self.leaving.sweep.is_empty() {
@@ -296,19 +317,22 @@ impl Hub {
             if self.leaving.sweep.is_empty() && std::mem::take(&mut self.leaving.is_swept_again) {
                 self.leaving.sweep = 0..self.peers.slots();
             }
-            let is_there = |id: &PeerId| self.peers.get(*id).is_some_and(|peer| !peer.is_gone);
-            let Some(id) = self.peers.at(slot).filter(is_there) else { continue };
+            let Some(id) = self.peers.at(slot) else { continue };
+            let Some(peer) = self.peers.get(id).filter(|peer| !peer.is_gone()) else { continue };
+            let route = peer.route;
             if let Some(reason) = self.verdict(id) {
                 self.leaving.spend(LET_GO_STEPS);
                 self.take_leave(id);
-                out.close(id, reason);
+                out.close(route, reason);
             }
         }
     }
 
     /// Drops what was in namespaces that are no more: states and grants, at most so many.
     pub(super) fn bury(&mut self, count: usize) {
-        for id in self.leaving.dig(count) {
+        for (ns, slot) in self.leaving.dig(count) {
+            let state = self.states.in_slot(slot).filter(|(_, state)| state.ns == ns);
+            let Some((id, _)) = state else { continue };
             let timer = self.states.remove(id).and_then(|state| state.end?.timer);
             if let Some(timer) = timer {
                 self.ends.cancel(timer);
@@ -356,36 +380,40 @@ impl Hub {
     }
 
     /// Takes a peer out of a channel, in constant time but for the search among the peer's own
-    /// subscriptions, which are few. Frees the channel with its last member.
-    pub(super) fn leave(&mut self, id: PeerId, channel_id: Id<Channel>) -> bool {
+    /// subscriptions, which are few. Frees the channel with its last member. Whether it was in it.
+    pub(super) fn leave(&mut self, id: PeerId, channel: ChannelId) -> bool {
+        self.channels.contains(channel) && self.leave_slot(id, channel.slot)
+    }
+
+    /// The same, with the channel that lives in that slot.
+    fn leave_slot(&mut self, id: PeerId, slot: u32) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
-        let find = |s: &Subscription| s.channel == channel_id;
+        let find = |s: &Subscription| s.channel == slot;
         let Some(at) = peer.subscriptions.iter().rposition(find) else { return false };
         let Subscription { member, .. } = peer.subscriptions.swap_remove(at);
-        if peer.subscriptions.is_empty() {
-            peer.subscriptions = Vec::new();
-        }
-        // Both lists filled their gap with their last element, which must learn its new place.
+        // Both lists fill their gap with their last element, which must learn its new place.
         if let Some(moved) = peer.subscriptions.get(at).copied()
-            && let Some(channel) = self.channels.get_mut(moved.channel)
+            && let Some(channel) = self.channels.in_slot_mut(moved.channel)
         {
             channel.members[moved.member as usize].subscription = at as u32;
         }
-        let Some(channel) = self.channels.get_mut(channel_id) else { return false };
+        let Some(channel) = self.channels.in_slot_mut(slot) else { return false };
         channel.members.swap_remove(member as usize);
         if let Some(moved) = channel.members.get(member as usize).copied()
-            && let Some(peer) = self.peers.get_mut(moved.peer)
+            && let Some(peer) = self.peers.in_slot_mut(moved.peer)
         {
             peer.subscriptions[moved.subscription as usize].member = member;
         }
-        if channel.members.is_empty() {
-            let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
-            if let Some(ns) = self.namespaces.get_mut(ns) {
-                ns.channels.remove(hash, channel_id);
-                self.present.channels -= 1;
-            }
-            self.channels.remove(channel_id);
+        if !channel.members.is_empty() {
+            return true;
         }
+        let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
+        let Some(id) = self.channels.at(slot as usize) else { return true };
+        if let Some(ns) = self.namespaces.get_mut(ns) {
+            ns.channels.remove(hash, id);
+            self.present.channels -= 1;
+        }
+        self.channels.remove(id);
         true
     }
 }

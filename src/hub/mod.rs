@@ -8,6 +8,7 @@
 mod apply;
 mod census;
 mod change;
+mod few;
 mod index;
 mod leave;
 mod record;
@@ -15,13 +16,14 @@ mod state;
 mod states;
 
 pub use census::Tally;
-pub use change::{Change, Entry, Outcome, Place, Refusal, Seq};
-pub use record::{Cursor, Key, Row, Undo};
+pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
+pub use record::{Cursor, Key, KeyRef, Row, Undo};
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
+use smol_str::SmolStr;
 
 use crate::arena::{Arena, Id};
 use crate::limits::Limits;
@@ -30,6 +32,7 @@ use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
+use few::Few;
 use index::Index;
 use leave::{Leaving, Present};
 use state::State;
@@ -39,12 +42,29 @@ pub type NsId = Id<Namespace>;
 /// A connection as the hub knows it: somebody who can be delivered to.
 pub type PeerId = Id<Peer>;
 
+/// A channel, as long as it has subscribers.
+pub type ChannelId = Id<Channel>;
+/// How a peer is reached: whoever connects it says that, and is told it again at each delivery. The
+/// hub never looks inside.
+pub type Route = crate::web::SessionId;
+
 /// What the hub speaks to. It is a sink: nothing called here may call the hub.
 pub trait Outbox {
-    /// Give this peer this message.
-    fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>);
+    /// Give whoever is reached like this this message.
+    fn deliver(&mut self, route: Route, publication: &Publication<'_>);
+    /// Everybody in this channel, and they are so many, is to be given this. Whether it is taken:
+    /// then the hub is asked for [`Hub::audience`] before anything else happens to the channel.
+    /// Otherwise the hub delivers it now.
+    fn gather(&mut self, _: ChannelId, _count: usize, _channel: &str, _data: &str) -> bool {
+        false
+    }
     /// Let this peer go. The hub has forgotten it already.
-    fn close(&mut self, peer: PeerId, reason: CloseReason);
+    fn close(&mut self, route: Route, reason: CloseReason);
+    /// A state is about to become one of so many bytes. Whether that is all that need be known of
+    /// it, because nobody will want to take it back; otherwise [`Outbox::changed`] comes.
+    fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
+        false
+    }
     /// A row of what is recorded has changed; this takes it back.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
@@ -76,16 +96,19 @@ pub struct Namespace {
 
 /// A channel with subscribers; one without is not kept.
 #[derive(Debug)]
-struct Channel {
+pub struct Channel {
     ns: NsId,
-    name: Box<str>,
-    members: Vec<Member>,
+    name: SmolStr,
+    members: Few<Member>,
 }
 
 /// One subscription, from the channel's side.
 #[derive(Clone, Copy, Debug)]
 struct Member {
-    peer: PeerId,
+    /// The peer's, so that a publication needs to look at nothing else.
+    route: Route,
+    /// Slot of the peer.
+    peer: u32,
     /// Index in that peer's `subscriptions`.
     subscription: u32,
 }
@@ -93,7 +116,8 @@ struct Member {
 /// One subscription, from the peer's side.
 #[derive(Clone, Copy, Debug)]
 struct Subscription {
-    channel: Id<Channel>,
+    /// Slot of the channel.
+    channel: u32,
     /// Index in that channel's `members`.
     member: u32,
 }
@@ -101,23 +125,44 @@ struct Subscription {
 /// A user with connections; one without is not kept.
 #[derive(Debug)]
 struct User {
-    name: Box<str>,
-    peers: Vec<PeerId>,
-    /// It can no longer be found, and all its connections are let go.
-    is_leaving: bool,
+    /// Nowhere, once it can no longer be found and all its connections are let go.
+    ns: NsId,
+    name: SmolStr,
+    peers: Few<PeerId>,
+}
+
+impl User {
+    /// The namespace of those who can no longer be found.
+    const NOWHERE: NsId = Id::new(u32::MAX, u32::MAX);
+
+    fn is_leaving(&self) -> bool {
+        self.ns == User::NOWHERE
+    }
 }
 
 /// An authenticated connection.
 #[derive(Debug)]
 pub struct Peer {
-    ns: NsId,
-    user: Id<User>,
+    /// Slot of the user, while the peer is not gone.
+    user: u32,
     /// Index in the user's `peers`.
     place: u32,
-    /// It hears nothing more, and only has to be taken out of its channels.
-    is_gone: bool,
     cid: Uuid,
-    subscriptions: Vec<Subscription>,
+    route: Route,
+    subscriptions: Few<Subscription>,
+}
+
+impl Peer {
+    /// Of those who hear nothing more, and only have to be taken out of their channels.
+    const GONE: u32 = u32::MAX;
+
+    fn go(&mut self) {
+        self.place = Peer::GONE;
+    }
+
+    fn is_gone(&self) -> bool {
+        self.place == Peer::GONE
+    }
 }
 
 impl Namespace {
@@ -241,8 +286,7 @@ impl Hub {
 
     /// The namespace of that name.
     pub fn namespace(&self, name: &str) -> Option<NsId> {
-        let is_it = |id| self.namespaces.get(id).is_some_and(|ns| *ns.name == *name);
-        self.names.find(self.hash(name), is_it)
+        self.names.find(&self.namespaces, self.hash(name), |ns| *ns.name == *name)
     }
 
     /// The keys that open the namespace at that time, the current one first.
@@ -268,14 +312,12 @@ impl Hub {
 
     fn find_channel(&self, ns: NsId, name: &str) -> Option<Id<Channel>> {
         let table = &self.namespaces.get(ns)?.channels;
-        let is_it = |id| self.channels.get(id).is_some_and(|channel| *channel.name == *name);
-        table.find(self.hash(name), is_it)
+        table.find(&self.channels, self.hash(name), |channel| *channel.name == *name)
     }
 
     fn find_user(&self, ns: NsId, name: &str) -> Option<Id<User>> {
         let table = &self.namespaces.get(ns)?.users;
-        let is_it = |id| self.users.get(id).is_some_and(|user| *user.name == *name);
-        table.find(self.hash(name), is_it)
+        table.find(&self.users, self.hash(name), |user| *user.name == *name)
     }
 
     /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
@@ -283,11 +325,13 @@ impl Hub {
         let id = self.find_channel(ns, channel);
         let members =
             id.and_then(|id| self.channels.get(id)).map_or(&[][..], |channel| &channel.members);
-        let mut users: Vec<Id<User>> = Vec::with_capacity(members.len());
+        let mut users: Vec<u32> = Vec::with_capacity(members.len());
         let mut connections = Vec::with_capacity(members.len());
-        let here = members.iter().filter(|member| id.is_some_and(|id| self.hears(member.peer, id)));
-        for peer in here.filter_map(|member| self.peers.get(member.peer)) {
-            let Some(user) = self.users.get(peer.user) else { continue };
+        for (peer_id, peer) in members.iter().filter_map(|member| self.peers.in_slot(member.peer)) {
+            let user = self.users.in_slot(peer.user).map(|(_, user)| user);
+            let Some(user) = user.filter(|_| id.is_some_and(|id| self.hears(peer_id, id))) else {
+                continue;
+            };
             users.push(peer.user);
             connections.push((peer.cid, &*user.name));
         }
@@ -298,20 +342,16 @@ impl Hub {
 
     /// A connection has proved to be that user. `None` if the namespace is gone, or the user has
     /// as many connections as one may have.
-    pub fn connect(&mut self, ns: NsId, user: &str, cid: Uuid) -> Option<PeerId> {
+    pub fn connect(&mut self, ns: NsId, user: &str, cid: Uuid, route: Route) -> Option<PeerId> {
         let id = match self.find_user(ns, user) {
             Some(id) => id,
             None => {
                 let hash = self.hash(user);
                 let space = self.namespaces.get_mut(ns)?;
-                let id = self.users.insert(User {
-                    name: user.into(),
-                    peers: Vec::new(),
-                    is_leaving: false,
-                });
-                let (users, hasher) = (&self.users, &self.hasher);
-                let rehash = |id| hasher.hash_one(users.get(id).map_or("", |user| &user.name));
-                space.users.insert(hash, id, rehash);
+                let user = User { ns, name: user.into(), peers: Few::None };
+                let id = self.users.insert(user);
+                let rehash = |user: &User| self.hasher.hash_one(&*user.name);
+                space.users.insert(&self.users, hash, id, rehash);
                 self.present.users += 1;
                 id
             }
@@ -321,17 +361,30 @@ impl Hub {
             return None;
         }
         let place = user.peers.len() as u32;
-        let peer = Peer { ns, user: id, place, is_gone: false, cid, subscriptions: Vec::new() };
+        let peer = Peer { user: id.slot, place, cid, route, subscriptions: Few::None };
         let peer = self.peers.insert(peer);
         user.peers.push(peer);
         self.count_peers(ns, 1, 0);
         Some(peer)
     }
 
+    /// How everybody is reached who is in a channel, in the order of the members' list. Only asked
+    /// while all who are in it are to hear what is said there (see [`Outbox::gather`]).
+    pub fn audience(&self, channel: ChannelId) -> impl Iterator<Item = Route> {
+        debug_assert!(self.leaving.is_calm());
+        let members = self.channels.get(channel).map_or(&[][..], |channel| &channel.members);
+        members.iter().map(|member| member.route)
+    }
+
     /// The namespace and user of a peer; `None` if it is gone, or about to be let go.
     pub fn identity(&self, peer: PeerId) -> Option<(NsId, &str)> {
-        let peer = self.is_here(peer).then(|| self.peers.get(peer))??;
-        Some((peer.ns, &self.users.get(peer.user)?.name))
+        let user = self.user_of(peer).filter(|user| self.namespaces.contains(user.ns))?;
+        Some((user.ns, &user.name))
+    }
+
+    /// The id of a connection, as others are told it.
+    pub fn cid(&self, peer: PeerId) -> Option<Uuid> {
+        self.peers.get(peer).map(|peer| peer.cid)
     }
 
     /// A peer wants to hear a channel. Returns the state that it is to be sent, if there is one:
@@ -372,23 +425,23 @@ impl Hub {
 
     /// A peer no longer wants to hear a channel. Whether it did before.
     pub fn unsubscribe(&mut self, peer: PeerId, channel: &str) -> bool {
-        let channel = self.peers.get(peer).and_then(|p| self.find_channel(p.ns, channel));
+        let user = self.user_of(peer);
+        let channel = user.and_then(|user| self.find_channel(user.ns, channel));
         channel.is_some_and(|channel| self.leave(peer, channel))
     }
 
     fn is_member(&self, peer: PeerId, channel: Id<Channel>) -> bool {
         self.peers
             .get(peer)
-            .is_some_and(|peer| peer.subscriptions.iter().any(|s| s.channel == channel))
+            .is_some_and(|peer| peer.subscriptions.iter().any(|s| s.channel == channel.slot))
     }
 
     fn open_channel(&mut self, ns: NsId, name: &str) -> Option<Id<Channel>> {
         let hash = self.hash(name);
         let space = self.namespaces.get_mut(ns)?;
-        let id = self.channels.insert(Channel { ns, name: name.into(), members: Vec::new() });
-        let (channels, hasher) = (&self.channels, &self.hasher);
-        let rehash = |id| hasher.hash_one(channels.get(id).map_or("", |channel| &channel.name));
-        space.channels.insert(hash, id, rehash);
+        let id = self.channels.insert(Channel { ns, name: name.into(), members: Few::None });
+        let rehash = |channel: &Channel| self.hasher.hash_one(&*channel.name);
+        space.channels.insert(&self.channels, hash, id, rehash);
         self.present.channels += 1;
         Some(id)
     }
@@ -397,16 +450,16 @@ impl Hub {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(channel) = self.channels.get_mut(channel_id) else { return };
         let (subscription, member) = (peer.subscriptions.len(), channel.members.len());
-        peer.subscriptions.push(Subscription { channel: channel_id, member: member as u32 });
-        channel.members.push(Member { peer: id, subscription: subscription as u32 });
+        peer.subscriptions.push(Subscription { channel: channel_id.slot, member: member as u32 });
+        let route = peer.route;
+        channel.members.push(Member { route, peer: id.slot, subscription: subscription as u32 });
     }
 
     fn insert_namespace(&mut self, namespace: Namespace) -> NsId {
         let (hash, number) = (self.hash(&*namespace.name), namespace.number);
         let id = self.namespaces.insert(namespace);
-        let (namespaces, hasher) = (&self.namespaces, &self.hasher);
-        let rehash = |id| hasher.hash_one(namespaces.get(id).map_or("", |ns| &ns.name));
-        self.names.insert(hash, id, rehash);
+        let rehash = |ns: &Namespace| self.hasher.hash_one(&*ns.name);
+        self.names.insert(&self.namespaces, hash, id, rehash);
         self.numbers.insert(number, id);
         id
     }
@@ -422,30 +475,31 @@ impl Hub {
                 assert_eq!(self.find_channel(channel.ns, &channel.name), Some(id));
             }
             for (i, member) in channel.members.iter().enumerate() {
-                let peer = self.peers.get(member.peer).expect("members live");
+                let (peer_id, peer) = self.peers.in_slot(member.peer).expect("members live");
                 let back = peer.subscriptions[member.subscription as usize];
-                assert!(back.channel == id && back.member as usize == i);
-                assert_eq!(peer.ns, channel.ns, "a channel of another namespace");
-                if !self.is_here(member.peer) || !self.hears(member.peer, id) {
+                assert!(back.channel == id.slot && back.member as usize == i);
+                assert_eq!(peer.route, member.route);
+                if !self.is_here(peer_id) || !self.hears(peer_id, id) {
                     continue;
                 }
-                let user = &self.users.get(peer.user).expect("users live").name;
-                let grants = &self.namespaces.get(peer.ns).expect("namespaces live").grants;
-                let grant = GrantRef { channel: &channel.name, user };
+                let user = self.user_of(peer_id).expect("users live");
+                assert_eq!(user.ns, channel.ns, "a channel of another namespace");
+                let grants = &self.namespaces.get(user.ns).expect("namespaces live").grants;
+                let grant = GrantRef { channel: &channel.name, user: &user.name };
                 assert!(!channel.name.starts_with('#') || grants.contains(&grant));
             }
         }
         for (id, peer) in self.peers.iter() {
-            if !peer.is_gone {
-                let user = self.users.get(peer.user).expect("users live");
+            if !peer.is_gone() {
+                let (user_id, user) = self.users.in_slot(peer.user).expect("users live");
                 assert_eq!(user.peers.get(peer.place as usize), Some(&id));
-                let found = self.find_user(peer.ns, &user.name);
-                assert!(!self.is_here(id) || found == Some(peer.user));
+                let found = self.find_user(user.ns, &user.name);
+                assert!(!self.is_here(id) || found == Some(user_id));
             }
             for (i, subscription) in peer.subscriptions.iter().enumerate() {
-                let channel = self.channels.get(subscription.channel).expect("channels live");
+                let channel = self.channels.in_slot(subscription.channel).expect("channels live").1;
                 let back = channel.members[subscription.member as usize];
-                assert!(back.peer == id && back.subscription as usize == i);
+                assert!(back.peer == id.slot && back.subscription as usize == i);
             }
         }
         for (id, ns) in self.namespaces.iter() {
@@ -460,8 +514,7 @@ impl Hub {
     fn check_numbers(&self) {
         let living = |state: &State| self.namespaces.contains(state.ns);
         for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
-            let Place { channel, user } = &state.place;
-            assert_eq!(self.find_state(state.ns, channel, user.as_deref()), Some(id));
+            assert_eq!(self.find_state(state.ns, state.place.spot()), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
         }
         let total = |count: fn(&Namespace) -> usize| -> usize {
@@ -490,5 +543,17 @@ impl Hub {
         let timed = self.states.iter().filter(|(_, state)| state.end.is_some()).count();
         assert_eq!(timed, self.ends.len());
         self.ends.check_invariants();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_here_stays_small() {
+        let sizes = [size_of::<Peer>(), size_of::<User>(), size_of::<Member>()];
+        assert_eq!(sizes, [48, 48, 16]);
+        assert_eq!(size_of::<Channel>(), 56);
     }
 }

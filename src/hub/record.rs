@@ -2,14 +2,15 @@
 //! of one row is taken back.
 
 use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 
 use super::state::{State, Value};
-use super::{Grant, GrantRef, Hub, Namespace, NsId, Outbox, Place};
+use super::{Grant, GrantRef, Hub, Namespace, NsId, Outbox, Place, Spot};
 use crate::time::UnixMillis;
 
 /// The name under which something is recorded. `ns` is the number of a namespace, which no other
 /// one ever has, unlike its name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// A namespace itself.
     Namespace {
@@ -39,6 +40,66 @@ impl Key {
     pub fn ns(&self) -> u64 {
         let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = self;
         *ns
+    }
+
+    /// As it is looked up.
+    pub fn as_ref(&self) -> KeyRef<'_> {
+        match self {
+            Key::Namespace { ns } => KeyRef::Namespace { ns: *ns },
+            Key::Grant { ns, channel, user } => KeyRef::Grant { ns: *ns, channel, user },
+            Key::State { ns, place } => KeyRef::State { ns: *ns, spot: place.spot() },
+        }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_ref().hash(state);
+    }
+}
+
+/// A [`Key`] to look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyRef<'a> {
+    /// A namespace itself.
+    Namespace {
+        /// Its number.
+        ns: u64,
+    },
+    /// A right to a `#` channel.
+    Grant {
+        /// Number of the namespace.
+        ns: u64,
+        /// To which channel.
+        channel: &'a str,
+        /// For whom.
+        user: &'a str,
+    },
+    /// A state.
+    State {
+        /// Number of the namespace.
+        ns: u64,
+        /// Where.
+        spot: Spot<'a>,
+    },
+}
+
+impl KeyRef<'_> {
+    /// As it is kept.
+    pub fn key(&self) -> Key {
+        match *self {
+            KeyRef::Namespace { ns } => Key::Namespace { ns },
+            KeyRef::Grant { ns, channel, user } => {
+                Key::Grant { ns, channel: channel.into(), user: user.into() }
+            }
+            KeyRef::State { ns, spot } => Key::State { ns, place: spot.place() },
+        }
+    }
+}
+
+impl hashbrown::Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        *self == key.as_ref()
     }
 }
 
@@ -145,8 +206,7 @@ impl Hub {
             }
             Key::State { ns, place } => {
                 let ns = *self.numbers.get(ns)?;
-                let id = self.find_state(ns, &place.channel, place.user.as_deref())?;
-                self.states.get(id).map(State::row)
+                self.states.get(self.find_state(ns, place.spot())?).map(State::row)
             }
         }
     }
@@ -177,7 +237,7 @@ impl Hub {
             }
             (Key::State { ns, place }, Row::State { text, expires }) => {
                 let Some(ns) = self.numbers.get(&ns).copied() else { return false };
-                self.put_state(ns, place, Value::Json(text.into_owned().into()), expires);
+                self.put_state(ns, place.spot(), Value::Json(text.into_owned().into()), expires);
                 true
             }
             _ => false,
@@ -256,17 +316,16 @@ impl Hub {
                 self.admit(id, Grant { channel, user });
             }
             (Key::State { place, .. }, Before::Nothing) => {
-                if let Some(state) = self.find_state(id, &place.channel, place.user.as_deref()) {
+                if let Some(state) = self.find_state(id, place.spot()) {
                     self.take_state(state);
                 }
             }
             (
                 Key::State { place, .. },
                 Before::State { value, expires } | Before::Ended { value, expires },
-            ) => self.put_state(id, place, value, expires),
+            ) => self.put_state(id, place.spot(), value, expires),
             (Key::State { place, .. }, Before::Shorter { dropped, expires }) => {
-                let state = self.find_state(id, &place.channel, place.user.as_deref());
-                let Some(state) = state else { return };
+                let Some(state) = self.find_state(id, place.spot()) else { return };
                 self.change_list(state, |list| list.unpush(dropped));
                 self.end_at(state, expires);
             }

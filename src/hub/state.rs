@@ -75,9 +75,22 @@ impl Value {
         }
     }
 
-    /// Whether both are the same text.
-    pub fn is_same(&self, other: &Value) -> bool {
-        matches!((self, other), (Value::Json(one), Value::Json(two)) if one == two)
+    /// Whether it is that text, as it was set.
+    pub fn is(&self, text: &str) -> bool {
+        matches!(self, Value::Json(own) if **own == *text)
+    }
+
+    /// Takes another text in place of the one before: in the same memory, if it is as long.
+    pub fn overwrite(&mut self, text: &str) {
+        match self {
+            Value::Json(own) if own.len() == text.len() => {
+                let mut bytes = std::mem::take(own).into_string();
+                bytes.clear();
+                bytes.push_str(text);
+                *own = bytes.into();
+            }
+            _ => *self = Value::Json(text.into()),
+        }
     }
 
     /// A copy, if it is still the text that was set.

@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 
 use super::record::{Before, Key, Undo};
 use super::state::{End, State, Value};
-use super::{Hub, NsId, Outbox, Place};
+use super::{Hub, NsId, Outbox, Spot};
 use crate::arena::Id;
 use crate::time::UnixMillis;
 
@@ -18,22 +18,13 @@ impl Hub {
         user: Option<&str>,
         at: UnixMillis,
     ) -> Option<Cow<'_, str>> {
-        let state = self.states.get(self.find_state(ns, channel, user)?)?;
+        let state = self.states.get(self.find_state(ns, Spot { channel, user })?)?;
         state.expires().is_none_or(|end| at < end).then(|| state.value.text())
     }
 
-    pub(super) fn find_state(
-        &self,
-        ns: NsId,
-        channel: &str,
-        user: Option<&str>,
-    ) -> Option<Id<State>> {
+    pub(super) fn find_state(&self, ns: NsId, spot: Spot<'_>) -> Option<Id<State>> {
         let table = &self.namespaces.get(ns)?.states;
-        let is_it = |id| {
-            let state = self.states.get(id);
-            state.is_some_and(|s| s.place.is(channel, user))
-        };
-        table.find(self.hash((channel, user)), is_it)
+        table.find(&self.states, self.hash(spot), |state| state.place.spot() == spot)
     }
 
     /// Drops states whose time has come, at most so many: the others come next, and cannot be read
@@ -68,26 +59,24 @@ impl Hub {
     pub(super) fn put_state(
         &mut self,
         ns: NsId,
-        place: Place,
+        spot: Spot<'_>,
         value: Value,
         expires: Option<UnixMillis>,
     ) {
-        let id = match self.find_state(ns, &place.channel, place.user.as_deref()) {
+        let id = match self.find_state(ns, spot) {
             Some(id) => {
                 self.replace_value(id, value);
                 id
             }
             None => {
-                self.weigh(ns, 0, place.bytes() + value.bytes());
-                let hash = self.hash((&*place.channel, place.user.as_deref()));
+                self.weigh(ns, 0, spot.bytes() + value.bytes());
+                let hash = self.hash(spot);
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
-                let state = State { ns, place, value, end: None };
+                let state = State { ns, place: spot.place(), value, end: None };
                 let id = self.states.insert(state);
                 self.living += 1;
-                let (states, hasher) = (&self.states, &self.hasher);
-                space.states.insert(hash, id, |id| {
-                    let place = states.get(id).map(|state| &state.place);
-                    hasher.hash_one(place.map_or(("", None), |p| (&*p.channel, p.user.as_deref())))
+                space.states.insert(&self.states, hash, id, |state| {
+                    self.hasher.hash_one(state.place.spot())
                 });
                 id
             }
@@ -102,6 +91,14 @@ impl Hub {
         let (ns, after) = (state.ns, state.value.bytes());
         self.weigh(ns, before.bytes(), after);
         Some(before)
+    }
+
+    /// Gives a state another text in place of the one before, which nobody wants any more.
+    pub(super) fn overwrite(&mut self, id: Id<State>, text: &str) {
+        let Some(state) = self.states.get_mut(id) else { return };
+        let (ns, before) = (state.ns, state.value.bytes());
+        state.value.overwrite(text);
+        self.weigh(ns, before, text.len());
     }
 
     /// States of a namespace take so many bytes in place of so many.
@@ -130,7 +127,7 @@ impl Hub {
             self.ends.cancel(timer);
         }
         self.weigh(state.ns, state.bytes(), 0);
-        let hash = self.hash((&*state.place.channel, state.place.user.as_deref()));
+        let hash = self.hash(state.place.spot());
         if let Some(ns) = self.namespaces.get_mut(state.ns) {
             ns.states.remove(hash, id);
             self.living -= 1;

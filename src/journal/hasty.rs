@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Entry, Hub, Key, Seq, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Seq, Undo};
 use crate::time::{Millis, Now, UnixMillis};
 
 /// Changes that may wait.
@@ -23,7 +23,7 @@ pub struct HastyJournal {
     next_ticket: u64,
     /// What is not durable yet, each with its mark.
     undos: VecDeque<(Mark, Undo)>,
-    removals: Vec<(Ticket, UnixMillis, Change)>,
+    removals: Vec<(Ticket, UnixMillis, Change<'static>)>,
     /// Mark of the last change.
     mark: Mark,
     durable: Mark,
@@ -61,7 +61,7 @@ impl HastyJournal {
         self.random % below
     }
 
-    fn entry(&mut self, at: UnixMillis, change: Change) -> Entry {
+    fn entry<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Entry<'a> {
         self.last.n += 1;
         Entry { seq: self.last, at, change }
     }
@@ -89,14 +89,14 @@ impl HastyJournal {
 }
 
 impl Journal for HastyJournal {
-    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
         if change.is_recorded() && self.turn < self.works_at {
             return Proposal::Refused;
         }
         if matches!(change, Change::Remove { .. }) {
             self.next_ticket += 1;
             let ticket = Ticket(self.next_ticket);
-            self.removals.push((ticket, at, change));
+            self.removals.push((ticket, at, change.into_owned()));
             return Proposal::Later(ticket);
         }
         Proposal::Now(self.entry(at, change))
@@ -138,8 +138,9 @@ impl Journal for HastyJournal {
         self.mark
     }
 
-    fn mark_of(&self, key: &Key) -> Mark {
-        let last = self.undos.iter().rfind(|(_, undo)| undo.key == *key && !undo.is_end());
+    fn mark_of(&self, key: KeyRef<'_>) -> Mark {
+        let is_it = |undo: &Undo| undo.key.as_ref() == key && !undo.is_end();
+        let last = self.undos.iter().rfind(|(_, undo)| is_it(undo));
         last.map_or(Mark::default(), |(mark, _)| *mark)
     }
 

@@ -22,7 +22,7 @@ pub struct LateJournal {
     next_ticket: u64,
     /// In the order of proposal, each with the turn in which it comes back. `at` never falls along
     /// the order.
-    waiting: VecDeque<(u64, Ticket, UnixMillis, Change)>,
+    waiting: VecDeque<(u64, Ticket, UnixMillis, Change<'static>)>,
     /// What `poll` gives out now.
     ready: VecDeque<Event>,
     turn: u64,
@@ -56,14 +56,14 @@ impl LateJournal {
 }
 
 impl Journal for LateJournal {
-    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
         if self.waiting.len() >= WAITING_MAX {
             return Proposal::Refused;
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let delay = 1 + self.draw(4);
-        self.waiting.push_back((self.turn + delay, ticket, at, change));
+        self.waiting.push_back((self.turn + delay, ticket, at, change.into_owned()));
         Proposal::Later(ticket)
     }
 
@@ -120,7 +120,7 @@ impl Journal for LateJournal {
 mod tests {
     use super::*;
 
-    fn change(n: u64) -> Change {
+    fn change(n: u64) -> Change<'static> {
         Change::Register { name: n.to_string().into(), key: "k".into() }
     }
 

@@ -1,7 +1,7 @@
 //! Keeps nothing: every proposal is ordered at once and as durable as it will ever be.
 
 use super::{Event, Journal, Mark, Proposal};
-use crate::hub::{Change, Entry, Hub, Key, Seq, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Seq, Undo};
 use crate::time::{Now, UnixMillis};
 
 /// A journal without a disk.
@@ -18,9 +18,13 @@ impl MemoryJournal {
 }
 
 impl Journal for MemoryJournal {
-    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
         self.last.n += 1;
         Proposal::Now(Entry { seq: self.last, at, change })
+    }
+
+    fn stays(&mut self, _: KeyRef<'_>, _: usize) -> bool {
+        true
     }
 
     fn changed(&mut self, _: Undo) {}
@@ -35,7 +39,7 @@ impl Journal for MemoryJournal {
         Mark(self.last.n)
     }
 
-    fn mark_of(&self, _: &Key) -> Mark {
+    fn mark_of(&self, _: KeyRef<'_>) -> Mark {
         Mark::default()
     }
 

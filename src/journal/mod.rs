@@ -13,7 +13,7 @@ pub use late::LateJournal;
 pub use memory::MemoryJournal;
 pub use store::StoreJournal;
 
-use crate::hub::{Change, Entry, Hub, Key, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Undo};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
@@ -29,9 +29,9 @@ pub struct Mark(pub u64);
 
 /// What became of a proposal.
 #[derive(Debug)]
-pub enum Proposal {
+pub enum Proposal<'a> {
     /// It has its place: apply it now.
-    Now(Entry),
+    Now(Entry<'a>),
     /// Its entry, or its failure, comes with a later [`Journal::poll`].
     Later(Ticket),
     /// It cannot be kept, or too much waits already; nothing was proposed.
@@ -42,7 +42,7 @@ pub enum Proposal {
 #[derive(Debug)]
 pub enum Event {
     /// The next entry in the order. Its ticket, if it was proposed here.
-    Entry(Option<Ticket>, Entry),
+    Entry(Option<Ticket>, Entry<'static>),
     /// This proposal has not been and will not be ordered.
     Failed(Ticket),
     /// This change could not be kept: take it back. They come in reverse order.
@@ -60,7 +60,14 @@ pub enum Event {
 /// Orders changes and makes them last.
 pub trait Journal {
     /// Asks for a place in the order. Whatever the answer, the call returns at once.
-    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal;
+    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a>;
+
+    /// A state is about to become one of so many bytes, by the last entry. Whether that is all
+    /// that need be known of it, because it will not be taken back: then there is no
+    /// [`Journal::changed`].
+    fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
+        false
+    }
 
     /// The hub has changed a row, by the last entry or by time.
     fn changed(&mut self, undo: Undo);
@@ -82,8 +89,7 @@ pub trait Journal {
 
     /// The last change of one row that may not be durable yet: what a reply waits for that shows
     /// it. Never more than [`Journal::mark`].
-    fn mark_of(&self, key: &Key) -> Mark {
-        let _ = key;
+    fn mark_of(&self, _: KeyRef<'_>) -> Mark {
         self.mark()
     }
 

@@ -19,10 +19,11 @@ impl Cork {
     /// All that waits in a queue as one run of bytes, if it is worth that: at least two frames,
     /// none of them begun, and not too long.
     pub fn join(&mut self, pool: &FramePool, queue: &OutQueue) -> Option<&[u8]> {
-        if queue.is_begun() || queue.bytes() > JOINED_BYTES_MAX || queue.frames() < 2 {
+        let waiting = pool.waiting(queue);
+        if waiting.is_begun || waiting.bytes > JOINED_BYTES_MAX || waiting.frames < 2 {
             return None;
         }
-        let is_same = self.frames.len() == queue.frames()
+        let is_same = self.frames.len() == waiting.frames
             && pool.frames(queue).zip(&self.frames).all(|(one, other)| one.is(other));
         if !is_same {
             self.clear();

@@ -5,12 +5,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use mio::Token;
-use mio::net::TcpStream;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::Reactor;
-use super::io::Slot;
+use super::peer::flag;
 use super::stream::Stream;
 use crate::address::Address;
 use crate::edge::{Door, Handler};
@@ -40,11 +39,10 @@ impl Reactor {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let stream = Stream::Tcp(TcpStream::from_std(std::net::TcpStream::from(fd)));
-        let conn = self.io.insert(stream, door);
-        let Some(Slot::Peer(peer)) = self.io.slots.get_mut(conn) else { return Ok(()) };
+        let conn = self.io.insert(Stream::from(fd), door);
+        let Some(peer) = self.io.peer(conn) else { return Ok(()) };
         // The event that says that the peer has answered says this too.
-        peer.is_writable = false;
+        peer.set(flag::WRITABLE, false);
         if let Err(error) = peer.stream.register(self.poll.registry(), Token(conn.index())) {
             self.io.free(conn);
             return Err(error);

@@ -1,28 +1,32 @@
-//! The reactor's side of the seam: all slots, the lists of what is to be done, and the [`Net`]
-//! that a handler acts through. Nothing here calls the handler.
+//! The reactor's side of the seam: all connections, the lists of what is to be done, and the
+//! [`Net`] that a handler acts through. Nothing here calls the handler.
 
-use std::io::IoSlice;
-
-use mio::net::UnixStream;
+use std::collections::VecDeque;
+use std::io::{self as stdio, IoSlice};
 
 use super::cork::Cork;
-use super::listener::Listener;
+use super::peer::{Peer, Phase, flag};
 use super::process::Files;
-use super::refuse::{Haste, TURNED_AWAY_MS};
+use super::refuse::TURNED_AWAY_MS;
+use super::rounds::LIGHT_BYTES;
+use super::slots::Slots;
 use super::stream::Stream;
-use crate::arena::Arena;
-use crate::edge::{Conn, ConnId, Door, Kept, Net};
-use crate::frame::{Frame, FramePool, Kind, OutQueue};
+use super::tails::Tails;
+use crate::arena::NIL;
+use crate::edge::{ConnId, Door, Kept, Net};
+use crate::frame::{Frame, FramePool, Kind};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
 use crate::slow::{Rules, WatchId, Watches};
 use crate::time::{Millis, Now};
-use crate::wheel::{Timer, Wheel};
+use crate::wheel::Wheel;
 
 /// Frames given to the kernel in one write.
 const SLICES_MAX: usize = 64;
 /// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
 pub(super) const OFFER_ROUND_BYTES: u64 = 256 * 1024;
+/// Each list keeps room for so many, however few are on it.
+const LIST_KEPT: usize = 2048;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
@@ -35,76 +39,15 @@ pub enum Signal {
     Reload,
 }
 
-/// Who sits in a slot.
-#[derive(Debug)]
-pub(super) enum Slot {
-    Listener(Listener),
-    /// A byte comes for each signal, and what it asks for.
-    Signals(UnixStream, Signal),
-    /// Other threads knock here when they have something for the handler.
-    Waker,
-    Peer(Peer),
-}
-
-/// How far a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// The handler knows it. Next: `Flushing`, or freed.
-    Open,
-    /// Closed for the handler; what is queued is still written. Next: `Lingering`, or freed.
-    Flushing,
-    /// All is written and the end told to the peer, whose own end is awaited: closing a socket
-    /// with unread input would reset it, and the peer would lose our last words. Next: freed.
-    Lingering,
-}
-
-/// One connection.
-#[derive(Debug)]
-pub(super) struct Peer {
-    pub stream: Stream,
-    door: Door,
-    pub out: OutQueue,
-    /// Input that the handler has not consumed; it stands in front of the next read.
-    pub tail: Box<[u8]>,
-    /// The handler's deadline while open, ours afterwards.
-    timer: Option<Timer>,
-    /// Its place among those who do not take what is published to them.
-    watch: WatchId,
-    pub phase: Phase,
-    /// There may be something to read.
-    pub is_readable: bool,
-    /// The kernel would take more, as far as we know.
-    pub is_writable: bool,
-    /// The handler does not want to read.
-    pub is_paused: bool,
-    /// The kernel said that the last byte is there, somewhere behind what is still to be read.
-    pub is_end_near: bool,
-    /// The peer has sent its last byte.
-    pub is_ended: bool,
-    /// The handler has been told so.
-    pub is_end_told: bool,
-    /// The kernel refused some output since the queue was last empty.
-    pub was_blocked: bool,
-    /// It is on the ready list: it will be served again without an event.
-    pub is_on_ready: bool,
-    is_on_dirty: bool,
-    pub haste: Haste,
-    /// Too much was published to it: nothing more is.
-    is_given_up: bool,
-}
-
-impl Peer {
-    /// How much of its tail counts: back ends are few, and their own bounds hold them.
-    pub fn tail_counts(&self) -> usize {
-        if self.door == Door::Control { 0 } else { self.tail.len() }
-    }
-}
-
 /// What became of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
+    /// All is written, and nobody waits for that.
+    Quiet,
     /// All is written.
     All,
+    /// So much waits that it is somebody else's turn first. Nothing is written.
+    Much,
     /// The kernel will tell when it takes more.
     Blocked,
     /// There is more to write in the next turn.
@@ -113,25 +56,26 @@ pub(super) enum Flushed {
     Lost,
 }
 
-/// All slots and lists.
+/// All connections and lists.
 #[derive(Debug)]
 pub(super) struct Io {
-    pub slots: Arena<Slot, Conn>,
+    pub peers: Slots,
     pub frames: FramePool,
     pub now: Now,
-    pub wheel: Wheel<ConnId>,
+    /// Deadlines, each with the slot of its connection, which drops it before it goes.
+    pub wheel: Wheel<u32>,
     /// Connections to be read or served again without a new event.
-    pub ready: Vec<ConnId>,
+    pub ready: VecDeque<ConnId>,
     /// The same of back ends.
-    pub first: Vec<ConnId>,
+    pub first: VecDeque<ConnId>,
     /// Connections with output to be flushed at the end of this turn.
-    pub dirty: Vec<ConnId>,
+    pub dirty: VecDeque<ConnId>,
     /// Those of them for whom much waits.
-    pub heavy: Vec<ConnId>,
+    pub heavy: VecDeque<ConnId>,
     /// What several peers wait for alike.
     pub cork: Cork,
     /// Connections on their way out that may still say something.
-    pub leaving: Vec<ConnId>,
+    pub leaving: VecDeque<ConnId>,
     /// Bytes that the kernel had taken before this turn.
     pub sent_before: u64,
     /// Connections closed in this turn, for the handler to forget.
@@ -150,8 +94,8 @@ pub(super) struct Io {
     pub meters: Meters,
     /// Connections of the admin door.
     admins: usize,
-    /// Bytes of the tails that count.
-    pub tails: usize,
+    /// Input that waits.
+    pub tails: Tails,
     /// What the system says of the process.
     files: Files,
 }
@@ -159,16 +103,16 @@ pub(super) struct Io {
 impl Io {
     pub fn new(now: Now, close_ms: u64, slow: Rules) -> Io {
         Io {
-            slots: Arena::default(),
+            peers: Slots::default(),
             frames: FramePool::new(slow.counted_max()),
             now,
             wheel: Wheel::new(now.mono.0),
-            ready: Vec::new(),
-            first: Vec::new(),
-            dirty: Vec::new(),
-            heavy: Vec::new(),
+            ready: VecDeque::new(),
+            first: VecDeque::new(),
+            dirty: VecDeque::new(),
+            heavy: VecDeque::new(),
             cork: Cork::default(),
-            leaving: Vec::new(),
+            leaving: VecDeque::new(),
             sent_before: 0,
             doomed: Vec::new(),
             turned_away: 0,
@@ -178,7 +122,7 @@ impl Io {
             random: Vec::new(),
             meters: Meters::default(),
             admins: 0,
-            tails: 0,
+            tails: Tails::default(),
             files: Files::open(),
         }
     }
@@ -186,19 +130,11 @@ impl Io {
     /// From now on these rules hold. What counts of the backlogs is counted anew.
     pub fn set_rules(&mut self, rules: Rules) {
         self.frames.set_counted_max(rules.counted_max());
-        for (_, slot) in self.slots.iter_mut() {
-            if let Slot::Peer(peer) = slot {
-                self.frames.recount(&mut peer.out);
-            }
-        }
         self.watches.set_rules(rules);
     }
 
     pub fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
-        match self.slots.get_mut(conn)? {
-            Slot::Peer(peer) => Some(peer),
-            Slot::Listener(_) | Slot::Signals(..) | Slot::Waker => None,
-        }
+        self.peers.get_mut(conn)
     }
 
     /// The connection, if the handler still knows it.
@@ -208,33 +144,15 @@ impl Io {
 
     pub fn insert(&mut self, stream: Stream, door: Door) -> ConnId {
         self.admins += usize::from(door == Door::Admin);
-        self.slots.insert(Slot::Peer(Peer {
-            stream,
-            door,
-            out: OutQueue::default(),
-            tail: Box::default(),
-            timer: None,
-            watch: WatchId::NONE,
-            phase: Phase::Open,
-            is_readable: false,
-            is_writable: true,
-            is_paused: false,
-            is_end_near: false,
-            is_ended: false,
-            is_end_told: false,
-            was_blocked: false,
-            is_on_ready: false,
-            is_on_dirty: false,
-            haste: Haste::None,
-            is_given_up: false,
-        }))
+        self.peers.insert(Peer::new(stream, door))
     }
 
     /// There is no room for this connection: it hears why, and ends within that time.
     pub fn turn_away(&mut self, conn: ConnId, words: Frame, ms: u64) {
         self.queue(conn, words, Kind::Asked);
         let Some(peer) = self.peer(conn) else { return };
-        (peer.phase, peer.haste) = (Phase::Flushing, Haste::TurnedAway);
+        peer.phase = Phase::Flushing;
+        peer.set(flag::HASTY | flag::TURNED_AWAY, true);
         self.turned_away += 1;
         self.set_timer(conn, Some(self.now.mono.plus(ms)));
         self.mark_ready(conn);
@@ -242,15 +160,13 @@ impl Io {
 
     /// Frees the slot; the stream closes.
     pub fn free(&mut self, conn: ConnId) {
-        let Some(Slot::Peer(mut peer)) = self.slots.remove(conn) else { return };
+        self.set_timer(conn, None);
+        let Some(mut peer) = self.peers.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
-        self.tails -= peer.tail_counts();
+        drop(self.tails.take(&mut peer));
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
-        self.turned_away -= usize::from(peer.haste == Haste::TurnedAway);
-        if let Some(timer) = peer.timer {
-            self.wheel.cancel(timer);
-        }
+        self.turned_away -= usize::from(peer.is(flag::TURNED_AWAY));
     }
 
     /// Frees the slot of a peer that has not taken its last words in time. The kernel would keep
@@ -264,14 +180,12 @@ impl Io {
 
     /// The peer is lost, or has ended in every direction: nothing more can be sent.
     pub fn lose(&mut self, conn: ConnId, reason: CloseReason) {
-        let Some(peer) = self.peer(conn) else { return };
+        let Some(peer) = self.peers.get_mut(conn) else { return };
         let was_open = peer.phase == Phase::Open;
         peer.phase = Phase::Lingering;
-        peer.is_ended = true;
-        let (mut out, mut watch) = (std::mem::take(&mut peer.out), peer.watch);
-        peer.watch = WatchId::NONE;
-        self.frames.clear(&mut out);
-        self.watches.end(&mut watch);
+        peer.set(flag::ENDED, true);
+        self.frames.clear(&mut peer.out);
+        self.watches.end(&mut peer.watch);
         if was_open {
             self.doomed.push((conn, reason));
         } else {
@@ -280,57 +194,74 @@ impl Io {
     }
 
     pub fn mark_ready(&mut self, conn: ConnId) {
-        if let Some(peer) = self.peer(conn)
-            && !peer.is_on_ready
+        if let Some(peer) = self.peers.get_mut(conn)
+            && !peer.is(flag::ON_READY)
         {
-            peer.is_on_ready = true;
+            peer.set(flag::ON_READY, true);
             match peer.door {
-                Door::Control => self.first.push(conn),
-                Door::Web | Door::Admin => self.ready.push(conn),
+                Door::Control => self.first.push_back(conn),
+                Door::Web | Door::Admin => self.ready.push_back(conn),
             }
         }
     }
 
     pub fn mark_dirty(&mut self, conn: ConnId) {
-        if let Some(peer) = self.peer(conn)
-            && !peer.is_on_dirty
+        if let Some(peer) = self.peers.get_mut(conn)
+            && !peer.is(flag::ON_DIRTY)
         {
-            peer.is_on_dirty = true;
-            self.dirty.push(conn);
+            peer.set(flag::ON_DIRTY, true);
+            self.dirty.push_back(conn);
         }
     }
 
     /// Takes a connection off the ready list's books: whoever stops early puts it back.
     pub fn unmark_ready(&mut self, conn: ConnId) {
         if let Some(peer) = self.peer(conn) {
-            peer.is_on_ready = false;
+            peer.set(flag::ON_READY, false);
         }
     }
 
     /// Whether the handler knows a connection no more.
     pub fn is_leaving(&self, conn: ConnId) -> bool {
-        matches!(self.slots.get(conn), Some(Slot::Peer(peer)) if peer.phase != Phase::Open)
-    }
-
-    /// Whether more than so much waits for a connection, and the kernel may take it.
-    pub fn is_owed(&self, conn: ConnId, bytes: usize) -> bool {
-        match self.slots.get(conn) {
-            Some(Slot::Peer(peer)) => peer.is_writable && peer.out.bytes() > bytes,
-            _ => false,
-        }
+        self.peers.get(conn).is_some_and(|peer| peer.phase != Phase::Open)
     }
 
     /// Queues a frame for an open connection.
     fn queue(&mut self, conn: ConnId, frame: Frame, kind: Kind) {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
+        let Some(peer) = self.peers.get_mut(conn) else { return };
         if peer.phase != Phase::Open {
             return;
         }
         self.frames.push(&mut peer.out, frame, kind);
-        if !peer.is_on_dirty {
-            peer.is_on_dirty = true;
-            self.dirty.push(conn);
+        if !peer.is(flag::ON_DIRTY) {
+            peer.set(flag::ON_DIRTY, true);
+            self.dirty.push_back(conn);
         }
+    }
+
+    /// Queues a publication, but for one who takes all that it gets.
+    #[cold]
+    fn publish_with_care(&mut self, conn: ConnId, frame: Frame) -> bool {
+        let max = self.watches.rules().backlog_bytes;
+        let Some(peer) = self.peers.get(conn) else { return false };
+        if peer.phase != Phase::Open || peer.is(flag::GIVEN_UP) {
+            return false;
+        }
+        let is_due = peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > max;
+        if is_due && self.meters.sent_bytes - self.sent_before < OFFER_ROUND_BYTES {
+            self.offer(conn);
+        }
+        self.queue(conn, frame, Kind::Published);
+        self.watch(conn, false);
+        if self.is_lost(conn) {
+            // It may have taken something since the kernel refused; that report comes next turn.
+            self.offer(conn);
+        }
+        let is_lost = self.is_lost(conn);
+        if let Some(peer) = self.open(conn) {
+            peer.set(flag::GIVEN_UP, is_lost);
+        }
+        is_lost
     }
 
     /// Has the kernel take what it will in the midst of a turn. If that is all, the turn finds it
@@ -343,63 +274,103 @@ impl Io {
         match flushed {
             Flushed::Lost => self.lose(conn, CloseReason::PeerLost),
             Flushed::All => self.mark_dirty(conn),
-            Flushed::Blocked | Flushed::More => {}
+            Flushed::Quiet | Flushed::Much | Flushed::Blocked | Flushed::More => {}
         }
     }
 
-    /// One write for all that waits, unless the kernel has refused and not yet said otherwise.
-    pub fn flush(&mut self, conn: ConnId) -> Flushed {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Flushed::Blocked };
-        peer.is_on_dirty = false;
-        if !peer.is_writable && !peer.out.is_empty() {
+    /// One write for all that waits, unless the kernel has refused and not yet said otherwise, or
+    /// more than so many bytes wait.
+    #[inline]
+    pub fn flush(&mut self, conn: ConnId, most: usize) -> Flushed {
+        let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
+        let is_quick = |frame: &&Frame| frame.len() <= most.min(LIGHT_BYTES);
+        let Some(frame) = self.frames.only(&peer.out).filter(is_quick) else {
+            return self.flush_list(conn, most);
+        };
+        if !peer.is(flag::WRITABLE) {
+            peer.set(flag::ON_DIRTY, false);
+            return Flushed::Blocked;
+        }
+        // Most wait for one frame, which the kernel takes.
+        let (offered, written) = (frame.len(), peer.stream.write(frame));
+        let is_taken = written.as_ref().is_ok_and(|sent| *sent == offered);
+        peer.set(flag::ON_DIRTY, false);
+        if !is_taken || !peer.watch.is_none() {
+            return self.written(conn, offered, written);
+        }
+        self.meters.sent_bytes += offered as u64;
+        self.frames.sent(&mut peer.out, offered);
+        let is_awaited = peer.phase != Phase::Open || peer.is(flag::BLOCKED | flag::PAUSED);
+        if is_awaited { Flushed::All } else { Flushed::Quiet }
+    }
+
+    /// As [`Io::flush`], for one for whom not one small frame waits.
+    fn flush_list(&mut self, conn: ConnId, most: usize) -> Flushed {
+        let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
+        if peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > most {
+            return Flushed::Much;
+        }
+        peer.set(flag::ON_DIRTY, false);
+        if !peer.is(flag::WRITABLE) && !peer.out.is_empty() {
             return Flushed::Blocked;
         }
         self.write(conn)
     }
 
     fn write(&mut self, conn: ConnId) -> Flushed {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Flushed::Blocked };
+        let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
         if peer.out.is_empty() {
             return Flushed::All;
         }
         let (offered, written) = match self.cork.join(&self.frames, &peer.out) {
-            Some(joined) => (joined.len(), peer.stream.write(&[IoSlice::new(joined)])),
+            Some(bytes) => (bytes.len(), peer.stream.write(bytes)),
             None => {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let filled = self.frames.slices(&peer.out, &mut slices);
                 let offered = slices[..filled].iter().map(|slice| slice.len()).sum();
-                (offered, peer.stream.write(&slices[..filled]))
+                (offered, peer.stream.write_many(&slices[..filled]))
             }
         };
+        self.written(conn, offered, written)
+    }
+
+    /// Notes what the kernel has said to a write.
+    fn written(&mut self, conn: ConnId, offered: usize, written: stdio::Result<usize>) -> Flushed {
+        let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
         match written {
             Ok(0) => Flushed::Lost,
             Ok(sent) => {
                 self.meters.sent_bytes += sent as u64;
                 self.frames.sent(&mut peer.out, sent);
-                peer.is_writable = sent == offered;
-                peer.was_blocked |= sent < offered;
+                let is_empty = peer.out.is_empty();
+                peer.set(flag::WRITABLE, sent == offered);
+                if sent < offered {
+                    peer.set(flag::BLOCKED, true);
+                }
                 self.watch(conn, true);
-                match self.slots.get(conn) {
-                    Some(Slot::Peer(peer)) if peer.out.is_empty() => Flushed::All,
-                    _ if sent == offered => Flushed::More,
-                    _ => Flushed::Blocked,
+                match is_empty {
+                    true => Flushed::All,
+                    false if sent == offered => Flushed::More,
+                    false => Flushed::Blocked,
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                (peer.is_writable, peer.was_blocked) = (false, true);
+            Err(error) if error.kind() == stdio::ErrorKind::WouldBlock => {
+                peer.set(flag::WRITABLE, false);
+                peer.set(flag::BLOCKED, true);
                 self.watch(conn, false);
                 Flushed::Blocked
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Flushed::More,
+            Err(error) if error.kind() == stdio::ErrorKind::Interrupted => Flushed::More,
             Err(_) => Flushed::Lost,
         }
     }
 
     /// Watches a peer that the kernel has refused something for, as long as publications wait.
     fn watch(&mut self, conn: ConnId, has_taken: bool) {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
-        if peer.phase == Phase::Open && (!peer.is_writable || !peer.watch.is_none()) {
-            self.watches.note(&mut peer.watch, conn, &peer.out, has_taken, self.now.mono);
+        let Some(peer) = self.peers.get_mut(conn) else { return };
+        if peer.phase == Phase::Open && (!peer.is(flag::WRITABLE) || !peer.watch.is_none()) {
+            let waiting = self.frames.waiting(&peer.out);
+            self.watches.note(&mut peer.watch, conn, waiting, has_taken, self.now.mono);
         }
     }
 
@@ -427,23 +398,36 @@ impl Io {
 
     /// Sets the timer of a connection in any phase.
     pub fn set_timer(&mut self, conn: ConnId, at: Option<Millis>) {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
-        if let Some(timer) = peer.timer.take() {
+        let Some(peer) = self.peers.get_mut(conn) else { return };
+        if let Some(timer) = self.wheel.timer_in(peer.timer) {
             self.wheel.cancel(timer);
         }
-        peer.timer = at.map(|at| self.wheel.insert(at.0, conn));
+        peer.timer = at.map_or(NIL, |at| self.wheel.insert(at.0, conn.slot).place());
     }
 
-    /// The timer of a connection has come: it holds none any more.
-    pub fn timer_came(&mut self, conn: ConnId) -> Option<Phase> {
-        let peer = self.peer(conn)?;
-        peer.timer = None;
-        Some(peer.phase)
+    /// The next connection whose timer has come, which holds none any more.
+    pub fn expired(&mut self) -> Option<(ConnId, Phase)> {
+        let (_, slot) = self.wheel.pop_expired()?;
+        let conn = self.peers.at(slot as usize)?;
+        let peer = self.peers.get_mut(conn)?;
+        peer.timer = NIL;
+        Some((conn, peer.phase))
+    }
+
+    /// Gives the memory of lists back that a crowd has left behind.
+    pub fn shrink(&mut self) {
+        self.frames.shrink(self.now.mono);
+        let Io { ready, first, dirty, heavy, leaving, .. } = self;
+        for list in [ready, first, dirty, heavy, leaving] {
+            if list.capacity() > LIST_KEPT && list.len() <= list.capacity() / 4 {
+                list.shrink_to(2 * list.len());
+            }
+        }
     }
 
     /// How many connections there are, in any phase, but for those of the admin door.
-    pub fn connections(&self, others: usize) -> usize {
-        self.slots.len() - others - self.admins
+    pub fn connections(&self) -> usize {
+        self.peers.len() - self.admins
     }
 
     /// How many connections of the admin door there are, in any phase.
@@ -473,28 +457,24 @@ impl Net for Io {
         self.queue(conn, frame, Kind::Asked);
     }
 
+    #[inline]
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
-        let max = self.watches.rules().backlog_bytes;
-        let Some(peer) = self.open(conn).filter(|peer| !peer.is_given_up) else { return false };
-        let is_due = peer.is_writable && peer.out.bytes() > max;
-        if is_due && self.meters.sent_bytes - self.sent_before < OFFER_ROUND_BYTES {
-            self.offer(conn);
+        let Some(peer) = self.peers.get_mut(conn) else { return false };
+        let is_little = peer.out.is_empty()
+            || self.frames.bytes_of(&peer.out) <= self.watches.rules().backlog_bytes;
+        if !peer.takes_all() || !is_little {
+            return self.publish_with_care(conn, frame);
         }
-        self.queue(conn, frame, Kind::Published);
-        self.watch(conn, false);
-        if self.is_lost(conn) {
-            // It may have taken something since the kernel refused; that report comes next turn.
-            self.offer(conn);
+        self.frames.push(&mut peer.out, frame, Kind::Published);
+        if !peer.is(flag::ON_DIRTY) {
+            peer.set(flag::ON_DIRTY, true);
+            self.dirty.push_back(conn);
         }
-        let is_lost = self.is_lost(conn);
-        if let Some(peer) = self.open(conn) {
-            peer.is_given_up = is_lost;
-        }
-        is_lost
+        false
     }
 
     fn drop_published(&mut self, conn: ConnId) {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
+        let Some(peer) = self.peers.get_mut(conn) else { return };
         self.frames.drop_published(&mut peer.out, |_| ());
         self.watches.end(&mut peer.watch);
     }
@@ -516,22 +496,22 @@ impl Net for Io {
     }
 
     fn queued(&self, conn: ConnId) -> usize {
-        let Some(Slot::Peer(peer)) = self.slots.get(conn) else { return 0 };
-        peer.out.weight()
+        self.peers.get(conn).map_or(0, |peer| self.frames.waiting(&peer.out).weight())
     }
 
     fn taken(&self, conn: ConnId) -> u32 {
-        let Some(Slot::Peer(peer)) = self.slots.get(conn) else { return 0 };
-        peer.out.taken()
+        self.peers.get(conn).map_or(0, |peer| peer.out.taken())
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
-        let Some(peer) = self.open(conn) else { return };
+        let Some(peer) = self.peers.get_mut(conn) else { return };
+        if peer.phase != Phase::Open {
+            return;
+        }
         peer.phase = Phase::Flushing;
-        peer.is_paused = false;
-        let mut watch = std::mem::replace(&mut peer.watch, WatchId::NONE);
-        self.watches.end(&mut watch);
-        drop(self.take_tail(conn));
+        peer.set(flag::PAUSED, false);
+        self.watches.end(&mut peer.watch);
+        drop(self.tails.take(peer));
         self.doomed.push((conn, reason));
         self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
         self.mark_dirty(conn);
@@ -541,7 +521,7 @@ impl Net for Io {
 
     fn expel(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(peer) = self.open(conn) {
-            peer.haste = Haste::Expelled;
+            peer.set(flag::HASTY, true);
             self.close(conn, reason);
             self.set_timer(conn, Some(self.now.mono.plus(TURNED_AWAY_MS)));
         }
@@ -555,13 +535,13 @@ impl Net for Io {
 
     fn pause(&mut self, conn: ConnId) {
         if let Some(peer) = self.open(conn) {
-            peer.is_paused = true;
+            peer.set(flag::PAUSED, true);
         }
     }
 
     fn resume(&mut self, conn: ConnId) {
         if let Some(peer) = self.open(conn) {
-            peer.is_paused = false;
+            peer.set(flag::PAUSED, false);
             self.mark_ready(conn);
         }
     }
@@ -570,7 +550,7 @@ impl Net for Io {
         Meters {
             queued_bytes: self.frames.bytes(),
             queued_frames: self.frames.len(),
-            input_bytes: self.tails,
+            input_bytes: self.tails.bytes,
             kept_bytes: self.kept().bytes,
             watched: self.watches.len(),
             ..self.meters.clone()
@@ -587,8 +567,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_connection_stays_small() {
-        assert!(size_of::<Peer>() <= 112, "{}", size_of::<Peer>());
-        assert!(size_of::<Slot>() <= 120, "{}", size_of::<Slot>());
+    fn lists_give_back_what_a_crowd_has_taken() {
+        let now = crate::time::Clock::new().now();
+        let mut io = Io::new(now, 1000, Rules::new(&crate::limits::Limits::default()));
+        let conns = (0..20_000).map(|slot| ConnId::new(slot, 0));
+        io.dirty.extend(conns.clone());
+        io.ready.extend(conns);
+        io.ready.truncate(15_000);
+        let capacity = io.ready.capacity();
+        io.shrink();
+        assert_eq!((io.dirty.len(), io.ready.capacity()), (20_000, capacity), "it is in use");
+        io.dirty.clear();
+        io.ready.truncate(3);
+        io.shrink();
+        assert!(io.dirty.capacity() <= LIST_KEPT && io.ready.capacity() <= LIST_KEPT);
+        assert_eq!(io.ready, [0, 1, 2].map(|slot| ConnId::new(slot, 0)));
     }
 }

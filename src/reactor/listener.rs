@@ -172,10 +172,10 @@ impl Listener {
     pub(super) fn accept(&mut self) -> io::Result<(Stream, Address)> {
         match &mut self.socket {
             Socket::Tcp(listener) => {
-                listener.accept().map(|(stream, from)| (Stream::Tcp(stream), from.ip().into()))
+                listener.accept().map(|(stream, from)| (stream.into(), from.ip().into()))
             }
             Socket::Unix(listener, ..) => {
-                listener.accept().map(|(stream, _)| (Stream::Unix(stream), Address::Unix))
+                listener.accept().map(|(stream, _)| (stream.into(), Address::Unix))
             }
         }
     }
@@ -224,9 +224,9 @@ mod tests {
         let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
         door.bound(20_000, 100_000).unwrap();
         let _peer = std::net::TcpStream::connect(door.address()).unwrap();
-        let mut stream = loop {
+        let stream = loop {
             match door.accept() {
-                Ok((Stream::Tcp(stream), from)) => {
+                Ok((stream, from)) => {
                     assert_eq!(from, Address::Ip([127, 0, 0, 1].into()));
                     break stream;
                 }
@@ -235,7 +235,7 @@ mod tests {
         };
         assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 20_000);
         let (mut taken, piece) = (0, [0; 10_000]);
-        while let Ok(count) = io::Write::write(&mut stream, &piece) {
+        while let Ok(count) = stream.write(&piece) {
             taken += count;
         }
         // What is on its way, and what the peer's kernel has, is not ours.

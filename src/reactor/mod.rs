@@ -5,11 +5,14 @@
 mod cork;
 #[cfg(feature = "bench")]
 mod dial;
+mod events;
 mod io;
 mod listener;
+mod peer;
 mod process;
 mod refuse;
 mod rounds;
+mod slots;
 mod spare;
 mod stop;
 mod stream;
@@ -22,19 +25,21 @@ pub use listener::Listener;
 pub use process::raise_descriptor_limit;
 
 use std::io as stdio;
-use std::io::Read;
 use std::time::Duration;
 
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::reason::CloseReason;
 use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
-use io::{Flushed, Io, Phase, Slot};
-use refuse::{Gate, Haste};
+use events::{SIGNALS, WAKER};
+use io::{Flushed, Io};
+use peer::{Phase, flag};
+use refuse::Gate;
 use spare::Spares;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
@@ -81,13 +86,12 @@ pub struct Reactor {
     clock: Clock,
     io: Io,
     bounds: Bounds,
-    /// Slots of the listening doors; none once the server drains.
-    doors: Vec<ConnId>,
-    /// Slots that are no connections.
-    others: usize,
+    /// What is known of the doors, which have their slots among the connections; once the server
+    /// drains that of the admin alone.
+    doors: Slab<Listener>,
+    /// A byte comes for each signal, and what it asks for.
+    signals: Vec<(UnixStream, Signal)>,
     scratch: Box<[u8]>,
-    /// An empty list with an allocation, for the next turn's lists to take over.
-    spare: Vec<ConnId>,
     /// No door is asked before this moment.
     accept_at: Millis,
     spares: Spares,
@@ -131,10 +135,9 @@ impl Reactor {
             clock,
             io: Io::new(now, bounds.close_ms, bounds.slow),
             bounds,
-            doors: Vec::new(),
-            others: 0,
+            doors: Slab::new(),
+            signals: Vec::new(),
             scratch: vec![0; READ_BYTES].into(),
-            spare: Vec::new(),
             accept_at: now.mono,
             spares,
             is_starved: false,
@@ -163,28 +166,20 @@ impl Reactor {
     /// # Errors
     /// If the kernel refuses to watch it.
     pub fn add_door(&mut self, listener: Listener) -> stdio::Result<()> {
-        let id = self.io.slots.insert(Slot::Listener(listener));
-        self.doors.push(id);
-        self.others += 1;
-        if let Some(Slot::Listener(listener)) = self.io.slots.get_mut(id) {
-            listener.register(self.poll.registry(), Token(id.index()))?;
-        }
-        Ok(())
+        let door = self.doors.insert(listener);
+        let token = Token(self.io.peers.open_door(door).index());
+        self.doors[door].register(self.poll.registry(), token)
     }
 
     /// Takes a stream on which one byte arrives for each such signal.
     ///
     /// # Errors
     /// If the kernel refuses to watch it.
-    pub fn add_signals(&mut self, stream: UnixStream, signal: Signal) -> stdio::Result<()> {
-        let id = self.io.slots.insert(Slot::Signals(stream, signal));
-        self.others += 1;
-        match self.io.slots.get_mut(id) {
-            Some(Slot::Signals(stream, _)) => {
-                self.poll.registry().register(stream, Token(id.index()), Interest::READABLE)
-            }
-            _ => Ok(()),
-        }
+    pub fn add_signals(&mut self, mut stream: UnixStream, signal: Signal) -> stdio::Result<()> {
+        let token = Token(SIGNALS + self.signals.len());
+        self.poll.registry().register(&mut stream, token, Interest::READABLE)?;
+        self.signals.push((stream, signal));
+        Ok(())
     }
 
     /// What another thread calls so that the loop turns once more, and the handler's `tick` with
@@ -193,9 +188,7 @@ impl Reactor {
     /// # Errors
     /// If the kernel grants no descriptor for it.
     pub fn waker(&mut self) -> stdio::Result<impl Fn() + Send + use<>> {
-        let id = self.io.slots.insert(Slot::Waker);
-        self.others += 1;
-        let waker = Waker::new(self.poll.registry(), Token(id.index()))?;
+        let waker = Waker::new(self.poll.registry(), Token(WAKER))?;
         Ok(move || {
             // It fails only where the loop is gone.
             let _ = waker.wake();
@@ -230,12 +223,7 @@ impl Reactor {
     /// # Errors
     /// Those of the kernel.
     pub fn bound_doors(&self, timeout_ms: usize, send_bytes: usize) -> stdio::Result<()> {
-        for door in &self.doors {
-            if let Some(Slot::Listener(listener)) = self.io.slots.get(*door) {
-                listener.bound(timeout_ms, send_bytes)?;
-            }
-        }
-        Ok(())
+        self.doors.iter().try_for_each(|(_, door)| door.bound(timeout_ms, send_bytes))
     }
 
     /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
@@ -254,7 +242,7 @@ impl Reactor {
     pub fn is_done(&self) -> bool {
         let is_drained = self.stops > 0
             && self.hear_until.is_none()
-            && (self.io.connections(self.others) == 0 || self.drain_until <= self.io.now.mono);
+            && (self.io.connections() == 0 || self.drain_until <= self.io.now.mono);
         self.stops > 1 || is_drained
     }
 
@@ -278,8 +266,8 @@ impl Reactor {
         self.forget(handler);
         self.flush_round(handler);
         self.forget(handler);
-        self.io.frames.shrink_when_empty();
-        self.io.meters.sockets = self.io.connections(self.others);
+        self.io.shrink();
+        self.io.meters.sockets = self.io.connections();
         self.io.meters.turns.record(watch.elapsed_us());
         Ok(())
     }
@@ -298,7 +286,8 @@ impl Reactor {
             let drain = (self.stops > 0).then_some(self.drain_until);
             let idle = self.idle_ms.map(|ms| now.plus(ms));
             let slow = self.io.overdue_at();
-            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle];
+            let shrink = self.io.frames.shrink_at();
+            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle, shrink];
             let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {
@@ -307,55 +296,6 @@ impl Reactor {
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != stdio::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
-        }
-    }
-
-    /// Notes what each event says. Slots are freed at the end of a turn only, so no event can
-    /// meet another life of its slot.
-    fn read_events(&mut self) {
-        let mut stopped = 0;
-        self.reported = self.events.iter().count();
-        for event in &self.events {
-            let Some(id) = self.io.slots.at(event.token().0) else { continue };
-            match self.io.slots.get_mut(id) {
-                Some(Slot::Listener(listener)) => listener.is_ready = true,
-                Some(Slot::Signals(stream, signal)) => {
-                    let (mut bytes, mut came) = ([0; 16], 0);
-                    while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                        came += count;
-                    }
-                    match signal {
-                        Signal::Stop => stopped += came,
-                        Signal::Reload => self.has_reload |= came > 0,
-                    }
-                }
-                Some(Slot::Peer(peer)) => {
-                    let is_over = event.is_read_closed() || event.is_error();
-                    peer.is_readable |= event.is_readable() || is_over;
-                    peer.is_end_near |= is_over;
-                    if event.is_writable() {
-                        peer.is_writable = true;
-                    }
-                    let has_output = !peer.out.is_empty();
-                    // What came before a reset is still heard: the read behind it finds the error.
-                    let is_heard = peer.phase == Phase::Open && !peer.is_paused;
-                    if event.is_error() && !is_heard {
-                        self.io.lose(id, CloseReason::PeerLost);
-                        continue;
-                    }
-                    if event.is_writable() && has_output {
-                        self.io.mark_dirty(id);
-                    }
-                    if event.is_readable() || is_over {
-                        self.io.mark_ready(id);
-                    }
-                }
-                Some(Slot::Waker) | None => {}
-            }
-        }
-        self.events.clear();
-        if stopped > 0 {
-            self.stop();
         }
     }
 
@@ -372,11 +312,9 @@ impl Reactor {
         if !self.spares.is_full() {
             self.spares.refill();
         }
-        for i in 0..self.doors.len() {
+        for i in 0..self.doors.capacity() {
             for _ in 0..ACCEPT_MAX {
-                let Some(Slot::Listener(listener)) = self.io.slots.get(self.doors[i]) else {
-                    break;
-                };
+                let Some(listener) = self.doors.get(i) else { break };
                 if !listener.is_ready {
                     break;
                 }
@@ -388,9 +326,7 @@ impl Reactor {
                 if obstacle.is_some() && refusal.is_none() {
                     break;
                 }
-                let Some(Slot::Listener(listener)) = self.io.slots.get_mut(self.doors[i]) else {
-                    break;
-                };
+                let Some(listener) = self.doors.get_mut(i) else { break };
                 match self.spares.accept(listener) {
                     Ok((stream, from)) => match obstacle.zip(refusal) {
                         Some((why, words)) => self.refuse(handler, stream, why, words),
@@ -423,7 +359,7 @@ impl Reactor {
         }
         let conn = self.io.insert(stream, door);
         let registry = self.poll.registry();
-        let Some(Slot::Peer(peer)) = self.io.slots.get_mut(conn) else { return };
+        let Some(peer) = self.io.peer(conn) else { return };
         if let Err(error) = peer.stream.register(registry, Token(conn.index())) {
             self.io.free(conn);
             self.starve(&error);
@@ -437,7 +373,7 @@ impl Reactor {
     fn starve(&mut self, error: &stdio::Error) {
         let now = self.io.now;
         if !self.is_starved && self.starved_again_at <= now.mono {
-            let open = self.io.connections(self.others);
+            let open = self.io.connections();
             let text = format_args!("cannot accept: {error}; {open} connections are open");
             crate::log::warning(now.unix, text);
             self.starved_again_at = now.mono.plus(REPEAT_MS);
@@ -448,35 +384,39 @@ impl Reactor {
 
     /// Reads one connection once and hands the bytes over.
     fn read(&mut self, handler: &mut impl Handler, conn: ConnId) {
-        self.io.unmark_ready(conn);
-        let Some(peer) = self.io.peer(conn) else { return };
-        if peer.is_paused {
+        let Io { peers, tails, .. } = &mut self.io;
+        let Some(peer) = peers.get_mut(conn) else { return };
+        peer.set(flag::ON_READY, false);
+        if peer.is(flag::PAUSED) {
             return self.hang_up(handler, conn);
         }
-        let tail = self.io.take_tail(conn);
-        let Some(peer) = self.io.peer(conn) else { return };
+        let tail = tails.take(peer);
         self.scratch[..tail.len()].copy_from_slice(&tail);
         let mut filled = tail.len();
-        if peer.is_readable && !peer.is_ended && filled < self.scratch.len() {
+        if peer.is(flag::READABLE) && !peer.is(flag::ENDED) && filled < self.scratch.len() {
             match peer.stream.read(&mut self.scratch[filled..]) {
-                Ok(0) => (peer.is_ended, peer.is_readable) = (true, false),
+                Ok(0) => {
+                    peer.set(flag::ENDED, true);
+                    peer.set(flag::READABLE, false);
+                }
                 Ok(count) => {
                     filled += count;
                     // Less than there was room for: the kernel has no more and will report what
                     // comes, which saves the read that would say `WouldBlock`. Only an end that
                     // it has reported already it will not report again.
-                    peer.is_readable = filled == self.scratch.len() || peer.is_end_near;
-                    if peer.is_readable {
+                    let has_more = filled == self.scratch.len() || peer.is(flag::END_NEAR);
+                    peer.set(flag::READABLE, has_more);
+                    if has_more {
                         self.io.mark_ready(conn);
                     }
                 }
                 Err(error) => match error.kind() {
-                    stdio::ErrorKind::WouldBlock => peer.is_readable = false,
+                    stdio::ErrorKind::WouldBlock => peer.set(flag::READABLE, false),
                     stdio::ErrorKind::Interrupted => self.io.mark_ready(conn),
                     _ => return self.io.lose(conn, CloseReason::PeerLost),
                 },
             }
-        } else if peer.is_readable && !peer.is_ended {
+        } else if peer.is(flag::READABLE) && !peer.is(flag::ENDED) {
             // The tail left no room to read into: there was no read, so no event will follow.
             self.io.mark_ready(conn);
         }
@@ -492,10 +432,10 @@ impl Reactor {
             match handler.received(&mut self.io, conn, input) {
                 Ok(used) => {
                     debug_assert!(used <= filled);
-                    if let Some(peer) = self.io.peer(conn).filter(|p| p.phase == Phase::Open) {
-                        debug_assert!(filled - used < READ_BYTES || peer.is_paused);
-                        let tail = self.scratch[used.min(filled)..filled].into();
-                        self.io.keep_tail(conn, tail);
+                    let Io { peers, tails, .. } = &mut self.io;
+                    if let Some(peer) = peers.get_mut(conn).filter(|p| p.phase == Phase::Open) {
+                        debug_assert!(filled - used < READ_BYTES || peer.is(flag::PAUSED));
+                        tails.keep(peer, &self.scratch[used.min(filled)..filled]);
                         self.relieve();
                     }
                 }
@@ -503,9 +443,9 @@ impl Reactor {
             }
         }
         let Some(peer) = self.io.peer(conn) else { return };
-        let is_at_end = peer.is_ended && !peer.is_end_told && !peer.is_paused;
-        if peer.phase == Phase::Open && is_at_end && !peer.is_on_ready {
-            peer.is_end_told = true;
+        let is_at_end = peer.is(flag::ENDED) && !peer.is(flag::END_TOLD | flag::PAUSED);
+        if peer.phase == Phase::Open && is_at_end && !peer.is(flag::ON_READY) {
+            peer.set(flag::END_TOLD, true);
             handler.ended(&mut self.io, conn);
         }
         self.hang_up(handler, conn);
@@ -522,7 +462,7 @@ impl Reactor {
             }
             Err(error) if error.kind() == stdio::ErrorKind::WouldBlock => {}
             Ok(0) => {
-                peer.is_ended = true;
+                peer.set(flag::ENDED, true);
                 if peer.phase == Phase::Lingering {
                     self.io.free(conn);
                 }
@@ -535,12 +475,11 @@ impl Reactor {
     fn expire(&mut self, handler: &mut impl Handler) {
         self.io.wheel.advance(self.io.now.mono.0);
         for _ in 0..EXPIRED_MAX {
-            let Some((_, conn)) = self.io.wheel.pop_expired() else { return };
-            match self.io.timer_came(conn) {
-                Some(Phase::Open) => handler.timed_out(&mut self.io, conn),
-                Some(Phase::Flushing) => self.io.abandon(conn),
-                Some(Phase::Lingering) => self.io.free(conn),
-                None => {}
+            let Some((conn, phase)) = self.io.expired() else { return };
+            match phase {
+                Phase::Open => handler.timed_out(&mut self.io, conn),
+                Phase::Flushing => self.io.abandon(conn),
+                Phase::Lingering => self.io.free(conn),
             }
         }
     }
@@ -569,28 +508,34 @@ impl Reactor {
         }
     }
 
-    fn flush(&mut self, handler: &mut impl Handler, conn: ConnId) {
-        match self.io.flush(conn) {
-            Flushed::All => {}
-            Flushed::Blocked => return,
-            Flushed::More => return self.io.mark_dirty(conn),
-            Flushed::Lost => return self.io.lose(conn, CloseReason::PeerLost),
+    /// Writes to one, unless more than so many bytes wait: whether it was written to.
+    fn flush(&mut self, handler: &mut impl Handler, conn: ConnId, most: usize) -> bool {
+        match self.io.flush(conn, most) {
+            Flushed::Quiet | Flushed::Blocked => {}
+            Flushed::All => self.drained(handler, conn),
+            Flushed::Much => return false,
+            Flushed::More => self.io.mark_dirty(conn),
+            Flushed::Lost => self.io.lose(conn, CloseReason::PeerLost),
         }
+        true
+    }
+
+    /// All that was queued is written.
+    fn drained(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
         match peer.phase {
-            Phase::Open if peer.was_blocked || peer.is_paused => {
-                peer.was_blocked = false;
+            Phase::Open if peer.is(flag::BLOCKED | flag::PAUSED) => {
+                peer.set(flag::BLOCKED, false);
                 handler.drained(&mut self.io, conn);
             }
             Phase::Open => {}
-            Phase::Flushing if peer.is_ended => self.io.free(conn),
+            Phase::Flushing if peer.is(flag::ENDED) => self.io.free(conn),
             Phase::Flushing => {
                 peer.stream.shutdown_write();
                 peer.phase = Phase::Lingering;
-                if peer.haste != Haste::None {
-                    return self.io.mark_ready(conn);
+                if !peer.is(flag::HASTY) {
+                    self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));
                 }
-                self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));
                 self.io.mark_ready(conn);
             }
             Phase::Lingering => {}

@@ -4,11 +4,10 @@
 
 use mio::Token;
 
-use super::io::Slot;
 use super::listener::{Listener, Refusal};
 use super::stream::Stream;
 use super::{Bounds, REPEAT_MS, Reactor};
-use crate::edge::{ConnId, Door, Handler, TurnedAway};
+use crate::edge::{Door, Handler, TurnedAway};
 use crate::time::Millis;
 
 /// So many may be on their way out at a time, beyond the connections there is room for: they have
@@ -22,21 +21,10 @@ const LINE_SECONDS_MAX: u64 = 60;
 /// the end of that, at most.
 pub(super) const TURNED_AWAY_MS: u64 = 200;
 
-/// Whether a connection has all the time for its end from the beginning of it on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Haste {
-    /// It has more when all is written.
-    None,
-    /// The handler let it in and would not have it.
-    Expelled,
-    /// The handler has never heard of it: there was no room.
-    TurnedAway,
-}
-
 impl Reactor {
     /// How many connections there are that were let in. Counted from the slots.
     pub(super) fn let_in(&self) -> usize {
-        self.io.connections(self.others) - self.io.turned_away
+        self.io.connections() - self.io.turned_away
     }
 
     /// Whether there is room for one who comes through that door. Counted from the slots, so that
@@ -79,16 +67,16 @@ impl Reactor {
 
     /// When somebody may be let in, or turned away, who is at a door already.
     pub(super) fn accept_due(&self) -> Option<Millis> {
-        let due = |door: &ConnId| match self.io.slots.get(*door) {
-            Some(Slot::Listener(listener)) if listener.is_ready => {
-                match self.obstacle(listener.door).filter(|_| !self.can_refuse(listener)) {
-                    None => Some(self.accept_at),
-                    Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_at)),
-                    // Whoever leaves makes a turn.
-                    Some(TurnedAway::Full) => None,
-                }
+        let due = |(_, listener): (usize, &Listener)| {
+            if !listener.is_ready {
+                return None;
             }
-            _ => None,
+            match self.obstacle(listener.door).filter(|_| !self.can_refuse(listener)) {
+                None => Some(self.accept_at),
+                Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_at)),
+                // Whoever leaves makes a turn.
+                Some(TurnedAway::Full) => None,
+            }
         };
         self.doors.iter().filter_map(due).min()
     }
@@ -105,7 +93,7 @@ impl Reactor {
     ) {
         let conn = self.io.insert(stream, Door::Web);
         let registry = self.poll.registry();
-        let Some(Slot::Peer(peer)) = self.io.slots.get_mut(conn) else { return };
+        let Some(peer) = self.io.peer(conn) else { return };
         if let Err(error) = peer.stream.register(registry, Token(conn.index())) {
             self.io.free(conn);
             return self.starve(&error);

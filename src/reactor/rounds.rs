@@ -2,7 +2,10 @@
 //! as one turn has time for. The others stay on their lists, in front, and the next turn does not
 //! wait. Part of the reactor, whose turn calls it.
 
+use std::collections::VecDeque;
+
 use super::Reactor;
+use super::io::Io;
 use crate::edge::{ConnId, Handler};
 
 /// Connections read in one turn, of back ends and of browsers each.
@@ -15,7 +18,7 @@ pub(super) const FLUSHES_MAX: usize = 128;
 pub(super) const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 /// Whoever is owed more is written to behind all who are owed less, so that large publications to
 /// many hold up nobody else.
-const LIGHT_BYTES: usize = 16 * 1024;
+pub(super) const LIGHT_BYTES: usize = 16 * 1024;
 /// Connections that are found to be owed more in one turn.
 const HEAVY_MAX: usize = 1024;
 /// Bytes thrown away in one turn: what comes from those who are on their way out.
@@ -25,98 +28,71 @@ impl Reactor {
     /// Reads those who have something to say, each once: back ends, who are few and are trusted,
     /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
-        let batch = std::mem::replace(&mut self.io.first, std::mem::take(&mut self.spare));
-        self.has_read = !batch.is_empty() || !self.io.ready.is_empty();
-        let taken = self.read_some(handler, &batch);
-        let later = std::mem::take(&mut self.io.first);
-        (self.io.first, self.spare) = queue_up(batch, taken, later);
-        let batch = std::mem::replace(&mut self.io.ready, std::mem::take(&mut self.spare));
-        let taken = self.read_some(handler, &batch);
-        let later = std::mem::take(&mut self.io.ready);
-        (self.io.ready, self.spare) = queue_up(batch, taken, later);
+        self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
+        self.read_some(handler, |io| &mut io.first);
+        self.read_some(handler, |io| &mut io.ready);
         self.discard_round();
     }
 
-    /// As many of these as there is time for: how many.
-    fn read_some(&mut self, handler: &mut impl Handler, batch: &[ConnId]) -> usize {
-        let (mut taken, start) = (0, self.heard_bytes);
-        while taken < READS_MAX
-            && self.heard_bytes - start < READ_ROUND_BYTES
-            && let Some(conn) = batch.get(taken)
-        {
-            taken += 1;
-            match self.io.is_leaving(*conn) {
-                true => self.io.leaving.push(*conn),
-                false => self.read(handler, *conn),
+    /// As many of a list as there is time for.
+    fn read_some(
+        &mut self,
+        handler: &mut impl Handler,
+        list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
+    ) {
+        let start = self.heard_bytes;
+        for _ in 0..list(&mut self.io).len().min(READS_MAX) {
+            if self.heard_bytes - start >= READ_ROUND_BYTES {
+                return;
+            }
+            let Some(conn) = list(&mut self.io).pop_front() else { return };
+            match self.io.is_leaving(conn) {
+                true => self.io.leaving.push_back(conn),
+                false => self.read(handler, conn),
             }
         }
-        taken
     }
 
     /// Throws away what comes from those who are on their way out.
     fn discard_round(&mut self) {
-        let batch = std::mem::replace(&mut self.io.leaving, std::mem::take(&mut self.spare));
-        let (mut taken, start) = (0, self.io.meters.received_bytes);
-        while taken < READS_MAX
-            && self.io.meters.received_bytes - start < DISCARD_ROUND_BYTES
-            && let Some(conn) = batch.get(taken)
-        {
-            taken += 1;
-            self.discard(*conn);
+        let start = self.io.meters.received_bytes;
+        for _ in 0..self.io.leaving.len().min(READS_MAX) {
+            if self.io.meters.received_bytes - start >= DISCARD_ROUND_BYTES {
+                return;
+            }
+            let Some(conn) = self.io.leaving.pop_front() else { return };
+            self.discard(conn);
         }
-        let later = std::mem::take(&mut self.io.leaving);
-        (self.io.leaving, self.spare) = queue_up(batch, taken, later);
     }
 
     /// Writes to those for whom something waits, and then to those for whom much does.
     pub(super) fn flush_round(&mut self, handler: &mut impl Handler) {
-        let batch = std::mem::replace(&mut self.io.dirty, std::mem::take(&mut self.spare));
-        let (mut taken, mut written, start) = (0, 0, self.io.meters.sent_bytes);
-        while written < FLUSHES_MAX
-            && taken < written + HEAVY_MAX
-            && self.io.meters.sent_bytes - start < FLUSH_ROUND_BYTES
-            && let Some(conn) = batch.get(taken)
-        {
-            taken += 1;
-            if self.io.is_owed(*conn, LIGHT_BYTES) {
-                self.io.heavy.push(*conn);
-            } else {
-                written += 1;
-                self.flush(handler, *conn);
+        let (mut written, start) = (0, self.io.meters.sent_bytes);
+        for taken in 0..self.io.dirty.len() {
+            if written == FLUSHES_MAX
+                || taken == written + HEAVY_MAX
+                || self.io.meters.sent_bytes - start >= FLUSH_ROUND_BYTES
+            {
+                break;
+            }
+            let Some(conn) = self.io.dirty.pop_front() else { break };
+            match self.flush(handler, conn, LIGHT_BYTES) {
+                true => written += 1,
+                false => self.io.heavy.push_back(conn),
             }
         }
-        let later = std::mem::take(&mut self.io.dirty);
-        (self.io.dirty, self.spare) = queue_up(batch, taken, later);
         self.flush_heavy(handler, start);
         self.io.cork.clear();
     }
 
     /// Of those for whom much waits at least one has its turn.
     fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
-        let batch = std::mem::replace(&mut self.io.heavy, std::mem::take(&mut self.spare));
-        let mut taken = 0;
-        while taken < FLUSHES_MAX
-            && (taken == 0 || self.io.meters.sent_bytes - start < FLUSH_ROUND_BYTES)
-            && let Some(conn) = batch.get(taken)
-        {
-            taken += 1;
-            self.flush(handler, *conn);
+        for taken in 0..self.io.heavy.len().min(FLUSHES_MAX) {
+            if taken > 0 && self.io.meters.sent_bytes - start >= FLUSH_ROUND_BYTES {
+                return;
+            }
+            let Some(conn) = self.io.heavy.pop_front() else { return };
+            self.flush(handler, conn, usize::MAX);
         }
-        let later = std::mem::take(&mut self.io.heavy);
-        (self.io.heavy, self.spare) = queue_up(batch, taken, later);
     }
-}
-
-/// What is left of a round in front of those who came meanwhile; and a list that is empty.
-fn queue_up(
-    mut batch: Vec<ConnId>,
-    taken: usize,
-    mut later: Vec<ConnId>,
-) -> (Vec<ConnId>, Vec<ConnId>) {
-    batch.drain(..taken);
-    if batch.is_empty() {
-        return (later, batch);
-    }
-    batch.append(&mut later);
-    (batch, later)
 }

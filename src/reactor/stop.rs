@@ -1,8 +1,9 @@
 //! The way to the end: doors closed, what has arrived heard, everybody let go. Part of the
 //! reactor, whose turn calls it.
 
-use super::io::{Phase, Slot};
-use super::{EVENTS_MAX, Reactor};
+use super::peer::{Peer, Phase, flag};
+use super::{EVENTS_MAX, Listener, Reactor};
+use crate::arena::NIL;
 use crate::edge::{Door, Handler};
 use crate::time::Millis;
 
@@ -27,22 +28,18 @@ impl Reactor {
             return;
         }
         self.io.meters.is_draining = true;
-        for door in std::mem::take(&mut self.doors) {
-            if matches!(self.io.slots.get(door), Some(Slot::Listener(l)) if l.door == Door::Admin) {
-                self.doors.push(door);
-            } else {
-                self.io.slots.remove(door);
-                self.others -= 1;
-            }
+        let is_closing = |(_, listener): &(usize, &Listener)| listener.door != Door::Admin;
+        let closing = self.doors.iter().filter(is_closing).map(|(door, _)| door);
+        for door in closing.collect::<Vec<_>>() {
+            self.doors.remove(door);
+            self.io.peers.close_door(door);
         }
         let (now, drain_ms) = (self.io.now.mono, self.bounds.drain_ms);
         // What is behind the loop takes its time as well: the store is closed.
         self.drain_until = now.plus(drain_ms - CLOSING_MS.min(drain_ms / 10));
         self.hear_until = Some(now.plus(HEAR_MS.min(drain_ms / 2)));
         self.io.linger_ms = self.io.linger_ms.min(LINGER_MS);
-        let is_lingering =
-            |slot: &Slot| matches!(slot, Slot::Peer(peer) if peer.phase == Phase::Lingering);
-        let lingering = self.io.slots.iter().filter(|(_, slot)| is_lingering(slot));
+        let lingering = self.io.peers.iter().filter(|(_, peer)| peer.phase == Phase::Lingering);
         for conn in lingering.map(|(conn, _)| conn).collect::<Vec<_>>() {
             self.io.set_timer(conn, Some(now.plus(self.io.linger_ms)));
         }
@@ -56,14 +53,11 @@ impl Reactor {
             let is_quiet = !self.has_read && self.io.ready.is_empty() && self.io.first.is_empty();
             // If the kernel had more to report than fits, the rest comes in the next turn.
             let is_all_reported = self.reported < EVENTS_MAX;
-            let has_more = |slot: &Slot| match slot {
-                Slot::Peer(peer) => {
-                    let is_held = peer.phase == Phase::Open && peer.is_paused;
-                    is_held && (peer.is_readable || !peer.tail.is_empty())
-                }
-                _ => false,
+            let has_more = |peer: &Peer| {
+                let is_held = peer.phase == Phase::Open && peer.is(flag::PAUSED);
+                is_held && (peer.is(flag::READABLE) || peer.tail != NIL)
             };
-            is_quiet && is_all_reported && !self.io.slots.iter().any(|(_, slot)| has_more(slot))
+            is_quiet && is_all_reported && !self.io.peers.iter().any(|(_, peer)| has_more(peer))
         };
         if self.io.now.mono < until && !is_heard() {
             return;

@@ -1,59 +1,61 @@
-//! The kinds of byte stream that a connection can be.
+//! A connected, non-blocking stream, TCP or unix: no more than its descriptor.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use mio::event::Source;
-use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token};
-use rustix::net::sockopt;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token, event::Source};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 
-/// A connected, non-blocking stream.
 #[derive(Debug)]
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+pub(super) struct Stream(OwnedFd);
+
+impl<T: Into<OwnedFd>> From<T> for Stream {
+    fn from(socket: T) -> Stream {
+        Stream(socket.into())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl Stream {
-    /// Registers for both directions, once for the life of the stream.
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+    /// Registers for both directions, once for the life of the stream: what is closed is watched
+    /// no longer.
+    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
-        match self {
-            Stream::Tcp(stream) => stream.register(registry, token, both),
-            Stream::Unix(stream) => stream.register(registry, token, both),
-        }
+        SourceFd(&self.0.as_raw_fd()).register(registry, token, both)
     }
 
-    pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.read(into),
-            Stream::Unix(stream) => stream.read(into),
-        }
+    pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(&self.0, into, RecvFlags::empty())?.0)
     }
 
-    pub fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match (self, slices) {
-            (Stream::Tcp(stream), [one]) => stream.write(one),
-            (Stream::Tcp(stream), many) => stream.write_vectored(many),
-            (Stream::Unix(stream), many) => stream.write_vectored(many),
+    #[inline]
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    /// Costs the kernel more than [`Stream::write`], which is what one slice gets.
+    pub fn write_many(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => self.write(one),
+            many => Ok(rustix::io::writev(&self.0, many)?),
         }
     }
 
     /// Has the kernel throw away what it has for the peer when the stream is dropped, and tell it
-    /// so by a reset. Fails only if the peer is gone already.
+    /// so by a reset; which means nothing to a unix socket. Fails only if the peer is gone already.
     pub fn abandon(&self) {
-        if let Stream::Tcp(stream) = self {
-            let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
-        }
+        let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
     }
 
     /// Tells the peer that nothing more comes. Fails only if the peer is gone already.
     pub fn shutdown_write(&self) {
-        let how = std::net::Shutdown::Write;
-        let _ = match self {
-            Stream::Tcp(stream) => stream.shutdown(how),
-            Stream::Unix(stream) => stream.shutdown(how),
-        };
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
     }
 }

@@ -5,24 +5,38 @@
 use std::cmp::Reverse;
 
 use super::Reactor;
-use super::io::{Io, Peer, Phase, Slot};
-use crate::edge::{ConnId, Handler, Net};
+use super::peer::{Peer, Phase, flag};
+use crate::arena::{NIL, Slots};
+use crate::edge::{ConnId, Door, Handler, Net};
 use crate::reason::CloseReason;
 
-impl Io {
+/// All that waits.
+#[derive(Debug, Default)]
+pub(super) struct Tails {
+    kept: Slots<Box<[u8]>>,
+    /// Bytes of those that count: back ends are few, and their own bounds hold them.
+    pub bytes: usize,
+}
+
+impl Tails {
     /// Takes what waits of a connection.
-    pub(super) fn take_tail(&mut self, conn: ConnId) -> Box<[u8]> {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return Box::default() };
-        self.tails -= peer.tail_counts();
-        std::mem::take(&mut peer.tail)
+    pub fn take(&mut self, peer: &mut Peer) -> Box<[u8]> {
+        self.bytes -= self.counts(peer);
+        self.kept.remove(std::mem::replace(&mut peer.tail, NIL)).unwrap_or_default()
     }
 
-    /// Keeps what the handler has not consumed.
-    pub(super) fn keep_tail(&mut self, conn: ConnId, tail: Box<[u8]>) {
-        let Some(Slot::Peer(peer)) = self.slots.get_mut(conn) else { return };
-        self.tails -= peer.tail_counts();
-        peer.tail = tail;
-        self.tails += peer.tail_counts();
+    /// Keeps what the handler has not consumed of a connection of which nothing waits.
+    pub fn keep(&mut self, peer: &mut Peer, tail: &[u8]) {
+        if !tail.is_empty() {
+            peer.tail = self.kept.insert(tail.into());
+            self.bytes += self.counts(peer);
+        }
+    }
+
+    /// How much waits of a connection, as far as it counts.
+    pub fn counts(&self, peer: &Peer) -> usize {
+        let bytes = self.kept.get(peer.tail).map_or(0, |tail| tail.len());
+        if peer.door == Door::Control { 0 } else { bytes }
     }
 }
 
@@ -30,7 +44,7 @@ impl Reactor {
     /// Tells the handler that somebody whom it does not hear has gone.
     pub(super) fn hang_up(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
-        if peer.phase == Phase::Open && peer.is_paused && peer.is_end_near {
+        if peer.phase == Phase::Open && peer.is(flag::PAUSED) && peer.is(flag::END_NEAR) {
             handler.hung_up(&mut self.io, conn);
         }
     }
@@ -39,21 +53,17 @@ impl Reactor {
     /// costs little for each byte that had to come before.
     pub(super) fn relieve(&mut self) {
         let most = self.bounds.input_bytes;
-        if self.io.tails <= most {
+        if self.io.tails.bytes <= most {
             return;
         }
-        let waits = |peer: &Peer| if peer.phase == Phase::Open { peer.tail_counts() } else { 0 };
-        let mut largest: Vec<(usize, ConnId)> = Vec::new();
-        for (conn, slot) in self.io.slots.iter() {
-            if let Slot::Peer(peer) = slot
-                && waits(peer) > 0
-            {
-                largest.push((waits(peer), conn));
-            }
-        }
+        let waiting = |(conn, peer): (ConnId, &Peer)| {
+            let bytes = if peer.phase == Phase::Open { self.io.tails.counts(peer) } else { 0 };
+            (bytes > 0).then_some((bytes, conn))
+        };
+        let mut largest: Vec<(usize, ConnId)> = self.io.peers.iter().filter_map(waiting).collect();
         largest.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
         for (_, conn) in largest {
-            if self.io.tails <= most - most / 4 {
+            if self.io.tails.bytes <= most - most / 4 {
                 return;
             }
             self.io.meters.input_evicted += 1;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::edge::Net;
-use std::io::Write;
+use std::io::{Read, Write};
 
 /// Does not listen until it is told to, and then counts what comes.
 #[derive(Default)]
@@ -238,7 +238,7 @@ fn what_a_crowd_does_at_once_takes_several_turns() {
     peers.iter().for_each(|peer| peer.shutdown(std::net::Shutdown::Write).unwrap());
     let ended = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.ended);
     assert!(ended <= rounds::READS_MAX, "{ended} ended");
-    let left = |reactor: &Reactor, _: &Crowd| ALL - reactor.io.connections(reactor.others);
+    let left = |reactor: &Reactor, _: &Crowd| ALL - reactor.io.connections();
     turns(&mut reactor, &mut crowd, ALL, left);
 }
 
@@ -268,7 +268,10 @@ fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
         reactor.turn(&mut handler).unwrap();
         // The peer's bytes may come in pieces: ask again until the tail fills the buffer.
         if let Some(conn) = handler.conn {
-            is_full = reactor.io.peer(conn).unwrap().tail.len() == READ_BYTES;
+            is_full = {
+                let peer = reactor.io.peers.get(conn).unwrap();
+                reactor.io.tails.counts(peer) == READ_BYTES
+            };
             reactor.io.resume(conn);
         }
     }
@@ -327,12 +330,12 @@ fn when_too_much_waits_in_all_the_largest_goes() {
         peer.write_all(&vec![b'x'; bytes]).unwrap();
         peers.push(peer);
         total += bytes;
-        while handler.closed.is_empty() && reactor.io.tails < total {
+        while handler.closed.is_empty() && reactor.io.tails.bytes < total {
             reactor.turn(&mut handler).unwrap();
         }
     }
     assert_eq!((handler.opened, &handler.closed[..]), (4, &[CloseReason::Full][..]));
-    assert_eq!(reactor.io.tails, 14_000);
+    assert_eq!(reactor.io.tails.bytes, 14_000);
     assert_eq!(reactor.io.meters.input_evicted, 1);
     drop(peers);
 }

@@ -93,7 +93,7 @@ impl Client {
             is_gone: false,
             inbox: Vec::new(),
             is_upgraded: false,
-            reader: Reader::new(Side::Client),
+            reader: Reader::default(),
             decoder: control::Decoder::new(),
         }
     }
@@ -233,7 +233,7 @@ impl Client {
                     (decoded.consumed, body.map(Seen::Reply))
                 }
                 Door::Web if self.is_upgraded => {
-                    let step = self.reader.read(rest, &BOUNDS).expect("good frames");
+                    let step = self.reader.read(Side::Client, rest, &BOUNDS).expect("good frames");
                     (step.consumed, step.event.map(Seen::of))
                 }
                 Door::Web | Door::Admin => self.response(rest),

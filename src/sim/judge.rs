@@ -162,7 +162,7 @@ struct Pending {
     space: Option<u32>,
     /// The key that was drawn for it.
     key: String,
-    change: Change,
+    change: Change<'static>,
 }
 
 #[derive(Debug)]
@@ -193,6 +193,9 @@ pub(super) struct Judge {
     flooded_at: Option<Millis>,
     /// Closes that the tape must show.
     closings: Vec<(ConnId, CloseReason)>,
+    /// What was last published for everybody in one channel (of that namespace) and has not gone
+    /// out: how many messages to each.
+    gathered: Option<((u32, String), BTreeMap<ConnId, usize>)>,
     /// The date has been changed in this run.
     pub has_date_jumped: bool,
     /// Controllers that had to make room for others before they had authenticated.
@@ -237,6 +240,7 @@ impl Judge {
             flooded_at: None,
             overdue: BTreeSet::new(),
             closings: Vec::new(),
+            gathered: None,
             has_date_jumped: false,
             evicted: BTreeSet::new(),
             is_stopping: false,
@@ -380,13 +384,14 @@ impl Judge {
                 Item::Sent { conn, frame, is_published } => {
                     let line = self.lines.get_mut(conn).expect("only what is known is sent to");
                     line.queue.push(frame, *is_published, now, &self.limits);
-                    let seen = line.see(frame);
-                    if seen == Seen::Ping && pinged == Some(*conn) {
-                        line.wire.push_back(seen);
-                        continue;
+                    for seen in line.see(frame) {
+                        if seen == Seen::Ping && pinged == Some(*conn) {
+                            line.wire.push_back(seen);
+                            continue;
+                        }
+                        let acknowledged = line.sent(*conn, seen, durable, *is_published);
+                        self.disk.acknowledge(acknowledged);
                     }
-                    let acknowledged = line.sent(*conn, seen, durable, *is_published);
-                    self.disk.acknowledge(acknowledged);
                 }
                 Item::Closing { conn, reason, was_open: true } => {
                     let is_slow = slow.remove(conn) || self.overdue.remove(conn);
@@ -398,6 +403,7 @@ impl Judge {
             }
         }
         assert!(slow.is_empty(), "not cut: {slow:?}");
+        self.gathered = None;
         self.note_flood();
         assert!(self.closings.is_empty(), "still open: {:?}", self.closings);
         for (conn, line) in &self.lines {

@@ -391,7 +391,8 @@ impl FakeNet {
     fn watch(&mut self, conn: ConnId, has_taken: bool) {
         let Some(socket) = self.sockets.get_mut(&conn) else { return };
         if socket.phase == Phase::Open && (!socket.is_writable || !socket.watch.is_none()) {
-            self.watches.note(&mut socket.watch, conn, &socket.out, has_taken, self.now.mono);
+            let waiting = self.frames.waiting(&socket.out);
+            self.watches.note(&mut socket.watch, conn, waiting, has_taken, self.now.mono);
         }
     }
 
@@ -481,10 +482,11 @@ impl Net for FakeNet {
 
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
-        let Some(socket) = self.open(conn).filter(|socket| !socket.is_given_up) else {
+        let Some(socket) = self.sockets.get(&conn) else { return false };
+        if socket.phase != Phase::Open || socket.is_given_up {
             return false;
-        };
-        if socket.is_writable && socket.out.bytes() > max {
+        }
+        if socket.is_writable && self.frames.bytes_of(&socket.out) > max {
             self.offer(conn);
         }
         self.queue(conn, frame.clone(), Kind::Published);
@@ -494,9 +496,12 @@ impl Net for FakeNet {
             self.offer(conn);
         }
         let is_lost = self.is_lost(conn);
-        let Some(socket) = self.open(conn) else { return false };
+        let Some(socket) = self.sockets.get_mut(&conn) else { return false };
+        if socket.phase != Phase::Open {
+            return false;
+        }
         socket.is_given_up = is_lost;
-        let bytes = socket.out.backlog();
+        let bytes = self.frames.waiting(&socket.out).backlog;
         self.tape.write(Item::Backlog { conn, bytes, is_lost });
         is_lost
     }
@@ -529,7 +534,7 @@ impl Net for FakeNet {
     }
 
     fn queued(&self, conn: ConnId) -> usize {
-        self.sockets.get(&conn).map_or(0, |socket| socket.out.weight())
+        self.sockets.get(&conn).map_or(0, |socket| self.frames.waiting(&socket.out).weight())
     }
 
     fn taken(&self, conn: ConnId) -> u32 {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::edge::ConnId;
 use crate::frame::Frame;
-use crate::hub::{Change, Entry, Hub, Key, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Undo};
 use crate::journal::{Event, Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
@@ -17,9 +17,9 @@ use crate::time::{Millis, Now, UnixMillis};
 #[derive(Clone, Debug)]
 pub(super) enum Item {
     /// A change was proposed.
-    Proposed { at: UnixMillis, change: Change, place: Place },
+    Proposed { at: UnixMillis, change: Change<'static>, place: Place },
     /// The journal handed an entry out.
-    Ordered { ticket: Option<Ticket>, entry: Entry },
+    Ordered { ticket: Option<Ticket>, entry: Entry<'static> },
     /// The journal will never order this one.
     Failed(Ticket),
     /// The last entry has changed what is recorded, which is durable with this mark; or it stays,
@@ -124,16 +124,25 @@ impl<J: Journal> Traced<J> {
 }
 
 impl<J: Journal> Journal for Traced<J> {
-    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
         let proposal = self.journal.propose(at, change.clone());
         let place = match &proposal {
             Proposal::Now(entry) => Place::Now(entry.seq.n),
             Proposal::Later(ticket) => Place::Later(*ticket),
             Proposal::Refused => Place::Refused,
         };
-        self.tape.write(Item::Proposed { at, change, place });
+        self.tape.write(Item::Proposed { at, change: change.into_owned(), place });
         self.note_durable();
         proposal
+    }
+
+    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        let stays = self.journal.stays(key, bytes);
+        if stays {
+            let Mark(mark) = self.journal.mark();
+            self.tape.write(Item::Changed { mark, stays });
+        }
+        stays
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -171,7 +180,7 @@ impl<J: Journal> Journal for Traced<J> {
         self.journal.mark()
     }
 
-    fn mark_of(&self, key: &Key) -> Mark {
+    fn mark_of(&self, key: KeyRef<'_>) -> Mark {
         let mark = self.journal.mark_of(key);
         assert!(mark <= self.journal.mark(), "the mark of one row lies ahead");
         mark

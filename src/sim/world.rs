@@ -230,7 +230,7 @@ impl<G: Ground> World<G> {
             delivered: socket.delivered,
             consumed: socket.consumed,
             is_paused: socket.is_paused,
-            queued: socket.out.weight(),
+            queued: self.net.queued(conn),
             taken_at: socket.taken_at,
         }
     }

@@ -14,32 +14,39 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use crate::uuid::Uuid;
-use crate::web::{Application, Message, Outlet, Parting, SessionId};
+use crate::web::{Application, Message, Outlet, Parting};
 
 /// Longest `clb` that is given back, in bytes: a counter or a short string.
 const CLB_BYTES: usize = 64;
 
 const OK: &str = "{\"ok\":true}";
 
-/// What is known of a browser, beside how it is reached.
+/// The far end of time.
+const NEVER: UnixMillis = UnixMillis(u64::MAX);
+
+/// What is known of a browser, beside how it is reached, and what the hub knows.
 #[derive(Debug)]
-pub(super) struct Browser {
+pub(super) enum Browser {
+    /// It has not authenticated, and must have by then.
+    Stranger { auth_by: Millis },
+    /// Who it proved to be, and when its token ends: at the far end of time if that does not say.
+    Known { peer: PeerId, expires: UnixMillis },
+}
+
+impl Browser {
     /// Who it proved to be.
-    pub peer: Option<PeerId>,
-    /// Its id, from the first auth on.
-    cid: Option<Uuid>,
-    /// When its token ends.
-    expires: Option<UnixMillis>,
-    /// It must have authenticated by then.
-    auth_by: Millis,
+    pub fn peer(&self) -> Option<PeerId> {
+        match self {
+            Browser::Stranger { .. } => None,
+            Browser::Known { peer, .. } => Some(*peer),
+        }
+    }
 }
 
 /// The part of the switch that browsers speak with.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub hub: &'a mut Hub,
-    /// How a peer of the hub is reached.
-    pub links: &'a mut Vec<SessionId>,
     /// Large states on their way to those who subscribed.
     pub shared: &'a mut SharedStates,
     pub limits: &'a Limits,
@@ -53,7 +60,7 @@ impl Application for Site<'_> {
 
     fn opened(&mut self, outlet: &mut Outlet<'_, impl Net>, _: usize) -> Result<Browser, Parting> {
         let auth_by = outlet.now().mono.plus(self.limits.auth_ms as u64);
-        Ok(Browser { peer: None, cid: None, expires: None, auth_by })
+        Ok(Browser::Stranger { auth_by })
     }
 
     fn message(
@@ -72,35 +79,41 @@ impl Application for Site<'_> {
     }
 
     fn bounds(&self, browser: &Browser) -> Bounds {
-        let message_bytes = match browser.peer {
-            Some(_) => self.limits.message_bytes,
-            None => self.limits.message_unauthenticated_bytes,
+        let message_bytes = match browser {
+            Browser::Known { .. } => self.limits.message_bytes,
+            Browser::Stranger { .. } => self.limits.message_unauthenticated_bytes,
         };
         Bounds { message_bytes, fragments: self.limits.message_fragments }
     }
 
     fn is_known(&self, browser: &Browser) -> bool {
-        browser.peer.is_some()
+        matches!(browser, Browser::Known { .. })
     }
 
     fn deadline(&self, browser: &Browser, now: Now) -> Option<Millis> {
-        let auth = browser.peer.is_none().then_some(browser.auth_by);
-        let end = browser.expires.map(|end| now.mono.plus(end.0.saturating_sub(now.unix.0)));
-        [auth, end].into_iter().flatten().min()
+        match browser {
+            Browser::Stranger { auth_by } => Some(*auth_by),
+            Browser::Known { expires: NEVER, .. } => None,
+            Browser::Known { expires, .. } => {
+                Some(now.mono.plus(expires.0.saturating_sub(now.unix.0)))
+            }
+        }
     }
 
     fn timed_out(&mut self, browser: &mut Browser, now: Now) -> Result<(), Parting> {
-        if browser.expires.is_some_and(|end| end <= now.unix) {
-            return Err(CloseReason::TokenExpired.into());
+        match browser {
+            Browser::Stranger { auth_by } if *auth_by <= now.mono => {
+                Err(CloseReason::AuthTimeout.into())
+            }
+            Browser::Known { expires, .. } if *expires <= now.unix => {
+                Err(CloseReason::TokenExpired.into())
+            }
+            _ => Ok(()),
         }
-        if browser.peer.is_none() && browser.auth_by <= now.mono {
-            return Err(CloseReason::AuthTimeout.into());
-        }
-        Ok(())
     }
 
     fn closed(&mut self, browser: Browser) {
-        if let Some(peer) = browser.peer {
+        if let Some(peer) = browser.peer() {
             self.hub.disconnect(peer);
         }
     }
@@ -113,7 +126,9 @@ impl Application for Site<'_> {
 /// `{"event":"callBackAnswer","clb":N,"data":X}` for those who asked for an answer.
 fn answer(outlet: &mut Outlet<'_, impl Net>, clb: Option<&str>, data: &str) {
     if let Some(clb) = clb {
-        outlet.send(&format!("{{\"event\":\"callBackAnswer\",\"clb\":{clb},\"data\":{data}}}"));
+        outlet.send(
+            &["{\"event\":\"callBackAnswer\",\"clb\":", clb, ",\"data\":", data, "}"].concat(),
+        );
     }
 }
 
@@ -135,7 +150,7 @@ impl Site<'_> {
         browser: &mut Browser,
         text: &str,
     ) -> Result<(), CloseReason> {
-        if let Some(reason) = browser.peer.and_then(|peer| self.hub.verdict(peer)) {
+        if let Some(reason) = browser.peer().and_then(|peer| self.hub.verdict(peer)) {
             // It is about to be told so, and nothing that it says means anything.
             return Err(reason);
         }
@@ -153,7 +168,7 @@ impl Site<'_> {
             ("auth", Some(data)) => self.auth(outlet, browser, data)?,
             ("subscribe", Some(data)) => self.subscribe(outlet, browser, data, clb),
             ("unsubscribe", Some(data)) => {
-                if let (Some(peer), Some(channel)) = (browser.peer, json::text(data)) {
+                if let (Some(peer), Some(channel)) = (browser.peer(), json::text(data)) {
                     self.hub.unsubscribe(peer, &channel);
                 }
                 answer(outlet, clb, OK);
@@ -180,29 +195,31 @@ impl Site<'_> {
         let ns = ns.ok_or(CloseReason::UnknownNamespace)?;
         let token = json::string(token).ok_or(CloseReason::InvalidToken)?;
         let now = outlet.now();
-        let keys: Vec<&str> = self.hub.keys(ns, self.at(now)).collect();
-        let claims = jwt::verify(&token, &keys, now.unix.seconds());
+        let keys = self.hub.keys(ns, self.at(now));
+        let claims = jwt::verify(&token, keys, now.unix.seconds());
         let claims = claims.map_err(|_| CloseReason::InvalidToken)?;
         if claims.user.len() > self.limits.name_bytes {
             return Err(CloseReason::InvalidToken);
         }
-        let cid = *browser.cid.get_or_insert_with(|| {
+        let former = browser.peer();
+        let cid = former.and_then(|peer| self.hub.cid(peer)).unwrap_or_else(|| {
             let mut bytes = [0; 16];
             outlet.random(&mut bytes);
             Uuid::from_random(bytes)
         });
-        let is_same = browser.peer.and_then(|peer| self.hub.identity(peer))
-            == Some((ns, claims.user.as_str()));
-        if !is_same {
-            // Somebody else from now on: what the former user heard is over.
-            if let Some(former) = browser.peer.take() {
-                self.hub.disconnect(former);
+        let peer = match former {
+            Some(peer) if self.hub.identity(peer) == Some((ns, claims.user.as_str())) => peer,
+            _ => {
+                // Somebody else from now on: what the former user heard is over.
+                if let Some(former) = former {
+                    self.hub.disconnect(former);
+                }
+                let peer = self.hub.connect(ns, &claims.user, cid, outlet.session());
+                peer.ok_or(CloseReason::UserFull)?
             }
-            let peer = self.hub.connect(ns, &claims.user, cid).ok_or(CloseReason::UserFull)?;
-            self.link(peer, outlet.session());
-            browser.peer = Some(peer);
-        }
-        browser.expires = claims.expires.map(|end| UnixMillis(end.saturating_mul(1000)));
+        };
+        let expires = claims.expires.map_or(NEVER, |end| UnixMillis(end.saturating_mul(1000)));
+        *browser = Browser::Known { peer, expires };
         outlet.reschedule();
         let left = claims.expires.map_or(String::new(), |end| {
             // Whole seconds that are certain to be left.
@@ -210,13 +227,6 @@ impl Site<'_> {
         });
         outlet.send(&format!("{{\"event\":\"auth ok\",\"data\":{{\"cid\":\"{cid}\"{left}}}}}"));
         Ok(())
-    }
-
-    fn link(&mut self, peer: PeerId, session: SessionId) {
-        if self.links.len() <= peer.index() {
-            self.links.resize(peer.index() + 1, session);
-        }
-        self.links[peer.index()] = session;
     }
 
     /// Joins a channel and sends its state. Old clients learn nothing else; those that gave a
@@ -228,7 +238,7 @@ impl Site<'_> {
         data: &str,
         clb: Option<&str>,
     ) {
-        let Some(peer) = browser.peer else { return refuse(outlet, clb, "need auth") };
+        let Some(peer) = browser.peer() else { return refuse(outlet, clb, "need auth") };
         let max = self.limits.name_bytes;
         let channel = match json::text(data) {
             Some(channel) if channel.len() > max => {
@@ -270,6 +280,6 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_browser_stays_small() {
-        assert!(size_of::<Browser>() <= 72, "{}", size_of::<Browser>());
+        assert!(size_of::<Option<Browser>>() <= 24, "{}", size_of::<Option<Browser>>());
     }
 }

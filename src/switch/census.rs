@@ -1,7 +1,7 @@
 //! What there is and what happened, for whoever looks into the switch: the server at its end, the
 //! admin door, tests. Changes nothing.
 
-use super::{Role, Switch};
+use super::Switch;
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::limits::Limits;
@@ -62,7 +62,7 @@ impl<J: Journal> Switch<J> {
         let ways = self.web.ways();
         let http = self.web_connections().saturating_sub(ways.raw + ways.sockjs);
         let (strangers, bodies) = (self.web.strangers(), self.web.bodies());
-        Census { control: self.controllers.len(), ways, http, strangers, bodies }
+        Census { control: self.seats.controllers(), ways, http, strangers, bodies }
     }
 
     /// How many connections have come through the web door and are open.
@@ -76,8 +76,8 @@ impl<J: Journal> Switch<J> {
     /// # Panics
     /// If anything is.
     pub fn check_drained(&self, now: Now) {
-        assert!(self.seats.iter().all(|seat| matches!(seat.role, Role::None)), "a role is kept");
-        let queues = [self.controllers.len(), self.strangers.len(), self.waiting.len()];
+        assert_eq!(self.seats.browsers().count(), 0, "a browser is kept");
+        let queues = [self.seats.controllers(), self.strangers.len(), self.waiting.len()];
         assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
         let queues = [self.owing.len(), self.crowded.len(), self.leaving.len()];
         assert_eq!(queues, [0; 3], "who is owed, held back, or leaving");
@@ -91,7 +91,9 @@ impl<J: Journal> Switch<J> {
 
     /// Checks that what was counted is what there is; for tests.
     pub(super) fn check_census(&self) {
-        let of_web = self.seats.iter().filter(|seat| matches!(seat.role, Role::Web));
-        assert_eq!(of_web.count(), self.web_connections(), "connections of the web door");
+        let count = self.seats.browsers().count();
+        assert_eq!(count, self.web_connections(), "connections of the web door");
+        let strangers = self.web.peers().filter(|browser| browser.peer().is_none());
+        assert_eq!(strangers.count(), self.web.strangers(), "who has not authenticated");
     }
 }

@@ -42,24 +42,42 @@ pub(super) enum Command<'a> {
     Remove { name: Cow<'a, str>, key: Cow<'a, str> },
     Rotate { name: Cow<'a, str>, key: Cow<'a, str>, grace_ms: u64 },
     Auth { name: Cow<'a, str>, key: Cow<'a, str> },
-    Emit { channels: Vec<Box<str>>, data: &'a str, options: EmitOptions },
-    Store { channel: Cow<'a, str>, data: &'a str, options: StoreOptions, is_push: bool },
+    Emit { channels: Channels<'a>, data: &'a str, options: EmitOptions<'a> },
+    Store { channel: Cow<'a, str>, data: &'a str, options: StoreOptions<'a>, is_push: bool },
     Get { channel: Cow<'a, str>, user: Option<Cow<'a, str>> },
     Info { channel: Cow<'a, str> },
     Grant { channel: Cow<'a, str>, user: Cow<'a, str>, is_withdrawn: bool },
     Disconnect { user: Cow<'a, str> },
 }
 
+/// Where a message goes: almost always to one channel.
+#[derive(Debug, PartialEq)]
+pub(super) enum Channels<'a> {
+    One([Cow<'a, str>; 1]),
+    Many(Vec<Cow<'a, str>>),
+}
+
+impl<'a> std::ops::Deref for Channels<'a> {
+    type Target = [Cow<'a, str>];
+
+    fn deref(&self) -> &[Cow<'a, str>] {
+        match self {
+            Channels::One(channel) => channel,
+            Channels::Many(channels) => channels,
+        }
+    }
+}
+
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct EmitOptions {
-    pub user: Option<Box<str>>,
+pub(super) struct EmitOptions<'a> {
+    pub user: Option<Cow<'a, str>>,
     pub except: Option<Uuid>,
     pub count: bool,
 }
 
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct StoreOptions {
-    pub user: Option<Box<str>>,
+pub(super) struct StoreOptions<'a> {
+    pub user: Option<Cow<'a, str>>,
     pub ttl_ms: Option<u64>,
     pub emit: bool,
 }
@@ -182,8 +200,8 @@ impl<'a> Fields<'a> {
             (Some(_), Some(_)) => {
                 return Err(Refused::new(300, "Need argument channel or channels, not both"));
             }
-            (None, Some(raw)) => channel_list(raw, limits)?,
-            _ => vec![self.channel(limits)?.into()],
+            (None, Some(raw)) => Channels::Many(channel_list(raw, limits)?),
+            _ => Channels::One([self.channel(limits)?]),
         };
         let data = self.data.ok_or(Refused::new(300, "Need argument data"))?;
         check_emit_bytes(&channels, data, limits)?;
@@ -201,7 +219,7 @@ impl<'a> Fields<'a> {
             }
         };
         let count = count.is_some_and(json::is_truthy);
-        let options = EmitOptions { user: user.map(Into::into), except, count };
+        let options = EmitOptions { user, except, count };
         Ok(Command::Emit { channels, data, options })
     }
 
@@ -210,7 +228,7 @@ impl<'a> Fields<'a> {
         let data = self.data.ok_or(Refused::new(300, "Need argument data"))?;
         let [user, ttl, emit] = self.params(["userId", "ttl", "emit"]);
         let options = StoreOptions {
-            user: user_id(user, "params.userId", limits)?.map(Into::into),
+            user: user_id(user, "params.userId", limits)?,
             ttl_ms: seconds(ttl, "params.ttl", limits.ttl_seconds)?,
             emit: emit.is_some_and(json::is_truthy),
         };
@@ -269,7 +287,7 @@ fn user_id<'a>(
     bounded(user, what, limits).map(Some)
 }
 
-fn channel_list(raw: &str, limits: &Limits) -> Result<Vec<Box<str>>, Refused> {
+fn channel_list<'a>(raw: &'a str, limits: &Limits) -> Result<Vec<Cow<'a, str>>, Refused> {
     let items = json::elements(raw).filter(|items| !items.is_empty());
     let items = items.ok_or_else(|| Refused::invalid("channels"))?;
     let max = limits.channels_per_emit;
@@ -284,7 +302,7 @@ fn channel_list(raw: &str, limits: &Limits) -> Result<Vec<Box<str>>, Refused> {
         let name = bounded(name, "channels", limits)?;
         // Named twice is meant once.
         if names.insert(name.clone()) {
-            channels.push(name.into());
+            channels.push(name);
         }
     }
     Ok(channels)
@@ -292,7 +310,7 @@ fn channel_list(raw: &str, limits: &Limits) -> Result<Vec<Box<str>>, Refused> {
 
 /// The message to each channel is one of its own, and all of them are queued before anybody can
 /// take any. What goes to one channel is no longer than its command.
-fn check_emit_bytes(channels: &[Box<str>], data: &str, limits: &Limits) -> Result<(), Refused> {
+fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> Result<(), Refused> {
     let max = limits.emit_bytes;
     let bytes: usize = channels.iter().map(|channel| channel.len() + data.len()).sum();
     if channels.len() < 2 || bytes <= max {

@@ -6,15 +6,16 @@
 //! (`waits`): it is not read until its entry has come, so order needs no further care. A reply that
 //! reports or shows what is not yet durable waits in `replies`.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
 use super::deadlines::Deadlines;
-use super::{Role, Stranger, Switch, WORK_PER_TURN};
-use crate::codec::{control, json, jwt};
+use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
+use super::{Stranger, Switch, WORK_PER_TURN};
+use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
-use crate::frame::Frame;
-use crate::hub::{Change, Key, NsId, Outcome, Place, Presence, Refusal};
+use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -31,9 +32,9 @@ pub(super) struct Controller {
     pub waits: Option<Ticket>,
     /// How to phrase the reply to that command.
     counts: bool,
-    /// Replies that wait until their mark is durable, and their bytes.
-    replies: VecDeque<(Mark, Frame)>,
-    replies_bytes: usize,
+    /// Bodies of replies that wait until their mark is durable, and their bytes.
+    pub replies: VecDeque<(Mark, Body)>,
+    pub replies_bytes: usize,
     /// It is not read until its replies have gone out.
     is_held: bool,
     /// It sends no more, or is not heard any more: closed when all is answered.
@@ -48,14 +49,16 @@ pub(super) struct Controller {
 /// What became of a command.
 enum Answer {
     /// This body, as soon as this is durable.
-    Body(Vec<u8>, Mark),
+    Body(Body, Mark),
+    /// It has had its reply.
+    Said,
     /// Nothing yet.
     Later,
 }
 
 impl Answer {
     /// A body that neither reports nor shows anything that could be lost.
-    fn now(body: impl Into<Vec<u8>>) -> Answer {
+    fn now(body: impl Into<Body>) -> Answer {
         Answer::Body(body.into(), Mark::default())
     }
 }
@@ -155,7 +158,9 @@ impl<J: Journal> Switch<J> {
         }
         // Out of the controller meanwhile, so that a body needs no copy to be carried out.
         let mut decoder = std::mem::take(&mut controller.decoder);
+        self.reply_buffer.clear();
         let used = self.commands(net, conn, controller, &mut decoder, input);
+        self.send_replies(net, conn);
         controller.decoder = decoder;
         match used {
             // What came before the fault is answered first.
@@ -176,7 +181,7 @@ impl<J: Journal> Switch<J> {
         decoder: &mut control::Decoder,
         input: &[u8],
     ) -> Result<usize, CloseReason> {
-        let (mut used, mut commands) = (0, 0);
+        let (mut used, mut commands, queued) = (0, 0, net.queued(conn));
         loop {
             if controller.waits.is_some() {
                 net.pause(conn);
@@ -188,11 +193,13 @@ impl<J: Journal> Switch<J> {
                 controller.unhear(net, conn);
                 return Ok(used);
             }
-            if net.queued(conn) >= self.limits.control_replies_pause_bytes {
+            if queued + self.reply_buffer.len() >= self.limits.control_replies_pause_bytes {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
-            if commands == self.limits.control_commands_per_turn || self.work >= WORK_PER_TURN {
+            let is_over =
+                commands == self.limits.control_commands_per_turn || self.work >= WORK_PER_TURN;
+            if is_over && used < input.len() {
                 // The others' turn; ours comes again.
                 net.resume(conn);
                 return Ok(used);
@@ -207,8 +214,14 @@ impl<J: Journal> Switch<J> {
             let Some(body) = decoded.body else { break };
             commands += 1;
             self.metrics.commands += 1;
-            let body = String::from_utf8_lossy(body);
-            controller.watch_frame(net, conn, false, &self.limits);
+            let body = match std::str::from_utf8(body) {
+                Ok(body) => Cow::Borrowed(body),
+                Err(_) => String::from_utf8_lossy(body),
+            };
+            if commands == 1 {
+                // Half a frame that was waited for is whole.
+                controller.watch_frame(net, conn, false, &self.limits);
+            }
             self.command(net, conn, controller, &body)?;
         }
         let is_midway = decoder.is_midway() || used < input.len();
@@ -234,14 +247,13 @@ impl<J: Journal> Switch<J> {
             Err(None) => {
                 let refused = Refused::new(301, "Body is not JSON");
                 self.count_refused(net, &refused);
-                let body = refusal(&refused);
-                self.reply(net, conn, controller, body, Mark::default());
+                self.reply_sink().reply(conn, controller, &refusal(&refused), Mark::default());
                 return Err(CloseReason::ControlJson);
             }
         };
         match answer {
-            Ok(Answer::Later) => {}
-            Ok(Answer::Body(body, mark)) => self.reply(net, conn, controller, body, mark),
+            Ok(Answer::Later | Answer::Said) => {}
+            Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
             Err(refused) => {
                 self.count_refused(net, &refused);
                 // What is said of names, keys and states shows how they are.
@@ -250,7 +262,7 @@ impl<J: Journal> Switch<J> {
                     313 | 314 => self.journal.mark_of_states(),
                     _ => Mark::default(),
                 };
-                self.reply(net, conn, controller, refusal(&refused), mark);
+                self.reply_sink().reply(conn, controller, &refusal(&refused), mark);
                 if matches!(refused.code, 305 | 306) {
                     controller.wrong_keys += 1;
                     if controller.wrong_keys >= self.limits.control_wrong_keys {
@@ -293,28 +305,24 @@ impl<J: Journal> Switch<J> {
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
-                let ns = ns?;
-                let state = self.hub.state(ns, &channel, user.as_deref(), at);
-                let body = state.map_or(b"null".into(), |state| state.as_bytes().into());
-                let place = Place { channel: channel.into(), user: user.map(Into::into) };
-                let ns = self.hub.number(ns).unwrap_or_default();
-                let mark = self.journal.mark_of(&Key::State { ns, place });
-                return Ok(Answer::Body(body, mark));
+                let spot = Spot { channel: &channel, user: user.as_deref() };
+                self.show(conn, controller, (ns?, spot), at);
+                return Ok(Answer::Said);
             }
             Command::Info { channel } => return Ok(self.list(ns?, &channel)),
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;
                 controller.counts = count;
-                Change::Emit { ns: ns?, channels, data: data.into(), user, except }
+                let (channels, data) = (Cow::Borrowed(&*channels), Cow::Borrowed(data));
+                let change = Change::Emit { ns: ns?, channels, data, user, except };
+                return self.propose(net, conn, controller, change);
             }
             Command::Store { channel, data, options, is_push } => {
                 let StoreOptions { user, ttl_ms, emit } = options;
                 let (ns, data) = (ns?, data.into());
-                let place = Place { channel: channel.into(), user };
-                if is_push {
-                    Change::Push { ns, place, data, ttl_ms, emit }
-                } else {
-                    Change::Set { ns, place, data, ttl_ms, emit }
+                match is_push {
+                    true => Change::Push { ns, channel, user, data, ttl_ms, emit },
+                    false => Change::Set { ns, channel, user, data, ttl_ms, emit },
                 }
             }
             Command::Grant { channel, user, is_withdrawn } => {
@@ -330,6 +338,23 @@ impl<J: Journal> Switch<J> {
         self.propose(net, conn, controller, change)
     }
 
+    /// The state at a place, as soon as it is durable.
+    fn show(
+        &mut self,
+        conn: ConnId,
+        controller: &mut Controller,
+        (ns, spot): (NsId, Spot<'_>),
+        at: UnixMillis,
+    ) {
+        let number = self.hub.number(ns).unwrap_or_default();
+        let mark = self.journal.mark_of(KeyRef::State { ns: number, spot });
+        let state = self.hub.state(ns, spot.channel, spot.user, at);
+        let state = state.unwrap_or(Cow::Borrowed("null"));
+        let (durable, owing) = (self.journal.durable(), &mut self.owing);
+        let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };
+        sink.reply(conn, controller, state.as_bytes(), mark);
+    }
+
     /// Who is in a channel.
     fn list(&mut self, ns: NsId, channel: &str) -> Answer {
         let presence = self.hub.presence(ns, channel);
@@ -342,15 +367,16 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        change: Change,
+        change: Change<'_>,
     ) -> Result<Answer, Refused> {
+        self.hand_out_before(net, &change);
         let at = self.at(net.now());
         self.hub.check(&change, at).map_err(refused)?;
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
             Proposal::Now(entry) => {
-                let outcome = self.apply(net, entry).map_err(refused)?;
+                let outcome = self.apply(net, entry, true).map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
                 let mark = match (is_recorded, is_state) {
                     (true, true) => self.journal.mark_of_states(),
@@ -376,7 +402,7 @@ impl<J: Journal> Switch<J> {
         conn: ConnId,
         result: Option<Result<Outcome, Refusal>>,
     ) {
-        let Role::Controller(mut controller) = std::mem::take(self.role(conn)) else { return };
+        let Some(mut controller) = self.seats.take(conn) else { return };
         controller.waits = None;
         let counts = std::mem::take(&mut controller.counts);
         let body = match result {
@@ -384,54 +410,34 @@ impl<J: Journal> Switch<J> {
             Some(Err(why)) => {
                 let refused = refused(why);
                 self.count_refused(net, &refused);
-                refusal(&refused)
+                refusal(&refused).into()
             }
             None => {
                 self.count_refused(net, &command::STORE_FAILED);
-                refusal(&command::STORE_FAILED)
+                refusal(&command::STORE_FAILED).into()
             }
         };
-        self.reply(net, conn, &mut controller, body, self.journal.mark());
+        let mark = self.journal.mark();
+        self.reply_sink().reply(conn, &mut controller, &body, mark);
+        self.send_replies(net, conn);
         if controller.fault.is_none() {
             net.resume(conn);
         }
         self.close_when_answered(net, conn, &mut controller);
-        *self.role(conn) = Role::Controller(controller);
-    }
-
-    /// Sends a reply, or owes it until what it reports or shows is durable. One frame, so that it
-    /// leaves in one write (protocol part 11).
-    fn reply(
-        &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
-        controller: &mut Controller,
-        body: Vec<u8>,
-        mark: Mark,
-    ) {
-        let frame = control::encode(&body);
-        if controller.replies.is_empty() && mark <= self.journal.durable() {
-            return net.send(conn, frame);
-        }
-        if controller.replies.is_empty() {
-            self.owing.push(conn);
-        }
-        controller.replies_bytes += frame.len();
-        controller.replies.push_back((mark, frame));
+        self.seats.put_back(conn, controller);
     }
 
     /// What was recorded between these marks is lost, and undone: whoever waited for it is told.
     pub(super) fn lose(&mut self, net: &mut impl Net, from: Mark, upto: Mark) {
         let mut lost = 0;
         for conn in &self.owing {
-            let seat = &mut self.seats[conn.index()];
-            let Role::Controller(controller) = &mut seat.role else { continue };
+            let Some(controller) = self.seats.controller(*conn) else { continue };
             let is_lost = |mark: Mark| from < mark && mark <= upto;
-            for (_, frame) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
-                *frame = control::encode(&refusal(&command::STORE_FAILED));
+            for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
+                *body = refusal(&command::STORE_FAILED).into();
                 lost += 1;
             }
-            controller.replies_bytes = controller.replies.iter().map(|(_, f)| f.len()).sum();
+            controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
         }
         self.metrics.store_failures += lost;
         *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
@@ -442,20 +448,19 @@ impl<J: Journal> Switch<J> {
     pub(super) fn release(&mut self, net: &mut impl Net) {
         let durable = self.journal.durable();
         for conn in std::mem::take(&mut self.owing) {
-            let is_same = self.seats[conn.index()].conn == conn;
-            let role = is_same.then(|| std::mem::take(self.role(conn)));
             // Whoever is gone meanwhile is owed nothing.
-            let Some(Role::Controller(mut controller)) = role else { continue };
+            let Some(mut controller) = self.seats.take(conn) else { continue };
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
-                let Some((_, frame)) = controller.replies.pop_front() else { break };
-                controller.replies_bytes -= frame.len();
-                net.send(conn, frame);
+                let Some((_, body)) = controller.replies.pop_front() else { break };
+                controller.replies_bytes -= body.len();
+                control::encode_into(&mut self.reply_buffer, &body);
             }
+            self.send_replies(net, conn);
             if !controller.replies.is_empty() {
                 self.owing.push(conn);
             }
             self.close_when_answered(net, conn, &mut controller);
-            *self.role(conn) = Role::Controller(controller);
+            self.seats.put_back(conn, controller);
         }
         self.readmit(net);
     }
@@ -467,10 +472,9 @@ impl<J: Journal> Switch<J> {
         }
         let (seats, limits) = (&self.seats, &self.limits);
         self.crowded.retain(|conn| {
-            let seat = &seats[conn.index()];
-            let Role::Controller(controller) = &seat.role else { return false };
-            if seat.conn != *conn || controller.is_behind(limits) {
-                return seat.conn == *conn;
+            let Some(controller) = seats.look_at(*conn) else { return false };
+            if controller.is_behind(limits) {
+                return true;
             }
             // One that waits for its replies to go out is read behind them, or is closed then.
             if !controller.is_held && !controller.is_ended {
@@ -484,8 +488,7 @@ impl<J: Journal> Switch<J> {
     /// has what it is owed.
     pub(super) fn evict_stranger(&mut self, net: &mut impl Net) {
         let Some(Stranger { conn, .. }) = self.strangers.pop_first() else { return };
-        let role = self.seats.get_mut(conn.index()).map(|seat| &mut seat.role);
-        let Some(Role::Controller(controller)) = role else { return };
+        let Some(controller) = self.seats.controller(conn) else { return };
         controller.let_go(net, conn, CloseReason::ControlAuth);
     }
 
@@ -540,58 +543,8 @@ impl<J: Journal> Switch<J> {
     }
 }
 
-const SUCCESS: &[u8] = b"{\"success\":true}";
-
 fn new_key(net: &mut impl Net) -> Box<str> {
     let mut bytes = [0; 16];
     net.random(&mut bytes);
     Uuid::from_random(bytes).to_string().into()
-}
-
-fn success(outcome: &Outcome, counts: bool) -> Vec<u8> {
-    match outcome {
-        Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}").into(),
-        Outcome::Reached(count) if counts => {
-            format!("{{\"success\":true,\"count\":{count}}}").into()
-        }
-        Outcome::Done | Outcome::Reached(_) => SUCCESS.into(),
-    }
-}
-
-fn refused(refusal: Refusal) -> Refused {
-    match refusal {
-        Refusal::NameTaken => command::NAME_TAKEN,
-        Refusal::Gone => command::NEED_AUTH,
-        Refusal::NoNamespace => command::NO_NAMESPACE,
-        Refusal::NotAList => Refused::new(314, "State is not a list"),
-        Refusal::StateTooLarge(max) => {
-            Refused { code: 313, reason: format!("State is too large, at most {max} bytes").into() }
-        }
-        Refusal::TooMany(what, max) => {
-            Refused { code: 313, reason: format!("Too many {what}, at most {max}").into() }
-        }
-    }
-}
-
-/// `{"success":false,"reason":TEXT,"code":NUMBER}` (protocol part 4).
-fn refusal(refused: &Refused) -> Vec<u8> {
-    let mut out = b"{\"success\":false,\"reason\":".to_vec();
-    json::quote_into(&mut out, &refused.reason);
-    out.extend_from_slice(format!(",\"code\":{}}}", refused.code).as_bytes());
-    out
-}
-
-/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 5).
-fn info(presence: &Presence<'_>) -> Vec<u8> {
-    let (users, connections) = (presence.users, presence.connections.len());
-    let mut out =
-        format!("{{\"countUser\":{users},\"countConnection\":{connections},\"connId_UserId\":{{")
-            .into_bytes();
-    for (i, (cid, user)) in presence.connections.iter().enumerate() {
-        let comma = if i > 0 { "," } else { "" };
-        out.extend_from_slice(format!("{comma}\"{cid}\":").as_bytes());
-        json::quote_into(&mut out, user);
-    }
-    out.extend_from_slice(b"}}");
-    out
 }

@@ -3,8 +3,8 @@
 //! more at a time than it can. Back ends are served until the last browser has gone, so what they
 //! have to say at the end is still heard.
 
-use super::{Role, Switch};
-use crate::edge::Net;
+use super::Switch;
+use crate::edge::{ConnId, Net};
 use crate::journal::Journal;
 use crate::time::Millis;
 
@@ -30,8 +30,9 @@ pub(super) struct Drain {
     gone: u64,
     /// The next seat to look at.
     slot: usize,
-    /// All browsers have gone, and the back ends are let go.
+    /// All browsers have gone, and the back ends are let go; so far as this one.
     is_last: bool,
+    last: Option<ConnId>,
     is_over: bool,
 }
 
@@ -47,6 +48,7 @@ impl Drain {
             gone: 0,
             slot: 0,
             is_last: false,
+            last: None,
             is_over: false,
         }
     }
@@ -101,70 +103,45 @@ impl<J: Journal> Switch<J> {
                 return;
             }
             if let Some(drain) = &mut self.drain {
-                (drain.is_last, drain.slot) = (true, 0);
+                drain.is_last = true;
             }
         }
         self.drain_control(net);
     }
 
-    /// The next seat, a bounded number of them in a turn.
-    fn next_seat(&mut self) -> Option<usize> {
-        let drain = self.drain.as_mut()?;
-        let slot = drain.slot;
-        drain.slot += 1;
-        (slot < self.seats.len()).then_some(slot)
-    }
-
     fn drain_web(&mut self, net: &mut impl Net, count: usize) {
         let mut left = count.min(PER_TURN);
         for _ in 0..SEATS_PER_TURN {
-            if left == 0 {
-                return;
-            }
-            let Some(slot) = self.next_seat() else {
+            let Some(drain) = self.drain.as_mut().filter(|_| left > 0) else { return };
+            let Some(seat) = self.seats.browser(drain.slot) else {
                 // Whoever is left was not there when their seat was looked at.
-                if let Some(drain) = &mut self.drain {
-                    drain.slot = 0;
-                }
+                drain.slot = 0;
                 return;
             };
-            if !matches!(self.seats[slot].role, Role::Web) {
-                continue;
-            }
-            let conn = self.seats[slot].conn;
-            let back_ms = self.drain.as_mut().map(|drain| {
-                drain.gone += 1;
-                drain.back_in(net.now().mono)
-            });
+            drain.slot += 1;
+            let Some(conn) = seat else { continue };
+            drain.gone += 1;
+            let back_ms = drain.back_in(net.now().mono);
             let (web, mut site) = self.split();
-            web.let_go(net, &mut site, conn, back_ms);
+            web.let_go(net, &mut site, conn, Some(back_ms));
             left -= 1;
         }
     }
 
     fn drain_control(&mut self, net: &mut impl Net) {
-        let mut left = PER_TURN;
-        for _ in 0..SEATS_PER_TURN {
-            // A seat that is taken is looked at: whoever is skipped is not met again.
-            if left == 0 {
-                break;
-            }
-            let Some(slot) = self.next_seat() else { break };
-            let conn = self.seats[slot].conn;
-            match std::mem::take(&mut self.seats[slot].role) {
-                Role::Controller(mut controller) => {
-                    // What has been carried out is answered first; what has not is not begun.
-                    controller.is_ended = true;
-                    self.close_when_answered(net, conn, &mut controller);
-                    *self.role(conn) = Role::Controller(controller);
-                    left -= 1;
-                }
-                role => self.seats[slot].role = role,
-            }
+        let last = self.drain.as_ref().and_then(|drain| drain.last);
+        let mut left = self.seats.all_controllers();
+        left.retain(|conn| last.is_none_or(|last| *conn > last));
+        for conn in left.iter().take(PER_TURN) {
+            let Some(mut controller) = self.seats.take(*conn) else { continue };
+            // What has been carried out is answered first; what has not is not begun.
+            controller.is_ended = true;
+            self.close_when_answered(net, *conn, &mut controller);
+            self.seats.put_back(*conn, controller);
         }
-        let count = self.seats.len();
         if let Some(drain) = &mut self.drain {
-            drain.is_over = drain.slot >= count;
+            drain.last = left.get(PER_TURN - 1).copied().or(drain.last);
+            drain.is_over = left.len() <= PER_TURN;
         }
     }
 }

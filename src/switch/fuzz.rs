@@ -560,11 +560,12 @@ fn end_of_chunks(output: &[u8]) -> Option<usize> {
 
 /// WebSocket frames, in SockJS framing if they begin with its `o`; nothing comes after a close.
 fn check_frames(output: &mut [u8]) {
-    let mut reader = Reader::new(Side::Client);
+    let mut reader = Reader::default();
     let bounds = Bounds { message_bytes: usize::MAX, fragments: 1 };
     let (mut at, mut is_sockjs, mut is_closed) = (0, false, false);
     while at < output.len() {
-        let step = reader.read(&mut output[at..], &bounds).expect("our frames are good");
+        let step =
+            reader.read(Side::Client, &mut output[at..], &bounds).expect("our frames are good");
         at += step.consumed;
         match step.event.expect("frames are whole") {
             Event::Text("o") if !is_sockjs => is_sockjs = true,

@@ -2,20 +2,24 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends (and `deadlines` for theirs), `browser` for what
-//! browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for the page
-//! to try it all, `flood` and `drain` for the days on which there is too much or it is over. This
-//! file has what is between the roles: the order of changes, delivery, and the end of connections.
+//! One file per role: `control` for back ends (and `deadlines` and `replies` for theirs), `browser`
+//! for what browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for
+//! the page to try it all, `seats` for who is what, `crowd` for what is said to all in a channel,
+//! `flood` and `drain` for the days on which there is too much or it is over. This file has what is
+//! between the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
 mod command;
 mod control;
+mod crowd;
 mod deadlines;
 mod drain;
 mod flood;
 mod fuzz;
 mod page;
+mod replies;
+mod seats;
 mod settings;
 mod shared;
 
@@ -25,7 +29,7 @@ use hashbrown::HashMap;
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
-use crate::hub::{Entry, Hub, Outbox, Outcome, PeerId, Refusal, Undo};
+use crate::hub::{ChannelId, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Undo};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -35,8 +39,10 @@ use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{SessionId, Web};
 use browser::{Browser, Site};
 use control::Controller;
+use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
+use seats::Seats;
 use settings::{service, shared_bytes_min};
 use shared::SharedStates;
 
@@ -53,24 +59,6 @@ const ENDS_PER_TURN: usize = 1000;
 const WORK_PER_TURN: usize = 4096;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
-
-/// What a connection is.
-#[derive(Debug, Default)]
-enum Role {
-    /// Nobody, or somebody who is being served right now.
-    #[default]
-    None,
-    Controller(Box<Controller>),
-    /// A browser's: the web door knows the rest.
-    Web,
-}
-
-/// A connection and what it is.
-#[derive(Debug)]
-struct Seat {
-    conn: ConnId,
-    role: Role,
-}
 
 /// A controller that has not authenticated, by its age: lives of slots are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,22 +81,22 @@ pub struct Switch<J> {
     demo: Option<Demo>,
     hub: Hub,
     journal: J,
-    /// By the slot of the connection.
-    seats: Vec<Seat>,
-    /// Connections with the role of a controller: by name, so that their number cannot drift.
-    controllers: BTreeSet<ConnId>,
-    /// Those of them that have not authenticated yet, the oldest first.
+    /// Who is connected, and as what.
+    seats: Seats,
+    /// Back ends that have not authenticated yet, the oldest first.
     strangers: BTreeSet<Stranger>,
     /// All browsers.
     web: Web<Browser>,
-    /// The session of each peer, by its slot; meaningful while the peer lives.
-    links: Vec<SessionId>,
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, ConnId>,
+    /// Replies to the back end that is being heard, which go out as one.
+    reply_buffer: Vec<u8>,
     /// Controllers with replies that wait until something is durable.
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// What the back end that is being heard says to everybody in a channel.
+    crowd: Crowd,
     /// Publications that wait take too much memory.
     flood: Option<Flood>,
     /// Large states on their way to those who subscribed.
@@ -147,13 +135,13 @@ impl<J: Journal> Switch<J> {
             server_key,
             demo,
             journal,
-            seats: Vec::new(),
-            controllers: BTreeSet::new(),
+            seats: Seats::default(),
             strangers: BTreeSet::new(),
-            links: Vec::new(),
             waiting: HashMap::new(),
+            reply_buffer: Vec::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
+            crowd: Crowd::default(),
             flood: None,
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
@@ -175,36 +163,40 @@ impl<J: Journal> Switch<J> {
         UnixMillis(self.epoch.saturating_add(now.mono.0))
     }
 
-    /// The role of a connection that the reactor knows.
-    fn role(&mut self, conn: ConnId) -> &mut Role {
-        let seat = &mut self.seats[conn.index()];
-        debug_assert_eq!(seat.conn, conn);
-        &mut seat.role
-    }
-
     /// The hub, and the outbox that it speaks to.
     fn delivery<'a, N: Net>(&'a mut self, net: &'a mut N) -> (&'a mut Hub, Delivery<'a, N, J>) {
         let delivery = Delivery {
             net,
             web: &mut self.web,
-            links: &self.links,
+            crowd: &mut self.crowd,
+            gathers_in: None,
             leaving: &mut self.leaving,
             journal: &mut self.journal,
             shared: &mut self.shared,
             deliveries: &mut self.metrics.deliveries,
+            work: &mut self.work,
         };
         (&mut self.hub, delivery)
     }
 
-    /// Applies an entry and lets its effects out.
-    fn apply(&mut self, net: &mut impl Net, entry: Entry) -> Result<Outcome, Refusal> {
+    /// Applies an entry and lets its effects out. That of a command which is being carried out has
+    /// been checked, and what it says to everybody in a channel may be gathered.
+    fn apply(
+        &mut self,
+        net: &mut impl Net,
+        entry: Entry<'_>,
+        is_heard: bool,
+    ) -> Result<Outcome, Refusal> {
         let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
-        let outcome = hub.apply(entry, &mut delivery);
+        delivery.gathers_in = published_in.filter(|_| is_heard);
+        let outcome = match is_heard {
+            true => Ok(hub.apply_checked(entry, &mut delivery)),
+            false => hub.apply(entry, &mut delivery),
+        };
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
             self.metrics.publications += 1;
-            self.work = self.work.saturating_add(deliveries as usize);
             self.hub.count_publication(ns, deliveries);
         }
         self.dismiss_leaving(net);
@@ -237,7 +229,6 @@ impl<J: Journal> Switch<J> {
     fn split(&mut self) -> (&mut Web<Browser>, Site<'_>) {
         let site = Site {
             hub: &mut self.hub,
-            links: &mut self.links,
             shared: &mut self.shared,
             limits: &self.limits,
             demo: self.demo.as_ref(),
@@ -248,7 +239,7 @@ impl<J: Journal> Switch<J> {
 
     fn handle(&mut self, net: &mut impl Net, event: Event) {
         let (ticket, result) = match event {
-            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry))),
+            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry, false))),
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
                 let (hub, mut delivery) = self.delivery(net);
@@ -292,22 +283,19 @@ impl<J: Journal> Switch<J> {
         self.hub.check_invariants();
         self.web.check_invariants();
         self.check_census();
-        let is_known =
-            |browser: &&Browser| browser.peer.is_some_and(|peer| self.hub.identity(peer).is_some());
+        let is_known = |browser: &&Browser| {
+            browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
+        };
         let peers = self.web.peers().filter(is_known);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
-        let is_controller = |seat: &&Seat| matches!(seat.role, Role::Controller(_));
-        let controllers = self.seats.iter().filter(is_controller).map(|seat| seat.conn);
-        let controllers: BTreeSet<ConnId> = controllers.collect();
-        assert_eq!(controllers, self.controllers, "a controller that is none, or is not known");
-        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger.conn)));
-        for conn in &self.crowded {
-            let seat = &self.seats[conn.index()];
-            assert!(seat.conn != *conn || matches!(seat.role, Role::Controller(_) | Role::None));
-        }
+        let controllers = self.seats.all_controllers();
+        let is_known = |stranger: &Stranger| controllers.contains(&stranger.conn);
+        assert!(self.strangers.iter().all(is_known));
+        let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
+        assert!(!controllers.iter().any(is_served), "one is not put back");
         for (ticket, conn) in &self.waiting {
-            let role = self.seats.get(conn.index()).map(|seat| &seat.role);
-            assert!(matches!(role, Some(Role::Controller(c)) if c.waits == Some(*ticket)));
+            let controller = self.seats.look_at(*conn);
+            assert!(controller.is_some_and(|c| c.waits == Some(*ticket)));
         }
     }
 }
@@ -316,31 +304,49 @@ impl<J: Journal> Switch<J> {
 struct Delivery<'a, N, J> {
     net: &'a mut N,
     web: &'a mut Web<Browser>,
-    links: &'a [SessionId],
+    /// What goes to everybody in a channel of that namespace is gathered.
+    crowd: &'a mut Crowd,
+    gathers_in: Option<NsId>,
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
     journal: &'a mut J,
     shared: &'a mut SharedStates,
     deliveries: &'a mut u64,
+    work: &'a mut usize,
 }
 
 impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
-    fn deliver(&mut self, peer: PeerId, publication: &Publication<'_>) {
-        let session = self.links[peer.index()];
+    fn deliver(&mut self, route: Route, publication: &Publication<'_>) {
         *self.deliveries += 1;
+        *self.work += 1;
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
         // sent counts against it, nor what it asked for itself, nor what has not yet been offered
         // to it; and no message by its size. Behind what was too much, the net takes nothing more.
-        if self.web.publish(self.net, session, publication) {
-            self.leaving.push((session, CloseReason::SlowConsumer));
+        if self.web.publish(self.net, route, publication) {
+            self.leaving.push((route, CloseReason::SlowConsumer));
         }
     }
 
-    fn close(&mut self, peer: PeerId, reason: CloseReason) {
-        self.leaving.push((self.links[peer.index()], reason));
+    fn gather(&mut self, channel: ChannelId, count: usize, name: &str, data: &str) -> bool {
+        let Some(ns) = self.gathers_in else { return false };
+        let is_taken = self.crowd.gather(ns, channel, name, data);
+        *self.deliveries += if is_taken { count as u64 } else { 0 };
+        is_taken
+    }
+
+    fn close(&mut self, route: Route, reason: CloseReason) {
+        self.leaving.push((route, reason));
+    }
+
+    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        let stays = self.journal.stays(key, bytes);
+        if stays {
+            self.shared.forget(key);
+        }
+        stays
     }
 
     fn changed(&mut self, undo: Undo) {
-        self.shared.forget(&undo.key);
+        self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
     }
 }
@@ -348,32 +354,27 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
 impl<J: Journal> Handler for Switch<J> {
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address) {
         self.metrics.opened += 1;
-        let role = match door {
+        match door {
             Door::Control => {
-                if self.controllers.len() >= self.limits.control_connections {
+                if self.seats.controllers() >= self.limits.control_connections {
                     net.close(conn, CloseReason::Full);
                 } else {
                     self.strangers.insert(Stranger::of(conn));
                 }
-                self.controllers.insert(conn);
+                let controller = Controller::new(net, conn, &self.limits);
+                self.seats.seat_controller(conn, controller);
                 if self.strangers.len() > self.limits.control_unauthenticated_connections {
                     self.evict_stranger(net);
                 }
-                Role::Controller(Box::new(Controller::new(net, conn, &self.limits)))
             }
             Door::Web => {
                 self.metrics.web_opened += 1;
+                self.seats.seat_browser(conn);
                 self.web.opened(net, conn, from);
-                Role::Web
             }
             // It is the admin's, who has a handler of its own.
-            Door::Admin => Role::None,
-        };
-        let vacant = || Seat { conn, role: Role::None };
-        if self.seats.len() <= conn.index() {
-            self.seats.resize_with(conn.index() + 1, vacant);
+            Door::Admin => {}
         }
-        self.seats[conn.index()] = Seat { conn, role };
     }
 
     fn turned_away(&mut self, now: Now, why: TurnedAway) {
@@ -387,69 +388,48 @@ impl<J: Journal> Handler for Switch<J> {
         conn: ConnId,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
-        match std::mem::take(self.role(conn)) {
-            Role::None => Ok(input.len()),
-            Role::Controller(mut controller) => {
-                let used = self.controller_received(net, conn, &mut controller, input);
-                *self.role(conn) = Role::Controller(controller);
-                used
-            }
-            Role::Web => {
-                *self.role(conn) = Role::Web;
-                let (web, mut site) = self.split();
-                web.received(net, &mut site, conn, input)
-            }
+        if let Some(mut controller) = self.seats.take(conn) {
+            let used = self.controller_received(net, conn, &mut controller, input);
+            self.hand_out(net);
+            self.seats.put_back(conn, controller);
+            return used;
         }
+        let (web, mut site) = self.split();
+        web.received(net, &mut site, conn, input)
     }
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
-        match std::mem::take(self.role(conn)) {
-            Role::Controller(mut controller) => {
-                controller.is_ended = true;
-                self.close_when_answered(net, conn, &mut controller);
-                *self.role(conn) = Role::Controller(controller);
-            }
-            role => {
-                *self.role(conn) = role;
-                self.web.ended(net, conn);
-            }
-        }
+        let Some(mut controller) = self.seats.take(conn) else {
+            return self.web.ended(net, conn);
+        };
+        controller.is_ended = true;
+        self.close_when_answered(net, conn, &mut controller);
+        self.seats.put_back(conn, controller);
     }
 
     fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
         // A back end's commands are carried out all the same.
-        if matches!(self.role(conn), Role::Web) {
+        if !self.seats.is_controller(conn) {
             self.web.hung_up(net, conn);
         }
     }
 
     fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
-        match std::mem::take(self.role(conn)) {
-            Role::Controller(mut controller) => {
-                controller.drained(net, conn);
-                self.close_when_answered(net, conn, &mut controller);
-                *self.role(conn) = Role::Controller(controller);
-            }
-            role => {
-                *self.role(conn) = role;
-                let (web, mut site) = self.split();
-                web.drained(net, &mut site, conn);
-            }
-        }
+        let Some(mut controller) = self.seats.take(conn) else {
+            let (web, mut site) = self.split();
+            return web.drained(net, &mut site, conn);
+        };
+        controller.drained(net, conn);
+        self.close_when_answered(net, conn, &mut controller);
+        self.seats.put_back(conn, controller);
     }
 
     fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
-        match std::mem::take(self.role(conn)) {
-            Role::Controller(mut controller) => {
-                controller.timed_out(net, conn);
-                *self.role(conn) = Role::Controller(controller);
-            }
-            role => {
-                *self.role(conn) = role;
-                let (web, mut site) = self.split();
-                web.timed_out(net, &mut site, conn);
-            }
+        if let Some(controller) = self.seats.controller(conn) {
+            return controller.timed_out(net, conn);
         }
+        let (web, mut site) = self.split();
+        web.timed_out(net, &mut site, conn);
     }
 
     fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
@@ -462,20 +442,16 @@ impl<J: Journal> Handler for Switch<J> {
         if !reason.is_ordinary() {
             self.report_soon(net.now());
         }
-        match std::mem::take(self.role(conn)) {
-            Role::Controller(controller) => {
-                self.controllers.remove(&conn);
-                self.strangers.remove(&Stranger::of(conn));
-                if let Some(ticket) = controller.waits {
-                    self.waiting.remove(&ticket);
-                }
+        if let Some(controller) = self.seats.leave_controller(conn) {
+            self.strangers.remove(&Stranger::of(conn));
+            if let Some(ticket) = controller.waits {
+                self.waiting.remove(&ticket);
             }
-            Role::Web => {
-                self.metrics.web_closed += 1;
-                let (web, mut site) = self.split();
-                web.closed(net, &mut site, conn);
-            }
-            Role::None => {}
+        } else if self.seats.is_browser(conn) {
+            self.seats.leave_browser(conn);
+            self.metrics.web_closed += 1;
+            let (web, mut site) = self.split();
+            web.closed(net, &mut site, conn);
         }
     }
 

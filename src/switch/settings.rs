@@ -3,7 +3,7 @@
 use super::{Demo, Switch};
 use crate::address::Proxies;
 use crate::codec::sockjs;
-use crate::hub::{Outbox, PeerId, Undo};
+use crate::hub::{Outbox, Route, Undo};
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::publication::Publication;
@@ -59,8 +59,8 @@ impl<J: Journal> Switch<J> {
     pub fn declare(&mut self, name: &str, key: &str) -> bool {
         struct Recorded<'a, J>(&'a mut J);
         impl<J: Journal> Outbox for Recorded<'_, J> {
-            fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {}
-            fn close(&mut self, _: PeerId, _: CloseReason) {}
+            fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+            fn close(&mut self, _: Route, _: CloseReason) {}
             fn changed(&mut self, undo: Undo) {
                 self.0.changed(undo);
             }

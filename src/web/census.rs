@@ -1,7 +1,7 @@
 //! How many sessions there are and were, for whoever looks into the web door. Numbers alone, each
 //! known without a search. Changes nothing.
 
-use super::{Bodies, Web};
+use super::{Bodies, Line, Web};
 use crate::reason::CloseReason;
 
 /// How many sessions there are, by how they are carried.
@@ -18,13 +18,13 @@ pub struct Ways {
 impl<P> Web<P> {
     /// How many sessions there are, of any kind.
     pub fn sessions(&self) -> usize {
-        self.sessions.len()
+        self.raw_sockets + self.sockjs_sockets + self.sessions.len()
     }
 
     /// How many sessions there are, of each kind.
     pub fn ways(&self) -> Ways {
-        let (raw, polled) = (self.raw_sockets, self.names.len());
-        Ways { raw, sockjs: self.sessions.len() - polled - raw, polled }
+        let (raw, sockjs) = (self.raw_sockets, self.sockjs_sockets);
+        Ways { raw, sockjs, polled: self.sessions.len() }
     }
 
     /// What is kept of bodies of requests.
@@ -45,6 +45,10 @@ impl<P> Web<P> {
 
     /// What the application knows of the sessions that live.
     pub fn peers(&self) -> impl Iterator<Item = &P> {
-        self.sessions.iter().filter_map(|(_, session)| session.peer.as_ref())
+        let sockets = self.lines.iter().filter_map(|line| match line {
+            Line::Socket(socket) => socket.peer.as_ref(),
+            _ => None,
+        });
+        sockets.chain(self.sessions.iter().filter_map(|(_, session)| session.peer.as_ref()))
     }
 }

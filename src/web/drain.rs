@@ -1,7 +1,8 @@
 //! How the door's connections end when the server stops: each is told so, and when to come back.
 //! Who is let go when is for the handler to say.
 
-use super::{Application, Line, Link, Parting, Session, SessionId, Web};
+use super::polled::PolledId;
+use super::{Application, Line, Parting, Web};
 use crate::codec::http::Response;
 use crate::edge::{ConnId, Net};
 use crate::reason::CloseReason;
@@ -27,7 +28,9 @@ impl<P> Web<P> {
         conn: ConnId,
         back_ms: Option<u64>,
     ) {
-        match &self.lines[conn.index()] {
+        let Some(line) = self.lines.get(conn.index()) else { return };
+        let parting = Parting { back_ms, ..CloseReason::GoingAway.into() };
+        match line {
             Line::None => {}
             Line::Http(http) => {
                 if http.is_midway() {
@@ -35,13 +38,13 @@ impl<P> Web<P> {
                 }
                 net.close(conn, CloseReason::GoingAway);
             }
-            Line::Receiver(id) | Line::Sender(id, _) | Line::Socket(id) => {
+            Line::Receiver(id) | Line::Sender(id, _) => {
                 let id = *id;
-                let parting = Parting { back_ms, ..CloseReason::GoingAway.into() };
-                self.dismiss(net, app, id, parting);
+                self.dismiss_polled(net, app, id, parting);
                 self.serve(net, app, id);
                 net.close(conn, CloseReason::GoingAway);
             }
+            Line::Socket(_) => self.dismiss_socket(net, app, conn, parting),
         }
     }
 
@@ -52,12 +55,8 @@ impl<P> Web<P> {
         app: &mut A,
         count: usize,
     ) -> bool {
-        let is_alone = |session: &Session<P>| match &session.link {
-            Link::Polled(polled) => !polled.has_receiver(),
-            Link::Socket(_) => false,
-        };
-        let alone = self.sessions.iter().filter(|(_, session)| is_alone(session));
-        let ids: Vec<SessionId> = alone.map(|(id, _)| id).take(count).collect();
+        let alone = self.sessions.iter().filter(|(_, session)| !session.polled.has_receiver());
+        let ids: Vec<PolledId> = alone.map(|(id, _)| id).take(count).collect();
         for id in &ids {
             self.destroy(net, app, *id);
         }

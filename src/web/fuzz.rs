@@ -397,4 +397,19 @@ mod tests {
         assert_eq!(answers(&world), 10);
         world.end();
     }
+
+    #[test]
+    fn memory_comes_back_when_a_crowd_has_gone() {
+        let mut world = World::new();
+        let first = world.connect(Address::Unix);
+        let crowd: Vec<ConnId> = (0..10_000).map(|_| world.connect(Address::Unix)).collect();
+        for conn in crowd {
+            world.net.close(conn, CloseReason::PeerClosed);
+        }
+        world.turn();
+        world.door.check_invariants();
+        world.give(first, b"GET /socket HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(world.net.peers[first.index()].output.ends_with(b"Welcome to SockJS!\n"));
+        world.end();
+    }
 }

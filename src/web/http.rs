@@ -1,8 +1,9 @@
 //! HTTP/1.1 on the web door: one request after the other, head and body, each answered before the
 //! next is looked at (RFC 9112). What is ambiguous is refused and ends the connection.
 
+use super::polled::PolledId;
 use super::uploads::Upload;
-use super::{Application, Line, SessionId, Web};
+use super::{Application, Line, Web};
 use super::{answers, origin};
 use crate::codec::http::{
     self, BodyReader, CONTINUE, Head, HeadBounds, HttpError, Response, Upgrade,
@@ -313,7 +314,7 @@ impl<P> Web<P> {
     }
 
     /// The sender's answer, and its connection goes on.
-    pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: SessionId) {
+    pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: PolledId) {
         let Line::Sender(of, reply) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         debug_assert_eq!(of, id);
         net.send(conn, reply.frame);

@@ -1,6 +1,6 @@
 //! What must hold of the web door between two calls; for simulators, fuzzers and tests.
 
-use super::{Line, Link, Web};
+use super::{LINES_KEPT, Line, Session, Web};
 use crate::publication::Form;
 
 impl<P> Web<P> {
@@ -9,47 +9,42 @@ impl<P> Web<P> {
     /// # Panics
     /// If anything does not hold.
     pub fn check_invariants(&self) {
-        let (mut polled_count, mut raw) = (0, 0);
-        for (id, session) in self.sessions.iter() {
-            match &session.link {
-                Link::Socket(socket) => {
-                    raw += usize::from(socket.form == Form::Raw);
-                    let line = &self.lines[socket.conn.index()];
-                    assert!(matches!(line, Line::Socket(of) if *of == id), "{line:?}");
-                }
-                Link::Polled(polled) => {
-                    polled_count += 1;
-                    assert_eq!(self.names.get(&polled.key), Some(&id));
-                    polled.check_invariants(session.peer.is_some());
-                    if let Some(conn) = polled.receiver_conn() {
-                        let line = &self.lines[conn.index()];
-                        assert!(matches!(line, Line::Receiver(of) if *of == id), "{line:?}");
-                    }
-                    assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
-                    for sender in &polled.senders {
-                        let line = &self.lines[sender.index()];
-                        assert!(matches!(line, Line::Sender(of, _) if *of == id), "{line:?}");
-                    }
-                }
+        for (id, Session { peer, polled }) in self.sessions.iter() {
+            assert_eq!(self.names.get(&polled.key), Some(&id));
+            polled.check_invariants(peer.is_some());
+            if let Some(conn) = polled.receiver_conn() {
+                let line = &self.lines[conn.index()];
+                assert!(matches!(line, Line::Receiver(of) if *of == id), "not its receiver's");
+            }
+            assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
+            for sender in &polled.senders {
+                let line = &self.lines[sender.index()];
+                assert!(matches!(line, Line::Sender(of, _) if *of == id), "not its sender's");
             }
         }
-        assert_eq!(self.names.len(), polled_count);
-        assert_eq!(raw, self.raw_sockets);
+        assert_eq!(self.names.len(), self.sessions.len());
+        let (mut raw, mut sockjs) = (0, 0);
         for line in &self.lines {
-            if let Line::Receiver(id) | Line::Sender(id, _) | Line::Socket(id) = line {
-                assert!(self.sessions.get(*id).is_some(), "{line:?} of nobody");
+            match line {
+                Line::None | Line::Http(_) => {}
+                Line::Receiver(id) | Line::Sender(id, _) => {
+                    assert!(self.sessions.contains(*id), "{id:?} is gone");
+                }
+                Line::Socket(socket) if socket.form == Form::Raw => raw += 1,
+                Line::Socket(_) => sockjs += 1,
             }
         }
+        assert_eq!((raw, sockjs), (self.raw_sockets, self.sockjs_sockets));
+        assert!(!matches!(self.lines.last(), Some(Line::None)), "places that nobody needs");
+        let room = 2 * (2 * self.lines.len() + LINES_KEPT);
+        assert!(self.lines.capacity() <= room, "memory of those who have gone");
         self.wheel.check_invariants();
         self.check_strangers();
         let bodies = self.lines.iter().map(|line| match line {
             Line::Http(http) => http.upload.as_ref().map_or(0, |upload| upload.bytes()),
             _ => 0,
         });
-        let pending = self.sessions.iter().map(|(_, session)| match &session.link {
-            Link::Polled(polled) => polled.pending_bytes(),
-            Link::Socket(_) => 0,
-        });
+        let pending = self.sessions.iter().map(|(_, session)| session.polled.pending_bytes());
         assert_eq!(bodies.chain(pending).sum::<usize>(), self.bodies.bytes);
         let is_open = |slot: usize| !matches!(self.lines.get(slot), None | Some(Line::None));
         self.addresses.check_invariants(is_open);
@@ -60,7 +55,8 @@ impl<P> Web<P> {
     /// # Panics
     /// If anything is.
     pub fn check_drained(&self) {
-        assert!(self.lines.iter().all(|line| matches!(line, Line::None)), "a line is kept");
+        assert!(self.lines.is_empty(), "a line is kept");
+        assert_eq!(self.sessions() + self.strangers(), 0, "sessions that are counted");
         let kept = [self.sessions.len(), self.names.len(), self.wheel.len(), self.dirty.len()];
         assert_eq!(kept, [0; 4], "sessions, their names, their deadlines, and those that changed");
     }

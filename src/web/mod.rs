@@ -25,6 +25,7 @@ mod pace;
 mod polled;
 mod publish;
 mod service;
+mod session;
 mod socket;
 mod standalone;
 mod strangers;
@@ -32,18 +33,17 @@ mod transports;
 mod uploads;
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
 
 use crate::address::{Address, Proxies};
-use crate::arena::{Arena, Id};
+use crate::arena::Arena;
 use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
-use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
@@ -51,28 +51,25 @@ use addresses::Addresses;
 use answers::Pages;
 use http::{Http, SenderReply};
 use pace::Pace;
-use polled::Polled;
+use polled::{Polled, PolledId, PolledKind};
+use session::Link;
 use socket::Socket;
-use strangers::Age;
+use strangers::Strangers;
 
 pub use census::Ways;
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
 pub use service::Service;
+pub use session::SessionId;
 pub use standalone::Standalone;
 pub use uploads::Bodies;
 
 /// Sessions over HTTP that are seen to in one turn, for their deadlines and for what there is to
 /// say. The others come in the next one.
 const SESSIONS_PER_TURN: usize = 128;
-
-/// Kind of [`SessionId`].
-#[derive(Debug)]
-pub enum SessionKind {}
-
-/// One session, for as long as it lives.
-pub type SessionId = Id<SessionKind>;
+/// So many places of connections that have gone are kept for those who come.
+const LINES_KEPT: usize = 1024;
 
 /// What a browser said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,35 +163,29 @@ pub trait Application {
     fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response;
 }
 
-/// What a connection is.
+/// What a connection is. What is known of a WebSocket stands here and nowhere else, because most
+/// are idle and there may be a million; all else is rare, or lives for a moment.
 #[derive(Debug, Default)]
-enum Line {
+enum Line<P> {
     /// Closed, or not of this door.
     #[default]
     None,
     /// Between requests or inside one. Next: any.
     Http(Http),
     /// An answer waits for what a session has to say. Next: `Http`.
-    Receiver(SessionId),
+    Receiver(PolledId),
     /// An answer waits for a session to have heard all. Next: `Http`.
-    Sender(SessionId, Box<SenderReply>),
-    /// A WebSocket. Next: `None`.
-    Socket(SessionId),
+    Sender(PolledId, Box<SenderReply>),
+    /// A WebSocket, which is a session. Next: `None`.
+    Socket(Socket<P>),
 }
 
-/// One browser that is spoken with.
+/// A session over HTTP.
 #[derive(Debug)]
 struct Session<P> {
     /// What the application knows of it; `None` once it has been told of the end.
     peer: Option<P>,
-    link: Link,
-}
-
-/// How a session is carried.
-#[derive(Debug)]
-enum Link {
-    Socket(Socket),
-    Polled(Box<Polled>),
+    polled: Box<Polled>,
 }
 
 /// The name of a session over HTTP: its service, and what the client made up.
@@ -223,20 +214,21 @@ pub struct Web<P> {
     services: Vec<Service>,
     pages: Vec<Pages>,
     /// By the slot of the connection.
-    lines: Vec<Line>,
-    sessions: Arena<Session<P>, SessionKind>,
-    /// Sessions over HTTP by their names.
-    names: HashMap<Key, SessionId>,
+    lines: Vec<Line<P>>,
+    /// Sessions over HTTP, and their ids by their names.
+    sessions: Arena<Session<P>, PolledKind>,
+    names: HashMap<Key, PolledId>,
     /// Bodies that arrive, and what waits of them.
     bodies: Bodies,
-    /// Sessions that have not authenticated, the oldest first.
-    strangers: BTreeSet<Age>,
+    /// Sessions that have not authenticated.
+    strangers: Strangers,
     /// Deadlines of sessions over HTTP.
-    wheel: Wheel<SessionId>,
+    wheel: Wheel<PolledId>,
     /// Sessions over HTTP of which something has changed in this turn.
-    dirty: VecDeque<SessionId>,
-    /// Sessions over raw WebSockets.
+    dirty: VecDeque<PolledId>,
+    /// How many sessions there are over WebSockets, raw ones and those of SockJS.
     raw_sockets: usize,
+    sockjs_sockets: usize,
     /// The server stops, and nobody new is spoken with: they come back in so long.
     back_ms: Option<u64>,
 }
@@ -256,10 +248,11 @@ impl<P> Web<P> {
             sessions: Arena::default(),
             names: HashMap::new(),
             bodies: Bodies::default(),
-            strangers: BTreeSet::new(),
+            strangers: Strangers::default(),
             wheel: Wheel::new(now.mono.0),
             dirty: VecDeque::new(),
             raw_sockets: 0,
+            sockjs_sockets: 0,
             back_ms: None,
         }
     }
@@ -284,7 +277,7 @@ impl<P> Web<P> {
     pub fn opened(&mut self, net: &mut impl Net, conn: ConnId, from: Address) {
         net.deadline(conn, Some(net.now().mono.plus(self.limits.http_head_ms as u64)));
         if self.lines.len() <= conn.index() {
-            self.lines.resize_with(conn.index() + 1, Line::default);
+            self.lines.resize_with(conn.index() + 1, || Line::None);
         }
         let is_proxy = self.addresses.proxies.has(from);
         self.lines[conn.index()] = Line::Http(Http::new(is_proxy));
@@ -319,16 +312,7 @@ impl<P> Web<P> {
                 }
                 Ok(used)
             }
-            Line::Socket(id) => {
-                let id = *id;
-                match self.socket_received(net, app, id, input) {
-                    Ok(used) => Ok(used),
-                    Err(parting) => {
-                        self.dismiss(net, app, id, parting);
-                        Ok(input.len())
-                    }
-                }
-            }
+            Line::Socket(_) => Ok(self.socket_received(net, app, conn, input)),
             // The next request waits for the answer to this one. The end of the stream must be
             // noticed meanwhile, so the connection is read as long as little waits.
             Line::Receiver(_) | Line::Sender(..) => {
@@ -368,12 +352,7 @@ impl<P> Web<P> {
                 self.receiver_drained(net, id);
             }
             Line::Sender(..) => {}
-            Line::Socket(id) => {
-                let id = *id;
-                if let Err(parting) = self.socket_drained(net, app, id) {
-                    self.dismiss(net, app, id, parting);
-                }
-            }
+            Line::Socket(_) => self.socket_drained(net, app, conn),
         }
     }
 
@@ -394,12 +373,7 @@ impl<P> Web<P> {
                 let reason = http.time_out(net, conn);
                 net.close(conn, reason);
             }
-            Line::Socket(id) => {
-                let id = *id;
-                if let Err(parting) = self.socket_timed_out(net, app, id) {
-                    self.dismiss(net, app, id, parting);
-                }
-            }
+            Line::Socket(_) => self.socket_timed_out(net, app, conn),
             // Those have no deadline: the session's counts.
             Line::None | Line::Receiver(_) | Line::Sender(..) => {}
         }
@@ -423,15 +397,19 @@ impl<P> Web<P> {
             }
             // What was on its way to it is lost, so its session is over.
             Line::Receiver(id) => self.destroy(net, app, id),
-            Line::Socket(id) => {
-                let Some(session) = self.sessions.remove(id) else { return };
-                let is_raw = matches!(&session.link, Link::Socket(it) if it.form == Form::Raw);
-                self.raw_sockets -= usize::from(is_raw);
-                if let Some(peer) = session.peer {
-                    app.closed(peer);
-                }
-                self.strangers.remove(&Age::of(id));
-            }
+            Line::Socket(socket) => self.socket_closed(app, socket),
+        }
+        self.give_back_lines();
+    }
+
+    /// Gives the memory of the last places back when nobody is there.
+    fn give_back_lines(&mut self) {
+        while let Some(Line::None) = self.lines.last() {
+            self.lines.pop();
+        }
+        let wanted = 2 * self.lines.len() + LINES_KEPT;
+        if self.lines.capacity() > 2 * wanted {
+            self.lines.shrink_to(wanted);
         }
     }
 
@@ -452,7 +430,9 @@ impl<P> Web<P> {
     /// Once a turn, after its input: polls are answered, whoever waited goes on.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         for _ in 0..SESSIONS_PER_TURN {
-            let Some(id) = self.dirty.pop_front() else { return };
+            let Some(id) = self.dirty.pop_front() else {
+                return self.dirty.shrink_to(SESSIONS_PER_TURN);
+            };
             self.serve(net, app, id);
         }
     }
@@ -465,42 +445,17 @@ impl<P> Web<P> {
         id: SessionId,
         parting: Parting,
     ) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        let mut closing = None;
-        match &mut session.link {
-            Link::Socket(socket) => {
-                if parting.reason.is_slow() {
-                    net.drop_published(socket.conn);
-                }
-                socket.farewell(net, parting);
-                closing = Some(socket.conn);
-            }
-            Link::Polled(polled) => {
-                polled.end(net, parting);
-                if polled.mark_dirty() {
-                    self.dirty.push_back(id);
-                }
-            }
-        }
-        if let Some(peer) = session.peer.take() {
-            app.closed(peer);
-        }
-        self.strangers.remove(&Age::of(id));
-        if let Some(conn) = closing {
-            net.close(conn, parting.reason);
+        match id.link() {
+            Link::Socket(conn, _) => self.dismiss_socket(net, app, conn, parting),
+            Link::Polled(id) => self.dismiss_polled(net, app, id, parting),
         }
     }
 
-    fn polled(&mut self, id: SessionId) -> Option<&mut Polled> {
-        match &mut self.sessions.get_mut(id)?.link {
-            Link::Polled(polled) => Some(polled),
-            Link::Socket(_) => None,
-        }
-    }
-
-    fn mark_dirty(&mut self, id: SessionId) {
-        if self.polled(id).is_some_and(Polled::mark_dirty) {
-            self.dirty.push_back(id);
+    /// What the application knows of a session, until it has been told of the end.
+    fn peer(&self, id: SessionId) -> Option<&P> {
+        match id.link() {
+            Link::Socket(conn, _) => self.socket(conn)?.peer.as_ref(),
+            Link::Polled(id) => self.sessions.get(id)?.peer.as_ref(),
         }
     }
 }
@@ -511,7 +466,9 @@ mod tests {
 
     #[test]
     fn what_is_known_of_an_idle_connection_stays_small() {
-        assert!(size_of::<Line>() <= 24, "{}", size_of::<Line>());
-        assert!(size_of::<Link>() <= 64, "{}", size_of::<Link>());
+        /// As much as the switch knows of a browser.
+        type Known = (u64, u64, bool);
+        assert!(size_of::<Line<()>>() <= 48, "{}", size_of::<Line<()>>());
+        assert!(size_of::<Line<Known>>() <= 64, "{}", size_of::<Line<Known>>());
     }
 }

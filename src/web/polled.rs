@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::pace::Bucket;
 use super::{Key, Parting};
+use crate::arena::Id;
 use crate::codec::http::{self, LAST_CHUNK, Response};
 use crate::codec::sockjs::{self, Envelope};
 use crate::edge::{ConnId, Net};
@@ -13,6 +14,13 @@ use crate::publication::{Form, Publication, array, stream_frame};
 use crate::reason::CloseReason;
 use crate::time::Millis;
 use crate::wheel::Timer;
+
+/// Kind of [`PolledId`].
+#[derive(Debug)]
+pub(super) enum PolledKind {}
+
+/// One session over HTTP, for as long as it lives.
+pub(super) type PolledId = Id<PolledKind>;
 
 /// How an answer to a receiver looks.
 #[derive(Debug)]

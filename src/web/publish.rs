@@ -1,6 +1,8 @@
 //! What others say to a browser, and what becomes of one that does not take it.
 
-use super::{Application, Line, Link, SessionId, Web};
+use super::polled::PolledId;
+use super::session::Link;
+use super::{Application, Line, Session, SessionId, Web};
 use crate::edge::{ConnId, Net};
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -8,40 +10,47 @@ use crate::reason::CloseReason;
 impl<P> Web<P> {
     /// Gives a message of somebody else to a session. Returns whether that was too much, and it
     /// must be let go: it does not take what it was given before.
+    #[inline]
     pub fn publish(
         &mut self,
         net: &mut impl Net,
         id: SessionId,
         publication: &Publication<'_>,
     ) -> bool {
+        match id.link() {
+            // The net knows whether that connection is still there.
+            Link::Socket(conn, form) => net.publish(conn, publication.frame(form).clone()),
+            Link::Polled(id) => self.publish_polled(net, id, publication),
+        }
+    }
+
+    fn publish_polled(
+        &mut self,
+        net: &mut impl Net,
+        id: PolledId,
+        publication: &Publication<'_>,
+    ) -> bool {
         let limits = &self.limits;
         let (max, ms) = (limits.backlog_bytes, limits.backlog_ms as u64);
-        let Some(session) = self.sessions.get_mut(id) else { return false };
-        match &mut session.link {
-            Link::Socket(socket) => {
-                net.publish(socket.conn, publication.frame(socket.form).clone())
-            }
-            Link::Polled(polled) => {
-                let is_over = polled.publish(net, publication, max);
-                // As with a socket: it may take a while if there is memory to spare.
-                let is_short = net.kept().bytes > limits.queued_bytes / 2;
-                let is_late = polled.alone_since.plus(ms) <= net.now().mono;
-                let is_lost = is_over && (is_short || is_late);
-                if is_lost {
-                    polled.give_up();
-                }
-                if polled.is_answer_due() && polled.mark_dirty() {
-                    self.dirty.push_back(id);
-                }
-                if polled.inbox_bytes() > max
-                    && let Some(finished) = polled.flush(net)
-                {
-                    // Offered at once, as to a socket: what comes now finds nobody who waits.
-                    self.finish(net, id, finished);
-                }
-                is_lost
-            }
+        let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return false };
+        let is_over = polled.publish(net, publication, max);
+        // As with a socket: it may take a while if there is memory to spare.
+        let is_short = net.kept().bytes > limits.queued_bytes / 2;
+        let is_late = polled.alone_since.plus(ms) <= net.now().mono;
+        let is_lost = is_over && (is_short || is_late);
+        if is_lost {
+            polled.give_up();
         }
+        if polled.is_answer_due() && polled.mark_dirty() {
+            self.dirty.push_back(id);
+        }
+        if polled.inbox_bytes() > max
+            && let Some(finished) = polled.flush(net)
+        {
+            // Offered at once, as to a socket: what comes now finds nobody who waits.
+            self.finish(net, id, finished);
+        }
+        is_lost
     }
 
     /// A connection does not take what was published to it.
@@ -53,10 +62,11 @@ impl<P> Web<P> {
         reason: CloseReason,
     ) {
         match &self.lines[conn.index()] {
-            Line::Receiver(id) | Line::Socket(id) => {
+            Line::Receiver(id) => {
                 let id = *id;
-                self.dismiss(net, app, id, reason.into());
+                self.dismiss_polled(net, app, id, reason.into());
             }
+            Line::Socket(_) => self.dismiss_socket(net, app, conn, reason.into()),
             // What is left there is of a session that goes on elsewhere.
             Line::Http(_) | Line::Sender(..) => net.close(conn, reason),
             Line::None => {}
@@ -65,10 +75,9 @@ impl<P> Web<P> {
 
     /// The session over HTTP for which most publications wait, and how many bytes. Looks at all.
     pub fn largest(&self) -> Option<(SessionId, usize)> {
-        let inboxes = self.sessions.iter().filter_map(|(id, session)| match &session.link {
-            Link::Polled(polled) => Some((id, polled.published())),
-            Link::Socket(_) => None,
-        });
-        inboxes.max_by_key(|(id, bytes)| (*bytes, std::cmp::Reverse(id.slot)))
+        let inboxes =
+            self.sessions.iter().map(|(id, Session { polled, .. })| (id, polled.published()));
+        let largest = inboxes.max_by_key(|(id, bytes)| (*bytes, std::cmp::Reverse(id.slot)));
+        largest.map(|(id, bytes)| (SessionId::of_polled(id), bytes))
     }
 }

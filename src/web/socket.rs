@@ -1,15 +1,19 @@
 //! Browsers over WebSocket, raw or in SockJS framing: frames in, messages out to the application
-//! strictly one after the other, heartbeats, and the end.
+//! strictly one after the other, heartbeats, and the end. A [`Socket`] is all that is known of one,
+//! and small: what only some need for a while is boxed.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::mem;
 
 use super::outlet::Way;
-use super::pace::Bucket;
-use super::{Application, Line, Link, Message, Outlet, Parting, Session, SessionId, Web};
+use super::pace::{Bucket, Pace};
+use super::strangers::{Strangers, pause_bytes};
+use super::{Application, Line, Message, Outlet, Parting, SessionId, Web};
 use crate::codec::sockjs;
 use crate::codec::ws::{self, Event, Side, WsError};
 use crate::edge::{ConnId, Net};
+use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -25,51 +29,73 @@ enum Held {
     Pace,
 }
 
-/// A connection that speaks WebSocket.
+/// A connection that speaks WebSocket, and the session over it.
 #[derive(Debug)]
-pub(super) struct Socket {
-    pub conn: ConnId,
+pub(super) struct Socket<P> {
+    /// What the application knows of it; `None` once it has been told of the end.
+    pub peer: Option<P>,
     reader: ws::Reader,
+    /// There is some only while its answers are not taken.
+    unheard: Option<Box<Unheard>>,
+    /// The next ping, or the end of the wait for an answer.
+    beat_at: Millis,
+    bucket: Bucket,
+    /// Which life of the connection's slot.
+    generation: u32,
     pub form: Form,
     /// A ping is out, and nothing has come since.
     awaits_answer: bool,
     held: Held,
-    /// The next ping, or the end of the wait for an answer.
-    beat_at: Millis,
-    /// What it had taken at the last beat, while held.
-    taken_at_beat: Option<u32>,
-    bucket: Bucket,
-    /// Messages of a SockJS array that wait behind those answers; at most as long as one WebSocket
-    /// message.
-    #[allow(clippy::box_collection)] // one word, because it is hardly ever there
-    pending: Option<Box<VecDeque<String>>>,
 }
 
-impl Socket {
-    fn new(conn: ConnId, form: Form, beat_at: Millis) -> Socket {
+/// What there is of a socket that is not read until its answers have gone out.
+#[derive(Debug, Default)]
+struct Unheard {
+    /// Messages of a SockJS array that wait behind those answers; at most as long as one WebSocket
+    /// message.
+    messages: VecDeque<String>,
+    /// What it had taken at the last beat.
+    taken_at_beat: Option<u32>,
+}
+
+/// What is around a socket while it is served.
+#[derive(Debug)]
+struct Around<'a, N, A> {
+    net: &'a mut N,
+    app: &'a mut A,
+    conn: ConnId,
+    limits: &'a Limits,
+    pace: &'a Pace,
+    strangers: &'a mut Strangers,
+    /// How often somebody was held back for speaking too fast.
+    held_count: &'a mut u64,
+}
+
+impl<P> Socket<P> {
+    fn new(conn: ConnId, form: Form, beat_at: Millis) -> Socket<P> {
         Socket {
-            conn,
-            reader: ws::Reader::new(Side::Server),
+            peer: None,
+            reader: ws::Reader::default(),
+            unheard: None,
+            beat_at,
+            bucket: Bucket::default(),
+            generation: conn.generation,
             form,
             awaits_answer: false,
             held: Held::No,
-            beat_at,
-            taken_at_beat: None,
-            bucket: Bucket::default(),
-            pending: None,
         }
     }
 
     /// What it asked for and has not taken is no reason to cut it, but one to hear no more
     /// requests: TCP holds it back.
-    fn hold(&mut self, net: &mut impl Net) {
+    fn hold(&mut self, net: &mut impl Net, conn: ConnId) {
         self.held = Held::Answers;
-        net.pause(self.conn);
+        net.pause(conn);
     }
 
     /// Tells a browser why it is let go (protocol parts 6 and 7): on SockJS in a `c[…]` frame,
     /// followed by an ordinary close, otherwise in the close frame itself.
-    pub fn farewell(&self, net: &mut impl Net, parting: Parting) {
+    fn farewell(&self, net: &mut impl Net, conn: ConnId, parting: Parting) {
         let Some((code, text)) = parting.words() else { return };
         use CloseReason::{BrokenFraming, PeerClosed, WsProtocol, WsTooLarge, WsUtf8};
         let is_transport =
@@ -77,15 +103,243 @@ impl Socket {
         match self.form {
             Form::SockJs if !is_transport => {
                 let last = sockjs::close_text(code, &text);
-                net.send(self.conn, ws::text_frame(last.as_bytes()));
-                net.send(self.conn, ws::close_frame(1000, "Normal closure"));
+                net.send(conn, ws::text_frame(last.as_bytes()));
+                net.send(conn, ws::close_frame(1000, "Normal closure"));
             }
-            _ => net.send(self.conn, ws::close_frame(code, &text)),
+            _ => net.send(conn, ws::close_frame(code, &text)),
         }
+    }
+
+    /// Sets the one deadline of the connection.
+    fn reschedule<A: Application<Peer = P>>(&self, around: &mut Around<'_, impl Net, A>) {
+        let Some(peer) = &self.peer else { return };
+        let now = around.net.now();
+        let deadline = around.app.deadline(peer, now);
+        let at = deadline.map_or(self.beat_at, |at| at.min(self.beat_at));
+        let again = match self.held {
+            Held::Pace => Some(self.bucket.wait(around.pace, now.mono).unwrap_or(now.mono)),
+            Held::No | Held::Answers => None,
+        };
+        around.net.deadline(around.conn, Some(again.map_or(at, |again| again.min(at))));
+    }
+
+    /// Bytes came; returns how many are done with.
+    fn received<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        input: &mut [u8],
+    ) -> Result<usize, Parting> {
+        if self.peer.is_none() {
+            // It has been dismissed.
+            return Ok(input.len());
+        }
+        if self.awaits_answer {
+            // Any byte shows that somebody is there.
+            self.awaits_answer = false;
+            self.beat_at = around.net.now().mono.plus(around.limits.heartbeat_ms as u64);
+            self.reschedule(around);
+        }
+        // Out of the socket meanwhile, because a message may lie in the reader.
+        let mut reader = mem::take(&mut self.reader);
+        let used = self.frames(around, &mut reader, input);
+        self.reader = reader;
+        used
+    }
+
+    fn frames<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        reader: &mut ws::Reader,
+        input: &mut [u8],
+    ) -> Result<usize, Parting> {
+        let (mut used, conn, now) = (0, around.conn, around.net.now().mono);
+        loop {
+            let Some(peer) = &self.peer else { return Ok(input.len()) };
+            if around.is_full(peer) {
+                self.hold(around.net, conn);
+                return Ok(used);
+            }
+            if self.bucket.wait(around.pace, now).is_some() {
+                self.hold_pace(around);
+                return Ok(used);
+            }
+            // Each error has its words.
+            let broken = |error: WsError| Parting {
+                told: Some((error.close_code(), error.close_text())),
+                reason: error.into(),
+                back_ms: None,
+            };
+            let bounds = around.app.bounds(peer);
+            let step = reader.read(Side::Server, &mut input[used..], &bounds).map_err(broken)?;
+            used += step.consumed;
+            self.bucket.take(around.pace, now, step.frames);
+            match step.event {
+                None => return Ok(used),
+                Some(Event::Text(text)) => self.text(around, text)?,
+                Some(Event::Binary(bytes)) => self.binary(around, bytes)?,
+                Some(Event::Ping(payload)) => around.net.send(conn, ws::pong_frame(payload)),
+                Some(Event::Pong(_)) => {}
+                Some(Event::Close(said)) => {
+                    let (code, reason) = said.unwrap_or((1000, ""));
+                    around.net.send(conn, ws::close_frame(code, reason));
+                    around.net.close(conn, CloseReason::PeerClosed);
+                    return Ok(used);
+                }
+            }
+        }
+    }
+
+    /// It speaks too fast: it is not read until its time has come.
+    fn hold_pace<A: Application<Peer = P>>(&mut self, around: &mut Around<'_, impl Net, A>) {
+        self.held = Held::Pace;
+        around.net.pause(around.conn);
+        *around.held_count += 1;
+        self.reschedule(around);
+    }
+
+    /// Gives the application one message.
+    fn tell<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        message: Message<'_>,
+    ) -> Result<(), Parting> {
+        let Some(peer) = &mut self.peer else { return Ok(()) };
+        let now = around.net.now();
+        let (was_known, before) = (around.app.is_known(peer), around.app.deadline(peer, now));
+        let id = SessionId::of_socket(around.conn, self.form);
+        let mut outlet = Outlet::new(around.net, id, Way::Socket(around.conn, self.form));
+        let heard = around.app.message(&mut outlet, peer, message);
+        let is_rescheduled = outlet.is_rescheduled;
+        around.strangers.note(was_known, around.app.is_known(peer));
+        let after = around.app.deadline(peer, now);
+        heard?;
+        // A deadline that comes too early is set anew when it comes: most who authenticate are gone
+        // by then, or will be asked for a sign of life.
+        if is_rescheduled && after.is_some_and(|after| before.is_none_or(|at| after < at)) {
+            self.reschedule(around);
+        }
+        Ok(())
+    }
+
+    /// One text: one message, or on SockJS any number of them.
+    fn text<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        text: &str,
+    ) -> Result<(), Parting> {
+        if self.form == Form::Raw {
+            return self.tell(around, Message::Text(text));
+        }
+        let broken = |_| Parting::from(CloseReason::BrokenFraming);
+        let mut messages = sockjs::parse_messages(text).map_err(broken)?;
+        let mut count = 0;
+        while let Some(message) = messages.next() {
+            self.tell(around, Message::Text(&message))?;
+            // The frame itself has been paid for.
+            self.bucket.take(around.pace, around.net.now().mono, usize::from(count > 0));
+            count += 1;
+            if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
+                let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
+                if !rest.is_empty() {
+                    self.unheard.get_or_insert_default().messages = rest;
+                }
+                self.hold(around.net, around.conn);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn binary<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        bytes: &[u8],
+    ) -> Result<(), Parting> {
+        if self.form == Form::Raw {
+            return self.tell(around, Message::Binary(bytes));
+        }
+        let text = str::from_utf8(bytes).map_err(|_| Parting::from(CloseReason::WsUtf8))?;
+        self.text(around, text)
+    }
+
+    /// All that was queued for it has gone to the kernel: it is heard again.
+    fn drained<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+    ) -> Result<(), Parting> {
+        while let Some(unheard) = &mut self.unheard
+            && let Some(message) = unheard.messages.pop_front()
+        {
+            self.bucket.take(around.pace, around.net.now().mono, 1);
+            self.tell(around, Message::Text(&message))?;
+            if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
+                return Ok(());
+            }
+        }
+        self.unheard = None;
+        if self.held == Held::Answers {
+            self.held = Held::No;
+            around.net.resume(around.conn);
+        }
+        Ok(())
+    }
+
+    /// A deadline has come.
+    fn timed_out<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+    ) -> Result<(), Parting> {
+        let Some(peer) = &mut self.peer else { return Ok(()) };
+        let (conn, now) = (around.conn, around.net.now());
+        around.app.timed_out(peer, now)?;
+        let was_too_fast = self.held == Held::Pace;
+        if was_too_fast && self.bucket.wait(around.pace, now.mono).is_none() {
+            self.held = Held::No;
+            around.net.resume(conn);
+        }
+        if self.beat_at <= now.mono {
+            let next = now.mono.plus(around.limits.heartbeat_ms as u64);
+            if was_too_fast {
+                // Its pongs stand behind what it said too fast.
+                self.beat_at = next;
+            } else if self.held == Held::Answers {
+                // It is not read, so its pongs are not heard: what it takes shows that it lives.
+                let taken = Some(around.net.taken(conn));
+                let before = &mut self.unheard.get_or_insert_default().taken_at_beat;
+                if mem::replace(before, taken) == taken {
+                    return Err(CloseReason::NoHeartbeat.into());
+                }
+                self.beat_at = next;
+            } else if self.awaits_answer {
+                return Err(CloseReason::NoHeartbeat.into());
+            } else {
+                around.net.send(conn, ws::ping_frame(b""));
+                self.awaits_answer = true;
+                self.beat_at = now.mono.plus(around.limits.heartbeat_answer_ms as u64);
+            }
+        }
+        self.reschedule(around);
+        Ok(())
+    }
+}
+
+impl<N: Net, A: Application> Around<'_, N, A> {
+    /// Whether so much waits for the socket that nothing more is heard of it.
+    fn is_full(&self, peer: &A::Peer) -> bool {
+        let most = pause_bytes(self.limits, self.app.is_known(peer));
+        self.net.queued(self.conn) >= most
     }
 }
 
 impl<P> Web<P> {
+    /// The socket of a connection, if it is the one that is meant.
+    pub(super) fn socket(&self, conn: ConnId) -> Option<&Socket<P>> {
+        match self.lines.get(conn.index())? {
+            Line::Socket(socket) if socket.generation == conn.generation => Some(socket),
+            _ => None,
+        }
+    }
+
     /// A connection has been upgraded, and told so. Its session begins; whether it goes on.
     pub(super) fn open_socket<A: Application<Peer = P>>(
         &mut self,
@@ -97,278 +351,116 @@ impl<P> Web<P> {
     ) {
         let is_beating = form != Form::Raw || self.services[service].raw_heartbeat;
         let beat_ms = if is_beating { self.limits.heartbeat_ms as u64 } else { u64::MAX };
-        let socket = Socket::new(conn, form, net.now().mono.plus(beat_ms));
-        let id = self.sessions.insert(Session { peer: None, link: Link::Socket(socket) });
-        self.raw_sockets += usize::from(form == Form::Raw);
-        self.lines[conn.index()] = Line::Socket(id);
+        let mut socket = Socket::new(conn, form, net.now().mono.plus(beat_ms));
+        let id = SessionId::of_socket(conn, form);
         let opened = app.opened(&mut Outlet::new(net, id, Way::Socket(conn, form)), service);
-        match opened {
-            Ok(peer) => {
-                if let Some(session) = self.sessions.get_mut(id) {
-                    session.peer = Some(peer);
-                }
-                self.reschedule_socket(net, app, id);
-                self.meet(net, app, id);
-            }
-            Err(parting) => self.dismiss(net, app, id, parting),
+        let parting = opened.map(|peer| socket.peer = Some(peer)).err();
+        match form {
+            Form::Raw => self.raw_sockets += 1,
+            _ => self.sockjs_sockets += 1,
         }
+        self.lines[conn.index()] = Line::Socket(socket);
+        if let Some(parting) = parting {
+            return self.dismiss_socket(net, app, conn, parting);
+        }
+        self.serve_socket(net, app, conn, |socket, around| {
+            socket.reschedule(around);
+            Ok(())
+        });
+        self.meet(net, app, id);
     }
 
-    fn reschedule_socket<A: Application<Peer = P>>(
+    /// Does something with a socket, which ends it or not.
+    fn serve_socket<T: Default, N: Net, A: Application<Peer = P>>(
         &mut self,
-        net: &mut impl Net,
-        app: &A,
-        id: SessionId,
-    ) {
-        if let Some(Session { peer: Some(peer), link: Link::Socket(socket) }) =
-            self.sessions.get_mut(id)
-        {
-            let deadline = app.deadline(peer, net.now());
-            let at = deadline.map_or(socket.beat_at, |at| at.min(socket.beat_at));
-            let now = net.now().mono;
-            let again = match socket.held {
-                Held::Pace => Some(socket.bucket.wait(&self.pace, now).unwrap_or(now)),
-                Held::No | Held::Answers => None,
-            };
-            net.deadline(socket.conn, Some(again.map_or(at, |again| again.min(at))));
-        }
+        net: &mut N,
+        app: &mut A,
+        conn: ConnId,
+        serve: impl FnOnce(&mut Socket<P>, &mut Around<'_, N, A>) -> Result<T, Parting>,
+    ) -> T {
+        let Some(Line::Socket(socket)) = self.lines.get_mut(conn.index()) else {
+            return T::default();
+        };
+        let mut around = Around {
+            net,
+            app,
+            conn,
+            limits: &self.limits,
+            pace: &self.pace,
+            strangers: &mut self.strangers,
+            held_count: &mut self.held,
+        };
+        let served = serve(socket, &mut around);
+        served.unwrap_or_else(|parting| {
+            self.dismiss_socket(net, app, conn, parting);
+            T::default()
+        })
     }
 
     pub(super) fn socket_received<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
+        conn: ConnId,
         input: &mut [u8],
-    ) -> Result<usize, Parting> {
-        let Some(Session { peer: Some(_), link: Link::Socket(socket) }) = self.sessions.get_mut(id)
-        else {
-            // It has been dismissed.
-            return Ok(input.len());
+    ) -> usize {
+        let all = input.len();
+        let used = |socket: &mut Socket<P>, around: &mut Around<'_, _, A>| {
+            socket.received(around, input).map(Some)
         };
-        if socket.awaits_answer {
-            // Any byte shows that somebody is there.
-            socket.awaits_answer = false;
-            socket.beat_at = net.now().mono.plus(self.limits.heartbeat_ms as u64);
-            self.reschedule_socket(net, app, id);
-        }
-        // Out of the socket meanwhile, because a message may lie in the reader.
-        let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) else {
-            return Ok(input.len());
-        };
-        let mut reader = std::mem::replace(&mut socket.reader, ws::Reader::new(Side::Server));
-        let used = self.frames(net, app, id, &mut reader, input);
-        if let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) {
-            socket.reader = reader;
-        }
-        used
+        // Nothing of one that is dismissed is kept.
+        self.serve_socket(net, app, conn, used).unwrap_or(all)
     }
 
-    fn frames<A: Application<Peer = P>>(
-        &mut self,
-        net: &mut impl Net,
-        app: &mut A,
-        id: SessionId,
-        reader: &mut ws::Reader,
-        input: &mut [u8],
-    ) -> Result<usize, Parting> {
-        let mut used = 0;
-        let now = net.now().mono;
-        loop {
-            let pause_bytes = self.pause_bytes(app, id);
-            let Some(Session { peer: Some(peer), link: Link::Socket(socket) }) =
-                self.sessions.get_mut(id)
-            else {
-                return Ok(input.len());
-            };
-            socket.bucket.take(&self.pace, now, reader.take_frames());
-            if net.queued(socket.conn) >= pause_bytes {
-                socket.hold(net);
-                return Ok(used);
-            }
-            if socket.bucket.wait(&self.pace, now).is_some() {
-                self.hold_pace(net, app, id);
-                return Ok(used);
-            }
-            let conn = socket.conn;
-            // Each error has its words.
-            let broken = |error: WsError| Parting {
-                told: Some((error.close_code(), error.close_text())),
-                reason: error.into(),
-                back_ms: None,
-            };
-            let step = reader.read(&mut input[used..], &app.bounds(peer)).map_err(broken)?;
-            used += step.consumed;
-            match step.event {
-                None => {
-                    socket.bucket.take(&self.pace, now, reader.take_frames());
-                    return Ok(used);
-                }
-                Some(Event::Text(text)) => self.socket_text(net, app, id, text)?,
-                Some(Event::Binary(bytes)) => self.socket_binary(net, app, id, bytes)?,
-                Some(Event::Ping(payload)) => net.send(conn, ws::pong_frame(payload)),
-                Some(Event::Pong(_)) => {}
-                Some(Event::Close(said)) => {
-                    let (code, reason) = said.unwrap_or((1000, ""));
-                    net.send(conn, ws::close_frame(code, reason));
-                    net.close(conn, CloseReason::PeerClosed);
-                    return Ok(used);
-                }
-            }
-        }
-    }
-
-    /// It speaks too fast: it is not read until its time has come.
-    fn hold_pace<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &A, id: SessionId) {
-        let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) else {
-            return;
-        };
-        socket.held = Held::Pace;
-        net.pause(socket.conn);
-        self.held += 1;
-        self.reschedule_socket(net, app, id);
-    }
-
-    /// Gives the application one message.
-    fn tell<A: Application<Peer = P>>(
-        &mut self,
-        net: &mut impl Net,
-        app: &mut A,
-        id: SessionId,
-        message: Message<'_>,
-    ) -> Result<(), Parting> {
-        let Some(Session { peer: Some(peer), link: Link::Socket(socket) }) =
-            self.sessions.get_mut(id)
-        else {
-            return Ok(());
-        };
-        let mut outlet = Outlet::new(net, id, Way::Socket(socket.conn, socket.form));
-        app.message(&mut outlet, peer, message)?;
-        if outlet.is_rescheduled {
-            self.reschedule_socket(net, app, id);
-        }
-        self.get_to_know(app, id);
-        Ok(())
-    }
-
-    /// One text: one message, or on SockJS any number of them.
-    fn socket_text<A: Application<Peer = P>>(
-        &mut self,
-        net: &mut impl Net,
-        app: &mut A,
-        id: SessionId,
-        text: &str,
-    ) -> Result<(), Parting> {
-        let is_raw = matches!(self.sessions.get(id),
-            Some(Session { link: Link::Socket(socket), .. }) if socket.form == Form::Raw);
-        if is_raw {
-            return self.tell(net, app, id, Message::Text(text));
-        }
-        let broken = |_| Parting::from(CloseReason::BrokenFraming);
-        let mut messages = sockjs::parse_messages(text).map_err(broken)?;
-        let mut count = 0;
-        while let Some(message) = messages.next() {
-            self.tell(net, app, id, Message::Text(&message))?;
-            let pause_bytes = self.pause_bytes(app, id);
-            let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) else {
-                return Ok(());
-            };
-            // The frame itself has been paid for.
-            socket.bucket.take(&self.pace, net.now().mono, usize::from(count > 0));
-            count += 1;
-            if net.queued(socket.conn) >= pause_bytes {
-                let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
-                socket.pending = (!rest.is_empty()).then(|| Box::new(rest));
-                socket.hold(net);
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    fn socket_binary<A: Application<Peer = P>>(
-        &mut self,
-        net: &mut impl Net,
-        app: &mut A,
-        id: SessionId,
-        bytes: &[u8],
-    ) -> Result<(), Parting> {
-        let is_raw = matches!(self.sessions.get(id),
-            Some(Session { link: Link::Socket(socket), .. }) if socket.form == Form::Raw);
-        if is_raw {
-            return self.tell(net, app, id, Message::Binary(bytes));
-        }
-        let text = str::from_utf8(bytes).map_err(|_| Parting::from(CloseReason::WsUtf8))?;
-        self.socket_text(net, app, id, text)
-    }
-
-    /// All that was queued for it has gone to the kernel: it is heard again.
     pub(super) fn socket_drained<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
-    ) -> Result<(), Parting> {
-        while let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id)
-            && let Some(message) = socket.pending.as_mut().and_then(|rest| rest.pop_front())
-        {
-            let conn = socket.conn;
-            socket.bucket.take(&self.pace, net.now().mono, 1);
-            self.tell(net, app, id, Message::Text(&message))?;
-            if net.queued(conn) >= self.pause_bytes(app, id) {
-                return Ok(());
-            }
-        }
-        if let Some(Session { link: Link::Socket(socket), .. }) = self.sessions.get_mut(id) {
-            socket.pending = None;
-            if socket.held == Held::Answers {
-                socket.held = Held::No;
-                net.resume(socket.conn);
-            }
-        }
-        Ok(())
+        conn: ConnId,
+    ) {
+        self.serve_socket(net, app, conn, |socket, around| socket.drained(around));
     }
 
-    /// A deadline has come.
     pub(super) fn socket_timed_out<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
-    ) -> Result<(), Parting> {
-        let Some(Session { peer: Some(peer), link: Link::Socket(socket) }) =
-            self.sessions.get_mut(id)
-        else {
-            return Ok(());
-        };
-        let now = net.now();
-        app.timed_out(peer, now)?;
-        let was_too_fast = socket.held == Held::Pace;
-        if was_too_fast && socket.bucket.wait(&self.pace, now.mono).is_none() {
-            socket.held = Held::No;
-            net.resume(socket.conn);
+        conn: ConnId,
+    ) {
+        self.serve_socket(net, app, conn, |socket, around| socket.timed_out(around));
+    }
+
+    /// Lets a socket go: it is told why, and hears nothing more.
+    pub(super) fn dismiss_socket<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+        parting: Parting,
+    ) {
+        let Some(Line::Socket(socket)) = self.lines.get_mut(conn.index()) else { return };
+        if socket.generation != conn.generation {
+            return;
         }
-        if socket.beat_at <= now.mono {
-            let taken = Some(net.taken(socket.conn));
-            if was_too_fast {
-                // Its pongs stand behind what it said too fast.
-                socket.beat_at = now.mono.plus(self.limits.heartbeat_ms as u64);
-            } else if socket.held == Held::Answers {
-                // It is not read, so its pongs are not heard: what it takes shows that it lives.
-                if taken == socket.taken_at_beat {
-                    return Err(CloseReason::NoHeartbeat.into());
-                }
-                socket.taken_at_beat = taken;
-                socket.beat_at = now.mono.plus(self.limits.heartbeat_ms as u64);
-            } else if socket.awaits_answer {
-                return Err(CloseReason::NoHeartbeat.into());
-            } else {
-                net.send(socket.conn, ws::ping_frame(b""));
-                socket.awaits_answer = true;
-                socket.beat_at = now.mono.plus(self.limits.heartbeat_answer_ms as u64);
-            }
+        if parting.reason.is_slow() {
+            net.drop_published(conn);
         }
-        self.reschedule_socket(net, app, id);
-        Ok(())
+        socket.farewell(net, conn, parting);
+        let peer = socket.peer.take();
+        self.forget(app, peer);
+        net.close(conn, parting.reason);
+    }
+
+    /// The connection of a socket is gone.
+    pub(super) fn socket_closed<A: Application<Peer = P>>(
+        &mut self,
+        app: &mut A,
+        socket: Socket<P>,
+    ) {
+        match socket.form {
+            Form::Raw => self.raw_sockets -= 1,
+            _ => self.sockjs_sockets -= 1,
+        }
+        self.forget(app, socket.peer);
     }
 }

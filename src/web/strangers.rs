@@ -1,27 +1,51 @@
 //! Sessions that have not authenticated: less may wait for them, and there are so many at most.
 //! Each costs its place here, and nothing afterwards. Called where sessions begin and are heard.
 
+use std::collections::VecDeque;
+
 use super::{Application, SessionId, Web};
 use crate::edge::Net;
+use crate::limits::Limits;
 use crate::reason::CloseReason;
 
-/// A session, by its age: lives of slots are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Age {
-    age: u32,
-    id: SessionId,
+/// So many in the line who are no strangers any more are not worth a look.
+const STALE: usize = 64;
+
+/// Those who have not authenticated.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    /// In the order in which they came, among others who have authenticated or gone meanwhile.
+    line: VecDeque<SessionId>,
+    /// How many there are.
+    count: usize,
 }
 
-impl Age {
-    pub fn of(id: SessionId) -> Age {
-        Age { age: id.generation, id }
+impl Strangers {
+    /// The application has heard somebody: whether it knew who that is, and knows now.
+    pub fn note(&mut self, was_known: bool, is_known: bool) {
+        self.count = self.count + usize::from(was_known) - usize::from(is_known);
     }
+
+    /// Somebody has gone.
+    pub fn forget(&mut self, was_known: bool) {
+        self.count -= usize::from(!was_known);
+        if self.count == 0 {
+            self.line.clear();
+            self.line.shrink_to(STALE);
+        }
+    }
+}
+
+/// What may wait for a session that is not heard meanwhile.
+pub(super) fn pause_bytes(limits: &Limits, is_known: bool) -> usize {
+    let most = limits.answers_pause_bytes;
+    if is_known { most } else { most.min(limits.answers_unauthenticated_bytes) }
 }
 
 impl<P> Web<P> {
     /// How many sessions have not authenticated.
     pub fn strangers(&self) -> usize {
-        self.strangers.len()
+        self.strangers.count
     }
 
     /// A session has begun. If it is one too many of those that have not authenticated, the oldest
@@ -32,44 +56,43 @@ impl<P> Web<P> {
         app: &mut A,
         id: SessionId,
     ) {
-        let peer = self.sessions.get(id).and_then(|session| session.peer.as_ref());
-        if peer.is_none_or(|peer| app.is_known(peer)) {
+        if !self.is_stranger(app, id) {
             return;
         }
-        self.strangers.insert(Age::of(id));
-        if self.strangers.len() > self.limits.sessions_unauthenticated
-            && let Some(Age { id: oldest, .. }) = self.strangers.first().copied()
+        self.strangers.count += 1;
+        self.strangers.line.push_back(id);
+        while self.strangers.count > self.limits.sessions_unauthenticated
+            && let Some(oldest) = self.strangers.line.pop_front()
         {
-            self.dismiss(net, app, oldest, CloseReason::AuthTimeout.into());
+            if self.is_stranger(app, oldest) {
+                self.dismiss(net, app, oldest, CloseReason::AuthTimeout.into());
+            }
+        }
+        if self.strangers.line.len() > 2 * self.strangers.count + STALE {
+            let mut line = std::mem::take(&mut self.strangers.line);
+            line.retain(|id| self.is_stranger(app, *id));
+            line.shrink_to(2 * line.len() + STALE);
+            self.strangers.line = line;
         }
     }
 
-    /// A session has said something: perhaps who it is.
-    pub(super) fn get_to_know<A: Application<Peer = P>>(&mut self, app: &A, id: SessionId) {
-        if self.strangers.is_empty() {
-            return;
-        }
-        let peer = self.sessions.get(id).and_then(|session| session.peer.as_ref());
-        if peer.is_some_and(|peer| app.is_known(peer)) {
-            self.strangers.remove(&Age::of(id));
-        }
+    fn is_stranger<A: Application<Peer = P>>(&self, app: &A, id: SessionId) -> bool {
+        self.peer(id).is_some_and(|peer| !app.is_known(peer))
     }
 
-    /// What may wait for a session that is not heard meanwhile.
-    pub(super) fn pause_bytes<A: Application<Peer = P>>(&self, app: &A, id: SessionId) -> usize {
-        let most = self.limits.answers_pause_bytes;
-        let peer = self.sessions.get(id).and_then(|session| session.peer.as_ref());
-        match peer.is_some_and(|peer| !app.is_known(peer)) {
-            true => most.min(self.limits.answers_unauthenticated_bytes),
-            false => most,
+    /// A session is over for the application.
+    pub(super) fn forget<A: Application<Peer = P>>(&mut self, app: &mut A, peer: Option<P>) {
+        if let Some(peer) = peer {
+            self.strangers.forget(app.is_known(&peer));
+            app.closed(peer);
         }
     }
 
     pub(super) fn check_strangers(&self) {
-        for Age { id, .. } in &self.strangers {
-            let session = self.sessions.get(*id);
-            assert!(session.is_some_and(|session| session.peer.is_some()), "{id:?} is gone");
-        }
-        assert!(self.strangers.len() <= self.limits.sessions_unauthenticated);
+        let Strangers { line, count } = &self.strangers;
+        let living = line.iter().filter(|id| self.peer(**id).is_some());
+        assert!(living.count() >= *count, "a stranger stands in no line");
+        assert!(*count <= self.limits.sessions_unauthenticated);
+        assert!(line.len() <= 2 * self.limits.sessions_unauthenticated + STALE + 1);
     }
 }

@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use super::http::SenderReply;
 use super::outlet::Way;
-use super::polled::{Finished, Polled, Receiver, Reply};
-use super::strangers::Age;
+use super::polled::{Finished, Polled, PolledId, Receiver, Reply};
+use super::strangers::pause_bytes;
 use super::{
-    Application, KeyRef, Line, Link, Message, Outlet, Parting, Session, SessionId, Web, answers,
+    Application, KeyRef, Line, Message, Outlet, Parting, Session, SessionId, Web, answers,
 };
 use crate::codec::http::{Head, LAST_CHUNK, Response};
 use crate::codec::sockjs::{self, Envelope, Messages, SendError, Transport};
@@ -21,6 +21,9 @@ use crate::reason::CloseReason;
 /// What `xhr_send` takes for JSON; all else has no payload. The last is of old Konquerors.
 const SEND_TYPES: [&str; 6] =
     ["", "text/plain", "application/json", "application/xml", "text/xml", "t"];
+
+/// The list of names has room for so many more than there are, and is given back beyond that.
+const NAMES_KEPT: usize = 1024;
 
 const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
@@ -113,25 +116,23 @@ impl<P> Web<P> {
         net: &mut impl Net,
         app: &mut A,
         key: super::Key,
-    ) -> SessionId {
+    ) -> PolledId {
         let service = usize::from(key.0);
-        let polled = Polled::new(key.clone(), self.services[service].response_bytes);
-        let link = Link::Polled(Box::new(polled));
-        let id = self.sessions.insert(Session { peer: None, link });
+        let polled = Box::new(Polled::new(key.clone(), self.services[service].response_bytes));
+        let id = self.sessions.insert(Session { peer: None, polled });
         self.names.insert(key, id);
-        let Some(Session { peer, link: Link::Polled(polled) }) = self.sessions.get_mut(id) else {
-            return id;
-        };
-        match app.opened(&mut Outlet::new(net, id, Way::Polled(polled)), service) {
+        let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return id };
+        let session = SessionId::of_polled(id);
+        match app.opened(&mut Outlet::new(net, session, Way::Polled(polled)), service) {
             Ok(opened) => *peer = Some(opened),
             Err(parting) => polled.end(net, parting),
         }
-        self.meet(net, app, id);
+        self.meet(net, app, session);
         id
     }
 
     /// A receiver finds its session; if another one is there, it is told so.
-    fn attach(&mut self, net: &mut impl Net, id: SessionId, receiver: Receiver) {
+    fn attach(&mut self, net: &mut impl Net, id: PolledId, receiver: Receiver) {
         let (now, beat_ms) = (net.now().mono, self.limits.heartbeat_ms as u64);
         let conn = receiver.conn;
         self.lines[conn.index()] = Line::Receiver(id);
@@ -188,10 +189,8 @@ impl<P> Web<P> {
         let Some(id) = self.names.get(&KeyRef(at as u16, name)).copied() else {
             return Some(wrap(answers::not_found()));
         };
-        let pending_bytes = match self.sessions.get(id).map(|session| &session.link) {
-            Some(Link::Polled(polled)) => polled.pending_bytes(),
-            _ => 0,
-        };
+        let pending_bytes =
+            self.sessions.get(id).map_or(0, |session| session.polled.pending_bytes());
         if pending_bytes >= self.limits.http_body_bytes {
             // A client sends when it has been answered: those of whom so much waits do not.
             return Some(wrap(Response::new(503).text("too many messages wait\n").close()));
@@ -225,12 +224,12 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
+        id: PolledId,
         mut messages: Messages<'_>,
     ) {
         let (pace, now) = (self.pace, net.now().mono);
         loop {
-            let pause_bytes = self.pause_bytes(app, id);
+            let pause_bytes = self.answers_max(app, id);
             let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else { return };
             let is_too_fast = polled.bucket.wait(&pace, now).is_some();
             if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) || is_too_fast {
@@ -251,24 +250,22 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
+        id: PolledId,
         message: &str,
     ) {
-        let Some(Session { peer: Some(peer), link: Link::Polled(polled) }) =
-            self.sessions.get_mut(id)
-        else {
-            return;
-        };
+        let Some(Session { peer: Some(peer), polled }) = self.sessions.get_mut(id) else { return };
         polled.bucket.take(&self.pace, net.now().mono, 1);
         let heard = if message.len() > app.bounds(peer).message_bytes {
             Err(Parting::from(CloseReason::WsTooLarge))
         } else {
-            let mut outlet = Outlet::new(net, id, Way::Polled(polled));
-            app.message(&mut outlet, peer, Message::Text(message))
+            let was_known = app.is_known(peer);
+            let mut outlet = Outlet::new(net, SessionId::of_polled(id), Way::Polled(polled));
+            let heard = app.message(&mut outlet, peer, Message::Text(message));
+            self.strangers.note(was_known, app.is_known(peer));
+            heard
         };
-        match heard {
-            Ok(()) => self.get_to_know(app, id),
-            Err(parting) => self.dismiss(net, app, id, parting),
+        if let Err(parting) = heard {
+            self.dismiss_polled(net, app, id, parting);
         }
     }
 
@@ -278,7 +275,7 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
+        id: PolledId,
     ) {
         loop {
             let Some(polled) = self.polled(id) else { return };
@@ -290,7 +287,7 @@ impl<P> Web<P> {
             }
         }
         self.recount(id);
-        let pause_bytes = self.pause_bytes(app, id);
+        let pause_bytes = self.answers_max(app, id);
         let Some(polled) = self.polled(id) else { return };
         polled.unmark_dirty();
         if polled.pending.is_empty() {
@@ -314,14 +311,14 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
+        id: PolledId,
     ) -> bool {
         let (pace, now) = (self.pace, net.now().mono);
         let mut has_heard = false;
         let must_wait = |polled: &Polled, net: &_, pause_bytes| {
             polled.is_full(net, pause_bytes) || polled.bucket.wait(&pace, now).is_some()
         };
-        let mut pause_bytes = self.pause_bytes(app, id);
+        let mut pause_bytes = self.answers_max(app, id);
         while let Some(polled) = self.polled(id)
             && !must_wait(polled, net, pause_bytes)
             && let Some(text) = polled.pending.pop_front()
@@ -330,7 +327,7 @@ impl<P> Web<P> {
             while let Some(message) = messages.next() {
                 has_heard = true;
                 self.tell_polled(net, app, id, &message);
-                pause_bytes = self.pause_bytes(app, id);
+                pause_bytes = self.answers_max(app, id);
                 let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else {
                     return true;
                 };
@@ -344,7 +341,7 @@ impl<P> Web<P> {
     }
 
     /// An answer has come to its end: the session is alone, for a while.
-    pub(super) fn finish(&mut self, net: &mut impl Net, id: SessionId, finished: Finished) {
+    pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
         let now = net.now().mono;
         if let Some(polled) = self.polled(id) {
             polled.alone_since = now;
@@ -353,10 +350,8 @@ impl<P> Web<P> {
     }
 
     /// Sets the one timer of a session over HTTP.
-    fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: SessionId) {
-        let Some(Session { peer, link: Link::Polled(polled) }) = self.sessions.get_mut(id) else {
-            return;
-        };
+    fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: PolledId) {
+        let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
         let alone_until = polled.alone_since.plus(self.limits.session_ms as u64);
         let own = if polled.has_receiver() { polled.beat_at } else { alone_until };
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
@@ -375,12 +370,10 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
+        id: PolledId,
     ) {
         let (now, beat_ms) = (net.now(), self.limits.heartbeat_ms as u64);
-        let Some(Session { peer, link: Link::Polled(polled) }) = self.sessions.get_mut(id) else {
-            return;
-        };
+        let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
         polled.timer = None;
         let alone_until = polled.alone_since.plus(self.limits.session_ms as u64);
         if !polled.has_receiver() && alone_until <= now.mono {
@@ -388,7 +381,7 @@ impl<P> Web<P> {
         }
         let over = peer.as_mut().and_then(|peer| app.timed_out(peer, now).err());
         if let Some(parting) = over {
-            self.dismiss(net, app, id, parting);
+            self.dismiss_polled(net, app, id, parting);
         } else if polled.has_receiver() && polled.beat_at <= now.mono {
             polled.beat_at = now.mono.plus(beat_ms);
             self.beat(net, id);
@@ -397,7 +390,7 @@ impl<P> Web<P> {
     }
 
     /// The receiver has waited for long: it hears that we are there, and takes it, or is gone.
-    fn beat(&mut self, net: &mut impl Net, id: SessionId) {
+    fn beat(&mut self, net: &mut impl Net, id: PolledId) {
         let Some(polled) = self.polled(id) else { return };
         let Some(receiver) = polled.receiver_mut() else { return };
         let queued = net.queued(receiver.conn);
@@ -415,12 +408,45 @@ impl<P> Web<P> {
     }
 
     /// All that was queued for a receiver has gone to the kernel.
-    pub(super) fn receiver_drained(&mut self, net: &mut impl Net, id: SessionId) {
+    pub(super) fn receiver_drained(&mut self, net: &mut impl Net, id: PolledId) {
         let Some(receiver) = self.polled(id).and_then(Polled::receiver_mut) else { return };
         if std::mem::take(&mut receiver.is_held) {
             net.resume(receiver.conn);
             self.mark_dirty(id);
         }
+    }
+
+    /// Lets a session over HTTP go: the next who asks for it is told why.
+    pub(super) fn dismiss_polled<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: PolledId,
+        parting: Parting,
+    ) {
+        let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
+        polled.end(net, parting);
+        if polled.mark_dirty() {
+            self.dirty.push_back(id);
+        }
+        let peer = peer.take();
+        self.forget(app, peer);
+    }
+
+    pub(super) fn polled(&mut self, id: PolledId) -> Option<&mut Polled> {
+        self.sessions.get_mut(id).map(|session| &mut *session.polled)
+    }
+
+    fn mark_dirty(&mut self, id: PolledId) {
+        if self.polled(id).is_some_and(Polled::mark_dirty) {
+            self.dirty.push_back(id);
+        }
+    }
+
+    /// What may wait for a session that is not heard meanwhile.
+    fn answers_max<A: Application<Peer = P>>(&self, app: &A, id: PolledId) -> usize {
+        let peer = self.sessions.get(id).and_then(|session| session.peer.as_ref());
+        pause_bytes(&self.limits, peer.is_none_or(|peer| app.is_known(peer)))
     }
 
     /// A session over HTTP is no more. Whoever sent to it is answered: it was heard as far as there
@@ -429,25 +455,22 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: SessionId,
+        id: PolledId,
     ) {
-        let Some(Session { peer, link: Link::Polled(mut polled) }) = self.sessions.remove(id)
-        else {
-            return;
-        };
+        let Some(Session { peer, mut polled }) = self.sessions.remove(id) else { return };
         // Nobody let it go: it was nobody's any more.
         let reason = polled.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
         self.parted[reason as usize] += 1;
         self.names.remove(&polled.key);
+        if self.names.capacity() > 8 * self.names.len() + NAMES_KEPT {
+            self.names.shrink_to(2 * self.names.len());
+        }
         self.bodies.bytes -= polled.counted_bytes;
-        self.strangers.remove(&Age::of(id));
         polled.clear_inbox(net);
         if let Some(timer) = polled.timer.take() {
             self.wheel.cancel(timer);
         }
-        if let Some(peer) = peer {
-            app.closed(peer);
-        }
+        self.forget(app, peer);
         for conn in polled.senders {
             self.release_sender(net, conn, id);
         }

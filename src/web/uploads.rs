@@ -2,7 +2,8 @@
 //! the messages in them that wait to be heard. When that is too much in all, the largest go. Called
 //! by `http`, and by `transports` for what waits.
 
-use super::{Application, Http, Line, Link, SessionId, Web, origin};
+use super::polled::PolledId;
+use super::{Application, Http, Line, Session, Web, origin};
 use crate::codec::http::{BodyError, BodyReader, Head, Response};
 use crate::codec::sockjs::{Route, Transport};
 use crate::edge::{ConnId, Net};
@@ -70,7 +71,7 @@ pub struct Bodies {
 #[derive(Clone, Copy, Debug)]
 enum Owner {
     Conn(ConnId),
-    Session(SessionId),
+    Session(PolledId),
 }
 
 impl<P> Web<P> {
@@ -82,6 +83,9 @@ impl<P> Web<P> {
         head: &Head<'_>,
     ) -> (usize, bool) {
         let most = self.limits.http_body_bytes;
+        if head.method != "POST" {
+            return (most, false);
+        }
         let Some((at, route @ Route::Session { session, transport, .. })) = self.route(head) else {
             return (most, false);
         };
@@ -90,7 +94,7 @@ impl<P> Web<P> {
         }
         let is_sender = matches!(transport, Transport::XhrSend | Transport::JsonpSend);
         let id = self.names.get(&super::KeyRef(at as u16, session));
-        let Some(id) = id.filter(|_| is_sender && head.method == "POST") else {
+        let Some(id) = id.filter(|_| is_sender) else {
             return (most, false);
         };
         let peer = self.sessions.get(*id).and_then(|session| session.peer.as_ref());
@@ -125,10 +129,8 @@ impl<P> Web<P> {
     }
 
     /// What waits in a session is another amount than before.
-    pub(super) fn recount(&mut self, id: SessionId) {
-        let Some(Link::Polled(polled)) = self.sessions.get_mut(id).map(|s| &mut s.link) else {
-            return;
-        };
+    pub(super) fn recount(&mut self, id: PolledId) {
+        let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return };
         let bytes = polled.pending_bytes();
         let counted = std::mem::replace(&mut polled.counted_bytes, bytes);
         self.bodies.bytes = self.bodies.bytes - counted + bytes;
@@ -146,11 +148,8 @@ impl<P> Web<P> {
             }
             _ => None,
         });
-        let sessions = self.sessions.iter().filter_map(|(id, session)| match &session.link {
-            Link::Polled(polled) if polled.counted_bytes > 0 => {
-                Some((polled.counted_bytes, Owner::Session(id)))
-            }
-            _ => None,
+        let sessions = self.sessions.iter().filter_map(|(id, Session { polled, .. })| {
+            (polled.counted_bytes > 0).then_some((polled.counted_bytes, Owner::Session(id)))
         });
         let mut owners: Vec<(usize, Owner)> = uploads.chain(sessions).collect();
         owners.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
@@ -168,7 +167,7 @@ impl<P> Web<P> {
                     self.take_upload(conn);
                 }
                 Owner::Session(id) => {
-                    self.dismiss(net, app, id, CloseReason::SlowConsumer.into());
+                    self.dismiss_polled(net, app, id, CloseReason::SlowConsumer.into());
                     self.recount(id);
                 }
             }

@@ -9,12 +9,10 @@ use crate::frame::Frame;
 /// The answer to a WebSocket handshake with this key: what RFC 6455, 4.2.2 asks for and nothing
 /// more, no subprotocol and no extension.
 pub fn switching_protocols(key: &str) -> Frame {
+    const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Accept: ";
     let accept = ws::accept_key(key);
-    let head = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n\r\n"
-    );
-    Frame::from(head.as_bytes())
+    Frame::from([HEAD, accept.as_bytes(), b"\r\n\r\n"].concat())
 }
 
 /// Tells a client to send the body that it has announced (RFC 9110, 10.1.1).

@@ -33,13 +33,13 @@ pub(super) fn hear<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     bounds: &Bounds,
 ) -> (Vec<Heard>, Option<WsError>) {
-    let (mut reader, mut heard) = (Reader::new(side), Vec::new());
+    let (mut reader, mut heard) = (Reader::default(), Vec::new());
     let mut pending = Vec::new();
     for piece in pieces {
         pending.extend_from_slice(piece);
         let mut at = 0;
         loop {
-            match reader.read(&mut pending[at..], bounds) {
+            match reader.read(side, &mut pending[at..], bounds) {
                 Err(error) => return (heard, Some(error)),
                 Ok(step) => {
                     at += step.consumed;

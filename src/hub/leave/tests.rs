@@ -1,9 +1,10 @@
 //! Crowds that leave: who hears what meanwhile, and how much is done in one turn.
 
 use super::*;
-use crate::hub::{Change, Entry, Place, Seq, Undo};
+use crate::edge::ConnId;
+use crate::hub::{Change, Entry, Route, Seq, Undo};
 use crate::limits::Limits;
-use crate::publication::Publication;
+use crate::publication::{Form, Publication};
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 
@@ -12,15 +13,15 @@ const AT: UnixMillis = UnixMillis(1000);
 /// What came out of the hub.
 #[derive(Default)]
 struct Out {
-    closed: Vec<(PeerId, CloseReason)>,
-    delivered: Vec<PeerId>,
+    closed: Vec<(Route, CloseReason)>,
+    delivered: Vec<Route>,
 }
 
 impl Outbox for Out {
-    fn deliver(&mut self, peer: PeerId, _: &Publication<'_>) {
+    fn deliver(&mut self, peer: Route, _: &Publication<'_>) {
         self.delivered.push(peer);
     }
-    fn close(&mut self, peer: PeerId, reason: CloseReason) {
+    fn close(&mut self, peer: Route, reason: CloseReason) {
         self.closed.push((peer, reason));
     }
     fn changed(&mut self, _: Undo) {}
@@ -30,6 +31,8 @@ struct World {
     hub: Hub,
     out: Out,
     ns: NsId,
+    /// How they are reached.
+    peers: Vec<(Route, PeerId)>,
 }
 
 impl World {
@@ -39,10 +42,10 @@ impl World {
         let mut out = Out::default();
         assert!(hub.declare("a", "k", &mut out));
         let ns = hub.namespace("a").unwrap();
-        World { hub, out, ns }
+        World { hub, out, ns, peers: Vec::new() }
     }
 
-    fn apply(&mut self, change: Change) -> Outcome {
+    fn apply(&mut self, change: Change<'_>) -> Outcome {
         let entry = Entry { seq: Seq::default(), at: AT, change };
         self.hub.apply(entry, &mut self.out).unwrap()
     }
@@ -51,7 +54,10 @@ impl World {
     fn crowd(&mut self, count: usize, user: &str, channels: &[&str]) -> Vec<PeerId> {
         let mut one = |i: usize| {
             let cid = Uuid::from_random([i as u8; 16]);
-            let peer = self.hub.connect(self.ns, user, cid).unwrap();
+            let conn = ConnId::new(self.peers.len() as u32, 0);
+            let route = Route::of_socket(conn, Form::Raw);
+            let peer = self.hub.connect(self.ns, user, cid, route).unwrap();
+            self.peers.push((route, peer));
             for channel in channels {
                 self.hub.subscribe(peer, channel, AT).unwrap();
             }
@@ -66,9 +72,11 @@ impl World {
 
     fn emit(&mut self, channel: &str) -> Vec<PeerId> {
         let (ns, data) = (self.ns, "1".into());
-        let channels = vec![channel.into()];
+        let channels = vec![channel.into()].into();
         self.apply(Change::Emit { ns, channels, data, user: None, except: None });
-        std::mem::take(&mut self.out.delivered)
+        let delivered = std::mem::take(&mut self.out.delivered);
+        let peer = |route| self.peers.iter().find(|(other, _)| *other == route).unwrap().1;
+        delivered.into_iter().map(peer).collect()
     }
 
     fn grant(&mut self, is_withdrawn: bool) {
@@ -133,9 +141,9 @@ fn whoever_comes_pays_for_those_who_left() {
 fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     let mut world = World::new();
     let crowd = world.crowd(200, "guest", &["a", "b", "c"]);
-    let (ns, place) = (world.ns, Place { channel: "a".into(), user: None });
+    let (ns, channel) = (world.ns, "a".into());
     let data = "1".into();
-    world.apply(Change::Set { ns, place, data, ttl_ms: None, emit: false });
+    world.apply(Change::Set { ns, channel, user: None, data, ttl_ms: None, emit: false });
     assert_eq!(world.apply(Change::Remove { ns }), Outcome::Reached(200));
     assert_eq!(world.hub.sizes()[..4], [0; 4]);
     // Its name can be had again, and those who were in it hear nothing of the new one.

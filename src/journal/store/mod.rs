@@ -14,12 +14,14 @@
 //! | `file` | one redb file: reading all of it, writing batches |
 //! | `format`, `tables`, `pages` | keys, values, tags; the rows of a file; its trees without redb |
 //! | `disk` | what stands between redb and the disk |
+//! | `flight` | what has changed, and what is on its way |
 //! | `folder` | names, lock and seal of the data folder |
 //! | `salvage` | what can still be read of a damaged file |
 //! | `rewrite` | another store in place of this one, while no server runs |
 
 mod disk;
 mod file;
+mod flight;
 mod folder;
 mod format;
 mod helper;
@@ -35,10 +37,11 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Cursor, Entry, Hub, Key, Seq, Undo};
+use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
+use flight::{Bounds, Changed, Flight};
 use helper::{Helper, Job, Report};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
@@ -63,26 +66,6 @@ const STEP_MS: u64 = 500;
 const CLOCK_MS: u64 = 1000;
 /// The disk has so long to finish when the server stops.
 const CLOSE: Duration = Duration::from_secs(10);
-
-/// A row that has changed.
-#[derive(Clone, Copy, Debug)]
-struct Changed {
-    /// The last change that somebody waits for; the default if nobody does.
-    mark: Mark,
-    bytes: usize,
-}
-
-/// What is on its way to the disk.
-#[derive(Debug, Default)]
-struct Flight {
-    upto: Mark,
-    /// When the oldest of its changes came.
-    since: Option<Millis>,
-    rows: HashMap<Key, Changed>,
-    /// States that have ended, and leave with it.
-    ended: Vec<Key>,
-    removals: usize,
-}
 
 /// Whether the disk can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +113,7 @@ pub struct StoreJournal {
     /// How to take back what is not durable yet, each with its mark, and its bytes.
     undos: VecDeque<(Mark, Undo)>,
     undo_bytes: usize,
-    removals: Vec<(Ticket, Change)>,
+    removals: Vec<(Ticket, Change<'static>)>,
     mark: Mark,
     durable: Mark,
     ready: VecDeque<Event>,
@@ -149,19 +132,6 @@ pub struct StoreJournal {
     at: UnixMillis,
     /// What was counted; `Journal::meters` adds what can be seen.
     meters: StoreMeters,
-}
-
-/// Limits of what waits for the disk.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    bytes: usize,
-    changes: usize,
-}
-
-impl Bounds {
-    fn new(limits: &Limits) -> Bounds {
-        Bounds { bytes: limits.store_pending_bytes, changes: limits.store_pending_changes }
-    }
 }
 
 impl StoreJournal {
@@ -424,7 +394,7 @@ impl StoreJournal {
 }
 
 impl Journal for StoreJournal {
-    fn propose(&mut self, at: UnixMillis, change: Change) -> Proposal {
+    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
         if let Health::Failing { refused, .. } = &mut self.health
             && change.is_recorded()
         {
@@ -435,11 +405,26 @@ impl Journal for StoreJournal {
         if matches!(change, Change::Remove { .. }) {
             self.next_ticket += 1;
             let ticket = Ticket(self.next_ticket);
-            self.removals.push((ticket, change));
+            self.removals.push((ticket, change.into_owned()));
             return Proposal::Later(ticket);
         }
         self.last.n += 1;
         Proposal::Now(Entry { seq: self.last, at, change })
+    }
+
+    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        if self.sync == SyncPolicy::Always || !matches!(key, KeyRef::State { .. }) {
+            return false;
+        }
+        // It is acknowledged at once, and stays, whatever becomes of it.
+        match self.changed.get_mut(&key) {
+            Some(row) => {
+                self.changed_bytes = self.changed_bytes - row.bytes + bytes;
+                row.bytes = bytes;
+            }
+            None => self.note(key.key(), Mark::default(), bytes),
+        }
+        true
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -455,7 +440,6 @@ impl Journal for StoreJournal {
         }
         let is_state = matches!(undo.key, Key::State { .. });
         if is_state && self.sync != SyncPolicy::Always {
-            // It is acknowledged at once, and stays, whatever becomes of it.
             return self.note(undo.key, Mark::default(), undo.row_bytes);
         }
         self.mark.0 += 1;
@@ -522,9 +506,12 @@ impl Journal for StoreJournal {
         if self.sync == SyncPolicy::Always { self.mark } else { Mark::default() }
     }
 
-    fn mark_of(&self, key: &Key) -> Mark {
-        let flying = self.flight.as_ref().and_then(|flight| flight.rows.get(key));
-        self.changed.get(key).or(flying).map_or(Mark::default(), |row| row.mark)
+    fn mark_of(&self, key: KeyRef<'_>) -> Mark {
+        if self.sync != SyncPolicy::Always && matches!(key, KeyRef::State { .. }) {
+            return Mark::default();
+        }
+        let flying = self.flight.as_ref().and_then(|flight| flight.rows.get(&key));
+        self.changed.get(&key).or(flying).map_or(Mark::default(), |row| row.mark)
     }
 
     fn durable(&self) -> Mark {

@@ -1,6 +1,6 @@
 //! What entries do, in the order in which the tape has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::expected::Expected;
 use super::{Due, Judge, Past, Pending, Role};
@@ -131,7 +131,7 @@ impl Judge {
     }
 
     /// Checks that a change is what the command asked for; returns the key drawn for it.
-    fn recognize(&mut self, change: &Change, command: &Command, space: Option<u32>) -> String {
+    fn recognize(&mut self, change: &Change<'_>, command: &Command, space: Option<u32>) -> String {
         let mut drawn = String::new();
         let ns = match (change, command) {
             (Change::Register { name, key }, Command::Register { name: asked, .. }) => {
@@ -151,11 +151,11 @@ impl Judge {
                 assert_eq!((&**channel, &**user), (&**asked, &**whom));
                 *ns
             }
-            (Change::Set { ns, place, data, ttl_ms, emit }, Command::Store(store))
-            | (Change::Push { ns, place, data, ttl_ms, emit }, Command::Store(store)) => {
+            (Change::Set { ns, channel, user, data, ttl_ms, emit }, Command::Store(store))
+            | (Change::Push { ns, channel, user, data, ttl_ms, emit }, Command::Store(store)) => {
                 assert_eq!(matches!(change, Change::Push { .. }), store.is_push);
-                assert_eq!((&*place.channel, &**data), (&*store.channel, &*store.data));
-                assert_eq!(place.user.as_deref(), store.user.as_deref());
+                assert_eq!((&**channel, &**data), (&*store.channel, &*store.data));
+                assert_eq!(user.as_deref(), store.user.as_deref());
                 assert_eq!(*ttl_ms, store.ttl_seconds.map(|seconds| seconds * 1000));
                 assert_eq!(*emit, store.is_emitted);
                 *ns
@@ -317,7 +317,13 @@ impl Judge {
         except: &Option<String>,
         following: &[Item],
     ) -> usize {
-        let mut pushed = BTreeMap::new();
+        let to = match channels {
+            [channel] if user.is_none() && except.is_none() => Some((space, channel.clone())),
+            _ => None,
+        };
+        let gathered = self.gathered.take().filter(|(before, _)| Some(before) == to.as_ref());
+        let mut pushed = gathered.map_or(BTreeMap::new(), |(_, pushed)| pushed);
+        let mut reached = BTreeSet::new();
         for (i, channel) in channels.iter().enumerate() {
             if channels[..i].contains(channel) {
                 continue;
@@ -332,6 +338,7 @@ impl Judge {
             };
             let conns: Vec<ConnId> = self.peers().filter(is_meant).map(|(conn, ..)| conn).collect();
             for conn in conns {
+                reached.insert(conn);
                 *pushed.entry(conn).or_insert(0_usize) += 1;
                 if let Some(line) = self.lines.get_mut(&conn) {
                     line.expect(Expected::Publication(message.clone()));
@@ -339,7 +346,12 @@ impl Judge {
             }
         }
         self.cut_the_slow(&pushed, following);
-        pushed.len()
+        let is_sent = |item: &Item| matches!(item, Item::Sent { is_published: true, .. });
+        if !following.iter().any(is_sent) {
+            // It may go out with the next one to the same.
+            self.gathered = to.map(|to| (to, pushed));
+        }
+        reached.len()
     }
 
     /// Those who were cut during a message got the first few of it, and a farewell.
@@ -363,8 +375,15 @@ impl Judge {
             let is_fair = *last && !before.contains(&true);
             assert!(is_fair, "{conn:?}: cut too early, or given more: {told:?}");
             let Some(line) = self.lines.get_mut(conn) else { continue };
+            let got = |item: &Item| match item {
+                Item::Sent { conn: to, frame, is_published: true } if to == conn => {
+                    line.see(frame).len()
+                }
+                _ => 0,
+            };
+            let got: usize = following.iter().map(got).sum();
             // What came behind that one it never gets.
-            let kept = line.expected.len() + told.len() - count;
+            let kept = line.expected.len() + got - count;
             line.expected.truncate(kept);
             self.dismiss(*conn, CloseReason::SlowConsumer);
         }

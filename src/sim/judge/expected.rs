@@ -43,21 +43,31 @@ impl Seen {
         Seen::Http(status.unwrap_or_else(|| panic!("no response: {head}")))
     }
 
-    /// One whole frame of a browser's connection.
-    pub fn of_frame(frame: &[u8]) -> Seen {
-        let (mut reader, mut bytes) = (Reader::new(Side::Client), frame.to_vec());
-        let step = reader.read(&mut bytes, &BOUNDS).expect("the server's frames are good");
-        assert_eq!(step.consumed, frame.len(), "one frame at a time");
-        Seen::of(step.event.expect("a whole frame"))
+    /// Whole frames of a browser's connection.
+    pub fn of_frames(frames: &[u8]) -> Vec<Seen> {
+        let (mut bytes, mut at, mut seen) = (frames.to_vec(), 0, Vec::new());
+        while at < bytes.len() {
+            let mut reader = Reader::default();
+            let step = reader.read(Side::Client, &mut bytes[at..], &BOUNDS);
+            let step = step.expect("the server's frames are good");
+            seen.push(Seen::of(step.event.expect("a whole frame")));
+            at += step.consumed;
+        }
+        seen
     }
 
-    /// One whole frame of the control port.
-    pub fn of_reply(frame: &[u8]) -> Seen {
-        let mut decoder = control::Decoder::new();
-        let decoded = decoder.next(frame, 1 << 20).expect("the server's frames are good");
-        assert_eq!(decoded.consumed, frame.len(), "one reply at a time");
-        let body = decoded.body.expect("a whole frame");
-        Seen::Reply(String::from_utf8(body.to_vec()).expect("replies are UTF-8"))
+    /// Whole frames of the control port.
+    pub fn of_replies(frames: &[u8]) -> Vec<Seen> {
+        let (mut at, mut seen) = (0, Vec::new());
+        while at < frames.len() {
+            let mut decoder = control::Decoder::new();
+            let decoded = decoder.next(&frames[at..], 1 << 20);
+            let decoded = decoded.expect("the server's frames are good");
+            let body = decoded.body.expect("whole frames").to_vec();
+            seen.push(Seen::Reply(String::from_utf8(body).expect("replies are UTF-8")));
+            at += decoded.consumed;
+        }
+        seen
     }
 }
 

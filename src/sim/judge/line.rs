@@ -37,11 +37,12 @@ impl Line {
         !controller.waits && self.expected.is_empty()
     }
 
-    pub(super) fn see(&self, frame: &[u8]) -> Seen {
+    /// What is in a frame of ours: one thing, several replies, or messages that were published.
+    pub(super) fn see(&self, frame: &[u8]) -> Vec<Seen> {
         match &self.role {
-            Role::Controller(_) => Seen::of_reply(frame),
-            _ if frame.starts_with(b"HTTP/") => Seen::of_response(frame),
-            _ => Seen::of_frame(frame),
+            Role::Controller(_) => Seen::of_replies(frame),
+            _ if frame.starts_with(b"HTTP/") => vec![Seen::of_response(frame)],
+            _ => Seen::of_frames(frame),
         }
     }
 

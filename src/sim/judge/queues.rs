@@ -102,9 +102,8 @@ impl Queue {
     }
 
     /// These frames, counted from the first, wait no longer. What is left of publications is one
-    /// on its way, and that is nobody's debt any more. Returns how many frames wait.
-    fn drop_published(&mut self, dropped: &[usize]) -> usize {
-        let count = self.frames.len();
+    /// on its way, and that is nobody's debt any more.
+    fn drop_published(&mut self, dropped: &[usize]) {
         let must_go = |number: usize, is_published: bool| {
             is_published && !(number == 0 && self.head_sent > 0)
         };
@@ -115,7 +114,6 @@ impl Queue {
             self.frames.remove(*number);
         }
         self.forgive();
-        count
     }
 
     /// Nothing that waits is held against it any more.
@@ -128,10 +126,17 @@ impl Queue {
 impl Line {
     /// Frames that waited for it are gone, and the client will not see them.
     pub(super) fn forget_frames(&mut self, dropped: &[usize]) {
-        let count = self.queue.drop_published(dropped);
-        let first = self.wire.len() - count;
-        for number in dropped.iter().rev() {
-            self.wire.remove(first + number);
+        let counts = self.queue.frames.iter().map(|(frame, _)| self.see(frame).len());
+        let counts: Vec<usize> = counts.collect();
+        self.queue.drop_published(dropped);
+        // From the last to the first: of one that has begun the client may have had messages.
+        let mut end = self.wire.len();
+        for number in (dropped.first().copied().unwrap_or(counts.len())..counts.len()).rev() {
+            let start = end - counts[number];
+            if dropped.contains(&number) {
+                self.wire.drain(start..end);
+            }
+            end = start;
         }
     }
 }

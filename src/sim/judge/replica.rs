@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, PeerId, Place, Row, Seq, Undo};
+use crate::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Place, Route, Row, Seq, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -27,11 +27,11 @@ pub(super) struct Replica {
 struct Nobody(Vec<Undo>);
 
 impl Outbox for Nobody {
-    fn deliver(&mut self, _: PeerId, _: &Publication<'_>) {
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {
         panic!("nobody is here");
     }
 
-    fn close(&mut self, _: PeerId, _: CloseReason) {
+    fn close(&mut self, _: Route, _: CloseReason) {
         panic!("nobody is here");
     }
 
@@ -112,9 +112,11 @@ impl Replica {
                 Item::Ordered { entry, .. } => entry.clone(),
                 _ => continue,
             };
-            if let Change::Set { ns, place, .. } | Change::Push { ns, place, .. } = &entry.change {
-                let Place { channel, user } = place.clone();
-                self.places.insert((*ns, channel, user));
+            if let Change::Set { ns, channel, user, .. } | Change::Push { ns, channel, user, .. } =
+                &entry.change
+            {
+                let user = user.as_deref().map(Into::into);
+                self.places.insert((*ns, (&**channel).into(), user));
             }
             // What was refused here was refused there.
             let mut out = Nobody(std::mem::take(&mut fresh));

@@ -1,0 +1,101 @@
+//! What serde_json makes of a text, for the fuzzer and for tests: nothing may be read by one of the
+//! two and refused by the other.
+
+use std::fmt;
+
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::*;
+
+/// For the fuzzer: compares [`members`] with a parser that builds trees.
+///
+/// # Panics
+/// If they disagree.
+pub fn fuzz_members(data: &[u8]) {
+    const NAMES: [&str; 3] = ["action", "data", "i"];
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let found = members(text, &NAMES);
+    assert_eq!(found, members_by_serde(text, &NAMES), "{text:?}");
+    for raw in found.iter().flatten().flatten().flatten() {
+        fuzz_value(raw);
+    }
+    // The tree refuses some JSON that we pass on (surrogates, 1e400), and takes one name for a
+    // sign of its own.
+    let tree = serde_json::from_str::<serde_json::Value>(text);
+    let (Ok(tree), false) = (tree, text.contains("$serde_json")) else { return };
+    match found {
+        Ok(None) => assert!(!tree.is_object()),
+        Ok(Some(found)) => {
+            for (raw, name) in found.iter().zip(NAMES) {
+                let value = raw.map(|raw| serde_json::from_str(raw).expect("a raw value is JSON"));
+                assert_eq!(value.as_ref(), tree.get(name));
+            }
+        }
+        Err(error) => {
+            assert_ne!(error, JsonError::Syntax);
+            assert!(error.to_string().contains("deep"));
+        }
+    }
+}
+
+/// What holds for every raw value.
+fn fuzz_value(raw: &str) {
+    assert!(members(raw, &[]).is_ok(), "a raw value is JSON");
+    assert_eq!(raw.trim(), raw);
+    let by_serde = serde_json::from_str::<String>(raw).ok();
+    assert_eq!(string(raw).as_deref(), by_serde.as_deref());
+    let by_serde = serde_json::from_str::<Vec<&RawValue>>(raw).ok();
+    let by_serde = by_serde.map(|found| found.into_iter().map(RawValue::get).collect());
+    assert_eq!(elements(raw), by_serde);
+    if let Some(text) = string(raw) {
+        let mut quoted = Vec::new();
+        quote_into(&mut quoted, &text);
+        assert_eq!(string(&String::from_utf8_lossy(&quoted)), Some(text));
+    }
+    if let Some(number) = integer(raw) {
+        assert!(integer(&format!("{number}.0")).is_none_or(|again| again == number));
+    }
+    assert!(!is_null(raw) || !is_truthy(raw));
+    assert!(text(raw).is_none_or(|text| number(raw).is_none() || number(&text).is_some()));
+    elements(raw).into_iter().flatten().for_each(fuzz_value);
+}
+
+/// [`members`] by serde_json.
+fn members_by_serde<'a, const N: usize>(
+    text: &'a str,
+    names: &[&str; N],
+) -> Result<Option<[Option<&'a str>; N]>, JsonError> {
+    if is_too_deep(text, DEPTH_MAX) {
+        return Err(JsonError::Depth { max: DEPTH_MAX });
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let found = if text.trim_ascii_start().starts_with('{') {
+        reader.deserialize_map(Members(names)).map(Some)
+    } else {
+        <&RawValue as serde::Deserialize>::deserialize(&mut reader).map(|_| None)
+    };
+    found.and_then(|found| reader.end().map(|()| found)).map_err(|_| JsonError::Syntax)
+}
+
+struct Members<'n, const N: usize>(&'n [&'n str; N]);
+
+impl<'a, const N: usize> Visitor<'a> for Members<'_, N> {
+    type Value = [Option<&'a str>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = [None; N];
+        // Keys are taken raw too: one that is no text cannot be a name, but is no error either.
+        while let Some((key, value)) = map.next_entry::<&'a RawValue, &'a RawValue>()? {
+            let Ok(key) = serde_json::from_str::<String>(key.get()) else { continue };
+            if let Some(index) = self.0.iter().position(|name| *name == key) {
+                found[index] = Some(value.get());
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,171 @@
+//! Queues of frames, written in pieces.
+
+use super::*;
+
+fn gather(pool: &FramePool, queue: &OutQueue) -> Vec<u8> {
+    let mut slices = [IoSlice::new(&[]); 64];
+    let filled = pool.slices(queue, &mut slices);
+    slices[..filled].iter().flat_map(|s| s.to_vec()).collect()
+}
+
+/// Bytes that wait, and those of the backlog.
+fn counts(pool: &FramePool, queue: &OutQueue) -> (usize, usize) {
+    let Waiting { bytes, backlog, .. } = pool.waiting(queue);
+    assert_eq!(bytes, pool.bytes_of(queue));
+    (bytes, backlog)
+}
+
+#[test]
+fn one_frame_needs_no_record() {
+    let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
+    for kind in [Kind::Asked, Kind::Published] {
+        pool.push(&mut queue, Frame::from(&b"one"[..]), kind);
+        assert!(pool.only(&queue).is_some_and(|frame| **frame == *b"one"));
+        assert_eq!((pool.lists.len(), pool.waiting(&queue).is_begun), (0, false));
+        pool.sent(&mut queue, 2);
+        assert!(pool.only(&queue).is_none() && pool.waiting(&queue).is_begun);
+        assert_eq!((counts(&pool, &queue), &*gather(&pool, &queue)), ((1, 0), &b"e"[..]));
+        pool.push(&mut queue, Frame::from(&b"two"[..]), kind);
+        pool.sent(&mut queue, 1);
+        assert!(pool.only(&queue).is_none() && pool.waiting(&queue).frames == 1);
+        pool.sent(&mut queue, 3);
+        assert!(queue.is_empty() && pool.is_empty() && pool.ledger.weight() == 0);
+    }
+    assert_eq!(queue.taken(), 12);
+}
+
+#[test]
+fn any_short_write_continues_where_it_stopped() {
+    let frames: [&[u8]; 4] = [b"abc", b"d", b"", b"efghi"];
+    for step in 1..=9 {
+        let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
+        frames.iter().for_each(|f| pool.push(&mut queue, Frame::from(*f), Kind::Published));
+        let mut wire = Vec::new();
+        while !queue.is_empty() {
+            let rest = gather(&pool, &queue);
+            assert_eq!((rest.len(), rest.len()), (pool.bytes_of(&queue), pool.bytes()));
+            let take = step.min(rest.len());
+            wire.extend_from_slice(&rest[..take]);
+            pool.sent(&mut queue, take);
+        }
+        assert_eq!(wire, b"abcdefghi");
+        assert!(pool.is_empty() && pool.bytes() == 0 && pool.ledger.weight() == 0);
+    }
+}
+
+#[test]
+fn backlog_is_what_waits_behind_the_head() {
+    let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
+    let push = |pool: &mut FramePool, queue: &mut _, text: &[u8], kind| {
+        pool.push(queue, Frame::from(text), kind);
+    };
+    push(&mut pool, &mut queue, b"0123456789", Kind::Published);
+    assert_eq!(counts(&pool, &queue), (10, 0), "however large it is");
+    push(&mut pool, &mut queue, b"abc", Kind::Published);
+    push(&mut pool, &mut queue, b"a state", Kind::Asked);
+    push(&mut pool, &mut queue, b"de", Kind::Published);
+    pool.sent(&mut queue, 4);
+    assert_eq!(counts(&pool, &queue), (18, 5), "what it asked for does not count");
+    let waiting = pool.waiting(&queue);
+    assert_eq!((waiting.weight(), waiting.published), (18 + 4 * FRAME_COST_BYTES, 15));
+    pool.sent(&mut queue, 7);
+    assert_eq!(counts(&pool, &queue), (11, 2), "nor what it is busy with");
+    pool.clear(&mut queue);
+    assert!(queue.is_empty() && pool.is_empty() && pool.bytes() == 0);
+    assert_eq!(pool.ledger.weight(), 0);
+    // Of a large one counts a part.
+    pool.push(&mut queue, Frame::from(&[0; 5][..]), Kind::Published);
+    pool.push(&mut queue, Frame::from(&[0; 5000][..]), Kind::Published);
+    pool.push(&mut queue, Frame::from(&[0; 50][..]), Kind::Published);
+    assert_eq!(counts(&pool, &queue), (5055, 150));
+    pool.set_counted_max(60);
+    assert_eq!(counts(&pool, &queue), (5055, 110));
+    pool.sent(&mut queue, 5);
+    assert_eq!(counts(&pool, &queue), (5050, 50));
+    pool.clear(&mut queue);
+}
+
+#[test]
+fn a_publication_counts_once_wherever_it_waits() {
+    let mut pool = FramePool::new(100);
+    let frame = Frame::from(&[7; 1000][..]);
+    let mut queues: Vec<OutQueue> = (0..3).map(|_| OutQueue::default()).collect();
+    for queue in &mut queues {
+        pool.push(queue, frame.clone(), Kind::Published);
+        pool.push(queue, Frame::from(&b"a state"[..]), Kind::Asked);
+    }
+    pool.ledger.add(&frame);
+    let once = 1000 + FRAME_COST_BYTES;
+    assert_eq!(pool.ledger.weight(), once + 4 * PLACE_COST_BYTES);
+    pool.ledger.remove(&frame);
+    queues.iter_mut().for_each(|queue| pool.sent(queue, 999));
+    assert_eq!(pool.ledger.weight(), once + 3 * PLACE_COST_BYTES);
+    pool.sent(&mut queues[0], 1);
+    pool.clear(&mut queues[1]);
+    assert_eq!(pool.ledger.weight(), once + PLACE_COST_BYTES);
+    pool.sent(&mut queues[2], 8);
+    assert_eq!((pool.ledger.weight(), pool.len()), (0, 1));
+    pool.clear(&mut queues[0]);
+}
+
+#[test]
+fn publications_are_dropped_but_for_one_that_is_on_its_way() {
+    for sent in 0..=4 {
+        let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
+        for (text, kind) in [
+            (&b"one"[..], Kind::Published),
+            (b"[two]", Kind::Asked),
+            (b"three", Kind::Published),
+            (b"four", Kind::Published),
+            (b"[five]", Kind::Asked),
+            (b"six", Kind::Published),
+        ] {
+            pool.push(&mut queue, Frame::from(text), kind);
+        }
+        pool.sent(&mut queue, sent);
+        let mut dropped = Vec::new();
+        pool.drop_published(&mut queue, |number| dropped.push(number));
+        let (rest, numbers) = match sent {
+            0 => ("[two][five]", vec![0, 2, 3, 5]),
+            1 | 2 => (&"one[two][five]"[sent..], vec![2, 3, 5]),
+            _ => (&"[two][five]"[sent - 3..], vec![1, 2, 4]),
+        };
+        assert_eq!((&*gather(&pool, &queue), dropped), (rest.as_bytes(), numbers));
+        let Waiting { published, backlog, .. } = pool.waiting(&queue);
+        assert_eq!((published, backlog, pool.ledger.weight()), (0, 0, 0));
+        pool.push(&mut queue, Frame::from(&b"bye"[..]), Kind::Asked);
+        assert_eq!(gather(&pool, &queue), [rest.as_bytes(), b"bye"].concat());
+        assert_eq!((pool.bytes_of(&queue), pool.bytes()), (rest.len() + 3, rest.len() + 3));
+        pool.sent(&mut queue, rest.len() + 3);
+        assert!(queue.is_empty() && pool.is_empty() && pool.waiting(&queue).weight() == 0);
+    }
+}
+
+#[test]
+fn a_node_stays_small() {
+    assert_eq!((Slots::<Node>::SLOT_BYTES, Slots::<List>::SLOT_BYTES), (16, 48));
+    assert_eq!(size_of::<OutQueue>(), 8);
+}
+
+#[test]
+fn memory_is_given_back_when_few_have_waited_for_a_while() {
+    let mut pool = FramePool::new(100);
+    let mut queues: Vec<OutQueue> = (0..5000).map(|_| OutQueue::default()).collect();
+    let frame = Frame::from(&b"to all"[..]);
+    let mut now = Millis(10_000);
+    for _ in 0..3 {
+        for queue in &mut queues {
+            pool.push(queue, frame.clone(), Kind::Published);
+            pool.push(queue, frame.clone(), Kind::Published);
+        }
+        pool.shrink(now);
+        assert_eq!(pool.shrink_at(), Some(now.plus(SHRINK_MS)));
+        queues.iter_mut().for_each(|queue| pool.sent(queue, 12));
+        now = now.plus(SHRINK_MS - 1);
+        pool.shrink(now);
+        assert!(pool.is_empty() && pool.nodes.slots() == 10_000, "the next crowd may be near");
+    }
+    pool.shrink(now.plus(1));
+    assert!(pool.nodes.capacity() <= 4096 && pool.lists.capacity() <= 2048);
+    assert_eq!(pool.shrink_at(), None);
+}

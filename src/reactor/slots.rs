@@ -1,0 +1,102 @@
+//! The one slab of the reactor: doors and connections, each by the number that the kernel calls it
+//! by. Part of the reactor, which asks it for connections; doors have a table for the rest of what
+//! is known of them, because they are few.
+
+use super::peer::Peer;
+use crate::arena::Arena;
+use crate::edge::{Conn, ConnId};
+
+/// Who has a slot.
+#[derive(Debug)]
+enum Slot {
+    /// A door: its place among the doors.
+    Door(u16),
+    Peer(Peer),
+}
+
+/// Doors and connections.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    slots: Arena<Slot, Conn>,
+    doors: usize,
+}
+
+impl Slots {
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.doors
+    }
+
+    /// A door with that place among the doors opens.
+    pub fn open_door(&mut self, place: usize) -> ConnId {
+        self.doors += 1;
+        self.slots.insert(Slot::Door(place as u16))
+    }
+
+    /// The place among the doors of the one in that slot, if it is one.
+    pub fn door(&self, slot: usize) -> Option<usize> {
+        match self.slots.get(self.slots.at(slot)?)? {
+            Slot::Door(place) => Some(usize::from(*place)),
+            Slot::Peer(_) => None,
+        }
+    }
+
+    /// The door with that place closes.
+    pub fn close_door(&mut self, place: usize) {
+        let is_it = |slot: &Slot| matches!(slot, Slot::Door(other) if usize::from(*other) == place);
+        let id = self.slots.iter().find(|(_, slot)| is_it(slot)).map(|(id, _)| id);
+        let door = id.and_then(|id| self.slots.remove(id));
+        self.doors -= usize::from(door.is_some());
+    }
+
+    pub fn insert(&mut self, peer: Peer) -> ConnId {
+        self.slots.insert(Slot::Peer(peer))
+    }
+
+    #[inline]
+    pub fn get(&self, conn: ConnId) -> Option<&Peer> {
+        match self.slots.get(conn) {
+            Some(Slot::Peer(peer)) => Some(peer),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Peer> {
+        match self.slots.get_mut(conn) {
+            Some(Slot::Peer(peer)) => Some(peer),
+            _ => None,
+        }
+    }
+
+    pub fn remove(&mut self, conn: ConnId) -> Option<Peer> {
+        self.get(conn)?;
+        match self.slots.remove(conn) {
+            Some(Slot::Peer(peer)) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// The id of the door or connection in that slot.
+    pub fn at(&self, slot: usize) -> Option<ConnId> {
+        self.slots.at(slot)
+    }
+
+    /// All connections, in the order of their slots.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Peer)> {
+        self.slots.iter().filter_map(|(id, slot)| match slot {
+            Slot::Peer(peer) => Some((id, peer)),
+            Slot::Door(_) => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_stays_small() {
+        assert_eq!(Arena::<Slot, Conn>::SLOT_BYTES, 32);
+    }
+}

@@ -1,0 +1,78 @@
+//! What a back end publishes for everybody in one channel, one message right behind the other: it is
+//! gathered, and the channel's members are walked once for all of it, so that each gets one frame.
+//! Nothing happens to the channel in between: whatever else is to be carried out, [`Switch::hand_out`]
+//! comes before it, and at the end of what was read of the back end.
+
+use super::Switch;
+use crate::edge::Net;
+use crate::hub::{Change, ChannelId, NsId};
+use crate::journal::Journal;
+use crate::publication::{Publication, Run};
+use crate::reason::CloseReason;
+
+/// Messages that everybody in one channel is to be given.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    /// The channel, while anything is gathered for it.
+    channel: Option<ChannelId>,
+    /// Its namespace and name: what it is asked for by.
+    ns: Option<NsId>,
+    name: String,
+    run: Run,
+}
+
+impl Crowd {
+    /// Whether nothing is gathered.
+    pub fn is_empty(&self) -> bool {
+        self.channel.is_none()
+    }
+
+    /// Whether this change may be carried out before what is gathered has been handed out: it says
+    /// more to the same.
+    fn goes_on_with(&self, change: &Change) -> bool {
+        let is_more = |(ns, name, data): (NsId, &str, &str)| {
+            self.ns == Some(ns) && self.name == name && self.run.has_room(data)
+        };
+        self.is_empty() || change.is_for_all_in().is_some_and(is_more)
+    }
+
+    /// Takes a message for everybody in a channel, if it is not too long: a long one gains nothing,
+    /// and would be copied once more.
+    pub fn gather(&mut self, ns: NsId, channel: ChannelId, name: &str, data: &str) -> bool {
+        if self.is_empty() {
+            self.run.begin(name);
+            if !self.run.has_room(data) {
+                return false;
+            }
+            (self.channel, self.ns) = (Some(channel), Some(ns));
+            self.name.clear();
+            self.name.push_str(name);
+        }
+        debug_assert!(self.channel == Some(channel) && self.run.has_room(data));
+        self.run.push(data);
+        true
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// Hands out what is gathered, unless this change says more to the same.
+    pub(super) fn hand_out_before(&mut self, net: &mut impl Net, change: &Change) {
+        if !self.crowd.goes_on_with(change) {
+            self.hand_out(net);
+        }
+    }
+
+    /// Hands out what is gathered.
+    pub(super) fn hand_out(&mut self, net: &mut impl Net) {
+        let Some(channel) = self.crowd.channel.take() else { return };
+        let publication = Publication::of(&self.crowd.run);
+        for route in self.hub.audience(channel) {
+            self.work += 1;
+            if self.web.publish(net, route, &publication) {
+                self.leaving.push((route, CloseReason::SlowConsumer));
+            }
+        }
+        self.crowd.run.clear();
+        self.dismiss_leaving(net);
+    }
+}

@@ -1,0 +1,114 @@
+//! Replies to back ends: what they say, and how they leave. All that may leave by the end of a call
+//! leaves as one frame; what reports or shows something that is not durable yet waits for that.
+
+use std::borrow::Cow;
+
+use super::Switch;
+use super::command::{self, Refused};
+use super::control::Controller;
+use crate::codec::{control, json};
+use crate::edge::{ConnId, Net};
+use crate::frame::Frame;
+use crate::hub::{Outcome, Presence, Refusal};
+use crate::journal::{Journal, Mark};
+
+/// Memory that is kept for replies to come.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+pub(super) const SUCCESS: &[u8] = b"{\"success\":true}";
+
+/// Body of a reply. Most are one and the same.
+pub(super) type Body = Cow<'static, [u8]>;
+
+/// Where replies go: out with the next [`Switch::send_replies`], or to those that wait for the
+/// disk.
+pub(super) struct ReplySink<'a> {
+    pub buffer: &'a mut Vec<u8>,
+    pub owing: &'a mut Vec<ConnId>,
+    pub durable: Mark,
+}
+
+impl ReplySink<'_> {
+    /// Says a reply, or owes it until what it reports or shows is durable.
+    pub fn reply(&mut self, conn: ConnId, controller: &mut Controller, body: &[u8], mark: Mark) {
+        if controller.replies.is_empty() {
+            if mark <= self.durable {
+                return control::encode_into(self.buffer, body);
+            }
+            self.owing.push(conn);
+        }
+        let body = if body == SUCCESS { Cow::Borrowed(SUCCESS) } else { Cow::Owned(body.into()) };
+        controller.replies_bytes += body.len();
+        controller.replies.push_back((mark, body));
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// Where replies go.
+    pub(super) fn reply_sink(&mut self) -> ReplySink<'_> {
+        let durable = self.journal.durable();
+        ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable }
+    }
+
+    /// Sends the replies that are there, as one frame: clients read a reply as one piece (protocol
+    /// part 11), and the kernel takes many as one.
+    pub(super) fn send_replies(&mut self, net: &mut impl Net, conn: ConnId) {
+        if self.reply_buffer.is_empty() {
+            return;
+        }
+        // The memory stays here for those that come next, unless it is much.
+        let frame = match self.reply_buffer.capacity() > BUFFER_BYTES {
+            true => Frame::from(std::mem::take(&mut self.reply_buffer)),
+            false => Frame::from(&*self.reply_buffer),
+        };
+        self.reply_buffer.clear();
+        net.send(conn, frame);
+    }
+}
+
+pub(super) fn success(outcome: &Outcome, counts: bool) -> Body {
+    let body = match outcome {
+        Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"),
+        Outcome::Reached(count) if counts => format!("{{\"success\":true,\"count\":{count}}}"),
+        Outcome::Done | Outcome::Reached(_) => return Cow::Borrowed(SUCCESS),
+    };
+    Cow::Owned(body.into_bytes())
+}
+
+pub(super) fn refused(refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::NameTaken => command::NAME_TAKEN,
+        Refusal::Gone => command::NEED_AUTH,
+        Refusal::NoNamespace => command::NO_NAMESPACE,
+        Refusal::NotAList => Refused::new(314, "State is not a list"),
+        Refusal::StateTooLarge(max) => {
+            Refused { code: 313, reason: format!("State is too large, at most {max} bytes").into() }
+        }
+        Refusal::TooMany(what, max) => {
+            Refused { code: 313, reason: format!("Too many {what}, at most {max}").into() }
+        }
+    }
+}
+
+/// `{"success":false,"reason":TEXT,"code":NUMBER}` (protocol part 4).
+pub(super) fn refusal(refused: &Refused) -> Vec<u8> {
+    let mut out = b"{\"success\":false,\"reason\":".to_vec();
+    json::quote_into(&mut out, &refused.reason);
+    out.extend_from_slice(format!(",\"code\":{}}}", refused.code).as_bytes());
+    out
+}
+
+/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 5).
+pub(super) fn info(presence: &Presence<'_>) -> Vec<u8> {
+    let (users, connections) = (presence.users, presence.connections.len());
+    let mut out =
+        format!("{{\"countUser\":{users},\"countConnection\":{connections},\"connId_UserId\":{{")
+            .into_bytes();
+    for (i, (cid, user)) in presence.connections.iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        out.extend_from_slice(format!("{comma}\"{cid}\":").as_bytes());
+        json::quote_into(&mut out, user);
+    }
+    out.extend_from_slice(b"}}");
+    out
+}

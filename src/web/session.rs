@@ -1,0 +1,97 @@
+//! The names of sessions, each of which says how its session is reached.
+
+use std::fmt;
+
+use super::polled::PolledId;
+use crate::edge::ConnId;
+use crate::publication::Form;
+
+/// Bits of a slot; above them stands the kind. No limit lets in as many connections or sessions as
+/// would need one more.
+const SLOT_BITS: u32 = 30;
+const SLOT: u32 = (1 << SLOT_BITS) - 1;
+
+const RAW: u32 = 0;
+const SOCKJS: u32 = 1;
+const POLLED: u32 = 2;
+
+/// One session, for as long as it lives, and nothing afterwards. Whoever has something for a
+/// WebSocket knows by this alone for which connection that is, and looks nothing up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SessionId {
+    /// The kind, and the slot of the connection or of the session over HTTP.
+    place: u32,
+    /// Which life of the slot.
+    generation: u32,
+}
+
+/// How a session is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// Over a WebSocket, raw or in SockJS framing.
+    Socket(ConnId, Form),
+    /// Over requests that come and go.
+    Polled(PolledId),
+}
+
+impl SessionId {
+    /// The session of a WebSocket: its connection has no other, for life.
+    pub fn of_socket(conn: ConnId, form: Form) -> SessionId {
+        let kind = if form == Form::Raw { RAW } else { SOCKJS };
+        SessionId::new(kind, conn.slot, conn.generation)
+    }
+
+    /// A session over HTTP.
+    pub(super) fn of_polled(id: PolledId) -> SessionId {
+        SessionId::new(POLLED, id.slot, id.generation)
+    }
+
+    fn new(kind: u32, slot: u32, generation: u32) -> SessionId {
+        debug_assert!(slot <= SLOT, "more than a billion of one kind");
+        SessionId { place: kind << SLOT_BITS | slot & SLOT, generation }
+    }
+
+    /// How it is reached.
+    #[inline]
+    pub(super) fn link(self) -> Link {
+        let slot = self.place & SLOT;
+        match self.place >> SLOT_BITS {
+            RAW => Link::Socket(ConnId::new(slot, self.generation), Form::Raw),
+            SOCKJS => Link::Socket(ConnId::new(slot, self.generation), Form::SockJs),
+            _ => Link::Polled(PolledId::new(slot, self.generation)),
+        }
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.link().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    #[test]
+    fn a_name_says_how_its_session_is_reached() {
+        assert_eq!(size_of::<SessionId>(), 8);
+        for (slot, generation) in [(0, 0), (7, u32::MAX), (SLOT, 3)] {
+            let conn = ConnId::new(slot, generation);
+            for form in [Form::Raw, Form::SockJs] {
+                assert_eq!(SessionId::of_socket(conn, form).link(), Link::Socket(conn, form));
+            }
+            let id = PolledId::new(slot, generation);
+            assert_eq!(SessionId::of_polled(id).link(), Link::Polled(id));
+        }
+    }
+
+    #[test]
+    fn no_limit_needs_more_slots_than_a_name_has_bits_for() {
+        let highest = |name| Limits::TABLE.iter().find(|row| row.0 == name).unwrap().2;
+        // Those of back ends and the few beyond the limits are connections, too.
+        assert!(highest("connections") + highest("control_connections") < SLOT as usize / 2);
+        assert!(highest("sessions") < SLOT as usize / 2);
+    }
+}

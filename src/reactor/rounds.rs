@@ -39,24 +39,22 @@ impl Reactor {
     /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
         self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
-        self.read_some(handler, |io| &mut io.first, FIRST_READS_MAX);
-        self.read_some(handler, |io| &mut io.ready, READS_MAX);
+        self.read_some(handler, FIRST_READS_MAX, |io| &mut io.first);
+        self.read_some(handler, READS_MAX, |io| &mut io.ready);
         self.discard_round();
     }
 
-    /// So many of a list at most, and as many as there is time for.
+    /// As many of a list as there is time for.
     fn read_some(
         &mut self,
         handler: &mut impl Handler,
-        list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
         most: usize,
+        list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
     ) {
         let (mut read, start) = (0, self.heard_bytes);
         for taken in 0..list(&mut self.io).len() {
-            if read == most
-                || taken == read + MOVED_MAX
-                || self.heard_bytes - start >= READ_ROUND_BYTES
-            {
+            let is_over = self.heard_bytes - start >= READ_ROUND_BYTES;
+            if read == most || taken == read + MOVED_MAX || is_over {
                 return;
             }
             let Some(conn) = list(&mut self.io).pop_front() else { return };
@@ -93,10 +91,9 @@ impl Reactor {
                 break;
             }
             let Some(conn) = self.io.dirty.pop_front() else { break };
-            if !self.io.is_leaving(conn) && self.flush(handler, conn, LIGHT_BYTES) {
-                written += 1;
-            } else {
-                self.io.heavy.push_back(conn);
+            match self.flush(handler, conn, LIGHT_BYTES) {
+                true => written += 1,
+                false => self.io.heavy.push_back(conn),
             }
         }
         self.flush_heavy(handler, start);

@@ -12,9 +12,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::mailbox::mailbox;
 use crate::time::{Clock, Millis};
 
 pub use control::Control;
@@ -225,11 +225,11 @@ fn is_retried(e: &io::Error) -> bool {
 fn within_time<T: Send + 'static>(
     connect: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mailbox();
     // Who comes too late finds nobody listening, and the process ends soon.
-    std::thread::Builder::new().spawn(move || drop(sender.send(connect())))?;
+    std::thread::Builder::new().spawn(move || sender.send(connect()))?;
     receiver
-        .recv_timeout(Duration::from_millis(CONNECT_MS))
+        .recv(Some(Duration::from_millis(CONNECT_MS)))
         .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 

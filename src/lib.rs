@@ -16,7 +16,7 @@
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
 //! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`] |
-//! | more leaves | [`address`], [`limits`], [`uuid`], [`time`], [`log`], [`metrics`] |
+//! | more leaves | [`address`], [`limits`], [`uuid`], [`time`], [`log`], [`mailbox`], [`metrics`] |
 //!
 //! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. The server is its
 //! handler, and so is the load generator. [`sim`] is its twin for tests: the same seam, a network
@@ -40,6 +40,7 @@ pub mod limits;
 #[cfg(feature = "bench")]
 pub mod load;
 pub mod log;
+pub mod mailbox;
 pub mod metrics;
 pub mod publication;
 pub mod reactor;

@@ -93,7 +93,7 @@ limits! {
     /// more.
     connections: 1_000_000, 16..=16_000_000;
     /// Connections of browsers let in in a second; the others are told when to come back.
-    admissions_per_second: 5000, 1..=1_000_000;
+    admissions_per_second: 20_000, 1..=1_000_000;
     /// Connections of browsers let in at once, after a time without.
     admissions_burst: 20_000, 1..=16_000_000;
     /// Connections of browsers from one address, and in IPv6 from one network of 64 bits; 0: any
@@ -190,7 +190,10 @@ limits! {
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
     /// What the kernel keeps for one browser that does not read; it takes twice as much memory for
     /// it.
-    kernel_send_bytes: 262_144, 4096..=1_073_741_824;
+    kernel_send_bytes: 65_536, 4096..=1_073_741_824;
+    /// What the kernel keeps of what one browser says while it is not read; it takes twice as much
+    /// memory for it.
+    kernel_receive_bytes: 65_536, 4096..=1_073_741_824;
     /// Publications that wait for a browser behind the one that is being sent to it, before it is
     /// cut. No more than a quarter of this counts of each, however large it is.
     backlog_bytes: 262_144, 1024..=1_073_741_824;

@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fws::hub::{Key, Place, Row};
 use fws::journal::store::{Batch, Facts, Lost, Salvage, Writer};
 use fws::sim::disk::SimFile;
 use fws::time::UnixMillis;
+use redb::StorageBackend;
 
 const KEY: [u8; 32] = [7; 32];
 const STATES: usize = 150;
@@ -91,6 +95,57 @@ fn a_flipped_bit_costs_little_and_invents_nothing() {
     assert!(shut * 50 <= tries, "no way in for {shut} of {tries}");
     assert!(most * 100 >= tries * 95, "most rows came back only for {most} of {tries}");
     assert!(silent * 50 <= tries, "rows went without a word for {silent} of {tries}");
+}
+
+/// A file that knows the most that was ever asked of it at once.
+#[derive(Debug)]
+struct Counted(SimFile, Arc<AtomicUsize>);
+
+impl StorageBackend for Counted {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.1.fetch_max(out.len(), Ordering::Relaxed);
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+/// Two bytes that say how large a page is, which may be 8 TiB, and how much there is in one.
+#[test]
+fn what_a_page_says_of_its_size_is_not_believed() {
+    let (bytes, expected) = (file(false), rows());
+    let most = Arc::new(AtomicUsize::new(0));
+    let mut tries = 0;
+    let heads = (0..bytes.len() / 4096).filter(|page| [1, 2].contains(&bytes[page * 4096]));
+    for page in heads.map(|page| page * 4096).chain([64, 192]) {
+        // Numbers of pages are in the header, and behind the head of a page that leads to others.
+        for at in (page..page + 512).filter(|at| at % 8 == 7 && bytes[*at] == 0) {
+            let mut bad = bytes.clone();
+            bad[at] = 0xF8;
+            bad[page + 2] ^= 0x40;
+            let open = || Ok(Counted(SimFile::new(bad.clone()), most.clone()));
+            if let Ok(salvage) = Salvage::open(open, Some(KEY)) {
+                salvage.each(&mut |key, row| assert_eq!(expected.get(&key), Some(&row)));
+            }
+            tries += 1;
+        }
+    }
+    let most = most.load(Ordering::Relaxed);
+    assert!(tries > 100 && most <= bytes.len(), "{most} bytes were asked for in {tries} tries");
 }
 
 #[test]

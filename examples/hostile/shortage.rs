@@ -40,7 +40,8 @@ pub const ATTACKS: &[Attack] = &[
 ];
 
 fn descriptors(campaign: &mut Campaign, attack: &Attack, is_lowered: bool) -> Outcome<Report> {
-    let descriptors = if is_lowered { 2000 } else { 400 };
+    // In the end there must be room for all who wait, and for one who comes behind them.
+    let descriptors = if is_lowered { 4000 } else { 400 };
     let mut stage = campaign.stage(&Wants { descriptors, ..Wants::default() }, Folder::new()?)?;
     let report = stage.measure(attack, Bounds::DEFAULT, |field| crowded(field, is_lowered));
     campaign.leave(stage);
@@ -57,7 +58,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
     let usual = load(field, Duration::from_secs(3), || Ok(()))?;
     if is_lowered {
         // Just above what is open now: soon nothing can be accepted.
-        set_limit(field, "180:2000")?;
+        set_limit(field, "180:4000")?;
     }
     let mut crowd = Crowd::new(field.web)?;
     let hello: Rc<[u8]> = Rc::from(auth(CROWD, CROWD_KEY, "greedy"));
@@ -88,7 +89,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
     let open = crowd.open();
     findings.note(format!("{open} of 2000 open, {told} heard 503, {turned} were turned away"));
     if is_lowered {
-        set_limit(field, "2000:2000")?;
+        set_limit(field, "4000:4000")?;
     } else {
         crowd.close_all();
     }

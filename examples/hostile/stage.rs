@@ -347,6 +347,10 @@ pub struct Campaign {
 impl Campaign {
     /// Against this binary.
     pub fn new(binary: &str, is_smoke: bool, is_first: bool) -> Outcome<Campaign> {
+        if !is_smoke {
+            // As much as the largest crowds of ours and the kernel's buffers take.
+            machine::warm_up(3072);
+        }
         print_head();
         Ok(Campaign {
             binary: binary.into(),

@@ -3,9 +3,9 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 
 use super::{ClientError, Deadline};
+use crate::mailbox::{Nothing, Receiver, mailbox};
 
 /// Read at a time, in bytes, and how many of those wait.
 const PIECE_BYTES: usize = 16_384;
@@ -52,13 +52,13 @@ impl Tls {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
         let mut stdout = child.stdout.take();
-        let (sender, pieces) = sync_channel(PIECES);
+        let (sender, pieces) = mailbox();
         let copy = move || {
             let mut piece = [0; PIECE_BYTES];
             while let Some(stdout) = &mut stdout
                 && let Ok(count) = stdout.read(&mut piece)
                 && count > 0
-                && sender.send(piece.get(..count).unwrap_or_default().to_vec()).is_ok()
+                && sender.send_within(PIECES, piece.get(..count).unwrap_or_default().to_vec())
             {
             }
         };
@@ -69,10 +69,10 @@ impl Tls {
     pub fn read(&mut self, out: &mut [u8], deadline: &Deadline) -> Result<usize, ClientError> {
         if self.rest.is_empty() {
             let left = deadline.left().ok_or(ClientError::Silence)?;
-            self.rest = self.pieces.recv_timeout(left).map_err(|e| match e {
-                RecvTimeoutError::Timeout => ClientError::Silence,
-                RecvTimeoutError::Disconnected if self.has_read => ClientError::Lost,
-                RecvTimeoutError::Disconnected => self.complaint(),
+            self.rest = self.pieces.recv(Some(left)).map_err(|e| match e {
+                Nothing::Yet => ClientError::Silence,
+                Nothing::More if self.has_read => ClientError::Lost,
+                Nothing::More => self.complaint(),
             })?;
             self.has_read = true;
         }

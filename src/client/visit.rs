@@ -11,6 +11,9 @@ const BODY_BYTES: usize = 64 << 20;
 const HEAD_BYTES: usize = 65_536;
 const HEADERS: usize = 128;
 
+/// How a record of TLS begins that is an alert (RFC 8446, 5.1 and 6).
+const TLS_ALERT: &[u8] = b"\x15\x03";
+
 /// Read at a time, in bytes.
 const PIECE_BYTES: usize = 16_384;
 
@@ -160,9 +163,12 @@ type Head = (usize, u16, Vec<(String, String)>);
 
 /// A head, if all of it is there.
 fn parse(input: &[u8]) -> Result<Option<Head>, ClientError> {
-    // A record of TLS that is an alert (RFC 8446, 5.1 and 6).
-    if input.starts_with(b"\x15\x03") {
+    if input.starts_with(TLS_ALERT) {
         return Err(foreign("it speaks TLS, not plain HTTP"));
+    }
+    if !input.is_empty() && TLS_ALERT.starts_with(input) {
+        // The first byte of it may come alone.
+        return Ok(None);
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut answer = httparse::Response::new(&mut headers);
@@ -232,6 +238,14 @@ mod tests {
             assert_eq!(visit(answer).unwrap(), (503, "abc".into()));
         }
         assert_eq!(visit(b"HTTP/1.1 204 x\r\n\r\n").unwrap(), (204, String::new()));
+    }
+
+    #[test]
+    fn an_alert_of_tls_in_pieces() {
+        assert_eq!(parse(b"").unwrap(), None);
+        assert_eq!(parse(b"\x15").unwrap(), None, "its second byte is on its way");
+        assert!(parse(b"\x15\x03").unwrap_err().to_string().contains("it speaks TLS"));
+        assert!(parse(b"\x15\x04").unwrap_err().to_string().contains("does not speak HTTP"));
     }
 
     #[test]

@@ -3,9 +3,18 @@
 
 use std::marker::PhantomData;
 
-use hashbrown::{HashTable, hash_table};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table};
 
 use crate::arena::{Arena, Id};
+
+/// However few there are, there is room for so many.
+const KEPT: usize = 64;
+
+/// What is found by its name.
+pub(super) trait Named {
+    /// The hash of its name.
+    fn hash(&self, hasher: &DefaultHashBuilder) -> u64;
+}
 
 /// Slots of an arena, by the hash of the name of what is in them.
 #[derive(Debug)]
@@ -17,7 +26,7 @@ impl<T> Default for Index<T> {
     }
 }
 
-impl<T> Index<T> {
+impl<T: Named> Index<T> {
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -33,17 +42,22 @@ impl<T> Index<T> {
         self.0.find(hash, is_there).and_then(|slot| arena.at(*slot as usize))
     }
 
-    /// Adds what is not there yet. `rehash` is asked for the hashes of the others when the table
-    /// grows.
-    pub fn insert(&mut self, arena: &Arena<T>, hash: u64, id: Id<T>, rehash: impl Fn(&T) -> u64) {
-        let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| rehash(it));
-        self.0.insert_unique(hash, id.slot, rehash);
+    /// Adds what is not there yet.
+    pub fn insert(&mut self, arena: &Arena<T>, id: Id<T>, hasher: &DefaultHashBuilder) {
+        let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| it.hash(hasher));
+        self.0.insert_unique(rehash(&id.slot), id.slot, rehash);
     }
 
-    /// Takes one out, if it is there. The table gets smaller when it has become much too large.
-    pub fn remove(&mut self, hash: u64, id: Id<T>) {
+    /// Takes one out, if it is there. When the table has become much too large for those that are
+    /// left, it gets smaller.
+    pub fn remove(&mut self, arena: &Arena<T>, hash: u64, id: Id<T>, hasher: &DefaultHashBuilder) {
         if let Ok(entry) = self.0.find_entry(hash, |slot| *slot == id.slot) {
             entry.remove();
+        }
+        let left = self.0.len().max(KEPT);
+        if left <= self.0.capacity() / 8 {
+            let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| it.hash(hasher));
+            self.0.shrink_to(2 * left, rehash);
         }
     }
 }

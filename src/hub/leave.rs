@@ -231,7 +231,7 @@ impl Hub {
         let hash = self.hasher.hash_one(&*user.name);
         let ns = std::mem::replace(&mut user.ns, User::NOWHERE);
         if let Some(ns) = self.namespaces.get_mut(ns) {
-            ns.users.remove(hash, id);
+            ns.users.remove(&self.users, hash, id, &self.hasher);
             self.present.users -= 1;
         }
     }
@@ -290,7 +290,7 @@ impl Hub {
     pub(super) fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
         let Some(space) = self.namespaces.remove(ns) else { return Outcome::Reached(0) };
         let Namespace { number, name, channels, users, states, grants, tally, .. } = space;
-        self.names.remove(self.hash(&*name), ns);
+        self.names.remove(&self.namespaces, self.hash(&*name), ns, &self.hasher);
         self.numbers.remove(&number);
         self.grants -= grants.len();
         self.states_bytes -= space.states_bytes;
@@ -410,7 +410,7 @@ impl Hub {
         let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
         let Some(id) = self.channels.at(slot as usize) else { return true };
         if let Some(ns) = self.namespaces.get_mut(ns) {
-            ns.channels.remove(hash, id);
+            ns.channels.remove(&self.channels, hash, id, &self.hasher);
             self.present.channels -= 1;
         }
         self.channels.remove(id);

@@ -33,7 +33,7 @@ use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
 use few::Few;
-use index::Index;
+use index::{Index, Named};
 use leave::{Leaving, Present};
 use state::State;
 
@@ -181,6 +181,24 @@ impl Namespace {
             grants: HashSet::new(),
             tally: Tally::default(),
         }
+    }
+}
+
+impl Named for Namespace {
+    fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
+        hasher.hash_one(&*self.name)
+    }
+}
+
+impl Named for Channel {
+    fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
+        hasher.hash_one(&*self.name)
+    }
+}
+
+impl Named for User {
+    fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
+        hasher.hash_one(&*self.name)
     }
 }
 
@@ -346,12 +364,10 @@ impl Hub {
         let id = match self.find_user(ns, user) {
             Some(id) => id,
             None => {
-                let hash = self.hash(user);
                 let space = self.namespaces.get_mut(ns)?;
                 let user = User { ns, name: user.into(), peers: Few::None };
                 let id = self.users.insert(user);
-                let rehash = |user: &User| self.hasher.hash_one(&*user.name);
-                space.users.insert(&self.users, hash, id, rehash);
+                space.users.insert(&self.users, id, &self.hasher);
                 self.present.users += 1;
                 id
             }
@@ -437,11 +453,9 @@ impl Hub {
     }
 
     fn open_channel(&mut self, ns: NsId, name: &str) -> Option<Id<Channel>> {
-        let hash = self.hash(name);
         let space = self.namespaces.get_mut(ns)?;
         let id = self.channels.insert(Channel { ns, name: name.into(), members: Few::None });
-        let rehash = |channel: &Channel| self.hasher.hash_one(&*channel.name);
-        space.channels.insert(&self.channels, hash, id, rehash);
+        space.channels.insert(&self.channels, id, &self.hasher);
         self.present.channels += 1;
         Some(id)
     }
@@ -456,10 +470,9 @@ impl Hub {
     }
 
     fn insert_namespace(&mut self, namespace: Namespace) -> NsId {
-        let (hash, number) = (self.hash(&*namespace.name), namespace.number);
+        let number = namespace.number;
         let id = self.namespaces.insert(namespace);
-        let rehash = |ns: &Namespace| self.hasher.hash_one(&*ns.name);
-        self.names.insert(&self.namespaces, hash, id, rehash);
+        self.names.insert(&self.namespaces, id, &self.hasher);
         self.numbers.insert(number, id);
         id
     }

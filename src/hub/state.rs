@@ -2,7 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 
+use hashbrown::DefaultHashBuilder;
+
+use super::index::Named;
 use super::{NsId, Place, Row};
 use crate::codec::json;
 use crate::time::UnixMillis;
@@ -16,6 +20,12 @@ pub(super) struct State {
     pub value: Value,
     /// Most states have no end, and pay only for the pointer.
     pub end: Option<Box<End>>,
+}
+
+impl Named for State {
+    fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
+        hasher.hash_one(self.place.spot())
+    }
 }
 
 /// The end of a state.

@@ -1,7 +1,6 @@
 //! The states of the hub: where they are found, what they weigh, and how they end.
 
 use std::borrow::Cow;
-use std::hash::BuildHasher;
 
 use super::record::{Before, Key, Undo};
 use super::state::{End, State, Value};
@@ -70,14 +69,11 @@ impl Hub {
             }
             None => {
                 self.weigh(ns, 0, spot.bytes() + value.bytes());
-                let hash = self.hash(spot);
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
                 let state = State { ns, place: spot.place(), value, end: None };
                 let id = self.states.insert(state);
                 self.living += 1;
-                space.states.insert(&self.states, hash, id, |state| {
-                    self.hasher.hash_one(state.place.spot())
-                });
+                space.states.insert(&self.states, id, &self.hasher);
                 id
             }
         };
@@ -129,7 +125,7 @@ impl Hub {
         self.weigh(state.ns, state.bytes(), 0);
         let hash = self.hash(state.place.spot());
         if let Some(ns) = self.namespaces.get_mut(state.ns) {
-            ns.states.remove(hash, id);
+            ns.states.remove(&self.states, hash, id, &self.hasher);
             self.living -= 1;
         }
         Some(state)

@@ -1,11 +1,17 @@
 //! Frames joined for one write. In a fan-out most peers wait for the same frames in the same order:
 //! they are joined once, and each of those peers gets the bytes in one plain write, which costs the
-//! kernel less than a list of slices. Part of the reactor's writing.
+//! kernel less than a list of slices. And what is too long for one write is parted. Part of the
+//! reactor's writing.
+
+use std::io::IoSlice;
 
 use crate::frame::{Frame, FramePool, OutQueue};
 
 /// So much is joined at most; above that copying costs more than it saves.
 const JOINED_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes given to the kernel in one write: a long one to a single peer would hold up all others.
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// What was joined last, and the frames it was made of. It holds them, so that no other frame can
 /// be in their place.
@@ -39,6 +45,25 @@ impl Cork {
     pub fn clear(&mut self) {
         self.frames.clear();
         self.bytes.clear();
+    }
+}
+
+/// As many of these as one write takes, and how many bytes that is; of the first, if it must be, a
+/// part.
+pub(super) fn portion<T>(
+    slices: &[IoSlice<'_>],
+    write: impl FnOnce(&[IoSlice<'_>], usize) -> T,
+) -> T {
+    let (mut count, mut bytes) = (0, 0);
+    for slice in slices {
+        if bytes + slice.len() > WRITE_BYTES {
+            break;
+        }
+        (count, bytes) = (count + 1, bytes + slice.len());
+    }
+    match slices {
+        [first, ..] if count == 0 => write(&[IoSlice::new(&first[..WRITE_BYTES])], WRITE_BYTES),
+        _ => write(&slices[..count], bytes),
     }
 }
 
@@ -77,6 +102,23 @@ mod tests {
         }
         cork.clear();
         assert!(frames.iter().all(|frame| !frame.is_shared()));
+    }
+
+    #[test]
+    fn one_write_takes_a_portion() {
+        let bytes = vec![0; 3 * WRITE_BYTES];
+        let taken = |lengths: &[usize]| {
+            let slices: Vec<_> = lengths.iter().map(|n| IoSlice::new(&bytes[..*n])).collect();
+            portion(&slices, |slices, sum| {
+                assert_eq!(slices.iter().map(|slice| slice.len()).sum::<usize>(), sum);
+                (slices.len(), sum)
+            })
+        };
+        assert_eq!(taken(&[1, 2, 3]), (3, 6));
+        assert_eq!(taken(&[WRITE_BYTES]), (1, WRITE_BYTES));
+        assert_eq!(taken(&[1, WRITE_BYTES, 1]), (1, 1));
+        assert_eq!(taken(&[3 * WRITE_BYTES, 1]), (1, WRITE_BYTES), "of one, a part");
+        assert_eq!(taken(&[]), (0, 0));
     }
 
     #[test]

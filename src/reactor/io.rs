@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self as stdio, IoSlice};
 
-use super::cork::Cork;
+use super::cork::{Cork, portion};
 use super::peer::{Peer, Phase, flag};
 use super::process::Files;
 use super::refuse::TURNED_AWAY_MS;
@@ -24,7 +24,7 @@ use crate::wheel::Wheel;
 /// Frames given to the kernel in one write.
 const SLICES_MAX: usize = 64;
 /// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
-pub(super) const OFFER_ROUND_BYTES: u64 = 256 * 1024;
+pub(super) const OFFER_ROUND_BYTES: u64 = 128 * 1024;
 /// Each list keeps room for so many, however few are on it.
 const LIST_KEPT: usize = 2048;
 /// Random bytes fetched from the system at a time.
@@ -46,7 +46,7 @@ pub(super) enum Flushed {
     Quiet,
     /// All is written.
     All,
-    /// So much waits that it is somebody else's turn first. Nothing is written.
+    /// So much waits, or it is on its way out, that others come first. Nothing is written.
     Much,
     /// The kernel will tell when it takes more.
     Blocked,
@@ -279,11 +279,12 @@ impl Io {
     }
 
     /// One write for all that waits, unless the kernel has refused and not yet said otherwise, or
-    /// more than so many bytes wait.
+    /// more than so many bytes wait; whoever is on the way out waits unless that is no bound.
     #[inline]
     pub fn flush(&mut self, conn: ConnId, most: usize) -> Flushed {
         let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
-        let is_quick = |frame: &&Frame| frame.len() <= most.min(LIGHT_BYTES);
+        let is_here = peer.phase == Phase::Open;
+        let is_quick = |frame: &&Frame| is_here && frame.len() <= most.min(LIGHT_BYTES);
         let Some(frame) = self.frames.only(&peer.out).filter(is_quick) else {
             return self.flush_list(conn, most);
         };
@@ -307,7 +308,8 @@ impl Io {
     /// As [`Io::flush`], for one for whom not one small frame waits.
     fn flush_list(&mut self, conn: ConnId, most: usize) -> Flushed {
         let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
-        if peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > most {
+        let is_much = peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > most;
+        if is_much || (peer.phase != Phase::Open && most < usize::MAX) {
             return Flushed::Much;
         }
         peer.set(flag::ON_DIRTY, false);
@@ -327,8 +329,7 @@ impl Io {
             None => {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let filled = self.frames.slices(&peer.out, &mut slices);
-                let offered = slices[..filled].iter().map(|slice| slice.len()).sum();
-                (offered, peer.stream.write_many(&slices[..filled]))
+                portion(&slices[..filled], |some, bytes| (bytes, peer.stream.write_many(some)))
             }
         };
         self.written(conn, offered, written)

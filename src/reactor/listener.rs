@@ -17,6 +17,7 @@ use super::stream::Stream;
 use crate::address::Address;
 use crate::edge::{Door, TurnedAway};
 use crate::frame::Frame;
+use crate::limits::Limits;
 
 /// Connections that the kernel completes before they are accepted; more are turned away by it.
 const BACKLOG: i32 = 4096;
@@ -67,19 +68,21 @@ impl Listener {
 
     /// Bounds what comes through a TCP door from now on: what is sent and not acknowledged for so
     /// long ends the connection, and the kernel keeps no more than so much for a browser that does
-    /// not read, which its own choice may make four megabytes. Set here, because accepted sockets
-    /// inherit it, which saves two calls for each. The admin door is for few, and needs neither.
+    /// not read, or that is not read, which its own choice may make megabytes. Set here, because
+    /// accepted sockets inherit it, which saves three calls for each. The admin door is for few,
+    /// and needs none of it.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub fn bound(&self, timeout_ms: usize, send_bytes: usize) -> io::Result<()> {
+    pub fn bound(&self, limits: &Limits) -> io::Result<()> {
         let Socket::Tcp(listener) = &self.socket else { return Ok(()) };
         if self.door != Door::Admin {
-            let timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
+            let timeout_ms = u32::try_from(limits.tcp_user_timeout_ms).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(listener, timeout_ms)?;
         }
         if self.door == Door::Web {
-            sockopt::set_socket_send_buffer_size(listener, send_bytes)?;
+            sockopt::set_socket_send_buffer_size(listener, limits.kernel_send_bytes)?;
+            sockopt::set_socket_recv_buffer_size(listener, limits.kernel_receive_bytes)?;
         }
         Ok(())
     }
@@ -222,8 +225,9 @@ mod tests {
     #[test]
     fn what_comes_through_a_bounded_door_is_bounded() {
         let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
-        door.bound(20_000, 100_000).unwrap();
-        let _peer = std::net::TcpStream::connect(door.address()).unwrap();
+        let limits = Limits { kernel_send_bytes: 100_000, ..Limits::default() };
+        door.bound(&limits).unwrap();
+        let mut peer = std::net::TcpStream::connect(door.address()).unwrap();
         let stream = loop {
             match door.accept() {
                 Ok((stream, from)) => {
@@ -240,6 +244,15 @@ mod tests {
         }
         // What is on its way, and what the peer's kernel has, is not ours.
         assert!((50_000..1_000_000).contains(&taken), "{taken} bytes");
+        assert_eq!(sockopt::socket_recv_buffer_size(&stream).unwrap(), 2 * 65_536);
+        // What it says while it is not read is bounded as well; its own kernel has some of it.
+        sockopt::set_socket_send_buffer_size(&peer, 16_384).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let mut said = 0;
+        while let Ok(count) = io::Write::write(&mut peer, &piece) {
+            said += count;
+        }
+        assert!((10_000..250_000).contains(&said), "{said} bytes");
     }
 
     #[test]

@@ -33,6 +33,7 @@ use slab::Slab;
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, TurnedAway};
+use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::slow::Rules;
 use crate::time::{Clock, Millis, Stopwatch};
@@ -45,13 +46,11 @@ use spare::Spares;
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
 const READ_BYTES: usize = 64 * 1024;
 /// Connections accepted from one door in one turn.
-const ACCEPT_MAX: usize = 64;
-/// Pause in accepting after the kernel ran out of descriptors or memory.
-const ACCEPT_PAUSE_MS: u64 = 100;
+const ACCEPT_MAX: usize = 32;
 /// Between two log lines that say the same of the doors.
 const REPEAT_MS: u64 = 10_000;
 /// Deadlines that are seen to in one turn.
-const EXPIRED_MAX: usize = 64;
+const EXPIRED_MAX: usize = 32;
 /// Events taken from the kernel in one turn.
 const EVENTS_MAX: usize = 256;
 
@@ -92,8 +91,9 @@ pub struct Reactor {
     /// A byte comes for each signal, and what it asks for.
     signals: Vec<(UnixStream, Signal)>,
     scratch: Box<[u8]>,
-    /// No door is asked before this moment.
+    /// No door is asked before this moment, unless there are fewer sockets than so many.
     accept_at: Millis,
+    starved_sockets: usize,
     spares: Spares,
     is_starved: bool,
     is_full_told: bool,
@@ -139,6 +139,7 @@ impl Reactor {
             signals: Vec::new(),
             scratch: vec![0; READ_BYTES].into(),
             accept_at: now.mono,
+            starved_sockets: 0,
             spares,
             is_starved: false,
             is_full_told: false,
@@ -222,8 +223,8 @@ impl Reactor {
     ///
     /// # Errors
     /// Those of the kernel.
-    pub fn bound_doors(&self, timeout_ms: usize, send_bytes: usize) -> stdio::Result<()> {
-        self.doors.iter().try_for_each(|(_, door)| door.bound(timeout_ms, send_bytes))
+    pub fn bound_doors(&self, limits: &Limits) -> stdio::Result<()> {
+        self.doors.iter().try_for_each(|(_, door)| door.bound(limits))
     }
 
     /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
@@ -306,7 +307,7 @@ impl Reactor {
         if self.let_in() <= max - max / 10 {
             self.is_full_told = false;
         }
-        if self.io.now.mono < self.accept_at {
+        if self.io.now.mono < self.accept_from() {
             return;
         }
         if !self.spares.is_full() {
@@ -366,20 +367,6 @@ impl Reactor {
             return;
         }
         handler.opened(&mut self.io, conn, door, from);
-    }
-
-    /// Descriptors or kernel memory have run out: knock again a little later. Said once, until
-    /// somebody could be let in again.
-    fn starve(&mut self, error: &stdio::Error) {
-        let now = self.io.now;
-        if !self.is_starved && self.starved_again_at <= now.mono {
-            let open = self.io.connections();
-            let text = format_args!("cannot accept: {error}; {open} connections are open");
-            crate::log::warning(now.unix, text);
-            self.starved_again_at = now.mono.plus(REPEAT_MS);
-            self.is_starved = true;
-        }
-        self.accept_at = now.mono.plus(ACCEPT_PAUSE_MS);
     }
 
     /// Reads one connection once and hands the bytes over.

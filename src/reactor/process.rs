@@ -11,6 +11,8 @@ use crate::metrics::Process;
 
 /// Clock ticks of a second in `/proc/self/stat`: fixed for all programs (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
+/// For so many descriptors there is room from the start; it takes the kernel 8 bytes for each.
+const DESCRIPTORS_AT_ONCE: u64 = 65_536;
 /// So many descriptors are counted one by one where the system does not tell how many there are.
 const COUNTED_MAX: usize = 4096;
 
@@ -52,15 +54,26 @@ fn text(file: Option<&File>) -> String {
     String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned()
 }
 
-/// Raises the soft limit of descriptors to the hard one; returns what is in force.
+/// Raises the soft limit of descriptors to the hard one, and has the kernel make room for as many
+/// of them as there may well be; returns what is in force. To be called before there are threads.
 pub fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok()
-    {
-        return maximum.unwrap_or(u64::MAX);
+    let wanted = Rlimit { current: maximum, maximum };
+    let is_raised = current != maximum && setrlimit(Resource::Nofile, wanted).is_ok();
+    let limit = if is_raised { maximum } else { current }.unwrap_or(u64::MAX);
+    make_room(limit.min(DESCRIPTORS_AT_ONCE));
+    limit
+}
+
+/// The kernel doubles its table of descriptors when it is full, and where there are threads it then
+/// waits until no processor can be reading the old one: `accept` took ten milliseconds, each time.
+/// The table never shrinks.
+fn make_room(descriptors: u64) {
+    let highest = i32::try_from(descriptors.saturating_sub(1));
+    if let (Ok(highest), Ok(file)) = (highest, File::open("/dev/null")) {
+        // If it fails the table grows when it must.
+        let _ = rustix::io::fcntl_dupfd_cloexec(&file, highest);
     }
-    current.unwrap_or(u64::MAX)
 }
 
 fn resident_bytes(status: &str) -> Option<u64> {

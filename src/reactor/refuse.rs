@@ -72,8 +72,8 @@ impl Reactor {
                 return None;
             }
             match self.obstacle(listener.door).filter(|_| !self.can_refuse(listener)) {
-                None => Some(self.accept_at),
-                Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_at)),
+                None => Some(self.accept_from()),
+                Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_from())),
                 // Whoever leaves makes a turn.
                 Some(TurnedAway::Full) => None,
             }

@@ -8,19 +8,29 @@ use super::Reactor;
 use super::io::Io;
 use crate::edge::{ConnId, Handler};
 
-/// Connections read in one turn, of back ends and of browsers each.
-pub(super) const READS_MAX: usize = 128;
+/// Browsers read in one turn, and those who are on their way out: what a back end has just
+/// published waits until they have been, and an `auth` takes ten microseconds.
+pub(super) const READS_MAX: usize = 32;
+/// Back ends read in one turn.
+const FIRST_READS_MAX: usize = 128;
 /// Bytes given to the handler in one turn, after which nobody else of these is read.
 const READ_ROUND_BYTES: u64 = 128 * 1024;
 /// Connections written to in one turn.
 pub(super) const FLUSHES_MAX: usize = 128;
 /// Bytes written in one turn, after which nobody else is written to.
-pub(super) const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
+const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 /// Whoever is owed more is written to behind all who are owed less, so that large publications to
 /// many hold up nobody else.
 pub(super) const LIGHT_BYTES: usize = 16 * 1024;
-/// Connections that are found to be owed more in one turn.
-const HEAVY_MAX: usize = 1024;
+/// Bytes written in one turn to those, after which none of them is written to. The kernel must find
+/// memory for each, and on a virtual machine the host too: ten microseconds a page when it has been
+/// idle. So this is a third of a millisecond where it is slow, and a tenth elsewhere.
+pub(super) const HEAVY_ROUND_BYTES: u64 = 128 * 1024;
+/// Connections of those in one turn; the end of one takes ten microseconds.
+const HEAVY_FLUSHES_MAX: usize = 32;
+/// Connections that are only put on another list in one turn: those that are found to be owed more,
+/// and those on their way out.
+const MOVED_MAX: usize = 1024;
 /// Bytes thrown away in one turn: what comes from those who are on their way out.
 pub(super) const DISCARD_ROUND_BYTES: u64 = 256 * 1024;
 
@@ -29,8 +39,8 @@ impl Reactor {
     /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
         self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
-        self.read_some(handler, |io| &mut io.first);
-        self.read_some(handler, |io| &mut io.ready);
+        self.read_some(handler, FIRST_READS_MAX, |io| &mut io.first);
+        self.read_some(handler, READS_MAX, |io| &mut io.ready);
         self.discard_round();
     }
 
@@ -38,17 +48,21 @@ impl Reactor {
     fn read_some(
         &mut self,
         handler: &mut impl Handler,
+        most: usize,
         list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
     ) {
-        let start = self.heard_bytes;
-        for _ in 0..list(&mut self.io).len().min(READS_MAX) {
-            if self.heard_bytes - start >= READ_ROUND_BYTES {
+        let (mut read, start) = (0, self.heard_bytes);
+        for taken in 0..list(&mut self.io).len() {
+            let is_over = self.heard_bytes - start >= READ_ROUND_BYTES;
+            if read == most || taken == read + MOVED_MAX || is_over {
                 return;
             }
             let Some(conn) = list(&mut self.io).pop_front() else { return };
-            match self.io.is_leaving(conn) {
-                true => self.io.leaving.push_back(conn),
-                false => self.read(handler, conn),
+            if self.io.is_leaving(conn) {
+                self.io.leaving.push_back(conn);
+            } else {
+                read += 1;
+                self.read(handler, conn);
             }
         }
     }
@@ -65,12 +79,13 @@ impl Reactor {
         }
     }
 
-    /// Writes to those for whom something waits, and then to those for whom much does.
+    /// Writes to those for whom something waits, and then to those for whom much does, or the last
+    /// words: ten thousand who are sent away must not hold up who stays.
     pub(super) fn flush_round(&mut self, handler: &mut impl Handler) {
         let (mut written, start) = (0, self.io.meters.sent_bytes);
         for taken in 0..self.io.dirty.len() {
             if written == FLUSHES_MAX
-                || taken == written + HEAVY_MAX
+                || taken == written + MOVED_MAX
                 || self.io.meters.sent_bytes - start >= FLUSH_ROUND_BYTES
             {
                 break;
@@ -85,10 +100,11 @@ impl Reactor {
         self.io.cork.clear();
     }
 
-    /// Of those for whom much waits at least one has its turn.
+    /// Of these at least one has its turn.
     fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
-        for taken in 0..self.io.heavy.len().min(FLUSHES_MAX) {
-            if taken > 0 && self.io.meters.sent_bytes - start >= FLUSH_ROUND_BYTES {
+        let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + HEAVY_ROUND_BYTES);
+        for taken in 0..self.io.heavy.len().min(HEAVY_FLUSHES_MAX) {
+            if taken > 0 && self.io.meters.sent_bytes >= end {
                 return;
             }
             let Some(conn) = self.io.heavy.pop_front() else { return };

@@ -1,16 +1,20 @@
 //! Descriptors that are kept for the day on which there are none: with each of them one more back
-//! end gets in. Part of the reactor, which accepts.
+//! end gets in; and when the doors are asked again. Part of the reactor, which accepts.
 
 use std::fs::File;
 use std::io;
 
 use super::listener::Listener;
 use super::stream::Stream;
+use super::{REPEAT_MS, Reactor};
 use crate::address::Address;
 use crate::edge::Door;
+use crate::time::Millis;
 
 /// So many back ends get in although there are no descriptors any more.
 const SPARES: usize = 4;
+/// Pause in accepting after the kernel ran out of descriptors or memory.
+const ACCEPT_PAUSE_MS: u64 = 100;
 
 /// Open files of no use but that each can be closed.
 #[derive(Debug, Default)]
@@ -44,6 +48,35 @@ impl Spares {
             self.refill();
         }
         accepted
+    }
+}
+
+impl Reactor {
+    /// Descriptors or kernel memory have run out: knock again a little later. Said once, until
+    /// somebody could be let in again.
+    pub(super) fn starve(&mut self, error: &io::Error) {
+        let now = self.io.now;
+        if !self.is_starved && self.starved_again_at <= now.mono {
+            let open = self.io.connections();
+            let text = format_args!("cannot accept: {error}; {open} connections are open");
+            crate::log::warning(now.unix, text);
+            self.starved_again_at = now.mono.plus(REPEAT_MS);
+            self.is_starved = true;
+        }
+        self.accept_at = now.mono.plus(ACCEPT_PAUSE_MS);
+        self.starved_sockets = self.sockets();
+    }
+
+    /// From when on the doors are asked. Whoever has gone since they could not be leaves a
+    /// descriptor behind: many who gave up in the kernel's queue would take minutes otherwise, a
+    /// few of them after each pause.
+    pub(super) fn accept_from(&self) -> Millis {
+        let has_room = self.sockets() < self.starved_sockets;
+        if has_room { Millis(0) } else { self.accept_at }
+    }
+
+    fn sockets(&self) -> usize {
+        self.io.connections() + self.io.admins()
     }
 }
 

@@ -156,10 +156,30 @@ fn whoever_is_owed_little_does_not_wait_for_those_who_are_owed_much() {
     let before = reactor.io.meters.sent_bytes;
     reactor.turn(&mut crowd).unwrap();
     assert!(reactor.io.peer(last).unwrap().out.is_empty(), "it waits");
-    assert!(reactor.io.meters.sent_bytes - before <= rounds::FLUSH_ROUND_BYTES + 65_536);
+    assert!(reactor.io.meters.sent_bytes - before <= rounds::HEAVY_ROUND_BYTES + 65_536);
     // And they are not forgotten.
     let all = before as usize + many * 65_536 + 1;
     turns(&mut reactor, &mut crowd, all, |reactor, _| reactor.io.meters.sent_bytes as usize);
+}
+
+#[test]
+fn whoever_stays_does_not_wait_for_the_last_words_of_those_who_go() {
+    let (mut reactor, address) = reactor();
+    let mut crowd = Crowd::default();
+    let peers = gather(&mut reactor, &mut crowd, &address, 200);
+    let word = crate::frame::Frame::from(&b"x"[..]);
+    let (last, many) = crowd.conns.split_last().unwrap();
+    for conn in many {
+        reactor.io.send(*conn, word.clone());
+        reactor.io.close(*conn, CloseReason::NamespaceRemoved);
+    }
+    reactor.io.send(*last, word.clone());
+    let last = *last;
+    reactor.turn(&mut crowd).unwrap();
+    assert!(reactor.io.peer(last).unwrap().out.is_empty(), "it waits");
+    // And they hear theirs.
+    turns(&mut reactor, &mut crowd, 200, |reactor, _| reactor.io.meters.sent_bytes as usize);
+    drop(peers);
 }
 
 #[test]

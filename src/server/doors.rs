@@ -59,7 +59,7 @@ impl Doors {
             all.push(("admin", tcp(Door::Admin, "--admin", address)?));
         }
         for (_, listener) in &mut all {
-            listener.bound(config.limits.tcp_user_timeout_ms, config.limits.kernel_send_bytes)?;
+            listener.bound(&config.limits)?;
             if listener.door == Door::Web {
                 listener.refuse_with(refusal);
             }

@@ -124,9 +124,7 @@ impl InForce<'_> {
         config.limits.store_retry_ms = self.config.limits.store_retry_ms;
         let limits = &config.limits;
         reactor.set_bounds(bounds(limits, connections));
-        if let Err(error) =
-            reactor.bound_doors(limits.tcp_user_timeout_ms, limits.kernel_send_bytes)
-        {
+        if let Err(error) = reactor.bound_doors(limits) {
             // The kernel took the same call at the start.
             log::warning(at, format_args!("reload: the doors stay as they were: {error}"));
         }

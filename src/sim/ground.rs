@@ -15,7 +15,7 @@ use crate::time::{Millis, Now, UnixMillis};
 /// Starts of one server, at most: each may be cut short, and the disk may have to be mended.
 const STARTS_MAX: usize = 100;
 /// Calls of a worker that may still come before it is killed, at most.
-const LAST_CALLS: usize = 14;
+const LAST_CALLS: usize = 12;
 
 /// Until when a disk hangs that never works again for this server.
 const HELD: Millis = Millis(u64::MAX);
@@ -185,7 +185,7 @@ impl Store {
             0 => Failure::Space,
             _ => Failure::Broken,
         };
-        let after = prng.below(30) as u64;
+        let after = prng.below(20) as u64;
         let count = if prng.one_in(2) { 1 + prng.below(8) as u64 } else { u64::MAX };
         self.folder.fail(after, count, how);
         self.mends_at = Some(now.plus(ms));

@@ -26,7 +26,7 @@ use std::sync::OnceLock;
 
 use super::disk::{SimFile, SimFolder};
 use crate::hub::{Cursor, Hub, Key, Place, Row};
-use crate::journal::store::{Batch, Facts, Found, Opened, Seal, Writer};
+use crate::journal::store::{Batch, Facts, Found, Home, Opened, Salvage, Seal, Writer};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -185,9 +185,8 @@ fn moment(script: &mut &[u8]) -> Option<&'static Moment> {
 }
 
 /// Fuzz target: a start on damaged files. It ends with an error that says what to do, or with all
-/// that was recorded with some batch, which is none before that of the seal. Salvage is not looked
-/// at here: it reads pages whose checksums are wrong, and for a length in one of them redb may ask
-/// for 4 GiB.
+/// that was recorded with some batch, which is none before that of the seal. What can be saved of
+/// them was written so.
 ///
 /// # Panics
 /// If something else is served, or what was served is not there at the next start.
@@ -196,6 +195,7 @@ pub fn fuzz_store_recovery(data: &[u8]) {
     let Damaged { store, seal } = Damaged::by(data);
     let found = Found::in_file(&seal);
     let folder = SimFolder::found(store, found.clone());
+    save(&folder, &found);
     match start(&folder) {
         Ok((batch, rows)) => {
             let there = history().get(batch as usize).map(|moment| &moment.rows);
@@ -209,6 +209,20 @@ pub fn fuzz_store_recovery(data: &[u8]) {
     }
     let size = folder.store().bytes().len();
     assert!(size <= STORE_BYTES_MAX + PAGE_BYTES, "{size} bytes");
+}
+
+/// What can be read of a damaged file, each of which somebody has written.
+fn save(folder: &SimFolder, found: &Found) {
+    let key = match found {
+        Found::Seal(seal) => Some(seal.key),
+        Found::Nothing | Found::Damaged => None,
+    };
+    let Ok(salvage) = Salvage::open(|| folder.read(), key) else { return };
+    salvage.each(&mut |key, row| {
+        let row = format!("{row:?}");
+        let is_known = history().iter().any(|moment| moment.rows.get(&key) == Some(&row));
+        assert!(is_known, "{key:?}: {row}");
+    });
 }
 
 /// The last batch that a start finds, and the rows that its hub has then; or why it does not start.

@@ -1,7 +1,7 @@
-//! What a back end publishes for everybody in one channel, one message right behind the other: it is
-//! gathered, and the channel's members are walked once for all of it, so that each gets one frame.
-//! Nothing happens to the channel in between: whatever else is to be carried out, [`Switch::hand_out`]
-//! comes before it, and at the end of what was read of the back end.
+//! What a back end publishes for everybody in one channel, one message right behind the other: it
+//! is gathered, and the channel's members are walked once for all of it, so that each gets one
+//! frame. Nothing happens to the channel in between: whatever else is to be carried out,
+//! [`Switch::hand_out`] comes before it, and at the end of what was read of the back end.
 
 use super::Switch;
 use crate::edge::Net;

@@ -1,5 +1,5 @@
-//! Who is connected, and as what: back ends, each with what is known of it, and by their slots those
-//! who have come through the web door, which knows the rest of them.
+//! Who is connected, and as what: back ends, each with what is known of it, and by their slots
+//! those who have come through the web door, which knows the rest of them.
 
 use std::collections::BTreeMap;
 

@@ -5,7 +5,7 @@ use crate::cli::flags::{CONFIG, DATA};
 use crate::cli::output::{out, tell};
 use crate::cli::{Call, Command, Stop};
 use crate::hub::Row;
-use crate::journal::store::{DAMAGED_ADVICE, FORMAT, Folder, Home, Opened};
+use crate::journal::store::{DAMAGED_ADVICE, Folder, Home, Opened};
 
 pub(super) const COMMAND: Command = Command {
     name: "store check",
@@ -53,7 +53,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [namespaces, grants, states] = content.counts;
     let mut text = format!("{} is whole\n", path.display());
     for (name, number) in [
-        ("format", FORMAT),
+        ("format", content.format()),
         ("term", content.facts.term),
         ("batches", content.facts.batch),
         ("namespaces", namespaces),

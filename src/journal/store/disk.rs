@@ -272,11 +272,20 @@ impl<B: StorageBackend + Discard> StorageBackend for Guard<B> {
     }
 }
 
-/// A backend that reads another one and writes only into memory.
+/// A backend that reads another one and writes only into memory; clones are the same one.
 #[derive(Debug)]
-pub struct Overlay<B> {
+pub struct Overlay<B>(Arc<Layers<B>>);
+
+#[derive(Debug)]
+struct Layers<B> {
     inner: B,
     written: Mutex<Written>,
+}
+
+impl<B> Clone for Overlay<B> {
+    fn clone(&self) -> Overlay<B> {
+        Overlay(self.0.clone())
+    }
 }
 
 #[derive(Debug)]
@@ -295,11 +304,11 @@ impl<B: StorageBackend> Overlay<B> {
     pub fn new(inner: B) -> io::Result<Overlay<B>> {
         let len = inner.len()?;
         let written = Written { len, inner_len: len, pages: HashMap::new() };
-        Ok(Overlay { inner, written: Mutex::new(written) })
+        Ok(Overlay(Arc::new(Layers { inner, written: Mutex::new(written) })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A page as it is below, with zeros behind its end.
@@ -307,7 +316,7 @@ impl<B: StorageBackend> Overlay<B> {
         let mut page = vec![0; PAGE_BYTES as usize].into_boxed_slice();
         let start = number * PAGE_BYTES;
         let bytes = inner_len.saturating_sub(start).min(PAGE_BYTES) as usize;
-        self.inner.read(start, &mut page[..bytes])?;
+        self.0.inner.read(start, &mut page[..bytes])?;
         Ok(page)
     }
 }
@@ -331,7 +340,7 @@ impl<B: StorageBackend> StorageBackend for Overlay<B> {
                 Some(page) => part.copy_from_slice(&page[skip..skip + bytes]),
                 None => {
                     let there = written.inner_len.saturating_sub(at).min(bytes as u64) as usize;
-                    self.inner.read(at, &mut part[..there])?;
+                    self.0.inner.read(at, &mut part[..there])?;
                     part[there..].fill(0);
                 }
             }

@@ -5,12 +5,11 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use hashbrown::HashSet;
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableError};
+use redb::{Database, StorageBackend};
 
 use super::disk::{Discard, Fault, Guard, Overlay, Watch};
-use super::format::{
-    FORMAT, GRANTS, META, NAMESPACES, STATES, Sealer, grant_key, state_key, value,
-};
+use super::format::{FACTS, FORMAT, ROWS, Sealer, decode_key, encode_key, ranges_of, value};
+use super::tables::{Tables, Visit};
 use crate::hub::{Key, Row};
 use crate::time::{Now, UnixMillis};
 
@@ -79,13 +78,10 @@ impl Batch {
     }
 }
 
-/// Is given each row, unless it is not as it was written, and the bytes of its value.
-type Visit<'v> = dyn FnMut(Key, Option<Row<'_>>, usize) -> Result<(), Damage> + 'v;
-
 /// All that is in a file, verified: every page by redb, every row by its tag, and what belongs
 /// together. The file is not touched.
 pub struct Content {
-    pub(super) db: Database,
+    tables: Tables,
     sealer: Sealer,
     /// What the store says of itself.
     pub facts: Facts,
@@ -101,97 +97,78 @@ impl Content {
     /// # Errors
     /// [`Damage`], also if the file cannot be read.
     pub fn read(backend: impl StorageBackend) -> Result<Content, Damage> {
-        without_panic(|| {
-            let mut content = Content::open(backend)?;
-            content.verify()?;
-            Ok(content)
-        })
-    }
-
-    fn open(backend: impl StorageBackend) -> Result<Content, Damage> {
         let overlay = Overlay::new(backend).map_err(damage)?;
         if overlay.len().map_err(damage)? == 0 {
             return Err(damage("the file is empty"));
         }
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true)
-            .create_with_backend(overlay)
-            .map_err(damage)?;
-        let facts = facts(&db)?;
+        without_panic(|| {
+            let db = Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .set_check_integrity_on_open(true)
+                .create_with_backend(overlay.clone())
+                .map_err(damage)?;
+            // Every page is as it was written, and what a crash left is mended, in memory.
+            drop(db);
+            Ok(())
+        })?;
+        let tables = Tables::open(overlay, false)?;
+        let facts = tables.facts()?;
         let sealer = Sealer::new(&facts.key);
-        Ok(Content { db, sealer, facts, counts: [0; 3], bytes: 0 })
+        let mut content = Content { tables, sealer, facts, counts: [0; 3], bytes: 0 };
+        content.verify()?;
+        Ok(content)
     }
 
     fn verify(&mut self) -> Result<(), Damage> {
         let (mut numbers, mut names) = (HashSet::new(), HashSet::new());
         let (mut counts, mut bytes) = ([0; 3], 0);
-        self.walk(&mut |key, row, size| {
+        let mut wrong = None;
+        let walked = self.walk(&mut |key, row, size| {
             bytes += (size + key_bytes(&key)) as u64;
-            let Some(row) = row else { return Err(damage(format!("{}: a wrong tag", what(&key)))) };
-            let ns = match (&key, row) {
-                (Key::Namespace { ns }, Row::Namespace { name, .. }) => {
-                    counts[0] += 1;
+            let (kind, is_right, what_is_not) = match (&key, row) {
+                (_, None) => (0, false, "a wrong tag"),
+                (Key::Namespace { ns }, Some(Row::Namespace { name, .. })) => {
                     numbers.insert(*ns);
-                    let is_new = names.insert(name.into_owned());
-                    return is_new.then_some(()).ok_or_else(|| damage("a namespace stands twice"));
+                    (0, names.insert(name.into_owned()), "its name stands twice")
                 }
-                (Key::Grant { ns, .. }, _) => {
-                    counts[1] += 1;
-                    ns
-                }
+                (Key::Grant { ns, .. }, _) => (1, numbers.contains(ns), "no such namespace"),
                 (Key::State { ns, .. } | Key::Namespace { ns }, _) => {
-                    counts[2] += 1;
-                    ns
+                    (2, numbers.contains(ns), "no such namespace")
                 }
             };
-            let is_home = numbers.contains(ns);
-            is_home
-                .then_some(())
-                .ok_or_else(|| damage(format!("{}: no such namespace", what(&key))))
-        })?;
+            counts[kind] += 1;
+            if !is_right {
+                wrong.get_or_insert_with(|| damage(format!("{}: {what_is_not}", what(&key))));
+            }
+        });
         (self.counts, self.bytes) = (counts, bytes);
-        Ok(())
+        wrong.map_or(walked, Err)
     }
 
     /// All rows, namespaces first. Returns how many were not as they had been written, which is
     /// none in a file that was verified.
     ///
     /// # Errors
-    /// [`Damage`], if reading stops in the middle.
+    /// [`Damage`], if not all can be read.
     pub fn each(&self, mut each: impl FnMut(Key, Row<'_>)) -> Result<u64, Damage> {
         let mut bad = 0;
-        without_panic(|| {
-            self.walk(&mut |key, row, _| {
-                match row {
-                    Some(row) => each(key, row),
-                    None => bad += 1,
-                }
-                Ok(())
-            })
+        self.walk(&mut |key, row, _| match row {
+            Some(row) => each(key, row),
+            None => bad += 1,
         })?;
         Ok(bad)
     }
 
     fn walk(&self, each: &mut Visit<'_>) -> Result<(), Damage> {
-        let txn = self.db.begin_read().map_err(damage)?;
-        let mut visit = |key: Key, value: &[u8]| {
-            let row = self.sealer.open(&key, value).ok();
-            each(key, row, value.len())
-        };
-        for entry in txn.open_table(NAMESPACES).map_err(damage)?.iter().map_err(damage)? {
-            let (key, value) = entry.map_err(damage)?;
-            visit(Key::Namespace { ns: key.value() }, value.value())?;
+        match self.tables.each(&self.sealer, each) {
+            (0, gaps) => gaps.into_iter().next().map_or(Ok(()), Err),
+            (bad, _) => Err(damage(format!("{bad} rows have no key"))),
         }
-        for entry in txn.open_table(GRANTS).map_err(damage)?.iter().map_err(damage)? {
-            let (key, value) = entry.map_err(damage)?;
-            visit(grant_key(key.value()), value.value())?;
-        }
-        for entry in txn.open_table(STATES).map_err(damage)?.iter().map_err(damage)? {
-            let (key, value) = entry.map_err(damage)?;
-            visit(state_key(key.value()), value.value())?;
-        }
-        Ok(())
+    }
+
+    /// The number of its format. Only [`FORMAT`] is written.
+    pub fn format(&self) -> u64 {
+        self.tables.format()
     }
 }
 
@@ -206,41 +183,9 @@ fn what(key: &Key) -> String {
 
 /// redb promises errors, not panics, for a file that it checks as it opens it; this is for the day
 /// on which it breaks that promise.
-pub(super) fn without_panic<T>(read: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
+fn without_panic<T>(read: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(damage("reading it ended in a panic of the library")))
-}
-
-pub(super) fn facts(db: &impl ReadableDatabase) -> Result<Facts, Damage> {
-    let txn = db.begin_read().map_err(damage)?;
-    let table = match txn.open_table(META) {
-        Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Err(damage("it is no store of fws")),
-        Err(error) => return Err(damage(error)),
-    };
-    let get = |name: &str| -> Result<Vec<u8>, Damage> {
-        let value = table.get(name).map_err(damage)?;
-        let value = value.ok_or_else(|| damage(format!("the fact {name:?} is missing")))?;
-        Ok(value.value().to_vec())
-    };
-    let wrong = |name: &str| damage(format!("the fact {name:?} is not as it was written"));
-    let key: [u8; 32] = get("key")?.try_into().map_err(|_| wrong("key"))?;
-    let sealer = Sealer::new(&key);
-    let numbers = |name: &str| -> Result<[u64; 2], Damage> {
-        let value = get(name)?;
-        let body = sealer.open_fact(name, &value).map_err(|_| wrong(name))?;
-        let number = |part: &[u8]| part.try_into().map(u64::from_le_bytes).unwrap_or_default();
-        let (one, two) = body.split_at(body.len().min(8));
-        Ok([number(one), number(two)])
-    };
-    let [format, _] = numbers("format")?;
-    if format != FORMAT {
-        let text = format!("it has format {format}, and this version knows format {FORMAT} alone");
-        return Err(damage(text));
-    }
-    let ([term, _], [batch, _], [at, unix]) =
-        (numbers("term")?, numbers("batch")?, numbers("clock")?);
-    Ok(Facts { key, term, batch, clock: (UnixMillis(at), UnixMillis(unix)) })
 }
 
 /// A file that is written to.
@@ -284,14 +229,12 @@ impl Writer {
     pub fn create(backend: impl StorageBackend + Discard, facts: &Facts) -> Result<Writer, Fault> {
         let writer = Writer::new(backend, facts, 0, false)?;
         writer.transact(|txn| {
-            let mut meta = txn.open_table(META)?;
-            meta.insert("key", &facts.key[..])?;
+            let mut table = txn.open_table(FACTS)?;
+            table.insert(&b"key"[..], &facts.key[..])?;
             for (name, number) in [("format", FORMAT), ("batch", facts.batch)] {
-                meta.insert(name, &*writer.sealer.seal_fact(name, &number.to_le_bytes()))?;
+                writer.note(&mut table, name, &number.to_le_bytes())?;
             }
-            txn.open_table(NAMESPACES)?;
-            txn.open_table(GRANTS)?;
-            txn.open_table(STATES)?;
+            txn.open_table(ROWS)?;
             Ok(())
         })?;
         writer.begin(facts)?;
@@ -320,11 +263,9 @@ impl Writer {
     /// The [`Fault`] for which it was not written.
     pub fn begin(&self, facts: &Facts) -> Result<(), Fault> {
         self.transact(|txn| {
-            let mut meta = txn.open_table(META)?;
-            let term = facts.term.to_le_bytes();
-            meta.insert("term", &*self.sealer.seal_fact("term", &term))?;
-            meta.insert("clock", &*self.clock(facts.clock))?;
-            Ok(())
+            let mut table = txn.open_table(FACTS)?;
+            self.note(&mut table, "term", &facts.term.to_le_bytes())?;
+            self.note(&mut table, "clock", &clock(facts.clock))
         })
     }
 
@@ -343,41 +284,30 @@ impl Writer {
             }
         }
         self.transact(|txn| {
-            let mut namespaces = txn.open_table(NAMESPACES)?;
-            let mut grants = txn.open_table(GRANTS)?;
-            let mut states = txn.open_table(STATES)?;
+            let mut rows = txn.open_table(ROWS)?;
+            let mut name = Vec::new();
             for (key, value) in &batch.rows {
                 let (value, size) = (value.as_deref(), key_bytes(key) as i64);
                 live += value.map_or(0, |value| value.len() as i64 + size);
-                let before = match key {
-                    Key::Namespace { ns } => put(&mut namespaces, *ns, value)?,
-                    Key::Grant { ns, channel, user } => {
-                        put(&mut grants, (*ns, &**channel, &**user), value)?
-                    }
-                    Key::State { ns, place } => {
-                        let key = (*ns, &*place.channel, place.user.as_deref());
-                        put(&mut states, key, value)?
-                    }
-                };
-                live -= before.map_or(0, |before| before + size);
+                encode_key(key, &mut name);
+                live -= put(&mut rows, &name, value)?.map_or(0, |before| before + size);
             }
             for ns in &batch.removed {
-                let size = key_bytes(&Key::Namespace { ns: *ns }) as i64;
-                live -= put(&mut namespaces, *ns, None)?.map_or(0, |before| before + size);
-                grants.retain_in((*ns, "", "")..(ns + 1, "", ""), |key, value| {
-                    live -= (value.len() + key_bytes(&grant_key(key))) as i64;
-                    false
-                })?;
-                states.retain_in((*ns, "", None)..(ns + 1, "", None), |key, value| {
-                    live -= (value.len() + key_bytes(&state_key(key))) as i64;
-                    false
-                })?;
+                let key = Key::Namespace { ns: *ns };
+                encode_key(&key, &mut name);
+                let size = key_bytes(&key) as i64;
+                live -= put(&mut rows, &name, None)?.map_or(0, |before| before + size);
+                for range in ranges_of(*ns) {
+                    rows.retain_in(&range.start[..]..&range.end[..], |key, value| {
+                        let size = decode_key(key).as_ref().map_or(0, key_bytes);
+                        live -= (value.len() + size) as i64;
+                        false
+                    })?;
+                }
             }
-            let mut meta = txn.open_table(META)?;
-            let number = batch.number.to_le_bytes();
-            meta.insert("batch", &*self.sealer.seal_fact("batch", &number))?;
-            meta.insert("clock", &*self.clock(batch.clock))?;
-            Ok(())
+            let mut facts = txn.open_table(FACTS)?;
+            self.note(&mut facts, "batch", &batch.number.to_le_bytes())?;
+            self.note(&mut facts, "clock", &clock(batch.clock))
         })?;
         self.live = u64::try_from(live).unwrap_or_default();
         Ok(())
@@ -399,10 +329,9 @@ impl Writer {
         (self.watch.file_bytes(), self.live)
     }
 
-    fn clock(&self, (at, unix): (UnixMillis, UnixMillis)) -> Vec<u8> {
-        let mut body = at.0.to_le_bytes().to_vec();
-        body.extend_from_slice(&unix.0.to_le_bytes());
-        self.sealer.seal_fact("clock", &body)
+    fn note(&self, facts: &mut Rows<'_>, name: &str, body: &[u8]) -> Result<(), redb::Error> {
+        facts.insert(name.as_bytes(), &*self.sealer.seal_fact(name, body))?;
+        Ok(())
     }
 
     fn transact(
@@ -422,17 +351,23 @@ impl Writer {
     }
 }
 
+/// A table that is written to.
+type Rows<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
+
 /// Puts a value under a key, or takes it away; returns the bytes of the one before.
-fn put<'k, K: redb::Key + 'static>(
-    table: &mut redb::Table<'_, K, &'static [u8]>,
-    key: K::SelfType<'k>,
-    value: Option<&[u8]>,
-) -> Result<Option<i64>, redb::Error> {
+fn put(rows: &mut Rows<'_>, key: &[u8], value: Option<&[u8]>) -> Result<Option<i64>, redb::Error> {
     let before = match value {
-        Some(value) => table.insert(key, value)?,
-        None => table.remove(key)?,
+        Some(value) => rows.insert(key, value)?,
+        None => rows.remove(key)?,
     };
     Ok(before.map(|before| before.value().len() as i64))
+}
+
+fn clock((at, unix): (UnixMillis, UnixMillis)) -> [u8; 16] {
+    let mut body = [0; 16];
+    body[..8].copy_from_slice(&at.0.to_le_bytes());
+    body[8..].copy_from_slice(&unix.0.to_le_bytes());
+    body
 }
 
 /// What a key takes in the file.

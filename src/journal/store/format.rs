@@ -1,8 +1,12 @@
-//! What is in the file: tables, keys and values. Keys are tuples, so that no two can be taken for
-//! each other; each value begins with a tag, a keyed checksum over key and value, so that nobody
-//! who chooses a value can make bytes that pass for another row.
+//! What is in the file: keys and values. No two keys can be taken for each other; each value begins
+//! with a tag, a keyed checksum over key and value, so that nobody who chooses a value can make
+//! bytes that pass for another row.
+//!
+//! Both tables have bytes for keys and bytes for values: redb's code is compiled once for each pair
+//! of types, and takes 70 KB each time.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use hmac::{Hmac, KeyInit, Mac};
 use redb::TableDefinition;
@@ -12,22 +16,27 @@ use crate::hub::{Key, Place, Row};
 use crate::time::UnixMillis;
 
 /// Version of all that is described here.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 
 /// Bytes of a tag.
 const TAG_BYTES: usize = 16;
 /// Bytes of the end of a state; zero for none.
 const END_BYTES: usize = 8;
 
+/// A table, as redb wants it described.
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
 /// Facts about the store itself, by name.
-pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Namespaces by number.
-pub const NAMESPACES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("namespaces");
-/// Grants by namespace, channel, user.
-pub const GRANTS: TableDefinition<'_, (u64, &str, &str), &[u8]> = TableDefinition::new("grants");
-/// States by namespace, channel, user if it is a user's.
-pub const STATES: TableDefinition<'_, (u64, &str, Option<&str>), &[u8]> =
-    TableDefinition::new("states");
+pub const FACTS: Definition = TableDefinition::new("facts");
+/// Namespaces, grants and states.
+pub const ROWS: Definition = TableDefinition::new("rows");
+
+/// First bytes of the keys of rows.
+const NAMESPACE: u8 = 1;
+const GRANT: u8 = 2;
+const STATE: u8 = 3;
+/// Stands between two names, and in no UTF-8.
+const BETWEEN: u8 = 0xFF;
 
 /// A row whose tag or form is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,12 +74,12 @@ impl Sealer {
 
     fn tag_of(&self, key: &Key, body: &[u8]) -> [u8; TAG_BYTES] {
         match key {
-            Key::Namespace { ns } => self.tag(1, *ns, [None, None], body),
+            Key::Namespace { ns } => self.tag(NAMESPACE, *ns, [None, None], body),
             Key::Grant { ns, channel, user } => {
-                self.tag(2, *ns, [Some(&**channel), Some(&**user)], body)
+                self.tag(GRANT, *ns, [Some(&**channel), Some(&**user)], body)
             }
             Key::State { ns, place } => {
-                self.tag(3, *ns, [Some(&*place.channel), place.user.as_deref()], body)
+                self.tag(STATE, *ns, [Some(&*place.channel), place.user.as_deref()], body)
             }
         }
     }
@@ -171,14 +180,48 @@ fn namespace(body: &[u8]) -> Result<Row<'_>, BadRow> {
     Ok(Row::Namespace { name, key, replaces, old_key })
 }
 
-/// The key of a state from the key of its table.
-pub fn state_key((ns, channel, user): (u64, &str, Option<&str>)) -> Key {
-    Key::State { ns, place: Place { channel: channel.into(), user: user.map(Into::into) } }
+/// How the keys begin of all rows of a kind that are in a namespace.
+fn start(kind: u8, ns: u64) -> [u8; 9] {
+    let mut start = [kind; 9];
+    start[1..].copy_from_slice(&ns.to_be_bytes());
+    start
 }
 
-/// The key of a grant from the key of its table.
-pub fn grant_key((ns, channel, user): (u64, &str, &str)) -> Key {
-    Key::Grant { ns, channel: channel.into(), user: user.into() }
+/// Where the grants and the states of a namespace are.
+pub fn ranges_of(ns: u64) -> [Range<[u8; 9]>; 2] {
+    [GRANT, STATE].map(|kind| start(kind, ns)..start(kind, ns.saturating_add(1)))
+}
+
+/// Makes `out` the key of a row in its table.
+pub fn encode_key(key: &Key, out: &mut Vec<u8>) {
+    let (kind, ns, channel, user) = match key {
+        Key::Namespace { ns } => (NAMESPACE, ns, None, None),
+        Key::Grant { ns, channel, user } => (GRANT, ns, Some(channel), Some(user)),
+        Key::State { ns, place } => (STATE, ns, Some(&place.channel), place.user.as_ref()),
+    };
+    out.clear();
+    out.extend_from_slice(&start(kind, *ns));
+    out.extend_from_slice(channel.map_or(&[], |channel| channel.as_bytes()));
+    if let Some(user) = user {
+        out.push(BETWEEN);
+        out.extend_from_slice(user.as_bytes());
+    }
+}
+
+/// The key of a row from its key in its table; `None` if that is none.
+pub fn decode_key(key: &[u8]) -> Option<Key> {
+    let (kind, rest) = key.split_first()?;
+    let (ns, names) = rest.split_first_chunk()?;
+    let ns = u64::from_be_bytes(*ns);
+    let mut names = names.splitn(2, |byte| *byte == BETWEEN).map(str::from_utf8);
+    let channel: Box<str> = names.next()?.ok()?.into();
+    let user = names.next().transpose().ok()?.map(Box::from);
+    match (*kind, user) {
+        (NAMESPACE, None) if channel.is_empty() => Some(Key::Namespace { ns }),
+        (GRANT, Some(user)) => Some(Key::Grant { ns, channel, user }),
+        (STATE, user) => Some(Key::State { ns, place: Place { channel, user } }),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +266,9 @@ mod tests {
             let mut bytes = value(&row);
             sealer.seal(&key, &mut bytes);
             assert_eq!(sealer.open(&key, &bytes), Ok(row.clone()));
+            let mut name = Vec::new();
+            encode_key(&key, &mut name);
+            assert_eq!(decode_key(&name), Some(key.clone()));
             assert_eq!(Sealer::new(&[8; 32]).open(&key, &bytes), Err(BadRow), "another key");
             for (other, _) in rows().iter().filter(|(other, _)| *other != key) {
                 assert_eq!(sealer.open(other, &bytes), Err(BadRow), "{other:?}");

@@ -9,12 +9,12 @@ use std::cell::RefCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use super::disk::Fault;
 use super::file::{Batch, Facts, Writer};
 use super::folder::{Medium, Seal};
+use crate::mailbox::{Nothing, Receiver, Sender, mailbox};
 use crate::time::Stopwatch;
 
 /// Without a batch for so long, the file is looked after.
@@ -60,7 +60,7 @@ pub(super) enum Report {
 /// The loop's end of the worker.
 #[derive(Debug)]
 pub(super) struct Helper {
-    jobs: SyncSender<Job>,
+    jobs: Sender<Job>,
     reports: Receiver<Report>,
     /// `None` if it works by itself.
     stepper: Option<Stepper>,
@@ -95,19 +95,19 @@ impl Helper {
 
     /// Asks for something. `false` if nobody is there any more.
     pub fn ask(&self, job: Job) -> bool {
-        // One job at a time: there is always room for it.
-        self.jobs.try_send(job).is_ok()
+        // One job at a time: no more than one ever waits.
+        self.jobs.send(job)
     }
 
     /// What it reported, if it did.
     pub fn report(&self) -> Option<Report> {
-        self.reports.try_recv().ok()
+        self.reports.try_recv()
     }
 
     /// Waits for a report. `None` if none has come in that time.
     pub fn wait(&self, time: Duration) -> Option<Report> {
         match &self.stepper {
-            None => self.reports.recv_timeout(time).ok(),
+            None => self.reports.recv(Some(time)).ok(),
             Some(stepper) => {
                 stepper.work();
                 self.report()
@@ -200,9 +200,9 @@ impl<M: Medium> Worker<M> {
         writer: Writer,
         retry: Duration,
         wake: Wake,
-    ) -> (Worker<M>, SyncSender<Job>, Receiver<Report>) {
-        let (jobs, inbox) = sync_channel(1);
-        let (outbox, reports) = channel();
+    ) -> (Worker<M>, Sender<Job>, Receiver<Report>) {
+        let (jobs, inbox) = mailbox();
+        let (outbox, reports) = mailbox();
         let worker = Worker {
             medium,
             facts,
@@ -221,14 +221,10 @@ impl<M: Medium> Worker<M> {
 
     fn run(mut self) {
         loop {
-            let job = match self.idle() {
-                Some(time) => self.inbox.recv_timeout(time),
-                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match job {
-                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break self.stop(),
+            match self.inbox.recv(self.idle()) {
+                Ok(Job::Stop) | Err(Nothing::More) => break self.stop(),
                 Ok(job) => self.carry_out(job),
-                Err(RecvTimeoutError::Timeout) => self.timed_out(),
+                Err(Nothing::Yet) => self.timed_out(),
             }
         }
     }
@@ -250,7 +246,7 @@ impl<M: Medium> Worker<M> {
 
     fn tell(&self, report: Report) {
         // If the loop is gone, so are we.
-        let _ = self.outbox.send(report);
+        self.outbox.send(report);
         (self.wake)();
     }
 
@@ -383,7 +379,7 @@ impl<M: Medium> Worker<M> {
 
 impl<M: Medium> Step for Worker<M> {
     fn take_job(&mut self) -> Option<u64> {
-        self.next = self.next.take().or_else(|| self.inbox.try_recv().ok());
+        self.next = self.next.take().or_else(|| self.inbox.try_recv());
         self.next.as_ref().map(|job| match job {
             Job::Batch(batch) | Job::Part(batch, _) => batch.number,
             Job::Stop => 0,
@@ -391,7 +387,7 @@ impl<M: Medium> Step for Worker<M> {
     }
 
     fn work_on(&mut self) -> bool {
-        let job = self.next.take().or_else(|| self.inbox.try_recv().ok());
+        let job = self.next.take().or_else(|| self.inbox.try_recv());
         match job {
             Some(Job::Stop) => self.stop(),
             Some(job) => self.carry_out(job),

@@ -12,7 +12,7 @@
 //! | `open` | the start: is all of it there, and as it was written? |
 //! | `helper` | the thread that waits for the disk |
 //! | `file` | one redb file: reading all of it, writing batches |
-//! | `format` | tables, keys, values, tags |
+//! | `format`, `tables`, `pages` | keys, values, tags; the rows of a file; its trees without redb |
 //! | `disk` | what stands between redb and the disk |
 //! | `flight` | what has changed, and what is on its way |
 //! | `folder` | names, lock and seal of the data folder |
@@ -26,8 +26,10 @@ mod folder;
 mod format;
 mod helper;
 mod open;
+mod pages;
 mod rewrite;
 mod salvage;
+mod tables;
 
 use std::collections::VecDeque;
 use std::time::Duration;

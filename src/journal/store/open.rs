@@ -9,7 +9,9 @@ use super::StoreJournal;
 use super::disk::Fault;
 use super::file::{Content, Damage, Facts, Writer};
 use super::folder::{Folder, Found, Home, Seal};
+use super::format::FORMAT;
 use super::helper::{Stepper, Wake};
+use super::rewrite;
 use crate::hub::{Hub, Key, Row};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Now, UnixMillis};
@@ -213,8 +215,11 @@ impl<F: Home> Opened<F> {
         })?;
         let facts = Facts { term: content.facts.term + 1, clock: (at, now.unix), ..content.facts };
         let live = content.bytes;
-        drop(content.db);
         let fault = |fault| OpenError::Fault(path.clone(), fault);
+        if content.format() != FORMAT {
+            rewrite::renew(&folder, &content)?;
+        }
+        drop(content);
         let writer = Writer::open(folder.open()?, &facts, live).map_err(fault)?;
         writer.begin(&facts).map_err(fault)?;
         folder.seal(&Seal { key: facts.key, batch: facts.batch })?;

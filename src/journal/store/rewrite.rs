@@ -15,6 +15,33 @@ use crate::time::{Now, UnixMillis};
 const PART_ROWS: usize = 50_000;
 const PART_BYTES: usize = 16 << 20;
 
+/// Puts a store of the format of today in the place of one of the former. It says the same of
+/// itself, and a start that is cut short finds either of them.
+///
+/// # Errors
+/// [`OpenError`]
+pub(super) fn renew(folder: &impl Home, content: &Content) -> Result<(), OpenError> {
+    let fault = |fault| OpenError::Fault(folder.store_path(), fault);
+    let facts = &content.facts;
+    let mut writer = Writer::create(folder.open_next()?, facts).map_err(fault)?;
+    let new = || Batch { number: facts.batch, clock: facts.clock, ..Batch::default() };
+    let (mut batch, mut bytes, mut written) = (new(), 0, Ok(()));
+    let read = content.each(|key, row| {
+        batch.push(key, Some(row));
+        let value = batch.rows.last().and_then(|(_, value)| value.as_ref());
+        bytes += value.map_or(0, Vec::len);
+        if written.is_ok() && (batch.rows.len() >= PART_ROWS || bytes >= PART_BYTES) {
+            written = writer.write(&mut std::mem::replace(&mut batch, new()));
+            bytes = 0;
+        }
+    });
+    read.map_err(|damage| fault(Fault::Broken(damage.to_string())))?;
+    written.and_then(|()| writer.write(&mut batch)).map_err(fault)?;
+    writer.compact().map_err(fault)?;
+    drop(writer);
+    Ok(folder.install_next()?)
+}
+
 /// The next store of a folder. What is not finished is thrown away.
 pub struct Rewrite {
     folder: Folder,

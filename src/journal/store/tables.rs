@@ -1,0 +1,206 @@
+//! The tables of a file, in the format that they are in: that of today, or the former one, which a
+//! start turns into that of today. Reads pages itself ([`Pages`]), be they verified or damaged.
+
+use std::cmp::Ordering;
+
+use hashbrown::HashMap;
+use redb::StorageBackend;
+
+use super::file::{Damage, Facts, damage};
+use super::format::{FORMAT, Sealer, decode_key};
+use super::pages::{Pages, Shape};
+use crate::hub::{Key, Place, Row};
+use crate::time::UnixMillis;
+
+/// A table of rows.
+struct Table {
+    name: &'static str,
+    /// Bytes of each key, if all have as many.
+    key_bytes: Option<usize>,
+    key_of: fn(&[u8]) -> Option<Key>,
+    order: fn(&[u8], &[u8]) -> Option<Ordering>,
+}
+
+/// A format: its number, where the facts are, and the rows, namespaces first.
+struct Format {
+    number: u64,
+    facts: &'static str,
+    rows: &'static [Table],
+}
+
+const FORMATS: [Format; 2] = [
+    Format {
+        number: FORMAT,
+        facts: "facts",
+        rows: &[Table {
+            name: "rows",
+            key_bytes: None,
+            key_of: decode_key,
+            order: Shape::BYTES.order,
+        }],
+    },
+    Format {
+        number: 1,
+        facts: "meta",
+        rows: &[
+            Table {
+                name: "namespaces",
+                key_bytes: Some(8),
+                key_of: former_namespace,
+                order: |one, two| Some(former_namespace(one)?.cmp(&former_namespace(two)?)),
+            },
+            Table {
+                name: "grants",
+                key_bytes: None,
+                key_of: former_grant,
+                order: |one, two| Some(former_grant(one)?.cmp(&former_grant(two)?)),
+            },
+            Table {
+                name: "states",
+                key_bytes: None,
+                key_of: former_state,
+                order: |one, two| Some(former_state(one)?.cmp(&former_state(two)?)),
+            },
+        ],
+    },
+];
+
+/// Is given each key with its row and the bytes of its value: no row if the value is not what was
+/// written under that key.
+pub type Visit<'v> = dyn FnMut(Key, Option<Row<'_>>, usize) + 'v;
+
+/// One commit of a file.
+pub struct Tables {
+    pages: Pages,
+    format: &'static Format,
+    /// The first page of each table, if it is not empty.
+    roots: HashMap<String, Option<u64>>,
+}
+
+impl Tables {
+    /// Those of the last commit of a file, or of the one before it.
+    ///
+    /// # Errors
+    /// [`Damage`], if there are none of ours.
+    pub fn open(backend: impl StorageBackend, is_other: bool) -> Result<Tables, Damage> {
+        let pages = Pages::new(backend)?;
+        let roots = pages.tables(is_other)?;
+        let is_ours = |format: &&Format| {
+            let mut names = format.rows.iter().map(|table| table.name).chain([format.facts]);
+            names.any(|name| roots.contains_key(name))
+        };
+        let format = FORMATS.iter().find(is_ours).ok_or(damage("it is no store of fws"))?;
+        Ok(Tables { pages, format, roots })
+    }
+
+    /// The number of the format.
+    pub fn format(&self) -> u64 {
+        self.format.number
+    }
+
+    /// All rows, namespaces first. Returns how many keys could not be made out, and why tables
+    /// could not be read through.
+    pub fn each(&self, sealer: &Sealer, each: &mut Visit<'_>) -> (u64, Vec<Damage>) {
+        let (mut bad, mut gaps) = (0, Vec::new());
+        for table in self.format.rows {
+            let shape = Shape { key_bytes: table.key_bytes, order: table.order };
+            gaps.extend(self.walk(table.name, shape, &mut |entry| {
+                let key = entry.and_then(|(key, value)| Some(((table.key_of)(key)?, value)));
+                match key {
+                    Some((key, value)) => {
+                        let row = sealer.open(&key, value).ok();
+                        each(key, row, value.len());
+                    }
+                    None => bad += 1,
+                }
+            }));
+        }
+        (bad, gaps)
+    }
+
+    fn walk(
+        &self,
+        table: &str,
+        shape: Shape,
+        visit: &mut super::pages::Visit<'_>,
+    ) -> Option<Damage> {
+        match self.roots.get(table) {
+            Some(Some(root)) => self.pages.walk(*root, shape, visit),
+            Some(None) => None,
+            None => Some(damage(format!("there is no table {table:?}"))),
+        }
+    }
+
+    /// What the store says of itself.
+    ///
+    /// # Errors
+    /// [`Damage`]
+    pub fn facts(&self) -> Result<Facts, Damage> {
+        let mut facts: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+        let gap = self.walk(self.format.facts, Shape::BYTES, &mut |entry| {
+            facts.extend(entry.map(|(name, value)| (name.to_vec(), value.to_vec())));
+        });
+        let get = |name: &str| -> Result<Vec<u8>, Damage> {
+            let missing = || gap.clone().unwrap_or(damage(format!("the fact {name:?} is missing")));
+            facts.get(name.as_bytes()).cloned().ok_or_else(missing)
+        };
+        let wrong = |name: &str| damage(format!("the fact {name:?} is not as it was written"));
+        let key: [u8; 32] = get("key")?.try_into().map_err(|_| wrong("key"))?;
+        let sealer = Sealer::new(&key);
+        let numbers = |name: &str| -> Result<[u64; 2], Damage> {
+            let value = get(name)?;
+            let body = sealer.open_fact(name, &value).map_err(|_| wrong(name))?;
+            let number = |part: &[u8]| part.try_into().map(u64::from_le_bytes).unwrap_or_default();
+            let (one, two) = body.split_at(body.len().min(8));
+            Ok([number(one), number(two)])
+        };
+        let ([format, _], known) = (numbers("format")?, self.format.number);
+        if format != known {
+            let text = format!("it has format {format}, and this version knows up to {FORMAT}");
+            return Err(damage(text));
+        }
+        let ([term, _], [batch, _], [at, unix]) =
+            (numbers("term")?, numbers("batch")?, numbers("clock")?);
+        Ok(Facts { key, term, batch, clock: (UnixMillis(at), UnixMillis(unix)) })
+    }
+}
+
+// The former format had keys that redb made of tuples: the length of the channel in one byte, three
+// or five, the number of the namespace, and the names.
+
+fn former_namespace(key: &[u8]) -> Option<Key> {
+    Some(Key::Namespace { ns: u64::from_le_bytes(key.try_into().ok()?) })
+}
+
+fn former_grant(key: &[u8]) -> Option<Key> {
+    let (ns, channel, user) = former_names(key)?;
+    let user = str::from_utf8(user).ok()?.into();
+    Some(Key::Grant { ns, channel, user })
+}
+
+fn former_state(key: &[u8]) -> Option<Key> {
+    let (ns, channel, user) = former_names(key)?;
+    let user = match user.split_first()? {
+        (0, []) => None,
+        (1, user) => Some(str::from_utf8(user).ok()?.into()),
+        _ => return None,
+    };
+    Some(Key::State { ns, place: Place { channel, user } })
+}
+
+fn former_names(key: &[u8]) -> Option<(u64, Box<str>, &[u8])> {
+    let (length, rest) = match key.split_first()? {
+        (254, rest) => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (u16::from_le_bytes(*length) as usize, rest)
+        }
+        (255, rest) => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (u32::from_le_bytes(*length) as usize, rest)
+        }
+        (length, rest) => (usize::from(*length), rest),
+    };
+    let (ns, names) = rest.split_first_chunk()?;
+    let (channel, user) = names.split_at_checked(length)?;
+    Some((u64::from_le_bytes(*ns), str::from_utf8(channel).ok()?.into(), user))
+}

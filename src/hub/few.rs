@@ -1,36 +1,53 @@
-//! A list that most often holds one, and then needs no memory of its own: the channels of a peer,
-//! the connections of a user, the members of a private channel.
+//! A list that is short for most, and needs no memory of its own then: the channels of a peer (a
+//! shared one and its own), the connections of a user, the members of a private channel.
 
 use std::ops::{Deref, DerefMut};
 
-/// None, one, or many in their order. As large as one and a word.
-#[derive(Debug, Default)]
-pub(super) enum Few<T> {
-    /// None.
-    #[default]
-    None,
-    /// One.
-    One(T),
-    /// As many as there are, or there have been a moment ago.
-    #[allow(clippy::box_collection)] // one word, because it is rarely there
-    Many(Box<Vec<T>>),
+/// What can be told from nothing, so that a place for it needs no mark.
+pub(super) trait Blank: Copy {
+    /// Nothing.
+    const BLANK: Self;
+
+    /// Whether this is nothing.
+    fn is_blank(&self) -> bool;
 }
 
-impl<T> Few<T> {
+/// A list in its order: up to `N` in place, more elsewhere.
+#[derive(Debug)]
+pub(super) struct Few<T, const N: usize> {
+    /// In front those that there are, unless there are more.
+    few: [T; N],
+    /// All of them, if there are more.
+    #[allow(clippy::box_collection)] // one word, because it is rarely there
+    many: Option<Box<Vec<T>>>,
+}
+
+impl<T: Blank, const N: usize> Default for Few<T, N> {
+    fn default() -> Self {
+        Few { few: [T::BLANK; N], many: None }
+    }
+}
+
+impl<T: Blank, const N: usize> Few<T, N> {
+    fn count(&self) -> usize {
+        self.few.iter().position(T::is_blank).unwrap_or(N)
+    }
+
     /// Puts one more at the end.
     pub fn push(&mut self, value: T) {
-        *self = match std::mem::take(self) {
-            Few::None => Few::One(value),
-            Few::One(first) => {
-                let mut all = Vec::with_capacity(2);
-                all.extend([first, value]);
-                Few::Many(Box::new(all))
-            }
-            Few::Many(mut all) => {
-                all.push(value);
-                Few::Many(all)
-            }
-        };
+        debug_assert!(!value.is_blank());
+        if let Some(many) = &mut self.many {
+            return many.push(value);
+        }
+        let count = self.count();
+        if let Some(place) = self.few.get_mut(count) {
+            *place = value;
+            return;
+        }
+        let mut all = Vec::with_capacity(2 * N);
+        all.extend_from_slice(&self.few);
+        all.push(value);
+        self.many = Some(Box::new(all));
     }
 
     /// Takes one out; the last one takes its place. Gives memory back as the list gets short.
@@ -38,41 +55,41 @@ impl<T> Few<T> {
     /// # Panics
     /// If there is none at that index.
     pub fn swap_remove(&mut self, index: usize) -> T {
-        match std::mem::take(self) {
-            Few::One(value) if index == 0 => value,
-            Few::Many(mut all) => {
-                let value = all.swap_remove(index);
-                if all.len() * 4 <= all.capacity() {
-                    all.shrink_to(all.len() * 2);
-                }
-                *self = match all.len() {
-                    1 => all.pop().map_or(Few::None, Few::One),
-                    _ => Few::Many(all),
-                };
-                value
-            }
-            Few::None | Few::One(_) => panic!("there is none at {index}"),
+        let Some(many) = &mut self.many else {
+            let last = self.count() - 1;
+            assert!(index <= last, "there is none at {index}");
+            self.few.swap(index, last);
+            return std::mem::replace(&mut self.few[last], T::BLANK);
+        };
+        let value = many.swap_remove(index);
+        if many.len() <= N {
+            self.few[..many.len()].copy_from_slice(many);
+            self.few[many.len()..].fill(T::BLANK);
+            self.many = None;
+        } else if many.len() * 4 <= many.capacity() {
+            many.shrink_to(many.len() * 2);
         }
+        value
     }
 }
 
-impl<T> Deref for Few<T> {
+impl<T: Blank, const N: usize> Deref for Few<T, N> {
     type Target = [T];
+    #[inline]
     fn deref(&self) -> &[T] {
-        match self {
-            Few::None => &[],
-            Few::One(value) => std::slice::from_ref(value),
-            Few::Many(all) => all,
+        match &self.many {
+            Some(many) => many,
+            None => &self.few[..self.count()],
         }
     }
 }
 
-impl<T> DerefMut for Few<T> {
+impl<T: Blank, const N: usize> DerefMut for Few<T, N> {
     fn deref_mut(&mut self) -> &mut [T] {
-        match self {
-            Few::None => &mut [],
-            Few::One(value) => std::slice::from_mut(value),
-            Few::Many(all) => all,
+        let count = self.count();
+        match &mut self.many {
+            Some(many) => many,
+            None => &mut self.few[..count],
         }
     }
 }
@@ -81,9 +98,15 @@ impl<T> DerefMut for Few<T> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn it_is_a_list() {
-        let (mut few, mut list, mut random) = (Few::default(), Vec::new(), 7_u32);
+    impl Blank for u32 {
+        const BLANK: u32 = u32::MAX;
+        fn is_blank(&self) -> bool {
+            *self == u32::MAX
+        }
+    }
+
+    fn check<const N: usize>() {
+        let (mut few, mut list, mut random) = (Few::<u32, N>::default(), Vec::new(), 7_u32);
         for value in 0..10_000_u32 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let is_growing = (value / 50) % 2 == 0;
@@ -95,13 +118,14 @@ mod tests {
                 assert_eq!(few.swap_remove(index), list.swap_remove(index));
             }
             assert_eq!(*few, *list);
-            assert_eq!(list.len() == 1, matches!(few, Few::One(_)));
+            assert_eq!(*few.deref_mut(), *list);
+            assert_eq!(list.len() <= N, few.many.is_none());
         }
     }
 
     #[test]
-    fn one_costs_no_more_than_a_word_beside_itself() {
-        assert_eq!(size_of::<Few<[u32; 2]>>(), 16);
-        assert_eq!(size_of::<Few<[u32; 4]>>(), 24);
+    fn it_is_a_list() {
+        check::<1>();
+        check::<2>();
     }
 }

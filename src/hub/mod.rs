@@ -25,14 +25,14 @@ use std::hash::{BuildHasher, Hash};
 use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
 use smol_str::SmolStr;
 
-use crate::arena::{Arena, Id};
+use crate::arena::{Arena, Id, NIL};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
-use few::Few;
+use few::{Blank, Few};
 use index::{Index, Named};
 use leave::{Leaving, Present};
 use state::State;
@@ -99,7 +99,7 @@ pub struct Namespace {
 pub struct Channel {
     ns: NsId,
     name: SmolStr,
-    members: Few<Member>,
+    members: Few<Member, 1>,
 }
 
 /// One subscription, from the channel's side.
@@ -122,13 +122,37 @@ struct Subscription {
     member: u32,
 }
 
+impl Blank for Member {
+    const BLANK: Member = Member { route: Route::NOWHERE, peer: NIL, subscription: NIL };
+
+    fn is_blank(&self) -> bool {
+        self.peer == NIL
+    }
+}
+
+impl Blank for Subscription {
+    const BLANK: Subscription = Subscription { channel: NIL, member: NIL };
+
+    fn is_blank(&self) -> bool {
+        self.channel == NIL
+    }
+}
+
+impl Blank for PeerId {
+    const BLANK: PeerId = Id::new(NIL, NIL);
+
+    fn is_blank(&self) -> bool {
+        self.slot == NIL
+    }
+}
+
 /// A user with connections; one without is not kept.
 #[derive(Debug)]
 struct User {
     /// Nowhere, once it can no longer be found and all its connections are let go.
     ns: NsId,
     name: SmolStr,
-    peers: Few<PeerId>,
+    peers: Few<PeerId, 1>,
 }
 
 impl User {
@@ -149,7 +173,8 @@ pub struct Peer {
     place: u32,
     cid: Uuid,
     route: Route,
-    subscriptions: Few<Subscription>,
+    /// A shared channel and its own one are what most have.
+    subscriptions: Few<Subscription, 2>,
 }
 
 impl Peer {
@@ -365,7 +390,7 @@ impl Hub {
             Some(id) => id,
             None => {
                 let space = self.namespaces.get_mut(ns)?;
-                let user = User { ns, name: user.into(), peers: Few::None };
+                let user = User { ns, name: user.into(), peers: Few::default() };
                 let id = self.users.insert(user);
                 space.users.insert(&self.users, id, &self.hasher);
                 self.present.users += 1;
@@ -377,7 +402,7 @@ impl Hub {
             return None;
         }
         let place = user.peers.len() as u32;
-        let peer = Peer { user: id.slot, place, cid, route, subscriptions: Few::None };
+        let peer = Peer { user: id.slot, place, cid, route, subscriptions: Few::default() };
         let peer = self.peers.insert(peer);
         user.peers.push(peer);
         self.count_peers(ns, 1, 0);
@@ -454,7 +479,7 @@ impl Hub {
 
     fn open_channel(&mut self, ns: NsId, name: &str) -> Option<Id<Channel>> {
         let space = self.namespaces.get_mut(ns)?;
-        let id = self.channels.insert(Channel { ns, name: name.into(), members: Few::None });
+        let id = self.channels.insert(Channel { ns, name: name.into(), members: Few::default() });
         space.channels.insert(&self.channels, id, &self.hasher);
         self.present.channels += 1;
         Some(id)
@@ -566,7 +591,7 @@ mod tests {
     #[test]
     fn whoever_is_here_stays_small() {
         let sizes = [size_of::<Peer>(), size_of::<User>(), size_of::<Member>()];
-        assert_eq!(sizes, [48, 48, 16]);
+        assert_eq!(sizes, [56, 48, 16]);
         assert_eq!(size_of::<Channel>(), 56);
     }
 }

@@ -255,7 +255,9 @@ impl<'a> Fields<'a> {
 
     /// Members of `params`; one that is absent, null or no object has none.
     fn params<const N: usize>(&self, names: [&str; N]) -> [Option<&'a str>; N] {
-        let members = self.params.and_then(|raw| json::members(raw, &names).ok().flatten());
+        // Most have none, and say so.
+        let params = self.params.filter(|raw| *raw != "{}");
+        let members = params.and_then(|raw| json::members(raw, &names).ok().flatten());
         members.unwrap_or([None; N])
     }
 }

@@ -35,6 +35,10 @@ pub(super) enum Link {
 }
 
 impl SessionId {
+    /// That of no session.
+    pub const NOWHERE: SessionId =
+        SessionId { place: POLLED << SLOT_BITS | SLOT, generation: u32::MAX };
+
     /// The session of a WebSocket: its connection has no other, for life.
     pub fn of_socket(conn: ConnId, form: Form) -> SessionId {
         let kind = if form == Form::Raw { RAW } else { SOCKJS };

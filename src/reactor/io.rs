@@ -233,7 +233,9 @@ impl Io {
             return;
         }
         self.frames.push(&mut peer.out, frame, kind);
-        if !peer.is(flag::ON_DIRTY) {
+        // Whom the kernel has refused something for is written to when it says so: a thousand of
+        // those must not stand in front of who takes what it gets.
+        if peer.is(flag::WRITABLE) && !peer.is(flag::ON_DIRTY) {
             peer.set(flag::ON_DIRTY, true);
             self.dirty.push_back(conn);
         }

@@ -13,8 +13,10 @@ use crate::edge::{ConnId, Handler};
 pub(super) const READS_MAX: usize = 32;
 /// Back ends read in one turn.
 const FIRST_READS_MAX: usize = 128;
-/// Bytes given to the handler in one turn, after which nobody else of these is read.
-const READ_ROUND_BYTES: u64 = 128 * 1024;
+/// Bytes of back ends given to the handler in one turn, after which none of the others is read.
+const FIRST_ROUND_BYTES: u64 = 128 * 1024;
+/// The same of browsers, who may send nothing but frames without content: five thousand of those.
+const READ_ROUND_BYTES: u64 = 32 * 1024;
 /// Connections written to in one turn.
 pub(super) const FLUSHES_MAX: usize = 128;
 /// Bytes written in one turn, after which nobody else is written to.
@@ -39,8 +41,8 @@ impl Reactor {
     /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
         self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
-        self.read_some(handler, FIRST_READS_MAX, |io| &mut io.first);
-        self.read_some(handler, READS_MAX, |io| &mut io.ready);
+        self.read_some(handler, (FIRST_READS_MAX, FIRST_ROUND_BYTES), |io| &mut io.first);
+        self.read_some(handler, (READS_MAX, READ_ROUND_BYTES), |io| &mut io.ready);
         self.discard_round();
     }
 
@@ -48,12 +50,12 @@ impl Reactor {
     fn read_some(
         &mut self,
         handler: &mut impl Handler,
-        most: usize,
+        (most, most_bytes): (usize, u64),
         list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
     ) {
         let (mut read, start) = (0, self.heard_bytes);
         for taken in 0..list(&mut self.io).len() {
-            let is_over = self.heard_bytes - start >= READ_ROUND_BYTES;
+            let is_over = self.heard_bytes - start >= most_bytes;
             if read == most || taken == read + MOVED_MAX || is_over {
                 return;
             }

@@ -55,8 +55,8 @@ pub use settings::{Settings, SockJs};
 /// States that end in one turn, at most: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
 /// Messages handed out in one turn, or connections listed, after which no other command is begun:
-/// about a millisecond.
-const WORK_PER_TURN: usize = 4096;
+/// less than a millisecond, even where none of them takes any more.
+const WORK_PER_TURN: usize = 1024;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
 

@@ -12,6 +12,8 @@ use crate::frame::Frame;
 use crate::hub::{Outcome, Presence, Refusal};
 use crate::journal::{Journal, Mark};
 
+/// So many bytes of replies count as one message handed out, of the work of a turn.
+const WORK_BYTES: usize = 1024;
 /// Memory that is kept for replies to come.
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -56,6 +58,8 @@ impl<J: Journal> Switch<J> {
         if self.reply_buffer.is_empty() {
             return;
         }
+        // States of megabytes take their time as well.
+        self.work += self.reply_buffer.len() / WORK_BYTES;
         // The memory stays here for those that come next, unless it is much.
         let frame = match self.reply_buffer.capacity() > BUFFER_BYTES {
             true => Frame::from(std::mem::take(&mut self.reply_buffer)),

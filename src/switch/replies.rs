@@ -13,7 +13,7 @@ use crate::hub::{Outcome, Presence, Refusal};
 use crate::journal::{Journal, Mark};
 
 /// So many bytes of replies count as one message handed out, of the work of a turn.
-const WORK_BYTES: usize = 1024;
+const WORK_BYTES: usize = 256;
 /// Memory that is kept for replies to come.
 const BUFFER_BYTES: usize = 64 * 1024;
 

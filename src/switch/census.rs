@@ -81,6 +81,7 @@ impl<J: Journal> Switch<J> {
         assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
         let queues = [self.owing.len(), self.crowded.len(), self.leaving.len()];
         assert_eq!(queues, [0; 3], "who is owed, held back, or leaving");
+        assert!(self.crowd.is_empty(), "what was gathered is not handed out");
         assert!(self.shared.due().is_none(), "a large state is on its way to nobody");
         self.web.check_drained();
         let meters = self.journal.meters(now).unwrap_or_default();

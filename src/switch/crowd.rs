@@ -76,3 +76,34 @@ impl<J: Journal> Switch<J> {
         self.dismiss_leaving(net);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publication::{Form, RUN_BYTES_MAX};
+
+    fn emit<'a>(ns: NsId, channel: &'a str, data: &'a str, user: Option<&'a str>) -> Change<'a> {
+        let (channels, user) = (vec![channel.into()].into(), user.map(Into::into));
+        Change::Emit { ns, channels, data: data.into(), user, except: None }
+    }
+
+    #[test]
+    fn only_what_says_more_to_the_same_goes_on() {
+        let (here, there) = (NsId::new(0, 0), NsId::new(0, 1));
+        let mut crowd = Crowd::default();
+        let long = "1".repeat(RUN_BYTES_MAX);
+        assert!(!crowd.gather(here, ChannelId::new(7, 7), "news", &long), "that gains nothing");
+        assert!(crowd.is_empty() && crowd.goes_on_with(&emit(there, "other", "1", None)));
+        assert!(crowd.gather(here, ChannelId::new(7, 7), "news", "1"));
+        assert!(crowd.goes_on_with(&emit(here, "news", "2", None)));
+        assert!(!crowd.goes_on_with(&emit(here, "other", "2", None)));
+        assert!(!crowd.goes_on_with(&emit(there, "news", "2", None)));
+        assert!(!crowd.goes_on_with(&emit(here, "news", "2", Some("one"))));
+        assert!(!crowd.goes_on_with(&emit(here, "news", &long, None)), "there is no room");
+        assert!(!crowd.goes_on_with(&Change::Disconnect { ns: here, user: "one".into() }));
+        assert!(crowd.gather(here, ChannelId::new(7, 7), "news", "2"));
+        let frame = Publication::of(&crowd.run).frame(Form::Raw).clone();
+        let each = ["1", "2"].map(|data| Publication::new("news", data).frame(Form::Raw).clone());
+        assert_eq!(*frame, *[&*each[0], &*each[1]].concat());
+    }
+}

@@ -242,18 +242,18 @@ impl<P> Web<P> {
             pace: Pace::new(&limits),
             held: 0,
             parted: [0; CloseReason::ALL.len()],
-            limits,
             services,
             lines: Vec::new(),
             sessions: Arena::default(),
             names: HashMap::new(),
             bodies: Bodies::default(),
-            strangers: Strangers::default(),
+            strangers: Strangers::new(limits.sessions_unauthenticated),
             wheel: Wheel::new(now.mono.0),
             dirty: VecDeque::new(),
             raw_sockets: 0,
             sockjs_sockets: 0,
             back_ms: None,
+            limits,
         }
     }
 
@@ -264,6 +264,7 @@ impl<P> Web<P> {
         self.pages = services.iter().map(Pages::new).collect();
         self.pace = Pace::new(&limits);
         self.addresses.set_max(limits.connections_per_address);
+        self.strangers.set_max(limits.sessions_unauthenticated);
         (self.services, self.limits) = (services, limits);
     }
 

@@ -173,7 +173,8 @@ impl Judge {
     /// All is quiet: whoever should have been cut by now has been.
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
-        let beat_ms = self.terms.range(Millis(0), |limits| limits.heartbeat_ms).1;
+        let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
+        let beat_ms = self.terms.range(Millis(0), beat).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
         self.nobody_is_slow(conn);
@@ -232,7 +233,8 @@ impl Judge {
                 assert!(!is_held || is_spent(browser, &limits, now), "{conn:?} is not heard");
                 if browser.expires.is_some_and(|end| end * 1000 <= unix) {
                     let since = *browser.overdue_since.get_or_insert(now);
-                    // Deadlines are on the other clock; the next beat corrects them.
+                    // Deadlines are on the other clock; the next beat, or the end of the wait for
+                    // an answer, corrects them.
                     let is_in_time = has_date_jumped && is_before(since, beat_ms);
                     assert!(is_in_time, "{conn:?} has an expired token");
                 } else {

@@ -78,6 +78,12 @@ impl Judge {
         self.terms.note(term.name, term.ms);
     }
 
+    /// Somebody is on the way out, in steps of which there were more at the start.
+    pub fn note_leaving(&mut self) {
+        let first = self.terms.laws.first().map_or(0, |(_, limits)| limits.leaves_per_turn);
+        self.terms.note("leaves_per_turn", first);
+    }
+
     /// How often something was judged by a value of a limit that held no more.
     pub fn outlived(&self) -> &BTreeMap<&'static str, u64> {
         &self.terms.outlived

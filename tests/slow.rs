@@ -215,3 +215,21 @@ fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
     reader.nothing();
     server.assert_alive();
 }
+
+#[test]
+fn who_is_cut_by_a_message_is_not_among_those_who_are_asked_for_behind_it() {
+    let server = server(&[("backlog_bytes", 1024), ("backlog_ms", 0)]);
+    let _deaf = subscriber(&server, "c");
+    let mut control = server.controller("demo");
+    // The first is on its way for ever; behind it there is room for these.
+    for bytes in [8_000_000, 300, 300, 300, 300] {
+        control.ok(&emit("c", &text(bytes)));
+    }
+    assert_eq!(subscribers(&mut control, "c"), 1);
+    // In one piece, so that it could be gathered for what comes behind.
+    let info = frame(br#"{"action":"channelInfo","channel":"c"}"#);
+    control.send_raw(&[frame(emit("c", &text(300)).as_bytes()), info].concat());
+    assert_eq!(control.recv(), r#"{"success":true}"#);
+    let info = control.recv();
+    assert!(info.contains(r#""countConnection":0"#), "{info}");
+}

@@ -58,9 +58,7 @@ fn subscribers(control: &mut Control, channel: &str) -> usize {
 
 /// What the admin door shows under this name.
 fn metric(server: &Server, name: &str) -> f64 {
-    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
-    let admin = eventually("the admin door opens", || server.log().iter().find_map(address));
-    let page = request(admin, "GET /metrics", &[]).unwrap().body;
+    let page = request(server.admin(), "GET /metrics", &[]).unwrap().body;
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
 }

@@ -15,8 +15,7 @@ fn server() -> (Server, String) {
     let mut options = Options::default();
     options.config["admin"] = json!("127.0.0.1:0");
     let server = Server::start(&options);
-    let address = |line: &String| Some(line.split_once("listening admin=")?.1.trim().to_owned());
-    let address = eventually("a door", || server.log().iter().find_map(address));
+    let address = server.admin().to_string();
     (server, address)
 }
 

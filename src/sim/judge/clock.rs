@@ -70,6 +70,12 @@ impl Judge {
                     let line = &self.lines[&conn];
                     assert!(is_right, "{conn:?} is not over for {reason}: {line:?}, {view:?}");
                     self.note_end(conn, view, *reason);
+                    if let Some(line) = self.lines.get_mut(&conn)
+                        && *reason == CloseReason::RepliesUnread
+                    {
+                        // What is not durable yet could not have been read either.
+                        line.expected.clear();
+                    }
                     self.dismiss(conn, *reason);
                 }
                 _ => {}

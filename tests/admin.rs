@@ -305,6 +305,20 @@ fn half_a_request_ends_and_makes_room() {
 }
 
 #[test]
+fn whoever_takes_no_answer_ends_and_makes_room() {
+    let mut options = options();
+    options.config["limits"] =
+        json!({ "admin_connections": 1, "http_head_ms": 300, "close_ms": 300 });
+    let server = Server::start(&options);
+    let admin = server.admin();
+    let mut deaf = Http::connect(admin);
+    // More than the kernel keeps for it: what is left waits in the server. That a dead machine
+    // acknowledges nothing looks the same from there.
+    deaf.raw("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000));
+    assert_eq!(get(admin, "/healthz").status, 200);
+}
+
+#[test]
 fn browsers_that_fill_the_server_do_not_lock_it() {
     let mut options = options();
     options.config["limits"] = json!({ "connections": 16, "control_connections": 16 });

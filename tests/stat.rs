@@ -6,7 +6,6 @@ mod common;
 use std::io::{BufRead, BufReader};
 
 use common::command::{bad, fws, good};
-use common::eventually;
 use common::server::{Options, Server};
 use serde_json::{Value, json};
 

@@ -259,10 +259,10 @@ impl<P> Web<P> {
 
     /// From now on these services, as many as before, are served like this, within these limits:
     /// what has begun goes on as it is.
-    pub fn reload(&mut self, services: Vec<Service>, limits: Limits) {
+    pub fn reload(&mut self, services: Vec<Service>, limits: Limits, now: Now) {
         debug_assert_eq!(services.len(), self.services.len());
         self.pages = services.iter().map(Pages::new).collect();
-        self.pace = Pace::new(&limits);
+        self.pace.change(&limits, now.mono);
         self.addresses.set_max(limits.connections_per_address);
         self.strangers.set_max(limits.sessions_unauthenticated);
         (self.services, self.limits) = (services, limits);

@@ -227,7 +227,8 @@ impl Server {
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
         let line = self.told("listening admin=");
-        let address = line.split_once("admin=").and_then(|(_, address)| address.trim().parse().ok());
+        let address =
+            line.split_once("admin=").and_then(|(_, address)| address.trim().parse().ok());
         address.unwrap_or_else(|| panic!("no address: {line}"))
     }
 

@@ -140,7 +140,7 @@ impl<G: Ground> World<G> {
         }
         let values = RELOADED.map(|(name, _)| (name, limits.get(name).unwrap_or(0)));
         self.note(|| format!("other limits: {values:?}"));
-        self.switch.reload(&limits, super::sockjs());
+        self.switch.reload(&limits, super::sockjs(), self.net.now);
         self.net.reload(&limits);
         self.judge.now = self.net.now;
         self.judge.reload(&limits);

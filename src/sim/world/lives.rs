@@ -234,7 +234,12 @@ impl<G: Ground> World<G> {
             self.report.misfortunes = store.met;
         }
         let outlived = self.judge.outlived().clone();
-        Report { simulated_ms: self.passed_ms, reloads: self.reloads, outlived, ..self.report.clone() }
+        Report {
+            simulated_ms: self.passed_ms,
+            reloads: self.reloads,
+            outlived,
+            ..self.report.clone()
+        }
     }
 
     /// A signal to stop: nobody stays longer than they may.

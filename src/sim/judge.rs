@@ -3,8 +3,8 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does, `terms` by which limits, `recovery` what must be there after
-//! a crash.
+//! clients say, `clock` what time does, `terms` by which limits, `recovery` what must be there
+//! after a crash.
 
 mod addresses;
 mod changes;
@@ -34,7 +34,7 @@ use expected::Expected;
 use queues::Queue;
 use recovery::Disk;
 use replica::Replica;
-use terms::{Term, Terms};
+use terms::{Half, Term, Terms};
 
 pub(super) use expected::{BOUNDS, Seen};
 pub(super) use recovery::Found;
@@ -64,16 +64,6 @@ pub(super) struct Line {
     /// The head of the intents is half there; since this moment, seen when all was quiet.
     half: Option<Half>,
     half_at_rest: Option<(u64, Millis)>,
-}
-
-/// The first bytes of something whose end is awaited.
-#[derive(Clone, Copy, Debug)]
-struct Half {
-    since: Millis,
-    /// For how long, at least and at most: what the limit was when the server may have noticed.
-    ms: (usize, usize),
-    /// It has noticed for certain.
-    is_certain: bool,
 }
 
 /// What must be sent, and when.

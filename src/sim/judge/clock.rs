@@ -1,7 +1,8 @@
 //! What time does to connections: who may be cut when, and who must have been.
 
 use super::expected::Expected;
-use super::{Browser, Half, Judge, Role, View};
+use super::terms::{Half, Terms};
+use super::{Browser, Controller, Judge, Role, View};
 use crate::edge::ConnId;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -26,6 +27,19 @@ fn token_ms(limits: &Limits) -> u64 {
 /// Whether the switch did something for somebody.
 fn is_answer(item: &Item) -> bool {
     matches!(item, Item::Sent { .. } | Item::Closing { .. })
+}
+
+impl Controller {
+    /// All is quiet: whether it is not read because it has not taken its replies.
+    fn note_held(&mut self, is_held: bool, view: View, now: Millis, terms: &Terms) {
+        if !view.is_paused {
+            self.heard_at = now;
+        }
+        if !is_held || self.held_since.is_none_or(|since| since < view.taken_at) {
+            self.held_since = is_held.then_some(now);
+            self.held_ms = terms.range(self.heard_at, |limits| limits.control_replies_ms).1;
+        }
+    }
 }
 
 impl Judge {
@@ -204,17 +218,7 @@ impl Judge {
                 let is_in_time = at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
-                if !view.is_paused {
-                    controller.heard_at = now;
-                }
-                controller.held_since = match controller.held_since.filter(|_| is_held) {
-                    Some(since) if since >= view.taken_at => Some(since),
-                    _ => {
-                        let of = |limits: &Limits| limits.control_replies_ms;
-                        controller.held_ms = self.terms.range(controller.heard_at, of).1;
-                        is_held.then_some(now)
-                    }
-                };
+                controller.note_held(is_held, view, now, &self.terms);
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");

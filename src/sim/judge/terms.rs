@@ -28,6 +28,16 @@ impl Term {
     }
 }
 
+/// The first bytes of something whose end is awaited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Half {
+    pub since: Millis,
+    /// For how long, at least and at most: what the limit was when the server may have noticed.
+    pub ms: (usize, usize),
+    /// It has noticed for certain.
+    pub is_certain: bool,
+}
+
 /// The limits that have held in this life of the server, each from its moment on; and how often
 /// something was judged by a value that holds no more, by the limit's name.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn of_write(error: &Error) -> Fault {
+    pub(super) fn of_write(error: &Error) -> Fault {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
         match errno {
             Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Fault::Space(error.to_string()),
@@ -307,6 +307,18 @@ impl<B: StorageBackend> Overlay<B> {
         Ok(Overlay(Arc::new(Layers { inner, written: Mutex::new(written) })))
     }
 
+    /// Puts all of it into the backend below, durably.
+    ///
+    /// # Errors
+    /// Those of the backend; what is below is of no use then.
+    pub fn write_through(&self) -> io::Result<()> {
+        let mut all = vec![0; self.len()? as usize];
+        self.read(0, &mut all)?;
+        self.0.inner.set_len(all.len() as u64)?;
+        self.0.inner.write(0, &all)?;
+        self.0.inner.sync_data()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Written> {
         self.0.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -386,4 +398,9 @@ impl<B: StorageBackend> StorageBackend for Overlay<B> {
         written.len = written.len.max(offset + data.len() as u64);
         Ok(())
     }
+}
+
+/// There is nothing to give back.
+impl<B> Discard for Overlay<B> {
+    fn discard(&self, _: u64, _: u64) {}
 }

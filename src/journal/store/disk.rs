@@ -312,11 +312,16 @@ impl<B: StorageBackend> Overlay<B> {
     /// # Errors
     /// Those of the backend; what is below is of no use then.
     pub fn write_through(&self) -> io::Result<()> {
-        let mut all = vec![0; self.len()? as usize];
-        self.read(0, &mut all)?;
-        self.0.inner.set_len(all.len() as u64)?;
-        self.0.inner.write(0, &all)?;
-        self.0.inner.sync_data()
+        let (written, inner) = (self.lock(), &self.0.inner);
+        inner.set_len(written.len)?;
+        for number in 0..written.len.div_ceil(PAGE_BYTES) {
+            let start = number * PAGE_BYTES;
+            let bytes = (written.len - start).min(PAGE_BYTES) as usize;
+            if let Some(page) = written.pages.get(&number) {
+                inner.write(start, &page[..bytes])?;
+            }
+        }
+        inner.sync_data()
     }
 
     fn lock(&self) -> MutexGuard<'_, Written> {

@@ -331,10 +331,16 @@ impl<B: StorageBackend> Overlay<B> {
     /// A page as it is below, with zeros behind its end.
     fn page_below(&self, inner_len: u64, number: u64) -> io::Result<Box<[u8]>> {
         let mut page = vec![0; PAGE_BYTES as usize].into_boxed_slice();
-        let start = number * PAGE_BYTES;
-        let bytes = inner_len.saturating_sub(start).min(PAGE_BYTES) as usize;
-        self.0.inner.read(start, &mut page[..bytes])?;
+        self.read_below(inner_len, number * PAGE_BYTES, &mut page)?;
         Ok(page)
+    }
+
+    /// What is below, with zeros behind its end, which is asked for nothing.
+    fn read_below(&self, inner_len: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let there = inner_len.saturating_sub(offset).min(out.len() as u64) as usize;
+        let (part, behind) = out.split_at_mut(there);
+        behind.fill(0);
+        if part.is_empty() { Ok(()) } else { self.0.inner.read(offset, part) }
     }
 }
 
@@ -355,11 +361,7 @@ impl<B: StorageBackend> StorageBackend for Overlay<B> {
             let (part, behind) = rest.split_at_mut(bytes);
             match written.pages.get(&number) {
                 Some(page) => part.copy_from_slice(&page[skip..skip + bytes]),
-                None => {
-                    let there = written.inner_len.saturating_sub(at).min(bytes as u64) as usize;
-                    self.0.inner.read(at, &mut part[..there])?;
-                    part[there..].fill(0);
-                }
+                None => self.read_below(written.inner_len, at, part)?,
             }
             (at, rest) = (at + bytes as u64, behind);
         }

@@ -2,8 +2,8 @@
 //! one run: the goals of docs/performance.md, what was measured, and whether that is met.
 //!
 //! `cargo bench --bench floors -- PART…` measures some of it: `broadcast`, `unicast`, `transports`,
-//! `latency`, `start`, `idle`, `control`. `BENCH_REPEAT` (3) and `BENCH_SECONDS` (1.2) say how often and how
-//! long each run is.
+//! `latency`, `start`, `idle`, `control`. `BENCH_REPEAT` (3) and `BENCH_SECONDS` (1.2) say how
+//! often and how long each run is.
 
 #[path = "support/load.rs"]
 mod load;

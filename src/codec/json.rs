@@ -111,21 +111,21 @@ fn is_same(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.as_bytes().first() == other.as_bytes().first() && one == other
 }
 
-/// The raw elements of an array; `None` for anything else, and for what is twice as deep as
-/// [`DEPTH_MAX`].
-pub fn elements(raw: &str) -> Option<Vec<&str>> {
+/// Hands out the raw elements of an array, of which there may be half as many as it has bytes: who
+/// collects them bounds how many. `None` for anything else, and for what is twice as deep as
+/// [`DEPTH_MAX`]; what has been handed out by then counts for nothing.
+pub fn elements<'a>(raw: &'a str, mut each: impl FnMut(&'a str)) -> Option<()> {
     let mut scan = Scan::new(raw);
-    let mut found = Vec::new();
     scan.take(b'[')?;
     let mut is_open = scan.take(b']').is_none();
     while is_open {
-        found.push(scan.value(2 * DEPTH_MAX)?);
+        each(scan.value(2 * DEPTH_MAX)?);
         is_open = scan.take(b',').is_some();
         if !is_open {
             scan.take(b']')?;
         }
     }
-    scan.is_over().then_some(found)
+    scan.is_over().then_some(())
 }
 
 /// A string, decoded; `None` for anything else, and for one with half of a surrogate pair, which

@@ -119,11 +119,20 @@ impl Value {
         }
     }
 
-    /// The value as a list, made one if it is the text of one. `None` if it is neither.
-    pub fn as_list(&mut self) -> Option<&mut List> {
+    /// The value as a list, made one of the newest `items_max` elements if it is the text of one:
+    /// elements of a byte or two take many times that, so those that go anyway are not made.
+    /// `None` if it is neither.
+    pub fn as_list(&mut self, items_max: usize) -> Option<&mut List> {
         if let Value::Json(text) = self {
+            let mut newest = VecDeque::new();
+            json::elements(text, |item| {
+                if newest.len() >= items_max {
+                    newest.pop_front();
+                }
+                newest.push_back(item);
+            })?;
             let mut list = List::default();
-            for item in json::elements(text)? {
+            for item in newest {
                 list.push(item.into());
             }
             *self = Value::List(Box::new(list));
@@ -195,7 +204,7 @@ mod tests {
     #[test]
     fn a_list_drops_its_oldest() {
         let mut value = Value::Json("[ 1, {\"a\":[2]} ]".into());
-        let list = value.as_list().unwrap();
+        let list = value.as_list(9).unwrap();
         list.push("3.0".into());
         let dropped = list.bound(2, 100);
         assert_eq!((list.text(), dropped.len()), ("[{\"a\":[2]},3.0]".into(), 1));
@@ -207,6 +216,14 @@ mod tests {
         assert_eq!(list.bytes + 1, 5);
         list.bound(0, 100);
         assert_eq!(value.text(), "[]");
-        assert!(Value::Json("{}".into()).as_list().is_none());
+        assert!(Value::Json("{}".into()).as_list(9).is_none());
+    }
+
+    #[test]
+    fn of_a_long_text_no_more_elements_are_made_than_stay() {
+        let mut value = Value::Json(format!("[{}7]", "1,".repeat(100_000)).into());
+        let list = value.as_list(3).unwrap();
+        assert_eq!((list.text(), list.text_bytes()), ("[1,1,7]".into(), 7));
+        assert!(list.items.capacity() < 100, "{}", list.items.capacity());
     }
 }

@@ -290,10 +290,19 @@ fn user_id<'a>(
 }
 
 fn channel_list<'a>(raw: &'a str, limits: &Limits) -> Result<Vec<Cow<'a, str>>, Refused> {
-    let items = json::elements(raw).filter(|items| !items.is_empty());
-    let items = items.ok_or_else(|| Refused::invalid("channels"))?;
     let max = limits.channels_per_emit;
-    if items.len() > max {
+    let (mut items, mut count) = (Vec::new(), 0);
+    let is_list = json::elements(raw, |item| {
+        count += 1;
+        // Those that are too many are counted, and take no memory.
+        if count <= max {
+            items.push(item);
+        }
+    });
+    if is_list.is_none() || count == 0 {
+        return Err(Refused::invalid("channels"));
+    }
+    if count > max {
         let reason = format!("Too many channels, at most {max}").into();
         return Err(Refused { code: 300, reason });
     }

@@ -163,7 +163,7 @@ impl Content {
         match self.tables.each(&self.sealer, each) {
             (0, gaps) => gaps.into_iter().next().map_or(Ok(()), Err),
             (bad, _) => {
-                let rows = crate::log::Count(bad as u64, "row has", "rows have");
+                let rows = crate::log::Count(bad, "row has", "rows have");
                 Err(damage(format!("{rows} no key")))
             }
         }

@@ -51,7 +51,7 @@ fn fuzz_value(raw: &str) {
     if let Some(text) = string(raw) {
         let mut quoted = Vec::new();
         quote_into(&mut quoted, &text);
-        assert_eq!(string(&String::from_utf8_lossy(&quoted)), Some(text));
+        assert_eq!(string(&*String::from_utf8_lossy(&quoted)), Some(text));
     }
     if let Some(number) = integer(raw) {
         assert!(integer(&format!("{number}.0")).is_none_or(|again| again == number));

@@ -163,7 +163,7 @@ impl<'a> Fields<'a> {
             "push" => self.store(true, limits),
             "get" => {
                 let channel = self.channel(limits)?;
-                let [user] = self.params(["userId"]);
+                let [user] = self.params(&["userId"]);
                 Ok(Command::Get { channel, user: user_id(user, "params.userId", limits)? })
             }
             "channelInfo" => Ok(Command::Info { channel: self.channel(limits)? }),
@@ -191,7 +191,7 @@ impl<'a> Fields<'a> {
 
     fn rotate(&self, limits: &Limits) -> Result<Command<'a>, Refused> {
         let (name, key) = self.name_and_key(limits)?;
-        let [grace] = self.params(["grace"]);
+        let [grace] = self.params(&["grace"]);
         let grace_ms = seconds(grace, "params.grace", limits.grace_seconds)?.unwrap_or(0);
         Ok(Command::Rotate { name, key, grace_ms })
     }
@@ -217,7 +217,7 @@ impl<'a> Fields<'a> {
         };
         let data = self.data.ok_or(Refused::new(300, "Need argument data"))?.get();
         check_emit_bytes(&channels, data, limits)?;
-        let [user, except, count] = self.params(["userId", "exceptCid", "count"]);
+        let [user, except, count] = self.params(&["userId", "exceptCid", "count"]);
         let user = match user_id(user, "params.userId", limits)? {
             Some(user) => Some(user),
             // Beside `channel`, as the first README of the original has it.
@@ -238,7 +238,7 @@ impl<'a> Fields<'a> {
     fn store(&self, is_push: bool, limits: &Limits) -> Result<Command<'a>, Refused> {
         let channel = self.channel(limits)?;
         let data = self.data.ok_or(Refused::new(300, "Need argument data"))?.get();
-        let [user, ttl, emit] = self.params(["userId", "ttl", "emit"]);
+        let [user, ttl, emit] = self.params(&["userId", "ttl", "emit"]);
         let options = StoreOptions {
             user: user_id(user, "params.userId", limits)?,
             ttl_ms: seconds(ttl, "params.ttl", limits.ttl_seconds)?,
@@ -258,7 +258,7 @@ impl<'a> Fields<'a> {
             return Err(Refused::new(300, "Need argument params"));
         }
         let need = Refused::new(300, "Need argument params.userId");
-        let [user] = self.params(["userId"]);
+        let [user] = self.params(&["userId"]);
         match user_id(user, "params.userId", limits) {
             Ok(user) => user.ok_or(need),
             Err(refused) if refused.reason.starts_with("Invalid") => Err(need),
@@ -268,7 +268,7 @@ impl<'a> Fields<'a> {
 
     /// Members of `params`; one that is absent, null or no object has none.
     #[inline(always)]
-    fn params<const N: usize>(&self, names: [&str; N]) -> [Option<Raw<'a>>; N] {
+    fn params<const N: usize>(&self, names: &[&str; N]) -> [Option<Raw<'a>>; N] {
         // Most have none, and say so.
         match self.params {
             Some(params) if params.get() != "{}" => members_of(params, names),
@@ -277,7 +277,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn members_of<'a, const N: usize>(params: Raw<'a>, names: [&str; N]) -> [Option<Raw<'a>>; N] {
+fn members_of<'a, const N: usize>(params: Raw<'a>, names: &[&str; N]) -> [Option<Raw<'a>>; N] {
     let mut found = [None; N];
     // They have been read with the body, and can be read again.
     let _ = json::each_member(params.get(), json::DEPTH_MAX, |key, value| {
@@ -346,9 +346,12 @@ fn channel_list<'a>(raw: Raw<'a>, limits: &Limits) -> Result<Vec<Cow<'a, str>>, 
 /// The message to each channel is one of its own, and all of them are queued before anybody can
 /// take any. What goes to one channel is no longer than its command.
 fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> Result<(), Refused> {
+    if channels.len() < 2 {
+        return Ok(());
+    }
     let max = limits.emit_bytes;
     let bytes: usize = channels.iter().map(|channel| channel.len() + data.len()).sum();
-    if channels.len() < 2 || bytes <= max {
+    if bytes <= max {
         return Ok(());
     }
     let reason = format!("Too much data for so many channels, at most {max} bytes in all").into();

@@ -90,11 +90,24 @@ pub fn members_within<'a, const N: usize>(
     names: &[&str; N],
     depth_max: usize,
 ) -> Result<Option<[Option<&'a str>; N]>, JsonError> {
+    let found = raw_members(text, names, depth_max)?;
+    Ok(found.map(|found| found.map(|raw| raw.map(Raw::get))))
+}
+
+/// As [`members_within`], for those who go on with what the scan knows.
+///
+/// # Errors
+/// [`JsonError`] if the text is not JSON, or nested deeper than that.
+pub fn raw_members<'a, const N: usize>(
+    text: &'a str,
+    names: &[&str; N],
+    depth_max: usize,
+) -> Result<Option<[Option<Raw<'a>>; N]>, JsonError> {
     let mut found = [None; N];
     let is_object = each_member(text, depth_max, |key, value| {
         let index = names.iter().position(|name| name.as_bytes() == key);
         if let Some(place) = index.and_then(|index| found.get_mut(index)) {
-            *place = Some(value.get());
+            *place = Some(value);
         }
     })?;
     Ok(is_object.then_some(found))
@@ -119,11 +132,7 @@ pub fn each_member<'a>(
 
 /// As [`each_member`]; `None` if the text is not JSON, or nested too deep.
 #[inline]
-fn told<'a>(
-    text: &'a str,
-    depth_max: usize,
-    mut tell: impl FnMut(&[u8], Raw<'a>),
-) -> Option<bool> {
+fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>)) -> Option<bool> {
     let mut scan = Scan::new(text);
     if scan.next()? != b'{' {
         scan.value(depth_max)?;

@@ -270,23 +270,10 @@ impl<'a> Fields<'a> {
     #[inline(always)]
     fn params<const N: usize>(&self, names: &[&str; N]) -> [Option<Raw<'a>>; N] {
         // Most have none, and say so.
-        match self.params {
-            Some(params) if params.get() != "{}" => members_of(params, names),
-            _ => [None; N],
-        }
+        let params = self.params.filter(|raw| raw.get() != "{}");
+        let members = |raw: Raw<'a>| json::raw_members(raw.get(), names, json::DEPTH_MAX);
+        params.and_then(|raw| members(raw).ok().flatten()).unwrap_or([None; N])
     }
-}
-
-fn members_of<'a, const N: usize>(params: Raw<'a>, names: &[&str; N]) -> [Option<Raw<'a>>; N] {
-    let mut found = [None; N];
-    // They have been read with the body, and can be read again.
-    let _ = json::each_member(params.get(), json::DEPTH_MAX, |key, value| {
-        let index = names.iter().position(|name| name.as_bytes() == key);
-        if let Some(place) = index.and_then(|index| found.get_mut(index)) {
-            *place = Some(value);
-        }
-    });
-    found
 }
 
 /// A name is a string that is not empty, or a number.

@@ -227,7 +227,11 @@ fn behind_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
         at += match bytes.get(at..)? {
             [b'"', ..] => return Some(at),
             [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
-            [b'\\', b'u', a, b, c, d, ..] if [a, b, c, d].into_iter().all(u8::is_ascii_hexdigit) => 6,
+            [b'\\', b'u', a, b, c, d, ..]
+                if [a, b, c, d].into_iter().all(u8::is_ascii_hexdigit) =>
+            {
+                6
+            }
             _ => return None,
         };
         at = plain(bytes, at);

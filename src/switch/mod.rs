@@ -221,9 +221,6 @@ impl<J: Journal> Switch<J> {
     }
 
     fn dismiss_leaving(&mut self, net: &mut impl Net) {
-        if self.leaving.is_empty() {
-            return;
-        }
         for (session, reason) in std::mem::take(&mut self.leaving) {
             let (web, mut site) = self.split();
             web.dismiss(net, &mut site, session, reason.into());

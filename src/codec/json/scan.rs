@@ -127,8 +127,10 @@ impl<'a> Scan<'a> {
                     }
                     continue;
                 }
+            } else if byte == b'"' {
+                self.string()?;
             } else {
-                self.scalar(byte)?;
+                self.at = scalar(self.text.as_bytes(), self.at)?;
             }
             // A value is over, and with it perhaps those that it is in.
             loop {
@@ -153,53 +155,6 @@ impl<'a> Scan<'a> {
             }
         }
     }
-
-    /// A value that has no others in it, and begins with that byte.
-    fn scalar(&mut self, byte: u8) -> Option<()> {
-        match byte {
-            b'"' => self.string().map(|_| ()),
-            b't' => self.word(b"true"),
-            b'f' => self.word(b"false"),
-            b'n' => self.word(b"null"),
-            _ => self.number(),
-        }
-    }
-
-    fn word(&mut self, word: &[u8]) -> Option<()> {
-        let is_it = self.text.as_bytes().get(self.at..)?.starts_with(word);
-        is_it.then(|| self.at += word.len())
-    }
-
-    fn number(&mut self) -> Option<()> {
-        if self.peek()? == b'-' {
-            self.at += 1;
-        }
-        match self.peek()? {
-            b'0' => self.at += 1,
-            _ => self.digits()?,
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if let Some(b'e' | b'E') = self.peek() {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.peek() {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        Some(())
-    }
-
-    /// At least one digit.
-    fn digits(&mut self) -> Option<()> {
-        let start = self.at;
-        while let Some(b'0'..=b'9') = self.peek() {
-            self.at += 1;
-        }
-        (self.at > start).then_some(())
-    }
 }
 
 /// Where a value ends that begins there and is no string.
@@ -208,9 +163,51 @@ fn other(text: &str, at: usize, depth_max: usize) -> Option<usize> {
     let mut scan = Scan { text, at };
     match scan.peek()? {
         b'{' | b'[' => scan.nest(depth_max.min(LEVELS_MAX))?,
-        byte => scan.scalar(byte)?,
+        _ => return scalar(text.as_bytes(), at),
     }
     Some(scan.at)
+}
+
+/// Where a value ends that begins there, has no others in it and is no string.
+#[inline(never)]
+fn scalar(bytes: &[u8], at: usize) -> Option<usize> {
+    let rest = bytes.get(at..)?;
+    let word: &[u8] = match rest.first()? {
+        b't' => b"true",
+        b'f' => b"false",
+        b'n' => b"null",
+        _ => return number(bytes, at),
+    };
+    rest.starts_with(word).then_some(at + word.len())
+}
+
+/// Where a number ends that begins there.
+fn number(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let peek = |at: usize| bytes.get(at).copied();
+    if peek(at)? == b'-' {
+        at += 1;
+    }
+    match peek(at)? {
+        b'0' => at += 1,
+        _ => at = behind_digits(bytes, at)?,
+    }
+    if peek(at) == Some(b'.') {
+        at = behind_digits(bytes, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = peek(at) {
+        at += 1;
+        if let Some(b'+' | b'-') = peek(at) {
+            at += 1;
+        }
+        at = behind_digits(bytes, at)?;
+    }
+    Some(at)
+}
+
+/// Where digits end that begin there, of which there must be one.
+fn behind_digits(bytes: &[u8], at: usize) -> Option<usize> {
+    let digits = bytes.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (digits > 0).then_some(at + digits)
 }
 
 /// Where white space ends that begins there.
@@ -319,6 +316,8 @@ mod tests {
                         bytes[at] = byte;
                         let expected = if is_plain { length } else { at };
                         assert_eq!(plain(&bytes, 0), expected, "{byte} at {at} among {around}");
+                        let behind = [&[b'"'; 3][..], &bytes].concat();
+                        assert_eq!(plain(&behind, 3), 3 + expected);
                     }
                 }
             }

@@ -9,6 +9,7 @@
 //! [`elements`] hand it out. Whatever else is given as raw yields `None` or an arbitrary `bool`.
 
 mod oracle;
+mod outline;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::fmt;
 
 #[doc(hidden)]
 pub use oracle::fuzz_members;
+pub use outline::Outline;
 use scan::Scan;
 
 /// How deep arrays and objects may lie in each other; `[]` is one deep. Nothing here recurses,
@@ -124,10 +126,15 @@ pub fn each_member<'a>(
     depth_max: usize,
     tell: impl FnMut(&[u8], Raw<'a>),
 ) -> Result<bool, JsonError> {
-    told(text, depth_max, tell).ok_or_else(|| match is_too_deep(text, depth_max) {
-        true => JsonError::Depth { max: depth_max },
-        false => JsonError::Syntax,
-    })
+    told(text, depth_max, tell).ok_or_else(|| first_fault(text, depth_max))
+}
+
+/// What is wrong first with a text that the scan has refused.
+#[cold]
+fn first_fault(text: &str, depth_max: usize) -> JsonError {
+    let mut outline = Outline::new(&[], depth_max);
+    outline.read(text.as_bytes());
+    outline.members(text).err().unwrap_or(JsonError::Syntax)
 }
 
 /// As [`each_member`]; `None` if the text is not JSON, or nested too deep.
@@ -280,30 +287,4 @@ pub fn quote_into(out: &mut Vec<u8>, text: &str) {
 /// `-?(0|[1-9][0-9]*)`, given that it is a number.
 fn is_plain_integer(number: &str) -> bool {
     number.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit())
-}
-
-/// Whether arrays and objects lie deeper in each other than that, if it is JSON at all.
-fn is_too_deep(text: &str, depth_max: usize) -> bool {
-    let (mut depth, mut bytes) = (0_usize, text.bytes());
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'[' | b'{' if depth == depth_max => return true,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b'"' => skip_string(&mut bytes),
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Skips the rest of a string, whose opening quote has been read.
-fn skip_string(bytes: &mut std::str::Bytes<'_>) {
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => return,
-            b'\\' => drop(bytes.next()),
-            _ => {}
-        }
-    }
 }

@@ -97,14 +97,44 @@ struct Fields<'a> {
     params: Option<Raw<'a>>,
 }
 
-/// Reads one request.
+/// The names of [`Fields`].
+const NAMES: &[&str; 9] =
+    &["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
+
+/// What is known of a large request while it arrives.
+pub(super) type Outline = json::Outline<{ NAMES.len() }>;
+
+/// Of a request of which nothing has been read.
+pub(super) fn outline() -> Outline {
+    Outline::new(NAMES, json::DEPTH_MAX)
+}
+
+/// Reads one request, or takes what has been read of it while it arrived.
 pub(super) fn parse<'a>(
     body: &'a str,
+    outline: Option<&Outline>,
     is_authenticated: bool,
     limits: &Limits,
 ) -> Result<Command<'a>, Refused> {
+    let fields = match outline {
+        Some(outline) => outline.members(body).map(|found| Fields::from(found.unwrap_or_default())),
+        None => fields(body),
+    };
+    let fields = fields.map_err(|error| match error {
+        JsonError::Syntax => NOT_JSON,
+        JsonError::Depth { max } => {
+            let reason = format!("Nested too deep, at most {max} levels").into();
+            Refused { code: 300, reason }
+        }
+    })?;
+    let action = fields.action.ok_or(Refused::new(300, "Need action"))?;
+    let action = json::string(action).ok_or(INVALID_ACTION)?;
+    fields.command(&action, is_authenticated, limits)
+}
+
+fn fields(body: &str) -> Result<Fields<'_>, JsonError> {
     let mut fields = Fields::default();
-    let found = json::each_member(body, json::DEPTH_MAX, |key, value| {
+    json::each_member(body, json::DEPTH_MAX, |key, value| {
         let field = match key {
             b"action" => &mut fields.action,
             b"name" => &mut fields.name,
@@ -118,17 +148,15 @@ pub(super) fn parse<'a>(
             _ => return,
         };
         *field = Some(value);
-    });
-    found.map_err(|error| match error {
-        JsonError::Syntax => NOT_JSON,
-        JsonError::Depth { max } => {
-            let reason = format!("Nested too deep, at most {max} levels").into();
-            Refused { code: 300, reason }
-        }
     })?;
-    let action = fields.action.ok_or(Refused::new(300, "Need action"))?;
-    let action = json::string(action).ok_or(INVALID_ACTION)?;
-    fields.command(&action, is_authenticated, limits)
+    Ok(fields)
+}
+
+impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
+    fn from(found: [Option<Raw<'a>>; NAMES.len()]) -> Fields<'a> {
+        let [action, name, key, s_key, channel, channels, data, user, params] = found;
+        Fields { action, name, key, s_key, channel, channels, data, user, params }
+    }
 }
 
 impl<'a> Fields<'a> {
@@ -360,7 +388,7 @@ mod tests {
     use super::*;
 
     fn refusal(body: &str, is_authenticated: bool) -> (u16, String) {
-        match parse(body, is_authenticated, &Limits::default()) {
+        match parse(body, None, is_authenticated, &Limits::default()) {
             Err(refused) => (refused.code, refused.reason.into_owned()),
             other => panic!("{body}: {other:?}"),
         }
@@ -409,14 +437,14 @@ mod tests {
         ] {
             assert_eq!(refusal(body, is_authenticated), (code, reason.to_string()), "{body}");
         }
-        assert_eq!(parse("{", true, &Limits::default()), Err(NOT_JSON));
+        assert_eq!(parse("{", None, true, &Limits::default()), Err(NOT_JSON));
     }
 
     #[test]
     fn params_that_are_no_object_are_empty() {
         for params in ["null", "[]", "\"x\"", "5", "{}"] {
             let body = format!(r#"{{"action":"get","channel":5,"params":{params}}}"#);
-            let command = parse(&body, true, &Limits::default()).unwrap();
+            let command = parse(&body, None, true, &Limits::default()).unwrap();
             assert_eq!(command, Command::Get { channel: "5".into(), user: None });
         }
     }
@@ -446,7 +474,7 @@ mod tests {
             let channels: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
             let data = "x".repeat(bytes - 2);
             let body = serde_json::json!({"action": "emit", "channels": channels, "data": data});
-            parse(&body.to_string(), true, &Limits::default()).map(|_| ())
+            parse(&body.to_string(), None, true, &Limits::default()).map(|_| ())
         };
         let max = Limits::default().emit_bytes;
         for (channels, bytes) in [(1, 2 * max), (2, max / 2 - 2), (1000, 8192)] {

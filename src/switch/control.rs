@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
+use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::{Stranger, Switch, WORK_PER_TURN};
@@ -22,10 +22,16 @@ use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 
+/// A request of which so many bytes have arrived is read while the rest arrives: all at once, one
+/// of eight megabytes would hold up everybody for ten milliseconds.
+const LARGE_BYTES: usize = 64 * 1024;
+
 /// A connection of a back end.
 #[derive(Debug, Default)]
 pub(super) struct Controller {
     decoder: control::Decoder,
+    /// What is known of a large request that is arriving.
+    outline: Option<Box<Outline>>,
     /// The namespace it acts in, and which of its keys opened it.
     auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
@@ -127,6 +133,20 @@ impl Controller {
         net.pause(conn);
     }
 
+    /// So much has arrived of a request that is not whole.
+    fn read_on(&mut self, arrived: &[u8]) {
+        if arrived.len() >= LARGE_BYTES {
+            self.outline.get_or_insert_with(|| Box::new(command::outline())).read(arrived);
+        }
+    }
+
+    /// A request is whole: what is known of it, if it is a large one.
+    fn whole(&mut self, body: &[u8]) -> Option<Box<Outline>> {
+        let mut outline = self.outline.take()?;
+        outline.read(body);
+        Some(outline)
+    }
+
     /// It has proved who it is.
     fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth: (NsId, u32)) {
         self.auth = Some(auth);
@@ -211,18 +231,22 @@ impl<J: Journal> Switch<J> {
             let decoded = decoder.next(&input[used..], body_max);
             let decoded = decoded.map_err(|_| CloseReason::ControlFraming)?;
             used += decoded.consumed;
-            let Some(body) = decoded.body else { break };
+            let Some(body) = decoded.body else {
+                controller.read_on(decoder.arrived());
+                break;
+            };
+            let outline = controller.whole(body);
             commands += 1;
             self.metrics.commands += 1;
-            let body = match std::str::from_utf8(body) {
-                Ok(body) => Cow::Borrowed(body),
-                Err(_) => String::from_utf8_lossy(body),
+            let (body, outline) = match std::str::from_utf8(body) {
+                Ok(body) => (Cow::Borrowed(body), outline),
+                Err(_) => (String::from_utf8_lossy(body), None),
             };
             if commands == 1 {
                 // Half a frame that was waited for is whole.
                 controller.watch_frame(net, conn, false, &self.limits);
             }
-            self.command(net, conn, controller, &body)?;
+            self.command(net, conn, controller, (&body, outline.as_deref()))?;
         }
         let is_midway = decoder.is_midway() || used < input.len();
         controller.watch_frame(net, conn, is_midway, &self.limits);
@@ -235,12 +259,12 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        body: &str,
+        (body, outline): (&str, Option<&Outline>),
     ) -> Result<(), CloseReason> {
         let at = self.at(net.now());
         let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);
         controller.auth = controller.auth.filter(is_good);
-        let command = command::parse(body, controller.auth.is_some(), &self.limits);
+        let command = command::parse(body, outline, controller.auth.is_some(), &self.limits);
         let answer = match command {
             Ok(command) => self.execute(net, conn, controller, command),
             Err(refused) => Err(refused),

@@ -16,7 +16,21 @@ pub fn fuzz_members(data: &[u8]) {
     const NAMES: [&str; 3] = ["action", "data", "i"];
     let Ok(text) = std::str::from_utf8(data) else { return };
     let found = members(text, &NAMES);
-    assert_eq!(found, members_by_serde(text, &NAMES), "{text:?}");
+    let by_serde = members_by_serde(text, &NAMES);
+    match found {
+        Ok(_) => assert_eq!(found, by_serde, "{text:?}"),
+        Err(JsonError::Syntax) => assert_eq!(by_serde, Err(JsonError::Syntax), "{text:?}"),
+        Err(JsonError::Depth { .. }) => assert!(is_too_deep(text, DEPTH_MAX), "{text:?}"),
+    }
+    // However it arrives.
+    for piece in [1, 7, text.len().max(1)] {
+        let mut outline = Outline::new(&NAMES, DEPTH_MAX);
+        (0..text.len()).step_by(piece).for_each(|end| outline.read(&data[..end]));
+        outline.read(data);
+        let outlined = outline.members(text);
+        let outlined = outlined.map(|found| found.map(|found| found.map(|raw| raw.map(Raw::get))));
+        assert_eq!(outlined, found, "{text:?}");
+    }
     let raw = raw_members(text, &NAMES, DEPTH_MAX);
     for raw in raw.into_iter().flatten().flatten().flatten() {
         assert_eq!(string(raw), string(raw.get()), "what is known of it is true");
@@ -68,9 +82,6 @@ fn members_by_serde<'a, const N: usize>(
     text: &'a str,
     names: &[&str; N],
 ) -> Result<Option<[Option<&'a str>; N]>, JsonError> {
-    if is_too_deep(text, DEPTH_MAX) {
-        return Err(JsonError::Depth { max: DEPTH_MAX });
-    }
     let mut reader = serde_json::Deserializer::from_str(text);
     let found = if text.trim_ascii_start().starts_with('{') {
         reader.deserialize_map(Members(names)).map(Some)
@@ -99,5 +110,32 @@ impl<'a, const N: usize> Visitor<'a> for Members<'_, N> {
             }
         }
         Ok(found)
+    }
+}
+
+/// Whether arrays and objects lie deeper in each other than that, if it is JSON at all: `serde_json`
+/// does not care, where it only skips.
+fn is_too_deep(text: &str, depth_max: usize) -> bool {
+    let (mut depth, mut bytes) = (0_usize, text.bytes());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' if depth == depth_max => return true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => skip_string(&mut bytes),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Skips the rest of a string, whose opening quote has been read.
+fn skip_string(bytes: &mut std::str::Bytes<'_>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
     }
 }

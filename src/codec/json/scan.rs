@@ -241,7 +241,7 @@ const BLOCK_BYTES: usize = 32;
 /// Where the first byte is, from there on, that a string cannot just have: a quote, a backslash or
 /// a control character. Eight are looked at together, which is enough for most keys.
 #[inline(never)]
-fn plain(bytes: &[u8], at: usize) -> usize {
+pub(super) fn plain(bytes: &[u8], at: usize) -> usize {
     let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) else {
         return plain_beyond(bytes, at);
     };

@@ -8,10 +8,10 @@ STATES ?= 1000000
 SETS ?= 1000000
 ONLY ?=
 
-.PHONY: help run build setup test deny conformance lint fmt sim crash powercut bitrot growth fuzz \
+.PHONY: help run build setup test test-32bit deny conformance lint fmt sim crash powercut bitrot growth fuzz \
 	coverage smoke fuzzer hostile bench bench-peers measure proxies clean
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 run: build ## build, and run the server with the demo page
 	./target/release/fws serve --demo
@@ -27,6 +27,10 @@ test: setup lint ## set up everything, and run every test
 	FWS_TEST_BINARY=$(CURDIR)/target/debug/examples/late_journal \
 		$(CARGO) test --locked --test protocol --test bugs --test pressure \
 		--test chaos --test sessions
+
+test-32bit: ## the same on 32 bits, as many small boards have them (x86; needs gcc-multilib)
+	rustup target add i686-unknown-linux-gnu
+	$(CARGO) test --locked --target i686-unknown-linux-gnu
 
 # cargo-deny fetches the database of advisories. Without a network, `make deny DENY=--offline` takes a
 # clone of it, brought from elsewhere, at ~/.cargo/advisory-dbs/advisory-db-3157b0e258782691 (the name

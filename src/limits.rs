@@ -3,6 +3,11 @@
 
 use std::fmt;
 
+/// A largest value as the machine has it: where there are 32 bits, what is larger is that.
+const fn at_most(value: u64) -> usize {
+    if value > usize::MAX as u64 { usize::MAX } else { value as usize }
+}
+
 macro_rules! limits {
     ($(
         $(#[doc = $doc:literal])*
@@ -19,14 +24,14 @@ macro_rules! limits {
         }
 
         impl Limits {
-    /// `store_retry_ms` as a time.
-    pub fn store_retry(&self) -> std::time::Duration {
-        std::time::Duration::from_millis(self.store_retry_ms as u64)
-    }
+            /// `store_retry_ms` as a time.
+            pub fn store_retry(&self) -> std::time::Duration {
+                std::time::Duration::from_millis(self.store_retry_ms as u64)
+            }
 
             /// Every limit: name, smallest value, largest value, meaning.
             pub const TABLE: &'static [(&'static str, usize, usize, &'static str)] =
-                &[$((stringify!($name), $low, $high, concat!($($doc),*)),)*];
+                &[$((stringify!($name), $low, at_most($high), concat!($($doc),*)),)*];
 
             /// The value of the limit of that name.
             pub fn get(&self, name: &str) -> Option<usize> {
@@ -42,11 +47,13 @@ macro_rules! limits {
             /// [`LimitError`] for a name that is none, and for a value out of its bounds.
             pub fn set(&mut self, name: &str, value: usize) -> Result<(), LimitError> {
                 match name {
-                    $(stringify!($name) if ($low..=$high).contains(&value) => {
+                    $(stringify!($name) if ($low..=at_most($high)).contains(&value) => {
                         self.$name = value;
                         Ok(())
                     })*
-                    $(stringify!($name) => Err(LimitError::Bounds { low: $low, high: $high }),)*
+                    $(stringify!($name) => {
+                        Err(LimitError::Bounds { low: $low, high: at_most($high) })
+                    })*
                     _ => Err(LimitError::Unknown),
                 }
             }
@@ -268,7 +275,9 @@ mod tests {
             assert!(!meaning.trim().is_empty(), "{name}");
             assert_eq!(limits.set(name, value), Ok(()));
             let error = LimitError::Bounds { low: *low, high: *high };
-            assert_eq!(limits.set(name, high + 1), Err(error));
+            if let Some(more) = high.checked_add(1) {
+                assert_eq!(limits.set(name, more), Err(error));
+            }
         }
         assert_eq!(limits, Limits::default());
         assert_eq!(limits.set("no_such", 1), Err(LimitError::Unknown));

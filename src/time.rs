@@ -117,7 +117,8 @@ impl Clock {
     }
 }
 
-/// Measures how long something takes. For counters only: nothing that is done may depend on it.
+/// Measures how long something takes: for counters, and for the reactor, which leaves to the next
+/// turn what takes too long. What is done may not depend on it, only when.
 #[derive(Debug)]
 pub struct Stopwatch(Instant);
 

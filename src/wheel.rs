@@ -502,8 +502,8 @@ mod tests {
 
     #[test]
     fn a_timer_stays_small() {
-        assert_eq!(Slots::<Node<u32>>::SLOT_BYTES, 24);
-        assert_eq!(Slots::<Node<u64>>::SLOT_BYTES, 32);
+        assert!(Slots::<Node<u32>>::SLOT_BYTES <= 24);
+        assert!(Slots::<Node<u64>>::SLOT_BYTES <= 32);
         assert_eq!(size_of::<Option<Timer>>(), 8);
         assert!(size_of::<Wheel<u64>>() <= 3072);
     }

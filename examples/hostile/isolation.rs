@@ -179,7 +179,7 @@ impl Hall {
             seats: seats(),
         };
         let Hall { browsers, seats, .. } = &mut hall;
-        browsers.gather(seats.len(), Ears::Keep(1 << 40), Some(SUBSCRIBED), |number| {
+        browsers.gather(seats.len(), Ears::Keep(usize::MAX), Some(SUBSCRIBED), |number| {
             hello(&seats[number], &keys[seats[number].space]).into()
         })?;
         let first = |number: usize| control_auth(SPACES[number], &keys[number]).into();

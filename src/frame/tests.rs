@@ -143,7 +143,7 @@ fn publications_are_dropped_but_for_one_that_is_on_its_way() {
 
 #[test]
 fn a_node_stays_small() {
-    assert_eq!((Slots::<Node>::SLOT_BYTES, Slots::<List>::SLOT_BYTES), (16, 48));
+    assert!(Slots::<Node>::SLOT_BYTES <= 16 && Slots::<List>::SLOT_BYTES <= 48);
     assert_eq!(size_of::<OutQueue>(), 8);
 }
 

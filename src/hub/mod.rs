@@ -591,8 +591,7 @@ mod tests {
 
     #[test]
     fn whoever_is_here_stays_small() {
-        let sizes = [size_of::<Peer>(), size_of::<User>(), size_of::<Member>()];
-        assert_eq!(sizes, [56, 48, 16]);
-        assert_eq!(size_of::<Channel>(), 56);
+        assert!(size_of::<Peer>() <= 56 && size_of::<User>() <= 48);
+        assert!(size_of::<Member>() <= 16 && size_of::<Channel>() <= 56);
     }
 }

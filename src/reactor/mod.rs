@@ -41,6 +41,7 @@ use events::{SIGNALS, WAKER};
 use io::{Flushed, Io};
 use peer::{Phase, flag};
 use refuse::Gate;
+use rounds::Round;
 use spare::Spares;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
@@ -314,9 +315,10 @@ impl Reactor {
             self.spares.refill();
         }
         for i in 0..self.doors.capacity() {
-            for _ in 0..ACCEPT_MAX {
+            let round = Round::start();
+            for accepted in 0..ACCEPT_MAX {
                 let Some(listener) = self.doors.get(i) else { break };
-                if !listener.is_ready {
+                if !listener.is_ready || (accepted > 0 && round.is_late()) {
                     break;
                 }
                 let (door, obstacle) = (listener.door, self.obstacle(listener.door));
@@ -461,7 +463,11 @@ impl Reactor {
     /// Deadlines that have passed, a bounded number: the wheel has the others for the next turn.
     fn expire(&mut self, handler: &mut impl Handler) {
         self.io.wheel.advance(self.io.now.mono.0);
-        for _ in 0..EXPIRED_MAX {
+        let round = Round::start();
+        for seen_to in 0..EXPIRED_MAX {
+            if seen_to > 0 && round.is_late() {
+                return;
+            }
             let Some((conn, phase)) = self.io.expired() else { return };
             match phase {
                 Phase::Open => handler.timed_out(&mut self.io, conn),
@@ -473,7 +479,11 @@ impl Reactor {
 
     /// Peers that were given time to take what waits for them, a bounded number as well.
     fn cut_slow(&mut self, handler: &mut impl Handler) {
-        for _ in 0..EXPIRED_MAX {
+        let round = Round::start();
+        for seen_to in 0..EXPIRED_MAX {
+            if seen_to > 0 && round.is_late() {
+                return;
+            }
             let Some((conn, verdict)) = self.io.overdue() else { return };
             if let Some(reason) = verdict {
                 handler.too_slow(&mut self.io, conn, reason);

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use super::Reactor;
 use super::io::Io;
 use crate::edge::{ConnId, Handler};
+use crate::time::Stopwatch;
 
 /// Browsers read in one turn, and those who are on their way out: what a back end has just
 /// published waits until they have been, and an `auth` takes ten microseconds.
@@ -35,14 +36,39 @@ const HEAVY_FLUSHES_MAX: usize = 32;
 const MOVED_MAX: usize = 1024;
 /// Bytes thrown away in one turn: what comes from those who are on their way out.
 pub(super) const DISCARD_ROUND_BYTES: u64 = 256 * 1024;
+/// Microseconds after which a round goes on in the next turn, whatever else bounds it: what a back
+/// end publishes meanwhile waits for as many rounds as there are. A machine on which one token
+/// takes as long hears one browser in a turn, but its back ends as soon as others do.
+const ROUND_US: u64 = 50;
+/// The same of back ends, whom nobody should hold up.
+const FIRST_ROUND_US: u64 = 250;
+
+/// One round, which has its share of the time of a turn. Whoever is first always has a turn.
+pub(super) struct Round {
+    watch: Stopwatch,
+    us: u64,
+}
+
+impl Round {
+    /// Begins one.
+    pub fn start() -> Round {
+        Round { watch: Stopwatch::start(), us: ROUND_US }
+    }
+
+    /// Whether its time is over.
+    pub fn is_late(&self) -> bool {
+        self.watch.elapsed_us() >= self.us
+    }
+}
 
 impl Reactor {
     /// Reads those who have something to say, each once: back ends, who are few and are trusted,
     /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
         self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
-        self.read_some(handler, (FIRST_READS_MAX, FIRST_ROUND_BYTES), |io| &mut io.first);
-        self.read_some(handler, (READS_MAX, READ_ROUND_BYTES), |io| &mut io.ready);
+        let first = (FIRST_READS_MAX, FIRST_ROUND_BYTES, FIRST_ROUND_US);
+        self.read_some(handler, first, |io| &mut io.first);
+        self.read_some(handler, (READS_MAX, READ_ROUND_BYTES, ROUND_US), |io| &mut io.ready);
         self.discard_round();
     }
 
@@ -50,12 +76,13 @@ impl Reactor {
     fn read_some(
         &mut self,
         handler: &mut impl Handler,
-        (most, most_bytes): (usize, u64),
+        (most, most_bytes, us): (usize, u64, u64),
         list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
     ) {
         let (mut read, start) = (0, self.heard_bytes);
+        let round = Round { watch: Stopwatch::start(), us };
         for taken in 0..list(&mut self.io).len() {
-            let is_over = self.heard_bytes - start >= most_bytes;
+            let is_over = self.heard_bytes - start >= most_bytes || (read > 0 && round.is_late());
             if read == most || taken == read + MOVED_MAX || is_over {
                 return;
             }
@@ -71,9 +98,10 @@ impl Reactor {
 
     /// Throws away what comes from those who are on their way out.
     fn discard_round(&mut self) {
-        let start = self.io.meters.received_bytes;
-        for _ in 0..self.io.leaving.len().min(READS_MAX) {
-            if self.io.meters.received_bytes - start >= DISCARD_ROUND_BYTES {
+        let (round, start) = (Round::start(), self.io.meters.received_bytes);
+        for taken in 0..self.io.leaving.len().min(READS_MAX) {
+            let is_over = self.io.meters.received_bytes - start >= DISCARD_ROUND_BYTES;
+            if is_over || (taken > 0 && round.is_late()) {
                 return;
             }
             let Some(conn) = self.io.leaving.pop_front() else { return };
@@ -105,8 +133,9 @@ impl Reactor {
     /// Of these at least one has its turn.
     fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
         let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + HEAVY_ROUND_BYTES);
+        let round = Round::start();
         for taken in 0..self.io.heavy.len().min(HEAVY_FLUSHES_MAX) {
-            if taken > 0 && self.io.meters.sent_bytes >= end {
+            if taken > 0 && (self.io.meters.sent_bytes >= end || round.is_late()) {
                 return;
             }
             let Some(conn) = self.io.heavy.pop_front() else { return };

@@ -107,7 +107,7 @@ pub fn raw_members<'a, const N: usize>(
 ) -> Result<Option<[Option<Raw<'a>>; N]>, JsonError> {
     let mut found = [None; N];
     let is_object = each_member(text, depth_max, |key, value| {
-        let index = names.iter().position(|name| name.as_bytes() == key);
+        let index = names.iter().position(|name| *name == key);
         if let Some(place) = index.and_then(|index| found.get_mut(index)) {
             *place = Some(value);
         }
@@ -124,7 +124,7 @@ pub fn raw_members<'a, const N: usize>(
 pub fn each_member<'a>(
     text: &'a str,
     depth_max: usize,
-    tell: impl FnMut(&[u8], Raw<'a>),
+    tell: impl FnMut(&str, Raw<'a>),
 ) -> Result<bool, JsonError> {
     told(text, depth_max, tell).ok_or_else(|| first_fault(text, depth_max))
 }
@@ -139,7 +139,7 @@ fn first_fault(text: &str, depth_max: usize) -> JsonError {
 
 /// As [`each_member`]; `None` if the text is not JSON, or nested too deep.
 #[inline]
-fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>)) -> Option<bool> {
+fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&str, Raw<'a>)) -> Option<bool> {
     let mut scan = Scan::new(text);
     if scan.next()? != b'{' {
         scan.value(depth_max)?;
@@ -154,11 +154,11 @@ fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>
     loop {
         let (key, has_escapes) = scan.key()?;
         let value = scan.value(depth_max)?;
-        let mut key = Some(scan.bytes(key)?);
+        let mut key = Some(text.get(key)?);
         if has_escapes {
             // One that is no text cannot be one that is looked for, but is no error either.
             decoded = key.and_then(unescaped);
-            key = decoded.as_deref().map(str::as_bytes);
+            key = decoded.as_deref();
         }
         if let Some(key) = key {
             tell(key, value);
@@ -198,7 +198,7 @@ pub fn string<'a>(raw: impl Into<Raw<'a>>) -> Option<Cow<'a, str>> {
     let is_plain = is_plain || is_plain_string(text)?;
     let inner = text.get(1..text.len().checked_sub(1)?)?;
     // A string without escapes is borrowed as it lies.
-    if is_plain { Some(Cow::Borrowed(inner)) } else { unescaped(inner.as_bytes()).map(Cow::Owned) }
+    if is_plain { Some(Cow::Borrowed(inner)) } else { unescaped(inner).map(Cow::Owned) }
 }
 
 /// Whether a string has no escapes; `None` for what is no string.
@@ -211,8 +211,8 @@ fn is_plain_string(raw: &str) -> Option<bool> {
 
 /// What is between the quotes of a string with escapes, decoded.
 #[cold]
-fn unescaped(inner: &[u8]) -> Option<String> {
-    serde_json::from_slice(&[b"\"", inner, b"\""].concat()).ok()
+fn unescaped(inner: &str) -> Option<String> {
+    serde_json::from_str(&format!("\"{inner}\"")).ok()
 }
 
 /// A string or a number as text (protocol part 4, "Text from other types", of which we keep these

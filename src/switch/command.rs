@@ -136,15 +136,15 @@ fn fields(body: &str) -> Result<Fields<'_>, JsonError> {
     let mut fields = Fields::default();
     json::each_member(body, json::DEPTH_MAX, |key, value| {
         let field = match key {
-            b"action" => &mut fields.action,
-            b"name" => &mut fields.name,
-            b"key" => &mut fields.key,
-            b"sKey" => &mut fields.s_key,
-            b"channel" => &mut fields.channel,
-            b"channels" => &mut fields.channels,
-            b"data" => &mut fields.data,
-            b"userId" => &mut fields.user,
-            b"params" => &mut fields.params,
+            "action" => &mut fields.action,
+            "name" => &mut fields.name,
+            "key" => &mut fields.key,
+            "sKey" => &mut fields.s_key,
+            "channel" => &mut fields.channel,
+            "channels" => &mut fields.channels,
+            "data" => &mut fields.data,
+            "userId" => &mut fields.user,
+            "params" => &mut fields.params,
             _ => return,
         };
         *field = Some(value);
@@ -297,7 +297,7 @@ impl<'a> Fields<'a> {
     /// Members of `params`; one that is absent, null or no object has none.
     #[inline(always)]
     fn params<const N: usize>(&self, names: &[&str; N]) -> [Option<Raw<'a>>; N] {
-        // Most have none, and say so.
+        // Most have none, and say so: that is seen where they are asked for.
         let params = self.params.filter(|raw| raw.get() != "{}");
         let members = |raw: Raw<'a>| json::raw_members(raw.get(), names, json::DEPTH_MAX);
         params.and_then(|raw| members(raw).ok().flatten()).unwrap_or([None; N])

@@ -54,12 +54,6 @@ impl<'a> Scan<'a> {
         self.at == self.text.len()
     }
 
-    /// The bytes from one place to another.
-    #[inline(always)]
-    pub fn bytes(&self, at: Range<usize>) -> Option<&'a [u8]> {
-        self.text.as_bytes().get(at)
-    }
-
     /// A value that begins here. Arrays and objects lie in each other no deeper than that, nor than
     /// [`LEVELS_MAX`].
     #[inline(always)]
@@ -69,7 +63,9 @@ impl<'a> Scan<'a> {
         match byte {
             b'"' => is_plain = !self.string()?.1,
             // Parameters that are none.
-            b'{' if depth_max > 0 && self.bytes(start + 1..start + 2) == Some(b"}") => self.at += 2,
+            b'{' if depth_max > 0 && self.text.as_bytes().get(start + 1) == Some(&b'}') => {
+                self.at += 2;
+            }
             _ => self.at = other(self.text, start, depth_max)?,
         }
         Some(Raw { text: self.text.get(start..self.at)?, is_plain })

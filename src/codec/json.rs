@@ -6,7 +6,7 @@
 //! them in tests and for the fuzzer.
 //!
 //! *Raw* is everywhere one JSON value without white space around it, as [`members`] and
-//! [`elements`] hand it out. Whatever else is given as raw yields `None` or an arbitrary `bool`.
+//! [`each_element`] hand it out. Whatever else is given as raw yields `None` or an arbitrary `bool`.
 
 mod oracle;
 mod outline;
@@ -173,21 +173,22 @@ fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&str, Raw<'a>)
     scan.is_over().then_some(true)
 }
 
-/// The raw elements of an array; `None` for anything else, and for what is twice as deep as
-/// [`DEPTH_MAX`].
-pub fn elements(raw: &str) -> Option<Vec<&str>> {
+/// Tells of each element of an array, raw, for as long as that wants more. `None` for anything else,
+/// and for what is twice as deep as [`DEPTH_MAX`], as far as it was read.
+pub fn each_element<'a>(raw: &'a str, mut tell: impl FnMut(&'a str) -> bool) -> Option<()> {
     let mut scan = Scan::new(raw);
-    let mut found = Vec::new();
     scan.take(b'[')?;
     let mut is_open = scan.take(b']').is_none();
     while is_open {
-        found.push(scan.value(2 * DEPTH_MAX)?.get());
+        if !tell(scan.value(2 * DEPTH_MAX)?.get()) {
+            return Some(());
+        }
         is_open = scan.take(b',').is_some();
         if !is_open {
             scan.take(b']')?;
         }
     }
-    scan.is_over().then_some(found)
+    scan.is_over().then_some(())
 }
 
 /// A string, decoded; `None` for anything else, and for one with half of a surrogate pair, which

@@ -372,7 +372,7 @@ impl Hub {
     ) -> Option<T> {
         let state = self.states.get_mut(id)?;
         let before = state.value.bytes();
-        let changed = change(state.value.as_list()?);
+        let changed = change(state.value.as_list(self.limits.list_items)?);
         let (ns, after) = (state.ns, state.value.bytes());
         self.weigh(ns, before, after);
         Some(changed)

@@ -119,13 +119,20 @@ impl Value {
         }
     }
 
-    /// The value as a list, made one if it is the text of one. `None` if it is neither.
-    pub fn as_list(&mut self) -> Option<&mut List> {
+    /// The value as a list, made one if it is the text of one: of no more than its last elements, so
+    /// many of them, because as a list they take far more memory. `None` if it is neither.
+    pub fn as_list(&mut self, items_max: usize) -> Option<&mut List> {
         if let Value::Json(text) = self {
+            let mut last = VecDeque::new();
+            json::each_element(text, |item| {
+                if last.len() == items_max {
+                    last.pop_front();
+                }
+                last.push_back(item);
+                true
+            })?;
             let mut list = List::default();
-            for item in json::elements(text)? {
-                list.push(item.into());
-            }
+            last.into_iter().for_each(|item| list.push(item.into()));
             *self = Value::List(Box::new(list));
         }
         match self {
@@ -195,7 +202,7 @@ mod tests {
     #[test]
     fn a_list_drops_its_oldest() {
         let mut value = Value::Json("[ 1, {\"a\":[2]} ]".into());
-        let list = value.as_list().unwrap();
+        let list = value.as_list(9).unwrap();
         list.push("3.0".into());
         let dropped = list.bound(2, 100);
         assert_eq!((list.text(), dropped.len()), ("[{\"a\":[2]},3.0]".into(), 1));
@@ -207,6 +214,8 @@ mod tests {
         assert_eq!(list.bytes + 1, 5);
         list.bound(0, 100);
         assert_eq!(value.text(), "[]");
-        assert!(Value::Json("{}".into()).as_list().is_none());
+        assert!(Value::Json("{}".into()).as_list(9).is_none());
+        let mut value = Value::Json("[1,2,3]".into());
+        assert_eq!(value.as_list(2).unwrap().text(), "[2,3]");
     }
 }

@@ -97,6 +97,9 @@ struct Fields<'a> {
     params: Option<Raw<'a>>,
 }
 
+/// The longest name that `name_bytes` may allow, as long as it can be written.
+const FIELD_BYTES: usize = 6 * 65_535 + 2;
+
 /// The names of [`Fields`].
 const NAMES: &[&str; 9] =
     &["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
@@ -127,6 +130,9 @@ pub(super) fn parse<'a>(
             Refused { code: 300, reason }
         }
     })?;
+    if body.len() > FIELD_BYTES {
+        fields.check_lengths(limits)?;
+    }
     let action = fields.action.ok_or(Refused::new(300, "Need action"))?;
     let action = json::string(action).ok_or(INVALID_ACTION)?;
     fields.command(&action, is_authenticated, limits)
@@ -160,6 +166,21 @@ impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// What is no data and no list of channels cannot be long, and is not looked at if it is.
+    fn check_lengths(&self, limits: &Limits) -> Result<(), Refused> {
+        let Fields { action, name, key, s_key, channel, user, params, .. } = *self;
+        let names = [("name", name), ("channel", channel), ("userId", user)];
+        let others = [("action", action), ("key", key), ("sKey", s_key), ("params", params)];
+        let names = names.map(|field| (field, limits.name_bytes));
+        let others = others.map(|field| (field, FIELD_BYTES));
+        for ((what, raw), max) in names.into_iter().chain(others) {
+            if raw.is_some_and(|raw| raw.get().len() > FIELD_BYTES) {
+                return Err(too_long(what, max));
+            }
+        }
+        Ok(())
+    }
+
     fn command(
         &self,
         action: &str,
@@ -315,9 +336,12 @@ fn bounded<'a>(name: Cow<'a, str>, what: &str, limits: &Limits) -> Result<Cow<'a
     if name.len() <= limits.name_bytes {
         return Ok(name);
     }
-    let max = limits.name_bytes;
+    Err(too_long(what, limits.name_bytes))
+}
+
+fn too_long(what: &str, max: usize) -> Refused {
     let reason = format!("Argument {what} is too long, at most {max} bytes").into();
-    Err(Refused { code: 300, reason })
+    Refused { code: 300, reason }
 }
 
 /// Absent and null mean nobody in particular. The number 0, false and "" once did, too, and sent
@@ -338,9 +362,14 @@ fn user<'a>(raw: Raw<'a>, what: &str, limits: &Limits) -> Result<Cow<'a, str>, R
 }
 
 fn channel_list<'a>(raw: Raw<'a>, limits: &Limits) -> Result<Vec<Cow<'a, str>>, Refused> {
-    let items = json::elements(raw.get()).filter(|items| !items.is_empty());
-    let items = items.ok_or_else(|| Refused::invalid("channels"))?;
-    let max = limits.channels_per_emit;
+    let (mut items, max) = (Vec::new(), limits.channels_per_emit);
+    let is_list = json::each_element(raw.get(), |item| {
+        items.push(item);
+        items.len() <= max
+    });
+    if is_list.is_none() || items.is_empty() {
+        return Err(Refused::invalid("channels"));
+    }
     if items.len() > max {
         let reason = format!("Too many channels, at most {max}").into();
         return Err(Refused { code: 300, reason });
@@ -438,6 +467,53 @@ mod tests {
             assert_eq!(refusal(body, is_authenticated), (code, reason.to_string()), "{body}");
         }
         assert_eq!(parse("{", None, true, &Limits::default()), Err(NOT_JSON));
+    }
+
+    #[test]
+    fn a_large_request_is_the_same_however_it_arrives() {
+        let data = format!("[{}1]", "[\"\\n\",-0.5e7,{\"a\":null}],".repeat(1000));
+        for body in [
+            format!(r#"{{"action":"emit","channel":"c","data":{data},"params":{{"count":1}}}}"#),
+            format!(r#" {{"data":{data},"\u0061ction":"get","channel" : 5 , "action":"set"}} "#),
+            format!(r#"{{"action":"emit","channel":"c","data":{data}"#),
+            format!(r#"{{"action":"emit","channel":"c","data":{data}}}]"#),
+            format!("{}1{}", "[".repeat(65), "]".repeat(65)),
+            data,
+        ] {
+            let limits = Limits::default();
+            let whole = parse(&body, None, true, &limits);
+            for piece in [1, 1000, 65_536] {
+                let mut outline = outline();
+                for end in (0..body.len()).step_by(piece).chain([body.len()]) {
+                    outline.read(&body.as_bytes()[..end]);
+                }
+                assert_eq!(parse(&body, Some(&outline), true, &limits), whole);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_long_is_not_looked_at() {
+        let long = "x".repeat(FIELD_BYTES);
+        for (field, max) in [
+            ("channel", 255),
+            ("name", 255),
+            ("userId", 255),
+            ("key", FIELD_BYTES),
+            ("sKey", FIELD_BYTES),
+            ("params", FIELD_BYTES),
+        ] {
+            let body = format!(r#"{{"action":"emit","data":1,"{field}":"{long}"}}"#);
+            let refused = parse(&body, None, true, &Limits::default()).unwrap_err();
+            assert_eq!(
+                refused.reason,
+                format!("Argument {field} is too long, at most {max} bytes")
+            );
+        }
+        let channels = "5,".repeat(FIELD_BYTES);
+        let body = format!(r#"{{"action":"emit","data":1,"channels":[{channels}{{}}]}}"#);
+        let refused = parse(&body, None, true, &Limits::default()).unwrap_err();
+        assert_eq!(refused.reason, "Too many channels, at most 1000");
     }
 
     #[test]

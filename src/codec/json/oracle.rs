@@ -55,6 +55,16 @@ pub fn fuzz_members(data: &[u8]) {
     }
 }
 
+/// The raw elements of an array.
+pub(super) fn elements(raw: &str) -> Option<Vec<&str>> {
+    let mut found = Vec::new();
+    each_element(raw, |element| {
+        found.push(element);
+        true
+    })?;
+    Some(found)
+}
+
 /// What holds for every raw value.
 fn fuzz_value(raw: &str) {
     assert!(members(raw, &[]).is_ok(), "a raw value is JSON");

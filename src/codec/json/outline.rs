@@ -263,7 +263,9 @@ impl<const N: usize> Outline<N> {
         self.place = match self.has_escapes {
             false => is_it(key),
             // One that is no text cannot be one that is looked for, but is no error either.
-            true => unescaped(key).and_then(|key| is_it(key.as_bytes())),
+            true => {
+                str::from_utf8(key).ok().and_then(unescaped).and_then(|key| is_it(key.as_bytes()))
+            }
         };
     }
 

@@ -1,5 +1,6 @@
 //! What the grammar of JSON means here, and what texts, numbers and truth are.
 
+use super::oracle::elements;
 use super::*;
 
 fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {

@@ -96,7 +96,7 @@ pub enum LimitError {
 }
 
 limits! {
-    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 32
+    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 24
     /// more.
     connections: 1_000_000, 16..=16_000_000;
     /// Connections of browsers let in in a second; the others are told when to come back.
@@ -193,7 +193,8 @@ limits! {
     close_ms: 5000, 100..=600_000;
     /// From SIGTERM to the end of the process.
     drain_ms: 10_000, 100..=600_000;
-    /// What was sent and the peer's machine has not acknowledged for so long ends the connection.
+    /// What was sent and the peer's machine has not acknowledged, or has no room for, for so long
+    /// ends the connection; for back ends `control_replies_ms` and `close_ms`, if that is longer.
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
     /// What the kernel keeps for one browser that does not read; it takes twice as much memory for
     /// it.

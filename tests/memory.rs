@@ -71,6 +71,20 @@ fn a_flood_of_halves_does_not_end_a_server_with_little_memory() {
 }
 
 #[test]
+fn a_list_of_millions_does_not_end_a_server_with_little_memory() {
+    let mut server = in_little(Dir::new(), 262_144, &Options::default());
+    let mut control = server.controller("demo");
+    let ones = format!("[{}1]", "1,".repeat(4_190_000));
+    control.ok(&format!(r#"{{"action":"set","channel":"log","data":{ones}}}"#));
+    control.ok(r#"{"action":"push","channel":"log","data":2}"#);
+    let list = control.ask(r#"{"action":"get","channel":"log"}"#);
+    assert_eq!((list.len(), &list[list.len() - 5..]), (2001, ",1,2]"));
+    let reply = control.ask(&format!(r#"{{"action":"emit","channels":{ones},"data":0}}"#));
+    assert!(reply.contains("Too many channels, at most 1000"), "{reply}");
+    server.assert_alive();
+}
+
+#[test]
 fn what_is_set_stays_as_it_is() {
     let limits = [("http_body_bytes", 50_000)];
     let server = in_little(Dir::new(), 262_144, &Options::limits(&limits));

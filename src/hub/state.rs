@@ -215,7 +215,13 @@ mod tests {
         list.bound(0, 100);
         assert_eq!(value.text(), "[]");
         assert!(Value::Json("{}".into()).as_list(9).is_none());
-        let mut value = Value::Json("[1,2,3]".into());
-        assert_eq!(value.as_list(2).unwrap().text(), "[2,3]");
+    }
+
+    #[test]
+    fn of_a_long_text_no_more_elements_are_made_than_stay() {
+        let mut value = Value::Json(format!("[{}7]", "1,".repeat(100_000)).into());
+        let list = value.as_list(3).unwrap();
+        assert_eq!((list.text(), list.text_bytes()), ("[1,1,7]".into(), 7));
+        assert!(list.items.capacity() < 100, "{}", list.items.capacity());
     }
 }

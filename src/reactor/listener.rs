@@ -76,8 +76,18 @@ impl Listener {
     /// Those of the kernel.
     pub fn bound(&self, limits: &Limits) -> io::Result<()> {
         let Socket::Tcp(listener) = &self.socket else { return Ok(()) };
-        if self.door != Door::Admin {
-            let timeout_ms = u32::try_from(limits.tcp_user_timeout_ms).unwrap_or(u32::MAX);
+        // To the kernel a peer without room for more is like one that is gone. A back end may leave
+        // its replies for longer, and what ends it then is our own deadline, which is counted.
+        let timeout_ms = match self.door {
+            Door::Web => Some(limits.tcp_user_timeout_ms),
+            Door::Control => {
+                let replies_ms = limits.control_replies_ms + limits.close_ms;
+                Some(limits.tcp_user_timeout_ms.max(replies_ms))
+            }
+            Door::Admin => None,
+        };
+        if let Some(timeout_ms) = timeout_ms {
+            let timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(listener, timeout_ms)?;
         }
         if self.door == Door::Web {
@@ -221,6 +231,19 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_back_end_that_does_not_read_is_left_to_our_own_deadline() {
+        let listener = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let timeout_ms = |limits: &Limits| {
+            listener.bound(limits).unwrap();
+            let Socket::Tcp(socket) = &listener.socket else { panic!("it is TCP") };
+            sockopt::tcp_user_timeout(socket).unwrap()
+        };
+        assert_eq!(timeout_ms(&Limits::default()), 65_000);
+        let patient = Limits { tcp_user_timeout_ms: 100_000, ..Limits::default() };
+        assert_eq!(timeout_ms(&patient), 100_000);
+    }
 
     #[test]
     fn what_comes_through_a_bounded_door_is_bounded() {

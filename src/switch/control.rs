@@ -371,12 +371,12 @@ impl<J: Journal> Switch<J> {
     ) -> Result<Answer, Refused> {
         self.hand_out_before(net, &change);
         let at = self.at(net.now());
-        self.hub.check(&change, at).map_err(refused)?;
+        let checked = self.hub.check(&change, at).map_err(refused)?;
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
             Proposal::Now(entry) => {
-                let outcome = self.apply(net, entry, true).map_err(refused)?;
+                let outcome = self.apply(net, entry, Some(checked)).map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
                 let mark = match (is_recorded, is_state) {
                     (true, true) => self.journal.mark_of_states(),

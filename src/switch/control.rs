@@ -243,13 +243,7 @@ impl<J: Journal> Switch<J> {
         let command = command::parse(body, controller.auth.is_some(), &self.limits);
         let answer = match command {
             Ok(command) => self.execute(net, conn, controller, command),
-            Err(Some(refused)) => Err(refused),
-            Err(None) => {
-                let refused = Refused::new(301, "Body is not JSON");
-                self.count_refused(net, &refused);
-                self.reply_sink().reply(conn, controller, &refusal(&refused), Mark::default());
-                return Err(CloseReason::ControlJson);
-            }
+            Err(refused) => Err(refused),
         };
         match answer {
             Ok(Answer::Later | Answer::Said) => {}
@@ -263,11 +257,13 @@ impl<J: Journal> Switch<J> {
                     _ => Mark::default(),
                 };
                 self.reply_sink().reply(conn, controller, &refusal(&refused), mark);
-                if matches!(refused.code, 305 | 306) {
-                    controller.wrong_keys += 1;
-                    if controller.wrong_keys >= self.limits.control_wrong_keys {
-                        return Err(CloseReason::WrongKeys);
-                    }
+                match refused.code {
+                    301 => return Err(CloseReason::ControlJson),
+                    305 | 306 => controller.wrong_keys += 1,
+                    _ => return Ok(()),
+                }
+                if controller.wrong_keys >= self.limits.control_wrong_keys {
+                    return Err(CloseReason::WrongKeys);
                 }
             }
         }

@@ -22,10 +22,6 @@ use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 
-/// A request of which so many bytes have arrived is read while the rest arrives: all at once, one
-/// of eight megabytes would hold up everybody for ten milliseconds.
-const LARGE_BYTES: usize = 64 * 1024;
-
 /// A connection of a back end.
 #[derive(Debug, Default)]
 pub(super) struct Controller {
@@ -133,9 +129,10 @@ impl Controller {
         net.pause(conn);
     }
 
-    /// So much has arrived of a request that is not whole.
-    fn read_on(&mut self, arrived: &[u8]) {
-        if arrived.len() >= LARGE_BYTES {
+    /// So much has arrived of a request that is not whole. A large one is read meanwhile: all at
+    /// once, one of eight megabytes would hold up everybody for ten milliseconds.
+    fn read_on(&mut self, arrived: &[u8], limits: &Limits) {
+        if arrived.len() > limits.control_frame_unauthenticated_bytes {
             self.outline.get_or_insert_with(|| Box::new(command::outline())).read(arrived);
         }
     }
@@ -232,7 +229,7 @@ impl<J: Journal> Switch<J> {
             let decoded = decoded.map_err(|_| CloseReason::ControlFraming)?;
             used += decoded.consumed;
             let Some(body) = decoded.body else {
-                controller.read_on(decoder.arrived());
+                controller.read_on(decoder.arrived(), &self.limits);
                 break;
             };
             let outline = controller.whole(body);

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
+use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::{Stranger, Switch, WORK_PER_TURN};
@@ -26,6 +26,8 @@ use crate::uuid::Uuid;
 #[derive(Debug, Default)]
 pub(super) struct Controller {
     decoder: control::Decoder,
+    /// What is known of a large request that is arriving.
+    outline: Option<Box<Outline>>,
     /// The namespace it acts in, and which of its keys opened it.
     auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
@@ -127,6 +129,21 @@ impl Controller {
         net.pause(conn);
     }
 
+    /// So much has arrived of a request that is not whole. A large one is read meanwhile: all at
+    /// once, one of eight megabytes would hold up everybody for ten milliseconds.
+    fn read_on(&mut self, arrived: &[u8], limits: &Limits) {
+        if arrived.len() > limits.control_frame_unauthenticated_bytes {
+            self.outline.get_or_insert_with(|| Box::new(command::outline())).read(arrived);
+        }
+    }
+
+    /// A request is whole: what is known of it, if it is a large one.
+    fn whole(&mut self, body: &[u8]) -> Option<Box<Outline>> {
+        let mut outline = self.outline.take()?;
+        outline.read(body);
+        Some(outline)
+    }
+
     /// It has proved who it is.
     fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth: (NsId, u32)) {
         self.auth = Some(auth);
@@ -211,18 +228,22 @@ impl<J: Journal> Switch<J> {
             let decoded = decoder.next(&input[used..], body_max);
             let decoded = decoded.map_err(|_| CloseReason::ControlFraming)?;
             used += decoded.consumed;
-            let Some(body) = decoded.body else { break };
+            let Some(body) = decoded.body else {
+                controller.read_on(decoder.arrived(), &self.limits);
+                break;
+            };
+            let outline = controller.whole(body);
             commands += 1;
             self.metrics.commands += 1;
-            let body = match std::str::from_utf8(body) {
-                Ok(body) => Cow::Borrowed(body),
-                Err(_) => String::from_utf8_lossy(body),
+            let (body, outline) = match std::str::from_utf8(body) {
+                Ok(body) => (Cow::Borrowed(body), outline),
+                Err(_) => (String::from_utf8_lossy(body), None),
             };
             if commands == 1 {
                 // Half a frame that was waited for is whole.
                 controller.watch_frame(net, conn, false, &self.limits);
             }
-            self.command(net, conn, controller, &body)?;
+            self.command(net, conn, controller, (&body, outline.as_deref()))?;
         }
         let is_midway = decoder.is_midway() || used < input.len();
         controller.watch_frame(net, conn, is_midway, &self.limits);
@@ -235,21 +256,15 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        body: &str,
+        (body, outline): (&str, Option<&Outline>),
     ) -> Result<(), CloseReason> {
         let at = self.at(net.now());
         let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);
         controller.auth = controller.auth.filter(is_good);
-        let command = command::parse(body, controller.auth.is_some(), &self.limits);
+        let command = command::parse(body, outline, controller.auth.is_some(), &self.limits);
         let answer = match command {
             Ok(command) => self.execute(net, conn, controller, command),
-            Err(Some(refused)) => Err(refused),
-            Err(None) => {
-                let refused = Refused::new(301, "Body is not JSON");
-                self.count_refused(net, &refused);
-                self.reply_sink().reply(conn, controller, &refusal(&refused), Mark::default());
-                return Err(CloseReason::ControlJson);
-            }
+            Err(refused) => Err(refused),
         };
         match answer {
             Ok(Answer::Later | Answer::Said) => {}
@@ -263,11 +278,13 @@ impl<J: Journal> Switch<J> {
                     _ => Mark::default(),
                 };
                 self.reply_sink().reply(conn, controller, &refusal(&refused), mark);
-                if matches!(refused.code, 305 | 306) {
-                    controller.wrong_keys += 1;
-                    if controller.wrong_keys >= self.limits.control_wrong_keys {
-                        return Err(CloseReason::WrongKeys);
-                    }
+                match refused.code {
+                    301 => return Err(CloseReason::ControlJson),
+                    305 | 306 => controller.wrong_keys += 1,
+                    _ => return Ok(()),
+                }
+                if controller.wrong_keys >= self.limits.control_wrong_keys {
+                    return Err(CloseReason::WrongKeys);
                 }
             }
         }
@@ -372,12 +389,12 @@ impl<J: Journal> Switch<J> {
     ) -> Result<Answer, Refused> {
         self.hand_out_before(net, &change);
         let at = self.at(net.now());
-        self.hub.check(&change, at).map_err(refused)?;
+        let checked = self.hub.check(&change, at).map_err(refused)?;
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
             Proposal::Now(entry) => {
-                let outcome = self.apply(net, entry, true).map_err(refused)?;
+                let outcome = self.apply(net, entry, Some(checked)).map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
                 let mark = match (is_recorded, is_state) {
                     (true, true) => self.journal.mark_of_states(),

@@ -192,6 +192,10 @@ pub trait Net {
     /// Reads again, beginning with what `received` left unconsumed.
     fn resume(&mut self, conn: ConnId);
 
+    /// Notes how many bytes of what the peer said the handler has consumed and keeps, because they
+    /// are half of something or wait to be heard: they are input that waits.
+    fn keeps(&mut self, _: ConnId, _bytes: usize) {}
+
     /// What was counted here so far.
     fn meters(&self) -> Meters {
         Meters::default()

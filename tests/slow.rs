@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::browser::Browser;
+use common::browser::{Browser, masked};
 use common::control::{Control, frame};
 use common::eventually;
 use common::http::request;
@@ -214,4 +214,29 @@ fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
     assert_eq!(closed(&server, "slow_consumer") as usize, stuck.len());
     reader.nothing();
     server.assert_alive();
+}
+
+#[test]
+fn half_messages_are_input_that_waits_and_when_they_are_too_much_the_largest_go() {
+    let server = server(&[("input_bytes", 1 << 20)]);
+    let message = masked(0x81, &[b'x'; 15_000]);
+    let browser = |user| server.browser("demo", &json!({ "i": user }).to_string());
+    let mut browsers: Vec<Browser> = (1..=100).map(browser).collect();
+    let waiting = || metric(&server, "fws_input_bytes");
+    // One has said less than the others, and finishes.
+    let (little, rest) = message.split_at(1008);
+    browsers[0].send_raw(little);
+    eventually("it is counted", || (waiting() == 1000.0).then_some(()));
+    browsers[0].send_raw(rest);
+    eventually("it is whole", || (waiting() == 0.0).then_some(()));
+    browsers[0].send_raw(little);
+    for browser in &mut browsers[1..] {
+        browser.send_raw(&message[..14_008]);
+    }
+    let closed = || closed(&server, "full");
+    eventually("some had to go", || (waiting() > 500_000.0 && closed() >= 25.0).then_some(()));
+    assert!(waiting() <= f64::from(1 << 20), "{}", waiting());
+    assert_eq!(closed(), metric(&server, "fws_input_evicted_total"));
+    browsers[0].send_raw(rest);
+    browsers[0].nothing();
 }

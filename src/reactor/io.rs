@@ -163,7 +163,7 @@ impl Io {
         self.set_timer(conn, None);
         let Some(mut peer) = self.peers.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
-        drop(self.tails.take(&mut peer));
+        self.tails.forget(&mut peer);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
         self.turned_away -= usize::from(peer.is(flag::TURNED_AWAY));
@@ -514,7 +514,7 @@ impl Net for Io {
         peer.phase = Phase::Flushing;
         peer.set(flag::PAUSED, false);
         self.watches.end(&mut peer.watch);
-        drop(self.tails.take(peer));
+        self.tails.forget(peer);
         self.doomed.push((conn, reason));
         self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
         self.mark_dirty(conn);
@@ -546,6 +546,12 @@ impl Net for Io {
         if let Some(peer) = self.open(conn) {
             peer.set(flag::PAUSED, false);
             self.mark_ready(conn);
+        }
+    }
+
+    fn keeps(&mut self, conn: ConnId, bytes: usize) {
+        if let Some(peer) = self.peers.get_mut(conn).filter(|peer| peer.phase == Phase::Open) {
+            self.tails.set_aside(peer, bytes);
         }
     }
 

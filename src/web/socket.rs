@@ -86,6 +86,15 @@ impl<P> Socket<P> {
         }
     }
 
+    /// Bytes of what it said that are kept: half a message, and messages that wait to be heard.
+    fn kept_bytes(&self) -> usize {
+        let unheard = self
+            .unheard
+            .as_ref()
+            .map_or(0, |unheard| unheard.messages.iter().map(String::len).sum());
+        self.reader.kept_bytes() + unheard
+    }
+
     /// What it asked for and has not taken is no reason to cut it, but one to hear no more
     /// requests: TCP holds it back.
     fn hold(&mut self, net: &mut impl Net, conn: ConnId) {
@@ -390,7 +399,12 @@ impl<P> Web<P> {
             strangers: &mut self.strangers,
             held_count: &mut self.held,
         };
+        let before = socket.kept_bytes();
         let served = serve(socket, &mut around);
+        let kept = socket.kept_bytes();
+        if kept != before {
+            around.net.keeps(conn, kept);
+        }
         served.unwrap_or_else(|parting| {
             self.dismiss_socket(net, app, conn, parting);
             T::default()

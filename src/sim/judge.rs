@@ -93,6 +93,8 @@ pub(super) struct Controller {
     /// Namespace, and the key that opened it.
     pub auth: Option<(u32, String)>,
     waits: bool,
+    /// Its last command waits for room for its reply.
+    wants: Option<Command>,
     /// It sends no more, or is not heard any more.
     is_ended: bool,
     /// It broke the rules.
@@ -131,8 +133,10 @@ pub(super) struct Browser {
     /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if
     /// each was of as many frames as it may be.
     spent_until: (u64, u64),
-    /// What it said in a SockJS array behind more answers than it had taken.
+    /// What it said in a SockJS array behind more answers than it had taken, or waits for room.
     pending: VecDeque<Event>,
+    /// The first of those waits for room for its answer.
+    is_hungry: bool,
 }
 
 /// What a call into the switch found queued for its connection, and what it sent there.
@@ -142,6 +146,10 @@ struct Meter {
     sent: Vec<usize>,
     /// How much was expected before the call.
     start: usize,
+    /// How many frames had been sent there when a request was put off, if one was.
+    put_off: Option<usize>,
+    /// There was no room before the call.
+    is_short: bool,
 }
 
 /// What the judge is shown of a socket.
@@ -191,6 +199,9 @@ pub(super) struct Judge {
     overdue: BTreeSet<ConnId>,
     /// When they last did.
     flooded_at: Option<Millis>,
+    /// Since when answers that wait take too much memory, and when they last did.
+    short_since: Option<Millis>,
+    short_at: Option<Millis>,
     /// Closes that the tape must show.
     closings: Vec<(ConnId, CloseReason)>,
     /// What was last published for everybody in one channel (of that namespace) and has not gone
@@ -238,6 +249,8 @@ impl Judge {
             names: BTreeMap::new(),
             flooded_since: None,
             flooded_at: None,
+            short_since: None,
+            short_at: None,
             overdue: BTreeSet::new(),
             closings: Vec::new(),
             gathered: None,
@@ -370,9 +383,12 @@ impl Judge {
                         line.queue = Queue::default();
                     }
                 }
-                Item::Dropped { conn, dropped } => {
+                Item::Dropped { conn, dropped, is_all } => {
+                    if *is_all {
+                        self.evicted(*conn);
+                    }
                     let line = self.lines.get_mut(conn).expect("the known alone are dropped");
-                    line.forget_frames(dropped);
+                    line.forget_frames(dropped, *is_all);
                 }
                 Item::Backlog { conn, bytes, is_lost } => {
                     self.backlog_seen(*conn, *bytes, *is_lost);
@@ -405,6 +421,7 @@ impl Judge {
         assert!(slow.is_empty(), "not cut: {slow:?}");
         self.gathered = None;
         self.note_flood();
+        self.note_shortage();
         assert!(self.closings.is_empty(), "still open: {:?}", self.closings);
         for (conn, line) in &self.lines {
             let is_owed = line.door() == Door::Control && line.closing.is_none();

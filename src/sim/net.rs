@@ -8,7 +8,7 @@ use std::io::IoSlice;
 
 use super::Prng;
 use super::tape::{Item, Tape};
-use crate::edge::{ConnId, Kept, Net};
+use crate::edge::{ConnId, Kept, Net, Owed};
 use crate::frame::{Frame, FramePool, Kind, OutQueue};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -454,9 +454,17 @@ impl FakeNet {
         self.mark_dirty(conn);
     }
 
+    fn drop_waiting(&mut self, conn: ConnId, is_all: bool) {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return };
+        let mut dropped = Vec::new();
+        self.frames.drop_waiting(&mut socket.out, is_all, |number| dropped.push(number));
+        self.watches.end(&mut socket.watch);
+        self.tape.write(Item::Dropped { conn, dropped, is_all });
+    }
+
     /// Whether too much was published to it.
     fn is_lost(&mut self, conn: ConnId) -> bool {
-        let (now, kept) = (self.now.mono, self.frames.ledger.weight());
+        let (now, kept) = (self.now.mono, self.frames.ledger.weight(Kind::Published));
         let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);
         self.watches.is_lost(watch, kept, now)
     }
@@ -507,23 +515,41 @@ impl Net for FakeNet {
     }
 
     fn drop_published(&mut self, conn: ConnId) {
-        let Some(socket) = self.sockets.get_mut(&conn) else { return };
-        let mut dropped = Vec::new();
-        self.frames.drop_published(&mut socket.out, |number| dropped.push(number));
-        self.watches.end(&mut socket.watch);
-        self.tape.write(Item::Dropped { conn, dropped });
+        self.drop_waiting(conn, false);
     }
 
-    fn keep(&mut self, frame: &Frame) {
-        self.frames.ledger.add_aside(frame);
+    fn drop_all(&mut self, conn: ConnId) {
+        self.drop_waiting(conn, true);
     }
 
-    fn unkeep(&mut self, frame: &Frame) {
-        self.frames.ledger.remove_aside(frame);
+    fn keep(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.add_aside(frame, kind);
+    }
+
+    fn unkeep(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.remove_aside(frame, kind);
     }
 
     fn kept(&self) -> Kept {
-        Kept { bytes: self.frames.ledger.weight(), aside: self.frames.ledger.aside() }
+        let ledger = &self.frames.ledger;
+        let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
+        Kept { bytes, aside: ledger.aside(), answers }
+    }
+
+    fn owed(&self, each: &mut dyn FnMut(Owed)) {
+        for (conn, socket) in &self.sockets {
+            let (bytes, taken) = (self.frames.owed(&socket.out), socket.out.taken());
+            if bytes > 0 {
+                each(Owed { conn: *conn, bytes, taken, is_open: socket.phase == Phase::Open });
+            }
+        }
+    }
+
+    fn put_off(&mut self, conn: ConnId, is_waiting: bool) {
+        self.tape.write(Item::PutOff { conn, is_waiting });
+        if is_waiting {
+            self.pause(conn);
+        }
     }
 
     fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
+use super::shortage::Wanted;
 use super::{Stranger, Switch, WORK_PER_TURN};
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
@@ -30,6 +31,8 @@ pub(super) struct Controller {
     auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
     pub waits: Option<Ticket>,
+    /// Its last command waits for room for its reply.
+    pub wants: Option<Wanted>,
     /// How to phrase the reply to that command.
     counts: bool,
     /// Bodies of replies that wait until their mark is durable, and their bytes.
@@ -40,14 +43,14 @@ pub(super) struct Controller {
     /// It sends no more, or is not heard any more: closed when all is answered.
     pub is_ended: bool,
     /// It is not heard any more, for this.
-    fault: Option<CloseReason>,
+    pub fault: Option<CloseReason>,
     deadlines: Deadlines,
     /// Wrong keys that it has tried.
     wrong_keys: usize,
 }
 
 /// What became of a command.
-enum Answer {
+pub(super) enum Answer {
     /// This body, as soon as this is durable.
     Body(Body, Mark),
     /// It has had its reply.
@@ -80,6 +83,16 @@ impl Controller {
         }
     }
 
+    /// The namespace it acts in.
+    pub fn namespace(&self) -> Option<NsId> {
+        self.auth.map(|(ns, _)| ns)
+    }
+
+    /// Whether its last command has no reply yet.
+    fn is_waiting(&self) -> bool {
+        self.waits.is_some() || self.wants.is_some()
+    }
+
     /// Whether so many of its replies wait for the disk that it is not to ask for more.
     fn is_behind(&self, limits: &Limits) -> bool {
         self.replies.len() >= limits.control_replies_waiting
@@ -95,7 +108,7 @@ impl Controller {
     }
 
     /// Reads no more for now. Half a frame is not waited for meanwhile.
-    fn unhear(&mut self, net: &mut impl Net, conn: ConnId) {
+    pub fn unhear(&mut self, net: &mut impl Net, conn: ConnId) {
         self.deadlines.unheard(net.now().mono);
         net.deadline(conn, self.deadlines.next());
         net.pause(conn);
@@ -112,7 +125,7 @@ impl Controller {
     /// known already stays the reason.
     fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         let reason = self.fault.unwrap_or(reason);
-        if self.replies.is_empty() && self.waits.is_none() {
+        if self.replies.is_empty() && !self.is_waiting() {
             net.close(conn, reason);
         } else {
             self.give_up(net, conn, reason);
@@ -183,7 +196,7 @@ impl<J: Journal> Switch<J> {
     ) -> Result<usize, CloseReason> {
         let (mut used, mut commands, queued) = (0, 0, net.queued(conn));
         loop {
-            if controller.waits.is_some() {
+            if controller.is_waiting() {
                 net.pause(conn);
                 return Ok(used);
             }
@@ -229,6 +242,13 @@ impl<J: Journal> Switch<J> {
         Ok(used)
     }
 
+    /// It acts in its namespace for as long as its key is good.
+    pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
+        let at = self.at(net.now());
+        let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);
+        controller.auth = controller.auth.filter(is_good);
+    }
+
     /// Carries out one command and sends, or owes, its reply.
     fn command(
         &mut self,
@@ -237,11 +257,10 @@ impl<J: Journal> Switch<J> {
         controller: &mut Controller,
         body: &str,
     ) -> Result<(), CloseReason> {
-        let at = self.at(net.now());
-        let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);
-        controller.auth = controller.auth.filter(is_good);
+        self.look_at_key(net, controller);
         let command = command::parse(body, controller.auth.is_some(), &self.limits);
         let answer = match command {
+            Ok(command) if self.puts_off(net, conn, controller, &command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),
             Err(Some(refused)) => Err(refused),
             Err(None) => {
@@ -251,6 +270,17 @@ impl<J: Journal> Switch<J> {
                 return Err(CloseReason::ControlJson);
             }
         };
+        self.say(net, conn, controller, answer)
+    }
+
+    /// Sends, or owes, what a command is answered with.
+    pub(super) fn say(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        answer: Result<Answer, Refused>,
+    ) -> Result<(), CloseReason> {
         match answer {
             Ok(Answer::Later | Answer::Said) => {}
             Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
@@ -274,7 +304,7 @@ impl<J: Journal> Switch<J> {
         Ok(())
     }
 
-    fn execute(
+    pub(super) fn execute(
         &mut self,
         net: &mut impl Net,
         conn: ConnId,
@@ -462,6 +492,7 @@ impl<J: Journal> Switch<J> {
             self.close_when_answered(net, conn, &mut controller);
             self.seats.put_back(conn, controller);
         }
+        self.feed(net);
         self.readmit(net);
     }
 
@@ -499,7 +530,7 @@ impl<J: Journal> Switch<J> {
         conn: ConnId,
         controller: &mut Controller,
     ) {
-        if !controller.is_ended || controller.waits.is_some() || !controller.replies.is_empty() {
+        if !controller.is_ended || controller.is_waiting() || !controller.replies.is_empty() {
             return;
         }
         if net.queued(conn) == 0 {

@@ -131,6 +131,7 @@ impl Judge {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
+        let is_short = self.is_short();
         self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
@@ -139,6 +140,8 @@ impl Judge {
         let half = half.filter(|from| *from < view.delivered && !view.is_paused);
         match &mut line.role {
             Role::Controller(controller) => {
+                let is_hungry = controller.wants.is_some();
+                assert!(!is_hungry || is_short, "{conn:?} waits, and there is room");
                 assert!(
                     !(is_answered && controller.is_ended),
                     "{conn:?} is answered and still open"
@@ -152,6 +155,7 @@ impl Judge {
                     at_rest.is_none_or(|(_, at)| is_before(at, limits.control_frame_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
+                let is_held = is_held && !is_hungry;
                 controller.held_since = match controller.held_since.filter(|_| is_held) {
                     Some(since) if since >= view.taken_at => Some(since),
                     _ => is_held.then_some(now),
@@ -185,7 +189,8 @@ impl Judge {
                 let held_until = browser.held_at.map_or(due, |held| held.plus(beat_ms));
                 assert!(now < due.max(held_until), "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
-                assert!(!is_held || is_spent(browser, &limits, now), "{conn:?} is not heard");
+                let may_be = is_spent(browser, &limits, now) || browser.is_hungry && is_short;
+                assert!(!is_held || may_be, "{conn:?} is not heard");
                 if browser.expires.is_some_and(|end| end * 1000 <= unix) {
                     let since = *browser.overdue_since.get_or_insert(now);
                     // Deadlines are on the other clock; the next beat corrects them.

@@ -53,6 +53,13 @@ impl Judge {
             }
             let is_command = matches!(intent, Intent::Command(_) | Intent::NotJson);
             assert!(!is_command || !is_flooded, "{conn:?} is heard, and there is no room");
+            let is_last = self.next_intent(conn).is_none_or(|(_, to, _)| to > view.consumed);
+            if let (Intent::Command(command), true) =
+                (&intent, is_last && self.meter.put_off.is_some())
+            {
+                self.want(conn, command.clone());
+                continue;
+            }
             self.carry_out(conn, intent, (items, &mut next));
         }
         if let Some(line) = self.lines.get_mut(&conn)
@@ -62,9 +69,64 @@ impl Judge {
         }
     }
 
+    /// There is room for what a connection asked for.
+    pub fn fed(&mut self, conn: ConnId, view: View, items: &[Item]) {
+        let is_fed = |item: &Item| matches!(item, Item::PutOff { conn: of, is_waiting: false } if *of == conn);
+        let at = items.iter().position(is_fed).expect("somebody was fed");
+        self.meter(conn, view, &items[at..]);
+        if let Some(controller) = self.controller(conn) {
+            let command = controller.wants.take().expect("it waits for room");
+            return self.command(conn, command, (&[], &mut 0));
+        }
+        let Some(browser) = self.browser(conn) else { panic!("{conn:?} asks for nothing") };
+        assert!(std::mem::take(&mut browser.is_hungry), "{conn:?} does not wait for room");
+        let pending = std::mem::take(&mut browser.pending);
+        self.hear(conn, pending);
+    }
+
+    /// A command of a back end waits for room for its reply.
+    fn want(&mut self, conn: ConnId, command: Command) {
+        let is_question = matches!(command, Command::Get { .. } | Command::Info { .. });
+        assert!(is_question, "{conn:?}: {command:?} is put off");
+        self.meter.put_off = None;
+        if let Some(controller) = self.controller(conn) {
+            controller.wants = Some(command);
+        }
+    }
+
+    /// Whether this asks for more than a little.
+    fn asks_for_much(&mut self, conn: ConnId, event: &Event) -> bool {
+        let at = self.at();
+        let Event::Subscribe { channel, .. } = event else { return false };
+        let Some((space, user)) = self.browser(conn).and_then(|b| b.who.clone()) else {
+            return false;
+        };
+        let of = channel.starts_with('@').then_some(user.as_str());
+        let space = self.record.spaces.get(&space);
+        let state = space.and_then(|space| space.state(channel, of, at));
+        state.is_some_and(|state| state.text.len() >= self.limits.answers_pause_bytes / 64)
+    }
+
+    /// Whether this is the event that was put off, and if so notes it.
+    fn is_put_off(&mut self, conn: ConnId, event: &Event) -> bool {
+        if !self.asks_for_much(conn, event) {
+            return false;
+        }
+        let due = self.lines.get(&conn).map_or(0, |line| line.expected.len());
+        let is_here = self.meter.put_off == Some(due.saturating_sub(self.meter.start));
+        assert!(is_here || !self.meter.is_short, "{conn:?} is heard, and there is no room");
+        if is_here {
+            self.meter.put_off = None;
+        }
+        is_here
+    }
+
     /// All that was queued for a connection has gone out: what waited behind that is heard now.
     pub fn drained(&mut self, conn: ConnId, view: View, items: &[Item]) {
         self.meter(conn, view, items);
+        if self.browser(conn).is_some_and(|browser| browser.is_hungry) {
+            return;
+        }
         let pending = self.browser(conn).map(|browser| std::mem::take(&mut browser.pending));
         self.hear(conn, pending.unwrap_or_default());
     }
@@ -80,7 +142,13 @@ impl Judge {
         let sent: Vec<usize> = sent.collect();
         let before = view.queued.saturating_sub(sent.iter().sum());
         let start = self.lines.get(&conn).map_or(0, |line| line.expected.len());
-        self.meter = Meter { before, sent, start };
+        let is_put_off = |item: &Item| matches!(item, Item::PutOff { conn: of, is_waiting: true } if *of == conn);
+        let put_off = items.iter().position(is_put_off).map(|at| {
+            let is_sent = |item: &&Item| matches!(item, Item::Sent { conn: to, .. } if *to == conn);
+            items[..at].iter().filter(is_sent).count()
+        });
+        let is_short = self.answers_bytes() > self.limits.answers_bytes;
+        self.meter = Meter { before, sent, start, put_off, is_short };
     }
 
     /// What was queued for it at this point of the call, when all so far had been sent.
@@ -119,6 +187,13 @@ impl Judge {
         while let Some(event) = events.pop_front() {
             // After a close nothing is heard any more.
             if self.lines.get(&conn).is_none_or(|line| line.closing.is_some()) {
+                return;
+            }
+            if self.is_put_off(conn, &event) {
+                events.push_front(event);
+                if let Some(browser) = self.browser(conn) {
+                    (browser.pending, browser.is_hungry) = (events, true);
+                }
                 return;
             }
             self.event(conn, event);
@@ -227,6 +302,7 @@ impl Judge {
                     held_at: None,
                     spent_until: (0, 0),
                     pending: VecDeque::new(),
+                    is_hungry: false,
                 });
                 self.make_room_for_strangers();
             }

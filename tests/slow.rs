@@ -240,3 +240,52 @@ fn half_messages_are_input_that_waits_and_when_they_are_too_much_the_largest_go(
     browsers[0].send_raw(rest);
     browsers[0].nothing();
 }
+
+#[test]
+fn a_crowd_gets_its_states_at_its_own_pace_and_they_take_little_memory() {
+    const CROWD: usize = 8;
+    let mut server = server(&[("answers_bytes", 1_000_000)]);
+    let mut control = server.controller("demo");
+    let state = text(500_000);
+    let channel = |number| format!("c{number}");
+    for number in 0..CROWD {
+        let (channel, state) = (channel(number), &state);
+        control.ok(&format!(r#"{{"action":"set","channel":"{channel}","data":{state}}}"#));
+    }
+    let before = server.peak_memory_bytes();
+    let mut crowd: Vec<Browser> = (0..CROWD)
+        .map(|number| {
+            let mut browser = server.browser("demo", &json!({ "i": channel(number) }).to_string());
+            browser.say(&json!({ "event": "subscribe", "data": channel(number) }).to_string());
+            browser.wire().set_deadline(Duration::from_millis(1));
+            browser
+        })
+        .collect();
+    // Whoever waits is heard in nothing else; whoever does not is heard at once.
+    let mut lines = vec![Vec::new(); CROWD];
+    let whole = |number| message(&channel(number), &state).len() + 10;
+    let mut piece = [0; 40_000];
+    while (0..CROWD).any(|number| lines[number].len() < whole(number)) {
+        for (browser, line) in crowd.iter_mut().zip(&mut lines) {
+            if let Ok(count) = browser.wire().read(&mut piece) {
+                assert!(count > 0, "it is not cut");
+                line.extend_from_slice(&piece[..count]);
+            }
+        }
+        control.ok(r#"{"action":"ping"}"#);
+        wait(&mut control, 10);
+    }
+    for (number, line) in lines.iter().enumerate() {
+        assert!(line.ends_with(message(&channel(number), &state).as_bytes()));
+    }
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 5_000_000, "{grown} bytes");
+    assert_eq!(closed(&server, "largest"), 0.0);
+    assert!(metric(&server, "fws_shortages_total") >= 1.0);
+    assert_eq!(metric(&server, "fws_answers_bytes"), 0.0);
+    for browser in &mut crowd {
+        browser.wire().set_deadline(common::DEADLINE);
+        browser.nothing();
+    }
+    server.assert_alive();
+}

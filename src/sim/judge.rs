@@ -367,8 +367,9 @@ impl Judge {
         let now = self.now.mono;
         self.note_last_call();
         self.note_partings(items);
-        for item in items {
+        for (at, item) in items.iter().enumerate() {
             match item {
+                Item::PutOff { conn, is_waiting: false } => self.fed(*conn, &items[at..]),
                 Item::Taken { conn, bytes } => {
                     let line = self.lines.get_mut(conn).expect("only of the known is taken");
                     line.queue.take(*bytes, now, &self.limits);

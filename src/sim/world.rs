@@ -11,7 +11,7 @@ use super::ground::Ground;
 use super::intent::Intent;
 use super::judge::{Judge, Seen, View};
 use super::net::{FakeNet, Flushed, Phase};
-use super::tape::{Item, Tape, Traced};
+use super::tape::{Tape, Traced};
 use super::{Options, Prng, Report};
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Handler, Net};
@@ -170,11 +170,6 @@ impl<G: Ground> World<G> {
         self.note_batch();
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
-        for item in &items {
-            if let Item::PutOff { conn, is_waiting: false } = item {
-                self.judge.fed(*conn, self.view(*conn), &items);
-            }
-        }
         self.judge_items(&items, None);
         self.judge.settled(self.tape.durable());
         is_busy |= self.forget();

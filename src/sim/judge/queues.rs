@@ -125,6 +125,13 @@ impl Queue {
 }
 
 impl Line {
+    /// What waits for it, as the server counts it.
+    pub(super) fn queued(&self) -> usize {
+        let frames = &self.queue.frames;
+        let bytes: usize = frames.iter().map(|(frame, _)| frame.len() + FRAME_COST_BYTES).sum();
+        bytes - self.queue.head_sent
+    }
+
     /// Frames that waited for it are gone, and the client will not see them.
     pub(super) fn forget_frames(&mut self, dropped: &[usize], is_all: bool) {
         let counts = self.queue.frames.iter().map(|(frame, _)| self.see(frame).len());

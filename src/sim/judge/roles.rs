@@ -3,13 +3,21 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::expected::Expected;
-use super::{Browser, Controller, Judge, Meter, Role, View};
+use super::{Browser, Controller, Judge, Line, Meter, Role, View};
 use crate::edge::ConnId;
 use crate::frame::FRAME_COST_BYTES;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::intent::{Auth, Command, Event, Intent};
 use crate::sim::tape::Item;
+
+/// What a frame for that connection takes, if this is one.
+fn sent_to(conn: ConnId, item: &Item) -> Option<usize> {
+    match item {
+        Item::Sent { conn: to, frame, .. } if *to == conn => Some(frame.len() + FRAME_COST_BYTES),
+        _ => None,
+    }
+}
 
 impl Judge {
     /// The switch was given bytes of a connection.
@@ -69,11 +77,10 @@ impl Judge {
         }
     }
 
-    /// There is room for what a connection asked for.
-    pub fn fed(&mut self, conn: ConnId, view: View, items: &[Item]) {
-        let is_fed = |item: &Item| matches!(item, Item::PutOff { conn: of, is_waiting: false } if *of == conn);
-        let at = items.iter().position(is_fed).expect("somebody was fed");
-        self.meter(conn, view, &items[at..]);
+    /// There is room for what a connection asked for; what happens from then on.
+    pub(super) fn fed(&mut self, conn: ConnId, items: &[Item]) {
+        let before = self.lines.get(&conn).map_or(0, Line::queued);
+        self.meter_from(conn, before, items);
         if let Some(controller) = self.controller(conn) {
             let command = controller.wants.take().expect("it waits for room");
             return self.command(conn, command, (&[], &mut 0));
@@ -133,20 +140,19 @@ impl Judge {
 
     /// Notes what a call into the switch found queued, and what it sent.
     fn meter(&mut self, conn: ConnId, view: View, items: &[Item]) {
-        let sent = items.iter().filter_map(|item| match item {
-            Item::Sent { conn: to, frame, .. } if *to == conn => {
-                Some(frame.len() + FRAME_COST_BYTES)
-            }
-            _ => None,
-        });
-        let sent: Vec<usize> = sent.collect();
-        let before = view.queued.saturating_sub(sent.iter().sum());
+        let sent = items.iter().filter_map(|item| sent_to(conn, item));
+        let sent: usize = sent.sum();
+        self.meter_from(conn, view.queued.saturating_sub(sent), items);
+    }
+
+    fn meter_from(&mut self, conn: ConnId, before: usize, items: &[Item]) {
+        let sent = items.iter().filter_map(|item| sent_to(conn, item)).collect();
         let start = self.lines.get(&conn).map_or(0, |line| line.expected.len());
         let is_put_off = |item: &Item| matches!(item, Item::PutOff { conn: of, is_waiting: true } if *of == conn);
-        let put_off = items.iter().position(is_put_off).map(|at| {
-            let is_sent = |item: &&Item| matches!(item, Item::Sent { conn: to, .. } if *to == conn);
-            items[..at].iter().filter(is_sent).count()
-        });
+        let put_off = items
+            .iter()
+            .position(is_put_off)
+            .map(|at| items[..at].iter().filter_map(|item| sent_to(conn, item)).count());
         let is_short = self.answers_bytes() > self.limits.answers_bytes;
         self.meter = Meter { before, sent, start, put_off, is_short };
     }

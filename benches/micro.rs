@@ -96,6 +96,13 @@ fn codecs(report: &mut Report) {
         let names = ["action", "channel", "data", "params", "userId"];
         black_box(json::members(&body, &names).expect("JSON"));
     });
+    let body = r#"{"action":"get","channel":"key000000","params":{}}"#;
+    report.one("JSON: each member of a command of 50 bytes, and its text", 0.0, |_| {
+        json::each_member(black_box(body), json::DEPTH_MAX, |key, value| {
+            black_box((key, json::text(value)));
+        })
+        .expect("JSON");
+    });
     let mut out = Vec::with_capacity(1024);
     report.one("SockJS: frame a message", 0.0, |_| {
         out.clear();

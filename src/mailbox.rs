@@ -83,7 +83,10 @@ impl<T> Receiver<T> {
     /// A message that is there.
     pub fn try_recv(&self) -> Option<T> {
         let message = self.0.lock().messages.pop_front();
-        self.0.changed.notify_all();
+        // To tell of it is a system call, whether anybody waits or not.
+        if message.is_some() {
+            self.0.changed.notify_all();
+        }
         message
     }
 

@@ -136,8 +136,11 @@ impl<T> Wheel<T> {
     /// Tells the wheel the time. It does not go back: an earlier moment than before is ignored.
     /// Costs nothing for empty time, and a step for each timer in a slot that is filed again.
     pub fn advance(&mut self, now: u64) {
-        self.now = self.now.max(now);
-        self.settle();
+        // What is told again and again within one moment is settled already.
+        if now > self.now {
+            self.now = now;
+            self.settle();
+        }
     }
 
     /// Takes out one timer that has expired, with the moment it was set for: the earliest, and of

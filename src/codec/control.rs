@@ -104,6 +104,11 @@ impl Decoder {
         Ok(Decoded { consumed, body })
     }
 
+    /// What has arrived of the body of a frame whose end has not.
+    pub fn arrived(&self) -> &[u8] {
+        self.partial.as_ref().map_or(&[], |partial| &partial.bytes)
+    }
+
     /// Whether the stream stands inside a frame whose length is known: its end must come within
     /// a time limit. One to three bytes of a length are the caller's to see: they are left over.
     pub fn is_midway(&self) -> bool {

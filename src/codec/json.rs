@@ -6,9 +6,11 @@
 //! them in tests and for the fuzzer.
 //!
 //! *Raw* is everywhere one JSON value without white space around it, as [`members`] and
-//! [`elements`] hand it out. Whatever else is given as raw yields `None` or an arbitrary `bool`.
+//! [`each_element`] hand it out. Whatever else is given as raw yields `None` or an arbitrary
+//! `bool`.
 
 mod oracle;
+mod outline;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ use std::fmt;
 
 #[doc(hidden)]
 pub use oracle::fuzz_members;
+pub use outline::Outline;
 use scan::Scan;
 
 /// How deep arrays and objects may lie in each other; `[]` is one deep. Nothing here recurses,
@@ -47,6 +50,27 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
+/// A raw value, and what the scan that found it knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raw<'a> {
+    text: &'a str,
+    /// It is known to be a string without escapes, which need not be looked at again.
+    is_plain: bool,
+}
+
+impl<'a> Raw<'a> {
+    /// The value as it was written.
+    pub fn get(self) -> &'a str {
+        self.text
+    }
+}
+
+impl<'a> From<&'a str> for Raw<'a> {
+    fn from(text: &'a str) -> Raw<'a> {
+        Raw { text, is_plain: false }
+    }
+}
+
 /// The raw values of the members with these names, in the order of the names; `None` for the text
 /// as a whole if it is JSON but no object. Of two equal keys the last one counts (protocol part
 /// 3), a key may be written with escapes, and members with other names are skipped.
@@ -69,57 +93,100 @@ pub fn members_within<'a, const N: usize>(
     names: &[&str; N],
     depth_max: usize,
 ) -> Result<Option<[Option<&'a str>; N]>, JsonError> {
-    found(text, names, depth_max).ok_or_else(|| match is_too_deep(text, depth_max) {
-        true => JsonError::Depth { max: depth_max },
-        false => JsonError::Syntax,
-    })
+    let found = raw_members(text, names, depth_max)?;
+    Ok(found.map(|found| found.map(|raw| raw.map(Raw::get))))
 }
 
-/// As [`members_within`]; `None` if the text is not JSON, or nested too deep.
-fn found<'a, const N: usize>(
+/// As [`members_within`], for those who go on with what the scan knows.
+///
+/// # Errors
+/// [`JsonError`] if the text is not JSON, or nested deeper than that.
+pub fn raw_members<'a, const N: usize>(
     text: &'a str,
     names: &[&str; N],
     depth_max: usize,
-) -> Option<Option<[Option<&'a str>; N]>> {
-    let mut scan = Scan::new(text);
-    if scan.next()? != b'{' {
-        scan.value(depth_max)?;
-        return scan.is_over().then_some(None);
-    }
-    scan.take(b'{')?;
-    let (mut found, depth_max) = ([None; N], depth_max.checked_sub(1)?);
-    let mut is_open = scan.take(b'}').is_none();
-    while is_open {
-        let (key, has_escapes) = scan.key()?;
-        let value = scan.value(depth_max)?;
-        // A key that is no text cannot be one of the names, but is no error either.
-        let key = if has_escapes { unescaped(key) } else { Some(Cow::Borrowed(key)) };
-        let index = key.and_then(|key| names.iter().position(|name| is_same(name, &key)));
+) -> Result<Option<[Option<Raw<'a>>; N]>, JsonError> {
+    let mut found = [None; N];
+    let mut tell = |key: &str, value: Raw<'a>| {
+        let index = names.iter().position(|name| *name == key);
         if let Some(place) = index.and_then(|index| found.get_mut(index)) {
             *place = Some(value);
         }
-        is_open = scan.take(b',').is_some();
-        if !is_open {
-            scan.take(b'}')?;
+    };
+    // One scan for all numbers of names: each would be compiled for itself.
+    let tell: &mut dyn FnMut(&str, Raw<'a>) = &mut tell;
+    let is_object = each_member(text, depth_max, tell)?;
+    Ok(is_object.then_some(found))
+}
+
+/// Tells of each member of an object its key, decoded, and its value, in the order in which they
+/// are written; of two equal keys the last one counts. Whether the text is an object at all.
+///
+/// # Errors
+/// [`JsonError`] as [`members`]; what has been told means nothing then.
+#[inline]
+pub fn each_member<'a>(
+    text: &'a str,
+    depth_max: usize,
+    tell: impl FnMut(&str, Raw<'a>),
+) -> Result<bool, JsonError> {
+    told(text, depth_max, tell).ok_or_else(|| first_fault(text, depth_max))
+}
+
+/// What is wrong first with a text that the scan has refused.
+#[cold]
+fn first_fault(text: &str, depth_max: usize) -> JsonError {
+    let mut outline = Outline::new(&[], depth_max);
+    outline.read(text.as_bytes());
+    outline.members(text).err().unwrap_or(JsonError::Syntax)
+}
+
+/// As [`each_member`]; `None` if the text is not JSON, or nested too deep.
+#[inline]
+fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&str, Raw<'a>)) -> Option<bool> {
+    let mut scan = Scan::new(text);
+    if scan.next()? != b'{' {
+        scan.value(depth_max)?;
+        return scan.is_over().then_some(false);
+    }
+    scan.take(b'{')?;
+    let depth_max = depth_max.checked_sub(1)?;
+    if scan.take(b'}').is_some() {
+        return scan.is_over().then_some(true);
+    }
+    let mut decoded;
+    loop {
+        let (key, has_escapes) = scan.key()?;
+        let value = scan.value(depth_max)?;
+        let mut key = Some(text.get(key)?);
+        if has_escapes {
+            // One that is no text cannot be one that is looked for, but is no error either.
+            decoded = key.and_then(unescaped);
+            key = decoded.as_deref();
+        }
+        if let Some(key) = key {
+            tell(key, value);
+        }
+        match scan.next()? {
+            b',' => scan.skip(),
+            b'}' => break,
+            _ => return None,
         }
     }
-    scan.is_over().then_some(Some(found))
+    scan.skip();
+    scan.is_over().then_some(true)
 }
 
-/// Whether two names are the same, which the first letter mostly says.
-fn is_same(one: &str, other: &str) -> bool {
-    one.len() == other.len() && one.as_bytes().first() == other.as_bytes().first() && one == other
-}
-
-/// Hands out the raw elements of an array, of which there may be half as many as it has bytes: who
-/// collects them bounds how many. `None` for anything else, and for what is twice as deep as
-/// [`DEPTH_MAX`]; what has been handed out by then counts for nothing.
-pub fn elements<'a>(raw: &'a str, mut each: impl FnMut(&'a str)) -> Option<()> {
+/// Tells of each element of an array, raw, for as long as that wants more. `None` for anything
+/// else, and for what is twice as deep as [`DEPTH_MAX`], as far as it was read.
+pub fn each_element<'a>(raw: &'a str, mut tell: impl FnMut(&'a str) -> bool) -> Option<()> {
     let mut scan = Scan::new(raw);
     scan.take(b'[')?;
     let mut is_open = scan.take(b']').is_none();
     while is_open {
-        each(scan.value(2 * DEPTH_MAX)?);
+        if !tell(scan.value(2 * DEPTH_MAX)?.get()) {
+            return Some(());
+        }
         is_open = scan.take(b',').is_some();
         if !is_open {
             scan.take(b']')?;
@@ -130,26 +197,42 @@ pub fn elements<'a>(raw: &'a str, mut each: impl FnMut(&'a str)) -> Option<()> {
 
 /// A string, decoded; `None` for anything else, and for one with half of a surrogate pair, which
 /// is no text.
-pub fn string(raw: &str) -> Option<Cow<'_, str>> {
-    let mut scan = Scan::new(raw);
-    let (inner, has_escapes) = scan.string().filter(|_| scan.is_at_end())?;
+#[inline]
+pub fn string<'a>(raw: impl Into<Raw<'a>>) -> Option<Cow<'a, str>> {
+    let Raw { text, is_plain } = raw.into();
+    let is_plain = is_plain || is_plain_string(text)?;
+    let inner = text.get(1..text.len().checked_sub(1)?)?;
     // A string without escapes is borrowed as it lies.
-    if has_escapes { unescaped(inner) } else { Some(Cow::Borrowed(inner)) }
+    if is_plain { Some(Cow::Borrowed(inner)) } else { unescaped(inner).map(Cow::Owned) }
+}
+
+/// Whether a string has no escapes; `None` for what is no string.
+#[inline(never)]
+fn is_plain_string(raw: &str) -> Option<bool> {
+    let mut scan = Scan::new(raw);
+    let found = scan.value(0).filter(|_| raw.starts_with('"') && scan.is_at_end())?;
+    Some(found.is_plain)
 }
 
 /// What is between the quotes of a string with escapes, decoded.
-fn unescaped(inner: &str) -> Option<Cow<'_, str>> {
-    serde_json::from_str(&format!("\"{inner}\"")).map(Cow::Owned).ok()
+#[cold]
+fn unescaped(inner: &str) -> Option<String> {
+    serde_json::from_str(&format!("\"{inner}\"")).ok()
 }
 
 /// A string or a number as text (protocol part 4, "Text from other types", of which we keep these
 /// two), so that 5 and "5" are one user. An integer written plainly stays digit for digit, and
 /// `-0` is `0`. Another number becomes what JavaScript prints, as far as that needs no exponent:
 /// from 10^-6 to below 10^21. `None` for everything else.
-pub fn text(raw: &str) -> Option<Cow<'_, str>> {
-    if raw.starts_with('"') {
-        return string(raw);
-    }
+#[inline]
+pub fn text<'a>(raw: impl Into<Raw<'a>>) -> Option<Cow<'a, str>> {
+    let raw = raw.into();
+    if raw.text.starts_with('"') { string(raw) } else { number_text(raw.text) }
+}
+
+/// [`text`] of a number.
+#[inline(never)]
+fn number_text(raw: &str) -> Option<Cow<'_, str>> {
     let number = number(raw)?;
     if number == 0.0 {
         return Some(Cow::Borrowed("0"));
@@ -170,7 +253,8 @@ pub fn number(raw: &str) -> Option<f64> {
     // The scan knows the grammar, the standard library rounds correctly; serde_json, as we
     // configure it, does not, and refuses what is too large.
     let mut scan = Scan::new(raw);
-    scan.value(0).filter(|_| scan.is_at_end())?.parse().ok()
+    scan.value(0).filter(|_| scan.is_at_end())?;
+    raw.parse().ok()
 }
 
 /// A number of integral value however written (`10`, `10.0`, `1e1`), or a string of nothing but
@@ -208,30 +292,4 @@ pub fn quote_into(out: &mut Vec<u8>, text: &str) {
 /// `-?(0|[1-9][0-9]*)`, given that it is a number.
 fn is_plain_integer(number: &str) -> bool {
     number.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit())
-}
-
-/// Whether arrays and objects lie deeper in each other than that, if it is JSON at all.
-fn is_too_deep(text: &str, depth_max: usize) -> bool {
-    let (mut depth, mut bytes) = (0_usize, text.bytes());
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'[' | b'{' if depth == depth_max => return true,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b'"' => skip_string(&mut bytes),
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Skips the rest of a string, whose opening quote has been read.
-fn skip_string(bytes: &mut std::str::Bytes<'_>) {
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => return,
-            b'\\' => drop(bytes.next()),
-            _ => {}
-        }
-    }
 }

@@ -15,6 +15,13 @@ use crate::uuid::Uuid;
 /// States that end with one entry, at most.
 const ENDS_PER_ENTRY: usize = 16;
 
+/// A change that can be applied, with nothing in between but the end of states.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Checked {
+    /// The state at the place that it is about, which may have ended.
+    state: Option<Id<State>>,
+}
+
 /// Whom a message goes to, among the subscribers of a channel.
 #[derive(Clone, Copy, Default)]
 struct Audience<'a> {
@@ -28,14 +35,14 @@ impl Hub {
     ///
     /// # Errors
     /// [`Refusal`]
-    pub fn check(&self, change: &Change<'_>, at: UnixMillis) -> Result<(), Refusal> {
+    pub fn check(&self, change: &Change<'_>, at: UnixMillis) -> Result<Checked, Refusal> {
         let ns = match change {
             Change::Register { name, .. } => {
                 let (taken, max) = (self.namespaces.len(), self.limits.namespaces);
                 return match self.namespace(name) {
                     Some(_) => Err(Refusal::NameTaken),
                     None if taken >= max => Err(Refusal::TooMany("name spaces", max)),
-                    None => Ok(()),
+                    None => Ok(Checked::default()),
                 };
             }
             Change::Remove { ns }
@@ -57,25 +64,28 @@ impl Hub {
                 let max = self.limits.grants_per_namespace;
                 let grant = GrantRef { channel, user };
                 if space.grants.contains(&grant) {
-                    return Ok(());
+                    return Ok(Checked::default());
                 }
                 if space.grants.len() >= max {
                     return Err(Refusal::TooMany("grants", max));
                 }
                 let max = self.limits.grants;
-                let is_full = self.grants >= max;
-                if is_full { Err(Refusal::TooMany("grants in all", max)) } else { Ok(()) }
+                if self.grants >= max {
+                    return Err(Refusal::TooMany("grants in all", max));
+                }
+                Ok(Checked::default())
             }
             Change::Set { channel, user, data, .. } if &**data != "null" => {
                 let spot = Spot { channel, user: user.as_deref() };
-                let state = self.live_state(ns, spot, at);
+                let (found, state) = self.live_state(ns, spot, at);
                 let before = state.map_or(0, State::bytes);
                 let bytes = (spot.bytes() + data.len()).saturating_sub(before);
-                self.check_state(space, state.is_none(), data, bytes)
+                self.check_state(space, state.is_none(), data, bytes)?;
+                Ok(Checked { state: found })
             }
             Change::Push { channel, user, data, .. } => {
                 let spot = Spot { channel, user: user.as_deref() };
-                let state = self.live_state(ns, spot, at);
+                let (found, state) = self.live_state(ns, spot, at);
                 if state.is_some_and(|state| !state.value.is_list()) {
                     return Err(Refusal::NotAList);
                 }
@@ -89,9 +99,10 @@ impl Hub {
                     Some(_) => data.len() + 1,
                     None => spot.bytes() + data.len() + 2,
                 };
-                self.check_state(space, state.is_none(), data, bytes)
+                self.check_state(space, state.is_none(), data, bytes)?;
+                Ok(Checked { state: found })
             }
-            _ => Ok(()),
+            _ => Ok(Checked::default()),
         }
     }
 
@@ -129,9 +140,16 @@ impl Hub {
         Ok(())
     }
 
-    fn live_state(&self, ns: NsId, spot: Spot<'_>, at: UnixMillis) -> Option<&State> {
-        let id = self.find_state(ns, spot)?;
-        self.states.get(id).filter(|state| state.expires().is_none_or(|end| at < end))
+    /// The state at a place, and what it is unless it has ended.
+    fn live_state(
+        &self,
+        ns: NsId,
+        spot: Spot<'_>,
+        at: UnixMillis,
+    ) -> (Option<Id<State>>, Option<&State>) {
+        let id = self.find_state(ns, spot);
+        let state = id.and_then(|id| self.states.get(id));
+        (id, state.filter(|state| state.expires().is_none_or(|end| at < end)))
     }
 
     /// Applies one entry: changes what is recorded, and tells the outbox who hears of it.
@@ -140,18 +158,26 @@ impl Hub {
     /// [`Refusal`], if what was ordered before it stands in its way; nothing has changed then.
     pub fn apply(&mut self, entry: Entry<'_>, out: &mut impl Outbox) -> Result<Outcome, Refusal> {
         self.advance(entry.at, ENDS_PER_ENTRY, out);
-        self.check(&entry.change, entry.at)?;
-        Ok(self.carry_out(entry, out))
+        let checked = self.check(&entry.change, entry.at)?;
+        Ok(self.carry_out(entry, checked, out))
     }
 
     /// [`Hub::apply`] for an entry whose change has been checked for its moment, with nothing in
     /// between.
-    pub fn apply_checked(&mut self, entry: Entry<'_>, out: &mut impl Outbox) -> Outcome {
+    pub fn apply_checked(
+        &mut self,
+        entry: Entry<'_>,
+        checked: Checked,
+        out: &mut impl Outbox,
+    ) -> Outcome {
         self.advance(entry.at, ENDS_PER_ENTRY, out);
-        self.carry_out(entry, out)
+        // What has ended by now is no longer there.
+        let is_there = |id: &Id<State>| self.states.get(*id).is_some();
+        let checked = Checked { state: checked.state.filter(is_there) };
+        self.carry_out(entry, checked, out)
     }
 
-    fn carry_out(&mut self, entry: Entry<'_>, out: &mut impl Outbox) -> Outcome {
+    fn carry_out(&mut self, entry: Entry<'_>, checked: Checked, out: &mut impl Outbox) -> Outcome {
         match entry.change {
             Change::Register { name, key } => self.register(name, key, out),
             Change::Remove { ns } => self.remove(ns, out),
@@ -178,7 +204,7 @@ impl Hub {
                 let expires = ttl_ms.map(|ttl| entry.at.plus(ttl));
                 match &*data {
                     "null" => self.unset(ns, spot, out),
-                    text => self.set(ns, spot, text, expires, out),
+                    text => self.set((ns, spot), checked.state, text, expires, out),
                 }
                 Outcome::Done
             }
@@ -188,7 +214,7 @@ impl Hub {
                     self.publish_at(ns, spot, &data, out);
                 }
                 let times = (entry.at, ttl_ms.map(|ttl| entry.at.plus(ttl)));
-                self.push(ns, spot, &data, times, out);
+                self.push((ns, spot), checked.state, &data, times, out);
                 Outcome::Done
             }
             Change::Emit { ns, channels, data, user, except } => {
@@ -246,14 +272,13 @@ impl Hub {
 
     fn set(
         &mut self,
-        ns: NsId,
-        spot: Spot<'_>,
+        (ns, spot): (NsId, Spot<'_>),
+        id: Option<Id<State>>,
         text: &str,
         expires: Option<UnixMillis>,
         out: &mut impl Outbox,
     ) {
         let Some(number) = self.number(ns) else { return };
-        let id = self.find_state(ns, spot);
         let state = id.and_then(|id| self.states.get(id));
         let is_endless = state.is_some_and(|state| state.end.is_none()) && expires.is_none();
         if is_endless && state.is_some_and(|state| state.value.is(text)) {
@@ -306,13 +331,12 @@ impl Hub {
 
     fn push(
         &mut self,
-        ns: NsId,
-        spot: Spot<'_>,
+        (ns, spot): (NsId, Spot<'_>),
+        found: Option<Id<State>>,
         data: &str,
         (at, expires): (UnixMillis, Option<UnixMillis>),
         out: &mut impl Outbox,
     ) {
-        let found = self.find_state(ns, spot);
         // One that has ended, and is only not dropped yet, is replaced like any other.
         let is_there = |id: &Id<State>| {
             let expires = self.states.get(*id).and_then(State::expires);

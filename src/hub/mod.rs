@@ -15,6 +15,7 @@ mod record;
 mod state;
 mod states;
 
+pub use apply::Checked;
 pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
 pub use record::{Cursor, Key, KeyRef, Row, Undo};

@@ -119,22 +119,20 @@ impl Value {
         }
     }
 
-    /// The value as a list, made one of the newest `items_max` elements if it is the text of one:
-    /// elements of a byte or two take many times that, so those that go anyway are not made.
-    /// `None` if it is neither.
+    /// The value as a list, made one if it is the text of one: of no more than so many of its last
+    /// elements, because as a list they take far more memory. `None` if it is neither.
     pub fn as_list(&mut self, items_max: usize) -> Option<&mut List> {
         if let Value::Json(text) = self {
-            let mut newest = VecDeque::new();
-            json::elements(text, |item| {
-                if newest.len() >= items_max {
-                    newest.pop_front();
+            let mut last = VecDeque::new();
+            json::each_element(text, |item| {
+                if last.len() == items_max {
+                    last.pop_front();
                 }
-                newest.push_back(item);
+                last.push_back(item);
+                true
             })?;
             let mut list = List::default();
-            for item in newest {
-                list.push(item.into());
-            }
+            last.into_iter().for_each(|item| list.push(item.into()));
             *self = Value::List(Box::new(list));
         }
         match self {

@@ -128,7 +128,7 @@ impl InForce<'_> {
             // The kernel took the same call at the start.
             log::warning(at, format_args!("reload: the doors stay as they were: {error}"));
         }
-        handler.reload(limits, sockjs(&config));
+        handler.reload(limits, sockjs(&config), reactor.now());
         let switch = handler.switch_mut();
         switch.set_server_key(server_key.expose());
         let mut count = 0;

@@ -3,6 +3,8 @@
 //! and draws from the seed what the kernel and the peers would do: short reads, short writes,
 //! peers that do not read. Never calls the handler; the world does, as the real turn does.
 
+mod clock;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 
@@ -123,6 +125,15 @@ impl FakeNet {
             leftovers: BTreeMap::new(),
             tape,
         }
+    }
+
+    /// These limits hold from now on, as the reactor has it: who is slow is judged by them, and who
+    /// closes from now on has that time.
+    pub fn reload(&mut self, limits: &Limits) {
+        let slow = Rules::new(limits);
+        self.frames.set_counted_max(slow.counted_max());
+        self.watches.set_rules(slow);
+        (self.close_ms, self.linger_ms) = (limits.close_ms as u64, limits.close_ms as u64);
     }
 
     /// A new connection.
@@ -396,26 +407,6 @@ impl FakeNet {
         }
     }
 
-    /// The next peer that has not taken what was published to it for too long.
-    pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
-        let conn = self.watches.next(self.now.mono)?;
-        self.offer(conn);
-        let watch = self.open(conn).map(|socket| socket.watch);
-        let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
-        Some((conn, reason))
-    }
-
-    /// When something is due at the latest.
-    pub fn next_at(&self) -> Option<Millis> {
-        let timer = self.wheel.next_at().map(Millis);
-        [timer, self.watches.next_at()].into_iter().flatten().min()
-    }
-
-    /// Whether nobody is watched.
-    pub fn is_nobody_watched(&self) -> bool {
-        self.watches.is_empty()
-    }
-
     /// Has the kernel take what it will in the midst of a turn.
     fn offer(&mut self, conn: ConnId) {
         let mut flushed = Flushed::More;
@@ -425,21 +416,6 @@ impl FakeNet {
         if flushed == Flushed::All {
             self.mark_dirty(conn);
         }
-    }
-
-    pub fn set_timer(&mut self, conn: ConnId, at: Option<Millis>) {
-        let Some(socket) = self.sockets.get_mut(&conn) else { return };
-        if let Some(timer) = socket.timer.take() {
-            self.wheel.cancel(timer);
-        }
-        socket.timer = at.map(|at| self.wheel.insert(at.0, conn));
-    }
-
-    /// The timer of a connection has come: it holds none any more.
-    pub fn timer_came(&mut self, conn: ConnId) -> Option<Phase> {
-        let socket = self.socket(conn)?;
-        socket.timer = None;
-        Some(socket.phase)
     }
 }
 

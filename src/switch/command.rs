@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use hashbrown::HashSet;
 
-use crate::codec::json::{self, JsonError};
+use crate::codec::json::{self, JsonError, Raw};
 use crate::limits::Limits;
 use crate::uuid::Uuid;
 
@@ -26,6 +26,7 @@ impl Refused {
     }
 }
 
+pub(super) const NOT_JSON: Refused = Refused::new(301, "Body is not JSON");
 pub(super) const STORE_FAILED: Refused = Refused::new(302, "Error store, try latter...");
 pub(super) const INVALID_SKEY: Refused = Refused::new(305, "Invalid sKey");
 pub(super) const INVALID_KEY: Refused = Refused::new(306, "Invalid key");
@@ -83,43 +84,103 @@ pub(super) struct StoreOptions<'a> {
 }
 
 /// The fields of a request, raw.
+#[derive(Default)]
 struct Fields<'a> {
-    name: Option<&'a str>,
-    key: Option<&'a str>,
-    s_key: Option<&'a str>,
-    channel: Option<&'a str>,
-    channels: Option<&'a str>,
-    data: Option<&'a str>,
-    user: Option<&'a str>,
-    params: Option<&'a str>,
+    action: Option<Raw<'a>>,
+    name: Option<Raw<'a>>,
+    key: Option<Raw<'a>>,
+    s_key: Option<Raw<'a>>,
+    channel: Option<Raw<'a>>,
+    channels: Option<Raw<'a>>,
+    data: Option<Raw<'a>>,
+    user: Option<Raw<'a>>,
+    params: Option<Raw<'a>>,
 }
 
-const NAMES: [&str; 9] =
-    ["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
+/// The longest name that `name_bytes` may allow, as long as it can be written.
+const FIELD_BYTES: usize = 6 * 65_535 + 2;
 
-/// Reads one request. `Err(None)` if the body is not JSON.
+/// The names of [`Fields`].
+const NAMES: &[&str; 9] =
+    &["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
+
+/// What is known of a large request while it arrives.
+pub(super) type Outline = json::Outline<{ NAMES.len() }>;
+
+/// Of a request of which nothing has been read.
+pub(super) fn outline() -> Outline {
+    Outline::new(NAMES, json::DEPTH_MAX)
+}
+
+/// Reads one request, or takes what has been read of it while it arrived.
 pub(super) fn parse<'a>(
     body: &'a str,
+    outline: Option<&Outline>,
     is_authenticated: bool,
     limits: &Limits,
-) -> Result<Command<'a>, Option<Refused>> {
-    let members = json::members(body, &NAMES).map_err(|error| match error {
-        JsonError::Syntax => None,
+) -> Result<Command<'a>, Refused> {
+    let fields = match outline {
+        Some(outline) => outline.members(body).map(|found| Fields::from(found.unwrap_or_default())),
+        None => fields(body),
+    };
+    let fields = fields.map_err(|error| match error {
+        JsonError::Syntax => NOT_JSON,
         JsonError::Depth { max } => {
             let reason = format!("Nested too deep, at most {max} levels").into();
-            Some(Refused { code: 300, reason })
+            Refused { code: 300, reason }
         }
     })?;
-    let Some([Some(action), name, key, s_key, channel, channels, data, user, params]) = members
-    else {
-        return Err(Some(Refused::new(300, "Need action")));
-    };
-    let fields = Fields { name, key, s_key, channel, channels, data, user, params };
-    let action = json::string(action).ok_or(Some(INVALID_ACTION))?;
-    fields.command(&action, is_authenticated, limits).map_err(Some)
+    if body.len() > FIELD_BYTES {
+        fields.check_lengths(limits)?;
+    }
+    let action = fields.action.ok_or(Refused::new(300, "Need action"))?;
+    let action = json::string(action).ok_or(INVALID_ACTION)?;
+    fields.command(&action, is_authenticated, limits)
+}
+
+fn fields(body: &str) -> Result<Fields<'_>, JsonError> {
+    let mut fields = Fields::default();
+    json::each_member(body, json::DEPTH_MAX, |key, value| {
+        let field = match key {
+            "action" => &mut fields.action,
+            "name" => &mut fields.name,
+            "key" => &mut fields.key,
+            "sKey" => &mut fields.s_key,
+            "channel" => &mut fields.channel,
+            "channels" => &mut fields.channels,
+            "data" => &mut fields.data,
+            "userId" => &mut fields.user,
+            "params" => &mut fields.params,
+            _ => return,
+        };
+        *field = Some(value);
+    })?;
+    Ok(fields)
+}
+
+impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
+    fn from(found: [Option<Raw<'a>>; NAMES.len()]) -> Fields<'a> {
+        let [action, name, key, s_key, channel, channels, data, user, params] = found;
+        Fields { action, name, key, s_key, channel, channels, data, user, params }
+    }
 }
 
 impl<'a> Fields<'a> {
+    /// What is no data and no list of channels cannot be long, and is not looked at if it is.
+    fn check_lengths(&self, limits: &Limits) -> Result<(), Refused> {
+        let Fields { action, name, key, s_key, channel, user, params, .. } = *self;
+        let names = [("name", name), ("channel", channel), ("userId", user)];
+        let others = [("action", action), ("key", key), ("sKey", s_key), ("params", params)];
+        let names = names.map(|field| (field, limits.name_bytes));
+        let others = others.map(|field| (field, FIELD_BYTES));
+        for ((what, raw), max) in names.into_iter().chain(others) {
+            if raw.is_some_and(|raw| raw.get().len() > FIELD_BYTES) {
+                return Err(too_long(what, max));
+            }
+        }
+        Ok(())
+    }
+
     fn command(
         &self,
         action: &str,
@@ -151,7 +212,7 @@ impl<'a> Fields<'a> {
             "push" => self.store(true, limits),
             "get" => {
                 let channel = self.channel(limits)?;
-                let [user] = self.params(["userId"]);
+                let [user] = self.params(&["userId"]);
                 Ok(Command::Get { channel, user: user_id(user, "params.userId", limits)? })
             }
             "channelInfo" => Ok(Command::Info { channel: self.channel(limits)? }),
@@ -179,7 +240,7 @@ impl<'a> Fields<'a> {
 
     fn rotate(&self, limits: &Limits) -> Result<Command<'a>, Refused> {
         let (name, key) = self.name_and_key(limits)?;
-        let [grace] = self.params(["grace"]);
+        let [grace] = self.params(&["grace"]);
         let grace_ms = seconds(grace, "params.grace", limits.grace_seconds)?.unwrap_or(0);
         Ok(Command::Rotate { name, key, grace_ms })
     }
@@ -203,49 +264,50 @@ impl<'a> Fields<'a> {
             (None, Some(raw)) => Channels::Many(channel_list(raw, limits)?),
             _ => Channels::One([self.channel(limits)?]),
         };
-        let data = self.data.ok_or(Refused::new(300, "Need argument data"))?;
+        let data = self.data.ok_or(Refused::new(300, "Need argument data"))?.get();
         check_emit_bytes(&channels, data, limits)?;
-        let [user, except, count] = self.params(["userId", "exceptCid", "count"]);
+        let [user, except, count] = self.params(&["userId", "exceptCid", "count"]);
         let user = match user_id(user, "params.userId", limits)? {
             Some(user) => Some(user),
             // Beside `channel`, as the first README of the original has it.
             None => user_id(self.user, "userId", limits)?,
         };
-        let except = match except.filter(|raw| !json::is_null(raw)) {
+        let except = match except.filter(|raw| !json::is_null(raw.get())) {
             None => None,
             Some(raw) => {
                 let cid = json::string(raw).and_then(|text| Uuid::parse(&text));
                 Some(cid.ok_or_else(|| Refused::invalid("params.exceptCid"))?)
             }
         };
-        let count = count.is_some_and(json::is_truthy);
+        let count = count.is_some_and(|raw| json::is_truthy(raw.get()));
         let options = EmitOptions { user, except, count };
         Ok(Command::Emit { channels, data, options })
     }
 
     fn store(&self, is_push: bool, limits: &Limits) -> Result<Command<'a>, Refused> {
         let channel = self.channel(limits)?;
-        let data = self.data.ok_or(Refused::new(300, "Need argument data"))?;
-        let [user, ttl, emit] = self.params(["userId", "ttl", "emit"]);
+        let data = self.data.ok_or(Refused::new(300, "Need argument data"))?.get();
+        let [user, ttl, emit] = self.params(&["userId", "ttl", "emit"]);
         let options = StoreOptions {
             user: user_id(user, "params.userId", limits)?,
             ttl_ms: seconds(ttl, "params.ttl", limits.ttl_seconds)?,
-            emit: emit.is_some_and(json::is_truthy),
+            emit: emit.is_some_and(|raw| json::is_truthy(raw.get())),
         };
         Ok(Command::Store { channel, data, options, is_push })
     }
 
+    #[inline]
     fn channel(&self, limits: &Limits) -> Result<Cow<'a, str>, Refused> {
         let need = Refused::new(300, "Need argument channel");
         bounded(self.channel.and_then(name_of).ok_or(need)?, "channel", limits)
     }
 
     fn needed_user(&self, limits: &Limits) -> Result<Cow<'a, str>, Refused> {
-        if self.params.is_none_or(json::is_null) {
+        if self.params.is_none_or(|raw| json::is_null(raw.get())) {
             return Err(Refused::new(300, "Need argument params"));
         }
         let need = Refused::new(300, "Need argument params.userId");
-        let [user] = self.params(["userId"]);
+        let [user] = self.params(&["userId"]);
         match user_id(user, "params.userId", limits) {
             Ok(user) => user.ok_or(need),
             Err(refused) if refused.reason.starts_with("Invalid") => Err(need),
@@ -254,62 +316,68 @@ impl<'a> Fields<'a> {
     }
 
     /// Members of `params`; one that is absent, null or no object has none.
-    fn params<const N: usize>(&self, names: [&str; N]) -> [Option<&'a str>; N] {
-        // Most have none, and say so.
-        let params = self.params.filter(|raw| *raw != "{}");
-        let members = params.and_then(|raw| json::members(raw, &names).ok().flatten());
-        members.unwrap_or([None; N])
+    #[inline(always)]
+    fn params<const N: usize>(&self, names: &[&str; N]) -> [Option<Raw<'a>>; N] {
+        // Most have none, and say so: that is seen where they are asked for.
+        let params = self.params.filter(|raw| raw.get() != "{}");
+        let members = |raw: Raw<'a>| json::raw_members(raw.get(), names, json::DEPTH_MAX);
+        params.and_then(|raw| members(raw).ok().flatten()).unwrap_or([None; N])
     }
 }
 
 /// A name is a string that is not empty, or a number.
-fn name_of(raw: &str) -> Option<Cow<'_, str>> {
+#[inline]
+fn name_of(raw: Raw<'_>) -> Option<Cow<'_, str>> {
     json::text(raw).filter(|name| !name.is_empty())
 }
 
+#[inline]
 fn bounded<'a>(name: Cow<'a, str>, what: &str, limits: &Limits) -> Result<Cow<'a, str>, Refused> {
     if name.len() <= limits.name_bytes {
         return Ok(name);
     }
-    let max = limits.name_bytes;
+    Err(too_long(what, limits.name_bytes))
+}
+
+fn too_long(what: &str, max: usize) -> Refused {
     let reason = format!("Argument {what} is too long, at most {max} bytes").into();
-    Err(Refused { code: 300, reason })
+    Refused { code: 300, reason }
 }
 
 /// Absent and null mean nobody in particular. The number 0, false and "" once did, too, and sent
 /// what was meant for one to everybody: they are refused.
+#[inline(always)]
 fn user_id<'a>(
-    raw: Option<&'a str>,
+    raw: Option<Raw<'a>>,
     what: &str,
     limits: &Limits,
 ) -> Result<Option<Cow<'a, str>>, Refused> {
-    let Some(raw) = raw.filter(|raw| !json::is_null(raw)) else { return Ok(None) };
-    let is_usable = json::is_truthy(raw);
-    let user = name_of(raw).filter(|_| is_usable).ok_or_else(|| Refused::invalid(what))?;
-    bounded(user, what, limits).map(Some)
+    raw.filter(|raw| !json::is_null(raw.get())).map(|raw| user(raw, what, limits)).transpose()
 }
 
-fn channel_list<'a>(raw: &'a str, limits: &Limits) -> Result<Vec<Cow<'a, str>>, Refused> {
-    let max = limits.channels_per_emit;
-    let (mut items, mut count) = (Vec::new(), 0);
-    let is_list = json::elements(raw, |item| {
-        count += 1;
-        // Those that are too many are counted, and take no memory.
-        if count <= max {
-            items.push(item);
-        }
+fn user<'a>(raw: Raw<'a>, what: &str, limits: &Limits) -> Result<Cow<'a, str>, Refused> {
+    let is_usable = json::is_truthy(raw.get());
+    let user = name_of(raw).filter(|_| is_usable).ok_or_else(|| Refused::invalid(what))?;
+    bounded(user, what, limits)
+}
+
+fn channel_list<'a>(raw: Raw<'a>, limits: &Limits) -> Result<Vec<Cow<'a, str>>, Refused> {
+    let (mut items, max) = (Vec::new(), limits.channels_per_emit);
+    let is_list = json::each_element(raw.get(), |item| {
+        items.push(item);
+        items.len() <= max
     });
-    if is_list.is_none() || count == 0 {
+    if is_list.is_none() || items.is_empty() {
         return Err(Refused::invalid("channels"));
     }
-    if count > max {
+    if items.len() > max {
         let reason = format!("Too many channels, at most {max}").into();
         return Err(Refused { code: 300, reason });
     }
     let mut names = HashSet::with_capacity(items.len());
     let mut channels = Vec::with_capacity(items.len());
     for raw in items {
-        let name = name_of(raw).ok_or_else(|| Refused::invalid("channels"))?;
+        let name = name_of(raw.into()).ok_or_else(|| Refused::invalid("channels"))?;
         let name = bounded(name, "channels", limits)?;
         // Named twice is meant once.
         if names.insert(name.clone()) {
@@ -322,9 +390,12 @@ fn channel_list<'a>(raw: &'a str, limits: &Limits) -> Result<Vec<Cow<'a, str>>, 
 /// The message to each channel is one of its own, and all of them are queued before anybody can
 /// take any. What goes to one channel is no longer than its command.
 fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> Result<(), Refused> {
+    if channels.len() < 2 {
+        return Ok(());
+    }
     let max = limits.emit_bytes;
     let bytes: usize = channels.iter().map(|channel| channel.len() + data.len()).sum();
-    if channels.len() < 2 || bytes <= max {
+    if bytes <= max {
         return Ok(());
     }
     let reason = format!("Too much data for so many channels, at most {max} bytes in all").into();
@@ -332,9 +403,9 @@ fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> R
 }
 
 /// A time in seconds, to milliseconds. Absent, null, false, "" and 0 mean none.
-fn seconds(raw: Option<&str>, what: &str, max: usize) -> Result<Option<u64>, Refused> {
-    let Some(raw) = raw.filter(|raw| json::is_truthy(raw)) else { return Ok(None) };
-    match json::integer(raw).and_then(|seconds| u64::try_from(seconds).ok()) {
+fn seconds(raw: Option<Raw<'_>>, what: &str, max: usize) -> Result<Option<u64>, Refused> {
+    let Some(raw) = raw.filter(|raw| json::is_truthy(raw.get())) else { return Ok(None) };
+    match json::integer(raw.get()).and_then(|seconds| u64::try_from(seconds).ok()) {
         Some(0) => Ok(None),
         Some(seconds) if seconds <= max as u64 => Ok(Some(seconds * 1000)),
         _ => Err(Refused::invalid(what)),
@@ -346,8 +417,8 @@ mod tests {
     use super::*;
 
     fn refusal(body: &str, is_authenticated: bool) -> (u16, String) {
-        match parse(body, is_authenticated, &Limits::default()) {
-            Err(Some(refused)) => (refused.code, refused.reason.into_owned()),
+        match parse(body, None, is_authenticated, &Limits::default()) {
+            Err(refused) => (refused.code, refused.reason.into_owned()),
             other => panic!("{body}: {other:?}"),
         }
     }
@@ -395,14 +466,61 @@ mod tests {
         ] {
             assert_eq!(refusal(body, is_authenticated), (code, reason.to_string()), "{body}");
         }
-        assert_eq!(parse("{", true, &Limits::default()), Err(None));
+        assert_eq!(parse("{", None, true, &Limits::default()), Err(NOT_JSON));
+    }
+
+    #[test]
+    fn a_large_request_is_the_same_however_it_arrives() {
+        let data = format!("[{}1]", "[\"\\n\",-0.5e7,{\"a\":null}],".repeat(1000));
+        for body in [
+            format!(r#"{{"action":"emit","channel":"c","data":{data},"params":{{"count":1}}}}"#),
+            format!(r#" {{"data":{data},"\u0061ction":"get","channel" : 5 , "action":"set"}} "#),
+            format!(r#"{{"action":"emit","channel":"c","data":{data}"#),
+            format!(r#"{{"action":"emit","channel":"c","data":{data}}}]"#),
+            format!("{}1{}", "[".repeat(65), "]".repeat(65)),
+            data,
+        ] {
+            let limits = Limits::default();
+            let whole = parse(&body, None, true, &limits);
+            for piece in [1, 1000, 65_536] {
+                let mut outline = outline();
+                for end in (0..body.len()).step_by(piece).chain([body.len()]) {
+                    outline.read(&body.as_bytes()[..end]);
+                }
+                assert_eq!(parse(&body, Some(&outline), true, &limits), whole);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_long_is_not_looked_at() {
+        let long = "x".repeat(FIELD_BYTES);
+        for (field, max) in [
+            ("channel", 255),
+            ("name", 255),
+            ("userId", 255),
+            ("key", FIELD_BYTES),
+            ("sKey", FIELD_BYTES),
+            ("params", FIELD_BYTES),
+        ] {
+            let body = format!(r#"{{"action":"emit","data":1,"{field}":"{long}"}}"#);
+            let refused = parse(&body, None, true, &Limits::default()).unwrap_err();
+            assert_eq!(
+                refused.reason,
+                format!("Argument {field} is too long, at most {max} bytes")
+            );
+        }
+        let channels = "5,".repeat(FIELD_BYTES);
+        let body = format!(r#"{{"action":"emit","data":1,"channels":[{channels}{{}}]}}"#);
+        let refused = parse(&body, None, true, &Limits::default()).unwrap_err();
+        assert_eq!(refused.reason, "Too many channels, at most 1000");
     }
 
     #[test]
     fn params_that_are_no_object_are_empty() {
         for params in ["null", "[]", "\"x\"", "5", "{}"] {
             let body = format!(r#"{{"action":"get","channel":5,"params":{params}}}"#);
-            let command = parse(&body, true, &Limits::default()).unwrap();
+            let command = parse(&body, None, true, &Limits::default()).unwrap();
             assert_eq!(command, Command::Get { channel: "5".into(), user: None });
         }
     }
@@ -422,7 +540,7 @@ mod tests {
             ("101", Err(())),
             ("1e300", Err(())),
         ] {
-            assert_eq!(seconds(Some(raw), "t", 100).map_err(|_| ()), ms, "{raw}");
+            assert_eq!(seconds(Some(raw.into()), "t", 100).map_err(|_| ()), ms, "{raw}");
         }
     }
 
@@ -432,7 +550,7 @@ mod tests {
             let channels: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
             let data = "x".repeat(bytes - 2);
             let body = serde_json::json!({"action": "emit", "channels": channels, "data": data});
-            parse(&body.to_string(), true, &Limits::default()).map(|_| ())
+            parse(&body.to_string(), None, true, &Limits::default()).map(|_| ())
         };
         let max = Limits::default().emit_bytes;
         for (channels, bytes) in [(1, 2 * max), (2, max / 2 - 2), (1000, 8192)] {
@@ -440,7 +558,7 @@ mod tests {
         }
         for (channels, bytes) in [(2, max / 2 - 1), (1000, 8400)] {
             let reason = "Too much data for so many channels, at most 8388608 bytes in all".into();
-            assert_eq!(emit(channels, bytes), Err(Some(Refused { code: 300, reason })));
+            assert_eq!(emit(channels, bytes), Err(Refused { code: 300, reason }));
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use super::command::{self, Command, EmitOptions, Refused, StoreOptions};
+use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::shortage::Wanted;
@@ -27,6 +27,8 @@ use crate::uuid::Uuid;
 #[derive(Debug, Default)]
 pub(super) struct Controller {
     decoder: control::Decoder,
+    /// What is known of a large request that is arriving.
+    outline: Option<Box<Outline>>,
     /// The namespace it acts in, and which of its keys opened it.
     auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
@@ -46,7 +48,7 @@ pub(super) struct Controller {
     pub fault: Option<CloseReason>,
     deadlines: Deadlines,
     /// Wrong keys that it has tried.
-    wrong_keys: usize,
+    pub wrong_keys: usize,
 }
 
 /// What became of a command.
@@ -140,6 +142,21 @@ impl Controller {
         net.pause(conn);
     }
 
+    /// So much has arrived of a request that is not whole. A large one is read meanwhile: all at
+    /// once, one of eight megabytes would hold up everybody for ten milliseconds.
+    fn read_on(&mut self, arrived: &[u8], limits: &Limits) {
+        if arrived.len() > limits.control_frame_unauthenticated_bytes {
+            self.outline.get_or_insert_with(|| Box::new(command::outline())).read(arrived);
+        }
+    }
+
+    /// A request is whole: what is known of it, if it is a large one.
+    fn whole(&mut self, body: &[u8]) -> Option<Box<Outline>> {
+        let mut outline = self.outline.take()?;
+        outline.read(body);
+        Some(outline)
+    }
+
     /// It has proved who it is.
     fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth: (NsId, u32)) {
         self.auth = Some(auth);
@@ -224,18 +241,22 @@ impl<J: Journal> Switch<J> {
             let decoded = decoder.next(&input[used..], body_max);
             let decoded = decoded.map_err(|_| CloseReason::ControlFraming)?;
             used += decoded.consumed;
-            let Some(body) = decoded.body else { break };
+            let Some(body) = decoded.body else {
+                controller.read_on(decoder.arrived(), &self.limits);
+                break;
+            };
+            let outline = controller.whole(body);
             commands += 1;
             self.metrics.commands += 1;
-            let body = match std::str::from_utf8(body) {
-                Ok(body) => Cow::Borrowed(body),
-                Err(_) => String::from_utf8_lossy(body),
+            let (body, outline) = match std::str::from_utf8(body) {
+                Ok(body) => (Cow::Borrowed(body), outline),
+                Err(_) => (String::from_utf8_lossy(body), None),
             };
             if commands == 1 {
                 // Half a frame that was waited for is whole.
                 controller.watch_frame(net, conn, false, &self.limits);
             }
-            self.command(net, conn, controller, &body)?;
+            self.command(net, conn, controller, (&body, outline.as_deref()))?;
         }
         let is_midway = decoder.is_midway() || used < input.len();
         controller.watch_frame(net, conn, is_midway, &self.limits);
@@ -255,53 +276,16 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        body: &str,
+        (body, outline): (&str, Option<&Outline>),
     ) -> Result<(), CloseReason> {
         self.look_at_key(net, controller);
-        let command = command::parse(body, controller.auth.is_some(), &self.limits);
+        let command = command::parse(body, outline, controller.auth.is_some(), &self.limits);
         let answer = match command {
             Ok(command) if self.puts_off(net, conn, controller, &command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),
-            Err(Some(refused)) => Err(refused),
-            Err(None) => {
-                let refused = Refused::new(301, "Body is not JSON");
-                self.count_refused(net, &refused);
-                self.reply_sink().reply(conn, controller, &refusal(&refused), Mark::default());
-                return Err(CloseReason::ControlJson);
-            }
+            Err(refused) => Err(refused),
         };
         self.say(net, conn, controller, answer)
-    }
-
-    /// Sends, or owes, what a command is answered with.
-    pub(super) fn say(
-        &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
-        controller: &mut Controller,
-        answer: Result<Answer, Refused>,
-    ) -> Result<(), CloseReason> {
-        match answer {
-            Ok(Answer::Later | Answer::Said) => {}
-            Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
-            Err(refused) => {
-                self.count_refused(net, &refused);
-                // What is said of names, keys and states shows how they are.
-                let mark = match refused.code {
-                    305 | 309 | 404 => self.journal.mark(),
-                    313 | 314 => self.journal.mark_of_states(),
-                    _ => Mark::default(),
-                };
-                self.reply_sink().reply(conn, controller, &refusal(&refused), mark);
-                if matches!(refused.code, 305 | 306) {
-                    controller.wrong_keys += 1;
-                    if controller.wrong_keys >= self.limits.control_wrong_keys {
-                        return Err(CloseReason::WrongKeys);
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn execute(
@@ -339,7 +323,7 @@ impl<J: Journal> Switch<J> {
                 self.show(conn, controller, (ns?, spot), at);
                 return Ok(Answer::Said);
             }
-            Command::Info { channel } => return Ok(self.list(ns?, &channel)),
+            Command::Info { channel } => return Ok(self.list(net, ns?, &channel)),
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;
                 controller.counts = count;
@@ -385,8 +369,9 @@ impl<J: Journal> Switch<J> {
         sink.reply(conn, controller, state.as_bytes(), mark);
     }
 
-    /// Who is in a channel.
-    fn list(&mut self, ns: NsId, channel: &str) -> Answer {
+    /// Who is in a channel: whoever is cut by what was published in front of this is not.
+    fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Answer {
+        self.hand_out(net);
         let presence = self.hub.presence(ns, channel);
         self.work += presence.connections.len();
         Answer::now(info(&presence))
@@ -401,12 +386,12 @@ impl<J: Journal> Switch<J> {
     ) -> Result<Answer, Refused> {
         self.hand_out_before(net, &change);
         let at = self.at(net.now());
-        self.hub.check(&change, at).map_err(refused)?;
+        let checked = self.hub.check(&change, at).map_err(refused)?;
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
             Proposal::Now(entry) => {
-                let outcome = self.apply(net, entry, true).map_err(refused)?;
+                let outcome = self.apply(net, entry, Some(checked)).map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
                 let mark = match (is_recorded, is_state) {
                     (true, true) => self.journal.mark_of_states(),
@@ -541,7 +526,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Counts the errors, and reports those that an operator may want to act on.
-    fn count_refused(&mut self, net: &mut impl Net, refused: &Refused) {
+    pub(super) fn count_refused(&mut self, net: &mut impl Net, refused: &Refused) {
         *self.metrics.refused.entry(refused.code).or_default() += 1;
         match refused.code {
             302 => self.metrics.store_failures += 1,

@@ -30,7 +30,9 @@ use hashbrown::HashMap;
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
-use crate::hub::{ChannelId, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Undo};
+use crate::hub::{
+    ChannelId, Checked, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Undo,
+};
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
@@ -193,14 +195,14 @@ impl<J: Journal> Switch<J> {
         &mut self,
         net: &mut impl Net,
         entry: Entry<'_>,
-        is_heard: bool,
+        checked: Option<Checked>,
     ) -> Result<Outcome, Refusal> {
         let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
-        delivery.gathers_in = published_in.filter(|_| is_heard);
-        let outcome = match is_heard {
-            true => Ok(hub.apply_checked(entry, &mut delivery)),
-            false => hub.apply(entry, &mut delivery),
+        delivery.gathers_in = published_in.filter(|_| checked.is_some());
+        let outcome = match checked {
+            Some(checked) => Ok(hub.apply_checked(entry, checked, &mut delivery)),
+            None => hub.apply(entry, &mut delivery),
         };
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
@@ -248,7 +250,7 @@ impl<J: Journal> Switch<J> {
 
     fn handle(&mut self, net: &mut impl Net, event: Event) {
         let (ticket, result) = match event {
-            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry, false))),
+            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry, None))),
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
                 let (hub, mut delivery) = self.delivery(net);

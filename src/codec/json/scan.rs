@@ -2,10 +2,15 @@
 //! in between. Nothing is decoded, copied or allocated, and nothing recurses. Called by
 //! [`json`](super) alone; `None` is everywhere the answer to what is no JSON, or nested too deep.
 
+use std::ops::Range;
+
+use super::Raw;
+
 /// How deep a scan can go: a bit for each level.
 pub(super) const LEVELS_MAX: usize = u128::BITS as usize;
 
-/// Where in a text we are.
+/// Where in a text we are. What every member has is inlined and keeps this in registers; the rest
+/// is given a place and returns another.
 pub(super) struct Scan<'a> {
     text: &'a str,
     at: usize,
@@ -17,18 +22,26 @@ impl<'a> Scan<'a> {
     }
 
     /// The next byte that is no white space, which is not taken.
+    #[inline(always)]
     pub fn next(&mut self) -> Option<u8> {
-        loop {
-            match self.peek()? {
-                b' ' | b'\n' | b'\t' | b'\r' => self.at += 1,
-                byte => return Some(byte),
-            }
+        let byte = self.peek()?;
+        if byte > b' ' {
+            return Some(byte);
         }
+        self.at = behind_space(self.text.as_bytes(), self.at);
+        self.peek()
     }
 
     /// Takes that byte, if it is the next one that is no white space.
+    #[inline(always)]
     pub fn take(&mut self, byte: u8) -> Option<()> {
         (self.next()? == byte).then(|| self.at += 1)
+    }
+
+    /// Takes the byte that is here.
+    #[inline(always)]
+    pub fn skip(&mut self) {
+        self.at += 1;
     }
 
     /// Whether nothing but white space is left.
@@ -41,44 +54,51 @@ impl<'a> Scan<'a> {
         self.at == self.text.len()
     }
 
-    /// A string that begins here: what is between its quotes, and whether that has escapes.
-    pub fn string(&mut self) -> Option<(&'a str, bool)> {
-        self.take(b'"')?;
-        let (start, mut has_escapes) = (self.at, false);
-        loop {
-            self.at += plain(self.text.as_bytes().get(self.at..)?);
-            match self.peek()? {
-                b'"' => break,
-                b'\\' => self.escape()?,
-                _ => return None,
-            }
-            has_escapes = true;
-        }
-        let inner = self.text.get(start..self.at)?;
-        self.at += 1;
-        Some((inner, has_escapes))
-    }
-
-    /// A value that begins here, as it is written; arrays and objects lie in each other no deeper
-    /// than that, nor than [`LEVELS_MAX`].
-    pub fn value(&mut self, depth_max: usize) -> Option<&'a str> {
+    /// A value that begins here. Arrays and objects lie in each other no deeper than that, nor than
+    /// [`LEVELS_MAX`].
+    #[inline(always)]
+    pub fn value(&mut self, depth_max: usize) -> Option<Raw<'a>> {
         let byte = self.next()?;
-        let start = self.at;
+        let (start, mut is_plain) = (self.at, false);
         match byte {
-            b'{' | b'[' => self.nest(depth_max.min(LEVELS_MAX))?,
-            _ => self.scalar(byte)?,
+            b'"' => is_plain = !self.string()?.1,
+            // Parameters that are none.
+            b'{' if depth_max > 0 && self.text.as_bytes().get(start + 1) == Some(&b'}') => {
+                self.at += 2;
+            }
+            _ => self.at = other(self.text, start, depth_max)?,
         }
-        self.text.get(start..self.at)
+        Some(Raw { text: self.text.get(start..self.at)?, is_plain })
     }
 
-    /// The key of a member and the colon behind it: what is between its quotes, and whether that
-    /// has escapes.
-    pub fn key(&mut self) -> Option<(&'a str, bool)> {
+    /// The key of a member and the colon behind it: where what is between its quotes lies, and
+    /// whether that has escapes.
+    #[inline(always)]
+    pub fn key(&mut self) -> Option<(Range<usize>, bool)> {
+        if self.next()? != b'"' {
+            return None;
+        }
         let key = self.string()?;
         self.take(b':')?;
         Some(key)
     }
 
+    /// A string, whose opening quote is here: where what is between its quotes lies, and whether
+    /// that has escapes.
+    #[inline(always)]
+    fn string(&mut self) -> Option<(Range<usize>, bool)> {
+        let bytes = self.text.as_bytes();
+        let start = self.at + 1;
+        let mut end = plain(bytes, start);
+        let has_escapes = *bytes.get(end)? != b'"';
+        if has_escapes {
+            end = behind_escapes(bytes, end)?;
+        }
+        self.at = end + 1;
+        Some((start..end, has_escapes))
+    }
+
+    #[inline(always)]
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -103,8 +123,10 @@ impl<'a> Scan<'a> {
                     }
                     continue;
                 }
+            } else if byte == b'"' {
+                self.string()?;
             } else {
-                self.scalar(byte)?;
+                self.at = scalar(self.text.as_bytes(), self.at)?;
             }
             // A value is over, and with it perhaps those that it is in.
             loop {
@@ -129,90 +151,130 @@ impl<'a> Scan<'a> {
             }
         }
     }
+}
 
-    /// A value that has no others in it, and begins with that byte.
-    fn scalar(&mut self, byte: u8) -> Option<()> {
-        match byte {
-            b'"' => self.string().map(|_| ()),
-            b't' => self.word(b"true"),
-            b'f' => self.word(b"false"),
-            b'n' => self.word(b"null"),
-            _ => self.number(),
-        }
+/// Where a value ends that begins there and is no string.
+#[inline(never)]
+fn other(text: &str, at: usize, depth_max: usize) -> Option<usize> {
+    let mut scan = Scan { text, at };
+    match scan.peek()? {
+        b'{' | b'[' => scan.nest(depth_max.min(LEVELS_MAX))?,
+        _ => return scalar(text.as_bytes(), at),
     }
+    Some(scan.at)
+}
 
-    fn word(&mut self, word: &[u8]) -> Option<()> {
-        let is_it = self.text.as_bytes().get(self.at..)?.starts_with(word);
-        is_it.then(|| self.at += word.len())
+/// Where a value ends that begins there, has no others in it and is no string.
+#[inline(never)]
+fn scalar(bytes: &[u8], at: usize) -> Option<usize> {
+    let rest = bytes.get(at..)?;
+    let word: &[u8] = match rest.first()? {
+        b't' => b"true",
+        b'f' => b"false",
+        b'n' => b"null",
+        _ => return number(bytes, at),
+    };
+    rest.starts_with(word).then_some(at + word.len())
+}
+
+/// Where a number ends that begins there.
+fn number(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let peek = |at: usize| bytes.get(at).copied();
+    if peek(at)? == b'-' {
+        at += 1;
     }
+    match peek(at)? {
+        b'0' => at += 1,
+        _ => at = behind_digits(bytes, at)?,
+    }
+    if peek(at) == Some(b'.') {
+        at = behind_digits(bytes, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = peek(at) {
+        at += 1;
+        if let Some(b'+' | b'-') = peek(at) {
+            at += 1;
+        }
+        at = behind_digits(bytes, at)?;
+    }
+    Some(at)
+}
 
-    fn number(&mut self) -> Option<()> {
-        if self.peek()? == b'-' {
-            self.at += 1;
-        }
-        match self.peek()? {
-            b'0' => self.at += 1,
-            _ => self.digits()?,
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if let Some(b'e' | b'E') = self.peek() {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.peek() {
-                self.at += 1;
+/// Where digits end that begin there, of which there must be one.
+fn behind_digits(bytes: &[u8], at: usize) -> Option<usize> {
+    let digits = bytes.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (digits > 0).then_some(at + digits)
+}
+
+/// Where white space ends that begins there.
+#[cold]
+fn behind_space(bytes: &[u8], at: usize) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')).count()
+}
+
+/// Where a string ends, from its first byte on that is not plain.
+#[cold]
+fn behind_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += match bytes.get(at..)? {
+            [b'"', ..] => return Some(at),
+            [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
+            [b'\\', b'u', a, b, c, d, ..]
+                if [a, b, c, d].into_iter().all(u8::is_ascii_hexdigit) =>
+            {
+                6
             }
-            self.digits()?;
-        }
-        Some(())
-    }
-
-    /// At least one digit.
-    fn digits(&mut self) -> Option<()> {
-        let start = self.at;
-        while let Some(b'0'..=b'9') = self.peek() {
-            self.at += 1;
-        }
-        (self.at > start).then_some(())
-    }
-
-    /// An escape, whose backslash is here.
-    fn escape(&mut self) -> Option<()> {
-        let bytes = self.text.as_bytes().get(self.at + 1..)?;
-        self.at += match bytes {
-            [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
-            [b'u', a, b, c, d, ..] if [a, b, c, d].into_iter().all(u8::is_ascii_hexdigit) => 6,
             _ => return None,
         };
-        Some(())
+        at = plain(bytes, at);
     }
 }
 
 /// Bytes that are looked at together, once a string has turned out to be long.
 const BLOCK_BYTES: usize = 32;
 
-/// How many bytes there are before the first that a string cannot just have: a quote, a backslash
-/// or a control character. Eight are looked at together, and more of a long string.
-fn plain(bytes: &[u8]) -> usize {
-    let mut rest = bytes;
+/// Where the first byte is, from there on, that a string cannot just have: a quote, a backslash or
+/// a control character. Eight are looked at together, which is enough for most keys.
+#[inline(never)]
+pub(super) fn plain(bytes: &[u8], at: usize) -> usize {
+    let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) else {
+        return plain_beyond(bytes, at);
+    };
+    match first_marked(*eight) {
+        8 => plain_beyond(bytes, at + 8),
+        place => at + place,
+    }
+}
+
+/// As [`plain`], behind the first eight: more are looked at together of a long string.
+#[inline(never)]
+fn plain_beyond(bytes: &[u8], start: usize) -> usize {
+    let mut rest = bytes.get(start..).unwrap_or_default();
+    let mut is_long = false;
     while let Some((eight, more)) = rest.split_first_chunk() {
-        let found = marked(u64::from_le_bytes(*eight));
-        if found != 0 {
-            // The lowest mark is never a false one.
-            return bytes.len() - rest.len() + (found.trailing_zeros() / 8) as usize;
+        let place = first_marked(*eight);
+        if place < 8 {
+            return bytes.len() - rest.len() + place;
         }
         rest = more;
-        if bytes.len() - rest.len() == BLOCK_BYTES {
-            while let Some((block, more)) = rest.split_first_chunk::<BLOCK_BYTES>()
-                && !block.iter().fold(false, |found, byte| found | is_special(*byte))
-            {
-                rest = more;
-            }
+        if !is_long {
+            (is_long, rest) = (true, behind_blocks(rest));
         }
     }
     let end = rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len());
     bytes.len() - rest.len() + end
+}
+
+/// What is left behind the blocks that have nothing of what [`plain`] looks for.
+#[inline(never)]
+fn behind_blocks(mut rest: &[u8]) -> &[u8] {
+    while let Some((block, more)) = rest.split_first_chunk::<BLOCK_BYTES>()
+        && !block.iter().fold(false, |found, byte| found | is_special(*byte))
+    {
+        rest = more;
+    }
+    rest
 }
 
 /// Whether a string cannot just have that byte.
@@ -220,16 +282,19 @@ const fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
-/// Eight bytes, of which the high bit is set in each that [`plain`] looks for, and perhaps in some
-/// above such a one.
-const fn marked(eight: u64) -> u64 {
+/// The first of eight bytes that a string cannot just have, or 8.
+#[inline]
+const fn first_marked(eight: [u8; 8]) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
-    // What is subtracted borrows from the next byte only where there is a mark already.
-    let quote = (eight ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+    let eight = u64::from_le_bytes(eight);
+    // The high bit is set in each byte that is looked for, and perhaps in some above such a one:
+    // what is subtracted borrows from the next byte only where there is a mark already. With its
+    // second bit turned, the quote is next to the control characters, and a space is not.
+    let quote_or_control = (eight ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
     let backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-    let control = eight.wrapping_sub(ONES * 0x20);
     // Bytes of other characters than ASCII have the high bit themselves.
-    (quote | backslash | control) & !eight & (ONES * 0x80)
+    let marks = (quote_or_control | backslash) & !eight & (ONES * 0x80);
+    (marks.trailing_zeros() / 8) as usize
 }
 
 #[cfg(test)]
@@ -246,7 +311,9 @@ mod tests {
                         let mut bytes = vec![around; length];
                         bytes[at] = byte;
                         let expected = if is_plain { length } else { at };
-                        assert_eq!(plain(&bytes), expected, "{byte} at {at} among {around}");
+                        assert_eq!(plain(&bytes, 0), expected, "{byte} at {at} among {around}");
+                        let behind = [&[b'"'; 3][..], &bytes].concat();
+                        assert_eq!(plain(&behind, 3), 3 + expected);
                     }
                 }
             }
@@ -264,7 +331,8 @@ mod tests {
             ("nullx", "null"),
             ("{}{}", "{}"),
         ] {
-            assert_eq!(Scan::new(text).value(3), Some(value), "{text}");
+            let found = Scan::new(text).value(3).map(Raw::get);
+            assert_eq!(found, Some(value), "{text}");
         }
         for text in
             ["", " ", "[[[[]]]]", "[1}", "{]", "{\"a\"}", "-", "1.", "1e", "nul", "\"\\u12\""]

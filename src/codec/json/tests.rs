@@ -1,6 +1,6 @@
 //! What the grammar of JSON means here, and what texts, numbers and truth are.
 
-use super::oracle::all_elements;
+use super::oracle::elements;
 use super::*;
 
 fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -97,9 +97,9 @@ fn depth_has_a_limit_and_costs_no_stack() {
         assert_eq!(members(&hidden, &["a"]), deep, "{escape}");
     }
     // Elements of what is no deeper than it may be are all found.
-    assert_eq!(all_elements(&nested(2 * DEPTH_MAX + 1)).map(|found| found.len()), Some(1));
-    assert_eq!(all_elements(&nested(2 * DEPTH_MAX + 2)), None);
-    assert_eq!(all_elements(&nested(1_000_000)), None);
+    assert_eq!(elements(&nested(2 * DEPTH_MAX + 1)).map(|found| found.len()), Some(1));
+    assert_eq!(elements(&nested(2 * DEPTH_MAX + 2)), None);
+    assert_eq!(elements(&nested(1_000_000)), None);
 }
 
 #[test]
@@ -196,11 +196,11 @@ fn truth_is_javascript_s() {
 }
 
 #[test]
-fn arrays_fall_into_their_all_elements() {
-    assert_eq!(all_elements("[]"), Some(vec![]));
-    assert_eq!(all_elements(r#"[ 1.0 , "a,b",[2, 3] ]"#), Some(vec!["1.0", r#""a,b""#, "[2, 3]"]));
+fn arrays_fall_into_their_elements() {
+    assert_eq!(elements("[]"), Some(vec![]));
+    assert_eq!(elements(r#"[ 1.0 , "a,b",[2, 3] ]"#), Some(vec!["1.0", r#""a,b""#, "[2, 3]"]));
     for raw in ["{}", "null", "5", r#""[]""#, "[1", "[1,]", "[] []", ""] {
-        assert_eq!(all_elements(raw), None, "{raw}");
+        assert_eq!(elements(raw), None, "{raw}");
     }
 }
 

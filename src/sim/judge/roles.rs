@@ -23,15 +23,18 @@ impl Judge {
     /// The switch was given bytes of a connection.
     pub fn received(&mut self, conn: ConnId, view: View, items: &[Item]) {
         self.replica.replay(items);
-        let now = self.now.mono;
         self.meter(conn, view, items);
         if let Some(line) = self.lines.get_mut(&conn) {
             line.delivered = view.delivered;
         }
         if let Some(browser) = self.browser(conn)
-            && browser.pinged.take().is_some()
+            && browser.pong_by.take().is_some()
         {
-            (browser.beat, browser.held_at) = (now, None);
+            browser.held_until = None;
+            let ping_at = self.term("heartbeat_ms");
+            if let Some(browser) = self.browser(conn) {
+                browser.ping_at = ping_at;
+            }
         }
         let (mut next, is_flooded) = (0, self.is_there_too_much());
         while let Some((from, to, intent)) = self.next_intent(conn) {
@@ -57,7 +60,7 @@ impl Judge {
             }
             if let Some(line) = self.lines.get_mut(&conn) {
                 line.intents.pop_front();
-                (line.half_since, line.half_at_rest) = (None, None);
+                (line.half, line.half_at_rest) = (None, None);
             }
             let is_command = matches!(intent, Intent::Command(_) | Intent::NotJson);
             assert!(!is_command || !is_flooded, "{conn:?} is heard, and there is no room");
@@ -70,11 +73,7 @@ impl Judge {
             }
             self.carry_out(conn, intent, (items, &mut next));
         }
-        if let Some(line) = self.lines.get_mut(&conn)
-            && line.intents.front().is_some_and(|(from, ..)| *from < view.delivered)
-        {
-            line.half_since.get_or_insert(now);
-        }
+        self.note_half(conn, view);
     }
 
     /// There is room for what a connection asked for; what happens from then on.
@@ -183,7 +182,10 @@ impl Judge {
             _ => None,
         });
         let (count, oldest) = (strangers.clone().count(), strangers.min());
-        if let Some((_, oldest)) = oldest.filter(|_| count > self.limits.sessions_unauthenticated) {
+        let max = self.limits.sessions_unauthenticated;
+        if let Some((_, oldest)) = oldest.filter(|_| count > max) {
+            // Those before it stay, were they more than there may be now.
+            self.terms.note("sessions_unauthenticated", count - 1);
             self.dismiss(oldest, CloseReason::AuthTimeout);
         }
     }
@@ -271,7 +273,6 @@ impl Judge {
     }
 
     fn carry_out(&mut self, conn: ConnId, intent: Intent, orders: (&[Item], &mut usize)) {
-        let now = self.now.mono;
         self.pay(conn, &intent);
         match intent {
             Intent::Command(command) => self.command(conn, command, orders),
@@ -286,6 +287,7 @@ impl Judge {
             Intent::Introduced(Some(client)) => self.came(conn, client.into()),
             Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
+                let (auth_by, ping_at) = (self.term("auth_ms"), self.term("heartbeat_ms"));
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(101));
                 if form == Form::SockJs {
@@ -302,10 +304,10 @@ impl Judge {
                     parting: None,
                     expires: None,
                     overdue_since: None,
-                    opened: now,
-                    beat: now,
-                    pinged: None,
-                    held_at: None,
+                    auth_by,
+                    ping_at,
+                    pong_by: None,
+                    held_until: None,
                     spent_until: (0, 0),
                     pending: VecDeque::new(),
                     is_hungry: false,
@@ -313,9 +315,10 @@ impl Judge {
                 self.make_room_for_strangers();
             }
             Intent::Request { status, is_last } => {
+                let next_by = self.term("http_head_ms");
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(status));
-                line.role = Role::Http(now);
+                line.role = Role::Http(next_by);
                 line.is_answered_once = true;
                 if is_last {
                     self.close(conn, CloseReason::Answered);
@@ -520,5 +523,17 @@ impl Judge {
             let event = serde_json::to_string(channel).expect("memory takes every byte");
             line.message(format!("{{\"event\":{event},\"data\":{state}}}"));
         }
+    }
+
+    /// How many namespaces, channels, users, peers and states there must be.
+    pub fn sizes(&self) -> [usize; 5] {
+        let (mut channels, mut users, mut peers) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for (_, space, user, browser) in self.peers() {
+            peers += 1;
+            users.insert((space, user));
+            channels.extend(browser.channels.iter().map(|channel| (space, channel)));
+        }
+        let spaces = self.record.spaces.len();
+        [spaces, channels.len(), users.len(), peers, self.record.states()]
     }
 }

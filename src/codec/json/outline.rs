@@ -1,0 +1,304 @@
+//! The members of an object whose text is still arriving, so that a large one is not read in one go
+//! when it is there. The grammar of [`scan`](super::scan) once more, as a machine that can stop
+//! behind each byte; `oracle` holds the two together. It says besides what is wrong first with a
+//! text, which the scan does not.
+
+use std::ops::Range;
+
+use super::scan::{self, LEVELS_MAX};
+use super::{JsonError, Raw, unescaped};
+
+/// The members with these names, as [`raw_members`](super::raw_members) finds them.
+#[derive(Debug)]
+pub struct Outline<const N: usize> {
+    names: &'static [&'static str; N],
+    depth_max: usize,
+    /// Bytes that have been read.
+    at: usize,
+    next: Next,
+    /// How many arrays and objects are open, and of each whether it is an object, the innermost in
+    /// the lowest bit.
+    depth: usize,
+    objects: u128,
+    /// Whether the text is an object.
+    is_object: bool,
+    /// Where the string or value began that is being read: of those in the outermost object alone.
+    start: usize,
+    has_escapes: bool,
+    /// The name of the member whose value is being read.
+    place: Option<usize>,
+    found: [Option<Range<usize>>; N],
+    fault: Option<JsonError>,
+}
+
+/// What may come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// A value.
+    Value,
+    /// A value, or the end of the array that has just begun.
+    Element,
+    /// A key, or the end of the object that has just begun.
+    FirstKey,
+    Key,
+    Colon,
+    /// What stands behind a value: a comma or an end, or nothing more.
+    Behind,
+    /// The rest of a string.
+    Text(Of),
+    /// What stands behind a backslash.
+    Escape(Of),
+    /// So many hexadecimal digits.
+    Hex(Of, u8),
+    /// The rest of `true`, `false` or `null`.
+    Word(&'static [u8]),
+    Number(Digits),
+}
+
+/// What a string is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Key,
+    Value,
+}
+
+/// Where in a number we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Digits {
+    Minus,
+    Zero,
+    Whole,
+    Point,
+    Fraction,
+    Exponent,
+    Sign,
+    Power,
+}
+
+impl<const N: usize> Outline<N> {
+    /// Of a text of which nothing has arrived.
+    pub fn new(names: &'static [&'static str; N], depth_max: usize) -> Outline<N> {
+        Outline {
+            names,
+            depth_max: depth_max.min(LEVELS_MAX),
+            at: 0,
+            next: Next::Value,
+            depth: 0,
+            objects: 0,
+            is_object: false,
+            start: 0,
+            has_escapes: false,
+            place: None,
+            found: [const { None }; N],
+            fault: None,
+        }
+    }
+
+    /// Reads on: `text` is all that has arrived, what was read before included. Costs as much as
+    /// what is new of it.
+    pub fn read(&mut self, text: &[u8]) {
+        while self.fault.is_none()
+            && let Some(byte) = text.get(self.at)
+        {
+            let step = self.step(*byte, text);
+            self.fault = step.err();
+        }
+    }
+
+    /// The raw values that were found, in the order of the names; `None` if the text is JSON but no
+    /// object. All of it must have been read.
+    ///
+    /// # Errors
+    /// What is wrong first with the text.
+    pub fn members<'a>(&self, text: &'a str) -> Result<Option<[Option<Raw<'a>>; N]>, JsonError> {
+        let is_number = matches!(self.next, Next::Number(digits) if digits.may_end());
+        let is_whole = self.depth == 0 && (self.next == Next::Behind || is_number);
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if !is_whole || self.at != text.len() {
+            return Err(JsonError::Syntax);
+        }
+        let raw = |range: &Option<Range<usize>>| Some(Raw::from(text.get(range.clone()?)?));
+        let mut found = [None; N];
+        for (found, range) in found.iter_mut().zip(&self.found) {
+            *found = raw(range);
+        }
+        Ok(self.is_object.then_some(found))
+    }
+
+    /// Whether the outermost object is the innermost that is open.
+    fn is_outermost(&self) -> bool {
+        self.is_object && self.depth == 1
+    }
+
+    /// Reads one byte, or all of a string that is plain.
+    fn step(&mut self, byte: u8, text: &[u8]) -> Result<(), JsonError> {
+        match self.next {
+            Next::Text(of) => return self.text(of, text),
+            Next::Escape(of) => {
+                self.next = match byte {
+                    b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Next::Text(of),
+                    b'u' => Next::Hex(of, 4),
+                    _ => return Err(JsonError::Syntax),
+                };
+            }
+            Next::Hex(..) if !byte.is_ascii_hexdigit() => return Err(JsonError::Syntax),
+            Next::Hex(of, 1) => self.next = Next::Text(of),
+            Next::Hex(of, left) => self.next = Next::Hex(of, left - 1),
+            Next::Word(rest) => match rest.split_first() {
+                Some((first, rest)) if *first == byte => {
+                    self.next = Next::Word(rest);
+                    if rest.is_empty() {
+                        self.end_value(self.at + 1);
+                    }
+                }
+                _ => return Err(JsonError::Syntax),
+            },
+            Next::Number(digits) => match digits.then(byte) {
+                Some(digits) => self.next = Next::Number(digits),
+                None if digits.may_end() => {
+                    self.end_value(self.at);
+                    return Ok(());
+                }
+                None => return Err(JsonError::Syntax),
+            },
+            _ if matches!(byte, b' ' | b'\n' | b'\t' | b'\r') => {}
+            Next::Value | Next::Element => self.begin(byte)?,
+            Next::Key | Next::FirstKey if byte == b'"' => {
+                (self.next, self.has_escapes) = (Next::Text(Of::Key), false);
+                if self.is_outermost() {
+                    self.start = self.at + 1;
+                }
+            }
+            Next::FirstKey if byte == b'}' => self.close(),
+            Next::Colon if byte == b':' => self.next = Next::Value,
+            Next::Behind if self.depth > 0 => self.behind(byte)?,
+            Next::Key | Next::FirstKey | Next::Colon | Next::Behind => {
+                return Err(JsonError::Syntax);
+            }
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// The rest of a string, as far as it is there.
+    fn text(&mut self, of: Of, text: &[u8]) -> Result<(), JsonError> {
+        self.at = scan::plain(text, self.at);
+        match text.get(self.at) {
+            None => return Ok(()),
+            Some(b'"') if of == Of::Key => {
+                self.end_key(text);
+                self.next = Next::Colon;
+            }
+            Some(b'"') => self.end_value(self.at + 1),
+            Some(b'\\') => {
+                (self.next, self.has_escapes) = (Next::Escape(of), true);
+            }
+            Some(_) => return Err(JsonError::Syntax),
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// A value begins.
+    fn begin(&mut self, byte: u8) -> Result<(), JsonError> {
+        if self.is_outermost() {
+            self.start = self.at;
+        }
+        self.next = match byte {
+            b'{' | b'[' => return self.open(byte == b'{'),
+            b']' if self.next == Next::Element => {
+                self.close();
+                return Ok(());
+            }
+            b'"' => Next::Text(Of::Value),
+            b't' => Next::Word(b"rue"),
+            b'f' => Next::Word(b"alse"),
+            b'n' => Next::Word(b"ull"),
+            b'-' => Next::Number(Digits::Minus),
+            b'0' => Next::Number(Digits::Zero),
+            b'1'..=b'9' => Next::Number(Digits::Whole),
+            _ => return Err(JsonError::Syntax),
+        };
+        Ok(())
+    }
+
+    /// An array or object begins.
+    fn open(&mut self, is_object: bool) -> Result<(), JsonError> {
+        if self.depth == self.depth_max {
+            return Err(JsonError::Depth { max: self.depth_max });
+        }
+        self.is_object |= self.depth == 0 && is_object;
+        self.depth += 1;
+        self.objects = self.objects << 1 | u128::from(is_object);
+        self.next = if is_object { Next::FirstKey } else { Next::Element };
+        Ok(())
+    }
+
+    /// The innermost that is open ends with this byte.
+    fn close(&mut self) {
+        self.depth -= 1;
+        self.objects >>= 1;
+        self.end_value(self.at + 1);
+    }
+
+    /// What stands behind a value in an array or object.
+    fn behind(&mut self, byte: u8) -> Result<(), JsonError> {
+        match (byte, self.objects & 1 == 1) {
+            (b',', true) => self.next = Next::Key,
+            (b',', false) => self.next = Next::Value,
+            (b'}', true) | (b']', false) => self.close(),
+            _ => return Err(JsonError::Syntax),
+        }
+        Ok(())
+    }
+
+    fn end_key(&mut self, text: &[u8]) {
+        if !self.is_outermost() {
+            return;
+        }
+        let key = text.get(self.start..self.at).unwrap_or_default();
+        let is_it = |key: &[u8]| self.names.iter().position(|name| name.as_bytes() == key);
+        self.place = match self.has_escapes {
+            false => is_it(key),
+            // One that is no text cannot be one that is looked for, but is no error either.
+            true => {
+                str::from_utf8(key).ok().and_then(unescaped).and_then(|key| is_it(key.as_bytes()))
+            }
+        };
+    }
+
+    /// A value ends in front of that place.
+    fn end_value(&mut self, end: usize) {
+        self.next = Next::Behind;
+        if !self.is_outermost() {
+            return;
+        }
+        if let Some(found) = self.place.and_then(|place| self.found.get_mut(place)) {
+            *found = Some(self.start..end);
+        }
+    }
+}
+
+impl Digits {
+    /// Whether a number may end here.
+    fn may_end(self) -> bool {
+        matches!(self, Digits::Zero | Digits::Whole | Digits::Fraction | Digits::Power)
+    }
+
+    /// Where a number goes on with that byte.
+    fn then(self, byte: u8) -> Option<Digits> {
+        use Digits::*;
+        match (self, byte) {
+            (Minus, b'0') => Some(Zero),
+            (Minus, b'1'..=b'9') | (Whole, b'0'..=b'9') => Some(Whole),
+            (Zero | Whole, b'.') => Some(Point),
+            (Point | Fraction, b'0'..=b'9') => Some(Fraction),
+            (Zero | Whole | Fraction, b'e' | b'E') => Some(Exponent),
+            (Exponent, b'+' | b'-') => Some(Sign),
+            (Exponent | Sign | Power, b'0'..=b'9') => Some(Power),
+            _ => None,
+        }
+    }
+}

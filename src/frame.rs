@@ -454,8 +454,8 @@ impl FramePool {
         queue.first = NIL;
     }
 
-    /// Drops the publications that wait in a queue, and if `is_all` the answers as well, but for one
-    /// of which a part has gone out: that one is no longer counted among publications. Tells of
+    /// Drops the publications that wait in a queue, and if `is_all` the answers as well, but for
+    /// one of which a part has gone out: that one is no longer counted among publications. Tells of
     /// each that it drops which frame it was, counted from the front.
     pub fn drop_waiting(
         &mut self,

@@ -9,8 +9,8 @@
 //! One file per role: `http` for requests, `answers` for those that need no session, `service` for
 //! what is served where, `addresses` for where clients are, `origin` for the sites whose pages may
 //! connect, `pace` for how fast they may speak, `publish` for what others say to them, `hungry` for
-//! those whose answers there is no room for, `polled` for a session over HTTP and `transports` for its coming and going, `socket` for WebSockets, `drain`
-//! for the end of all when the server stops.
+//! those whose answers there is no room for, `polled` for a session over HTTP and `transports` for
+//! its coming and going, `socket` for WebSockets, `drain` for the end of all when the server stops.
 
 mod addresses;
 mod answers;

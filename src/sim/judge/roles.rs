@@ -147,7 +147,10 @@ impl Judge {
     fn meter_from(&mut self, conn: ConnId, before: usize, items: &[Item]) {
         let sent = items.iter().filter_map(|item| sent_to(conn, item)).collect();
         let start = self.lines.get(&conn).map_or(0, |line| line.expected.len());
-        let is_put_off = |item: &Item| matches!(item, Item::PutOff { conn: of, is_waiting: true } if *of == conn);
+        let is_put_off = |item: &Item| match item {
+            Item::PutOff { conn: of, is_waiting } => *of == conn && *is_waiting,
+            _ => false,
+        };
         let put_off = items
             .iter()
             .position(is_put_off)

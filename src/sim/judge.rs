@@ -207,9 +207,9 @@ pub(super) struct Judge {
     overdue: BTreeSet<ConnId>,
     /// When they last did.
     flooded_at: Option<Millis>,
-    /// Since when answers that wait take too much memory, and when they last did.
+    /// Since when answers that wait take too much memory; and since when they last did, until when.
     short_since: Option<Millis>,
-    short_at: Option<Millis>,
+    short_at: Option<(Millis, Millis)>,
     /// Closes that the tape must show.
     closings: Vec<(ConnId, CloseReason)>,
     /// What was last published for everybody in one channel (of that namespace) and has not gone

@@ -268,7 +268,8 @@ impl Judge {
     pub(super) fn evicted(&mut self, conn: ConnId) {
         let (now, line) = (self.now.mono, &self.lines[&conn]);
         assert!(!line.queue.frames.is_empty(), "{conn:?} is owed nothing");
-        let since = self.short_since.expect("there is room");
+        // The server notes the end of it once a turn, and here it may be seen earlier.
+        let (since, _) = self.short_at.filter(|_| self.is_short()).expect("there is room");
         let is_idle = line.queue.taken_at.plus(IDLE_MS) <= now;
         let is_late = since.plus(HUNGER_MS) <= now;
         assert!(since.plus(IDLE_MS) <= now && (is_idle || is_late), "{conn:?} takes something");
@@ -286,14 +287,14 @@ impl Judge {
         } else if answers <= max - max / 4 {
             self.short_since = None;
         }
-        if self.short_since.is_some() {
-            self.short_at = Some(self.now.mono);
+        if let Some(since) = self.short_since {
+            self.short_at = Some((since, self.now.mono));
         }
     }
 
     /// Whether requests may wait for that reason: the server looks again a little later.
     pub(super) fn is_short(&self) -> bool {
-        self.short_at.is_some_and(|at| self.now.mono <= at.plus(IDLE_MS))
+        self.short_at.is_some_and(|(_, at)| self.now.mono <= at.plus(IDLE_MS))
     }
 
     /// Whether back ends must not be heard now.

@@ -9,7 +9,7 @@
 
 use crate::address::Address;
 use crate::arena::Id;
-use crate::frame::Frame;
+use crate::frame::{Frame, Kind};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
@@ -33,13 +33,29 @@ pub enum Door {
     Admin,
 }
 
-/// Memory of publications that wait for somebody.
+/// Memory of what waits for somebody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// What they take together, each counted once, and a little for each place in which it waits.
+    /// What publications take together, each counted once, and a little for each place in which it
+    /// waits.
     pub bytes: usize,
     /// Bytes of those that were handed to [`Net::keep`], each counted as often as it was.
     pub aside: usize,
+    /// What answers take together, those to back ends included, counted in the same way.
+    pub answers: usize,
+}
+
+/// A connection that answers wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// Which.
+    pub conn: ConnId,
+    /// Memory that they take, each shared by all who wait for it.
+    pub bytes: usize,
+    /// As [`Net::taken`].
+    pub taken: u32,
+    /// The handler knows it.
+    pub is_open: bool,
 }
 
 /// Why somebody was not let in.
@@ -148,13 +164,17 @@ pub trait Net {
     /// peer that is about to be let go because it does not take that.
     fn drop_published(&mut self, _: ConnId) {}
 
-    /// Notes that a publication waits for somebody who has no connection, in one place more.
-    fn keep(&mut self, _: &Frame) {}
+    /// As [`Net::drop_published`], of all that waits; what has begun to go out has a moment and no
+    /// more when the peer is let go.
+    fn drop_all(&mut self, _: ConnId) {}
+
+    /// Notes that a frame waits for somebody who has no connection, in one place more.
+    fn keep(&mut self, _: &Frame, _: Kind) {}
 
     /// It waits there no longer.
-    fn unkeep(&mut self, _: &Frame) {}
+    fn unkeep(&mut self, _: &Frame, _: Kind) {}
 
-    /// What all publications that wait take.
+    /// What all that waits takes.
     fn kept(&self) -> Kept {
         Kept::default()
     }
@@ -164,6 +184,9 @@ pub trait Net {
     fn largest(&self, _since: Millis) -> Option<(ConnId, usize)> {
         None
     }
+
+    /// Tells of everybody for whom answers wait. Looks at all connections: not for every turn.
+    fn owed(&self, _: &mut dyn FnMut(Owed)) {}
 
     /// Memory that waits for the kernel to take it: bytes, and a fixed cost for each frame.
     fn queued(&self, conn: ConnId) -> usize;
@@ -189,8 +212,19 @@ pub trait Net {
     /// Stops reading: TCP holds the peer back.
     fn pause(&mut self, conn: ConnId);
 
+    /// A request waits for room for its answer, and stops the reading; or is heard now.
+    fn put_off(&mut self, conn: ConnId, is_waiting: bool) {
+        if is_waiting {
+            self.pause(conn);
+        }
+    }
+
     /// Reads again, beginning with what `received` left unconsumed.
     fn resume(&mut self, conn: ConnId);
+
+    /// Notes how many bytes of what the peer said the handler has consumed and keeps, because they
+    /// are half of something or wait to be heard: they are input that waits.
+    fn keeps(&mut self, _: ConnId, _bytes: usize) {}
 
     /// What was counted here so far.
     fn meters(&self) -> Meters {

@@ -3,7 +3,7 @@
 //! in one [`FramePool`]: one that waits alone costs a node of 16 bytes there, only from the second
 //! on is there a record of the list, an idle peer costs nothing, and a fan-out makes no allocation
 //! once the pool has grown to its size. The pool's [`Ledger`] knows what all publications that wait
-//! take together, each counted once however many wait for it.
+//! take together, and what all answers do, each counted once however many wait for it.
 
 #[cfg(test)]
 mod tests;
@@ -23,8 +23,8 @@ pub struct Frame(Rc<Body>);
 #[derive(Debug)]
 struct Body {
     bytes: Box<[u8]>,
-    /// In how many places it waits as a publication.
-    waiting: Cell<u32>,
+    /// In how many places it waits, by [`Kind`].
+    waiting: [Cell<u32>; 2],
 }
 
 impl Frame {
@@ -48,7 +48,7 @@ impl Eq for Frame {}
 
 impl From<Vec<u8>> for Frame {
     fn from(bytes: Vec<u8>) -> Frame {
-        Frame(Rc::new(Body { bytes: bytes.into(), waiting: Cell::new(0) }))
+        Frame(Rc::new(Body { bytes: bytes.into(), waiting: Default::default() }))
     }
 }
 
@@ -65,62 +65,70 @@ impl Deref for Frame {
     }
 }
 
-/// What all publications that wait anywhere take together: each counts once, and each place in
-/// which it waits a little.
-#[derive(Debug, Default)]
-pub struct Ledger {
+/// What all frames of one kind that wait anywhere take together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Total {
     bytes: usize,
     places: usize,
-    /// Bytes of those that wait outside of the pool, each counted in every place.
+}
+
+/// What all publications that wait anywhere take together, and what all answers do: each counts
+/// once, and each place in which it waits a little.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    totals: [Total; 2],
+    /// Bytes of publications that wait outside of the pool, each counted in every place.
     aside: usize,
 }
 
-/// What one more place in which a publication waits costs: a node, in a pool that may be half
-/// empty.
+/// What one more place in which a frame waits costs: a node, in a pool that may be half empty.
 pub const PLACE_COST_BYTES: usize = 32;
 
 impl Ledger {
-    /// A publication waits in one more place.
-    pub fn add(&mut self, frame: &Frame) {
-        let waiting = frame.0.waiting.get();
-        if waiting == 0 {
-            self.bytes += frame.len() + FRAME_COST_BYTES;
+    /// A frame waits in one more place.
+    #[inline]
+    pub fn add(&mut self, frame: &Frame, kind: Kind) {
+        let (total, waiting) = (&mut self.totals[kind as usize], &frame.0.waiting[kind as usize]);
+        if waiting.get() == 0 {
+            total.bytes += frame.len() + FRAME_COST_BYTES;
         }
-        frame.0.waiting.set(waiting + 1);
-        self.places += 1;
+        waiting.set(waiting.get() + 1);
+        total.places += 1;
     }
 
     /// It waits there no longer.
-    pub fn remove(&mut self, frame: &Frame) {
-        let waiting = frame.0.waiting.get();
-        debug_assert!(waiting > 0 && self.places > 0);
-        if waiting == 1 {
-            self.bytes -= frame.len() + FRAME_COST_BYTES;
+    #[inline]
+    pub fn remove(&mut self, frame: &Frame, kind: Kind) {
+        let (total, waiting) = (&mut self.totals[kind as usize], &frame.0.waiting[kind as usize]);
+        debug_assert!(waiting.get() > 0 && total.places > 0);
+        if waiting.get() == 1 {
+            total.bytes -= frame.len() + FRAME_COST_BYTES;
         }
-        frame.0.waiting.set(waiting - 1);
-        self.places -= 1;
+        waiting.set(waiting.get() - 1);
+        total.places -= 1;
     }
 
-    /// A publication waits in one more place, which is no queue of the pool.
-    pub fn add_aside(&mut self, frame: &Frame) {
-        self.add(frame);
-        self.aside += frame.len();
+    /// A frame waits in one more place, which is no queue of the pool.
+    pub fn add_aside(&mut self, frame: &Frame, kind: Kind) {
+        self.add(frame, kind);
+        self.aside += if kind == Kind::Published { frame.len() } else { 0 };
     }
 
     /// It waits there no longer.
-    pub fn remove_aside(&mut self, frame: &Frame) {
-        self.remove(frame);
-        self.aside -= frame.len();
+    pub fn remove_aside(&mut self, frame: &Frame, kind: Kind) {
+        self.remove(frame, kind);
+        self.aside -= if kind == Kind::Published { frame.len() } else { 0 };
     }
 
-    /// Bytes of all that wait outside of the pool, as often as they do.
+    /// Bytes of all publications that wait outside of the pool, as often as they do.
     pub fn aside(&self) -> usize {
         self.aside
     }
 
-    /// Memory that they take.
-    pub fn weight(&self) -> usize {
-        self.bytes + self.places * PLACE_COST_BYTES
+    /// Memory that all take which are of that kind.
+    pub fn weight(&self, kind: Kind) -> usize {
+        let Total { bytes, places } = self.totals[kind as usize];
+        bytes + places * PLACE_COST_BYTES
     }
 }
 
@@ -236,7 +244,7 @@ pub struct FramePool {
     bytes: usize,
     /// So many bytes of one publication count in a backlog.
     counted_max: usize,
-    /// The publications that wait, here and wherever else they are kept.
+    /// The frames that wait, here and wherever else they are kept.
     pub ledger: Ledger,
 }
 
@@ -326,9 +334,7 @@ impl FramePool {
             return;
         }
         self.bytes += frame.len();
-        if kind == Kind::Published {
-            self.ledger.add(&frame);
-        }
+        self.ledger.add(&frame, kind);
         let node = self.nodes.insert(Node { frame, next: NIL, kind });
         assert!(node < LIST, "fewer than 2^31 frames");
         match queue.first {
@@ -369,12 +375,26 @@ impl FramePool {
 
     /// The frames that wait in a queue, in their order.
     pub fn frames(&self, queue: &OutQueue) -> impl Iterator<Item = &Frame> {
+        self.nodes(queue).map(|node| &node.frame)
+    }
+
+    fn nodes(&self, queue: &OutQueue) -> impl Iterator<Item = &Node> {
         let mut at = self.head(queue);
         std::iter::from_fn(move || {
             let node = self.nodes.get(at)?;
             at = node.next;
-            Some(&node.frame)
+            Some(node)
         })
+    }
+
+    /// Memory that the answers in a queue take, each shared by all who wait for it.
+    pub fn owed(&self, queue: &OutQueue) -> usize {
+        let answers = self.nodes(queue).filter(|node| node.kind == Kind::Asked);
+        let share = |Frame(body): &Frame| {
+            let places = body.waiting[Kind::Asked as usize].get().max(1) as usize;
+            (body.bytes.len() + FRAME_COST_BYTES) / places + PLACE_COST_BYTES
+        };
+        answers.map(|node| share(&node.frame)).sum()
     }
 
     /// The unsent bytes of the first frames, as many as `slices` has room for; returns how many
@@ -421,8 +441,8 @@ impl FramePool {
             list.frames -= 1;
             if node.kind == Kind::Published {
                 list.published -= node.frame.len();
-                self.ledger.remove(&node.frame);
             }
+            self.ledger.remove(&node.frame, node.kind);
             let head = std::mem::replace(&mut list.head, node.next);
             self.nodes.remove(head);
             if let Some(next) = self.nodes.get(list.head) {
@@ -434,10 +454,15 @@ impl FramePool {
         queue.first = NIL;
     }
 
-    /// Drops the publications that wait in a queue, but for one of which a part has gone out: that
-    /// one is no longer counted among them. Tells of each that it drops which frame it was, counted
-    /// from the front.
-    pub fn drop_published(&mut self, queue: &mut OutQueue, mut dropped: impl FnMut(usize)) {
+    /// Drops the publications that wait in a queue, and if `is_all` the answers as well, but for
+    /// one of which a part has gone out: that one is no longer counted among publications. Tells of
+    /// each that it drops which frame it was, counted from the front.
+    pub fn drop_waiting(
+        &mut self,
+        queue: &mut OutQueue,
+        is_all: bool,
+        mut dropped: impl FnMut(usize),
+    ) {
         if queue.is_empty() {
             return;
         }
@@ -451,19 +476,22 @@ impl FramePool {
             number += 1;
             if node.kind == Kind::Published {
                 list.published -= bytes;
-                self.ledger.remove(&node.frame);
-                if this != begun {
-                    self.nodes.remove(this);
-                    (list.bytes, self.bytes) = (list.bytes - bytes, self.bytes - bytes);
-                    list.frames -= 1;
-                    dropped(number - 1);
-                    match self.nodes.get_mut(last) {
-                        Some(last) => last.next = next,
-                        None => list.head = next,
-                    }
-                    continue;
-                }
+            }
+            if this == begun {
+                self.ledger.remove(&node.frame, node.kind);
                 node.kind = Kind::Asked;
+                self.ledger.add(&node.frame, node.kind);
+            } else if is_all || node.kind == Kind::Published {
+                self.ledger.remove(&node.frame, node.kind);
+                self.nodes.remove(this);
+                (list.bytes, self.bytes) = (list.bytes - bytes, self.bytes - bytes);
+                list.frames -= 1;
+                dropped(number - 1);
+                match self.nodes.get_mut(last) {
+                    Some(last) => last.next = next,
+                    None => list.head = next,
+                }
+                continue;
             }
             last = this;
         }
@@ -515,8 +543,8 @@ impl FramePool {
     /// Drops the frame of a node, which waits there no longer.
     #[inline]
     fn drop_node(&mut self, node: u32) {
-        if let Some(Node { frame, kind: Kind::Published, .. }) = self.nodes.remove(node) {
-            self.ledger.remove(&frame);
+        if let Some(Node { frame, kind, .. }) = self.nodes.remove(node) {
+            self.ledger.remove(&frame, kind);
         }
     }
 }

@@ -218,6 +218,10 @@ limits! {
     /// Memory of all publications that wait for browsers, each counted once. Above it back ends
     /// wait, and of the browsers that take nothing those go first that are owed most.
     queued_bytes: 67_108_864, 65_536..=1_099_511_627_776;
+    /// Memory of all answers that wait, states among them, for browsers and back ends, each counted
+    /// once. Above it requests for more than a little wait, and of those who take nothing they go
+    /// first that are owed most.
+    answers_bytes: 67_108_864, 65_536..=1_099_511_627_776;
     /// What waits for a browser, answers and messages, before it is no longer read; it is read
     /// again when all of that has gone out.
     answers_pause_bytes: 65_536, 1024..=1_073_741_824;

@@ -58,6 +58,8 @@ pub struct Meters {
     pub input_evicted: u64,
     /// Memory of all publications that wait for somebody, each counted once.
     pub kept_bytes: usize,
+    /// Memory of the answers that wait, each counted once.
+    pub answers_bytes: usize,
     /// Peers that do not take at once what is published to them.
     pub watched: usize,
     /// Turns of the loop, without the time in which it waited.
@@ -135,6 +137,8 @@ pub struct Metrics {
     pub browsers_held: u64,
     /// Times that back ends had to wait because what is published to browsers took too much memory.
     pub floods: u64,
+    /// Times that requests had to wait because answers that wait took too much memory.
+    pub shortages: u64,
 }
 
 /// What an operator may want to act on, up to some moment.
@@ -146,6 +150,7 @@ pub struct Refusals {
     over_limits: u64,
     turned_away: u64,
     floods: u64,
+    shortages: u64,
 }
 
 impl Default for Metrics {
@@ -166,6 +171,7 @@ impl Default for Metrics {
             turned_away: [0; TurnedAway::ALL.len()],
             browsers_held: 0,
             floods: 0,
+            shortages: 0,
         }
     }
 }
@@ -185,6 +191,7 @@ impl Metrics {
             over_limits: self.over_limits,
             turned_away: self.turned_away.iter().sum(),
             floods: self.floods,
+            shortages: self.shortages,
         }
     }
 
@@ -201,6 +208,7 @@ impl Metrics {
             ("over_limit", self.over_limits - before.over_limits),
             ("turned_away", self.turned_away.iter().sum::<u64>() - before.turned_away),
             ("flood", self.floods - before.floods),
+            ("shortage", self.shortages - before.shortages),
         ];
         let mut text = String::new();
         for (what, count) in ended.chain(commands).filter(|(_, count)| *count > 0) {

@@ -119,6 +119,8 @@ pub struct Report {
     pub browsers_held: u64,
     /// Times that back ends had to wait because too much was queued for browsers.
     pub floods: u64,
+    /// Times that requests had to wait because answers that waited took too much memory.
+    pub shortages: u64,
     /// Turns after which somebody was still on the way out.
     pub leaving_turns: u64,
     /// Times that other limits came to hold.
@@ -188,6 +190,7 @@ fn limits(seed: u64) -> Limits {
         stall_ms: 6000,
         backlog_ms: 1500,
         queued_bytes: if seed.is_multiple_of(2) { 1600 } else { 20_000 },
+        answers_bytes: if seed.is_multiple_of(3) { 1600 } else { 20_000 },
         answers_pause_bytes: 1024,
         answers_unauthenticated_bytes: 512,
         channels_per_connection: 4,

@@ -7,7 +7,10 @@ mod common;
 use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use common::browser::Browser;
+use common::control::Control;
 use common::server::{Dir, Options, Server};
 use serde_json::Value;
 
@@ -82,6 +85,53 @@ fn a_list_of_millions_does_not_end_a_server_with_little_memory() {
     let reply = control.ask(&format!(r#"{{"action":"emit","channels":{ones},"data":0}}"#));
     assert!(reply.contains("Too many channels, at most 1000"), "{reply}");
     server.assert_alive();
+}
+
+#[test]
+fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
+    let mut options = Options::default();
+    options.config["admin"] = serde_json::json!("127.0.0.1:0");
+    let mut server = in_little(Dir::new(), 262_144, &options);
+    let mut control = server.controller("demo");
+    let set = |control: &mut Control, number: usize, bytes: usize| {
+        let data = format!("\"{number:04}{}\"", "x".repeat(bytes));
+        control.ok(&format!(r#"{{"action":"set","channel":"big","data":{data}}}"#));
+    };
+    control.ok(r#"{"action":"set","channel":"small","data":1}"#);
+    // Each gets, or waits for, a state of its own.
+    let stuck: Vec<Browser> = (0..64)
+        .map(|number| {
+            set(&mut control, number, 4_000_000);
+            let mut browser = server.browser("demo", r#"{"i":"u"}"#);
+            browser.say(r#"{"event":"subscribe","data":"big"}"#);
+            browser
+        })
+        .collect();
+    set(&mut control, 0, 8_000_000);
+    let unread: Vec<Control> = (0..64)
+        .map(|_| {
+            let mut control = server.controller("demo");
+            control.send(r#"{"action":"get","channel":"big"}"#);
+            control
+        })
+        .collect();
+    // Nobody else has to wait for long.
+    let began = Instant::now();
+    for number in 0..50 {
+        let mut healthy = server.browser("demo", &format!(r#"{{"i":"{number}"}}"#));
+        healthy.join("small");
+        healthy.expect(r#"{"event":"small","data":1}"#);
+        control.ok(r#"{"action":"emit","channel":"small","data":2}"#);
+        healthy.expect(r#"{"event":"small","data":2}"#);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // And who asks for much gets it when those who take nothing have gone.
+    let mut healthy = server.browser("demo", r#"{"i":"h"}"#);
+    healthy.say(r#"{"event":"subscribe","data":"big"}"#);
+    assert!(healthy.hear().len() > 8_000_000);
+    assert!(server.peak_memory_bytes() < 160_000_000, "{}", server.peak_memory_bytes());
+    server.assert_alive();
+    drop((stuck, unread));
 }
 
 #[test]

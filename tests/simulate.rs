@@ -113,6 +113,8 @@ fn assert_rich(reports: &[Report]) {
     assert!(sum(reports, |report| report.browsers_held) > runs, "few were held back");
     assert!(sum(reports, |report| report.leaving_turns) > runs, "few left step by step");
     assert!(sum(reports, |report| report.floods) > runs / 16, "back ends hardly ever had to wait");
+    let shortages = sum(reports, |report| report.shortages);
+    assert!(shortages > runs / 16, "there was hardly ever no room for answers");
     assert!(2 * sum(reports, |report| report.reloads) > runs, "limits were seldom changed");
     let often = ["control_auth_ms", "http_head_ms", "auth_ms", "heartbeat_ms", "leaves_per_turn"];
     assert_outlived(reports, &often);

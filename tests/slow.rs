@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::browser::Browser;
+use common::browser::{Browser, masked};
 use common::control::{Control, frame};
 use common::eventually;
 use common::http::request;
@@ -226,6 +226,80 @@ fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
     assert!(grown < 6_400_000, "{grown} bytes");
     assert_eq!(closed(&server, "slow_consumer") as usize, stuck.len());
     reader.nothing();
+    server.assert_alive();
+}
+
+#[test]
+fn half_messages_are_input_that_waits_and_when_they_are_too_much_the_largest_go() {
+    let server = server(&[("input_bytes", 1 << 20)]);
+    let message = masked(0x81, &[b'x'; 15_000]);
+    let browser = |user| server.browser("demo", &json!({ "i": user }).to_string());
+    let mut browsers: Vec<Browser> = (1..=100).map(browser).collect();
+    let waiting = || metric(&server, "fws_input_bytes");
+    // One has said less than the others, and finishes.
+    let (little, rest) = message.split_at(1008);
+    browsers[0].send_raw(little);
+    eventually("it is counted", || (waiting() == 1000.0).then_some(()));
+    browsers[0].send_raw(rest);
+    eventually("it is whole", || (waiting() == 0.0).then_some(()));
+    browsers[0].send_raw(little);
+    for browser in &mut browsers[1..] {
+        browser.send_raw(&message[..14_008]);
+    }
+    let closed = || closed(&server, "full");
+    eventually("some had to go", || (waiting() > 500_000.0 && closed() >= 25.0).then_some(()));
+    assert!(waiting() <= f64::from(1 << 20), "{}", waiting());
+    assert_eq!(closed(), metric(&server, "fws_input_evicted_total"));
+    browsers[0].send_raw(rest);
+    browsers[0].nothing();
+}
+
+#[test]
+fn a_crowd_gets_its_states_at_its_own_pace_and_they_take_little_memory() {
+    const CROWD: usize = 8;
+    let mut server = server(&[("answers_bytes", 1_000_000)]);
+    let mut control = server.controller("demo");
+    let state = text(500_000);
+    let channel = |number| format!("c{number}");
+    for number in 0..CROWD {
+        let (channel, state) = (channel(number), &state);
+        control.ok(&format!(r#"{{"action":"set","channel":"{channel}","data":{state}}}"#));
+    }
+    let before = server.peak_memory_bytes();
+    let mut crowd: Vec<Browser> = (0..CROWD)
+        .map(|number| {
+            let mut browser = server.browser("demo", &json!({ "i": channel(number) }).to_string());
+            browser.say(&json!({ "event": "subscribe", "data": channel(number) }).to_string());
+            browser.wire().set_deadline(Duration::from_millis(1));
+            browser
+        })
+        .collect();
+    // Whoever waits is heard in nothing else; whoever does not is heard at once.
+    let mut lines = vec![Vec::new(); CROWD];
+    let whole = |number| message(&channel(number), &state).len() + 10;
+    let mut piece = [0; 40_000];
+    while (0..CROWD).any(|number| lines[number].len() < whole(number)) {
+        for (browser, line) in crowd.iter_mut().zip(&mut lines) {
+            if let Ok(count) = browser.wire().read(&mut piece) {
+                assert!(count > 0, "it is not cut");
+                line.extend_from_slice(&piece[..count]);
+            }
+        }
+        control.ok(r#"{"action":"ping"}"#);
+        wait(&mut control, 10);
+    }
+    for (number, line) in lines.iter().enumerate() {
+        assert!(line.ends_with(message(&channel(number), &state).as_bytes()));
+    }
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 5_000_000, "{grown} bytes");
+    assert_eq!(closed(&server, "largest"), 0.0);
+    assert!(metric(&server, "fws_shortages_total") >= 1.0);
+    assert_eq!(metric(&server, "fws_answers_bytes"), 0.0);
+    for browser in &mut crowd {
+        browser.wire().set_deadline(common::DEADLINE);
+        browser.nothing();
+    }
     server.assert_alive();
 }
 

@@ -64,6 +64,7 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::BODIES, census.bodies.bytes);
         text.single(&f::BODIES_EVICTED, census.bodies.evicted);
         text.single(&f::FLOODS, metrics.floods);
+        text.single(&f::SHORTAGES, metrics.shortages);
     }
 
     fn traffic(&self, text: &mut Exposition) {
@@ -154,6 +155,7 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::INPUT, meters.input_bytes);
         text.single(&f::INPUT_EVICTED, meters.input_evicted);
         text.single(&f::KEPT_BYTES, meters.kept_bytes);
+        text.single(&f::ANSWERS_BYTES, meters.answers_bytes);
         text.single(&f::BLOCKED, meters.watched);
         text.histogram(&f::TURNS, &meters.turns);
         let process = net.process();

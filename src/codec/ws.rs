@@ -196,6 +196,14 @@ impl Reader {
         }
     }
 
+    /// Bytes that it holds: of what is not complete, or was handed out by the last call.
+    pub fn kept_bytes(&self) -> usize {
+        self.assembly.as_ref().map_or(0, |assembly| {
+            let message = assembly.message.as_ref().map_or(0, |message| message.body.len());
+            message + assembly.control.len()
+        })
+    }
+
     /// Lets go of what the last call handed out.
     fn forget_given(&mut self) {
         let Some(assembly) = &mut self.assembly else { return };

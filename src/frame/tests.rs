@@ -15,6 +15,11 @@ fn counts(pool: &FramePool, queue: &OutQueue) -> (usize, usize) {
     (bytes, backlog)
 }
 
+/// Memory of the publications that wait.
+fn weight(pool: &FramePool) -> usize {
+    pool.ledger.weight(Kind::Published)
+}
+
 #[test]
 fn one_frame_needs_no_record() {
     let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
@@ -29,7 +34,7 @@ fn one_frame_needs_no_record() {
         pool.sent(&mut queue, 1);
         assert!(pool.only(&queue).is_none() && pool.waiting(&queue).frames == 1);
         pool.sent(&mut queue, 3);
-        assert!(queue.is_empty() && pool.is_empty() && pool.ledger.weight() == 0);
+        assert!(queue.is_empty() && pool.is_empty() && weight(&pool) == 0);
     }
     assert_eq!(queue.taken(), 12);
 }
@@ -49,7 +54,7 @@ fn any_short_write_continues_where_it_stopped() {
             pool.sent(&mut queue, take);
         }
         assert_eq!(wire, b"abcdefghi");
-        assert!(pool.is_empty() && pool.bytes() == 0 && pool.ledger.weight() == 0);
+        assert!(pool.is_empty() && pool.bytes() == 0 && weight(&pool) == 0);
     }
 }
 
@@ -72,7 +77,7 @@ fn backlog_is_what_waits_behind_the_head() {
     assert_eq!(counts(&pool, &queue), (11, 2), "nor what it is busy with");
     pool.clear(&mut queue);
     assert!(queue.is_empty() && pool.is_empty() && pool.bytes() == 0);
-    assert_eq!(pool.ledger.weight(), 0);
+    assert_eq!(weight(&pool), 0);
     // Of a large one counts a part.
     pool.push(&mut queue, Frame::from(&[0; 5][..]), Kind::Published);
     pool.push(&mut queue, Frame::from(&[0; 5000][..]), Kind::Published);
@@ -94,17 +99,17 @@ fn a_publication_counts_once_wherever_it_waits() {
         pool.push(queue, frame.clone(), Kind::Published);
         pool.push(queue, Frame::from(&b"a state"[..]), Kind::Asked);
     }
-    pool.ledger.add(&frame);
+    pool.ledger.add(&frame, Kind::Published);
     let once = 1000 + FRAME_COST_BYTES;
-    assert_eq!(pool.ledger.weight(), once + 4 * PLACE_COST_BYTES);
-    pool.ledger.remove(&frame);
+    assert_eq!(weight(&pool), once + 4 * PLACE_COST_BYTES);
+    pool.ledger.remove(&frame, Kind::Published);
     queues.iter_mut().for_each(|queue| pool.sent(queue, 999));
-    assert_eq!(pool.ledger.weight(), once + 3 * PLACE_COST_BYTES);
+    assert_eq!(weight(&pool), once + 3 * PLACE_COST_BYTES);
     pool.sent(&mut queues[0], 1);
     pool.clear(&mut queues[1]);
-    assert_eq!(pool.ledger.weight(), once + PLACE_COST_BYTES);
+    assert_eq!(weight(&pool), once + PLACE_COST_BYTES);
     pool.sent(&mut queues[2], 8);
-    assert_eq!((pool.ledger.weight(), pool.len()), (0, 1));
+    assert_eq!((weight(&pool), pool.len()), (0, 1));
     pool.clear(&mut queues[0]);
 }
 
@@ -124,7 +129,7 @@ fn publications_are_dropped_but_for_one_that_is_on_its_way() {
         }
         pool.sent(&mut queue, sent);
         let mut dropped = Vec::new();
-        pool.drop_published(&mut queue, |number| dropped.push(number));
+        pool.drop_waiting(&mut queue, false, |number| dropped.push(number));
         let (rest, numbers) = match sent {
             0 => ("[two][five]", vec![0, 2, 3, 5]),
             1 | 2 => (&"one[two][five]"[sent..], vec![2, 3, 5]),
@@ -132,13 +137,41 @@ fn publications_are_dropped_but_for_one_that_is_on_its_way() {
         };
         assert_eq!((&*gather(&pool, &queue), dropped), (rest.as_bytes(), numbers));
         let Waiting { published, backlog, .. } = pool.waiting(&queue);
-        assert_eq!((published, backlog, pool.ledger.weight()), (0, 0, 0));
+        assert_eq!((published, backlog, weight(&pool)), (0, 0, 0));
         pool.push(&mut queue, Frame::from(&b"bye"[..]), Kind::Asked);
         assert_eq!(gather(&pool, &queue), [rest.as_bytes(), b"bye"].concat());
         assert_eq!((pool.bytes_of(&queue), pool.bytes()), (rest.len() + 3, rest.len() + 3));
         pool.sent(&mut queue, rest.len() + 3);
         assert!(queue.is_empty() && pool.is_empty() && pool.waiting(&queue).weight() == 0);
     }
+}
+
+#[test]
+fn an_answer_counts_once_and_whoever_is_cut_is_owed_none() {
+    let mut pool = FramePool::new(100);
+    let shared = Frame::from(&[7; 1000][..]);
+    let mut queues: Vec<OutQueue> = (0..4).map(|_| OutQueue::default()).collect();
+    for queue in &mut queues {
+        pool.push(queue, shared.clone(), Kind::Asked);
+        pool.push(queue, Frame::from(&[1; 36][..]), Kind::Published);
+        pool.push(queue, Frame::from(&[2; 36][..]), Kind::Asked);
+    }
+    let answers = |pool: &FramePool| pool.ledger.weight(Kind::Asked);
+    let own = 36 + FRAME_COST_BYTES;
+    let all = 1000 + FRAME_COST_BYTES + 4 * own + 8 * PLACE_COST_BYTES;
+    assert_eq!((answers(&pool), weight(&pool)), (all, 4 * (own + PLACE_COST_BYTES)));
+    let share = (1000 + FRAME_COST_BYTES) / 4 + own + 2 * PLACE_COST_BYTES;
+    assert_eq!(pool.owed(&queues[0]), share);
+    // One has begun, another has not.
+    pool.sent(&mut queues[0], 1);
+    for (queue, left) in queues.iter_mut().zip([999, 0]) {
+        pool.drop_waiting(queue, true, |_| ());
+        assert_eq!(pool.bytes_of(queue), left);
+    }
+    let both = 2 * own + 5 * PLACE_COST_BYTES + 1000 + FRAME_COST_BYTES;
+    assert_eq!((answers(&pool), weight(&pool)), (both, 2 * (own + PLACE_COST_BYTES)));
+    queues.iter_mut().for_each(|queue| pool.clear(queue));
+    assert_eq!((answers(&pool), weight(&pool), pool.len()), (0, 0, 0));
 }
 
 #[test]

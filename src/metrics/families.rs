@@ -68,6 +68,8 @@ families! {
         "Times that somebody had to go because that memory was too much.";
     FLOODS = "fws_floods_total" Counter
         "Times that back ends had to wait because publications that wait took too much memory.";
+    SHORTAGES = "fws_shortages_total" Counter
+        "Times that requests had to wait because answers that wait took too much memory.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
     REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
     WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";
@@ -85,6 +87,8 @@ families! {
         "Times that a browser had to go because that was too much.";
     KEPT_BYTES = "fws_kept_bytes" Gauge
         "Memory of the publications that wait for browsers, each counted once.";
+    ANSWERS_BYTES = "fws_answers_bytes" Gauge
+        "Memory of the answers that wait for browsers and back ends, each counted once.";
     BLOCKED = "fws_blocked_browsers" Gauge
         "Connections of browsers that have not taken yet what was published to them.";
     TURNS = "fws_turn_seconds" Histogram "Turns of the loop, by their time without waiting.";

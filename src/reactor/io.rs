@@ -13,7 +13,7 @@ use super::slots::Slots;
 use super::stream::Stream;
 use super::tails::Tails;
 use crate::arena::NIL;
-use crate::edge::{ConnId, Door, Kept, Net};
+use crate::edge::{ConnId, Door, Kept, Net, Owed};
 use crate::frame::{Frame, FramePool, Kind};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
@@ -26,7 +26,7 @@ const SLICES_MAX: usize = 64;
 /// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
 pub(super) const OFFER_ROUND_BYTES: u64 = 128 * 1024;
 /// Each list keeps room for so many, however few are on it.
-const LIST_KEPT: usize = 2048;
+pub(super) const LIST_KEPT: usize = 2048;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
@@ -163,7 +163,7 @@ impl Io {
         self.set_timer(conn, None);
         let Some(mut peer) = self.peers.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
-        drop(self.tails.take(&mut peer));
+        self.tails.forget(&mut peer);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
         self.turned_away -= usize::from(peer.is(flag::TURNED_AWAY));
@@ -379,7 +379,7 @@ impl Io {
 
     /// Whether too much was published to it.
     fn is_lost(&mut self, conn: ConnId) -> bool {
-        let (now, kept) = (self.now.mono, self.frames.ledger.weight());
+        let (now, kept) = (self.now.mono, self.frames.ledger.weight(Kind::Published));
         let watch = self.open(conn).map_or(WatchId::NONE, |peer| peer.watch);
         self.watches.is_lost(watch, kept, now)
     }
@@ -478,20 +478,38 @@ impl Net for Io {
 
     fn drop_published(&mut self, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
-        self.frames.drop_published(&mut peer.out, |_| ());
+        self.frames.drop_waiting(&mut peer.out, false, |_| ());
         self.watches.end(&mut peer.watch);
     }
 
-    fn keep(&mut self, frame: &Frame) {
-        self.frames.ledger.add_aside(frame);
+    fn drop_all(&mut self, conn: ConnId) {
+        let Some(peer) = self.peers.get_mut(conn) else { return };
+        self.frames.drop_waiting(&mut peer.out, true, |_| ());
+        self.watches.end(&mut peer.watch);
+        peer.set(flag::HASTY, true);
     }
 
-    fn unkeep(&mut self, frame: &Frame) {
-        self.frames.ledger.remove_aside(frame);
+    fn keep(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.add_aside(frame, kind);
+    }
+
+    fn unkeep(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.remove_aside(frame, kind);
     }
 
     fn kept(&self) -> Kept {
-        Kept { bytes: self.frames.ledger.weight(), aside: self.frames.ledger.aside() }
+        let ledger = &self.frames.ledger;
+        let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
+        Kept { bytes, aside: ledger.aside(), answers }
+    }
+
+    fn owed(&self, each: &mut dyn FnMut(Owed)) {
+        for (conn, peer) in self.peers.iter().filter(|(_, peer)| !peer.out.is_empty()) {
+            let (bytes, taken) = (self.frames.owed(&peer.out), peer.out.taken());
+            if bytes > 0 {
+                each(Owed { conn, bytes, taken, is_open: peer.phase == Phase::Open });
+            }
+        }
     }
 
     fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
@@ -514,9 +532,10 @@ impl Net for Io {
         peer.phase = Phase::Flushing;
         peer.set(flag::PAUSED, false);
         self.watches.end(&mut peer.watch);
-        drop(self.tails.take(peer));
+        self.tails.forget(peer);
+        let ms = if peer.is(flag::HASTY) { TURNED_AWAY_MS } else { self.close_ms };
         self.doomed.push((conn, reason));
-        self.set_timer(conn, Some(self.now.mono.plus(self.close_ms)));
+        self.set_timer(conn, Some(self.now.mono.plus(ms)));
         self.mark_dirty(conn);
         // What the peer still sends is read and thrown away.
         self.mark_ready(conn);
@@ -526,7 +545,6 @@ impl Net for Io {
         if let Some(peer) = self.open(conn) {
             peer.set(flag::HASTY, true);
             self.close(conn, reason);
-            self.set_timer(conn, Some(self.now.mono.plus(TURNED_AWAY_MS)));
         }
     }
 
@@ -549,12 +567,19 @@ impl Net for Io {
         }
     }
 
+    fn keeps(&mut self, conn: ConnId, bytes: usize) {
+        if let Some(peer) = self.peers.get_mut(conn).filter(|peer| peer.phase == Phase::Open) {
+            self.tails.set_aside(peer, bytes);
+        }
+    }
+
     fn meters(&self) -> Meters {
         Meters {
             queued_bytes: self.frames.bytes(),
             queued_frames: self.frames.len(),
             input_bytes: self.tails.bytes,
             kept_bytes: self.kept().bytes,
+            answers_bytes: self.kept().answers,
             watched: self.watches.len(),
             ..self.meters.clone()
         }
@@ -562,28 +587,5 @@ impl Net for Io {
 
     fn process(&self) -> Process {
         self.files.read()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_give_back_what_a_crowd_has_taken() {
-        let now = crate::time::Clock::new().now();
-        let mut io = Io::new(now, 1000, Rules::new(&crate::limits::Limits::default()));
-        let conns = (0..20_000).map(|slot| ConnId::new(slot, 0));
-        io.dirty.extend(conns.clone());
-        io.ready.extend(conns);
-        io.ready.truncate(15_000);
-        let capacity = io.ready.capacity();
-        io.shrink();
-        assert_eq!((io.dirty.len(), io.ready.capacity()), (20_000, capacity), "it is in use");
-        io.dirty.clear();
-        io.ready.truncate(3);
-        io.shrink();
-        assert!(io.dirty.capacity() <= LIST_KEPT && io.ready.capacity() <= LIST_KEPT);
-        assert_eq!(io.ready, [0, 1, 2].map(|slot| ConnId::new(slot, 0)));
     }
 }

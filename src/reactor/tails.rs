@@ -1,6 +1,7 @@
 //! Input that waits: what the handler has not consumed, because it is half of something or its
-//! connection is paused. That of browsers is bounded in all; when it is too much, those of whom the
-//! most waits go; and whoever waits and has gone is told of. Part of the reactor, which reads.
+//! connection is paused; and how much of it the handler says that it keeps itself. That of browsers
+//! is bounded in all; when it is too much, those of whom the most waits go; and whoever waits and
+//! has gone is told of. Part of the reactor, which reads.
 
 use std::cmp::Reverse;
 
@@ -10,32 +11,73 @@ use crate::arena::{NIL, Slots};
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::reason::CloseReason;
 
+/// What waits of one connection.
+#[derive(Debug, Default)]
+struct Tail {
+    /// What the handler has not consumed.
+    bytes: Box<[u8]>,
+    /// Bytes that it has consumed and keeps.
+    aside: usize,
+}
+
 /// All that waits.
 #[derive(Debug, Default)]
 pub(super) struct Tails {
-    kept: Slots<Box<[u8]>>,
+    kept: Slots<Tail>,
     /// Bytes of those that count: back ends are few, and their own bounds hold them.
     pub bytes: usize,
 }
 
 impl Tails {
-    /// Takes what waits of a connection.
+    /// Takes what the handler has not consumed of a connection.
     pub fn take(&mut self, peer: &mut Peer) -> Box<[u8]> {
-        self.bytes -= self.counts(peer);
-        self.kept.remove(std::mem::replace(&mut peer.tail, NIL)).unwrap_or_default()
+        let Some(tail) = self.kept.get_mut(peer.tail) else { return Box::default() };
+        let bytes = std::mem::take(&mut tail.bytes);
+        if peer.door != Door::Control {
+            self.bytes -= bytes.len();
+        }
+        if tail.aside == 0 {
+            self.kept.remove(std::mem::replace(&mut peer.tail, NIL));
+        }
+        bytes
     }
 
-    /// Keeps what the handler has not consumed of a connection of which nothing waits.
+    /// Keeps what the handler has not consumed of a connection, of which that is all.
     pub fn keep(&mut self, peer: &mut Peer, tail: &[u8]) {
         if !tail.is_empty() {
-            peer.tail = self.kept.insert(tail.into());
-            self.bytes += self.counts(peer);
+            self.change(peer, |kept| kept.bytes = tail.into());
         }
+    }
+
+    /// The handler keeps so much of what it has consumed.
+    pub fn set_aside(&mut self, peer: &mut Peer, bytes: usize) {
+        self.change(peer, |kept| kept.aside = bytes);
+    }
+
+    /// Nothing waits of a connection any more.
+    pub fn forget(&mut self, peer: &mut Peer) {
+        if peer.tail != NIL {
+            self.change(peer, |kept| *kept = Tail::default());
+        }
+    }
+
+    fn change(&mut self, peer: &mut Peer, change: impl FnOnce(&mut Tail)) {
+        self.bytes -= self.counts(peer);
+        if peer.tail == NIL {
+            peer.tail = self.kept.insert(Tail::default());
+        }
+        if let Some(tail) = self.kept.get_mut(peer.tail) {
+            change(tail);
+            if tail.bytes.is_empty() && tail.aside == 0 {
+                self.kept.remove(std::mem::replace(&mut peer.tail, NIL));
+            }
+        }
+        self.bytes += self.counts(peer);
     }
 
     /// How much waits of a connection, as far as it counts.
     pub fn counts(&self, peer: &Peer) -> usize {
-        let bytes = self.kept.get(peer.tail).map_or(0, |tail| tail.len());
+        let bytes = self.kept.get(peer.tail).map_or(0, |tail| tail.bytes.len() + tail.aside);
         if peer.door == Door::Control { 0 } else { bytes }
     }
 }

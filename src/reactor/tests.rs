@@ -359,3 +359,24 @@ fn when_too_much_waits_in_all_the_largest_goes() {
     assert_eq!(reactor.io.meters.input_evicted, 1);
     drop(peers);
 }
+
+#[test]
+fn lists_give_back_what_a_crowd_has_taken() {
+    let now = crate::time::Clock::new().now();
+    let mut io =
+        super::io::Io::new(now, 1000, crate::slow::Rules::new(&crate::limits::Limits::default()));
+    let conns = (0..20_000).map(|slot| ConnId::new(slot, 0));
+    io.dirty.extend(conns.clone());
+    io.ready.extend(conns);
+    io.ready.truncate(15_000);
+    let capacity = io.ready.capacity();
+    io.shrink();
+    assert_eq!((io.dirty.len(), io.ready.capacity()), (20_000, capacity), "it is in use");
+    io.dirty.clear();
+    io.ready.truncate(3);
+    io.shrink();
+    assert!(
+        io.dirty.capacity() <= super::io::LIST_KEPT && io.ready.capacity() <= super::io::LIST_KEPT
+    );
+    assert_eq!(io.ready, [0, 1, 2].map(|slot| ConnId::new(slot, 0)));
+}

@@ -43,7 +43,7 @@ pub fn fit(config: &mut Config) -> Option<String> {
 }
 
 /// What fits into so much room: half of it is for what strangers have sent and not finished.
-fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 6] {
+fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 7] {
     let input = room / 2;
     let body = (input / CONNECTIONS).max(BODY_BYTES).min(limits.http_body_bytes as u64);
     let connection = body.max(limits.http_head_bytes as u64);
@@ -54,6 +54,7 @@ fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 6] {
         ("states_bytes", room / 8),
         ("states", room / 8 / STATE_BYTES),
         ("store_pending_bytes", room / 8),
+        ("answers_bytes", room / 4),
     ]
 }
 

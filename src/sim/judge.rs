@@ -96,6 +96,8 @@ pub(super) struct Controller {
     /// Namespace, and the key that opened it.
     pub auth: Option<(u32, String)>,
     waits: bool,
+    /// Its last command waits for room for its reply.
+    wants: Option<Command>,
     /// It sends no more, or is not heard any more.
     is_ended: bool,
     /// It broke the rules.
@@ -138,8 +140,10 @@ pub(super) struct Browser {
     /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if
     /// each was of as many frames as it may be.
     spent_until: (u64, u64),
-    /// What it said in a SockJS array behind more answers than it had taken.
+    /// What it said in a SockJS array behind more answers than it had taken, or waits for room.
     pending: VecDeque<Event>,
+    /// The first of those waits for room for its answer.
+    is_hungry: bool,
 }
 
 /// What a call into the switch found queued for its connection, and what it sent there.
@@ -149,6 +153,10 @@ struct Meter {
     sent: Vec<usize>,
     /// How much was expected before the call.
     start: usize,
+    /// How many frames had been sent there when a request was put off, if one was.
+    put_off: Option<usize>,
+    /// There was no room before the call.
+    is_short: bool,
 }
 
 /// What the judge is shown of a socket.
@@ -201,6 +209,9 @@ pub(super) struct Judge {
     overdue: BTreeSet<ConnId>,
     /// When they last did.
     flooded_at: Option<Millis>,
+    /// Since when answers that wait take too much memory; and since when they last did, until when.
+    short_since: Option<Millis>,
+    short_at: Option<(Millis, Millis)>,
     /// Closes that the tape must show.
     closings: Vec<(ConnId, CloseReason)>,
     /// What was last published for everybody in one channel (of that namespace) and has not gone
@@ -223,15 +234,6 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    /// Over an empty store, or none. `is_easy`: whether states are acknowledged before they are
-    /// durable.
-    pub fn over(limits: Limits, now: Now, is_easy: bool) -> Judge {
-        let mut judge = Judge::new(limits, now);
-        judge.disk.is_easy = is_easy;
-        judge.replica = judge.replica.keeping(is_easy);
-        judge
-    }
-
     fn new(limits: Limits, now: Now) -> Judge {
         Judge {
             record: Record::new(limits.clone()),
@@ -250,6 +252,8 @@ impl Judge {
             flooded_since: None,
             flood_known: None,
             flooded_at: None,
+            short_since: None,
+            short_at: None,
             overdue: BTreeSet::new(),
             closings: Vec::new(),
             gathered: None,
@@ -368,8 +372,9 @@ impl Judge {
         let now = self.now.mono;
         self.note_last_call();
         self.note_partings(items);
-        for item in items {
+        for (at, item) in items.iter().enumerate() {
             match item {
+                Item::PutOff { conn, is_waiting: false } => self.fed(*conn, &items[at..]),
                 Item::Taken { conn, bytes } => {
                     let line = self.lines.get_mut(conn).expect("only of the known is taken");
                     line.queue.take(*bytes, now, &self.limits);
@@ -384,9 +389,12 @@ impl Judge {
                         line.queue = Queue::default();
                     }
                 }
-                Item::Dropped { conn, dropped } => {
+                Item::Dropped { conn, dropped, is_all } => {
+                    if *is_all {
+                        self.evicted(*conn);
+                    }
                     let line = self.lines.get_mut(conn).expect("the known alone are dropped");
-                    line.forget_frames(dropped);
+                    line.forget_frames(dropped, *is_all);
                 }
                 Item::Backlog { conn, bytes, is_lost } => {
                     self.backlog_seen(*conn, *bytes, *is_lost);
@@ -419,6 +427,7 @@ impl Judge {
         assert!(slow.is_empty(), "not cut: {slow:?}");
         self.gathered = None;
         self.note_flood();
+        self.note_shortage();
         assert!(self.closings.is_empty(), "still open: {:?}", self.closings);
         for (conn, line) in &self.lines {
             let is_owed = line.door() == Door::Control && line.closing.is_none();
@@ -569,18 +578,6 @@ impl Judge {
             }
             _ => None,
         })
-    }
-
-    /// How many namespaces, channels, users, peers and states there must be.
-    pub fn sizes(&self) -> [usize; 5] {
-        let (mut channels, mut users, mut peers) = (BTreeSet::new(), BTreeSet::new(), 0);
-        for (_, space, user, browser) in self.peers() {
-            peers += 1;
-            users.insert((space, user));
-            channels.extend(browser.channels.iter().map(|channel| (space, channel)));
-        }
-        let spaces = self.record.spaces.len();
-        [spaces, channels.len(), users.len(), peers, self.record.states()]
     }
 
     /// A hub that knows only the entries must hold the same.

@@ -3,12 +3,14 @@
 //! and draws from the seed what the kernel and the peers would do: short reads, short writes,
 //! peers that do not read. Never calls the handler; the world does, as the real turn does.
 
+mod clock;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 
 use super::Prng;
 use super::tape::{Item, Tape};
-use crate::edge::{ConnId, Kept, Net};
+use crate::edge::{ConnId, Kept, Net, Owed};
 use crate::frame::{Frame, FramePool, Kind, OutQueue};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -405,26 +407,6 @@ impl FakeNet {
         }
     }
 
-    /// The next peer that has not taken what was published to it for too long.
-    pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
-        let conn = self.watches.next(self.now.mono)?;
-        self.offer(conn);
-        let watch = self.open(conn).map(|socket| socket.watch);
-        let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
-        Some((conn, reason))
-    }
-
-    /// When something is due at the latest.
-    pub fn next_at(&self) -> Option<Millis> {
-        let timer = self.wheel.next_at().map(Millis);
-        [timer, self.watches.next_at()].into_iter().flatten().min()
-    }
-
-    /// Whether nobody is watched.
-    pub fn is_nobody_watched(&self) -> bool {
-        self.watches.is_empty()
-    }
-
     /// Has the kernel take what it will in the midst of a turn.
     fn offer(&mut self, conn: ConnId) {
         let mut flushed = Flushed::More;
@@ -434,21 +416,6 @@ impl FakeNet {
         if flushed == Flushed::All {
             self.mark_dirty(conn);
         }
-    }
-
-    pub fn set_timer(&mut self, conn: ConnId, at: Option<Millis>) {
-        let Some(socket) = self.sockets.get_mut(&conn) else { return };
-        if let Some(timer) = socket.timer.take() {
-            self.wheel.cancel(timer);
-        }
-        socket.timer = at.map(|at| self.wheel.insert(at.0, conn));
-    }
-
-    /// The timer of a connection has come: it holds none any more.
-    pub fn timer_came(&mut self, conn: ConnId) -> Option<Phase> {
-        let socket = self.socket(conn)?;
-        socket.timer = None;
-        Some(socket.phase)
     }
 }
 
@@ -463,9 +430,17 @@ impl FakeNet {
         self.mark_dirty(conn);
     }
 
+    fn drop_waiting(&mut self, conn: ConnId, is_all: bool) {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return };
+        let mut dropped = Vec::new();
+        self.frames.drop_waiting(&mut socket.out, is_all, |number| dropped.push(number));
+        self.watches.end(&mut socket.watch);
+        self.tape.write(Item::Dropped { conn, dropped, is_all });
+    }
+
     /// Whether too much was published to it.
     fn is_lost(&mut self, conn: ConnId) -> bool {
-        let (now, kept) = (self.now.mono, self.frames.ledger.weight());
+        let (now, kept) = (self.now.mono, self.frames.ledger.weight(Kind::Published));
         let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);
         self.watches.is_lost(watch, kept, now)
     }
@@ -516,23 +491,41 @@ impl Net for FakeNet {
     }
 
     fn drop_published(&mut self, conn: ConnId) {
-        let Some(socket) = self.sockets.get_mut(&conn) else { return };
-        let mut dropped = Vec::new();
-        self.frames.drop_published(&mut socket.out, |number| dropped.push(number));
-        self.watches.end(&mut socket.watch);
-        self.tape.write(Item::Dropped { conn, dropped });
+        self.drop_waiting(conn, false);
     }
 
-    fn keep(&mut self, frame: &Frame) {
-        self.frames.ledger.add_aside(frame);
+    fn drop_all(&mut self, conn: ConnId) {
+        self.drop_waiting(conn, true);
     }
 
-    fn unkeep(&mut self, frame: &Frame) {
-        self.frames.ledger.remove_aside(frame);
+    fn keep(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.add_aside(frame, kind);
+    }
+
+    fn unkeep(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.remove_aside(frame, kind);
     }
 
     fn kept(&self) -> Kept {
-        Kept { bytes: self.frames.ledger.weight(), aside: self.frames.ledger.aside() }
+        let ledger = &self.frames.ledger;
+        let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
+        Kept { bytes, aside: ledger.aside(), answers }
+    }
+
+    fn owed(&self, each: &mut dyn FnMut(Owed)) {
+        for (conn, socket) in &self.sockets {
+            let (bytes, taken) = (self.frames.owed(&socket.out), socket.out.taken());
+            if bytes > 0 {
+                each(Owed { conn: *conn, bytes, taken, is_open: socket.phase == Phase::Open });
+            }
+        }
+    }
+
+    fn put_off(&mut self, conn: ConnId, is_waiting: bool) {
+        self.tape.write(Item::PutOff { conn, is_waiting });
+        if is_waiting {
+            self.pause(conn);
+        }
     }
 
     fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {

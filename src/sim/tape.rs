@@ -36,8 +36,11 @@ pub(super) enum Item {
     Taken { conn: ConnId, bytes: usize },
     /// The kernel takes no more of a connection for now, or does again.
     Blocked { conn: ConnId, is_blocked: bool },
-    /// Frames that waited for a connection were dropped: these, counted from the first.
-    Dropped { conn: ConnId, dropped: Vec<usize> },
+    /// Frames that waited for a connection were dropped: these, counted from the first; and whether
+    /// answers went as well, because those of all take too much memory.
+    Dropped { conn: ConnId, dropped: Vec<usize>, is_all: bool },
+    /// A request waits for room for its answer, or is heard now.
+    PutOff { conn: ConnId, is_waiting: bool },
     /// All that waited for a connection is lost with it.
     Cleared { conn: ConnId },
     /// Of those who have taken nothing since that moment, this one is owed most.

@@ -204,6 +204,7 @@ impl<G: Ground> World<G> {
         self.judge.compare_replica();
         self.look_at_disk();
         assert_eq!(self.net.kept().bytes, self.judge.kept_bytes(), "publications that wait");
+        assert_eq!(self.net.kept().answers, self.judge.answers_bytes(), "answers that wait");
         let clients = &self.clients;
         self.judge.lines.retain(|conn, line| {
             !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))

@@ -51,6 +51,8 @@ pub(super) struct Site<'a> {
     pub shared: &'a mut SharedStates,
     pub limits: &'a Limits,
     pub demo: Option<&'a Demo>,
+    /// Answers that wait take too much memory, or did until a moment ago.
+    pub is_short: bool,
     /// Date at the zero of the monotonic clock.
     pub epoch: u64,
 }
@@ -76,6 +78,15 @@ impl Application for Site<'_> {
             }
         };
         self.event(outlet, browser, text).map_err(Parting::from)
+    }
+
+    fn is_short(&self, net: &impl Net) -> bool {
+        self.is_short || net.kept().answers > self.limits.answers_bytes
+    }
+
+    /// Only a state may be too much.
+    fn has_room(&self, net: &impl Net, browser: &Browser, message: &str) -> bool {
+        !self.is_short(net) || !self.asks_for_much(browser, message, self.at(net.now()))
     }
 
     fn bounds(&self, browser: &Browser) -> Bounds {
@@ -140,6 +151,22 @@ impl Site<'_> {
     /// The time on the scale of entries and states.
     pub fn at(&self, now: Now) -> UnixMillis {
         UnixMillis(self.epoch.saturating_add(now.mono.0))
+    }
+
+    /// Whether this subscribes to a channel with more than a little for a state.
+    fn asks_for_much(&self, browser: &Browser, text: &str, at: UnixMillis) -> bool {
+        let Some((ns, user)) = browser.peer().and_then(|peer| self.hub.identity(peer)) else {
+            return false;
+        };
+        let members = json::members(text, &["event", "data"]);
+        let Ok(Some([Some(event), Some(data)])) = members else { return false };
+        if json::string(event).is_none_or(|event| event != "subscribe") {
+            return false;
+        }
+        let Some(channel) = json::text(data) else { return false };
+        let user = channel.starts_with('@').then_some(user);
+        let state = self.hub.state(ns, &channel, user, at);
+        state.is_some_and(|state| self.shared.is_worth(state.len()))
     }
 
     /// What is no event, and events that nobody knows, are passed over in silence: clients in the

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
+use super::shortage::Wanted;
 use super::{Stranger, Switch, WORK_PER_TURN};
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
@@ -32,6 +33,8 @@ pub(super) struct Controller {
     auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
     pub waits: Option<Ticket>,
+    /// Its last command waits for room for its reply.
+    pub wants: Option<Wanted>,
     /// How to phrase the reply to that command.
     counts: bool,
     /// Bodies of replies that wait until their mark is durable, and their bytes.
@@ -42,14 +45,14 @@ pub(super) struct Controller {
     /// It sends no more, or is not heard any more: closed when all is answered.
     pub is_ended: bool,
     /// It is not heard any more, for this.
-    fault: Option<CloseReason>,
+    pub fault: Option<CloseReason>,
     deadlines: Deadlines,
     /// Wrong keys that it has tried.
-    wrong_keys: usize,
+    pub wrong_keys: usize,
 }
 
 /// What became of a command.
-enum Answer {
+pub(super) enum Answer {
     /// This body, as soon as this is durable.
     Body(Body, Mark),
     /// It has had its reply.
@@ -82,6 +85,16 @@ impl Controller {
         }
     }
 
+    /// The namespace it acts in.
+    pub fn namespace(&self) -> Option<NsId> {
+        self.auth.map(|(ns, _)| ns)
+    }
+
+    /// Whether its last command has no reply yet.
+    fn is_waiting(&self) -> bool {
+        self.waits.is_some() || self.wants.is_some()
+    }
+
     /// Whether so many of its replies wait for the disk that it is not to ask for more.
     fn is_behind(&self, limits: &Limits) -> bool {
         self.replies.len() >= limits.control_replies_waiting
@@ -97,7 +110,7 @@ impl Controller {
     }
 
     /// Reads no more for now. Half a frame is not waited for meanwhile.
-    fn unhear(&mut self, net: &mut impl Net, conn: ConnId) {
+    pub fn unhear(&mut self, net: &mut impl Net, conn: ConnId) {
         self.deadlines.unheard(net.now().mono);
         net.deadline(conn, self.deadlines.next());
         net.pause(conn);
@@ -114,7 +127,7 @@ impl Controller {
     /// known already stays the reason.
     fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         let reason = self.fault.unwrap_or(reason);
-        if self.replies.is_empty() && self.waits.is_none() {
+        if self.replies.is_empty() && !self.is_waiting() {
             net.close(conn, reason);
         } else {
             self.give_up(net, conn, reason);
@@ -200,7 +213,7 @@ impl<J: Journal> Switch<J> {
     ) -> Result<usize, CloseReason> {
         let (mut used, mut commands, queued) = (0, 0, net.queued(conn));
         loop {
-            if controller.waits.is_some() {
+            if controller.is_waiting() {
                 net.pause(conn);
                 return Ok(used);
             }
@@ -250,6 +263,13 @@ impl<J: Journal> Switch<J> {
         Ok(used)
     }
 
+    /// It acts in its namespace for as long as its key is good.
+    pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
+        let at = self.at(net.now());
+        let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);
+        controller.auth = controller.auth.filter(is_good);
+    }
+
     /// Carries out one command and sends, or owes, its reply.
     fn command(
         &mut self,
@@ -258,40 +278,17 @@ impl<J: Journal> Switch<J> {
         controller: &mut Controller,
         (body, outline): (&str, Option<&Outline>),
     ) -> Result<(), CloseReason> {
-        let at = self.at(net.now());
-        let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);
-        controller.auth = controller.auth.filter(is_good);
+        self.look_at_key(net, controller);
         let command = command::parse(body, outline, controller.auth.is_some(), &self.limits);
         let answer = match command {
+            Ok(command) if self.puts_off(net, conn, controller, &command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),
             Err(refused) => Err(refused),
         };
-        match answer {
-            Ok(Answer::Later | Answer::Said) => {}
-            Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
-            Err(refused) => {
-                self.count_refused(net, &refused);
-                // What is said of names, keys and states shows how they are.
-                let mark = match refused.code {
-                    305 | 309 | 404 => self.journal.mark(),
-                    313 | 314 => self.journal.mark_of_states(),
-                    _ => Mark::default(),
-                };
-                self.reply_sink().reply(conn, controller, &refusal(&refused), mark);
-                match refused.code {
-                    301 => return Err(CloseReason::ControlJson),
-                    305 | 306 => controller.wrong_keys += 1,
-                    _ => return Ok(()),
-                }
-                if controller.wrong_keys >= self.limits.control_wrong_keys {
-                    return Err(CloseReason::WrongKeys);
-                }
-            }
-        }
-        Ok(())
+        self.say(net, conn, controller, answer)
     }
 
-    fn execute(
+    pub(super) fn execute(
         &mut self,
         net: &mut impl Net,
         conn: ConnId,
@@ -480,6 +477,7 @@ impl<J: Journal> Switch<J> {
             self.close_when_answered(net, conn, &mut controller);
             self.seats.put_back(conn, controller);
         }
+        self.feed(net);
         self.readmit(net);
     }
 
@@ -517,7 +515,7 @@ impl<J: Journal> Switch<J> {
         conn: ConnId,
         controller: &mut Controller,
     ) {
-        if !controller.is_ended || controller.waits.is_some() || !controller.replies.is_empty() {
+        if !controller.is_ended || controller.is_waiting() || !controller.replies.is_empty() {
             return;
         }
         if net.queued(conn) == 0 {
@@ -528,7 +526,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Counts the errors, and reports those that an operator may want to act on.
-    fn count_refused(&mut self, net: &mut impl Net, refused: &Refused) {
+    pub(super) fn count_refused(&mut self, net: &mut impl Net, refused: &Refused) {
         *self.metrics.refused.entry(refused.code).or_default() += 1;
         match refused.code {
             302 => self.metrics.store_failures += 1,

@@ -5,8 +5,8 @@
 //! One file per role: `control` for back ends (and `deadlines` and `replies` for theirs), `browser`
 //! for what browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for
 //! the page to try it all, `seats` for who is what, `crowd` for what is said to all in a channel,
-//! `flood` and `drain` for the days on which there is too much or it is over. This file has what is
-//! between the roles: the order of changes, delivery, and the end of connections.
+//! `flood`, `shortage` and `drain` for the days on which there is too much or it is over. This file
+//! has what is between the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
@@ -22,8 +22,9 @@ mod replies;
 mod seats;
 mod settings;
 mod shared;
+mod shortage;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
 
@@ -47,6 +48,7 @@ use flood::Flood;
 use seats::Seats;
 use settings::{service, shared_bytes_min};
 use shared::SharedStates;
+use shortage::Shortage;
 
 pub use census::Census;
 #[doc(hidden)]
@@ -101,6 +103,10 @@ pub struct Switch<J> {
     crowd: Crowd,
     /// Publications that wait take too much memory.
     flood: Option<Flood>,
+    /// Answers that wait take too much memory.
+    shortage: Option<Shortage>,
+    /// Back ends with a request that waits for room for its answer.
+    hungry: VecDeque<ConnId>,
     /// Large states on their way to those who subscribed.
     shared: SharedStates,
     /// Peers to be let go once the hub has finished speaking.
@@ -145,6 +151,8 @@ impl<J: Journal> Switch<J> {
             crowded: Vec::new(),
             crowd: Crowd::default(),
             flood: None,
+            shortage: None,
+            hungry: VecDeque::new(),
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
@@ -234,6 +242,7 @@ impl<J: Journal> Switch<J> {
             shared: &mut self.shared,
             limits: &self.limits,
             demo: self.demo.as_ref(),
+            is_short: self.shortage.is_some(),
             epoch: self.epoch,
         };
         (&mut self.web, site)
@@ -446,6 +455,9 @@ impl<J: Journal> Handler for Switch<J> {
         }
         if let Some(controller) = self.seats.leave_controller(conn) {
             self.strangers.remove(&Stranger::of(conn));
+            if controller.wants.is_some() {
+                self.hungry.retain(|hungry| *hungry != conn);
+            }
             if let Some(ticket) = controller.waits {
                 self.waiting.remove(&ticket);
             }
@@ -468,7 +480,8 @@ impl<J: Journal> Handler for Switch<J> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
         let flood = self.flood.map(|flood| flood.look_at);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
-        let dues = [end, self.report_at, flood, journal, shared, web, self.drain_due()];
+        let shortage = self.shortage_due();
+        let dues = [end, self.report_at, flood, shortage, journal, shared, web, self.drain_due()];
         dues.into_iter().flatten().min()
     }
 
@@ -477,6 +490,7 @@ impl<J: Journal> Handler for Switch<J> {
         self.work = 0;
         self.shared.tick(now.mono);
         self.is_flooded(net);
+        self.note_shortage(net);
         self.depart(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
@@ -496,9 +510,11 @@ impl<J: Journal> Handler for Switch<J> {
             self.handle(net, event);
         }
         self.relieve(net);
+        self.make_room(net);
         self.release(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);
+        self.note_shortage(net);
         self.metrics.browsers_held = self.web.held();
     }
 }

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 
 use super::Switch;
 use super::command::{self, Refused};
-use super::control::Controller;
+use super::control::{Answer, Controller};
 use crate::codec::{control, json};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
 use crate::hub::{Outcome, Presence, Refusal};
 use crate::journal::{Journal, Mark};
+use crate::reason::CloseReason;
 
 /// So many bytes of replies count as one message handed out, of the work of a turn.
 const WORK_BYTES: usize = 256;
@@ -52,6 +53,39 @@ impl<J: Journal> Switch<J> {
     pub(super) fn reply_sink(&mut self) -> ReplySink<'_> {
         let durable = self.journal.durable();
         ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable }
+    }
+
+    /// Sends, or owes, what a command is answered with.
+    pub(super) fn say(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        answer: Result<Answer, Refused>,
+    ) -> Result<(), CloseReason> {
+        match answer {
+            Ok(Answer::Later | Answer::Said) => {}
+            Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
+            Err(refused) => {
+                self.count_refused(net, &refused);
+                // What is said of names, keys and states shows how they are.
+                let mark = match refused.code {
+                    305 | 309 | 404 => self.journal.mark(),
+                    313 | 314 => self.journal.mark_of_states(),
+                    _ => Mark::default(),
+                };
+                self.reply_sink().reply(conn, controller, &refusal(&refused), mark);
+                match refused.code {
+                    301 => return Err(CloseReason::ControlJson),
+                    305 | 306 => controller.wrong_keys += 1,
+                    _ => return Ok(()),
+                }
+                if controller.wrong_keys >= self.limits.control_wrong_keys {
+                    return Err(CloseReason::WrongKeys);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sends the replies that are there, as one frame: clients read a reply as one piece (protocol

@@ -8,9 +8,9 @@
 //!
 //! One file per role: `http` for requests, `answers` for those that need no session, `service` for
 //! what is served where, `addresses` for where clients are, `origin` for the sites whose pages may
-//! connect, `pace` for how fast they may speak, `publish` for what others say to them, `polled` for
-//! a session over HTTP and `transports` for its coming and going, `socket` for WebSockets, `drain`
-//! for the end of all when the server stops.
+//! connect, `pace` for how fast they may speak, `publish` for what others say to them, `hungry` for
+//! those whose answers there is no room for, `polled` for a session over HTTP and `transports` for
+//! its coming and going, `socket` for WebSockets, `drain` for the end of all when the server stops.
 
 mod addresses;
 mod answers;
@@ -18,6 +18,7 @@ mod census;
 mod drain;
 mod fuzz;
 mod http;
+mod hungry;
 mod invariants;
 mod origin;
 mod outlet;
@@ -50,6 +51,7 @@ use crate::wheel::Wheel;
 use addresses::Addresses;
 use answers::Pages;
 use http::{Http, SenderReply};
+use hungry::Hungry;
 use pace::Pace;
 use polled::{Polled, PolledId, PolledKind};
 use session::Link;
@@ -135,6 +137,17 @@ pub trait Application {
         peer: &mut Self::Peer,
         message: Message<'_>,
     ) -> Result<(), Parting>;
+
+    /// Whether answers that wait take too much memory.
+    fn is_short(&self, _net: &impl Net) -> bool {
+        false
+    }
+
+    /// Whether there is room for the answer to this message: else it waits until there is, and all
+    /// behind it.
+    fn has_room(&self, _net: &impl Net, _peer: &Self::Peer, _message: &str) -> bool {
+        true
+    }
 
     /// What may come from that session at most: the next message.
     fn bounds(&self, peer: &Self::Peer) -> Bounds;
@@ -224,6 +237,8 @@ pub struct Web<P> {
     strangers: Strangers,
     /// Deadlines of sessions over HTTP.
     wheel: Wheel<PolledId>,
+    /// Those whose next message waits for room for its answer.
+    hungry: Hungry,
     /// Sessions over HTTP of which something has changed in this turn.
     dirty: VecDeque<PolledId>,
     /// How many sessions there are over WebSockets, raw ones and those of SockJS.
@@ -249,6 +264,7 @@ impl<P> Web<P> {
             bodies: Bodies::default(),
             strangers: Strangers::new(limits.sessions_unauthenticated),
             wheel: Wheel::new(now.mono.0),
+            hungry: Hungry::default(),
             dirty: VecDeque::new(),
             raw_sockets: 0,
             sockjs_sockets: 0,
@@ -430,6 +446,7 @@ impl<P> Web<P> {
 
     /// Once a turn, after its input: polls are answered, whoever waited goes on.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
+        self.feed(net, app);
         for _ in 0..SESSIONS_PER_TURN {
             let Some(id) = self.dirty.pop_front() else {
                 return self.dirty.shrink_to(SESSIONS_PER_TURN);

@@ -99,6 +99,8 @@ pub(super) struct Polled {
     /// Messages that came behind more answers than the browser has taken: what is left of each
     /// array.
     pub pending: VecDeque<String>,
+    /// The first of them waits for room for its answer.
+    pub is_hungry: bool,
     /// How many bytes of those the door has counted.
     pub counted_bytes: usize,
     /// Connections whose messages are among those, and which get their answers when all is done.
@@ -127,6 +129,7 @@ impl Polled {
             is_given_up: false,
             response_bytes,
             pending: VecDeque::new(),
+            is_hungry: false,
             counted_bytes: 0,
             senders: Vec::new(),
             alone_since: Millis(0),
@@ -191,9 +194,7 @@ impl Polled {
     /// Drops what waits for a receiver.
     pub fn clear_inbox(&mut self, net: &mut impl Net) {
         for (item, kind) in std::mem::take(&mut self.inbox) {
-            if kind == Kind::Published {
-                net.unkeep(&item);
-            }
+            net.unkeep(&item, kind);
         }
         (self.inbox_bytes, self.published, self.backlog) = (0, 0, 0);
     }
@@ -237,6 +238,7 @@ impl Polled {
         }
         let item = frame(Form::Item);
         self.inbox_bytes += item.len();
+        net.keep(&item, Kind::Asked);
         self.inbox.push_back((item, Kind::Asked));
     }
 
@@ -265,7 +267,7 @@ impl Polled {
         if !self.inbox.is_empty() && self.receiver.is_none() {
             self.backlog += item.len().min(backlog_max / 4);
         }
-        net.keep(&item);
+        net.keep(&item, Kind::Published);
         self.inbox.push_back((item, Kind::Published));
         self.backlog > backlog_max
     }

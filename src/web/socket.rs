@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::mem;
 
+use super::hungry::Hungry;
 use super::outlet::Way;
 use super::pace::{Bucket, Pace};
 use super::strangers::{Strangers, pause_bytes};
@@ -27,6 +28,8 @@ enum Held {
     Answers,
     /// Until it has tokens again.
     Pace,
+    /// Until there is room for the answer to what it said: it stands in the line of those.
+    Room,
 }
 
 /// A connection that speaks WebSocket, and the session over it.
@@ -48,11 +51,12 @@ pub(super) struct Socket<P> {
     held: Held,
 }
 
-/// What there is of a socket that is not read until its answers have gone out.
+/// What there is of a socket that is not read until its answers have gone out, or there is room
+/// for the next.
 #[derive(Debug, Default)]
 struct Unheard {
-    /// Messages of a SockJS array that wait behind those answers; at most as long as one WebSocket
-    /// message.
+    /// Messages that wait, the first of them for room or behind those answers; at most as long as
+    /// one WebSocket message.
     messages: VecDeque<String>,
     /// What it had taken at the last beat.
     taken_at_beat: Option<u32>,
@@ -67,6 +71,7 @@ struct Around<'a, N, A> {
     limits: &'a Limits,
     pace: &'a Pace,
     strangers: &'a mut Strangers,
+    hungry: &'a mut Hungry,
     /// How often somebody was held back for speaking too fast.
     held_count: &'a mut u64,
 }
@@ -84,6 +89,15 @@ impl<P> Socket<P> {
             awaits_answer: false,
             held: Held::No,
         }
+    }
+
+    /// Bytes of what it said that are kept: half a message, and messages that wait to be heard.
+    fn kept_bytes(&self) -> usize {
+        let unheard = self
+            .unheard
+            .as_ref()
+            .map_or(0, |unheard| unheard.messages.iter().map(String::len).sum());
+        self.reader.kept_bytes() + unheard
     }
 
     /// What it asked for and has not taken is no reason to cut it, but one to hear no more
@@ -161,6 +175,9 @@ impl<P> Socket<P> {
         let (mut used, conn, now) = (0, around.conn, around.net.now().mono);
         loop {
             let Some(peer) = &self.peer else { return Ok(input.len()) };
+            if self.held == Held::Room {
+                return Ok(used);
+            }
             if around.is_full(peer) {
                 self.hold(around.net, conn);
                 return Ok(used);
@@ -207,6 +224,24 @@ impl<P> Socket<P> {
         self.wake(around, Some(self.bucket.again(around.pace, waiting)));
     }
 
+    /// Whether there is no room for the answer to a message: then it waits, and nothing else is
+    /// heard meanwhile.
+    fn puts_off<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        message: &str,
+    ) -> bool {
+        let Some(peer) = &self.peer else { return false };
+        if around.app.has_room(around.net, peer, message) {
+            return false;
+        }
+        self.unheard.get_or_insert_default().messages.push_front(message.to_owned());
+        self.held = Held::Room;
+        around.net.put_off(around.conn, true);
+        around.hungry.push(SessionId::of_socket(around.conn, self.form));
+        true
+    }
+
     /// Gives the application one message.
     fn tell<A: Application<Peer = P>>(
         &mut self,
@@ -238,12 +273,20 @@ impl<P> Socket<P> {
         text: &str,
     ) -> Result<(), Parting> {
         if self.form == Form::Raw {
+            if self.puts_off(around, text) {
+                return Ok(());
+            }
             return self.tell(around, Message::Text(text));
         }
         let broken = |_| Parting::from(CloseReason::BrokenFraming);
         let mut messages = sockjs::parse_messages(text).map_err(broken)?;
         let mut count = 0;
         while let Some(message) = messages.next() {
+            if self.puts_off(around, &message) {
+                let rest = messages.map(Cow::into_owned);
+                self.unheard.get_or_insert_default().messages.extend(rest);
+                return Ok(());
+            }
             self.tell(around, Message::Text(&message))?;
             // The frame itself has been paid for.
             self.bucket.take(around.pace, around.net.now().mono, usize::from(count > 0));
@@ -266,10 +309,26 @@ impl<P> Socket<P> {
         bytes: &[u8],
     ) -> Result<(), Parting> {
         if self.form == Form::Raw {
+            if str::from_utf8(bytes).is_ok_and(|text| self.puts_off(around, text)) {
+                return Ok(());
+            }
             return self.tell(around, Message::Binary(bytes));
         }
         let text = str::from_utf8(bytes).map_err(|_| Parting::from(CloseReason::WsUtf8))?;
         self.text(around, text)
+    }
+
+    /// There is room for the answer to what it said.
+    fn fed<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+    ) -> Result<(), Parting> {
+        if self.held != Held::Room {
+            return Ok(());
+        }
+        self.held = Held::Answers;
+        around.net.put_off(around.conn, false);
+        self.drained(around)
     }
 
     /// All that was queued for it has gone to the kernel: it is heard again.
@@ -277,9 +336,15 @@ impl<P> Socket<P> {
         &mut self,
         around: &mut Around<'_, impl Net, A>,
     ) -> Result<(), Parting> {
+        if self.held == Held::Room {
+            return Ok(());
+        }
         while let Some(unheard) = &mut self.unheard
             && let Some(message) = unheard.messages.pop_front()
         {
+            if self.puts_off(around, &message) {
+                return Ok(());
+            }
             self.bucket.take(around.pace, around.net.now().mono, 1);
             self.tell(around, Message::Text(&message))?;
             if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
@@ -309,8 +374,8 @@ impl<P> Socket<P> {
         }
         if self.beat_at <= now.mono {
             let next = now.mono.plus(around.limits.heartbeat_ms as u64);
-            if was_too_fast {
-                // Its pongs stand behind what it said too fast.
+            if was_too_fast || self.held == Held::Room {
+                // Its pongs stand behind what it said too fast, or what there is no room for.
                 self.beat_at = next;
             } else if self.held == Held::Answers {
                 // It is not read, so its pongs are not heard: what it takes shows that it lives.
@@ -398,9 +463,15 @@ impl<P> Web<P> {
             limits: &self.limits,
             pace: &self.pace,
             strangers: &mut self.strangers,
+            hungry: &mut self.hungry,
             held_count: &mut self.held,
         };
+        let before = socket.kept_bytes();
         let served = serve(socket, &mut around);
+        let kept = socket.kept_bytes();
+        if kept != before {
+            around.net.keeps(conn, kept);
+        }
         served.unwrap_or_else(|parting| {
             self.dismiss_socket(net, app, conn, parting);
             T::default()
@@ -429,6 +500,17 @@ impl<P> Web<P> {
         conn: ConnId,
     ) {
         self.serve_socket(net, app, conn, |socket, around| socket.drained(around));
+    }
+
+    pub(super) fn socket_fed<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        conn: ConnId,
+    ) {
+        if self.socket(conn).is_some() {
+            self.serve_socket(net, app, conn, |socket, around| socket.fed(around));
+        }
     }
 
     pub(super) fn socket_timed_out<A: Application<Peer = P>>(

@@ -239,10 +239,50 @@ impl<P> Web<P> {
                 }
                 break;
             }
+            let rest = messages.rest();
             let Some(message) = messages.next() else { break };
+            if self.puts_off(net, app, id, &message) {
+                self.keep_pending(id, rest);
+                break;
+            }
             self.tell_polled(net, app, id, &message);
         }
         self.mark_dirty(id);
+    }
+
+    /// Whether there is no room for the answer to a message: then nothing of the session is heard
+    /// until there is.
+    fn puts_off<A: Application<Peer = P>>(
+        &mut self,
+        net: &impl Net,
+        app: &A,
+        id: PolledId,
+        message: &str,
+    ) -> bool {
+        let Some(Session { peer: Some(peer), polled }) = self.sessions.get_mut(id) else {
+            return false;
+        };
+        if app.has_room(net, peer, message) {
+            return false;
+        }
+        polled.is_hungry = true;
+        self.hungry.push(SessionId::of_polled(id));
+        true
+    }
+
+    /// What is left of an array waits in front of all that waits.
+    fn keep_pending(&mut self, id: PolledId, rest: &str) {
+        if let Some(polled) = self.polled(id) {
+            polled.pending.push_front(rest.to_owned());
+        }
+    }
+
+    /// There is room for the answer to what a session said.
+    pub(super) fn polled_fed(&mut self, id: PolledId) {
+        if let Some(polled) = self.polled(id) {
+            polled.is_hungry = false;
+            self.mark_dirty(id);
+        }
     }
 
     /// Gives the application one message.
@@ -316,7 +356,8 @@ impl<P> Web<P> {
         let (pace, now) = (self.pace, net.now().mono);
         let mut has_heard = false;
         let must_wait = |polled: &Polled, net: &_, pause_bytes| {
-            polled.is_full(net, pause_bytes) || polled.bucket.is_spent(&pace, now)
+            let is_full = polled.is_hungry || polled.is_full(net, pause_bytes);
+            is_full || polled.bucket.is_spent(&pace, now)
         };
         let mut pause_bytes = self.answers_max(app, id);
         while let Some(polled) = self.polled(id)
@@ -324,7 +365,13 @@ impl<P> Web<P> {
             && let Some(text) = polled.pending.pop_front()
         {
             let mut messages = Messages::resume(&text);
-            while let Some(message) = messages.next() {
+            loop {
+                let rest = messages.rest();
+                let Some(message) = messages.next() else { break };
+                if self.puts_off(net, app, id, &message) {
+                    self.keep_pending(id, rest);
+                    break;
+                }
                 has_heard = true;
                 self.tell_polled(net, app, id, &message);
                 pause_bytes = self.answers_max(app, id);

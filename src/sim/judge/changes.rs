@@ -19,6 +19,15 @@ enum Outcome {
 }
 
 impl Judge {
+    /// Over an empty store, or none. `is_easy`: whether states are acknowledged before they are
+    /// durable.
+    pub fn over(limits: Limits, now: Now, is_easy: bool) -> Judge {
+        let mut judge = Judge::new(limits, now);
+        judge.disk.is_easy = is_easy;
+        judge.replica = judge.replica.keeping(is_easy);
+        judge
+    }
+
     /// Time goes on, and entries come, or what was recorded is lost.
     pub fn orders(&mut self, items: &[Item], (mark, durable): (u64, u64), horizon: u64) {
         self.mark = self.mark.max(mark);

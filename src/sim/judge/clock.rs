@@ -203,6 +203,7 @@ impl Judge {
         let beat_ms = self.terms.range(Millis(0), beat).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
+        let is_short = self.is_short();
         self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
@@ -211,6 +212,8 @@ impl Judge {
         let half = half.filter(|from| *from < view.delivered && !view.is_paused);
         match &mut line.role {
             Role::Controller(controller) => {
+                let is_hungry = controller.wants.is_some();
+                assert!(!is_hungry || is_short, "{conn:?} waits, and there is room");
                 assert!(
                     !(is_answered && controller.is_ended),
                     "{conn:?} is answered and still open"
@@ -224,6 +227,7 @@ impl Judge {
                 let is_in_time = at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
+                let is_held = is_held && !is_hungry;
                 controller.note_held(is_held, view, now, &self.terms);
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
@@ -246,7 +250,8 @@ impl Judge {
                 let due = browser.held_until.map_or(due, |held_until| held_until.max(due));
                 assert!(now < due, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
-                assert!(!is_held || is_spent(browser, &limits, now, view), "{conn:?} is not heard");
+                let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;
+                assert!(!is_held || may_be, "{conn:?} is not heard");
                 if browser.expires.is_some_and(|end| end * 1000 <= unix) {
                     let since = *browser.overdue_since.get_or_insert(now);
                     // Deadlines are on the other clock; the next beat, or the end of the wait for

@@ -34,7 +34,7 @@ impl Line {
     /// Whether this is a controller that has all its answers.
     pub(super) fn is_answered(&self) -> bool {
         let Role::Controller(controller) = &self.role else { return false };
-        !controller.waits && self.expected.is_empty()
+        !controller.waits && controller.wants.is_none() && self.expected.is_empty()
     }
 
     /// What is in a frame of ours: one thing, several replies, or messages that were published.

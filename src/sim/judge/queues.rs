@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{Judge, Line};
-use crate::edge::ConnId;
+use crate::edge::{ConnId, Door};
 use crate::frame::{FRAME_COST_BYTES, Frame, PLACE_COST_BYTES};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -14,6 +14,8 @@ use crate::time::Millis;
 /// how long before even they are.
 const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
+/// How long before even they are for the memory of answers.
+const HUNGER_MS: u64 = 60_000;
 /// Who is due for these is due at a moment that can be told.
 const DUE: [CloseReason; 3] =
     [CloseReason::SlowConsumer, CloseReason::Stalled, CloseReason::Lagging];
@@ -123,16 +125,15 @@ impl Queue {
         self.due(reason, limits).is_some_and(|due| due <= now)
     }
 
-    /// These frames, counted from the first, wait no longer. What is left of publications is one
-    /// on its way, and that is nobody's debt any more.
-    fn drop_published(&mut self, dropped: &[usize]) {
+    /// These frames, counted from the first, wait no longer: publications or, if `is_all`, answers
+    /// as well. What is left of publications is one on its way, and that is nobody's debt any more.
+    fn drop_waiting(&mut self, dropped: &[usize], is_all: bool) {
         let must_go = |number: usize, is_published: bool| {
-            is_published && !(number == 0 && self.head_sent > 0)
+            (is_published || is_all) && !(number == 0 && self.head_sent > 0)
         };
         let due = self.frames.iter().enumerate().filter(|(n, (_, is))| must_go(*n, *is));
         assert_eq!(due.map(|(number, _)| number).collect::<Vec<_>>(), dropped);
-        self.frames.retain(|(_, is_published)| !is_published || self.head_sent > 0);
-        for number in dropped.iter().rev().filter(|_| self.head_sent > 0) {
+        for number in dropped.iter().rev() {
             self.frames.remove(*number);
         }
         self.forgive();
@@ -146,11 +147,18 @@ impl Queue {
 }
 
 impl Line {
+    /// What waits for it, as the server counts it.
+    pub(super) fn queued(&self) -> usize {
+        let frames = &self.queue.frames;
+        let bytes: usize = frames.iter().map(|(frame, _)| frame.len() + FRAME_COST_BYTES).sum();
+        bytes - self.queue.head_sent
+    }
+
     /// Frames that waited for it are gone, and the client will not see them.
-    pub(super) fn forget_frames(&mut self, dropped: &[usize]) {
+    pub(super) fn forget_frames(&mut self, dropped: &[usize], is_all: bool) {
         let counts = self.queue.frames.iter().map(|(frame, _)| self.see(frame).len());
         let counts: Vec<usize> = counts.collect();
-        self.queue.drop_published(dropped);
+        self.queue.drop_waiting(dropped, is_all);
         // From the last to the first: of one that has begun the client may have had messages.
         let mut end = self.wire.len();
         for number in (dropped.first().copied().unwrap_or(counts.len())..counts.len()).rev() {
@@ -226,9 +234,18 @@ impl Judge {
 
     /// Memory of all publications that wait, each counted once.
     pub fn kept_bytes(&self) -> usize {
+        self.weight(true)
+    }
+
+    /// Memory of all answers that wait, each counted once.
+    pub fn answers_bytes(&self) -> usize {
+        self.weight(false)
+    }
+
+    fn weight(&self, of_published: bool) -> usize {
         let all = self.lines.values().flat_map(|line| &line.queue.frames);
-        let published = all.filter(|(_, is_published)| *is_published);
-        let places: Vec<&Frame> = published.map(|(frame, _)| frame).collect();
+        let counted = all.filter(|(_, is_published)| *is_published == of_published);
+        let places: Vec<&Frame> = counted.map(|(frame, _)| frame).collect();
         let once: BTreeMap<*const u8, usize> =
             places.iter().map(|frame| (frame.as_ptr(), frame.len() + FRAME_COST_BYTES)).collect();
         once.values().sum::<usize>() + places.len() * PLACE_COST_BYTES
@@ -255,6 +272,39 @@ impl Judge {
         if self.kept_bytes() > self.limits.queued_bytes {
             self.flood_known.get_or_insert(self.now.mono);
         }
+    }
+
+    /// One is cut because answers take too much memory.
+    pub(super) fn evicted(&mut self, conn: ConnId) {
+        let (now, line) = (self.now.mono, &self.lines[&conn]);
+        assert!(!line.queue.frames.is_empty(), "{conn:?} is owed nothing");
+        // The server notes the end of it once a turn, and here it may be seen earlier.
+        let (since, _) = self.short_at.filter(|_| self.is_short()).expect("there is room");
+        let is_idle = line.queue.taken_at.plus(IDLE_MS) <= now;
+        let is_late = since.plus(HUNGER_MS) <= now;
+        assert!(since.plus(IDLE_MS) <= now && (is_idle || is_late), "{conn:?} takes something");
+        self.dismiss(conn, CloseReason::Largest);
+        if let Some(line) = self.lines.get_mut(&conn).filter(|line| line.door() == Door::Control) {
+            line.expected.clear();
+        }
+    }
+
+    /// Whether too much waits of answers; requests for more wait then.
+    pub(super) fn note_shortage(&mut self) {
+        let (answers, max) = (self.answers_bytes(), self.limits.answers_bytes);
+        if answers > max {
+            self.short_since.get_or_insert(self.now.mono);
+        } else if answers <= max - max / 4 {
+            self.short_since = None;
+        }
+        if let Some(since) = self.short_since {
+            self.short_at = Some((since, self.now.mono));
+        }
+    }
+
+    /// Whether requests may wait for that reason: the server looks again a little later.
+    pub(super) fn is_short(&self) -> bool {
+        self.short_at.is_some_and(|(_, at)| self.now.mono <= at.plus(IDLE_MS))
     }
 
     /// Whether back ends must not be heard now.

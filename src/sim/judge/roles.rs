@@ -3,13 +3,21 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::expected::Expected;
-use super::{Browser, Controller, Judge, Meter, Role, View};
+use super::{Browser, Controller, Judge, Line, Meter, Role, View};
 use crate::edge::ConnId;
 use crate::frame::FRAME_COST_BYTES;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::intent::{Auth, Command, Event, Intent};
 use crate::sim::tape::Item;
+
+/// What a frame for that connection takes, if this is one.
+fn sent_to(conn: ConnId, item: &Item) -> Option<usize> {
+    match item {
+        Item::Sent { conn: to, frame, .. } if *to == conn => Some(frame.len() + FRAME_COST_BYTES),
+        _ => None,
+    }
+}
 
 impl Judge {
     /// The switch was given bytes of a connection.
@@ -59,30 +67,99 @@ impl Judge {
             }
             let is_command = matches!(intent, Intent::Command(_) | Intent::NotJson);
             assert!(!is_command || !is_flooded, "{conn:?} is heard, and there is no room");
+            let is_last = self.next_intent(conn).is_none_or(|(_, to, _)| to > view.consumed);
+            if let (Intent::Command(command), true) =
+                (&intent, is_last && self.meter.put_off.is_some())
+            {
+                self.want(conn, command.clone());
+                continue;
+            }
             self.carry_out(conn, intent, (items, &mut next));
         }
         self.note_half(conn, view);
     }
 
+    /// There is room for what a connection asked for; what happens from then on.
+    pub(super) fn fed(&mut self, conn: ConnId, items: &[Item]) {
+        let before = self.lines.get(&conn).map_or(0, Line::queued);
+        self.meter_from(conn, before, items);
+        if let Some(controller) = self.controller(conn) {
+            let command = controller.wants.take().expect("it waits for room");
+            return self.command(conn, command, (&[], &mut 0));
+        }
+        let Some(browser) = self.browser(conn) else { panic!("{conn:?} asks for nothing") };
+        assert!(std::mem::take(&mut browser.is_hungry), "{conn:?} does not wait for room");
+        let pending = std::mem::take(&mut browser.pending);
+        self.hear(conn, pending);
+    }
+
+    /// A command of a back end waits for room for its reply.
+    fn want(&mut self, conn: ConnId, command: Command) {
+        let is_question = matches!(command, Command::Get { .. } | Command::Info { .. });
+        assert!(is_question, "{conn:?}: {command:?} is put off");
+        self.meter.put_off = None;
+        if let Some(controller) = self.controller(conn) {
+            controller.wants = Some(command);
+        }
+    }
+
+    /// Whether this asks for more than a little.
+    fn asks_for_much(&mut self, conn: ConnId, event: &Event) -> bool {
+        let at = self.at();
+        let Event::Subscribe { channel, .. } = event else { return false };
+        let Some((space, user)) = self.browser(conn).and_then(|b| b.who.clone()) else {
+            return false;
+        };
+        let of = channel.starts_with('@').then_some(user.as_str());
+        let space = self.record.spaces.get(&space);
+        let state = space.and_then(|space| space.state(channel, of, at));
+        state.is_some_and(|state| state.text.len() >= self.limits.answers_pause_bytes / 64)
+    }
+
+    /// Whether this is the event that was put off, and if so notes it.
+    fn is_put_off(&mut self, conn: ConnId, event: &Event) -> bool {
+        if !self.asks_for_much(conn, event) {
+            return false;
+        }
+        let due = self.lines.get(&conn).map_or(0, |line| line.expected.len());
+        let is_here = self.meter.put_off == Some(due.saturating_sub(self.meter.start));
+        assert!(is_here || !self.meter.is_short, "{conn:?} is heard, and there is no room");
+        if is_here {
+            self.meter.put_off = None;
+        }
+        is_here
+    }
+
     /// All that was queued for a connection has gone out: what waited behind that is heard now.
     pub fn drained(&mut self, conn: ConnId, view: View, items: &[Item]) {
         self.meter(conn, view, items);
+        if self.browser(conn).is_some_and(|browser| browser.is_hungry) {
+            return;
+        }
         let pending = self.browser(conn).map(|browser| std::mem::take(&mut browser.pending));
         self.hear(conn, pending.unwrap_or_default());
     }
 
     /// Notes what a call into the switch found queued, and what it sent.
     fn meter(&mut self, conn: ConnId, view: View, items: &[Item]) {
-        let sent = items.iter().filter_map(|item| match item {
-            Item::Sent { conn: to, frame, .. } if *to == conn => {
-                Some(frame.len() + FRAME_COST_BYTES)
-            }
-            _ => None,
-        });
-        let sent: Vec<usize> = sent.collect();
-        let before = view.queued.saturating_sub(sent.iter().sum());
+        let sent = items.iter().filter_map(|item| sent_to(conn, item));
+        let sent: usize = sent.sum();
+        self.meter_from(conn, view.queued.saturating_sub(sent), items);
+    }
+
+    fn meter_from(&mut self, conn: ConnId, before: usize, items: &[Item]) {
+        let sent = items.iter().filter_map(|item| sent_to(conn, item)).collect();
         let start = self.lines.get(&conn).map_or(0, |line| line.expected.len());
-        self.meter = Meter { before, sent, start };
+        let is_put_off = |item: &Item| match item {
+            Item::PutOff { conn: of, is_waiting } => *of == conn && *is_waiting,
+            _ => false,
+        };
+        let put_off = items
+            .iter()
+            .position(is_put_off)
+            .map(|at| items[..at].iter().filter_map(|item| sent_to(conn, item)).count());
+        let is_short = self.answers_bytes() > self.limits.answers_bytes;
+        self.meter = Meter { before, sent, start, put_off, is_short };
     }
 
     /// What was queued for it at this point of the call, when all so far had been sent.
@@ -124,6 +201,13 @@ impl Judge {
         while let Some(event) = events.pop_front() {
             // After a close nothing is heard any more.
             if self.lines.get(&conn).is_none_or(|line| line.closing.is_some()) {
+                return;
+            }
+            if self.is_put_off(conn, &event) {
+                events.push_front(event);
+                if let Some(browser) = self.browser(conn) {
+                    (browser.pending, browser.is_hungry) = (events, true);
+                }
                 return;
             }
             self.event(conn, event);
@@ -232,6 +316,7 @@ impl Judge {
                     held_until: None,
                     spent_until: (0, 0),
                     pending: VecDeque::new(),
+                    is_hungry: false,
                 });
                 self.make_room_for_strangers();
             }
@@ -444,5 +529,17 @@ impl Judge {
             let event = serde_json::to_string(channel).expect("memory takes every byte");
             line.message(format!("{{\"event\":{event},\"data\":{state}}}"));
         }
+    }
+
+    /// How many namespaces, channels, users, peers and states there must be.
+    pub fn sizes(&self) -> [usize; 5] {
+        let (mut channels, mut users, mut peers) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for (_, space, user, browser) in self.peers() {
+            peers += 1;
+            users.insert((space, user));
+            channels.extend(browser.channels.iter().map(|channel| (space, channel)));
+        }
+        let spaces = self.record.spaces.len();
+        [spaces, channels.len(), users.len(), peers, self.record.states()]
     }
 }

@@ -1,0 +1,233 @@
+//! What there is when answers that wait, for browsers and for back ends, take too much memory:
+//! requests for more than a little wait until there is room, and of those who take nothing they go
+//! first that are owed most. Whoever takes its answers, at whatever pace, gets them. Called by the
+//! switch at the end of each turn, and where back ends ask.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::command::Command;
+use super::control::Controller;
+use super::{Switch, WORK_PER_TURN};
+use crate::edge::{ConnId, Net, Owed};
+use crate::journal::Journal;
+use crate::reason::CloseReason;
+use crate::time::Millis;
+
+/// Between two looks at all: whoever has taken nothing from one to the next may be cut.
+const IDLE_MS: u64 = 1000;
+/// If there is no room after so long, one at each look goes that has taken least, though it takes
+/// something: else a few who take a byte now and then could keep all others waiting for ever.
+const PATIENCE_MS: u64 = 60_000;
+/// Connections cut in one turn.
+const CUTS_PER_TURN: usize = 4;
+/// What one connection takes in a list of those who are in a channel.
+const LISTED_BYTES: usize = 48;
+
+/// Too much waits.
+#[derive(Debug)]
+pub(super) struct Shortage {
+    since: Millis,
+    /// When to look at all again.
+    look_at: Millis,
+    /// Who was owed answers at the last look: what each had taken when it was first seen, and then.
+    seen: BTreeMap<ConnId, (u32, u32)>,
+    /// Those who are to go, the one that is owed most at the end, with what each had taken.
+    chosen: Vec<Owed>,
+    /// What waits for those who are on their way out.
+    going: usize,
+}
+
+/// A request of a back end that waits for room for its answer.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    State { channel: String, user: Option<String> },
+    List { channel: String },
+}
+
+impl Wanted {
+    fn of(command: &Command<'_>) -> Option<Wanted> {
+        match command {
+            Command::Get { channel, user } => Some(Wanted::State {
+                channel: channel.to_string(),
+                user: user.as_ref().map(Cow::to_string),
+            }),
+            Command::Info { channel } => Some(Wanted::List { channel: channel.to_string() }),
+            _ => None,
+        }
+    }
+
+    fn command(&self) -> Command<'_> {
+        match self {
+            Wanted::State { channel, user } => Command::Get {
+                channel: channel.as_str().into(),
+                user: user.as_deref().map(Cow::Borrowed),
+            },
+            Wanted::List { channel } => Command::Info { channel: channel.as_str().into() },
+        }
+    }
+}
+
+impl Shortage {
+    fn new(now: Millis) -> Shortage {
+        let (seen, chosen) = (BTreeMap::new(), Vec::new());
+        Shortage { since: now, look_at: now, seen, chosen, going: 0 }
+    }
+
+    /// Looks at all for whom answers wait.
+    fn look(&mut self, net: &impl Net) {
+        let now = net.now().mono;
+        let before = std::mem::take(&mut self.seen);
+        let mut slowest: Option<(u32, Reverse<usize>, Owed)> = None;
+        self.chosen.clear();
+        self.going = 0;
+        net.owed(&mut |owed| {
+            if !owed.is_open {
+                self.going += owed.bytes;
+                return;
+            }
+            let first = match before.get(&owed.conn) {
+                Some((first, last)) => {
+                    if *last == owed.taken {
+                        self.chosen.push(owed);
+                    }
+                    *first
+                }
+                None => owed.taken,
+            };
+            self.seen.insert(owed.conn, (first, owed.taken));
+            let pace = (owed.taken.wrapping_sub(first), Reverse(owed.bytes));
+            if slowest.is_none_or(|(taken, bytes, _)| pace < (taken, bytes)) {
+                slowest = Some((pace.0, pace.1, owed));
+            }
+        });
+        if self.chosen.is_empty() && self.since.plus(PATIENCE_MS) <= now {
+            self.chosen.extend(slowest.map(|(_, _, owed)| owed));
+        }
+        self.chosen.sort_unstable_by_key(|owed| (owed.bytes, Reverse(owed.conn)));
+        self.look_at = now.plus(IDLE_MS);
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// Notes whether too much waits. It is over when a quarter of the room is free.
+    pub(super) fn note_shortage(&mut self, net: &impl Net) {
+        let (answers, max) = (net.kept().answers, self.limits.answers_bytes);
+        if self.shortage.is_none() && answers > max {
+            self.shortage = Some(Shortage::new(net.now().mono));
+            self.metrics.shortages += 1;
+            self.report_soon(net.now());
+        } else if answers <= max - max / 4 {
+            self.shortage = None;
+        }
+    }
+
+    fn is_short(&self, net: &impl Net) -> bool {
+        self.shortage.is_some() || net.kept().answers > self.limits.answers_bytes
+    }
+
+    /// When a turn is wanted at the latest.
+    pub(super) fn shortage_due(&self) -> Option<Millis> {
+        match &self.shortage {
+            Some(shortage) if shortage.chosen.is_empty() => Some(shortage.look_at),
+            None if self.hungry.is_empty() && !self.web.is_hungry() => None,
+            _ => Some(Millis(0)),
+        }
+    }
+
+    /// Cuts those who take nothing and are owed most, a few in each turn, until there is room.
+    pub(super) fn make_room(&mut self, net: &mut impl Net) {
+        self.note_shortage(net);
+        let Some(mut shortage) = self.shortage.take() else { return };
+        if shortage.look_at <= net.now().mono {
+            shortage.look(net);
+        }
+        let max = self.limits.answers_bytes;
+        for _ in 0..CUTS_PER_TURN {
+            if net.kept().answers.saturating_sub(shortage.going) <= max - max / 4 {
+                shortage.chosen.clear();
+            }
+            let Some(owed) = shortage.chosen.pop() else { break };
+            let is_patient = net.now().mono < shortage.since.plus(PATIENCE_MS);
+            if is_patient && net.taken(owed.conn) != owed.taken {
+                continue;
+            }
+            shortage.going += owed.bytes;
+            net.drop_all(owed.conn);
+            match self.seats.controller(owed.conn) {
+                Some(_) => net.close(owed.conn, CloseReason::Largest),
+                None => {
+                    let (web, mut site) = self.split();
+                    web.too_slow(net, &mut site, owed.conn, CloseReason::Largest);
+                }
+            }
+        }
+        self.shortage = Some(shortage);
+        self.note_shortage(net);
+    }
+
+    /// Whether there is no room for the answer to a command: then it waits, and nothing else of
+    /// that back end is heard meanwhile.
+    pub(super) fn puts_off(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        command: &Command<'_>,
+    ) -> bool {
+        let Some(ns) = controller.namespace().filter(|_| self.is_short(net)) else { return false };
+        let bytes = match command {
+            Command::Get { channel, user } => {
+                let state = self.hub.state(ns, channel, user.as_deref(), self.at(net.now()));
+                state.map_or(0, |state| state.len())
+            }
+            Command::Info { channel } => {
+                self.hub.presence(ns, channel).connections.len() * LISTED_BYTES
+            }
+            _ => return false,
+        };
+        if !self.shared.is_worth(bytes) {
+            return false;
+        }
+        controller.wants = Wanted::of(command);
+        controller.unhear(net, conn);
+        net.put_off(conn, true);
+        self.hungry.push_back(conn);
+        true
+    }
+
+    /// There is room for the reply to a command that waited for that.
+    fn answer_wanted(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        wanted: Command<'_>,
+    ) {
+        self.look_at_key(net, controller);
+        let answer = self.execute(net, conn, controller, wanted);
+        // Nothing that is wanted has to do with keys that could be wrong.
+        let _ = self.say(net, conn, controller, answer);
+        self.send_replies(net, conn);
+        if controller.fault.is_none() {
+            net.resume(conn);
+        }
+        self.close_when_answered(net, conn, controller);
+    }
+
+    /// Answers the back ends for whose answers there is room now.
+    pub(super) fn feed(&mut self, net: &mut impl Net) {
+        while self.work < WORK_PER_TURN
+            && !self.is_short(net)
+            && let Some(conn) = self.hungry.pop_front()
+        {
+            let Some(mut controller) = self.seats.take(conn) else { continue };
+            if let Some(wanted) = controller.wants.take() {
+                net.put_off(conn, false);
+                self.answer_wanted(net, conn, &mut controller, wanted.command());
+            }
+            self.seats.put_back(conn, controller);
+        }
+    }
+}

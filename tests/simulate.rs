@@ -94,6 +94,8 @@ fn assert_rich(reports: &[Report]) {
     assert!(sum(reports, |report| report.browsers_held) > runs, "few were held back");
     assert!(sum(reports, |report| report.leaving_turns) > runs, "few left step by step");
     assert!(sum(reports, |report| report.floods) > runs / 16, "back ends hardly ever had to wait");
+    let waits = sum(reports, |report| report.control_input_waits);
+    assert!(waits > runs / 16, "large commands hardly ever had to wait: {waits} times");
     assert!(2 * sum(reports, |report| report.reloads) > runs, "limits were seldom changed");
     for reason in CloseReason::ALL {
         let count = sum(reports, |report| report.closed[*reason as usize]);

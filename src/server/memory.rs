@@ -43,7 +43,7 @@ pub fn fit(config: &mut Config) -> Option<String> {
 }
 
 /// What fits into so much room: half of it is for what strangers have sent and not finished.
-fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 6] {
+fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 7] {
     let input = room / 2;
     let body = (input / CONNECTIONS).max(BODY_BYTES).min(limits.http_body_bytes as u64);
     let connection = body.max(limits.http_head_bytes as u64);
@@ -54,6 +54,7 @@ fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 6] {
         ("states_bytes", room / 8),
         ("states", room / 8 / STATE_BYTES),
         ("store_pending_bytes", room / 8),
+        ("control_input_bytes", (room / 8).max(limits.control_frame_bytes as u64)),
     ]
 }
 
@@ -85,6 +86,7 @@ mod tests {
             let found = limits_for(room, &limits);
             let get = |name: &str| found.iter().find(|(other, _)| *other == name).unwrap().1;
             let connections = get("connections").min(limits.connections as u64);
+            assert!(get("control_input_bytes") >= limits.control_frame_bytes as u64);
             let each = get("http_body_bytes").max(limits.http_head_bytes as u64);
             assert!(connections * each <= room / 2, "{mib} MiB");
             assert!(get("states_bytes") + get("sessions") * SESSION_BYTES <= room / 4, "{mib} MiB");

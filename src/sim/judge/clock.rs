@@ -135,6 +135,7 @@ impl Judge {
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;
+        let waits_for_room = line.may_wait_for_room(view, &limits);
         let half = line.intents.front().map(|(from, ..)| *from);
         let half = half.filter(|from| *from < view.delivered && !view.is_paused);
         match &mut line.role {
@@ -151,6 +152,7 @@ impl Judge {
                 let is_in_time =
                     at_rest.is_none_or(|(_, at)| is_before(at, limits.control_frame_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
+                let may_wait = may_wait || waits_for_room;
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
                 controller.held_since = match controller.held_since.filter(|_| is_held) {
                     Some(since) if since >= view.taken_at => Some(since),

@@ -58,7 +58,9 @@ impl Judge {
         if let Some(line) = self.lines.get_mut(&conn)
             && line.intents.front().is_some_and(|(from, ..)| *from < view.delivered)
         {
-            line.half_since.get_or_insert(now);
+            if !line.may_wait_for_room(view, &self.limits) {
+                line.half_since.get_or_insert(now);
+            }
         }
     }
 

@@ -19,11 +19,12 @@ use crate::time::UnixMillis;
 const CLIENTS_MAX: usize = 20;
 /// Limits that change while a run goes on, and the least that each becomes: those of what there may
 /// be. What clients of the simulation say is made for the others as they are.
-const RELOADED: [(&str, usize); 14] = [
+const RELOADED: [(&str, usize); 15] = [
     ("control_connections", 2),
     ("control_unauthenticated_connections", 1),
     ("control_wrong_keys", 1),
     ("control_commands_per_turn", 1),
+    ("control_input_bytes", 1024),
     ("channels_per_connection", 1),
     ("connections_per_user", 1),
     ("namespaces", 1),
@@ -253,6 +254,18 @@ impl<G: Ground> World<G> {
                 let intent = Intent::Command(Command::Ping);
                 client.write_half(&mut self.judge, &frame, half, intent);
                 return self.note(|| format!("{:?} sends half a command", client.conn));
+            }
+            5..=8 => {
+                let size = *prng.pick(&[1100, 2000, 3000]);
+                let body = format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat(size));
+                let frame = control::encode(body.as_bytes());
+                let intent = Intent::Command(Command::Ping);
+                if prng.one_in(3) {
+                    let half = 4 + prng.below(frame.len() - 4);
+                    client.write_half(&mut self.judge, &frame, half, intent);
+                    return self.note(|| format!("{:?} sends half of {size}", client.conn));
+                }
+                (intent, frame.to_vec())
             }
             _ => {
                 let mut grammar = Grammar { prng, judge, serial: &mut self.serial };

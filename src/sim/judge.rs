@@ -3,8 +3,8 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does, `intake` what of
-//! large commands is read, `recovery` what must be there after a crash.
+//! clients say, `clock` what time does, `intake` what is read of large commands, `recovery` what
+//! must be there after a crash.
 
 mod addresses;
 mod changes;

@@ -46,7 +46,8 @@ impl Judge {
             }
         }
         assert!(readers < 2 || read <= self.input_max, "{read} bytes of large commands are read");
-        let is_free = read == 0 || most.is_some_and(|most| read + most <= limits.control_input_bytes);
+        let is_free =
+            read == 0 || most.is_some_and(|most| read + most <= limits.control_input_bytes);
         let may_wait = self.is_flooded() || self.is_disk_stuck || !is_sure;
         assert!(!is_free || may_wait, "a large command waits, and {read} bytes are read");
     }

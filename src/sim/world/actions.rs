@@ -255,18 +255,6 @@ impl<G: Ground> World<G> {
                 client.write_half(&mut self.judge, &frame, half, intent);
                 return self.note(|| format!("{:?} sends half a command", client.conn));
             }
-            5..=8 => {
-                let size = *prng.pick(&[1100, 2000, 3000]);
-                let body = format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat(size));
-                let frame = control::encode(body.as_bytes());
-                let intent = Intent::Command(Command::Ping);
-                if prng.one_in(3) {
-                    let half = 4 + prng.below(frame.len() - 4);
-                    client.write_half(&mut self.judge, &frame, half, intent);
-                    return self.note(|| format!("{:?} sends half of {size}", client.conn));
-                }
-                (intent, frame.to_vec())
-            }
             _ => {
                 let mut grammar = Grammar { prng, judge, serial: &mut self.serial };
                 let (command, body) = grammar.command(auth);
@@ -412,6 +400,9 @@ impl<G: Ground> World<G> {
 
     /// All controllers say the same, so that changes meet on their way.
     pub(super) fn chorus(&mut self) {
+        if self.net.prng.one_in(2) {
+            return self.throng();
+        }
         let auths = self.judge.lines.values().filter_map(|line| match &line.role {
             Role::Controller(controller) => controller.auth.as_ref().map(|auth| auth.0),
             _ => None,
@@ -430,6 +421,31 @@ impl<G: Ground> World<G> {
                 let intent = Intent::Command(command.clone());
                 self.clients[i].write(&mut self.judge, &frame, intent);
             }
+        }
+    }
+
+    /// All controllers send large commands at once, of which some never end.
+    fn throng(&mut self) {
+        for i in 0..self.clients.len() {
+            let line = self.clients[i].conn.and_then(|conn| self.judge.lines.get(&conn));
+            let is_known = matches!(line.map(|line| &line.role),
+                Some(Role::Controller(controller)) if controller.auth.is_some());
+            if !is_known {
+                continue;
+            }
+            let prng = &mut self.net.prng;
+            let (size, is_half) = (*prng.pick(&[1100, 2000, 3000]), prng.one_in(4));
+            let frame = control::encode(
+                format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat(size)).as_bytes(),
+            );
+            let count = if is_half { 4 + prng.below(frame.len() - 4) } else { frame.len() };
+            let (client, intent) = (&mut self.clients[i], Intent::Command(Command::Ping));
+            match is_half {
+                true => client.write_half(&mut self.judge, &frame, count, intent),
+                false => client.write(&mut self.judge, &frame, intent),
+            }
+            let conn = client.conn;
+            self.note(|| format!("{conn:?} sends {count} bytes of {size} at once"));
         }
     }
 

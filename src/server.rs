@@ -61,7 +61,7 @@ pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
         StoreKind::Redb => {
             let mut start = Start::new(&config)?;
             let (hub, at, journal) = start.open_store(&config)?;
-            start.run(config, hub, at, journal, reread)
+            start.run(config, hub, at, Box::new(journal), reread)
         }
     }
 }
@@ -70,12 +70,16 @@ pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(config: Config, journal: impl Journal, reread: Reread<'_>) -> io::Result<()> {
+pub fn run_with(
+    config: Config,
+    journal: impl Journal + 'static,
+    reread: Reread<'_>,
+) -> io::Result<()> {
     let start = Start::new(&config)?;
     let at = start.now().unix;
     log::info(at, format_args!("no store: what is registered, granted and set is lost at the end"));
     let hub = Hub::new(config.limits.clone(), at);
-    start.run(config, hub, at, journal, reread)
+    start.run(config, hub, at, Box::new(journal), reread)
 }
 
 /// A server on its way to its first turn.
@@ -145,7 +149,7 @@ impl Start {
     /// Turns until the end, and keeps the service manager informed.
     fn turn(
         &mut self,
-        handler: &mut AdminDoor<impl Journal>,
+        handler: &mut AdminDoor<Box<dyn Journal>>,
         mut in_force: InForce<'_>,
     ) -> io::Result<()> {
         let mut notifier = Notifier::new(|name| std::env::var_os(name));
@@ -172,7 +176,7 @@ impl Start {
         config: Config,
         hub: Hub,
         at: UnixMillis,
-        journal: impl Journal,
+        journal: Box<dyn Journal>,
         reread: Reread<'_>,
     ) -> io::Result<()> {
         // Only now that the folder is ours: it may have to be made there.
@@ -285,7 +289,7 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
 }
 
 /// The namespaces that the configuration names, and the demo's.
-fn declare(config: &Config, switch: &mut Switch<impl Journal>) -> io::Result<()> {
+fn declare(config: &Config, switch: &mut Switch<Box<dyn Journal>>) -> io::Result<()> {
     let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
     for (name, key) in &config.namespaces {
         switch.declare(name, key.expose()).then_some(()).ok_or_else(|| full(name))?;

@@ -37,6 +37,8 @@ pub use rot::fuzz_store_recovery;
 pub use script::fuzz_server;
 pub use sessions::{Met, run_sessions, run_sessions_on_store};
 
+use std::collections::BTreeMap;
+
 use crate::journal::Journal;
 use crate::limits::{Limits, SyncPolicy};
 use crate::reason::CloseReason;
@@ -123,6 +125,9 @@ pub struct Report {
     pub leaving_turns: u64,
     /// Times that other limits came to hold.
     pub reloads: u64,
+    /// Times that somebody was judged by a value of a limit that held no more, as is right for who
+    /// was there before; by the limit's name.
+    pub outlived: BTreeMap<&'static str, u64>,
     /// Times that the switch was called.
     pub calls: u64,
     /// Time that has passed for the server, in milliseconds.

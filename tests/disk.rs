@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 
 use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Route, Seq, Undo};
-use fws::journal::store::{Batch, Content, Damage, Facts, Fault, Writer};
+use fws::journal::store::{Batch, Content, Damage, Facts, Fault, Found, Opened, Writer};
 use fws::limits::Limits;
 use fws::publication::Publication;
 use fws::reason::CloseReason;
 use fws::sim::Prng;
-use fws::sim::disk::{Cut, Failure, SimFile};
-use fws::time::UnixMillis;
+use fws::sim::disk::{Call, Cut, Failure, SimFile, SimFolder};
+use fws::time::{Now, UnixMillis};
 
 const AT: UnixMillis = UnixMillis(1_800_000_000_000);
 /// What a run explores, if nobody says otherwise.
@@ -408,6 +408,30 @@ fn a_start_that_fails_loses_nothing() {
                 .and_then(|writer| writer.begin(&Facts { term: 2, ..facts() }));
             assert_eq!(read(file.bytes()).unwrap().1, rows, "{how:?} at call {at}");
             if opened.is_ok() && file.count() <= at {
+                break;
+            }
+        }
+    }
+}
+
+/// A store that is made is nothing before it is all there: one sync, behind the last write.
+#[test]
+fn a_first_start_syncs_its_store_once_and_can_fail_anywhere() {
+    let now = Now { unix: AT, ..Now::default() };
+    let folder = SimFolder::found(None, Found::Nothing);
+    let opened = Opened::verify(folder.clone(), now).unwrap();
+    assert_eq!(opened.content().counts, [0; 3]);
+    let calls = folder.store().calls();
+    assert_eq!(calls.iter().filter(|call| **call == Call::Sync).count(), 1);
+    assert_eq!(calls.last(), Some(&Call::Sync));
+    for how in [Failure::Space, Failure::Broken] {
+        for at in 0.. {
+            let folder = SimFolder::found(None, Found::Nothing);
+            folder.fail(at, u64::MAX, how);
+            let is_made = Opened::verify(folder.clone(), now).is_ok();
+            folder.mend();
+            assert!(Opened::verify(folder, now).is_ok(), "{how:?} at call {at}");
+            if is_made {
                 break;
             }
         }

@@ -74,9 +74,8 @@ fn a_panic_is_one_line_with_its_place_and_ends_the_process() {
     control.expect_closed();
     let code = common::eventually("it ends", || server.exit_code());
     assert_eq!(code, Some(101));
-    let log = server.log();
-    let told = |line: &&String| line.contains("error: panic at tests/panic.rs:");
-    let line = log.iter().find(told).unwrap();
+    let line = server.told("error: panic at tests/panic.rs:");
     assert!(line.ends_with("; this is a fault of fws, please report it"), "{line}");
-    assert!(!log.join("\n").contains("a tenant has said"), "{log:#?}");
+    let log = server.log().join("\n");
+    assert!(!log.contains("a tenant has said"), "{log}");
 }

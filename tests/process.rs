@@ -199,6 +199,7 @@ fn a_door_that_is_full_over_and_over_does_not_flood_the_log() {
         newcomer.head().status.eq(&200).then_some(())
     });
     server.assert_alive();
+    server.told("full: 16 connections are open");
     let told = server.log().iter().filter(full).count() as u64;
     assert!((1..=1 + start.elapsed().as_secs() / 10).contains(&told), "{told} times");
 }
@@ -265,9 +266,7 @@ fn out_of_descriptors_the_loop_knocks_ten_times_a_second_and_no_more() {
     let mut options = Options::default();
     options.config["admin"] = serde_json::json!("127.0.0.1:0");
     let server = Server::start(&options);
-    let admin = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
-    let admin = eventually("the door opens", || server.log().iter().find_map(admin));
-    let mut watch = Http::connect(admin);
+    let mut watch = Http::connect(server.admin());
     let mut count = |name: &str| -> f64 {
         watch.send("GET /metrics", &[], "");
         let page = watch.answer().body;

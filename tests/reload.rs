@@ -6,6 +6,7 @@ mod common;
 
 use std::os::unix::net::UnixDatagram;
 
+use common::browser::Browser;
 use common::control::Control;
 use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
 use common::{DEADLINE, eventually};
@@ -68,7 +69,7 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     control.ok(r#"{"action":"emit","channel":"b","data":1}"#);
     one.expect(r#"{"event":"b","data":1}"#);
     two.nothing();
-    let mut third = common::browser::Browser::raw(server.ws);
+    let mut third = Browser::raw(server.ws);
     third.say(&format!(
         r#"{{"event":"auth","data":{{"i":"demo","s":"{}"}}}}"#,
         common::token::token(r#"{"i":1}"#, DEMO_KEY)
@@ -80,6 +81,24 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     assert!(refused.contains("at most 1"), "{refused}");
     assert_eq!(reload(&server).len(), 2, "a second time nothing was to be changed");
     server.assert_alive();
+}
+
+#[test]
+fn strangers_over_a_lower_limit_stay_and_the_oldest_makes_room() {
+    let mut options = Options::limits(&[("sessions_unauthenticated", 4), ("auth_ms", 3_600_000)]);
+    let server = Server::start(&options);
+    let mut strangers: Vec<Browser> = (0..4).map(|_| Browser::raw(server.ws)).collect();
+    options.config["limits"] = json!({ "sessions_unauthenticated": 1, "auth_ms": 100 });
+    rewrite(&server, &options.config);
+    assert_says(&reload(&server), "reload: sessions_unauthenticated is 1, was 4");
+    let mut newcomer = Browser::raw(server.ws);
+    strangers.remove(0).expect_closed(3408, "no auth in time");
+    // Whoever comes now has less time; those who were here keep theirs, and stay.
+    newcomer.expect_closed(3408, "no auth in time");
+    for stranger in &mut strangers {
+        stranger.nothing();
+    }
+    strangers[0].auth("demo", r#"{"i":1}"#);
 }
 
 #[test]

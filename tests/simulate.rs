@@ -24,6 +24,25 @@ const STORE_SEEDS: u64 = 48;
 const TWICE: u64 = 8;
 const SIM_TWICE: u64 = 32;
 
+/// Limits that are changed while they run: somebody must have been judged by what they were before.
+const OUTLIVED: [&str; 12] = [
+    "control_auth_ms",
+    "control_frame_ms",
+    "http_head_ms",
+    "auth_ms",
+    "heartbeat_ms",
+    "heartbeat_answer_ms",
+    "backlog_ms",
+    "backlog_soft_ms",
+    "stall_ms",
+    "sessions_unauthenticated",
+    "connections_per_address",
+    "leaves_per_turn",
+];
+
+/// Steps in which all of them are certain to be met.
+const MANY_STEPS: u64 = 1_000_000;
+
 /// One proposal in so many fails on the late journal.
 const FAILS_ONE_IN: u64 = 12;
 
@@ -97,9 +116,19 @@ fn assert_rich(reports: &[Report]) {
     let waits = sum(reports, |report| report.control_input_waits);
     assert!(waits > runs / 16, "large commands hardly ever had to wait: {waits} times");
     assert!(2 * sum(reports, |report| report.reloads) > runs, "limits were seldom changed");
+    let often = ["control_auth_ms", "http_head_ms", "auth_ms", "heartbeat_ms", "leaves_per_turn"];
+    assert_outlived(reports, &often);
     for reason in CloseReason::ALL {
         let count = sum(reports, |report| report.closed[*reason as usize]);
         assert!(count > 0, "nobody was closed for {reason}");
+    }
+}
+
+/// These limits were changed while they ran.
+fn assert_outlived(reports: &[Report], names: &[&str]) {
+    for name in names {
+        let count = sum(reports, |report| report.outlived.get(name).copied().unwrap_or(0));
+        assert!(count > 0, "nobody outlived a value of {name}");
     }
 }
 
@@ -143,6 +172,9 @@ fn whole_server() {
         assert!(count > runs / 4, "{count} {what} in {runs} runs are few");
     }
     assert!(met(|met| met.batches) > 10 * runs, "few batches");
+    if runs * number("FWS_SIM_STEPS").unwrap_or(STORE_STEPS) >= MANY_STEPS {
+        assert_outlived(&reports, &OUTLIVED);
+    }
 }
 
 /// What was run and how fast, for `make sim`.

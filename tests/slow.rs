@@ -58,9 +58,7 @@ fn subscribers(control: &mut Control, channel: &str) -> usize {
 
 /// What the admin door shows under this name.
 fn metric(server: &Server, name: &str) -> f64 {
-    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
-    let admin = eventually("the admin door opens", || server.log().iter().find_map(address));
-    let page = request(admin, "GET /metrics", &[]).unwrap().body;
+    let page = request(server.admin(), "GET /metrics", &[]).unwrap().body;
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
 }
@@ -214,4 +212,22 @@ fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
     assert_eq!(closed(&server, "slow_consumer") as usize, stuck.len());
     reader.nothing();
     server.assert_alive();
+}
+
+#[test]
+fn who_is_cut_by_a_message_is_not_among_those_who_are_asked_for_behind_it() {
+    let server = server(&[("backlog_bytes", 1024), ("backlog_ms", 0)]);
+    let _deaf = subscriber(&server, "c");
+    let mut control = server.controller("demo");
+    // The first is on its way for ever; behind it there is room for these.
+    for bytes in [8_000_000, 300, 300, 300, 300] {
+        control.ok(&emit("c", &text(bytes)));
+    }
+    assert_eq!(subscribers(&mut control, "c"), 1);
+    // In one piece, so that it could be gathered for what comes behind.
+    let info = frame(br#"{"action":"channelInfo","channel":"c"}"#);
+    control.send_raw(&[frame(emit("c", &text(300)).as_bytes()), info].concat());
+    assert_eq!(control.recv(), r#"{"success":true}"#);
+    let info = control.recv();
+    assert!(info.contains(r#""countConnection":0"#), "{info}");
 }

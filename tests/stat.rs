@@ -6,7 +6,6 @@ mod common;
 use std::io::{BufRead, BufReader};
 
 use common::command::{bad, fws, good};
-use common::eventually;
 use common::server::{Options, Server};
 use serde_json::{Value, json};
 
@@ -15,8 +14,7 @@ fn server() -> (Server, String) {
     let mut options = Options::default();
     options.config["admin"] = json!("127.0.0.1:0");
     let server = Server::start(&options);
-    let address = |line: &String| Some(line.split_once("listening admin=")?.1.trim().to_owned());
-    let address = eventually("a door", || server.log().iter().find_map(address));
+    let address = server.admin().to_string();
     (server, address)
 }
 

@@ -171,9 +171,7 @@ fn a_crowd_of_newcomers_is_let_in_at_a_pace() {
     // Back ends come in all the same, and after a while everybody.
     assert_eq!(server.control().ask(r#"{"action":"ping"}"#), r#"{"success":true}"#);
     eventually("it is let in", || (ask().status == 200).then_some(()));
-    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
-    let admin = server.log().iter().find_map(address).unwrap();
-    let page = http::request(admin, "GET /metrics", &[]).unwrap().body;
+    let page = http::request(server.admin(), "GET /metrics", &[]).unwrap().body;
     let counted = page
         .lines()
         .find_map(|line| line.strip_prefix("fws_connections_turned_away_total{reason=\"crowd\"} "));

@@ -292,9 +292,7 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
     assert_eq!(control.ask(&get("before")), value);
     control.ok(r#"{"action":"emit","channel":"both","data":2}"#);
     browser.expect(r#"{"event":"both","data":2}"#);
-    let log = server.log().join("\n");
-    assert!(log.contains("the store cannot be written (No space left"), "{log}");
-    assert_eq!(log.matches("cannot be written").count(), 1, "{log}");
+    server.told("the store cannot be written (No space left");
 
     std::fs::remove_file(filler).unwrap();
     let since = Instant::now();
@@ -304,13 +302,12 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
         is_taken.then_some(())
     });
     assert!(since.elapsed() < Duration::from_secs(1), "after {:?}", since.elapsed());
-    let log = server.log().join("\n");
-    assert!(log.contains("the store can be written again"), "{log}");
+    let told = server.told("the store can be written again");
     // The one that met the fault is among them.
-    assert!(
-        log.contains(&format!(" s in which {refused} changes were refused")),
-        "{refused}: {log}"
-    );
+    let refused = format!(" s in which {refused} changes were refused");
+    assert!(told.contains(&refused), "{refused}: {told}");
+    let log = server.log().join("\n");
+    assert_eq!(log.matches("cannot be written").count(), 1, "{log}");
     assert_eq!(control.ask(&get("both")), "1");
 }
 
@@ -320,9 +317,6 @@ fn a_store_that_somebody_removes_is_written_anew() {
     let folder = server.dir().file("data");
     let mut control = server.controller("demo");
     control.ok(&set("before", "1", "{}"));
-    let told = |what: &str| {
-        eventually(what, || server.log().iter().any(|line| line.contains(what)).then_some(()));
-    };
     let lost = |control: &mut Control, path: &str| {
         assert_eq!(control.ask(&set(path, "2", "{}")), FULL, "it is on no disk");
         eventually("the store takes again", || {
@@ -331,7 +325,7 @@ fn a_store_that_somebody_removes_is_written_anew() {
     };
     std::fs::remove_file(folder.join("store.redb")).unwrap();
     lost(&mut control, "removed");
-    told("store.redb was removed while the server runs");
+    server.told("store.redb was removed while the server runs");
     // Nobody says anything, and it is noticed all the same.
     std::fs::remove_file(folder.join("store.redb")).unwrap();
     eventually("it is there again", || folder.join("store.redb").exists().then_some(()));
@@ -339,7 +333,7 @@ fn a_store_that_somebody_removes_is_written_anew() {
     std::fs::write(folder.join("a backup"), "a backup").unwrap();
     std::fs::rename(folder.join("a backup"), folder.join("store.redb")).unwrap();
     lost(&mut control, "replaced");
-    told("store.redb was replaced while the server runs");
+    server.told("store.redb was replaced while the server runs");
     let strange = std::fs::read_to_string(folder.join("store.redb.strange")).unwrap();
     assert_eq!(strange, "a backup");
     // All is there for the next start.

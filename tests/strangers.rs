@@ -19,8 +19,7 @@ fn watched(limits: &[(&str, u64)]) -> (Server, SocketAddr) {
     let mut options = Options::limits(limits);
     options.config["admin"] = json!("127.0.0.1:0");
     let server = Server::start(&options);
-    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
-    let admin = eventually("the admin door opens", || server.log().iter().find_map(address));
+    let admin = server.admin();
     (server, admin)
 }
 

@@ -29,8 +29,6 @@ pub struct Target {
     pub protocol: &'static str,
     pub ws: u16,
     pub control: u16,
-    /// From the start of the process until it listened, and what it had then.
-    pub start: Duration,
 }
 
 impl Drop for Target {
@@ -87,7 +85,6 @@ impl Target {
         let (name, key) = (support::NAMESPACE, support::KEY);
         std::fs::write(&config, format!(r#"{{"namespaces":{{"{name}":"{key}"}}}}"#))?;
         let (ws, control) = (free_port()?, free_port()?);
-        let begin = Instant::now();
         let mut child = pinned(0, env!("CARGO_BIN_EXE_fws"))
             .args(["serve", "--ws", &format!("127.0.0.1:{ws}")])
             .args(["--control", &format!("127.0.0.1:{control}"), "--data"])
@@ -102,9 +99,9 @@ impl Target {
                 break;
             }
         }
-        let (start, pid) = (begin.elapsed(), child.id());
+        let pid = child.id();
         std::thread::spawn(move || lines.for_each(drop));
-        Ok(Target { label, child, pid, protocol: "fws", ws, control, start })
+        Ok(Target { label, child, pid, protocol: "fws", ws, control })
     }
 
     /// A program that prints its port as soon as it listens.
@@ -113,14 +110,13 @@ impl Target {
         protocol: &'static str,
         mut command: Command,
     ) -> Result<Target> {
-        let begin = Instant::now();
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         let stdout = child.stdout.take().ok_or("no standard output")?;
         BufReader::new(stdout).read_line(&mut line)?;
         let port = line.trim().parse().map_err(|_| format!("{label} printed no port: {line:?}"))?;
-        let (pid, start) = (child.id(), begin.elapsed());
-        Ok(Target { label, child, pid, protocol, ws: port, control: port, start })
+        let pid = child.id();
+        Ok(Target { label, child, pid, protocol, ws: port, control: port })
     }
 
     /// One of the floors (`benches/floor/floor.c`).
@@ -138,7 +134,6 @@ impl Target {
         mut command: Command,
         [ws, control]: [u16; 2],
     ) -> Result<Target> {
-        let begin = Instant::now();
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         // What it says last is why it did not start.
         let said = Arc::new(Mutex::new(String::new()));
@@ -155,8 +150,8 @@ impl Target {
                 format!("{label}: {error}; it said: {said}")
             })?;
         }
-        let (pid, start) = (child.id(), begin.elapsed());
-        Ok(Target { label, child, pid, protocol, ws, control, start })
+        let pid = child.id();
+        Ok(Target { label, child, pid, protocol, ws, control })
     }
 
     /// A Redis that keeps nothing, or syncs its log once a second.

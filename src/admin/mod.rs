@@ -46,9 +46,9 @@ impl<J: Journal> AdminDoor<J> {
     }
 
     /// From now on these limits hold, at this door and behind it (see [`Switch::reload`]).
-    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs) {
-        self.web.reload(Vec::new(), limits.clone());
-        self.switch.reload(limits, sockjs);
+    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
+        self.web.reload(Vec::new(), limits.clone(), now);
+        self.switch.reload(limits, sockjs, now);
     }
 
     /// What stands behind it, to look into.

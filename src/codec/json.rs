@@ -106,12 +106,15 @@ pub fn raw_members<'a, const N: usize>(
     depth_max: usize,
 ) -> Result<Option<[Option<Raw<'a>>; N]>, JsonError> {
     let mut found = [None; N];
-    let is_object = each_member(text, depth_max, |key, value| {
+    let mut tell = |key: &str, value: Raw<'a>| {
         let index = names.iter().position(|name| *name == key);
         if let Some(place) = index.and_then(|index| found.get_mut(index)) {
             *place = Some(value);
         }
-    })?;
+    };
+    // One scan for all numbers of names: each would be compiled for itself.
+    let tell: &mut dyn FnMut(&str, Raw<'a>) = &mut tell;
+    let is_object = each_member(text, depth_max, tell)?;
     Ok(is_object.then_some(found))
 }
 

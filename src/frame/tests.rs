@@ -143,7 +143,7 @@ fn publications_are_dropped_but_for_one_that_is_on_its_way() {
 
 #[test]
 fn a_node_stays_small() {
-    assert!(Slots::<Node>::SLOT_BYTES <= 16 && Slots::<List>::SLOT_BYTES <= 48);
+    const { assert!(Slots::<Node>::SLOT_BYTES <= 16 && Slots::<List>::SLOT_BYTES <= 48) };
     assert_eq!(size_of::<OutQueue>(), 8);
 }
 

@@ -131,3 +131,50 @@ impl Hub {
         Some(state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Change, Entry, Outcome, Route, Seq, Undo};
+    use super::*;
+    use crate::limits::Limits;
+    use crate::publication::Publication;
+    use crate::reason::CloseReason;
+
+    struct Nobody;
+
+    impl Outbox for Nobody {
+        fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+        fn close(&mut self, _: Route, _: CloseReason) {}
+        fn changed(&mut self, _: Undo) {}
+    }
+
+    #[test]
+    fn what_a_check_has_found_may_end_before_it_is_applied() {
+        let mut hub = Hub::new(Limits::default(), UnixMillis(0));
+        assert!(hub.declare("a", "k", &mut Nobody));
+        let ns = hub.namespace("a").unwrap();
+        let set = |data: &'static str, ttl_ms| {
+            let (channel, data) = ("c".into(), data.into());
+            Change::Set { ns, channel, user: None, data, ttl_ms, emit: false }
+        };
+        let push = |data: &'static str| {
+            let (channel, data) = ("c".into(), data.into());
+            Change::Push { ns, channel, user: None, data, ttl_ms: Some(1), emit: false }
+        };
+        let changes = [
+            (set("[0]", Some(1)), "[0]"),
+            (set("[1]", Some(1)), "[1]"),
+            (push("2"), "[2]"),
+            (push("3"), "[3]"),
+            (set("4", None), "4"),
+            (set("5", None), "5"),
+        ];
+        for (at, (change, state)) in (0..).step_by(10).map(UnixMillis).zip(changes) {
+            let checked = hub.check(&change, at).unwrap();
+            let entry = Entry { seq: Seq::default(), at, change };
+            assert_eq!(hub.apply_checked(entry, checked, &mut Nobody), Outcome::Done);
+            assert_eq!(hub.state(ns, "c", None, at).as_deref(), Some(state));
+            hub.check_invariants();
+        }
+    }
+}

@@ -70,7 +70,8 @@ impl Listener {
     /// long ends the connection, and the kernel keeps no more than so much for a browser that does
     /// not read, or that is not read, which its own choice may make megabytes. Set here, because
     /// accepted sockets inherit it, which saves three calls for each. The admin door is for few,
-    /// and needs none of it.
+    /// who all have the deadlines of requests, answers that nobody takes included, and needs none
+    /// of it.
     ///
     /// # Errors
     /// Those of the kernel.

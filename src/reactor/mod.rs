@@ -91,7 +91,7 @@ pub struct Reactor {
     doors: Slab<Listener>,
     /// A byte comes for each signal, and what it asks for.
     signals: Vec<(UnixStream, Signal)>,
-    scratch: Box<[u8]>,
+    scratch: Vec<u8>,
     /// No door is asked before this moment, unless there are fewer sockets than so many.
     accept_at: Millis,
     starved_sockets: usize,
@@ -119,6 +119,14 @@ pub struct Reactor {
     has_read: bool,
 }
 
+/// [`READ_BYTES`] of zeros. Twice as many are asked for, which an allocator takes from the kernel
+/// and not from its heap: they come page by page, as something is read into them.
+fn read_buffer() -> Vec<u8> {
+    let mut buffer = vec![0; 2 * READ_BYTES];
+    buffer.truncate(READ_BYTES);
+    buffer
+}
+
 impl Reactor {
     /// A reactor without doors.
     ///
@@ -138,7 +146,7 @@ impl Reactor {
             bounds,
             doors: Slab::new(),
             signals: Vec::new(),
-            scratch: vec![0; READ_BYTES].into(),
+            scratch: read_buffer(),
             accept_at: now.mono,
             starved_sockets: 0,
             spares,

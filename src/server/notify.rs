@@ -26,7 +26,12 @@ impl Notifier {
             [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest).ok(),
             _ => SocketAddr::from_pathname(name).ok(),
         });
-        let socket = address.and_then(|address| Some((UnixDatagram::unbound().ok()?, address)));
+        let socket = address.and_then(|address| {
+            let socket = UnixDatagram::unbound().ok()?;
+            // Sending to one who does not take what there is would wait for him.
+            socket.set_nonblocking(true).ok()?;
+            Some((socket, address))
+        });
         let number = |name: &str| -> Option<u64> { variable(name)?.to_str()?.parse().ok() };
         let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         // Twice in the time that it gives us, as sd_watchdog_enabled(3) advises.
@@ -88,6 +93,23 @@ impl Notifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_manager_that_does_not_listen_holds_up_nobody() {
+        let mut path = std::env::temp_dir();
+        path.push(format!("fws-deaf-{}", std::process::id()));
+        let _deaf = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::new(|name| (name == "NOTIFY_SOCKET").then(|| path.clone().into()));
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // More than the kernel keeps for it.
+            (0..5000).for_each(|_| notifier.ready());
+            done.send(())
+        });
+        let is_done = is_done.recv_timeout(std::time::Duration::from_secs(10));
+        std::fs::remove_file(&path).unwrap();
+        assert!(is_done.is_ok(), "it waits for somebody to listen");
+    }
 
     #[test]
     fn the_service_manager_hears_what_it_asked_for() {

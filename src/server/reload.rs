@@ -46,7 +46,7 @@ impl InForce<'_> {
     pub fn reload(
         &mut self,
         reactor: &mut Reactor,
-        handler: &mut AdminDoor<impl Journal>,
+        handler: &mut AdminDoor<Box<dyn Journal>>,
     ) -> String {
         let at = reactor.now().unix;
         let next = match self.check(reactor, handler) {
@@ -74,7 +74,7 @@ impl InForce<'_> {
     fn check(
         &self,
         reactor: &Reactor,
-        handler: &AdminDoor<impl Journal>,
+        handler: &AdminDoor<Box<dyn Journal>>,
     ) -> Result<Checked, String> {
         let mut config = (self.reread)()?;
         // Said at the start, and no news.
@@ -117,7 +117,7 @@ impl InForce<'_> {
         &mut self,
         next: Checked,
         reactor: &mut Reactor,
-        handler: &mut AdminDoor<impl Journal>,
+        handler: &mut AdminDoor<Box<dyn Journal>>,
     ) -> usize {
         let at = reactor.now().unix;
         let Checked { mut config, server_key, namespaces, connections } = next;
@@ -128,7 +128,7 @@ impl InForce<'_> {
             // The kernel took the same call at the start.
             log::warning(at, format_args!("reload: the doors stay as they were: {error}"));
         }
-        handler.reload(limits, sockjs(&config));
+        handler.reload(limits, sockjs(&config), reactor.now());
         let switch = handler.switch_mut();
         switch.set_server_key(server_key.expose());
         let mut count = 0;

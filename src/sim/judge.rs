@@ -3,8 +3,8 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does, `intake` what is read of large commands, `recovery` what
-//! must be there after a crash.
+//! clients say, `clock` what time does, `terms` by which limits, `intake` what is read of large
+//! commands, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
@@ -16,6 +16,7 @@ mod queues;
 mod recovery;
 mod replica;
 mod roles;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -34,6 +35,7 @@ use expected::Expected;
 use queues::Queue;
 use recovery::Disk;
 use replica::Replica;
+use terms::{Half, Term, Terms};
 
 pub(super) use expected::{BOUNDS, Seen};
 pub(super) use recovery::Found;
@@ -60,8 +62,8 @@ pub(super) struct Line {
     is_answered_once: bool,
     /// Bytes that were given to the switch.
     delivered: u64,
-    /// The head of the intents was half there at this moment; and at this one, when all was quiet.
-    half_since: Option<Millis>,
+    /// The head of the intents is half there; since this moment, seen when all was quiet.
+    half: Option<Half>,
     half_at_rest: Option<(u64, Millis)>,
 }
 
@@ -85,8 +87,8 @@ struct Past {
 #[derive(Debug)]
 pub(super) enum Role {
     Controller(Controller),
-    /// The time of the request under way began then.
-    Http(Millis),
+    /// The time of the request under way.
+    Http(Term),
     Browser(Browser),
 }
 
@@ -101,7 +103,10 @@ pub(super) struct Controller {
     fault: Option<CloseReason>,
     /// It was seen not being read for its unread replies since.
     held_since: Option<Millis>,
-    opened: Millis,
+    /// For how long it may be, at most; it was last seen to be read then.
+    held_ms: usize,
+    heard_at: Millis,
+    auth_by: Term,
     /// It has been authenticated, whatever became of that.
     was_somebody: bool,
     wrong_keys: usize,
@@ -124,12 +129,13 @@ pub(super) struct Browser {
     expires: Option<u64>,
     /// It was first seen over that moment.
     overdue_since: Option<Millis>,
-    opened: Millis,
-    /// When it opened, or answered the last ping.
-    beat: Millis,
-    pinged: Option<Millis>,
-    /// When it was last seen not being read, unless it was heard again.
-    held_at: Option<Millis>,
+    auth_by: Term,
+    /// The next ping, from the beginning or the answer to the last one.
+    ping_at: Term,
+    /// The answer to the ping that is out.
+    pong_by: Option<Term>,
+    /// It was not read when a deadline came: another one is set, once more for as long as a beat.
+    held_until: Option<Millis>,
     /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if
     /// each was of as many frames as it may be.
     spent_until: (u64, u64),
@@ -189,6 +195,7 @@ pub(super) struct Judge {
     past: VecDeque<Past>,
     /// The hub's name for each namespace.
     names: BTreeMap<u32, NsId>,
+    terms: Terms,
     /// Since when publications that wait take too much memory.
     flooded_since: Option<Millis>,
     /// Those whose time with too large a backlog is over.
@@ -231,6 +238,7 @@ impl Judge {
             input_max: limits.control_input_bytes,
             record: Record::new(limits.clone()),
             replica: Replica::new(limits.clone(), now.unix.0),
+            terms: Terms::new(limits.clone()),
             limits,
             lines: BTreeMap::new(),
             now,
@@ -262,6 +270,7 @@ impl Judge {
         self.input_max = self.input_max.max(limits.control_input_bytes);
         self.record.set_limits(limits.clone());
         self.replica.set_limits(limits.clone());
+        self.terms.change(self.now.mono, limits);
         self.limits = limits.clone();
     }
 
@@ -289,9 +298,10 @@ impl Judge {
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
             Door::Control => {
-                Role::Controller(Controller { opened: self.now.mono, ..Controller::default() })
+                let (heard_at, auth_by) = (self.now.mono, self.term("control_auth_ms"));
+                Role::Controller(Controller { heard_at, auth_by, ..Controller::default() })
             }
-            Door::Web | Door::Admin => Role::Http(self.now.mono),
+            Door::Web | Door::Admin => Role::Http(self.term("http_head_ms")),
         };
         let line = Line {
             role,
@@ -304,7 +314,7 @@ impl Judge {
             whereabouts: Whereabouts::default(),
             is_answered_once: false,
             delivered: 0,
-            half_since: None,
+            half: None,
             half_at_rest: None,
         };
         self.lines.insert(conn, line);
@@ -433,7 +443,7 @@ impl Judge {
                 Role::Http(_) if is_going => {
                     let is_told =
                         |item: &Item| matches!(item, Item::Sent { conn: to, .. } if to == conn);
-                    if line.half_since.is_some() && items.iter().any(is_told) {
+                    if line.half.is_some() && items.iter().any(is_told) {
                         line.expect(Expected::Http(503));
                     }
                     self.close(*conn, *reason);

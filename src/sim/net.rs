@@ -125,6 +125,15 @@ impl FakeNet {
         }
     }
 
+    /// These limits hold from now on, as the reactor has it: who is slow is judged by them, and who
+    /// closes from now on has that time.
+    pub fn reload(&mut self, limits: &Limits) {
+        let slow = Rules::new(limits);
+        self.frames.set_counted_max(slow.counted_max());
+        self.watches.set_rules(slow);
+        (self.close_ms, self.linger_ms) = (limits.close_ms as u64, limits.close_ms as u64);
+    }
+
     /// A new connection.
     pub fn insert(&mut self) -> ConnId {
         let live = self.sockets.len() as u32;

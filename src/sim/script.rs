@@ -193,7 +193,7 @@ impl<G: Ground> Stage<G> {
                 ..limits
             }
         };
-        self.door.reload(&self.limits, SockJs::default());
+        self.door.reload(&self.limits, SockJs::default(), self.net.now);
     }
 
     /// Turns until nothing happens before time passes or somebody speaks.

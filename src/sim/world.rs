@@ -184,6 +184,7 @@ impl<G: Ground> World<G> {
         let (sizes, mut expected) = (self.switch.hub().sizes(), self.judge.sizes());
         if self.switch.hub().is_leaving() {
             self.report.leaving_turns += 1;
+            self.judge.note_leaving();
             // Some channels have only those left who are on their way out.
             assert!(sizes[1] >= expected[1], "channels of the hub");
             expected[1] = sizes[1];

@@ -349,7 +349,7 @@ impl<J: Journal> Switch<J> {
                 self.show(conn, controller, (ns?, spot), at);
                 return Ok(Answer::Said);
             }
-            Command::Info { channel } => return Ok(self.list(ns?, &channel)),
+            Command::Info { channel } => return Ok(self.list(net, ns?, &channel)),
             Command::Emit { channels, data, options } => {
                 let EmitOptions { user, except, count } = options;
                 controller.counts = count;
@@ -395,8 +395,9 @@ impl<J: Journal> Switch<J> {
         sink.reply(conn, controller, state.as_bytes(), mark);
     }
 
-    /// Who is in a channel.
-    fn list(&mut self, ns: NsId, channel: &str) -> Answer {
+    /// Who is in a channel: whoever is cut by what was published in front of this is not.
+    fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Answer {
+        self.hand_out(net);
         let presence = self.hub.presence(ns, channel);
         self.work += presence.connections.len();
         Answer::now(info(&presence))

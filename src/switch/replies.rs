@@ -14,6 +14,8 @@ use crate::journal::{Journal, Mark};
 
 /// So many bytes of replies count as one message handed out, of the work of a turn.
 const WORK_BYTES: usize = 256;
+/// What one connection with a name of ten bytes is in the answer to `channelInfo`.
+const MEMBER_BYTES: usize = 52;
 /// Memory that is kept for replies to come.
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -108,9 +110,11 @@ pub(super) fn info(presence: &Presence<'_>) -> Vec<u8> {
     let mut out =
         format!("{{\"countUser\":{users},\"countConnection\":{connections},\"connId_UserId\":{{")
             .into_bytes();
+    out.reserve(MEMBER_BYTES * connections);
     for (i, (cid, user)) in presence.connections.iter().enumerate() {
-        let comma = if i > 0 { "," } else { "" };
-        out.extend_from_slice(format!("{comma}\"{cid}\":").as_bytes());
+        out.extend_from_slice(if i > 0 { b",\"" } else { b"\"" });
+        out.extend_from_slice(&cid.text());
+        out.extend_from_slice(b"\":");
         json::quote_into(&mut out, user);
     }
     out.extend_from_slice(b"}}");

@@ -70,12 +70,12 @@ impl<J: Journal> Switch<J> {
 
     /// From now on these limits hold, and browsers are served like this. What has begun goes on as
     /// it is: nobody is let go because there would be no room for them any more.
-    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs) {
+    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
         self.limits = limits.clone();
         self.hub.set_limits(limits.clone());
         self.journal.reload(limits);
         self.shared.set_bytes_min(shared_bytes_min(limits));
-        self.web.reload(vec![service(sockjs, limits)], limits.clone());
+        self.web.reload(vec![service(sockjs, limits)], limits.clone(), now);
     }
 
     /// From now on this key opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.

@@ -4,6 +4,7 @@
 //! on that says so. Without a cap nothing is kept. Called by `http`, and where connections come and
 //! go.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
@@ -18,6 +19,9 @@ use crate::reason::CloseReason;
 /// When who is refused may come back.
 const RETRY_AFTER_SECONDS: &str = "30";
 
+/// However few are left, there is room for so many.
+const KEPT: usize = 64;
+
 /// What is known of one connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
@@ -25,6 +29,14 @@ struct Place {
     proxy: Option<Household>,
     /// Whose connection it is. Of one by a proxy this is not known before that has spoken.
     counted: Option<Household>,
+}
+
+/// When a table has become much too large for those that are left, it gets smaller.
+fn fit<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+    let left = table.len().max(KEPT);
+    if left <= table.capacity() / 8 {
+        table.shrink_to(2 * left);
+    }
 }
 
 /// All connections that count, and how many each household has.
@@ -72,12 +84,14 @@ impl Addresses {
     /// A connection counts no more.
     pub fn leave(&mut self, conn: ConnId) {
         let Some(household) = self.places.remove(&conn.slot).and_then(|place| place.counted) else {
-            return;
+            return fit(&mut self.places);
         };
+        fit(&mut self.places);
         if let Some(count) = self.counts.get_mut(&household) {
             *count -= 1;
             if *count == 0 {
                 self.counts.remove(&household);
+                fit(&mut self.counts);
             }
         }
     }
@@ -94,6 +108,9 @@ impl Addresses {
         }
         assert_eq!(counts, self.counts);
         assert!(self.counts.values().all(|count| *count <= self.most));
+        let room = |left: usize| 8 * (left.max(KEPT) + 1);
+        let is_fit = self.places.capacity() < room(self.places.len());
+        assert!(is_fit && self.counts.capacity() < room(self.counts.len()), "memory of a crowd");
     }
 }
 
@@ -156,5 +173,29 @@ impl<P> Web<P> {
         net.send(conn, response.text("Too many connections from your address\n").close().encode());
         net.expel(conn, CloseReason::AddressFull);
         Err(CloseReason::AddressFull)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_has_gone_leaves_no_memory_behind() {
+        let mut addresses = Addresses::new(2);
+        let crowd = 0..50_000;
+        for slot in crowd.clone() {
+            assert!(addresses.count(ConnId::new(slot, 0), Household::V4(slot)));
+        }
+        assert!(addresses.places.capacity() >= 50_000 && addresses.counts.capacity() >= 50_000);
+        for slot in crowd.skip(10) {
+            addresses.leave(ConnId::new(slot, 0));
+        }
+        addresses.check_invariants(|slot| slot < 10);
+        let room = [addresses.places.capacity(), addresses.counts.capacity()];
+        assert!(room.iter().all(|room| *room <= 8 * KEPT), "{room:?}");
+        // Those who are left count on.
+        assert!(addresses.count(ConnId::new(10, 0), Household::V4(3)));
+        assert!(!addresses.count(ConnId::new(11, 0), Household::V4(3)));
     }
 }

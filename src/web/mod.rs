@@ -242,28 +242,29 @@ impl<P> Web<P> {
             pace: Pace::new(&limits),
             held: 0,
             parted: [0; CloseReason::ALL.len()],
-            limits,
             services,
             lines: Vec::new(),
             sessions: Arena::default(),
             names: HashMap::new(),
             bodies: Bodies::default(),
-            strangers: Strangers::default(),
+            strangers: Strangers::new(limits.sessions_unauthenticated),
             wheel: Wheel::new(now.mono.0),
             dirty: VecDeque::new(),
             raw_sockets: 0,
             sockjs_sockets: 0,
             back_ms: None,
+            limits,
         }
     }
 
     /// From now on these services, as many as before, are served like this, within these limits:
     /// what has begun goes on as it is.
-    pub fn reload(&mut self, services: Vec<Service>, limits: Limits) {
+    pub fn reload(&mut self, services: Vec<Service>, limits: Limits, now: Now) {
         debug_assert_eq!(services.len(), self.services.len());
         self.pages = services.iter().map(Pages::new).collect();
-        self.pace = Pace::new(&limits);
+        self.pace.change(&limits, now.mono);
         self.addresses.set_max(limits.connections_per_address);
+        self.strangers.set_max(limits.sessions_unauthenticated);
         (self.services, self.limits) = (services, limits);
     }
 

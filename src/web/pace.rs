@@ -6,11 +6,18 @@
 use crate::limits::Limits;
 use crate::time::Millis;
 
-/// The rule, which is the same for all.
+/// Thousandths of a token, which is what comes back in a millisecond for each token in a second.
+const TOKEN: u64 = 1000;
+
+/// The rule, which is the same for all, and its clock. That counts the tokens that have come back
+/// since the start, so that what somebody has spent comes back at the pace in force, whatever that
+/// was when it was spent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Microseconds in which one token comes back.
-    token_us: u64,
+    /// Tokens that come back in a second.
+    rate: u64,
+    /// Since when they do, and what the clock showed then.
+    since: (Millis, u64),
     /// Tokens that a bucket holds.
     burst: u64,
     /// Whoever is held back is heard again when so many tokens are there: about a second's, because
@@ -21,32 +28,50 @@ pub(super) struct Pace {
 /// What one browser has left.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket {
-    /// Microseconds on the clock of the turns, at which all tokens are back.
-    full_at_us: u64,
+    /// What the clock of the pace shows when all tokens are back.
+    full_at: u64,
 }
 
 impl Pace {
+    /// The pace from the start on.
     pub fn new(limits: &Limits) -> Pace {
+        Pace::since((Millis(0), 0), limits)
+    }
+
+    /// The pace from now on.
+    pub fn change(&mut self, limits: &Limits, now: Millis) {
+        *self = Pace::since((now, self.clock(now)), limits);
+    }
+
+    fn since(since: (Millis, u64), limits: &Limits) -> Pace {
         let (rate, burst) = (limits.messages_per_second as u64, limits.messages_burst as u64);
-        Pace { token_us: 1_000_000 / rate.clamp(1, 1_000_000), burst, refill: rate.clamp(1, burst) }
+        Pace { rate, since, burst, refill: rate.clamp(1, burst) }
+    }
+
+    fn clock(&self, now: Millis) -> u64 {
+        let (Millis(since), shown) = self.since;
+        shown.saturating_add(now.0.saturating_sub(since).saturating_mul(self.rate))
+    }
+
+    /// When the clock shows that.
+    fn moment(&self, shown: u64) -> Millis {
+        let (since, before) = self.since;
+        since.plus(shown.saturating_sub(before).div_ceil(self.rate.max(1)))
     }
 }
 
 impl Bucket {
     /// So much has been said. It may be more than there were tokens: then the next waits longer.
     pub fn take(&mut self, pace: &Pace, now: Millis, count: usize) {
-        let spent_us = pace.token_us.saturating_mul(count as u64);
-        let from_us = self.full_at_us.max(now.0.saturating_mul(1000));
-        self.full_at_us = from_us.saturating_add(spent_us);
+        let spent = TOKEN.saturating_mul(count as u64);
+        self.full_at = self.full_at.max(pace.clock(now)).saturating_add(spent);
     }
 
     /// When the browser is to be heard again; `None` if it may speak.
     pub fn wait(&self, pace: &Pace, now: Millis) -> Option<Millis> {
-        let back_us = |count: u64| {
-            self.full_at_us.saturating_sub(pace.token_us.saturating_mul(pace.burst - count))
-        };
-        let is_there = back_us(1) <= now.0.saturating_mul(1000);
-        (!is_there).then(|| Millis(back_us(pace.refill).div_ceil(1000)))
+        let back = |count: u64| self.full_at.saturating_sub(TOKEN * (pace.burst - count));
+        let is_there = back(1) <= pace.clock(now);
+        (!is_there).then(|| pace.moment(back(pace.refill)))
     }
 }
 
@@ -79,6 +104,28 @@ mod tests {
         now = now.plus(3_600_000);
         bucket.take(&pace, now, 200);
         assert!(bucket.wait(&pace, now).is_some());
+    }
+
+    #[test]
+    fn what_was_spent_comes_back_at_the_pace_in_force() {
+        let limits = |messages_per_second| Limits { messages_per_second, ..Limits::default() };
+        let (mut pace, mut bucket) = (Pace::new(&limits(1)), Bucket::default());
+        let now = Millis(1_000_000);
+        bucket.take(&pace, now, 150);
+        assert_eq!(bucket.wait(&pace, now), None);
+        // Who speaks within the limit is not held back because there is more for all.
+        pace.change(&limits(100), now);
+        assert_eq!(bucket.wait(&pace, now), None);
+        bucket.take(&pace, now, 50);
+        assert_eq!(bucket.wait(&pace, now), Some(now.plus(1000)));
+        // What has come back stays, and the rest takes the time that it takes from now on.
+        let later = now.plus(500);
+        pace.change(&limits(10), later);
+        assert_eq!(bucket.wait(&pace, later), None);
+        bucket.take(&pace, later, 50);
+        assert_eq!(bucket.wait(&pace, later), Some(later.plus(1000)));
+        pace.change(&limits(20), later);
+        assert_eq!(bucket.wait(&pace, later), Some(later.plus(1000)));
     }
 
     #[test]

@@ -18,9 +18,21 @@ pub(super) struct Strangers {
     line: VecDeque<SessionId>,
     /// How many there are.
     count: usize,
+    /// The most that there may have been at any time.
+    most: usize,
 }
 
 impl Strangers {
+    /// Nobody yet, and so many at most.
+    pub fn new(most: usize) -> Strangers {
+        Strangers { most, ..Strangers::default() }
+    }
+
+    /// There may be so many from now on. Whoever is here stays.
+    pub fn set_max(&mut self, max: usize) {
+        self.most = self.most.max(max);
+    }
+
     /// The application has heard somebody: whether it knew who that is, and knows now.
     pub fn note(&mut self, was_known: bool, is_known: bool) {
         self.count = self.count + usize::from(was_known) - usize::from(is_known);
@@ -49,7 +61,7 @@ impl<P> Web<P> {
     }
 
     /// A session has begun. If it is one too many of those that have not authenticated, the oldest
-    /// of them goes.
+    /// of them goes: one for one, so that a lower limit sends nobody away and costs no turn more.
     pub(super) fn meet<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -61,11 +73,12 @@ impl<P> Web<P> {
         }
         self.strangers.count += 1;
         self.strangers.line.push_back(id);
-        while self.strangers.count > self.limits.sessions_unauthenticated
-            && let Some(oldest) = self.strangers.line.pop_front()
-        {
-            if self.is_stranger(app, oldest) {
-                self.dismiss(net, app, oldest, CloseReason::AuthTimeout.into());
+        if self.strangers.count > self.limits.sessions_unauthenticated {
+            while let Some(oldest) = self.strangers.line.pop_front() {
+                if self.is_stranger(app, oldest) {
+                    self.dismiss(net, app, oldest, CloseReason::AuthTimeout.into());
+                    break;
+                }
             }
         }
         if self.strangers.line.len() > 2 * self.strangers.count + STALE {
@@ -89,10 +102,9 @@ impl<P> Web<P> {
     }
 
     pub(super) fn check_strangers(&self) {
-        let Strangers { line, count } = &self.strangers;
+        let Strangers { line, count, most } = &self.strangers;
         let living = line.iter().filter(|id| self.peer(**id).is_some());
         assert!(living.count() >= *count, "a stranger stands in no line");
-        assert!(*count <= self.limits.sessions_unauthenticated);
-        assert!(line.len() <= 2 * self.limits.sessions_unauthenticated + STALE + 1);
+        assert!(count <= most && line.len() <= 2 * most + STALE + 1);
     }
 }

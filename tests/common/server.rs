@@ -9,10 +9,11 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// The server key of the tests.
@@ -131,6 +132,8 @@ impl Options {
 pub struct Server {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    /// They read its log until it ends.
+    readers: Vec<JoinHandle<()>>,
     /// Where browsers connect.
     pub ws: SocketAddr,
     /// Where controllers connect.
@@ -160,7 +163,7 @@ impl Server {
     pub fn spawn(mut command: Command, dir: Dir, unix: bool) -> Server {
         let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = drain(&mut child, Arc::clone(&log));
+        let (lines, readers) = drain(&mut child, Arc::clone(&log));
         let doors = wait_for_doors(&lines, unix);
         let Some((ws, control)) = doors else {
             // Its own last words say more than the deadline.
@@ -168,7 +171,7 @@ impl Server {
             let status = child.wait();
             panic!("no doors, {status:?}: {:#?}", log.lock().expect("a log"));
         };
-        Server { child, log, ws, control, dir }
+        Server { child, log, readers, ws, control, dir }
     }
 
     /// A new control connection, over TCP.
@@ -207,9 +210,35 @@ impl Server {
         self.dir.file("control.sock")
     }
 
-    /// Every line it has printed so far, on both streams.
+    /// Every line of it that has been read so far, on both streams: what it says behind the lines
+    /// that name its doors may still be on its way. All of them once it has been seen to end.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("a log").clone()
+    }
+
+    /// The first line of its log with these words, as soon as it is there.
+    #[track_caller]
+    pub fn told(&self, words: &str) -> String {
+        let has = |line: &String| line.contains(words);
+        eventually(&format!("it says {words:?}"), || self.log().into_iter().find(has))
+    }
+
+    /// Where its admin door is, if it has one.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        let line = self.told("listening admin=");
+        let address =
+            line.split_once("admin=").and_then(|(_, address)| address.trim().parse().ok());
+        address.unwrap_or_else(|| panic!("no address: {line}"))
+    }
+
+    /// How it has ended, if it has; its log is whole then.
+    #[track_caller]
+    fn status(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("a child")?;
+        let is_read = || self.readers.iter().all(JoinHandle::is_finished).then_some(());
+        eventually("its log is read to the end", is_read);
+        Some(status)
     }
 
     /// Its process.
@@ -262,14 +291,14 @@ impl Server {
     /// Waits until it has ended, and gives its directory back. Panics if its exit code is not 0.
     #[track_caller]
     pub fn exited(mut self) -> Dir {
-        let status = eventually("it ends", || self.child.try_wait().expect("a child"));
+        let status = eventually("it ends", || self.status());
         assert_eq!(status.code(), Some(0), "{:#?}", self.log());
         std::mem::replace(&mut self.dir, Dir::new())
     }
 
     /// Its exit code, if it has one by now.
     pub fn exit_code(&mut self) -> Option<Option<i32>> {
-        self.child.try_wait().expect("a child").map(|status| status.code())
+        self.status().map(|status| status.code())
     }
 
     /// Waits until it has ended, in whatever way.
@@ -299,7 +328,7 @@ impl Drop for Server {
 pub fn run_to_end(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.spawn().expect("the binary starts");
     let log = Arc::new(Mutex::new(Vec::new()));
-    let lines = drain(&mut child, Arc::clone(&log));
+    let (lines, _) = drain(&mut child, Arc::clone(&log));
     let start = Instant::now();
     // The channel closes when both streams have ended.
     while let Ok(_line) = lines.recv_timeout(DEADLINE.saturating_sub(start.elapsed())) {}
@@ -345,11 +374,14 @@ pub fn mode(path: &Path) -> u32 {
 }
 
 /// Reads both streams of a child for ever, so that it never blocks on a full pipe.
-fn drain(child: &mut Child, log: Arc<Mutex<Vec<String>>>) -> Receiver<String> {
+fn drain(
+    child: &mut Child,
+    log: Arc<Mutex<Vec<String>>>,
+) -> (Receiver<String>, Vec<JoinHandle<()>>) {
     let (sender, receiver) = channel();
     let out = child.stdout.take().map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>);
     let err = child.stderr.take().map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>);
-    for stream in [out, err].into_iter().flatten() {
+    let read = |stream: Box<dyn std::io::Read + Send>| {
         let (log, sender) = (Arc::clone(&log), sender.clone());
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -357,9 +389,10 @@ fn drain(child: &mut Child, log: Arc<Mutex<Vec<String>>>) -> Receiver<String> {
                 // Nobody listens any more once the doors are known.
                 let _ = sender.send(line);
             }
-        });
-    }
-    receiver
+        })
+    };
+    let readers = [out, err].into_iter().flatten().map(read).collect();
+    (receiver, readers)
 }
 
 /// Reads the log up to the lines that name the doors.

@@ -31,7 +31,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn of_write(error: &Error) -> Fault {
+    pub(super) fn of_write(error: &Error) -> Fault {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
         match errno {
             Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Fault::Space(error.to_string()),
@@ -307,6 +307,23 @@ impl<B: StorageBackend> Overlay<B> {
         Ok(Overlay(Arc::new(Layers { inner, written: Mutex::new(written) })))
     }
 
+    /// Puts all of it into the backend below, durably.
+    ///
+    /// # Errors
+    /// Those of the backend; what is below is of no use then.
+    pub fn write_through(&self) -> io::Result<()> {
+        let (written, inner) = (self.lock(), &self.0.inner);
+        inner.set_len(written.len)?;
+        for number in 0..written.len.div_ceil(PAGE_BYTES) {
+            let start = number * PAGE_BYTES;
+            let bytes = (written.len - start).min(PAGE_BYTES) as usize;
+            if let Some(page) = written.pages.get(&number) {
+                inner.write(start, &page[..bytes])?;
+            }
+        }
+        inner.sync_data()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Written> {
         self.0.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,10 +331,16 @@ impl<B: StorageBackend> Overlay<B> {
     /// A page as it is below, with zeros behind its end.
     fn page_below(&self, inner_len: u64, number: u64) -> io::Result<Box<[u8]>> {
         let mut page = vec![0; PAGE_BYTES as usize].into_boxed_slice();
-        let start = number * PAGE_BYTES;
-        let bytes = inner_len.saturating_sub(start).min(PAGE_BYTES) as usize;
-        self.0.inner.read(start, &mut page[..bytes])?;
+        self.read_below(inner_len, number * PAGE_BYTES, &mut page)?;
         Ok(page)
+    }
+
+    /// What is below, with zeros behind its end, which is asked for nothing.
+    fn read_below(&self, inner_len: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let there = inner_len.saturating_sub(offset).min(out.len() as u64) as usize;
+        let (part, behind) = out.split_at_mut(there);
+        behind.fill(0);
+        if part.is_empty() { Ok(()) } else { self.0.inner.read(offset, part) }
     }
 }
 
@@ -338,11 +361,7 @@ impl<B: StorageBackend> StorageBackend for Overlay<B> {
             let (part, behind) = rest.split_at_mut(bytes);
             match written.pages.get(&number) {
                 Some(page) => part.copy_from_slice(&page[skip..skip + bytes]),
-                None => {
-                    let there = written.inner_len.saturating_sub(at).min(bytes as u64) as usize;
-                    self.0.inner.read(at, &mut part[..there])?;
-                    part[there..].fill(0);
-                }
+                None => self.read_below(written.inner_len, at, part)?,
             }
             (at, rest) = (at + bytes as u64, behind);
         }
@@ -386,4 +405,9 @@ impl<B: StorageBackend> StorageBackend for Overlay<B> {
         written.len = written.len.max(offset + data.len() as u64);
         Ok(())
     }
+}
+
+/// There is nothing to give back.
+impl<B> Discard for Overlay<B> {
+    fn discard(&self, _: u64, _: u64) {}
 }

@@ -228,17 +228,22 @@ impl Writer {
     /// The [`Fault`] that stands in the way.
     pub fn create(backend: impl StorageBackend + Discard, facts: &Facts) -> Result<Writer, Fault> {
         let writer = Writer::new(backend, facts, 0, false)?;
-        writer.transact(|txn| {
+        writer.found(facts)?;
+        Ok(writer)
+    }
+
+    /// Makes the tables, and writes what the store says of itself.
+    fn found(&self, facts: &Facts) -> Result<(), Fault> {
+        self.transact(|txn| {
             let mut table = txn.open_table(FACTS)?;
             table.insert(&b"key"[..], &facts.key[..])?;
             for (name, number) in [("format", FORMAT), ("batch", facts.batch)] {
-                writer.note(&mut table, name, &number.to_le_bytes())?;
+                self.note(&mut table, name, &number.to_le_bytes())?;
             }
             txn.open_table(ROWS)?;
             Ok(())
         })?;
-        writer.begin(facts)?;
-        Ok(writer)
+        self.begin(facts)
     }
 
     fn new(

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::StoreJournal;
-use super::disk::Fault;
+use super::disk::{Fault, Overlay};
 use super::file::{Content, Damage, Facts, Writer};
 use super::folder::{Folder, Found, Home, Seal};
 use super::format::FORMAT;
@@ -251,11 +251,14 @@ pub(super) fn new_facts(now: Now) -> Result<Facts, Fault> {
     Ok(Facts { key, term: 0, batch: 0, clock: (now.unix, now.unix) })
 }
 
-/// Makes an empty store, whole or not at all.
+/// Makes an empty store, whole or not at all: in memory, since the library syncs nine times on the
+/// way, and then on disk at once.
 fn create(folder: &impl Home, now: Now) -> Result<(), Fault> {
     let broken = |error: io::Error| Fault::Broken(error.to_string());
     let facts = new_facts(now)?;
-    Writer::create(folder.open_next().map_err(broken)?, &facts)?;
+    let next = Overlay::new(folder.open_next().map_err(broken)?).map_err(broken)?;
+    drop(Writer::create(next.clone(), &facts)?);
+    next.write_through().map_err(|error| Fault::of_write(&error))?;
     folder.install_next().map_err(broken)
 }
 

@@ -36,6 +36,9 @@ impl Judge {
         };
         let Some(line) = self.lines.get_mut(&conn) else { return };
         line.whereabouts = Whereabouts::default();
+        if self.limits.connections_per_address == 0 {
+            return;
+        }
         match is_proxy {
             true => line.whereabouts.proxy = Some(household(from)),
             false => self.counts(conn, household(from)),
@@ -55,9 +58,12 @@ impl Judge {
         let is_there = |(other, line): &(&ConnId, &Line)| {
             **other != conn && !line.is_gone && line.whereabouts.counts_as.as_ref() == Some(&place)
         };
-        let others = self.lines.iter().filter(is_there).count();
+        let (others, max) =
+            (self.lines.iter().filter(is_there).count(), self.limits.connections_per_address);
+        // Nobody is sent away who was there before fewer were allowed.
+        self.terms.note("connections_per_address", others.max(max));
         let Some(line) = self.lines.get_mut(&conn) else { return };
-        if others < self.limits.connections_per_address {
+        if line.whereabouts.counts_as.as_ref() == Some(&place) || max == 0 || others < max {
             line.whereabouts.counts_as = Some(place);
             return;
         }

@@ -1,7 +1,8 @@
 //! What time does to connections: who may be cut when, and who must have been.
 
 use super::expected::Expected;
-use super::{Browser, Judge, Role, View};
+use super::terms::{Half, Terms};
+use super::{Browser, Controller, Judge, Role, View};
 use crate::edge::ConnId;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -28,6 +29,19 @@ fn is_answer(item: &Item) -> bool {
     matches!(item, Item::Sent { .. } | Item::Closing { .. })
 }
 
+impl Controller {
+    /// All is quiet: whether it is not read because it has not taken its replies.
+    fn note_held(&mut self, is_held: bool, view: View, now: Millis, terms: &Terms) {
+        if !view.is_paused {
+            self.heard_at = now;
+        }
+        if !is_held || self.held_since.is_none_or(|since| since < view.taken_at) {
+            self.held_since = is_held.then_some(now);
+            self.held_ms = terms.range(self.heard_at, |limits| limits.control_replies_ms).1;
+        }
+    }
+}
+
 impl Judge {
     /// A browser said something: it must have been allowed to by now.
     pub(super) fn pay(&mut self, conn: ConnId, intent: &Intent) {
@@ -50,9 +64,9 @@ impl Judge {
     /// A deadline came. Only whether the switch was right is checked here: that it is not too
     /// late is checked at rest.
     pub fn timed_out(&mut self, conn: ConnId, view: View, items: &[Item]) {
-        let now = self.now.mono;
+        let beat = self.term("heartbeat_ms").by;
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
-            browser.held_at = Some(now);
+            browser.held_until = Some(browser.held_until.map_or(beat, |until| until.max(beat)));
         }
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
@@ -69,6 +83,13 @@ impl Judge {
                     let is_right = self.is_over(conn, view, *reason);
                     let line = &self.lines[&conn];
                     assert!(is_right, "{conn:?} is not over for {reason}: {line:?}, {view:?}");
+                    self.note_end(conn, view, *reason);
+                    if let Some(line) = self.lines.get_mut(&conn)
+                        && *reason == CloseReason::RepliesUnread
+                    {
+                        // What is not durable yet could not have been read either.
+                        line.expected.clear();
+                    }
                     self.dismiss(conn, *reason);
                 }
                 _ => {}
@@ -78,46 +99,52 @@ impl Judge {
 
     /// A ping, or a word of farewell to half a request.
     fn sent_in_time(&mut self, conn: ConnId, frame: &[u8]) {
-        let (now, beat_ms) = (self.now.mono, self.limits.heartbeat_ms as u64);
+        let (now, pong_by) = (self.now.mono, self.term("heartbeat_answer_ms"));
         let Some(line) = self.lines.get_mut(&conn) else { return };
         match &mut line.role {
             Role::Browser(browser) if frame == [0x89, 0] => {
-                assert_eq!(browser.pinged, None, "{conn:?} is pinged again");
-                assert!(now >= browser.beat.plus(beat_ms), "{conn:?} is pinged early");
-                browser.pinged = Some(now);
+                assert!(browser.pong_by.is_none(), "{conn:?} is pinged again");
+                let ping_at = browser.ping_at;
+                assert!(ping_at.is_over(now), "{conn:?} is pinged early");
+                browser.pong_by = Some(pong_by);
+                self.note_term(ping_at);
             }
-            Role::Http(_) if line.half_since.is_some() => line.expect(Expected::Http(408)),
+            Role::Http(_) if line.half.is_some() => line.expect(Expected::Http(408)),
             _ => {}
         }
     }
 
     /// Whether a connection may be cut now for that reason.
     fn is_over(&self, conn: ConnId, view: View, reason: CloseReason) -> bool {
-        let (line, limits, now) = (&self.lines[&conn], &self.limits, self.now.mono);
-        let is_since =
-            |since: Option<Millis>, ms: usize| since.is_some_and(|at| at.plus(ms as u64) <= now);
+        let (line, now) = (&self.lines[&conn], self.now.mono);
+        let is_since = |since: Millis, of: fn(&Limits) -> usize| {
+            let (least, _) = self.terms.range(since, of);
+            since.plus(least as u64) <= now
+        };
         match (&line.role, reason) {
-            (Role::Http(since), CloseReason::HalfRequest | CloseReason::Answered) => {
+            (Role::Http(by), CloseReason::HalfRequest | CloseReason::Answered) => {
                 // Half a request, or none at all; or one that has been answered.
-                let is_half = !line.is_answered_once || line.half_since.is_some();
+                let is_half = !line.is_answered_once || line.half.is_some();
                 let is_right = is_half == (reason == CloseReason::HalfRequest);
-                is_right && is_since(Some(*since), limits.http_head_ms)
+                is_right && by.is_over(now)
             }
             (Role::Controller(_), CloseReason::HalfRequest) => {
-                is_since(line.half_since, limits.control_frame_ms)
+                line.half.is_some_and(|half| half.since.plus(half.ms.0 as u64) <= now)
             }
             (Role::Controller(controller), CloseReason::ControlAuth) => {
-                !controller.was_somebody
-                    && is_since(Some(controller.opened), limits.control_auth_ms)
+                !controller.was_somebody && controller.auth_by.is_over(now)
             }
-            (Role::Controller(_), CloseReason::RepliesUnread) => view.is_paused && view.queued > 0,
+            (Role::Controller(controller), CloseReason::RepliesUnread) => {
+                let is_held = view.is_paused && view.queued > 0;
+                is_held && is_since(controller.heard_at, |limits| limits.control_replies_ms)
+            }
             (Role::Browser(browser), CloseReason::NoHeartbeat) => {
-                let is_stuck = is_since(Some(view.taken_at), limits.heartbeat_ms);
-                let is_silent = is_since(browser.pinged, limits.heartbeat_answer_ms);
+                let is_stuck = is_since(view.taken_at, |limits| limits.heartbeat_ms);
+                let is_silent = browser.pong_by.is_some_and(|by| by.is_over(now));
                 if view.is_paused { is_stuck } else { is_silent }
             }
             (Role::Browser(browser), CloseReason::AuthTimeout) => {
-                browser.who.is_none() && is_since(Some(browser.opened), limits.auth_ms)
+                browser.who.is_none() && browser.auth_by.is_over(now)
             }
             (Role::Browser(browser), CloseReason::TokenExpired) => {
                 browser.expires.is_some_and(|end| end * 1000 <= self.now.unix.0)
@@ -126,9 +153,52 @@ impl Judge {
         }
     }
 
+    /// Notes by which deadline a connection has come to its end.
+    fn note_end(&mut self, conn: ConnId, view: View, reason: CloseReason) {
+        let term = match (&self.lines[&conn].role, reason) {
+            (Role::Http(by), _) => Some(*by),
+            (Role::Controller(controller), CloseReason::ControlAuth) => Some(controller.auth_by),
+            (Role::Browser(browser), CloseReason::AuthTimeout) => Some(browser.auth_by),
+            (Role::Browser(browser), CloseReason::NoHeartbeat) if !view.is_paused => {
+                browser.pong_by
+            }
+            _ => None,
+        };
+        if let Some(term) = term {
+            self.note_term(term);
+        }
+        if let (CloseReason::HalfRequest, Some(half)) = (reason, self.lines[&conn].half)
+            && self.controller(conn).is_some()
+            && half.is_certain
+        {
+            self.terms.note("control_frame_ms", half.ms.0);
+        }
+    }
+
+    /// Half of something is there, or not. Unless the server stopped hearing in the midst of what
+    /// came, it knows, and its time runs.
+    pub(super) fn note_half(&mut self, conn: ConnId, view: View) {
+        let (now, ms) = (self.now.mono, self.limits.control_frame_ms);
+        let Some(line) = self.lines.get_mut(&conn) else { return };
+        if line.intents.front().is_none_or(|(from, ..)| *from >= view.delivered) {
+            return;
+        }
+        // The time of what may not come begins when it may.
+        if line.half.is_none() && line.may_wait_for_room(view, &self.limits) {
+            return;
+        }
+        let half = line.half.get_or_insert(Half { since: now, ms: (ms, ms), is_certain: false });
+        if !half.is_certain {
+            half.ms = (half.ms.0.min(ms), half.ms.1.max(ms));
+            half.is_certain = !view.is_paused && view.consumed == view.delivered;
+        }
+    }
+
     /// All is quiet: whoever should have been cut by now has been.
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
+        let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
+        let beat_ms = self.terms.range(Millis(0), beat).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
         self.nobody_is_slow(conn);
@@ -149,49 +219,39 @@ impl Judge {
                     _ => (from, now),
                 });
                 line.half_at_rest = at_rest;
-                let is_in_time =
-                    at_rest.is_none_or(|(_, at)| is_before(at, limits.control_frame_ms));
+                let half_ms = line.half.map_or(limits.control_frame_ms, |half| half.ms.1);
+                let is_in_time = at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let may_wait = may_wait || waits_for_room;
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
-                controller.held_since = match controller.held_since.filter(|_| is_held) {
-                    Some(since) if since >= view.taken_at => Some(since),
-                    _ => is_held.then_some(now),
-                };
+                controller.note_held(is_held, view, now, &self.terms);
                 let held = controller.held_since;
-                let is_in_time = held.is_none_or(|at| is_before(at, limits.control_replies_ms));
+                let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");
                 // One that is ended is given the time to read its replies.
                 let is_in_time = controller.was_somebody
                     || controller.is_ended
-                    || is_before(controller.opened, limits.control_auth_ms);
+                    || !controller.auth_by.is_over(now);
                 assert!(is_in_time, "{conn:?} has not said who it is for too long: {line:?}");
             }
-            Role::Http(since) => {
-                let is_in_time = view.is_paused || is_before(*since, limits.http_head_ms);
+            Role::Http(by) => {
+                let is_in_time = view.is_paused || !by.is_over(now);
                 assert!(is_in_time, "{conn:?} has made no request for too long");
             }
             Role::Browser(browser) => {
                 assert_eq!(browser.parting, None, "{conn:?} was not let go");
-                let is_in_time = browser.who.is_some() || is_before(browser.opened, limits.auth_ms);
+                let is_in_time = browser.who.is_some() || !browser.auth_by.is_over(now);
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
-                if view.is_paused {
-                    // Held for what it has not read: its beats go on unseen.
-                    browser.held_at = Some(now);
-                }
-                let beat_ms = limits.heartbeat_ms as u64;
-                let due = match browser.pinged {
-                    Some(pinged) => pinged.plus(limits.heartbeat_answer_ms as u64),
-                    None => browser.beat.plus(beat_ms),
-                };
-                let held_until = browser.held_at.map_or(due, |held| held.plus(beat_ms));
-                assert!(now < due.max(held_until), "{conn:?} has been silent for too long");
+                let due = browser.pong_by.unwrap_or(browser.ping_at).by;
+                let due = browser.held_until.map_or(due, |held_until| held_until.max(due));
+                assert!(now < due, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 assert!(!is_held || is_spent(browser, &limits, now), "{conn:?} is not heard");
                 if browser.expires.is_some_and(|end| end * 1000 <= unix) {
                     let since = *browser.overdue_since.get_or_insert(now);
-                    // Deadlines are on the other clock; the next beat corrects them.
-                    let is_in_time = has_date_jumped && is_before(since, limits.heartbeat_ms);
+                    // Deadlines are on the other clock; the next beat, or the end of the wait for
+                    // an answer, corrects them.
+                    let is_in_time = has_date_jumped && is_before(since, beat_ms);
                     assert!(is_in_time, "{conn:?} has an expired token");
                 } else {
                     browser.overdue_since = None;

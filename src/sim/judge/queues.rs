@@ -20,6 +20,23 @@ const DUE: [CloseReason; 3] =
 /// Between two looks of the server, at most.
 const LOOK_MS: u64 = 100;
 
+/// How long it may be slow in that way.
+fn patience(reason: CloseReason, limits: &Limits) -> usize {
+    match reason {
+        CloseReason::SlowConsumer => limits.backlog_ms,
+        CloseReason::Stalled => limits.stall_ms,
+        _ => limits.backlog_soft_ms,
+    }
+}
+
+fn limit(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::SlowConsumer => "backlog_ms",
+        CloseReason::Stalled => "stall_ms",
+        _ => "backlog_soft_ms",
+    }
+}
+
 /// What waits for one connection.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -83,17 +100,22 @@ impl Queue {
         self.owed_since.map(|owed| owed.max(self.taken_at))
     }
 
+    /// Since when it is slow in that way, if it is.
+    fn since(&self, reason: CloseReason, limits: &Limits) -> Option<Millis> {
+        match reason {
+            CloseReason::SlowConsumer if self.backlog(limits) > limits.backlog_bytes => {
+                self.idle_since()
+            }
+            CloseReason::Stalled => self.idle_since(),
+            CloseReason::Lagging => self.over_since,
+            _ => None,
+        }
+    }
+
     /// When it must be cut for that reason.
     fn due(&self, reason: CloseReason, limits: &Limits) -> Option<Millis> {
-        let (since, ms) = match reason {
-            CloseReason::SlowConsumer if self.backlog(limits) > limits.backlog_bytes => {
-                (self.idle_since(), limits.backlog_ms)
-            }
-            CloseReason::Stalled => (self.idle_since(), limits.stall_ms),
-            CloseReason::Lagging => (self.over_since, limits.backlog_soft_ms),
-            _ => return None,
-        };
-        since.map(|since| since.plus(ms as u64))
+        let since = self.since(reason, limits);
+        since.map(|since| since.plus(patience(reason, limits) as u64))
     }
 
     /// Whether it must be cut for that reason now.
@@ -147,10 +169,20 @@ impl Judge {
         let line = &self.lines[&conn];
         let is_due = line.queue.is_due(reason, self.now.mono, &self.limits);
         assert!(is_due, "{conn:?} is not {reason}: {line:?}");
+        self.note_patience(conn, reason);
         if reason == CloseReason::SlowConsumer {
             self.overdue.insert(conn);
         }
         self.dismiss(conn, reason);
+    }
+
+    /// Notes whether another value held when it began to be slow.
+    fn note_patience(&mut self, conn: ConnId, reason: CloseReason) {
+        if let Some(since) = self.lines[&conn].queue.since(reason, &self.limits) {
+            let (least, most) = self.terms.range(since, |limits| patience(reason, limits));
+            let other = if least == patience(reason, &self.limits) { most } else { least };
+            self.terms.note(limit(reason), other);
+        }
     }
 
     /// So much waits behind a publication, says the network, and whether that is too much.
@@ -236,7 +268,10 @@ impl Judge {
     pub(super) fn nobody_is_slow(&self, conn: ConnId) {
         let (line, now) = (&self.lines[&conn], self.now.mono);
         for reason in DUE {
-            let is_due = line.queue.is_due(reason, now, &self.limits);
+            // Who was slow before less time was given may have had as much as there was then.
+            let since = line.queue.since(reason, &self.limits);
+            let ms = |since| self.terms.range(since, |limits| patience(reason, limits)).1 as u64;
+            let is_due = since.is_some_and(|since| since.plus(ms(since)) <= now);
             assert!(!is_due, "{conn:?} is {reason}, and still open");
         }
         let seen = Millis(now.0.saturating_sub(IDLE_MS + LOOK_MS));

@@ -157,6 +157,7 @@ impl Judge {
         };
         let before = std::mem::replace(self, fresh);
         self.record = before.record;
+        self.terms.count_on(before.terms);
         self.epoch = at - now.mono.0;
         let (spaces, clock) = (self.record.spaces.clone(), (at, now.unix.0));
         let (mark, has_removals, is_refused) = (0, false, false);

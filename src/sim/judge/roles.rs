@@ -15,15 +15,18 @@ impl Judge {
     /// The switch was given bytes of a connection.
     pub fn received(&mut self, conn: ConnId, view: View, items: &[Item]) {
         self.replica.replay(items);
-        let now = self.now.mono;
         self.meter(conn, view, items);
         if let Some(line) = self.lines.get_mut(&conn) {
             line.delivered = view.delivered;
         }
         if let Some(browser) = self.browser(conn)
-            && browser.pinged.take().is_some()
+            && browser.pong_by.take().is_some()
         {
-            (browser.beat, browser.held_at) = (now, None);
+            browser.held_until = None;
+            let ping_at = self.term("heartbeat_ms");
+            if let Some(browser) = self.browser(conn) {
+                browser.ping_at = ping_at;
+            }
         }
         let (mut next, is_flooded) = (0, self.is_there_too_much());
         while let Some((from, to, intent)) = self.next_intent(conn) {
@@ -49,19 +52,13 @@ impl Judge {
             }
             if let Some(line) = self.lines.get_mut(&conn) {
                 line.intents.pop_front();
-                (line.half_since, line.half_at_rest) = (None, None);
+                (line.half, line.half_at_rest) = (None, None);
             }
             let is_command = matches!(intent, Intent::Command(_) | Intent::NotJson);
             assert!(!is_command || !is_flooded, "{conn:?} is heard, and there is no room");
             self.carry_out(conn, intent, (items, &mut next));
         }
-        if let Some(line) = self.lines.get_mut(&conn)
-            && line.intents.front().is_some_and(|(from, ..)| *from < view.delivered)
-        {
-            if !line.may_wait_for_room(view, &self.limits) {
-                line.half_since.get_or_insert(now);
-            }
-        }
+        self.note_half(conn, view);
     }
 
     /// All that was queued for a connection has gone out: what waited behind that is heard now.
@@ -111,7 +108,10 @@ impl Judge {
             _ => None,
         });
         let (count, oldest) = (strangers.clone().count(), strangers.min());
-        if let Some((_, oldest)) = oldest.filter(|_| count > self.limits.sessions_unauthenticated) {
+        let max = self.limits.sessions_unauthenticated;
+        if let Some((_, oldest)) = oldest.filter(|_| count > max) {
+            // Those before it stay, were they more than there may be now.
+            self.terms.note("sessions_unauthenticated", count - 1);
             self.dismiss(oldest, CloseReason::AuthTimeout);
         }
     }
@@ -192,7 +192,6 @@ impl Judge {
     }
 
     fn carry_out(&mut self, conn: ConnId, intent: Intent, orders: (&[Item], &mut usize)) {
-        let now = self.now.mono;
         self.pay(conn, &intent);
         match intent {
             Intent::Command(command) => self.command(conn, command, orders),
@@ -207,6 +206,7 @@ impl Judge {
             Intent::Introduced(Some(client)) => self.came(conn, client.into()),
             Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
+                let (auth_by, ping_at) = (self.term("auth_ms"), self.term("heartbeat_ms"));
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(101));
                 if form == Form::SockJs {
@@ -223,19 +223,20 @@ impl Judge {
                     parting: None,
                     expires: None,
                     overdue_since: None,
-                    opened: now,
-                    beat: now,
-                    pinged: None,
-                    held_at: None,
+                    auth_by,
+                    ping_at,
+                    pong_by: None,
+                    held_until: None,
                     spent_until: (0, 0),
                     pending: VecDeque::new(),
                 });
                 self.make_room_for_strangers();
             }
             Intent::Request { status, is_last } => {
+                let next_by = self.term("http_head_ms");
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(status));
-                line.role = Role::Http(now);
+                line.role = Role::Http(next_by);
                 line.is_answered_once = true;
                 if is_last {
                     self.close(conn, CloseReason::Answered);

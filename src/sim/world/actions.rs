@@ -18,8 +18,22 @@ use crate::time::UnixMillis;
 /// Clients at a time.
 const CLIENTS_MAX: usize = 20;
 /// Limits that change while a run goes on, and the least that each becomes: those of what there may
-/// be. What clients of the simulation say is made for the others as they are.
-const RELOADED: [(&str, usize); 15] = [
+/// be, and of time. What clients of the simulation say is made for the others as they are.
+const RELOADED: [(&str, usize); 29] = [
+    ("control_auth_ms", 1000),
+    ("control_frame_ms", 2000),
+    ("control_replies_ms", 2000),
+    ("http_head_ms", 1000),
+    ("auth_ms", 2000),
+    ("heartbeat_ms", 2000),
+    ("heartbeat_answer_ms", 1000),
+    ("close_ms", 500),
+    ("backlog_ms", 0),
+    ("backlog_soft_ms", 500),
+    ("stall_ms", 1000),
+    ("sessions_unauthenticated", 1),
+    ("connections_per_address", 0),
+    ("leaves_per_turn", 1),
     ("control_connections", 2),
     ("control_unauthenticated_connections", 1),
     ("control_wrong_keys", 1),
@@ -67,7 +81,7 @@ impl<G: Ground> World<G> {
         self.step += 1;
         let of_disk = usize::from(self.ground.store().is_some());
         let often = [110, 600, 50, 20, 30, 80, 40, 5, 5, 20];
-        let seldom = [5, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk];
+        let seldom = [14, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk];
         match self.net.prng.weighted(&[&often[..], &seldom].concat()) {
             0 => self.open(),
             1 => self.speak(),
@@ -125,8 +139,11 @@ impl<G: Ground> World<G> {
             let value = least + self.net.prng.below(most - least + 1);
             limits.set(name, value).expect("between its bounds");
         }
-        self.note(|| format!("other limits: {limits:?}"));
-        self.switch.reload(&limits, super::sockjs());
+        let values = RELOADED.map(|(name, _)| (name, limits.get(name).unwrap_or(0)));
+        self.note(|| format!("other limits: {values:?}"));
+        self.switch.reload(&limits, super::sockjs(), self.net.now);
+        self.net.reload(&limits);
+        self.judge.now = self.net.now;
         self.judge.reload(&limits);
         self.reloads += 1;
         self.limits = limits;

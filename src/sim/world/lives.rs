@@ -234,7 +234,13 @@ impl<G: Ground> World<G> {
         if let Some(store) = self.ground.store() {
             self.report.misfortunes = store.met;
         }
-        Report { simulated_ms: self.passed_ms, reloads: self.reloads, ..self.report.clone() }
+        let outlived = self.judge.outlived().clone();
+        Report {
+            simulated_ms: self.passed_ms,
+            reloads: self.reloads,
+            outlived,
+            ..self.report.clone()
+        }
     }
 
     /// A signal to stop: nobody stays longer than they may.
@@ -277,7 +283,9 @@ impl<G: Ground> World<G> {
         }
         self.accept_at = Millis(0);
         self.drive();
-        self.walk(self.limits.close_ms as u64 + self.limits.control_replies_ms as u64);
+        // Deadlines that run are those of the limits at the start, at most.
+        let most = crate::sim::limits(self.options.seed);
+        self.walk(most.close_ms as u64 + most.control_replies_ms as u64);
         // Whoever spoke far too fast is heard to the end, at its pace.
         for _ in 0..4 {
             let is_held =

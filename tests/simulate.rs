@@ -109,7 +109,8 @@ fn assert_rich(reports: &[Report]) {
     }
     let runs = reports.len() as u64;
     assert!(sum(reports, |report| report.commands) > 80 * runs, "few commands");
-    assert!(sum(reports, |report| report.deliveries) > 20 * runs, "few deliveries");
+    let deliveries = sum(reports, |report| report.deliveries);
+    assert!(deliveries > 20 * runs, "few deliveries: {deliveries} in {runs} runs");
     assert!(sum(reports, |report| report.browsers_held) > runs, "few were held back");
     assert!(sum(reports, |report| report.leaving_turns) > runs, "few left step by step");
     assert!(sum(reports, |report| report.floods) > runs / 16, "back ends hardly ever had to wait");

@@ -417,7 +417,7 @@ impl<G: Ground> World<G> {
 
     /// All controllers say the same, so that changes meet on their way.
     pub(super) fn chorus(&mut self) {
-        if self.net.prng.one_in(2) {
+        if self.net.prng.one_in(3) {
             return self.throng();
         }
         let auths = self.judge.lines.values().filter_map(|line| match &line.role {
@@ -451,7 +451,7 @@ impl<G: Ground> World<G> {
                 continue;
             }
             let prng = &mut self.net.prng;
-            let (size, is_half) = (*prng.pick(&[1100, 2000, 3000]), prng.one_in(4));
+            let (size, is_half) = (*prng.pick(&[1100, 2000, 3000]), prng.one_in(6));
             let frame = control::encode(
                 format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat(size)).as_bytes(),
             );

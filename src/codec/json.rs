@@ -6,7 +6,8 @@
 //! them in tests and for the fuzzer.
 //!
 //! *Raw* is everywhere one JSON value without white space around it, as [`members`] and
-//! [`each_element`] hand it out. Whatever else is given as raw yields `None` or an arbitrary `bool`.
+//! [`each_element`] hand it out. Whatever else is given as raw yields `None` or an arbitrary
+//! `bool`.
 
 mod oracle;
 mod outline;
@@ -176,8 +177,8 @@ fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&str, Raw<'a>)
     scan.is_over().then_some(true)
 }
 
-/// Tells of each element of an array, raw, for as long as that wants more. `None` for anything else,
-/// and for what is twice as deep as [`DEPTH_MAX`], as far as it was read.
+/// Tells of each element of an array, raw, for as long as that wants more. `None` for anything
+/// else, and for what is twice as deep as [`DEPTH_MAX`], as far as it was read.
 pub fn each_element<'a>(raw: &'a str, mut tell: impl FnMut(&'a str) -> bool) -> Option<()> {
     let mut scan = Scan::new(raw);
     scan.take(b'[')?;

@@ -119,8 +119,8 @@ impl Value {
         }
     }
 
-    /// The value as a list, made one if it is the text of one: of no more than its last elements, so
-    /// many of them, because as a list they take far more memory. `None` if it is neither.
+    /// The value as a list, made one if it is the text of one: of no more than so many of its last
+    /// elements, because as a list they take far more memory. `None` if it is neither.
     pub fn as_list(&mut self, items_max: usize) -> Option<&mut List> {
         if let Value::Json(text) = self {
             let mut last = VecDeque::new();

@@ -23,10 +23,6 @@ use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 
-/// A request of which so many bytes have arrived is read while the rest arrives: all at once, one
-/// of eight megabytes would hold up everybody for ten milliseconds.
-const LARGE_BYTES: usize = 64 * 1024;
-
 /// A connection of a back end.
 #[derive(Debug, Default)]
 pub(super) struct Controller {
@@ -144,9 +140,10 @@ impl Controller {
         (self.decoder, self.outline, self.room) = Default::default();
     }
 
-    /// So much has arrived of a request that is not whole.
-    fn read_on(&mut self, arrived: &[u8]) {
-        if arrived.len() >= LARGE_BYTES {
+    /// So much has arrived of a request that is not whole. A large one is read meanwhile: all at
+    /// once, one of eight megabytes would hold up everybody for ten milliseconds.
+    fn read_on(&mut self, arrived: &[u8], limits: &Limits) {
+        if arrived.len() > limits.control_frame_unauthenticated_bytes {
             self.outline.get_or_insert_with(|| Box::new(command::outline())).read(arrived);
         }
     }
@@ -248,7 +245,7 @@ impl<J: Journal> Switch<J> {
             let decoded = decoded.map_err(|_| CloseReason::ControlFraming)?;
             used += decoded.consumed;
             let Some(body) = decoded.body else {
-                controller.read_on(decoder.arrived());
+                controller.read_on(decoder.arrived(), &self.limits);
                 break;
             };
             let outline = controller.whole(body);

@@ -123,7 +123,7 @@ impl<'a, const N: usize> Visitor<'a> for Members<'_, N> {
     }
 }
 
-/// Whether arrays and objects lie deeper in each other than that, if it is JSON at all: `serde_json`
+/// Whether arrays and objects lie deeper in each other than that, if it is JSON at all: serde_json
 /// does not care, where it only skips.
 fn is_too_deep(text: &str, depth_max: usize) -> bool {
     let (mut depth, mut bytes) = (0_usize, text.bytes());

@@ -1,7 +1,7 @@
 //! The members of an object whose text is still arriving, so that a large one is not read in one go
-//! when it is there. The grammar of [`scan`](super::scan) once more, as a machine that can stop behind
-//! each byte; `oracle` holds the two together. It says besides what is wrong first with a text,
-//! which the scan does not.
+//! when it is there. The grammar of [`scan`](super::scan) once more, as a machine that can stop
+//! behind each byte; `oracle` holds the two together. It says besides what is wrong first with a
+//! text, which the scan does not.
 
 use std::ops::Range;
 

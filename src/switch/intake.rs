@@ -41,7 +41,7 @@ impl Intake {
         self.reserved.get()
     }
 
-    /// Whoever is alone finds room, so that a limit which has become lower holds up nobody for ever.
+    /// Whoever is alone finds room: a limit that has become lower holds up nobody for ever.
     fn has_room(&self, bytes: usize, max: usize) -> bool {
         let reserved = self.reserved();
         reserved == 0 || reserved.saturating_add(bytes) <= max

@@ -131,7 +131,7 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     assert!(metric(&server, "fws_control_input_waits_total") >= 10.0);
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 48 << 20, "it took {grown} bytes");
-    // Two stay, and are closed in their time, as others were. Those that are whole are answered in theirs.
+    // Two stay, and are closed in their time. Those that are whole are answered in theirs.
     halves.drain(..28);
     let wholes = (0..4).map(|_| (server.controller("demo"), large.clone()));
     let ask = |(mut control, large): (Control, Vec<u8>)| {

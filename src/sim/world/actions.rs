@@ -104,6 +104,7 @@ impl<G: Ground> World<G> {
                 self.pass(ms);
                 self.drive();
             }
+            9 if self.net.prng.one_in(3) => self.throng(),
             9 => self.chorus(),
             10 => self.reload(),
             11 => self.starve(),
@@ -417,9 +418,6 @@ impl<G: Ground> World<G> {
 
     /// All controllers say the same, so that changes meet on their way.
     pub(super) fn chorus(&mut self) {
-        if self.net.prng.one_in(3) {
-            return self.throng();
-        }
         let auths = self.judge.lines.values().filter_map(|line| match &line.role {
             Role::Controller(controller) => controller.auth.as_ref().map(|auth| auth.0),
             _ => None,

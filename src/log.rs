@@ -39,6 +39,17 @@ pub fn error(at: UnixMillis, message: fmt::Arguments<'_>) {
     write(&line(at, "error: ", message));
 }
 
+/// How many there are, and what is said of one and of several: `1 change`, `2 changes`.
+#[derive(Clone, Copy, Debug)]
+pub struct Count(pub u64, pub &'static str, pub &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count(count, one, several) = self;
+        write!(f, "{count} {}", if *count == 1 { one } else { several })
+    }
+}
+
 /// From now on the lines of this thread are dropped, or written again: simulated days are nobody's
 /// news.
 pub(crate) fn mute(is_muted: bool) {
@@ -93,8 +104,8 @@ fn is_taken(stderr: &io::Stderr) -> bool {
 
 /// The same line, with a word in front about those that are lost; no longer than a line may be.
 fn with_lost(line: &str, lost: u64) -> String {
-    let mut all =
-        format!("fws: warning: {lost} lines of the log are lost, nobody took them\n{line}");
+    let lines = Count(lost, "line of the log is", "lines of the log are");
+    let mut all = format!("fws: warning: {lines} lost, nobody took them\n{line}");
     if all.len() > LINE_BYTES {
         let end = (0..LINE_BYTES).rev().find(|end| all.is_char_boundary(*end));
         all.truncate(end.unwrap_or_default());
@@ -120,6 +131,12 @@ fn line(at: UnixMillis, kind: &str, message: fmt::Arguments<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_one() {
+        let told = [0, 1, 2].map(|count| Count(count, "socket was", "sockets were").to_string());
+        assert_eq!(told, ["0 sockets were", "1 socket was", "2 sockets were"]);
+    }
 
     #[test]
     fn a_panic_tells_its_place_and_nothing_that_a_peer_has_said() {

@@ -8,9 +8,10 @@ mod reload;
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use rustix::process::umask;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
@@ -96,6 +97,10 @@ impl Start {
         let mut reactor = Reactor::new(bounds(&config.limits, connections))?;
         // The signal that would end the process means something else from here on.
         reactor.add_signals(signals(&[SIGHUP])?, Signal::Reload)?;
+        for stray in [SIGUSR1, SIGUSR2] {
+            // Nobody looks whether it has come: it means nothing here, and is to end nothing.
+            signal_hook::flag::register(stray, Arc::default())?;
+        }
         let at = reactor.now().unix;
         log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));
         for warning in &config.warnings {
@@ -105,10 +110,8 @@ impl Start {
             // Whoever needs it says so; with all that is configured nobody may.
             log::warning(at, format_args!("no data folder, so no key is kept: {error}"));
         }
-        log::info(
-            at,
-            format_args!("room for {connections} connections ({descriptors} descriptors)"),
-        );
+        let room = log::Count(connections as u64, "connection", "connections");
+        log::info(at, format_args!("room for {room} ({descriptors} descriptors)"));
         Ok(Start { reactor })
     }
 
@@ -135,13 +138,11 @@ impl Start {
         let wake = Box::new(self.reactor.waker()?);
         let journal = opened.start(&mut hub, now, config.sync, &config.limits, wake)?;
         let [spaces, .., states] = hub.sizes();
+        let spaces = log::Count(spaces as u64, "name space", "name spaces");
+        let states = log::Count(states as u64, "state", "states");
         log::info(
             now.unix,
-            format_args!(
-                "store: {}, {spaces} name spaces, {states} states, sync {}",
-                path.display(),
-                config.sync
-            ),
+            format_args!("store: {}, {spaces}, {states}, sync {}", path.display(), config.sync),
         );
         Ok((hub, at, journal))
     }
@@ -205,7 +206,8 @@ impl Start {
         };
         log::info(at, format_args!("{pages}"));
         if doors.inherited > 0 {
-            log::info(at, format_args!("{} sockets were handed over", doors.inherited));
+            let count = log::Count(doors.inherited as u64, "socket was", "sockets were");
+            log::info(at, format_args!("{count} handed over"));
         }
         let is_admin_local =
             doors.all.iter().any(|(_, it)| it.door == Door::Admin && it.is_loopback());
@@ -222,13 +224,10 @@ impl Start {
         let mut switch = handler.into_switch();
         switch.close(self.reactor.now());
         let metrics = switch.metrics();
-        let (opened, deliveries) = (metrics.opened, metrics.deliveries);
-        log::info(
-            self.reactor.now().unix,
-            format_args!(
-                "stopped; {opened} connections came, {deliveries} messages were delivered"
-            ),
-        );
+        let came = log::Count(metrics.opened, "connection", "connections");
+        let said = log::Count(metrics.deliveries, "message was", "messages were");
+        let text = format_args!("stopped; {came} came, {said} delivered");
+        log::info(self.reactor.now().unix, text);
         Ok(())
     }
 }

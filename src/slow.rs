@@ -64,6 +64,11 @@ impl WatchId {
     }
 }
 
+/// Who has taken something is asked once more after this part of `stall_ms`. What was on its way
+/// has arrived by then, and left room for a little, which the kernel does not tell of: taken only
+/// when its time is over, that would pass for progress, and earn it as much time again.
+const SETTLED_AFTER: u64 = 8;
+
 /// When nobody is watched any more, there is still room for so many.
 const KEPT: usize = 256;
 
@@ -74,6 +79,8 @@ struct Watch {
     /// The kernel last took something then; or, if that is later, the first publication was
     /// refused.
     taken_at: Millis,
+    /// Since then it has been asked once more.
+    is_settled: bool,
     /// Its backlog is above the hard limit.
     is_over: bool,
     /// Its backlog has been above the soft limit since.
@@ -86,7 +93,15 @@ struct Watch {
 
 impl Watch {
     fn new(conn: ConnId, now: Millis) -> Watch {
-        Watch { conn, taken_at: now, is_over: false, over_since: None, owed: 0, timer: None }
+        Watch {
+            conn,
+            taken_at: now,
+            is_settled: false,
+            is_over: false,
+            over_since: None,
+            owed: 0,
+            timer: None,
+        }
     }
 }
 
@@ -144,7 +159,7 @@ impl Watches {
         let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
         watch.owed = waiting.published;
         if has_taken {
-            watch.taken_at = now;
+            (watch.taken_at, watch.is_settled) = (now, false);
         }
         watch.is_over = waiting.backlog > self.rules.backlog_bytes;
         match waiting.backlog > self.rules.soft_bytes {
@@ -179,7 +194,7 @@ impl Watches {
             let Some(watch) = self.watches.get_mut(place as usize) else { continue };
             watch.timer = None;
             let conn = watch.conn;
-            if self.due(WatchId(place)).is_some_and(|(at, _)| at <= now) {
+            if self.look_at(WatchId(place)).is_some_and(|at| at <= now) {
                 return Some(conn);
             }
             // It has made progress since the timer was set.
@@ -192,6 +207,10 @@ impl Watches {
     pub fn judge(&mut self, id: WatchId, now: Millis) -> Option<CloseReason> {
         let due = self.due(id).filter(|(at, _)| *at <= now);
         if due.is_none() {
+            let is_settled = self.settled_at(id).is_some_and(|at| at <= now);
+            if let Some(watch) = self.watches.get_mut(id.0 as usize) {
+                watch.is_settled = is_settled;
+            }
             self.arm(id);
         }
         due.map(|(_, reason)| reason)
@@ -223,10 +242,23 @@ impl Watches {
         [stalled, over, soft].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
+    /// When it has had the time to take what fits in a moment later.
+    fn settled_at(&self, id: WatchId) -> Option<Millis> {
+        let watch = self.watches.get(id.0 as usize)?;
+        Some(watch.taken_at.plus(self.rules.stall_ms / SETTLED_AFTER))
+    }
+
+    /// When it is to be asked again.
+    fn look_at(&self, id: WatchId) -> Option<Millis> {
+        let is_settled = self.watches.get(id.0 as usize)?.is_settled;
+        let settled = self.settled_at(id).filter(|_| !is_settled);
+        [self.due(id).map(|(at, _)| at), settled].into_iter().flatten().min()
+    }
+
     /// Sets its timer, if it has none that comes early enough. One that comes too early is set
     /// again then, so that progress costs nothing here.
     fn arm(&mut self, id: WatchId) {
-        let Some((at, _)) = self.due(id) else { return };
+        let Some(at) = self.look_at(id) else { return };
         let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
         if watch.timer.is_some_and(|(set, _)| set <= at) {
             return;
@@ -285,9 +317,17 @@ mod tests {
             self.watches.note(&mut self.id, conn, waiting, has_taken, Millis(now));
         }
 
+        /// Nobody is due at that moment; it may be asked, and takes nothing.
+        fn quiet(&mut self, at: u64) {
+            while self.watches.next(Millis(at)).is_some() {
+                self.note(false, at);
+                assert_eq!(self.watches.judge(self.id, Millis(at)), None);
+            }
+        }
+
         /// Nobody is due before that moment, and this one is then, for that.
         fn expect(&mut self, at: u64, reason: CloseReason) {
-            assert_eq!(self.watches.next(Millis(at - 1)), None);
+            self.quiet(at - 1);
             assert_eq!(self.watches.next(Millis(at)), Some(ConnId::new(7, 7)));
             assert_eq!(self.watches.judge(self.id, Millis(at)), Some(reason));
         }
@@ -300,6 +340,7 @@ mod tests {
         assert!(world.id.is_none(), "what it asked for is no reason");
         world.push(10, Kind::Published, 100);
         world.push(10, Kind::Published, 900);
+        world.quiet(900);
         assert_eq!(world.watches.next_at(), Some(Millis(1088)), "or when to look for it again");
         world.take(1, 1099);
         world.take(4000, 2098);
@@ -309,6 +350,17 @@ mod tests {
         assert_eq!(world.watches.judge(world.id, Millis(3098)), None);
         world.take(1018, 3099);
         assert!(world.id.is_none() && world.watches.is_empty() && world.watches.wheel.is_empty());
+    }
+
+    #[test]
+    fn what_fits_in_a_moment_later_is_no_progress() {
+        let mut world = World::new();
+        world.push(5000, Kind::Published, 0);
+        assert_eq!(world.watches.next(Millis(124)), None);
+        assert_eq!(world.watches.next(Millis(125)), Some(ConnId::new(7, 7)));
+        world.take(10, 125);
+        assert_eq!(world.watches.judge(world.id, Millis(125)), None);
+        world.expect(1125, CloseReason::Stalled);
     }
 
     #[test]

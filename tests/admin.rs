@@ -305,6 +305,25 @@ fn half_a_request_ends_and_makes_room() {
 }
 
 #[test]
+fn whoever_asks_for_nothing_makes_room() {
+    let mut options = options();
+    options.config["limits"] = json!({ "http_head_ms": 600_000 });
+    let server = Server::start(&options);
+    let admin = server.admin();
+    let mut busy = Http::connect(admin);
+    let _silent: Vec<_> = (0..12).map(|_| Http::connect(admin)).collect();
+    assert_eq!(get(admin, "/healthz").status, 200);
+    // Whoever has asked once, and then for nothing more, makes room as well.
+    assert!(busy.wire.read_rest().is_ok_and(|rest| rest.is_empty()));
+    let asked = (0..12).map(|_| Http::connect(admin)).map(|mut http| {
+        assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
+        http
+    });
+    let _asked: Vec<_> = asked.collect();
+    assert_eq!(get(admin, "/healthz").status, 200);
+}
+
+#[test]
 fn whoever_takes_no_answer_ends_and_makes_room() {
     let mut options = options();
     options.config["limits"] =

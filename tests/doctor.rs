@@ -104,7 +104,12 @@ fn changed(server: &mut TcpStream, client: &mut TcpStream, change: fn(String) ->
 
 /// Runs the doctor on this address: exit code and findings.
 fn doctor(address: SocketAddr, words: &[&str]) -> (Option<i32>, Value) {
-    let mut command = fws(&["doctor", &format!("http://{address}/socket"), "--json"]);
+    doctor_at(&format!("http://{address}/socket"), words)
+}
+
+/// Runs the doctor on this URL.
+fn doctor_at(url: &str, words: &[&str]) -> (Option<i32>, Value) {
+    let mut command = fws(&["doctor", url, "--json"]);
     command.args(words);
     let ran = run(command);
     let found: Value = serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
@@ -325,6 +330,17 @@ fn a_path_that_is_changed_on_the_way() {
     let cut: Request = |head| head.replacen(" /socket", " /", 1);
     let found = doctor(proxy(server.ws, cut, at_once), &[]).1;
     expect_only(&found, "path", "its paths begin with /socket");
+    for (path, words) in [
+        ("/push", "its paths begin with /socket"),
+        ("/socket/000/abc/websocket", "is below the server's path"),
+        ("/socket/info", "is below the server's path"),
+    ] {
+        expect_only(&doctor_at(&format!("ws://{}{path}", server.ws), &[]).1, "path", words);
+    }
+    // Where a client without SockJS connects: that is no path of its own.
+    let found = doctor_at(&format!("ws://{}/socket/websocket", server.ws), &[]).1;
+    expect(&found, "path", "ok", "found under /socket");
+    expect(&found, "websocket", "ok", "opens");
 }
 
 /// Answers every request so.

@@ -177,3 +177,39 @@ fn whoever_goes_with_its_last_words_too_fast_is_gone_at_once() {
     browser.wire().read_rest().unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
+
+#[test]
+fn tokens_come_back_one_by_one() {
+    let limits = [("messages_per_second", 10), ("messages_burst", 10)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut browser = Browser::raw(server.ws);
+    let start = Instant::now();
+    (0..24).for_each(|clb| browser.say(&ping(clb)));
+    let mut longest = Duration::ZERO;
+    for clb in 0..24 {
+        let before = Instant::now();
+        browser.expect(&answer(clb));
+        longest = longest.max(before.elapsed());
+    }
+    // Ten at once, and then one each 100 ms: not ten each second.
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_millis(1390), "{elapsed:?}");
+    assert!(elapsed < Duration::from_millis(1900), "{elapsed:?}");
+}
+
+#[test]
+fn what_is_posted_too_fast_is_heard_as_tokens_come_back() {
+    let limits = [("messages_per_second", 10), ("messages_burst", 10)];
+    let server = Server::start(&Options::limits(&limits));
+    let place = session();
+    assert_eq!(ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body, "o\n");
+    let messages: Vec<String> = (0..24).map(ping).collect();
+    let start = Instant::now();
+    let send = format!("POST /socket/{place}/xhr_send");
+    let mut sender = Http::connect(server.ws);
+    assert_eq!(sender.ask(&send, &[], &json!(messages).to_string()).status, 204);
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_millis(1390), "{elapsed:?}");
+    assert!(elapsed < Duration::from_millis(1900), "{elapsed:?}");
+}

@@ -44,6 +44,17 @@ fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
 }
 
 #[test]
+fn a_stray_signal_ends_nothing() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    for signal in [Signal::USR1, Signal::USR2, Signal::PIPE] {
+        kill_process(server.pid(), signal).unwrap();
+        assert_eq!(control.ask(PING), DONE);
+    }
+    server.stop();
+}
+
+#[test]
 fn what_had_arrived_at_sigterm_is_carried_out() {
     let server = Server::new();
     let mut browser = server.browser("demo", r#"{"i":1}"#);

@@ -151,7 +151,7 @@ fn what_is_wrong_changes_nothing() {
     assert!(auth(&mut control, "demo", DEMO_KEY) == DONE);
     options.config["limits"] = json!({ "name_bytes": 20 });
     rewrite(&server, &options.config);
-    assert_says(&reload(&server), "reload: done, 1 changes");
+    assert_says(&reload(&server), "reload: done, 1 change");
     let refused = control.ask(&register("b-name-of-21-bytes-xx", SERVER_KEY));
     assert!(refused.contains("at most 20 bytes"), "{refused}");
     server.assert_alive();

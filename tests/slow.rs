@@ -102,6 +102,21 @@ fn whoever_takes_nothing_is_cut_and_whoever_takes_a_little_is_not() {
 }
 
 #[test]
+fn whoever_takes_nothing_has_its_time_once() {
+    // What is on its way at first leaves room in the kernel when it has arrived: that it takes a
+    // little more then is no progress.
+    let server = server(&[("stall_ms", 2000), ("kernel_send_bytes", 65_536)]);
+    let mut control = server.controller("demo");
+    let _stuck = subscriber(&server, "c");
+    let start = Instant::now();
+    control.ok(&emit("c", &text(8_000_000)));
+    eventually("it is cut", || (closed(&server, "stalled") == 1.0).then_some(()));
+    let elapsed = start.elapsed();
+    let (least, most) = (Duration::from_millis(2000), Duration::from_millis(3500));
+    assert!((least..most).contains(&elapsed), "{elapsed:?}");
+}
+
+#[test]
 fn the_kernel_keeps_nothing_for_one_that_was_cut() {
     let server = server(&[("stall_ms", 200), ("close_ms", 200)]);
     let mut control = server.controller("demo");

@@ -24,7 +24,8 @@ use crate::web::{Application, Message, Outlet, Parting, Web};
 pub struct AdminDoor<J> {
     switch: Switch<J>,
     web: Web<()>,
-    /// Who came through this door: a few, and mostly nobody.
+    /// Who came through this door, a few, and mostly nobody: first whoever has asked for nothing for
+    /// the longest time.
     conns: Vec<ConnId>,
     started: Now,
     /// Only this machine can reach it, which includes the browsers that run there.
@@ -68,6 +69,19 @@ impl<J: Journal> AdminDoor<J> {
 
     fn is_ours(&self, conn: ConnId) -> bool {
         self.conns.contains(&conn)
+    }
+
+    /// The last place is taken by whoever has just come: of those who are served nothing now, the
+    /// one that asked for nothing for the longest time makes room for the next.
+    fn make_room(&mut self, net: &mut impl Net) {
+        if self.conns.len() < self.switch.limits().admin_connections {
+            return;
+        }
+        let newest = self.conns.last().copied();
+        let idle = |conn: &&ConnId| net.queued(**conn) == 0 && Some(**conn) != newest;
+        if let Some(conn) = self.conns.iter().find(idle).copied() {
+            net.expel(conn, CloseReason::HalfRequest);
+        }
     }
 
     fn split(&mut self) -> (&mut Web<()>, Pages<'_, J>) {
@@ -166,6 +180,7 @@ impl<J: Journal> Handler for AdminDoor<J> {
         if door == Door::Admin {
             self.conns.push(conn);
             self.web.opened(net, conn, from);
+            self.make_room(net);
         } else {
             self.switch.opened(net, conn, door, from);
         }
@@ -184,7 +199,12 @@ impl<J: Journal> Handler for AdminDoor<J> {
     ) -> Result<usize, CloseReason> {
         if self.is_ours(conn) {
             let (web, mut pages) = self.split();
-            return web.received(net, &mut pages, conn, input);
+            let used = web.received(net, &mut pages, conn, input);
+            if net.queued(conn) > 0 {
+                self.conns.retain(|ours| *ours != conn);
+                self.conns.push(conn);
+            }
+            return used;
         }
         self.switch.received(net, conn, input)
     }

@@ -11,7 +11,8 @@ pub(super) const COMMAND: Command = Command {
 Opens a port for browsers and one for back ends, and runs until SIGTERM or
 SIGINT (ctrl-C), which lets everybody go in peace; a second one ends at once.
 At SIGHUP it reads its settings again, and takes all of them or, if anything is
-wrong, none; the log says what has changed and what needs a restart.
+wrong, none; the log says what has changed and what needs a restart. SIGUSR1 and
+SIGUSR2 do nothing.
 
 Settings come from flags, else from the environment (FWS_LISTEN_WS,
 FWS_LISTEN_WS_UNIX, FWS_LISTEN_CONTROL, FWS_LISTEN_CONTROL_UNIX,

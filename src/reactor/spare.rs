@@ -57,8 +57,9 @@ impl Reactor {
     pub(super) fn starve(&mut self, error: &io::Error) {
         let now = self.io.now;
         if !self.is_starved && self.starved_again_at <= now.mono {
-            let open = self.io.connections();
-            let text = format_args!("cannot accept: {error}; {open} connections are open");
+            let open = self.io.connections() as u64;
+            let open = crate::log::Count(open, "connection is", "connections are");
+            let text = format_args!("cannot accept: {error}; {open} open");
             crate::log::warning(now.unix, text);
             self.starved_again_at = now.mono.plus(REPEAT_MS);
             self.is_starved = true;

@@ -64,7 +64,7 @@ impl InForce<'_> {
         count += self.put(next, reactor, handler);
         let text = match count {
             0 => "reload: nothing was to be changed".to_owned(),
-            _ => format!("reload: done, {count} changes"),
+            _ => format!("reload: done, {}", log::Count(count as u64, "change", "changes")),
         };
         log::info(at, format_args!("{text}"));
         text

@@ -196,8 +196,10 @@ pub(super) struct Judge {
     /// The hub's name for each namespace.
     names: BTreeMap<u32, NsId>,
     terms: Terms,
-    /// Since when publications that wait take too much memory.
+    /// Since when publications that wait have taken too much memory, at the earliest; and since
+    /// when the server must know of it.
     flooded_since: Option<Millis>,
+    flood_known: Option<Millis>,
     /// Those whose time with too large a backlog is over.
     overdue: BTreeSet<ConnId>,
     /// When they last did.
@@ -250,6 +252,7 @@ impl Judge {
             past: VecDeque::new(),
             names: BTreeMap::new(),
             flooded_since: None,
+            flood_known: None,
             flooded_at: None,
             overdue: BTreeSet::new(),
             closings: Vec::new(),
@@ -477,7 +480,8 @@ impl Judge {
     }
 
     /// All replies that may leave have left.
-    pub fn settled(&self, durable: u64) {
+    pub fn settled(&mut self, durable: u64) {
+        self.see_flood();
         for (conn, line) in &self.lines {
             let held_back = line.expected.front().filter(|due| due.by <= durable);
             assert!(held_back.is_none(), "{conn:?}: {held_back:?} is durable and was not sent");

@@ -6,6 +6,10 @@
 use crate::limits::Limits;
 use crate::time::Millis;
 
+/// What waits for tokens is read once more each time some are there. So that this costs no more than
+/// so many bytes a second, and a wake-up for each message, the tokens come back one by one for
+/// whoever has said little, and more at a time the more waits; about a second's at most.
+const REREAD_BYTES_PER_SECOND: u64 = 16 * 1024;
 /// Thousandths of a token, which is what comes back in a millisecond for each token in a second.
 const TOKEN: u64 = 1000;
 
@@ -20,8 +24,7 @@ pub(super) struct Pace {
     since: (Millis, u64),
     /// Tokens that a bucket holds.
     burst: u64,
-    /// Whoever is held back is heard again when so many tokens are there: about a second's, because
-    /// each time costs as much as what waits is long.
+    /// About a second's: whoever is held back is heard again when so many are there, at the latest.
     refill: u64,
 }
 
@@ -58,6 +61,12 @@ impl Pace {
         let (since, before) = self.since;
         since.plus(shown.saturating_sub(before).div_ceil(self.rate.max(1)))
     }
+
+    /// Tokens for which it is worth hearing somebody of whom so many bytes wait.
+    fn worth(&self, waiting: usize) -> u64 {
+        let share = self.refill.saturating_mul(waiting as u64) / REREAD_BYTES_PER_SECOND;
+        share.clamp(1, self.refill)
+    }
 }
 
 impl Bucket {
@@ -67,11 +76,19 @@ impl Bucket {
         self.full_at = self.full_at.max(pace.clock(now)).saturating_add(spent);
     }
 
-    /// When the browser is to be heard again; `None` if it may speak.
-    pub fn wait(&self, pace: &Pace, now: Millis) -> Option<Millis> {
-        let back = |count: u64| self.full_at.saturating_sub(TOKEN * (pace.burst - count));
-        let is_there = back(1) <= pace.clock(now);
-        (!is_there).then(|| pace.moment(back(pace.refill)))
+    /// Whether the browser may not speak now.
+    pub fn is_spent(&self, pace: &Pace, now: Millis) -> bool {
+        self.back(pace, 1) > pace.clock(now)
+    }
+
+    /// When a browser that may not speak, and of which so many bytes wait, is to be heard again.
+    pub fn again(&self, pace: &Pace, waiting: usize) -> Millis {
+        pace.moment(self.back(pace, pace.worth(waiting)))
+    }
+
+    /// What the clock shows when so many tokens are back.
+    fn back(&self, pace: &Pace, count: u64) -> u64 {
+        self.full_at.saturating_sub(TOKEN * (pace.burst - count))
     }
 }
 
@@ -79,31 +96,42 @@ impl Bucket {
 mod tests {
     use super::*;
 
+    /// So much waits that a second's tokens are worth it.
+    const MUCH: usize = 64 * 1024;
+
+    /// When somebody of whom much waits is to be heard again, unless that is now.
+    fn wait(bucket: Bucket, pace: &Pace, now: Millis) -> Option<Millis> {
+        bucket.is_spent(pace, now).then(|| bucket.again(pace, MUCH))
+    }
+
     #[test]
     fn a_burst_is_heard_and_then_so_many_a_second() {
         let limits = Limits { messages_per_second: 20, messages_burst: 200, ..Limits::default() };
         let (pace, mut bucket) = (Pace::new(&limits), Bucket::default());
         let mut now = Millis(1_000_000);
         for _ in 0..200 {
-            assert_eq!(bucket.wait(&pace, now), None);
+            assert!(!bucket.is_spent(&pace, now));
             bucket.take(&pace, now, 1);
         }
-        assert_eq!(bucket.wait(&pace, now), Some(now.plus(1000)));
-        assert_eq!(bucket.wait(&pace, now.plus(49)), Some(now.plus(1000)));
+        for (waiting, ms) in [(0, 50), (60, 50), (1639, 100), (8192, 500), (MUCH, 1000)] {
+            assert_eq!(bucket.again(&pace, waiting), now.plus(ms), "{waiting}");
+        }
+        assert!(bucket.is_spent(&pace, now.plus(49)) && !bucket.is_spent(&pace, now.plus(50)));
         now = now.plus(1000);
         for _ in 0..20 {
-            assert_eq!(bucket.wait(&pace, now), None);
+            assert!(!bucket.is_spent(&pace, now));
             bucket.take(&pace, now, 1);
         }
-        assert_eq!(bucket.wait(&pace, now), Some(now.plus(1000)));
+        assert_eq!(bucket.again(&pace, MUCH), now.plus(1000));
         // More than there was is paid for afterwards.
         now = now.plus(1000);
         bucket.take(&pace, now, 60);
-        assert_eq!(bucket.wait(&pace, now), Some(now.plus(3000)));
+        assert_eq!(bucket.again(&pace, MUCH), now.plus(3000));
+        assert_eq!(bucket.again(&pace, 10), now.plus(2050));
         // And silence fills the bucket, not more.
         now = now.plus(3_600_000);
         bucket.take(&pace, now, 200);
-        assert!(bucket.wait(&pace, now).is_some());
+        assert!(bucket.is_spent(&pace, now));
     }
 
     #[test]
@@ -112,20 +140,20 @@ mod tests {
         let (mut pace, mut bucket) = (Pace::new(&limits(1)), Bucket::default());
         let now = Millis(1_000_000);
         bucket.take(&pace, now, 150);
-        assert_eq!(bucket.wait(&pace, now), None);
+        assert_eq!(wait(bucket, &pace, now), None);
         // Who speaks within the limit is not held back because there is more for all.
         pace.change(&limits(100), now);
-        assert_eq!(bucket.wait(&pace, now), None);
+        assert_eq!(wait(bucket, &pace, now), None);
         bucket.take(&pace, now, 50);
-        assert_eq!(bucket.wait(&pace, now), Some(now.plus(1000)));
+        assert_eq!(wait(bucket, &pace, now), Some(now.plus(1000)));
         // What has come back stays, and the rest takes the time that it takes from now on.
         let later = now.plus(500);
         pace.change(&limits(10), later);
-        assert_eq!(bucket.wait(&pace, later), None);
+        assert_eq!(wait(bucket, &pace, later), None);
         bucket.take(&pace, later, 50);
-        assert_eq!(bucket.wait(&pace, later), Some(later.plus(1000)));
+        assert_eq!(wait(bucket, &pace, later), Some(later.plus(1000)));
         pace.change(&limits(20), later);
-        assert_eq!(bucket.wait(&pace, later), Some(later.plus(1000)));
+        assert_eq!(wait(bucket, &pace, later), Some(later.plus(1000)));
     }
 
     #[test]
@@ -133,12 +161,14 @@ mod tests {
         for (messages_per_second, messages_burst) in [(1, 1), (1_000_000, 1), (1, 1_000_000)] {
             let limits = Limits { messages_per_second, messages_burst, ..Limits::default() };
             let (pace, mut bucket) = (Pace::new(&limits), Bucket::default());
-            assert_eq!(bucket.wait(&pace, Millis(0)), None);
+            assert_eq!(wait(bucket, &pace, Millis(0)), None);
             bucket.take(&pace, Millis(0), messages_burst);
-            let again = bucket.wait(&pace, Millis(0)).unwrap();
-            assert_eq!(bucket.wait(&pace, again), None);
+            for waiting in [0, MUCH, usize::MAX] {
+                let again = bucket.again(&pace, waiting);
+                assert!(bucket.is_spent(&pace, Millis(0)) && !bucket.is_spent(&pace, again));
+            }
             bucket.take(&pace, Millis(u64::MAX), usize::MAX);
-            bucket.wait(&pace, Millis(u64::MAX));
+            bucket.again(&pace, usize::MAX);
         }
     }
 }

@@ -112,14 +112,20 @@ impl<P> Socket<P> {
 
     /// Sets the one deadline of the connection.
     fn reschedule<A: Application<Peer = P>>(&self, around: &mut Around<'_, impl Net, A>) {
+        // How much waits is not known any more: looking too early is no harm.
+        let again = (self.held == Held::Pace).then(|| self.bucket.again(around.pace, 0));
+        self.wake(around, again);
+    }
+
+    /// The same; it is to be heard again then, if not before.
+    fn wake<A: Application<Peer = P>>(
+        &self,
+        around: &mut Around<'_, impl Net, A>,
+        again: Option<Millis>,
+    ) {
         let Some(peer) = &self.peer else { return };
-        let now = around.net.now();
-        let deadline = around.app.deadline(peer, now);
+        let deadline = around.app.deadline(peer, around.net.now());
         let at = deadline.map_or(self.beat_at, |at| at.min(self.beat_at));
-        let again = match self.held {
-            Held::Pace => Some(self.bucket.wait(around.pace, now.mono).unwrap_or(now.mono)),
-            Held::No | Held::Answers => None,
-        };
         around.net.deadline(around.conn, Some(again.map_or(at, |again| again.min(at))));
     }
 
@@ -159,8 +165,8 @@ impl<P> Socket<P> {
                 self.hold(around.net, conn);
                 return Ok(used);
             }
-            if self.bucket.wait(around.pace, now).is_some() {
-                self.hold_pace(around);
+            if self.bucket.is_spent(around.pace, now) {
+                self.hold_pace(around, input.len() - used);
                 return Ok(used);
             }
             // Each error has its words.
@@ -190,11 +196,15 @@ impl<P> Socket<P> {
     }
 
     /// It speaks too fast: it is not read until its time has come.
-    fn hold_pace<A: Application<Peer = P>>(&mut self, around: &mut Around<'_, impl Net, A>) {
+    fn hold_pace<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        waiting: usize,
+    ) {
         self.held = Held::Pace;
         around.net.pause(around.conn);
         *around.held_count += 1;
-        self.reschedule(around);
+        self.wake(around, Some(self.bucket.again(around.pace, waiting)));
     }
 
     /// Gives the application one message.
@@ -293,7 +303,7 @@ impl<P> Socket<P> {
         let (conn, now) = (around.conn, around.net.now());
         around.app.timed_out(peer, now)?;
         let was_too_fast = self.held == Held::Pace;
-        if was_too_fast && self.bucket.wait(around.pace, now.mono).is_none() {
+        if was_too_fast && !self.bucket.is_spent(around.pace, now.mono) {
             self.held = Held::No;
             around.net.resume(conn);
         }

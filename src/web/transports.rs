@@ -231,7 +231,7 @@ impl<P> Web<P> {
         loop {
             let pause_bytes = self.answers_max(app, id);
             let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else { return };
-            let is_too_fast = polled.bucket.wait(&pace, now).is_some();
+            let is_too_fast = polled.bucket.is_spent(&pace, now);
             if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) || is_too_fast {
                 if !messages.is_over() {
                     polled.pending.push_back(messages.rest().to_owned());
@@ -316,7 +316,7 @@ impl<P> Web<P> {
         let (pace, now) = (self.pace, net.now().mono);
         let mut has_heard = false;
         let must_wait = |polled: &Polled, net: &_, pause_bytes| {
-            polled.is_full(net, pause_bytes) || polled.bucket.wait(&pace, now).is_some()
+            polled.is_full(net, pause_bytes) || polled.bucket.is_spent(&pace, now)
         };
         let mut pause_bytes = self.answers_max(app, id);
         while let Some(polled) = self.polled(id)
@@ -356,8 +356,9 @@ impl<P> Web<P> {
         let own = if polled.has_receiver() { polled.beat_at } else { alone_until };
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
         let at = deadline.map_or(own, |at| at.min(own));
-        let has_more = !polled.pending.is_empty();
-        let again = polled.bucket.wait(&self.pace, net.now().mono).filter(|_| has_more);
+        let is_spent = polled.bucket.is_spent(&self.pace, net.now().mono);
+        let next = polled.pending.front().filter(|_| is_spent);
+        let again = next.map(|text| polled.bucket.again(&self.pace, text.len()));
         let at = again.map_or(at, |again| again.min(at));
         if let Some(timer) = polled.timer.take() {
             self.wheel.cancel(timer);

@@ -101,6 +101,9 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
     let (text, who) = (text.trim(), by(visit));
     let is_ours = |words: &str| text == words;
     let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
+    if is_ours("Not a valid websocket request") && check == "path" {
+        return below(site, check);
+    }
     if is_ours("Not a valid websocket request") {
         let says = "the request came to the server without Upgrade or Connection: something on \
                     the way has taken them out";
@@ -160,6 +163,13 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
         ),
         _ => wrong(format!("{said}: {}", first_line(text)), OTHER),
     }
+}
+
+/// A path of the server's, but not the one that pages give to their client.
+pub(super) fn below(site: &Site, check: &'static str) -> Finding {
+    let path = &site.url.path;
+    let says = format!("{path} is below the server's path, which ends with /socket");
+    Finding::wrong(check, says, &["give the URL that ends there: clients add the rest themselves"])
 }
 
 /// The site is not on the list.

@@ -1,7 +1,7 @@
 //! What must be there before anything is said: somebody who listens, TLS, the path, a site that
 //! may connect, and room for what browsers send along.
 
-use super::answer::{HEAD, failed, first_line, refused};
+use super::answer::{HEAD, below, failed, first_line, refused};
 use super::{Finding, Site, Url};
 use crate::client::{ClientError, Visit, reach};
 use crate::codec::{json, sockjs};
@@ -107,6 +107,9 @@ pub(super) fn path(site: &Site) -> Finding {
     if text == sockjs::GREETING {
         return Finding::ok(check, format!("the server is found under {}", site.url.path));
     }
+    if is_info(&text) {
+        return below(site, check);
+    }
     let says = match first_line(&text).as_str() {
         "" => "something else answers there, with an empty page".to_owned(),
         line => format!("something else answers there: {line:?}"),
@@ -114,6 +117,11 @@ pub(super) fn path(site: &Site) -> Finding {
     let advice = "is this the URL that pages give to their client, and is the rule for it in the \
                   part for this host name, before the one for everything else?";
     Finding::wrong(check, says, &[advice])
+}
+
+/// Whether the server says of itself what SockJS clients ask first.
+fn is_info(text: &str) -> bool {
+    json::members(text, &["websocket"]) == Ok(Some([Some("true")]))
 }
 
 /// Whether pages of the site may connect; and the date that the answer has, in seconds since 1970.
@@ -131,7 +139,7 @@ pub(super) fn origin(site: &Site) -> (Finding, Option<u64>) {
     if let Err(error) = visit.read_all(ANSWER_MS) {
         return (failed(site, check, &error), date);
     }
-    if json::members(&visit.text(), &["websocket"]) != Ok(Some([Some("true")])) {
+    if !is_info(&visit.text()) {
         let says = format!("{}/info is not what the server says: {:?}", site.url.path, {
             first_line(&visit.text())
         });

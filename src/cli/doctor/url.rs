@@ -49,6 +49,9 @@ impl Url {
             return Err("has no host, as in https://example.org/socket".into());
         }
         let path = path.trim_end_matches('/');
+        // That a client without SockJS connects to: all others are beside it.
+        let beside = path.strip_suffix("/websocket").filter(|path| path.ends_with(PREFIX));
+        let path = beside.unwrap_or(path);
         let path = if path.is_empty() { PREFIX } else { path };
         Ok(Url { is_tls, host: host.to_ascii_lowercase(), port, path: path.to_owned() })
     }
@@ -105,6 +108,7 @@ mod tests {
         for (text, shown, host) in [
             ("https://Example.org", "https://example.org/socket", "example.org"),
             ("wss://example.org:443/socket/", "https://example.org/socket", "example.org"),
+            ("ws://example.org/a/socket/websocket/", "http://example.org/a/socket", "example.org"),
             ("ws://example.org:443/a/b", "http://example.org:443/a/b", "example.org:443"),
             ("http://127.0.0.1:8080/socket", "http://127.0.0.1:8080/socket", "127.0.0.1:8080"),
             ("http://[::1]:81/", "http://[::1]:81/socket", "[::1]:81"),

@@ -162,7 +162,10 @@ impl Content {
     fn walk(&self, each: &mut Visit<'_>) -> Result<(), Damage> {
         match self.tables.each(&self.sealer, each) {
             (0, gaps) => gaps.into_iter().next().map_or(Ok(()), Err),
-            (bad, _) => Err(damage(format!("{bad} rows have no key"))),
+            (bad, _) => {
+                let rows = crate::log::Count(bad, "row has", "rows have");
+                Err(damage(format!("{rows} no key")))
+            }
         }
     }
 

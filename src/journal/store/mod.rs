@@ -332,11 +332,11 @@ impl StoreJournal {
             std::mem::replace(&mut self.health, Health::Good)
         {
             let seconds = self.now.unix.seconds().saturating_sub(since.seconds());
+            let refused = crate::log::Count(refused, "change was", "changes were");
             crate::log::info(
                 self.now.unix,
                 format_args!(
-                    "the store can be written again, after {seconds} s in which {refused} changes \
-                     were refused"
+                    "the store can be written again, after {seconds} s in which {refused} refused"
                 ),
             );
         }

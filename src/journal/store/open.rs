@@ -63,7 +63,7 @@ impl fmt::Display for OpenError {
                 let (store, seal) = (store.display(), seal.display());
                 write!(f, "the store {store} is gone, but {seal} says that there was one")?;
                 if let Some(batch) = batch {
-                    write!(f, " (of {batch} batches)")?;
+                    write!(f, " (of {})", crate::log::Count(*batch, "batch", "batches"))?;
                 }
                 write!(f, ". Put it back; or, to start with nothing, remove {seal}")
             }

@@ -13,9 +13,15 @@ use crate::time::Millis;
 /// What the judge does not see: frames of a message that is not complete, and when each began.
 const UNSEEN_FRAMES: u64 = 16;
 
-/// Whether it has spoken too fast, and about a second's tokens are not back yet.
-fn is_spent(browser: &Browser, limits: &Limits, now: Millis) -> bool {
-    let back = limits.messages_burst - limits.messages_per_second;
+/// Who has so many bytes waiting is heard again when a second's tokens are back; and who has less,
+/// the sooner.
+const SECOND_BYTES: u64 = 16 * 1024;
+
+/// Whether it has spoken too fast, and as many tokens are not back yet as what waits is worth.
+fn is_spent(browser: &Browser, limits: &Limits, now: Millis, view: View) -> bool {
+    let (rate, waiting) = (limits.messages_per_second as u64, view.delivered - view.consumed);
+    let worth = (rate * waiting / SECOND_BYTES).clamp(1, rate);
+    let back = limits.messages_burst - worth as usize;
     let back_ms = (back as u64).saturating_sub(UNSEEN_FRAMES) * token_ms(limits);
     now.0 <= browser.spent_until.1.saturating_sub(back_ms)
 }
@@ -246,7 +252,7 @@ impl Judge {
                 let due = browser.held_until.map_or(due, |held_until| held_until.max(due));
                 assert!(now < due, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
-                assert!(!is_held || is_spent(browser, &limits, now), "{conn:?} is not heard");
+                assert!(!is_held || is_spent(browser, &limits, now, view), "{conn:?} is not heard");
                 if browser.expires.is_some_and(|end| end * 1000 <= unix) {
                     let since = *browser.overdue_since.get_or_insert(now);
                     // Deadlines are on the other clock; the next beat, or the end of the wait for

@@ -205,8 +205,10 @@ impl Judge {
         let flooded = self.flooded_since.expect("there is too much");
         assert!(now >= flooded.plus(IDLE_MS), "nobody had the time to take anything");
         let idle = Millis(now.0.saturating_sub(IDLE_MS));
-        let latest = if now < flooded.plus(PATIENCE_MS) { idle } else { now };
-        assert_eq!(since, latest, "who is idle?");
+        let is_patient = self.flood_known.is_none_or(|known| now < known.plus(PATIENCE_MS));
+        let is_impatient = now >= flooded.plus(PATIENCE_MS);
+        let is_right = since == idle && is_patient || since == now && is_impatient;
+        assert!(is_right, "who is idle?");
         let most = self.most_owed(since);
         let owed = conn.map(|conn| self.lines[&conn].queue.owed());
         assert_eq!(owed, most, "{conn:?} is not the one that is owed most");
@@ -238,7 +240,7 @@ impl Judge {
         if kept > max {
             self.flooded_since.get_or_insert(self.now.mono);
         } else if kept <= max - max / 4 {
-            self.flooded_since = None;
+            (self.flooded_since, self.flood_known) = (None, None);
         }
         if self.flooded_since.is_some() {
             self.flooded_at = Some(self.now.mono);
@@ -247,9 +249,17 @@ impl Judge {
         }
     }
 
+    /// The server looks now, as it does before each command and at the end of each turn. What is
+    /// too much only between two looks, because the kernel takes some of it, it need not know.
+    pub(super) fn see_flood(&mut self) {
+        if self.kept_bytes() > self.limits.queued_bytes {
+            self.flood_known.get_or_insert(self.now.mono);
+        }
+    }
+
     /// Whether back ends must not be heard now.
     pub(super) fn is_there_too_much(&self) -> bool {
-        self.flooded_since.is_some()
+        self.flood_known.is_some()
     }
 
     /// Whether back ends may not be heard for that reason: the server looks again a little later.
@@ -275,7 +285,7 @@ impl Judge {
             assert!(!is_due, "{conn:?} is {reason}, and still open");
         }
         let seen = Millis(now.0.saturating_sub(IDLE_MS + LOOK_MS));
-        if self.flooded_since.is_some_and(|since| since <= seen) {
+        if self.flood_known.is_some_and(|since| since <= seen) {
             let most = self.most_owed(seen);
             assert_eq!(most, None, "too much waits, and those who take nothing are still there");
         }

@@ -28,6 +28,9 @@ impl Judge {
                 browser.ping_at = ping_at;
             }
         }
+        if matches!(self.next_intent(conn), Some((_, _, Intent::Command(_) | Intent::NotJson))) {
+            self.see_flood();
+        }
         let (mut next, is_flooded) = (0, self.is_there_too_much());
         while let Some((from, to, intent)) = self.next_intent(conn) {
             let fault = self.fault(conn, to - from, &intent);

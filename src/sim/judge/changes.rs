@@ -6,10 +6,12 @@ use super::expected::Expected;
 use super::{Due, Judge, Past, Pending, Role};
 use crate::edge::ConnId;
 use crate::hub::{Change, NsId};
+use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::sim::intent::{Command, Emit, Store};
 use crate::sim::record::{Refusal, Space, need_auth, no_namespace};
 use crate::sim::tape::{Item, Place};
+use crate::time::Now;
 
 /// What the reply to a change is about.
 enum Outcome {

@@ -136,8 +136,8 @@ limits! {
     /// Steps in which connections leave in one turn of the loop: one ends a subscription, sixteen
     /// let a connection go; the rest follows in the next turns.
     leaves_per_turn: 2048, 1..=1_000_000;
-    /// Connections to the admin door; more wait until one of them ends, or has asked for nothing for
-    /// the longest time.
+    /// Connections to the admin door; more wait until one of them ends, or has asked for nothing
+    /// for the longest time.
     admin_connections: 8, 1..=8;
     /// Namespaces that the admin door shows by name; what happens in the others it sums up.
     metrics_namespaces: 100, 0..=10_000;

@@ -24,8 +24,8 @@ use crate::web::{Application, Message, Outlet, Parting, Web};
 pub struct AdminDoor<J> {
     switch: Switch<J>,
     web: Web<()>,
-    /// Who came through this door, a few, and mostly nobody: first whoever has asked for nothing for
-    /// the longest time.
+    /// Who came through this door, a few, and mostly nobody: first whoever has asked for nothing
+    /// for the longest time.
     conns: Vec<ConnId>,
     started: Now,
     /// Only this machine can reach it, which includes the browsers that run there.

@@ -215,6 +215,8 @@ pub(super) struct Judge {
     /// Since when answers that wait take too much memory; and since when they last did, until when.
     short_since: Option<Millis>,
     short_at: Option<(Millis, Millis)>,
+    /// Since when there has been room for them again.
+    room_at: Option<Millis>,
     /// Closes that the tape must show.
     closings: Vec<(ConnId, CloseReason)>,
     /// What was last published for everybody in one channel (of that namespace) and has not gone
@@ -258,6 +260,7 @@ impl Judge {
             flooded_at: None,
             short_since: None,
             short_at: None,
+            room_at: None,
             overdue: BTreeSet::new(),
             closings: Vec::new(),
             gathered: None,

@@ -6,8 +6,8 @@
 use crate::limits::Limits;
 use crate::time::Millis;
 
-/// What waits for tokens is read once more each time some are there. So that this costs no more than
-/// so many bytes a second, and a wake-up for each message, the tokens come back one by one for
+/// What waits for tokens is read once more each time some are there. So that this costs no more
+/// than so many bytes a second, and a wake-up for each message, the tokens come back one by one for
 /// whoever has said little, and more at a time the more waits; about a second's at most.
 const REREAD_BYTES_PER_SECOND: u64 = 16 * 1024;
 /// Thousandths of a token, which is what comes back in a millisecond for each token in a second.

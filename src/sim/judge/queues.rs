@@ -278,7 +278,6 @@ impl Judge {
     pub(super) fn evicted(&mut self, conn: ConnId) {
         let (now, line) = (self.now.mono, &self.lines[&conn]);
         assert!(!line.queue.frames.is_empty(), "{conn:?} is owed nothing");
-        // The server notes the end of it once a turn, and here it may be seen earlier.
         let (since, _) = self.short_at.filter(|_| self.is_short()).expect("there is room");
         let is_idle = line.queue.taken_at.plus(IDLE_MS) <= now;
         let is_late = since.plus(HUNGER_MS) <= now;
@@ -294,7 +293,12 @@ impl Judge {
         let (answers, max) = (self.answers_bytes(), self.limits.answers_bytes);
         if answers > max {
             self.short_since.get_or_insert(self.now.mono);
-        } else if answers <= max - max / 4 {
+        }
+        // The server looks for room at the end of its turns, which have one time each: room that
+        // was there only within a turn it has not seen.
+        if answers > max - max / 4 {
+            self.room_at = None;
+        } else if *self.room_at.get_or_insert(self.now.mono) < self.now.mono {
             self.short_since = None;
         }
         if let Some(since) = self.short_since {

@@ -14,11 +14,11 @@ use fws::sim::{Met, Misfortunes, Options, Report};
 use fws::sim::{run, run_on_store, run_sessions, run_sessions_on_store};
 
 /// Actions of a run on a journal without a disk.
-const STEPS: usize = 140;
+const STEPS: usize = 200;
 /// Seeds of those.
 const SEEDS: u64 = 256;
 /// Actions of a run on the store, and seeds, unless somebody has the time for more.
-const STORE_STEPS: u64 = 300;
+const STORE_STEPS: u64 = 420;
 const STORE_SEEDS: u64 = 48;
 /// Seeds that are run twice: with every other test, and by `make sim`.
 const TWICE: u64 = 8;

@@ -144,7 +144,7 @@ fn a_state_that_has_ended_is_not_revived() {
     let mut control = server.controller("demo");
     assert_eq!(control.ask(&get("short")), "null");
     assert_eq!(control.ask(&get("long")), "2");
-    assert!(server.log().join("\n").contains("1 states"), "{:?}", server.log());
+    assert!(server.log().join("\n").contains("1 state,"), "{:?}", server.log());
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn a_store_that_is_gone_is_told_from_none() {
     fs::remove_file(data.join("store.redb")).unwrap();
     for words in [&["check"][..], &["export"]] {
         let line = bad(store(words, &data), 1);
-        assert!(line.contains("is gone, but") && line.contains("(of 1 batches)"), "{line}");
+        assert!(line.contains("is gone, but") && line.contains("(of 1 batch)"), "{line}");
     }
     let input = lines_in(&dir, "again", &[namespace("shop", "k")]);
     let line = bad(store(&["import", input.to_str().unwrap()], &data), 1);

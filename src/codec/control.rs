@@ -104,21 +104,6 @@ impl Decoder {
         Ok(Decoded { consumed, body })
     }
 
-    /// The length of the body that the frame which begins this input says it has, unless all of it
-    /// is there.
-    pub fn begins(&self, input: &[u8]) -> Option<usize> {
-        let (length, rest) = input.split_first_chunk::<LENGTH_BYTES>()?;
-        let length = usize::try_from(i32::from_le_bytes(*length)).ok()?;
-        (!self.is_midway() && rest.len() <= length).then_some(length)
-    }
-
-    /// Releases the memory of the frame that was handed out last.
-    pub fn release(&mut self) {
-        if !self.is_midway() {
-            self.partial = None;
-        }
-    }
-
     /// What has arrived of the body of a frame whose end has not.
     pub fn arrived(&self) -> &[u8] {
         self.partial.as_ref().map_or(&[], |partial| &partial.bytes)
@@ -345,23 +330,6 @@ mod tests {
         let body = Some(&b"{}"[..]);
         assert_eq!(decoder.next(b"{}\0\x01", MAX), Ok(Decoded { consumed: 3, body }));
         assert!(!decoder.is_midway());
-    }
-
-    #[test]
-    fn a_frame_says_how_long_it_is_before_it_is_read() {
-        let mut decoder = Decoder::new();
-        assert_eq!(decoder.begins(b"\x02\0\0"), None);
-        assert_eq!(decoder.begins(b"\xff\xff\xff\xff"), None);
-        assert_eq!(decoder.begins(b"\x02\0\0\0"), Some(2));
-        assert_eq!(decoder.begins(b"\x02\0\0\0{}"), Some(2));
-        assert_eq!(decoder.begins(b"\x02\0\0\0{}\0\x05\0\0\0"), None, "it is there");
-        assert_eq!(decoder.next(b"\x02\0\0\0{", MAX).unwrap().consumed, 5);
-        assert_eq!(decoder.begins(b"}\0\0\0\0"), None, "that is its rest");
-        decoder.release();
-        assert!(decoder.is_midway());
-        assert_eq!(decoder.next(b"}\0", MAX).unwrap().body, Some(&b"{}"[..]));
-        decoder.release();
-        assert!(decoder.partial.is_none());
     }
 
     #[test]

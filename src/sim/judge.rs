@@ -3,14 +3,13 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does, `terms` by which limits, `intake` what is read of large
-//! commands, `recovery` what must be there after a crash.
+//! clients say, `clock` what time does, `terms` by which limits, `recovery` what must be there
+//! after a crash.
 
 mod addresses;
 mod changes;
 mod clock;
 mod expected;
-mod intake;
 mod line;
 mod queues;
 mod recovery;
@@ -184,8 +183,6 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Judge {
     pub limits: Limits,
-    /// The most that may be read of large commands at a time, by all limits so far.
-    input_max: usize,
     pub record: Record,
     replica: Replica,
     pub lines: BTreeMap<ConnId, Line>,
@@ -241,7 +238,6 @@ pub(super) struct Judge {
 impl Judge {
     fn new(limits: Limits, now: Now) -> Judge {
         Judge {
-            input_max: limits.control_input_bytes,
             record: Record::new(limits.clone()),
             replica: Replica::new(limits.clone(), now.unix.0),
             terms: Terms::new(limits.clone()),
@@ -277,7 +273,6 @@ impl Judge {
 
     /// These limits hold from now on.
     pub fn reload(&mut self, limits: &Limits) {
-        self.input_max = self.input_max.max(limits.control_input_bytes);
         self.record.set_limits(limits.clone());
         self.replica.set_limits(limits.clone());
         self.terms.change(self.now.mono, limits);

@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
-use super::intake::Room;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::shortage::Wanted;
 use super::{Stranger, Switch, WORK_PER_TURN};
@@ -30,9 +29,6 @@ pub(super) struct Controller {
     decoder: control::Decoder,
     /// What is known of a large request that is arriving.
     outline: Option<Box<Outline>>,
-    /// Room for the large frame that is arriving; or the place in line of one that may not yet.
-    pub room: Option<Room>,
-    pub place: Option<u64>,
     /// The namespace it acts in, and which of its keys opened it.
     auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
@@ -140,17 +136,10 @@ impl Controller {
 
     /// Hears no more of it; it is closed when it has the replies that it is owed.
     fn give_up(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
-        self.fault = Some(reason);
-        self.end();
+        (self.is_ended, self.fault) = (true, Some(reason));
         self.deadlines.give_up();
         net.deadline(conn, None);
         net.pause(conn);
-    }
-
-    /// Nothing more of it will be carried out: the half of a frame that is there is of no use.
-    pub fn end(&mut self) {
-        self.is_ended = true;
-        (self.decoder, self.outline, self.room) = Default::default();
     }
 
     /// So much has arrived of a request that is not whole. A large one is read meanwhile: all at
@@ -234,8 +223,7 @@ impl<J: Journal> Switch<J> {
                 controller.unhear(net, conn);
                 return Ok(used);
             }
-            let owed = queued + self.reply_buffer.len() + controller.replies_bytes;
-            if owed >= self.limits.control_replies_pause_bytes {
+            if queued + self.reply_buffer.len() >= self.limits.control_replies_pause_bytes {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
@@ -250,10 +238,6 @@ impl<J: Journal> Switch<J> {
                 Some(_) => self.limits.control_frame_bytes,
                 None => self.limits.control_frame_unauthenticated_bytes,
             };
-            let begun = (decoder.begins(&input[used..]), body_max);
-            if !self.has_room_for(net, conn, controller, begun) {
-                return Ok(used);
-            }
             let decoded = decoder.next(&input[used..], body_max);
             let decoded = decoded.map_err(|_| CloseReason::ControlFraming)?;
             used += decoded.consumed;
@@ -273,10 +257,6 @@ impl<J: Journal> Switch<J> {
                 controller.watch_frame(net, conn, false, &self.limits);
             }
             self.command(net, conn, controller, (&body, outline.as_deref()))?;
-            if controller.room.is_some() {
-                decoder.release();
-                controller.room = None;
-            }
         }
         let is_midway = decoder.is_midway() || used < input.len();
         controller.watch_frame(net, conn, is_midway, &self.limits);

@@ -189,10 +189,6 @@ impl Judge {
         if line.intents.front().is_none_or(|(from, ..)| *from >= view.delivered) {
             return;
         }
-        // The time of what may not come begins when it may.
-        if line.half.is_none() && line.may_wait_for_room(view, &self.limits) {
-            return;
-        }
         let half = line.half.get_or_insert(Half { since: now, ms: (ms, ms), is_certain: false });
         if !half.is_certain {
             half.ms = (half.ms.0.min(ms), half.ms.1.max(ms));
@@ -212,7 +208,6 @@ impl Judge {
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;
-        let waits_for_room = line.may_wait_for_room(view, &limits);
         let half = line.intents.front().map(|(from, ..)| *from);
         let half = half.filter(|from| *from < view.delivered && !view.is_paused);
         match &mut line.role {
@@ -231,7 +226,6 @@ impl Judge {
                 let half_ms = line.half.map_or(limits.control_frame_ms, |half| half.ms.1);
                 let is_in_time = at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
-                let may_wait = may_wait || waits_for_room;
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
                 let is_held = is_held && !is_hungry;
                 controller.note_held(is_held, view, now, &self.terms);

@@ -323,7 +323,7 @@ impl Reactor {
             self.spares.refill();
         }
         for i in 0..self.doors.capacity() {
-            let round = Round::start();
+            let mut round = Round::start();
             for accepted in 0..ACCEPT_MAX {
                 let Some(listener) = self.doors.get(i) else { break };
                 if !listener.is_ready || (accepted > 0 && round.is_late()) {
@@ -471,7 +471,7 @@ impl Reactor {
     /// Deadlines that have passed, a bounded number: the wheel has the others for the next turn.
     fn expire(&mut self, handler: &mut impl Handler) {
         self.io.wheel.advance(self.io.now.mono.0);
-        let round = Round::start();
+        let mut round = Round::start();
         for seen_to in 0..EXPIRED_MAX {
             if seen_to > 0 && round.is_late() {
                 return;
@@ -487,7 +487,7 @@ impl Reactor {
 
     /// Peers that were given time to take what waits for them, a bounded number as well.
     fn cut_slow(&mut self, handler: &mut impl Handler) {
-        let round = Round::start();
+        let mut round = Round::start();
         for seen_to in 0..EXPIRED_MAX {
             if seen_to > 0 && round.is_late() {
                 return;

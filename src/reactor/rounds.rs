@@ -43,21 +43,22 @@ const ROUND_US: u64 = 50;
 /// The same of back ends, whom nobody should hold up.
 const FIRST_ROUND_US: u64 = 250;
 
-/// One round, which has its share of the time of a turn. Whoever is first always has a turn.
+/// One round, which has its share of the time of a turn. Whoever is first always has a turn: time
+/// is taken from the second on, so that a round of one, or of nobody, does not ask the clock.
 pub(super) struct Round {
-    watch: Stopwatch,
+    watch: Option<Stopwatch>,
     us: u64,
 }
 
 impl Round {
     /// Begins one.
     pub fn start() -> Round {
-        Round { watch: Stopwatch::start(), us: ROUND_US }
+        Round { watch: None, us: ROUND_US }
     }
 
-    /// Whether its time is over.
-    pub fn is_late(&self) -> bool {
-        self.watch.elapsed_us() >= self.us
+    /// Whether its time is over; asked before each but the first.
+    pub fn is_late(&mut self) -> bool {
+        self.watch.get_or_insert_with(Stopwatch::start).elapsed_us() >= self.us
     }
 }
 
@@ -80,7 +81,7 @@ impl Reactor {
         list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
     ) {
         let (mut read, start) = (0, self.heard_bytes);
-        let round = Round { watch: Stopwatch::start(), us };
+        let mut round = Round { us, ..Round::start() };
         for taken in 0..list(&mut self.io).len() {
             let is_over = self.heard_bytes - start >= most_bytes || (read > 0 && round.is_late());
             if read == most || taken == read + MOVED_MAX || is_over {
@@ -98,7 +99,7 @@ impl Reactor {
 
     /// Throws away what comes from those who are on their way out.
     fn discard_round(&mut self) {
-        let (round, start) = (Round::start(), self.io.meters.received_bytes);
+        let (mut round, start) = (Round::start(), self.io.meters.received_bytes);
         for taken in 0..self.io.leaving.len().min(READS_MAX) {
             let is_over = self.io.meters.received_bytes - start >= DISCARD_ROUND_BYTES;
             if is_over || (taken > 0 && round.is_late()) {
@@ -133,7 +134,7 @@ impl Reactor {
     /// Of these at least one has its turn.
     fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
         let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + HEAVY_ROUND_BYTES);
-        let round = Round::start();
+        let mut round = Round::start();
         for taken in 0..self.io.heavy.len().min(HEAVY_FLUSHES_MAX) {
             if taken > 0 && (self.io.meters.sent_bytes >= end || round.is_late()) {
                 return;

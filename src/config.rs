@@ -60,8 +60,9 @@ const SETTINGS: [Setting; 11] = [
 ];
 
 /// Limits of which the first must not be more than the second.
-const ORDERED: [(&str, &str); 5] = [
+const ORDERED: [(&str, &str); 6] = [
     ("control_connections", "connections"),
+    ("control_frame_bytes", "control_input_bytes"),
     ("control_frame_unauthenticated_bytes", "control_frame_bytes"),
     ("http_body_unauthenticated_bytes", "http_body_bytes"),
     ("message_unauthenticated_bytes", "message_bytes"),

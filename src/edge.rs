@@ -185,7 +185,9 @@ pub trait Net {
         None
     }
 
-    /// Tells of everybody for whom answers wait. Looks at all connections: not for every turn.
+    /// Tells of everybody for whom answers wait that the kernel has refused. Whoever has not been
+    /// written to yet is none of them: it could not take anything. Looks at all connections: not
+    /// for every turn.
     fn owed(&self, _: &mut dyn FnMut(Owed)) {}
 
     /// Memory that waits for the kernel to take it: bytes, and a fixed cost for each frame.

@@ -120,6 +120,9 @@ limits! {
     control_frame_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
     /// Half a control frame and no more for so long closes.
     control_frame_ms: 10_000, 100..=3_600_000;
+    /// Control frames that arrive and are longer than `control_frame_unauthenticated_bytes`, by the
+    /// length that they declare, in all; beyond that others wait, unread, in their order.
+    control_input_bytes: 67_108_864, 1024..=1_099_511_627_776;
     /// Replies that wait unread on a control connection before it is no longer read.
     control_replies_pause_bytes: 262_144, 1024..=1_073_741_824;
     /// Replies that wait unread on a control connection for so long, while it is not read, close

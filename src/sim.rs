@@ -121,6 +121,8 @@ pub struct Report {
     pub floods: u64,
     /// Times that requests had to wait because answers that waited took too much memory.
     pub shortages: u64,
+    /// Times that a large command was not read for a while because others were arriving.
+    pub control_input_waits: u64,
     /// Turns after which somebody was still on the way out.
     pub leaving_turns: u64,
     /// Times that other limits came to hold.
@@ -173,6 +175,8 @@ fn limits(seed: u64) -> Limits {
         control_wrong_keys: 3,
         control_frame_bytes: 4096,
         control_frame_unauthenticated_bytes: 1024,
+        // Two of the larger commands, or one.
+        control_input_bytes: if seed.is_multiple_of(3) { 4500 } else { 2100 },
         control_replies_pause_bytes: 1024,
         control_replies_ms: 20_000,
         control_commands_per_turn: 4,

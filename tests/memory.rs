@@ -4,15 +4,17 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::browser::Browser;
-use common::control::Control;
-use common::server::{Dir, Options, Server};
-use serde_json::Value;
+use common::control::{Control, frame};
+use common::eventually;
+use common::http::request;
+use common::server::{Dir, Options, Server, key_of};
+use serde_json::{Value, json};
 
 /// A server that may have so many KiB of address space.
 fn in_little(dir: Dir, kib: u32, options: &Options) -> Server {
@@ -84,6 +86,68 @@ fn a_list_of_millions_does_not_end_a_server_with_little_memory() {
     assert_eq!((list.len(), &list[list.len() - 5..]), (2001, ",1,2]"));
     let reply = control.ask(&format!(r#"{{"action":"emit","channels":{ones},"data":0}}"#));
     assert!(reply.contains("Too many channels, at most 1000"), "{reply}");
+    server.assert_alive();
+}
+
+/// What the admin door shows under this name.
+fn metric(server: &Server, name: &str) -> f64 {
+    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
+    let admin = eventually("the admin door opens", || server.log().iter().find_map(address));
+    let page = request(admin, "GET /metrics", &[]).unwrap().body;
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+}
+
+/// A large command, which says nothing.
+fn large() -> Vec<u8> {
+    let body = format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat((8 << 20) - 100));
+    frame(body.as_bytes())
+}
+
+#[test]
+fn halves_of_large_commands_are_read_one_after_the_other() {
+    let mut options = Options::limits(&[("control_frame_ms", 3000)]);
+    options.config["admin"] = json!("127.0.0.1:0");
+    let mut server = in_little(Dir::new(), 262_144, &options);
+    let (before, large) = (server.peak_memory_bytes(), large());
+    let half = |_| {
+        let mut stream = TcpStream::connect(server.control).unwrap();
+        let key = key_of("demo");
+        let auth = frame(format!(r#"{{"action":"auth","name":"demo","sKey":"{key}"}}"#).as_bytes());
+        stream.write_all(&auth).unwrap();
+        stream.read_exact(&mut [0; 21]).unwrap();
+        // One that is not read takes no more.
+        stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        let _ = stream.write_all(&large[..6 << 20]);
+        stream
+    };
+    let mut halves: Vec<TcpStream> = (0..30).map(half).collect();
+    // Small commands of others wait for nothing.
+    let began = Instant::now();
+    let mut other = server.controller("demo");
+    (0..10).for_each(|_| other.ok(r#"{"action":"ping"}"#));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let reserved = metric(&server, "fws_control_input_bytes");
+    assert!((8e6..=21e6).contains(&reserved), "{reserved}");
+    assert!(metric(&server, "fws_control_input_waits_total") >= 10.0);
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 48 << 20, "it took {grown} bytes");
+    // Two stay, and are closed in their time. Those that are whole are answered in theirs.
+    halves.drain(..28);
+    let wholes = (0..4).map(|_| (server.controller("demo"), large.clone()));
+    let ask = |(mut control, large): (Control, Vec<u8>)| {
+        std::thread::spawn(move || {
+            control.send_raw(&large);
+            assert_eq!(control.recv(), r#"{"success":true}"#);
+        })
+    };
+    let threads: Vec<_> = wholes.map(ask).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    eventually("nothing is left", || {
+        (metric(&server, "fws_control_input_bytes") == 0.0).then_some(())
+    });
+    let closed = r#"fws_connections_closed_total{reason="half_request"}"#;
+    assert!(metric(&server, closed) >= 2.0);
     server.assert_alive();
 }
 

@@ -109,12 +109,15 @@ fn assert_rich(reports: &[Report]) {
     }
     let runs = reports.len() as u64;
     assert!(sum(reports, |report| report.commands) > 80 * runs, "few commands");
-    assert!(sum(reports, |report| report.deliveries) > 20 * runs, "few deliveries");
+    let deliveries = sum(reports, |report| report.deliveries);
+    assert!(deliveries > 20 * runs, "few deliveries: {deliveries} in {runs} runs");
     assert!(sum(reports, |report| report.browsers_held) > runs, "few were held back");
     assert!(sum(reports, |report| report.leaving_turns) > runs, "few left step by step");
     assert!(sum(reports, |report| report.floods) > runs / 16, "back ends hardly ever had to wait");
     let shortages = sum(reports, |report| report.shortages);
     assert!(shortages > runs / 16, "there was hardly ever no room for answers");
+    let waits = sum(reports, |report| report.control_input_waits);
+    assert!(waits > runs / 16, "large commands hardly ever had to wait: {waits} times");
     assert!(2 * sum(reports, |report| report.reloads) > runs, "limits were seldom changed");
     let often = ["control_auth_ms", "http_head_ms", "auth_ms", "heartbeat_ms", "leaves_per_turn"];
     assert_outlived(reports, &often);

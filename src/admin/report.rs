@@ -65,6 +65,8 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::BODIES_EVICTED, census.bodies.evicted);
         text.single(&f::FLOODS, metrics.floods);
         text.single(&f::SHORTAGES, metrics.shortages);
+        text.single(&f::CONTROL_INPUT, census.control_input);
+        text.single(&f::CONTROL_INPUT_WAITS, census.control_input_waits);
     }
 
     fn traffic(&self, text: &mut Exposition) {

@@ -104,6 +104,27 @@ impl Decoder {
         Ok(Decoded { consumed, body })
     }
 
+    /// The length of the body of a frame that does not end in this input, when more than `few`
+    /// bytes of it have arrived, those in this input included.
+    pub fn outgrows(&self, input: &[u8], few: usize) -> Option<usize> {
+        let (length, arrived) = match self.partial.as_ref().filter(|partial| !partial.is_complete())
+        {
+            Some(partial) => (partial.total - 1, partial.bytes.len() + input.len()),
+            None => {
+                let (length, rest) = input.split_first_chunk::<LENGTH_BYTES>()?;
+                (usize::try_from(i32::from_le_bytes(*length)).ok()?, rest.len())
+            }
+        };
+        (few < arrived && arrived <= length).then_some(length)
+    }
+
+    /// Releases the memory of the frame that was handed out last.
+    pub fn release(&mut self) {
+        if !self.is_midway() {
+            self.partial = None;
+        }
+    }
+
     /// What has arrived of the body of a frame whose end has not.
     pub fn arrived(&self) -> &[u8] {
         self.partial.as_ref().map_or(&[], |partial| &partial.bytes)
@@ -330,6 +351,27 @@ mod tests {
         let body = Some(&b"{}"[..]);
         assert_eq!(decoder.next(b"{}\0\x01", MAX), Ok(Decoded { consumed: 3, body }));
         assert!(!decoder.is_midway());
+    }
+
+    #[test]
+    fn a_frame_says_how_long_it_is_before_much_of_it_is_there() {
+        let mut decoder = Decoder::new();
+        assert_eq!(decoder.outgrows(b"\x02\0\0", 0), None);
+        assert_eq!(decoder.outgrows(b"\xff\xff\xff\xff{}", 0), None);
+        assert_eq!(decoder.outgrows(b"\x02\0\0\0", 0), None);
+        assert_eq!(decoder.outgrows(b"\x02\0\0\0{", 0), Some(2));
+        assert_eq!(decoder.outgrows(b"\x02\0\0\0{}", 1), Some(2));
+        assert_eq!(decoder.outgrows(b"\x02\0\0\0{}", 2), None, "that is little");
+        assert_eq!(decoder.outgrows(b"\x02\0\0\0{}\0\x05\0\0\0", 0), None, "all is there");
+        assert_eq!(decoder.next(b"\x02\0\0\0{", MAX).unwrap().consumed, 5);
+        assert_eq!(decoder.outgrows(b"}", 1), Some(2), "one before, one now");
+        assert_eq!(decoder.outgrows(b"}", 2), None);
+        assert_eq!(decoder.outgrows(b"}\0\0\0\0", 0), None, "that is its rest");
+        decoder.release();
+        assert!(decoder.is_midway());
+        assert_eq!(decoder.next(b"}\0", MAX).unwrap().body, Some(&b"{}"[..]));
+        decoder.release();
+        assert!(decoder.partial.is_none());
     }
 
     #[test]

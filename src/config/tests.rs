@@ -253,6 +253,12 @@ fn a_limit_that_nobody_set_follows_the_one_above_it() {
         error(&flags, &[], ""),
         "limits: message_unauthenticated_bytes (1001) is more than message_bytes (1000)"
     );
+    let config = load(&[("limit", "control_input_bytes=1000000")], &[], "").unwrap();
+    assert_eq!(config.limits.control_frame_bytes, 1_000_000);
+    assert_eq!(
+        error(&[("limit", "control_frame_bytes=100000000")], &[], ""),
+        "limits: control_frame_bytes (100000000) is more than control_input_bytes (67108864)"
+    );
     let long = "x".repeat(9);
     let text = format!("{{\"namespaces\":{{\"{long}\":\"k\"}},\"limits\":{{\"name_bytes\":8}}}}");
     assert!(error(&[], &[], &text).contains("longer than 8 bytes (limit name_bytes)"));

@@ -70,6 +70,10 @@ families! {
         "Times that back ends had to wait because publications that wait took too much memory.";
     SHORTAGES = "fws_shortages_total" Counter
         "Times that requests had to wait because answers that wait took too much memory.";
+    CONTROL_INPUT = "fws_control_input_bytes" Gauge
+        "Bytes of large commands of back ends that arrive, by the lengths that they declare.";
+    CONTROL_INPUT_WAITS = "fws_control_input_waits_total" Counter
+        "Times that a large command was not read for a while because that was too much.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
     REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
     WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";

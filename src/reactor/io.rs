@@ -505,9 +505,13 @@ impl Net for Io {
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {
         for (conn, peer) in self.peers.iter().filter(|(_, peer)| !peer.out.is_empty()) {
+            let is_open = peer.phase == Phase::Open;
+            if is_open && peer.is(flag::WRITABLE) {
+                continue;
+            }
             let (bytes, taken) = (self.frames.owed(&peer.out), peer.out.taken());
             if bytes > 0 {
-                each(Owed { conn, bytes, taken, is_open: peer.phase == Phase::Open });
+                each(Owed { conn, bytes, taken, is_open });
             }
         }
     }

@@ -163,6 +163,25 @@ fn whoever_is_owed_little_does_not_wait_for_those_who_are_owed_much() {
 }
 
 #[test]
+fn who_was_not_written_to_yet_is_nobody_who_takes_nothing() {
+    let (mut reactor, address) = reactor();
+    let mut crowd = Crowd::default();
+    let _peers = gather(&mut reactor, &mut crowd, &address, 2);
+    let owed = |reactor: &Reactor| {
+        let mut found = Vec::new();
+        reactor.io.owed(&mut |owed| found.push(owed.conn));
+        found
+    };
+    let much = crate::frame::Frame::from(vec![b'x'; 16 << 20]);
+    let (deaf, other) = (crowd.conns[0], crowd.conns[1]);
+    reactor.io.send(deaf, much.clone());
+    assert!(owed(&reactor).is_empty());
+    turns(&mut reactor, &mut crowd, 1, |reactor, _| owed(reactor).len());
+    reactor.io.send(other, much);
+    assert_eq!(owed(&reactor), [deaf]);
+}
+
+#[test]
 fn whoever_stays_does_not_wait_for_the_last_words_of_those_who_go() {
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();

@@ -43,7 +43,7 @@ pub fn fit(config: &mut Config) -> Option<String> {
 }
 
 /// What fits into so much room: half of it is for what strangers have sent and not finished.
-fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 7] {
+fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 8] {
     let input = room / 2;
     let body = (input / CONNECTIONS).max(BODY_BYTES).min(limits.http_body_bytes as u64);
     let connection = body.max(limits.http_head_bytes as u64);
@@ -55,6 +55,7 @@ fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 7] {
         ("states", room / 8 / STATE_BYTES),
         ("store_pending_bytes", room / 8),
         ("answers_bytes", room / 4),
+        ("control_input_bytes", (room / 8).max(limits.control_frame_bytes as u64)),
     ]
 }
 
@@ -86,6 +87,7 @@ mod tests {
             let found = limits_for(room, &limits);
             let get = |name: &str| found.iter().find(|(other, _)| *other == name).unwrap().1;
             let connections = get("connections").min(limits.connections as u64);
+            assert!(get("control_input_bytes") >= limits.control_frame_bytes as u64);
             let each = get("http_body_bytes").max(limits.http_head_bytes as u64);
             assert!(connections * each <= room / 2, "{mib} MiB");
             assert!(get("states_bytes") + get("sessions") * SESSION_BYTES <= room / 4, "{mib} MiB");

@@ -3,13 +3,14 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does, `terms` by which limits, `recovery` what must be there
-//! after a crash.
+//! clients say, `clock` what time does, `terms` by which limits, `intake` what is read of large
+//! commands, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
 mod clock;
 mod expected;
+mod intake;
 mod line;
 mod queues;
 mod recovery;
@@ -20,7 +21,7 @@ mod terms;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::intent::{Command, Event, Intent};
-use super::record::{Record, Space};
+use super::record::Record;
 use super::tape::Item;
 use crate::address::Address;
 use crate::edge::{ConnId, Door};
@@ -32,7 +33,7 @@ use crate::time::{Millis, Now};
 use addresses::Whereabouts;
 use expected::Expected;
 use queues::Queue;
-use recovery::Disk;
+use recovery::{Disk, Past};
 use replica::Replica;
 use terms::{Half, Term, Terms};
 
@@ -74,13 +75,6 @@ struct Due {
     after: u64,
     /// As soon as this one is: that of all that was recorded by then.
     by: u64,
-}
-
-/// What was recorded before a change, and the mark of the change.
-#[derive(Debug)]
-struct Past {
-    mark: u64,
-    spaces: BTreeMap<u32, Space>,
 }
 
 #[derive(Debug)]
@@ -183,6 +177,8 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Judge {
     pub limits: Limits,
+    /// The most that may be read of large commands at a time, by all limits so far.
+    input_max: usize,
     pub record: Record,
     replica: Replica,
     pub lines: BTreeMap<ConnId, Line>,
@@ -238,6 +234,7 @@ pub(super) struct Judge {
 impl Judge {
     fn new(limits: Limits, now: Now) -> Judge {
         Judge {
+            input_max: limits.control_input_bytes,
             record: Record::new(limits.clone()),
             replica: Replica::new(limits.clone(), now.unix.0),
             terms: Terms::new(limits.clone()),
@@ -273,6 +270,7 @@ impl Judge {
 
     /// These limits hold from now on.
     pub fn reload(&mut self, limits: &Limits) {
+        self.input_max = self.input_max.max(limits.control_input_bytes);
         self.record.set_limits(limits.clone());
         self.replica.set_limits(limits.clone());
         self.terms.change(self.now.mono, limits);

@@ -514,9 +514,13 @@ impl Net for FakeNet {
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {
         for (conn, socket) in &self.sockets {
+            let is_open = socket.phase == Phase::Open;
+            if is_open && socket.is_writable {
+                continue;
+            }
             let (bytes, taken) = (self.frames.owed(&socket.out), socket.out.taken());
             if bytes > 0 {
-                each(Owed { conn: *conn, bytes, taken, is_open: socket.phase == Phase::Open });
+                each(Owed { conn: *conn, bytes, taken, is_open });
             }
         }
     }

@@ -210,6 +210,9 @@ impl<G: Ground> World<G> {
             !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))
         });
         let conns: Vec<ConnId> = self.net.sockets.keys().copied().collect();
+        let is_open = |conn: &&ConnId| self.net.sockets[conn].phase == Phase::Open;
+        let views = conns.iter().filter(is_open).map(|conn| (*conn, self.view(*conn)));
+        self.judge.intake_at_rest(&views.collect::<Vec<_>>());
         for conn in conns {
             let socket = &self.net.sockets[&conn];
             let is_open = socket.phase == Phase::Open;

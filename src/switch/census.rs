@@ -24,6 +24,10 @@ pub struct Census {
     pub strangers: usize,
     /// What is kept of bodies of requests.
     pub bodies: Bodies,
+    /// Bytes reserved for large frames of back ends that arrive.
+    pub control_input: usize,
+    /// Times that such a frame had to wait for room.
+    pub control_input_waits: u64,
 }
 
 impl<J: Journal> Switch<J> {
@@ -62,7 +66,9 @@ impl<J: Journal> Switch<J> {
         let ways = self.web.ways();
         let http = self.web_connections().saturating_sub(ways.raw + ways.sockjs);
         let (strangers, bodies) = (self.web.strangers(), self.web.bodies());
-        Census { control: self.seats.controllers(), ways, http, strangers, bodies }
+        let (control_input, control_input_waits) = (self.intake.reserved(), self.intake.waits);
+        let control = self.seats.controllers();
+        Census { control, ways, http, strangers, bodies, control_input, control_input_waits }
     }
 
     /// How many connections have come through the web door and are open.
@@ -83,6 +89,7 @@ impl<J: Journal> Switch<J> {
         assert_eq!(queues, [0; 3], "who is owed, held back, or leaving");
         assert!(self.crowd.is_empty(), "what was gathered is not handed out");
         assert!(self.shared.due().is_none(), "a large state is on its way to nobody");
+        self.intake.check_drained();
         self.web.check_drained();
         let meters = self.journal.meters(now).unwrap_or_default();
         assert!(!meters.is_failing, "the disk is well, and the store is not");

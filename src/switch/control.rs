@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
+use super::intake::Room;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::shortage::Wanted;
 use super::{Stranger, Switch, WORK_PER_TURN};
@@ -29,6 +30,9 @@ pub(super) struct Controller {
     decoder: control::Decoder,
     /// What is known of a large request that is arriving.
     outline: Option<Box<Outline>>,
+    /// Room for the large frame that is arriving; or the place in line of one that may not yet.
+    pub room: Option<Room>,
+    pub place: Option<u64>,
     /// The namespace it acts in, and which of its keys opened it.
     auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
@@ -136,10 +140,17 @@ impl Controller {
 
     /// Hears no more of it; it is closed when it has the replies that it is owed.
     fn give_up(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
-        (self.is_ended, self.fault) = (true, Some(reason));
+        self.fault = Some(reason);
+        self.end();
         self.deadlines.give_up();
         net.deadline(conn, None);
         net.pause(conn);
+    }
+
+    /// Nothing more of it will be carried out: the half of a frame that is there is of no use.
+    pub fn end(&mut self) {
+        self.is_ended = true;
+        (self.decoder, self.outline, self.room) = Default::default();
     }
 
     /// So much has arrived of a request that is not whole. A large one is read meanwhile: all at
@@ -165,7 +176,13 @@ impl Controller {
     }
 
     /// The deadline of a half frame runs from its first byte, and bytes do not extend it.
-    fn watch_frame(&mut self, net: &mut impl Net, conn: ConnId, is_midway: bool, limits: &Limits) {
+    pub fn watch_frame(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        is_midway: bool,
+        limits: &Limits,
+    ) {
         let (before, now) = (self.deadlines, net.now().mono);
         self.deadlines.heard(now);
         self.deadlines.frame(is_midway, now.plus(limits.control_frame_ms as u64));
@@ -223,7 +240,8 @@ impl<J: Journal> Switch<J> {
                 controller.unhear(net, conn);
                 return Ok(used);
             }
-            if queued + self.reply_buffer.len() >= self.limits.control_replies_pause_bytes {
+            let owed = queued + self.reply_buffer.len() + controller.replies_bytes;
+            if owed >= self.limits.control_replies_pause_bytes {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
@@ -238,6 +256,13 @@ impl<J: Journal> Switch<J> {
                 Some(_) => self.limits.control_frame_bytes,
                 None => self.limits.control_frame_unauthenticated_bytes,
             };
+            let few = self.limits.control_frame_unauthenticated_bytes;
+            if let Some(bytes) = decoder.outgrows(&input[used..], few)
+                && bytes <= body_max
+                && !self.has_room_for(net, conn, controller, bytes)
+            {
+                return Ok(used);
+            }
             let decoded = decoder.next(&input[used..], body_max);
             let decoded = decoded.map_err(|_| CloseReason::ControlFraming)?;
             used += decoded.consumed;
@@ -257,6 +282,10 @@ impl<J: Journal> Switch<J> {
                 controller.watch_frame(net, conn, false, &self.limits);
             }
             self.command(net, conn, controller, (&body, outline.as_deref()))?;
+            if controller.room.is_some() {
+                decoder.release();
+                controller.room = None;
+            }
         }
         let is_midway = decoder.is_midway() || used < input.len();
         controller.watch_frame(net, conn, is_midway, &self.limits);

@@ -5,8 +5,9 @@
 //! One file per role: `control` for back ends (and `deadlines` and `replies` for theirs), `browser`
 //! for what browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for
 //! the page to try it all, `seats` for who is what, `crowd` for what is said to all in a channel,
-//! `flood`, `shortage` and `drain` for the days on which there is too much or it is over. This file
-//! has what is between the roles: the order of changes, delivery, and the end of connections.
+//! `flood`, `shortage`, `intake` and `drain` for the days on which there is too much or it is
+//! over. This file has what is between the roles: the order of changes, delivery, and the end of
+//! connections.
 
 mod browser;
 mod census;
@@ -17,6 +18,7 @@ mod deadlines;
 mod drain;
 mod flood;
 mod fuzz;
+mod intake;
 mod page;
 mod replies;
 mod seats;
@@ -45,6 +47,7 @@ use control::Controller;
 use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
+use intake::Intake;
 use seats::Seats;
 use settings::{service, shared_bytes_min};
 use shared::SharedStates;
@@ -99,6 +102,8 @@ pub struct Switch<J> {
     owing: Vec<ConnId>,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
+    /// Room for large frames that arrive.
+    intake: Intake,
     /// What the back end that is being heard says to everybody in a channel.
     crowd: Crowd,
     /// Publications that wait take too much memory.
@@ -149,6 +154,7 @@ impl<J: Journal> Switch<J> {
             reply_buffer: Vec::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
+            intake: Intake::default(),
             crowd: Crowd::default(),
             flood: None,
             shortage: None,
@@ -294,6 +300,7 @@ impl<J: Journal> Switch<J> {
         self.hub.check_invariants();
         self.web.check_invariants();
         self.check_census();
+        self.check_intake();
         let is_known = |browser: &&Browser| {
             browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
         };
@@ -413,7 +420,7 @@ impl<J: Journal> Handler for Switch<J> {
         let Some(mut controller) = self.seats.take(conn) else {
             return self.web.ended(net, conn);
         };
-        controller.is_ended = true;
+        controller.end();
         self.close_when_answered(net, conn, &mut controller);
         self.seats.put_back(conn, controller);
     }
@@ -461,6 +468,9 @@ impl<J: Journal> Handler for Switch<J> {
             if let Some(ticket) = controller.waits {
                 self.waiting.remove(&ticket);
             }
+            if let Some(place) = controller.place {
+                self.intake.leave(place);
+            }
         } else if self.seats.is_browser(conn) {
             self.seats.leave_browser(conn);
             self.metrics.web_closed += 1;
@@ -481,8 +491,9 @@ impl<J: Journal> Handler for Switch<J> {
         let flood = self.flood.map(|flood| flood.look_at);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
         let shortage = self.shortage_due();
-        let dues = [end, self.report_at, flood, shortage, journal, shared, web, self.drain_due()];
-        dues.into_iter().flatten().min()
+        let intake = self.intake.is_moving(self.limits.control_input_bytes).then_some(Millis(0));
+        let others = [self.report_at, flood, shortage, self.drain_due(), intake];
+        [end, journal, shared, web].into_iter().chain(others).flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
@@ -512,6 +523,7 @@ impl<J: Journal> Handler for Switch<J> {
         self.relieve(net);
         self.make_room(net);
         self.release(net);
+        self.take_in(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);
         self.note_shortage(net);

@@ -71,11 +71,11 @@ impl Judge {
         self.disk.lost(from, upto);
         let is_lost = |mark: u64| from < mark && mark <= upto;
         let first = self.past.iter().position(|past| is_lost(past.mark));
-        if let Some(first) = first {
-            let past = self.past.drain(first..).next().expect("the first of them");
+        let undone: Vec<Past> = self.past.drain(first.unwrap_or(self.past.len())..).collect();
+        if let Some(past) = undone.first() {
             let spaces = match self.disk.is_easy {
                 true => past.without_states(&self.record.spaces),
-                false => past.spaces,
+                false => past.spaces.clone(),
             };
             self.record.go_back(spaces);
         }
@@ -90,12 +90,13 @@ impl Judge {
             }
             if let Role::Browser(browser) = &mut line.role
                 && let Some((space, user)) = &browser.who
-                && let Some(space) = self.record.spaces.get(space)
             {
-                // Whoever was let in by a grant that is lost is out again.
+                // Whoever was let in by a grant that is lost is out again, even if there was one
+                // before that: changes are undone one after the other.
                 browser.channels.retain(|channel| {
-                    !channel.starts_with('#')
-                        || space.grants.contains(&(channel.clone(), user.clone()))
+                    let grant = (channel.clone(), user.clone());
+                    let mut spaces = undone.iter().filter_map(|past| past.spaces.get(space));
+                    !channel.starts_with('#') || spaces.all(|space| space.grants.contains(&grant))
                 });
             }
         }

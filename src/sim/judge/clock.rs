@@ -208,8 +208,10 @@ impl Judge {
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;
+        let may_wait_for_room = line.may_wait_for_room(view, &limits);
+        let is_awaited = !view.is_paused || !may_wait && line.waits_for_room(view, &limits);
         let half = line.intents.front().map(|(from, ..)| *from);
-        let half = half.filter(|from| *from < view.delivered && !view.is_paused);
+        let half = half.filter(|from| *from < view.delivered && is_awaited);
         match &mut line.role {
             Role::Controller(controller) => {
                 let is_hungry = controller.wants.is_some();
@@ -226,6 +228,7 @@ impl Judge {
                 let half_ms = line.half.map_or(limits.control_frame_ms, |half| half.ms.1);
                 let is_in_time = at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
+                let may_wait = may_wait || may_wait_for_room;
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
                 let is_held = is_held && !is_hungry;
                 controller.note_held(is_held, view, now, &self.terms);

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::Judge;
 use super::replica::Replica;
-use super::{Judge, Past};
 use crate::hub::{Cursor, Hub, Key, Row};
 use crate::sim::intent::Command;
 use crate::sim::record::{Space, State};
@@ -269,14 +269,22 @@ fn shape(hub: &Hub) -> BTreeMap<String, Space> {
     spaces.into_values().map(|space| (space.name.clone(), space)).collect()
 }
 
+/// What was recorded before a change, and the mark of the change.
+#[derive(Debug)]
+pub(super) struct Past {
+    pub mark: u64,
+    pub spaces: BTreeMap<u32, Space>,
+}
+
 impl Past {
     /// What is recorded if this comes back, and states do not.
-    pub fn without_states(mut self, now: &BTreeMap<u32, Space>) -> BTreeMap<u32, Space> {
-        for (id, space) in &mut self.spaces {
+    pub fn without_states(&self, now: &BTreeMap<u32, Space>) -> BTreeMap<u32, Space> {
+        let mut spaces = self.spaces.clone();
+        for (id, space) in &mut spaces {
             if let Some(now) = now.get(id) {
                 space.states.clone_from(&now.states);
             }
         }
-        self.spaces
+        spaces
     }
 }

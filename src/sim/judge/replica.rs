@@ -18,6 +18,9 @@ pub(super) struct Replica {
     places: BTreeSet<(NsId, Box<str>, Option<Box<str>>)>,
     /// What it would take to undo the last entries, each with its mark.
     undos: Vec<(u64, Undo)>,
+    /// The same of what has changed since: of the entry that is replayed, and of states that have
+    /// ended, which come with whatever entry is the next.
+    fresh: Vec<Undo>,
     /// Nothing that happens to states is taken back.
     are_states_kept: bool,
 }
@@ -46,6 +49,7 @@ impl Replica {
             hub: Hub::new(limits, UnixMillis(at)),
             places: BTreeSet::new(),
             undos: Vec::new(),
+            fresh: Vec::new(),
             are_states_kept: false,
         }
     }
@@ -86,20 +90,22 @@ impl Replica {
 
     /// Applies the entries on the tape, and takes back what was lost.
     pub fn replay(&mut self, items: &[Item]) {
-        let mut fresh = Vec::new();
         for item in items {
+            let is_kept =
+                |undo: &Undo| self.are_states_kept && matches!(undo.key, Key::State { .. });
             match item {
-                Item::Changed { stays: true, .. } => fresh.clear(),
+                // A state that had ended comes back if what gave it its end is lost.
+                Item::Changed { stays: true, .. } => self.fresh.retain(Undo::is_end),
                 Item::Changed { mark, .. } => {
-                    // Ends of states come with whatever entry is the next.
-                    let is_kept =
-                        |undo: &Undo| self.are_states_kept && matches!(undo.key, Key::State { .. });
-                    fresh.retain(|undo| !is_kept(undo));
-                    self.undos.extend(fresh.drain(..).map(|undo| (*mark, undo)));
+                    self.fresh.retain(|undo| !is_kept(undo));
+                    self.undos.extend(self.fresh.drain(..).map(|undo| (*mark, undo)));
                 }
                 Item::Lost { from, .. } => {
+                    self.fresh.retain(|undo| !is_kept(undo));
                     let first = self.undos.partition_point(|(mark, _)| mark <= from);
-                    for (_, undo) in self.undos.drain(first..).rev() {
+                    let lost = self.undos.drain(first..).map(|(_, undo)| undo);
+                    let lost: Vec<Undo> = lost.chain(self.fresh.drain(..)).collect();
+                    for undo in lost.into_iter().rev() {
                         self.hub.undo(undo, &mut Nobody::default());
                     }
                 }
@@ -119,9 +125,9 @@ impl Replica {
                 self.places.insert((*ns, (&**channel).into(), user));
             }
             // What was refused here was refused there.
-            let mut out = Nobody(std::mem::take(&mut fresh));
+            let mut out = Nobody(std::mem::take(&mut self.fresh));
             let _ = self.hub.apply(entry, &mut out);
-            fresh = out.0;
+            self.fresh = out.0;
         }
     }
 

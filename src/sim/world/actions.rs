@@ -19,7 +19,7 @@ use crate::time::UnixMillis;
 const CLIENTS_MAX: usize = 20;
 /// Limits that change while a run goes on, and the least that each becomes: those of what there may
 /// be, and of time. What clients of the simulation say is made for the others as they are.
-const RELOADED: [(&str, usize); 28] = [
+const RELOADED: [(&str, usize); 29] = [
     ("control_auth_ms", 1000),
     ("control_frame_ms", 2000),
     ("control_replies_ms", 2000),
@@ -38,6 +38,7 @@ const RELOADED: [(&str, usize); 28] = [
     ("control_unauthenticated_connections", 1),
     ("control_wrong_keys", 1),
     ("control_commands_per_turn", 1),
+    ("control_input_bytes", 1024),
     ("channels_per_connection", 1),
     ("connections_per_user", 1),
     ("namespaces", 1),
@@ -103,6 +104,7 @@ impl<G: Ground> World<G> {
                 self.pass(ms);
                 self.drive();
             }
+            9 if self.net.prng.one_in(2) => self.throng(),
             9 => self.chorus(),
             10 => self.reload(),
             11 => self.starve(),
@@ -434,6 +436,31 @@ impl<G: Ground> World<G> {
                 let intent = Intent::Command(command.clone());
                 self.clients[i].write(&mut self.judge, &frame, intent);
             }
+        }
+    }
+
+    /// All controllers send large commands at once, of which some never end.
+    fn throng(&mut self) {
+        for i in 0..self.clients.len() {
+            let line = self.clients[i].conn.and_then(|conn| self.judge.lines.get(&conn));
+            let is_known = matches!(line.map(|line| &line.role),
+                Some(Role::Controller(controller)) if controller.auth.is_some());
+            if !is_known {
+                continue;
+            }
+            let prng = &mut self.net.prng;
+            let (size, is_half) = (*prng.pick(&[1300, 2000, 3000]), prng.one_in(3));
+            let frame = control::encode(
+                format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat(size)).as_bytes(),
+            );
+            let count = if is_half { 1100 + prng.below(frame.len() - 1100) } else { frame.len() };
+            let (client, intent) = (&mut self.clients[i], Intent::Command(Command::Ping));
+            match is_half {
+                true => client.write_half(&mut self.judge, &frame, count, intent),
+                false => client.write(&mut self.judge, &frame, intent),
+            }
+            let conn = client.conn;
+            self.note(|| format!("{conn:?} sends {count} bytes of {size} at once"));
         }
     }
 

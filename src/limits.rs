@@ -269,6 +269,9 @@ limits! {
     channels_per_emit: 1000, 1..=1_000_000;
     /// What one `emit` to several channels says in all: its data and a name, for each of them.
     emit_bytes: 8_388_608, 1024..=1_073_741_824;
+    /// What one publication takes in memory, in all forms in which browsers that are here take
+    /// theirs: SockJS escapes it, and does so anew for each transport.
+    publication_bytes: 134_217_728, 1024..=1_099_511_627_776;
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 
 use crate::codec::http;
-use crate::codec::sockjs::{self, Envelope};
+use crate::codec::sockjs::{self, Envelope, Written};
 use crate::codec::{json, ws};
 use crate::frame::Frame;
 
@@ -55,6 +55,38 @@ impl Form {
                 3 + 2 * envelope as usize + is_chunked as usize
             }
         }
+    }
+}
+
+/// What kinds of peers there are: each takes messages in forms of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kinds {
+    /// Raw WebSockets.
+    pub raw: bool,
+    /// WebSockets of SockJS.
+    pub sockjs: bool,
+    /// SockJS over HTTP.
+    pub polled: bool,
+}
+
+impl Kinds {
+    /// No message with so many bytes of data takes more than this in all forms of all kinds.
+    pub fn bytes_max(data_bytes: usize) -> usize {
+        data_bytes.saturating_mul(Form::COUNT * Written::FACTOR_MAX)
+    }
+
+    /// Bytes that a message with this data takes in all forms of these kinds together, at most;
+    /// but for its channel and what stands around it.
+    pub fn bytes(self, data: &str) -> usize {
+        let raw = if self.raw { data.len() } else { 0 };
+        if !self.sockjs && !self.polled {
+            return raw;
+        }
+        let Written { string, event, script } = Written::of(data);
+        let sockjs = if self.sockjs { string } else { 0 };
+        // Each envelope with chunks and without, and what waits in sessions.
+        let polled = if self.polled { string + 2 * (string + event + script) } else { 0 };
+        raw + sockjs + polled
     }
 }
 
@@ -149,8 +181,7 @@ impl<'a> Publication<'a> {
             },
             // Escaping is what costs most: it is done once for all forms over HTTP.
             Form::Stream { envelope, is_chunked } => {
-                let items = std::slice::from_ref(self.frame(Form::Item));
-                stream_frame(envelope, is_chunked, &array(items))
+                stream_frame(envelope, is_chunked, &[b"a[", self.frame(Form::Item), b"]"])
             }
         })
     }
@@ -183,17 +214,17 @@ fn write_head(out: &mut Vec<u8>, channel: &str) {
 fn one_frame(form: Form, channel: &str, data: &str) -> Frame {
     // If the channel's name needs no escapes.
     let bytes = channel.len() + data.len() + r#"{"event":"","data":}"#.len();
-    let mut scratch = Vec::with_capacity(bytes + ws::HEADER_BYTES);
-    let write = |out: &mut Vec<u8>| {
-        write_head(out, channel);
-        out.extend_from_slice(data.as_bytes());
-        out.push(b'}');
-    };
+    let mut head = Vec::new();
     if form == Form::Raw {
-        return ws::text_frame_with(&mut scratch, write);
+        let mut scratch = Vec::with_capacity(bytes + ws::HEADER_BYTES);
+        return ws::text_frame_with(&mut scratch, |out| {
+            write_head(out, channel);
+            out.extend_from_slice(data.as_bytes());
+            out.push(b'}');
+        });
     }
-    write(&mut scratch);
-    message_frame(form, str::from_utf8(&scratch).unwrap_or_default())
+    write_head(&mut head, channel);
+    message_parts_frame(form, &[str::from_utf8(&head).unwrap_or_default(), data, "}"])
 }
 
 /// All messages of a run: their frames one behind the other, or the strings of an array.
@@ -221,22 +252,31 @@ fn run_frame(form: Form, run: &Run) -> Frame {
 
 /// One JSON message, wrapped for a peer of that form.
 pub fn message_frame(form: Form, message: &str) -> Frame {
+    message_parts_frame(form, &[message])
+}
+
+/// The same of a message in parts.
+fn message_parts_frame(form: Form, parts: &[&str]) -> Frame {
     // Quotes are the most that most messages have to escape.
-    let capacity = message.len() + message.len() / 4 + 16;
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let capacity = bytes + bytes / 4 + 16;
     match form {
-        Form::Raw => ws::text_frame(message.as_bytes()),
-        Form::SockJs => {
-            let mut scratch = Vec::with_capacity(capacity);
-            ws::text_frame_with(&mut scratch, |out| sockjs::message_into(out, message))
-        }
+        Form::Raw => ws::text_frame_with(&mut Vec::with_capacity(capacity), |out| {
+            parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        }),
+        Form::SockJs => ws::text_frame_with(&mut Vec::with_capacity(capacity), |out| {
+            out.extend_from_slice(b"a[");
+            sockjs::escape_parts_into(out, parts);
+            out.push(b']');
+        }),
         Form::Item => {
             let mut item = Vec::with_capacity(capacity);
-            sockjs::escape_into(&mut item, message);
+            sockjs::escape_parts_into(&mut item, parts);
             Frame::from(item)
         }
         Form::Stream { envelope, is_chunked } => {
-            let item = message_frame(Form::Item, message);
-            stream_frame(envelope, is_chunked, &array(&[item]))
+            let item = message_parts_frame(Form::Item, parts);
+            stream_frame(envelope, is_chunked, &[b"a[", &item, b"]"])
         }
     }
 }
@@ -256,17 +296,21 @@ pub fn array<'a>(items: impl IntoIterator<Item = &'a Frame> + Clone) -> Vec<u8> 
     out
 }
 
-/// A SockJS frame of any kind, wrapped for an answer that goes on.
-pub fn stream_frame(envelope: Envelope, is_chunked: bool, frame: &[u8]) -> Frame {
-    let mut payload = Vec::with_capacity(frame.len() + frame.len() / 8 + 32);
+/// A SockJS frame of any kind, in parts, wrapped for an answer that goes on.
+pub fn stream_frame(envelope: Envelope, is_chunked: bool, frame: &[&[u8]]) -> Frame {
+    let bytes: usize = frame.iter().map(|part| part.len()).sum();
+    let mut payload = Vec::with_capacity(bytes + bytes / 8 + 64);
     envelope.frame_into(&mut payload, frame);
-    if is_chunked { chunk(&payload) } else { Frame::from(payload) }
+    if is_chunked { chunk(payload) } else { Frame::from(payload) }
 }
 
 /// A chunk of an answer.
-pub fn chunk(payload: &[u8]) -> Frame {
+pub fn chunk(mut payload: Vec<u8>) -> Frame {
     let header = http::chunk_header(payload.len());
-    Frame::from([header.as_bytes(), payload, b"\r\n"].concat())
+    payload.reserve_exact(header.len() + 2);
+    payload.splice(..0, header.into_bytes());
+    payload.extend_from_slice(b"\r\n");
+    Frame::from(payload)
 }
 
 #[cfg(test)]
@@ -302,6 +346,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_message_takes_is_known_before_it_is_encoded() {
+        for data in ["\"<a\\\"b>\"", "\"%\u{2028}😀\"", "[1]"] {
+            let data = format!("[{}0]", format!("{data},").repeat(1000));
+            let publication = Publication::new("c", &data);
+            let bytes = |forms: &[Form]| -> usize {
+                forms.iter().map(|form| publication.frame(*form).len()).sum()
+            };
+            let (raw, sockjs) = (bytes(&[Form::Raw]), bytes(&[Form::SockJs]));
+            let polled = bytes(&Form::ALL[2..]);
+            let all = Kinds { raw: true, sockjs: true, polled: true };
+            let near = |bytes: usize, counted: usize| bytes.abs_diff(counted) < 100 * Form::COUNT;
+            assert!(near(raw, Kinds { raw: true, ..Kinds::default() }.bytes(&data)));
+            assert!(near(sockjs, Kinds { sockjs: true, ..Kinds::default() }.bytes(&data)));
+            assert!(near(polled, Kinds { polled: true, ..Kinds::default() }.bytes(&data)));
+            assert!(near(raw + sockjs + polled, all.bytes(&data)));
+            assert!(all.bytes(&data) <= Kinds::bytes_max(data.len()));
+            assert_eq!(Kinds::default().bytes(&data), 0);
+        }
+    }
+
+    #[test]
     fn a_run_says_what_its_messages_say() {
         let (mut run, data) = (Run::default(), ["1", "\"\\u00e9\"", "{\"a\":[]}"]);
         run.begin("n\"1");
@@ -322,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_chunk_is_a_frame_of_its_own() {
-        let frame = stream_frame(Envelope::Xhr, true, b"a[\"0123456789\"]");
+        let frame = stream_frame(Envelope::Xhr, true, &[b"a[", b"\"0123456789\"]"]);
         assert_eq!(&*frame, b"10\r\na[\"0123456789\"]\n\r\n");
         let items = [message_frame(Form::Item, "x"), message_frame(Form::Item, "\"")];
         assert_eq!(array(&items), br#"a["x","\""]"#);

@@ -9,11 +9,13 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::browser::Browser;
+use common::browser::{Browser, auth_message};
 use common::control::{Control, frame};
 use common::eventually;
 use common::http::request;
 use common::server::{Dir, Options, Server, key_of};
+use common::token::token;
+use common::web::{Http, post, session};
 use serde_json::{Value, json};
 
 /// A server that may have so many KiB of address space.
@@ -91,9 +93,7 @@ fn a_list_of_millions_does_not_end_a_server_with_little_memory() {
 
 /// What the admin door shows under this name.
 fn metric(server: &Server, name: &str) -> f64 {
-    let address = |line: &String| line.split_once("listening admin=")?.1.trim().parse().ok();
-    let admin = eventually("the admin door opens", || server.log().iter().find_map(address));
-    let page = request(admin, "GET /metrics", &[]).unwrap().body;
+    let page = request(server.admin(), "GET /metrics", &[]).unwrap().body;
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
 }
@@ -196,6 +196,77 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
     assert!(server.peak_memory_bytes() < 160_000_000, "{}", server.peak_memory_bytes());
     server.assert_alive();
     drop((stuck, unread));
+}
+
+/// A session over HTTP that has said who it is and listens to "x".
+fn session_on_x(server: &Server, user: usize) -> String {
+    let id = session();
+    let web = server.ws;
+    assert_eq!(post(web, &format!("/socket/{id}/xhr"), ""), (200, "o\n".into()));
+    let token = token(&format!(r#"{{"i":"{user}"}}"#), key_of("demo"));
+    let auth = auth_message("demo", &token);
+    let said = json!([auth, r#"{"event":"subscribe","data":"x"}"#]).to_string();
+    assert_eq!(post(web, &format!("/socket/{id}/xhr_send"), &said).0, 204);
+    assert!(post(web, &format!("/socket/{id}/xhr"), "").1.contains("auth ok"));
+    id
+}
+
+#[test]
+fn answers_to_polls_wait_for_room() {
+    let mut server = in_little(Dir::new(), 262_144, &Options::default());
+    let polls: Vec<Http> = (0..120)
+        .map(|number| {
+            let mut http = Http::connect(server.ws);
+            http.send(&format!("POST /socket/{}/xhr", session_on_x(&server, number)), &[], "");
+            http
+        })
+        .collect();
+    let mut control = server.controller("demo");
+    control.ok(r#"{"action":"ping"}"#);
+    let data = "y".repeat(4 << 20);
+    control.ok(&format!(r#"{{"action":"emit","channel":"x","data":"{data}"}}"#));
+    // Whoever reads gets it, in whatever order; and nobody else is forgotten.
+    for mut http in polls {
+        let body = http.answer().body;
+        assert!(body.starts_with("a[\"{\\\"event\\\":\\\"x\\\"") && body.len() > data.len());
+    }
+    let peak = server.peak_memory_bytes();
+    assert!(peak < 120_000_000, "it took {peak} bytes");
+    server.assert_alive();
+}
+
+#[test]
+fn what_escapes_make_of_a_message_does_not_end_a_server_with_little_memory() {
+    let mut server = in_little(Dir::new(), 262_144, &Options::default());
+    let mut control = server.controller("demo");
+    let mut raw = server.browser("demo", r#"{"i":"raw"}"#);
+    raw.join("x");
+    let emit = |data: &[u8]| {
+        let body = [br#"{"action":"emit","channel":"x","data":""#, data, br#""}"#].concat();
+        frame(&body)
+    };
+    let long = 8_000_000;
+    // For whoever takes it as it is, it is never too long.
+    control.send_raw(&emit(&b"<".repeat(long)));
+    assert_eq!(control.recv(), r#"{"success":true}"#);
+    assert!(raw.hear().len() > long);
+    let id = session_on_x(&server, 1);
+    let mut page = Http::connect(server.ws);
+    page.send(&format!("GET /socket/{id}/htmlfile?c=f"), &[], "");
+    page.head();
+    for piece in [&b"<"[..], b"\\\"", "😀".as_bytes()] {
+        control.send_raw(&emit(&piece.repeat(long / piece.len())));
+        let reply = control.recv();
+        assert!(reply.contains("Too much data as browsers take it"), "{reply}");
+    }
+    control.send_raw(&emit(&b"\xff".repeat(long)));
+    assert!(control.recv().contains("Not UTF-8, and too long when it is made so"));
+    control.send_raw(&emit(&b"\xff".repeat(300_000)));
+    assert_eq!(control.recv(), r#"{"success":true}"#);
+    assert!(raw.hear().ends_with("\u{fffd}\"}"));
+    let peak = server.peak_memory_bytes();
+    assert!(peak < 60_000_000, "it took {peak} bytes");
+    server.assert_alive();
 }
 
 #[test]

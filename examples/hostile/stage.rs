@@ -19,8 +19,8 @@ const FOREIGN_PERCENT: f64 = 15.0;
 /// The p99.9 of a turn over the campaign, in milliseconds.
 const TURN_MS: f64 = 5.0;
 const MIB: f64 = 1_048_576.0;
-/// For how long the healthy load is measured in peace, and at least in an attack: the p99 of a second
-/// would be the worst of a hundred messages, which is as often the machine's as the attack's.
+/// For how long the healthy load is measured in peace, and at least in an attack: the p99 of a
+/// second would be the worst of a hundred messages, as often the machine's as the attack's.
 const MEASURED: Duration = Duration::from_secs(10);
 
 /// What an attack sees of the server that it attacks.

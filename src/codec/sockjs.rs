@@ -181,9 +181,19 @@ const LOOK_AT: [bool; 256] = {
 /// browsers lose on the way: U+200C–200F, 2028–202F, 2060–206F, FFF0–FFFF and, by its two
 /// surrogates, everything beyond U+FFFF.
 pub fn escape_into(out: &mut Vec<u8>, message: &str) {
-    out.reserve(message.len() + 2);
+    escape_parts_into(out, &[message]);
+}
+
+/// As [`escape_into`], of a message in parts.
+pub fn escape_parts_into(out: &mut Vec<u8>, parts: &[&str]) {
+    out.reserve(parts.iter().map(|part| part.len()).sum::<usize>() + 2);
     out.push(b'"');
-    let mut rest = message;
+    parts.iter().for_each(|part| escape_part_into(out, part));
+    out.push(b'"');
+}
+
+fn escape_part_into(out: &mut Vec<u8>, part: &str) {
+    let mut rest = part;
     // Runs without any such byte are copied whole.
     while let Some(at) = rest.bytes().position(|byte| LOOK_AT[byte as usize]) {
         let (run, special) = rest.split_at(at);
@@ -195,7 +205,45 @@ pub fn escape_into(out: &mut Vec<u8>, message: &str) {
         rest = characters.as_str();
     }
     out.extend_from_slice(rest.as_bytes());
-    out.push(b'"');
+}
+
+/// How many bytes a message is, at most, once it is written. What stands around it is not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// By [`escape_into`].
+    pub string: usize,
+    /// That as an event of [`Envelope::EventSource`].
+    pub event: usize,
+    /// That in a script of [`Envelope::HtmlFile`], or for `jsonp`.
+    pub script: usize,
+}
+
+impl Written {
+    /// No message becomes more than so many times as long in any of them.
+    pub const FACTOR_MAX: usize = 7;
+
+    /// Counts what would have to be escaped, without writing it.
+    pub fn of(message: &str) -> Written {
+        let bytes = message.as_bytes();
+        let quotes = count(bytes, |byte| byte == b'"' || byte == b'\\');
+        let controls = count(bytes, |byte| byte < 0x20);
+        // Characters of three bytes some of which, and of four all of which, become escapes.
+        let threes = count(bytes, |byte| byte == 0xE2 || byte == 0xEF);
+        let fours = count(bytes, |byte| byte >= 0xF0);
+        let marks = count(bytes, |byte| matches!(byte, b'<' | b'>' | b'&'));
+        let percents = count(bytes, |byte| byte == b'%');
+        let string = bytes.len() + quotes + 5 * controls + 3 * threes + 8 * fours;
+        // Each escape begins with a backslash, which a script escapes once more, and quotes too.
+        let script = string + 2 * quotes + controls + threes + 2 * fours + 5 * marks;
+        Written { string, event: string + 2 * percents, script }
+    }
+}
+
+/// How many of these bytes are such. In pieces whose count a byte holds, which the compiler turns
+/// into instructions for many bytes at a time.
+fn count(bytes: &[u8], is_such: impl Fn(u8) -> bool) -> usize {
+    let in_piece = |piece: &[u8]| piece.iter().map(|byte| u8::from(is_such(*byte))).sum::<u8>();
+    bytes.chunks(255).map(|piece| usize::from(in_piece(piece))).sum()
 }
 
 fn escape_character_into(out: &mut Vec<u8>, character: char) {
@@ -453,8 +501,18 @@ pub fn fuzz_messages(data: &[u8]) {
     assert_eq!(sent, Some(Some(vec![text.to_owned()])));
     assert!(!escaped.contains(|c| matches!(c, '\0'..='\u{1f}' | '\u{fff0}'..)));
 
+    let written = Written::of(text);
+    assert!(escaped.len() <= written.string + r#"a[""]"#.len());
+    for (envelope, most) in
+        [(Envelope::EventSource, written.event), (Envelope::HtmlFile, written.script)]
+    {
+        let mut out = Vec::new();
+        envelope.frame_into(&mut out, &[escaped.as_bytes()]);
+        assert!(out.len() <= most + 64 && most <= Written::FACTOR_MAX * text.len());
+    }
+
     let mut script = Vec::new();
-    jsonp_into(&mut script, "c", data);
+    jsonp_into(&mut script, "c", &[data]);
     let script = str::from_utf8(&script).unwrap_or_default();
     let string = script.strip_prefix("/**/c(").and_then(|rest| rest.strip_suffix(");\r\n"));
     assert_eq!(string.map(|string| from_str::<String>(string).ok()), Some(Some(text.to_owned())));

@@ -43,7 +43,7 @@ pub fn fit(config: &mut Config) -> Option<String> {
 }
 
 /// What fits into so much room: half of it is for what strangers have sent and not finished.
-fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 8] {
+fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 10] {
     let input = room / 2;
     let body = (input / CONNECTIONS).max(BODY_BYTES).min(limits.http_body_bytes as u64);
     let connection = body.max(limits.http_head_bytes as u64);
@@ -55,6 +55,8 @@ fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 8] {
         ("states", room / 8 / STATE_BYTES),
         ("store_pending_bytes", room / 8),
         ("answers_bytes", room / 4),
+        ("queued_bytes", room / 4),
+        ("publication_bytes", room / 4),
         ("control_input_bytes", (room / 8).max(limits.control_frame_bytes as u64)),
     ]
 }

@@ -273,15 +273,11 @@ impl<J: Journal> Switch<J> {
             let outline = controller.whole(body);
             commands += 1;
             self.metrics.commands += 1;
-            let (body, outline) = match std::str::from_utf8(body) {
-                Ok(body) => (Cow::Borrowed(body), outline),
-                Err(_) => (String::from_utf8_lossy(body), None),
-            };
             if commands == 1 {
                 // Half a frame that was waited for is whole.
                 controller.watch_frame(net, conn, false, &self.limits);
             }
-            self.command(net, conn, controller, (&body, outline.as_deref()))?;
+            self.command(net, conn, controller, (body, outline.as_deref()))?;
             if controller.room.is_some() {
                 decoder.release();
                 controller.room = None;
@@ -305,10 +301,15 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        (body, outline): (&str, Option<&Outline>),
+        (body, outline): (&[u8], Option<&Outline>),
     ) -> Result<(), CloseReason> {
         self.look_at_key(net, controller);
-        let command = command::parse(body, outline, controller.auth.is_some(), &self.limits);
+        let body = match command::text(body, self.limits.control_frame_bytes) {
+            Ok(body) => body,
+            Err(refused) => return self.say(net, conn, controller, Err(refused)),
+        };
+        let outline = outline.filter(|_| matches!(body, Cow::Borrowed(_)));
+        let command = command::parse(&body, outline, controller.auth.is_some(), &self.limits);
         let answer = match command {
             Ok(command) if self.puts_off(net, conn, controller, &command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),
@@ -354,6 +355,7 @@ impl<J: Journal> Switch<J> {
             }
             Command::Info { channel } => return Ok(self.list(net, ns?, &channel)),
             Command::Emit { channels, data, options } => {
+                self.check_publication(channels.len(), data)?;
                 let EmitOptions { user, except, count } = options;
                 controller.counts = count;
                 let (channels, data) = (Cow::Borrowed(&*channels), Cow::Borrowed(data));
@@ -362,6 +364,7 @@ impl<J: Journal> Switch<J> {
             }
             Command::Store { channel, data, options, is_push } => {
                 let StoreOptions { user, ttl_ms, emit } = options;
+                self.check_publication(usize::from(emit), data)?;
                 let (ns, data) = (ns?, data.into());
                 match is_push {
                     true => Change::Push { ns, channel, user, data, ttl_ms, emit },

@@ -4,10 +4,11 @@
 //! [`Switch::hand_out`] comes before it, and at the end of what was read of the back end.
 
 use super::Switch;
+use super::command::Refused;
 use crate::edge::Net;
 use crate::hub::{Change, ChannelId, NsId};
 use crate::journal::Journal;
-use crate::publication::{Publication, Run};
+use crate::publication::{Kinds, Publication, Run};
 use crate::reason::CloseReason;
 
 /// Messages that everybody in one channel is to be given.
@@ -55,6 +56,19 @@ impl Crowd {
 }
 
 impl<J: Journal> Switch<J> {
+    /// Refuses to publish what would take too much memory, in the forms of those who are here:
+    /// what escapes make of it cannot be told from its length.
+    pub(super) fn check_publication(&self, channels: usize, data: &str) -> Result<(), Refused> {
+        let max = self.limits.publication_bytes;
+        if Kinds::bytes_max(data.len()).saturating_mul(channels) <= max
+            || self.web.kinds().bytes(data).saturating_mul(channels) <= max
+        {
+            return Ok(());
+        }
+        let reason = format!("Too much data as browsers take it, at most {max} bytes in all forms");
+        Err(Refused { code: 300, reason: reason.into() })
+    }
+
     /// Hands out what is gathered, unless this change says more to the same.
     pub(super) fn hand_out_before(&mut self, net: &mut impl Net, change: &Change) {
         if !self.crowd.goes_on_with(change) {

@@ -1,7 +1,7 @@
 //! Room for what back ends are sending. A frame of which more has arrived than strangers may send
-//! reserves the length that it declares, out of `control_input_bytes`; while there is no room for it
-//! its connection is not read, and others are: small commands wait for nothing. Its time runs all
-//! the same: whoever sends a part and no more is gone in that, and holds up nobody for longer.
+//! reserves the length that it declares, out of `control_input_bytes`; while there is no room for
+//! it its connection is not read, and others are: small commands wait for nothing. Its time runs
+//! all the same: whoever sends a part and no more is gone in that, and holds up nobody for longer.
 //! Called by the switch before each frame, and at the end of each turn.
 
 use std::cell::Cell;

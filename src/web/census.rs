@@ -2,6 +2,7 @@
 //! known without a search. Changes nothing.
 
 use super::{Bodies, Line, Web};
+use crate::publication::Kinds;
 use crate::reason::CloseReason;
 
 /// How many sessions there are, by how they are carried.
@@ -25,6 +26,12 @@ impl<P> Web<P> {
     pub fn ways(&self) -> Ways {
         let (raw, sockjs) = (self.raw_sockets, self.sockjs_sockets);
         Ways { raw, sockjs, polled: self.sessions.len() }
+    }
+
+    /// What kinds of sessions there are.
+    pub fn kinds(&self) -> Kinds {
+        let Ways { raw, sockjs, polled } = self.ways();
+        Kinds { raw: raw > 0, sockjs: sockjs > 0, polled: polled > 0 }
     }
 
     /// What is kept of bodies of requests.

@@ -22,6 +22,9 @@ pub(super) enum PolledKind {}
 /// One session over HTTP, for as long as it lives.
 pub(super) type PolledId = Id<PolledKind>;
 
+/// An answer of so many bytes never waits for room.
+const LITTLE_BYTES: usize = 4096;
+
 /// How an answer to a receiver looks.
 #[derive(Debug)]
 pub(super) enum Reply {
@@ -54,7 +57,7 @@ impl Receiver {
     /// Sends a frame of SockJS on an answer that goes on.
     fn send_frame(&mut self, net: &mut impl Net, frame: &[u8]) {
         if let Reply::Stream { envelope, is_chunked } = self.reply {
-            let frame = stream_frame(envelope, is_chunked, frame);
+            let frame = stream_frame(envelope, is_chunked, &[frame]);
             self.sent += payload_bytes(&frame, is_chunked);
             net.send(self.conn, frame);
         }
@@ -99,7 +102,7 @@ pub(super) struct Polled {
     /// Messages that came behind more answers than the browser has taken: what is left of each
     /// array.
     pub pending: VecDeque<String>,
-    /// The first of them waits for room for its answer.
+    /// The first of them waits for room for its answer, or the receiver does for what is there.
     pub is_hungry: bool,
     /// How many bytes of those the door has counted.
     pub counted_bytes: usize,
@@ -281,6 +284,12 @@ impl Polled {
         })
     }
 
+    /// Whether what the receiver is to be given is more than a little. It is a frame of its own,
+    /// however many others get the same.
+    pub fn owes_much(&self) -> bool {
+        self.receiver.is_some() && self.inbox_bytes > LITTLE_BYTES
+    }
+
     /// How much of what the browser sent waits to be heard.
     pub fn pending_bytes(&self) -> usize {
         self.pending.iter().map(String::len).sum()
@@ -341,8 +350,8 @@ impl Polled {
         if let Reply::Poll { response, callback } = reply {
             let mut body = Vec::with_capacity(frame.len() + frame.len() / 8 + 32);
             match &callback {
-                Some(callback) => sockjs::jsonp_into(&mut body, callback, frame),
-                None => Envelope::Xhr.frame_into(&mut body, frame),
+                Some(callback) => sockjs::jsonp_into(&mut body, callback, &[frame]),
+                None => Envelope::Xhr.frame_into(&mut body, &[frame]),
             }
             let response = response.body(Envelope::Xhr.content_type(), body);
             let response = if close.is_some() { response.close() } else { response };

@@ -45,9 +45,11 @@ impl<P> Web<P> {
             self.dirty.push_back(id);
         }
         if polled.inbox_bytes() > max
+            && net.kept().answers <= limits.answers_bytes
             && let Some(finished) = polled.flush(net)
         {
-            // Offered at once, as to a socket: what comes now finds nobody who waits.
+            // Offered at once, as to a socket, if there is room for an answer of its own: what
+            // comes now finds nobody who waits.
             self.finish(net, id, finished);
         }
         is_lost

@@ -105,7 +105,7 @@ impl<P> Web<P> {
         net.send(conn, response.encode_head());
         let mut prelude = Vec::new();
         envelope.prelude_into(&mut prelude, &callback);
-        net.send(conn, if is_chunked { chunk(&prelude) } else { Frame::from(prelude) });
+        net.send(conn, if is_chunked { chunk(prelude) } else { Frame::from(prelude) });
         let reply = Reply::Stream { envelope, is_chunked };
         self.attach(net, id, Receiver::new(conn, reply, closes || !is_chunked));
         None
@@ -149,13 +149,13 @@ impl<P> Web<P> {
             Reply::Poll { response, callback } => {
                 let mut body = Vec::new();
                 match &callback {
-                    Some(callback) => sockjs::jsonp_into(&mut body, callback, frame.as_bytes()),
-                    None => Envelope::Xhr.frame_into(&mut body, frame.as_bytes()),
+                    Some(callback) => sockjs::jsonp_into(&mut body, callback, &[frame.as_bytes()]),
+                    None => Envelope::Xhr.frame_into(&mut body, &[frame.as_bytes()]),
                 }
                 net.send(conn, response.body(Envelope::Xhr.content_type(), body).encode());
             }
             Reply::Stream { envelope, is_chunked } => {
-                net.send(conn, stream_frame(envelope, is_chunked, frame.as_bytes()));
+                net.send(conn, stream_frame(envelope, is_chunked, &[frame.as_bytes()]));
                 if is_chunked {
                     net.send(conn, Frame::from(LAST_CHUNK));
                 }
@@ -319,7 +319,11 @@ impl<P> Web<P> {
     ) {
         loop {
             let Some(polled) = self.polled(id) else { return };
-            if let Some(finished) = polled.flush(net) {
+            if polled.owes_much() && app.is_short(net) {
+                if !std::mem::replace(&mut polled.is_hungry, true) {
+                    self.hungry.push(SessionId::of_polled(id));
+                }
+            } else if let Some(finished) = polled.flush(net) {
                 self.finish(net, id, finished);
             }
             if !self.go_on(net, app, id) {

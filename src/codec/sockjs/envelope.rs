@@ -1,8 +1,6 @@
 //! What a SockJS frame is wrapped in on its way over HTTP, and what stands in front of the first
 //! one. Owns nothing; a script that a browser runs is never broken out of, whatever a message says.
 
-use std::borrow::Cow;
-
 /// The head of a page for `htmlfile`, in two parts; the name of the callback stands between them.
 const HTMLFILE_HEAD: [&str; 2] = [
     "<!doctype html>\n<html><head>\n  \
@@ -77,17 +75,19 @@ impl Envelope {
         }
     }
 
-    /// Appends a frame of SockJS in its envelope.
-    pub fn frame_into(self, out: &mut Vec<u8>, frame: &[u8]) {
+    /// Appends a frame of SockJS in its envelope. The frame may come in parts, of which none ends
+    /// within a character.
+    pub fn frame_into<'a>(self, out: &mut Vec<u8>, frame: &[&'a [u8]]) {
         match self {
             Envelope::Xhr => {
-                out.extend_from_slice(frame);
+                frame.iter().for_each(|part| out.extend_from_slice(part));
                 out.push(b'\n');
             }
             Envelope::EventSource => {
                 out.extend_from_slice(b"data: ");
                 // The client decodes percent escapes in every event. Frames have no line ends.
-                for piece in frame.split_inclusive(|byte| *byte == b'%') {
+                let pieces = |part: &&'a [u8]| part.split_inclusive(|byte| *byte == b'%');
+                for piece in frame.iter().flat_map(pieces) {
                     out.extend_from_slice(piece);
                     if piece.ends_with(b"%") {
                         out.extend_from_slice(b"25");
@@ -107,7 +107,7 @@ impl Envelope {
 /// Appends a frame as `jsonp` has it: a call of the callback, which is checked
 /// ([`parse_callback`]). The comment in front keeps the callback from being taken for the head of
 /// another kind of file.
-pub fn jsonp_into(out: &mut Vec<u8>, callback: &str, frame: &[u8]) {
+pub fn jsonp_into(out: &mut Vec<u8>, callback: &str, frame: &[&[u8]]) {
     out.extend_from_slice(b"/**/");
     out.extend_from_slice(callback.as_bytes());
     out.push(b'(');
@@ -117,27 +117,37 @@ pub fn jsonp_into(out: &mut Vec<u8>, callback: &str, frame: &[u8]) {
 
 /// Appends a frame as a string in a script inside HTML. `<`, `>` and `&` would mean something to
 /// the HTML around the script, and U+2028 and U+2029 end a line of it; all are written as escapes.
-fn script_string_into(out: &mut Vec<u8>, frame: &[u8]) {
+fn script_string_into(out: &mut Vec<u8>, frame: &[&[u8]]) {
     out.push(b'"');
-    let mut rest = frame;
+    frame.iter().for_each(|part| script_part_into(out, part));
+    out.push(b'"');
+}
+
+fn script_part_into(out: &mut Vec<u8>, part: &[u8]) {
+    let mut rest = part;
     let is_special =
         |byte: &u8| matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0..0x20) || *byte == 0xE2;
     while let Some(at) = rest.iter().position(is_special) {
         out.extend_from_slice(&rest[..at]);
-        let (escaped, count): (Cow<'_, [u8]>, usize) = match &rest[at..] {
-            [b'"', ..] => (b"\\\"".into(), 1),
-            [b'\\', ..] => (b"\\\\".into(), 1),
-            [0xE2, 0x80, 0xA8, ..] => (b"\\u2028".into(), 3),
-            [0xE2, 0x80, 0xA9, ..] => (b"\\u2029".into(), 3),
-            [0xE2, ..] => (vec![0xE2].into(), 1),
-            [byte, ..] => (format!("\\u{byte:04x}").into_bytes().into(), 1),
+        let (escaped, count): (&[u8], usize) = match &rest[at..] {
+            [b'"', ..] => (b"\\\"", 1),
+            [b'\\', ..] => (b"\\\\", 1),
+            [b'<', ..] => (b"\\u003c", 1),
+            [b'>', ..] => (b"\\u003e", 1),
+            [b'&', ..] => (b"\\u0026", 1),
+            [0xE2, 0x80, 0xA8, ..] => (b"\\u2028", 3),
+            [0xE2, 0x80, 0xA9, ..] => (b"\\u2029", 3),
+            [0xE2, ..] => (&[0xE2], 1),
+            [byte, ..] => {
+                out.extend_from_slice(format!("\\u{byte:04x}").as_bytes());
+                (b"", 1)
+            }
             [] => break,
         };
-        out.extend_from_slice(&escaped);
+        out.extend_from_slice(escaped);
         rest = &rest[at + count..];
     }
     out.extend_from_slice(rest);
-    out.push(b'"');
 }
 
 /// Why there is no callback to be had from a query; the text is the answer's.
@@ -210,12 +220,39 @@ pub fn iframe_page(script: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Written, escape_into};
     use super::*;
 
     fn wrapped(envelope: Envelope, frame: &str) -> String {
         let mut out = Vec::new();
-        envelope.frame_into(&mut out, frame.as_bytes());
+        envelope.frame_into(&mut out, &[frame.as_bytes()]);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_written() {
+        let messages = [
+            String::new(),
+            "plain".repeat(100),
+            "\"\\".repeat(300),
+            "<&>%".repeat(300),
+            "\u{fffd}\u{2028}\u{ffff}".repeat(300),
+            "😀".repeat(300),
+            "é".repeat(300),
+        ];
+        for message in messages {
+            let (mut string, mut event, mut script) = (Vec::new(), Vec::new(), Vec::new());
+            escape_into(&mut string, &message);
+            Envelope::EventSource.frame_into(&mut event, &[&string]);
+            script_part_into(&mut script, &string[1..string.len() - 1]);
+            let written = Written::of(&message);
+            assert_eq!(written.string + 2, string.len(), "{message}");
+            assert_eq!(written.event + 2 + b"data: \r\n\r\n".len(), event.len(), "{message}");
+            assert_eq!(written.script, script.len(), "{message}");
+            assert!(written.script <= Written::FACTOR_MAX * message.len());
+        }
+        // Controls are counted as the longest of their escapes.
+        assert_eq!(Written::of("\n\u{1f}").script, 14);
     }
 
     #[test]
@@ -227,7 +264,7 @@ mod tests {
         let script = "<script>\np(\"a[\\\"%20\\\\n\\\"]\");\n</script>\r\n";
         assert_eq!(wrapped(Envelope::HtmlFile, frame), script);
         let mut out = Vec::new();
-        jsonp_into(&mut out, "cb", frame.as_bytes());
+        jsonp_into(&mut out, "cb", &[frame.as_bytes()]);
         assert_eq!(out, b"/**/cb(\"a[\\\"%20\\\\n\\\"]\");\r\n");
     }
 
@@ -235,7 +272,7 @@ mod tests {
     fn nothing_breaks_out_of_a_script() {
         let frame = "a[\"</script><!--&amp;\u{2028}\u{2029}\u{20ac}\u{e9}\n\0\"]";
         let mut out = Vec::new();
-        script_string_into(&mut out, frame.as_bytes());
+        script_string_into(&mut out, &[frame.as_bytes()]);
         let text = String::from_utf8(out).unwrap();
         assert!(!text.contains(['<', '>', '&', '\u{2028}', '\u{2029}', '\n', '\0']), "{text}");
         assert!(text.contains("\\u003c/script\\u003e\\u003c!--\\u0026amp;\\u2028\\u2029\u{20ac}"));

@@ -232,6 +232,8 @@ limits! {
     answers_unauthenticated_bytes: 4096, 512..=1_073_741_824;
     /// Channels that one connection may be subscribed to.
     channels_per_connection: 128, 1..=1_000_000;
+    /// Subscriptions of all connections together.
+    subscriptions: 2_560_000, 1..=1_000_000_000;
     /// Connections of one user.
     connections_per_user: 64, 1..=1_000_000;
     /// Namespaces.

@@ -123,6 +123,8 @@ pub struct Report {
     pub shortages: u64,
     /// Times that a large command was not read for a while because others were arriving.
     pub control_input_waits: u64,
+    /// Times that somebody could not subscribe because all together were subscribed to too much.
+    pub crowded: u64,
     /// Turns after which somebody was still on the way out.
     pub leaving_turns: u64,
     /// Times that other limits came to hold.
@@ -198,6 +200,7 @@ fn limits(seed: u64) -> Limits {
         answers_pause_bytes: 1024,
         answers_unauthenticated_bytes: 512,
         channels_per_connection: 4,
+        subscriptions: 12,
         connections_per_user: 3,
         namespaces: 3,
         name_bytes: 24,

@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::browser::{Browser, auth_message};
+use common::browser::{Browser, RAW, auth_message, masked, upgrade};
 use common::control::{Control, frame};
 use common::eventually;
 use common::http::request;
@@ -266,6 +266,46 @@ fn what_escapes_make_of_a_message_does_not_end_a_server_with_little_memory() {
     assert!(raw.hear().ends_with("\u{fffd}\"}"));
     let peak = server.peak_memory_bytes();
     assert!(peak < 60_000_000, "it took {peak} bytes");
+    server.assert_alive();
+}
+
+/// Sends it all, whether or not anybody still reads.
+fn pour(port: std::net::SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(port).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    let _ = stream.write_all(bytes);
+    stream
+}
+
+#[test]
+fn subscriptions_do_not_end_a_server_with_little_memory() {
+    let limits = [
+        ("channels_per_connection", 2000),
+        ("messages_burst", 3000),
+        ("connections_per_user", 500),
+    ];
+    let mut options = Options::limits(&limits);
+    options.config["admin"] = json!("127.0.0.1:0");
+    let mut server = in_little(Dir::new(), 131_072, &options);
+    let token = token(r#"{"i":1}"#, key_of("demo"));
+    // All of these take 90 MB.
+    let _held: Vec<TcpStream> = (0..160)
+        .map(|number| {
+            let mut said = upgrade(RAW, &[]).into_bytes();
+            said.extend(masked(0x81, auth_message("demo", &token).as_bytes()));
+            for channel in 0..1500 {
+                let name = format!("{:n<240}", format!("{number}-{channel}-"));
+                let subscribe = format!(r#"{{"event":"subscribe","data":"{name}"}}"#);
+                said.extend(masked(0x81, subscribe.as_bytes()));
+            }
+            pour(server.ws, &said)
+        })
+        .collect();
+    let mut browser = server.browser("demo", r#"{"i":2}"#);
+    browser.say(r#"{"event":"subscribe","clb":1,"data":"x"}"#);
+    let answer = browser.hear();
+    assert!(answer.contains("too many subscriptions in all, at most "), "{answer}");
+    assert!(metric(&server, "fws_channels") > 10_000.0);
     server.assert_alive();
 }
 

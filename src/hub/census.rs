@@ -1,7 +1,9 @@
 //! How much there is in the hub, and in each namespace; what was published there. Numbers alone,
 //! each known without a search.
 
-use super::{Hub, NsId};
+use super::leave::Present;
+use super::state::State;
+use super::{Hub, Namespace, NsId, PeerId};
 
 /// What is counted of one namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,11 +52,66 @@ impl Hub {
         }
     }
 
+    /// So many subscriptions more in a namespace, and so many less.
+    pub(super) fn count_subscriptions(&mut self, ns: NsId, more: usize, less: usize) {
+        if let Some(space) = self.namespaces.get_mut(ns) {
+            space.subscriptions = space.subscriptions + more - less;
+            self.present.subscriptions = self.present.subscriptions + more - less;
+        }
+    }
+
     /// Name and numbers of the namespaces in the first `slots` places. A namespace keeps its place
     /// for life, so whoever is among them stays among them.
     pub fn tallies(&self, slots: usize) -> impl Iterator<Item = (&str, Tally)> {
         let first = (0..slots).filter_map(|slot| self.namespaces.at(slot));
         let spaces = first.filter_map(|id| self.namespaces.get(id));
         spaces.map(|space| (&*space.name, Tally { states: space.states.len(), ..space.tally }))
+    }
+
+    /// Checks what is counted beside the tables.
+    ///
+    /// # Panics
+    /// If anything does not hold.
+    pub(super) fn check_numbers(&self) {
+        let living = |state: &State| self.namespaces.contains(state.ns);
+        for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
+            assert_eq!(self.find_state(state.ns, state.place.spot()), Some(id));
+            assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
+        }
+        let total = |count: fn(&Namespace) -> usize| -> usize {
+            self.namespaces.iter().map(|(_, ns)| count(ns)).sum()
+        };
+        let Present { channels, users, peers, subscriptions } = self.present;
+        let heard = |ns: Option<NsId>| -> usize {
+            let here = self.peers.iter().map(|(id, _)| id).filter(|id| self.is_here(*id));
+            let its = |id: &PeerId| ns.is_none() || self.user_of(*id).map(|user| user.ns) == ns;
+            here.filter(its).map(|id| self.channels_of(id)).sum()
+        };
+        assert_eq!(heard(None), subscriptions);
+        for (id, ns) in self.namespaces.iter() {
+            assert_eq!(heard(Some(id)), ns.subscriptions);
+        }
+        assert_eq!(total(|ns| ns.channels.len()), channels);
+        assert_eq!(total(|ns| ns.users.len()), users);
+        assert_eq!(total(|ns| ns.tally.peers), peers);
+        let here = self.peers.iter().filter(|(id, _)| self.is_here(*id));
+        assert_eq!(here.count(), peers);
+        if !self.is_leaving() {
+            let in_all = (self.channels.len(), self.users.len(), self.peers.len());
+            assert_eq!(in_all, (channels, users, peers), "somebody is left");
+        }
+        let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
+        assert_eq!(total(|ns| ns.states.len()), self.living);
+        assert_eq!(self.living + buried, self.states.len());
+        // Of those, some may have ended in their graves.
+        assert!(buried <= self.leaving.buried());
+        assert_eq!(total(|ns| ns.grants.len()), self.grants);
+        assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
+        let states = self.states.iter().map(|(_, state)| state);
+        let bytes: usize = states.filter(|state| living(state)).map(State::bytes).sum();
+        assert_eq!(bytes, self.states_bytes);
+        let timed = self.states.iter().filter(|(_, state)| state.end.is_some()).count();
+        assert_eq!(timed, self.ends.len());
+        self.ends.check_invariants();
     }
 }

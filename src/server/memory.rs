@@ -15,6 +15,8 @@ const OWN_MEMORY: u64 = 24 << 20;
 /// Memory of a session, and of a state beside its bytes.
 const SESSION_BYTES: u64 = 1024;
 const STATE_BYTES: u64 = 256;
+/// Memory of a subscription to a channel of its own, with a long name.
+const SUBSCRIPTION_BYTES: u64 = 450;
 /// So many connections are not given up for larger requests.
 const CONNECTIONS: u64 = 10_000;
 /// No less than this for the body of a request.
@@ -43,7 +45,7 @@ pub fn fit(config: &mut Config) -> Option<String> {
 }
 
 /// What fits into so much room: half of it is for what strangers have sent and not finished.
-fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 10] {
+fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 11] {
     let input = room / 2;
     let body = (input / CONNECTIONS).max(BODY_BYTES).min(limits.http_body_bytes as u64);
     let connection = body.max(limits.http_head_bytes as u64);
@@ -51,6 +53,7 @@ fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 10] {
         ("http_body_bytes", body),
         ("connections", input / connection),
         ("sessions", room / 8 / SESSION_BYTES),
+        ("subscriptions", room / 6 / SUBSCRIPTION_BYTES),
         ("states_bytes", room / 8),
         ("states", room / 8 / STATE_BYTES),
         ("store_pending_bytes", room / 8),

@@ -296,6 +296,9 @@ impl Site<'_> {
             Err(Denied::TooManyChannels(max)) => {
                 refuse(outlet, clb, &format!("too many channels, at most {max}"));
             }
+            Err(Denied::TooManySubscriptions(max)) => {
+                refuse(outlet, clb, &format!("too many subscriptions in all, at most {max}"));
+            }
             Err(Denied::Gone) => refuse(outlet, clb, "need auth"),
         }
     }

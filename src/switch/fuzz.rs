@@ -115,6 +115,7 @@ fn limits() -> Limits {
         backlog_bytes: 1024,
         answers_pause_bytes: 1024,
         channels_per_connection: 4,
+        subscriptions: 6,
         connections_per_user: 2,
         namespaces: 3,
         name_bytes: 16,

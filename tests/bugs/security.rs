@@ -221,6 +221,40 @@ fn b17_channels_connections_and_namespaces_have_a_limit() {
 }
 
 #[test]
+fn b17_subscriptions_of_all_together_have_a_limit() {
+    let limits = [("subscriptions", 3), ("connections_per_user", 3)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut control = server.controller("demo");
+    let [mut one, mut two, mut three] = [0; 3].map(|_| server.browser("demo", r#"{"i":1}"#));
+    one.subscribe("a");
+    two.subscribe("a");
+    two.subscribe("b");
+    let full = r#"{"ok":false,"reason":"too many subscriptions in all, at most 3"}"#;
+    let ok = r#"{"ok":true}"#;
+    let ask = |browser: &mut Browser, event: &str, channel: &str, answer: &str| {
+        browser.say(&format!(r#"{{"event":"{event}","clb":1,"data":"{channel}"}}"#));
+        browser.expect(&format!(r#"{{"event":"callBackAnswer","clb":1,"data":{answer}}}"#));
+    };
+    ask(&mut three, "subscribe", "a", full);
+    // One that is there is no new one, and one that is over makes room.
+    ask(&mut two, "subscribe", "b", ok);
+    ask(&mut one, "unsubscribe", "a", ok);
+    ask(&mut three, "subscribe", "c", ok);
+    ask(&mut one, "subscribe", "a", full);
+    control.ok(&emit("b", "1"));
+    two.expect(&message("b", "1"));
+    // So does whoever goes.
+    drop(two);
+    eventually("it is gone", || (connections(&mut control, "b") == 0).then_some(()));
+    ask(&mut one, "subscribe", "a", ok);
+    ask(&mut one, "subscribe", "b", ok);
+    ask(&mut one, "subscribe", "d", full);
+    control.ask(r#"{"action":"disconnect","params":{"userId":"1"}}"#);
+    let mut other = server.browser("demo", r#"{"i":2}"#);
+    ask(&mut other, "subscribe", "a", ok);
+}
+
+#[test]
 fn b17_a_slow_subscriber_is_cut_off() {
     let mut server = Server::start(&Options::limits(&[("backlog_bytes", 1024)]));
     let mut control = server.controller("demo");

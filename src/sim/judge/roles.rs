@@ -514,8 +514,16 @@ impl Judge {
         if channel.starts_with('#') && !record.grants.contains(&grant) {
             return self.answer(conn, clb, "{\"ok\":false,\"reason\":\"no grant\"}");
         }
-        if is_full {
-            let reason = format!("too many channels, at most {max}");
+        let most = self.limits.subscriptions;
+        let in_all = || -> usize { self.peers().map(|(.., it)| it.channels.len()).sum() };
+        let reason = if is_full {
+            Some(format!("too many channels, at most {max}"))
+        } else {
+            let is_crowded = !is_in && in_all() >= most;
+            self.crowded += u64::from(is_crowded);
+            is_crowded.then(|| format!("too many subscriptions in all, at most {most}"))
+        };
+        if let Some(reason) = reason {
             let data = format!("{{\"ok\":false,\"reason\":\"{reason}\"}}");
             return self.answer(conn, clb, &data);
         }

@@ -19,7 +19,7 @@ use crate::time::UnixMillis;
 const CLIENTS_MAX: usize = 20;
 /// Limits that change while a run goes on, and the least that each becomes: those of what there may
 /// be, and of time. What clients of the simulation say is made for the others as they are.
-const RELOADED: [(&str, usize); 29] = [
+const RELOADED: [(&str, usize); 30] = [
     ("control_auth_ms", 1000),
     ("control_frame_ms", 2000),
     ("control_replies_ms", 2000),
@@ -40,6 +40,7 @@ const RELOADED: [(&str, usize); 29] = [
     ("control_commands_per_turn", 1),
     ("control_input_bytes", 1024),
     ("channels_per_connection", 1),
+    ("subscriptions", 1),
     ("connections_per_user", 1),
     ("namespaces", 1),
     ("grants_per_namespace", 1),

@@ -240,6 +240,7 @@ impl<G: Ground> World<G> {
             simulated_ms: self.passed_ms,
             reloads: self.reloads,
             outlived,
+            crowded: self.judge.crowded,
             ..self.report.clone()
         }
     }

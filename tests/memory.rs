@@ -310,6 +310,31 @@ fn subscriptions_do_not_end_a_server_with_little_memory() {
 }
 
 #[test]
+fn grants_do_not_end_a_server_with_little_memory() {
+    let mut options = Options::default();
+    options.config["store"] = json!("none");
+    options.config["admin"] = json!("127.0.0.1:0");
+    let mut server = in_little(Dir::new(), 49_152, &options);
+    let mut control = server.controller("demo");
+    let mut full = 0;
+    // All of these take 52 MB.
+    for hundred in 0..800 {
+        let grant = |number| {
+            let (channel, user) = (format!("{:c<250}", format!("#{number}-")), "u".repeat(250));
+            let params = json!({ "userId": user });
+            let command = json!({ "action": "subscribe", "channel": channel, "params": params });
+            frame(command.to_string().as_bytes())
+        };
+        let grants: Vec<u8> = (0..100).flat_map(|one| grant(hundred * 100 + one)).collect();
+        control.send_raw(&grants);
+        full += (0..100).filter(|_| control.recv().contains("\"code\":313")).count();
+    }
+    let grants = metric(&server, "fws_grants");
+    assert!(grants > 1000.0 && full + grants as usize == 80_000, "{full} and {grants}");
+    server.assert_alive();
+}
+
+#[test]
 fn what_is_set_stays_as_it_is() {
     let limits = [("http_body_bytes", 50_000)];
     let server = in_little(Dir::new(), 262_144, &Options::limits(&limits));

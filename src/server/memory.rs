@@ -17,6 +17,8 @@ const SESSION_BYTES: u64 = 1024;
 const STATE_BYTES: u64 = 256;
 /// Memory of a subscription to a channel of its own, with a long name.
 const SUBSCRIPTION_BYTES: u64 = 450;
+/// Memory of a grant with long names.
+const GRANT_BYTES: u64 = 650;
 /// So many connections are not given up for larger requests.
 const CONNECTIONS: u64 = 10_000;
 /// No less than this for the body of a request.
@@ -45,15 +47,19 @@ pub fn fit(config: &mut Config) -> Option<String> {
 }
 
 /// What fits into so much room: half of it is for what strangers have sent and not finished.
-fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 11] {
+fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 13] {
     let input = room / 2;
     let body = (input / CONNECTIONS).max(BODY_BYTES).min(limits.http_body_bytes as u64);
+    let grants = room / 16 / GRANT_BYTES;
     let connection = body.max(limits.http_head_bytes as u64);
     [
         ("http_body_bytes", body),
         ("connections", input / connection),
         ("sessions", room / 8 / SESSION_BYTES),
         ("subscriptions", room / 6 / SUBSCRIPTION_BYTES),
+        ("grants", grants),
+        // One tenant does not take what is there for all.
+        ("grants_per_namespace", grants / 2),
         ("states_bytes", room / 8),
         ("states", room / 8 / STATE_BYTES),
         ("store_pending_bytes", room / 8),
@@ -95,7 +101,17 @@ mod tests {
             assert!(get("control_input_bytes") >= limits.control_frame_bytes as u64);
             let each = get("http_body_bytes").max(limits.http_head_bytes as u64);
             assert!(connections * each <= room / 2, "{mib} MiB");
-            assert!(get("states_bytes") + get("sessions") * SESSION_BYTES <= room / 4, "{mib} MiB");
+            // What is there for as long as whoever has brought it likes.
+            let held = connections * each
+                + get("states_bytes")
+                + get("sessions") * SESSION_BYTES
+                + get("subscriptions") * SUBSCRIPTION_BYTES
+                + get("grants") * GRANT_BYTES;
+            assert!(held <= room, "{mib} MiB: {held} bytes");
+            for (name, low, ..) in Limits::TABLE {
+                let value = found.iter().find(|(other, _)| other == name).map(|(_, value)| *value);
+                assert!(value.is_none_or(|value| value >= *low as u64), "{mib} MiB: {name}");
+            }
         }
         let found = limits_for(160 << 20, &Limits::default());
         assert_eq!(found[..2], [("http_body_bytes", 8388), ("connections", 10_000)]);

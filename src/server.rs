@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rustix::process::umask;
+use signal_hook::consts::signal::SIGXFSZ;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::admin::AdminDoor;
@@ -97,8 +98,9 @@ impl Start {
         let mut reactor = Reactor::new(bounds(&config.limits, connections))?;
         // The signal that would end the process means something else from here on.
         reactor.add_signals(signals(&[SIGHUP])?, Signal::Reload)?;
-        for stray in [SIGUSR1, SIGUSR2] {
-            // Nobody looks whether it has come: it means nothing here, and is to end nothing.
+        for stray in [SIGUSR1, SIGUSR2, SIGXFSZ] {
+            // Nobody looks whether it has come: it means nothing here, and is to end nothing. Of a
+            // file that may be no longer the write itself says so.
             signal_hook::flag::register(stray, Arc::default())?;
         }
         let at = reactor.now().unix;

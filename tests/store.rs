@@ -312,6 +312,34 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
 }
 
 #[test]
+fn a_bound_on_the_length_of_files_is_a_full_disk() {
+    let dir = Dir::new();
+    let server = Options::default().command(&dir);
+    let mut command = Command::new("prlimit");
+    command.arg("--fsize=3000000").arg(server.get_program()).args(server.get_args());
+    command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut server = Server::spawn(command, dir, false);
+    let mut control = server.controller("demo");
+    let value = format!("\"{}\"", "x".repeat(20_000));
+    let replies: Vec<String> =
+        (0..300).map(|i| control.ask(&set(&format!("s{i}"), &value, "{}"))).collect();
+    assert!(replies.iter().all(|reply| reply == DONE || reply == FULL), "{replies:?}");
+    let kept = replies.iter().filter(|reply| *reply == DONE).count();
+    assert!((20..200).contains(&kept), "{kept} of 300 were kept");
+    server.told("the store cannot be written (File too large");
+    control.ok(r#"{"action":"emit","channel":"x","data":2}"#);
+    server.assert_alive();
+    // All that was acknowledged is there for a start without that bound, and nothing else.
+    let server = Server::start_in(server.crash(), &Options::default());
+    let mut control = server.controller("demo");
+    for (i, reply) in replies.iter().enumerate() {
+        let expected = if reply == DONE { &value } else { "null" };
+        assert_eq!(control.ask(&get(&format!("s{i}"))), expected, "state {i}");
+    }
+}
+
+#[test]
 fn a_store_that_somebody_removes_is_written_anew() {
     let server = Server::new();
     let folder = server.dir().file("data");

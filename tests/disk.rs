@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Route, Seq, Undo};
 use fws::journal::store::{Batch, Content, Damage, Facts, Fault, Found, Opened, Writer};
-use fws::limits::Limits;
+use fws::journal::{Journal, Proposal};
+use fws::limits::{Limits, SyncPolicy};
 use fws::publication::Publication;
 use fws::reason::CloseReason;
 use fws::sim::Prng;
@@ -411,6 +412,46 @@ fn a_start_that_fails_loses_nothing() {
                 break;
             }
         }
+    }
+}
+
+/// A start on a full disk goes on with what it found, and refuses changes until there is space. Who
+/// is killed meanwhile has changed nothing.
+#[test]
+fn a_start_on_a_full_disk_goes_on() {
+    let (source, file) = store();
+    let (bytes, rows, now) = (file.bytes(), source.rows(), Now { unix: AT, ..Now::default() });
+    for at in 0.. {
+        let folder = SimFolder::new(SimFile::new(bytes.clone()));
+        folder.fail(at, u64::MAX, Failure::Space);
+        let mut hub = Hub::new(Limits::default(), AT);
+        let opened = Opened::verify(folder.clone(), now).unwrap();
+        let (sync, limits) = (SyncPolicy::Always, Limits::default());
+        let (mut journal, stepper) = opened.start_stepped(&mut hub, now, sync, &limits).unwrap();
+        let is_full = journal.is_failing();
+        let what = format!("full at call {at}");
+        assert_eq!(is_full, !stepper.is_begun(), "{what}");
+        assert_eq!(read(folder.store().bytes()).unwrap().1, rows, "{what}");
+        if !is_full {
+            return assert!(at > 1, "{at} calls");
+        }
+        // Still full: tried again, in vain, and nothing has changed.
+        stepper.time_out();
+        while journal.poll().is_some() {}
+        let ns = hub.namespace("a").unwrap();
+        let refused = journal.propose(AT, set(ns, "c", None, "2"));
+        assert!(matches!(refused, Proposal::Refused), "{what}");
+        assert_eq!(read(folder.killed().store().bytes()).unwrap().1, rows, "{what}: killed");
+        folder.mend();
+        stepper.time_out();
+        while journal.poll().is_some() {}
+        journal.commit(&hub, AT, now);
+        assert!(stepper.work(), "{what}");
+        while journal.poll().is_some() {}
+        assert!(!journal.is_failing(), "{what}");
+        assert_eq!(read(folder.store().bytes()).unwrap().1, rows, "{what}: mended");
+        let content = Content::read(SimFile::new(folder.store().bytes())).unwrap();
+        assert_eq!((content.facts.term, content.facts.batch), (2, source.batch + 1), "{what}");
     }
 }
 

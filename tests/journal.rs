@@ -53,7 +53,8 @@ impl Loop {
         let (sender, woken) = channel();
         let wake = Box::new(move || sender.send(()).unwrap_or_default());
         let journal =
-            StoreJournal::start(folder.clone(), (facts(), writer), sync, &limits, wake).unwrap();
+            StoreJournal::start(folder.clone(), (facts(), Ok(writer)), sync, &limits, wake)
+                .unwrap();
         let hub = Hub::new(limits, facts().clock.0);
         Loop { hub, journal, woken, folder, mono: 0, lost: Vec::new(), failed: Vec::new() }
     }

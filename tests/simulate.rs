@@ -168,6 +168,7 @@ fn whole_server() {
         (met(|met| met.power_cuts), "power cuts"),
         (met(|met| met.halves), "batches cut short"),
         (met(|met| met.half_starts), "starts cut short"),
+        (met(|met| met.full_starts), "starts on a full disk"),
         (met(|met| met.full), "full disks"),
         (met(|met| met.broken), "broken disks"),
         (met(|met| met.failures), "failures of the store"),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::control::Control;
 use common::eventually;
 use common::server::{
-    Dir, OTHER_KEY, Options, SERVER_KEY, Server, fill, mode, on_small_disk, run_to_end,
+    Dir, OTHER_KEY, Options, SERVER_KEY, Server, fill, mode, on_disk, on_small_disk, run_to_end,
 };
 use serde_json::{Value, json};
 
@@ -309,6 +309,33 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
     let log = server.log().join("\n");
     assert_eq!(log.matches("cannot be written").count(), 1, "{log}");
     assert_eq!(control.ask(&get("both")), "1");
+}
+
+#[test]
+fn a_server_starts_on_a_full_disk_and_recovers() {
+    let server = Server::new();
+    server.controller("demo").ok(&set("before", "1", "{}"));
+    let dir = server.stop();
+    std::fs::rename(dir.file("data"), dir.file("kept")).unwrap();
+    // All that is left of the disk is taken before the server starts.
+    let fill = r#"cp -p "$0"/../kept/* "$0" && ! cat /dev/zero 2>/dev/null >"$0/filler""#;
+    let command = on_disk(&Options::default(), &dir, 4, fill);
+    let server = Server::spawn(command, dir, false);
+    let folder = folder_of(&server);
+    server.told("the store cannot be written (No space left");
+    let mut control = server.controller("demo");
+    let mut browser = server.browser("demo", r#"{"i":1}"#);
+    browser.say(r#"{"event":"subscribe","data":"before"}"#);
+    browser.expect(r#"{"event":"before","data":1}"#);
+    assert_eq!(control.ask(&set("after", "2", "{}")), FULL);
+    control.ok(r#"{"action":"emit","channel":"before","data":2}"#);
+    browser.expect(r#"{"event":"before","data":2}"#);
+    std::fs::remove_file(folder.join("filler")).unwrap();
+    eventually("the store takes again", || {
+        (control.ask(&set("after", "3", "{}")) == DONE).then_some(())
+    });
+    server.told("the store can be written again");
+    assert_eq!(control.ask(&get("before")), "1");
 }
 
 #[test]

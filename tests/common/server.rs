@@ -341,12 +341,17 @@ pub fn run_to_end(mut command: Command) -> (Option<i32>, String) {
 
 /// A file system of so many MB that only one process and its children see.
 pub fn on_small_disk(options: &Options, dir: &Dir, size: u32) -> Command {
+    on_disk(options, dir, size, "true")
+}
+
+/// The same, where a shell does something there (`$0`) before the process starts.
+pub fn on_disk(options: &Options, dir: &Dir, size: u32, before: &str) -> Command {
     let server = options.command(dir);
     let mount = dir.file("data");
     std::fs::create_dir_all(&mount).unwrap();
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
-    let mounted = format!(r#"mount -t tmpfs -o size={size}m none "$0" && exec "$@""#);
+    let mounted = format!(r#"mount -t tmpfs -o size={size}m none "$0" && {before} && exec "$@""#);
     command.arg(mounted).arg(&mount);
     command.arg(server.get_program()).args(server.get_args());
     for (name, value) in server.get_envs() {

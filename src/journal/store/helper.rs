@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::disk::Fault;
-use super::file::{Batch, Facts, Writer};
+use super::file::{Batch, Facts, Opening, Writer};
 use super::folder::{Medium, Seal};
 use crate::mailbox::{Nothing, Receiver, Sender, mailbox};
 use crate::time::Stopwatch;
@@ -72,7 +72,7 @@ impl Helper {
     pub fn start(
         medium: impl Medium,
         facts: Facts,
-        writer: Writer,
+        writer: Opening,
         retry: Duration,
         wake: Wake,
     ) -> std::io::Result<Helper> {
@@ -85,7 +85,7 @@ impl Helper {
     pub fn stepped(
         medium: impl Medium,
         facts: Facts,
-        writer: Writer,
+        writer: Opening,
         retry: Duration,
     ) -> (Helper, Stepper) {
         let (worker, jobs, reports) = Worker::new(medium, facts, writer, retry, Box::new(|| ()));
@@ -127,6 +127,7 @@ trait Step {
     fn idle(&self) -> Option<Duration>;
     fn timed_out(&mut self);
     fn written(&self) -> u64;
+    fn is_begun(&self) -> bool;
 }
 
 impl Stepper {
@@ -155,6 +156,11 @@ impl Stepper {
     pub fn written(&self) -> u64 {
         self.0.borrow().written()
     }
+
+    /// Whether the file says that there was this start.
+    pub fn is_begun(&self) -> bool {
+        self.0.borrow().is_begun()
+    }
 }
 
 impl fmt::Debug for Stepper {
@@ -176,6 +182,8 @@ enum State {
 struct Worker<M> {
     medium: M,
     facts: Facts,
+    /// The term of this start is written.
+    is_begun: bool,
     state: State,
     /// Bytes of all rows, as they were when the file failed.
     live: u64,
@@ -197,17 +205,23 @@ impl<M: Medium> Worker<M> {
     fn new(
         medium: M,
         facts: Facts,
-        writer: Writer,
+        writer: Opening,
         retry: Duration,
         wake: Wake,
     ) -> (Worker<M>, Sender<Job>, Receiver<Report>) {
         let (jobs, inbox) = mailbox();
         let (outbox, reports) = mailbox();
+        let is_begun = writer.is_ok();
+        let (state, live) = match writer {
+            Ok(writer) => (State::Good(writer), 0),
+            Err((fault, live)) => (State::Failed(fault), live),
+        };
         let worker = Worker {
             medium,
             facts,
-            state: State::Good(writer),
-            live: 0,
+            is_begun,
+            state,
+            live,
             tidied: (0, 0),
             is_tidy: true,
             retry,
@@ -302,6 +316,7 @@ impl<M: Medium> Worker<M> {
                         State::Next(writer) => State::Good(writer),
                         other => other,
                     };
+                    self.is_begun = true;
                     self.remember(&batch);
                 }
             }
@@ -340,7 +355,12 @@ impl<M: Medium> Worker<M> {
                 Ok(State::Next(Writer::create(next, &worker.facts)?))
             } else {
                 let backend = worker.medium.open().map_err(broken)?;
-                Ok(State::Good(Writer::reopen(backend, &worker.facts, worker.live)?))
+                let writer = Writer::reopen(backend, &worker.facts, worker.live)?;
+                if !worker.is_begun {
+                    writer.begin(&worker.facts)?;
+                    worker.is_begun = true;
+                }
+                Ok(State::Good(writer))
             }
         });
         match opened {
@@ -416,6 +436,10 @@ impl<M: Medium> Step for Worker<M> {
 
     fn written(&self) -> u64 {
         self.facts.batch
+    }
+
+    fn is_begun(&self) -> bool {
+        self.is_begun
     }
 }
 

@@ -41,11 +41,12 @@ use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
+use file::began;
 use flight::{Bounds, Changed, Flight};
 use helper::{Helper, Job, Report};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
-pub use file::{Batch, Content, Damage, Facts, Writer};
+pub use file::{Batch, Content, Damage, Facts, Opening, Writer};
 pub use folder::{Folder, Found, Home, Medium, Seal};
 pub use format::FORMAT;
 pub use helper::{Stepper, Wake};
@@ -138,41 +139,43 @@ impl StoreJournal {
     /// Goes on with an open store, on a thread of its own, which calls `wake` when it has something
     /// to tell.
     ///
+    /// A disk that is full is tried again, as it is when that happens later.
+    ///
     /// # Errors
     /// If there can be no thread.
     pub fn start(
         medium: impl Medium,
-        (facts, writer): (Facts, Writer),
+        (facts, writer): (Facts, Opening),
         sync: SyncPolicy,
         limits: &Limits,
         wake: Wake,
     ) -> std::io::Result<StoreJournal> {
-        let size = writer.size();
+        let began = began(&writer);
         let helper = Helper::start(medium, facts.clone(), writer, limits.store_retry(), wake)?;
-        Ok(StoreJournal::new(helper, facts, size, sync, limits))
+        Ok(StoreJournal::new(helper, facts, began, sync, limits))
     }
 
     /// [`StoreJournal::start`] without a thread: the work is done when the stepper lets it be.
     pub fn start_stepped(
         medium: impl Medium,
-        (facts, writer): (Facts, Writer),
+        (facts, writer): (Facts, Opening),
         sync: SyncPolicy,
         limits: &Limits,
     ) -> (StoreJournal, Stepper) {
-        let size = writer.size();
+        let began = began(&writer);
         let (helper, stepper) =
             Helper::stepped(medium, facts.clone(), writer, limits.store_retry());
-        (StoreJournal::new(helper, facts, size, sync, limits), stepper)
+        (StoreJournal::new(helper, facts, began, sync, limits), stepper)
     }
 
     fn new(
         helper: Helper,
         facts: Facts,
-        (file_bytes, content_bytes): (u64, u64),
+        ((file_bytes, content_bytes), fault): ((u64, u64), Option<Fault>),
         sync: SyncPolicy,
         limits: &Limits,
     ) -> StoreJournal {
-        StoreJournal {
+        let mut journal = StoreJournal {
             helper,
             sync,
             limits: Bounds::new(limits),
@@ -200,7 +203,11 @@ impl StoreJournal {
             now: Now { unix: facts.clock.1, ..Now::default() },
             at: facts.clock.0,
             meters: StoreMeters { file_bytes, content_bytes, ..StoreMeters::default() },
+        };
+        if let Some(fault) = fault {
+            journal.fail(fault);
         }
+        journal
     }
 
     /// Whether the disk cannot be written, so that changes are refused.

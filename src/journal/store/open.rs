@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::StoreJournal;
 use super::disk::{Fault, Overlay};
-use super::file::{Content, Damage, Facts, Writer};
+use super::file::{Content, Damage, Facts, Opening, Writer};
 use super::folder::{Folder, Found, Home, Seal};
 use super::format::FORMAT;
 use super::helper::{Stepper, Wake};
@@ -90,7 +90,7 @@ impl From<OpenError> for io::Error {
 }
 
 /// A folder, what the journal goes on with there, and the states that have ended meanwhile.
-type Begun<F> = (F, (Facts, Writer), Vec<Key>);
+type Begun<F> = (F, (Facts, Opening), Vec<Key>);
 
 /// A store whose every row is as it was written.
 pub struct Opened<F = Folder> {
@@ -220,10 +220,18 @@ impl<F: Home> Opened<F> {
             rewrite::renew(&folder, &content)?;
         }
         drop(content);
-        let writer = Writer::open(folder.open()?, &facts, live).map_err(fault)?;
-        writer.begin(&facts).map_err(fault)?;
-        folder.seal(&Seal { key: facts.key, batch: facts.batch })?;
-        folder.sync_seal()?;
+        let opened = Writer::open(folder.open()?, &facts, live);
+        let begun = opened.and_then(|writer| writer.begin(&facts).map(|()| writer));
+        let writer = match begun {
+            Ok(writer) => {
+                folder.seal(&Seal { key: facts.key, batch: facts.batch })?;
+                folder.sync_seal()?;
+                Ok(writer)
+            }
+            // All that it knows can be served, and there may be space again before long.
+            Err(full @ Fault::Space(_)) => Err((full, live)),
+            Err(broken) => return Err(fault(broken)),
+        };
         Ok((folder, (facts, writer), ended))
     }
 }

@@ -135,6 +135,9 @@ impl<G: Ground> World<G> {
 
     /// This server ends, and another one starts on what it has left.
     fn restart(&mut self, how: End) {
+        if let Some(store) = self.ground.store() {
+            store.begin();
+        }
         let is_closed = how == End::Closed && self.close();
         self.close_books();
         let old = self.net.now;

@@ -66,7 +66,7 @@ macro_rules! limits {
 pub enum SyncPolicy {
     /// Before it is acknowledged.
     Always,
-    /// So many milliseconds later at the latest: a crash of the machine may lose that much. Keys
+    /// So many milliseconds later at the latest: a crash may lose that much. Keys
     /// and grants are synced before they are acknowledged all the same.
     Every(u64),
 }

@@ -51,7 +51,7 @@ const CONTROL_RESERVE: usize = 24;
 ///
 /// # Errors
 /// What stands in the way of the start, as one line for the operator; afterwards only what no turn
-/// of the loop can mend.
+/// of the loop can mend, and at the end how much was acknowledged and is not on disk.
 pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
     let fitted = memory::fit(&mut config);
     config.warnings.extend(fitted);
@@ -222,14 +222,21 @@ impl Start {
             log::info(at, format_args!("to try it, {page}run: {command}"));
         }
         let mut handler = AdminDoor::new(switch, self.now()).at_loopback(is_admin_local);
+        let sync = config.sync;
         self.turn(&mut handler, InForce { config, server_key, reread })?;
         let mut switch = handler.into_switch();
-        switch.close(self.reactor.now());
+        let unkept = switch.close(self.reactor.now());
         let metrics = switch.metrics();
         let came = log::Count(metrics.opened, "connection", "connections");
         let said = log::Count(metrics.deliveries, "message was", "messages were");
         let text = format_args!("stopped; {came} came, {said} delivered");
         log::info(self.reactor.now().unix, text);
+        if unkept > 0 {
+            let unkept = log::Count(unkept as u64, "state was", "states were");
+            return Err(io::Error::other(format!(
+                "{unkept} acknowledged (--sync {sync}) and never reached the disk"
+            )));
+        }
         Ok(())
     }
 }

@@ -177,6 +177,30 @@ fn states_may_be_synced_later_and_keys_never_are() {
 }
 
 #[test]
+fn a_stop_says_what_it_could_not_keep() {
+    let mut options = Options::default();
+    options.config["sync"] = "1s".into();
+    let dir = Dir::new();
+    let command = on_small_disk(&options, &dir, 2);
+    let mut server = Server::spawn(command, dir, false);
+    let mut control = server.controller("demo");
+    fill(&folder_of(&server));
+    let value = format!("\"{}\"", "x".repeat(20_000));
+    let ask = |i: &usize| control.ask(&set(&format!("s{i}"), &value, "{}")) == DONE;
+    let acknowledged = (0..100).filter(ask).count();
+    assert!(acknowledged > 0, "they wait for nothing");
+    server.told("the store cannot be written (No space left");
+    server.terminate();
+    let code = eventually("it ends", || server.exit_code());
+    assert_eq!(code, Some(1));
+    let log = server.log();
+    let said = " states were acknowledged (--sync 1s) and never reached the disk";
+    let count = log.last().and_then(|line| line.strip_suffix(said)?.rsplit(' ').next());
+    let count: usize = count.unwrap_or_else(|| panic!("{log:?}")).parse().unwrap();
+    assert!((1..=acknowledged).contains(&count), "{count} of {acknowledged}");
+}
+
+#[test]
 fn a_folder_belongs_to_one_server() {
     let server = Server::new();
     for (name, mode_wanted) in

@@ -31,8 +31,9 @@ the format of Prometheus, and /healthz. `fws stat` shows the same.
 
 What is registered, granted and set is kept in the data folder, and is there
 again after any crash. With --sync 1s a state is acknowledged at once and on disk
-within a second, which spares a slow disk: a power cut may lose that second of
-states, and nothing else.
+within a second, which spares a slow disk: a crash may lose that second of
+states, and nothing else. A stop that cannot write them says so, and ends with
+exit code 1.
 
 The server key, which opens `fws register`, is FWS_SECRETKEY or secret_key in
 the file. Without either, the first start makes one in the data folder.",

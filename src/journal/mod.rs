@@ -124,9 +124,11 @@ pub trait Journal {
     }
 
     /// The doors are closed and all are gone: writes what has not been written, for as long as
-    /// that takes.
-    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+    /// that takes. Returns how many rows were acknowledged as changed, and are not on disk as they
+    /// are now.
+    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
         self.commit(hub, at, now);
+        0
     }
 }
 
@@ -188,7 +190,7 @@ impl Journal for Box<dyn Journal> {
         (**self).meters(now)
     }
 
-    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
-        (**self).close(hub, at, now);
+    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
+        (**self).close(hub, at, now)
     }
 }

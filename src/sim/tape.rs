@@ -216,9 +216,10 @@ impl<J: Journal> Journal for Traced<J> {
         self.journal.meters(now)
     }
 
-    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
-        self.journal.close(hub, at, now);
+    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
+        let unkept = self.journal.close(hub, at, now);
         self.note_durable();
+        unkept
     }
 
     fn reload(&mut self, limits: &Limits) {

@@ -170,8 +170,8 @@ impl<J: Journal> Switch<J> {
     }
 
     /// All are gone: what is not written yet is written now.
-    pub fn close(&mut self, now: Now) {
-        self.journal.close(&self.hub, self.at(now), now);
+    pub fn close(&mut self, now: Now) -> usize {
+        self.journal.close(&self.hub, self.at(now), now)
     }
 
     /// The time on the scale of entries and states.

@@ -27,6 +27,13 @@ pub(super) struct Flight {
     pub removals: usize,
 }
 
+/// How many states are among what has changed and what is on its way.
+pub(super) fn states_in(changed: &HashMap<Key, Changed>, flight: Option<&Flight>) -> usize {
+    let flying = flight.into_iter().flat_map(|flight| flight.rows.keys());
+    let keys = changed.keys().chain(flying.filter(|key| !changed.contains_key(*key)));
+    keys.filter(|key| matches!(key, Key::State { .. })).count()
+}
+
 /// Limits of what waits for the disk.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {

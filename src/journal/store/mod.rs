@@ -42,7 +42,7 @@ use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
 use file::began;
-use flight::{Bounds, Changed, Flight};
+use flight::{Bounds, Changed, Flight, states_in};
 use helper::{Helper, Job, Report};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
@@ -566,7 +566,7 @@ impl Journal for StoreJournal {
         })
     }
 
-    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) {
+    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
         let clock = (at, now.unix);
         loop {
             if self.flight.is_none() {
@@ -584,6 +584,11 @@ impl Journal for StoreJournal {
         }
         if self.helper.ask(Job::Stop) {
             while self.helper.wait(CLOSE).is_some_and(|report| report != Report::Stopped) {}
+        }
+        match self.sync {
+            // Nobody was told that those are there.
+            SyncPolicy::Always => 0,
+            SyncPolicy::Every(_) => states_in(&self.changed, self.flight.as_ref()),
         }
     }
 }

@@ -291,6 +291,11 @@ impl Ground for Store {
     fn start(&mut self, prng: &mut Prng, now: Now, limits: &Limits) -> Start<StoreJournal> {
         self.hangs_until = Millis(0);
         let mut power_went = false;
+        if self.mends_at.is_none() && prng.one_in(4) {
+            self.folder.fail(prng.below(6) as u64, u64::MAX, Failure::Space);
+            self.mends_at = Some(now.mono.plus(prng.below(10_000) as u64));
+            self.met.full += 1;
+        }
         for _ in 0..STARTS_MAX {
             if prng.one_in(6) {
                 self.folder.halt(prng.below(12) as u64);

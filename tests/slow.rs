@@ -102,6 +102,31 @@ fn whoever_takes_nothing_is_cut_and_whoever_takes_a_little_is_not() {
 }
 
 #[test]
+fn a_ping_behind_a_large_message_has_its_time_from_when_that_has_gone_out() {
+    let server = server(&[("heartbeat_ms", 300), ("heartbeat_answer_ms", 700)]);
+    let mut control = server.controller("demo");
+    let (mut slow, mut mute) = (subscriber(&server, "c"), subscriber(&server, "other"));
+    let data = text(3_000_000);
+    control.ok(&emit("c", &data));
+    let (mut left, mut piece) = (message("c", &data).len() + 10, vec![0; 30_000]);
+    let start = Instant::now();
+    while left > 0 {
+        let count = left.min(piece.len());
+        slow.wire().read_exact(&mut piece[..count]).unwrap();
+        left -= count;
+        wait(&mut control, 30);
+    }
+    assert!(start.elapsed() > Duration::from_secs(2), "it was not slow");
+    assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
+    slow.send_raw(&masked(0x8a, b""));
+    slow.fence().unwrap();
+    // Whoever takes all and answers nothing is gone.
+    assert_eq!(mute.next_frame(), Ok((0x89, Vec::new())));
+    mute.expect_closed(3000, "No response from heartbeat");
+    assert_eq!(closed(&server, "no_heartbeat"), 1.0);
+}
+
+#[test]
 fn whoever_takes_nothing_has_its_time_once() {
     // What is on its way at first leaves room in the kernel when it has arrived: that it takes a
     // little more then is no progress.

@@ -74,6 +74,9 @@ impl Judge {
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
             browser.held_until = Some(browser.held_until.map_or(beat, |until| until.max(beat)));
         }
+        if let Some(browser) = self.browser(conn).filter(|browser| browser.pong_by.is_none()) {
+            browser.is_pong_behind = view.queued > 0;
+        }
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
         if let Some(reason) = over.filter(|_| !items.iter().any(is_answer)) {
@@ -146,7 +149,11 @@ impl Judge {
             }
             (Role::Browser(browser), CloseReason::NoHeartbeat) => {
                 let is_stuck = is_since(view.taken_at, |limits| limits.heartbeat_ms);
-                let is_silent = browser.pong_by.is_some_and(|by| by.is_over(now));
+                // While it takes what its ping stands behind, it is there.
+                let is_taking = browser.is_pong_behind
+                    && view.queued > 0
+                    && !is_since(view.taken_at, |limits| limits.heartbeat_answer_ms);
+                let is_silent = browser.pong_by.is_some_and(|by| by.is_over(now)) && !is_taking;
                 if view.is_paused { is_stuck } else { is_silent }
             }
             (Role::Browser(browser), CloseReason::AuthTimeout) => {
@@ -201,6 +208,7 @@ impl Judge {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
         let beat_ms = self.terms.range(Millis(0), beat).1;
+        let answer_ms = self.terms.range(Millis(0), |limits| limits.heartbeat_answer_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
         let is_short = self.is_short();
@@ -251,6 +259,10 @@ impl Judge {
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
                 let due = browser.pong_by.unwrap_or(browser.ping_at).by;
                 let due = browser.held_until.map_or(due, |held_until| held_until.max(due));
+                // Behind much it has its time from when that has gone out, or twice, if some has.
+                let is_behind = browser.pong_by.is_some() && browser.is_pong_behind;
+                let behind_by = view.taken_at.plus(2 * answer_ms as u64);
+                let due = if is_behind { due.max(behind_by) } else { due };
                 assert!(now < due, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;

@@ -409,6 +409,8 @@ impl<P> Socket<P> {
         if around.net.queued(around.conn) > 0 {
             let taken = Some(around.net.taken(around.conn));
             self.unheard.get_or_insert_default().taken_at_beat = taken;
+        } else if let Some(unheard) = &mut self.unheard {
+            unheard.taken_at_beat = None;
         }
         around.net.send(around.conn, ws::ping_frame(b""));
     }

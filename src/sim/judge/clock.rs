@@ -74,8 +74,15 @@ impl Judge {
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
             browser.held_until = Some(browser.held_until.map_or(beat, |until| until.max(beat)));
         }
-        if let Some(browser) = self.browser(conn).filter(|browser| browser.pong_by.is_none()) {
-            browser.is_pong_behind = view.queued > 0;
+        let is_behind = self.lines[&conn].queue.has(&[0x89, 0]);
+        let answer = self.term("heartbeat_answer_ms").by;
+        if let Some(browser) = self.browser(conn) {
+            match browser.pong_by {
+                None => browser.is_pong_behind = view.queued > 0,
+                // If it is not cut now it has its time once more.
+                Some(_) if is_behind => browser.held_until = browser.held_until.max(Some(answer)),
+                Some(_) => {}
+            }
         }
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
@@ -151,7 +158,7 @@ impl Judge {
                 let is_stuck = is_since(view.taken_at, |limits| limits.heartbeat_ms);
                 // While it takes what its ping stands behind, it is there.
                 let is_taking = browser.is_pong_behind
-                    && view.queued > 0
+                    && line.queue.has(&[0x89, 0])
                     && !is_since(view.taken_at, |limits| limits.heartbeat_answer_ms);
                 let is_silent = browser.pong_by.is_some_and(|by| by.is_over(now)) && !is_taking;
                 if view.is_paused { is_stuck } else { is_silent }
@@ -259,9 +266,9 @@ impl Judge {
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
                 let due = browser.pong_by.unwrap_or(browser.ping_at).by;
                 let due = browser.held_until.map_or(due, |held_until| held_until.max(due));
-                // Behind much it has its time from when that has gone out, or twice, if some has.
+                // Behind much it has its time from when that has gone out.
                 let is_behind = browser.pong_by.is_some() && browser.is_pong_behind;
-                let behind_by = view.taken_at.plus(2 * answer_ms as u64);
+                let behind_by = view.taken_at.plus(answer_ms as u64);
                 let due = if is_behind { due.max(behind_by) } else { due };
                 assert!(now < due, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;

@@ -48,6 +48,17 @@ impl Controller {
     }
 }
 
+impl Browser {
+    /// By when it must have been pinged, or have shown that it is there.
+    fn heard_by(&self, view: View, answer_ms: usize) -> Millis {
+        let due = self.pong_by.unwrap_or(self.ping_at).by;
+        let due = self.held_until.map_or(due, |held_until| held_until.max(due));
+        // Behind much a ping has its time from when that has gone out.
+        let is_behind = self.pong_by.is_some() && self.is_pong_behind;
+        if is_behind { due.max(view.taken_at.plus(answer_ms as u64)) } else { due }
+    }
+}
+
 impl Judge {
     /// A browser said something: it must have been allowed to by now.
     pub(super) fn pay(&mut self, conn: ConnId, intent: &Intent) {
@@ -264,13 +275,8 @@ impl Judge {
                 assert_eq!(browser.parting, None, "{conn:?} was not let go");
                 let is_in_time = browser.who.is_some() || !browser.auth_by.is_over(now);
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
-                let due = browser.pong_by.unwrap_or(browser.ping_at).by;
-                let due = browser.held_until.map_or(due, |held_until| held_until.max(due));
-                // Behind much it has its time from when that has gone out.
-                let is_behind = browser.pong_by.is_some() && browser.is_pong_behind;
-                let behind_by = view.taken_at.plus(answer_ms as u64);
-                let due = if is_behind { due.max(behind_by) } else { due };
-                assert!(now < due, "{conn:?} has been silent for too long");
+                let is_in_time = now < browser.heard_by(view, answer_ms);
+                assert!(is_in_time, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;
                 assert!(!is_held || may_be, "{conn:?} is not heard");

@@ -5,7 +5,7 @@ mod plan;
 #[cfg(feature = "bench")]
 mod table;
 
-use super::flags::{AT_CONFIG, AT_CONTROL, AT_DATA, AT_WS, Flag, KEY};
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_DATA, AT_WS, Flag, KEY, ORIGIN};
 use super::{Call, Command, Stop};
 
 const TO: Flag = Flag {
@@ -64,6 +64,7 @@ figures give server and bench a core each: taskset -c 0 fws serve …
         TO,
         NAMESPACE,
         KEY,
+        ORIGIN,
         SUBSCRIBERS,
         BYTES,
         IN_FLIGHT,

@@ -37,17 +37,19 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects, within 4 s, and opens the WebSocket, within 10 s.
+    /// Connects, within 4 s, and opens the WebSocket, within 10 s: as a page of the site `origin`
+    /// does, if one is given.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn connect(address: &Address) -> Result<Socket, ClientError> {
-        let head = format!("GET /socket/websocket HTTP/1.1\r\nHost: {address}\r\n");
-        Socket::open(address, &head)?.map_err(|visit| {
-            ClientError::Foreign(match visit.status {
-                101 => "it does not know WebSocket".into(),
-                status => format!("it answers HTTP {status}"),
-            })
+    pub fn connect(address: &Address, origin: Option<&str>) -> Result<Socket, ClientError> {
+        let origin = origin.map_or_else(String::new, |origin| format!("Origin: {origin}\r\n"));
+        let head = format!("GET /socket/websocket HTTP/1.1\r\nHost: {address}\r\n{origin}");
+        Socket::open(address, &head)?.map_err(|visit| match visit.status {
+            403 => ClientError::Origin,
+            503 => ClientError::Full,
+            101 => ClientError::Foreign("it does not know WebSocket".into()),
+            status => ClientError::Foreign(format!("it answers HTTP {status}")),
         })
     }
 
@@ -209,7 +211,7 @@ mod tests {
             stream.write_all(&[answer.as_bytes(), &first].concat()).unwrap();
             serve(stream);
         });
-        Socket::connect(&address).unwrap()
+        Socket::connect(&address, None).unwrap()
     }
 
     fn read_head(stream: &mut TcpStream) -> String {
@@ -276,7 +278,7 @@ mod tests {
                 read_head(&mut stream);
                 stream.write_all(answer.as_bytes()).unwrap();
             });
-            let said = Socket::connect(&address).unwrap_err().to_string();
+            let said = Socket::connect(&address, None).unwrap_err().to_string();
             assert_eq!(said, format!("this is no fws server: {error}"));
         }
     }

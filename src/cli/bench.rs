@@ -59,7 +59,10 @@ figures give server and bench a core each: taskset -c 0 fws serve …
 
 --to can also be topic (a plain server: text messages `sub TOPIC`, answered
 `ok`, and `pub TOPIC DATA`), nats, mqtt and nchan (subscribers over WebSocket at
---ws, publisher at --control), and redis (control alone, at --control).",
+--ws, publisher at --control; of nchan both at --ws, as /sub?id=… and /pub?id=…),
+and redis (control alone, at --control).
+
+The states that control sets, 10,000 at most, stay in the namespace.",
     flags: &[
         TO,
         NAMESPACE,

@@ -119,7 +119,7 @@ fn refused(code: i64, reason: &str) -> Stop {
     Stop::Failed(format!("the server says: {reason} (code {code})"))
 }
 
-/// Code and reason of an error reply (protocol part 4).
+/// Code and reason of an error reply (protocol part 3).
 pub(super) fn refusal(reply: &str) -> Option<(i64, String)> {
     match json::members(reply, &["success", "reason", "code"]) {
         Ok(Some([Some("false"), reason, code])) => Some((

@@ -10,7 +10,8 @@ pub fn parse_all(text: &str) -> Result<Vec<String>, String> {
     words.map(|word| parse(word).map(|()| word.to_owned())).collect()
 }
 
-/// Whether a page may say that it is from there. `null` is what browsers write for one from nowhere.
+/// Whether a page may say that it is from there. `null` is what browsers write for one that is
+/// from nowhere.
 ///
 /// # Errors
 /// What no browser would write.

@@ -58,7 +58,7 @@ impl Greeting {
                 if rest.len() > ANSWER_BYTES {
                     return Err(unexpected(rest));
                 }
-                self.said = start(rest).to_vec();
+                self.said = sockjs_close(rest).unwrap_or(start(rest)).to_vec();
                 return Ok((at, false));
             };
             at += used;
@@ -104,6 +104,12 @@ fn heard(until: &Until, input: &[u8]) -> Result<Option<usize>, Fault> {
             if is_good { Ok(Some(end)) } else { Err(unexpected(input)) }
         }
     }
+}
+
+/// The frame of SockJS with which a server closes, without what is around it on its transport.
+fn sockjs_close(said: &[u8]) -> Option<&[u8]> {
+    let from = said.get(said.windows(2).position(|two| two == b"c[")?..)?;
+    from.get(..=from.iter().position(|byte| *byte == b']')?)
 }
 
 /// As much of what a server says as a line has room for.

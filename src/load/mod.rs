@@ -2,7 +2,7 @@
 //! and publishers of a run are connections of one reactor in one thread; each delivery is checked,
 //! so a run that lost a message, or brought one twice, has no figures. Called by `fws bench`.
 //!
-//! It must be cheaper than what it measures: input is cut in the one read buffer ([`scan`]), a
+//! It must be cheaper than what it measures: input is cut in the one read buffer (`scan`), a
 //! message is known by its length and a number at a fixed place, and publications of a turn leave
 //! in one write.
 

@@ -106,7 +106,7 @@ fn what_cannot_work_is_said_in_a_sentence() {
     // The port for back ends, taken for the other.
     let crossed = ["bench", "idle", "--key", DEMO_KEY, "--ws", &control];
     let line = bad(fws(&crossed), 1);
-    assert!(line.contains(&control) && line.ends_with("is it that port of it?"), "{line}");
+    assert!(line.contains(&control) && line.ends_with("(is it the right port?)"), "{line}");
     for (words, part) in [
         (&["fly"][..], "\"fly\" is none of broadcast, unicast,"),
         (&["idle", "--to", "redis"], "that protocol cannot do that"),

@@ -288,6 +288,11 @@ fn tokens_are_made_and_explained() {
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     assert!(ran.err.starts_with("fws: not valid: "), "{ran:?}");
 
+    // A number, and not 0; but no name, because JavaScript writes it as 1e+30.
+    let number = "eyJhbGciOiJIUzI1NiJ9.eyJpIjoxZTMwfQ.eA";
+    let ran = run(fws(&["token", "--check", number]));
+    assert!(ran.err.starts_with("fws: not valid: i is no name: ") && ran.err.contains("exponent"));
+
     // What is not verified may hold anything: no escape sequence reaches the terminal.
     let evil = "eyJhbGciOiJIUzI1NiIsIngiOiJ/In0.eyJpIjoiYlx1MDAxYlszMW0ifQ.eA";
     let ran = run(fws(&["token", "--check", evil]));

@@ -72,7 +72,7 @@ impl Greeting {
     /// What there is to be said when it was closed before it was done. `who` was closed.
     pub fn cut_short(&self, who: impl fmt::Display) -> Fault {
         let why = match self.said.as_slice() {
-            [] => ", without a word: does a server listen there, and is it that port of it?".into(),
+            [] => ", without a word (is it the right port?)".into(),
             [0x88, _, close @ ..] => format!(": {}", words(close)),
             said => format!(": {}", words(said)),
         };

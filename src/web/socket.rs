@@ -107,7 +107,7 @@ impl<P> Socket<P> {
         net.pause(conn);
     }
 
-    /// Tells a browser why it is let go (protocol parts 6 and 7): on SockJS in a `c[…]` frame,
+    /// Tells a browser why it is let go (protocol part 10): on SockJS in a `c[…]` frame,
     /// followed by an ordinary close, otherwise in the close frame itself.
     fn farewell(&self, net: &mut impl Net, conn: ConnId, parting: Parting) {
         let Some((code, text)) = parting.words() else { return };

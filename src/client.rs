@@ -93,6 +93,10 @@ pub enum ClientError {
     Lost,
     /// What came is not what a server of ours says.
     Foreign(String),
+    /// It does not take pages of that site.
+    Origin,
+    /// It has no room now.
+    Full,
     /// What was to be sent is too long for a frame, in bytes.
     TooLong(usize),
     /// The system's random source failed.
@@ -113,6 +117,10 @@ impl fmt::Display for ClientError {
             ClientError::Silence => write!(f, "no answer within {ANSWER_MS} ms"),
             ClientError::Lost => f.write_str("the connection was closed before the answer"),
             ClientError::Foreign(what) => write!(f, "this is no fws server: {what}"),
+            ClientError::Origin => f.write_str(
+                "HTTP 403: only pages of some sites may connect; name one of them with --origin",
+            ),
+            ClientError::Full => f.write_str("HTTP 503: it has no room now"),
             ClientError::TooLong(bytes) => write!(f, "{bytes} bytes are too many for one message"),
             ClientError::Random(e) => write!(f, "{e}"),
         }

@@ -24,6 +24,7 @@ use crate::limits::{LimitError, Limits, SyncPolicy};
 pub use environment::NAMESPACE_KEY;
 pub use file::ConfigFile;
 pub use nearest::{hint, nearest};
+pub use origin::check_page;
 pub use secret::Secret;
 
 /// Longest path of a unix socket in bytes (`sun_path` of unix(7), less its final zero).
@@ -352,6 +353,9 @@ impl Config {
             };
             return Err(format!("there is no limit {name:?}{hint}"));
         };
+        if value.starts_with('"') {
+            return Err(format!("{name}: must be a whole number, without quotes"));
+        }
         let number = (!value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()))
             .then(|| value.parse().unwrap_or(usize::MAX))
             .ok_or_else(|| format!("{name}: {value:?} is not a whole number"))?;

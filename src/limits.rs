@@ -251,7 +251,7 @@ limits! {
     /// States in all.
     states: 10_000_000, 1..=100_000_000;
     /// Bytes of all states, names and values together: what they take in memory and on disk is
-    /// about this, and 200 bytes for each.
+    /// about this, and 131 bytes for each.
     states_bytes: 268_435_456, 64..=1_099_511_627_776;
     /// One state. 8 MiB less a kilobyte, so that it fits the frame that sets it.
     state_bytes: 8_387_584, 64..=1_073_741_824;

@@ -9,8 +9,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use common::command::{bad, fws, good};
-use common::server::{DEMO_KEY, Server};
-use serde_json::Value;
+use common::server::{DEMO_KEY, Options, Server};
+use serde_json::{Value, json};
 
 /// As short as a run can be.
 const SHORT: [&str; 4] = ["--seconds", "0.1", "--warm-up", "0.05"];
@@ -91,9 +91,22 @@ fn what_cannot_work_is_said_in_a_sentence() {
     let place = ["--ws", &ws, "--control", &control];
     let wrong = |words: &[&str]| fws(&[&["bench"], words, &place].concat());
     let line = bad(wrong(&["broadcast", "--key", "not-the-key", "--subscribers", "2"]), 1);
-    assert!(line.starts_with("the server "), "{line}");
-    let line = bad(wrong(&["churn", "--key", "not-the-key"]), 1);
-    assert!(line.starts_with("the server has closed somebody"), "{line}");
+    assert!(line.ends_with("(is the key the one of that namespace?)"), "{line}");
+    let line = bad(wrong(&["control", "--key", "not-the-key"]), 1);
+    let key = "(is the key the one of that namespace?)";
+    let refused =
+        "the server refuses: {\"success\":false,\"reason\":\"Invalid sKey\",\"code\":305}";
+    assert_eq!(line, format!("{control}: {refused} {key}"));
+    for to in ["fws", "sockjs", "xhr-streaming"] {
+        let line = bad(wrong(&["churn", "--key", "not-the-key", "--to", to]), 1);
+        assert!(line.starts_with(&format!("{ws}: visitor ")), "{line}");
+        let said = if to == "fws" { "3404 invalid JWT" } else { "c[3404,\"invalid JWT\"]" };
+        assert!(line.ends_with(&format!("was closed too early: {said} {key}")), "{line}");
+    }
+    // The port for back ends, taken for the other.
+    let crossed = ["bench", "idle", "--key", DEMO_KEY, "--ws", &control];
+    let line = bad(fws(&crossed), 1);
+    assert!(line.contains(&control) && line.ends_with("(is it the right port?)"), "{line}");
     for (words, part) in [
         (&["fly"][..], "\"fly\" is none of broadcast, unicast,"),
         (&["idle", "--to", "redis"], "that protocol cannot do that"),
@@ -109,8 +122,60 @@ fn what_cannot_work_is_said_in_a_sentence() {
     for words in [&["broadcast"][..], &["idle"], &["churn"], &["control"]] {
         let place = ["--ws", &free, "--control", &free, "--key", DEMO_KEY];
         let line = bad(fws(&[&["bench"], words, &place].concat()), 1);
-        assert!(line.starts_with("the server "), "{line}");
+        assert!(line.starts_with(&format!("{free}: ")), "{line}");
+        assert!(line.ends_with(&format!("; nobody listens at {free}")), "{line}");
     }
+}
+
+#[test]
+fn those_who_stall_and_are_cut_are_counted() {
+    let mut options = Options::default();
+    options.config["limits"] = json!({ "backlog_bytes": 65_536, "backlog_ms": 200 });
+    let server = Server::start(&options);
+    let (ws, control) = (server.ws.to_string(), server.control.to_string());
+    // In a second 6 MB are published, for which the kernel has no room: they are cut in that time,
+    // and told so when they read again.
+    let words = ["bench", "slow", "--subscribers", "4", "--stalled", "2", "--bytes", "30000"];
+    let more = ["--per-second", "200", "--warm-up", "0.05", "--seconds", "1", "--json"];
+    let places = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
+    for to in ["fws", "xhr-streaming"] {
+        let text = good(fws(&[&words[..], &more, &places, &["--to", to]].concat()));
+        let outcome: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(figure(&outcome, "stalled_cut"), 2.0, "{outcome}");
+    }
+}
+
+#[test]
+fn subscribers_come_from_a_site_that_may_connect() {
+    let mut options = Options::default();
+    options.config["allow_origin"] = json!(["https://shop.example"]);
+    let server = Server::start(&options);
+    for to in ["fws", "sockjs", "xhr-streaming"] {
+        let words = ["broadcast", "--subscribers", "2", "--to", to];
+        bench(&server, &[&words[..], &["--origin", "https://shop.example"]].concat());
+        let (ws, control) = (server.ws.to_string(), server.control.to_string());
+        let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
+        let line = bad(fws(&[&["bench"], &words[..], &place].concat()), 1);
+        assert!(line.contains("HTTP/1.1 403") && line.contains("--origin"), "{line}");
+    }
+}
+
+/// A Redis in its protected mode refuses whoever does not come from 127.0.0.1.
+#[test]
+fn whoever_commands_comes_from_the_usual_address() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, from) = listener.accept().unwrap();
+        assert_eq!(from.ip().to_string(), "127.0.0.1");
+        stream.write_all(b"-DENIED Redis is running in protected mode\r\n").unwrap();
+        // It may close at any moment.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let line = bad(fws(&["bench", "control", "--to", "redis", "--control", &at]), 1);
+    let said = "the server refuses: -DENIED Redis is running in protected mode";
+    assert!(line.starts_with(&format!("{at}: {said}")), "{line}");
+    server.join().unwrap();
 }
 
 /// What a server of topics does to the second message for the second subscriber.

@@ -2,14 +2,12 @@
 
 mod common;
 
-use common::command::{bad, fws, good, run};
+use common::command::{at, bad, demo, fws, good, run};
 use common::server::{DEMO_KEY, Dir, Options, SERVER_KEY, Server, mode};
-use common::{DEADLINE, eventually};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Stdio;
 
 fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
@@ -290,6 +288,11 @@ fn tokens_are_made_and_explained() {
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     assert!(ran.err.starts_with("fws: not valid: "), "{ran:?}");
 
+    // A number, and not 0; but no name, because JavaScript writes it as 1e+30.
+    let number = "eyJhbGciOiJIUzI1NiJ9.eyJpIjoxZTMwfQ.eA";
+    let ran = run(fws(&["token", "--check", number]));
+    assert!(ran.err.starts_with("fws: not valid: i is no name: ") && ran.err.contains("exponent"));
+
     // What is not verified may hold anything: no escape sequence reaches the terminal.
     let evil = "eyJhbGciOiJIUzI1NiIsIngiOiJ/In0.eyJpIjoiYlx1MDAxYlszMW0ifQ.eA";
     let ran = run(fws(&["token", "--check", evil]));
@@ -307,6 +310,30 @@ fn tokens_are_made_and_explained() {
     let data = dir.file("data");
     let line = bad(fws(&["token", "demo", "5", "--data", data.to_str().unwrap()]), 1);
     assert!(line.starts_with("no key for namespace \"demo\": give it with --key or"), "{line}");
+    // Nobody looked at the signature, so it is not called wrong.
+    let words = ["token", "--check", token, "demo", "--data", data.to_str().unwrap()];
+    assert_eq!(bad(fws(&words), 2), line);
+}
+
+#[test]
+fn a_token_that_the_server_would_refuse_is_not_made() {
+    let (longest, longer) = ("u".repeat(255), "u".repeat(256));
+    let token = |user: &str, more: &[&str]| {
+        let mut command = fws(&["token", "demo", user, "--key", DEMO_KEY]);
+        command.args(more);
+        command
+    };
+    let dir = Dir::new();
+    let good_token = good(token(&longest, &[]));
+    assert!(good(fws(&["token", "--check", good_token.trim_end()])).contains("valid"));
+    let why = "the user has 256 bytes, the most is 255 (limit name_bytes)";
+    assert_eq!(bad(token(&longer, &[]), 2), why);
+    // With a server that takes it, it is one.
+    let file = dir.file("long.json");
+    std::fs::write(&file, r#"{"limits":{"name_bytes":300}}"#).unwrap();
+    let long_token = good(token(&longer, &["--config", file.to_str().unwrap()]));
+    let ran = run(fws(&["token", "--check", long_token.trim_end()]));
+    assert_eq!((ran.code, ran.err), (Some(1), format!("fws: not valid: {why}\n")));
 }
 
 #[test]
@@ -326,20 +353,21 @@ fn a_server_that_is_not_there() {
     assert_eq!(bad(command, 1), line);
 }
 
-/// A command that finds this server, and the keys in its data folder.
-fn at(server: &Server, words: &[&str]) -> Command {
-    let mut command = fws(words);
-    command.env("FWS_LISTEN_CONTROL", server.control.to_string());
-    command.env("FWS_LISTEN_WS", server.ws.to_string());
-    command.env("FWS_DATA_DIR", server.dir().file("data"));
-    command
-}
-
-/// The same, acting in the namespace `demo`.
-fn demo(server: &Server, words: &[&str]) -> Command {
-    let mut command = at(server, words);
-    command.env("FWS_NAMESPACE_KEY", DEMO_KEY);
-    command
+#[test]
+fn a_place_without_a_port_is_said_to_be_none() {
+    for (flag, words) in [
+        ("control", &["emit", "a", "b", "1", "--key", "k"][..]),
+        ("ws", &["watch", "a", "b", "--key", "k"]),
+        ("admin", &["stat", "--once"]),
+        #[cfg(feature = "bench")]
+        ("control", &["bench", "control", "--key", "k"]),
+    ] {
+        for place in ["127.0.0.1", "127.0.0.1:", ":8080", "::1", "localhost:http"] {
+            let mut command = fws(words);
+            command.args([format!("--{flag}"), place.to_owned()]);
+            assert_eq!(bad(command, 2), format!("--{flag}: {place:?} is not HOST:PORT"));
+        }
+    }
 }
 
 #[test]
@@ -462,121 +490,4 @@ fn the_demo_can_be_used_at_once() {
     let server = Server::start(&Options { config: json!({ "demo": true }), ..Options::default() });
     let emitted = good(at(&server, &["emit", "demo", "news", "hello", "--count"]));
     assert_eq!(emitted, "sent to 0 connections\n");
-}
-
-/// A running `fws watch`. Killed when dropped.
-struct Watch {
-    child: Child,
-    out: BufReader<ChildStdout>,
-    err: Receiver<String>,
-}
-
-impl Watch {
-    fn start(mut command: Command) -> Watch {
-        let mut child = command.spawn().expect("the binary starts");
-        let out = BufReader::new(child.stdout.take().expect("a pipe"));
-        let err = lines(child.stderr.take().expect("a pipe"));
-        Watch { child, out, err }
-    }
-
-    /// The next line that it says to the person.
-    #[track_caller]
-    fn says(&self) -> String {
-        self.err.recv_timeout(DEADLINE).expect("it says something")
-    }
-
-    #[track_caller]
-    fn prints(&mut self) -> String {
-        let mut line = String::new();
-        self.out.read_line(&mut line).expect("UTF-8");
-        line
-    }
-
-    #[track_caller]
-    fn ends(&mut self) -> Option<i32> {
-        eventually("it ends", || self.child.try_wait().expect("a child")).code()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // It may have ended already, which is what the test wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lines(stream: ChildStderr) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            // Nobody may listen any more.
-            let _ = sender.send(line);
-        }
-    });
-    receiver
-}
-
-#[test]
-fn watch_prints_what_comes_until_the_server_goes() {
-    let server = Server::new();
-    good(demo(&server, &["set", "demo", "price", "9.90"]));
-    let mut watch = Watch::start(demo(&server, &["watch", "demo", "news", "price"]));
-    assert_eq!(watch.says(), "fws: subscribed to news");
-    assert_eq!(watch.says(), "fws: subscribed to price");
-    assert_eq!(watch.prints(), "price\t9.90\n");
-    let emitted = good(demo(&server, &["emit", "demo", "news", "{\"a\": [1.0]}", "--count"]));
-    assert_eq!(emitted, "sent to 1 connection\n");
-    assert_eq!(watch.prints(), "news\t{\"a\": [1.0]}\n");
-    let info = good(demo(&server, &["info", "demo", "news"]));
-    assert!(info.starts_with("1 user, 1 connection\n") && info.ends_with("\twatch\n"), "{info}");
-
-    server.stop();
-    let told = watch.says();
-    let told = told.strip_prefix("fws: the server has closed: 1001 ").unwrap_or(&told);
-    common::browser::back_ms(told);
-    assert_eq!((watch.prints(), watch.ends()), (String::new(), Some(1)));
-}
-
-#[test]
-fn watch_ends_quietly_when_nobody_reads() {
-    let server = Server::new();
-    let mut watch = Watch::start(demo(&server, &["watch", "demo", "news"]));
-    assert_eq!(watch.says(), "fws: subscribed to news");
-    let Watch { child, .. } = &mut watch;
-    assert_eq!(child.try_wait().unwrap(), None);
-    watch.out = BufReader::new(closed());
-    good(demo(&server, &["emit", "demo", "news", "1"]));
-    assert_eq!(watch.ends(), Some(0));
-    assert!(watch.err.recv_timeout(DEADLINE).is_err(), "it says nothing more");
-}
-
-/// The standard output of a process that has ended.
-fn closed() -> ChildStdout {
-    let mut child = fws(&["--version"]).spawn().expect("the binary starts");
-    let out = child.stdout.take().expect("a pipe");
-    child.wait().expect("a child");
-    out
-}
-
-#[test]
-fn watch_says_why_it_is_refused() {
-    let server = Server::new();
-    let refused = bad(demo(&server, &["watch", "demo", "#vip"]), 1);
-    assert!(refused.starts_with("the server refuses #vip: "), "{refused}");
-    let line = bad(at(&server, &["watch", "demo", "news", "--key", "wrong"]), 1);
-    assert_eq!(
-        line,
-        "the server refuses us: 3404 invalid JWT (is the key from --key the right one?)"
-    );
-    let line = bad(at(&server, &["watch", "nope", "news", "--key", "wrong"]), 1);
-    assert!(line.starts_with("the server refuses us: 3404 site id not registered"), "{line}");
-
-    good(demo(&server, &["grant", "demo", "#vip", "5"]));
-    let mut watch = Watch::start(demo(&server, &["watch", "demo", "#vip", "--user", "5"]));
-    assert_eq!(watch.says(), "fws: subscribed to #vip");
-    good(demo(&server, &["emit", "demo", "#vip", "psst", "--user", "5"]));
-    assert_eq!(watch.prints(), "#vip\t\"psst\"\n");
-    let log = server.log().join("\n");
-    assert!(!log.contains("psst") && !log.contains(DEMO_KEY) && !log.contains(SERVER_KEY), "{log}");
 }

@@ -483,6 +483,10 @@ fn what_cannot_work_is_said_at_once() {
         (&["doctor", "localhost:8080"], "write http://localhost:8080"),
         (&["doctor", "http://a", "--token", "x"], "need the namespace behind the URL"),
         (&["doctor", "http://a", "--origin", "a b"], "--origin"),
+        (
+            &["doctor", "http://a", "--origin", "foo"],
+            "--origin: \"foo\" is not written as browsers",
+        ),
         (&["doctor", "http://a", "--wait", "x"], "--wait"),
     ] {
         let line = common::command::bad(fws(words), 2);

@@ -15,7 +15,7 @@ use common::eventually;
 use common::http::request;
 use common::server::{Dir, Options, Server, key_of};
 use common::token::token;
-use common::web::{Http, post, session};
+use common::web::{Http, session_on};
 use serde_json::{Value, json};
 
 /// A server that may have so many KiB of address space.
@@ -198,26 +198,13 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
     drop((stuck, unread));
 }
 
-/// A session over HTTP that has said who it is and listens to "x".
-fn session_on_x(server: &Server, user: usize) -> String {
-    let id = session();
-    let web = server.ws;
-    assert_eq!(post(web, &format!("/socket/{id}/xhr"), ""), (200, "o\n".into()));
-    let token = token(&format!(r#"{{"i":"{user}"}}"#), key_of("demo"));
-    let auth = auth_message("demo", &token);
-    let said = json!([auth, r#"{"event":"subscribe","data":"x"}"#]).to_string();
-    assert_eq!(post(web, &format!("/socket/{id}/xhr_send"), &said).0, 204);
-    assert!(post(web, &format!("/socket/{id}/xhr"), "").1.contains("auth ok"));
-    id
-}
-
 #[test]
 fn answers_to_polls_wait_for_room() {
     let mut server = in_little(Dir::new(), 262_144, &Options::default());
     let polls: Vec<Http> = (0..120)
         .map(|number| {
             let mut http = Http::connect(server.ws);
-            http.send(&format!("POST /socket/{}/xhr", session_on_x(&server, number)), &[], "");
+            http.send(&format!("POST /socket/{}/xhr", session_on(server.ws, number, "x")), &[], "");
             http
         })
         .collect();
@@ -250,7 +237,7 @@ fn what_escapes_make_of_a_message_does_not_end_a_server_with_little_memory() {
     control.send_raw(&emit(&b"<".repeat(long)));
     assert_eq!(control.recv(), r#"{"success":true}"#);
     assert!(raw.hear().len() > long);
-    let id = session_on_x(&server, 1);
+    let id = session_on(server.ws, 1, "x");
     let mut page = Http::connect(server.ws);
     page.send(&format!("GET /socket/{id}/htmlfile?c=f"), &[], "");
     page.head();

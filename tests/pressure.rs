@@ -33,7 +33,7 @@ const GET: &str = r#"{"action":"get","channel":"c"}"#;
 
 #[test]
 fn a_reply_leaves_in_one_piece() {
-    // The PHP client loses its place if a reply comes in several (protocol part 11).
+    // The PHP client loses its place if a reply comes in several.
     let server = Server::new();
     let mut control = server.controller("demo");
     for bytes in [2, 1019, 1020, 1024, 4096, 16_000] {
@@ -304,6 +304,7 @@ fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
         ("backlog_bytes", 1_000_000),
         ("queued_bytes", 8_000_000),
         ("emit_bytes", 1_000_000_000),
+        ("publication_bytes", 1_000_000_000_000),
     ]));
     let mut control = server.controller("demo");
     let channels = channels(128);

@@ -11,6 +11,7 @@ use common::control::{Control, frame};
 use common::eventually;
 use common::http::request;
 use common::server::{Options, Server};
+use common::web::{Http, post, session_on};
 use serde_json::json;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -99,6 +100,65 @@ fn whoever_takes_nothing_is_cut_and_whoever_takes_a_little_is_not() {
     // What the kernel had, and then the word, instead of what waited.
     let rest = stuck.wire().read_rest().unwrap();
     assert!(rest.len() < 3_100_000 && rest.ends_with(b"\x0b\xc0too slow"), "{}", rest.len());
+}
+
+#[test]
+fn a_ping_behind_a_large_message_has_its_time_from_when_that_has_gone_out() {
+    let server = server(&[("heartbeat_ms", 300), ("heartbeat_answer_ms", 700)]);
+    let mut control = server.controller("demo");
+    let (mut slow, mut mute) = (subscriber(&server, "c"), subscriber(&server, "other"));
+    let data = text(3_000_000);
+    control.ok(&emit("c", &data));
+    let (mut left, mut piece) = (message("c", &data).len() + 10, vec![0; 30_000]);
+    let start = Instant::now();
+    while left > 0 {
+        let count = left.min(piece.len());
+        slow.wire().read_exact(&mut piece[..count]).unwrap();
+        left -= count;
+        wait(&mut control, 30);
+    }
+    assert!(start.elapsed() > Duration::from_secs(2), "it was not slow");
+    assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
+    slow.send_raw(&masked(0x8a, b""));
+    slow.fence().unwrap();
+    // Whoever takes all and answers nothing is gone.
+    assert_eq!(mute.next_frame(), Ok((0x89, Vec::new())));
+    mute.expect_closed(3000, "No response from heartbeat");
+    assert_eq!(closed(&server, "no_heartbeat"), 1.0);
+}
+
+#[test]
+fn an_answer_over_http_takes_its_time_and_its_session_waits() {
+    let limits = [("session_ms", 400), ("http_head_ms", 400), ("heartbeat_ms", 700)];
+    let server = server(&limits);
+    let mut control = server.controller("demo");
+    let ways = [("xhr", "POST"), ("jsonp?c=f", "GET"), ("eventsource", "GET")];
+    for (user, (way, method)) in ways.into_iter().enumerate() {
+        let id = session_on(server.ws, user, "c");
+        let mut http = Http::connect(server.ws);
+        http.send(&format!("{method} /socket/{id}/{way}"), &["Connection: close"], "");
+        let data = text(2_000_000);
+        control.ok(&emit("c", &data));
+        // Much slower than a session may be without a request, and a connection between two.
+        let (start, mut got, mut piece) = (Instant::now(), Vec::new(), vec![0; 30_000]);
+        while let Ok(count @ 1..) = http.wire.read(&mut piece) {
+            got.extend_from_slice(&piece[..count]);
+            wait(&mut control, 20);
+        }
+        assert!(start.elapsed() > Duration::from_secs(1), "{way}: it was not slow");
+        assert!(got.len() > data.len(), "{way}: cut after {} bytes", got.len());
+        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        let next = post(server.ws, &format!("/socket/{id}/xhr"), "");
+        assert_eq!(next, (200, "h\n".into()), "{way}");
+        eventually("the session is over", || (subscribers(&mut control, "c") == 0).then_some(()));
+    }
+    // Whoever takes nothing of it is let go, and its session with it.
+    let id = session_on(server.ws, 9, "c");
+    let mut http = Http::connect(server.ws);
+    http.send(&format!("POST /socket/{id}/xhr"), &[], "");
+    control.ok(&emit("c", &text(4_000_000)));
+    eventually("it is let go", || (subscribers(&mut control, "c") == 0).then_some(()));
+    assert_eq!(closed(&server, "no_heartbeat"), 1.0);
 }
 
 #[test]

@@ -194,8 +194,9 @@ fn a_stop_says_what_it_could_not_keep() {
     let code = eventually("it ends", || server.exit_code());
     assert_eq!(code, Some(1));
     let log = server.log();
-    let said = " states were acknowledged (--sync 1s) and never reached the disk";
-    let count = log.last().and_then(|line| line.strip_suffix(said)?.rsplit(' ').next());
+    let said = " acknowledged (--sync 1s) and never reached the disk";
+    let line = log.last().and_then(|line| line.strip_prefix("fws: ")?.strip_suffix(said));
+    let count = line.and_then(|line| line.split(' ').next());
     let count: usize = count.unwrap_or_else(|| panic!("{log:?}")).parse().unwrap();
     assert!((1..=acknowledged).contains(&count), "{count} of {acknowledged}");
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::command::{Ran, bad, good, run};
+use common::command::{Ran, bad, fws, good, run};
 use common::eventually;
 use common::export::{
     END, START, contents, import, lines_in, namespace, namespace_line, same_store, state, store,
@@ -41,6 +41,39 @@ fn what_is_not_there_is_not_made() {
         assert_eq!(line, format!("there is no store in {}", empty.display()));
     }
     assert_eq!(contents(&empty).len(), 1);
+}
+
+/// A user that is not there, and that no test runs as.
+const STRANGER: u32 = 54_321;
+
+/// Only root can give a folder away; for all others the same is tried in `cli::owner`.
+#[test]
+fn root_leaves_nothing_in_the_folder_of_another_user() {
+    let dir = Dir::new();
+    let data = dir.file("data");
+    fs::create_dir(&data).unwrap();
+    if std::os::unix::fs::chown(&data, Some(STRANGER), Some(STRANGER)).is_err() {
+        return;
+    }
+    let input = lines_in(&dir, "in", &[namespace("shop", "k")]);
+    let line = bad(store(&["import", input.to_str().unwrap()], &data), 1);
+    assert!(line.contains("belongs to user 54321") && line.contains("--reuid=54321"), "{line}");
+    let mut register = fws(&["register", "shop", "--data", data.to_str().unwrap()]);
+    register.env("FWS_SECRETKEY", SERVER_KEY);
+    assert!(bad(register, 1).contains("--clear-groups fws register"));
+    assert!(contents(&data).is_empty());
+    // What such a command left before: the server's user is told what to do.
+    import(&input, &dir.file("roots"));
+    let roots = dir.file("roots");
+    std::os::unix::fs::chown(&roots, Some(STRANGER), Some(STRANGER)).unwrap();
+    let mut serve = fws(&["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]);
+    serve.arg(&roots).env("FWS_SECRETKEY", SERVER_KEY);
+    std::os::unix::process::CommandExt::uid(&mut serve, STRANGER);
+    let ran = run(serve);
+    let line = ran.err.lines().last().unwrap_or_default();
+    let advice =
+        format!("belongs to user 0, and this is user 54321: chown -R 54321:0 {}", roots.display());
+    assert!(ran.code == Some(1) && line.contains(&advice), "{ran:?}");
 }
 
 #[test]

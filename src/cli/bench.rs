@@ -5,7 +5,7 @@ mod plan;
 #[cfg(feature = "bench")]
 mod table;
 
-use super::flags::{AT_CONFIG, AT_CONTROL, AT_DATA, AT_WS, Flag, KEY};
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_DATA, AT_WS, Flag, KEY, ORIGIN};
 use super::{Call, Command, Stop};
 
 const TO: Flag = Flag {
@@ -59,11 +59,15 @@ figures give server and bench a core each: taskset -c 0 fws serve …
 
 --to can also be topic (a plain server: text messages `sub TOPIC`, answered
 `ok`, and `pub TOPIC DATA`), nats, mqtt and nchan (subscribers over WebSocket at
---ws, publisher at --control), and redis (control alone, at --control).",
+--ws, publisher at --control; of nchan both at --ws, as /sub?id=… and /pub?id=…),
+and redis (control alone, at --control).
+
+The states that control sets, 10,000 at most, stay in the namespace.",
     flags: &[
         TO,
         NAMESPACE,
         KEY,
+        ORIGIN,
         SUBSCRIBERS,
         BYTES,
         IN_FLIGHT,

@@ -24,14 +24,14 @@ pub(super) const WS: Flag = Flag {
 pub(super) const WS_UNIX: Flag = Flag {
     name: "ws-unix",
     value: "PATH",
-    about: "a unix socket for browsers as well, or with --ws none (none)",
+    about: "a unix socket for browsers as well, or with --ws none (no socket)",
 };
 pub(super) const CONTROL: Flag =
     Flag { name: "control", value: "ADDR:PORT", about: "where back ends connect (127.0.0.1:8085)" };
 pub(super) const CONTROL_UNIX: Flag = Flag {
     name: "control-unix",
     value: "PATH",
-    about: "a unix socket for back ends as well (none)",
+    about: "a unix socket for back ends as well (no socket)",
 };
 pub(super) const ADMIN: Flag = Flag {
     name: "admin",
@@ -77,7 +77,7 @@ pub(super) const AT_CONTROL: Flag = Flag {
     about: "the server's control port (127.0.0.1:8085)",
 };
 pub(super) const AT_CONTROL_UNIX: Flag =
-    Flag { name: "control-unix", value: "PATH", about: "its unix socket, instead (none)" };
+    Flag { name: "control-unix", value: "PATH", about: "its unix socket, instead (no socket)" };
 pub(super) const AT_WS: Flag = Flag {
     name: "ws",
     value: "HOST:PORT",
@@ -85,6 +85,11 @@ pub(super) const AT_WS: Flag = Flag {
 };
 pub(super) const AT_ADMIN: Flag =
     Flag { name: "admin", value: "HOST:PORT", about: "the server's admin door (127.0.0.1:8086)" };
+pub(super) const ORIGIN: Flag = Flag {
+    name: "origin",
+    value: "ORIGIN",
+    about: "the site of the page to be, where only some may connect (none)",
+};
 pub(super) const AT_DATA: Flag =
     Flag { name: "data", value: "DIR", about: "where the server keeps keys (./fws-data)" };
 pub(super) const AT_CONFIG: Flag = Flag {

@@ -29,7 +29,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     })?)
 }
 
-/// The reply in words: `false` or three fields (protocol part 5, channelInfo).
+/// The reply in words: `false` or three fields (protocol part 4, channelInfo).
 fn describe(reply: &str) -> Option<String> {
     let reply: serde_json::Value = serde_json::from_str(reply).ok()?;
     if reply == false {

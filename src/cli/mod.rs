@@ -15,6 +15,7 @@ mod grant;
 mod help;
 mod info;
 mod output;
+mod owner;
 mod register;
 mod revoke;
 mod serve;

@@ -3,7 +3,7 @@
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA};
 use super::output::{out, tell};
 use super::session::{Body, Session, refusal};
-use super::{Call, Command, Stop};
+use super::{Call, Command, Stop, owner};
 use crate::codec::json;
 use crate::config::Secret;
 use crate::keys;
@@ -19,7 +19,8 @@ and cannot be asked for again. On the server's own machine it is also kept in
 the data folder, so that the other commands find it.
 
 Needs the server key: FWS_SECRETKEY, or secret_key in the file, or the one
-that the server has made in its data folder.",
+that the server has made in its data folder. There it is for the user of the
+server: root is refused where the folder is another user's.",
     flags: &[AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws register shop", "a namespace `shop`"),
@@ -39,6 +40,7 @@ fn run(call: &Call) -> Result<(), Stop> {
             keys::server_key_path(&config.data).display()
         )));
     };
+    owner::refuse_root(call, &config.data)?;
     let mut session = Session::connect(call, &config)?;
     let body = Body::new("registerNameSpace").text("name", name).text("key", server_key.expose());
     let reply = session.ask(body)?;

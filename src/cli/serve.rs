@@ -1,6 +1,6 @@
 //! `fws serve`: the server itself.
 
-use super::{Call, Command, Stop, flags};
+use super::{Call, Command, Stop, flags, owner};
 use crate::server;
 
 pub(super) const COMMAND: Command = Command {
@@ -52,5 +52,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [] = call.words()?;
     let config = call.config()?;
     let reread = || call.config().map_err(|stop| stop.to_string());
-    server::run(config, &reread).map_err(|e| Stop::Failed(e.to_string()))
+    let data = config.data.clone();
+    server::run(config, &reread)
+        .map_err(|e| Stop::Failed(format!("{e}{}", owner::advice(&e, &data))))
 }

@@ -3,10 +3,11 @@
 
 use std::io::Read;
 
-use super::{Call, Stop, flags};
+use super::flags::{self, Flag};
+use super::{Call, Stop};
 use crate::client::{Address, ClientError, Control};
 use crate::codec::json;
-use crate::config::{Config, NAMESPACE_KEY, Secret, Source};
+use crate::config::{Config, NAMESPACE_KEY, Secret, Source, check_page};
 use crate::keys;
 
 /// Most that is read from standard input, in bytes: no limit of a server allows more.
@@ -69,7 +70,7 @@ impl Body {
 impl Session {
     /// Connects, without auth.
     pub fn connect(call: &Call, config: &Config) -> Result<Session, Stop> {
-        let address = control_address(call, config);
+        let address = control_address(call, config)?;
         let control = Control::connect(&address).map_err(|e| Stop::Failed(e.to_string()))?;
         Ok(Session { control, address })
     }
@@ -118,7 +119,7 @@ fn refused(code: i64, reason: &str) -> Stop {
     Stop::Failed(format!("the server says: {reason} (code {code})"))
 }
 
-/// Code and reason of an error reply (protocol part 4).
+/// Code and reason of an error reply (protocol part 3).
 pub(super) fn refusal(reply: &str) -> Option<(i64, String)> {
     match json::members(reply, &["success", "reason", "code"]) {
         Ok(Some([Some("false"), reason, code])) => Some((
@@ -131,13 +132,15 @@ pub(super) fn refusal(reply: &str) -> Option<(i64, String)> {
 
 /// Where the control port is: a flag says it, or else the configuration, whose unix socket is
 /// nearer than its port.
-fn control_address(call: &Call, config: &Config) -> Address {
+fn control_address(call: &Call, config: &Config) -> Result<Address, Stop> {
     let unix_flag = config.source("control_unix") == Source::Flag("--control-unix");
-    match (call.flag(flags::AT_CONTROL.name), &config.control_unix) {
-        (Some(address), _) if !unix_flag => Address::Tcp(address.into()),
+    Ok(match (call.flag(flags::AT_CONTROL.name), &config.control_unix) {
+        (Some(address), _) if !unix_flag => {
+            Address::Tcp(place(&flags::AT_CONTROL, address)?.into())
+        }
         (_, Some(path)) => Address::Unix(path.clone()),
         _ => Address::to_reach(config.control),
-    }
+    })
 }
 
 /// The key of a namespace: from its flag, the environment, the configuration, or the data folder.
@@ -181,6 +184,23 @@ pub(super) fn user(call: &Call) -> Result<Option<&str>, Stop> {
     match call.flag(flags::USER.name) {
         Some("") => Err(Stop::Usage("--user: the name of the user is empty".into())),
         user => Ok(user),
+    }
+}
+
+/// The site of the page that somebody says to be, if any.
+pub(super) fn origin(call: &Call) -> Result<Option<&str>, Stop> {
+    let origin = call.flag(flags::ORIGIN.name);
+    origin.map_or(Ok(()), check_page).map_err(|e| Stop::Usage(format!("--origin: {e}")))?;
+    Ok(origin)
+}
+
+/// Where a flag says that a server is; not whether there is one.
+pub(super) fn place<'a>(flag: &Flag, text: &'a str) -> Result<&'a str, Stop> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    let is_host = |host: &str| !host.is_empty() && (!host.contains(':') || host.ends_with(']'));
+    match text.rsplit_once(':') {
+        Some((host, port)) if is_host(host) && is_port(port) => Ok(text),
+        _ => Err(Stop::Usage(format!("--{}: {text:?} is not HOST:PORT", flag.name))),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::flags::{AT_ADMIN, AT_CONFIG, Flag};
 use super::output::{out, printable};
+use super::session::place;
 use super::{Call, Command, Stop};
 use crate::client::{Address, ClientError, page};
 use crate::codec::prometheus::{Sample, parse};
@@ -52,7 +53,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [] = call.words()?;
     let config = call.client_config()?;
     let address = match (call.flag(AT_ADMIN.name), config.admin) {
-        (Some(address), _) => Address::Tcp(address.into()),
+        (Some(address), _) => Address::Tcp(place(&AT_ADMIN, address)?.into()),
         (None, Some(address)) => Address::to_reach(address),
         (None, None) => Address::Tcp(ADDRESS.into()),
     };

@@ -11,6 +11,7 @@ use super::output::{out, printable};
 use super::session::{find_key, namespace_key, seconds};
 use super::{Call, Command, Stop};
 use crate::codec::jwt::{self, Claims, TokenError};
+use crate::limits::Limits;
 use crate::time::{Clock, UnixMillis};
 
 const TTL: Flag = Flag { name: "ttl", value: "SECONDS", about: "good for so long (for ever)" };
@@ -30,7 +31,8 @@ the key of namespace NAME; normally the site's back end makes it. This command
 does not ask the server.
 
 With --check: prints header and payload of a token; exit code 0 if it is valid
-and 1 if not. If a key is given or kept for NAME, the signature is checked too.",
+and 1 if not. With a key, by --key or kept for NAME, the signature is checked
+too; that there is none for NAME is exit code 2.",
     flags: &[TTL, CHECK, KEY, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws token shop 5 --ttl 3600", "for user 5, for an hour"),
@@ -53,22 +55,34 @@ fn run(call: &Call) -> Result<(), Stop> {
         }
         let key = match find_key(call, &config, name)? {
             None if name.is_some_and(|name| !name.is_empty()) => {
-                Some(namespace_key(call, &config, name.unwrap_or_default())?)
+                let key = namespace_key(call, &config, name.unwrap_or_default());
+                // It has not been checked, so it is not said to be invalid.
+                Some(key.map_err(|stop| Stop::Usage(stop.to_string()))?)
             }
             key => key,
         };
-        return check(token, key.as_ref().map(|key| key.key.expose()), now);
+        return check(token, key.as_ref().map(|key| key.key.expose()), now, &config.limits);
     }
     let [name, user] = call.words()?;
     if user.is_empty() {
         return Err(Stop::Usage("the name of the user is empty".into()));
+    }
+    if let Some(wrong) = too_long(user, &config.limits) {
+        return Err(Stop::Usage(wrong));
     }
     let expires = seconds(call, TTL.name)?.map(|ttl| now.seconds().saturating_add(ttl));
     let key = namespace_key(call, &config, name)?;
     out(&(jwt::sign(user, key.key.expose(), expires) + "\n"))
 }
 
-fn check(token: &str, key: Option<&str>, now: UnixMillis) -> Result<(), Stop> {
+/// Why the server would take no user of that name, if it is as long as that.
+fn too_long(user: &str, limits: &Limits) -> Option<String> {
+    let (bytes, most) = (user.len(), limits.name_bytes);
+    let text = || format!("the user has {bytes} bytes, the most is {most} (limit name_bytes)");
+    (bytes > most).then(text)
+}
+
+fn check(token: &str, key: Option<&str>, now: UnixMillis, limits: &Limits) -> Result<(), Stop> {
     if let Some((header, payload)) = jwt::inspect(token) {
         let (header, payload) = (printable(&header), printable(&payload));
         out(&format!("header:  {header}\npayload: {payload}\n"))?;
@@ -78,6 +92,9 @@ fn check(token: &str, key: Option<&str>, now: UnixMillis) -> Result<(), Stop> {
         None => verify_unsigned(token, now),
     };
     let claims = checked.map_err(|e| Stop::Failed(format!("not valid: {}", describe(e))))?;
+    if let Some(wrong) = too_long(&claims.user, limits) {
+        return Err(Stop::Failed(format!("not valid: {wrong}")));
+    }
     out(&format!("user:    {}\n", printable(&claims.user)))?;
     if let Some(expires) = claims.expires {
         let left = expires.saturating_sub(now.seconds());

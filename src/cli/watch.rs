@@ -1,9 +1,9 @@
 //! `fws watch`: what a browser would get.
 
-use super::flags::{AT_CONFIG, AT_DATA, AT_WS, Flag, KEY};
+use super::flags::{AT_CONFIG, AT_DATA, AT_WS, Flag, KEY, ORIGIN};
 use super::output::{out, printable, tell};
-use super::session::{namespace_key, quote};
-use super::{Call, Command, Stop, flags};
+use super::session::{namespace_key, origin, place, quote};
+use super::{Call, Command, Stop};
 use crate::client::{ANSWER_MS, Address, ClientError, Message, Socket};
 use crate::codec::{json, jwt};
 
@@ -30,7 +30,7 @@ per message: the channel, a tab, and the data as JSON; first the state of each
 channel, if there is one. Runs until ctrl-C, or until nobody reads its output.
 
 Exit code 1 if the server refuses a channel or the connection is lost.",
-    flags: &[USER, KEY, AT_WS, AT_DATA, AT_CONFIG],
+    flags: &[USER, ORIGIN, KEY, AT_WS, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws watch shop news price", "two channels of `shop`"),
         ("fws watch shop '#vip' --user 5 | head -n 1", "wait for one message to user 5"),
@@ -47,15 +47,15 @@ fn run(call: &Call) -> Result<(), Stop> {
         Some("") => return Err(Stop::Usage("--user: the name of the user is empty".into())),
         user => user.unwrap_or(WATCH),
     };
-    let config = call.client_config()?;
+    let (config, origin) = (call.client_config()?, origin(call)?);
     let key = namespace_key(call, &config, name)?;
-    let address = match call.flag(flags::AT_WS.name) {
-        Some(address) => Address::Tcp(address.into()),
+    let address = match call.flag(AT_WS.name) {
+        Some(address) => Address::Tcp(place(&AT_WS, address)?.into()),
         None => Address::to_reach(config.ws.ok_or_else(|| {
             Stop::Failed("the server has no port for browsers: give one with --ws".into())
         })?),
     };
-    let mut socket = Socket::connect(&address).map_err(|e| match e {
+    let mut socket = Socket::connect(&address, origin).map_err(|e| match e {
         ClientError::Connect(..) => failed(e),
         e => Stop::Failed(format!("{address}: {e}")),
     })?;
@@ -79,7 +79,7 @@ fn authenticate(
     socket: &mut Socket,
     namespace: &str,
     token: &str,
-    origin: &str,
+    key_from: &str,
 ) -> Result<(), Stop> {
     let (i, s) = (quote(namespace), quote(token));
     let message = format!("{{\"event\":\"auth\",\"data\":{{\"i\":{i},\"s\":{s}}}}}");
@@ -94,7 +94,7 @@ fn authenticate(
             "the server refuses us: {code} {}{}",
             reason.escape_debug(),
             match reason.as_str() {
-                "invalid JWT" => format!(" (is the key from {origin} the right one?)"),
+                "invalid JWT" => format!(" (is the key from {key_from} the right one?)"),
                 "site id not registered" => {
                     format!(" (make the namespace with `fws register {namespace}`)")
                 }

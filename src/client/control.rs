@@ -1,4 +1,4 @@
-//! A controller: commands to the control port and their replies (protocol parts 3 to 5), one at a
+//! A controller: commands to the control port and their replies (protocol parts 2 to 4), one at a
 //! time.
 
 use super::{ANSWER_MS, Address, ClientError, Deadline, Stream};

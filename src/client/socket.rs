@@ -37,17 +37,19 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects, within 4 s, and opens the WebSocket, within 10 s.
+    /// Connects, within 4 s, and opens the WebSocket, within 10 s: as a page of the site `origin`
+    /// does, if one is given.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn connect(address: &Address) -> Result<Socket, ClientError> {
-        let head = format!("GET /socket/websocket HTTP/1.1\r\nHost: {address}\r\n");
-        Socket::open(address, &head)?.map_err(|visit| {
-            ClientError::Foreign(match visit.status {
-                101 => "it does not know WebSocket".into(),
-                status => format!("it answers HTTP {status}"),
-            })
+    pub fn connect(address: &Address, origin: Option<&str>) -> Result<Socket, ClientError> {
+        let origin = origin.map_or_else(String::new, |origin| format!("Origin: {origin}\r\n"));
+        let head = format!("GET /socket/websocket HTTP/1.1\r\nHost: {address}\r\n{origin}");
+        Socket::open(address, &head)?.map_err(|visit| match visit.status {
+            403 => ClientError::Origin,
+            503 => ClientError::Full,
+            101 => ClientError::Foreign("it does not know WebSocket".into()),
+            status => ClientError::Foreign(format!("it answers HTTP {status}")),
         })
     }
 
@@ -209,7 +211,7 @@ mod tests {
             stream.write_all(&[answer.as_bytes(), &first].concat()).unwrap();
             serve(stream);
         });
-        Socket::connect(&address).unwrap()
+        Socket::connect(&address, None).unwrap()
     }
 
     fn read_head(stream: &mut TcpStream) -> String {
@@ -265,9 +267,13 @@ mod tests {
     #[test]
     fn what_is_no_server_of_ours_is_said_to_be_none() {
         for (answer, error) in [
-            ("HTTP/1.1 404 Not Found\r\n\r\n", "it answers HTTP 404"),
-            ("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n", "it does not know WebSocket"),
-            ("SSH-2.0-OpenSSH\r\n", "it does not speak HTTP"),
+            ("HTTP/1.1 404 Not Found\r\n\r\n", "this is no fws server: it answers HTTP 404"),
+            (
+                "HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n",
+                "this is no fws server: it does not know WebSocket",
+            ),
+            ("SSH-2.0-OpenSSH\r\n", "this is no fws server: it does not speak HTTP"),
+            ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "HTTP 503: it has no room now"),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = Address::to_reach(listener.local_addr().unwrap());
@@ -276,8 +282,8 @@ mod tests {
                 read_head(&mut stream);
                 stream.write_all(answer.as_bytes()).unwrap();
             });
-            let said = Socket::connect(&address).unwrap_err().to_string();
-            assert_eq!(said, format!("this is no fws server: {error}"));
+            let said = Socket::connect(&address, None).unwrap_err().to_string();
+            assert_eq!(said, error);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Frames of the control port (protocol part 3): a length N of four bytes (`i32`, little-endian),
+//! Frames of the control port (protocol part 2): a length N of four bytes (`i32`, little-endian),
 //! N bytes of body, one byte zero. Owns where frames begin and end; never looks into a body.
 //! Called by the switch for its controllers and by our own clients.
 
@@ -176,7 +176,7 @@ fn body_of(frame: &[u8]) -> Result<&[u8], ControlError> {
 }
 
 /// A body as one frame: length, body and final byte in one buffer, because the PHP client reads
-/// them as one piece (protocol part 11).
+/// them as one piece (protocol part 2).
 ///
 /// # Panics
 /// If the body is longer than an `i32` can say (2 GiB), which every limit of the server forbids.

@@ -389,7 +389,7 @@ pub enum Upgrade<'a> {
 }
 
 impl Upgrade<'_> {
-    /// The answer to what is no handshake (protocol part 6; the status for another version is the
+    /// The answer to what is no handshake (protocol part 5; the status for another version is the
     /// one of RFC 6455, 4.2.2, the text the one clients know). It closes. `None` for `Accept`.
     pub fn refusal(&self) -> Option<Response> {
         let response = match self {

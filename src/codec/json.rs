@@ -2,7 +2,7 @@
 //! digit for digit, no tree, nothing allocated but decoded strings. Never decides what a member
 //! means. Called by the switch for commands and browser messages, and by [`jwt`](super::jwt).
 //!
-//! [`Scan`] is the grammar. What it makes of a text is what serde_json would: `oracle` compares
+//! `Scan` is the grammar. What it makes of a text is what serde_json would: `oracle` compares
 //! them in tests and for the fuzzer.
 //!
 //! *Raw* is everywhere one JSON value without white space around it, as [`members`] and
@@ -73,7 +73,7 @@ impl<'a> From<&'a str> for Raw<'a> {
 
 /// The raw values of the members with these names, in the order of the names; `None` for the text
 /// as a whole if it is JSON but no object. Of two equal keys the last one counts (protocol part
-/// 3), a key may be written with escapes, and members with other names are skipped.
+/// 2), a key may be written with escapes, and members with other names are skipped.
 ///
 /// # Errors
 /// [`JsonError`] if the text is not JSON, or nested deeper than [`DEPTH_MAX`].
@@ -220,10 +220,10 @@ fn unescaped(inner: &str) -> Option<String> {
     serde_json::from_str(&format!("\"{inner}\"")).ok()
 }
 
-/// A string or a number as text (protocol part 4, "Text from other types", of which we keep these
-/// two), so that 5 and "5" are one user. An integer written plainly stays digit for digit, and
-/// `-0` is `0`. Another number becomes what JavaScript prints, as far as that needs no exponent:
-/// from 10^-6 to below 10^21. `None` for everything else.
+/// A string or a number as text (protocol part 1, *Names*), so that 5 and "5" are one user. An
+/// integer written plainly stays digit for digit, and `-0` is `0`. Another number becomes what
+/// JavaScript prints, as far as that needs no exponent: from 10^-6 to below 10^21. `None` for
+/// everything else.
 #[inline]
 pub fn text<'a>(raw: impl Into<Raw<'a>>) -> Option<Cow<'a, str>> {
     let raw = raw.into();

@@ -78,7 +78,9 @@ impl fmt::Display for TokenError {
             TokenError::Critical => "the header's crit demands an extension, and there is none",
             TokenError::Signature => "signature does not match the key",
             TokenError::Payload => "the payload is not a JSON object",
-            TokenError::User => "i is neither a non-empty string nor a number other than 0",
+            TokenError::User => {
+                "i is no name: a string that is not empty, or a number but 0 without exponent"
+            }
             TokenError::ExpiryType => "exp is not a number",
             TokenError::NotBeforeType => "nbf is not a number",
             TokenError::Expired { at } => return write!(f, "expired at {at} (seconds since 1970)"),

@@ -10,6 +10,15 @@ pub fn parse_all(text: &str) -> Result<Vec<String>, String> {
     words.map(|word| parse(word).map(|()| word.to_owned())).collect()
 }
 
+/// Whether a page may say that it is from there. `null` is what browsers write for one that is
+/// from nowhere.
+///
+/// # Errors
+/// What no browser would write.
+pub fn check_page(text: &str) -> Result<(), String> {
+    if text == "null" { Ok(()) } else { parse(text) }
+}
+
 fn parse(text: &str) -> Result<(), String> {
     let wrong = |what: &str| Err(format!("{text:?} {what}"));
     if text == "*" {
@@ -42,6 +51,8 @@ mod tests {
             "https://shop.example, http://localhost:3000 capacitor://localhost\nhttp://[::1]";
         assert_eq!(parse_all(good).unwrap().len(), 4);
         assert_eq!(parse_all(" "), Ok(Vec::new()));
+        assert_eq!(check_page("null").and_then(|()| check_page("https://shop.example")), Ok(()));
+        assert!(check_page("shop.example").is_err() && check_page("").is_err());
         for (text, part) in [
             ("*", "any may connect"),
             ("null", "as browsers do"),

@@ -112,7 +112,10 @@ fn what_is_wrong_in_the_file_is_one_line_with_the_key() {
         (r#"{"sockjs":{"script":"/\""}}"#, "sockjs: script: must be a path"),
         (r#"{"namespaces":"hush"}"#, "namespaces: must be an object, as in {\"name\": …}"),
         (r#"{"limits":{"zzzz":1}}"#, "limits: there is no limit \"zzzz\" (`fws check` lists them"),
-        (r#"{"limits":{"auth_ms":"9"}}"#, "limits: auth_ms: \"\\\"9\\\"\" is not a whole number"),
+        (
+            r#"{"limits":{"auth_ms":"9"}}"#,
+            "limits: auth_ms: must be a whole number, without quotes",
+        ),
         (r#"{"limits":{"auth_ms":-1}}"#, "limits: auth_ms: \"-1\" is not a whole number"),
         (r#"{"limits":{"auth_ms":99}}"#, "limits: auth_ms: 99 is not between 100 and 3600000"),
         (r#"{"control_unix":""}"#, "control_unix: the path is empty"),

@@ -264,7 +264,7 @@ pub enum Denied {
     Gone,
 }
 
-/// Who is in a channel (protocol part 5, channelInfo).
+/// Who is in a channel (protocol part 4, channelInfo).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Presence<'a> {
     /// How many different users.

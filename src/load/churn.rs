@@ -105,8 +105,8 @@ impl Work for Churn {
         let now_us = self.watch.elapsed_us();
         let Some(Some(visit)) = self.visits.get_mut(conn.index()) else { return Ok(input.len()) };
         let (script, n) = (&self.script, visit.n);
-        let (used, is_there) =
-            visit.greeting.hear(net, conn, input, |step| script.subscriber(n, step))?;
+        let heard = visit.greeting.hear(net, conn, input, |step| script.subscriber(n, step));
+        let (used, is_there) = heard.map_err(|fault| fault.at(self.plan.ws))?;
         if is_there {
             self.times.add(now_us.saturating_sub(visit.begun_us));
             self.count += 1;
@@ -117,9 +117,10 @@ impl Work for Churn {
     }
 
     fn closed(&mut self, conn: ConnId) -> Result<(), Fault> {
-        let is_over = self.visit(conn).is_some_and(|visit| visit.is_over);
-        if !is_over {
-            return Err(Fault::new("the server has closed somebody before they had subscribed"));
+        let at = self.plan.ws;
+        let visit = self.visit(conn).filter(|visit| !visit.is_over);
+        if let Some(visit) = visit {
+            return Err(visit.greeting.cut_short(format_args!("visitor {}", visit.n)).at(at));
         }
         self.asked = self.asked.saturating_sub(1);
         self.present -= 1;

@@ -137,6 +137,47 @@ impl Control {
         (self.stage, self.until) = (stage, self.now.plus(ms));
     }
 
+    /// Answers: to the greeting, or to commands, behind each of which the next one goes.
+    fn hear(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
+        let place = self.places.get(conn.index()).and_then(|place| place.checked_sub(1));
+        let action = self.action();
+        let Some(place) = place else { return Ok(input.len()) };
+        let Some(seat) = self.seats.get_mut(place) else { return Ok(input.len()) };
+        let mut used = 0;
+        if !seat.is_ready {
+            let script = &self.script;
+            (used, seat.is_ready) =
+                seat.greeting.hear(net, conn, input, |step| script.publisher(step))?;
+            if !seat.is_ready {
+                return Ok(used);
+            }
+            self.ready += 1;
+        }
+        let (protocol, bytes) = (self.plan.protocol, self.plan.bytes);
+        let replies = replies::to_commands(protocol, action, bytes, &input[used..])?;
+        let now_us = self.watch.elapsed_us();
+        let mut left = replies.count;
+        while left > 0 {
+            let Some((sent_us, count)) = seat.sent.front_mut() else {
+                return Err(Fault::new("the server replies more often than it was asked"));
+            };
+            let part = left.min(*count);
+            (0..part).for_each(|_| self.times.add(now_us.saturating_sub(*sent_us)));
+            *count -= part;
+            left -= part;
+            if *count == 0 {
+                seat.sent.pop_front();
+            }
+        }
+        seat.in_flight -= replies.count;
+        self.count += replies.count as u64;
+        if matches!(self.stage, Stage::Filling | Stage::WarmUp | Stage::Measuring) {
+            seat.free += replies.count;
+            self.command(net, place);
+        }
+        Ok(used + replies.used)
+    }
+
     fn is_quiet(&self) -> bool {
         self.seats.iter().all(|seat| seat.in_flight == 0)
     }
@@ -199,47 +240,17 @@ impl Work for Control {
     }
 
     fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
-        let place = self.places.get(conn.index()).and_then(|place| place.checked_sub(1));
-        let action = self.action();
-        let Some(place) = place else { return Ok(input.len()) };
-        let Some(seat) = self.seats.get_mut(place) else { return Ok(input.len()) };
-        let mut used = 0;
-        if !seat.is_ready {
-            let script = &self.script;
-            (used, seat.is_ready) =
-                seat.greeting.hear(net, conn, input, |step| script.publisher(step))?;
-            if !seat.is_ready {
-                return Ok(used);
-            }
-            self.ready += 1;
-        }
-        let (protocol, bytes) = (self.plan.protocol, self.plan.bytes);
-        let replies = replies::to_commands(protocol, action, bytes, &input[used..])?;
-        let now_us = self.watch.elapsed_us();
-        let mut left = replies.count;
-        while left > 0 {
-            let Some((sent_us, count)) = seat.sent.front_mut() else {
-                return Err(Fault::new("the server replies more often than it was asked"));
-            };
-            let part = left.min(*count);
-            (0..part).for_each(|_| self.times.add(now_us.saturating_sub(*sent_us)));
-            *count -= part;
-            left -= part;
-            if *count == 0 {
-                seat.sent.pop_front();
-            }
-        }
-        seat.in_flight -= replies.count;
-        self.count += replies.count as u64;
-        if matches!(self.stage, Stage::Filling | Stage::WarmUp | Stage::Measuring) {
-            seat.free += replies.count;
-            self.command(net, place);
-        }
-        Ok(used + replies.used)
+        self.hear(net, conn, input).map_err(|fault| fault.at(self.plan.control))
     }
 
-    fn closed(&mut self, _: ConnId) -> Result<(), Fault> {
-        Err(Fault::new("the server has closed a connection that commands, or was never there"))
+    fn closed(&mut self, conn: ConnId) -> Result<(), Fault> {
+        let seat = self.seats.iter().find(|seat| seat.conn == conn && !seat.is_ready);
+        let who = "a connection that commands";
+        let fault = match seat {
+            Some(seat) => seat.greeting.cut_short(who),
+            None => Fault::new(format!("the server has closed {who}")),
+        };
+        Err(fault.at(self.plan.control))
     }
 
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {

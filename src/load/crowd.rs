@@ -1,5 +1,7 @@
 //! The crowd: who connects, what they have said so far, and who sits on which connection.
 
+use std::fmt;
+
 use super::protocol::{ACCEPT, Script, Step, Until};
 use super::{Fault, OPENING_MAX};
 use crate::edge::{ConnId, Net};
@@ -8,11 +10,16 @@ use crate::frame::Frame;
 /// Longest answer before it must show what is waited for, in bytes.
 const ANSWER_BYTES: usize = 16_384;
 
+/// How the reply to a command of ours begins that was not carried out.
+const REFUSAL: &[u8] = br#"{"success":false"#;
+
 /// How far somebody has come with introducing themselves.
 #[derive(Debug, Default)]
 pub(super) struct Greeting {
     step: usize,
     until: Option<Until>,
+    /// The start of an answer that was not what is waited for, or not all of it.
+    said: Vec<u8>,
 }
 
 impl Greeting {
@@ -51,13 +58,25 @@ impl Greeting {
                 if rest.len() > ANSWER_BYTES {
                     return Err(unexpected(rest));
                 }
+                self.said = sockjs_close(rest).unwrap_or(start(rest)).to_vec();
                 return Ok((at, false));
             };
             at += used;
             self.step += 1;
+            self.said = Vec::new();
             self.say(net, conn, script(self.step));
         }
         Ok((at, true))
+    }
+
+    /// What there is to be said when it was closed before it was done. `who` was closed.
+    pub fn cut_short(&self, who: impl fmt::Display) -> Fault {
+        let why = match self.said.as_slice() {
+            [] => ", without a word (is it the right port?)".into(),
+            [0x88, _, close @ ..] => format!(": {}", words(close)),
+            said => format!(": {}", words(said)),
+        };
+        Fault::new(format!("{who} was closed too early{why}"))
     }
 }
 
@@ -71,6 +90,12 @@ fn heard(until: &Until, input: &[u8]) -> Result<Option<usize>, Fault> {
     if input.starts_with(b"HTTP/1.1 4") || input.starts_with(b"HTTP/1.1 5") {
         return Err(unexpected(input));
     }
+    // Errors of ours on the control port, behind which the connection stays.
+    if let Some(end) = find(REFUSAL) {
+        let body = input.get(end - REFUSAL.len()..).unwrap_or_default();
+        let body = body.split(|byte| *byte == 0).next().unwrap_or_default();
+        return Err(Fault::new(format!("the server refuses: {}", words(body))));
+    }
     match until {
         Until::Text(text) => Ok(find(text)),
         Until::Switched => {
@@ -81,9 +106,38 @@ fn heard(until: &Until, input: &[u8]) -> Result<Option<usize>, Fault> {
     }
 }
 
+/// The frame of SockJS with which a server closes, without what is around it on its transport.
+fn sockjs_close(said: &[u8]) -> Option<&[u8]> {
+    let from = said.get(said.windows(2).position(|two| two == b"c[")?..)?;
+    from.get(..=from.iter().position(|byte| *byte == b']')?)
+}
+
+/// As much of what a server says as a line has room for.
+fn start(said: &[u8]) -> &[u8] {
+    said.get(..200).unwrap_or(said)
+}
+
 fn unexpected(input: &[u8]) -> Fault {
-    let start = input.get(..200).unwrap_or(input).escape_ascii();
-    Fault::new(format!("the server says something unexpected: {start}"))
+    Fault::new(format!("the server says something unexpected: {}", words(input)))
+}
+
+/// What a server says, for a person: a close code as a number, and what is to be looked at.
+pub(super) fn words(said: &[u8]) -> String {
+    let plain = |bytes| start(bytes).escape_ascii().to_string().replace("\\\"", "\"");
+    let code = said.first_chunk().map(|code| u16::from_be_bytes(*code));
+    let text = match code {
+        // RFC 6455, 7.4: no text begins like that.
+        Some(code @ 1000..5000) => format!("{code} {}", plain(&said[2..])),
+        _ => plain(said),
+    };
+    let is_key = ["invalid JWT", "Invalid sKey"].iter().any(|part| text.contains(part));
+    let is_site = said.starts_with(b"HTTP/1.1 403");
+    let hint = match (is_key, is_site) {
+        (true, _) => " (is the key the one of that namespace?)",
+        (_, true) => " (a site that may connect is given with --origin)",
+        _ => "",
+    };
+    text + hint
 }
 
 /// Subscribers from first to last, opened a few at a time.
@@ -178,6 +232,14 @@ impl Crowd {
     /// Whether all have subscribed.
     pub fn is_complete(&self) -> bool {
         self.subscribed == self.total
+    }
+
+    /// The fault that somebody was closed.
+    pub fn closed(&self, n: usize) -> Fault {
+        match self.greetings.get(n).filter(|greeting| greeting.until.is_some()) {
+            Some(greeting) => greeting.cut_short(format_args!("subscriber {n}")),
+            None => Fault::new(format!("the server has closed subscriber {n}")),
+        }
     }
 
     /// Somebody is gone.

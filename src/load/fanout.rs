@@ -2,8 +2,9 @@
 //! second; and while some do not read. Every delivery is checked against what was published.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
-use super::crowd::{Crowd, Greeting};
+use super::crowd::{Crowd, Greeting, words};
 use super::histogram::Histogram;
 use super::outcome::{self, Outcome, Unit};
 use super::process::{self, Cpu, Memory};
@@ -40,6 +41,8 @@ enum Stage {
 
 /// After the last delivery, for one that comes twice.
 const EXTRA_MS: u64 = 50;
+/// Time for those who had stalled to read what waits for them.
+const OWED_MS: u64 = 5000;
 /// Messages under way at which a server is given up that cannot keep up.
 const FLIGHTS_MAX: usize = 1 << 16;
 /// Between two looks at the server's memory.
@@ -93,8 +96,9 @@ pub(super) struct Fanout {
     counts: Counts,
     /// Those of the stages that are over.
     results: Vec<Counts>,
-    /// Of those who stall, how many the server has cut.
-    cut: usize,
+    /// Of those who stall, whom the server has cut; and when it is no longer waited for the rest.
+    is_cut: Vec<bool>,
+    owed_until: Millis,
     chance: u64,
     batch: Vec<u8>,
 }
@@ -129,11 +133,16 @@ impl Fanout {
             late_us: 0,
             counts: Counts::default(),
             results: Vec::new(),
-            cut: 0,
+            is_cut: vec![false; plan.stalled],
+            owed_until: Millis(0),
             chance: 1,
             batch: Vec::new(),
             plan: plan.clone(),
         }
+    }
+
+    fn publisher_at(&self) -> SocketAddr {
+        if self.plan.protocol.is_one_port() { self.plan.ws } else { self.plan.control }
     }
 
     fn is_unicast(&self) -> bool {
@@ -263,9 +272,12 @@ impl Fanout {
                 for n in 0..self.plan.stalled {
                     self.crowd.conn(n).into_iter().for_each(|conn| net.resume(conn));
                 }
+                self.owed_until = self.now.plus(OWED_MS);
                 self.enter(Stage::Draining, 0)?;
             }
-            Stage::Draining if self.under_way > 0 => self.stage_until = self.now.plus(EXTRA_MS),
+            Stage::Draining if self.under_way > 0 || self.is_owed() => {
+                self.stage_until = self.now.plus(EXTRA_MS);
+            }
             Stage::Draining if is_over => self.stage = Stage::Done,
             _ => {}
         }
@@ -305,6 +317,18 @@ impl Fanout {
                 self.under_way -= usize::from(flight.left == 0);
             }
         }
+    }
+
+    fn note_cut(&mut self, n: usize) {
+        self.is_cut.get_mut(n).into_iter().for_each(|is_cut| *is_cut = true);
+    }
+
+    /// Whether somebody who stalled has yet to read what was published, or that they were cut:
+    /// what says so stands behind all that had been on its way to them.
+    fn is_owed(&self) -> bool {
+        let mut stalled = self.is_cut.iter().zip(&self.expected);
+        self.now < self.owed_until
+            && stalled.any(|(is_cut, expected)| !is_cut && *expected < self.next)
     }
 
     /// Notes how much memory the server has, if that is more than before.
@@ -366,12 +390,13 @@ impl Work for Fanout {
 
     fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
         if self.publisher == Some(conn) {
-            return self.hear_publisher(net, conn, input);
+            let at = self.publisher_at();
+            return self.hear_publisher(net, conn, input).map_err(|it| it.at(at));
         }
         let Some(n) = self.crowd.number(conn) else { return Ok(input.len()) };
         let mut used = 0;
         if self.stage == Stage::Opening {
-            used = self.crowd.hear(net, conn, n, input)?;
+            used = self.crowd.hear(net, conn, n, input).map_err(|it| it.at(self.plan.ws))?;
             if !self.crowd.is_there(n) {
                 return Ok(used);
             }
@@ -386,10 +411,10 @@ impl Work for Fanout {
                 Said::Ping(it) => net.send(conn, Frame::from(masked(Opcode::Pong, it))),
                 Said::Poll => net.send(conn, Frame::from(masked(Opcode::Binary, b"PONG\r\n"))),
                 Said::AnswerOver => net.send(conn, Frame::from(self.crowd.script().again(n))),
-                Said::Close(_) if self.is_stalled(n) => {}
+                Said::Close(_) if self.is_stalled(n) => self.note_cut(n),
                 Said::Close(it) => {
-                    let text = format!("the server closes subscriber {n}: {}", it.escape_ascii());
-                    return Err(Fault::new(text));
+                    let text = format!("the server closes subscriber {n}: {}", words(it));
+                    return Err(Fault::new(text).at(self.plan.ws));
                 }
             }
             Ok(())
@@ -402,14 +427,18 @@ impl Work for Fanout {
 
     fn closed(&mut self, conn: ConnId) -> Result<(), Fault> {
         if self.publisher == Some(conn) {
-            return Err(Fault::new("the server has closed the publisher's connection, or is gone"));
+            let fault = match self.is_publisher_ready {
+                true => Fault::new("the server has closed the publisher's connection"),
+                false => self.greeting.cut_short("the publisher's connection"),
+            };
+            return Err(fault.at(self.publisher_at()));
         }
         let Some(n) = self.crowd.leaves(conn) else { return Ok(()) };
         if self.is_stalled(n) {
-            self.cut += 1;
+            self.note_cut(n);
             return Ok(());
         }
-        Err(Fault::new(format!("the server has closed subscriber {n}, or was never there")))
+        Err(self.crowd.closed(n).at(self.plan.ws))
     }
 
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
@@ -484,7 +513,11 @@ impl Work for Fanout {
         }
         if let Some(counts) = self.results.get(1) {
             outcome.add("stalled", self.plan.stalled as f64, Unit::Count);
-            outcome.add("stalled_cut", self.cut as f64, Unit::Count);
+            outcome.add(
+                "stalled_cut",
+                self.is_cut.iter().filter(|it| **it).count() as f64,
+                Unit::Count,
+            );
             outcome.add_times("stalled_latency", &counts.each);
             outcome.add_times("stalled_last_latency", &counts.last);
             if self.plan.pid.is_some() {

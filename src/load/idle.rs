@@ -115,7 +115,7 @@ impl Work for Idle {
 
     fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
         let Some(n) = self.crowd.number(conn) else { return Ok(input.len()) };
-        let used = self.crowd.hear(net, conn, n, input)?;
+        let used = self.crowd.hear(net, conn, n, input).map_err(|it| it.at(self.plan.ws))?;
         if !self.crowd.is_there(n) {
             return Ok(used);
         }
@@ -144,7 +144,7 @@ impl Work for Idle {
         if matches!(self.stage, Stage::Closing | Stage::After | Stage::Done) {
             return Ok(());
         }
-        Err(Fault::new(format!("the server has closed subscriber {n}, or was never there")))
+        Err(self.crowd.closed(n).at(self.plan.ws))
     }
 
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {

@@ -2,7 +2,7 @@
 //! and publishers of a run are connections of one reactor in one thread; each delivery is checked,
 //! so a run that lost a message, or brought one twice, has no figures. Called by `fws bench`.
 //!
-//! It must be cheaper than what it measures: input is cut in the one read buffer ([`scan`]), a
+//! It must be cheaper than what it measures: input is cut in the one read buffer (`scan`), a
 //! message is known by its length and a number at a fixed place, and publications of a turn leave
 //! in one write.
 
@@ -39,6 +39,11 @@ pub struct Fault(String);
 impl Fault {
     fn new(text: impl Into<String>) -> Fault {
         Fault(text.into())
+    }
+
+    /// The same, of the server at that address.
+    fn at(self, server: SocketAddr) -> Fault {
+        Fault(format!("{server}: {}", self.0))
     }
 }
 
@@ -114,6 +119,8 @@ pub struct Plan {
     pub namespace: String,
     /// Its key.
     pub key: String,
+    /// The site of the page that subscribers say they are from, if any.
+    pub origin: Option<String>,
     /// How many subscribe.
     pub subscribers: usize,
     /// Bytes of a message or value, at least [`BYTES_MIN`].
@@ -295,7 +302,9 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
     while !driver.work.is_done() {
         while let Some(door) = driver.work.wish() {
             let to = if door == Door::Web { plan.ws } else { plan.control };
-            let from = source(to, dialed);
+            // Few, and a server may trust none but the usual address.
+            let is_few = door == Door::Control && plan.connections <= PORTS_PER_ADDRESS;
+            let from = source(to, dialed).filter(|_| !is_few);
             dialed += 1;
             let what = format_args!("connection {dialed} to {to}");
             let dial = reactor.dial(&mut driver, door, to, from);

@@ -53,7 +53,7 @@ impl Protocol {
     }
 
     /// Whether its publisher comes to the port of the subscribers.
-    pub(super) fn is_one_port(self) -> bool {
+    pub fn is_one_port(self) -> bool {
         matches!(self, Protocol::Topic | Protocol::Nchan)
     }
 }
@@ -109,6 +109,8 @@ pub(super) struct Script {
     protocol: Protocol,
     namespace: String,
     key: String,
+    /// A header, or nothing.
+    origin: String,
     is_unicast: bool,
     has_own_channel: bool,
     /// Tells sessions of one run from those of another.
@@ -133,6 +135,7 @@ impl Script {
             protocol: plan.protocol,
             namespace: plan.namespace.clone(),
             key: plan.key.clone(),
+            origin: plan.origin.iter().map(|origin| format!("Origin: {origin}\r\n")).collect(),
             is_unicast: plan.workload == Workload::Unicast,
             has_own_channel: plan.has_own_channel,
             run: std::process::id(),
@@ -144,8 +147,8 @@ impl Script {
     pub fn subscriber(&self, n: usize, step: usize) -> Option<Step> {
         let topic = self.topic(n);
         match (self.protocol, step) {
-            (Protocol::Fws, 0) => upgrade("/socket/websocket", ""),
-            (Protocol::SockJs, 0) => upgrade(&(self.session(n) + "/websocket"), ""),
+            (Protocol::Fws, 0) => upgrade("/socket/websocket", &self.origin),
+            (Protocol::SockJs, 0) => upgrade(&(self.session(n) + "/websocket"), &self.origin),
             (Protocol::SockJs, 1) => text(Vec::new(), b"\x81\x01o"),
             (Protocol::XhrStreaming, 0) => text(self.post(n, "xhr", ""), b"o\n"),
             (Protocol::Fws, 1) => {
@@ -212,9 +215,10 @@ impl Script {
     }
 
     fn post(&self, n: usize, transport: &str, body: &str) -> Vec<u8> {
-        let (session, bytes) = (self.session(n), body.len());
+        let (session, bytes, origin) = (self.session(n), body.len(), &self.origin);
         let head = format!(
-            "POST {session}/{transport} HTTP/1.1\r\nHost: bench\r\nContent-Length: {bytes}\r\n\r\n"
+            "POST {session}/{transport} HTTP/1.1\r\nHost: bench\r\n{origin}\
+             Content-Length: {bytes}\r\n\r\n"
         );
         (head + body).into()
     }

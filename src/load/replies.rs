@@ -62,7 +62,7 @@ fn alike(start: &[u8], more: usize, input: &[u8]) -> Result<Replies, Fault> {
     let mut replies = Replies::default();
     while let Some(answer) = input.get(replies.used..replies.used + start.len() + more) {
         if !answer.starts_with(start) {
-            return Err(refused(answer));
+            return Err(refused(&input[replies.used..]));
         }
         replies.used += answer.len();
         replies.count += 1;
@@ -139,7 +139,8 @@ mod tests {
         assert!(get(4).is_err());
         let set = |said: &[u8]| to_commands(Protocol::Redis, Action::Set, 3, said);
         assert_eq!(set(b"+OK\r\n+OK\r\n+O").unwrap().count, 2);
-        assert!(set(b"+OK\r\n-ERR no\r\n").is_err());
+        let refusal = Fault::new("the server refuses: -DENIED no\\r\\n");
+        assert_eq!(set(b"+OK\r\n-DENIED no\r\n"), Err(refusal));
         let get = |said: &[u8]| to_commands(Protocol::Redis, Action::Get, 3, said);
         assert_eq!(get(b"$3\r\nabc\r\n$3\r\nab").unwrap().count, 1);
         assert!(get(b"$-1\r\n").is_err());

@@ -129,6 +129,8 @@ pub(super) struct Browser {
     ping_at: Term,
     /// The answer to the ping that is out.
     pong_by: Option<Term>,
+    /// When that was sent, something waited in front of it.
+    is_pong_behind: bool,
     /// It was not read when a deadline came: another one is set, once more for as long as a beat.
     held_until: Option<Millis>,
     /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if

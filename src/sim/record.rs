@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::intent::{Command, Store};
 use crate::limits::Limits;
 
-/// Why a command fails: code and text of the reply (protocol part 4, and ours).
+/// Why a command fails: code and text of the reply (protocol part 3, and ours).
 pub(super) type Refusal = (u16, String);
 
 /// One namespace, from its registration to its removal.

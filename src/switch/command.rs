@@ -1,5 +1,5 @@
 //! Commands of the control port: from a JSON body to a checked [`Command`], pure. The order of the
-//! checks and the texts are the contract of protocol parts 4 and 5.
+//! checks and the texts are the contract of protocol parts 3 and 4.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Back ends on the control port (protocol parts 3 to 5): frames in, commands carried out one after
+//! Back ends on the control port (protocol parts 2 to 4): frames in, commands carried out one after
 //! the other, replies out in the same order.
 //!
 //! Life of a command. `received` → parsed → either answered from the hub, or *proposed*. A proposal

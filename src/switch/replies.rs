@@ -89,7 +89,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Sends the replies that are there, as one frame: clients read a reply as one piece (protocol
-    /// part 11), and the kernel takes many as one.
+    /// part 2), and the kernel takes many as one.
     pub(super) fn send_replies(&mut self, net: &mut impl Net, conn: ConnId) {
         if self.reply_buffer.is_empty() {
             return;
@@ -130,7 +130,7 @@ pub(super) fn refused(refusal: Refusal) -> Refused {
     }
 }
 
-/// `{"success":false,"reason":TEXT,"code":NUMBER}` (protocol part 4).
+/// `{"success":false,"reason":TEXT,"code":NUMBER}` (protocol part 3).
 pub(super) fn refusal(refused: &Refused) -> Vec<u8> {
     let mut out = b"{\"success\":false,\"reason\":".to_vec();
     json::quote_into(&mut out, &refused.reason);
@@ -138,7 +138,7 @@ pub(super) fn refusal(refused: &Refused) -> Vec<u8> {
     out
 }
 
-/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 5).
+/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 4).
 pub(super) fn info(presence: &Presence<'_>) -> Vec<u8> {
     let (users, connections) = (presence.users, presence.connections.len());
     let mut out =

@@ -83,7 +83,7 @@ impl<J: Journal> Switch<J> {
         key.clone_into(&mut self.server_key);
     }
 
-    /// The configuration names a namespace no more (see [`Hub::undeclare`]).
+    /// The configuration names a namespace no more (see [`crate::hub::Hub::undeclare`]).
     pub fn undeclare(&mut self, name: &str) -> bool {
         self.hub.undeclare(name)
     }

@@ -38,6 +38,8 @@ impl<P> Web<P> {
                 }
                 net.close(conn, CloseReason::GoingAway);
             }
+            // The next who asks for the session is told.
+            Line::Taking(_) => net.close(conn, CloseReason::GoingAway),
             Line::Receiver(id) | Line::Sender(id, _) => {
                 let id = *id;
                 self.dismiss_polled(net, app, id, parting);

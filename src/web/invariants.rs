@@ -16,6 +16,10 @@ impl<P> Web<P> {
                 let line = &self.lines[conn.index()];
                 assert!(matches!(line, Line::Receiver(of) if *of == id), "not its receiver's");
             }
+            if let Some(conn) = polled.taking {
+                let line = &self.lines[conn.index()];
+                assert!(matches!(line, Line::Taking(of) if of.id == id), "not what it takes");
+            }
             assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
             for sender in &polled.senders {
                 let line = &self.lines[sender.index()];
@@ -26,7 +30,7 @@ impl<P> Web<P> {
         let (mut raw, mut sockjs) = (0, 0);
         for line in &self.lines {
             match line {
-                Line::None | Line::Http(_) => {}
+                Line::None | Line::Http(_) | Line::Taking(_) => {}
                 Line::Receiver(id) | Line::Sender(id, _) => {
                     assert!(self.sessions.contains(*id), "{id:?} is gone");
                 }

@@ -53,7 +53,7 @@ use answers::Pages;
 use http::{Http, SenderReply};
 use hungry::Hungry;
 use pace::Pace;
-use polled::{Polled, PolledId, PolledKind};
+use polled::{Polled, PolledId, PolledKind, Taking};
 use session::Link;
 use socket::Socket;
 use strangers::Strangers;
@@ -187,6 +187,8 @@ enum Line<P> {
     Http(Http),
     /// An answer waits for what a session has to say. Next: `Http`.
     Receiver(PolledId),
+    /// An answer of a session has all that it gets, and takes its time on the way. Next: `Http`.
+    Taking(Box<Taking>),
     /// An answer waits for a session to have heard all. Next: `Http`.
     Sender(PolledId, Box<SenderReply>),
     /// A WebSocket, which is a session. Next: `None`.
@@ -332,7 +334,7 @@ impl<P> Web<P> {
             Line::Socket(_) => Ok(self.socket_received(net, app, conn, input)),
             // The next request waits for the answer to this one. The end of the stream must be
             // noticed meanwhile, so the connection is read as long as little waits.
-            Line::Receiver(_) | Line::Sender(..) => {
+            Line::Receiver(_) | Line::Taking(_) | Line::Sender(..) => {
                 if input.len() >= self.limits.http_head_bytes {
                     net.pause(conn);
                 }
@@ -368,6 +370,7 @@ impl<P> Web<P> {
                 let id = *id;
                 self.receiver_drained(net, id);
             }
+            Line::Taking(_) => self.taken(net, conn),
             Line::Sender(..) => {}
             Line::Socket(_) => self.socket_drained(net, app, conn),
         }
@@ -380,7 +383,7 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
-        match &self.lines[conn.index()] {
+        match &mut self.lines[conn.index()] {
             Line::Http(http) => {
                 let due = http.upload.as_ref().map(|upload| upload.due(&self.limits));
                 if due.is_some_and(|due| due > net.now().mono) {
@@ -390,6 +393,7 @@ impl<P> Web<P> {
                 let reason = http.time_out(net, conn);
                 net.close(conn, reason);
             }
+            Line::Taking(taking) => taking.beat(net, conn, self.limits.heartbeat_ms),
             Line::Socket(_) => self.socket_timed_out(net, app, conn),
             // Those have no deadline: the session's counts.
             Line::None | Line::Receiver(_) | Line::Sender(..) => {}
@@ -414,6 +418,11 @@ impl<P> Web<P> {
             }
             // What was on its way to it is lost, so its session is over.
             Line::Receiver(id) => self.destroy(net, app, id),
+            Line::Taking(taking) => {
+                if self.polled(taking.id).is_some_and(|polled| polled.taking == Some(conn)) {
+                    self.destroy(net, app, taking.id);
+                }
+            }
             Line::Socket(socket) => self.socket_closed(app, socket),
         }
         self.give_back_lines();

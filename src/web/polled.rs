@@ -69,6 +69,30 @@ fn payload_bytes(frame: &[u8], is_chunked: bool) -> usize {
     if is_chunked { http::chunk_payload_bytes(frame.len()) } else { frame.len() }
 }
 
+/// An answer of more bytes than that may take its time until it has gone out.
+pub(super) const MUCH_BYTES: usize = 16 * 1024;
+
+/// An answer that has all that it gets, and has not gone out.
+#[derive(Debug)]
+pub(super) struct Taking {
+    pub id: PolledId,
+    /// The reason to close the connection behind it, if it does not go on.
+    pub close: Option<CloseReason>,
+    /// What of it had been taken at the last beat.
+    pub taken: u32,
+}
+
+impl Taking {
+    /// A beat has passed: as long as some of it is taken, it has its time.
+    pub fn beat(&mut self, net: &mut impl Net, conn: ConnId, beat_ms: usize) {
+        let taken = net.taken(conn);
+        if std::mem::replace(&mut self.taken, taken) == taken {
+            return net.close(conn, CloseReason::NoHeartbeat);
+        }
+        net.deadline(conn, Some(net.now().mono.plus(beat_ms as u64)));
+    }
+}
+
 /// What an answer has come to, and what becomes of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Finished {
@@ -108,6 +132,8 @@ pub(super) struct Polled {
     pub counted_bytes: usize,
     /// Connections whose messages are among those, and which get their answers when all is done.
     pub senders: Vec<ConnId>,
+    /// The connection on which its last answer is still on its way.
+    pub taking: Option<ConnId>,
     /// When it was last left without a receiver.
     pub alone_since: Millis,
     /// When the receiver is told that we are still there.
@@ -135,6 +161,7 @@ impl Polled {
             is_hungry: false,
             counted_bytes: 0,
             senders: Vec::new(),
+            taking: None,
             alone_since: Millis(0),
             beat_at: Millis(0),
             timer: None,
@@ -161,6 +188,11 @@ impl Polled {
         self.receiver.is_some()
     }
 
+    /// Whether nobody waits for what it has to say, or takes it.
+    pub fn is_alone(&self) -> bool {
+        self.receiver.is_none() && self.taking.is_none()
+    }
+
     pub fn receiver_conn(&self) -> Option<ConnId> {
         self.receiver.as_ref().map(|receiver| receiver.conn)
     }
@@ -176,6 +208,8 @@ impl Polled {
     /// A receiver comes; there is none.
     pub fn attach(&mut self, receiver: Receiver) {
         debug_assert!(self.receiver.is_none());
+        // Whoever asks again has given up what was on its way, or has it.
+        self.taking = None;
         self.receiver = Some(receiver);
     }
 

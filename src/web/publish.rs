@@ -70,7 +70,7 @@ impl<P> Web<P> {
             }
             Line::Socket(_) => self.dismiss_socket(net, app, conn, reason.into()),
             // What is left there is of a session that goes on elsewhere.
-            Line::Http(_) | Line::Sender(..) => net.close(conn, reason),
+            Line::Http(_) | Line::Taking(_) | Line::Sender(..) => net.close(conn, reason),
             Line::None => {}
         }
     }

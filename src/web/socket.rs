@@ -52,7 +52,7 @@ pub(super) struct Socket<P> {
 }
 
 /// What there is of a socket that is not read until its answers have gone out, or there is room
-/// for the next.
+/// for the next; or whose ping stands behind what waits for it.
 #[derive(Debug, Default)]
 struct Unheard {
     /// Messages that wait, the first of them for room or behind those answers; at most as long as
@@ -107,7 +107,7 @@ impl<P> Socket<P> {
         net.pause(conn);
     }
 
-    /// Tells a browser why it is let go (protocol parts 6 and 7): on SockJS in a `c[…]` frame,
+    /// Tells a browser why it is let go (protocol part 10): on SockJS in a `c[…]` frame,
     /// followed by an ordinary close, otherwise in the close frame itself.
     fn farewell(&self, net: &mut impl Net, conn: ConnId, parting: Parting) {
         let Some((code, text)) = parting.words() else { return };
@@ -351,7 +351,13 @@ impl<P> Socket<P> {
                 return Ok(());
             }
         }
-        self.unheard = None;
+        let unheard = self.unheard.take();
+        if self.awaits_answer && unheard.is_some_and(|unheard| unheard.taken_at_beat.is_some()) {
+            // The ping has gone out with it.
+            let answer_ms = around.limits.heartbeat_answer_ms as u64;
+            self.beat_at = around.net.now().mono.plus(answer_ms);
+            self.reschedule(around);
+        }
         if self.held == Held::Answers {
             self.held = Held::No;
             around.net.resume(around.conn);
@@ -385,16 +391,39 @@ impl<P> Socket<P> {
                     return Err(CloseReason::NoHeartbeat.into());
                 }
                 self.beat_at = next;
-            } else if self.awaits_answer {
+            } else if self.awaits_answer && !self.is_taking(around) {
                 return Err(CloseReason::NoHeartbeat.into());
             } else {
-                around.net.send(conn, ws::ping_frame(b""));
-                self.awaits_answer = true;
+                if !mem::replace(&mut self.awaits_answer, true) {
+                    self.ping(around);
+                }
                 self.beat_at = now.mono.plus(around.limits.heartbeat_answer_ms as u64);
             }
         }
         self.reschedule(around);
         Ok(())
+    }
+
+    /// Asks for a sign of life, behind whatever waits.
+    fn ping<A: Application<Peer = P>>(&mut self, around: &mut Around<'_, impl Net, A>) {
+        if around.net.queued(around.conn) > 0 {
+            let taken = Some(around.net.taken(around.conn));
+            self.unheard.get_or_insert_default().taken_at_beat = taken;
+        } else if let Some(unheard) = &mut self.unheard {
+            unheard.taken_at_beat = None;
+        }
+        around.net.send(around.conn, ws::ping_frame(b""));
+    }
+
+    /// Whether the ping still stands behind something, of which it has taken a part since it was
+    /// looked at last: that is a sign of life.
+    fn is_taking<A: Application<Peer = P>>(&mut self, around: &Around<'_, impl Net, A>) -> bool {
+        let is_behind = around.net.queued(around.conn) > 0;
+        let taken = Some(around.net.taken(around.conn));
+        self.unheard.as_mut().is_some_and(|unheard| {
+            let before = mem::replace(&mut unheard.taken_at_beat, taken);
+            is_behind && before.is_some() && before != taken
+        })
     }
 }
 

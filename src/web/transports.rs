@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::http::SenderReply;
 use super::outlet::Way;
-use super::polled::{Finished, Polled, PolledId, Receiver, Reply};
+use super::polled::{Finished, MUCH_BYTES, Polled, PolledId, Receiver, Reply, Taking};
 use super::strangers::pause_bytes;
 use super::{
     Application, KeyRef, Line, Message, Outlet, Parting, Session, SessionId, Web, answers,
@@ -393,18 +393,43 @@ impl<P> Web<P> {
 
     /// An answer has come to its end: the session is alone, for a while.
     pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
-        let now = net.now().mono;
+        let (now, Finished { conn, close }) = (net.now().mono, finished);
+        let is_much = net.queued(conn) > MUCH_BYTES;
         if let Some(polled) = self.polled(id) {
             polled.alone_since = now;
+            polled.taking = is_much.then_some(conn);
         }
-        self.release(net, finished.conn, finished.close);
+        if !is_much {
+            return self.release(net, conn, close);
+        }
+        let taking = Taking { id, close, taken: net.taken(conn) };
+        self.lines[conn.index()] = Line::Taking(Box::new(taking));
+        net.deadline(conn, Some(now.plus(self.limits.heartbeat_ms as u64)));
+        // The reactor tells when all has gone out only of those that are not read.
+        net.pause(conn);
+    }
+
+    /// An answer has gone out: its session waits for the next request from now on.
+    pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
+        let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };
+        let now = net.now().mono;
+        if let Some(polled) = self.polled(taking.id).filter(|polled| polled.taking == Some(conn)) {
+            (polled.taking, polled.alone_since) = (None, now);
+            self.mark_dirty(taking.id);
+        }
+        self.release(net, conn, taking.close);
     }
 
     /// Sets the one timer of a session over HTTP.
     fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: PolledId) {
         let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
         let alone_until = polled.alone_since.plus(self.limits.session_ms as u64);
-        let own = if polled.has_receiver() { polled.beat_at } else { alone_until };
+        let own = match (polled.has_receiver(), polled.is_alone()) {
+            (true, _) => polled.beat_at,
+            (false, true) => alone_until,
+            // It is told when that has gone out.
+            (false, false) => net.now().mono.plus(self.limits.heartbeat_ms as u64),
+        };
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
         let at = deadline.map_or(own, |at| at.min(own));
         let is_spent = polled.bucket.is_spent(&self.pace, net.now().mono);
@@ -428,7 +453,7 @@ impl<P> Web<P> {
         let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
         polled.timer = None;
         let alone_until = polled.alone_since.plus(self.limits.session_ms as u64);
-        if !polled.has_receiver() && alone_until <= now.mono {
+        if polled.is_alone() && alone_until <= now.mono {
             return self.destroy(net, app, id);
         }
         let over = peer.as_mut().and_then(|peer| app.timed_out(peer, now).err());

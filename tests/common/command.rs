@@ -2,6 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use super::server::{DEMO_KEY, Server};
+
 /// What a command has done.
 #[derive(Debug)]
 pub struct Ran {
@@ -52,4 +54,20 @@ pub fn bad(command: Command, code: i32) -> String {
     let line = line.unwrap_or_else(|| panic!("{ran:?}"));
     assert!(!line.contains('\n'), "{line}");
     line.to_string()
+}
+
+/// A command that finds this server, and the keys in its data folder.
+pub fn at(server: &Server, words: &[&str]) -> Command {
+    let mut command = fws(words);
+    command.env("FWS_LISTEN_CONTROL", server.control.to_string());
+    command.env("FWS_LISTEN_WS", server.ws.to_string());
+    command.env("FWS_DATA_DIR", server.dir().file("data"));
+    command
+}
+
+/// The same, acting in the namespace `demo`.
+pub fn demo(server: &Server, words: &[&str]) -> Command {
+    let mut command = at(server, words);
+    command.env("FWS_NAMESPACE_KEY", DEMO_KEY);
+    command
 }

@@ -1,4 +1,4 @@
-//! A controller: a blocking client of the control port (protocol part 3).
+//! A controller: a blocking client of the control port (protocol part 2).
 
 use super::server::key_of;
 use super::wire::Wire;

@@ -223,3 +223,17 @@ pub fn post(address: SocketAddr, path: &str, body: &str) -> (u16, String) {
     let answer = ask(address, &format!("POST {path}"), &[], body);
     (answer.status, answer.body)
 }
+
+/// The name of a new session over HTTP in the namespace `demo`, of that user, that listens to that
+/// channel.
+pub fn session_on(address: SocketAddr, user: usize, channel: &str) -> String {
+    let id = session();
+    assert_eq!(post(address, &format!("/socket/{id}/xhr"), ""), (200, "o\n".into()));
+    let token = super::token::token(&format!(r#"{{"i":"{user}"}}"#), super::server::key_of("demo"));
+    let auth = super::browser::auth_message("demo", &token);
+    let subscribe = serde_json::json!({ "event": "subscribe", "data": channel }).to_string();
+    let said = serde_json::json!([auth, subscribe]).to_string();
+    assert_eq!(post(address, &format!("/socket/{id}/xhr_send"), &said).0, 204);
+    assert!(post(address, &format!("/socket/{id}/xhr"), "").1.contains("auth ok"));
+    id
+}

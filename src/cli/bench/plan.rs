@@ -7,7 +7,7 @@ use super::table::{json, text};
 use super::*;
 use crate::cli::output::out;
 use crate::cli::session;
-use crate::client::Address;
+use crate::client::{self, Address};
 use crate::demo;
 use crate::load::{self, Action, Plan, Protocol, Workload};
 
@@ -23,9 +23,22 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
     };
     let result = load::run(&plan, &mut show);
     show("");
-    let outcome = result.map_err(|fault| Stop::Failed(fault.to_string()))?;
+    let outcome = result.map_err(|fault| Stop::Failed(format!("{fault}{}", absence(&plan))))?;
     let is_json = call.flag(JSON.name).is_some();
     out(&if is_json { json(&plan, &outcome) } else { text(&plan, &outcome) })
+}
+
+/// Which of the server's addresses nobody listens at, if any: why a run has failed, perhaps.
+fn absence(plan: &Plan) -> String {
+    let is_gone = |at: &&SocketAddr| client::reach(&Address::Tcp(at.to_string())).is_err();
+    let ports: &[SocketAddr] = match plan.workload {
+        Workload::Control => &[plan.control],
+        Workload::Idle | Workload::Churn => &[plan.ws],
+        _ if plan.protocol.is_one_port() => &[plan.ws],
+        _ => &[plan.ws, plan.control],
+    };
+    let gone = ports.iter().find(is_gone);
+    gone.map_or_else(String::new, |at| format!("; nobody listens at {at}"))
 }
 
 fn plan(call: &Call) -> Result<Plan, Stop> {
@@ -52,6 +65,7 @@ fn plan(call: &Call) -> Result<Plan, Stop> {
         control: address(call, AT_CONTROL, Some(config.control))?,
         namespace: namespace.to_owned(),
         key,
+        origin: session::origin(call)?.map(str::to_owned),
         subscribers,
         bytes: number(call, BYTES, 128)?,
         in_flight: number(call, IN_FLIGHT, in_flight)?,
@@ -101,7 +115,7 @@ fn no_number(flag: Flag, text: &str) -> Stop {
 /// Where to connect: a flag says it, with a name or a number for a host, or the configuration.
 fn address(call: &Call, flag: Flag, configured: Option<SocketAddr>) -> Result<SocketAddr, Stop> {
     let text = match (call.flag(flag.name), configured) {
-        (Some(text), _) => text.to_owned(),
+        (Some(text), _) => session::place(&flag, text)?.to_owned(),
         (None, Some(configured)) => Address::to_reach(configured).to_string(),
         (None, None) => {
             let name = flag.name;

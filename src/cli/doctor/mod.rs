@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::flags::{AT_CONFIG, AT_DATA, Flag, KEY};
 use super::output::{out, printable};
-use super::session::{namespace_key, seconds};
+use super::session::{namespace_key, origin, seconds};
 use super::{Call, Command, Stop};
 use crate::client::Address;
 use crate::codec::jwt;
@@ -246,12 +246,7 @@ fn site(call: &Call) -> Result<Site, Stop> {
         _ => return Err(call.misused()),
     };
     let url = Url::parse(url).map_err(|e| Stop::Usage(format!("{url:?} {e}")))?;
-    let origin = call.flag(ORIGIN.name).map(str::to_owned);
-    if let Some(origin) = &origin
-        && !origin.bytes().all(|byte| byte.is_ascii_graphic())
-    {
-        return Err(Stop::Usage(format!("--origin: {origin:?} is none: as https://shop.example")));
-    }
+    let origin = origin(call)?.map(str::to_owned);
     let pass = match namespace {
         Some(namespace) => Some(pass(call, namespace)?),
         None if call.flag(TOKEN.name).or_else(|| call.flag(KEY.name)).is_some() => {

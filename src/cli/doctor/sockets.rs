@@ -194,7 +194,10 @@ fn by_token(pass: &Pass, reply: &str, now: u64, date: Option<u64>) -> Finding {
 /// A clock by the header `Date`, which most often is a proxy's.
 fn by_date(date: Option<u64>) -> Finding {
     match date {
-        None => Finding::unknown("clock", "no answer has a date; with a token it can be seen"),
+        None => Finding::unknown(
+            "clock",
+            "no answer has a date; with a token that has an exp it can be seen",
+        ),
         Some(date) => {
             let now = Clock::new().now().unix.seconds();
             // It says nothing about tokens, so it is no fault.

@@ -8,7 +8,7 @@ use super::line::Line;
 use super::{REPLACE, holder, now};
 use crate::cli::flags::{CONFIG, DATA, LIMIT};
 use crate::cli::output::out;
-use crate::cli::{Call, Command, Stop};
+use crate::cli::{Call, Command, Stop, owner};
 use crate::hub::Place;
 use crate::limits::Limits;
 
@@ -26,7 +26,8 @@ the one of the last line counts. States that have ended are left out. That a
 namespace is there with another key is an error, unless --replace is given.
 The limits are those of the server: names, states, and how many there may be.
 
-No server may use the folder meanwhile.",
+No server may use the folder meanwhile. It is for the user of the server: root is
+refused where the folder is another user's.",
     flags: &[REPLACE, DATA, CONFIG, LIMIT],
     examples: &[
         ("fws store import backup.jsonl --data /var/lib/fws", "a backup comes back"),
@@ -57,6 +58,7 @@ fn run(call: &Call) -> Result<(), Stop> {
             (call.words[0].as_str(), Box::new(BufReader::new(file)))
         }
     };
+    owner::refuse_root(call, &config.data)?;
     let is_replacing = call.flag(REPLACE.name).is_some();
     let mut importer = Importer::start(&config, &holder(call, now), now, is_replacing)?;
     read(&mut *input, name, &config.limits, &mut importer)?;

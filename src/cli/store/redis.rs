@@ -39,7 +39,8 @@ belongs to one of two namespaces, is left out, and told on standard error, one
 line each, like what is no JSON. If you know your names, --colon channel takes
 `a:b` for a channel, and --colon user for user a and channel b.
 
-No server may use the folder meanwhile.",
+No server may use the folder meanwhile. It is for the user of the server: root is
+refused where the folder is another user's.",
     flags: &[COLON, REPLACE, DATA, CONFIG, LIMIT],
     examples: &[
         ("fws store import-redis redis://127.0.0.1:6379/0", "into ./fws-data"),

@@ -48,6 +48,17 @@ impl Controller {
     }
 }
 
+impl Browser {
+    /// By when it must have been pinged, or have shown that it is there.
+    fn heard_by(&self, view: View, answer_ms: usize) -> Millis {
+        let due = self.pong_by.unwrap_or(self.ping_at).by;
+        let due = self.held_until.map_or(due, |held_until| held_until.max(due));
+        // Behind much a ping has its time from when that has gone out.
+        let is_behind = self.pong_by.is_some() && self.is_pong_behind;
+        if is_behind { due.max(view.taken_at.plus(answer_ms as u64)) } else { due }
+    }
+}
+
 impl Judge {
     /// A browser said something: it must have been allowed to by now.
     pub(super) fn pay(&mut self, conn: ConnId, intent: &Intent) {
@@ -73,6 +84,16 @@ impl Judge {
         let beat = self.term("heartbeat_ms").by;
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
             browser.held_until = Some(browser.held_until.map_or(beat, |until| until.max(beat)));
+        }
+        let is_behind = self.lines[&conn].queue.has(&[0x89, 0]);
+        let answer = self.term("heartbeat_answer_ms").by;
+        if let Some(browser) = self.browser(conn) {
+            match browser.pong_by {
+                None => browser.is_pong_behind = view.queued > 0,
+                // If it is not cut now it has its time once more.
+                Some(_) if is_behind => browser.held_until = browser.held_until.max(Some(answer)),
+                Some(_) => {}
+            }
         }
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
@@ -146,7 +167,11 @@ impl Judge {
             }
             (Role::Browser(browser), CloseReason::NoHeartbeat) => {
                 let is_stuck = is_since(view.taken_at, |limits| limits.heartbeat_ms);
-                let is_silent = browser.pong_by.is_some_and(|by| by.is_over(now));
+                // While it takes what its ping stands behind, it is there.
+                let is_taking = browser.is_pong_behind
+                    && line.queue.has(&[0x89, 0])
+                    && !is_since(view.taken_at, |limits| limits.heartbeat_answer_ms);
+                let is_silent = browser.pong_by.is_some_and(|by| by.is_over(now)) && !is_taking;
                 if view.is_paused { is_stuck } else { is_silent }
             }
             (Role::Browser(browser), CloseReason::AuthTimeout) => {
@@ -201,6 +226,7 @@ impl Judge {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
         let beat_ms = self.terms.range(Millis(0), beat).1;
+        let answer_ms = self.terms.range(Millis(0), |limits| limits.heartbeat_answer_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
         let is_short = self.is_short();
@@ -249,9 +275,8 @@ impl Judge {
                 assert_eq!(browser.parting, None, "{conn:?} was not let go");
                 let is_in_time = browser.who.is_some() || !browser.auth_by.is_over(now);
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
-                let due = browser.pong_by.unwrap_or(browser.ping_at).by;
-                let due = browser.held_until.map_or(due, |held_until| held_until.max(due));
-                assert!(now < due, "{conn:?} has been silent for too long");
+                let is_in_time = now < browser.heard_by(view, answer_ms);
+                assert!(is_in_time, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;
                 assert!(!is_held || may_be, "{conn:?} is not heard");

@@ -167,7 +167,7 @@ fn is_info(body: &str, connections: &BTreeMap<String, String>) -> bool {
         && named == *connections
 }
 
-/// The code and text with which a browser is let go (protocol parts 6 and 7, and ours), and
+/// The code and text with which a browser is let go (protocol part 10), and
 /// whether SockJS has them in a frame of its own; written again here, to be a check.
 pub(super) fn farewell(reason: crate::reason::CloseReason) -> Option<(u16, &'static str, bool)> {
     use crate::reason::CloseReason::*;

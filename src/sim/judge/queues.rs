@@ -56,6 +56,11 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// Whether that frame is one of those that the kernel has not all of.
+    pub fn has(&self, bytes: &[u8]) -> bool {
+        self.frames.iter().any(|(frame, _)| **frame == *bytes)
+    }
+
     pub fn push(&mut self, frame: &Frame, is_published: bool, now: Millis, limits: &Limits) {
         self.frames.push_back((frame.clone(), is_published));
         self.look(now, limits);

@@ -313,6 +313,7 @@ impl Judge {
                     auth_by,
                     ping_at,
                     pong_by: None,
+                    is_pong_behind: false,
                     held_until: None,
                     spent_until: (0, 0),
                     pending: VecDeque::new(),

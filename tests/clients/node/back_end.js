@@ -1,4 +1,4 @@
-// What the scripts beside this file share: a control connection (protocol parts 3 to 5), tokens
+// What the scripts beside this file share: a control connection (protocol parts 2 to 4), tokens
 // (part 8), and waiting with a deadline.
 'use strict';
 
@@ -77,7 +77,7 @@ class BackEnd {
     return this.must({ action: 'unsubscribe', channel, params: { userId } });
   }
 
-  /** Connections in a channel; an empty one may be told as `false` (protocol part 5). */
+  /** Connections in a channel; an empty one may be told as `false` (protocol part 4). */
   async countConnections(channel) {
     const info = await this.ask({ action: 'channelInfo', channel });
     return info === false ? 0 : info.countConnection;

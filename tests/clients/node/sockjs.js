@@ -1,4 +1,4 @@
-// The real SockJS client library, used as the original fws.js uses it (protocol part 11). Arguments:
+// The real SockJS client library, used as the original fws.js uses it. Arguments:
 // WebSocket address, control address, key of the namespace `demo`, transport.
 'use strict';
 

@@ -1,6 +1,6 @@
 <?php
 // The PHP client of the original, in our own words: plain sockets, the bytes that it sends, and
-// the way in which it reads (protocol part 11). Plays what was recorded of it, case by case, then
+// the way in which it reads. Plays what was recorded of it, case by case, then
 // what the recordings cannot hold.
 //
 // Arguments: address (tcp://HOST:PORT or unix://PATH), server key, key of the namespace `demo`.
@@ -193,7 +193,7 @@ function play(Client $client, array $recorded, string $what): void
 
     $nobody = ['countUser' => 0, 'countConnection' => 0, 'connId_UserId' => []];
     if ($recorded['call'] === 'channelInfo' && $value === $nobody) {
-        $value = false; // the two ways to say that a channel is empty (protocol part 5)
+        $value = false; // the two ways to say that a channel is empty (protocol part 4)
     }
     if (isset($recorded['returnsLong'])) {
         same(['returns', str_repeat('x', $recorded['returnsLong'])], [$kind, $value], $what);

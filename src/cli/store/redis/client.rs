@@ -14,7 +14,7 @@ use super::key::{Colon, Meaning, meaning};
 use super::resp::{Redis, Value};
 use super::url;
 use crate::cli::output::{out, tell};
-use crate::cli::{Call, Stop};
+use crate::cli::{Call, Stop, owner};
 use crate::codec::json;
 use crate::config::Secret;
 use crate::hub::Place;
@@ -91,6 +91,7 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
     })?;
     let mut redis = Redis::connect(&place, ANSWER).map_err(away)?;
     let is_replacing = call.flag(REPLACE.name).is_some();
+    owner::refuse_root(call, &config.data)?;
     let mut importer = Importer::start(&config, &holder(call, now), now, is_replacing)?;
     let mut left = Left::default();
     let names = namespaces(&mut redis, &mut importer, &mut left)?;

@@ -1,0 +1,144 @@
+//! `fws watch`, the real binary against a real server: what it prints, and why it ends.
+
+mod common;
+
+use common::command::{at, bad, demo, fws, good};
+use common::server::{DEMO_KEY, Options, SERVER_KEY, Server};
+use common::{DEADLINE, eventually};
+use serde_json::json;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, ChildStdout, Command};
+use std::sync::mpsc::{Receiver, channel};
+
+/// A running `fws watch`. Killed when dropped.
+struct Watch {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    err: Receiver<String>,
+}
+
+impl Watch {
+    fn start(mut command: Command) -> Watch {
+        let mut child = command.spawn().expect("the binary starts");
+        let out = BufReader::new(child.stdout.take().expect("a pipe"));
+        let err = lines(child.stderr.take().expect("a pipe"));
+        Watch { child, out, err }
+    }
+
+    /// The next line that it says to the person.
+    #[track_caller]
+    fn says(&self) -> String {
+        self.err.recv_timeout(DEADLINE).expect("it says something")
+    }
+
+    #[track_caller]
+    fn prints(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).expect("UTF-8");
+        line
+    }
+
+    #[track_caller]
+    fn ends(&mut self) -> Option<i32> {
+        eventually("it ends", || self.child.try_wait().expect("a child")).code()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended already, which is what the test wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stream: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            // Nobody may listen any more.
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+#[test]
+fn watch_prints_what_comes_until_the_server_goes() {
+    let server = Server::new();
+    good(demo(&server, &["set", "demo", "price", "9.90"]));
+    let mut watch = Watch::start(demo(&server, &["watch", "demo", "news", "price"]));
+    assert_eq!(watch.says(), "fws: subscribed to news");
+    assert_eq!(watch.says(), "fws: subscribed to price");
+    assert_eq!(watch.prints(), "price\t9.90\n");
+    let emitted = good(demo(&server, &["emit", "demo", "news", "{\"a\": [1.0]}", "--count"]));
+    assert_eq!(emitted, "sent to 1 connection\n");
+    assert_eq!(watch.prints(), "news\t{\"a\": [1.0]}\n");
+    let info = good(demo(&server, &["info", "demo", "news"]));
+    assert!(info.starts_with("1 user, 1 connection\n") && info.ends_with("\twatch\n"), "{info}");
+
+    server.stop();
+    let told = watch.says();
+    let told = told.strip_prefix("fws: the server has closed: 1001 ").unwrap_or(&told);
+    common::browser::back_ms(told);
+    assert_eq!((watch.prints(), watch.ends()), (String::new(), Some(1)));
+}
+
+#[test]
+fn watch_ends_quietly_when_nobody_reads() {
+    let server = Server::new();
+    let mut watch = Watch::start(demo(&server, &["watch", "demo", "news"]));
+    assert_eq!(watch.says(), "fws: subscribed to news");
+    let Watch { child, .. } = &mut watch;
+    assert_eq!(child.try_wait().unwrap(), None);
+    watch.out = BufReader::new(closed());
+    good(demo(&server, &["emit", "demo", "news", "1"]));
+    assert_eq!(watch.ends(), Some(0));
+    assert!(watch.err.recv_timeout(DEADLINE).is_err(), "it says nothing more");
+}
+
+/// The standard output of a process that has ended.
+fn closed() -> ChildStdout {
+    let mut child = fws(&["--version"]).spawn().expect("the binary starts");
+    let out = child.stdout.take().expect("a pipe");
+    child.wait().expect("a child");
+    out
+}
+
+#[test]
+fn watch_says_why_it_is_refused() {
+    let server = Server::new();
+    let refused = bad(demo(&server, &["watch", "demo", "#vip"]), 1);
+    assert!(refused.starts_with("the server refuses #vip: "), "{refused}");
+    let line = bad(at(&server, &["watch", "demo", "news", "--key", "wrong"]), 1);
+    assert_eq!(
+        line,
+        "the server refuses us: 3404 invalid JWT (is the key from --key the right one?)"
+    );
+    let line = bad(at(&server, &["watch", "nope", "news", "--key", "wrong"]), 1);
+    assert!(line.starts_with("the server refuses us: 3404 site id not registered"), "{line}");
+
+    good(demo(&server, &["grant", "demo", "#vip", "5"]));
+    let mut watch = Watch::start(demo(&server, &["watch", "demo", "#vip", "--user", "5"]));
+    assert_eq!(watch.says(), "fws: subscribed to #vip");
+    good(demo(&server, &["emit", "demo", "#vip", "psst", "--user", "5"]));
+    assert_eq!(watch.prints(), "#vip\t\"psst\"\n");
+    let log = server.log().join("\n");
+    assert!(!log.contains("psst") && !log.contains(DEMO_KEY) && !log.contains(SERVER_KEY), "{log}");
+}
+
+#[test]
+fn watch_comes_from_a_site_that_may_connect() {
+    let mut options = Options::default();
+    options.config["allow_origin"] = json!(["https://shop.example"]);
+    let server = Server::start(&options);
+    for more in [&[][..], &["--origin", "https://evil.example"]] {
+        let line = bad(demo(&server, &[&["watch", "demo", "news"], more].concat()), 1);
+        let why = "HTTP 403: only pages of some sites may connect; name one of them with --origin";
+        assert_eq!(line, format!("{}: {why}", server.ws));
+    }
+    let line = bad(demo(&server, &["watch", "demo", "news", "--origin", "shop.example"]), 2);
+    assert!(line.starts_with("--origin: \"shop.example\" is not written as"), "{line}");
+    let words = ["watch", "demo", "news", "--origin", "https://shop.example"];
+    assert_eq!(Watch::start(demo(&server, &words)).says(), "fws: subscribed to news");
+}

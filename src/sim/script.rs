@@ -333,7 +333,8 @@ impl<G: Ground> Stage<G> {
         let rows = if how == End::Closed {
             self.door.switch_mut().close(now);
             let meters = self.door.switch().journal().meters(now).unwrap_or_default();
-            (!meters.is_failing).then(|| rows(self.door.switch().hub()))
+            // Of a namespace that is on its way out nothing is kept.
+            (!meters.is_failing && self.tape.later() == 0).then(|| rows(self.door.switch().hub()))
         } else {
             None
         };

@@ -77,6 +77,7 @@ pub(super) struct Tape {
     durable: Rc<Cell<u64>>,
     mark: Rc<Cell<u64>>,
     horizon: Rc<Cell<u64>>,
+    later: Rc<Cell<usize>>,
 }
 
 impl Tape {
@@ -98,6 +99,11 @@ impl Tape {
     /// mark up to which all is durable.
     pub fn marks(&self) -> (u64, u64) {
         (self.mark.get(), self.durable.get())
+    }
+
+    /// How many changes have no place in the order yet.
+    pub fn later(&self) -> usize {
+        self.later.get()
     }
 
     /// Up to which moment states were forgotten.
@@ -131,7 +137,10 @@ impl<J: Journal> Journal for Traced<J> {
         let proposal = self.journal.propose(at, change.clone());
         let place = match &proposal {
             Proposal::Now(entry) => Place::Now(entry.seq.n),
-            Proposal::Later(ticket) => Place::Later(*ticket),
+            Proposal::Later(ticket) => {
+                self.tape.later.set(self.tape.later() + 1);
+                Place::Later(*ticket)
+            }
             Proposal::Refused => Place::Refused,
         };
         self.tape.write(Item::Proposed { at, change: change.into_owned(), place });
@@ -165,6 +174,9 @@ impl<J: Journal> Journal for Traced<J> {
 
     fn poll(&mut self) -> Option<Event> {
         let event = self.journal.poll();
+        if let Some(Event::Entry(Some(_), _) | Event::Failed(_)) = &event {
+            self.tape.later.set(self.tape.later() - 1);
+        }
         match &event {
             Some(Event::Entry(ticket, entry)) => {
                 self.tape.write(Item::Ordered { ticket: *ticket, entry: entry.clone() });

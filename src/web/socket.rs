@@ -355,7 +355,7 @@ impl<P> Socket<P> {
         if self.awaits_answer && unheard.is_some_and(|unheard| unheard.taken_at_beat.is_some()) {
             // The ping has gone out with it.
             let answer_ms = around.limits.heartbeat_answer_ms as u64;
-            self.beat_at = around.net.now().mono.plus(answer_ms);
+            self.beat_at = self.beat_at.max(around.net.now().mono.plus(answer_ms));
             self.reschedule(around);
         }
         if self.held == Held::Answers {

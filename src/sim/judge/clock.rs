@@ -85,13 +85,14 @@ impl Judge {
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
             browser.held_until = Some(browser.held_until.map_or(beat, |until| until.max(beat)));
         }
-        let is_behind = self.lines[&conn].queue.has(&[0x89, 0]);
         let answer = self.term("heartbeat_answer_ms").by;
         if let Some(browser) = self.browser(conn) {
             match browser.pong_by {
                 None => browser.is_pong_behind = view.queued > 0,
                 // If it is not cut now it has its time once more.
-                Some(_) if is_behind => browser.held_until = browser.held_until.max(Some(answer)),
+                Some(_) if browser.is_pong_behind && view.queued > 0 => {
+                    browser.held_until = browser.held_until.max(Some(answer))
+                }
                 Some(_) => {}
             }
         }

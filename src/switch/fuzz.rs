@@ -28,10 +28,11 @@ use crate::codec::{control, http, json, jwt, sockjs, ws};
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::frame::Frame;
 use crate::journal::{Journal, LateJournal, MemoryJournal};
-use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
+use limits::limits;
 
+mod limits;
 #[cfg(test)]
 mod tests;
 
@@ -93,39 +94,6 @@ fn play(journal: impl Journal, opening: &str, script: &[u8]) {
     world.play(opening.as_bytes());
     world.play(script);
     world.end();
-}
-
-/// So small that a short script reaches them.
-fn limits() -> Limits {
-    Limits {
-        control_frame_bytes: 2048,
-        control_frame_unauthenticated_bytes: 1024,
-        control_frame_ms: 1000,
-        control_replies_pause_bytes: 1024,
-        control_replies_ms: 2000,
-        control_commands_per_turn: 2,
-        http_head_bytes: 512,
-        http_head_ms: 1000,
-        auth_ms: 1000,
-        message_bytes: 1024,
-        message_unauthenticated_bytes: 512,
-        message_fragments: 3,
-        heartbeat_ms: 2000,
-        heartbeat_answer_ms: 1000,
-        backlog_bytes: 1024,
-        answers_pause_bytes: 1024,
-        channels_per_connection: 4,
-        subscriptions: 6,
-        connections_per_user: 2,
-        namespaces: 3,
-        name_bytes: 16,
-        grants_per_namespace: 2,
-        states_per_namespace: 3,
-        state_bytes: 200,
-        list_items: 3,
-        channels_per_emit: 3,
-        ..Limits::default()
-    }
 }
 
 /// How far a connection has come.

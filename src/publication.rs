@@ -252,7 +252,11 @@ fn run_frame(form: Form, run: &Run) -> Frame {
 
 /// One JSON message, wrapped for a peer of that form.
 pub fn message_frame(form: Form, message: &str) -> Frame {
-    message_parts_frame(form, &[message])
+    match form {
+        // In one piece it needs no buffer in between.
+        Form::Raw => ws::text_frame(message.as_bytes()),
+        _ => message_parts_frame(form, &[message]),
+    }
 }
 
 /// The same of a message in parts.

@@ -88,6 +88,17 @@ fn a_line_that_ends_otherwise_is_refused_at_once() {
 }
 
 #[test]
+fn what_is_no_http_is_refused_at_once() {
+    let mut server = Server::start(&Options::limits(&[("http_head_ms", 60_000)]));
+    // A frame of the control port, a hello of TLS, a PROXY header, nothing of anything.
+    let frame: &[u8] = b"\x31\0\0\0{\"action\":\"auth\"";
+    for bytes in [frame, b"\x16\x03\x01", b"PROXY TCP4 ", b"GE\xff", b" GET / HTTP/1.1"] {
+        assert_eq!(refused(server.ws, bytes), 400, "{bytes:?}");
+    }
+    server.assert_alive();
+}
+
+#[test]
 fn what_is_too_much_is_refused_with_its_own_status() {
     let server = Server::new();
     let ws = server.ws;

@@ -106,7 +106,7 @@ fn large() -> Vec<u8> {
 
 #[test]
 fn halves_of_large_commands_are_read_one_after_the_other() {
-    let mut options = Options::limits(&[("control_frame_ms", 3000)]);
+    let mut options = Options::limits(&[("control_frame_ms", 8000)]);
     options.config["admin"] = json!("127.0.0.1:0");
     let mut server = in_little(Dir::new(), 262_144, &options);
     let (before, large) = (server.peak_memory_bytes(), large());
@@ -126,7 +126,7 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     let began = Instant::now();
     let mut other = server.controller("demo");
     (0..10).for_each(|_| other.ok(r#"{"action":"ping"}"#));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     let reserved = metric(&server, "fws_control_input_bytes");
     assert!((8e6..=21e6).contains(&reserved), "{reserved}");
     assert!(metric(&server, "fws_control_input_waits_total") >= 10.0);

@@ -145,6 +145,12 @@ fn what_is_wrong_changes_nothing() {
     }
     std::fs::remove_file(&file).unwrap();
     assert!(reload(&server)[0].contains("cannot read"));
+    // A pipe to which nobody writes would hold up all, and this never ends.
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
+    assert!(reload(&server)[0].contains("it is no regular file"));
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, vec![b' '; (16 << 20) + 1]).unwrap();
+    assert!(reload(&server)[0].contains("it has more than 16 MiB"));
     // All of it is as it was: a name of 21 bytes is none too long.
     let mut control = server.control();
     control.ask(&register("a-name-of-21-bytes-xx", SERVER_KEY));

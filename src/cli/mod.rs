@@ -28,6 +28,8 @@ mod watch;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{Config, ConfigFile, hint, nearest};
@@ -204,28 +206,35 @@ impl Call {
 
     /// The configuration that flags, environment and file make.
     fn config(&self) -> Result<Config, Stop> {
-        self.config_of(|_| true)
+        self.config_of(|_| true, ConfigFile::read)
+    }
+
+    /// The same in a server that runs.
+    fn config_again(&self) -> Result<Config, Stop> {
+        self.config_of(|_| true, ConfigFile::read_again)
     }
 
     /// The configuration without the flags that say where to listen: to a command they say where
     /// to connect, and may be names.
     fn client_config(&self) -> Result<Config, Stop> {
-        self.config_of(|name| {
-            let places = [flags::AT_WS, flags::AT_CONTROL, flags::AT_ADMIN];
-            places.iter().all(|flag| flag.name != name)
-        })
+        let places = [flags::AT_WS, flags::AT_CONTROL, flags::AT_ADMIN];
+        let wanted = |name: &str| places.iter().all(|flag| flag.name != name);
+        self.config_of(wanted, ConfigFile::read)
     }
 
     /// The configuration, of those flags alone.
-    fn config_of(&self, wanted: fn(&str) -> bool) -> Result<Config, Stop> {
+    fn config_of(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        read: fn(&Path) -> io::Result<ConfigFile>,
+    ) -> Result<Config, Stop> {
         let flags: Vec<(&str, &str)> = self
             .flags
             .iter()
             .filter(|(name, _)| wanted(name))
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        Config::load(&flags, &self.environment, ConfigFile::read)
-            .map_err(|e| Stop::Usage(e.to_string()))
+        Config::load(&flags, &self.environment, read).map_err(|e| Stop::Usage(e.to_string()))
     }
 
     /// The words after the flags, which must be so many; `usage` says which.

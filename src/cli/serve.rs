@@ -51,7 +51,7 @@ the file. Without either, the first start makes one in the data folder.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [] = call.words()?;
     let config = call.config()?;
-    let reread = || call.config().map_err(|stop| stop.to_string());
+    let reread = || call.config_again().map_err(|stop| stop.to_string());
     let data = config.data.clone();
     server::run(config, &reread)
         .map_err(|e| Stop::Failed(format!("{e}{}", owner::advice(&e, &data))))

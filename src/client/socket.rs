@@ -11,7 +11,7 @@ use crate::keys;
 const PIECE_BYTES: usize = 16_384;
 
 /// What we take from a server that we chose ourselves.
-const BOUNDS: Bounds = Bounds { message_bytes: 1 << 30, fragments: 1 << 20 };
+const BOUNDS: Bounds = Bounds { message_bytes: 1 << 27, fragments: 1 << 20 };
 
 /// What comes from the server.
 #[derive(Debug, PartialEq, Eq)]

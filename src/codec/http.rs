@@ -55,12 +55,16 @@ pub fn has_bare_end(input: &[u8], scanned: usize) -> bool {
 }
 
 /// Whether this can be the start of a request. What is none is refused before more of it comes:
-/// TLS, the PROXY protocol of somebody who is not believed, anything.
+/// TLS, the PROXY protocol of somebody who is not believed, a frame of the control port, anything.
 pub fn may_be_request(input: &[u8]) -> bool {
     let is_in_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     match input {
         [] | b"\r" => true,
-        [first, ..] => is_in_token(*first) && !input.starts_with(b"PROXY "),
+        [b' ', ..] => false,
+        _ => {
+            let mut method = input.iter().take(4).take_while(|byte| **byte != b' ');
+            method.all(|byte| is_in_token(*byte)) && !input.starts_with(b"PROXY ")
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //! value that may be a secret.
 
 use std::fmt;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -10,6 +11,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Config, SETTINGS, Secret, Source, hint, nearest};
+
+/// Bytes of a file at most: a hundred thousand namespaces with their keys.
+const BYTES_MAX: u64 = 16 << 20;
 
 /// A configuration file as it was read.
 #[derive(Clone, Debug, Default)]
@@ -21,14 +25,31 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads it from disk.
+    /// Reads it from disk, or from a pipe.
     ///
     /// # Errors
-    /// Those of the file system, and text that is not UTF-8.
+    /// Those of the file system, text that is not UTF-8 or takes more than 16 MiB.
     pub fn read(path: &Path) -> io::Result<ConfigFile> {
-        let file = std::fs::File::open(path)?;
+        let file = File::open(path)?;
         let mode = file.metadata()?.permissions().mode();
-        Ok(ConfigFile { text: io::read_to_string(file)?, mode })
+        let text = io::read_to_string(file.take(BYTES_MAX + 1))?;
+        if text.len() as u64 > BYTES_MAX {
+            let wrong = format!("it has more than {} MiB", BYTES_MAX >> 20);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
+        }
+        Ok(ConfigFile { text, mode })
+    }
+
+    /// Reads it from disk in a running server, which must not wait for whoever writes to a pipe.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::read`], and where it is no regular file.
+    pub fn read_again(path: &Path) -> io::Result<ConfigFile> {
+        if !fs::metadata(path)?.is_file() {
+            let wrong = "it is no regular file, and such are read at the start only";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, wrong));
+        }
+        ConfigFile::read(path)
     }
 }
 

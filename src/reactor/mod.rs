@@ -52,8 +52,9 @@ const ACCEPT_MAX: usize = 32;
 const REPEAT_MS: u64 = 10_000;
 /// Deadlines that are seen to in one turn.
 const EXPIRED_MAX: usize = 32;
-/// Events taken from the kernel in one turn.
-const EVENTS_MAX: usize = 256;
+/// Events taken from the kernel in one turn. Noting one takes some ten nanoseconds, and a back end
+/// is not known to have spoken before it is noted: behind ten thousand browsers, in the tenth turn.
+const EVENTS_MAX: usize = 1024;
 
 /// Bounds of a reactor.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use crate::time::UnixMillis;
 /// Version of the form described here.
 const VERSION: i64 = 1;
 /// The last millisecond of the year 9999.
-const DATE_MAX: i64 = 253_402_300_799_999;
+const DATE_MAX: u64 = 253_402_300_799_999;
 
 /// One line. Dates are those of the calendar. Not `Debug`: it may hold a key.
 #[derive(Clone, PartialEq, Eq)]
@@ -154,9 +154,10 @@ impl<'a> Fields<'a> {
     }
 
     fn date(&self, name: &str) -> Result<UnixMillis, String> {
-        let number = json::integer(self.needed(name)?).filter(|ms| (0..=DATE_MAX).contains(ms));
-        let number = number.and_then(|ms| u64::try_from(ms).ok()).map(UnixMillis);
-        number.ok_or_else(|| format!("{name} is no date in milliseconds since 1970"))
+        let number = self.needed(name)?.parse().ok().filter(|ms| (0..=DATE_MAX).contains(ms));
+        number
+            .map(UnixMillis)
+            .ok_or_else(|| format!("{name} is no date in milliseconds since 1970"))
     }
 
     fn frame(&self) -> Result<Line<'a>, String> {
@@ -283,6 +284,10 @@ mod tests {
             (&format!("{state},\"data\":null}}"), "data is null, which is no state"),
             (
                 &format!("{state},\"expires\":-1,\"data\":1}}"),
+                "expires is no date in milliseconds since 1970",
+            ),
+            (
+                &format!("{state},\"expires\":\"1\",\"data\":1}}"),
                 "expires is no date in milliseconds since 1970",
             ),
             (&format!("{state},\"user\":5,\"data\":1}}"), "user is no text"),

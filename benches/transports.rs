@@ -132,8 +132,10 @@ impl World {
         world
     }
 
+    /// One turn, in which these bytes come.
     fn give(&mut self, conn: ConnId, bytes: &[u8]) {
         let mut input = bytes.to_vec();
+        self.switch.tick(&mut self.net);
         let used = self.switch.received(&mut self.net, conn, &mut input);
         assert_eq!(used, Ok(input.len()));
         self.switch.settle(&mut self.net);

@@ -313,6 +313,10 @@ impl Config {
             "sync" => self.sync = parse_sync(value)?,
             "allow_origin" => {
                 let origins = origin::parse_all(value)?;
+                if origins.is_empty() {
+                    // As a script writes whose variable is not set: that must open nothing.
+                    return Err("there is no site in it: leave it out if any may connect".into());
+                }
                 if self.source(setting.key) != source {
                     // A stronger list replaces the weaker one.
                     self.allow_origin.clear();
@@ -446,21 +450,9 @@ impl Config {
     }
 
     fn warn_of_addresses(&mut self) {
-        if !self.control.ip().is_loopback() {
-            self.warnings.push(format!(
-                "control: keys go to {} as they are, and whoever reaches it may try some: only \
-                 back ends should, over a private network; 127.0.0.1:{} is for this machine alone",
-                self.control,
-                self.control.port()
-            ));
-        }
-        if let Some(admin) = self.admin.filter(|admin| !admin.ip().is_loopback()) {
-            self.warnings.push(format!(
-                "admin: whoever reaches {admin} sees the names of all namespaces and how much is \
-                 going on: 127.0.0.1:{} is for this machine alone",
-                admin.port()
-            ));
-        }
+        let places = [("control", Some(self.control)), ("admin", self.admin)];
+        let exposed = places.into_iter().filter_map(|(key, at)| exposure(key, at?));
+        self.warnings.extend(exposed);
     }
 
     fn warn_of_proxies(&mut self) {
@@ -495,6 +487,23 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+/// What is to be known of a port that others than this machine reach: `key` is the setting that
+/// says where it is, of back ends or of the admin's.
+pub fn exposure(key: &str, address: SocketAddr) -> Option<String> {
+    let (port, is_local) = (address.port(), address.ip().is_loopback());
+    match key {
+        "control" if !is_local => Some(format!(
+            "control: keys go to {address} as they are, and whoever reaches it may try some: only \
+             back ends should, over a private network; 127.0.0.1:{port} is for this machine alone"
+        )),
+        "admin" if !is_local => Some(format!(
+            "admin: whoever reaches {address} sees the names of all namespaces and how much is \
+             going on: 127.0.0.1:{port} is for this machine alone"
+        )),
+        _ => None,
     }
 }
 

@@ -160,11 +160,19 @@ impl Start {
             self.reactor.wake_every(ms);
         }
         notifier.ready();
+        let mut is_told = false;
         while !self.reactor.is_done() {
             self.reactor.turn(handler)?;
             notifier.alive(self.now().mono);
             if self.reactor.is_stopping() {
-                notifier.stopping();
+                if !std::mem::replace(&mut is_told, true) {
+                    notifier.stopping();
+                    self.tell_of_stop(in_force.config.limits.drain_ms);
+                }
+                if self.reactor.take_reload() {
+                    let text = "reload: nothing is read again, the server stops";
+                    log::info(self.now().unix, format_args!("{text}"));
+                }
             } else if self.reactor.take_reload() {
                 notifier.reloading();
                 let outcome = in_force.reload(&mut self.reactor, handler);
@@ -172,6 +180,14 @@ impl Start {
             }
         }
         Ok(())
+    }
+
+    /// Says that a signal to stop has come, and what happens until the end.
+    fn tell_of_stop(&self, drain_ms: usize) {
+        let count = self.reactor.connections() as u64;
+        let there = log::Count(count, "connection is", "connections are");
+        let seconds = drain_ms.div_ceil(1000);
+        log::info(self.now().unix, format_args!("stopping; {there} let go, within {seconds} s"));
     }
 
     fn run(
@@ -211,6 +227,7 @@ impl Start {
             let count = log::Count(doors.inherited as u64, "socket was", "sockets were");
             log::info(at, format_args!("{count} handed over"));
         }
+        doors.warnings().for_each(|warning| log::warning(at, format_args!("{warning}")));
         let is_admin_local =
             doors.all.iter().any(|(_, it)| it.door == Door::Admin && it.is_loopback());
         for (name, door) in doors.all {

@@ -14,6 +14,10 @@ pub struct Millis(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
 
+/// Months as HTTP writes them, the first of the year that begins in March first.
+const MONTHS: [&str; 12] =
+    ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"];
+
 impl Millis {
     /// The moment `ms` milliseconds later; the far end of time if that overflows.
     pub const fn plus(self, ms: u64) -> Millis {
@@ -39,10 +43,31 @@ impl UnixMillis {
 
     /// `2026-11-23T22:19:08Z` (RFC 3339), for log lines.
     pub fn to_rfc3339(self) -> String {
-        let (days, second) = (self.seconds() / 86_400, self.seconds() % 86_400);
-        // Civil date from a day count, in the calendar whose year begins in March: the leap day
-        // is then the last day of the year, and months follow a linear rule.
-        let shifted = days + 719_468;
+        let (year, month, day) = self.civil();
+        let (hour, minute, second) = self.time_of_day();
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+
+    /// `Sun, 06 Nov 1994 08:49:37 GMT`, as `Date` of HTTP has it (RFC 9110, 5.6.7).
+    pub fn to_http_date(self) -> String {
+        const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+        let (year, month, day) = self.civil();
+        let (hour, minute, second) = self.time_of_day();
+        let weekday = DAYS[(self.seconds() / 86_400 % 7) as usize];
+        let month = MONTHS[(month as usize + 9) % 12];
+        format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+    }
+
+    /// Hour, minute and second.
+    const fn time_of_day(self) -> (u64, u64, u64) {
+        let second = self.seconds() % 86_400;
+        (second / 3600, second / 60 % 60, second % 60)
+    }
+
+    /// Year, month and day. From a day count, in the calendar whose year begins in March: the leap
+    /// day is then the last day of the year, and months follow a linear rule.
+    const fn civil(self) -> (u64, u64, u64) {
+        let shifted = self.seconds() / 86_400 + 719_468;
         let era = shifted / 146_097;
         let day_of_era = shifted % 146_097;
         let year_of_era =
@@ -51,18 +76,11 @@ impl UnixMillis {
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
         let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        let year = year_of_era + era * 400 + u64::from(month <= 2);
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+        (year_of_era + era * 400 + (month <= 2) as u64, month, day)
     }
-}
 
-impl UnixMillis {
-    /// `Sun, 06 Nov 1994 08:49:37 GMT`, as `Date` of HTTP has it (RFC 9110, 5.6.7); the obsolete
-    /// forms are none.
+    /// Reads what [`UnixMillis::to_http_date`] writes; the obsolete forms are none.
     pub fn from_http_date(text: &str) -> Option<UnixMillis> {
-        const MONTHS: [&str; 12] =
-            ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"];
         let (_, date) = text.strip_suffix(" GMT")?.split_once(", ")?;
         let mut words = date.split([' ', ':']);
         let day: u64 = words.next()?.parse().ok()?;
@@ -164,6 +182,9 @@ mod tests {
         ] {
             let found = UnixMillis::from_http_date(text).map(UnixMillis::seconds);
             assert_eq!(found, seconds, "{text}");
+            if let Some(seconds) = seconds {
+                assert_eq!(UnixMillis(seconds * 1000 + 999).to_http_date(), text);
+            }
         }
     }
 

@@ -259,6 +259,17 @@ fn a_service_manager_hears_of_it() {
 }
 
 #[test]
+fn whoever_reloads_a_server_that_stops_is_told() {
+    let server = Server::new();
+    let _browser = server.browser("demo", r#"{"i":1}"#);
+    server.terminate();
+    let has = |text: &str| server.log().iter().any(|line| line.contains(text));
+    eventually("it stops", || has("stopping").then_some(()));
+    kill_process(server.pid(), Signal::HUP).unwrap();
+    eventually("it says so", || has("nothing is read again, the server stops").then_some(()));
+}
+
+#[test]
 fn a_storm_of_signals_disturbs_nobody() {
     let mut server = Server::new();
     let mut control = server.controller("demo");

@@ -462,7 +462,7 @@ pub fn fuzz_head(data: &[u8]) {
         Err(error) => {
             let answer = error.response();
             assert!(answer.closes());
-            return assert!(answer.encode().ends_with(format!("\r\n\r\n{error}\n").as_bytes()));
+            return assert!(answer.encode(None).ends_with(format!("\r\n\r\n{error}\n").as_bytes()));
         }
     };
     let range = input.as_ptr_range();

@@ -100,8 +100,13 @@ pub fn apply(config: &mut Config, text: &str) -> Result<(), String> {
         let value = value.get();
         if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
             let text = match key.as_str() {
+                "allow_origin" | "trusted_proxy"
+                    if strings(value).is_ok_and(|it| it.is_empty()) =>
+                {
+                    continue;
+                }
                 "demo" => boolean(value),
-                "allow_origin" | "trusted_proxy" => strings(value),
+                "allow_origin" | "trusted_proxy" => strings(value).map(|it| it.join(" ")),
                 _ => string(value),
             };
             text.and_then(|text| config.set(setting, &text, Source::File))
@@ -207,9 +212,8 @@ fn string(value: &str) -> Result<String, String> {
 }
 
 /// A list of strings, as one text.
-fn strings(value: &str) -> Result<String, String> {
-    let list: Result<Vec<String>, _> = serde_json::from_str(value);
-    list.map(|list| list.join(" ")).map_err(|_| "must be a list of strings".into())
+fn strings(value: &str) -> Result<Vec<String>, String> {
+    serde_json::from_str(value).map_err(|_| "must be a list of strings".into())
 }
 
 fn boolean(value: &str) -> Result<String, String> {

@@ -72,6 +72,17 @@ fn the_strongest_list_of_origins_counts() {
     assert_eq!(config.source("allow_origin"), Source::Flag("--allow-origin"));
     let error = error(&[("allow-origin", "https://e/")], &[], "");
     assert!(error.starts_with("--allow-origin: \"https://e/\" must be a scheme"), "{error}");
+    assert!(load(&[], &[], r#"{"allow_origin":[]}"#).unwrap().allow_origin.is_empty());
+    // A variable of a script that is not set must not open what the file closes.
+    let nothing = "there is no site in it: leave it out if any may connect";
+    let error = |flags: &[_], env: &[_], text: &str| load(flags, env, text).unwrap_err();
+    assert_eq!(error(&[("allow-origin", "")], &[], text), format!("--allow-origin: {nothing}"));
+    assert_eq!(
+        error(&[], &[("FWS_ALLOW_ORIGIN", " ")], text),
+        format!("FWS_ALLOW_ORIGIN: {nothing}")
+    );
+    let listed = r#"{"allow_origin":[""]}"#;
+    assert_eq!(error(&[], &[], listed), format!("fws.json: allow_origin: {nothing}"));
     let error = load(&[], &[], r#"{"allow_origin":"https://a"}"#).unwrap_err();
     assert_eq!(error, "fws.json: allow_origin: must be a list of strings");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
 use mio::net::{TcpListener, UnixListener};
@@ -218,14 +218,20 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         let text = format!("{} is there already and is no socket", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
-    match StdUnixStream::connect(path) {
-        Ok(_) => {
-            let text = format!("a live server listens on {}", path.display());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
-        }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
+    // Without waiting for room in the queue of a server that lives and accepts nobody.
+    let is_live = match mio::net::UnixStream::connect(path) {
+        Ok(_) => true,
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => false,
+            io::ErrorKind::WouldBlock => true,
+            _ => return Err(error),
+        },
+    };
+    if is_live {
+        let text = format!("a live server listens on {}", path.display());
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
     }
+    fs::remove_file(path)
 }
 
 #[cfg(test)]
@@ -288,6 +294,13 @@ mod tests {
         assert!(path.exists(), "left behind");
         let live = Listener::unix(Door::Control, &path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let error = Listener::unix(Door::Control, &path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        // It accepts nobody, and its queue is full: that is no reason to wait for it.
+        let Socket::Unix(socket, ..) = &live.socket else { panic!("it is a unix socket") };
+        rustix::net::listen(socket, 0).unwrap();
+        let _waiting: Vec<_> =
+            std::iter::from_fn(|| mio::net::UnixStream::connect(&path).ok()).collect();
         let error = Listener::unix(Door::Control, &path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         // Somebody removes the file, and another server takes the place.

@@ -216,6 +216,11 @@ impl Reactor {
         self.stops > 0
     }
 
+    /// How many connections there are, those of the admin door not among them.
+    pub fn connections(&self) -> usize {
+        self.io.connections()
+    }
+
     /// Whether a signal to reload has come since this was asked the last time.
     pub fn take_reload(&mut self) -> bool {
         std::mem::take(&mut self.has_reload)

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use listenfd::ListenFd;
 
 use crate::codec::http::Response;
-use crate::config::Config;
+use crate::config::{Config, exposure};
 use crate::edge::{Door, TurnedAway};
 use crate::frame::Frame;
 use crate::reactor::Listener;
@@ -67,6 +67,13 @@ impl Doors {
         Ok(Doors { all, inherited })
     }
 
+    /// What is to be known of those that were handed over; the others have been looked at with the
+    /// configuration.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let inherited = self.all.iter().take(self.inherited);
+        inherited.filter_map(|(name, door)| exposure(name, door.address().parse().ok()?))
+    }
+
     /// The address of the first door of that name; if it is a port, should that matter.
     pub fn address(&self, name: &str, is_port: bool) -> Option<String> {
         let is_it = |(other, it): &&(&str, Listener)| *other == name && !(is_port && it.is_unix());
@@ -80,7 +87,7 @@ fn refusal(why: TurnedAway, seconds: u64) -> Frame {
         TurnedAway::Full => Response::new(503).text("The server is full\n"),
         TurnedAway::Crowd => Response::new(503).text("Too many come at once\n"),
     };
-    response.header("Retry-After", &seconds.to_string()).close().encode()
+    response.header("Retry-After", &seconds.to_string()).close().encode(None)
 }
 
 /// Which door that is: by the name that it was given, else by where it is.

@@ -15,7 +15,6 @@ pub(super) struct Notifier {
     /// It wants to hear that we are alive at least so often.
     watchdog_ms: Option<u64>,
     alive_at: Millis,
-    is_stopping_told: bool,
 }
 
 impl Notifier {
@@ -40,7 +39,6 @@ impl Notifier {
             socket,
             watchdog_ms: watchdog.map(|microseconds| (microseconds / 2000).max(1)),
             alive_at: Millis(0),
-            is_stopping_told: false,
         }
     }
 
@@ -77,9 +75,7 @@ impl Notifier {
 
     /// The server lets everybody go.
     pub fn stopping(&mut self) {
-        if !std::mem::replace(&mut self.is_stopping_told, true) {
-            self.tell("STOPPING=1");
-        }
+        self.tell("STOPPING=1");
     }
 
     fn tell(&self, state: &str) {
@@ -133,7 +129,6 @@ mod tests {
         notifier.alive(Millis(15_005));
         notifier.reloading();
         notifier.reloaded("done");
-        notifier.stopping();
         notifier.stopping();
         let heard: Vec<String> = (0..6).map(|_| hear()).collect();
         let reload = ["RELOADING=1", "READY=1\nSTATUS=done"];

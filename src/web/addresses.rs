@@ -170,7 +170,13 @@ impl<P> Web<P> {
             return Ok(());
         }
         let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
-        net.send(conn, response.text("Too many connections from your address\n").close().encode());
+        net.send(
+            conn,
+            response
+                .text("Too many connections from your address\n")
+                .close()
+                .encode(Some(net.now().unix)),
+        );
         net.expel(conn, CloseReason::AddressFull);
         Err(CloseReason::AddressFull)
     }

@@ -33,8 +33,12 @@ impl Page {
     }
 
     fn answer(&self, head: &Head<'_>, content_type: &str) -> Response {
-        let is_known =
-            head.list_has("if-none-match", &self.etag) || head.list_has("if-none-match", "*");
+        // Whoever compresses it on the way makes the tag a weak one (RFC 9110, 13.1.2).
+        let is_ours = |tag: &[u8]| {
+            let strong = tag.strip_prefix(b"W/").unwrap_or(tag);
+            strong == self.etag.as_bytes() || tag == b"*"
+        };
+        let is_known = head.elements("if-none-match").any(is_ours);
         let response = match is_known {
             true => Response::new(304),
             false => Response::new(200).body(content_type, self.text.as_str()),

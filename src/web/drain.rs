@@ -34,7 +34,10 @@ impl<P> Web<P> {
             Line::None => {}
             Line::Http(http) => {
                 if http.is_midway() {
-                    net.send(conn, unavailable(back_ms.unwrap_or_default()).encode());
+                    net.send(
+                        conn,
+                        unavailable(back_ms.unwrap_or_default()).encode(Some(net.now().unix)),
+                    );
                 }
                 net.close(conn, CloseReason::GoingAway);
             }

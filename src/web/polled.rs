@@ -389,7 +389,7 @@ impl Polled {
             }
             let response = response.body(Envelope::Xhr.content_type(), body);
             let response = if close.is_some() { response.close() } else { response };
-            net.send(conn, response.encode());
+            net.send(conn, response.encode(Some(net.now().unix)));
         }
         Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)) }
     }

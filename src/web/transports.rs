@@ -102,7 +102,7 @@ impl<P> Web<P> {
         };
         let is_chunked = response.is_chunked();
         let response = response.header("Content-Type", envelope.content_type());
-        net.send(conn, response.encode_head());
+        net.send(conn, response.encode_head(Some(net.now().unix)));
         let mut prelude = Vec::new();
         envelope.prelude_into(&mut prelude, &callback);
         net.send(conn, if is_chunked { chunk(prelude) } else { Frame::from(prelude) });
@@ -152,7 +152,10 @@ impl<P> Web<P> {
                     Some(callback) => sockjs::jsonp_into(&mut body, callback, &[frame.as_bytes()]),
                     None => Envelope::Xhr.frame_into(&mut body, &[frame.as_bytes()]),
                 }
-                net.send(conn, response.body(Envelope::Xhr.content_type(), body).encode());
+                net.send(
+                    conn,
+                    response.body(Envelope::Xhr.content_type(), body).encode(Some(net.now().unix)),
+                );
             }
             Reply::Stream { envelope, is_chunked } => {
                 net.send(conn, stream_frame(envelope, is_chunked, &[frame.as_bytes()]));
@@ -212,7 +215,7 @@ impl<P> Web<P> {
         polled.senders.push(conn);
         let done = done.answering(head);
         let closes = done.closes();
-        let reply = SenderReply { frame: done.encode(), closes };
+        let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
         self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
         net.deadline(conn, None);
         None

@@ -162,7 +162,7 @@ impl<P> Web<P> {
             match owner {
                 Owner::Conn(conn) => {
                     let response = Response::new(503).text("too much is being sent\n").close();
-                    net.send(conn, response.encode());
+                    net.send(conn, response.encode(Some(net.now().unix)));
                     net.close(conn, CloseReason::Full);
                     self.take_upload(conn);
                 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use super::Head;
 use crate::codec::ws;
 use crate::frame::Frame;
+use crate::time::UnixMillis;
 
 /// The answer to a WebSocket handshake with this key: what RFC 6455, 4.2.2 asks for and nothing
 /// more, no subprotocol and no extension.
@@ -108,20 +109,17 @@ impl Response {
         !self.is_kept_alive
     }
 
-    /// The bytes. `Content-Length` is there always, but for the statuses that never have a body
-    /// (RFC 9110, 8.6 and 15.4.5).
-    pub fn encode(self) -> Frame {
-        let mut out = Vec::with_capacity(128 + self.headers.len() + self.body.len());
-        out.extend_from_slice(b"HTTP/1.1 ");
+    /// The bytes, as of that date if it is known (RFC 9110, 6.6.1). `Content-Length` is there
+    /// always, but for the statuses that never have a body (RFC 9110, 8.6 and 15.4.5).
+    pub fn encode(self, at: Option<UnixMillis>) -> Frame {
+        let mut out = Vec::with_capacity(168 + self.headers.len() + self.body.len());
         let has_body = !matches!(self.status, 100..=199 | 204 | 304);
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "{} {}\r\n", self.status, reason_phrase(self.status));
-        out.extend_from_slice(&self.headers);
+        self.start_into(&mut out, at);
         if has_body {
+            // Writing to a Vec cannot fail.
             let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
         }
         self.connection_into(&mut out);
-        out.extend_from_slice(b"\r\n");
         if has_body && !self.is_for_head {
             out.extend_from_slice(&self.body);
         }
@@ -134,27 +132,37 @@ impl Response {
         self.minor_version > 0
     }
 
-    /// The head of an answer whose body has no length yet, without any body.
-    pub fn encode_head(self) -> Frame {
+    /// The head of an answer whose body has no length yet, without any body. Otherwise as
+    /// [`Response::encode`].
+    pub fn encode_head(self, at: Option<UnixMillis>) -> Frame {
         let response = if self.is_chunked() { self } else { self.close() };
-        let mut out = Vec::with_capacity(128 + response.headers.len());
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "HTTP/1.1 {} {}\r\n", response.status, reason_phrase(response.status));
-        out.extend_from_slice(&response.headers);
+        let mut out = Vec::with_capacity(168 + response.headers.len());
+        response.start_into(&mut out, at);
         if response.is_chunked() {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
         response.connection_into(&mut out);
-        out.extend_from_slice(b"\r\n");
         Frame::from(out)
     }
 
+    /// The first line, and the headers that are the same however long the body is.
+    fn start_into(&self, out: &mut Vec<u8>, at: Option<UnixMillis>) {
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
+        if let Some(at) = at {
+            let _ = write!(out, "Date: {}\r\n", at.to_http_date());
+        }
+        out.extend_from_slice(&self.headers);
+    }
+
+    /// The last header, if one is needed, and the end of the head.
     fn connection_into(&self, out: &mut Vec<u8>) {
         match (self.is_kept_alive, self.minor_version) {
             (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
             (true, 0) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
             (true, _) => {}
         }
+        out.extend_from_slice(b"\r\n");
     }
 }
 

@@ -16,7 +16,7 @@ fn refused(head: &str) -> HttpError {
     let answer = error.response();
     assert!(answer.closes());
     let status = format!("HTTP/1.1 {} ", error.status());
-    assert!(answer.encode().starts_with(status.as_bytes()));
+    assert!(answer.encode(None).starts_with(status.as_bytes()));
     error
 }
 
@@ -178,7 +178,7 @@ fn connections_are_kept_as_the_version_says() {
         assert_eq!(head.keep_alive(), kept);
         let answer = Response::new(200).answering(&head);
         assert_eq!(answer.closes(), !kept);
-        let answer = String::from_utf8(answer.encode().to_vec()).unwrap();
+        let answer = String::from_utf8(answer.encode(None).to_vec()).unwrap();
         assert_eq!(answer.contains("Connection: close"), !kept);
         assert_eq!(answer.contains("Connection: keep-alive"), kept && version == 0);
         assert!(Response::new(200).close().answering(&head).closes());
@@ -229,9 +229,9 @@ fn handshakes_are_answered_as_the_original_does() {
              Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
             text.len()
         );
-        assert_eq!(&*refused.refusal().unwrap().encode(), expected.as_bytes());
+        assert_eq!(&*refused.refusal().unwrap().encode(None), expected.as_bytes());
     }
-    let version = Upgrade::BadVersion(Some("8")).refusal().unwrap().encode();
+    let version = Upgrade::BadVersion(Some("8")).refusal().unwrap().encode(None);
     assert_eq!(
         &*version,
         b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -245,15 +245,15 @@ fn handshakes_are_answered_as_the_original_does() {
 fn responses_have_a_length_and_no_way_out_of_a_line() {
     let plain = Response::new(404).header("X", "1").header("Y", "a\r\nEvil: 1").text("no\n");
     assert_eq!(
-        &*plain.encode(),
+        &*plain.encode(None),
         b"HTTP/1.1 404 Not Found\r\nX: 1\r\nContent-Type: text/plain; charset=UTF-8\r\n\
           Content-Length: 3\r\n\r\nno\n"
     );
-    assert_eq!(&*Response::new(204).encode(), b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(&*Response::new(204).encode(None), b"HTTP/1.1 204 No Content\r\n\r\n");
     let empty = b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n";
-    assert_eq!(&*Response::new(405).encode(), empty);
+    assert_eq!(&*Response::new(405).encode(None), empty);
     let head = parse_head(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let answer = Response::new(200).text("hello").answering(&head).encode();
+    let answer = Response::new(200).text("hello").answering(&head).encode(None);
     assert!(answer.ends_with(b"Content-Length: 5\r\n\r\n"));
 }
 

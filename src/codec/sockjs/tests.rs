@@ -199,7 +199,7 @@ fn info_says_what_clients_ask_first() {
 
 #[test]
 fn answers_carry_the_headers_of_the_original() {
-    let encode = |response: Response| String::from_utf8(response.encode().to_vec()).unwrap();
+    let encode = |response: Response| String::from_utf8(response.encode(None).to_vec()).unwrap();
     let plain = parse_head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let answer = encode(allow_origin(never_cached(Response::new(200)), &plain));
     assert_eq!(

@@ -123,6 +123,8 @@ pub struct Report {
     pub shortages: u64,
     /// Times that a large command was not read for a while because others were arriving.
     pub control_input_waits: u64,
+    /// Times that half of one had to make room for others.
+    pub control_input_evicted: u64,
     /// Times that somebody could not subscribe because all together were subscribed to too much.
     pub crowded: u64,
     /// Turns after which somebody was still on the way out.

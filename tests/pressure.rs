@@ -11,6 +11,7 @@ use common::eventually;
 use common::server::{Options, Server};
 use serde_json::json;
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 /// A JSON string of this many bytes.
 fn text(bytes: usize) -> String {
@@ -369,4 +370,26 @@ fn whoever_guesses_keys_is_closed() {
         assert_eq!(control.next().unwrap().as_deref(), Some(wrong));
     }
     control.expect_closed();
+}
+
+#[test]
+fn half_commands_of_one_namespace_keep_nobody_else_out() {
+    let mut server = Server::new();
+    let half = |_| {
+        let mut control = server.controller("demo");
+        let mut half = ((8 << 20) - 100_i32).to_le_bytes().to_vec();
+        half.resize(17_000, b'x');
+        control.send_raw(&half);
+        control
+    };
+    // Each would have 10 s, and there is room for eight.
+    let halves: Vec<_> = (0..40).map(half).collect();
+    let mut other = server.controller("other");
+    for _ in 0..3 {
+        let began = Instant::now();
+        other.ok(&emit("c", &text(400_000)));
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    }
+    drop(halves);
+    server.assert_alive();
 }

@@ -118,6 +118,11 @@ fn assert_rich(reports: &[Report]) {
     assert!(shortages > runs / 16, "there was hardly ever no room for answers");
     let waits = sum(reports, |report| report.control_input_waits);
     assert!(waits > runs / 16, "large commands hardly ever had to wait: {waits} times");
+    let evicted = sum(reports, |report| report.control_input_evicted);
+    assert!(
+        evicted > runs / 64,
+        "large commands hardly ever made room for others: {evicted} times"
+    );
     let crowded = sum(reports, |report| report.crowded);
     assert!(crowded > runs / 16, "there was hardly ever no room for subscriptions: {crowded}");
     assert!(2 * sum(reports, |report| report.reloads) > runs, "limits were seldom changed");

@@ -67,6 +67,7 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::SHORTAGES, metrics.shortages);
         text.single(&f::CONTROL_INPUT, census.control_input);
         text.single(&f::CONTROL_INPUT_WAITS, census.control_input_waits);
+        text.single(&f::CONTROL_INPUT_EVICTED, census.control_input_evicted);
     }
 
     fn traffic(&self, text: &mut Exposition) {

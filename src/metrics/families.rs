@@ -74,6 +74,8 @@ families! {
         "Bytes of large commands of back ends that arrive, by the lengths that they declare.";
     CONTROL_INPUT_WAITS = "fws_control_input_waits_total" Counter
         "Times that a large command was not read for a while because that was too much.";
+    CONTROL_INPUT_EVICTED = "fws_control_input_evicted_total" Counter
+        "Times that a back end had to go, with half of one, to make room for others.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
     REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
     WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";

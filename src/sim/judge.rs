@@ -62,9 +62,9 @@ pub(super) struct Line {
     is_answered_once: bool,
     /// Bytes that were given to the switch.
     delivered: u64,
-    /// The head of the intents is half there; since this moment, seen when all was quiet.
+    /// Half of the head of the intents is there, and waits for room or not; at rest since when.
     half: Option<Half>,
-    half_at_rest: Option<(u64, Millis)>,
+    half_at_rest: Option<((u64, bool), Millis)>,
 }
 
 /// What must be sent, and when.
@@ -156,7 +156,7 @@ struct Meter {
 }
 
 /// What the judge is shown of a socket.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct View {
     pub delivered: u64,
     pub consumed: u64,
@@ -280,6 +280,7 @@ impl Judge {
         self.replica.set_limits(limits.clone());
         self.terms.change(self.now.mono, limits);
         self.limits = limits.clone();
+        self.reload_halves();
     }
 
     /// The time on the scale of states and keys.
@@ -504,7 +505,7 @@ impl Judge {
             self.closings.remove(expected);
             return;
         }
-        let end = self.end_of(conn);
+        let end = self.end_of(conn).or_else(|| self.in_the_way(conn));
         let line = self.lines.get_mut(&conn).expect("only what is known is closed");
         let is_over = line.is_answered() && line.closing.is_none() && end == Some(reason);
         assert!(is_over, "{conn:?} must not be closed for {reason}: {line:?}");

@@ -28,6 +28,8 @@ pub struct Census {
     pub control_input: usize,
     /// Times that such a frame had to wait for room.
     pub control_input_waits: u64,
+    /// Times that one had to make room for others.
+    pub control_input_evicted: u64,
 }
 
 impl<J: Journal> Switch<J> {
@@ -66,9 +68,16 @@ impl<J: Journal> Switch<J> {
         let ways = self.web.ways();
         let http = self.web_connections().saturating_sub(ways.raw + ways.sockjs);
         let (strangers, bodies) = (self.web.strangers(), self.web.bodies());
-        let (control_input, control_input_waits) = (self.intake.reserved(), self.intake.waits);
-        let control = self.seats.controllers();
-        Census { control, ways, http, strangers, bodies, control_input, control_input_waits }
+        Census {
+            control: self.seats.controllers(),
+            ways,
+            http,
+            strangers,
+            bodies,
+            control_input: self.intake.reserved(),
+            control_input_waits: self.intake.waits,
+            control_input_evicted: self.intake.evicted,
+        }
     }
 
     /// How many connections have come through the web door and are open.

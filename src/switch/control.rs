@@ -27,7 +27,7 @@ use crate::uuid::Uuid;
 /// A connection of a back end.
 #[derive(Debug, Default)]
 pub(super) struct Controller {
-    decoder: control::Decoder,
+    pub decoder: control::Decoder,
     /// What is known of a large request that is arriving.
     outline: Option<Box<Outline>>,
     /// Room for the large frame that is arriving; or the place in line of one that may not yet.
@@ -45,12 +45,12 @@ pub(super) struct Controller {
     pub replies: VecDeque<(Mark, Body)>,
     pub replies_bytes: usize,
     /// It is not read until its replies have gone out.
-    is_held: bool,
+    pub is_held: bool,
     /// It sends no more, or is not heard any more: closed when all is answered.
     pub is_ended: bool,
     /// It is not heard any more, for this.
     pub fault: Option<CloseReason>,
-    deadlines: Deadlines,
+    pub deadlines: Deadlines,
     /// Wrong keys that it has tried.
     pub wrong_keys: usize,
 }
@@ -185,7 +185,7 @@ impl Controller {
     ) {
         let (before, now) = (self.deadlines, net.now().mono);
         self.deadlines.heard(now);
-        self.deadlines.frame(is_midway, now.plus(limits.control_frame_ms as u64));
+        self.deadlines.frame(is_midway, now, limits.control_frame_ms as u64);
         if self.deadlines != before {
             net.deadline(conn, self.deadlines.next());
         }

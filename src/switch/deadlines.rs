@@ -10,8 +10,9 @@ use crate::time::Millis;
 pub(super) struct Deadlines {
     /// It must have authenticated; none once it has.
     auth_by: Option<Millis>,
-    /// The end of a half frame must be there.
+    /// The end of a half frame must be there, and how long it has in all, in milliseconds.
     frame_by: Option<Millis>,
+    frame_ms: u64,
     /// Its replies must have been read, which it does not hurry to do.
     replies_by: Option<Millis>,
     /// Since when it is not heard: for so long it could not have sent the rest of a frame.
@@ -29,9 +30,18 @@ impl Deadlines {
         self.auth_by = None;
     }
 
-    /// Whether half a frame is there, and if one has just begun, by when its end must be.
-    pub fn frame(&mut self, is_midway: bool, by: Millis) {
-        self.frame_by = is_midway.then(|| self.frame_by.unwrap_or(by));
+    /// Whether half a frame is there, and if one has just begun, how long it has.
+    pub fn frame(&mut self, is_midway: bool, now: Millis, ms: u64) {
+        if !is_midway || self.frame_by.is_none() {
+            (self.frame_by, self.frame_ms) = (is_midway.then(|| now.plus(ms)), ms);
+        }
+    }
+
+    /// For how long half a frame has been waited for, and how long it has in all, in milliseconds;
+    /// `None` if there is none, or it is not heard.
+    pub fn waited(&self, now: Millis) -> Option<(u64, u64)> {
+        let left = self.frame_by.filter(|_| self.unheard_since.is_none())?.0.saturating_sub(now.0);
+        Some((self.frame_ms.saturating_sub(left), self.frame_ms))
     }
 
     /// Its replies wait, and must have been read by then; `None`: they have been.
@@ -81,26 +91,29 @@ mod tests {
     #[test]
     fn half_a_frame_has_its_time_once_however_often_it_is_not_heard() {
         let mut deadlines = Deadlines::new(Millis(5000));
-        deadlines.frame(true, Millis(1000));
+        deadlines.frame(true, Millis(200), 800);
         assert_eq!(deadlines.next(), Some(Millis(1000)));
         // More of it has come: that is no more time.
-        deadlines.frame(true, Millis(1500));
+        deadlines.frame(true, Millis(500), 1000);
         assert_eq!(deadlines.next(), Some(Millis(1000)));
+        assert_eq!(deadlines.waited(Millis(600)), Some((400, 800)));
         for (from, to, left) in [(600, 2000, 2400), (2300, 2300, 2400), (2400, 9000, 9000)] {
             deadlines.unheard(Millis(from));
             deadlines.unheard(Millis(from + 50));
             assert_eq!(deadlines.next(), Some(Millis(5000)), "only who it is");
+            assert_eq!(deadlines.waited(Millis(from + 50)), None);
             deadlines.heard(Millis(to));
             assert_eq!(deadlines.next(), Some(Millis(left.min(5000))));
-            deadlines.frame(true, Millis(to + 1000));
+            deadlines.frame(true, Millis(to), 1000);
+            assert_eq!(deadlines.waited(Millis(to)), Some((800 + to - left, 800)));
         }
         deadlines.admit();
         assert_eq!(deadlines.next(), Some(Millis(9000)));
         assert_eq!(deadlines.reason(Millis(9000)), CloseReason::HalfRequest);
         // The next frame has its own time.
-        deadlines.frame(false, Millis(9500));
-        assert_eq!(deadlines.next(), None);
-        deadlines.frame(true, Millis(9500));
+        deadlines.frame(false, Millis(8500), 1000);
+        assert_eq!((deadlines.next(), deadlines.waited(Millis(8500))), (None, None));
+        deadlines.frame(true, Millis(8500), 1000);
         assert_eq!(deadlines.next(), Some(Millis(9500)));
     }
 

@@ -1,17 +1,34 @@
 //! Room for what back ends are sending. A frame of which more has arrived than strangers may send
 //! reserves the length that it declares, out of `control_input_bytes`; while there is no room for
-//! it its connection is not read, and others are: small commands wait for nothing. Its time runs
-//! all the same: whoever sends a part and no more is gone in that, and holds up nobody for longer.
-//! Called by the switch before each frame, and at the end of each turn.
+//! it its connection is not read, and others are: small commands wait for nothing. Room goes to
+//! the namespace that has least of it then, and a frame that has waited has its time from then on.
+//! While somebody waits, those make room who send too slowly to be done in time, and those of a
+//! namespace that has more than the one that waits would have: the largest first. So nobody is
+//! kept out by halves, however many there are. Called by the switch before each frame, and at the
+//! end of each turn.
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::Switch;
 use super::control::Controller;
 use crate::edge::{ConnId, Net};
+use crate::hub::NsId;
 use crate::journal::Journal;
+use crate::reason::CloseReason;
+use crate::time::Millis;
+
+/// So long a frame has room, whoever waits.
+const GRACE_MS: u64 = 1000;
+/// Between two looks at all while somebody waits.
+const LOOK_MS: u64 = 100;
+/// Steps in one turn: in each somebody is let in, or has to make room.
+const STEPS_PER_TURN: usize = 8;
+
+/// Whose commands they are.
+type Tenant = Option<NsId>;
 
 /// Room for one frame. It is given back when this is dropped, whichever way the frame ends.
 #[derive(Debug)]
@@ -26,14 +43,69 @@ impl Drop for Room {
     }
 }
 
+/// Who waits for room.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    place: u64,
+    conn: ConnId,
+    tenant: Tenant,
+    bytes: usize,
+}
+
+/// Who has room.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    conn: ConnId,
+    tenant: Tenant,
+    bytes: usize,
+    /// What has not arrived of it.
+    missing: usize,
+    /// At its pace it is not whole in time.
+    is_late: bool,
+    /// It may have to go: it has had its time, and is owed nothing.
+    is_ripe: bool,
+}
+
+/// What each namespace has reserved.
+#[derive(Debug, Default)]
+struct Shares(BTreeMap<Tenant, usize>);
+
+impl Shares {
+    fn of(&self, tenant: Tenant) -> usize {
+        self.0.get(&tenant).copied().unwrap_or_default()
+    }
+
+    /// The first of those who wait: of that namespace that would have least.
+    fn first<'a>(&self, waiters: &'a [Waiter]) -> Option<(usize, &'a Waiter)> {
+        let would_have = |waiter: &Waiter| self.of(waiter.tenant) + waiter.bytes;
+        waiters.iter().enumerate().min_by_key(|(_, waiter)| (would_have(waiter), waiter.place))
+    }
+
+    /// The one that is to make room for it, if anybody is.
+    fn offender<'a>(&self, holders: &'a [Holder], first: &Waiter) -> Option<(usize, &'a Holder)> {
+        let would_have = self.of(first.tenant) + first.bytes;
+        let may_go = |it: &Holder| it.is_ripe && (it.is_late || self.of(it.tenant) > would_have);
+        let size = |it: &Holder| (self.of(it.tenant), it.missing, Reverse(it.conn));
+        let all = holders.iter().enumerate().filter(|(_, holder)| may_go(holder));
+        all.max_by_key(|(_, holder)| size(holder))
+    }
+}
+
 /// What is reserved in all, and who waits for room.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
     reserved: Rc<Cell<usize>>,
     /// Who waits, and for how much, in the order in which they came.
     line: BTreeMap<u64, (ConnId, usize)>,
+    /// Who waits may have changed since the last look, or how much there may be.
+    is_stale: bool,
+    /// What was reserved at the last look, and when to look again at the latest.
+    seen: usize,
+    look_at: Millis,
     /// How many have waited so far.
     pub waits: u64,
+    /// How many had to make room.
+    pub evicted: u64,
 }
 
 impl Intake {
@@ -60,23 +132,26 @@ impl Intake {
         }
         self.waits += 1;
         self.line.insert(self.waits, (conn, bytes));
+        self.is_stale = true;
         Err(self.waits)
     }
 
-    /// Whether there is room for the first in line.
-    pub fn is_moving(&self, max: usize) -> bool {
-        self.line.first_key_value().is_some_and(|(_, (_, bytes))| self.has_room(*bytes, max))
-    }
-
-    /// The first in line, if there is room for it.
-    fn next(&mut self, max: usize) -> Option<(ConnId, Room)> {
-        let (_, (conn, bytes)) = self.is_moving(max).then(|| self.line.pop_first())??;
-        Some((conn, self.room(bytes)))
+    /// When a look is wanted at the latest.
+    pub fn due(&self) -> Option<Millis> {
+        let is_moving = self.is_stale || self.reserved() < self.seen;
+        let at = if is_moving { Millis(0) } else { self.look_at };
+        (!self.line.is_empty()).then_some(at)
     }
 
     /// Whoever had that place waits no longer.
     pub fn leave(&mut self, place: u64) {
         self.line.remove(&place);
+        self.is_stale = true;
+    }
+
+    /// There may be room for more than before.
+    pub fn reload(&mut self) {
+        self.is_stale = true;
     }
 
     /// Checks that nobody waits and nothing is reserved; for tests.
@@ -112,15 +187,93 @@ impl<J: Journal> Switch<J> {
         false
     }
 
-    /// Reads those again whose turn has come.
+    /// Reads those again whose turn has come, and lets those go who make room for others.
     pub(super) fn take_in(&mut self, net: &mut impl Net) {
-        while let Some((conn, room)) = self.intake.next(self.limits.control_input_bytes) {
-            let Some(controller) = self.seats.controller(conn) else { continue };
-            controller.place = None;
-            if !controller.is_ended {
-                controller.room = Some(room);
-                net.resume(conn);
+        let now = net.now().mono;
+        if self.intake.due().is_none_or(|due| due > now) {
+            return;
+        }
+        let (mut waiters, mut holders) = (self.waiters(), self.holders(now));
+        let mut shares = Shares::default();
+        for holder in &holders {
+            *shares.0.entry(holder.tenant).or_default() += holder.bytes;
+        }
+        self.intake.is_stale = true;
+        for _ in 0..STEPS_PER_TURN {
+            let first = shares.first(&waiters);
+            if let Some((at, first)) = first
+                && self.intake.has_room(first.bytes, self.limits.control_input_bytes)
+            {
+                *shares.0.entry(first.tenant).or_default() += first.bytes;
+                let first = waiters.swap_remove(at);
+                self.let_in(net, first);
+            } else if let Some((_, first)) = first
+                && let Some((at, offender)) = shares.offender(&holders, first)
+            {
+                *shares.0.entry(offender.tenant).or_default() -= offender.bytes;
+                let offender = holders.swap_remove(at);
+                self.turn_out(net, offender.conn);
+            } else {
+                self.intake.is_stale = false;
+                break;
             }
+        }
+        self.intake.seen = self.intake.reserved();
+        self.intake.look_at = now.plus(LOOK_MS);
+    }
+
+    fn waiters(&self) -> Vec<Waiter> {
+        let of = |conn| self.seats.look_at(conn).and_then(Controller::namespace);
+        let waiter = |(place, (conn, bytes)): (&u64, &(ConnId, usize))| Waiter {
+            place: *place,
+            conn: *conn,
+            tenant: of(*conn),
+            bytes: *bytes,
+        };
+        self.intake.line.iter().map(waiter).collect()
+    }
+
+    fn holders(&self, now: Millis) -> Vec<Holder> {
+        let holder = |conn: ConnId| {
+            let controller = self.seats.look_at(conn)?;
+            let bytes = controller.room.as_ref()?.bytes;
+            let arrived = controller.decoder.arrived().len();
+            let missing = bytes.saturating_sub(arrived);
+            // Whoever does not take its replies is to blame that it is not heard; else nobody is.
+            let (is_late, is_ripe) = match controller.deadlines.waited(now) {
+                Some((ms, of)) => {
+                    let due = u128::from(ms.saturating_sub(GRACE_MS)) * bytes as u128;
+                    (arrived as u128 * u128::from(of) < due, ms >= GRACE_MS)
+                }
+                None => (true, controller.is_held),
+            };
+            let is_ripe = is_ripe && controller.replies.is_empty();
+            let tenant = controller.namespace();
+            Some(Holder { conn, tenant, bytes, missing, is_late, is_ripe })
+        };
+        self.seats.all_controllers().into_iter().filter_map(holder).collect()
+    }
+
+    /// There is room for it: its time begins.
+    fn let_in(&mut self, net: &mut impl Net, Waiter { place, conn, bytes, .. }: Waiter) {
+        self.intake.leave(place);
+        let room = self.intake.room(bytes);
+        let Some(controller) = self.seats.controller(conn) else { return };
+        controller.place = None;
+        if !controller.is_ended {
+            controller.room = Some(room);
+            controller.watch_frame(net, conn, false, &self.limits);
+            controller.watch_frame(net, conn, true, &self.limits);
+            net.resume(conn);
+        }
+    }
+
+    /// It makes room for somebody.
+    fn turn_out(&mut self, net: &mut impl Net, conn: ConnId) {
+        if let Some(controller) = self.seats.controller(conn) {
+            controller.room = None;
+            net.close(conn, CloseReason::Full);
+            self.intake.evicted += 1;
         }
     }
 
@@ -143,31 +296,59 @@ impl<J: Journal> Switch<J> {
 mod tests {
     use super::*;
 
+    fn conn(slot: u32) -> ConnId {
+        ConnId::new(slot, 0)
+    }
+
     #[test]
-    fn they_come_in_one_after_the_other() {
-        let conn = |slot| ConnId::new(slot, 0);
+    fn whoever_comes_behind_others_waits() {
         let mut intake = Intake::default();
         let first = intake.reserve(conn(1), 60, 100).unwrap();
         let second = intake.reserve(conn(2), 40, 100).unwrap();
-        assert_eq!(intake.reserved(), 100);
+        assert_eq!((intake.reserved(), intake.due()), (100, None));
         assert_eq!(intake.reserve(conn(3), 90, 100).unwrap_err(), 1);
-        assert_eq!(intake.reserve(conn(4), 90, 100).unwrap_err(), 2);
+        assert_eq!(intake.due(), Some(Millis(0)));
+        (intake.is_stale, intake.seen, intake.look_at) = (false, 100, Millis(7));
+        assert_eq!(intake.due(), Some(Millis(7)));
         drop(first);
-        // There would be room for this one, but not before those who came earlier.
-        assert_eq!(intake.reserve(conn(5), 30, 100).unwrap_err(), 3);
-        assert!(!intake.is_moving(100) && intake.next(100).is_none());
+        assert_eq!(intake.due(), Some(Millis(0)));
+        // There would be room for this one, but others have come before.
+        assert_eq!(intake.reserve(conn(5), 30, 100).unwrap_err(), 2);
+        assert!(intake.has_room(60, 100) && !intake.has_room(61, 100));
         drop(second);
-        assert!(intake.is_moving(100));
-        let (next, third) = intake.next(100).unwrap();
-        assert_eq!((next, intake.reserved()), (conn(3), 90));
-        assert!(intake.next(100).is_none());
+        assert!(intake.has_room(90, 10), "it is alone");
         intake.leave(2);
-        assert!(!intake.is_moving(100) && intake.is_moving(120));
-        drop(third);
-        let (next, last) = intake.next(10).unwrap();
-        assert_eq!((next, intake.reserved(), intake.waits), (conn(5), 30, 3), "it is alone");
-        assert!(intake.next(100).is_none());
-        drop(last);
+        intake.leave(1);
+        assert_eq!((intake.due(), intake.waits), (None, 2));
         intake.check_drained();
+    }
+
+    #[test]
+    fn the_largest_makes_room_for_the_smallest() {
+        let tenant = |slot| Some(NsId::new(slot, 0));
+        let waiter = |place, of, bytes| Waiter { place, conn: conn(0), tenant: tenant(of), bytes };
+        let holder = |slot, of, missing| Holder {
+            conn: conn(slot),
+            tenant: tenant(of),
+            bytes: 40,
+            missing,
+            is_late: false,
+            is_ripe: true,
+        };
+        let shares = Shares(BTreeMap::from([(tenant(1), 80), (tenant(2), 40)]));
+        let line = [waiter(1, 1, 1), waiter(2, 2, 20), waiter(3, 3, 60), waiter(4, 2, 20)];
+        let first = |line| shares.first(line).map(|(at, _)| at);
+        assert_eq!((first(&line[..]), first(&line[..1]), first(&[])), (Some(1), Some(0), None));
+        let all = [holder(1, 1, 10), holder(2, 1, 30), holder(3, 2, 39)];
+        let goes = |all: &[Holder], line: &Waiter| shares.offender(all, line).map(|(at, _)| at);
+        // Of the namespace that has most, the one of which most is missing.
+        assert_eq!(goes(&all, &line[1]), Some(1));
+        // That which would have as much as the others has nobody let go for it.
+        assert_eq!(goes(&all, &waiter(1, 2, 40)), None);
+        assert_eq!(goes(&all, &line[0]), None);
+        // But who is late goes for everybody, unless it is owed something, or has just begun.
+        let late = Holder { is_late: true, ..all[2] };
+        assert_eq!(goes(&[all[0], late], &line[0]), Some(1));
+        assert_eq!(goes(&[Holder { is_ripe: false, ..late }], &line[0]), None);
     }
 }

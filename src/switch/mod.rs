@@ -491,8 +491,7 @@ impl<J: Journal> Handler for Switch<J> {
         let flood = self.flood.map(|flood| flood.look_at);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
         let shortage = self.shortage_due();
-        let intake = self.intake.is_moving(self.limits.control_input_bytes).then_some(Millis(0));
-        let others = [self.report_at, flood, shortage, self.drain_due(), intake];
+        let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due()];
         [end, journal, shared, web].into_iter().chain(others).flatten().min()
     }
 

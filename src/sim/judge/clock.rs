@@ -236,9 +236,11 @@ impl Judge {
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;
         let may_wait_for_room = line.may_wait_for_room(view, &limits);
-        let is_awaited = !view.is_paused || !may_wait && line.waits_for_room(view, &limits);
-        let half = line.intents.front().map(|(from, ..)| *from);
-        let half = half.filter(|from| *from < view.delivered && is_awaited);
+        let waits_for_room = !may_wait && line.waits_for_room(view, &limits);
+        let is_awaited = !view.is_paused || waits_for_room;
+        // One that has waited for room has its time once more when it has it.
+        let half = line.intents.front().map(|(from, ..)| (*from, waits_for_room));
+        let half = half.filter(|(from, _)| *from < view.delivered && is_awaited);
         match &mut line.role {
             Role::Controller(controller) => {
                 let is_hungry = controller.wants.is_some();
@@ -247,13 +249,10 @@ impl Judge {
                     !(is_answered && controller.is_ended),
                     "{conn:?} is answered and still open"
                 );
-                let at_rest = half.map(|from| match line.half_at_rest {
-                    Some((before, at)) if before == from => (from, at),
-                    _ => (from, now),
-                });
-                line.half_at_rest = at_rest;
+                let same = line.half_at_rest.filter(|(before, _)| Some(*before) == half);
+                line.half_at_rest = same.or(half.map(|half| (half, now)));
                 let half_ms = line.half.map_or(limits.control_frame_ms, |half| half.ms.1);
-                let is_in_time = at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
+                let is_in_time = line.half_at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let may_wait = may_wait || may_wait_for_room;
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;

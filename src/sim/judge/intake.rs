@@ -1,8 +1,16 @@
 //! Large commands that arrive: how much of them may be read at a time, and who waits for that.
 
+use std::collections::BTreeMap;
+
 use super::{Judge, Line, Role, View};
 use crate::edge::ConnId;
 use crate::limits::Limits;
+use crate::reason::CloseReason;
+use crate::time::Millis;
+
+/// So long it has room, whoever waits; and between two looks of the server, at most.
+const GRACE_MS: u64 = 1000;
+const LOOK_MS: u64 = 100;
 
 impl Line {
     /// The length of a command of which much has arrived and not all, and whether much is read.
@@ -24,6 +32,24 @@ impl Line {
         is_begun.then_some((bytes, is_much(view.consumed)))
     }
 
+    /// Whether it has had room for so long, and is heard, that at its pace it is not whole in time.
+    fn is_late(&self, bytes: usize, now: Millis) -> bool {
+        let (Some(((from, _), since)), Some(half)) = (self.half_at_rest, self.half) else {
+            return false;
+        };
+        let (arrived, of) = (self.delivered - from - 4, half.ms.1 as u64);
+        let ms = (now.0 - since.0).saturating_sub(GRACE_MS + LOOK_MS);
+        arrived * of < ms * bytes as u64
+    }
+
+    /// Its namespace, if it is a back end's.
+    fn tenant(&self) -> Option<u32> {
+        match &self.role {
+            Role::Controller(controller) => controller.auth.as_ref().map(|(space, _)| *space),
+            _ => None,
+        }
+    }
+
     /// Whether it may be that a large command is not read because others are.
     pub(super) fn may_wait_for_room(&self, view: View, limits: &Limits) -> bool {
         view.is_paused && self.begun(view, limits).is_some_and(|(_, is_read)| !is_read)
@@ -36,6 +62,38 @@ impl Line {
 }
 
 impl Judge {
+    /// Half of a large command of this back end may have to make room for another's: it has had
+    /// its time, and is owed nothing.
+    pub(super) fn in_the_way(&self, conn: ConnId) -> Option<CloseReason> {
+        let (limits, now) = (&self.limits, self.now.mono);
+        let is_begun = |line: &Line| {
+            let consumed = line.delivered;
+            let view = View { delivered: consumed, consumed, ..View::default() };
+            line.closing.is_none() && line.begun(view, limits).is_some()
+        };
+        let line = &self.lines[&conn];
+        let is_ripe = line.half.is_some_and(|half| half.since.plus(GRACE_MS) <= now);
+        let mut others =
+            self.lines.iter().filter(|(other, line)| **other != conn && is_begun(line));
+        let is_in_the_way =
+            is_begun(line) && is_ripe && line.is_answered() && others.next().is_some();
+        is_in_the_way.then_some(CloseReason::Full)
+    }
+
+    /// Other limits hold: commands that may wait for room have their time by these, once they
+    /// have it.
+    pub(super) fn reload_halves(&mut self) {
+        let ms = self.limits.control_frame_ms;
+        for line in self.lines.values_mut() {
+            let is_large = line.intents.front().is_some_and(|(from, to, _)| {
+                to - from > self.limits.control_frame_unauthenticated_bytes as u64
+            });
+            if let Some(half) = line.half.as_mut().filter(|_| is_large) {
+                half.ms = (half.ms.0.min(ms), half.ms.1.max(ms));
+            }
+        }
+    }
+
     /// All is quiet: no more is read than may be, and nobody waits for whom there is room.
     pub fn intake_at_rest(&self, views: &[(ConnId, View)]) {
         let limits = &self.limits;
@@ -57,6 +115,45 @@ impl Judge {
         let is_free =
             most.is_some_and(|most| reserved == 0 || reserved + most <= limits.control_input_bytes);
         let may_wait = self.is_flooded() || self.is_disk_stuck;
+        if !may_wait {
+            self.nobody_keeps_out_others(views);
+        }
         assert!(!is_free || may_wait, "a large command waits, and {read} bytes are read");
+    }
+
+    /// While somebody waits, nobody has room who is late, or whose namespace has more than the
+    /// first of them would.
+    fn nobody_keeps_out_others(&self, views: &[(ConnId, View)]) {
+        let (limits, now) = (&self.limits, self.now.mono);
+        let lines = views.iter().filter_map(|(conn, view)| Some((self.lines.get(conn)?, *view)));
+        let mut shares: BTreeMap<Option<u32>, usize> = BTreeMap::new();
+        let (mut least, mut holders) = (usize::MAX, Vec::new());
+        let lines: Vec<(&Line, View)> = lines.collect();
+        for (line, view) in &lines {
+            match line.begun(*view, limits) {
+                Some((bytes, true)) => {
+                    *shares.entry(line.tenant()).or_default() += bytes;
+                    let is_heard = !view.is_paused && line.is_answered() && view.queued == 0;
+                    holders.extend(is_heard.then_some((*line, bytes)));
+                }
+                // Where it may have room, and not be read for something else, nothing is certain.
+                Some((_, false)) if view.is_paused && !line.waits_for_room(*view, limits) => return,
+                _ => {}
+            }
+        }
+        for (line, view) in &lines {
+            if let Some((bytes, false)) = line.begun(*view, limits)
+                && view.is_paused
+            {
+                let has = shares.get(&line.tenant()).copied().unwrap_or_default();
+                least = least.min(has + bytes);
+            }
+        }
+        for (line, bytes) in holders.into_iter().filter(|_| least < usize::MAX) {
+            let since = line.half_at_rest.map_or(now, |(_, since)| since);
+            let is_ripe = since.plus(GRACE_MS + LOOK_MS) <= now;
+            let has_more = is_ripe && shares.get(&line.tenant()).is_some_and(|has| *has > least);
+            assert!(!line.is_late(bytes, now) && !has_more, "{line:?} keeps out others");
+        }
     }
 }

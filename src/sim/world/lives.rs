@@ -197,7 +197,9 @@ impl<G: Ground> World<G> {
         report.browsers_held += metrics.browsers_held;
         report.floods += metrics.floods;
         report.shortages += metrics.shortages;
-        report.control_input_waits += self.switch.census().control_input_waits;
+        let census = self.switch.census();
+        report.control_input_waits += census.control_input_waits;
+        report.control_input_evicted += census.control_input_evicted;
         let meters = self.switch.journal().meters(self.net.now).unwrap_or_default();
         if let Some(store) = self.ground.store() {
             store.met.failures += meters.failures;

@@ -61,7 +61,7 @@ const SETTINGS: [Setting; 11] = [
 ];
 
 /// Limits of which the first must not be more than the second.
-const ORDERED: [(&str, &str); 6] = [
+pub const ORDERED: [(&str, &str); 6] = [
     ("control_connections", "connections"),
     ("control_frame_bytes", "control_input_bytes"),
     ("control_frame_unauthenticated_bytes", "control_frame_bytes"),

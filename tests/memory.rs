@@ -165,7 +165,7 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
     };
     control.ok(r#"{"action":"set","channel":"small","data":1}"#);
     // Each gets, or waits for, a state of its own.
-    let stuck: Vec<Browser> = (0..64)
+    let stuck: Vec<Browser> = (0..24)
         .map(|number| {
             set(&mut control, number, 4_000_000);
             let mut browser = server.browser("demo", r#"{"i":"u"}"#);
@@ -174,7 +174,7 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
         })
         .collect();
     set(&mut control, 0, 8_000_000);
-    let unread: Vec<Control> = (0..64)
+    let unread: Vec<Control> = (0..24)
         .map(|_| {
             let mut control = server.controller("demo");
             control.send(r#"{"action":"get","channel":"big"}"#);
@@ -294,7 +294,7 @@ fn subscriptions_do_not_end_a_server_with_little_memory() {
     browser.say(r#"{"event":"subscribe","clb":1,"data":"x"}"#);
     let answer = browser.hear();
     assert!(answer.contains("too many subscriptions in all, at most "), "{answer}");
-    assert!(metric(&server, "fws_channels") > 10_000.0);
+    assert!(metric(&server, "fws_channels") > 3000.0);
     server.assert_alive();
 }
 
@@ -319,7 +319,7 @@ fn grants_do_not_end_a_server_with_little_memory() {
         full += (0..100).filter(|_| control.recv().contains("\"code\":313")).count();
     }
     let grants = metric(&server, "fws_grants");
-    assert!(grants > 1000.0 && full + grants as usize == 80_000, "{full} and {grants}");
+    assert!(grants > 300.0 && full + grants as usize == 80_000, "{full} and {grants}");
     server.assert_alive();
 }
 

@@ -1,39 +1,70 @@
-//! Limits that nobody set, where the process may have little memory: what strangers can make the
-//! server hold must fit, because a program whose memory runs out is ended. Called by the server's
-//! start, before anything is made by these limits, and at each reload.
+//! Limits that nobody set, where the process may have little memory: all that others can make the
+//! server hold, all of it at once, must fit, because a program whose memory runs out is ended.
+//! Called by the server's start, before anything is made by these limits, and at each reload.
 
 use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::config::{Config, Source};
+use crate::config::{Config, ORDERED, Source, StoreKind};
 use crate::limits::Limits;
 
-/// Address space that code, stacks and the allocator's own ways take, and memory that they do.
-const OWN_SPACE: u64 = 96 << 20;
+/// Address space that code, stacks, buffers and the allocator's own ways take, and memory that they
+/// do; and address space that the allocator sets apart for the thread of the store.
+const OWN_SPACE: u64 = 16 << 20;
+const STORE_SPACE: u64 = 64 << 20;
 const OWN_MEMORY: u64 = 24 << 20;
-/// Memory of a session, and of a state beside its bytes.
-const SESSION_BYTES: u64 = 1024;
-const STATE_BYTES: u64 = 256;
-/// Memory of a subscription to a channel of its own, with a long name.
-const SUBSCRIPTION_BYTES: u64 = 450;
-/// Memory of a grant with long names.
-const GRANT_BYTES: u64 = 650;
-/// So many connections are not given up for larger requests.
-const CONNECTIONS: u64 = 10_000;
-/// No less than this for the body of a request.
-const BODY_BYTES: u64 = 4096;
+/// The least room that limits are fitted into: with less, none of use would fit.
+const LEAST: u64 = 24 << 20;
+/// One part in so many is lost between what is kept: measured were 10 %.
+const WASTE: u64 = 10;
+
+/// How a limit is fitted: by its name, what a unit of it takes in memory at most, in bytes, and
+/// which part of the room all of them may have together, in thousandths.
+type Share = (&'static str, u64, u64);
+
+/// All that can be full at the same time.
+const SHARES: [Share; 15] = [
+    // The longest command, beyond all that is counted below: as the reply to a `get` though too
+    // much waits already, in UTF-8, and on its way to the disk.
+    (FRAME, 3, 155),
+    // A message in all its forms that waits though too much waited already.
+    ("publication_bytes", 1, 230),
+    ("control_input_bytes", 1, 105),
+    // A command that is not large, and a read of what comes behind it.
+    (BACK_ENDS, 80 << 10, 40),
+    ("input_bytes", 1, 50),
+    ("bodies_bytes", 1, 35),
+    ("queued_bytes", 1, 40),
+    ("answers_bytes", 1, 100),
+    // With the user and what the reactor has of it.
+    ("connections", 700, 43),
+    ("sessions", 512, 22),
+    // To a channel of its own, with a long name; and a grant with two.
+    ("subscriptions", 450, 38),
+    ("grants", 650, 17),
+    ("states_bytes", 1, 80),
+    ("states", 131, 15),
+    ("store_pending_bytes", 1, 20),
+];
+/// Replies of all back ends that are so short that they wait for no room.
+const REPLIES: u64 = 10;
+const FRAME: &str = "control_frame_bytes";
+const BACK_ENDS: &str = "control_connections";
+/// No less than this.
+const ANSWERS_PAUSE_BYTES: u64 = 8192;
 
 /// Lowers what nobody set as far as it takes, which is nothing where there is enough. Returns what
 /// is said of that, in one line.
 pub fn fit(config: &mut Config) -> Option<String> {
-    let (most, own) = memory()?;
-    let room = most.saturating_sub(own).max(OWN_MEMORY);
+    let (most, own) = memory(config.store)?;
+    let room = most.saturating_sub(own);
     let mut lowered = Vec::new();
-    let wanted = limits_for(room, &config.limits);
-    for (name, value) in wanted {
-        let (value, now) = (usize::try_from(value).unwrap_or(usize::MAX), config.limits.get(name));
-        let is_less = now.is_some_and(|now| value < now);
+    for (name, value) in limits_for(room.max(LEAST), &config.limits) {
+        let floors = ORDERED.iter().filter(|(_, higher)| *higher == name);
+        let floor = floors.filter_map(|(lower, _)| config.limits.get(lower)).max();
+        let value = usize::try_from(value).unwrap_or(usize::MAX).max(floor.unwrap_or(0));
+        let is_less = config.limits.get(name).is_some_and(|now| value < now);
         if is_less && config.limit_source(name) == Source::Default {
             // A value out of bounds is one that is too low for any use.
             if config.limits.set(name, value).is_ok() {
@@ -41,39 +72,39 @@ pub fn fit(config: &mut Config) -> Option<String> {
             }
         }
     }
-    let mib = most >> 20;
+    let (mib, lowered) = (most >> 20, lowered.join(", "));
+    let least = (own + LEAST) >> 20;
+    let short = format!("; that is too little: all that may come at once takes {least} MiB");
+    let short = if room < LEAST { &*short } else { "" };
     (!lowered.is_empty())
-        .then(|| format!("this process may have {mib} MiB of memory, so {}", lowered.join(", ")))
+        .then(|| format!("this process may have {mib} MiB of memory, so {lowered}{short}"))
 }
 
-/// What fits into so much room: half of it is for what strangers have sent and not finished.
-fn limits_for(room: u64, limits: &Limits) -> [(&'static str, u64); 13] {
-    let input = room / 2;
-    let body = (input / CONNECTIONS).max(BODY_BYTES).min(limits.http_body_bytes as u64);
-    let grants = room / 16 / GRANT_BYTES;
-    let connection = body.max(limits.http_head_bytes as u64);
-    [
-        ("http_body_bytes", body),
-        ("connections", input / connection),
-        ("sessions", room / 8 / SESSION_BYTES),
-        ("subscriptions", room / 6 / SUBSCRIPTION_BYTES),
-        ("grants", grants),
+/// What fits into so much room, what must not be more than another in front of that.
+fn limits_for(room: u64, limits: &Limits) -> Vec<(&'static str, u64)> {
+    let part = |thousandths: u64| (room - room / WASTE) / 1000 * thousandths;
+    let mut all: Vec<(&str, u64)> =
+        SHARES.iter().map(|(name, bytes, share)| (*name, part(*share) / bytes)).collect();
+    let of = |name| all.iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| *value);
+    let back_ends = of(BACK_ENDS).min(limits.control_connections as u64).max(1);
+    let (frame, grants) = (of(FRAME), of("grants"));
+    all.extend([
+        // Such a state fits the command that sets it.
+        ("state_bytes", frame.saturating_sub(1024)),
         // One tenant does not take what is there for all.
         ("grants_per_namespace", grants / 2),
-        ("states_bytes", room / 8),
-        ("states", room / 8 / STATE_BYTES),
-        ("store_pending_bytes", room / 8),
-        ("answers_bytes", room / 4),
-        ("queued_bytes", room / 4),
-        ("publication_bytes", room / 4),
-        ("control_input_bytes", (room / 8).max(limits.control_frame_bytes as u64)),
-    ]
+        ("control_replies_pause_bytes", part(REPLIES) / back_ends),
+        // What is shorter than a small part of this waits for no room.
+        ("answers_pause_bytes", part(1).max(ANSWERS_PAUSE_BYTES)),
+    ]);
+    all
 }
 
 /// How much this process may have, and what of it is gone before anybody comes; `None` if nothing
 /// bounds it.
-fn memory() -> Option<(u64, u64)> {
-    let space = getrlimit(Resource::As).current.map(|bytes| (bytes, OWN_SPACE));
+fn memory(store: StoreKind) -> Option<(u64, u64)> {
+    let own_space = OWN_SPACE + if store == StoreKind::None { 0 } else { STORE_SPACE };
+    let space = getrlimit(Resource::As).current.map(|bytes| (bytes, own_space));
     let group = group_bytes().map(|bytes| (bytes, OWN_MEMORY));
     [space, group].into_iter().flatten().min_by_key(|(most, own)| most.saturating_sub(*own))
 }
@@ -90,30 +121,48 @@ fn group_bytes() -> Option<u64> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_fits_fits() {
-        for mib in [16, 64, 160, 512, 1024, 16_384] {
-            let room = mib << 20;
-            let limits = Limits::default();
-            let found = limits_for(room, &limits);
-            let get = |name: &str| found.iter().find(|(other, _)| *other == name).unwrap().1;
-            let connections = get("connections").min(limits.connections as u64);
-            assert!(get("control_input_bytes") >= limits.control_frame_bytes as u64);
-            let each = get("http_body_bytes").max(limits.http_head_bytes as u64);
-            assert!(connections * each <= room / 2, "{mib} MiB");
-            // What is there for as long as whoever has brought it likes.
-            let held = connections * each
-                + get("states_bytes")
-                + get("sessions") * SESSION_BYTES
-                + get("subscriptions") * SUBSCRIPTION_BYTES
-                + get("grants") * GRANT_BYTES;
-            assert!(held <= room, "{mib} MiB: {held} bytes");
-            for (name, low, ..) in Limits::TABLE {
-                let value = found.iter().find(|(other, _)| other == name).map(|(_, value)| *value);
-                assert!(value.is_none_or(|value| value >= *low as u64), "{mib} MiB: {name}");
-            }
+    /// The limits that a server with so much room has.
+    fn limits_in(room: u64) -> Limits {
+        let mut limits = Limits::default();
+        for (name, value) in limits_for(room, &limits) {
+            let value = usize::try_from(value).unwrap().min(limits.get(name).unwrap());
+            limits.set(name, value).unwrap();
         }
-        let found = limits_for(160 << 20, &Limits::default());
-        assert_eq!(found[..2], [("http_body_bytes", 8388), ("connections", 10_000)]);
+        limits
+    }
+
+    /// What all of it takes, when all of it is full at once.
+    fn held(limits: &Limits) -> u64 {
+        let shares = SHARES.iter();
+        let held: u64 =
+            shares.map(|(name, bytes, _)| limits.get(name).unwrap() as u64 * bytes).sum();
+        let replies = limits.control_connections * limits.control_replies_pause_bytes;
+        held + replies as u64
+    }
+
+    #[test]
+    fn all_that_can_be_full_at_once_fits() {
+        let mut before = Limits { connections: 0, ..Limits::default() };
+        for mib in [24, 32, 48, 64, 100, 176, 432, 1000, 4096, 16_384] {
+            let (room, limits) = (mib << 20, limits_in(mib << 20));
+            let held = held(&limits);
+            assert!(held <= room - room / WASTE, "{mib} MiB: {held} bytes");
+            for (lower, higher) in ORDERED {
+                assert!(limits.get(lower) <= limits.get(higher), "{mib} MiB: {lower}, {higher}");
+            }
+            // Nothing is less where there is more, and where there is least all of it is of use.
+            assert!(limits.connections > before.connections, "{mib} MiB");
+            assert!(limits.control_connections >= 8 && limits.connections >= 1000);
+            assert!(limits.control_frame_bytes > 1 << 20 && limits.grants_per_namespace > 200);
+            assert!(limits.state_bytes <= limits.states_bytes, "{mib} MiB");
+            before = limits;
+        }
+        assert_eq!(SHARES.iter().map(|(.., share)| share).sum::<u64>() + REPLIES, 1000);
+        let limits = limits_in(176 << 20);
+        let whole = Limits::default();
+        assert_eq!(limits.control_frame_bytes, whole.control_frame_bytes);
+        assert!(limits.connections >= 10_000 && limits.state_bytes == whole.state_bytes);
+        let ample = limits_in(1 << 50);
+        assert_eq!(ample, whole, "where there is enough nothing is lowered");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, Error, ErrorKind, Read, Write};
+use std::io::{self, Error, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -339,7 +339,8 @@ impl Home for Folder {
 
     fn found(&self) -> io::Result<Found> {
         let mut bytes = Vec::new();
-        if let Some(seal) = &self.seal {
+        if let Some(mut seal) = self.seal.as_ref() {
+            seal.rewind()?;
             seal.take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
         }
         Ok(Found::in_file(&bytes))
@@ -448,4 +449,33 @@ fn make_durably(path: &Path) -> io::Result<()> {
 
 fn at(path: &Path, e: Error) -> Error {
     Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEALED: Seal = Seal { key: [7; 32], batch: 3 };
+
+    fn folder() -> (PathBuf, Folder) {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).unwrap();
+        let name = format!("fws-folder-{:x}", u64::from_le_bytes(bytes));
+        let path = std::env::temp_dir().join(name);
+        let folder = Folder::take(&path, "one").unwrap();
+        folder.open_next().unwrap();
+        folder.install_next().unwrap();
+        (path, folder)
+    }
+
+    #[test]
+    fn a_seal_is_found_as_often_as_it_is_looked_for() {
+        let (path, folder) = folder();
+        assert_eq!(folder.found().unwrap(), Found::Nothing);
+        folder.seal(&SEALED).unwrap();
+        for _ in 0..2 {
+            assert_eq!(folder.found().unwrap(), Found::Seal(SEALED));
+        }
+        fs::remove_dir_all(path).unwrap();
+    }
 }

@@ -51,6 +51,8 @@ pub(super) enum Report {
     Written { took_us: u64, size: (u64, u64) },
     /// It is not, and never will be; nor will any other before `Ready`.
     Failed(Fault),
+    /// The disk was tried again, and cannot be written for this reason.
+    Still(Fault),
     /// The disk can be written again. All rows are missing there, or only those that have changed.
     Ready { is_empty: bool },
     /// The file is closed.
@@ -368,8 +370,12 @@ impl<M: Medium> Worker<M> {
                 self.state = state;
                 self.tell(Report::Ready { is_empty });
             }
-            // The one that was found first counts, unless it turns out to be worse.
-            Err(fault @ Fault::Broken(_)) if !is_empty => self.state = State::Failed(fault),
+            // From now on all is written anew; or it was to be already, and cannot.
+            Err(fault) if is_empty || matches!(fault, Fault::Broken(_)) => {
+                let fault = fault.broken();
+                self.state = State::Failed(fault.clone());
+                self.tell(Report::Still(fault));
+            }
             Err(_) => {}
         }
     }

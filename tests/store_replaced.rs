@@ -127,3 +127,44 @@ fn a_folder_that_another_server_took_is_left_to_it() {
     assert_eq!(server.controller("demo").ask(&get("c")), "3");
     assert_eq!(server.controller("demo").ask(&get("d")), "null");
 }
+
+/// A store that is put in the place of one that cannot be written for want of space is not taken
+/// for it: neither a file of that name, nor other bytes in the same file.
+#[test]
+fn an_older_copy_put_in_place_while_the_disk_is_full_is_not_taken_for_the_store() {
+    type Put = fn(&Path, &[u8]);
+    let beside: Put = |store, bytes| {
+        std::fs::write(store.with_extension("backup"), bytes).unwrap();
+        std::fs::rename(store.with_extension("backup"), store).unwrap();
+    };
+    let over: Put = |store, bytes| std::fs::write(store, bytes).unwrap();
+    for put in [beside, over] {
+        let dir = Dir::new();
+        let server = Options::limits(&[("store_retry_ms", 2000)]).command(&dir);
+        let mut command = Command::new("prlimit");
+        command.arg("--fsize=3000000:").arg(server.get_program()).args(server.get_args());
+        command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let server = Server::spawn(command, dir, false);
+        let store = server.dir().file("data/store.redb");
+        let mut control = server.controller("demo");
+        control.ok(&set("a", "1"));
+        let old = std::fs::read(&store).unwrap();
+        control.ok(&set("a", "2"));
+        let value = format!("\"{}\"", "x".repeat(20_000));
+        let full = (0..300).find(|i| control.ask(&set(&format!("s{i}"), &value)) == FULL);
+        put(&store, &old);
+        let full = full.unwrap();
+        let pid = server.pid().as_raw_nonzero().to_string();
+        let grow = ["--fsize=unlimited:", "--pid", &pid];
+        assert!(Command::new("prlimit").args(grow).status().unwrap().success());
+        until_taken(&mut control, &set("b", "3"));
+        let server = Server::start_in(server.crash(), &Options::default());
+        let mut control = server.controller("demo");
+        assert_eq!(control.ask(&get("a")), "2");
+        assert_eq!(control.ask(&get("b")), "3");
+        for i in 0..full {
+            assert_eq!(control.ask(&get(&format!("s{i}"))), value, "state {i} of {full}");
+        }
+    }
+}

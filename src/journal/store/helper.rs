@@ -311,7 +311,7 @@ impl<M: Medium> Worker<M> {
                 self.remember(&batch);
             }
             (Job::Part(mut batch, is_last), State::Next(writer)) => {
-                writer.write(&mut batch)?;
+                writer.write(&mut batch).map_err(Fault::broken)?;
                 if is_last {
                     self.medium.install_next().map_err(|e| Fault::Broken(e.to_string()))?;
                     self.state = match std::mem::replace(&mut self.state, closed()) {
@@ -356,6 +356,7 @@ impl<M: Medium> Worker<M> {
                 let next = worker.medium.open_next().map_err(broken)?;
                 Ok(State::Next(Writer::create(next, &worker.facts)?))
             } else {
+                worker.medium.is_in_place().map_err(broken)?;
                 let backend = worker.medium.open().map_err(broken)?;
                 let writer = Writer::reopen(backend, &worker.facts, worker.live)?;
                 if !worker.is_begun {

@@ -44,6 +44,19 @@ fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
 }
 
 #[test]
+fn signals_that_come_together_are_one() {
+    let server = Server::new();
+    let mut browsers: Vec<Browser> =
+        (1..=40).map(|n| server.browser("demo", &format!(r#"{{"i":{n}}}"#))).collect();
+    // The first wakes the server, and the others meet it at work.
+    (0..3).for_each(|_| server.terminate());
+    for browser in &mut browsers {
+        browser.expect_going_away();
+    }
+    server.exited();
+}
+
+#[test]
 fn a_stray_signal_ends_nothing() {
     let server = Server::new();
     let mut control = server.controller("demo");
@@ -111,7 +124,7 @@ fn who_lingers_already_does_not_hold_a_stop_up() {
 
 #[test]
 fn no_new_connection_while_it_drains() {
-    let server = Server::new();
+    let mut server = Server::new();
     // Holds the drain up: it neither reads nor goes.
     let mut silent = server.browser("demo", r#"{"i":1}"#);
     silent.subscribe("big");
@@ -122,10 +135,12 @@ fn no_new_connection_while_it_drains() {
     control.expect_closed();
     eventually("the doors are closed", || TcpStream::connect(server.ws).err());
     eventually("the doors are closed", || TcpStream::connect(server.control).err());
-    // A second signal waits for nobody.
+    // A second signal waits for nobody. What comes right behind the first is no second one.
     let start = Instant::now();
-    server.terminate();
-    server.ended();
+    eventually("it ends", || {
+        server.terminate();
+        server.exit_code()
+    });
     assert!(start.elapsed() < Duration::from_secs(5), "the drain went on");
 }
 

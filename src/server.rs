@@ -18,12 +18,12 @@ use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
 use crate::edge::Door;
-use crate::hub::Hub;
+use crate::hub::{Declared, Hub};
 use crate::journal::store::{Folder, Home, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::limits::Limits;
-use crate::log;
+use crate::log::{self, News};
 use crate::reactor::{Bounds, Reactor, Signal, raise_descriptor_limit};
 use crate::slow::Rules;
 use crate::switch::{Settings, SockJs, Switch};
@@ -215,7 +215,7 @@ impl Start {
             at,
         };
         let mut switch = Switch::over(hub, settings, journal);
-        declare(&config, &mut switch)?;
+        declare(&config, &mut switch, self.now().unix)?;
         self.reactor.add_signals(signals(&[SIGTERM, SIGINT])?, Signal::Stop)?;
         let at = self.now().unix;
         let pages = match &config.allow_origin[..] {
@@ -314,15 +314,23 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
 }
 
 /// The namespaces that the configuration names, and the demo's.
-fn declare(config: &Config, switch: &mut Switch<Box<dyn Journal>>) -> io::Result<()> {
+fn declare(
+    config: &Config,
+    switch: &mut Switch<Box<dyn Journal>>,
+    at: UnixMillis,
+) -> io::Result<()> {
     let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
+    let mut news = News::new("", at);
     for (name, key) in &config.namespaces {
-        switch.declare(name, key.expose()).then_some(()).ok_or_else(|| full(name))?;
+        if switch.declare(name, key.expose()).ok_or_else(|| full(name))? == Declared::OtherKey {
+            news.tell(format_args!("the key of namespace {name:?} is another one"));
+        }
     }
+    news.end();
     let is_declared = config.namespaces.iter().any(|(name, _)| name == demo::NAMESPACE);
     if config.demo && !is_declared {
-        let is_declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
-        is_declared.then_some(()).ok_or_else(|| full(demo::NAMESPACE))?;
+        let declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
+        declared.ok_or_else(|| full(demo::NAMESPACE))?;
     }
     Ok(())
 }

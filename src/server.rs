@@ -35,16 +35,16 @@ use reload::InForce;
 pub use memory::fit as fit_memory;
 pub use reload::Reread;
 
-/// Descriptors kept for what is no connection that is counted in `connections`: 24 for back ends
-/// that come late, eight for newcomers that are turned away, eight for those who watch; and the
-/// rest for standard streams, doors, epoll, signals, the store, and files that are opened for a
-/// moment.
+/// Descriptors kept for what is no connection that is counted in `connections`: 20 for back ends
+/// that come late, eight for newcomers that are turned away, eight for those who watch; and of the
+/// rest 25 for standard streams, doors, epoll, signals, the store and the service manager, and
+/// three for files that are opened for a moment, as when the store is written anew.
 const DESCRIPTORS_KEPT: u64 = 64;
 /// A server with less room than this is none.
 const CONNECTIONS_MIN: usize = 16;
 /// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
 /// come in crowds, must not lock out those who speak to them.
-const CONTROL_RESERVE: usize = 24;
+const CONTROL_RESERVE: usize = 20;
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT. At SIGHUP it takes the
 /// configuration that `reread` gives it, if that is good.

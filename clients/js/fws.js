@@ -328,7 +328,7 @@
         };
         const answer = this._token(check);
         if (answer && typeof answer.then === 'function') answer.then(check, reject);
-        else if (answer !== undefined) check(answer);
+        else if (typeof answer === 'string') check(answer);
       });
     }
 

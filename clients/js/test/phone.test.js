@@ -245,6 +245,11 @@ test('token: a string, a Promise, a callback', async () => {
     () => Promise.resolve('fresh'),
     (callback) => { callback('fresh'); },
     async () => 'fresh',
+    // Whoever passes it on may return anything, as an arrow function does.
+    ...[1, true, null, {}, ['x']].map((value) => (callback) => {
+      Promise.resolve().then(() => callback('fresh'));
+      return value;
+    }),
   ];
   for (const source of sources) {
     const world = new World();

@@ -348,9 +348,17 @@
 
     _add(handlers, name, fn, refused) {
       const entry = { fn, refused, by: this._caller, round: this._round };
-      const stale = (other) => other.fn === fn
-        || (other.by && other.by === entry.by && other.round !== entry.round);
-      const others = (handlers.get(name) || []).filter((other) => !stale(other));
+      const mine = (other) => other.by && other.by === entry.by;
+      const old = (other) => mine(other) && other.round !== entry.round;
+      const known = handlers.get(name) || [];
+      if (entry.by && !known.some(mine)) { // another name than the last time, perhaps
+        handlers.forEach((entries, other) => {
+          const rest = entries.filter((one) => !old(one));
+          if (rest.length) handlers.set(other, rest);
+          else handlers.delete(other);
+        });
+      }
+      const others = known.filter((one) => one.fn !== fn && !old(one));
       handlers.set(name, others.concat(entry));
       return entry;
     }

@@ -26,7 +26,7 @@
   const BACK_MAX_MS = 600000; // no server may send us away for longer
   const TIMER_MAX_MS = 0x7fffffff; // what setTimeout can hold
   const QUEUE_MAX = 256; // messages of `emit` that wait for a connection
-  const ANSWERS_MAX = 256; // functions that wait for an answer of the server
+  const ANSWERS_MAX = 256; // functions of `emit` and `unsubscribe` that wait for an answer
 
   /** Code of `disconnect` when no close frame came (RFC 6455, 7.4.1). */
   const LOST = 1006;
@@ -162,7 +162,8 @@
         ready: false, // `auth ok` has come, and everything is subscribed for:
         subscriber: null, // this user
         since: 0, // when that was
-        answers: new Map(), // clb → function
+        answers: new Map(), // clb → function of the page
+        own: new Map(), // clb → function of this client
         limit: null, // timer: token, dial
         probe: null, // timer: answer to a ping
         renewal: null, // timer: next token
@@ -306,7 +307,7 @@
       this._send(link, 'ping', 1, () => {
         clearTimeout(link.probe);
         link.probe = null;
-      });
+      }, link.own);
     }
 
     _limit(link, reason) {
@@ -378,24 +379,25 @@
       this._send(link, 'subscribe', name, asking.length && ((answer) => {
         if (!answer || answer.ok !== false) return;
         asking.forEach((entry) => call(entry.refused, answer.reason));
-      }));
+      }), link.own);
     }
 
-    _send(link, event, data, fn) {
+    /** The server answers all that `own` waits for; of what the page asks it may answer none. */
+    _send(link, event, data, fn, answers = link.answers) {
       const message = { event, data };
       if (fn) {
         this._clb += 1;
         message.clb = this._clb;
-        link.answers.set(message.clb, fn);
+        answers.set(message.clb, fn);
       }
       link.socket.send(JSON.stringify(message));
-      // The server answers no event that it does not know.
       if (link.answers.size > ANSWERS_MAX) this._answer(link, link.answers.keys().next().value);
     }
 
     _answer(link, clb, data) {
-      const fn = link.answers.get(clb);
+      const fn = link.answers.get(clb) || link.own.get(clb);
       link.answers.delete(clb);
+      link.own.delete(clb);
       if (fn) call(fn, data);
     }
   }

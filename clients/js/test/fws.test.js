@@ -203,6 +203,18 @@ test('a refused channel: the callback is told; the next connection tries again',
   assert.deepEqual([reasons, world.thrown], [['no grant', 'still'], []]);
 });
 
+test('however many channels are refused, each callback is told', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const told = [];
+  for (let n = 0; n < 1000; n++) fws.channel(`#${n}`, () => {}, () => told.push(n));
+  for (let n = 0; n < 300; n++) fws.emit('x', n, () => {});
+  world.socket.sent.filter(({ event }) => event === 'subscribe').forEach(({ clb }) => {
+    world.socket.receive({ event: 'callBackAnswer', clb, data: { ok: false, reason: 'no' } });
+  });
+  assert.deepEqual(told, [...Array(1000).keys()]);
+});
+
 test('handlers that register with every connection do not pile up', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');

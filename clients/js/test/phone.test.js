@@ -230,6 +230,15 @@ test('shown again: a socket that does not answer is replaced after 2 s', async (
   assert.deepEqual([got, told.length], [['read before the network went'], 1]);
 });
 
+test('shown again: no answers that a page waits for push out that of the probe', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  world.show();
+  for (let n = 0; n < 300; n++) fws.emit('x', n, () => {});
+  await world.pass(2000);
+  assert.equal(world.sockets.length, 2);
+});
+
 test('shown again while a dial is under way: it is left alone', async () => {
   const world = new World();
   new world.FWS('http://host/socket', 'demo', 't');

@@ -21,7 +21,10 @@
   const BACKOFF_CAP_MS = 30000;
   const STABLE_MS = 10000; // a connection that lived so long makes the back-off start anew
   const DIAL_MS = 10000; // for the token, and again from dialling to `auth ok`
-  const PROBE_MS = 2000; // for the answer to a ping after the page has come back
+  const PROBE_MS = 2000; // without a word after a ping, when the page has come back
+  const PROBE_MAX_MS = 35000; // the same while states are on their way; servers wait 33 s
+  const DOUBLINGS_MAX = 5; // of these two
+  const PACE = 20; // of a slow network, in characters a millisecond
   const RENEW_AT = 0.8; // of a token's life
   const BACK_MAX_MS = 600000; // no server may send us away for longer
   const TIMER_MAX_MS = 0x7fffffff; // what setTimeout can hold
@@ -77,6 +80,8 @@
       this._link = null;
       this._round = 0; // counts links
       this._failures = 0; // in a row
+      this._unanswered = 0; // probes in a row
+      this._largest = 0; // length of a message that came unasked
       this._retry = null; // timer of the next dial
       this._backAt = 0; // when the server wants us back at the earliest
       this._caller = null; // own-event handler that runs at this moment
@@ -166,6 +171,8 @@
         own: new Map(), // clb → function of this client
         limit: null, // timer: token, dial
         probe: null, // timer: answer to a ping
+        states: null, // timer: a ping behind what was asked for; it is kept until the answer
+        more: false, // asked for since that ping
         renewal: null, // timer: next token
       };
       this._link = link;
@@ -195,7 +202,10 @@
         this._auth(link, token);
         this._announce('connected');
       };
-      socket.onmessage = (event) => this._received(link, event.data);
+      socket.onmessage = (event) => {
+        this._received(link, event.data);
+        if (link.probe && this._link === link) this._listen(link); // a sign of life
+      };
       socket.onclose = (event) => this._lost(link, event.code, event.reason);
       socket.onerror = () => {}; // a close follows; WebSockets of Node throw what nobody hears
     }
@@ -233,6 +243,7 @@
       } catch (error) {
         return;
       }
+      if (!link.states) this._largest = Math.max(this._largest, text.length);
       if (!message || typeof message !== 'object') return;
       if (message.event === 'auth ok') {
         this._authenticated(link, message.data || {});
@@ -251,7 +262,7 @@
       if (this._link !== link) return;
       this._link = null;
       this.cid = null;
-      [link.limit, link.probe, link.renewal].forEach(clearTimeout);
+      [link.limit, link.probe, link.states, link.renewal].forEach(clearTimeout);
       if (link.socket) {
         link.socket.onopen = link.socket.onmessage = link.socket.onclose = null;
         link.socket.close();
@@ -300,14 +311,44 @@
     /** A socket can look open long after its network has gone; only an answer proves it. */
     _probe(link) {
       if (link.probe) return;
-      link.probe = setTimeout(() => {
-        this._lost(link, LOST, 'no answer to a ping');
-        this._dial();
-      }, PROBE_MS);
+      this._listen(link);
       this._send(link, 'ping', 1, () => {
         clearTimeout(link.probe);
         link.probe = null;
+        this._unanswered = 0;
       }, link.own);
+    }
+
+    /**
+     * From now on the link has so long to bring a message. Of a large one nothing is seen until it
+     * is whole, so there is time for one as large as any before, or for states that were asked
+     * for; and twice as much after each wait in vain. In two halves: if the page slept or was busy
+     * in the first, what came meanwhile is heard in the second.
+     */
+    _listen(link) {
+      clearTimeout(link.probe);
+      const message = Math.max(PROBE_MS, Math.min(PROBE_MAX_MS, this._largest / PACE));
+      const wait = (link.states ? PROBE_MAX_MS : message) * 2 ** this._unanswered;
+      link.probe = setTimeout(() => {
+        link.probe = setTimeout(() => {
+          this._unanswered = Math.min(DOUBLINGS_MAX, this._unanswered + 1);
+          this._lost(link, LOST, 'no answer to a ping');
+          this._dial();
+        }, wait / 2);
+      }, wait / 2);
+    }
+
+    /** Sends a ping behind what was asked for: its answer comes behind all the states. */
+    _expect(link) {
+      link.more = true;
+      if (link.states) return;
+      link.states = setTimeout(() => {
+        link.more = false;
+        this._send(link, 'ping', 1, () => {
+          link.states = null;
+          if (link.more) this._expect(link);
+        }, link.own);
+      });
     }
 
     _limit(link, reason) {
@@ -380,6 +421,7 @@
         if (!answer || answer.ok !== false) return;
         asking.forEach((entry) => call(entry.refused, answer.reason));
       }), link.own);
+      this._expect(link);
     }
 
     /** The server answers all that `own` waits for; of what the page asks it may answer none. */

@@ -132,8 +132,8 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     assert!(metric(&server, "fws_control_input_waits_total") >= 10.0);
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 48 << 20, "it took {grown} bytes");
-    // Two stay, and are closed in their time. Those that are whole are answered in theirs.
-    halves.drain(..28);
+    // One stays, and is closed in its time. Those that are whole are answered in theirs.
+    halves.drain(..29);
     let wholes = (0..4).map(|_| (server.controller("demo"), large.clone()));
     let ask = |(mut control, large): (Control, Vec<u8>)| {
         std::thread::spawn(move || {
@@ -149,7 +149,7 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     // Whether or not somebody waited just then.
     let closed = r#"fws_connections_closed_total{reason="half_request"}"#;
     let evicted = metric(&server, "fws_control_input_evicted_total");
-    assert!(metric(&server, closed) + evicted >= 2.0);
+    assert!(metric(&server, closed) + evicted >= 1.0);
     server.assert_alive();
 }
 
@@ -165,7 +165,7 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
     };
     control.ok(r#"{"action":"set","channel":"small","data":1}"#);
     // Each gets, or waits for, a state of its own.
-    let stuck: Vec<Browser> = (0..24)
+    let stuck: Vec<Browser> = (0..64)
         .map(|number| {
             set(&mut control, number, 4_000_000);
             let mut browser = server.browser("demo", r#"{"i":"u"}"#);
@@ -174,7 +174,7 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
         })
         .collect();
     set(&mut control, 0, 8_000_000);
-    let unread: Vec<Control> = (0..24)
+    let unread: Vec<Control> = (0..64)
         .map(|_| {
             let mut control = server.controller("demo");
             control.send(r#"{"action":"get","channel":"big"}"#);
@@ -192,12 +192,13 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     // And who asks for much gets it when those who take nothing have gone.
+    // (most of them go now, so that it need not stand in line behind 500 MB)
+    drop((stuck, unread.into_iter().skip(2)));
     let mut healthy = server.browser("demo", r#"{"i":"h"}"#);
     healthy.say(r#"{"event":"subscribe","data":"big"}"#);
     assert!(healthy.hear().len() > 8_000_000);
     assert!(server.peak_memory_bytes() < 160_000_000, "{}", server.peak_memory_bytes());
     server.assert_alive();
-    drop((stuck, unread));
 }
 
 #[test]
@@ -294,7 +295,7 @@ fn subscriptions_do_not_end_a_server_with_little_memory() {
     browser.say(r#"{"event":"subscribe","clb":1,"data":"x"}"#);
     let answer = browser.hear();
     assert!(answer.contains("too many subscriptions in all, at most "), "{answer}");
-    assert!(metric(&server, "fws_channels") > 3000.0);
+    assert!(metric(&server, "fws_channels") > 2000.0);
     server.assert_alive();
 }
 
@@ -319,7 +320,7 @@ fn grants_do_not_end_a_server_with_little_memory() {
         full += (0..100).filter(|_| control.recv().contains("\"code\":313")).count();
     }
     let grants = metric(&server, "fws_grants");
-    assert!(grants > 300.0 && full + grants as usize == 80_000, "{full} and {grants}");
+    assert!(grants > 200.0 && full + grants as usize == 80_000, "{full} and {grants}");
     server.assert_alive();
 }
 

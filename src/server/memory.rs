@@ -30,21 +30,21 @@ const SHARES: [Share; 15] = [
     (FRAME, 3, 155),
     // A message in all its forms that waits though too much waited already.
     ("publication_bytes", 1, 230),
-    ("control_input_bytes", 1, 105),
+    ("control_input_bytes", 1, 55),
     // A command that is not large, and a read of what comes behind it.
-    (BACK_ENDS, 80 << 10, 40),
+    (BACK_ENDS, 80 << 10, 106),
     ("input_bytes", 1, 50),
-    ("bodies_bytes", 1, 35),
-    ("queued_bytes", 1, 40),
-    ("answers_bytes", 1, 100),
+    ("bodies_bytes", 1, 30),
+    ("queued_bytes", 1, 100),
+    ("answers_bytes", 1, 65),
     // With the user and what the reactor has of it.
     ("connections", 700, 43),
     ("sessions", 512, 22),
     // To a channel of its own, with a long name; and a grant with two.
-    ("subscriptions", 450, 38),
-    ("grants", 650, 17),
-    ("states_bytes", 1, 80),
-    ("states", 131, 15),
+    ("subscriptions", 450, 30),
+    ("grants", 650, 12),
+    ("states_bytes", 1, 60),
+    ("states", 131, 12),
     ("store_pending_bytes", 1, 20),
 ];
 /// Replies of all back ends that are so short that they wait for no room.
@@ -93,6 +93,8 @@ fn limits_for(room: u64, limits: &Limits) -> Vec<(&'static str, u64)> {
         ("state_bytes", frame.saturating_sub(1024)),
         // One tenant does not take what is there for all.
         ("grants_per_namespace", grants / 2),
+        // Who has no key does not take the places of those who have one.
+        ("control_unauthenticated_connections", (of(BACK_ENDS) / 2).max(1)),
         ("control_replies_pause_bytes", part(REPLIES) / back_ends),
         // What is shorter than a small part of this waits for no room.
         ("answers_pause_bytes", part(1).max(ANSWERS_PAUSE_BYTES)),

@@ -291,6 +291,9 @@ pub fn close_text(code: u16, reason: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// What may stand between two values of an array.
+const BETWEEN: [char; 5] = [' ', '\t', '\r', '\n', ','];
+
 /// What a client sent is not JSON: its session is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
@@ -309,7 +312,7 @@ impl std::error::Error for Broken {}
 /// comes out as U+FFFD: one odd character is no reason to end a session.
 #[derive(Clone, Debug)]
 pub struct Messages<'a> {
-    /// JSON values with commas between them, known to be good, up to a `]` or the end.
+    /// JSON values with commas between them, known to be good.
     rest: &'a str,
 }
 
@@ -326,7 +329,7 @@ pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
     from_str::<IgnoredAny>(text).map_err(|_| Broken)?;
     let value = text.trim_ascii();
     let rest = match value.strip_prefix('[') {
-        Some(elements) => elements,
+        Some(elements) => elements.strip_suffix(']').unwrap_or(elements),
         None if value.starts_with('"') => value,
         None => "",
     };
@@ -334,20 +337,20 @@ pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
 }
 
 impl<'a> Messages<'a> {
-    /// What has not been handed out, to be [resumed](Messages::resume) later.
+    /// What has not been handed out, to be [resumed](Messages::resume) later: one text, whatever
+    /// the number of messages in it, so that those that wait take no more memory than they came in.
     pub fn rest(&self) -> &'a str {
         self.rest
     }
 
-    /// Goes on where [`Messages::rest`] left off.
+    /// Goes on where [`Messages::rest`] left off. Several such, with commas between them, are one.
     pub fn resume(rest: &'a str) -> Messages<'a> {
         Messages { rest }
     }
 
-    /// Whether nothing is left but what ends an array.
+    /// Whether nothing is left.
     pub fn is_over(&self) -> bool {
-        let rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
-        rest.is_empty() || rest.starts_with(']')
+        self.rest.trim_start_matches(BETWEEN).is_empty()
     }
 }
 
@@ -389,11 +392,7 @@ impl<'a> Iterator for Messages<'a> {
 
     fn next(&mut self) -> Option<Cow<'a, str>> {
         loop {
-            let next = self.rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
-            if next.starts_with(']') {
-                self.rest = "";
-                return None;
-            }
+            let next = self.rest.trim_start_matches(BETWEEN);
             let mut values = Deserializer::from_str(next).into_iter::<&'a RawValue>();
             let value = values.next()?.ok()?.get();
             self.rest = &next[values.byte_offset()..];

@@ -2,8 +2,6 @@
 //! strictly one after the other, heartbeats, and the end. A [`Socket`] is all that is known of one,
 //! and small: what only some need for a while is boxed.
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::mem;
 
 use super::hungry::Hungry;
@@ -11,7 +9,7 @@ use super::outlet::Way;
 use super::pace::{Bucket, Pace};
 use super::strangers::{Strangers, pause_bytes};
 use super::{Application, Line, Message, Outlet, Parting, SessionId, Web};
-use crate::codec::sockjs;
+use crate::codec::sockjs::{self, Messages};
 use crate::codec::ws::{self, Event, Side, WsError};
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
@@ -55,9 +53,9 @@ pub(super) struct Socket<P> {
 /// for the next; or whose ping stands behind what waits for it.
 #[derive(Debug, Default)]
 struct Unheard {
-    /// Messages that wait, the first of them for room or behind those answers; at most as long as
-    /// one WebSocket message.
-    messages: VecDeque<String>,
+    /// What waits, for room or behind those answers: a raw message, or what is left of a frame of
+    /// SockJS, as it came ([`Messages::rest`]). At most as long as one WebSocket message.
+    text: String,
     /// What it had taken at the last beat.
     taken_at_beat: Option<u32>,
 }
@@ -91,13 +89,16 @@ impl<P> Socket<P> {
         }
     }
 
-    /// Bytes of what it said that are kept: half a message, and messages that wait to be heard.
+    /// Memory for what it said, in bytes: half a message, and messages that wait to be heard.
     fn kept_bytes(&self) -> usize {
-        let unheard = self
-            .unheard
-            .as_ref()
-            .map_or(0, |unheard| unheard.messages.iter().map(String::len).sum());
+        let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.text.capacity());
         self.reader.kept_bytes() + unheard
+    }
+
+    /// That waits until it is heard again.
+    fn keep_unheard(&mut self, text: &str) {
+        debug_assert!(self.unheard.as_ref().is_none_or(|unheard| unheard.text.is_empty()));
+        self.unheard.get_or_insert_default().text = text.to_owned();
     }
 
     /// What it asked for and has not taken is no reason to cut it, but one to hear no more
@@ -224,8 +225,8 @@ impl<P> Socket<P> {
         self.wake(around, Some(self.bucket.again(around.pace, waiting)));
     }
 
-    /// Whether there is no room for the answer to a message: then it waits, and nothing else is
-    /// heard meanwhile.
+    /// Whether there is no room for the answer to a message: then it is to wait, and nothing else
+    /// is heard meanwhile.
     fn puts_off<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -235,7 +236,6 @@ impl<P> Socket<P> {
         if around.app.has_room(around.net, peer, message) {
             return false;
         }
-        self.unheard.get_or_insert_default().messages.push_front(message.to_owned());
         self.held = Held::Room;
         around.net.put_off(around.conn, true);
         around.hungry.push(SessionId::of_socket(around.conn, self.form));
@@ -273,34 +273,57 @@ impl<P> Socket<P> {
         text: &str,
     ) -> Result<(), Parting> {
         if self.form == Form::Raw {
-            if self.puts_off(around, text) {
-                return Ok(());
-            }
-            return self.tell(around, Message::Text(text));
+            return self.raw(around, text);
         }
         let broken = |_| Parting::from(CloseReason::BrokenFraming);
-        let mut messages = sockjs::parse_messages(text).map_err(broken)?;
-        let mut count = 0;
-        while let Some(message) = messages.next() {
+        let messages = sockjs::parse_messages(text).map_err(broken)?;
+        // The frame itself has been paid for.
+        self.hear(around, messages, true)?;
+        if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) && self.held == Held::No {
+            self.hold(around.net, around.conn);
+        }
+        Ok(())
+    }
+
+    /// A raw message.
+    fn raw<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        text: &str,
+    ) -> Result<(), Parting> {
+        if self.puts_off(around, text) {
+            self.keep_unheard(text);
+            return Ok(());
+        }
+        self.tell(around, Message::Text(text))
+    }
+
+    /// Gives the application the messages of a frame, up to the first whose answer there is no room
+    /// for, or that stands behind answers that are not taken: what is left waits. Each costs a
+    /// token, but for the first of them if that is paid for.
+    fn hear<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        mut messages: Messages<'_>,
+        mut is_paid: bool,
+    ) -> Result<(), Parting> {
+        loop {
+            let rest = messages.rest();
+            let Some(message) = messages.next() else { return Ok(()) };
             if self.puts_off(around, &message) {
-                let rest = messages.map(Cow::into_owned);
-                self.unheard.get_or_insert_default().messages.extend(rest);
+                self.keep_unheard(rest);
                 return Ok(());
             }
+            let cost = usize::from(!mem::take(&mut is_paid));
+            self.bucket.take(around.pace, around.net.now().mono, cost);
             self.tell(around, Message::Text(&message))?;
-            // The frame itself has been paid for.
-            self.bucket.take(around.pace, around.net.now().mono, usize::from(count > 0));
-            count += 1;
             if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
-                let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
-                if !rest.is_empty() {
-                    self.unheard.get_or_insert_default().messages = rest;
+                if !messages.is_over() {
+                    self.keep_unheard(messages.rest());
                 }
-                self.hold(around.net, around.conn);
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     fn binary<A: Application<Peer = P>>(
@@ -309,7 +332,11 @@ impl<P> Socket<P> {
         bytes: &[u8],
     ) -> Result<(), Parting> {
         if self.form == Form::Raw {
-            if str::from_utf8(bytes).is_ok_and(|text| self.puts_off(around, text)) {
+            // Whoever puts off a text in bytes takes it as a text.
+            if let Ok(text) = str::from_utf8(bytes)
+                && self.puts_off(around, text)
+            {
+                self.keep_unheard(text);
                 return Ok(());
             }
             return self.tell(around, Message::Binary(bytes));
@@ -339,15 +366,14 @@ impl<P> Socket<P> {
         if self.held == Held::Room {
             return Ok(());
         }
-        while let Some(unheard) = &mut self.unheard
-            && let Some(message) = unheard.messages.pop_front()
-        {
-            if self.puts_off(around, &message) {
-                return Ok(());
+        let unheard = self.unheard.as_mut().map(|unheard| mem::take(&mut unheard.text));
+        if let Some(text) = unheard.filter(|text| !text.is_empty()) {
+            match self.form {
+                Form::Raw => self.raw(around, &text)?,
+                _ => self.hear(around, Messages::resume(&text), false)?,
             }
-            self.bucket.take(around.pace, around.net.now().mono, 1);
-            self.tell(around, Message::Text(&message))?;
-            if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
+            let is_full = self.peer.as_ref().is_some_and(|peer| around.is_full(peer));
+            if is_full || self.held == Held::Room {
                 return Ok(());
             }
         }

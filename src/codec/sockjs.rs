@@ -41,6 +41,9 @@ pub const HEARTBEAT: &str = "h";
 /// What a receiver is told for whose session another one is there.
 pub const STILL_OPEN: (u16, &str) = (2010, "Another connection still open");
 
+/// So many bytes of the headers that somebody asks for are repeated in an answer that may wait.
+const ECHO_BYTES: usize = 256;
+
 /// One year, in seconds: for what a client may cache.
 const YEAR: &str = "31536000";
 
@@ -463,7 +466,9 @@ pub fn cached_for_an_hour(response: Response) -> Response {
     response.header("Cache-Control", "public, max-age=3600")
 }
 
-/// Adds the headers that let a page of any origin read the answer to this request.
+/// Adds the headers that let a page of any origin read the answer to this request. The headers that
+/// it asks for are repeated: all of them to a preflight, where browsers look for them, and
+/// elsewhere, where SockJS wants them nevertheless, if they are no more than a client has.
 pub fn allow_origin(response: Response, request: &Head<'_>) -> Response {
     let response = match request.header("origin") {
         Some(origin) => response
@@ -472,8 +477,9 @@ pub fn allow_origin(response: Response, request: &Head<'_>) -> Response {
         None => response.header("Access-Control-Allow-Origin", "*"),
     };
     let response = response.header("Vary", "Origin");
+    let most = if request.method == "OPTIONS" { usize::MAX } else { ECHO_BYTES };
     match request.header("access-control-request-headers") {
-        Some(headers) if !headers.is_empty() => {
+        Some(headers) if (1..=most).contains(&headers.len()) => {
             response.header("Access-Control-Allow-Headers", headers)
         }
         _ => response,

@@ -54,6 +54,16 @@ impl Receiver {
         Receiver { conn, reply, closes, sent: 0, taken_at_beat: None, is_held: false }
     }
 
+    /// Memory for what it repeats of its request while it waits, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        match &self.reply {
+            Reply::Poll { response, callback } => {
+                response.kept_bytes() + callback.as_ref().map_or(0, |callback| callback.len())
+            }
+            Reply::Stream { .. } => 0,
+        }
+    }
+
     /// Sends a frame of SockJS on an answer that goes on.
     fn send_frame(&mut self, net: &mut impl Net, frame: &[u8]) {
         if let Reply::Stream { envelope, is_chunked } = self.reply {
@@ -390,6 +400,7 @@ impl Polled {
             unreachable!("only a receiver is answered")
         };
         if let Reply::Poll { response, callback } = reply {
+            net.keeps(conn, 0);
             let mut body = Vec::with_capacity(frame.len() + frame.len() / 8 + 32);
             match &callback {
                 Some(callback) => sockjs::jsonp_into(&mut body, callback, &[frame]),

@@ -142,6 +142,7 @@ impl<P> Web<P> {
         net.deadline(conn, None);
         let Some(polled) = self.polled(id) else { return };
         if !polled.has_receiver() {
+            net.keeps(conn, receiver.kept_bytes());
             polled.attach(receiver);
             polled.beat_at = now.plus(beat_ms);
             return self.mark_dirty(id);
@@ -218,6 +219,7 @@ impl<P> Web<P> {
         let done = done.answering(head);
         let closes = done.closes();
         let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
+        net.keeps(conn, reply.frame.len());
         self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
         net.deadline(conn, None);
         None

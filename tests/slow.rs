@@ -334,9 +334,7 @@ fn what_is_left_of_a_sockjs_frame_waits_in_the_memory_that_it_came_in() {
         browser.send(&frame);
     }
     let counted = || metric(&server, "fws_input_bytes");
-    eventually("all waits and is counted", || {
-        (counted() >= (CROWD * 15_900) as f64).then_some(())
-    });
+    eventually("all waits and is counted", || (counted() >= (CROWD * 15_900) as f64).then_some(()));
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 4_000_000, "{grown} bytes");
     drop(crowd);
@@ -350,7 +348,8 @@ fn what_is_left_of_a_sockjs_frame_waits_in_the_memory_that_it_came_in() {
     eventually("it waits", || (counted() > 2000.0).then_some(()));
     browser.expect(&message("c", &state));
     for clb in 0..100 {
-        browser.expect(&format!(r#"{{"event":"callBackAnswer","clb":{clb},"data":{{"ok":true}}}}"#));
+        browser
+            .expect(&format!(r#"{{"event":"callBackAnswer","clb":{clb},"data":{{"ok":true}}}}"#));
     }
     assert_eq!(counted(), 0.0);
     server.assert_alive();

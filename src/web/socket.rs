@@ -95,12 +95,6 @@ impl<P> Socket<P> {
         self.reader.kept_bytes() + unheard
     }
 
-    /// That waits until it is heard again.
-    fn keep_unheard(&mut self, text: &str) {
-        debug_assert!(self.unheard.as_ref().is_none_or(|unheard| unheard.text.is_empty()));
-        self.unheard.get_or_insert_default().text = text.to_owned();
-    }
-
     /// What it asked for and has not taken is no reason to cut it, but one to hear no more
     /// requests: TCP holds it back.
     fn hold(&mut self, net: &mut impl Net, conn: ConnId) {
@@ -225,17 +219,19 @@ impl<P> Socket<P> {
         self.wake(around, Some(self.bucket.again(around.pace, waiting)));
     }
 
-    /// Whether there is no room for the answer to a message: then it is to wait, and nothing else
-    /// is heard meanwhile.
+    /// Whether there is no room for the answer to a message: then all that is left waits, which
+    /// begins with it, and nothing else is heard meanwhile.
     fn puts_off<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
         message: &str,
+        left: &str,
     ) -> bool {
         let Some(peer) = &self.peer else { return false };
         if around.app.has_room(around.net, peer, message) {
             return false;
         }
+        self.unheard.get_or_insert_default().text = left.to_owned();
         self.held = Held::Room;
         around.net.put_off(around.conn, true);
         around.hungry.push(SessionId::of_socket(around.conn, self.form));
@@ -273,7 +269,10 @@ impl<P> Socket<P> {
         text: &str,
     ) -> Result<(), Parting> {
         if self.form == Form::Raw {
-            return self.raw(around, text);
+            if self.puts_off(around, text, text) {
+                return Ok(());
+            }
+            return self.tell(around, Message::Text(text));
         }
         let broken = |_| Parting::from(CloseReason::BrokenFraming);
         let messages = sockjs::parse_messages(text).map_err(broken)?;
@@ -283,19 +282,6 @@ impl<P> Socket<P> {
             self.hold(around.net, around.conn);
         }
         Ok(())
-    }
-
-    /// A raw message.
-    fn raw<A: Application<Peer = P>>(
-        &mut self,
-        around: &mut Around<'_, impl Net, A>,
-        text: &str,
-    ) -> Result<(), Parting> {
-        if self.puts_off(around, text) {
-            self.keep_unheard(text);
-            return Ok(());
-        }
-        self.tell(around, Message::Text(text))
     }
 
     /// Gives the application the messages of a frame, up to the first whose answer there is no room
@@ -310,8 +296,7 @@ impl<P> Socket<P> {
         loop {
             let rest = messages.rest();
             let Some(message) = messages.next() else { return Ok(()) };
-            if self.puts_off(around, &message) {
-                self.keep_unheard(rest);
+            if self.puts_off(around, &message, rest) {
                 return Ok(());
             }
             let cost = usize::from(!mem::take(&mut is_paid));
@@ -319,7 +304,7 @@ impl<P> Socket<P> {
             self.tell(around, Message::Text(&message))?;
             if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
                 if !messages.is_over() {
-                    self.keep_unheard(messages.rest());
+                    self.unheard.get_or_insert_default().text = messages.rest().to_owned();
                 }
                 return Ok(());
             }
@@ -333,10 +318,7 @@ impl<P> Socket<P> {
     ) -> Result<(), Parting> {
         if self.form == Form::Raw {
             // Whoever puts off a text in bytes takes it as a text.
-            if let Ok(text) = str::from_utf8(bytes)
-                && self.puts_off(around, text)
-            {
-                self.keep_unheard(text);
+            if str::from_utf8(bytes).is_ok_and(|text| self.puts_off(around, text, text)) {
                 return Ok(());
             }
             return self.tell(around, Message::Binary(bytes));
@@ -369,7 +351,7 @@ impl<P> Socket<P> {
         let unheard = self.unheard.as_mut().map(|unheard| mem::take(&mut unheard.text));
         if let Some(text) = unheard.filter(|text| !text.is_empty()) {
             match self.form {
-                Form::Raw => self.raw(around, &text)?,
+                Form::Raw => self.text(around, &text)?,
                 _ => self.hear(around, Messages::resume(&text), false)?,
             }
             let is_full = self.peer.as_ref().is_some_and(|peer| around.is_full(peer));

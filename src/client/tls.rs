@@ -19,7 +19,7 @@ pub(super) const CERTIFICATE: &str = "the certificate is refused: ";
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     child: Child,
     pieces: Receiver<Vec<u8>>,
     /// What has come and is not read.

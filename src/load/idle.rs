@@ -157,6 +157,10 @@ impl Work for Idle {
         (is_timed || !self.is_begun).then_some(self.until)
     }
 
+    fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Opening | Stage::Closing)
+    }
+
     fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use super::crowd::{Crowd, Greeting, words};
 use super::histogram::Histogram;
-use super::outcome::{self, Outcome, Unit};
-use super::process::{self, Cpu, Memory};
+use super::outcome::{Measurement, Outcome, Unit};
+use super::process::{self, Memory};
 use super::protocol::{Script, Template, masked};
 use super::scan::{self, Kept, Said, Shape};
 use super::{Fault, IN_FLIGHT_MAX, Plan, Work, Workload, replies};
@@ -54,8 +54,6 @@ struct Counts {
     /// From the publication to each delivery, and to the last one.
     each: Histogram,
     last: Histogram,
-    seconds: f64,
-    cpu: Cpu,
     /// Most that was seen.
     memory: Memory,
 }
@@ -84,8 +82,8 @@ pub(super) struct Fanout {
     stage: Stage,
     now: Millis,
     stage_until: Millis,
-    stage_us: u64,
-    cpu: Cpu,
+    /// While all read.
+    measured: Measurement,
     looked_at: Millis,
     /// When the first message was due, in microseconds of the watch.
     begun_us: u64,
@@ -124,8 +122,7 @@ impl Fanout {
             stage: Stage::Opening,
             now: Millis(0),
             stage_until: Millis(0),
-            stage_us: 0,
-            cpu: Cpu::default(),
+            measured: Measurement::new(plan.pid),
             looked_at: Millis(0),
             begun_us: 0,
             late_us: 0,
@@ -259,8 +256,12 @@ impl Fanout {
                 self.begun_us = self.watch.elapsed_us();
                 self.enter(Stage::WarmUp, self.plan.warm_up_ms)?;
             }
-            Stage::WarmUp if is_over => self.enter(Stage::Measuring, self.plan.measure_ms)?,
+            Stage::WarmUp if is_over => {
+                self.enter(Stage::Measuring, self.plan.measure_ms)?;
+                self.measured.begin()?;
+            }
             Stage::Measuring if is_over => {
+                self.measured.end()?;
                 self.close_counts()?;
                 if self.plan.workload == Workload::Slow {
                     self.enter(Stage::Stalled, self.plan.measure_ms)?;
@@ -292,8 +293,6 @@ impl Fanout {
         if matches!(stage, Stage::Measuring | Stage::Stalled) {
             self.counts = Counts::default();
             self.late_us = 0;
-            self.stage_us = self.watch.elapsed_us();
-            self.cpu = process::cpu(self.plan.pid)?;
             self.look()?;
         }
         Ok(())
@@ -301,8 +300,6 @@ impl Fanout {
 
     fn close_counts(&mut self) -> Result<(), Fault> {
         self.look()?;
-        self.counts.cpu = outcome::cpu_between(self.cpu, process::cpu(self.plan.pid)?);
-        self.counts.seconds = (self.watch.elapsed_us() - self.stage_us) as f64 / 1e6;
         self.results.push(std::mem::take(&mut self.counts));
         Ok(())
     }
@@ -503,14 +500,7 @@ impl Work for Fanout {
         let Some(counts) = self.results.first() else { return outcome };
         outcome.add("subscribers", self.plan.subscribers as f64, Unit::Count);
         outcome.add("published", counts.published as f64, Unit::Count);
-        let work = outcome::Work {
-            things: "deliveries",
-            thing: "delivery",
-            count: counts.deliveries,
-            cpu: counts.cpu,
-            has_server: self.plan.pid.is_some(),
-        };
-        outcome.add_work(&work, counts.seconds);
+        outcome.add_work(["deliveries", "delivery"], counts.deliveries, &self.measured);
         outcome.add_times("latency", &counts.each);
         if !self.is_unicast() {
             outcome.add_times("last_latency", &counts.last);

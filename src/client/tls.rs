@@ -110,10 +110,12 @@ impl Tls {
             let _ = stderr.take(COMPLAINT_BYTES).read_to_end(&mut said);
         }
         let said = String::from_utf8_lossy(&said);
-        match reason(&said) {
-            Some(reason) => ClientError::Tls(reason),
-            None if said.contains(ESTABLISHED) => otherwise,
-            None => ClientError::Tls("the handshake is not answered".into()),
+        match said.split_once(ESTABLISHED) {
+            // What it says of a certificate that is not verified stands before.
+            Some((_, behind)) => reason(behind).map_or(otherwise, ClientError::Tls),
+            None => ClientError::Tls(
+                reason(&said).unwrap_or_else(|| "the handshake is not answered".into()),
+            ),
         }
     }
 }

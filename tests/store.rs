@@ -4,6 +4,7 @@
 
 mod common;
 
+use rustix::process::{Resource, Rlimit, prlimit};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -361,6 +362,31 @@ fn a_server_starts_on_a_full_disk_and_recovers() {
     });
     server.told("the store can be written again");
     assert_eq!(control.ask(&get("before")), "1");
+}
+
+#[test]
+fn a_disk_that_takes_nothing_holds_back_nobody_who_sets_nothing() {
+    let mut options = Options::limits(&[("store_pending_changes", 16)]);
+    options.config["sync"] = "1s".into();
+    let mut server = Server::start(&options);
+    let mut control = server.controller("demo");
+    let nothing = Rlimit { current: Some(0), maximum: None };
+    prlimit(Some(server.pid()), Resource::Fsize, nothing).unwrap();
+    let value = format!("\"{}\"", "x".repeat(20_000));
+    let sets: Vec<u8> = (0..100)
+        .flat_map(|i| common::control::frame(set(&format!("s{i}"), &value, "{}").as_bytes()))
+        .collect();
+    control.send_raw(&sets);
+    server.told("the store cannot be written (File too large");
+    // As many wait for the disk as may, and nobody waits for them.
+    for _ in 0..100 {
+        let reply = control.recv();
+        assert!(reply == DONE || reply == FULL, "{reply}");
+    }
+    let mut other = server.controller("demo");
+    other.ok(r#"{"action":"emit","channel":"x","data":2}"#);
+    assert_eq!(other.ask(&set("one more", "1", "{}")), FULL);
+    server.assert_alive();
 }
 
 #[test]

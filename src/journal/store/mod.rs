@@ -233,7 +233,14 @@ impl StoreJournal {
     /// Whether something is to go as soon as the helper is free.
     fn is_pressing(&self) -> bool {
         let is_waited_for = self.sync == SyncPolicy::Always && !self.changed.is_empty();
-        is_waited_for || self.is_urgent || !self.removals.is_empty() || !self.has_room()
+        is_waited_for || self.is_urgent || !self.removals.is_empty() || self.is_full()
+    }
+
+    /// Whether as much waits for the disk as may.
+    fn is_full(&self) -> bool {
+        let Bounds { bytes, changes } = self.limits;
+        self.changed_bytes + self.undo_bytes >= bytes
+            || self.changed.len().max(self.undos.len()) >= changes
     }
 
     /// Sends all that has changed on its way.
@@ -526,9 +533,8 @@ impl Journal for StoreJournal {
     }
 
     fn has_room(&self) -> bool {
-        let Bounds { bytes, changes } = self.limits;
-        self.changed_bytes + self.undo_bytes < bytes
-            && self.changed.len().max(self.undos.len()) < changes
+        // Where nothing is taken nobody waits for room: whoever changes something is refused.
+        self.is_failing() || !self.is_full()
     }
 
     fn due(&self) -> Option<Millis> {

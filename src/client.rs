@@ -37,8 +37,8 @@ const CONNECT_MS: u64 = 4000;
 /// Time for an answer, in milliseconds.
 pub(crate) const ANSWER_MS: u64 = 10_000;
 
-/// Longest message or reply that is taken from a server, in bytes: 16 times what its limits allow if
-/// nobody changes them, and no more than a machine has.
+/// Longest message or reply that is taken from a server, in bytes: 16 times what its limits allow
+/// if nobody changes them, and no more than a machine has.
 const MESSAGE_BYTES: usize = 1 << 27;
 
 /// Where a server is.

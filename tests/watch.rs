@@ -175,12 +175,13 @@ fn watch_does_not_take_pings_for_an_answer_to_auth() {
         let accept = ws::accept_key(key.lines().next().unwrap());
         let answer = format!("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
         stream.write_all(answer.as_bytes()).unwrap();
-        // For three times as long as it is waited for.
+        // One a second, for three times as long as it is waited for.
+        let (_sender, never) = channel::<()>();
         for _ in 0..30 {
             if stream.write_all(&ws::ping_frame(b"")).is_err() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            let _ = never.recv_timeout(std::time::Duration::from_secs(1));
         }
     });
     let before = std::time::Instant::now();

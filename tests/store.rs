@@ -417,39 +417,6 @@ fn a_bound_on_the_length_of_files_is_a_full_disk() {
     }
 }
 
-#[test]
-fn a_store_that_somebody_removes_is_written_anew() {
-    let server = Server::new();
-    let folder = server.dir().file("data");
-    let mut control = server.controller("demo");
-    control.ok(&set("before", "1", "{}"));
-    let lost = |control: &mut Control, path: &str| {
-        assert_eq!(control.ask(&set(path, "2", "{}")), FULL, "it is on no disk");
-        eventually("the store takes again", || {
-            (control.ask(&set(path, "3", "{}")) == DONE).then_some(())
-        });
-    };
-    std::fs::remove_file(folder.join("store.redb")).unwrap();
-    lost(&mut control, "removed");
-    server.told("store.redb was removed while the server runs");
-    // Nobody says anything, and it is noticed all the same.
-    std::fs::remove_file(folder.join("store.redb")).unwrap();
-    eventually("it is there again", || folder.join("store.redb").exists().then_some(()));
-    // Something else in its place is kept.
-    std::fs::write(folder.join("a backup"), "a backup").unwrap();
-    std::fs::rename(folder.join("a backup"), folder.join("store.redb")).unwrap();
-    lost(&mut control, "replaced");
-    server.told("store.redb was replaced while the server runs");
-    let strange = std::fs::read_to_string(folder.join("store.redb.strange")).unwrap();
-    assert_eq!(strange, "a backup");
-    // All is there for the next start.
-    let server = Server::start_in(server.crash(), &Options::default());
-    let mut control = server.controller("demo");
-    for (channel, value) in [("before", "1"), ("removed", "3"), ("replaced", "3")] {
-        assert_eq!(control.ask(&get(channel)), value, "{channel}");
-    }
-}
-
 const FULL: &str = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
 
 #[test]

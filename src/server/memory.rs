@@ -32,7 +32,7 @@ const SHARES: [Share; 15] = [
     ("publication_bytes", 1, 230),
     ("control_input_bytes", 1, 55),
     // A command that is not large, and a read of what comes behind it.
-    (BACK_ENDS, 80 << 10, 106),
+    (BACK_ENDS, 80 << 10, 70),
     ("input_bytes", 1, 50),
     ("bodies_bytes", 1, 30),
     ("queued_bytes", 1, 100),
@@ -41,9 +41,9 @@ const SHARES: [Share; 15] = [
     ("connections", 700, 43),
     ("sessions", 512, 22),
     // To a channel of its own, with a long name; and a grant with two.
-    ("subscriptions", 450, 30),
-    ("grants", 650, 12),
-    ("states_bytes", 1, 60),
+    ("subscriptions", 450, 50),
+    ("grants", 650, 18),
+    ("states_bytes", 1, 70),
     ("states", 131, 12),
     ("store_pending_bytes", 1, 20),
 ];

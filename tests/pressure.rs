@@ -236,6 +236,24 @@ fn a_full_server_serves_again_when_there_is_room() {
 }
 
 #[test]
+fn back_ends_are_heard_as_soon_as_what_waits_has_gone_out() {
+    let limits = [("queued_bytes", 65_536), ("answers_bytes", 65_536)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut reader = server.browser("demo", r#"{"i":1}"#);
+    reader.subscribe("c");
+    let (mut control, mut other) = (server.controller("demo"), server.controller("demo"));
+    let data = text(1 << 20);
+    let began = std::time::Instant::now();
+    for _ in 0..8 {
+        control.ok(&emit("c", &data));
+        reader.expect(&message("c", &data));
+        other.ok(r#"{"action":"ping"}"#);
+    }
+    // Each would wait for the next look at who takes nothing, which is a second later.
+    assert!(began.elapsed().as_millis() < 3000, "{:?}", began.elapsed());
+}
+
+#[test]
 fn what_a_back_end_said_before_it_reset_the_connection_is_heard() {
     // Closing with unread replies sends a reset right behind the last command.
     let server = Server::new();

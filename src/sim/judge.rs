@@ -207,8 +207,6 @@ pub(super) struct Judge {
     flood_known: Option<Millis>,
     /// Those whose time with too large a backlog is over.
     overdue: BTreeSet<ConnId>,
-    /// When they last did.
-    flooded_at: Option<Millis>,
     /// Since when answers that wait take too much memory; and since when they last did, until when.
     short_since: Option<Millis>,
     short_at: Option<(Millis, Millis)>,
@@ -255,7 +253,6 @@ impl Judge {
             names: BTreeMap::new(),
             flooded_since: None,
             flood_known: None,
-            flooded_at: None,
             short_since: None,
             short_at: None,
             room_at: None,

@@ -200,7 +200,7 @@ impl<J: Journal> Switch<J> {
         controller: &mut Controller,
         input: &[u8],
     ) -> Result<usize, CloseReason> {
-        if controller.fault.is_some() {
+        if controller.is_ended {
             return Ok(input.len());
         }
         // Out of the controller meanwhile, so that a body needs no copy to be carried out.

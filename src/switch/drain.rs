@@ -135,7 +135,7 @@ impl<J: Journal> Switch<J> {
         for conn in left.iter().take(PER_TURN) {
             let Some(mut controller) = self.seats.take(*conn) else { continue };
             // What has been carried out is answered first; what has not is not begun.
-            controller.is_ended = true;
+            controller.end();
             self.close_when_answered(net, *conn, &mut controller);
             self.seats.put_back(*conn, controller);
         }

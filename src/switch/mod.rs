@@ -486,11 +486,15 @@ impl<J: Journal> Handler for Switch<J> {
         self.drain(net);
     }
 
-    fn due(&self) -> Option<Millis> {
+    fn has_heard_enough(&self) -> bool {
+        self.work >= WORK_PER_TURN
+    }
+
+    fn due(&self, net: &impl Net) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let flood = self.flood.map(|flood| flood.look_at);
+        let flood = self.flood_due(net);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
-        let shortage = self.shortage_due();
+        let shortage = self.shortage_due(net);
         let intake = self.intake.is_moving(self.limits.control_input_bytes).then_some(Millis(0));
         let others = [self.report_at, flood, shortage, self.drain_due(), intake];
         [end, journal, shared, web].into_iter().chain(others).flatten().min()

@@ -230,7 +230,7 @@ impl Judge {
         let answer_ms = self.terms.range(Millis(0), |limits| limits.heartbeat_answer_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
-        let is_short = self.is_short();
+        let is_short = self.short_since.is_some();
         self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);

@@ -2,8 +2,8 @@
 //! the switch did, as the tape has it, with what it had to do. Panics at the first difference.
 //! The world calls it after each call into the switch.
 //!
-//! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does, `terms` by which limits, `intake` what is read of large
+//! This file has the connections and the comparison; `changes` what entries do, `spread` what long
+//! emits do, `roles` what clients say, `clock` what time does, `terms` by which limits, `intake` what is read of large
 //! commands, `recovery` what must be there after a crash.
 
 mod addresses;
@@ -16,6 +16,7 @@ mod queues;
 mod recovery;
 mod replica;
 mod roles;
+mod spread;
 mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,6 +36,7 @@ use expected::Expected;
 use queues::Queue;
 use recovery::{Disk, Past};
 use replica::Replica;
+use spread::Spread;
 use terms::{Half, Term, Terms};
 
 pub(super) use expected::{BOUNDS, Seen};
@@ -174,6 +176,8 @@ struct Pending {
     /// The key that was drawn for it.
     key: String,
     change: Change<'static>,
+    /// It is a part of a long emit.
+    of: Option<Box<Spread>>,
 }
 
 #[derive(Debug)]
@@ -188,6 +192,10 @@ pub(super) struct Judge {
     /// Date at the zero of the monotonic clock, at the start.
     epoch: u64,
     pending: BTreeMap<u64, Pending>,
+    /// Emits that go on in the next turns, in turn.
+    spreads: VecDeque<Spread>,
+    /// Who was reached by the last message.
+    reached: BTreeSet<ConnId>,
     /// Number of the last entry.
     applied: u64,
     /// Mark of all that is recorded by now.
@@ -246,6 +254,8 @@ impl Judge {
             now,
             epoch: now.unix.0 - now.mono.0,
             pending: BTreeMap::new(),
+            spreads: VecDeque::new(),
+            reached: BTreeSet::new(),
             applied: 0,
             mark: 0,
             marks: BTreeMap::new(),
@@ -590,6 +600,6 @@ impl Judge {
 
     /// Whether proposals wait.
     pub fn is_waiting(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || !self.spreads.is_empty()
     }
 }

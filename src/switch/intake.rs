@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::Switch;
 use super::control::Controller;
+use super::{Switch, Waiter};
 use crate::edge::{ConnId, Net};
 use crate::journal::Journal;
 
@@ -128,7 +128,13 @@ impl<J: Journal> Switch<J> {
     pub(super) fn check_intake(&self) {
         let conns = self.seats.all_controllers();
         let controllers = || conns.iter().filter_map(|conn| self.seats.look_at(*conn));
+        let spreads = self.spreads.iter().filter_map(|spread| spread.room.as_ref());
+        let waiting = self.waiting.values().filter_map(|waiter| match waiter {
+            Waiter::Spread(spread, _) => spread.room.as_ref(),
+            Waiter::Command(_) => None,
+        });
         let rooms = controllers().filter_map(|controller| controller.room.as_ref());
+        let rooms = rooms.chain(spreads).chain(waiting);
         assert_eq!(rooms.map(|room| room.bytes).sum::<usize>(), self.intake.reserved());
         let places = controllers().filter_map(|controller| controller.place);
         assert_eq!(places.count(), self.intake.line.len(), "who waits for room");

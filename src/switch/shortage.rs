@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::Switch;
 use super::command::Command;
 use super::control::Controller;
-use super::{Switch, WORK_PER_TURN};
 use crate::edge::{ConnId, Net, Owed};
 use crate::journal::Journal;
 use crate::reason::CloseReason;
@@ -226,7 +226,7 @@ impl<J: Journal> Switch<J> {
     /// have asked for in this turn.
     pub(super) fn feed(&mut self, net: &mut impl Net) {
         let mut is_first = true;
-        while (std::mem::take(&mut is_first) || self.work < WORK_PER_TURN)
+        while (std::mem::take(&mut is_first) || !self.has_worked_enough())
             && !self.is_short(net)
             && let Some(conn) = self.hungry.pop_front()
         {

@@ -256,6 +256,8 @@ impl Judge {
                 let is_in_time = at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let may_wait = may_wait || may_wait_for_room;
+                let is_idle = view.is_paused && is_answered && !controller.is_ended;
+                assert!(!is_idle || may_wait, "{conn:?} is not heard");
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
                 let is_held = is_held && !is_hungry;
                 controller.note_held(is_held, view, now, &self.terms);

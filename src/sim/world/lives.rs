@@ -195,6 +195,7 @@ impl<G: Ground> World<G> {
         report.commands += metrics.commands;
         report.deliveries += metrics.deliveries;
         report.browsers_held += metrics.browsers_held;
+        report.long_emits += metrics.long_emits;
         report.floods += metrics.floods;
         report.shortages += metrics.shortages;
         report.control_input_waits += self.switch.census().control_input_waits;

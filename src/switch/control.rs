@@ -14,7 +14,7 @@ use super::deadlines::Deadlines;
 use super::intake::Room;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::shortage::Wanted;
-use super::{Stranger, Switch, WHOLE, Waiter};
+use super::{Stranger, Switch, WHOLE, Waiter, text};
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
@@ -272,7 +272,7 @@ impl<J: Journal> Switch<J> {
                 controller.read_on(decoder.arrived(), &self.limits);
                 break;
             };
-            let outline = controller.whole(body);
+            let mut outline = controller.whole(body);
             commands += 1;
             self.metrics.commands += 1;
             if commands == 1 {
@@ -280,7 +280,7 @@ impl<J: Journal> Switch<J> {
                 controller.watch_frame(net, conn, false, &self.limits);
             }
             let is_large = controller.room.is_some();
-            self.command(net, conn, controller, (body, outline.as_deref()))?;
+            self.command(net, conn, controller, (body, outline.as_deref_mut()))?;
             if is_large {
                 decoder.release();
                 controller.room = None;
@@ -304,15 +304,16 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        (body, outline): (&[u8], Option<&Outline>),
+        (body, mut outline): (&[u8], Option<&mut Outline>),
     ) -> Result<(), CloseReason> {
         self.look_at_key(net, controller);
-        let body = match command::text(body, self.limits.control_frame_bytes) {
+        let max = self.limits.control_frame_bytes;
+        let body = match text::of_body(body, outline.as_deref_mut(), max) {
             Ok(body) => body,
             Err(refused) => return self.say(net, conn, controller, Err(refused)),
         };
-        let outline = outline.filter(|_| matches!(body, Cow::Borrowed(_)));
-        let command = command::parse(&body, outline, controller.auth.is_some(), &self.limits);
+        let command =
+            command::parse(&body, outline.as_deref(), controller.auth.is_some(), &self.limits);
         let answer = match command {
             Ok(command) if self.puts_off(net, conn, controller, &command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),

@@ -2,7 +2,8 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends (and `deadlines` and `replies` for theirs), `browser`
+//! One file per role: `control` for back ends (and `text`, `command`, `deadlines` and `replies` for
+//! theirs), `browser`
 //! for what browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for
 //! the page to try it all, `seats` for who is what, `crowd` for what is said to all in a channel,
 //! `spread` for what is said in so many that it takes several turns,
@@ -27,6 +28,7 @@ mod settings;
 mod shared;
 mod shortage;
 mod spread;
+mod text;
 
 use std::collections::{BTreeSet, VecDeque};
 

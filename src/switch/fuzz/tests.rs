@@ -83,6 +83,50 @@ fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
 }
 
 #[test]
+fn an_emit_to_many_channels_goes_on_in_the_next_turns() {
+    for journal in [0, 1] {
+        match journal {
+            0 => spread(MemoryJournal::new(1)),
+            _ => spread(LateJournal::new(1, 0, 0)),
+        }
+    }
+}
+
+/// A turn has room for two messages.
+fn spread(journal: impl Journal) {
+    let mut world = World::new(journal);
+    world.play(opening(&[('a', "1"), ('b', "2")]).as_bytes());
+    world.play(b"a{\"event\":\"subscribe\",\"data\":\"e\"}");
+    let output = |world: &World<_>, peer: u8| {
+        let slot = PEERS.iter().position(|letter| *letter == peer).unwrap();
+        String::from_utf8_lossy(&world.net.peers[slot].output).into_owned()
+    };
+    let start = world.switch.metrics.deliveries;
+    let to = r#""channels":["c","@c","e"]"#;
+    let emit = format!(r#"k{{"action":"emit",{to},"data":7,"params":{{"count":1}}}}"#);
+    world.line(emit.as_bytes());
+    world.line(br#"k{"action":"emit","channel":"c","data":8}"#);
+    let mut most = 0;
+    for _ in 0..20 {
+        let before = world.switch.metrics.deliveries;
+        world.turn();
+        most = most.max(world.switch.metrics.deliveries - before);
+    }
+    world.rest();
+    assert_eq!((world.switch.metrics.deliveries - start, most), (7, 2), "in all, and in a turn");
+    let heard = output(&world, b'a');
+    let order = [("c", 7), ("@c", 7), ("e", 7), ("c", 8)];
+    let places = order.map(|(channel, data)| {
+        heard.find(&format!(r#"{{"event":"{channel}","data":{data}}}"#)).unwrap()
+    });
+    assert!(places.is_sorted(), "{heard}");
+    let replies = output(&world, b'k');
+    assert!(replies.contains(r#"{"success":true,"count":2}"#), "{replies}");
+    assert_eq!((world.switch.metrics.long_emits, world.switch.metrics.publications), (1, 2));
+    world.end();
+}
+
+#[test]
 fn the_targets_take_anything() {
     for data in [&b""[..], b"*", b"\xff\n.\n!\n$\n~\n", b"k\nl{\na\xff\nA\xff\n!z"] {
         fuzz_browser(data);

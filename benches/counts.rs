@@ -58,7 +58,7 @@ impl World {
             at: reactor.now().unix,
         };
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
-        assert!(switch.declare(support::NAMESPACE, support::KEY), "a new namespace");
+        assert!(switch.declare(support::NAMESPACE, support::KEY).is_some(), "a new namespace");
         Ok(World { reactor, switch, ws, control })
     }
 

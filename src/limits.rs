@@ -204,8 +204,8 @@ limits! {
     /// What was sent and the peer's machine has not acknowledged, or has no room for, for so long
     /// ends the connection; for back ends `control_replies_ms` and `close_ms`, if that is longer.
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
-    /// What the kernel keeps for one browser that does not read; it takes twice as much memory for
-    /// it.
+    /// What the kernel keeps for one browser or back end that does not read; it takes twice as much
+    /// memory for it.
     kernel_send_bytes: 65_536, 4096..=1_073_741_824;
     /// What the kernel keeps of what one browser says while it is not read; it takes twice as much
     /// memory for it.

@@ -50,6 +50,41 @@ impl fmt::Display for Count {
     }
 }
 
+/// Lines that one event may bring a hundred thousand of: the first are written, and then how many
+/// more there are.
+#[derive(Debug)]
+pub struct News {
+    prefix: &'static str,
+    at: UnixMillis,
+    count: usize,
+}
+
+impl News {
+    const WRITTEN_MAX: usize = 20;
+
+    /// None yet. Each will begin with that prefix.
+    pub fn new(prefix: &'static str, at: UnixMillis) -> News {
+        News { prefix, at, count: 0 }
+    }
+
+    /// One more.
+    pub fn tell(&mut self, message: fmt::Arguments<'_>) {
+        self.count += 1;
+        if self.count <= News::WRITTEN_MAX {
+            info(self.at, format_args!("{}{message}", self.prefix));
+        }
+    }
+
+    /// That was all. How many there were.
+    pub fn end(self) -> usize {
+        let more = self.count.saturating_sub(News::WRITTEN_MAX);
+        if more > 0 {
+            info(self.at, format_args!("{}and {more} more like these", self.prefix));
+        }
+        self.count
+    }
+}
+
 /// From now on the lines of this thread are dropped, or written again: simulated days are nobody's
 /// news.
 pub(crate) fn mute(is_muted: bool) {

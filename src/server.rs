@@ -18,12 +18,12 @@ use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
 use crate::edge::Door;
-use crate::hub::Hub;
+use crate::hub::{Declared, Hub};
 use crate::journal::store::{Folder, Home, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::limits::Limits;
-use crate::log;
+use crate::log::{self, News};
 use crate::reactor::{Bounds, Reactor, Signal, raise_descriptor_limit};
 use crate::slow::Rules;
 use crate::switch::{Settings, SockJs, Switch};
@@ -35,16 +35,16 @@ use reload::InForce;
 pub use memory::fit as fit_memory;
 pub use reload::Reread;
 
-/// Descriptors kept for what is no connection that is counted in `connections`: 24 for back ends
-/// that come late, eight for newcomers that are turned away, eight for those who watch; and the
-/// rest for standard streams, doors, epoll, signals, the store, and files that are opened for a
-/// moment.
+/// Descriptors kept for what is no connection that is counted in `connections`: 20 for back ends
+/// that come late, eight for newcomers that are turned away, eight for those who watch; and of the
+/// rest 25 for standard streams, doors, epoll, signals, the store and the service manager, and
+/// three for files that are opened for a moment, as when the store is written anew.
 const DESCRIPTORS_KEPT: u64 = 64;
 /// A server with less room than this is none.
 const CONNECTIONS_MIN: usize = 16;
 /// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
 /// come in crowds, must not lock out those who speak to them.
-const CONTROL_RESERVE: usize = 24;
+const CONTROL_RESERVE: usize = 20;
 
 /// Runs the server until it is told to stop by SIGTERM or SIGINT. At SIGHUP it takes the
 /// configuration that `reread` gives it, if that is good.
@@ -215,7 +215,7 @@ impl Start {
             at,
         };
         let mut switch = Switch::over(hub, settings, journal);
-        declare(&config, &mut switch)?;
+        declare(&config, &mut switch, self.now().unix)?;
         self.reactor.add_signals(signals(&[SIGTERM, SIGINT])?, Signal::Stop)?;
         let at = self.now().unix;
         let pages = match &config.allow_origin[..] {
@@ -314,15 +314,23 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
 }
 
 /// The namespaces that the configuration names, and the demo's.
-fn declare(config: &Config, switch: &mut Switch<Box<dyn Journal>>) -> io::Result<()> {
+fn declare(
+    config: &Config,
+    switch: &mut Switch<Box<dyn Journal>>,
+    at: UnixMillis,
+) -> io::Result<()> {
     let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
+    let mut news = News::new("", at);
     for (name, key) in &config.namespaces {
-        switch.declare(name, key.expose()).then_some(()).ok_or_else(|| full(name))?;
+        if switch.declare(name, key.expose()).ok_or_else(|| full(name))? == Declared::OtherKey {
+            news.tell(format_args!("the key of namespace {name:?} is another one"));
+        }
     }
+    news.end();
     let is_declared = config.namespaces.iter().any(|(name, _)| name == demo::NAMESPACE);
     if config.demo && !is_declared {
-        let is_declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
-        is_declared.then_some(()).ok_or_else(|| full(demo::NAMESPACE))?;
+        let declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
+        declared.ok_or_else(|| full(demo::NAMESPACE))?;
     }
     Ok(())
 }

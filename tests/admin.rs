@@ -292,6 +292,19 @@ fn http_is_that_of_the_web_door() {
 }
 
 #[test]
+fn requests_in_one_piece_have_a_turn_each() {
+    let server = Server::start(&options());
+    let mut http = Http::connect(server.admin());
+    http.raw("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(10));
+    let turns = [(); 10].map(|()| {
+        let samples = parse(&http.answer().body).expect("a page");
+        let count = samples.iter().find(|sample| sample.name == "fws_turn_seconds_count");
+        count.expect("turns are counted").value
+    });
+    assert!(turns.is_sorted_by(|one, next| one < next), "{turns:?}");
+}
+
+#[test]
 fn half_a_request_ends_and_makes_room() {
     let mut options = options();
     options.config["limits"] = json!({ "admin_connections": 1, "http_head_ms": 300 });

@@ -339,7 +339,14 @@ fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
     assert_eq!(read(file.bytes()).unwrap().1, before, "{what}: found after the close");
     if how == Failure::Space {
         file.mend();
-        let mut writer = Writer::reopen(file.clone(), &facts(), 0).unwrap();
+        let last = Facts { batch: batch.number - 1, ..facts() };
+        for other in
+            [Facts { batch: batch.number, ..facts() }, Facts { key: [8; 32], ..last.clone() }]
+        {
+            let taken = Writer::reopen(file.clone(), &other, 0);
+            assert!(matches!(taken, Err(Fault::Broken(_))), "{what}: an older one, or another's");
+        }
+        let mut writer = Writer::reopen(file.clone(), &last, 0).unwrap();
         writer.write(&mut batch).unwrap();
         drop(writer);
         assert_eq!(read(file.bytes()).unwrap().1, source.rows(), "{what}: mended");

@@ -391,6 +391,27 @@ fn a_large_namespace_is_buried_bit_by_bit() {
     assert_eq!(this.on_disk(), this.rows());
 }
 
+/// After a fault nothing that the file says is relied upon, also if there is no space then for the
+/// one that is to take its place.
+#[test]
+fn a_broken_file_is_not_used_again_because_the_disk_is_full() {
+    for call in 0..30 {
+        let mut this = Loop::new(SyncPolicy::Always);
+        this.begin();
+        let broken = this.folder.store();
+        broken.fail(0, 1, Failure::Broken);
+        let mark = this.set("old", "2").unwrap();
+        assert!(!this.is_kept(mark));
+        let bytes = broken.bytes();
+        broken.fail(call, 40, Failure::Space);
+        this.until("the disk works again", |this| !this.journal.is_failing());
+        let mark = this.set("old", "3").unwrap();
+        assert!(this.is_kept(mark));
+        assert!(broken.bytes() == bytes, "Space at call {call}: it was used again");
+        assert_eq!(this.on_disk(), this.rows());
+    }
+}
+
 /// The rows of states that ended while the disk was full leave it when there is space again.
 #[test]
 fn what_ended_while_the_disk_failed_is_not_forgotten() {

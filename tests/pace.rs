@@ -55,6 +55,18 @@ fn whoever_speaks_too_fast_is_heard_in_time_and_in_full() {
 }
 
 #[test]
+fn whoever_is_held_back_is_pinged_all_the_same() {
+    let limits = [("messages_per_second", 1), ("messages_burst", 1), ("heartbeat_ms", 200)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut browser = Browser::raw(server.ws);
+    // As many as its tokens let in within ten seconds: meanwhile nothing else is heard of it.
+    browser.send_raw(&masked(0x8A, b"").repeat(10));
+    for _ in 0..4 {
+        assert!(matches!(browser.next(), Ok(Heard::Ping)), "it is not asked");
+    }
+}
+
+#[test]
 fn frames_count_like_messages() {
     let server = Server::start(&slow());
     for frames in [

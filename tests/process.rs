@@ -44,6 +44,19 @@ fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
 }
 
 #[test]
+fn signals_that_come_together_are_one() {
+    let server = Server::new();
+    let mut browsers: Vec<Browser> =
+        (1..=40).map(|n| server.browser("demo", &format!(r#"{{"i":{n}}}"#))).collect();
+    // The first wakes the server, and the others meet it at work.
+    (0..3).for_each(|_| server.terminate());
+    for browser in &mut browsers {
+        browser.expect_going_away();
+    }
+    server.exited();
+}
+
+#[test]
 fn a_stray_signal_ends_nothing() {
     let server = Server::new();
     let mut control = server.controller("demo");
@@ -111,7 +124,7 @@ fn who_lingers_already_does_not_hold_a_stop_up() {
 
 #[test]
 fn no_new_connection_while_it_drains() {
-    let server = Server::new();
+    let mut server = Server::new();
     // Holds the drain up: it neither reads nor goes.
     let mut silent = server.browser("demo", r#"{"i":1}"#);
     silent.subscribe("big");
@@ -122,10 +135,12 @@ fn no_new_connection_while_it_drains() {
     control.expect_closed();
     eventually("the doors are closed", || TcpStream::connect(server.ws).err());
     eventually("the doors are closed", || TcpStream::connect(server.control).err());
-    // A second signal waits for nobody.
+    // A second signal waits for nobody. What comes right behind the first is no second one.
     let start = Instant::now();
-    server.terminate();
-    server.ended();
+    eventually("it ends", || {
+        server.terminate();
+        server.exit_code()
+    });
     assert!(start.elapsed() < Duration::from_secs(5), "the drain went on");
 }
 
@@ -180,11 +195,11 @@ fn browsers_do_not_lock_the_back_ends_out() {
         (1..=16).map(|n| server.browser("demo", &format!(r#"{{"i":{n}}}"#))).collect();
     let _more: Vec<Wire> = (0..40).map(|_| Wire::tcp(server.ws)).collect();
     browsers[0].subscribe("c");
-    let mut controls: Vec<Control> = (0..24).map(|_| server.control()).collect();
+    let mut controls: Vec<Control> = (0..20).map(|_| server.control()).collect();
     for control in &mut controls {
         control.auth("demo");
     }
-    controls[23].ok(r#"{"action":"emit","channel":"c","data":1}"#);
+    controls[19].ok(r#"{"action":"emit","channel":"c","data":1}"#);
     browsers[0].expect(r#"{"event":"c","data":1}"#);
     // That room is not without end either.
     let mut late = server.control();
@@ -213,6 +228,34 @@ fn a_door_that_is_full_over_and_over_does_not_flood_the_log() {
     server.told("full: 16 connections are open");
     let told = server.log().iter().filter(full).count() as u64;
     assert!((1..=1 + start.elapsed().as_secs() / 10).contains(&told), "{told} times");
+}
+
+/// Of the 64 that are kept 36 are for connections, and three for files of a moment.
+#[test]
+fn what_is_open_at_rest_fits_into_what_is_kept() {
+    let dir = Dir::new();
+    let mut options = Options { unix: true, ..Options::default() };
+    options.config["admin"] = "127.0.0.1:0".into();
+    options.config["ws_unix"] = dir.file("ws.sock").display().to_string().into();
+    let manager = std::os::unix::net::UnixDatagram::bind(dir.file("notify")).unwrap();
+    let mut command = options.command(&dir);
+    command.env("NOTIFY_SOCKET", dir.file("notify"));
+    let server = Server::spawn(command, dir, false);
+    server.controller("demo").ok(r#"{"action":"set","channel":"c","data":1}"#);
+    let path = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
+    // Besides three standard streams and four that are spare, which are pipes and devices, as is
+    // what it may have from whoever has started the tests.
+    let is_own = |link: &std::path::PathBuf| {
+        let link = link.to_string_lossy();
+        !link.starts_with("pipe:") && !link.starts_with("/dev/")
+    };
+    let own = || {
+        let entries = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter_map(|it| it.read_link().ok()).filter(is_own).count()
+    };
+    assert!(own() >= 14, "{}", own());
+    eventually("no more than 25 are open", || (own() <= 25 - 7).then_some(()));
+    drop(manager);
 }
 
 #[test]

@@ -174,7 +174,7 @@ fn keys_of_namespaces_follow_the_file() {
     rewrite(&server, &json!({ "namespaces": { "demo": "another key", "third": "its key" } }));
     let said = reload(&server);
     assert_says(&said, "reload: the key of namespace \"demo\" is another one");
-    assert_says(&said, "reload: namespaces is demo, third, was demo, other");
+    assert_says(&said, "reload: namespace \"third\" is new");
     assert_says(&said, "reload: nobody can open namespace \"other\" any more");
     assert!(!said.iter().any(|line| line.contains("another key")), "{said:#?}");
     // The old key opens nothing any more, also to those whom it had let in.
@@ -196,6 +196,41 @@ fn keys_of_namespaces_follow_the_file() {
     let mut new = server.control();
     assert_eq!(auth(&mut new, "demo", "another key"), DONE);
     assert_eq!(new.ask(r#"{"action":"get","channel":"c"}"#), "1");
+}
+
+#[test]
+fn keys_are_told_of_as_they_are_and_not_as_they_were_named() {
+    let server = Server::new();
+    let mut control = server.control();
+    let made: Value = serde_json::from_str(&control.ask(&register("shop", SERVER_KEY))).unwrap();
+    let key = made["secretKey"].as_str().expect("a key");
+    assert_eq!(auth(&mut control, "shop", key), DONE);
+    // The file names it with another key, and one that is removed comes back with the file.
+    let both = json!({ "namespaces": { "demo": DEMO_KEY, "other": OTHER_KEY, "shop": "k" } });
+    rewrite(&server, &both);
+    let said = reload(&server);
+    assert_says(&said, "reload: the key of namespace \"shop\" is another one");
+    assert_says(&said, "reload: done, 1 change");
+    let remove = format!(r#"{{"action":"removeNameSpace","name":"shop","key":"{SERVER_KEY}"}}"#);
+    control.ok(&remove);
+    let said = reload(&server);
+    assert_says(&said, "reload: namespace \"shop\" is new");
+    assert_says(&said, "reload: done, 1 change");
+    assert_says(&reload(&server), "reload: nothing was to be changed");
+}
+
+#[test]
+fn many_namespaces_are_few_lines_and_no_long_time() {
+    let server = Server::start(&Options::limits(&[("namespaces", 30_000)]));
+    let many: serde_json::Map<String, Value> =
+        (0..20_000).map(|n| (format!("n{n}"), format!("key {n}").into())).collect();
+    let config = json!({ "namespaces": many, "limits": { "namespaces": 30_000 } });
+    rewrite(&server, &config);
+    let said = reload(&server);
+    assert!(said.len() < 40, "{} lines", said.len());
+    assert_says(&said, "reload: and 19982 more like these");
+    // Of as many as there are each is looked at once.
+    assert_says(&reload(&server), "reload: nothing was to be changed");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod common;
 
+use rustix::process::{Resource, Rlimit, prlimit};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -364,6 +365,31 @@ fn a_server_starts_on_a_full_disk_and_recovers() {
 }
 
 #[test]
+fn a_disk_that_takes_nothing_holds_back_nobody_who_sets_nothing() {
+    let mut options = Options::limits(&[("store_pending_changes", 16)]);
+    options.config["sync"] = "1s".into();
+    let mut server = Server::start(&options);
+    let mut control = server.controller("demo");
+    let nothing = Rlimit { current: Some(0), maximum: None };
+    prlimit(Some(server.pid()), Resource::Fsize, nothing).unwrap();
+    let value = format!("\"{}\"", "x".repeat(20_000));
+    let sets: Vec<u8> = (0..100)
+        .flat_map(|i| common::control::frame(set(&format!("s{i}"), &value, "{}").as_bytes()))
+        .collect();
+    control.send_raw(&sets);
+    server.told("the store cannot be written (File too large");
+    // As many wait for the disk as may, and nobody waits for them.
+    for _ in 0..100 {
+        let reply = control.recv();
+        assert!(reply == DONE || reply == FULL, "{reply}");
+    }
+    let mut other = server.controller("demo");
+    other.ok(r#"{"action":"emit","channel":"x","data":2}"#);
+    assert_eq!(other.ask(&set("one more", "1", "{}")), FULL);
+    server.assert_alive();
+}
+
+#[test]
 fn a_bound_on_the_length_of_files_is_a_full_disk() {
     let dir = Dir::new();
     let server = Options::default().command(&dir);
@@ -388,39 +414,6 @@ fn a_bound_on_the_length_of_files_is_a_full_disk() {
     for (i, reply) in replies.iter().enumerate() {
         let expected = if reply == DONE { &value } else { "null" };
         assert_eq!(control.ask(&get(&format!("s{i}"))), expected, "state {i}");
-    }
-}
-
-#[test]
-fn a_store_that_somebody_removes_is_written_anew() {
-    let server = Server::new();
-    let folder = server.dir().file("data");
-    let mut control = server.controller("demo");
-    control.ok(&set("before", "1", "{}"));
-    let lost = |control: &mut Control, path: &str| {
-        assert_eq!(control.ask(&set(path, "2", "{}")), FULL, "it is on no disk");
-        eventually("the store takes again", || {
-            (control.ask(&set(path, "3", "{}")) == DONE).then_some(())
-        });
-    };
-    std::fs::remove_file(folder.join("store.redb")).unwrap();
-    lost(&mut control, "removed");
-    server.told("store.redb was removed while the server runs");
-    // Nobody says anything, and it is noticed all the same.
-    std::fs::remove_file(folder.join("store.redb")).unwrap();
-    eventually("it is there again", || folder.join("store.redb").exists().then_some(()));
-    // Something else in its place is kept.
-    std::fs::write(folder.join("a backup"), "a backup").unwrap();
-    std::fs::rename(folder.join("a backup"), folder.join("store.redb")).unwrap();
-    lost(&mut control, "replaced");
-    server.told("store.redb was replaced while the server runs");
-    let strange = std::fs::read_to_string(folder.join("store.redb.strange")).unwrap();
-    assert_eq!(strange, "a backup");
-    // All is there for the next start.
-    let server = Server::start_in(server.crash(), &Options::default());
-    let mut control = server.controller("demo");
-    for (channel, value) in [("before", "1"), ("removed", "3"), ("replaced", "3")] {
-        assert_eq!(control.ask(&get(channel)), value, "{channel}");
     }
 }
 

@@ -21,12 +21,15 @@
   const BACKOFF_CAP_MS = 30000;
   const STABLE_MS = 10000; // a connection that lived so long makes the back-off start anew
   const DIAL_MS = 10000; // for the token, and again from dialling to `auth ok`
-  const PROBE_MS = 2000; // for the answer to a ping after the page has come back
+  const PROBE_MS = 2000; // without a word after a ping, when the page has come back
+  const PROBE_MAX_MS = 35000; // the same while states are on their way; servers wait 33 s
+  const DOUBLINGS_MAX = 5; // of these two
+  const PACE = 20; // of a slow network, in characters a millisecond
   const RENEW_AT = 0.8; // of a token's life
   const BACK_MAX_MS = 600000; // no server may send us away for longer
   const TIMER_MAX_MS = 0x7fffffff; // what setTimeout can hold
   const QUEUE_MAX = 256; // messages of `emit` that wait for a connection
-  const ANSWERS_MAX = 256; // functions that wait for an answer of the server
+  const ANSWERS_MAX = 256; // functions of `emit` and `unsubscribe` that wait for an answer
 
   /** Code of `disconnect` when no close frame came (RFC 6455, 7.4.1). */
   const LOST = 1006;
@@ -77,6 +80,8 @@
       this._link = null;
       this._round = 0; // counts links
       this._failures = 0; // in a row
+      this._unanswered = 0; // probes in a row
+      this._largest = 0; // length of a message that came unasked
       this._retry = null; // timer of the next dial
       this._backAt = 0; // when the server wants us back at the earliest
       this._caller = null; // own-event handler that runs at this moment
@@ -162,9 +167,12 @@
         ready: false, // `auth ok` has come, and everything is subscribed for:
         subscriber: null, // this user
         since: 0, // when that was
-        answers: new Map(), // clb → function
+        answers: new Map(), // clb → function of the page
+        own: new Map(), // clb → function of this client
         limit: null, // timer: token, dial
         probe: null, // timer: answer to a ping
+        states: null, // timer: a ping behind what was asked for; it is kept until the answer
+        more: false, // asked for since that ping
         renewal: null, // timer: next token
       };
       this._link = link;
@@ -194,7 +202,10 @@
         this._auth(link, token);
         this._announce('connected');
       };
-      socket.onmessage = (event) => this._received(link, event.data);
+      socket.onmessage = (event) => {
+        this._received(link, event.data);
+        if (link.probe && this._link === link) this._listen(link); // a sign of life
+      };
       socket.onclose = (event) => this._lost(link, event.code, event.reason);
       socket.onerror = () => {}; // a close follows; WebSockets of Node throw what nobody hears
     }
@@ -232,6 +243,7 @@
       } catch (error) {
         return;
       }
+      if (!link.states) this._largest = Math.max(this._largest, text.length);
       if (!message || typeof message !== 'object') return;
       if (message.event === 'auth ok') {
         this._authenticated(link, message.data || {});
@@ -250,7 +262,7 @@
       if (this._link !== link) return;
       this._link = null;
       this.cid = null;
-      [link.limit, link.probe, link.renewal].forEach(clearTimeout);
+      [link.limit, link.probe, link.states, link.renewal].forEach(clearTimeout);
       if (link.socket) {
         link.socket.onopen = link.socket.onmessage = link.socket.onclose = null;
         link.socket.close();
@@ -299,13 +311,43 @@
     /** A socket can look open long after its network has gone; only an answer proves it. */
     _probe(link) {
       if (link.probe) return;
-      link.probe = setTimeout(() => {
-        this._lost(link, LOST, 'no answer to a ping');
-        this._dial();
-      }, PROBE_MS);
+      this._listen(link);
       this._send(link, 'ping', 1, () => {
         clearTimeout(link.probe);
         link.probe = null;
+        this._unanswered = 0;
+      }, link.own);
+    }
+
+    /**
+     * From now on the link has so long to bring a message. Of a large one nothing is seen until it
+     * is whole, so there is time for one as large as any before, or for states that were asked
+     * for; and twice as much after each wait in vain. In two halves: if the page slept or was busy
+     * in the first, what came meanwhile is heard in the second.
+     */
+    _listen(link) {
+      clearTimeout(link.probe);
+      const message = Math.max(PROBE_MS, Math.min(PROBE_MAX_MS, this._largest / PACE));
+      const wait = (link.states ? PROBE_MAX_MS : message) * 2 ** this._unanswered;
+      link.probe = setTimeout(() => {
+        link.probe = setTimeout(() => {
+          this._unanswered = Math.min(DOUBLINGS_MAX, this._unanswered + 1);
+          this._lost(link, LOST, 'no answer to a ping');
+          this._dial();
+        }, wait / 2);
+      }, wait / 2);
+    }
+
+    /** Sends a ping behind what was asked for: its answer comes behind all the states. */
+    _expect(link) {
+      link.more = true;
+      if (link.states) return;
+      link.states = setTimeout(() => {
+        link.more = false;
+        this._send(link, 'ping', 1, () => {
+          link.states = null;
+          if (link.more) this._expect(link);
+        }, link.own);
       });
     }
 
@@ -328,7 +370,7 @@
         };
         const answer = this._token(check);
         if (answer && typeof answer.then === 'function') answer.then(check, reject);
-        else if (answer !== undefined) check(answer);
+        else if (typeof answer === 'string') check(answer);
       });
     }
 
@@ -348,9 +390,17 @@
 
     _add(handlers, name, fn, refused) {
       const entry = { fn, refused, by: this._caller, round: this._round };
-      const stale = (other) => other.fn === fn
-        || (other.by && other.by === entry.by && other.round !== entry.round);
-      const others = (handlers.get(name) || []).filter((other) => !stale(other));
+      const mine = (other) => other.by && other.by === entry.by;
+      const old = (other) => mine(other) && other.round !== entry.round;
+      const known = handlers.get(name) || [];
+      if (entry.by && !known.some(mine)) { // another name than the last time, perhaps
+        handlers.forEach((entries, other) => {
+          const rest = entries.filter((one) => !old(one));
+          if (rest.length) handlers.set(other, rest);
+          else handlers.delete(other);
+        });
+      }
+      const others = known.filter((one) => one.fn !== fn && !old(one));
       handlers.set(name, others.concat(entry));
       return entry;
     }
@@ -370,24 +420,26 @@
       this._send(link, 'subscribe', name, asking.length && ((answer) => {
         if (!answer || answer.ok !== false) return;
         asking.forEach((entry) => call(entry.refused, answer.reason));
-      }));
+      }), link.own);
+      this._expect(link);
     }
 
-    _send(link, event, data, fn) {
+    /** The server answers all that `own` waits for; of what the page asks it may answer none. */
+    _send(link, event, data, fn, answers = link.answers) {
       const message = { event, data };
       if (fn) {
         this._clb += 1;
         message.clb = this._clb;
-        link.answers.set(message.clb, fn);
+        answers.set(message.clb, fn);
       }
       link.socket.send(JSON.stringify(message));
-      // The server answers no event that it does not know.
       if (link.answers.size > ANSWERS_MAX) this._answer(link, link.answers.keys().next().value);
     }
 
     _answer(link, clb, data) {
-      const fn = link.answers.get(clb);
+      const fn = link.answers.get(clb) || link.own.get(clb);
       link.answers.delete(clb);
+      link.own.delete(clb);
       if (fn) call(fn, data);
     }
   }

@@ -18,7 +18,7 @@ mod states;
 pub use apply::Checked;
 pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
-pub use record::{Cursor, Key, KeyRef, Row, Undo};
+pub use record::{Cursor, Declared, Key, KeyRef, Row, Undo};
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};

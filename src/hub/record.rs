@@ -35,6 +35,17 @@ pub enum Key {
     },
 }
 
+/// What became of a namespace that the configuration names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declared {
+    /// It was there, with that key, or with one that `rotateKey` has put in its place.
+    AsBefore,
+    /// It was not there.
+    New,
+    /// It was there with another key, or with none.
+    OtherKey,
+}
+
 impl Key {
     /// The number of the namespace that it belongs to.
     pub fn ns(&self) -> u64 {
@@ -246,13 +257,14 @@ impl Hub {
 
     /// A namespace that the configuration names, with the key that it gives it: it stays the one
     /// of an earlier run. A key that `rotateKey` has put in place of this one stays as well, until
-    /// the configuration has another. `false` if there is no room for it.
-    pub fn declare(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> bool {
-        if let Some(ns) = self.namespace(name) {
-            let Some(space) = self.namespaces.get_mut(ns) else { return false };
+    /// the configuration has another. `None` if there is no room for it.
+    pub fn declare(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Option<Declared> {
+        let there = self.namespace(name);
+        if let Some(space) = there.and_then(|ns| self.namespaces.get_mut(ns)) {
             if space.key.is_some() && space.configured.as_deref() == Some(key) {
-                return true;
+                return Some(Declared::AsBefore);
             }
+            let is_same = space.key.as_deref() == Some(key);
             let was_recorded = space.key.is_some();
             (space.key, space.old_key) = (Some(key.into()), None);
             space.configured = space.key.clone();
@@ -262,16 +274,16 @@ impl Hub {
                 let key = Key::Namespace { ns: space.number };
                 out.changed(Undo::new(key, 0, Before::Kept));
             }
-            return true;
+            return Some(if is_same { Declared::AsBefore } else { Declared::OtherKey });
         }
         if self.namespaces.len() >= self.limits.namespaces {
-            return false;
+            return None;
         }
         let number = self.take_number();
         let space = Namespace::new(number, name.into(), Some(key.into()));
         self.insert_namespace(Namespace { configured: Some(key.into()), ..space });
         out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Kept));
-        true
+        Some(Declared::New)
     }
 
     /// The configuration names a namespace no more: the key that it gave it opens nothing. One that

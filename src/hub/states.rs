@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn what_a_check_has_found_may_end_before_it_is_applied() {
         let mut hub = Hub::new(Limits::default(), UnixMillis(0));
-        assert!(hub.declare("a", "k", &mut Nobody));
+        assert!(hub.declare("a", "k", &mut Nobody).is_some());
         let ns = hub.namespace("a").unwrap();
         let set = |data: &'static str, ttl_ms| {
             let (channel, data) = ("c".into(), data.into());

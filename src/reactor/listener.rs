@@ -67,11 +67,11 @@ impl Listener {
     }
 
     /// Bounds what comes through a TCP door from now on: what is sent and not acknowledged for so
-    /// long ends the connection, and the kernel keeps no more than so much for a browser that does
-    /// not read, or that is not read, which its own choice may make megabytes. Set here, because
-    /// accepted sockets inherit it, which saves three calls for each. The admin door is for few,
-    /// who all have the deadlines of requests, answers that nobody takes included, and needs none
-    /// of it.
+    /// long ends the connection, and the kernel keeps no more than so much for a peer that does
+    /// not read, or for a browser that is not read, which its own choice may make megabytes. Set
+    /// here, because accepted sockets inherit it, which saves three calls for each. The admin door
+    /// is for few, who all have the deadlines of requests, answers that nobody takes included, and
+    /// needs none of it.
     ///
     /// # Errors
     /// Those of the kernel.
@@ -91,8 +91,11 @@ impl Listener {
             let timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(listener, timeout_ms)?;
         }
-        if self.door == Door::Web {
+        if self.door != Door::Admin {
             sockopt::set_socket_send_buffer_size(listener, limits.kernel_send_bytes)?;
+        }
+        // A back end that is not read makes the kernel's window no larger, and a fast one needs it.
+        if self.door == Door::Web {
             sockopt::set_socket_recv_buffer_size(listener, limits.kernel_receive_bytes)?;
         }
         Ok(())
@@ -250,6 +253,14 @@ mod tests {
         assert_eq!(timeout_ms(&Limits::default()), 65_000);
         let patient = Limits { tcp_user_timeout_ms: 100_000, ..Limits::default() };
         assert_eq!(timeout_ms(&patient), 100_000);
+    }
+
+    #[test]
+    fn the_kernel_keeps_no_megabytes_for_a_back_end() {
+        let listener = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+        listener.bound(&Limits::default()).unwrap();
+        let Socket::Tcp(socket) = &listener.socket else { panic!("it is TCP") };
+        assert_eq!(sockopt::socket_send_buffer_size(socket).unwrap(), 2 * 65_536);
     }
 
     #[test]

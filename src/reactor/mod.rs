@@ -106,6 +106,7 @@ pub struct Reactor {
     gate: Gate,
     /// Signals to stop that have come.
     stops: usize,
+    same_stop_until: Millis,
     /// A signal to reload has come, and nobody has asked for it yet.
     has_reload: bool,
     drain_until: Millis,
@@ -157,6 +158,7 @@ impl Reactor {
             full_again_at: now.mono,
             gate: Gate::new(&bounds),
             stops: 0,
+            same_stop_until: Millis(0),
             has_reload: false,
             drain_until: Millis(u64::MAX),
             hear_until: None,

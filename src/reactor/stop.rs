@@ -7,6 +7,9 @@ use crate::arena::NIL;
 use crate::edge::{Door, Handler};
 use crate::time::Millis;
 
+/// Signals to stop that come within so long are one: a terminal and whoever started the server say
+/// it together, and supervisors like to say it twice.
+const SAME_STOP_MS: u64 = 100;
 /// From the last byte sent to the end of a connection while the server stops, at most.
 const LINGER_MS: u64 = 500;
 /// For so long, and no longer than half the drain, is heard what comes: whoever never falls silent,
@@ -22,8 +25,12 @@ impl Reactor {
     /// A signal to stop has come: the doors close but for the admin's, and nobody lingers as long
     /// as usual, least of all those who do already.
     pub(super) fn stop(&mut self) {
-        // Those that come together are one: supervisors like to say it twice.
+        let now = self.io.now.mono;
+        if now < self.same_stop_until {
+            return;
+        }
         self.stops += 1;
+        self.same_stop_until = now.plus(SAME_STOP_MS);
         if self.stops > 1 {
             return;
         }
@@ -34,7 +41,7 @@ impl Reactor {
             self.doors.remove(door);
             self.io.peers.close_door(door);
         }
-        let (now, drain_ms) = (self.io.now.mono, self.bounds.drain_ms);
+        let drain_ms = self.bounds.drain_ms;
         // What is behind the loop takes its time as well: the store is closed.
         self.drain_until = now.plus(drain_ms - CLOSING_MS.min(drain_ms / 10));
         self.hear_until = Some(now.plus(HEAR_MS.min(drain_ms / 2)));

@@ -4,14 +4,17 @@
 
 use std::io;
 
+use hashbrown::HashSet;
+
 use super::{bounds, memory, namespace_full, open_connections, sockjs};
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret};
 use crate::demo;
+use crate::hub::Declared;
 use crate::journal::Journal;
 use crate::keys;
 use crate::limits::Limits;
-use crate::log;
+use crate::log::{self, News};
 use crate::reactor::Reactor;
 use crate::time::UnixMillis;
 
@@ -131,18 +134,24 @@ impl InForce<'_> {
         handler.reload(limits, sockjs(&config), reactor.now());
         let switch = handler.switch_mut();
         switch.set_server_key(server_key.expose());
-        let mut count = 0;
+        let mut news = News::new("reload: ", at);
+        let named: HashSet<&str> = namespaces.iter().map(|(name, _)| name.as_str()).collect();
         for (name, _) in &self.config.namespaces {
-            let is_gone = !namespaces.iter().any(|(other, _)| other == name);
-            if is_gone && switch.undeclare(name) {
-                let text = format_args!("reload: nobody can open namespace {name:?} any more");
-                log::info(at, text);
-                count += 1;
+            if !named.contains(name.as_str()) && switch.undeclare(name) {
+                news.tell(format_args!("nobody can open namespace {name:?} any more"));
             }
         }
         for (name, key) in &namespaces {
-            switch.declare(name, key.expose());
+            match switch.declare(name, key.expose()) {
+                Some(Declared::New) => news.tell(format_args!("namespace {name:?} is new")),
+                Some(Declared::OtherKey) => {
+                    news.tell(format_args!("the key of namespace {name:?} is another one"));
+                }
+                // That there is room has been checked.
+                Some(Declared::AsBefore) | None => {}
+            }
         }
+        let count = news.end();
         self.server_key = server_key;
         self.config.adopt(config, &RELOADED);
         count
@@ -166,7 +175,9 @@ impl InForce<'_> {
         }
         let (old, new) = (self.config.settings(), next.config.settings());
         for ((key, old), (_, new)) in old.iter().zip(&new).filter(|(old, new)| old != new) {
-            if RELOADED.contains(key) {
+            if *key == "namespaces" {
+                // Each is told of by itself.
+            } else if RELOADED.contains(key) {
                 changes.push(format!("{key} is {new}, was {old}"));
             } else {
                 let text = format_args!("reload: {key} stays {old}: {new} needs a restart");
@@ -175,12 +186,6 @@ impl InForce<'_> {
         }
         if self.server_key != next.server_key {
             changes.push("the server key is another one".into());
-        }
-        for (name, key) in &next.namespaces {
-            let before = self.config.namespaces.iter().find(|(other, _)| other == name);
-            if before.is_some_and(|(_, before)| before != key) {
-                changes.push(format!("the key of namespace {name:?} is another one"));
-            }
         }
         for change in &changes {
             log::info(at, format_args!("reload: {change}"));

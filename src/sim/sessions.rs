@@ -176,7 +176,7 @@ impl<G: Ground> World<G> {
             at: start.at,
         };
         let mut switch = Switch::over(start.hub, settings, start.journal);
-        assert!(switch.declare(SPACE, KEY), "there is room for one");
+        assert!(switch.declare(SPACE, KEY).is_some(), "there is room for one");
         let mut net = FakeNet::new(prng, now, &limits(), tape.clone());
         let back_end = net.insert();
         switch.opened(&mut net, back_end, Door::Control, Address::Unix);

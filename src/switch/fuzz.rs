@@ -254,7 +254,7 @@ impl<J: Journal> World<J> {
             at: net.now().unix,
         };
         let mut switch = Switch::new(settings, journal);
-        assert!(switch.declare("site", KEY), "there is room for one namespace");
+        assert!(switch.declare("site", KEY).is_some(), "there is room for one namespace");
         World { switch, net }
     }
 

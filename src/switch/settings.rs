@@ -3,7 +3,7 @@
 use super::{Demo, Switch};
 use crate::address::Proxies;
 use crate::codec::sockjs;
-use crate::hub::{Outbox, Route, Undo};
+use crate::hub::{Declared, Outbox, Route, Undo};
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::publication::Publication;
@@ -56,7 +56,7 @@ impl<J: Journal> Switch<J> {
     /// Makes a namespace with a key that the configuration gives it, before the doors open; or
     /// gives it to the one that is there. Its key is not recorded: the configuration is the record
     /// of that. `false` if there is no room for it.
-    pub fn declare(&mut self, name: &str, key: &str) -> bool {
+    pub fn declare(&mut self, name: &str, key: &str) -> Option<Declared> {
         struct Recorded<'a, J>(&'a mut J);
         impl<J: Journal> Outbox for Recorded<'_, J> {
             fn deliver(&mut self, _: Route, _: &Publication<'_>) {}

@@ -381,7 +381,9 @@ impl<P> Socket<P> {
         if self.beat_at <= now.mono {
             let next = now.mono.plus(around.limits.heartbeat_ms as u64);
             if was_too_fast || self.held == Held::Room {
-                // Its pongs stand behind what it said too fast, or what there is no room for.
+                // Its pongs stand behind what it said too fast, or what there is no room for. What
+                // the ping shows is whether its machine is there, which must acknowledge it.
+                self.ping(around);
                 self.beat_at = next;
             } else if self.held == Held::Answers {
                 // It is not read, so its pongs are not heard: what it takes shows that it lives.

@@ -203,6 +203,18 @@ test('a refused channel: the callback is told; the next connection tries again',
   assert.deepEqual([reasons, world.thrown], [['no grant', 'still'], []]);
 });
 
+test('however many channels are refused, each callback is told', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const told = [];
+  for (let n = 0; n < 1000; n++) fws.channel(`#${n}`, () => {}, () => told.push(n));
+  for (let n = 0; n < 300; n++) fws.emit('x', n, () => {});
+  world.socket.sent.filter(({ event }) => event === 'subscribe').forEach(({ clb }) => {
+    world.socket.receive({ event: 'callBackAnswer', clb, data: { ok: false, reason: 'no' } });
+  });
+  assert.deepEqual(told, [...Array(1000).keys()]);
+});
+
 test('handlers that register with every connection do not pile up', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
@@ -210,6 +222,7 @@ test('handlers that register with every connection do not pile up', async () => 
   let once = false;
   fws.on('auth', () => {
     fws.channel('news', (data) => got.push(data));
+    fws.channel('news', () => {});
     fws.on('news', (data) => got.push(data));
     fws.on('news', (data) => got.push(data));
     if (!once) fws.channel('first', (data) => got.push(data));
@@ -223,6 +236,34 @@ test('handlers that register with every connection do not pile up', async () => 
     world.socket.receive({ event: 'news', data: 1 });
     world.socket.receive({ event: 'first', data: 2 });
     assert.deepEqual(got, [1, 1, 1, 2]);
+    world.socket.drop();
+  }
+});
+
+test('handlers that register other names with every connection leave the old ones', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  const got = [];
+  let round = 0;
+  const put = (data) => got.push(data);
+  fws.channel('room-1', (data) => got.push(`page ${data}`)); // the page's own stays
+  fws.on('auth', () => {
+    round += 1;
+    fws.channel('news', put);
+    fws.channel(`room-${round}`, (data) => got.push(`room ${data}`));
+    fws.channel(`more-${round}`, put);
+    fws.on(`event-${round}`, put);
+  });
+  for (let n = 1; n <= 3; n++) {
+    await world.pass(1000);
+    world.socket.ready();
+    assert.deepEqual(world.socket.names('subscribe').sort(),
+      [...new Set([`more-${n}`, 'news', 'room-1', `room-${n}`])].sort());
+    got.length = 0;
+    for (const event of ['room-1', `event-${n}`, `event-${n - 1}`]) {
+      world.socket.receive({ event, data: event });
+    }
+    assert.deepEqual(got, ['page room-1', ...(n === 1 ? ['room room-1'] : []), `event-${n}`]);
     world.socket.drop();
   }
 });

@@ -214,7 +214,9 @@ test('shown again: a socket that does not answer is replaced after 2 s', async (
   const told = watch(fws);
   const got = [];
   fws.channel('news', (data) => got.push(data));
+  await world.pass(0);
   const dead = world.socket;
+  dead.receive({ event: 'callBackAnswer', clb: 1, data: 1 }); // it has no state
   world.show();
   dead.receive({ event: 'news', data: 'read before the network went' }); // proves nothing
   await world.pass(1999);
@@ -228,6 +230,134 @@ test('shown again: a socket that does not answer is replaced after 2 s', async (
   world.socket.ready();
   assert.deepEqual(world.socket.names('subscribe'), ['news']);
   assert.deepEqual([got, told.length], [['read before the network went'], 1]);
+});
+
+test('shown again: no answers that a page waits for push out that of the probe', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  world.show();
+  for (let n = 0; n < 300; n++) fws.emit('x', n, () => {});
+  await world.pass(2000);
+  assert.equal(world.sockets.length, 2);
+});
+
+test('shown again: whatever comes is a sign of life', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  fws.on('news', () => {});
+  world.show();
+  for (let n = 0; n < 30; n++) { // a backlog, before the answer
+    await world.pass(1900);
+    world.socket.receive(n % 2 ? { event: 'news', data: n } : 'not even JSON');
+  }
+  assert.equal(world.sockets.length, 1);
+  await world.pass(1999);
+  assert.equal(world.sockets.length, 1);
+  await world.pass(1);
+  assert.equal(world.sockets.length, 2);
+});
+
+test('shown again while a state is on its way: it may take as long as the server waits', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const states = [];
+  fws.channel('big', (data) => states.push(data));
+  fws.channel('small', (data) => states.push(data));
+  await world.pass(0);
+  // One ping behind all that was asked for tells when all of it has come.
+  assert.deepEqual(world.socket.events(), ['auth', 'subscribe', 'subscribe', 'ping']);
+  world.show();
+  await world.pass(34999);
+  world.socket.receive({ event: 'big', data: 1 });
+  await world.pass(34999);
+  world.socket.receive({ event: 'small', data: 2 });
+  world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
+  world.socket.receive({ event: 'callBackAnswer', clb: 2, data: 1 });
+  assert.deepEqual([states, world.sockets.length, world.timers()], [[1, 2], 1, []]);
+  world.show(); // nothing is on its way any more
+  await world.pass(2000);
+  assert.equal(world.sockets.length, 2);
+  world.socket.ready();
+  await world.pass(0);
+  world.show();
+  await world.pass(69999); // the wait before was in vain: now it is twice as long
+  assert.equal(world.sockets.length, 2);
+  await world.pass(1);
+  assert.equal(world.sockets.length, 3);
+});
+
+test('shown again: a message as large as one before may be on its way', async () => {
+  for (const [length, wait] of [[40000, 2000], [400000, 20000], [4000000, 35000]]) {
+    const world = new World();
+    await world.connected();
+    world.socket.receive({ event: 'news', data: 'x'.repeat(length - 26) });
+    world.socket.receive({ event: 'news', data: 'small' });
+    world.show();
+    await world.pass(wait - 1);
+    assert.equal(world.sockets.length, 1);
+    await world.pass(1);
+    assert.equal(world.sockets.length, 2);
+  }
+  const world = new World();
+  const fws = await world.connected();
+  fws.channel('news', () => {});
+  await world.pass(0);
+  world.socket.receive({ event: 'news', data: 'x'.repeat(400000) }); // a state comes when asked for
+  world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
+  world.show();
+  await world.pass(2000);
+  assert.equal(world.sockets.length, 2);
+});
+
+test('asked for more while a state is on its way: one ping more behind it', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const answer = (clb) => world.socket.receive({ event: 'callBackAnswer', clb, data: 1 });
+  fws.channel('a', () => {});
+  await world.pass(0);
+  fws.channel('b', () => {});
+  fws.channel('c', () => {});
+  await world.pass(0);
+  assert.equal(world.socket.names('ping').length, 1);
+  answer(1);
+  await world.pass(0);
+  assert.deepEqual(world.socket.events().slice(-3), ['subscribe', 'subscribe', 'ping']);
+  world.show();
+  answer(2); // all has come: what is behind that comes soon,
+  await world.pass(2000);
+  assert.equal(world.sockets.length, 2); // or never
+});
+
+test('shown again: replaced in vain, it waits twice as long, until one answers', async () => {
+  const world = new World();
+  await world.connected();
+  for (const wait of [2000, 4000, 8000, 16000, 32000, 64000, 64000]) {
+    const before = world.sockets.length;
+    world.show();
+    await world.pass(wait - 1);
+    assert.equal(world.sockets.length, before);
+    await world.pass(1);
+    assert.equal(world.sockets.length, before + 1);
+    world.socket.ready();
+  }
+  world.show();
+  const { clb } = world.socket.sent[1];
+  world.socket.receive({ event: 'callBackAnswer', clb, data: 1 });
+  const before = world.sockets.length;
+  world.show();
+  await world.pass(2000);
+  assert.equal(world.sockets.length, before + 1);
+});
+
+test('a page that slept in a probe hears first what has come meanwhile', async () => {
+  const world = new World();
+  await world.connected();
+  world.show();
+  world.now += 60000; // no timer has run, and the answer stands behind the first of them
+  await world.pass(0);
+  world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
+  await world.pass(60000);
+  assert.equal(world.sockets.length, 1);
 });
 
 test('shown again while a dial is under way: it is left alone', async () => {
@@ -245,6 +375,11 @@ test('token: a string, a Promise, a callback', async () => {
     () => Promise.resolve('fresh'),
     (callback) => { callback('fresh'); },
     async () => 'fresh',
+    // Whoever passes it on may return anything, as an arrow function does.
+    ...[1, true, null, {}, ['x']].map((value) => (callback) => {
+      Promise.resolve().then(() => callback('fresh'));
+      return value;
+    }),
   ];
   for (const source of sources) {
     const world = new World();
@@ -310,14 +445,14 @@ test('token: renewed at 80 % of its life, on the open connection', async () => {
   await world.pass(479999);
   assert.equal(calls, 1);
   await world.pass(1);
-  assert.deepEqual(world.socket.sent.slice(2), [
+  assert.deepEqual(world.socket.sent.slice(3), [
     { event: 'auth', data: { i: 'demo', s: 'token 2' } },
   ]);
   world.socket.authOk({ expiresIn: 100 });
-  assert.equal(world.socket.sent.length, 3); // no second subscribe,
+  assert.equal(world.socket.sent.length, 4); // no second subscribe,
   assert.equal(auths, 0); // no second announcement
   await world.pass(80000);
-  assert.equal(world.socket.sent[3].data.s, 'token 3');
+  assert.equal(world.socket.sent[4].data.s, 'token 3');
   assert.equal(world.sockets.length, 1);
 });
 

@@ -106,7 +106,7 @@ class World {
         .filter(({ at }) => at <= end)
         .sort((a, b) => a.at - b.at || a.id - b.id);
       if (!next) break;
-      this.now = next.at;
+      this.now = Math.max(this.now, next.at); // a page that slept is late
       this._timers.delete(next.id);
       try {
         next.fn();

@@ -40,7 +40,7 @@ impl World {
         let limits = Limits { connections_per_user: 100_000, ..Limits::default() };
         let mut hub = Hub::new(limits, AT);
         let mut out = Out::default();
-        assert!(hub.declare("a", "k", &mut out));
+        assert!(hub.declare("a", "k", &mut out).is_some());
         let ns = hub.namespace("a").unwrap();
         World { hub, out, ns, peers: Vec::new() }
     }
@@ -160,7 +160,7 @@ fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     assert_eq!(world.hub.sizes(), [1, 1, 1, 1, 0]);
     // One that goes while the last one is still being swept out is not forgotten.
     world.crowd(100, "guest", &["a"]);
-    assert!(world.hub.declare("b", "k", &mut world.out));
+    assert!(world.hub.declare("b", "k", &mut world.out).is_some());
     let (first, second) = (world.ns, world.hub.namespace("b").unwrap());
     world.ns = second;
     world.crowd(100, "guest", &["a"]);

@@ -31,6 +31,12 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The same for a file that is not relied upon already.
+    pub(super) fn broken(self) -> Fault {
+        let (Fault::Space(text) | Fault::Broken(text)) = self;
+        Fault::Broken(text)
+    }
+
     pub(super) fn of_write(error: &Error) -> Fault {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
         match errno {

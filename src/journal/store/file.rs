@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use hashbrown::HashSet;
-use redb::{Database, StorageBackend};
+use redb::{Database, ReadableDatabase, StorageBackend};
 
 use super::disk::{Discard, Fault, Guard, Overlay, Watch};
 use super::format::{FACTS, FORMAT, ROWS, Sealer, decode_key, encode_key, ranges_of, value};
@@ -225,7 +225,8 @@ impl Writer {
         Writer::new(backend, facts, live, false)
     }
 
-    /// Opens a file again after a fault, and verifies its pages.
+    /// Opens a file again after a fault, and verifies its pages, and that it ends with the last
+    /// batch: whatever stands there now need not be what was written.
     ///
     /// # Errors
     /// The [`Fault`] that stands in the way.
@@ -234,7 +235,19 @@ impl Writer {
         facts: &Facts,
         live: u64,
     ) -> Result<Writer, Fault> {
-        Writer::new(backend, facts, live, true)
+        let writer = Writer::new(backend, facts, live, true)?;
+        match writer.ends_with(facts.batch) {
+            Ok(true) => Ok(writer),
+            Ok(false) => Err(Fault::Broken("it is another store by now, or an older copy".into())),
+            Err(error) => Err(writer.fault(error.to_string())),
+        }
+    }
+
+    /// Whether this is the last batch, in the hand of this store.
+    fn ends_with(&self, batch: u64) -> Result<bool, redb::Error> {
+        let facts = self.db.begin_read()?.open_table(FACTS)?;
+        let last = self.sealer.seal_fact("batch", &batch.to_le_bytes());
+        Ok(facts.get(&b"batch"[..])?.is_some_and(|found| found.value() == last))
     }
 
     /// Makes a store of an empty file.

@@ -2,9 +2,9 @@
 //! that remembers what the store was last known to be. Owns names, modes and the order of file
 //! operations; knows nothing of rows.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, Error, ErrorKind, Read, Write};
+use std::io::{self, Error, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -46,10 +46,10 @@ pub trait Medium: Send + 'static {
     /// Those of the file system.
     fn open(&self) -> io::Result<Self::Backend>;
 
-    /// An empty one beside it.
+    /// An empty one beside it. If there is another folder of that name by now, it is taken first.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Those of the file system, and `ResourceBusy` with the name of who holds such a folder.
     fn open_next(&self) -> io::Result<Self::Backend>;
 
     /// Puts the one beside it in its place, durably.
@@ -59,7 +59,7 @@ pub trait Medium: Send + 'static {
     fn install_next(&self) -> io::Result<()>;
 
     /// Whether the store that was opened, or put in place, last is still where [`Medium::open`]
-    /// looks for one. Costs no more than a look at its name.
+    /// looks for one. Costs no more than a look at its name and that of its folder.
     ///
     /// # Errors
     /// `NotFound` if it is not, and those of the file system.
@@ -172,13 +172,35 @@ type FileId = (u64, u64);
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// `None` only where nothing may be made.
-    seal: Option<File>,
+    /// What others are told of us.
+    holder: String,
+    held: RefCell<Held>,
     /// Which file the store is, and which one the next store; `None` before they were opened.
     store: Cell<Option<FileId>>,
     next: Cell<Option<FileId>>,
+}
+
+/// What is held of a folder. One that is removed and made again is another.
+#[derive(Debug)]
+struct Held {
     /// The folder itself, whose lock goes with it.
-    _held: File,
+    folder: File,
+    /// `None` only where nothing may be made.
+    seal: Option<File>,
+}
+
+impl Held {
+    /// Locks a folder that is there, and makes what belongs into it.
+    fn take(path: &Path, holder: &str) -> io::Result<Held> {
+        let lock_path = path.join(LOCK);
+        let mut lock = open(&lock_path).map_err(|e| at(&lock_path, e))?;
+        let folder = hold(Some(&lock), path)?;
+        // Only for people to read: if it cannot be written, the lock holds all the same.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
+        let seal_path = path.join(SEAL);
+        let seal = open(&seal_path).map_err(|e| at(&seal_path, e))?;
+        Ok(Held { folder, seal: Some(seal) })
+    }
 }
 
 impl Folder {
@@ -189,14 +211,7 @@ impl Folder {
     /// Those of the file system, and `ResourceBusy` with the name of who holds it.
     pub fn take(path: &Path, holder: &str) -> io::Result<Folder> {
         make_durably(path).map_err(|e| at(path, e))?;
-        let lock_path = path.join(LOCK);
-        let mut lock = open(&lock_path).map_err(|e| at(&lock_path, e))?;
-        let held = hold(Some(&lock), path)?;
-        // Only for people to read: if it cannot be written, the lock holds all the same.
-        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
-        let seal_path = path.join(SEAL);
-        let seal = open(&seal_path).map_err(|e| at(&seal_path, e))?;
-        let folder = Folder::new(path, Some(seal), held);
+        let folder = Folder::new(path, holder, Held::take(path, holder)?);
         // Whoever began to write one is gone.
         folder.discard_next();
         Ok(folder)
@@ -224,19 +239,41 @@ impl Folder {
         }
         let lock_path = path.join(LOCK);
         let lock = open_existing(&lock_path)?;
-        let held = hold(lock.as_ref().map(|(lock, _)| lock), path)?;
+        let folder = hold(lock.as_ref().map(|(lock, _)| lock), path)?;
         if let Some((mut lock, true)) =
             lock.as_ref().map(|(lock, is_writable)| (lock, *is_writable))
         {
             let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
         }
-        let file = |opened: Option<(File, bool)>| opened.map(|(file, _)| file);
-        Ok(Folder::new(path, file(seal), held))
+        let seal = seal.map(|(seal, _)| seal);
+        Ok(Folder::new(path, holder, Held { folder, seal }))
     }
 
-    fn new(path: &Path, seal: Option<File>, held: File) -> Folder {
-        let (store, next) = (Cell::new(None), Cell::new(None));
-        Folder { path: path.into(), seal, store, next, _held: held }
+    fn new(path: &Path, holder: &str, held: Held) -> Folder {
+        let (path, holder, held) = (path.into(), holder.into(), RefCell::new(held));
+        Folder { path, holder, held, store: Cell::new(None), next: Cell::new(None) }
+    }
+
+    /// That the folder under this name is the one that is held.
+    fn is_ours(&self) -> io::Result<()> {
+        stays(&self.path, file_id(&self.held.borrow().folder.metadata()?))
+    }
+
+    /// Takes the folder under this name, if it is not the one that is held. That one is let go when
+    /// this one is ours; whoever has removed it does not make it come back.
+    fn take_again(&self) -> io::Result<()> {
+        let Err(error) = self.is_ours() else { return Ok(()) };
+        if !self.path.exists() {
+            return Err(error);
+        }
+        let held = Held::take(&self.path, &self.holder)?;
+        if let Some(seal) = &held.seal {
+            // Whatever it remembers is of another store.
+            seal.set_len(0)?;
+            seal.sync_all()?;
+        }
+        self.held.replace(held);
+        Ok(())
     }
 
     /// Removes the next store, if one was begun.
@@ -281,6 +318,7 @@ impl Medium for Folder {
     }
 
     fn open_next(&self) -> io::Result<Disk> {
+        self.take_again()?;
         let path = self.path.join(NEXT);
         let file = create(&path).map_err(|e| at(&path, e))?;
         self.next.set(Some(file_id(&file.metadata()?)));
@@ -288,8 +326,10 @@ impl Medium for Folder {
     }
 
     fn install_next(&self) -> io::Result<()> {
+        // The next store of whoever has another one is not ours.
+        self.is_ours()?;
         let path = self.store_path();
-        if self.store.get().is_some() && self.is_in_place().is_err() && path.exists() {
+        if self.store.get().is_some_and(|then| stays(&path, then).is_err()) && path.exists() {
             // Somebody has put it there, for some reason.
             let aside = self.path.join(STRANGE);
             fs::rename(&path, &aside).map_err(|e| at(&aside, e))?;
@@ -301,28 +341,20 @@ impl Medium for Folder {
     }
 
     fn is_in_place(&self) -> io::Result<()> {
-        let path = self.store_path();
-        let wrong = |what: &str| {
-            let text = format!("{} {what} while the server runs", path.display());
-            Err(Error::new(ErrorKind::NotFound, text))
-        };
-        match (fs::metadata(&path), self.store.get()) {
-            (Ok(now), Some(then)) if file_id(&now) != then => wrong("was replaced"),
-            (Err(e), _) if e.kind() == ErrorKind::NotFound => wrong("was removed"),
-            (Err(e), _) => Err(at(&path, e)),
-            (Ok(_), _) => Ok(()),
-        }
+        self.is_ours()?;
+        self.store.get().map_or(Ok(()), |then| stays(&self.store_path(), then))
     }
 
     fn seal(&self, seal: &Seal) -> io::Result<()> {
         let copy = seal.encode();
-        let seal = self.seal.as_ref().ok_or(ErrorKind::NotFound)?;
+        let held = self.held.borrow();
+        let seal = held.seal.as_ref().ok_or(ErrorKind::NotFound)?;
         seal.write_all_at(&copy, 0)?;
         seal.write_all_at(&copy, SEAL_COPY_BYTES)
     }
 
     fn sync_seal(&self) -> io::Result<()> {
-        self.seal.as_ref().ok_or(ErrorKind::NotFound)?.sync_all()?;
+        self.held.borrow().seal.as_ref().ok_or(ErrorKind::NotFound)?.sync_all()?;
         self.sync_folder()
     }
 }
@@ -339,7 +371,8 @@ impl Home for Folder {
 
     fn found(&self) -> io::Result<Found> {
         let mut bytes = Vec::new();
-        if let Some(seal) = &self.seal {
+        if let Some(mut seal) = self.held.borrow().seal.as_ref() {
+            seal.rewind()?;
             seal.take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
         }
         Ok(Found::in_file(&bytes))
@@ -372,6 +405,18 @@ impl Home for Folder {
 
 fn file_id(meta: &Metadata) -> FileId {
     (meta.dev(), meta.ino())
+}
+
+/// That under this name there is still that file, or folder.
+fn stays(path: &Path, then: FileId) -> io::Result<()> {
+    let what = match fs::metadata(path) {
+        Ok(now) if file_id(&now) == then => return Ok(()),
+        Ok(_) => "was replaced",
+        Err(e) if e.kind() == ErrorKind::NotFound => "was removed",
+        Err(e) => return Err(at(path, e)),
+    };
+    let text = format!("{} {what} while the server runs", path.display());
+    Err(Error::new(ErrorKind::NotFound, text))
 }
 
 /// Locks the folder, or says who has done so. It is the folder itself that is locked, which nobody
@@ -448,4 +493,77 @@ fn make_durably(path: &Path) -> io::Result<()> {
 
 fn at(path: &Path, e: Error) -> Error {
     Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEALED: Seal = Seal { key: [7; 32], batch: 3 };
+
+    fn folder() -> (PathBuf, Folder) {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).unwrap();
+        let name = format!("fws-folder-{:x}", u64::from_le_bytes(bytes));
+        let path = std::env::temp_dir().join(name);
+        let folder = Folder::take(&path, "one").unwrap();
+        folder.open_next().unwrap();
+        folder.install_next().unwrap();
+        (path, folder)
+    }
+
+    fn holder_of(path: &Path) -> String {
+        Folder::take(path, "two").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_seal_is_found_as_often_as_it_is_looked_for() {
+        let (path, folder) = folder();
+        assert_eq!(folder.found().unwrap(), Found::Nothing);
+        folder.seal(&SEALED).unwrap();
+        for _ in 0..2 {
+            assert_eq!(folder.found().unwrap(), Found::Seal(SEALED));
+        }
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_is_made_again_is_taken_before_it_is_written_in() {
+        let (path, folder) = folder();
+        folder.is_in_place().unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        assert!(folder.open_next().is_err(), "there is none");
+        fs::create_dir(&path).unwrap();
+        let error = folder.is_in_place().unwrap_err().to_string();
+        assert!(error.contains("was replaced while"), "{error}");
+        folder.open_next().unwrap();
+        assert!(holder_of(&path).ends_with("in use by one"));
+        folder.install_next().unwrap();
+        folder.is_in_place().unwrap();
+        folder.seal(&SEALED).unwrap();
+        drop(folder);
+        assert_eq!(Folder::take(&path, "two").unwrap().found().unwrap(), Found::Seal(SEALED));
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    /// Also where it becomes theirs between two of our steps.
+    #[test]
+    fn nothing_is_written_in_a_folder_that_is_another_s() {
+        let (path, folder) = folder();
+        folder.open_next().unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        let theirs = Folder::take(&path, "two").unwrap();
+        theirs.open_next().unwrap();
+        assert!(folder.install_next().is_err(), "their next store");
+        let busy = folder.open_next().unwrap_err();
+        assert_eq!(busy.kind(), ErrorKind::ResourceBusy);
+        assert!(busy.to_string().ends_with("in use by two"), "{busy}");
+        theirs.install_next().unwrap();
+        theirs.is_in_place().unwrap();
+        drop(theirs);
+        folder.open_next().unwrap();
+        folder.install_next().unwrap();
+        assert!(path.join(STRANGE).exists());
+        fs::remove_dir_all(path).unwrap();
+    }
 }

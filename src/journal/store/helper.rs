@@ -51,6 +51,8 @@ pub(super) enum Report {
     Written { took_us: u64, size: (u64, u64) },
     /// It is not, and never will be; nor will any other before `Ready`.
     Failed(Fault),
+    /// The disk was tried again, and cannot be written for this reason.
+    Still(Fault),
     /// The disk can be written again. All rows are missing there, or only those that have changed.
     Ready { is_empty: bool },
     /// The file is closed.
@@ -309,7 +311,7 @@ impl<M: Medium> Worker<M> {
                 self.remember(&batch);
             }
             (Job::Part(mut batch, is_last), State::Next(writer)) => {
-                writer.write(&mut batch)?;
+                writer.write(&mut batch).map_err(Fault::broken)?;
                 if is_last {
                     self.medium.install_next().map_err(|e| Fault::Broken(e.to_string()))?;
                     self.state = match std::mem::replace(&mut self.state, closed()) {
@@ -354,6 +356,7 @@ impl<M: Medium> Worker<M> {
                 let next = worker.medium.open_next().map_err(broken)?;
                 Ok(State::Next(Writer::create(next, &worker.facts)?))
             } else {
+                worker.medium.is_in_place().map_err(broken)?;
                 let backend = worker.medium.open().map_err(broken)?;
                 let writer = Writer::reopen(backend, &worker.facts, worker.live)?;
                 if !worker.is_begun {
@@ -368,8 +371,12 @@ impl<M: Medium> Worker<M> {
                 self.state = state;
                 self.tell(Report::Ready { is_empty });
             }
-            // The one that was found first counts, unless it turns out to be worse.
-            Err(fault @ Fault::Broken(_)) if !is_empty => self.state = State::Failed(fault),
+            // From now on all is written anew; or it was to be already, and cannot.
+            Err(fault) if is_empty || matches!(fault, Fault::Broken(_)) => {
+                let fault = fault.broken();
+                self.state = State::Failed(fault.clone());
+                self.tell(Report::Still(fault));
+            }
             Err(_) => {}
         }
     }

@@ -15,6 +15,7 @@
 //! | `format`, `tables`, `pages` | keys, values, tags; the rows of a file; its trees without redb |
 //! | `disk` | what stands between redb and the disk |
 //! | `flight` | what has changed, and what is on its way |
+//! | `health` | whether the disk can be written, and what the log says of it |
 //! | `folder` | names, lock and seal of the data folder |
 //! | `salvage` | what can still be read of a damaged file |
 //! | `rewrite` | another store in place of this one, while no server runs |
@@ -24,6 +25,7 @@ mod file;
 mod flight;
 mod folder;
 mod format;
+mod health;
 mod helper;
 mod open;
 mod pages;
@@ -43,6 +45,7 @@ use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
 use file::began;
 use flight::{Bounds, Changed, Flight, states_in};
+use health::Health;
 use helper::{Helper, Job, Report};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
@@ -67,18 +70,6 @@ const STEP_MS: u64 = 500;
 const CLOCK_MS: u64 = 1000;
 /// The disk has so long to finish when the server stops.
 const CLOSE: Duration = Duration::from_secs(10);
-
-/// Whether the disk can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Health {
-    Good,
-    /// It cannot. Since when, and how many changes were refused: those that were not durable at
-    /// that moment, and all since.
-    Failing {
-        since: UnixMillis,
-        refused: u64,
-    },
-}
 
 /// What is to be done once the helper is free, after a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +184,7 @@ impl StoreJournal {
             mark: Mark(0),
             durable: Mark(0),
             ready: VecDeque::new(),
-            health: Health::Good,
+            health: Health::default(),
             recovery: Recovery::None,
             batch: facts.batch,
             sync_at: None,
@@ -212,7 +203,7 @@ impl StoreJournal {
 
     /// Whether the disk cannot be written, so that changes are refused.
     pub fn is_failing(&self) -> bool {
-        self.health != Health::Good
+        !self.health.is_good()
     }
 
     /// Whether somebody waits for that row: then what it was before must be kept.
@@ -233,7 +224,14 @@ impl StoreJournal {
     /// Whether something is to go as soon as the helper is free.
     fn is_pressing(&self) -> bool {
         let is_waited_for = self.sync == SyncPolicy::Always && !self.changed.is_empty();
-        is_waited_for || self.is_urgent || !self.removals.is_empty() || !self.has_room()
+        is_waited_for || self.is_urgent || !self.removals.is_empty() || self.is_full()
+    }
+
+    /// Whether as much waits for the disk as may.
+    fn is_full(&self) -> bool {
+        let Bounds { bytes, changes } = self.limits;
+        self.changed_bytes + self.undo_bytes >= bytes
+            || self.changed.len().max(self.undos.len()) >= changes
     }
 
     /// Sends all that has changed on its way.
@@ -298,6 +296,7 @@ impl StoreJournal {
                 self.written();
             }
             Report::Failed(fault) => self.fail(fault),
+            Report::Still(fault) => self.health.still(fault, self.now),
             Report::Ready { is_empty: true } => self.recovery = Recovery::All(Cursor::default()),
             Report::Ready { is_empty: false } => self.recovery = Recovery::Debt,
             Report::Stopped => {}
@@ -329,23 +328,8 @@ impl StoreJournal {
                     (self.changed_bytes, self.is_urgent) = (0, false);
                 }
                 self.recovery = Recovery::None;
-                self.recovered();
+                self.health.recover(self.now);
             }
-        }
-    }
-
-    fn recovered(&mut self) {
-        if let Health::Failing { since, refused } =
-            std::mem::replace(&mut self.health, Health::Good)
-        {
-            let seconds = self.now.unix.seconds().saturating_sub(since.seconds());
-            let refused = crate::log::Count(refused, "change was", "changes were");
-            crate::log::info(
-                self.now.unix,
-                format_args!(
-                    "the store can be written again, after {seconds} s in which {refused} refused"
-                ),
-            );
         }
     }
 
@@ -386,26 +370,14 @@ impl StoreJournal {
             self.ready.push_back(Event::Failed(ticket));
         }
         self.ready.push_back(Event::Lost { from, upto });
-        if self.health == Health::Good {
-            self.meters.failures += 1;
-            self.health = Health::Failing { since: self.now.unix, refused };
-            crate::log::error(
-                self.now.unix,
-                format_args!(
-                    "the store cannot be written ({fault}): changes are refused with 302 until it \
-                     can, everything else goes on"
-                ),
-            );
-        }
+        self.meters.failures += u64::from(self.health.is_good());
+        self.health.fail(fault, refused, self.now);
     }
 }
 
 impl Journal for StoreJournal {
     fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
-        if let Health::Failing { refused, .. } = &mut self.health
-            && change.is_recorded()
-        {
-            *refused += 1;
+        if change.is_recorded() && self.health.refuses() {
             self.meters.refused_changes += 1;
             return Proposal::Refused;
         }
@@ -476,7 +448,7 @@ impl Journal for StoreJournal {
             Recovery::Debt => return self.send(hub, clock),
             Recovery::All(cursor) => return self.send_part(hub, cursor, clock),
             Recovery::AllSent => return,
-            Recovery::None if self.health != Health::Good => return,
+            Recovery::None if self.is_failing() => return,
             Recovery::None => {}
         }
         let has_ends = hub.has_ends(at);
@@ -526,9 +498,8 @@ impl Journal for StoreJournal {
     }
 
     fn has_room(&self) -> bool {
-        let Bounds { bytes, changes } = self.limits;
-        self.changed_bytes + self.undo_bytes < bytes
-            && self.changed.len().max(self.undos.len()) < changes
+        // Where nothing is taken nobody waits for room: whoever changes something is refused.
+        self.is_failing() || !self.is_full()
     }
 
     fn due(&self) -> Option<Millis> {
@@ -541,7 +512,7 @@ impl Journal for StoreJournal {
         }
         match self.recovery {
             Recovery::Debt | Recovery::All(_) => return Some(Millis(0)),
-            _ if self.health != Health::Good => return None,
+            _ if self.is_failing() => return None,
             // It was told after `commit` that the helper is free.
             _ if self.is_pressing() => return Some(Millis(0)),
             _ => {}
@@ -571,7 +542,7 @@ impl Journal for StoreJournal {
         loop {
             if self.flight.is_none() {
                 let is_done = self.changed.is_empty() && self.ended.is_empty();
-                if self.health != Health::Good || is_done && skew(clock) == self.skew {
+                if self.is_failing() || is_done && skew(clock) == self.skew {
                     break;
                 }
                 self.send(hub, clock);

@@ -106,7 +106,7 @@ impl Judge {
         }
         for item in items {
             match item {
-                Item::Sent { frame, .. } => self.sent_in_time(conn, frame),
+                Item::Sent { frame, .. } => self.sent_in_time(conn, view, frame),
                 Item::Closing { reason, .. } => {
                     let is_right = self.is_over(conn, view, *reason);
                     let line = &self.lines[&conn];
@@ -126,15 +126,20 @@ impl Judge {
     }
 
     /// A ping, or a word of farewell to half a request.
-    fn sent_in_time(&mut self, conn: ConnId, frame: &[u8]) {
+    fn sent_in_time(&mut self, conn: ConnId, view: View, frame: &[u8]) {
         let (now, pong_by) = (self.now.mono, self.term("heartbeat_answer_ms"));
+        let next_ping_at = self.term("heartbeat_ms");
         let Some(line) = self.lines.get_mut(&conn) else { return };
         match &mut line.role {
             Role::Browser(browser) if frame == [0x89, 0] => {
                 assert!(browser.pong_by.is_none(), "{conn:?} is pinged again");
                 let ping_at = browser.ping_at;
                 assert!(ping_at.is_over(now), "{conn:?} is pinged early");
-                browser.pong_by = Some(pong_by);
+                match view.is_paused {
+                    // Nothing is heard of it, so nothing is waited for.
+                    true => browser.ping_at = next_ping_at,
+                    false => browser.pong_by = Some(pong_by),
+                }
                 self.note_term(ping_at);
             }
             Role::Http(_) if line.half.is_some() => line.expect(Expected::Http(408)),

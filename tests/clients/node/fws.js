@@ -3,6 +3,7 @@
 'use strict';
 
 const assert = require('node:assert/strict');
+const net = require('node:net');
 const test = require('node:test');
 if (!globalThis.WebSocket) globalThis.WebSocket = require('ws'); // Node.js before version 22
 const FWS = require('../../../clients/js/fws.js');
@@ -18,8 +19,8 @@ test.after(() => {
 });
 
 const opened = [];
-function open(namespace, secret) {
-  const fws = new FWS(`http://${ws}/socket`, namespace, secret);
+function open(namespace, secret, address = ws) {
+  const fws = new FWS(`http://${address}/socket`, namespace, secret);
   opened.push(fws);
   return fws;
 }
@@ -114,4 +115,46 @@ test('a refused token: a function is asked for another, a fixed one is the end',
   fixed.on('disconnect', ends.put);
   const end = { code: 3404, reason: 'site id not registered', willReconnect: false };
   assert.deepEqual(await ends.next(), end);
+});
+
+/** A way to the server that lets so many bytes a second come back. */
+async function slowly(bytes) {
+  const [host, port] = ws.split(':');
+  const proxy = net.createServer((page) => {
+    const server = net.connect(Number(port), host);
+    page.pipe(server);
+    server.pause();
+    const timer = setInterval(() => {
+      const some = server.read(bytes / 20) || server.read();
+      if (some) page.write(some);
+    }, 50);
+    const end = () => [page, server].forEach((socket) => socket.destroy());
+    [page, server].forEach((socket) => socket.on('error', () => {}).on('close', end));
+    page.on('close', () => clearInterval(timer));
+  });
+  await new Promise((resolve) => { proxy.listen(0, '127.0.0.1', resolve); });
+  return proxy;
+}
+
+test('a page that is shown again while a large state is on its way waits for it', async (t) => {
+  await backEnd.set('large', 'x'.repeat(400000));
+  const proxy = await slowly(100000);
+  let show;
+  globalThis.document = {
+    hidden: false,
+    addEventListener: (name, fn) => { show = fn; },
+    removeEventListener: () => {},
+  };
+  t.after(() => {
+    delete globalThis.document;
+    proxy.close();
+  });
+  const fws = open('demo', token(key, 5), `127.0.0.1:${proxy.address().port}`);
+  const heard = new Inbox();
+  fws.on('disconnect', heard.put);
+  fws.on('auth', () => setTimeout(show, 200));
+  fws.channel('large', ({ length }) => heard.put(length));
+  assert.equal(await heard.next(), 400000); // after 4 s, and nothing before it
+  await backEnd.set('large', null);
+  fws.close();
 });

@@ -134,7 +134,7 @@ pub trait Handler {
         false
     }
 
-    /// When `tick` is wanted at the latest, as things stand now that the turn's output has gone out.
+    /// When `tick` is wanted at the latest, as things stand behind the turn's output.
     fn due(&self, net: &impl Net) -> Option<Millis>;
 
     /// Once a turn, before the input of that turn: the time has gone on.

@@ -3,8 +3,8 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` what entries do, `spread` what long
-//! emits do, `roles` what clients say, `clock` what time does, `terms` by which limits, `intake` what is read of large
-//! commands, `recovery` what must be there after a crash.
+//! emits do, `roles` what clients say, `clock` what time does, `terms` by which limits, `intake`
+//! what is read of large commands, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
@@ -591,15 +591,5 @@ impl Judge {
             }
             _ => None,
         })
-    }
-
-    /// A hub that knows only the entries must hold the same.
-    pub fn compare_replica(&self) {
-        self.replica.compare(&self.record, self.at());
-    }
-
-    /// Whether proposals wait.
-    pub fn is_waiting(&self) -> bool {
-        !self.pending.is_empty() || !self.spreads.is_empty()
     }
 }

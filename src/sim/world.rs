@@ -160,7 +160,7 @@ impl<G: Ground> World<G> {
         let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
         let most = self.net.round().min(ready.len());
-        // Back ends who come when the switch has heard enough stay in front of those who have spoken.
+        // Back ends who come when it has heard enough stay in front of those who have spoken.
         let mut left = Vec::new();
         for conn in ready.drain(..most) {
             let line = self.judge.lines.get(&conn);

@@ -248,10 +248,8 @@ impl Judge {
             Role::Controller(controller) => {
                 let is_hungry = controller.wants.is_some();
                 assert!(!is_hungry || is_short, "{conn:?} waits, and there is room");
-                assert!(
-                    !(is_answered && controller.is_ended),
-                    "{conn:?} is answered and still open"
-                );
+                let is_over = is_answered && controller.is_ended;
+                assert!(!is_over, "{conn:?} is answered and still open");
                 let at_rest = half.map(|from| match line.half_at_rest {
                     Some((before, at)) if before == from => (from, at),
                     _ => (from, now),
@@ -261,8 +259,7 @@ impl Judge {
                 let is_in_time = at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let may_wait = may_wait || may_wait_for_room;
-                let is_idle = view.is_paused && is_answered && !controller.is_ended;
-                assert!(!is_idle || may_wait, "{conn:?} is not heard");
+                assert!(!view.is_paused || !is_answered || may_wait, "{conn:?} is not heard");
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
                 let is_held = is_held && !is_hungry;
                 controller.note_held(is_held, view, now, &self.terms);

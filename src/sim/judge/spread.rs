@@ -99,4 +99,9 @@ impl Judge {
             }
         }
     }
+
+    /// Whether proposals wait.
+    pub fn is_waiting(&self) -> bool {
+        !self.pending.is_empty() || !self.spreads.is_empty()
+    }
 }

@@ -128,7 +128,7 @@ impl<J: Journal> Switch<J> {
         }
     }
 
-    fn drain_control(&mut self, net: &mut impl Net) {
+    pub(super) fn drain_control(&mut self, net: &mut impl Net) {
         let last = self.drain.as_ref().and_then(|drain| drain.last);
         let mut left = self.seats.all_controllers();
         left.retain(|conn| last.is_none_or(|last| *conn > last));

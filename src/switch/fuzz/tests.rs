@@ -63,6 +63,21 @@ fn a_back_end_goes_for_the_first_reason_that_there_was() {
 }
 
 #[test]
+fn behind_the_last_call_nothing_is_carried_out() {
+    let mut world = World::new(HastyJournal::new(1, 0, 0));
+    world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
+    world.turn();
+    // It is owed the key that was drawn for it.
+    world.switch.drain_control(&mut world.net);
+    let before = world.switch.metrics.commands;
+    world.line(br#"l{"action":"ping"}"#);
+    world.rest();
+    assert_eq!(world.switch.metrics.commands, before);
+    assert_eq!(world.switch.metrics.closed[CloseReason::PeerClosed as usize], 1);
+    world.end();
+}
+
+#[test]
 fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
     let mut world = World::new(MemoryJournal::new(1));
     world.play(opening(&[('a', "1")]).as_bytes());

@@ -1,6 +1,8 @@
 //! Slots that are used again. [`Slots`] are bare, for lists that link their own elements; in an
 //! [`Arena`] each has a generation, and whoever keeps an [`Id`] past the life of what it names
-//! finds nothing, never a stranger in the same slot. Both give memory back when a crowd has gone.
+//! finds nothing, never a stranger in the same slot. Both give memory back when a crowd has gone:
+//! all of it when nobody is left, as other tables do, because a block that only shrinks stays where
+//! the crowd has pushed it, and the allocator gives back nothing that lies in front of it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -198,12 +200,15 @@ impl<T> Slots<T> {
 
     /// Whether there are more than are kept.
     pub fn has_spare(&self) -> bool {
-        self.entries.len() > Self::KEPT
+        self.entries.len() > Self::KEPT || (self.used == 0 && self.entries.capacity() > Self::KEPT)
     }
 
     /// Lets go of the free slots behind the highest in use.
     #[cold]
     pub fn trim(&mut self) {
+        if self.used == 0 {
+            (self.entries, self.free) = (Vec::new(), NIL);
+        }
         while self.has_spare()
             && let Some(&Entry::Free { previous, next }) = self.entries.last()
         {
@@ -425,6 +430,9 @@ mod tests {
             assert_eq!((slots.get(stays), free(&slots).len()), (Some(&stays), slots.slots() - 1));
             (0..2000).for_each(|n| _ = slots.insert(n));
             assert_eq!((free(&slots), slots.len()), (Vec::new(), 2001));
+            (0..20_000).for_each(|n| _ = slots.remove(n));
+            assert_eq!((slots.slots(), slots.capacity()), (0, 0));
+            assert_eq!((slots.insert(7), slots.insert(8), free(&slots)), (0, 1, Vec::new()));
         }
     }
 }

@@ -37,6 +37,10 @@ const CONNECT_MS: u64 = 4000;
 /// Time for an answer, in milliseconds.
 pub(crate) const ANSWER_MS: u64 = 10_000;
 
+/// Longest message or reply that is taken from a server, in bytes: 16 times what its limits allow
+/// if nobody changes them, and no more than a machine has.
+const MESSAGE_BYTES: usize = 1 << 27;
+
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -138,13 +142,13 @@ impl ClientError {
 
 /// A moment until which something must have happened.
 #[derive(Debug)]
-struct Deadline {
+pub(crate) struct Deadline {
     clock: Clock,
     at: Millis,
 }
 
 impl Deadline {
-    fn after(ms: u64) -> Deadline {
+    pub(crate) fn after(ms: u64) -> Deadline {
         let clock = Clock::new();
         let at = clock.now().mono.plus(ms);
         Deadline { clock, at }
@@ -162,16 +166,17 @@ impl Deadline {
     }
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 #[derive(Debug)]
-enum Stream {
+pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Tls),
 }
 
 impl Stream {
-    fn connect(address: &Address) -> Result<Stream, ClientError> {
+    /// Connects, within 4 s, the search for the address of a name included.
+    pub(crate) fn connect(address: &Address) -> Result<Stream, ClientError> {
         let stream = match address.clone() {
             Address::Tcp(name) => within_time(move || TcpStream::connect(name)).map(Stream::Tcp),
             Address::Unix(path) => within_time(move || UnixStream::connect(path)).map(Stream::Unix),
@@ -188,7 +193,11 @@ impl Stream {
     }
 
     /// Some bytes, at least one.
-    fn read(&mut self, buffer: &mut [u8], deadline: &Deadline) -> Result<usize, ClientError> {
+    pub(crate) fn read(
+        &mut self,
+        buffer: &mut [u8],
+        deadline: &Deadline,
+    ) -> Result<usize, ClientError> {
         loop {
             let left = Some(deadline.left().ok_or(ClientError::Silence)?);
             let read = match self {
@@ -205,7 +214,11 @@ impl Stream {
         }
     }
 
-    fn write_all(&mut self, mut bytes: &[u8], deadline: &Deadline) -> Result<(), ClientError> {
+    pub(crate) fn write_all(
+        &mut self,
+        mut bytes: &[u8],
+        deadline: &Deadline,
+    ) -> Result<(), ClientError> {
         while !bytes.is_empty() {
             let left = Some(deadline.left().ok_or(ClientError::Silence)?);
             let written = match self {

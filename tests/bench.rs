@@ -72,6 +72,26 @@ fn those_who_idle_come_and_go_or_command() {
 }
 
 #[test]
+fn a_server_may_be_silent_where_nothing_is_to_be_said() {
+    let server = Server::new();
+    let (ws, control) = (server.ws.to_string(), server.control.to_string());
+    let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
+    // Longer than it is waited for an answer, and shorter than between two pings.
+    let words = ["bench", "idle", "--subscribers", "2", "--warm-up", "10.2", "--seconds", "0.1"];
+    good(fws(&[&words[..], &place].concat()));
+}
+
+#[test]
+fn more_a_second_than_a_clock_has_ticks() {
+    let server = Server::new();
+    let (ws, control) = (server.ws.to_string(), server.control.to_string());
+    let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
+    let words = ["bench", "rate", "--subscribers", "2", "--per-second", "10000000"];
+    let line = bad(fws(&[&words[..], &SHORT, &place].concat()), 1);
+    assert!(line.starts_with("nobody keeps up: ") && line.ends_with(" more are due"), "{line}");
+}
+
+#[test]
 fn a_table_for_a_person() {
     let server = Server::new();
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
@@ -113,6 +133,7 @@ fn what_cannot_work_is_said_in_a_sentence() {
         (&["idle", "--bytes", "5"], "a message has from 32 to 32768 bytes"),
         (&["idle", "--seconds", "0"], "--seconds: \"0\" is not a number from 0.05"),
         (&["slow", "--stalled", "1000"], "nobody is left who reads"),
+        (&["broadcast", "--in-flight", "65537"], "at most 65536 of them can be in flight"),
         (&["idle", "--subscribers", "many"], "\"many\" is not a number from 1 to 10000000"),
     ] {
         let line = bad(wrong(&[words, &["--key", DEMO_KEY]].concat()), 2);

@@ -448,6 +448,13 @@ fn states_and_grants() {
     let error = r#"{"success":false,"reason":"like an error","code":1}"#;
     run(&["set", "demo", "odd", error]);
     assert_eq!(run(&["get", "demo", "odd"]), format!("{error}\n"));
+    let long = "x".repeat(256);
+    for words in [&["get", "demo", ""][..], &["get", "demo", &long]] {
+        let line = bad(demo(&server, words), 1);
+        assert!(line.starts_with("the server says: ") && line.ends_with("(code 300)"), "{line}");
+    }
+    let line = bad(demo(&server, &["get", "demo", "odd", "--user", &long]), 1);
+    assert!(line.starts_with("the server says: Argument params.userId is too long"), "{line}");
     assert_eq!(run(&["info", "demo", "price"]), "0 users, 0 connections\n");
     assert_eq!(run(&["grant", "demo", "#vip", "5"]), "user 5 may join #vip\n");
     assert_eq!(run(&["revoke", "demo", "#vip", "5"]), "user 5 may no longer join #vip\n");

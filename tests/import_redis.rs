@@ -285,3 +285,21 @@ fn what_does_not_fit_changes_nothing() {
     assert!(line.starts_with("Redis: "), "{line}");
     assert!(!dir.file("new").exists(), "without a Redis nothing is made");
 }
+
+/// Left out in silence, a state would be missed when the original is gone.
+#[test]
+fn what_redis_refuses_ends_the_import() {
+    let dir = Dir::new();
+    let mut redis = Redis::start(&dir);
+    redis.namespace("shop", "k");
+    redis.state("shop:price", "1");
+    for command in ["pttl", "get", "scan"] {
+        let taken = format!("-{command}");
+        let changed = redis.ask(&[b"ACL", b"SETUSER", b"default", b"+@all", taken.as_bytes()]);
+        assert_eq!(changed, "+OK");
+        let data = dir.file(command);
+        let line = bad(import(&redis.url(), &[], &data), 1);
+        assert!(line.starts_with("Redis: NOPERM ") && line.contains(command), "{line}");
+        assert!(!data.join("store.redb").exists(), "nothing is taken in");
+    }
+}

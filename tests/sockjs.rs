@@ -250,7 +250,10 @@ fn polling_collects_what_has_gathered() {
     assert_cors(&answer, Some("test"));
     assert_never_cached(&answer);
 
-    let answer = ask(server.address, &format!("POST {place}/xhr_send"), &[], "[\"x\",\"y\"]");
+    let headers = ["Access-Control-Request-Headers: a, b, c"];
+    let send = format!("POST {place}/xhr_send");
+    let answer = ask(server.address, &send, &headers, "[\"x\",\"y\"]");
+    assert_eq!(answer.header("access-control-allow-headers"), Some("a, b, c"));
     assert_eq!((answer.status, answer.body.as_str()), (204, ""));
     assert_eq!(answer.header("content-type"), Some("text/plain; charset=UTF-8"));
     assert_cors(&answer, None);

@@ -175,13 +175,12 @@ fn odd_lines() -> Vec<String> {
         "{{\"kind\":\"namespace\",\"name\":\"rotated\",\"key\":\"new\",\"old_key\":\"old\",\
          \"old_key_ends\":{FAR},\"replaces\":\"first\"}}"
     ));
-    for (channel, user) in [("#", ""), ("#a:b", "c"), ("#a", "b:c"), ("#\u{0}", "5")] {
+    for (channel, user) in [("#", "6"), ("#a:b", "c"), ("#a", "b:c"), ("#\u{0}", "5")] {
         let line = json!({ "kind": "grant", "namespace": "a", "channel": channel, "user": user });
         lines.push(line.to_string());
     }
     for (channel, user) in [
         ("x", None),
-        ("x", Some("")),
         ("x", Some("1")),
         ("1:x", None),
         ("@cart", Some("1:2")),
@@ -334,6 +333,19 @@ fn what_comes_is_laid_over_what_is_there() {
     let saved = good(store(&["export"], &data));
     let lines: Vec<&str> = saved.lines().filter(|line| !line.starts_with("{\"fws\"")).collect();
     assert_eq!(lines, expected);
+}
+
+/// No command and no token takes such a user: what is theirs nobody could read or remove.
+#[test]
+fn what_belongs_to_nobody_is_left_out() {
+    let dir = Dir::new();
+    let data = dir.file("data");
+    let grant = json!({ "kind": "grant", "namespace": "a", "channel": "#v", "user": "" });
+    let lines = [namespace("a", "k"), state("a", "x", Some(""), "1"), grant.to_string()];
+    let said = good(store(&["import", lines_in(&dir, "in", &lines).to_str().unwrap()], &data));
+    let counts = "took in 1 namespace, 0 grants, 0 states\n";
+    assert_eq!(said, format!("{counts}left out 2 rows of a user with an empty name\n"));
+    assert_eq!(good(store(&["export"], &data)).lines().count(), 3);
 }
 
 #[test]

@@ -131,6 +131,82 @@ fn little_waits_for_a_stranger() {
 }
 
 #[test]
+fn what_an_answer_that_waits_repeats_is_counted_and_bounded() {
+    let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
+    let waiting = || metric(admin, "fws_input_bytes");
+    let (long, name) = ("o".repeat(3000), "c".repeat(1900));
+    let headers = [format!("Origin: {long}"), format!("Access-Control-Request-Headers: {long}")];
+    let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+    let wait = |line: &str, body: &str| {
+        let mut http = Http::connect(server.ws);
+        http.send(line, &headers, body);
+        http
+    };
+    // Polls, one of them with a callback.
+    let (path, script) = (open(&server, None), open(&server, None));
+    let mut poll = wait(&format!("POST {path}/xhr"), "");
+    eventually("it is counted", || (3000.0..7000.0).contains(&waiting()).then_some(()));
+    let before = waiting();
+    let mut call = wait(&format!("GET {script}/jsonp?c={name}"), "");
+    eventually("so is the callback", || (waiting() >= before + 1900.0).then_some(()));
+    // Whoever sends waits behind what is too much for a stranger.
+    let many = json!(vec![json!({ "event": "ping", "clb": 1 }).to_string(); 100]).to_string();
+    for (path, receiver) in [(&path, &mut poll), (&script, &mut call)] {
+        let mut sender = wait(&format!("POST {path}/xhr_send"), &many);
+        let answer = receiver.answer();
+        assert!(answer.body.contains("callBackAnswer"), "{answer:?}");
+        eventually("its answer is counted", || (waiting() > 3000.0).then_some(()));
+        let mut count = answer.body.matches("callBackAnswer").count();
+        while count < 100 {
+            let got = post(server.ws, &format!("{path}/xhr"), "").1;
+            count += got.matches("callBackAnswer").count();
+        }
+        assert_eq!(sender.answer().status, 204);
+    }
+    shows(admin, "fws_input_bytes", 0.0);
+}
+
+#[test]
+fn who_makes_many_answers_wait_goes() {
+    let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
+    let long = format!("Origin: {}", "o".repeat(7000));
+    let wait = |_| {
+        let path = open(&server, None);
+        let mut http = Http::connect(server.ws);
+        http.send(&format!("POST {path}/xhr"), &[&long], "");
+        http
+    };
+    let _polls: Vec<Http> = (0..200).map(wait).collect();
+    eventually("some had to go", || {
+        (metric(admin, "fws_input_evicted_total") >= 20.0).then_some(())
+    });
+    assert!(metric(admin, "fws_input_bytes") <= f64::from(1 << 20));
+}
+
+#[test]
+fn few_requests_wait_for_one_session() {
+    let server = Server::new();
+    let path = open(&server, None);
+    let ping = json!({ "event": "ping", "clb": 1 }).to_string();
+    let send = |messages: usize| {
+        let mut http = Http::connect(server.ws);
+        let body = json!(vec![&ping; messages]).to_string();
+        http.send(&format!("POST {path}/xhr_send"), &[], &body);
+        http
+    };
+    let mut waiting = vec![send(100)];
+    waiting[0].expect_silence();
+    waiting.extend((1..64).map(|_| send(1)));
+    eventually("there are enough", || (send(1).answer().status == 503).then_some(()));
+    let mut count = 0;
+    while count < 163 {
+        count += post(server.ws, &format!("{path}/xhr"), "").1.matches("callBackAnswer").count();
+    }
+    assert_eq!(count, 163);
+    assert!(waiting.iter_mut().all(|http| http.answer().status == 204));
+}
+
+#[test]
 fn the_oldest_of_too_many_strangers_goes() {
     let (server, admin) = watched(&[("sessions_unauthenticated", 3)]);
     let mut known = server.browser("demo", r#"{"i":1}"#);

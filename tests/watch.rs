@@ -5,8 +5,10 @@ mod common;
 use common::command::{at, bad, demo, fws, good};
 use common::server::{DEMO_KEY, Options, SERVER_KEY, Server};
 use common::{DEADLINE, eventually};
+use fws::codec::ws;
 use serde_json::json;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, ChildStderr, ChildStdout, Command};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -141,4 +143,49 @@ fn watch_comes_from_a_site_that_may_connect() {
     assert!(line.starts_with("--origin: \"shop.example\" is not written as"), "{line}");
     let words = ["watch", "demo", "news", "--origin", "https://shop.example"];
     assert_eq!(Watch::start(demo(&server, &words)).says(), "fws: subscribed to news");
+}
+
+#[test]
+fn watch_prints_what_is_nested_as_deep_as_any_state() {
+    let server = Server::new();
+    let (open, close) = ("[".repeat(63), "]".repeat(63));
+    let mut control = server.control();
+    let auth = json!({ "action": "auth", "name": "demo", "sKey": DEMO_KEY });
+    assert_eq!(control.ask(&auth.to_string()), r#"{"success":true}"#);
+    // A list of what is as deep as a command takes it, in a message.
+    control.ok(&format!(r#"{{"action":"push","channel":"deep","data":{open}{close}}}"#));
+    let mut watch = Watch::start(demo(&server, &["watch", "demo", "deep"]));
+    assert_eq!(watch.says(), "fws: subscribed to deep");
+    assert_eq!(watch.prints(), format!("deep\t[{open}{close}]\n"));
+}
+
+#[test]
+fn watch_does_not_take_pings_for_an_answer_to_auth() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let (_, key) = head.split_once("Sec-WebSocket-Key: ").unwrap();
+        let accept = ws::accept_key(key.lines().next().unwrap());
+        let answer = format!("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+        stream.write_all(answer.as_bytes()).unwrap();
+        // One a second, for three times as long as it is waited for.
+        let (_sender, never) = channel::<()>();
+        for _ in 0..30 {
+            if stream.write_all(&ws::ping_frame(b"")).is_err() {
+                return;
+            }
+            let _ = never.recv_timeout(std::time::Duration::from_secs(1));
+        }
+    });
+    let before = std::time::Instant::now();
+    let line = bad(fws(&["watch", "demo", "news", "--key", DEMO_KEY, "--ws", &at]), 1);
+    assert_eq!(line, "no answer within 10000 ms");
+    assert!(before.elapsed().as_secs() < 20, "{:?}", before.elapsed());
 }

@@ -22,12 +22,23 @@ is none.",
 
 fn run(call: &Call) -> Result<(), Stop> {
     let [name, channel] = call.words()?;
-    let params = match session::user(call)? {
+    let user = session::user(call)?;
+    let params = match user {
         Some(user) => format!("{{\"userId\":{}}}", session::quote(user)),
         None => "{}".into(),
     };
     let body = Body::new("get").text("channel", channel).raw("params", &params);
-    // A state may look like an error reply, and after a good auth there is none to expect.
-    let state = Session::open(call, name)?.ask(body)?;
+    let mut session = Session::open(call, name)?;
+    let state = session.ask(body)?;
+    if let Some((code, reason)) = session::refusal(&state) {
+        // A state may look so. After a good auth it is a refusal if a name is one that the server
+        // does not take: then it takes it in no other command, and other replies are no states.
+        for name in [Some(channel), user].into_iter().flatten() {
+            let info = session.ask(Body::new("channelInfo").text("channel", name))?;
+            if session::refusal(&info).is_some() {
+                return Err(session::refused(code, &reason));
+            }
+        }
+    }
     out(&(state + "\n"))
 }

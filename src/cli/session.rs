@@ -115,7 +115,8 @@ impl Session {
     }
 }
 
-fn refused(code: i64, reason: &str) -> Stop {
+/// The end of a command that the server has refused.
+pub(super) fn refused(code: i64, reason: &str) -> Stop {
     Stop::Failed(format!("the server says: {reason} (code {code})"))
 }
 

@@ -84,7 +84,7 @@ fn authenticate(
     let (i, s) = (quote(namespace), quote(token));
     let message = format!("{{\"event\":\"auth\",\"data\":{{\"i\":{i},\"s\":{s}}}}}");
     socket.send(message.as_bytes()).map_err(failed)?;
-    match socket.next(ANSWER_MS).map_err(failed)? {
+    match socket.next_within(ANSWER_MS).map_err(failed)? {
         None => Err(failed(ClientError::Silence)),
         Some(Message::Text(text)) if event(&text).is_some_and(|it| it.name == "auth ok") => Ok(()),
         Some(Message::Text(_) | Message::Pong) => {
@@ -171,7 +171,9 @@ struct Event<'a> {
 }
 
 fn event(message: &str) -> Option<Event<'_>> {
-    let [name, data, clb] = json::members(message, &["event", "data", "clb"]).ok()??;
+    // A state to which `push` has appended is as deep as a command, and a message one deeper.
+    let members = json::members_within(message, &["event", "data", "clb"], json::DEPTH_MAX + 1);
+    let [name, data, clb] = members.ok()??;
     let name = json::text(name?)?.into_owned();
     Some(Event { name, data: data.unwrap_or("null"), clb: clb.and_then(json::integer) })
 }

@@ -1,11 +1,11 @@
 //! A controller: commands to the control port and their replies (protocol parts 2 to 4), one at a
 //! time.
 
-use super::{ANSWER_MS, Address, ClientError, Deadline, Stream};
+use super::{ANSWER_MS, Address, ClientError, Deadline, MESSAGE_BYTES, Stream};
 use crate::codec::control::{self, Decoder};
 
-/// Longest body in bytes, of a command or of its reply: no limit of a server allows more.
-const BODY_BYTES: usize = 1 << 30;
+/// Longest command in bytes: no limit of a server allows more.
+const COMMAND_BYTES: usize = 1 << 30;
 
 /// Read at a time, in bytes.
 const PIECE_BYTES: usize = 16_384;
@@ -30,7 +30,7 @@ impl Control {
     /// # Errors
     /// [`ClientError`], after which the connection is of no more use.
     pub fn ask(&mut self, command: &[u8]) -> Result<String, ClientError> {
-        if command.len() > BODY_BYTES {
+        if command.len() > COMMAND_BYTES {
             return Err(ClientError::TooLong(command.len()));
         }
         let deadline = Deadline::after(ANSWER_MS);
@@ -48,7 +48,7 @@ impl Control {
                 return Err(ClientError::Foreign(what.into()));
             }
             let decoded = decoder
-                .next(&piece[..filled], BODY_BYTES)
+                .next(&piece[..filled], MESSAGE_BYTES)
                 .map_err(|e| ClientError::Foreign(e.to_string()))?;
             if let Some(body) = decoded.body {
                 return String::from_utf8(body.to_vec())
@@ -102,6 +102,8 @@ mod tests {
         assert!(matches!(ask(vec![]), Err(ClientError::Lost)));
         assert!(matches!(ask(vec![b"HTTP/1.1 400".to_vec()]), Err(ClientError::Foreign(_))));
         assert!(matches!(ask(vec![b"\0\0\0\0".to_vec()]), Err(ClientError::Foreign(_))));
+        let long = u32::try_from(MESSAGE_BYTES + 1).unwrap().to_le_bytes();
+        assert!(matches!(ask(vec![long.to_vec()]), Err(ClientError::Foreign(_))));
         assert!(matches!(ask(vec![b"\x01\0\0\0\xff\0".to_vec()]), Err(ClientError::Foreign(_))));
     }
 }

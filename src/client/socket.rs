@@ -3,15 +3,15 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{ANSWER_MS, Address, ClientError, Deadline, Stream, Visit};
+use super::{ANSWER_MS, Address, ClientError, Deadline, MESSAGE_BYTES, Stream, Visit};
 use crate::codec::ws::{self, Bounds, Event, Opcode, Reader, Side};
 use crate::keys;
 
 /// Read at a time, in bytes.
 const PIECE_BYTES: usize = 16_384;
 
-/// What we take from a server that we chose ourselves.
-const BOUNDS: Bounds = Bounds { message_bytes: 1 << 27, fragments: 1 << 20 };
+/// What we take from a server.
+const BOUNDS: Bounds = Bounds { message_bytes: MESSAGE_BYTES, fragments: 1 << 20 };
 
 /// What comes from the server.
 #[derive(Debug, PartialEq, Eq)]

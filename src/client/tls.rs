@@ -17,9 +17,12 @@ const COMPLAINT_BYTES: u64 = 65_536;
 /// What it says when the certificate is not one that a browser would take.
 pub(super) const CERTIFICATE: &str = "the certificate is refused: ";
 
+/// What it says when the handshake is over.
+const ESTABLISHED: &str = "CONNECTION ESTABLISHED";
+
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     child: Child,
     pieces: Receiver<Vec<u8>>,
     /// What has come and is not read.
@@ -36,8 +39,9 @@ impl Tls {
         let is_ip = host.parse::<std::net::IpAddr>().is_ok();
         let place = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let mut command = Command::new("openssl");
-        // Quiet: no word beside what the server says, and no letter of ours is a command.
-        command.args(["s_client", "-quiet", "-connect", &format!("{place}:{port}")]);
+        // Quiet: no word beside what the server says, and no letter of ours is a command. Brief: on
+        // its standard error it says when the handshake is over.
+        command.args(["s_client", "-quiet", "-brief", "-connect", &format!("{place}:{port}")]);
         match is_ip {
             true => command.arg("-noservername"),
             false => command.args(["-servername", host]),
@@ -70,9 +74,10 @@ impl Tls {
         if self.rest.is_empty() {
             let left = deadline.left().ok_or(ClientError::Silence)?;
             self.rest = self.pieces.recv(Some(left)).map_err(|e| match e {
-                Nothing::Yet => ClientError::Silence,
+                Nothing::Yet if self.has_read => ClientError::Silence,
+                Nothing::Yet => self.complaint(ClientError::Silence),
                 Nothing::More if self.has_read => ClientError::Lost,
-                Nothing::More => self.complaint(),
+                Nothing::More => self.complaint(ClientError::Lost),
             })?;
             self.has_read = true;
         }
@@ -91,21 +96,26 @@ impl Tls {
         match written {
             Ok(()) => Ok(()),
             Err(_) if self.has_read => Err(ClientError::Lost),
-            Err(_) => Err(self.complaint()),
+            Err(_) => Err(self.complaint(ClientError::Lost)),
         }
     }
 
-    /// Why nothing has ever come.
-    fn complaint(&mut self) -> ClientError {
+    /// Why nothing has ever come, and nothing will: for another reason than TLS if there is TLS.
+    fn complaint(&mut self, otherwise: ClientError) -> ClientError {
         let mut said = Vec::new();
+        // It may have ended by itself.
+        let _ = self.child.kill();
         if let Some(stderr) = self.child.stderr.take() {
             // Half of it may say enough.
             let _ = stderr.take(COMPLAINT_BYTES).read_to_end(&mut said);
         }
-        match reason(&String::from_utf8_lossy(&said)) {
-            Some(reason) => ClientError::Tls(reason),
-            // It was there, and has gone without a word.
-            None => ClientError::Lost,
+        let said = String::from_utf8_lossy(&said);
+        match said.split_once(ESTABLISHED) {
+            // What it says of a certificate that is not verified stands before.
+            Some((_, behind)) => reason(behind).map_or(otherwise, ClientError::Tls),
+            None => ClientError::Tls(
+                reason(&said).unwrap_or_else(|| "the handshake is not answered".into()),
+            ),
         }
     }
 }

@@ -41,6 +41,9 @@ pub const HEARTBEAT: &str = "h";
 /// What a receiver is told for whose session another one is there.
 pub const STILL_OPEN: (u16, &str) = (2010, "Another connection still open");
 
+/// So many bytes of the headers that somebody asks for are repeated in an answer that may wait.
+const ECHO_BYTES: usize = 256;
+
 /// One year, in seconds: for what a client may cache.
 const YEAR: &str = "31536000";
 
@@ -291,6 +294,9 @@ pub fn close_text(code: u16, reason: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// What may stand between two values of an array.
+const BETWEEN: [char; 5] = [' ', '\t', '\r', '\n', ','];
+
 /// What a client sent is not JSON: its session is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
@@ -309,7 +315,7 @@ impl std::error::Error for Broken {}
 /// comes out as U+FFFD: one odd character is no reason to end a session.
 #[derive(Clone, Debug)]
 pub struct Messages<'a> {
-    /// JSON values with commas between them, known to be good, up to a `]` or the end.
+    /// JSON values with commas between them, known to be good.
     rest: &'a str,
 }
 
@@ -326,7 +332,7 @@ pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
     from_str::<IgnoredAny>(text).map_err(|_| Broken)?;
     let value = text.trim_ascii();
     let rest = match value.strip_prefix('[') {
-        Some(elements) => elements,
+        Some(elements) => elements.strip_suffix(']').unwrap_or(elements),
         None if value.starts_with('"') => value,
         None => "",
     };
@@ -334,20 +340,20 @@ pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
 }
 
 impl<'a> Messages<'a> {
-    /// What has not been handed out, to be [resumed](Messages::resume) later.
+    /// What has not been handed out, to be [resumed](Messages::resume) later: one text, whatever
+    /// the number of messages in it, so that those that wait take no more memory than they came in.
     pub fn rest(&self) -> &'a str {
         self.rest
     }
 
-    /// Goes on where [`Messages::rest`] left off.
+    /// Goes on where [`Messages::rest`] left off. Several such, with commas between them, are one.
     pub fn resume(rest: &'a str) -> Messages<'a> {
         Messages { rest }
     }
 
-    /// Whether nothing is left but what ends an array.
+    /// Whether nothing is left.
     pub fn is_over(&self) -> bool {
-        let rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
-        rest.is_empty() || rest.starts_with(']')
+        self.rest.trim_start_matches(BETWEEN).is_empty()
     }
 }
 
@@ -389,11 +395,7 @@ impl<'a> Iterator for Messages<'a> {
 
     fn next(&mut self) -> Option<Cow<'a, str>> {
         loop {
-            let next = self.rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
-            if next.starts_with(']') {
-                self.rest = "";
-                return None;
-            }
+            let next = self.rest.trim_start_matches(BETWEEN);
             let mut values = Deserializer::from_str(next).into_iter::<&'a RawValue>();
             let value = values.next()?.ok()?.get();
             self.rest = &next[values.byte_offset()..];
@@ -464,7 +466,9 @@ pub fn cached_for_an_hour(response: Response) -> Response {
     response.header("Cache-Control", "public, max-age=3600")
 }
 
-/// Adds the headers that let a page of any origin read the answer to this request.
+/// Adds the headers that let a page of any origin read the answer to this request. The headers that
+/// it asks for are repeated: all of them to a preflight, where browsers look for them, and
+/// elsewhere, where SockJS wants them nevertheless, if they are no more than a client has.
 pub fn allow_origin(response: Response, request: &Head<'_>) -> Response {
     let response = match request.header("origin") {
         Some(origin) => response
@@ -473,8 +477,9 @@ pub fn allow_origin(response: Response, request: &Head<'_>) -> Response {
         None => response.header("Access-Control-Allow-Origin", "*"),
     };
     let response = response.header("Vary", "Origin");
+    let most = if request.method == "OPTIONS" { usize::MAX } else { ECHO_BYTES };
     match request.header("access-control-request-headers") {
-        Some(headers) if !headers.is_empty() => {
+        Some(headers) if (1..=most).contains(&headers.len()) => {
             response.header("Access-Control-Allow-Headers", headers)
         }
         _ => response,

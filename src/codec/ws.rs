@@ -196,11 +196,11 @@ impl Reader {
         }
     }
 
-    /// Bytes that it holds: of what is not complete, or was handed out by the last call.
+    /// Memory for what is not complete, or was handed out by the last call, in bytes.
     pub fn kept_bytes(&self) -> usize {
         self.assembly.as_ref().map_or(0, |assembly| {
-            let message = assembly.message.as_ref().map_or(0, |message| message.body.len());
-            message + assembly.control.len()
+            let message = assembly.message.as_ref().map_or(0, |message| message.body.capacity());
+            message + assembly.control.capacity()
         })
     }
 
@@ -363,6 +363,13 @@ impl Body {
         match self {
             Body::Text(text) => text.valid.len() + text.partial_bytes,
             Body::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        match self {
+            Body::Text(text) => text.valid.capacity(),
+            Body::Binary(bytes) => bytes.capacity(),
         }
     }
 }

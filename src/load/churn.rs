@@ -2,8 +2,7 @@
 
 use super::crowd::Greeting;
 use super::histogram::Histogram;
-use super::outcome::{self, Outcome};
-use super::process::{self, Cpu};
+use super::outcome::{Measurement, Outcome};
 use super::protocol::Script;
 use super::{Fault, Plan, Work};
 use crate::edge::{ConnId, Door, Net};
@@ -47,9 +46,7 @@ pub(super) struct Churn {
     is_begun: bool,
     now: Millis,
     until: Millis,
-    stage_us: u64,
-    cpu: Cpu,
-    seconds: f64,
+    measured: Measurement,
 }
 
 impl Churn {
@@ -69,9 +66,7 @@ impl Churn {
             is_begun: false,
             now: Millis(0),
             until: Millis(0),
-            stage_us: 0,
-            cpu: Cpu::default(),
-            seconds: 0.0,
+            measured: Measurement::new(plan.pid),
         }
     }
 
@@ -140,12 +135,10 @@ impl Work for Churn {
                 self.until = self.now.plus(self.plan.measure_ms);
                 self.count = 0;
                 self.times.clear();
-                self.stage_us = self.watch.elapsed_us();
-                self.cpu = process::cpu(self.plan.pid)?;
+                self.measured.begin()?;
             }
             Stage::Measuring if is_over => {
-                self.cpu = outcome::cpu_between(self.cpu, process::cpu(self.plan.pid)?);
-                self.seconds = (self.watch.elapsed_us() - self.stage_us) as f64 / 1e6;
+                self.measured.end()?;
                 self.result = std::mem::take(&mut self.times);
                 self.stage = Stage::Draining;
             }
@@ -161,6 +154,10 @@ impl Work for Churn {
         Some(self.until)
     }
 
+    fn is_waiting(&self) -> bool {
+        true
+    }
+
     fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
@@ -171,14 +168,7 @@ impl Work for Churn {
 
     fn outcome(&self) -> Outcome {
         let mut outcome = Outcome::default();
-        let work = outcome::Work {
-            things: "visits",
-            thing: "visit",
-            count: self.result.count(),
-            cpu: self.cpu,
-            has_server: self.plan.pid.is_some(),
-        };
-        outcome.add_work(&work, self.seconds);
+        outcome.add_work(["visits", "visit"], self.result.count(), &self.measured);
         outcome.add_times("latency", &self.result);
         outcome
     }

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use super::crowd::Greeting;
 use super::histogram::Histogram;
-use super::outcome::{self, Outcome, Unit};
-use super::process::{self, Cpu};
+use super::outcome::{Measurement, Outcome, Unit};
 use super::protocol::{Script, Template};
 use super::{Action, Fault, Plan, Work, replies};
 use crate::edge::{ConnId, Door, Net};
@@ -60,9 +59,7 @@ pub(super) struct Control {
     stage: Stage,
     now: Millis,
     until: Millis,
-    stage_us: u64,
-    cpu: Cpu,
-    seconds: f64,
+    measured: Measurement,
     batch: Vec<u8>,
 }
 
@@ -86,9 +83,7 @@ impl Control {
             stage: Stage::Opening,
             now: Millis(0),
             until: Millis(0),
-            stage_us: 0,
-            cpu: Cpu::default(),
-            seconds: 0.0,
+            measured: Measurement::new(plan.pid),
             batch: Vec::new(),
         }
     }
@@ -202,12 +197,10 @@ impl Control {
                 self.enter(Stage::Measuring, self.plan.measure_ms);
                 self.count = 0;
                 self.times.clear();
-                self.stage_us = self.watch.elapsed_us();
-                self.cpu = process::cpu(self.plan.pid)?;
+                self.measured.begin()?;
             }
             Stage::Measuring if is_over => {
-                self.cpu = outcome::cpu_between(self.cpu, process::cpu(self.plan.pid)?);
-                self.seconds = (self.watch.elapsed_us() - self.stage_us) as f64 / 1e6;
+                self.measured.end()?;
                 self.result = std::mem::take(&mut self.times);
                 self.enter(Stage::Draining, 0);
             }
@@ -262,6 +255,10 @@ impl Work for Control {
         matches!(self.stage, Stage::WarmUp | Stage::Measuring).then_some(self.until)
     }
 
+    fn is_waiting(&self) -> bool {
+        true
+    }
+
     fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
@@ -277,14 +274,7 @@ impl Work for Control {
     fn outcome(&self) -> Outcome {
         let mut outcome = Outcome::default();
         outcome.add("connections", self.plan.connections as f64, Unit::Count);
-        let work = outcome::Work {
-            things: "replies",
-            thing: "reply",
-            count: self.result.count(),
-            cpu: self.cpu,
-            has_server: self.plan.pid.is_some(),
-        };
-        outcome.add_work(&work, self.seconds);
+        outcome.add_work(["replies", "reply"], self.result.count(), &self.measured);
         outcome.add_times("latency", &self.result);
         outcome
     }

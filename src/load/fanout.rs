@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 
 use super::crowd::{Crowd, Greeting, words};
 use super::histogram::Histogram;
-use super::outcome::{self, Outcome, Unit};
-use super::process::{self, Cpu, Memory};
+use super::outcome::{Measurement, Outcome, Unit};
+use super::process::{self, Memory};
 use super::protocol::{Script, Template, masked};
 use super::scan::{self, Kept, Said, Shape};
-use super::{Fault, Plan, Work, Workload, replies};
+use super::{Fault, IN_FLIGHT_MAX, Plan, Work, Workload, replies};
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Net};
 use crate::frame::Frame;
@@ -43,8 +43,6 @@ enum Stage {
 const EXTRA_MS: u64 = 50;
 /// Time for those who had stalled to read what waits for them.
 const OWED_MS: u64 = 5000;
-/// Messages under way at which a server is given up that cannot keep up.
-const FLIGHTS_MAX: usize = 1 << 16;
 /// Between two looks at the server's memory.
 const LOOK_MS: u64 = 100;
 
@@ -56,8 +54,6 @@ struct Counts {
     /// From the publication to each delivery, and to the last one.
     each: Histogram,
     last: Histogram,
-    seconds: f64,
-    cpu: Cpu,
     /// Most that was seen.
     memory: Memory,
 }
@@ -86,11 +82,11 @@ pub(super) struct Fanout {
     stage: Stage,
     now: Millis,
     stage_until: Millis,
-    stage_us: u64,
-    cpu: Cpu,
+    /// While all read.
+    measured: Measurement,
     looked_at: Millis,
-    /// When the next message is due, in microseconds of the watch.
-    due_us: u64,
+    /// When the first message was due, in microseconds of the watch.
+    begun_us: u64,
     /// The longest that a message was late.
     late_us: u64,
     counts: Counts,
@@ -126,10 +122,9 @@ impl Fanout {
             stage: Stage::Opening,
             now: Millis(0),
             stage_until: Millis(0),
-            stage_us: 0,
-            cpu: Cpu::default(),
+            measured: Measurement::new(plan.pid),
             looked_at: Millis(0),
-            due_us: 0,
+            begun_us: 0,
             late_us: 0,
             counts: Counts::default(),
             results: Vec::new(),
@@ -159,6 +154,11 @@ impl Fanout {
         self.stage >= Stage::Stalled
             && self.plan.workload == Workload::Slow
             && n < self.plan.stalled
+    }
+
+    /// When the next message is due, in microseconds of the watch.
+    fn next_due_us(&self) -> u64 {
+        self.begun_us + due_at(self.next, self.plan.per_second)
     }
 
     /// One message has come to one subscriber.
@@ -214,17 +214,16 @@ impl Fanout {
         let now_us = self.watch.elapsed_us();
         let mut count = self.plan.in_flight.saturating_sub(self.under_way);
         if self.is_timed() {
-            let step_us = 1_000_000 / self.plan.per_second.max(1) as u64;
-            let due = (now_us + step_us).saturating_sub(self.due_us) / step_us;
-            count = usize::try_from(due).unwrap_or(usize::MAX);
-            if due > 0 {
-                self.late_us = self.late_us.max(now_us.saturating_sub(self.due_us));
-                self.due_us += due * step_us;
+            let due = due_by(now_us.saturating_sub(self.begun_us), self.plan.per_second);
+            count = usize::try_from(due.saturating_sub(self.next)).unwrap_or(usize::MAX);
+            if count > 0 {
+                self.late_us = self.late_us.max(now_us.saturating_sub(self.next_due_us()));
             }
         }
-        if self.flights.len() + count > FLIGHTS_MAX {
-            let many = self.flights.len();
-            return Err(Fault::new(format!("the server cannot keep up: {many} messages wait")));
+        let under_way = self.flights.len();
+        if under_way.saturating_add(count) > IN_FLIGHT_MAX {
+            let what = format!("{under_way} messages are under way, and {count} more are due");
+            return Err(Fault::new(format!("nobody keeps up: {what}")));
         }
         self.batch.clear();
         for _ in 0..count {
@@ -254,11 +253,15 @@ impl Fanout {
         let is_over = self.now >= self.stage_until;
         match self.stage {
             Stage::Opening if self.crowd.is_complete() && self.is_publisher_ready => {
-                self.due_us = self.watch.elapsed_us();
+                self.begun_us = self.watch.elapsed_us();
                 self.enter(Stage::WarmUp, self.plan.warm_up_ms)?;
             }
-            Stage::WarmUp if is_over => self.enter(Stage::Measuring, self.plan.measure_ms)?,
+            Stage::WarmUp if is_over => {
+                self.enter(Stage::Measuring, self.plan.measure_ms)?;
+                self.measured.begin()?;
+            }
             Stage::Measuring if is_over => {
+                self.measured.end()?;
                 self.close_counts()?;
                 if self.plan.workload == Workload::Slow {
                     self.enter(Stage::Stalled, self.plan.measure_ms)?;
@@ -290,8 +293,6 @@ impl Fanout {
         if matches!(stage, Stage::Measuring | Stage::Stalled) {
             self.counts = Counts::default();
             self.late_us = 0;
-            self.stage_us = self.watch.elapsed_us();
-            self.cpu = process::cpu(self.plan.pid)?;
             self.look()?;
         }
         Ok(())
@@ -299,8 +300,6 @@ impl Fanout {
 
     fn close_counts(&mut self) -> Result<(), Fault> {
         self.look()?;
-        self.counts.cpu = outcome::cpu_between(self.cpu, process::cpu(self.plan.pid)?);
-        self.counts.seconds = (self.watch.elapsed_us() - self.stage_us) as f64 / 1e6;
         self.results.push(std::mem::take(&mut self.counts));
         Ok(())
     }
@@ -362,6 +361,17 @@ impl Fanout {
         (0..replies.polls).for_each(|_| net.send(conn, Frame::from(&b"PONG\r\n"[..])));
         Ok(used + replies.used)
     }
+}
+
+/// How many of so many messages a second are due after this time, in microseconds: the first at
+/// once.
+fn due_by(us: u64, per_second: usize) -> u64 {
+    us.saturating_mul(per_second as u64) / 1_000_000 + 1
+}
+
+/// After which time, in microseconds, one is due, of which this many come before.
+fn due_at(before: u64, per_second: usize) -> u64 {
+    before.saturating_mul(1_000_000).div_ceil(per_second.max(1) as u64)
 }
 
 fn stranger(message: &[u8]) -> Fault {
@@ -454,10 +464,14 @@ impl Work for Fanout {
         if self.stage == Stage::Opening {
             return None;
         }
-        let until_us = self.due_us.saturating_sub(self.watch.elapsed_us());
+        let until_us = self.next_due_us().saturating_sub(self.watch.elapsed_us());
         // Rounded up: a turn before the time would be for nothing.
         let message = self.is_timed().then_some(self.now.plus(until_us.div_ceil(1000)));
         Some(message.map_or(self.stage_until, |at| at.min(self.stage_until)))
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.stage == Stage::Opening || self.under_way > 0
     }
 
     fn is_done(&self) -> bool {
@@ -486,14 +500,7 @@ impl Work for Fanout {
         let Some(counts) = self.results.first() else { return outcome };
         outcome.add("subscribers", self.plan.subscribers as f64, Unit::Count);
         outcome.add("published", counts.published as f64, Unit::Count);
-        let work = outcome::Work {
-            things: "deliveries",
-            thing: "delivery",
-            count: counts.deliveries,
-            cpu: counts.cpu,
-            has_server: self.plan.pid.is_some(),
-        };
-        outcome.add_work(&work, counts.seconds);
+        outcome.add_work(["deliveries", "delivery"], counts.deliveries, &self.measured);
         outcome.add_times("latency", &counts.each);
         if !self.is_unicast() {
             outcome.add_times("last_latency", &counts.last);
@@ -525,5 +532,23 @@ impl Work for Fanout {
             }
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_a_second_as_were_asked_for() {
+        for per_second in [1, 3, 50, 400_000, 999_999, 10_000_000] {
+            let all = per_second as u64;
+            assert_eq!((due_by(0, per_second), due_at(0, per_second)), (1, 0));
+            assert_eq!(due_at(7 * all, per_second), 7_000_000, "in seven seconds all of seven");
+            for before in [1, 2, all, 123_456_789] {
+                let us = due_at(before, per_second);
+                assert!(due_by(us, per_second) > before && due_by(us - 1, per_second) <= before);
+            }
+        }
     }
 }

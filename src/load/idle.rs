@@ -1,8 +1,8 @@
 //! Nothing happens: what a subscribed connection takes, and what is left when all have gone.
 
 use super::crowd::Crowd;
-use super::outcome::{self, Outcome, Unit};
-use super::process::{self, Cpu, Memory};
+use super::outcome::{Measurement, Outcome, Unit};
+use super::process::{self, Memory};
 use super::protocol::{Script, masked};
 use super::scan::{self, Kept, Said};
 use super::{Fault, Plan, Work};
@@ -10,7 +10,7 @@ use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Net};
 use crate::frame::Frame;
 use crate::reason::CloseReason;
-use crate::time::{Millis, Stopwatch};
+use crate::time::Millis;
 
 /// From the end of the last connection to the last look: what a server gives back later is not
 /// counted as given back.
@@ -33,13 +33,10 @@ pub(super) struct Idle {
     stage: Stage,
     now: Millis,
     until: Millis,
-    watch: Stopwatch,
-    stage_us: u64,
     is_begun: bool,
     /// With nobody there, with all, and when all have gone.
     memory: [Memory; 3],
-    cpu: Cpu,
-    seconds: f64,
+    measured: Measurement,
 }
 
 impl Idle {
@@ -50,12 +47,9 @@ impl Idle {
             stage: Stage::Opening,
             now: Millis(0),
             until: Millis(0),
-            watch: Stopwatch::start(),
-            stage_us: 0,
             is_begun: false,
             memory: [Memory::default(); 3],
-            cpu: Cpu::default(),
-            seconds: 0.0,
+            measured: Measurement::new(plan.pid),
         }
     }
 
@@ -78,13 +72,11 @@ impl Idle {
                 self.enter(Stage::WarmUp, self.plan.warm_up_ms);
             }
             Stage::WarmUp if is_over => {
-                self.cpu = process::cpu(self.plan.pid)?;
-                self.stage_us = self.watch.elapsed_us();
+                self.measured.begin()?;
                 self.enter(Stage::Measuring, self.plan.measure_ms);
             }
             Stage::Measuring if is_over => {
-                self.cpu = outcome::cpu_between(self.cpu, process::cpu(self.plan.pid)?);
-                self.seconds = (self.watch.elapsed_us() - self.stage_us) as f64 / 1e6;
+                self.measured.end()?;
                 self.memory[1] = self.look()?;
                 self.enter(Stage::Closing, 0);
                 for n in 0..self.plan.subscribers {
@@ -157,6 +149,10 @@ impl Work for Idle {
         (is_timed || !self.is_begun).then_some(self.until)
     }
 
+    fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Opening | Stage::Closing)
+    }
+
     fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
@@ -187,7 +183,8 @@ impl Work for Idle {
         }
         let kept = after.pss as f64 - empty.pss as f64;
         outcome.add("pss_kept", kept, Unit::Bytes);
-        outcome.add("server_cpu", self.cpu.server / self.seconds, Unit::Cores);
+        let Measurement { cpu, seconds, .. } = &self.measured;
+        outcome.add("server_cpu", cpu.server / seconds, Unit::Cores);
         outcome
     }
 }

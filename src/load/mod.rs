@@ -125,7 +125,8 @@ pub struct Plan {
     pub subscribers: usize,
     /// Bytes of a message or value, at least [`BYTES_MIN`].
     pub bytes: usize,
-    /// Messages, commands or newcomers under way at a time: of each connection that commands.
+    /// Messages, commands or newcomers under way at a time: of each connection that commands. At
+    /// most 65,536.
     pub in_flight: usize,
     /// Messages a second.
     pub per_second: usize,
@@ -170,6 +171,10 @@ impl Plan {
             let text = format!("a message has from {BYTES_MIN} to {BYTES_MAX} bytes");
             return Err(Fault::new(text));
         }
+        if self.in_flight > IN_FLIGHT_MAX {
+            let text = format!("at most {IN_FLIGHT_MAX} of them can be in flight");
+            return Err(Fault::new(text));
+        }
         if self.workload == Workload::Slow && self.stalled >= self.subscribers {
             return Err(Fault::new("nobody is left who reads"));
         }
@@ -177,7 +182,9 @@ impl Plan {
     }
 }
 
-/// Without a byte from the server for so long a run has failed.
+/// Messages under way at which a server is given up that cannot keep up.
+const IN_FLIGHT_MAX: usize = 1 << 16;
+/// Without a byte from a server that has something to say, for so long, a run has failed.
 const SILENCE_MS: u64 = 10_000;
 /// Between two calls for progress.
 const PROGRESS_MS: u64 = 250;
@@ -203,6 +210,8 @@ trait Work {
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault>;
     /// When that is wanted at the latest.
     fn due(&self) -> Option<Millis>;
+    /// Whether the server has something to say.
+    fn is_waiting(&self) -> bool;
     /// Whether all has been done.
     fn is_done(&self) -> bool;
     /// What is happening, in a few words.
@@ -215,7 +224,7 @@ trait Work {
 struct Driver {
     work: Box<dyn Work>,
     fault: Option<Fault>,
-    /// When something came last.
+    /// When something came last, or nothing had to come.
     heard_at: Millis,
     /// Nothing has to come before this moment.
     next_look: Millis,
@@ -316,7 +325,10 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
             driver.next_look = now.plus(PROGRESS_MS);
             progress(&driver.work.progress());
         }
-        if driver.heard_at.plus(SILENCE_MS + plan.measure_ms) <= now {
+        if !driver.work.is_waiting() {
+            driver.heard_at = now;
+        }
+        if driver.heard_at.plus(SILENCE_MS) <= now {
             let silence = format!("the server fell silent: {}", driver.work.progress());
             driver.note(Err(Fault::new(silence)));
         }

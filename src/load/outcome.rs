@@ -1,7 +1,9 @@
 //! What came out of a run: figures with names, for a table or for a program.
 
+use super::Fault;
 use super::histogram::Histogram;
-use super::process::Cpu;
+use super::process::{self, Cpu};
+use crate::time::Stopwatch;
 
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,14 +67,15 @@ impl Outcome {
         self.add(format!("{name}_max"), times.max() as f64, Unit::Micros);
     }
 
-    /// How many of something there were in a time, and what each took of the server's processor.
-    pub(super) fn add_work(&mut self, work: &Work, seconds: f64) {
-        let Work { things, thing, count, cpu, has_server } = work;
-        self.add(*things, *count as f64, Unit::Count);
-        self.add("time", seconds, Unit::Seconds);
-        self.add(*things, *count as f64 / seconds, Unit::PerSecond);
-        if *has_server {
-            let each = cpu.server * 1e6 / (*count).max(1) as f64;
+    /// How many of something there were while it was measured, and what each took of the server's
+    /// processor.
+    pub(super) fn add_work(&mut self, [things, thing]: [&str; 2], count: u64, of: &Measurement) {
+        let Measurement { cpu, seconds, .. } = of;
+        self.add(things, count as f64, Unit::Count);
+        self.add("time", *seconds, Unit::Seconds);
+        self.add(things, count as f64 / seconds, Unit::PerSecond);
+        if of.pid.is_some() {
+            let each = cpu.server * 1e6 / count.max(1) as f64;
             self.add(format!("server_cpu_per_{thing}"), each, Unit::Micros);
             self.add("server_cpu", cpu.server / seconds, Unit::Cores);
             let foreign = (cpu.machine - cpu.server - cpu.own).max(0.0);
@@ -82,23 +85,31 @@ impl Outcome {
     }
 }
 
-/// What was done while it was measured.
+/// How long it was measured, and what that took of the processor.
 #[derive(Debug)]
-pub(super) struct Work {
-    pub things: &'static str,
-    pub thing: &'static str,
-    pub count: u64,
-    /// Processor time that it took.
+pub(super) struct Measurement {
+    /// The server's process, if it is looked at.
+    pid: Option<u32>,
+    watch: Stopwatch,
+    /// Until the end, those at the beginning.
     pub cpu: Cpu,
-    /// Whether the server was looked at.
-    pub has_server: bool,
+    pub seconds: f64,
 }
 
-/// From one reading to another.
-pub(super) fn cpu_between(before: Cpu, after: Cpu) -> Cpu {
-    Cpu {
-        server: after.server - before.server,
-        own: after.own - before.own,
-        machine: after.machine - before.machine,
+impl Measurement {
+    pub fn new(pid: Option<u32>) -> Measurement {
+        Measurement { pid, watch: Stopwatch::start(), cpu: Cpu::default(), seconds: 0.0 }
+    }
+
+    pub fn begin(&mut self) -> Result<(), Fault> {
+        self.cpu = process::cpu(self.pid)?;
+        self.watch = Stopwatch::start();
+        Ok(())
+    }
+
+    pub fn end(&mut self) -> Result<(), Fault> {
+        self.seconds = self.watch.elapsed_us() as f64 / 1e6;
+        self.cpu = process::cpu(self.pid)?.since(self.cpu);
+        Ok(())
     }
 }

@@ -18,6 +18,16 @@ pub(super) struct Cpu {
     pub machine: f64,
 }
 
+impl Cpu {
+    pub fn since(self, before: Cpu) -> Cpu {
+        Cpu {
+            server: self.server - before.server,
+            own: self.own - before.own,
+            machine: self.machine - before.machine,
+        }
+    }
+}
+
 /// Memory, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {

@@ -422,7 +422,9 @@ impl Io {
         self.frames.shrink(self.now.mono);
         let Io { ready, first, dirty, heavy, leaving, .. } = self;
         for list in [ready, first, dirty, heavy, leaving] {
-            if list.capacity() > LIST_KEPT && list.len() <= list.capacity() / 4 {
+            if list.is_empty() && list.capacity() >= LIST_KEPT {
+                *list = VecDeque::new();
+            } else if list.capacity() > LIST_KEPT && list.len() <= list.capacity() / 4 {
                 list.shrink_to(2 * list.len());
             }
         }

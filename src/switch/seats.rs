@@ -99,7 +99,11 @@ impl Seats {
         while self.browsers.last() == Some(&0) {
             self.browsers.pop();
         }
-        if self.browsers.capacity() > KEPT && self.browsers.len() <= self.browsers.capacity() / 4 {
+        if self.browsers.is_empty() && self.browsers.capacity() >= KEPT {
+            self.browsers = Vec::new();
+        } else if self.browsers.capacity() > KEPT
+            && self.browsers.len() <= self.browsers.capacity() / 4
+        {
             self.browsers.shrink_to(KEPT.max(2 * self.browsers.len()));
         }
     }

@@ -59,7 +59,7 @@ impl<P> Web<P> {
     /// # Panics
     /// If anything is.
     pub fn check_drained(&self) {
-        assert!(self.lines.is_empty(), "a line is kept");
+        assert!(self.lines.is_empty() && self.lines.capacity() < LINES_KEPT, "lines are kept");
         assert_eq!(self.sessions() + self.strangers(), 0, "sessions that are counted");
         let kept = [self.sessions.len(), self.names.len(), self.wheel.len(), self.dirty.len()];
         assert_eq!(kept, [0; 4], "sessions, their names, their deadlines, and those that changed");

@@ -434,7 +434,9 @@ impl<P> Web<P> {
             self.lines.pop();
         }
         let wanted = 2 * self.lines.len() + LINES_KEPT;
-        if self.lines.capacity() > 2 * wanted {
+        if self.lines.is_empty() && self.lines.capacity() >= LINES_KEPT {
+            self.lines = Vec::new();
+        } else if self.lines.capacity() > 2 * wanted {
             self.lines.shrink_to(wanted);
         }
     }

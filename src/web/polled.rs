@@ -7,7 +7,7 @@ use super::pace::Bucket;
 use super::{Key, Parting};
 use crate::arena::Id;
 use crate::codec::http::{self, LAST_CHUNK, Response};
-use crate::codec::sockjs::{self, Envelope};
+use crate::codec::sockjs::{self, Envelope, Messages};
 use crate::edge::{ConnId, Net};
 use crate::frame::{FRAME_COST_BYTES, Frame, Kind};
 use crate::publication::{Form, Publication, array, stream_frame};
@@ -52,6 +52,16 @@ pub(super) struct Receiver {
 impl Receiver {
     pub fn new(conn: ConnId, reply: Reply, closes: bool) -> Receiver {
         Receiver { conn, reply, closes, sent: 0, taken_at_beat: None, is_held: false }
+    }
+
+    /// Memory for what it repeats of its request while it waits, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        match &self.reply {
+            Reply::Poll { response, callback } => {
+                response.kept_bytes() + callback.as_ref().map_or(0, |callback| callback.len())
+            }
+            Reply::Stream { .. } => 0,
+        }
     }
 
     /// Sends a frame of SockJS on an answer that goes on.
@@ -123,9 +133,9 @@ pub(super) struct Polled {
     is_given_up: bool,
     /// Bytes after which an answer that goes on ends.
     response_bytes: usize,
-    /// Messages that came behind more answers than the browser has taken: what is left of each
-    /// array.
-    pub pending: VecDeque<String>,
+    /// Messages that came behind more answers than the browser has taken, or too fast: what is
+    /// left of all arrays, as one ([`Messages::rest`]).
+    pub pending: String,
     /// The first of them waits for room for its answer, or the receiver does for what is there.
     pub is_hungry: bool,
     /// How many bytes of those the door has counted.
@@ -157,7 +167,7 @@ impl Polled {
             is_end_told: false,
             is_given_up: false,
             response_bytes,
-            pending: VecDeque::new(),
+            pending: String::new(),
             is_hungry: false,
             counted_bytes: 0,
             senders: Vec::new(),
@@ -219,7 +229,7 @@ impl Polled {
             return;
         }
         self.ended = Some(parting);
-        self.pending = VecDeque::new();
+        self.pending = String::new();
         if parting.reason.is_slow() {
             self.clear_inbox(net);
             if let Some(receiver) = &self.receiver {
@@ -324,9 +334,17 @@ impl Polled {
         self.receiver.is_some() && self.inbox_bytes > LITTLE_BYTES
     }
 
-    /// How much of what the browser sent waits to be heard.
+    /// These wait behind all that wait.
+    pub fn put_behind(&mut self, messages: &Messages<'_>) {
+        if !self.pending.is_empty() {
+            self.pending.push(',');
+        }
+        self.pending.push_str(messages.rest());
+    }
+
+    /// Memory for what the browser sent and waits to be heard, in bytes.
     pub fn pending_bytes(&self) -> usize {
-        self.pending.iter().map(String::len).sum()
+        self.pending.capacity()
     }
 
     /// Whether it has so much to take that nothing more is asked on its behalf.
@@ -382,6 +400,7 @@ impl Polled {
             unreachable!("only a receiver is answered")
         };
         if let Reply::Poll { response, callback } = reply {
+            net.keeps(conn, 0);
             let mut body = Vec::with_capacity(frame.len() + frame.len() / 8 + 32);
             match &callback {
                 Some(callback) => sockjs::jsonp_into(&mut body, callback, &[frame]),
@@ -430,6 +449,5 @@ impl Polled {
         assert_eq!(published.map(|(item, _)| item.len()).sum::<usize>(), self.published);
         assert!(self.backlog <= self.published);
         assert_eq!(has_peer, self.ended.is_none(), "over, and not over");
-        assert!(self.pending.iter().all(|rest| !rest.is_empty()));
     }
 }

@@ -2,8 +2,6 @@
 //! strictly one after the other, heartbeats, and the end. A [`Socket`] is all that is known of one,
 //! and small: what only some need for a while is boxed.
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::mem;
 
 use super::hungry::Hungry;
@@ -11,7 +9,7 @@ use super::outlet::Way;
 use super::pace::{Bucket, Pace};
 use super::strangers::{Strangers, pause_bytes};
 use super::{Application, Line, Message, Outlet, Parting, SessionId, Web};
-use crate::codec::sockjs;
+use crate::codec::sockjs::{self, Messages};
 use crate::codec::ws::{self, Event, Side, WsError};
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
@@ -55,9 +53,9 @@ pub(super) struct Socket<P> {
 /// for the next; or whose ping stands behind what waits for it.
 #[derive(Debug, Default)]
 struct Unheard {
-    /// Messages that wait, the first of them for room or behind those answers; at most as long as
-    /// one WebSocket message.
-    messages: VecDeque<String>,
+    /// What waits, for room or behind those answers: a raw message, or what is left of a frame of
+    /// SockJS, as it came ([`Messages::rest`]). At most as long as one WebSocket message.
+    text: String,
     /// What it had taken at the last beat.
     taken_at_beat: Option<u32>,
 }
@@ -91,12 +89,9 @@ impl<P> Socket<P> {
         }
     }
 
-    /// Bytes of what it said that are kept: half a message, and messages that wait to be heard.
+    /// Memory for what it said, in bytes: half a message, and messages that wait to be heard.
     fn kept_bytes(&self) -> usize {
-        let unheard = self
-            .unheard
-            .as_ref()
-            .map_or(0, |unheard| unheard.messages.iter().map(String::len).sum());
+        let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.text.capacity());
         self.reader.kept_bytes() + unheard
     }
 
@@ -224,18 +219,19 @@ impl<P> Socket<P> {
         self.wake(around, Some(self.bucket.again(around.pace, waiting)));
     }
 
-    /// Whether there is no room for the answer to a message: then it waits, and nothing else is
-    /// heard meanwhile.
+    /// Whether there is no room for the answer to a message: then all that is left waits, which
+    /// begins with it, and nothing else is heard meanwhile.
     fn puts_off<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
         message: &str,
+        left: &str,
     ) -> bool {
         let Some(peer) = &self.peer else { return false };
         if around.app.has_room(around.net, peer, message) {
             return false;
         }
-        self.unheard.get_or_insert_default().messages.push_front(message.to_owned());
+        self.unheard.get_or_insert_default().text = left.to_owned();
         self.held = Held::Room;
         around.net.put_off(around.conn, true);
         around.hungry.push(SessionId::of_socket(around.conn, self.form));
@@ -273,34 +269,46 @@ impl<P> Socket<P> {
         text: &str,
     ) -> Result<(), Parting> {
         if self.form == Form::Raw {
-            if self.puts_off(around, text) {
+            if self.puts_off(around, text, text) {
                 return Ok(());
             }
             return self.tell(around, Message::Text(text));
         }
         let broken = |_| Parting::from(CloseReason::BrokenFraming);
-        let mut messages = sockjs::parse_messages(text).map_err(broken)?;
-        let mut count = 0;
-        while let Some(message) = messages.next() {
-            if self.puts_off(around, &message) {
-                let rest = messages.map(Cow::into_owned);
-                self.unheard.get_or_insert_default().messages.extend(rest);
+        let messages = sockjs::parse_messages(text).map_err(broken)?;
+        // The frame itself has been paid for.
+        self.hear(around, messages, true)?;
+        if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) && self.held == Held::No {
+            self.hold(around.net, around.conn);
+        }
+        Ok(())
+    }
+
+    /// Gives the application the messages of a frame, up to the first whose answer there is no room
+    /// for, or that stands behind answers that are not taken: what is left waits. Each costs a
+    /// token, but for the first of them if that is paid for.
+    fn hear<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        mut messages: Messages<'_>,
+        mut is_paid: bool,
+    ) -> Result<(), Parting> {
+        loop {
+            let rest = messages.rest();
+            let Some(message) = messages.next() else { return Ok(()) };
+            if self.puts_off(around, &message, rest) {
                 return Ok(());
             }
+            let cost = usize::from(!mem::take(&mut is_paid));
+            self.bucket.take(around.pace, around.net.now().mono, cost);
             self.tell(around, Message::Text(&message))?;
-            // The frame itself has been paid for.
-            self.bucket.take(around.pace, around.net.now().mono, usize::from(count > 0));
-            count += 1;
             if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
-                let rest: VecDeque<String> = messages.map(Cow::into_owned).collect();
-                if !rest.is_empty() {
-                    self.unheard.get_or_insert_default().messages = rest;
+                if !messages.is_over() {
+                    self.unheard.get_or_insert_default().text = messages.rest().to_owned();
                 }
-                self.hold(around.net, around.conn);
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     fn binary<A: Application<Peer = P>>(
@@ -309,7 +317,8 @@ impl<P> Socket<P> {
         bytes: &[u8],
     ) -> Result<(), Parting> {
         if self.form == Form::Raw {
-            if str::from_utf8(bytes).is_ok_and(|text| self.puts_off(around, text)) {
+            // Whoever puts off a text in bytes takes it as a text.
+            if str::from_utf8(bytes).is_ok_and(|text| self.puts_off(around, text, text)) {
                 return Ok(());
             }
             return self.tell(around, Message::Binary(bytes));
@@ -339,15 +348,14 @@ impl<P> Socket<P> {
         if self.held == Held::Room {
             return Ok(());
         }
-        while let Some(unheard) = &mut self.unheard
-            && let Some(message) = unheard.messages.pop_front()
-        {
-            if self.puts_off(around, &message) {
-                return Ok(());
+        let unheard = self.unheard.as_mut().map(|unheard| mem::take(&mut unheard.text));
+        if let Some(text) = unheard.filter(|text| !text.is_empty()) {
+            match self.form {
+                Form::Raw => self.text(around, &text)?,
+                _ => self.hear(around, Messages::resume(&text), false)?,
             }
-            self.bucket.take(around.pace, around.net.now().mono, 1);
-            self.tell(around, Message::Text(&message))?;
-            if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
+            let is_full = self.peer.as_ref().is_some_and(|peer| around.is_full(peer));
+            if is_full || self.held == Held::Room {
                 return Ok(());
             }
         }

@@ -43,7 +43,9 @@ impl Strangers {
         self.count -= usize::from(!was_known);
         if self.count == 0 {
             self.line.clear();
-            self.line.shrink_to(STALE);
+            if self.line.capacity() > STALE {
+                self.line = VecDeque::new();
+            }
         }
     }
 }

@@ -25,6 +25,9 @@ const SEND_TYPES: [&str; 6] =
 /// The list of names has room for so many more than there are, and is given back beyond that.
 const NAMES_KEPT: usize = 1024;
 
+/// So many requests that send wait for their session at most.
+const SENDERS_MAX: usize = 64;
+
 const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// Service, name of the session, transport.
@@ -139,6 +142,7 @@ impl<P> Web<P> {
         net.deadline(conn, None);
         let Some(polled) = self.polled(id) else { return };
         if !polled.has_receiver() {
+            net.keeps(conn, receiver.kept_bytes());
             polled.attach(receiver);
             polled.beat_at = now.plus(beat_ms);
             return self.mark_dirty(id);
@@ -192,9 +196,8 @@ impl<P> Web<P> {
         let Some(id) = self.names.get(&KeyRef(at as u16, name)).copied() else {
             return Some(wrap(answers::not_found()));
         };
-        let pending_bytes =
-            self.sessions.get(id).map_or(0, |session| session.polled.pending_bytes());
-        if pending_bytes >= self.limits.http_body_bytes {
+        let (most, polled) = (self.limits.http_body_bytes, &self.sessions.get(id)?.polled);
+        if polled.pending.len() >= most || polled.senders.len() >= SENDERS_MAX {
             // A client sends when it has been answered: those of whom so much waits do not.
             return Some(wrap(Response::new(503).text("too many messages wait\n").close()));
         }
@@ -216,6 +219,7 @@ impl<P> Web<P> {
         let done = done.answering(head);
         let closes = done.closes();
         let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
+        net.keeps(conn, reply.frame.len());
         self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
         net.deadline(conn, None);
         None
@@ -237,7 +241,7 @@ impl<P> Web<P> {
             let is_too_fast = polled.bucket.is_spent(&pace, now);
             if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) || is_too_fast {
                 if !messages.is_over() {
-                    polled.pending.push_back(messages.rest().to_owned());
+                    polled.put_behind(&messages);
                     self.held += u64::from(is_too_fast);
                 }
                 break;
@@ -273,10 +277,10 @@ impl<P> Web<P> {
         true
     }
 
-    /// What is left of an array waits in front of all that waits.
+    /// What is left of all that waits.
     fn keep_pending(&mut self, id: PolledId, rest: &str) {
         if let Some(polled) = self.polled(id) {
-            polled.pending.push_front(rest.to_owned());
+            polled.pending = rest.to_owned();
         }
     }
 
@@ -366,32 +370,33 @@ impl<P> Web<P> {
             let is_full = polled.is_hungry || polled.is_full(net, pause_bytes);
             is_full || polled.bucket.is_spent(&pace, now)
         };
-        let mut pause_bytes = self.answers_max(app, id);
-        while let Some(polled) = self.polled(id)
-            && !must_wait(polled, net, pause_bytes)
-            && let Some(text) = polled.pending.pop_front()
-        {
-            let mut messages = Messages::resume(&text);
-            loop {
-                let rest = messages.rest();
-                let Some(message) = messages.next() else { break };
-                if self.puts_off(net, app, id, &message) {
-                    self.keep_pending(id, rest);
-                    break;
+        let pause_bytes = self.answers_max(app, id);
+        let Some(polled) = self.polled(id).filter(|polled| !must_wait(polled, net, pause_bytes))
+        else {
+            return false;
+        };
+        let text = std::mem::take(&mut polled.pending);
+        let mut messages = Messages::resume(&text);
+        loop {
+            let rest = messages.rest();
+            let Some(message) = messages.next() else { return has_heard };
+            if self.puts_off(net, app, id, &message) {
+                self.keep_pending(id, rest);
+                return has_heard;
+            }
+            has_heard = true;
+            self.tell_polled(net, app, id, &message);
+            let pause_bytes = self.answers_max(app, id);
+            let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else {
+                return true;
+            };
+            if must_wait(polled, net, pause_bytes) {
+                if !messages.is_over() {
+                    self.keep_pending(id, messages.rest());
                 }
-                has_heard = true;
-                self.tell_polled(net, app, id, &message);
-                pause_bytes = self.answers_max(app, id);
-                let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else {
-                    return true;
-                };
-                if must_wait(polled, net, pause_bytes) && !messages.is_over() {
-                    polled.pending.push_front(messages.rest().to_owned());
-                    break;
-                }
+                return true;
             }
         }
-        has_heard
     }
 
     /// An answer has come to its end: the session is alone, for a while.
@@ -436,8 +441,8 @@ impl<P> Web<P> {
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
         let at = deadline.map_or(own, |at| at.min(own));
         let is_spent = polled.bucket.is_spent(&self.pace, net.now().mono);
-        let next = polled.pending.front().filter(|_| is_spent);
-        let again = next.map(|text| polled.bucket.again(&self.pace, text.len()));
+        let waiting = Some(polled.pending.len()).filter(|bytes| *bytes > 0 && is_spent);
+        let again = waiting.map(|bytes| polled.bucket.again(&self.pace, bytes));
         let at = again.map_or(at, |again| again.min(at));
         if let Some(timer) = polled.timer.take() {
             self.wheel.cancel(timer);

@@ -40,9 +40,9 @@ impl Upload {
         self.reader.is_done()
     }
 
-    /// What of it is kept; with the room for more the memory may be twice as much.
+    /// Memory for what of it is kept.
     pub fn bytes(&self) -> usize {
-        self.head.len() + self.body.as_ref().map_or(0, Vec::len)
+        self.head.len() + self.body.as_ref().map_or(0, Vec::capacity)
     }
 
     /// Head and body.

@@ -22,8 +22,9 @@ Reads what `fws store export` has written, from FILE or, without one or for
 is none: all of it, or nothing if one line is wrong, whose number is said then.
 
 Grants and states are added to those that are there; of two for the same place
-the one of the last line counts. States that have ended are left out. That a
-namespace is there with another key is an error, unless --replace is given.
+the one of the last line counts. States that have ended are left out, and so is
+what belongs to a user with an empty name. That a namespace is there with another
+key is an error, unless --replace is given.
 The limits are those of the server: names, states, and how many there may be.
 
 No server may use the folder meanwhile. It is for the user of the server: root is

@@ -22,6 +22,7 @@ const NAMESPACES: usize = 0;
 const GRANTS: usize = 1;
 const STATES: usize = 2;
 const ENDED: usize = 3;
+const NOBODYS: usize = 4;
 
 /// Why something is not taken in.
 pub(super) enum Refused {
@@ -89,8 +90,9 @@ pub(super) struct Importer {
     /// with that, and nothing else is decided by it.
     hasher: DefaultHashBuilder,
     known: HashMap<u64, Known>,
-    /// Namespaces, grants, states that were taken in, and states that had ended.
-    counts: [u64; 4],
+    /// Namespaces, grants, states that were taken in, and what was not: states that had ended, and
+    /// rows of a user with an empty name, whom no token and no command can name.
+    counts: [u64; 5],
 }
 
 impl Importer {
@@ -115,7 +117,7 @@ impl Importer {
             size: Size::default(),
             hasher: DefaultHashBuilder::default(),
             known: HashMap::new(),
-            counts: [0; 4],
+            counts: [0; 5],
         };
         if let Some(content) = content {
             let mut stop = None;
@@ -211,7 +213,7 @@ impl Importer {
         Ok(())
     }
 
-    /// Takes a grant in.
+    /// Takes a grant in, unless it is nobody's.
     pub fn grant(&mut self, namespace: &str, channel: &str, user: &str) -> Result<(), Refused> {
         self.check_name("channel", channel)?;
         self.check_length("user", user)?;
@@ -219,11 +221,15 @@ impl Importer {
             return Err("the name of a private channel begins with #".to_owned().into());
         }
         let ns = self.number(namespace)?;
+        if user.is_empty() {
+            self.counts[NOBODYS] += 1;
+            return Ok(());
+        }
         let key = Key::Grant { ns, channel: channel.into(), user: user.into() };
         self.put(key, Row::Grant)
     }
 
-    /// Takes a state in, unless it has ended.
+    /// Takes a state in, unless it has ended or is nobody's.
     pub fn state(
         &mut self,
         namespace: &str,
@@ -242,6 +248,10 @@ impl Importer {
         let ns = self.number(namespace)?;
         if expires.is_some_and(|date| date <= self.now.unix) {
             self.counts[ENDED] += 1;
+            return Ok(());
+        }
+        if place.user.as_deref() == Some("") {
+            self.counts[NOBODYS] += 1;
             return Ok(());
         }
         let expires = expires.map(|date| self.rewrite.moment(date));
@@ -347,11 +357,15 @@ impl Importer {
             self.rewrite.put(Key::Namespace { ns: number }, row).map_err(failed)?;
         }
         self.rewrite.finish().map_err(failed)?;
-        let [namespaces, grants, states, ended] = self.counts;
+        let [namespaces, grants, states, ended, nobodys] = self.counts;
         let (namespaces, grants) = (count(namespaces, "namespace"), count(grants, "grant"));
         let mut text = format!("took in {namespaces}, {grants}, {}\n", count(states, "state"));
         if ended > 0 {
             text.push_str(&format!("left out {} that had ended\n", count(ended, "state")));
+        }
+        if nobodys > 0 {
+            let rows = count(nobodys, "row");
+            text.push_str(&format!("left out {rows} of a user with an empty name\n"));
         }
         Ok(text)
     }

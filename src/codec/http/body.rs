@@ -99,6 +99,11 @@ impl BodyReader {
                 let rest = &input[used..];
                 let count = usize::try_from(missing).unwrap_or(usize::MAX).min(rest.len());
                 if let Some(out) = out.as_mut() {
+                    if !self.is_chunked && out.capacity() - out.len() < count {
+                        // Twice as much room, but none behind the end, which is known.
+                        let missing = usize::try_from(missing).unwrap_or(usize::MAX);
+                        out.reserve_exact(out.len().clamp(count, missing));
+                    }
                     out.extend_from_slice(&rest[..count]);
                 }
                 used += count;
@@ -218,6 +223,21 @@ mod tests {
         assert_eq!(read(Content::None, "GET"), is("", "GET"));
         assert_eq!(read(Content::Length(20), "").unwrap().1, "incomplete");
         assert_eq!(read(Content::Length(21), ""), Err(BodyError::TooLarge));
+    }
+
+    #[test]
+    fn a_body_has_no_room_behind_its_end() {
+        for step in [1, 7, 100, 600, 1000] {
+            let (mut out, mut copied) = (Vec::new(), 0);
+            let mut reader = BodyReader::new(Content::Length(1000), 1000).unwrap();
+            for piece in [b'x'; 1000].chunks(step) {
+                let (before, room) = (out.len(), out.capacity());
+                assert_eq!(reader.read(piece, Some(&mut out)), Ok(piece.len()));
+                copied += if out.capacity() > room { before } else { 0 };
+                assert!(out.capacity() <= (2 * out.len()).min(1000), "{step}");
+            }
+            assert!(copied <= 2000 && reader.is_done(), "{step}: {copied} bytes copied");
+        }
     }
 
     #[test]

@@ -109,6 +109,11 @@ impl Response {
         !self.is_kept_alive
     }
 
+    /// Memory that it takes while it waits to be sent, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.headers.capacity() + self.body.capacity()
+    }
+
     /// The bytes, as of that date if it is known (RFC 9110, 6.6.1). `Content-Length` is there
     /// always, but for the statuses that never have a body (RFC 9110, 8.6 and 15.4.5).
     pub fn encode(self, at: Option<UnixMillis>) -> Frame {

@@ -224,6 +224,18 @@ fn answers_carry_the_headers_of_the_original() {
     let empty = b"GET / HTTP/1.1\r\nHost: a\r\nAccess-Control-Request-Headers:\r\n\r\n";
     let answer = encode(allow_origin(Response::new(200), &parse_head(empty).unwrap()));
     assert!(!answer.contains("Allow-Headers"));
+    // Only a preflight repeats any number of them: other answers may wait.
+    for (bytes, is_short) in [(ECHO_BYTES, true), (ECHO_BYTES + 1, false)] {
+        let names = "x".repeat(bytes);
+        for (method, is_echoed) in [("OPTIONS", true), ("POST", is_short)] {
+            let head = format!(
+                "{method} / HTTP/1.1\r\nHost: a\r\nAccess-Control-Request-Headers: {names}\r\n\r\n"
+            );
+            let head = parse_head(head.as_bytes()).unwrap();
+            let answer = encode(allow_origin(Response::new(200), &head));
+            assert_eq!(answer.contains(&format!("Allow-Headers: {names}\r\n")), is_echoed);
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! those that hold up a large Redis.
 
 use std::io;
-use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 
@@ -26,8 +25,8 @@ const STATES: &str = "LaWS_Server:store:";
 const SCAN_KEYS: usize = 1000;
 /// Keys that one pipeline reads: a state may be some megabytes.
 const PAGE_KEYS: usize = 64;
-/// Redis has so long to answer.
-const ANSWER: Duration = Duration::from_secs(30);
+/// Redis has so long to answer, in milliseconds.
+const ANSWER_MS: u64 = 30_000;
 
 /// Why a key is left out; each is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,7 +88,7 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
         let form = "write redis://HOST:PORT/DATABASE or unix:///PATH";
         Stop::Usage(format!("that is no URL of a Redis: {form}"))
     })?;
-    let mut redis = Redis::connect(&place, ANSWER).map_err(away)?;
+    let mut redis = Redis::connect(&place, ANSWER_MS).map_err(away)?;
     let is_replacing = call.flag(REPLACE.name).is_some();
     owner::refuse_root(call, &config.data)?;
     let mut importer = Importer::start(&config, &holder(call, now), now, is_replacing)?;
@@ -162,7 +161,8 @@ fn states(
                 Value::Int(ms) if ms >= 0 => Some(date.plus(ms.unsigned_abs())),
                 Value::Int(-1) => None,
                 // It ended between the two questions.
-                _ => continue,
+                Value::Int(-2) => continue,
+                _ => return Err(foreign("PTTL")),
             };
             if matches!(answers[0], Value::Nil) {
                 continue;
@@ -229,7 +229,7 @@ fn scan(
         let pattern = format!("{start}*");
         let words = ["SCAN", &from, "MATCH", &pattern, "COUNT", &count].map(str::as_bytes);
         let answer = redis.ask(&[words.to_vec()]).map_err(away)?.pop();
-        let (next, keys) = page_of(answer)?;
+        let (next, keys) = page_of(answer, start).ok_or_else(|| foreign("SCAN"))?;
         for page in keys.chunks(PAGE_KEYS) {
             each(redis, page)?;
         }
@@ -240,23 +240,19 @@ fn scan(
     }
 }
 
-/// What SCAN has answered: where to go on, and keys.
-fn page_of(answer: Option<Value>) -> Result<(u64, Vec<Vec<u8>>), Stop> {
-    let wrong = |words: &str| Stop::Failed(format!("Redis: {words}"));
-    match answer {
-        Some(Value::Error(words)) => return Err(wrong(&words)),
-        Some(Value::List(parts)) => {
-            if let [Value::Bytes(next), Value::List(keys)] = &parts[..]
-                && let Some(next) = str::from_utf8(next).ok().and_then(|next| next.parse().ok())
-            {
-                let bytes = |key: &Value| match key {
-                    Value::Bytes(bytes) => Some(bytes.clone()),
-                    _ => None,
-                };
-                return Ok((next, keys.iter().filter_map(bytes).collect()));
-            }
-        }
-        _ => {}
-    }
-    Err(wrong("that is no answer to SCAN"))
+/// What SCAN has answered: where to go on, and keys, which begin so.
+fn page_of(answer: Option<Value>, start: &str) -> Option<(u64, Vec<Vec<u8>>)> {
+    let Some(Value::List(parts)) = answer else { return None };
+    let Ok([Value::Bytes(next), Value::List(keys)]) = <[Value; 2]>::try_from(parts) else {
+        return None;
+    };
+    let keys = keys.into_iter().map(|key| match key {
+        Value::Bytes(bytes) if bytes.starts_with(start.as_bytes()) => Some(bytes),
+        _ => None,
+    });
+    Some((str::from_utf8(&next).ok()?.parse().ok()?, keys.collect::<Option<_>>()?))
+}
+
+fn foreign(command: &str) -> Stop {
+    Stop::Failed(format!("Redis: that is no answer to {command}"))
 }

@@ -3,10 +3,8 @@
 //! what is announced is not allocated before it has come.
 
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::client::{Address, ClientError, Deadline, Stream};
 
 /// Longest line: an error in words.
 const LINE_BYTES: u64 = 64 * 1024;
@@ -14,26 +12,16 @@ const LINE_BYTES: u64 = 64 * 1024;
 const BULK_BYTES: u64 = 512 << 20;
 /// An answer to SCAN has a list in a list.
 const DEPTH: usize = 4;
+/// How an error begins that says something of one key alone.
+const WRONG_TYPE: &str = "WRONGTYPE ";
 
 /// Where a Redis is, and who asks it for which of its databases.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    pub place: Place,
+    pub place: Address,
     pub user: Option<String>,
     pub password: Option<String>,
     pub database: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Tcp(String, u16),
-    Unix(PathBuf),
-}
-
-impl Default for Place {
-    fn default() -> Place {
-        Place::Unix(PathBuf::new())
-    }
 }
 
 /// One answer.
@@ -47,92 +35,60 @@ pub(super) enum Value {
     Error(String),
 }
 
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+/// A stream whose every answer has a deadline, however it trickles.
+struct Timed {
+    stream: Stream,
+    deadline: Deadline,
 }
 
-impl Read for Stream {
+impl Read for Timed {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.read(into),
-            Stream::Unix(stream) => stream.read(into),
-        }
+        self.stream.read(into, &self.deadline).map_err(of_network)
     }
 }
 
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.write(bytes),
-            Stream::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+fn of_network(error: ClientError) -> Error {
+    match error {
+        ClientError::Connect(_, error) => error,
+        ClientError::Silence => Error::new(ErrorKind::TimedOut, "it does not answer in time"),
+        _ => Error::new(ErrorKind::UnexpectedEof, "it has closed the connection"),
     }
 }
 
 /// A connection.
-pub(super) struct Redis(BufReader<Stream>);
+pub(super) struct Redis {
+    input: BufReader<Timed>,
+    answer_ms: u64,
+}
 
 impl Redis {
-    /// Connects, says who asks, and chooses the database. Nothing takes longer than `time`.
+    /// Connects, within 4 s, says who asks, and chooses the database. Each answer, here and later,
+    /// must have come as a whole after `answer_ms` milliseconds.
     ///
     /// # Errors
     /// Those of the network, and what Redis says against it.
-    pub fn connect(target: &Target, time: Duration) -> io::Result<Redis> {
-        let stream = match &target.place {
-            Place::Tcp(host, port) => {
-                let mut last = Error::new(ErrorKind::NotFound, format!("{host} has no address"));
-                let mut connected = None;
-                for address in (host.as_str(), *port).to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, time) {
-                        Ok(stream) => connected = Some(stream),
-                        Err(error) => last = error,
-                    }
-                    if connected.is_some() {
-                        break;
-                    }
-                }
-                let stream = connected.ok_or(last)?;
-                stream.set_read_timeout(Some(time))?;
-                stream.set_write_timeout(Some(time))?;
-                Stream::Tcp(stream)
-            }
-            Place::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(time))?;
-                stream.set_write_timeout(Some(time))?;
-                Stream::Unix(stream)
-            }
-        };
-        let mut redis = Redis(BufReader::new(stream));
+    pub fn connect(target: &Target, answer_ms: u64) -> io::Result<Redis> {
+        let stream = Stream::connect(&target.place).map_err(of_network)?;
+        let input = BufReader::new(Timed { stream, deadline: Deadline::after(answer_ms) });
+        let mut redis = Redis { input, answer_ms };
         if let Some(password) = &target.password {
             let mut command = vec![&b"AUTH"[..]];
             command.extend(target.user.as_ref().map(String::as_bytes));
             command.push(password.as_bytes());
-            redis.order(&command)?;
+            redis.ask(&[command])?;
         }
         if target.database > 0 {
-            redis.order(&[b"SELECT", target.database.to_string().as_bytes()])?;
+            redis.ask(&[vec![b"SELECT", target.database.to_string().as_bytes()]])?;
         }
         Ok(redis)
     }
 
-    /// One command whose answer is only whether it was carried out.
-    fn order(&mut self, command: &[&[u8]]) -> io::Result<()> {
-        match self.ask(&[command.to_vec()])?.pop() {
-            Some(Value::Error(words)) => Err(Error::other(words)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Asks all at once; an answer for each.
+    /// Asks all at once; an answer for each. The only [`Value::Error`] among them is that a key
+    /// holds another kind of thing.
     ///
     /// # Errors
-    /// Those of the network, and `InvalidData` for what is no RESP.
+    /// Those of the network, `InvalidData` for what is no RESP, and what else Redis refuses: it
+    /// may be busy or loading, or the user may lack a right, and what is asked would be missing.
     pub fn ask(&mut self, commands: &[Vec<&[u8]>]) -> io::Result<Vec<Value>> {
         let mut bytes = Vec::new();
         for command in commands {
@@ -143,8 +99,17 @@ impl Redis {
                 bytes.extend_from_slice(b"\r\n");
             }
         }
-        self.0.get_mut().write_all(&bytes)?;
-        commands.iter().map(|_| value(&mut self.0, DEPTH)).collect()
+        let deadline = Deadline::after(self.answer_ms);
+        self.input.get_mut().stream.write_all(&bytes, &deadline).map_err(of_network)?;
+        commands.iter().map(|_| self.answer()).collect()
+    }
+
+    fn answer(&mut self) -> io::Result<Value> {
+        self.input.get_mut().deadline = Deadline::after(self.answer_ms);
+        match value(&mut self.input, DEPTH)? {
+            Value::Error(words) if !words.starts_with(WRONG_TYPE) => Err(Error::other(words)),
+            value => Ok(value),
+        }
     }
 }
 
@@ -190,6 +155,31 @@ fn value(input: &mut impl BufRead, depth: usize) -> io::Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mailbox::mailbox;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    #[test]
+    fn an_answer_that_trickles_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = Address::to_reach(listener.local_addr().unwrap());
+        let target = Target { place, user: None, password: None, database: 1 };
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (_sender, never) = mailbox::<()>();
+            // Each of these comes in time; the answer, of five seconds, does not.
+            for byte in [&b"+"[..]].into_iter().chain([&b"x"[..]; 500]) {
+                if stream.write_all(byte).is_err() {
+                    return;
+                }
+                let _ = never.recv(Some(Duration::from_millis(10)));
+            }
+            stream.write_all(b"\r\n").unwrap();
+        });
+        let error = Redis::connect(&target, 200).err().map(|error| error.kind());
+        assert_eq!(error, Some(ErrorKind::TimedOut));
+        server.join().unwrap();
+    }
 
     #[test]
     fn answers_are_read() {

@@ -2,51 +2,49 @@
 
 use std::path::PathBuf;
 
-use super::resp::{Place, Target};
+use super::resp::Target;
+use crate::client::Address;
 
 const PORT: u16 = 6379;
 
 /// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, `unix:///PATH` or `redis+unix:///PATH`; in
 /// user, password and path a `%` begins a byte written as two hexadecimal digits.
 pub(super) fn parse(url: &str) -> Option<Target> {
-    let mut target = Target::default();
     let path = url.strip_prefix("unix://").or_else(|| url.strip_prefix("redis+unix://"));
-    target.place = match path {
-        Some(path) => {
-            let path = PathBuf::from(plain(path)?);
-            Place::Unix(Some(path).filter(|path| path.is_absolute())?)
-        }
-        None => {
-            let rest = url.strip_prefix("redis://")?;
-            let (place, database) = rest.split_once('/').unwrap_or((rest, ""));
-            if !database.is_empty() {
-                target.database = database.parse().ok()?;
-            }
-            let (who, host) = place.rsplit_once('@').unwrap_or(("", place));
-            let (user, password) = who.split_once(':').unwrap_or((who, ""));
-            if !user.is_empty() {
-                target.user = Some(plain(user)?);
-            }
-            if !password.is_empty() {
-                target.password = Some(plain(password)?);
-            }
-            let (host, port) = host_and_port(host)?;
-            Place::Tcp(host, port)
-        }
+    if let Some(path) = path {
+        let path = Some(PathBuf::from(plain(path)?)).filter(|path| path.is_absolute())?;
+        let place = Address::Unix(path);
+        return Some(Target { place, user: None, password: None, database: 0 });
+    }
+    let rest = url.strip_prefix("redis://")?;
+    let (place, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let (who, host) = place.rsplit_once('@').unwrap_or(("", place));
+    let (user, password) = who.split_once(':').unwrap_or((who, ""));
+    let given = |text: &str| match text {
+        "" => Some(None),
+        text => plain(text).map(Some),
     };
-    Some(target)
+    Some(Target {
+        place: Address::Tcp(with_port(host)?),
+        user: given(user)?,
+        password: given(password)?,
+        database: if database.is_empty() { 0 } else { database.parse().ok()? },
+    })
 }
 
-fn host_and_port(text: &str) -> Option<(String, u16)> {
-    let (host, behind) = match text.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?,
-        None => text.split_at(text.find(':').unwrap_or(text.len())),
+/// `HOST:PORT`, with the usual port if there is none.
+fn with_port(text: &str) -> Option<String> {
+    let end = if text.starts_with('[') {
+        text.find(']')? + 1
+    } else {
+        text.find(':').unwrap_or(text.len())
     };
+    let (host, behind) = text.split_at_checked(end)?;
     let port = match behind {
         "" => PORT,
         _ => behind.strip_prefix(':')?.parse().ok()?,
     };
-    (!host.is_empty()).then(|| (host.into(), port))
+    (!host.is_empty()).then(|| format!("{host}:{port}"))
 }
 
 fn plain(text: &str) -> Option<String> {
@@ -76,14 +74,15 @@ mod tests {
             ("redis://10.0.0.1:7/2", "10.0.0.1:7", 2, None, None),
             ("redis://:pa%3Ass@h/", "h:6379", 0, None, Some("pa:ss")),
             ("redis://me:p@ss@h:1", "h:1", 0, Some("me"), Some("p@ss")),
-            ("redis://[::1]:8", "::1:8", 0, None, None),
+            ("redis://[::1]:8", "[::1]:8", 0, None, None),
             ("unix:///run/a%20b.sock", "/run/a b.sock", 0, None, None),
             ("redis+unix:///r", "/r", 0, None, None),
         ] {
             let target = parse(url).unwrap();
             let at = match &target.place {
-                Place::Tcp(host, port) => format!("{host}:{port}"),
-                Place::Unix(path) => path.display().to_string(),
+                Address::Tcp(at) => at.clone(),
+                Address::Unix(path) => path.display().to_string(),
+                Address::Tls { .. } => unreachable!(),
             };
             assert_eq!((at.as_str(), target.database), (place, database), "{url}");
             let who = (target.user.as_deref(), target.password.as_deref());

@@ -184,7 +184,7 @@ fn limits(seed: u64) -> Limits {
         control_replies_pause_bytes: 1024,
         control_replies_ms: 20_000,
         control_commands_per_turn: 4,
-        deliveries_per_turn: 3,
+        deliveries_per_turn: 2,
         leaves_per_turn: 4,
         sessions_unauthenticated: 3,
         message_bytes: 1024,

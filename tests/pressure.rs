@@ -246,7 +246,10 @@ fn back_ends_are_heard_as_soon_as_what_waits_has_gone_out() {
     for _ in 0..5 {
         control.ok(&emit("c", &data));
         other.send(r#"{"action":"ping"}"#);
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        // It is not heard meanwhile.
+        other.wire.set_deadline(std::time::Duration::from_millis(50));
+        assert!(other.wire.read(&mut [0]).is_err());
+        other.wire.set_deadline(common::DEADLINE);
         reader.expect(&message("c", &data));
         let began = std::time::Instant::now();
         assert_eq!(other.recv(), r#"{"success":true}"#);

@@ -128,8 +128,14 @@ pub trait Handler {
     /// and the last of them at that moment.
     fn stopping(&mut self, net: &mut impl Net, until: Millis);
 
-    /// When `tick` is wanted at the latest.
-    fn due(&self) -> Option<Millis>;
+    /// Whether this turn has no room for more of what comes through [`Door::Control`]: of those who
+    /// come that way, whoever has not been read by then is read first in the next one.
+    fn has_heard_enough(&self) -> bool {
+        false
+    }
+
+    /// When `tick` is wanted at the latest, as things stand behind the turn's output.
+    fn due(&self, net: &impl Net) -> Option<Millis>;
 
     /// Once a turn, before the input of that turn: the time has gone on.
     fn tick(&mut self, net: &mut impl Net);

@@ -131,6 +131,8 @@ pub struct Metrics {
     pub publications: u64,
     /// Messages handed to subscribers.
     pub deliveries: u64,
+    /// Emits to several channels that had more to hand out than one turn has room for.
+    pub long_emits: u64,
     /// Connections that were not let in, by [`TurnedAway`].
     pub turned_away: [u64; TurnedAway::ALL.len()],
     /// Times that a browser was not read because it spoke too fast.
@@ -168,6 +170,7 @@ impl Default for Metrics {
             over_limits: 0,
             publications: 0,
             deliveries: 0,
+            long_emits: 0,
             turned_away: [0; TurnedAway::ALL.len()],
             browsers_held: 0,
             floods: 0,

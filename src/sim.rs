@@ -115,6 +115,8 @@ pub struct Report {
     pub commands: u64,
     /// Messages handed to subscribers.
     pub deliveries: u64,
+    /// Emits to several channels that took more than one turn.
+    pub long_emits: u64,
     /// Times that a browser was not read because it spoke too fast.
     pub browsers_held: u64,
     /// Times that back ends had to wait because too much was queued for browsers.
@@ -184,6 +186,7 @@ fn limits(seed: u64) -> Limits {
         control_replies_pause_bytes: 1024,
         control_replies_ms: 20_000,
         control_commands_per_turn: 4,
+        deliveries_per_turn: 2,
         leaves_per_turn: 4,
         sessions_unauthenticated: 3,
         message_bytes: 1024,

@@ -237,6 +237,30 @@ fn a_full_server_serves_again_when_there_is_room() {
 }
 
 #[test]
+fn back_ends_are_heard_as_soon_as_what_waits_has_gone_out() {
+    let server = Server::start(&Options::limits(&[("queued_bytes", 65_536)]));
+    let mut reader = server.browser("demo", r#"{"i":1}"#);
+    reader.subscribe("c");
+    let (mut control, mut other) = (server.controller("demo"), server.controller("demo"));
+    let data = text(8_000_000);
+    let mut waited_ms = 0;
+    for _ in 0..5 {
+        control.ok(&emit("c", &data));
+        other.send(r#"{"action":"ping"}"#);
+        // It is not heard meanwhile.
+        other.wire.set_deadline(std::time::Duration::from_millis(50));
+        assert!(other.wire.read(&mut [0]).is_err());
+        other.wire.set_deadline(common::DEADLINE);
+        reader.expect(&message("c", &data));
+        let began = std::time::Instant::now();
+        assert_eq!(other.recv(), r#"{"success":true}"#);
+        waited_ms += began.elapsed().as_millis();
+    }
+    // Each would wait for the next look at who takes nothing, most of a second.
+    assert!(waited_ms < 2000, "{waited_ms} ms");
+}
+
+#[test]
 fn what_a_back_end_said_before_it_reset_the_connection_is_heard() {
     // Closing with unread replies sends a reset right behind the last command.
     let server = Server::new();

@@ -113,6 +113,8 @@ fn assert_rich(reports: &[Report]) {
     assert!(deliveries > 20 * runs, "few deliveries: {deliveries} in {runs} runs");
     assert!(sum(reports, |report| report.browsers_held) > runs, "few were held back");
     assert!(sum(reports, |report| report.leaving_turns) > runs, "few left step by step");
+    let long = sum(reports, |report| report.long_emits);
+    assert!(long > runs / 4, "few emits took several turns: {long}");
     assert!(sum(reports, |report| report.floods) > runs / 16, "back ends hardly ever had to wait");
     let shortages = sum(reports, |report| report.shortages);
     assert!(shortages > runs / 16, "there was hardly ever no room for answers");

@@ -264,8 +264,12 @@ impl<J: Journal> Handler for AdminDoor<J> {
         self.switch.stopping(net, until);
     }
 
-    fn due(&self) -> Option<Millis> {
-        self.switch.due()
+    fn has_heard_enough(&self) -> bool {
+        self.switch.has_heard_enough()
+    }
+
+    fn due(&self, net: &impl Net) -> Option<Millis> {
+        self.switch.due(net)
     }
 
     fn tick(&mut self, net: &mut impl Net) {

@@ -73,6 +73,7 @@ impl<J: Journal> Pages<'_, J> {
     fn traffic(&self, text: &mut Exposition) {
         let metrics = self.switch.metrics();
         text.single(&f::COMMANDS, metrics.commands);
+        text.single(&f::LONG_EMITS, metrics.long_emits);
         text.begin(&f::REFUSED);
         let unknown = metrics.refused.keys().filter(|code| !ERROR_CODES.contains(code));
         for code in ERROR_CODES.iter().chain(unknown) {

@@ -12,6 +12,7 @@
 mod oracle;
 mod outline;
 mod scan;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use std::fmt;
 pub use oracle::fuzz_members;
 pub use outline::Outline;
 use scan::Scan;
+pub use tail::last_elements;
 
 /// How deep arrays and objects may lie in each other; `[]` is one deep. Nothing here recurses,
 /// so this is for those who read what we pass on.

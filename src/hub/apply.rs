@@ -349,13 +349,13 @@ impl Hub {
         };
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
         let Some(number) = self.number(ns) else { return };
-        let Some(state) = self.states.get_mut(id) else { return };
-        let (was, ended) = (state.value.to_json(), state.expires());
+        let Some(state) = self.states.get(id) else { return };
+        let ended = state.expires();
         let changed = self.change_list(id, |list| {
             list.push(data.into());
             (list.bound(items, bytes), list.text_bytes())
         });
-        let Some((dropped, bytes)) = changed else { return };
+        let Some(((dropped, bytes), was)) = changed else { return };
         self.end_at(id, expires);
         let before = match was {
             Some(value) => Before::State { value, expires: ended },
@@ -364,18 +364,19 @@ impl Hub {
         out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }
 
-    /// Changes a list state, and what it weighs.
+    /// Changes a list state, and what it weighs. Gives back the text that it was, if it was one.
     pub(super) fn change_list<T>(
         &mut self,
         id: Id<State>,
         change: impl FnOnce(&mut super::state::List) -> T,
-    ) -> Option<T> {
+    ) -> Option<(T, Option<Value>)> {
         let state = self.states.get_mut(id)?;
         let before = state.value.bytes();
-        let changed = change(state.value.as_list(self.limits.list_items)?);
+        let (list, was) = state.value.as_list(self.limits.list_items)?;
+        let changed = change(list);
         let (ns, after) = (state.ns, state.value.bytes());
         self.weigh(ns, before, after);
-        Some(changed)
+        Some((changed, was))
     }
 
     /// Publishes on several channels; returns how many connections were reached. One that is in

@@ -36,10 +36,10 @@ impl Hub {
         (self.grants, self.states_bytes)
     }
 
-    /// Counts a message that was published, and handed to so many.
-    pub fn count_publication(&mut self, ns: NsId, deliveries: u64) {
+    /// Counts messages that were published, and handed to so many together.
+    pub fn count_publications(&mut self, ns: NsId, publications: u64, deliveries: u64) {
         if let Some(space) = self.namespaces.get_mut(ns) {
-            space.tally.publications += 1;
+            space.tally.publications += publications;
             space.tally.deliveries += deliveries;
         }
     }

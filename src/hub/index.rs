@@ -1,5 +1,6 @@
 //! A table from names to what they name. Both stay where they are, in the arena: an entry costs no
-//! more than the number of its slot and a byte.
+//! more than the number of its slot and a byte. A large one is many tables, which grow one by one:
+//! all at once, a million names would take a hundred milliseconds to be moved.
 
 use std::marker::PhantomData;
 
@@ -9,6 +10,10 @@ use crate::arena::{Arena, Id};
 
 /// However few there are, there is room for so many.
 const KEPT: usize = 64;
+/// So many are no longer in one table; and in one again when an eighth of them is left.
+const ONE_MAX: usize = 4096;
+/// How many tables there are then.
+const TABLES: usize = 128;
 
 /// What is found by its name.
 pub(super) trait Named {
@@ -18,11 +23,111 @@ pub(super) trait Named {
 
 /// Slots of an arena, by the hash of the name of what is in them.
 #[derive(Debug)]
-pub(super) struct Index<T>(HashTable<u32>, PhantomData<fn() -> T>);
+pub(super) struct Index<T>(Tables, PhantomData<fn() -> T>);
+
+#[derive(Debug)]
+enum Tables {
+    One(HashTable<u32>),
+    Many(Box<Many>),
+}
+
+#[derive(Debug)]
+struct Many {
+    tables: [HashTable<u32>; TABLES],
+    /// Slots in all of them.
+    len: usize,
+}
+
+impl Many {
+    fn new() -> Many {
+        let tables = std::array::from_fn(|_| HashTable::with_capacity(ONE_MAX / TABLES));
+        Many { tables, len: 0 }
+    }
+}
+
+/// Which of many: by bits of the hash that a table itself does not look at.
+fn number(hash: u64) -> usize {
+    (hash >> 32) as usize % TABLES
+}
+
+impl Tables {
+    fn of(&self, hash: u64) -> &HashTable<u32> {
+        match self {
+            Tables::One(table) => table,
+            Tables::Many(many) => &many.tables[number(hash)],
+        }
+    }
+
+    fn of_mut(&mut self, hash: u64) -> &mut HashTable<u32> {
+        match self {
+            Tables::One(table) => table,
+            Tables::Many(many) => &mut many.tables[number(hash)],
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Tables::One(table) => table.len(),
+            Tables::Many(many) => many.len,
+        }
+    }
+
+    fn insert(&mut self, hash: u64, slot: u32, rehash: impl Fn(&u32) -> u64) {
+        self.of_mut(hash).insert_unique(hash, slot, rehash);
+        if let Tables::Many(many) = self {
+            many.len += 1;
+        }
+    }
+
+    /// Makes one table into many, or many into one.
+    fn turn_into(&mut self, tables: Tables, rehash: impl Fn(&u32) -> u64) {
+        for slot in std::mem::replace(self, tables).into_slots() {
+            self.insert(rehash(&slot), slot, &rehash);
+        }
+    }
+
+    fn into_slots(self) -> Slots {
+        let left = self.len();
+        let tables = match self {
+            Tables::One(table) => vec![table],
+            Tables::Many(many) => many.tables.into(),
+        };
+        Slots { tables: tables.into_iter(), table: HashTable::new().into_iter(), left }
+    }
+}
+
+/// All slots of an index.
+#[derive(Debug)]
+pub(super) struct Slots {
+    tables: std::vec::IntoIter<HashTable<u32>>,
+    table: hash_table::IntoIter<u32>,
+    left: usize,
+}
+
+impl Slots {
+    /// How many are left.
+    pub fn len(&self) -> usize {
+        self.left
+    }
+}
+
+impl Iterator for Slots {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        loop {
+            if let Some(slot) = self.table.next() {
+                self.left -= 1;
+                return Some(slot);
+            }
+            self.table = self.tables.next()?.into_iter();
+        }
+    }
+}
 
 impl<T> Default for Index<T> {
     fn default() -> Index<T> {
-        Index(HashTable::new(), PhantomData)
+        Index(Tables::One(HashTable::new()), PhantomData)
     }
 }
 
@@ -32,32 +137,101 @@ impl<T: Named> Index<T> {
     }
 
     /// All slots, in no order, one after the other.
-    pub fn into_slots(self) -> hash_table::IntoIter<u32> {
-        self.0.into_iter()
+    pub fn into_slots(self) -> Slots {
+        self.0.into_slots()
     }
 
     /// What has that hash and is it.
     pub fn find(&self, arena: &Arena<T>, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<Id<T>> {
         let is_there = |slot: &u32| arena.in_slot(*slot).is_some_and(|(_, it)| is_it(it));
-        self.0.find(hash, is_there).and_then(|slot| arena.at(*slot as usize))
+        self.0.of(hash).find(hash, is_there).and_then(|slot| arena.at(*slot as usize))
     }
 
     /// Adds what is not there yet.
     pub fn insert(&mut self, arena: &Arena<T>, id: Id<T>, hasher: &DefaultHashBuilder) {
         let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| it.hash(hasher));
-        self.0.insert_unique(rehash(&id.slot), id.slot, rehash);
+        if matches!(&self.0, Tables::One(table) if table.len() == ONE_MAX) {
+            self.0.turn_into(Tables::Many(Box::new(Many::new())), rehash);
+        }
+        self.0.insert(rehash(&id.slot), id.slot, rehash);
     }
 
     /// Takes one out, if it is there. When the table has become much too large for those that are
     /// left, it gets smaller.
     pub fn remove(&mut self, arena: &Arena<T>, hash: u64, id: Id<T>, hasher: &DefaultHashBuilder) {
-        if let Ok(entry) = self.0.find_entry(hash, |slot| *slot == id.slot) {
-            entry.remove();
+        let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| it.hash(hasher));
+        let table = self.0.of_mut(hash);
+        let Ok(entry) = table.find_entry(hash, |slot| *slot == id.slot) else { return };
+        entry.remove();
+        let left = table.len().max(KEPT);
+        if left <= table.capacity() / 8 {
+            table.shrink_to(2 * left, rehash);
         }
-        let left = self.0.len().max(KEPT);
-        if left <= self.0.capacity() / 8 {
-            let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| it.hash(hasher));
-            self.0.shrink_to(2 * left, rehash);
+        if let Tables::Many(many) = &mut self.0 {
+            many.len -= 1;
+            if many.len == ONE_MAX / 8 {
+                self.0.turn_into(Tables::One(HashTable::with_capacity(ONE_MAX / 8)), rehash);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    thread_local!(static HASHED: Cell<usize> = const { Cell::new(0) });
+
+    struct Number(u32);
+
+    impl Named for Number {
+        fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
+            HASHED.set(HASHED.get() + 1);
+            hasher.hash_one(self.0)
+        }
+    }
+
+    /// How many names were hashed for this.
+    fn hashed(work: impl FnOnce()) -> usize {
+        let before = HASHED.get();
+        work();
+        HASHED.get() - before
+    }
+
+    #[test]
+    fn whatever_comes_or_goes_few_are_moved_at_a_time() {
+        let (mut arena, mut index) = (Arena::default(), Index::default());
+        let hasher = DefaultHashBuilder::default();
+        let mut ids = Vec::new();
+        for number in 0..150_000 {
+            let id = arena.insert(Number(number));
+            assert!(hashed(|| index.insert(&arena, id, &hasher)) < 2 * ONE_MAX);
+            ids.push(id);
+        }
+        let find = |arena: &Arena<Number>, index: &Index<Number>, number: u32| {
+            index.find(arena, hasher.hash_one(number), |it| it.0 == number)
+        };
+        for (number, id) in (0..).zip(&ids) {
+            assert_eq!(find(&arena, &index, number), Some(*id));
+        }
+        assert_eq!((index.len(), find(&arena, &index, 150_000)), (150_000, None));
+        for (number, id) in (0..).zip(ids).skip(100) {
+            let hash = hasher.hash_one(number);
+            assert!(hashed(|| index.remove(&arena, hash, id, &hasher)) < 2 * ONE_MAX);
+            arena.remove(id);
+            index.remove(&arena, hash, id, &hasher);
+            assert_eq!(find(&arena, &index, number), None);
+        }
+        assert!((0..100).all(|number| find(&arena, &index, number).is_some()));
+        let slots = index.into_slots();
+        assert_eq!((slots.len(), slots.count()), (100, 100));
+    }
+
+    #[test]
+    fn an_index_of_few_stays_small() {
+        assert_eq!(size_of::<Index<Number>>(), size_of::<HashTable<u32>>());
     }
 }

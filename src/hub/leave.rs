@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::Range;
 
-use hashbrown::{hash_set, hash_table};
+use hashbrown::hash_set;
 
+use super::index::Slots;
 use super::{ChannelId, Grant, Hub, Namespace, NsId, Outbox, Outcome, PeerId, Subscription, User};
 use crate::arena::Id;
 use crate::reason::CloseReason;
@@ -60,7 +61,7 @@ struct Grave {
     /// The namespace that was, and slots of its states: of those that have ended meanwhile, others
     /// may have the slots.
     ns: NsId,
-    states: hash_table::IntoIter<u32>,
+    states: Slots,
     grants: hash_set::IntoIter<Grant>,
 }
 

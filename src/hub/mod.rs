@@ -423,6 +423,16 @@ impl Hub {
         members.iter().map(|member| member.route)
     }
 
+    /// How many a message on a channel may reach, or one to that user there: as many are looked at.
+    pub fn audience_max(&self, ns: NsId, channel: &str, user: Option<&str>) -> usize {
+        let Some(user) = user else {
+            let channel = self.find_channel(ns, channel).and_then(|id| self.channels.get(id));
+            return channel.map_or(0, |channel| channel.members.len());
+        };
+        let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
+        user.map_or(0, |user| user.peers.len())
+    }
+
     /// The namespace and user of a peer; `None` if it is gone, or about to be let go.
     pub fn identity(&self, peer: PeerId) -> Option<(NsId, &str)> {
         let user = self.user_of(peer).filter(|user| self.namespaces.contains(user.ns))?;

@@ -103,14 +103,6 @@ impl Value {
         }
     }
 
-    /// A copy, if it is still the text that was set.
-    pub fn to_json(&self) -> Option<Value> {
-        match self {
-            Value::Json(text) => Some(Value::Json(text.clone())),
-            Value::List(_) => None,
-        }
-    }
-
     /// Whether `push` can append to it.
     pub fn is_list(&self) -> bool {
         match self {
@@ -119,24 +111,19 @@ impl Value {
         }
     }
 
-    /// The value as a list, made one if it is the text of one: of no more than so many of its last
-    /// elements, because as a list they take far more memory. `None` if it is neither.
-    pub fn as_list(&mut self, items_max: usize) -> Option<&mut List> {
+    /// The value as a list, made one if it is the text of one, which is given back: of no more than
+    /// so many of its last elements, because as a list they take far more memory, and what stands
+    /// in front of them would take far more time. `None` if it is neither.
+    pub fn as_list(&mut self, items_max: usize) -> Option<(&mut List, Option<Value>)> {
+        let mut was = None;
         if let Value::Json(text) = self {
-            let mut last = VecDeque::new();
-            json::each_element(text, |item| {
-                if last.len() == items_max {
-                    last.pop_front();
-                }
-                last.push_back(item);
-                true
-            })?;
             let mut list = List::default();
+            let last = json::last_elements(text, items_max)?;
             last.into_iter().for_each(|item| list.push(item.into()));
-            *self = Value::List(Box::new(list));
+            was = Some(std::mem::replace(self, Value::List(Box::new(list))));
         }
         match self {
-            Value::List(list) => Some(list),
+            Value::List(list) => Some((list, was)),
             Value::Json(_) => None,
         }
     }
@@ -202,7 +189,8 @@ mod tests {
     #[test]
     fn a_list_drops_its_oldest() {
         let mut value = Value::Json("[ 1, {\"a\":[2]} ]".into());
-        let list = value.as_list(9).unwrap();
+        let (list, was) = value.as_list(9).unwrap();
+        assert!(was.unwrap().is("[ 1, {\"a\":[2]} ]"));
         list.push("3.0".into());
         let dropped = list.bound(2, 100);
         assert_eq!((list.text(), dropped.len()), ("[{\"a\":[2]},3.0]".into(), 1));
@@ -220,7 +208,7 @@ mod tests {
     #[test]
     fn of_a_long_text_no_more_elements_are_made_than_stay() {
         let mut value = Value::Json(format!("[{}7]", "1,".repeat(100_000)).into());
-        let list = value.as_list(3).unwrap();
+        let (list, _) = value.as_list(3).unwrap();
         assert_eq!((list.text(), list.text_bytes()), ("[1,1,7]".into(), 7));
         assert!(list.items.capacity() < 100, "{}", list.items.capacity());
     }

@@ -268,7 +268,7 @@ impl Handler for Driver {
         self.note(result);
     }
     fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
-    fn due(&self) -> Option<Millis> {
+    fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(self.work.due().map_or(self.next_look, |due| due.min(self.next_look)))
     }
     fn tick(&mut self, _: &mut impl Net) {}

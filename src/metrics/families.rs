@@ -77,6 +77,8 @@ families! {
     CONTROL_INPUT_EVICTED = "fws_control_input_evicted_total" Counter
         "Times that a back end had to go, with half of one, to make room for others.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
+    LONG_EMITS = "fws_long_emits_total" Counter
+        "Emits to several channels that took more than one turn.";
     REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
     WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";
     PUBLICATIONS = "fws_publications_total" Counter

@@ -305,7 +305,8 @@ impl Reactor {
             let idle = self.idle_ms.map(|ms| now.plus(ms));
             let slow = self.io.overdue_at();
             let shrink = self.io.frames.shrink_at();
-            let due = [timer, slow, handler.due(), accept, drain, self.hear_until, idle, shrink];
+            let due =
+                [timer, slow, handler.due(&self.io), accept, drain, self.hear_until, idle, shrink];
             let due = due.into_iter().flatten().min();
             due.map(|due| due.after(now))
         } else {

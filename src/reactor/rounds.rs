@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use super::Reactor;
 use super::io::Io;
-use crate::edge::{ConnId, Handler};
+use crate::edge::{ConnId, Door, Handler};
 use crate::time::Stopwatch;
 
 /// Browsers read in one turn, and those who are on their way out: what a back end has just
@@ -68,26 +68,31 @@ impl Reactor {
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
         self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
         let first = (FIRST_READS_MAX, FIRST_ROUND_BYTES, FIRST_ROUND_US);
-        self.read_some(handler, first, |io| &mut io.first);
-        self.read_some(handler, (READS_MAX, READ_ROUND_BYTES, ROUND_US), |io| &mut io.ready);
+        self.read_some(handler, first, Door::Control);
+        self.read_some(handler, (READS_MAX, READ_ROUND_BYTES, ROUND_US), Door::Web);
         self.discard_round();
     }
 
-    /// As many of a list as there is time for.
+    /// As many of those who came through that door as there is time for. The others stay where they
+    /// are in the list, behind which those go who have been read: each in its turn.
     fn read_some(
         &mut self,
         handler: &mut impl Handler,
         (most, most_bytes, us): (usize, u64, u64),
-        list: impl Fn(&mut Io) -> &mut VecDeque<ConnId>,
+        door: Door,
     ) {
+        fn list(io: &mut Io, door: Door) -> &mut VecDeque<ConnId> {
+            if door == Door::Control { &mut io.first } else { &mut io.ready }
+        }
         let (mut read, start) = (0, self.heard_bytes);
         let mut round = Round { us, ..Round::start() };
-        for taken in 0..list(&mut self.io).len() {
+        for taken in 0..list(&mut self.io, door).len() {
             let is_over = self.heard_bytes - start >= most_bytes || (read > 0 && round.is_late());
-            if read == most || taken == read + MOVED_MAX || is_over {
+            let is_enough = door == Door::Control && handler.has_heard_enough();
+            if read == most || taken == read + MOVED_MAX || is_over || is_enough {
                 return;
             }
-            let Some(conn) = list(&mut self.io).pop_front() else { return };
+            let Some(conn) = list(&mut self.io, door).pop_front() else { return };
             if self.io.is_leaving(conn) {
                 self.io.leaving.push_back(conn);
             } else {

@@ -36,7 +36,7 @@ impl Handler for Late {
     fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
     fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
     fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
-    fn due(&self) -> Option<Millis> {
+    fn due(&self, _: &impl Net) -> Option<Millis> {
         // Turns go on; whoever hangs, hangs alone.
         Some(Millis(0))
     }
@@ -78,7 +78,7 @@ impl Handler for Crowd {
     }
     fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
     fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
-    fn due(&self) -> Option<Millis> {
+    fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
     }
     fn tick(&mut self, _: &mut impl Net) {}
@@ -139,6 +139,71 @@ fn back_ends_do_not_wait_for_a_crowd_of_browsers() {
     let place = crowd.heard_of.iter().position(|conn| conn == back_end).unwrap();
     // The kernel reports them in the order in which they spoke: all of these in the first turn.
     assert!(place < rounds::READS_MAX, "it came in place {place}");
+}
+
+/// Takes one byte in a turn, of whoever comes first.
+#[derive(Default)]
+struct Curt {
+    heard_of: Vec<ConnId>,
+    has_heard: bool,
+}
+
+impl Handler for Curt {
+    fn opened(&mut self, _: &mut impl Net, _: ConnId, _: Door, _: Address) {}
+    fn received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        let used = usize::from(!self.has_heard);
+        if used > 0 {
+            self.heard_of.push(conn);
+        }
+        self.has_heard = true;
+        if used < input.len() {
+            net.resume(conn);
+        }
+        Ok(used)
+    }
+    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+    fn has_heard_enough(&self) -> bool {
+        self.has_heard
+    }
+    fn due(&self, _: &impl Net) -> Option<Millis> {
+        Some(Millis(0))
+    }
+    fn tick(&mut self, _: &mut impl Net) {
+        self.has_heard = false;
+    }
+    fn settle(&mut self, _: &mut impl Net) {}
+}
+
+#[test]
+fn back_ends_are_heard_in_turn_however_much_one_has_to_say() {
+    let mut reactor = Reactor::new(bounds()).unwrap();
+    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = door.address().to_string();
+    reactor.add_door(door).unwrap();
+    let mut peers: Vec<_> =
+        (0..3).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    let mut curt = Curt::default();
+    while reactor.connections() < peers.len() {
+        reactor.turn(&mut curt).unwrap();
+    }
+    peers.iter_mut().for_each(|peer| peer.write_all(&[b'x'; 100]).unwrap());
+    while curt.heard_of.len() < 30 {
+        reactor.turn(&mut curt).unwrap();
+    }
+    // The first may have been heard before the others had spoken.
+    let (_, late) = curt.heard_of.split_at(curt.heard_of.len() - 20);
+    for three in late.windows(3) {
+        assert!(three[0] != three[1] && three[1] != three[2] && three[0] != three[2], "{late:?}");
+    }
 }
 
 #[test]
@@ -347,7 +412,7 @@ impl Handler for Deaf {
         self.closed.push(reason);
     }
     fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
-    fn due(&self) -> Option<Millis> {
+    fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
     }
     fn tick(&mut self, _: &mut impl Net) {}

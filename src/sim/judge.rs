@@ -2,9 +2,9 @@
 //! the switch did, as the tape has it, with what it had to do. Panics at the first difference.
 //! The world calls it after each call into the switch.
 //!
-//! This file has the connections and the comparison; `changes` what entries do, `roles` what
-//! clients say, `clock` what time does, `terms` by which limits, `intake` what is read of large
-//! commands, `recovery` what must be there after a crash.
+//! This file has the connections and the comparison; `changes` what entries do, `spread` what long
+//! emits do, `roles` what clients say, `clock` what time does, `terms` by which limits, `intake`
+//! what is read of large commands, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
@@ -16,6 +16,7 @@ mod queues;
 mod recovery;
 mod replica;
 mod roles;
+mod spread;
 mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,6 +36,7 @@ use expected::Expected;
 use queues::Queue;
 use recovery::{Disk, Past};
 use replica::Replica;
+use spread::Spread;
 use terms::{Half, Term, Terms};
 
 pub(super) use expected::{BOUNDS, Seen};
@@ -174,6 +176,8 @@ struct Pending {
     /// The key that was drawn for it.
     key: String,
     change: Change<'static>,
+    /// It is a part of a long emit.
+    of: Option<Box<Spread>>,
 }
 
 #[derive(Debug)]
@@ -188,6 +192,10 @@ pub(super) struct Judge {
     /// Date at the zero of the monotonic clock, at the start.
     epoch: u64,
     pending: BTreeMap<u64, Pending>,
+    /// Emits that go on in the next turns, in turn.
+    spreads: VecDeque<Spread>,
+    /// Who was reached by the last message.
+    reached: BTreeSet<ConnId>,
     /// Number of the last entry.
     applied: u64,
     /// Mark of all that is recorded by now.
@@ -207,8 +215,6 @@ pub(super) struct Judge {
     flood_known: Option<Millis>,
     /// Those whose time with too large a backlog is over.
     overdue: BTreeSet<ConnId>,
-    /// When they last did.
-    flooded_at: Option<Millis>,
     /// Since when answers that wait take too much memory; and since when they last did, until when.
     short_since: Option<Millis>,
     short_at: Option<(Millis, Millis)>,
@@ -248,6 +254,8 @@ impl Judge {
             now,
             epoch: now.unix.0 - now.mono.0,
             pending: BTreeMap::new(),
+            spreads: VecDeque::new(),
+            reached: BTreeSet::new(),
             applied: 0,
             mark: 0,
             marks: BTreeMap::new(),
@@ -255,7 +263,6 @@ impl Judge {
             names: BTreeMap::new(),
             flooded_since: None,
             flood_known: None,
-            flooded_at: None,
             short_since: None,
             short_at: None,
             room_at: None,
@@ -585,15 +592,5 @@ impl Judge {
             }
             _ => None,
         })
-    }
-
-    /// A hub that knows only the entries must hold the same.
-    pub fn compare_replica(&self) {
-        self.replica.compare(&self.record, self.at());
-    }
-
-    /// Whether proposals wait.
-    pub fn is_waiting(&self) -> bool {
-        !self.pending.is_empty()
     }
 }

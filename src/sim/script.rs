@@ -199,7 +199,7 @@ impl<G: Ground> Stage<G> {
     /// Turns until nothing happens before time passes or somebody speaks.
     fn rest(&mut self) {
         let mut turns = 0;
-        while self.turn() || self.door.due().is_some_and(|at| at <= self.net.now.mono) {
+        while self.turn() || self.door.due(&self.net).is_some_and(|at| at <= self.net.now.mono) {
             turns += 1;
             assert!(turns < TURNS_MAX, "a livelock");
         }
@@ -313,7 +313,7 @@ impl<G: Ground> Stage<G> {
             if now >= until {
                 return;
             }
-            let due = [self.net.next_at(), self.door.due(), self.ground.due()];
+            let due = [self.net.next_at(), self.door.due(&self.net), self.ground.due()];
             let next = due.into_iter().flatten().min().unwrap_or(until);
             let ms = next.max(now.plus(1)).min(until).0 - now.0;
             let Now { mono, unix } = self.net.now;

@@ -365,7 +365,8 @@ impl<G: Ground> World<G> {
         let until = self.net.now.mono.plus(ms);
         loop {
             let now = self.net.now.mono;
-            let dues = [self.net.next_at(), self.switch.due(), self.ground.due(), Some(until)];
+            let dues =
+                [self.net.next_at(), self.switch.due(&self.net), self.ground.due(), Some(until)];
             let next = dues.into_iter().flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             let unix = self.net.now.unix.plus(next.0 - now.0);
@@ -384,7 +385,7 @@ impl<G: Ground> World<G> {
         let mut turns = 0;
         loop {
             let is_busy = self.turn();
-            let is_due = self.switch.due().is_some_and(|at| at <= self.net.now.mono);
+            let is_due = self.switch.due(&self.net).is_some_and(|at| at <= self.net.now.mono);
             if !is_busy && !is_due {
                 return;
             }

@@ -14,7 +14,7 @@ use super::net::{FakeNet, Flushed, Phase};
 use super::tape::{Tape, Traced};
 use super::{Options, Prng, Report};
 use crate::codec::ws::Opcode;
-use crate::edge::{ConnId, Handler, Net};
+use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::Limits;
 use crate::switch::{SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
@@ -160,10 +160,17 @@ impl<G: Ground> World<G> {
         let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
         let most = self.net.round().min(ready.len());
+        // Back ends who come when it has heard enough stay in front of those who have spoken.
+        let mut left = Vec::new();
         for conn in ready.drain(..most) {
-            self.read(conn);
+            let line = self.judge.lines.get(&conn);
+            let is_back_end = line.is_some_and(|line| line.door() == Door::Control);
+            match is_back_end && self.switch.has_heard_enough() {
+                true => left.push(conn),
+                false => self.read(conn),
+            }
         }
-        self.net.ready.splice(..0, ready);
+        self.net.ready.splice(..0, left.into_iter().chain(ready));
         is_busy |= self.expire();
         is_busy |= self.cut_slow();
         self.switch.settle(&mut self.net);
@@ -226,7 +233,7 @@ impl<G: Ground> World<G> {
 
     /// Whether the switch wants a turn now.
     fn is_due(&self) -> bool {
-        self.switch.due().is_some_and(|at| at <= self.net.now.mono)
+        self.switch.due(&self.net).is_some_and(|at| at <= self.net.now.mono)
     }
 
     fn view(&self, conn: ConnId) -> View {
@@ -485,7 +492,7 @@ impl<G: Ground> World<G> {
                 self.clients.iter().any(|client| client.is_sipping || is_trickling(client));
             let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
             let accept_at = Some(self.accept_at).filter(|at| *at > now);
-            let inside = [self.switch.due(), self.ground.due(), self.judge.next_cut()];
+            let inside = [self.switch.due(&self.net), self.ground.due(), self.judge.next_cut()];
             let outside = [due, byte, accept_at, Some(until)];
             let next = inside.into_iter().chain(outside).flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);

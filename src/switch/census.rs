@@ -94,8 +94,8 @@ impl<J: Journal> Switch<J> {
         assert_eq!(self.seats.browsers().count(), 0, "a browser is kept");
         let queues = [self.seats.controllers(), self.strangers.len(), self.waiting.len()];
         assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
-        let queues = [self.owing.len(), self.crowded.len(), self.leaving.len()];
-        assert_eq!(queues, [0; 3], "who is owed, held back, or leaving");
+        let queues = [self.owing.len(), self.crowded.len(), self.leaving.len(), self.spreads.len()];
+        assert_eq!(queues, [0; 4], "who is owed, held back, leaving, or not done with");
         assert!(self.crowd.is_empty(), "what was gathered is not handed out");
         assert!(self.shared.due().is_none(), "a large state is on its way to nobody");
         self.intake.check_drained();

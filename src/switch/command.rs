@@ -402,22 +402,6 @@ fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> R
     Err(Refused { code: 300, reason })
 }
 
-/// A body as text. Bytes that are not UTF-8 become U+FFFD, as for the original, unless that makes
-/// it longer than a body may be: it has three bytes for each of them.
-pub(super) fn text(body: &[u8], body_max: usize) -> Result<Cow<'_, str>, Refused> {
-    if let Ok(body) = str::from_utf8(body) {
-        return Ok(Cow::Borrowed(body));
-    }
-    let bytes = body.utf8_chunks().map(|chunk| {
-        let replaced = if chunk.invalid().is_empty() { 0 } else { '\u{fffd}'.len_utf8() };
-        chunk.valid().len() + replaced
-    });
-    if bytes.sum::<usize>() > body_max {
-        return Err(Refused::new(300, "Not UTF-8, and too long when it is made so"));
-    }
-    Ok(String::from_utf8_lossy(body))
-}
-
 /// A time in seconds, to milliseconds. Absent, null, false, "" and 0 mean none.
 fn seconds(raw: Option<Raw<'_>>, what: &str, max: usize) -> Result<Option<u64>, Refused> {
     let Some(raw) = raw.filter(|raw| json::is_truthy(raw.get())) else { return Ok(None) };
@@ -437,16 +421,6 @@ mod tests {
             Err(refused) => (refused.code, refused.reason.into_owned()),
             other => panic!("{body}: {other:?}"),
         }
-    }
-
-    #[test]
-    fn what_is_no_utf_8_is_made_so_within_bounds() {
-        assert!(matches!(text(b"plain", 0), Ok(Cow::Borrowed("plain"))));
-        assert_eq!(text(b"a\xffb\xe2\x82c", 9).unwrap(), "a\u{fffd}b\u{fffd}c");
-        assert_eq!(text(b"a\xffb\xe2\x82c", 8).unwrap_err().code, 300);
-        let bytes = [&b"\xff"[..], b"\xe2\x82", b"\xf0\x9f\x98", b"\xc3", b"ok", b"\xed\xa0\x80"];
-        let (all, lossy) = (bytes.concat(), String::from_utf8_lossy(&bytes.concat()).len());
-        assert!(text(&all, lossy).is_ok() && text(&all, lossy - 1).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::deadlines::Deadlines;
 use super::intake::Room;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::shortage::Wanted;
-use super::{Stranger, Switch, WORK_PER_TURN};
+use super::{Stranger, Switch, WHOLE, Waiter, text};
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
@@ -37,10 +37,12 @@ pub(super) struct Controller {
     auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
     pub waits: Option<Ticket>,
+    /// Its last command is an emit that takes several turns.
+    pub is_spreading: bool,
     /// Its last command waits for room for its reply.
     pub wants: Option<Wanted>,
     /// How to phrase the reply to that command.
-    counts: bool,
+    pub counts: bool,
     /// Bodies of replies that wait until their mark is durable, and their bytes.
     pub replies: VecDeque<(Mark, Body)>,
     pub replies_bytes: usize,
@@ -96,7 +98,7 @@ impl Controller {
 
     /// Whether its last command has no reply yet.
     fn is_waiting(&self) -> bool {
-        self.waits.is_some() || self.wants.is_some()
+        self.waits.is_some() || self.is_spreading || self.wants.is_some()
     }
 
     /// Whether so many of its replies wait for the disk that it is not to ask for more.
@@ -200,7 +202,7 @@ impl<J: Journal> Switch<J> {
         controller: &mut Controller,
         input: &[u8],
     ) -> Result<usize, CloseReason> {
-        if controller.fault.is_some() {
+        if controller.is_ended {
             return Ok(input.len());
         }
         // Out of the controller meanwhile, so that a body needs no copy to be carried out.
@@ -234,7 +236,7 @@ impl<J: Journal> Switch<J> {
                 net.pause(conn);
                 return Ok(used);
             }
-            let has_room = self.journal.has_room() && !self.is_flooded(net);
+            let has_room = self.has_room() && !self.is_flooded(net);
             if controller.is_behind(&self.limits) || !has_room {
                 self.crowded.push(conn);
                 controller.unhear(net, conn);
@@ -246,7 +248,7 @@ impl<J: Journal> Switch<J> {
                 return Ok(used);
             }
             let is_over =
-                commands == self.limits.control_commands_per_turn || self.work >= WORK_PER_TURN;
+                commands == self.limits.control_commands_per_turn || self.has_worked_enough();
             if is_over && used < input.len() {
                 // The others' turn; ours comes again.
                 net.resume(conn);
@@ -270,15 +272,16 @@ impl<J: Journal> Switch<J> {
                 controller.read_on(decoder.arrived(), &self.limits);
                 break;
             };
-            let outline = controller.whole(body);
+            let mut outline = controller.whole(body);
             commands += 1;
             self.metrics.commands += 1;
             if commands == 1 {
                 // Half a frame that was waited for is whole.
                 controller.watch_frame(net, conn, false, &self.limits);
             }
-            self.command(net, conn, controller, (body, outline.as_deref()))?;
-            if controller.room.is_some() {
+            let is_large = controller.room.is_some();
+            self.command(net, conn, controller, (body, outline.as_deref_mut()))?;
+            if is_large {
                 decoder.release();
                 controller.room = None;
             }
@@ -301,15 +304,16 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        (body, outline): (&[u8], Option<&Outline>),
+        (body, mut outline): (&[u8], Option<&mut Outline>),
     ) -> Result<(), CloseReason> {
         self.look_at_key(net, controller);
-        let body = match command::text(body, self.limits.control_frame_bytes) {
+        let max = self.limits.control_frame_bytes;
+        let body = match text::of_body(body, outline.as_deref_mut(), max) {
             Ok(body) => body,
             Err(refused) => return self.say(net, conn, controller, Err(refused)),
         };
-        let outline = outline.filter(|_| matches!(body, Cow::Borrowed(_)));
-        let command = command::parse(&body, outline, controller.auth.is_some(), &self.limits);
+        let command =
+            command::parse(&body, outline.as_deref(), controller.auth.is_some(), &self.limits);
         let answer = match command {
             Ok(command) if self.puts_off(net, conn, controller, &command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),
@@ -356,10 +360,15 @@ impl<J: Journal> Switch<J> {
             Command::Info { channel } => return Ok(self.list(net, ns?, &channel)),
             Command::Emit { channels, data, options } => {
                 self.check_publication(channels.len(), data)?;
+                let ns = ns?;
+                if self.is_long(ns, &channels, options.user.as_deref()) {
+                    let what = (ns, &*channels, data);
+                    return Ok(self.begin_spread(conn, controller, what, options));
+                }
                 let EmitOptions { user, except, count } = options;
                 controller.counts = count;
                 let (channels, data) = (Cow::Borrowed(&*channels), Cow::Borrowed(data));
-                let change = Change::Emit { ns: ns?, channels, data, user, except };
+                let change = Change::Emit { ns, channels, data, user, except };
                 return self.propose(net, conn, controller, change);
             }
             Command::Store { channel, data, options, is_push } => {
@@ -423,7 +432,7 @@ impl<J: Journal> Switch<J> {
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
             Proposal::Now(entry) => {
-                let outcome = self.apply(net, entry, Some(checked)).map_err(refused)?;
+                let outcome = self.apply(net, entry, Some(checked), WHOLE).map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
                 let mark = match (is_recorded, is_state) {
                     (true, true) => self.journal.mark_of_states(),
@@ -435,22 +444,24 @@ impl<J: Journal> Switch<J> {
             }
             Proposal::Later(ticket) => {
                 controller.waits = Some(ticket);
-                self.waiting.insert(ticket, conn);
+                self.waiting.insert(ticket, Waiter::Command(conn));
                 Ok(Answer::Later)
             }
             Proposal::Refused => Err(command::STORE_FAILED),
         }
     }
 
-    /// The place of a waiting command has come, or will never come (`None`).
+    /// The place of a waiting command has come, or will never come (`None`). The reply leaves when
+    /// that is durable.
     pub(super) fn answer_late(
         &mut self,
         net: &mut impl Net,
         conn: ConnId,
         result: Option<Result<Outcome, Refusal>>,
+        mark: Mark,
     ) {
         let Some(mut controller) = self.seats.take(conn) else { return };
-        controller.waits = None;
+        (controller.waits, controller.is_spreading) = (None, false);
         let counts = std::mem::take(&mut controller.counts);
         let body = match result {
             Some(Ok(outcome)) => success(&outcome, counts),
@@ -464,7 +475,6 @@ impl<J: Journal> Switch<J> {
                 refusal(&command::STORE_FAILED).into()
             }
         };
-        let mark = self.journal.mark();
         self.reply_sink().reply(conn, &mut controller, &body, mark);
         self.send_replies(net, conn);
         if controller.fault.is_none() {
@@ -474,48 +484,15 @@ impl<J: Journal> Switch<J> {
         self.seats.put_back(conn, controller);
     }
 
-    /// What was recorded between these marks is lost, and undone: whoever waited for it is told.
-    pub(super) fn lose(&mut self, net: &mut impl Net, from: Mark, upto: Mark) {
-        let mut lost = 0;
-        for conn in &self.owing {
-            let Some(controller) = self.seats.controller(*conn) else { continue };
-            let is_lost = |mark: Mark| from < mark && mark <= upto;
-            for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
-                *body = refusal(&command::STORE_FAILED).into();
-                lost += 1;
-            }
-            controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
-        }
-        self.metrics.store_failures += lost;
-        *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
-        self.report_soon(net.now());
-    }
-
-    /// Sends the replies that have become durable.
-    pub(super) fn release(&mut self, net: &mut impl Net) {
-        let durable = self.journal.durable();
-        for conn in std::mem::take(&mut self.owing) {
-            // Whoever is gone meanwhile is owed nothing.
-            let Some(mut controller) = self.seats.take(conn) else { continue };
-            while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
-                let Some((_, body)) = controller.replies.pop_front() else { break };
-                controller.replies_bytes -= body.len();
-                control::encode_into(&mut self.reply_buffer, &body);
-            }
-            self.send_replies(net, conn);
-            if !controller.replies.is_empty() {
-                self.owing.push(conn);
-            }
-            self.close_when_answered(net, conn, &mut controller);
-            self.seats.put_back(conn, controller);
-        }
-        self.feed(net);
-        self.readmit(net);
+    /// Whether there is room for more: in the journal, and among the emits that take several turns,
+    /// which outlive their back ends.
+    fn has_room(&self) -> bool {
+        self.journal.has_room() && self.spreads.len() < self.limits.control_connections
     }
 
     /// Reads those again for whom there is room now.
-    fn readmit(&mut self, net: &mut impl Net) {
-        if !self.journal.has_room() || self.flood.is_some() {
+    pub(super) fn readmit(&mut self, net: &mut impl Net) {
+        if !self.has_room() || self.flood.is_some() {
             return;
         }
         let (seats, limits) = (&self.seats, &self.limits);

@@ -128,14 +128,14 @@ impl<J: Journal> Switch<J> {
         }
     }
 
-    fn drain_control(&mut self, net: &mut impl Net) {
+    pub(super) fn drain_control(&mut self, net: &mut impl Net) {
         let last = self.drain.as_ref().and_then(|drain| drain.last);
         let mut left = self.seats.all_controllers();
         left.retain(|conn| last.is_none_or(|last| *conn > last));
         for conn in left.iter().take(PER_TURN) {
             let Some(mut controller) = self.seats.take(*conn) else { continue };
             // What has been carried out is answered first; what has not is not begun.
-            controller.is_ended = true;
+            controller.end();
             self.close_when_answered(net, *conn, &mut controller);
             self.seats.put_back(*conn, controller);
         }

@@ -34,10 +34,21 @@ impl<J: Journal> Switch<J> {
             self.flood = Some(Flood { since: now, look_at: now.plus(IDLE_MS) });
             self.metrics.floods += 1;
             self.report_soon(net.now());
-        } else if kept <= max - max / 4 {
+        } else if self.has_ebbed(net) {
             self.flood = None;
         }
         self.flood.is_some()
+    }
+
+    fn has_ebbed(&self, net: &impl Net) -> bool {
+        let max = self.limits.queued_bytes;
+        net.kept().bytes <= max - max / 4
+    }
+
+    /// When a turn is wanted at the latest: at once if what the last one wrote has made room.
+    pub(super) fn flood_due(&self, net: &impl Net) -> Option<Millis> {
+        let flood = self.flood?;
+        Some(if self.has_ebbed(net) { Millis(0) } else { flood.look_at })
     }
 
     /// Cuts those for whom most waits, a few in each turn, until there is room.

@@ -357,7 +357,7 @@ impl<J: Journal> World<J> {
     fn rest(&mut self) {
         for _ in 0..TURNS_MAX {
             self.turn();
-            let is_due = self.switch.due().is_some_and(|at| at <= self.net.mono);
+            let is_due = self.switch.due(&self.net).is_some_and(|at| at <= self.net.mono);
             if !is_due && !self.net.peers.iter().any(|peer| peer.is_ready || peer.is_dirty) {
                 return;
             }

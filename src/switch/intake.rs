@@ -12,8 +12,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::Switch;
 use super::control::Controller;
+use super::{Switch, Waiter};
 use crate::edge::{ConnId, Net};
 use crate::hub::NsId;
 use crate::journal::Journal;
@@ -45,7 +45,7 @@ impl Drop for Room {
 
 /// Who waits for room.
 #[derive(Clone, Copy, Debug)]
-struct Waiter {
+struct InLine {
     place: u64,
     conn: ConnId,
     tenant: Tenant,
@@ -76,13 +76,13 @@ impl Shares {
     }
 
     /// The first of those who wait: of that namespace that would have least.
-    fn first<'a>(&self, waiters: &'a [Waiter]) -> Option<(usize, &'a Waiter)> {
-        let would_have = |waiter: &Waiter| self.of(waiter.tenant) + waiter.bytes;
+    fn first<'a>(&self, waiters: &'a [InLine]) -> Option<(usize, &'a InLine)> {
+        let would_have = |waiter: &InLine| self.of(waiter.tenant) + waiter.bytes;
         waiters.iter().enumerate().min_by_key(|(_, waiter)| (would_have(waiter), waiter.place))
     }
 
     /// The one that is to make room for it, if anybody is.
-    fn offender<'a>(&self, holders: &'a [Holder], first: &Waiter) -> Option<(usize, &'a Holder)> {
+    fn offender<'a>(&self, holders: &'a [Holder], first: &InLine) -> Option<(usize, &'a Holder)> {
         let would_have = self.of(first.tenant) + first.bytes;
         let may_go = |it: &Holder| it.is_ripe && (it.is_late || self.of(it.tenant) > would_have);
         let size = |it: &Holder| (self.of(it.tenant), it.missing, Reverse(it.conn));
@@ -222,9 +222,9 @@ impl<J: Journal> Switch<J> {
         self.intake.look_at = now.plus(LOOK_MS);
     }
 
-    fn waiters(&self) -> Vec<Waiter> {
+    fn waiters(&self) -> Vec<InLine> {
         let of = |conn| self.seats.look_at(conn).and_then(Controller::namespace);
-        let waiter = |(place, (conn, bytes)): (&u64, &(ConnId, usize))| Waiter {
+        let waiter = |(place, (conn, bytes)): (&u64, &(ConnId, usize))| InLine {
             place: *place,
             conn: *conn,
             tenant: of(*conn),
@@ -255,7 +255,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// There is room for it: its time begins.
-    fn let_in(&mut self, net: &mut impl Net, Waiter { place, conn, bytes, .. }: Waiter) {
+    fn let_in(&mut self, net: &mut impl Net, InLine { place, conn, bytes, .. }: InLine) {
         self.intake.leave(place);
         let room = self.intake.room(bytes);
         let Some(controller) = self.seats.controller(conn) else { return };
@@ -281,7 +281,13 @@ impl<J: Journal> Switch<J> {
     pub(super) fn check_intake(&self) {
         let conns = self.seats.all_controllers();
         let controllers = || conns.iter().filter_map(|conn| self.seats.look_at(*conn));
+        let spreads = self.spreads.iter().filter_map(|spread| spread.room.as_ref());
+        let waiting = self.waiting.values().filter_map(|waiter| match waiter {
+            Waiter::Spread(spread, _) => spread.room.as_ref(),
+            Waiter::Command(_) => None,
+        });
         let rooms = controllers().filter_map(|controller| controller.room.as_ref());
+        let rooms = rooms.chain(spreads).chain(waiting);
         assert_eq!(rooms.map(|room| room.bytes).sum::<usize>(), self.intake.reserved());
         let places = controllers().filter_map(|controller| controller.place);
         assert_eq!(places.count(), self.intake.line.len(), "who waits for room");
@@ -326,7 +332,7 @@ mod tests {
     #[test]
     fn the_largest_makes_room_for_the_smallest() {
         let tenant = |slot| Some(NsId::new(slot, 0));
-        let waiter = |place, of, bytes| Waiter { place, conn: conn(0), tenant: tenant(of), bytes };
+        let waiter = |place, of, bytes| InLine { place, conn: conn(0), tenant: tenant(of), bytes };
         let holder = |slot, of, missing| Holder {
             conn: conn(slot),
             tenant: tenant(of),
@@ -340,7 +346,7 @@ mod tests {
         let first = |line| shares.first(line).map(|(at, _)| at);
         assert_eq!((first(&line[..]), first(&line[..1]), first(&[])), (Some(1), Some(0), None));
         let all = [holder(1, 1, 10), holder(2, 1, 30), holder(3, 2, 39)];
-        let goes = |all: &[Holder], line: &Waiter| shares.offender(all, line).map(|(at, _)| at);
+        let goes = |all: &[Holder], line: &InLine| shares.offender(all, line).map(|(at, _)| at);
         // Of the namespace that has most, the one of which most is missing.
         assert_eq!(goes(&all, &line[1]), Some(1));
         // That which would have as much as the others has nobody let go for it.

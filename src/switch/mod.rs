@@ -2,12 +2,12 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends (and `deadlines` and `replies` for theirs), `browser`
-//! for what browsers say, whose connections and sessions are the web door's ([`Web`]), `page` for
-//! the page to try it all, `seats` for who is what, `crowd` for what is said to all in a channel,
-//! `flood`, `shortage`, `intake` and `drain` for the days on which there is too much or it is
-//! over. This file has what is between the roles: the order of changes, delivery, and the end of
-//! connections.
+//! One file per role: `control` for back ends (and `text`, `command`, `deadlines` and `replies` for
+//! theirs), `browser` for what browsers say, whose connections and sessions are the web door's
+//! ([`Web`]), `page` for the page to try it all, `seats` for who is what, `crowd` for what is said
+//! to all in a channel, `spread` for what is said in so many that it takes several turns, `flood`,
+//! `shortage`, `intake` and `drain` for the days on which there is too much or it is over. This
+//! file has what is between the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
@@ -25,10 +25,12 @@ mod seats;
 mod settings;
 mod shared;
 mod shortage;
+mod spread;
+mod text;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
@@ -52,6 +54,7 @@ use seats::Seats;
 use settings::{service, shared_bytes_min};
 use shared::SharedStates;
 use shortage::Shortage;
+use spread::Spread;
 
 pub use census::Census;
 #[doc(hidden)]
@@ -61,9 +64,6 @@ pub use settings::{Settings, SockJs};
 
 /// States that end in one turn, at most: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
-/// Messages handed out in one turn, or connections listed, after which no other command is begun:
-/// less than a millisecond, even where none of them takes any more.
-const WORK_PER_TURN: usize = 1024;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
 
@@ -80,6 +80,25 @@ impl Stranger {
     }
 }
 
+/// Who waits for a place in the order.
+#[derive(Debug)]
+enum Waiter {
+    /// The command of a back end.
+    Command(ConnId),
+    /// A part of a long emit, and whether it is the first.
+    Spread(Box<Spread>, bool),
+}
+
+/// What an entry is of the command that it stands for.
+struct Part<'a> {
+    is_first: bool,
+    /// Those whom the command has reached, if they are to be counted.
+    reached: Option<&'a mut HashSet<Route>>,
+}
+
+/// All of it.
+const WHOLE: Part<'static> = Part { is_first: true, reached: None };
+
 /// The connections, the hub, and the way between them.
 #[derive(Debug)]
 pub struct Switch<J> {
@@ -95,7 +114,9 @@ pub struct Switch<J> {
     /// All browsers.
     web: Web<Browser>,
     /// Who waits for a place in the order.
-    waiting: HashMap<Ticket, ConnId>,
+    waiting: HashMap<Ticket, Waiter>,
+    /// Emits to several channels that go on in the next turns, in turn.
+    spreads: VecDeque<Spread>,
     /// Replies to the back end that is being heard, which go out as one.
     reply_buffer: Vec<u8>,
     /// Controllers with replies that wait until something is durable.
@@ -151,6 +172,7 @@ impl<J: Journal> Switch<J> {
             seats: Seats::default(),
             strangers: BTreeSet::new(),
             waiting: HashMap::new(),
+            spreads: VecDeque::new(),
             reply_buffer: Vec::new(),
             owing: Vec::new(),
             crowded: Vec::new(),
@@ -186,6 +208,7 @@ impl<J: Journal> Switch<J> {
             web: &mut self.web,
             crowd: &mut self.crowd,
             gathers_in: None,
+            reached: None,
             leaving: &mut self.leaving,
             journal: &mut self.journal,
             shared: &mut self.shared,
@@ -202,18 +225,21 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         entry: Entry<'_>,
         checked: Option<Checked>,
+        part: Part<'_>,
     ) -> Result<Outcome, Refusal> {
         let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
         delivery.gathers_in = published_in.filter(|_| checked.is_some());
+        delivery.reached = part.reached;
         let outcome = match checked {
             Some(checked) => Ok(hub.apply_checked(entry, checked, &mut delivery)),
             None => hub.apply(entry, &mut delivery),
         };
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
-            self.metrics.publications += 1;
-            self.hub.count_publication(ns, deliveries);
+            let publications = u64::from(part.is_first);
+            self.metrics.publications += publications;
+            self.hub.count_publications(ns, publications, deliveries);
         }
         self.dismiss_leaving(net);
         outcome
@@ -255,8 +281,8 @@ impl<J: Journal> Switch<J> {
     }
 
     fn handle(&mut self, net: &mut impl Net, event: Event) {
-        let (ticket, result) = match event {
-            Event::Entry(ticket, entry) => (ticket, Some(self.apply(net, entry, None))),
+        let (ticket, entry) = match event {
+            Event::Entry(ticket, entry) => (ticket, Some(entry)),
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
                 let (hub, mut delivery) = self.delivery(net);
@@ -270,8 +296,25 @@ impl<J: Journal> Switch<J> {
                 return self.advance(net);
             }
         };
-        let Some(conn) = ticket.and_then(|ticket| self.waiting.remove(&ticket)) else { return };
-        self.answer_late(net, conn, result);
+        let mut waiter = ticket.and_then(|ticket| self.waiting.remove(&ticket));
+        let part = match &mut waiter {
+            Some(Waiter::Spread(spread, is_first)) => {
+                Part { is_first: *is_first, reached: spread.reached.as_mut() }
+            }
+            _ => WHOLE,
+        };
+        let result = entry.map(|entry| self.apply(net, entry, None, part));
+        let mark = self.journal.mark();
+        match waiter {
+            Some(Waiter::Command(conn)) => self.answer_late(net, conn, result, mark),
+            Some(Waiter::Spread(spread, _)) => self.spread_on(net, *spread, result, mark),
+            None => {}
+        }
+    }
+
+    /// Whether the commands of this turn have come to as much as one turn has room for.
+    fn has_worked_enough(&self) -> bool {
+        self.work >= self.limits.deliveries_per_turn
     }
 
     fn report_soon(&mut self, now: Now) {
@@ -311,7 +354,8 @@ impl<J: Journal> Switch<J> {
         assert!(self.strangers.iter().all(is_known));
         let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
         assert!(!controllers.iter().any(is_served), "one is not put back");
-        for (ticket, conn) in &self.waiting {
+        for (ticket, waiter) in &self.waiting {
+            let Waiter::Command(conn) = waiter else { continue };
             let controller = self.seats.look_at(*conn);
             assert!(controller.is_some_and(|c| c.waits == Some(*ticket)));
         }
@@ -330,12 +374,17 @@ struct Delivery<'a, N, J> {
     shared: &'a mut SharedStates,
     deliveries: &'a mut u64,
     work: &'a mut usize,
+    /// Whom it has reached, if they are to be counted.
+    reached: Option<&'a mut HashSet<Route>>,
 }
 
 impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     fn deliver(&mut self, route: Route, publication: &Publication<'_>) {
         *self.deliveries += 1;
         *self.work += 1;
+        if let Some(reached) = &mut self.reached {
+            reached.insert(route);
+        }
         // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
         // sent counts against it, nor what it asked for itself, nor what has not yet been offered
         // to it; and no message by its size. Behind what was too much, the net takes nothing more.
@@ -486,12 +535,17 @@ impl<J: Journal> Handler for Switch<J> {
         self.drain(net);
     }
 
-    fn due(&self) -> Option<Millis> {
+    fn has_heard_enough(&self) -> bool {
+        self.has_worked_enough()
+    }
+
+    fn due(&self, net: &impl Net) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let flood = self.flood.map(|flood| flood.look_at);
+        let flood = self.flood_due(net);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
-        let shortage = self.shortage_due();
-        let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due()];
+        let shortage = self.shortage_due(net);
+        let spread = (self.flood.is_none() && !self.spreads.is_empty()).then_some(Millis(0));
+        let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due(), spread];
         [end, journal, shared, web].into_iter().chain(others).flatten().min()
     }
 
@@ -522,6 +576,7 @@ impl<J: Journal> Handler for Switch<J> {
         self.relieve(net);
         self.make_room(net);
         self.release(net);
+        self.spread(net);
         self.take_in(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);

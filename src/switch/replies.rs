@@ -88,6 +88,45 @@ impl<J: Journal> Switch<J> {
         Ok(())
     }
 
+    /// What was recorded between these marks is lost, and undone: whoever waited for it is told.
+    pub(super) fn lose(&mut self, net: &mut impl Net, from: Mark, upto: Mark) {
+        let mut lost = 0;
+        for conn in &self.owing {
+            let Some(controller) = self.seats.controller(*conn) else { continue };
+            let is_lost = |mark: Mark| from < mark && mark <= upto;
+            for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
+                *body = refusal(&command::STORE_FAILED).into();
+                lost += 1;
+            }
+            controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
+        }
+        self.metrics.store_failures += lost;
+        *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
+        self.report_soon(net.now());
+    }
+
+    /// Sends the replies that have become durable.
+    pub(super) fn release(&mut self, net: &mut impl Net) {
+        let durable = self.journal.durable();
+        for conn in std::mem::take(&mut self.owing) {
+            // Whoever is gone meanwhile is owed nothing.
+            let Some(mut controller) = self.seats.take(conn) else { continue };
+            while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
+                let Some((_, body)) = controller.replies.pop_front() else { break };
+                controller.replies_bytes -= body.len();
+                control::encode_into(&mut self.reply_buffer, &body);
+            }
+            self.send_replies(net, conn);
+            if !controller.replies.is_empty() {
+                self.owing.push(conn);
+            }
+            self.close_when_answered(net, conn, &mut controller);
+            self.seats.put_back(conn, controller);
+        }
+        self.feed(net);
+        self.readmit(net);
+    }
+
     /// Sends the replies that are there, as one frame: clients read a reply as one piece (protocol
     /// part 2), and the kernel takes many as one.
     pub(super) fn send_replies(&mut self, net: &mut impl Net, conn: ConnId) {

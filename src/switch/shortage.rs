@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::Switch;
 use super::command::Command;
 use super::control::Controller;
-use super::{Switch, WORK_PER_TURN};
 use crate::edge::{ConnId, Net, Owed};
 use crate::journal::Journal;
 use crate::reason::CloseReason;
@@ -113,24 +113,30 @@ impl Shortage {
 impl<J: Journal> Switch<J> {
     /// Notes whether too much waits. It is over when a quarter of the room is free.
     pub(super) fn note_shortage(&mut self, net: &impl Net) {
-        let (answers, max) = (net.kept().answers, self.limits.answers_bytes);
-        if self.shortage.is_none() && answers > max {
+        if self.shortage.is_none() && net.kept().answers > self.limits.answers_bytes {
             self.shortage = Some(Shortage::new(net.now().mono));
             self.metrics.shortages += 1;
             self.report_soon(net.now());
-        } else if answers <= max - max / 4 {
+        } else if self.has_room_again(net) {
             self.shortage = None;
         }
+    }
+
+    fn has_room_again(&self, net: &impl Net) -> bool {
+        let max = self.limits.answers_bytes;
+        net.kept().answers <= max - max / 4
     }
 
     fn is_short(&self, net: &impl Net) -> bool {
         self.shortage.is_some() || net.kept().answers > self.limits.answers_bytes
     }
 
-    /// When a turn is wanted at the latest.
-    pub(super) fn shortage_due(&self) -> Option<Millis> {
+    /// When a turn is wanted at the latest: at once if what the last one wrote has made room.
+    pub(super) fn shortage_due(&self, net: &impl Net) -> Option<Millis> {
         match &self.shortage {
-            Some(shortage) if shortage.chosen.is_empty() => Some(shortage.look_at),
+            Some(shortage) if shortage.chosen.is_empty() && !self.has_room_again(net) => {
+                Some(shortage.look_at)
+            }
             None if self.hungry.is_empty() && !self.web.is_hungry() => None,
             _ => Some(Millis(0)),
         }
@@ -216,9 +222,11 @@ impl<J: Journal> Switch<J> {
         self.close_when_answered(net, conn, controller);
     }
 
-    /// Answers the back ends for whose answers there is room now.
+    /// Answers the back ends for whose answers there is room now: one at least, whatever others
+    /// have asked for in this turn.
     pub(super) fn feed(&mut self, net: &mut impl Net) {
-        while self.work < WORK_PER_TURN
+        let mut is_first = true;
+        while (std::mem::take(&mut is_first) || !self.has_worked_enough())
             && !self.is_short(net)
             && let Some(conn) = self.hungry.pop_front()
         {

@@ -180,7 +180,7 @@ impl World {
             peer.is_ready = true;
         }
         for _ in 0..TURNS_MAX {
-            if !self.turn() && self.door.due().is_none_or(|at| at > self.net.now) {
+            if !self.turn() && self.door.due(&self.net).is_none_or(|at| at > self.net.now) {
                 self.door.check_invariants();
                 return;
             }

@@ -17,7 +17,7 @@ const POLLED: u32 = 2;
 
 /// One session, for as long as it lives, and nothing afterwards. Whoever has something for a
 /// WebSocket knows by this alone for which connection that is, and looks nothing up.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId {
     /// The kind, and the slot of the connection or of the session over HTTP.
     place: u32,

@@ -93,7 +93,7 @@ impl<A: Application> Handler for Standalone<A> {
         self.web.abandon(net, &mut self.app, usize::MAX);
     }
 
-    fn due(&self) -> Option<Millis> {
+    fn due(&self, _: &impl Net) -> Option<Millis> {
         self.web.due()
     }
 

@@ -105,6 +105,16 @@ impl<const N: usize> Outline<N> {
         }
     }
 
+    /// All places in the text that this knows of, in their order, to be moved to where they are in
+    /// another text that is the same but for what stands in strings.
+    pub fn places(&mut self) -> Vec<&mut usize> {
+        let found = self.found.iter_mut().flatten();
+        let ends = found.flat_map(|range| [&mut range.start, &mut range.end]);
+        let mut places: Vec<&mut usize> = ends.chain([&mut self.at]).collect();
+        places.sort_unstable();
+        places
+    }
+
     /// The raw values that were found, in the order of the names; `None` if the text is JSON but no
     /// object. All of it must have been read.
     ///

@@ -14,7 +14,7 @@ use crate::sim::tape::{Item, Place};
 use crate::time::Now;
 
 /// What the reply to a change is about.
-enum Outcome {
+pub(super) enum Outcome {
     Done,
     Key(String),
     Count(usize),
@@ -44,6 +44,10 @@ impl Judge {
                     self.record.advance(horizon);
                     continue;
                 }
+                Item::Proposed { .. } => {
+                    self.spread((items, i));
+                    continue;
+                }
                 _ => continue,
             };
             let pending = self.pending.remove(&ticket.0).expect("a ticket is answered once");
@@ -57,12 +61,15 @@ impl Judge {
                     self.apply(&pending, entry.at.0, following(items, i))
                 }
             };
-            if let Some(controller) = self.controller(conn) {
+            let after = self.mark;
+            if let Some(spread) = pending.of {
+                self.spread_on(*spread, result, after);
+            } else if let Some(controller) = self.controller(conn) {
                 controller.waits = false;
-                let after = self.mark;
                 self.reply_to(conn, &pending.command, result, after);
             }
         }
+        self.end_spreads();
         self.past.retain(|past| past.mark > durable);
     }
 
@@ -115,13 +122,18 @@ impl Judge {
         }
         let at = self.at();
         let found = items[*next..].iter().position(|item| matches!(item, Item::Proposed { .. }));
+        if let (None, Command::Emit(emit), Some(space)) = (found, &command, space)
+            && emit.channels.len() > 1
+        {
+            return self.begin_spread(conn, space, emit);
+        }
         let i = *next + found.unwrap_or_else(|| panic!("{command:?} was not proposed"));
         *next = i + 1;
         let Item::Proposed { at: proposed_at, change, place } = &items[i] else { return };
         assert_eq!(proposed_at.0, at, "proposed at another time");
         let key = self.recognize(change, &command, space);
         let change = change.clone();
-        let pending = Pending { conn, command, space, key, change };
+        let pending = Pending { conn, command, space, key, change, of: None };
         match place {
             Place::Refused => self.refuse(conn, lost()),
             Place::Later(ticket) => {
@@ -143,7 +155,12 @@ impl Judge {
     }
 
     /// Checks that a change is what the command asked for; returns the key drawn for it.
-    fn recognize(&mut self, change: &Change<'_>, command: &Command, space: Option<u32>) -> String {
+    pub(super) fn recognize(
+        &mut self,
+        change: &Change<'_>,
+        command: &Command,
+        space: Option<u32>,
+    ) -> String {
         let mut drawn = String::new();
         let ns = match (change, command) {
             (Change::Register { name, key }, Command::Register { name: asked, .. }) => {
@@ -200,7 +217,7 @@ impl Judge {
     }
 
     /// Applies an entry. `following` is what the switch did with it.
-    fn apply(
+    pub(super) fn apply(
         &mut self,
         pending: &Pending,
         at: u64,
@@ -363,7 +380,8 @@ impl Judge {
             // It may go out with the next one to the same.
             self.gathered = to.map(|to| (to, pushed));
         }
-        reached.len()
+        self.reached = reached;
+        self.reached.len()
     }
 
     /// Those who were cut during a message got the first few of it, and a farewell.
@@ -401,7 +419,7 @@ impl Judge {
         }
     }
 
-    fn reply_to(
+    pub(super) fn reply_to(
         &mut self,
         conn: ConnId,
         command: &Command,
@@ -481,17 +499,17 @@ impl Judge {
     }
 }
 
-fn lost() -> Refusal {
+pub(super) fn lost() -> Refusal {
     (302, "Error store, try latter...".into())
 }
 
-fn refusal((code, reason): Refusal) -> String {
+pub(super) fn refusal((code, reason): Refusal) -> String {
     let reason = serde_json::to_string(&reason).expect("memory takes every byte");
     format!("{{\"success\":false,\"reason\":{reason},\"code\":{code}}}")
 }
 
 /// What the tape has between this place in the order and the next.
-fn following(items: &[Item], i: usize) -> &[Item] {
+pub(super) fn following(items: &[Item], i: usize) -> &[Item] {
     let rest = &items[i + 1..];
     let end = rest.iter().position(Item::is_order).unwrap_or(rest.len());
     &rest[..end]

@@ -235,7 +235,7 @@ impl Judge {
         let answer_ms = self.terms.range(Millis(0), |limits| limits.heartbeat_answer_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
-        let is_short = self.is_short();
+        let is_short = self.short_since.is_some();
         self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
@@ -250,16 +250,15 @@ impl Judge {
             Role::Controller(controller) => {
                 let is_hungry = controller.wants.is_some();
                 assert!(!is_hungry || is_short, "{conn:?} waits, and there is room");
-                assert!(
-                    !(is_answered && controller.is_ended),
-                    "{conn:?} is answered and still open"
-                );
+                let is_over = is_answered && controller.is_ended;
+                assert!(!is_over, "{conn:?} is answered and still open");
                 let same = line.half_at_rest.filter(|(before, _)| Some(*before) == half);
                 line.half_at_rest = same.or(half.map(|half| (half, now)));
                 let half_ms = line.half.map_or(limits.control_frame_ms, |half| half.ms.1);
                 let is_in_time = line.half_at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let may_wait = may_wait || may_wait_for_room;
+                assert!(!view.is_paused || !is_answered || may_wait, "{conn:?} is not heard");
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
                 let is_held = is_held && !is_hungry;
                 controller.note_held(is_held, view, now, &self.terms);

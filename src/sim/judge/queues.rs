@@ -265,7 +265,6 @@ impl Judge {
             (self.flooded_since, self.flood_known) = (None, None);
         }
         if self.flooded_since.is_some() {
-            self.flooded_at = Some(self.now.mono);
             // Whoever is not heard for that has the time for a frame once more.
             self.lines.values_mut().for_each(|line| line.half_at_rest = None);
         }
@@ -321,9 +320,9 @@ impl Judge {
         self.flood_known.is_some()
     }
 
-    /// Whether back ends may not be heard for that reason: the server looks again a little later.
+    /// All is quiet: whether back ends may not be heard for that reason.
     pub(super) fn is_flooded(&self) -> bool {
-        self.flooded_at.is_some_and(|at| self.now.mono <= at.plus(LOOK_MS))
+        self.flooded_since.is_some()
     }
 
     /// When somebody is due to be cut next, if nothing changes.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Judge;
 use crate::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Place, Route, Row, Seq, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
@@ -146,5 +147,12 @@ impl Replica {
                 assert_eq!(there.as_deref(), here, "state of {channel:?} {user:?} in the replica");
             }
         }
+    }
+}
+
+impl Judge {
+    /// A hub that knows only the entries must hold the same.
+    pub fn compare_replica(&self) {
+        self.replica.compare(&self.record, self.at());
     }
 }

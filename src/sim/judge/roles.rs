@@ -257,8 +257,8 @@ impl Judge {
 
     fn next_intent(&self, conn: ConnId) -> Option<(u64, u64, Intent)> {
         let line = self.lines.get(&conn).filter(|line| line.closing.is_none())?;
-        let has_fault = matches!(&line.role, Role::Controller(c) if c.fault.is_some());
-        line.intents.front().filter(|_| !has_fault).cloned()
+        let is_ended = matches!(&line.role, Role::Controller(c) if c.is_ended);
+        line.intents.front().filter(|_| !is_ended).cloned()
     }
 
     /// The reason for which this cannot be listened to, as things stand.

@@ -19,7 +19,7 @@ use crate::time::UnixMillis;
 const CLIENTS_MAX: usize = 20;
 /// Limits that change while a run goes on, and the least that each becomes: those of what there may
 /// be, and of time. What clients of the simulation say is made for the others as they are.
-const RELOADED: [(&str, usize); 30] = [
+const RELOADED: [(&str, usize); 31] = [
     ("control_auth_ms", 1000),
     ("control_frame_ms", 2000),
     ("control_replies_ms", 2000),
@@ -33,6 +33,7 @@ const RELOADED: [(&str, usize); 30] = [
     ("stall_ms", 1000),
     ("sessions_unauthenticated", 1),
     ("connections_per_address", 0),
+    ("deliveries_per_turn", 1),
     ("leaves_per_turn", 1),
     ("control_connections", 2),
     ("control_unauthenticated_connections", 1),

@@ -195,6 +195,7 @@ impl<G: Ground> World<G> {
         report.commands += metrics.commands;
         report.deliveries += metrics.deliveries;
         report.browsers_held += metrics.browsers_held;
+        report.long_emits += metrics.long_emits;
         report.floods += metrics.floods;
         report.shortages += metrics.shortages;
         let census = self.switch.census();
@@ -227,7 +228,7 @@ impl<G: Ground> World<G> {
         self.walk(60_000);
         let has_ends = self.switch.hub().has_ends(UnixMillis(self.judge.at()));
         let may_wake = states > 0 || self.ground.store().is_some() && has_ends;
-        assert!(may_wake || self.switch.due().is_none(), "due without a reason");
+        assert!(may_wake || self.switch.due(&self.net).is_none(), "due without a reason");
         self.switch.check_drained(self.net.now);
         let metrics = self.switch.metrics();
         let closed: u64 = metrics.closed.iter().sum();

@@ -12,6 +12,7 @@ pub(super) fn limits() -> Limits {
         control_replies_pause_bytes: 1024,
         control_replies_ms: 2000,
         control_commands_per_turn: 2,
+        deliveries_per_turn: 2,
         http_head_bytes: 512,
         http_head_ms: 1000,
         auth_ms: 1000,

@@ -63,6 +63,21 @@ fn a_back_end_goes_for_the_first_reason_that_there_was() {
 }
 
 #[test]
+fn behind_the_last_call_nothing_is_carried_out() {
+    let mut world = World::new(HastyJournal::new(1, 0, 0));
+    world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
+    world.turn();
+    // It is owed the key that was drawn for it.
+    world.switch.drain_control(&mut world.net);
+    let before = world.switch.metrics.commands;
+    world.line(br#"l{"action":"ping"}"#);
+    world.rest();
+    assert_eq!(world.switch.metrics.commands, before);
+    assert_eq!(world.switch.metrics.closed[CloseReason::PeerClosed as usize], 1);
+    world.end();
+}
+
+#[test]
 fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
     let mut world = World::new(MemoryJournal::new(1));
     world.play(opening(&[('a', "1")]).as_bytes());
@@ -79,6 +94,50 @@ fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
     // It takes nothing any more.
     world.play(b".\x32");
     assert_eq!(world.switch.metrics.closed[CloseReason::NoHeartbeat as usize], 1);
+    world.end();
+}
+
+#[test]
+fn an_emit_to_many_channels_goes_on_in_the_next_turns() {
+    for journal in [0, 1] {
+        match journal {
+            0 => spread(MemoryJournal::new(1)),
+            _ => spread(LateJournal::new(1, 0, 0)),
+        }
+    }
+}
+
+/// A turn has room for two messages.
+fn spread(journal: impl Journal) {
+    let mut world = World::new(journal);
+    world.play(opening(&[('a', "1"), ('b', "2")]).as_bytes());
+    world.play(b"a{\"event\":\"subscribe\",\"data\":\"e\"}");
+    let output = |world: &World<_>, peer: u8| {
+        let slot = PEERS.iter().position(|letter| *letter == peer).unwrap();
+        String::from_utf8_lossy(&world.net.peers[slot].output).into_owned()
+    };
+    let start = world.switch.metrics.deliveries;
+    let to = r#""channels":["c","@c","e"]"#;
+    let emit = format!(r#"k{{"action":"emit",{to},"data":7,"params":{{"count":1}}}}"#);
+    world.line(emit.as_bytes());
+    world.line(br#"k{"action":"emit","channel":"c","data":8}"#);
+    let mut most = 0;
+    for _ in 0..20 {
+        let before = world.switch.metrics.deliveries;
+        world.turn();
+        most = most.max(world.switch.metrics.deliveries - before);
+    }
+    world.rest();
+    assert_eq!((world.switch.metrics.deliveries - start, most), (7, 2), "in all, and in a turn");
+    let heard = output(&world, b'a');
+    let order = [("c", 7), ("@c", 7), ("e", 7), ("c", 8)];
+    let places = order.map(|(channel, data)| {
+        heard.find(&format!(r#"{{"event":"{channel}","data":{data}}}"#)).unwrap()
+    });
+    assert!(places.is_sorted(), "{heard}");
+    let replies = output(&world, b'k');
+    assert!(replies.contains(r#"{"success":true,"count":2}"#), "{replies}");
+    assert_eq!((world.switch.metrics.long_emits, world.switch.metrics.publications), (1, 2));
     world.end();
 }
 

@@ -1,0 +1,107 @@
+//! Emits to several channels that take several turns: which part goes out when is the switch's to
+//! say, but not to whom, nor in which order.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::changes::{Outcome, following, lost, refusal};
+use super::expected::Expected;
+use super::{Due, Judge, Pending};
+use crate::edge::ConnId;
+use crate::hub::Change;
+use crate::sim::intent::{Command, Emit};
+use crate::sim::record::{Refusal, need_auth};
+use crate::sim::tape::{Item, Place};
+
+/// What is left of one.
+#[derive(Debug)]
+pub(super) struct Spread {
+    conn: ConnId,
+    space: u32,
+    emit: Emit,
+    channels: VecDeque<String>,
+    reached: BTreeSet<ConnId>,
+}
+
+impl Judge {
+    /// A back end has asked for one.
+    pub(super) fn begin_spread(&mut self, conn: ConnId, space: u32, emit: &Emit) {
+        let mut channels = VecDeque::new();
+        for channel in &emit.channels {
+            if !channels.contains(channel) {
+                channels.push_back(channel.clone());
+            }
+        }
+        assert!(channels.len() > 1, "one channel is handed out at once");
+        if let Some(controller) = self.controller(conn) {
+            controller.waits = true;
+        }
+        let (emit, reached) = (emit.clone(), BTreeSet::new());
+        self.spreads.push_back(Spread { conn, space, emit, channels, reached });
+    }
+
+    /// The next part of the first of them is proposed.
+    pub(super) fn spread(&mut self, (items, i): (&[Item], usize)) {
+        let Item::Proposed { at, change, place } = &items[i] else { return };
+        self.end_spreads();
+        let mut spread = self.spreads.pop_front().expect("only long emits are proposed here");
+        let Change::Emit { channels, .. } = change else { panic!("{change:?} is not asked for") };
+        let part = spread.channels.drain(..channels.len()).collect();
+        let command = Command::Emit(Emit { channels: part, ..spread.emit.clone() });
+        let (conn, space) = (spread.conn, Some(spread.space));
+        let key = self.recognize(change, &command, space);
+        let mut pending = Pending { conn, command, space, key, change: change.clone(), of: None };
+        match place {
+            Place::Refused => self.spread_on(spread, Err(lost()), 0),
+            Place::Later(ticket) => {
+                pending.of = Some(Box::new(spread));
+                self.pending.insert(ticket.0, pending);
+            }
+            Place::Now(n) => {
+                assert_eq!(*n, self.applied + 1, "entries come in their order");
+                self.applied = *n;
+                let result = self.apply(&pending, at.0, following(items, i));
+                self.spread_on(spread, result, 0);
+            }
+        }
+    }
+
+    /// A part has gone out, or will not: the rest follows behind the others, or that is the reply.
+    pub(super) fn spread_on(
+        &mut self,
+        mut spread: Spread,
+        result: Result<Outcome, Refusal>,
+        after: u64,
+    ) {
+        spread.reached.extend(&self.reached);
+        if result.is_ok() && !spread.channels.is_empty() {
+            return self.spreads.push_back(spread);
+        }
+        let result = result.map(|_| Outcome::Count(spread.reached.len()));
+        if let Some(controller) = self.controller(spread.conn) {
+            controller.waits = false;
+        }
+        self.reply_to(spread.conn, &Command::Emit(spread.emit), result, after);
+    }
+
+    /// Those whose namespace is gone have an end, when it is their turn.
+    pub(super) fn end_spreads(&mut self) {
+        let (spaces, spreads) = (&self.record.spaces, std::mem::take(&mut self.spreads));
+        let (left, over): (VecDeque<_>, VecDeque<_>) =
+            spreads.into_iter().partition(|spread| spaces.contains_key(&spread.space));
+        self.spreads = left;
+        for spread in over {
+            if let Some(controller) = self.controller(spread.conn) {
+                controller.waits = false;
+            }
+            let what = Expected::Reply(refusal(need_auth()));
+            if let Some(line) = self.lines.get_mut(&spread.conn).filter(|l| l.closing.is_none()) {
+                line.expected.push_back(Due { what, after: 0, by: u64::MAX });
+            }
+        }
+    }
+
+    /// Whether proposals wait.
+    pub fn is_waiting(&self) -> bool {
+        !self.pending.is_empty() || !self.spreads.is_empty()
+    }
+}

@@ -1,0 +1,107 @@
+//! Bodies of commands as text, whatever bytes they are. Called by `control` for each command.
+
+use std::borrow::Cow;
+
+use super::command::{Outline, Refused};
+
+/// So far is looked for what is no text before much of it is looked at.
+const NEAR_BYTES: usize = 64;
+/// More bytes are never replaced by one character.
+const INVALID_BYTES_MAX: usize = 3;
+
+/// A body as text. Bytes that are not UTF-8 become U+FFFD, as for the original, unless that makes
+/// it longer than a body may be: it has three bytes for each of them. What is known of the body, if
+/// it is a large one, is moved to where it is in the text: such bytes stand in strings, or make the
+/// body no JSON, whatever they become.
+pub(super) fn of_body<'a>(
+    body: &'a [u8],
+    outline: Option<&mut Outline>,
+    body_max: usize,
+) -> Result<Cow<'a, str>, Refused> {
+    if let Ok(body) = str::from_utf8(body) {
+        return Ok(Cow::Borrowed(body));
+    }
+    let places = outline.map(|outline| outline.places()).unwrap_or_default();
+    let (mut places, mut read) = (places.into_iter().peekable(), 0);
+    let mut text = String::with_capacity(body.len());
+    while let Some(rest) = body.get(read..).filter(|rest| !rest.is_empty()) {
+        let (valid, invalid_bytes) = next_chunk(rest);
+        while let Some(place) = places.next_if(|place| **place <= read + valid.len()) {
+            *place = text.len() + place.saturating_sub(read);
+        }
+        text.push_str(valid);
+        if invalid_bytes > 0 {
+            text.push('\u{fffd}');
+        }
+        read += valid.len() + invalid_bytes;
+        if text.len() > body_max {
+            return Err(Refused::new(300, "Not UTF-8, and too long when it is made so"));
+        }
+    }
+    Ok(Cow::Owned(text))
+}
+
+/// What stands in front that is text, and how many bytes behind it are not.
+fn next_chunk(bytes: &[u8]) -> (&str, usize) {
+    // Much text is looked at many bytes at a time, and a little of it byte by byte.
+    let (near, _) = bytes.split_at(bytes.len().min(NEAR_BYTES));
+    if let Some(chunk) = near.utf8_chunks().next()
+        && chunk.valid().len() + chunk.invalid().len() + INVALID_BYTES_MAX < near.len()
+    {
+        return (chunk.valid(), chunk.invalid().len());
+    }
+    match str::from_utf8(bytes) {
+        Ok(text) => (text, 0),
+        Err(error) => {
+            let (valid, rest) = bytes.split_at(error.valid_up_to());
+            (str::from_utf8(valid).unwrap_or_default(), error.error_len().unwrap_or(rest.len()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::switch::command;
+
+    #[test]
+    fn what_is_no_utf_8_is_made_so_within_bounds() {
+        let text = |body, max| of_body(body, None, max);
+        assert!(matches!(text(b"plain", 0), Ok(Cow::Borrowed("plain"))));
+        assert_eq!(text(b"a\xffb\xe2\x82c", 9).unwrap(), "a\u{fffd}b\u{fffd}c");
+        assert_eq!(text(b"a\xffb\xe2\x82c", 8).unwrap_err().code, 300);
+        let bytes = [&b"\xff"[..], b"\xe2\x82", b"\xf0\x9f\x98", b"\xc3", b"ok", b"\xed\xa0\x80"];
+        let (all, lossy) = (bytes.concat(), String::from_utf8_lossy(&bytes.concat()).len());
+        assert!(text(&all, lossy).is_ok() && text(&all, lossy - 1).is_err());
+        for count in 50..200 {
+            let pieces = [&b"\xc3\xa9".repeat(count)[..], &all, &b"x".repeat(count), b"\xf0\x9f"];
+            let body = [pieces.concat(), pieces.concat()].concat();
+            let made = of_body(&body, None, usize::MAX).unwrap();
+            assert_eq!(made, String::from_utf8_lossy(&body));
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_large_request_holds_for_what_is_made_of_it() {
+        let (data, limits) = ("[\"?a??\",1],".repeat(500), Limits::default());
+        for body in [
+            format!(
+                r#"{{"action":"emit","channel":"c?","data":[{data}0],"params":{{"count":1}}}}"#
+            ),
+            format!(r#"{{"da?ta":5,"data":[{data}"?"],"channel":"?","action":"set"}} "#),
+            format!(r#"{{"action":"emit","channel":"c","data":[{data}1],?"x":1}}"#),
+            format!(r#"{{"action":"emit","channel":"c","data":[{data}1]}}?"#),
+            format!(r#"?{{"action":"emit","channel":"c","data":[{data}1]}}"#),
+        ] {
+            let body: Vec<u8> = body.bytes().map(|b| if b == b'?' { 0xFF } else { b }).collect();
+            let lossy = String::from_utf8_lossy(&body).into_owned();
+            let mut outline = command::outline();
+            outline.read(&body);
+            let text = of_body(&body, Some(&mut outline), 1 << 20).unwrap();
+            assert_eq!(text, lossy);
+            let whole = command::parse(&lossy, None, true, &limits);
+            assert_eq!(command::parse(&text, Some(&outline), true, &limits), whole);
+        }
+    }
+}

@@ -573,10 +573,10 @@ impl<J: Journal> Handler for Switch<J> {
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
+        self.spread(net);
         self.relieve(net);
         self.make_room(net);
         self.release(net);
-        self.spread(net);
         self.take_in(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);

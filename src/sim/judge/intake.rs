@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Judge, Line, Role, View};
+use super::{Judge, Line, Pending, Role, View};
 use crate::edge::ConnId;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
+use crate::sim::intent::Intent;
 use crate::time::Millis;
 
 /// So long it has room, whoever waits; and between two looks of the server, at most.
@@ -34,7 +35,8 @@ impl Line {
 
     /// Whether it has had room for so long, and is heard, that at its pace it is not whole in time.
     fn is_late(&self, bytes: usize, now: Millis) -> bool {
-        let (Some(((from, _), since)), Some(half)) = (self.half_at_rest, self.half) else {
+        // It may have had none when all was at rest before.
+        let (Some(((from, false), since)), Some(half)) = (self.half_at_rest, self.half) else {
             return false;
         };
         let (arrived, of) = (self.delivered - from - 4, half.ms.1 as u64);
@@ -62,21 +64,20 @@ impl Line {
 }
 
 impl Judge {
-    /// Half of a large command of this back end may have to make room for another's: it has had
-    /// its time, and is owed nothing.
+    /// Half of a command of this back end may have to make room for another's: it is owed nothing.
+    /// What was large when it reserved its room need not be so by the limits in force, and what it
+    /// had of its time before it was not heard for a while is the server's to know.
     pub(super) fn in_the_way(&self, conn: ConnId) -> Option<CloseReason> {
-        let (limits, now) = (&self.limits, self.now.mono);
         let is_begun = |line: &Line| {
-            let consumed = line.delivered;
-            let view = View { delivered: consumed, consumed, ..View::default() };
-            line.closing.is_none() && line.begun(view, limits).is_some()
+            let is_half =
+                |(from, to, _): &(u64, u64, Intent)| *from < line.delivered && line.delivered < *to;
+            let is_tenant = line.tenant().is_some() && line.closing.is_none();
+            is_tenant && line.intents.front().is_some_and(is_half)
         };
         let line = &self.lines[&conn];
-        let is_ripe = line.half.is_some_and(|half| half.since.plus(GRACE_MS) <= now);
-        let mut others =
-            self.lines.iter().filter(|(other, line)| **other != conn && is_begun(line));
+        let mut others = self.lines.iter().filter(|(other, _)| **other != conn);
         let is_in_the_way =
-            is_begun(line) && is_ripe && line.is_answered() && others.next().is_some();
+            is_begun(line) && line.is_answered() && others.any(|(_, other)| is_begun(other));
         is_in_the_way.then_some(CloseReason::Full)
     }
 
@@ -114,7 +115,10 @@ impl Judge {
         let reserved = read + unsure;
         let is_free =
             most.is_some_and(|most| reserved == 0 || reserved + most <= limits.control_input_bytes);
-        let may_wait = self.is_flooded() || self.is_disk_stuck;
+        // What a long emit has reserved it keeps.
+        let is_spreading = |pending: &Pending| pending.of.is_some();
+        let is_kept = !self.spreads.is_empty() || self.pending.values().any(is_spreading);
+        let may_wait = self.is_flooded() || self.is_disk_stuck || is_kept;
         if !may_wait {
             self.nobody_keeps_out_others(views);
         }
@@ -150,7 +154,10 @@ impl Judge {
             }
         }
         for (line, bytes) in holders.into_iter().filter(|_| least < usize::MAX) {
-            let since = line.half_at_rest.map_or(now, |(_, since)| since);
+            let since = match line.half_at_rest {
+                Some(((_, false), since)) => since,
+                _ => now,
+            };
             let is_ripe = since.plus(GRACE_MS + LOOK_MS) <= now;
             let has_more = is_ripe && shares.get(&line.tenant()).is_some_and(|has| *has > least);
             assert!(!line.is_late(bytes, now) && !has_more, "{line:?} keeps out others");

@@ -42,6 +42,8 @@ impl Judge {
     /// The next part of the first of them is proposed.
     pub(super) fn spread(&mut self, (items, i): (&[Item], usize)) {
         let Item::Proposed { at, change, place } = &items[i] else { return };
+        // The server has looked before it goes on.
+        self.note_flood();
         self.end_spreads();
         let mut spread = self.spreads.pop_front().expect("only long emits are proposed here");
         let Change::Emit { channels, .. } = change else { panic!("{change:?} is not asked for") };

@@ -237,6 +237,27 @@ fn a_full_server_serves_again_when_there_is_room() {
 }
 
 #[test]
+fn what_is_large_silences_nobody_who_says_little() {
+    let server = Server::start(&Options::limits(&[("queued_bytes", 7_800_000)]));
+    let mut reader = server.browser("demo", r#"{"i":1}"#);
+    reader.subscribe("c");
+    let mut near = server.browser("other", r#"{"i":1}"#);
+    near.subscribe("d");
+    let (mut control, mut other) = (server.controller("demo"), server.controller("other"));
+    let data = text(8_000_000);
+    control.ok(&emit("c", &data));
+    // More waits than may, and the reader may take its time.
+    control.send(&emit("c", &text(100_000)));
+    control.wire.set_deadline(std::time::Duration::from_millis(50));
+    assert!(control.wire.read(&mut [0]).is_err(), "what is long waits");
+    control.wire.set_deadline(common::DEADLINE);
+    other.ok(&emit("d", "1"));
+    near.expect(&message("d", "1"));
+    reader.expect(&message("c", &data));
+    assert_eq!(control.recv(), r#"{"success":true}"#);
+}
+
+#[test]
 fn back_ends_are_heard_as_soon_as_what_waits_has_gone_out() {
     let server = Server::start(&Options::limits(&[("queued_bytes", 65_536)]));
     let (mut control, mut other) = (server.controller("demo"), server.controller("demo"));
@@ -248,7 +269,7 @@ fn back_ends_are_heard_as_soon_as_what_waits_has_gone_out() {
         reader.subscribe("c");
         control.ok(&emit("c", &data));
         other.send(r#"{"action":"ping"}"#);
-        // It is not heard meanwhile.
+        // It is not heard meanwhile: far more waits than may.
         other.wire.set_deadline(std::time::Duration::from_millis(50));
         assert!(other.wire.read(&mut [0]).is_err());
         other.wire.set_deadline(common::DEADLINE);

@@ -107,15 +107,25 @@ impl Decoder {
     /// The length of the body of a frame that does not end in this input, when more than `few`
     /// bytes of it have arrived, those in this input included.
     pub fn outgrows(&self, input: &[u8], few: usize) -> Option<usize> {
-        let (length, arrived) = match self.partial.as_ref().filter(|partial| !partial.is_complete())
-        {
-            Some(partial) => (partial.total - 1, partial.bytes.len() + input.len()),
+        let (length, arrived) = self.ahead(input)?;
+        (few < arrived && arrived <= length).then_some(length)
+    }
+
+    /// The length of the body of the next frame, or of the one that is half here, as it was
+    /// declared; `None` if less than that is here, or it is none.
+    pub fn next_length(&self, input: &[u8]) -> Option<usize> {
+        self.ahead(input).map(|(length, _)| length)
+    }
+
+    /// That length, and how much has arrived behind it.
+    fn ahead(&self, input: &[u8]) -> Option<(usize, usize)> {
+        match self.partial.as_ref().filter(|partial| !partial.is_complete()) {
+            Some(partial) => Some((partial.total - 1, partial.bytes.len() + input.len())),
             None => {
                 let (length, rest) = input.split_first_chunk::<LENGTH_BYTES>()?;
-                (usize::try_from(i32::from_le_bytes(*length)).ok()?, rest.len())
+                Some((usize::try_from(i32::from_le_bytes(*length)).ok()?, rest.len()))
             }
-        };
-        (few < arrived && arrived <= length).then_some(length)
+        }
     }
 
     /// Releases the memory of the frame that was handed out last.

@@ -153,8 +153,8 @@ struct Meter {
     start: usize,
     /// How many frames had been sent there when a request was put off, if one was.
     put_off: Option<usize>,
-    /// There was no room before the call.
-    is_short: bool,
+    /// What answers took before the call.
+    answers: usize,
 }
 
 /// What the judge is shown of a socket.

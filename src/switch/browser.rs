@@ -4,6 +4,7 @@
 
 use super::page::Demo;
 use super::shared::SharedStates;
+use super::shortage::has_reserve;
 use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::codec::{json, jwt};
@@ -86,7 +87,7 @@ impl Application for Site<'_> {
 
     /// Only a state may be too much.
     fn has_room(&self, net: &impl Net, browser: &Browser, message: &str) -> bool {
-        !self.is_short(net) || !self.asks_for_much(browser, message, self.at(net.now()))
+        !self.is_short(net) || !self.asks_for_much(net, browser, message)
     }
 
     fn bounds(&self, browser: &Browser) -> Bounds {
@@ -154,7 +155,7 @@ impl Site<'_> {
     }
 
     /// Whether this subscribes to a channel with more than a little for a state.
-    fn asks_for_much(&self, browser: &Browser, text: &str, at: UnixMillis) -> bool {
+    fn asks_for_much(&self, net: &impl Net, browser: &Browser, text: &str) -> bool {
         let Some((ns, user)) = browser.peer().and_then(|peer| self.hub.identity(peer)) else {
             return false;
         };
@@ -165,8 +166,9 @@ impl Site<'_> {
         }
         let Some(channel) = json::text(data) else { return false };
         let user = channel.starts_with('@').then_some(user);
-        let state = self.hub.state(ns, &channel, user, at);
-        state.is_some_and(|state| self.shared.is_worth(state.len()))
+        let state = self.hub.state(ns, &channel, user, self.at(net.now()));
+        let bytes = state.map_or(0, |state| state.len());
+        self.shared.is_worth(bytes) && !has_reserve(self.limits, net, bytes)
     }
 
     /// What is no event, and events that nobody knows, are passed over in silence: clients in the

@@ -236,7 +236,8 @@ impl<J: Journal> Switch<J> {
                 net.pause(conn);
                 return Ok(used);
             }
-            let has_room = self.has_room() && !self.is_flooded(net);
+            let bytes = decoder.next_length(&input[used..]).unwrap_or(0);
+            let has_room = self.has_room() && !self.is_flooded_for(net, bytes);
             if controller.is_behind(&self.limits) || !has_room {
                 self.crowded.push(conn);
                 controller.unhear(net, conn);

@@ -12,6 +12,7 @@ use super::command::Command;
 use super::control::Controller;
 use crate::edge::{ConnId, Net, Owed};
 use crate::journal::Journal;
+use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
@@ -67,6 +68,13 @@ impl Wanted {
             Wanted::List { channel } => Command::Info { channel: channel.as_str().into() },
         }
     }
+}
+
+/// Whether there is room for so short an answer all the same: an eighth beyond the bound is for
+/// those, which a few that take their time over large ones would keep from everybody.
+pub(super) fn has_reserve(limits: &Limits, net: &impl Net, bytes: usize) -> bool {
+    let max = limits.answers_bytes;
+    bytes <= limits.answers_pause_bytes / 4 && net.kept().answers <= max + max / 8
 }
 
 impl Shortage {
@@ -162,7 +170,14 @@ impl<J: Journal> Switch<J> {
             shortage.going += owed.bytes;
             net.drop_all(owed.conn);
             match self.seats.controller(owed.conn) {
-                Some(_) => net.close(owed.conn, CloseReason::Largest),
+                Some(controller) => {
+                    controller.room = None;
+                    if let Some(place) = controller.place.take() {
+                        // Nobody is to make room for it any more.
+                        self.intake.leave(place);
+                    }
+                    net.close(owed.conn, CloseReason::Largest);
+                }
                 None => {
                     let (web, mut site) = self.split();
                     web.too_slow(net, &mut site, owed.conn, CloseReason::Largest);
@@ -193,7 +208,7 @@ impl<J: Journal> Switch<J> {
             }
             _ => return false,
         };
-        if !self.shared.is_worth(bytes) {
+        if !self.shared.is_worth(bytes) || has_reserve(&self.limits, net, bytes) {
             return false;
         }
         controller.wants = Wanted::of(command);

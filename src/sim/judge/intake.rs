@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Judge, Line, Pending, Role, View};
-use crate::edge::ConnId;
+use crate::edge::{ConnId, Door};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
-use crate::sim::intent::Intent;
 use crate::time::Millis;
 
 /// So long it has room, whoever waits; and between two looks of the server, at most.
@@ -68,11 +67,10 @@ impl Judge {
     /// What was large when it reserved its room need not be so by the limits in force, and what it
     /// had of its time before it was not heard for a while is the server's to know.
     pub(super) fn in_the_way(&self, conn: ConnId) -> Option<CloseReason> {
+        // All of it may be there and not be read, and whose key has changed may still wait.
         let is_begun = |line: &Line| {
-            let is_half =
-                |(from, to, _): &(u64, u64, Intent)| *from < line.delivered && line.delivered < *to;
-            let is_tenant = line.tenant().is_some() && line.closing.is_none();
-            is_tenant && line.intents.front().is_some_and(is_half)
+            let is_back_end = line.door() == Door::Control && line.closing.is_none();
+            is_back_end && line.intents.front().is_some_and(|(from, ..)| *from < line.delivered)
         };
         let line = &self.lines[&conn];
         let mut others = self.lines.iter().filter(|(other, _)| **other != conn);

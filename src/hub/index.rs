@@ -11,7 +11,7 @@ use crate::arena::{Arena, Id};
 /// However few there are, there is room for so many.
 const KEPT: usize = 64;
 /// So many are no longer in one table; and in one again when an eighth of them is left.
-const ONE_MAX: usize = 4096;
+const ONE_MAX: usize = 32_768;
 /// How many tables there are then.
 const TABLES: usize = 128;
 

@@ -29,13 +29,13 @@ const SHARES: [Share; 15] = [
     // much waits already, in UTF-8, and on its way to the disk.
     (FRAME, 3, 155),
     // A message in all its forms that waits though too much waited already.
-    ("publication_bytes", 1, 230),
+    ("publication_bytes", 1, 190),
     ("control_input_bytes", 1, 55),
     // A command that is not large, and a read of what comes behind it.
-    (BACK_ENDS, 80 << 10, 70),
+    (BACK_ENDS, 80 << 10, 40),
     ("input_bytes", 1, 50),
     ("bodies_bytes", 1, 30),
-    ("queued_bytes", 1, 100),
+    ("queued_bytes", 1, 170),
     ("answers_bytes", 1, 65),
     // With the user and what the reactor has of it.
     ("connections", 700, 43),

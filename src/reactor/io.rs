@@ -420,12 +420,15 @@ impl Io {
     /// Gives the memory of lists back that a crowd has left behind.
     pub fn shrink(&mut self) {
         self.frames.shrink(self.now.mono);
-        let Io { ready, first, dirty, heavy, leaving, .. } = self;
+        let Io { ready, first, dirty, heavy, leaving, peers, .. } = self;
+        // By the crowd that is there: for one that stays a list is filled again in the next turn.
+        let crowd = peers.len();
         for list in [ready, first, dirty, heavy, leaving] {
-            if list.is_empty() && list.capacity() >= LIST_KEPT {
+            let needed = list.len().max(crowd);
+            if needed == 0 && list.capacity() >= LIST_KEPT {
                 *list = VecDeque::new();
-            } else if list.capacity() > LIST_KEPT && list.len() <= list.capacity() / 4 {
-                list.shrink_to(2 * list.len());
+            } else if list.capacity() > LIST_KEPT && needed <= list.capacity() / 8 {
+                list.shrink_to(2 * needed);
             }
         }
     }

@@ -48,6 +48,9 @@ impl Handler for Late {
 #[derive(Default)]
 struct Crowd {
     conns: Vec<ConnId>,
+    /// Takes one byte in a turn, of whoever comes first; and has taken it.
+    is_curt: bool,
+    has_enough: bool,
     heard: usize,
     heard_of: Vec<ConnId>,
     ended: usize,
@@ -60,13 +63,19 @@ impl Handler for Crowd {
     }
     fn received(
         &mut self,
-        _: &mut impl Net,
+        net: &mut impl Net,
         conn: ConnId,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
+        if self.is_curt {
+            net.resume(conn);
+        }
+        if std::mem::replace(&mut self.has_enough, self.is_curt) {
+            return Ok(0);
+        }
         self.heard += 1;
         self.heard_of.push(conn);
-        Ok(input.len())
+        Ok(if self.is_curt { 1 } else { input.len() })
     }
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         self.ended += 1;
@@ -78,10 +87,15 @@ impl Handler for Crowd {
     }
     fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
     fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+    fn has_heard_enough(&self) -> bool {
+        self.has_enough
+    }
     fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
     }
-    fn tick(&mut self, _: &mut impl Net) {}
+    fn tick(&mut self, _: &mut impl Net) {
+        self.has_enough = false;
+    }
     fn settle(&mut self, _: &mut impl Net) {}
 }
 
@@ -141,48 +155,6 @@ fn back_ends_do_not_wait_for_a_crowd_of_browsers() {
     assert!(place < rounds::READS_MAX, "it came in place {place}");
 }
 
-/// Takes one byte in a turn, of whoever comes first.
-#[derive(Default)]
-struct Curt {
-    heard_of: Vec<ConnId>,
-    has_heard: bool,
-}
-
-impl Handler for Curt {
-    fn opened(&mut self, _: &mut impl Net, _: ConnId, _: Door, _: Address) {}
-    fn received(
-        &mut self,
-        net: &mut impl Net,
-        conn: ConnId,
-        input: &mut [u8],
-    ) -> Result<usize, CloseReason> {
-        let used = usize::from(!self.has_heard);
-        if used > 0 {
-            self.heard_of.push(conn);
-        }
-        self.has_heard = true;
-        if used < input.len() {
-            net.resume(conn);
-        }
-        Ok(used)
-    }
-    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
-    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
-    fn has_heard_enough(&self) -> bool {
-        self.has_heard
-    }
-    fn due(&self, _: &impl Net) -> Option<Millis> {
-        Some(Millis(0))
-    }
-    fn tick(&mut self, _: &mut impl Net) {
-        self.has_heard = false;
-    }
-    fn settle(&mut self, _: &mut impl Net) {}
-}
-
 #[test]
 fn back_ends_are_heard_in_turn_however_much_one_has_to_say() {
     let mut reactor = Reactor::new(bounds()).unwrap();
@@ -191,7 +163,7 @@ fn back_ends_are_heard_in_turn_however_much_one_has_to_say() {
     reactor.add_door(door).unwrap();
     let mut peers: Vec<_> =
         (0..3).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
-    let mut curt = Curt::default();
+    let mut curt = Crowd { is_curt: true, ..Crowd::default() };
     while reactor.connections() < peers.len() {
         reactor.turn(&mut curt).unwrap();
     }

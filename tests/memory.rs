@@ -106,7 +106,9 @@ fn large() -> Vec<u8> {
 
 #[test]
 fn halves_of_large_commands_are_read_one_after_the_other() {
-    let mut options = Options::limits(&[("control_frame_ms", 8000)]);
+    // By itself it would read one of them at a time.
+    let limits = [("control_frame_ms", 8000), ("control_input_bytes", 20_000_000)];
+    let mut options = Options::limits(&limits);
     options.config["admin"] = json!("127.0.0.1:0");
     let mut server = in_little(Dir::new(), 262_144, &options);
     let (before, large) = (server.peak_memory_bytes(), large());
@@ -132,8 +134,8 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     assert!(metric(&server, "fws_control_input_waits_total") >= 10.0);
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 48 << 20, "it took {grown} bytes");
-    // One stays, and is closed in its time. Those that are whole are answered in theirs.
-    halves.drain(..29);
+    // Two stay, and are closed in their time. Those that are whole are answered in theirs.
+    halves.drain(..28);
     let wholes = (0..4).map(|_| (server.controller("demo"), large.clone()));
     let ask = |(mut control, large): (Control, Vec<u8>)| {
         std::thread::spawn(move || {
@@ -149,13 +151,14 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     // Whether or not somebody waited just then.
     let closed = r#"fws_connections_closed_total{reason="half_request"}"#;
     let evicted = metric(&server, "fws_control_input_evicted_total");
-    assert!(metric(&server, closed) + evicted >= 1.0);
+    assert!(metric(&server, closed) + evicted >= 2.0);
     server.assert_alive();
 }
 
 #[test]
 fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
-    let mut options = Options::default();
+    // By itself it would take less, and serve fewer of them at a time.
+    let mut options = Options::limits(&[("answers_bytes", 46_000_000)]);
     options.config["admin"] = serde_json::json!("127.0.0.1:0");
     let mut server = in_little(Dir::new(), 262_144, &options);
     let mut control = server.controller("demo");
@@ -192,11 +195,10 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     // And who asks for much gets it when those who take nothing have gone.
-    // (most of them go now, so that it need not stand in line behind 500 MB)
-    drop((stuck, unread.into_iter().skip(2)));
     let mut healthy = server.browser("demo", r#"{"i":"h"}"#);
     healthy.say(r#"{"event":"subscribe","data":"big"}"#);
     assert!(healthy.hear().len() > 8_000_000);
+    drop((stuck, unread));
     assert!(server.peak_memory_bytes() < 160_000_000, "{}", server.peak_memory_bytes());
     server.assert_alive();
 }
@@ -295,7 +297,7 @@ fn subscriptions_do_not_end_a_server_with_little_memory() {
     browser.say(r#"{"event":"subscribe","clb":1,"data":"x"}"#);
     let answer = browser.hear();
     assert!(answer.contains("too many subscriptions in all, at most "), "{answer}");
-    assert!(metric(&server, "fws_channels") > 2000.0);
+    assert!(metric(&server, "fws_channels") > 10_000.0);
     server.assert_alive();
 }
 
@@ -320,7 +322,7 @@ fn grants_do_not_end_a_server_with_little_memory() {
         full += (0..100).filter(|_| control.recv().contains("\"code\":313")).count();
     }
     let grants = metric(&server, "fws_grants");
-    assert!(grants > 200.0 && full + grants as usize == 80_000, "{full} and {grants}");
+    assert!(grants > 1000.0 && full + grants as usize == 80_000, "{full} and {grants}");
     server.assert_alive();
 }
 

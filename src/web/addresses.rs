@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use super::Web;
+use super::{Web, answers};
 use crate::address::{Address, Household, Proxies};
 use crate::codec::http::{Head, Response};
 use crate::codec::proxy;
@@ -170,13 +170,8 @@ impl<P> Web<P> {
             return Ok(());
         }
         let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
-        net.send(
-            conn,
-            response
-                .text("Too many connections from your address\n")
-                .close()
-                .encode(Some(net.now().unix)),
-        );
+        let response = response.text("Too many connections from your address\n").close();
+        answers::send(net, conn, response);
         net.expel(conn, CloseReason::AddressFull);
         Err(CloseReason::AddressFull)
     }

@@ -6,7 +6,7 @@ use sha1::{Digest, Sha1};
 use super::Service;
 use crate::codec::http::{Head, Response};
 use crate::codec::sockjs::{self, Route, Transport};
-use crate::edge::Net;
+use crate::edge::{ConnId, Net};
 
 const JSON: &str = "application/json; charset=UTF-8";
 const HTML: &str = "text/html; charset=UTF-8";
@@ -117,6 +117,11 @@ pub(super) fn answer(
         (_, Route::Greeting | Route::Iframe | Route::IframeScript) => not_allowed("GET"),
         _ => not_found(),
     }
+}
+
+/// Sends an answer, as of now.
+pub(super) fn send(net: &mut impl Net, conn: ConnId, response: Response) {
+    net.send(conn, response.encode(Some(net.now().unix)));
 }
 
 /// 405.

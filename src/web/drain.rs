@@ -1,6 +1,7 @@
 //! How the door's connections end when the server stops: each is told so, and when to come back.
 //! Who is let go when is for the handler to say.
 
+use super::answers;
 use super::polled::PolledId;
 use super::{Application, Line, Parting, Web};
 use crate::codec::http::Response;
@@ -34,10 +35,7 @@ impl<P> Web<P> {
             Line::None => {}
             Line::Http(http) => {
                 if http.is_midway() {
-                    net.send(
-                        conn,
-                        unavailable(back_ms.unwrap_or_default()).encode(Some(net.now().unix)),
-                    );
+                    answers::send(net, conn, unavailable(back_ms.unwrap_or_default()));
                 }
                 net.close(conn, CloseReason::GoingAway);
             }

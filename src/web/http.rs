@@ -65,10 +65,7 @@ impl Http {
     pub fn time_out(&self, net: &mut impl Net, conn: ConnId) -> CloseReason {
         let is_half = self.is_midway();
         if is_half {
-            net.send(
-                conn,
-                Response::new(408).text("Request Timeout\n").close().encode(Some(net.now().unix)),
-            );
+            answers::send(net, conn, Response::new(408).text("Request Timeout\n").close());
         }
         match is_half || self.is_first {
             true => CloseReason::HalfRequest,
@@ -79,7 +76,7 @@ impl Http {
 
 /// Answers what is no request, and gives the reason to end the connection.
 fn refuse(net: &mut impl Net, conn: ConnId, error: HttpError) -> CloseReason {
-    net.send(conn, error.response().encode(Some(net.now().unix)));
+    answers::send(net, conn, error.response());
     CloseReason::BadHttp
 }
 
@@ -266,7 +263,7 @@ impl<P> Web<P> {
                 self.respond(net, conn, head, answers::not_found())?
             }
             Some((at, route)) if !origin::may_connect(head, &self.services[at], &route) => {
-                net.send(conn, origin::refusal().answering(head).encode(Some(net.now().unix)));
+                answers::send(net, conn, origin::refusal().answering(head));
                 return Err(CloseReason::OriginRefused);
             }
             Some((at, Route::RawWebSocket)) => self.upgrade(net, app, conn, head, Form::Raw, at)?,
@@ -367,7 +364,7 @@ impl<P> Web<P> {
         let response = if is_handshake { response.close() } else { response };
         let response = response.answering(head);
         let is_last = response.closes();
-        net.send(conn, response.encode(Some(net.now().unix)));
+        answers::send(net, conn, response);
         if is_last { Err(CloseReason::Answered) } else { Ok(Outcome::Answered) }
     }
 }

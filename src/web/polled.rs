@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::answers;
 use super::pace::Bucket;
 use super::{Key, Parting};
 use crate::arena::Id;
@@ -408,7 +409,7 @@ impl Polled {
             }
             let response = response.body(Envelope::Xhr.content_type(), body);
             let response = if close.is_some() { response.close() } else { response };
-            net.send(conn, response.encode(Some(net.now().unix)));
+            answers::send(net, conn, response);
         }
         Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)) }
     }

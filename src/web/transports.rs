@@ -156,10 +156,7 @@ impl<P> Web<P> {
                     Some(callback) => sockjs::jsonp_into(&mut body, callback, &[frame.as_bytes()]),
                     None => Envelope::Xhr.frame_into(&mut body, &[frame.as_bytes()]),
                 }
-                net.send(
-                    conn,
-                    response.body(Envelope::Xhr.content_type(), body).encode(Some(net.now().unix)),
-                );
+                answers::send(net, conn, response.body(Envelope::Xhr.content_type(), body));
             }
             Reply::Stream { envelope, is_chunked } => {
                 net.send(conn, stream_frame(envelope, is_chunked, &[frame.as_bytes()]));
@@ -196,8 +193,11 @@ impl<P> Web<P> {
         let Some(id) = self.names.get(&KeyRef(at as u16, name)).copied() else {
             return Some(wrap(answers::not_found()));
         };
-        let (most, polled) = (self.limits.http_body_bytes, &self.sessions.get(id)?.polled);
-        if polled.pending.len() >= most || polled.senders.len() >= SENDERS_MAX {
+        let most = self.limits.http_body_bytes;
+        let is_full = self.sessions.get(id).is_none_or(|Session { polled, .. }| {
+            polled.pending.len() >= most || polled.senders.len() >= SENDERS_MAX
+        });
+        if is_full {
             // A client sends when it has been answered: those of whom so much waits do not.
             return Some(wrap(Response::new(503).text("too many messages wait\n").close()));
         }

@@ -2,6 +2,7 @@
 //! the messages in them that wait to be heard. When that is too much in all, the largest go. Called
 //! by `http`, and by `transports` for what waits.
 
+use super::answers;
 use super::polled::PolledId;
 use super::{Application, Http, Line, Session, Web, origin};
 use crate::codec::http::{BodyError, BodyReader, Head, Response};
@@ -162,7 +163,7 @@ impl<P> Web<P> {
             match owner {
                 Owner::Conn(conn) => {
                     let response = Response::new(503).text("too much is being sent\n").close();
-                    net.send(conn, response.encode(Some(net.now().unix)));
+                    answers::send(net, conn, response);
                     net.close(conn, CloseReason::Full);
                     self.take_upload(conn);
                 }

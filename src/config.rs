@@ -493,13 +493,16 @@ impl Config {
 /// What is to be known of a port that others than this machine reach: `key` is the setting that
 /// says where it is, of back ends or of the admin's.
 pub fn exposure(key: &str, address: SocketAddr) -> Option<String> {
-    let (port, is_local) = (address.port(), address.ip().is_loopback());
+    if address.ip().is_loopback() {
+        return None;
+    }
+    let port = address.port();
     match key {
-        "control" if !is_local => Some(format!(
+        "control" => Some(format!(
             "control: keys go to {address} as they are, and whoever reaches it may try some: only \
              back ends should, over a private network; 127.0.0.1:{port} is for this machine alone"
         )),
-        "admin" if !is_local => Some(format!(
+        "admin" => Some(format!(
             "admin: whoever reaches {address} sees the names of all namespaces and how much is \
              going on: 127.0.0.1:{port} is for this machine alone"
         )),

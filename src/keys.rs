@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, ConfigFile, Secret};
 
 /// A file name longer than this (in bytes) is cut, and ended with a hash of the whole. Most file
 /// systems take 255.
@@ -140,7 +140,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn read(path: &Path) -> io::Result<Option<Secret>> {
-    match fs::read_to_string(path) {
+    // A reload reads it as well.
+    match ConfigFile::read_again(path).map(|file| file.text) {
         Ok(text) => secret(text.trim_end_matches(['\r', '\n']).to_string(), path).map(Some),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(at(path, e)),
@@ -224,6 +225,10 @@ mod tests {
             fs::write(&path, bad).unwrap();
             assert_eq!(server_key(&config).unwrap_err().kind(), ErrorKind::InvalidData, "{bad:?}");
         }
+        // Whoever writes to a pipe may never come: this ends all the same.
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        assert_eq!(known_server_key(&config).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 
     #[test]

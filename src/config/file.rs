@@ -46,8 +46,7 @@ impl ConfigFile {
     /// As [`ConfigFile::read`], and where it is no regular file.
     pub fn read_again(path: &Path) -> io::Result<ConfigFile> {
         if !fs::metadata(path)?.is_file() {
-            let wrong = "it is no regular file, and such are read at the start only";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, wrong));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
         }
         ConfigFile::read(path)
     }

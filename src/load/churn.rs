@@ -154,10 +154,6 @@ impl Work for Churn {
         Some(self.until)
     }
 
-    fn is_waiting(&self) -> bool {
-        true
-    }
-
     fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }

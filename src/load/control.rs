@@ -255,10 +255,6 @@ impl Work for Control {
         matches!(self.stage, Stage::WarmUp | Stage::Measuring).then_some(self.until)
     }
 
-    fn is_waiting(&self) -> bool {
-        true
-    }
-
     fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }

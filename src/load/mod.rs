@@ -210,8 +210,10 @@ trait Work {
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault>;
     /// When that is wanted at the latest.
     fn due(&self) -> Option<Millis>;
-    /// Whether the server has something to say.
-    fn is_waiting(&self) -> bool;
+    /// Whether the server has something to say: always, where nothing else is said.
+    fn is_waiting(&self) -> bool {
+        true
+    }
     /// Whether all has been done.
     fn is_done(&self) -> bool;
     /// What is happening, in a few words.

@@ -75,7 +75,7 @@ impl Notifier {
     }
 
     /// The server lets everybody go.
-    pub fn stopping(&mut self) {
+    pub fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 

@@ -175,9 +175,11 @@ impl InForce<'_> {
         }
         let (old, new) = (self.config.settings(), next.config.settings());
         for ((key, old), (_, new)) in old.iter().zip(&new).filter(|(old, new)| old != new) {
+            // Of these each is told of by itself.
             if *key == "namespaces" {
-                // Each is told of by itself.
-            } else if RELOADED.contains(key) {
+                continue;
+            }
+            if RELOADED.contains(key) {
                 changes.push(format!("{key} is {new}, was {old}"));
             } else {
                 let text = format_args!("reload: {key} stays {old}: {new} needs a restart");

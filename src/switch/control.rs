@@ -236,8 +236,9 @@ impl<J: Journal> Switch<J> {
                 net.pause(conn);
                 return Ok(used);
             }
-            let bytes = decoder.next_length(&input[used..]).unwrap_or(0);
-            let has_room = self.has_room() && !self.is_flooded_for(net, bytes);
+            let is_flooded = self.is_flooded(net)
+                && !self.is_short_enough(net, decoder.next_length(&input[used..]).unwrap_or(0));
+            let has_room = self.has_room() && !is_flooded;
             if controller.is_behind(&self.limits) || !has_room {
                 self.crowded.push(conn);
                 controller.unhear(net, conn);

@@ -40,13 +40,13 @@ impl<J: Journal> Switch<J> {
         self.flood.is_some()
     }
 
-    /// Whether a back end must wait whose next command is that long. A short one adds next to
-    /// nothing, so it need not, for as long as no more than an eighth beyond the bound waits: what
-    /// one publishes to slow readers does not silence all others.
-    pub(super) fn is_flooded_for(&mut self, net: &impl Net, bytes: usize) -> bool {
+    /// Whether a command of that length may be heard all the same: a short one adds little, for as
+    /// long as no more than an eighth beyond the bound waits. So what one publishes to slow readers
+    /// does not silence all others.
+    pub(super) fn is_short_enough(&self, net: &impl Net, bytes: usize) -> bool {
         let max = self.limits.queued_bytes;
-        let is_short = bytes <= self.limits.control_frame_unauthenticated_bytes;
-        self.is_flooded(net) && !(is_short && net.kept().bytes <= max + max / 8)
+        bytes <= self.limits.control_frame_unauthenticated_bytes
+            && net.kept().bytes <= max + max / 8
     }
 
     fn has_ebbed(&self, net: &impl Net) -> bool {

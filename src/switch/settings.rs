@@ -55,7 +55,7 @@ impl Default for SockJs {
 impl<J: Journal> Switch<J> {
     /// Makes a namespace with a key that the configuration gives it, before the doors open; or
     /// gives it to the one that is there. Its key is not recorded: the configuration is the record
-    /// of that. `false` if there is no room for it.
+    /// of that. `None` if there is no room for it.
     pub fn declare(&mut self, name: &str, key: &str) -> Option<Declared> {
         struct Recorded<'a, J>(&'a mut J);
         impl<J: Journal> Outbox for Recorded<'_, J> {

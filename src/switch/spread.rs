@@ -58,8 +58,16 @@ impl Spread {
 impl<J: Journal> Switch<J> {
     /// Whether one turn has no room for all of an emit.
     pub(super) fn is_long(&self, ns: NsId, channels: &[Cow<'_, str>], user: Option<&str>) -> bool {
-        let each = channels.iter().map(|channel| self.hub.audience_max(ns, channel, user));
-        channels.len() > 1 && each.sum::<usize>() > self.limits.deliveries_per_turn
+        if channels.len() < 2 {
+            return false;
+        }
+        let audience = |channel: &Cow<'_, str>| self.hub.audience_max(ns, channel, user);
+        let count = match user {
+            // As many in each.
+            Some(_) => channels.len() * channels.first().map_or(0, audience),
+            None => channels.iter().map(audience).sum(),
+        };
+        count > self.limits.deliveries_per_turn
     }
 
     /// Begins with an emit that is long: the end of this turn has the first part of it.

@@ -122,6 +122,10 @@ fn services(limits: &Limits) -> Vec<Service> {
 fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
     let limits = Limits {
         http_body_bytes: 4 * MESSAGE_BYTES,
+        // Four peers at a time send the longest messages and read them again; half a message lies
+        // in up to twice its memory.
+        input_bytes: 8 * MESSAGE_BYTES,
+        queued_bytes: 8 * MESSAGE_BYTES,
         // The cases speak as fast as they can.
         messages_per_second: 1_000_000,
         messages_burst: 1_000_000,

@@ -204,8 +204,13 @@ impl Reader {
         })
     }
 
-    /// Lets go of what the last call handed out.
-    fn forget_given(&mut self) {
+    /// Whether what the last call handed out is still kept.
+    pub fn keeps_given(&self) -> bool {
+        self.assembly.as_ref().is_some_and(|assembly| assembly.is_given)
+    }
+
+    /// Lets go of what the last call handed out, as the next call would.
+    pub fn forget_given(&mut self) {
         let Some(assembly) = &mut self.assembly else { return };
         if assembly.is_given {
             assembly.is_given = false;

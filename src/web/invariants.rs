@@ -34,8 +34,10 @@ impl<P> Web<P> {
                 Line::Receiver(id) | Line::Sender(id, _) => {
                     assert!(self.sessions.contains(*id), "{id:?} is gone");
                 }
-                Line::Socket(socket) if socket.form == Form::Raw => raw += 1,
-                Line::Socket(_) => sockjs += 1,
+                Line::Socket(socket) => {
+                    assert!(!socket.reader.keeps_given(), "a message that has been heard");
+                    *if socket.form == Form::Raw { &mut raw } else { &mut sockjs } += 1;
+                }
             }
         }
         assert_eq!((raw, sockjs), (self.raw_sockets, self.sockjs_sockets));

@@ -35,7 +35,7 @@ enum Held {
 pub(super) struct Socket<P> {
     /// What the application knows of it; `None` once it has been told of the end.
     pub peer: Option<P>,
-    reader: ws::Reader,
+    pub(super) reader: ws::Reader,
     /// There is some only while its answers are not taken.
     unheard: Option<Box<Unheard>>,
     /// The next ping, or the end of the wait for an answer.
@@ -157,6 +157,8 @@ impl<P> Socket<P> {
         // Out of the socket meanwhile, because a message may lie in the reader.
         let mut reader = mem::take(&mut self.reader);
         let used = self.frames(around, &mut reader, input);
+        // Not with the next input: it may never come.
+        reader.forget_given();
         self.reader = reader;
         used
     }

@@ -224,13 +224,13 @@ impl Polled {
         self.receiver = Some(receiver);
     }
 
-    /// It ends. What is on its way still comes first, unless it was too much.
+    /// It ends. What is on its way still comes first, unless it was too much: that goes, even if it
+    /// is over already.
     pub fn end(&mut self, net: &mut impl Net, parting: Parting) {
-        if self.ended.is_some() {
-            return;
+        if self.ended.is_none() {
+            self.ended = Some(parting);
+            self.pending = String::new();
         }
-        self.ended = Some(parting);
-        self.pending = String::new();
         if parting.reason.is_slow() {
             self.clear_inbox(net);
             if let Some(receiver) = &self.receiver {

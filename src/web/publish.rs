@@ -69,8 +69,12 @@ impl<P> Web<P> {
                 self.dismiss_polled(net, app, id, reason.into());
             }
             Line::Socket(_) => self.dismiss_socket(net, app, conn, reason.into()),
-            // What is left there is of a session that goes on elsewhere.
-            Line::Http(_) | Line::Taking(_) | Line::Sender(..) => net.close(conn, reason),
+            // What is left there is of a session that goes on elsewhere. It is cut short, so that
+            // nobody takes it for whole.
+            Line::Http(_) | Line::Taking(_) | Line::Sender(..) => {
+                net.drop_all(conn);
+                net.close(conn, reason);
+            }
             Line::None => {}
         }
     }

@@ -354,7 +354,9 @@ fn check_echo(body: &[u8], output: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SessionId;
     use super::*;
+    use crate::publication::Publication;
 
     #[test]
     fn the_targets_take_anything_and_see_what_they_look_at() {
@@ -396,6 +398,36 @@ mod tests {
         world.give(conn, later.as_bytes());
         assert_eq!(answers(&world), 10);
         world.end();
+    }
+
+    #[test]
+    fn a_large_publication_to_many_who_poll_takes_several_turns() {
+        for (bytes, turns) in [(50_000, &[6, 8][..]), (100_000, &[3, 6, 8]), (300_000, &[2, 3, 4])]
+        {
+            let mut world = World::new();
+            let polls = (0..8).map(|number| {
+                let conn = world.connect(Address::Ip([127, 0, 0, number].into()));
+                let poll = format!("POST /socket/0/{number}/xhr HTTP/1.1\r\nHost: a\r\n\r\n");
+                world.give(conn, poll.repeat(2).as_bytes());
+                conn
+            });
+            let polls: Vec<ConnId> = polls.collect();
+            let data = format!("\"{}\"", "x".repeat(bytes));
+            let publication = Publication::new("c", &data);
+            let World { door, net } = &mut world;
+            let ids: Vec<SessionId> =
+                door.web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).collect();
+            for id in ids {
+                assert!(!door.web.publish(net, id, &publication));
+            }
+            door.web.check_invariants();
+            for count in turns {
+                world.turn();
+                let peers = polls.iter().map(|conn| &world.net.peers[conn.index()]);
+                assert_eq!(peers.filter(|peer| peer.output.len() > bytes).count(), *count);
+            }
+            world.end();
+        }
     }
 
     #[test]

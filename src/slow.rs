@@ -4,8 +4,7 @@
 //! simulation, whenever they have queued a publication for such a peer, or the kernel has taken
 //! bytes of it.
 
-use slab::Slab;
-
+use crate::arena::{NIL, Slots};
 use crate::edge::ConnId;
 use crate::frame::Waiting;
 use crate::limits::Limits;
@@ -56,7 +55,7 @@ pub struct WatchId(u32);
 
 impl WatchId {
     /// It is not watched.
-    pub const NONE: WatchId = WatchId(u32::MAX);
+    pub const NONE: WatchId = WatchId(NIL);
 
     /// Whether it is not watched.
     pub fn is_none(self) -> bool {
@@ -68,9 +67,6 @@ impl WatchId {
 /// has arrived by then, and left room for a little, which the kernel does not tell of: taken only
 /// when its time is over, that would pass for progress, and earn it as much time again.
 const SETTLED_AFTER: u64 = 8;
-
-/// When nobody is watched any more, there is still room for so many.
-const KEPT: usize = 256;
 
 /// One peer that is watched.
 #[derive(Debug)]
@@ -109,14 +105,14 @@ impl Watch {
 #[derive(Debug)]
 pub struct Watches {
     rules: Rules,
-    watches: Slab<Watch>,
+    watches: Slots<Watch>,
     wheel: Wheel<u32>,
 }
 
 impl Watches {
     /// Nobody is watched yet.
     pub fn new(rules: Rules, now: Millis) -> Watches {
-        Watches { rules, watches: Slab::new(), wheel: Wheel::new(now.0) }
+        Watches { rules, watches: Slots::new(), wheel: Wheel::new(now.0) }
     }
 
     /// The rules in force.
@@ -154,9 +150,9 @@ impl Watches {
             return self.end(id);
         }
         if id.is_none() {
-            *id = WatchId(self.watches.insert(Watch::new(conn, now)) as u32);
+            *id = WatchId(self.watches.insert(Watch::new(conn, now)));
         }
-        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
+        let Some(watch) = self.watches.get_mut(id.0) else { return };
         watch.owed = waiting.published;
         if has_taken {
             (watch.taken_at, watch.is_settled) = (now, false);
@@ -171,14 +167,11 @@ impl Watches {
 
     /// It is watched no longer.
     pub fn end(&mut self, id: &mut WatchId) {
-        let watch = self.watches.try_remove(id.0 as usize);
+        let watch = self.watches.remove(id.0);
         if let Some(Watch { timer: Some((_, timer)), .. }) = watch {
             self.wheel.cancel(timer);
         }
         *id = WatchId::NONE;
-        if self.watches.is_empty() && self.watches.capacity() > KEPT {
-            self.watches = Slab::new();
-        }
     }
 
     /// When [`Watches::next`] is wanted at the latest.
@@ -191,7 +184,7 @@ impl Watches {
     pub fn next(&mut self, now: Millis) -> Option<ConnId> {
         self.wheel.advance(now.0);
         while let Some((_, place)) = self.wheel.pop_expired() {
-            let Some(watch) = self.watches.get_mut(place as usize) else { continue };
+            let Some(watch) = self.watches.get_mut(place) else { continue };
             watch.timer = None;
             let conn = watch.conn;
             if self.look_at(WatchId(place)).is_some_and(|at| at <= now) {
@@ -208,7 +201,7 @@ impl Watches {
         let due = self.due(id).filter(|(at, _)| *at <= now);
         if due.is_none() {
             let is_settled = self.settled_at(id).is_some_and(|at| at <= now);
-            if let Some(watch) = self.watches.get_mut(id.0 as usize) {
+            if let Some(watch) = self.watches.get_mut(id.0) {
                 watch.is_settled = is_settled;
             }
             self.arm(id);
@@ -218,7 +211,7 @@ impl Watches {
 
     /// Whether its backlog is too large now, when publications that wait for all take so much.
     pub fn is_lost(&self, id: WatchId, kept: usize, now: Millis) -> bool {
-        let Some(watch) = self.watches.get(id.0 as usize) else { return false };
+        let Some(watch) = self.watches.get(id.0) else { return false };
         let ms = if kept > self.rules.spare_bytes { 0 } else { self.rules.backlog_ms };
         watch.is_over && watch.taken_at.plus(ms) <= now
     }
@@ -234,7 +227,7 @@ impl Watches {
     /// When it is to be cut, and why, if nothing changes.
     fn due(&self, id: WatchId) -> Option<(Millis, CloseReason)> {
         use CloseReason::{Lagging, SlowConsumer, Stalled};
-        let watch = self.watches.get(id.0 as usize)?;
+        let watch = self.watches.get(id.0)?;
         let (rules, taken_at) = (&self.rules, watch.taken_at);
         let over = watch.is_over.then(|| (taken_at.plus(rules.backlog_ms), SlowConsumer));
         let stalled = Some((taken_at.plus(rules.stall_ms), Stalled));
@@ -244,13 +237,13 @@ impl Watches {
 
     /// When it has had the time to take what fits in a moment later.
     fn settled_at(&self, id: WatchId) -> Option<Millis> {
-        let watch = self.watches.get(id.0 as usize)?;
+        let watch = self.watches.get(id.0)?;
         Some(watch.taken_at.plus(self.rules.stall_ms / SETTLED_AFTER))
     }
 
     /// When it is to be asked again.
     fn look_at(&self, id: WatchId) -> Option<Millis> {
-        let is_settled = self.watches.get(id.0 as usize)?.is_settled;
+        let is_settled = self.watches.get(id.0)?.is_settled;
         let settled = self.settled_at(id).filter(|_| !is_settled);
         [self.due(id).map(|(at, _)| at), settled].into_iter().flatten().min()
     }
@@ -259,7 +252,7 @@ impl Watches {
     /// again then, so that progress costs nothing here.
     fn arm(&mut self, id: WatchId) {
         let Some(at) = self.look_at(id) else { return };
-        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
+        let Some(watch) = self.watches.get_mut(id.0) else { return };
         if watch.timer.is_some_and(|(set, _)| set <= at) {
             return;
         }
@@ -399,6 +392,21 @@ mod tests {
         world.expect(110, CloseReason::SlowConsumer);
         world.take(199, 110);
         assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(9000)));
+    }
+
+    #[test]
+    fn a_crowd_that_has_gone_leaves_no_memory_behind() {
+        let mut world = World::new();
+        world.push(50, Kind::Published, 0);
+        let waiting = world.pool.waiting(&world.queue);
+        let mut crowd = vec![WatchId::NONE; 10_000];
+        for id in &mut crowd {
+            world.watches.note(id, ConnId::new(8, 8), waiting, false, Millis(0));
+        }
+        crowd.iter_mut().for_each(|id| world.watches.end(id));
+        let Watches { watches, wheel, .. } = &world.watches;
+        assert_eq!((watches.len(), wheel.len()), (1, 1));
+        assert!(watches.capacity() < 1000, "{}", watches.capacity());
     }
 
     #[test]

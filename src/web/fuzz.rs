@@ -17,8 +17,11 @@ use crate::time::{Millis, Now, UnixMillis};
 const TURNS_MAX: usize = 10_000;
 
 /// Says what it hears.
-#[derive(Debug)]
-struct Echo;
+#[derive(Debug, Default)]
+struct Echo {
+    /// There is no room for answers.
+    is_short: bool,
+}
 
 impl Application for Echo {
     type Peer = ();
@@ -39,6 +42,10 @@ impl Application for Echo {
             Message::Binary(bytes) => outlet.send_binary(bytes),
         }
         Ok(())
+    }
+
+    fn is_short(&self, _: &impl Net) -> bool {
+        self.is_short
     }
 
     fn bounds(&self, _: &()) -> Bounds {
@@ -162,7 +169,7 @@ impl World {
             Service { cookie: true, websocket: false, ..Service::new("/s", &limits) },
         ];
         let proxies = Proxies { networks: Vec::new(), is_unix: true };
-        let door = Standalone::new(services, limits, net.now(), Echo).believing(proxies);
+        let door = Standalone::new(services, limits, net.now(), Echo::default()).believing(proxies);
         World { door, net }
     }
 
@@ -428,6 +435,30 @@ mod tests {
             }
             world.end();
         }
+    }
+
+    #[test]
+    fn whoever_waits_for_room_gets_it_even_if_the_session_is_over() {
+        let mut world = World::new();
+        let conn = world.connect(Address::Unix);
+        world.give(conn, b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2).as_slice());
+        world.door.app.is_short = true;
+        let data = format!("\"{}\"", "x".repeat(10_000));
+        let World { door: Standalone { web, app, .. }, net } = &mut world;
+        let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
+        assert!(!web.publish(net, id, &Publication::new("c", &data)));
+        web.settle(net, app);
+        assert!(web.is_hungry());
+        web.dismiss(net, app, id, CloseReason::Disconnected.into());
+        web.settle(net, app);
+        // So many have gone that the line is looked through.
+        (0..10_000).for_each(|_| web.hungry.push(SessionId::NOWHERE));
+        web.settle(net, app);
+        app.is_short = false;
+        web.settle(net, app);
+        assert!(net.peers[conn.index()].output.ends_with(b"xxx\\\"}\"]\n"));
+        web.check_nobody_waits();
+        world.end();
     }
 
     #[test]

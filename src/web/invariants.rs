@@ -65,5 +65,6 @@ impl<P> Web<P> {
         assert_eq!(self.sessions() + self.strangers(), 0, "sessions that are counted");
         let kept = [self.sessions.len(), self.names.len(), self.wheel.len(), self.dirty.len()];
         assert_eq!(kept, [0; 4], "sessions, their names, their deadlines, and those that changed");
+        self.check_nobody_waits();
     }
 }

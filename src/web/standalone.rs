@@ -12,7 +12,7 @@ use crate::time::{Millis, Now};
 #[derive(Debug)]
 pub struct Standalone<A: Application> {
     pub(super) web: Web<A::Peer>,
-    app: A,
+    pub(super) app: A,
     /// The last slot that a connection was in.
     slots: Vec<ConnId>,
 }

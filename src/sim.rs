@@ -127,8 +127,9 @@ pub struct Report {
     pub control_input_waits: u64,
     /// Times that half of one had to make room for others.
     pub control_input_evicted: u64,
-    /// Times that somebody could not subscribe because all together were subscribed to too much.
-    pub crowded: u64,
+    /// What there was no room for, how often: by what the refusal says before the number, and
+    /// whether that was the limit or what others need of it.
+    pub full: BTreeMap<String, u64>,
     /// Turns after which somebody was still on the way out.
     pub leaving_turns: u64,
     /// Times that other limits came to hold.
@@ -173,8 +174,14 @@ fn run_on(options: Options, ground: impl Ground) -> Report {
     report
 }
 
+/// Whether one namespace could have all that is there for all together.
+fn is_crowded(seed: u64) -> bool {
+    seed % 8 == 3
+}
+
 /// Limits so small that every run reaches some of them; memory is short in every other run.
 fn limits(seed: u64) -> Limits {
+    let is_crowded = is_crowded(seed);
     Limits {
         control_connections: 4,
         control_unauthenticated_connections: 3,
@@ -205,15 +212,15 @@ fn limits(seed: u64) -> Limits {
         answers_pause_bytes: 1024,
         answers_unauthenticated_bytes: 512,
         channels_per_connection: 4,
-        subscriptions: 12,
+        subscriptions: if is_crowded { 12 } else { 240 },
         connections_per_user: 3,
         namespaces: 3,
         name_bytes: 24,
-        grants_per_namespace: 4,
-        grants: 6,
-        states_per_namespace: 6,
-        states_bytes_per_namespace: 400,
-        states: 9,
+        grants_per_namespace: if is_crowded { 16 } else { 4 },
+        grants: if is_crowded { 11 } else { 6 },
+        states_per_namespace: if is_crowded { 16 } else { 6 },
+        states_bytes_per_namespace: if is_crowded { 800 } else { 400 },
+        states: if is_crowded { 11 } else { 9 },
         states_bytes: 600,
         state_bytes: 200,
         list_items: 4,

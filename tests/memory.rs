@@ -296,8 +296,8 @@ fn subscriptions_do_not_end_a_server_with_little_memory() {
     let mut browser = server.browser("demo", r#"{"i":2}"#);
     browser.say(r#"{"event":"subscribe","clb":1,"data":"x"}"#);
     let answer = browser.hear();
-    assert!(answer.contains("too many subscriptions in all, at most "), "{answer}");
-    assert!(metric(&server, "fws_channels") > 10_000.0);
+    assert!(answer.contains(r#"{"ok":true}"#), "the crowd left something: {answer}");
+    assert!(metric(&server, "fws_channels") > 7000.0);
     server.assert_alive();
 }
 

@@ -125,14 +125,27 @@ fn assert_rich(reports: &[Report]) {
         evicted > runs / 64,
         "large commands hardly ever made room for others: {evicted} times"
     );
-    let crowded = sum(reports, |report| report.crowded);
-    assert!(crowded > runs / 16, "there was hardly ever no room for subscriptions: {crowded}");
+    assert_full(reports);
     assert!(2 * sum(reports, |report| report.reloads) > runs, "limits were seldom changed");
     let often = ["control_auth_ms", "http_head_ms", "auth_ms", "heartbeat_ms", "leaves_per_turn"];
     assert_outlived(reports, &often);
     for reason in CloseReason::ALL {
         let count = sum(reports, |report| report.closed[*reason as usize]);
         assert!(count > 0, "nobody was closed for {reason}");
+    }
+}
+
+/// Of all that has limits in all there was too little, and too little to leave others their share.
+fn assert_full(reports: &[Report]) {
+    for what in ["too many subscriptions", "Too many grants", "Too many states"]
+        .into_iter()
+        .chain(["Too many bytes of states"])
+    {
+        for of in ["limit", "share"] {
+            let name = format!("{what} in all: {of}");
+            let count = sum(reports, |report| report.full.get(&name).copied().unwrap_or(0));
+            assert!(count > reports.len() as u64 / 64, "seldom {name}: {count}");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::record::{Before, Key, KeyRef, Undo};
+use super::share::Total;
 use super::state::{State, Value};
 use super::{
     Change, ChannelId, Entry, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, Peer,
@@ -69,10 +70,8 @@ impl Hub {
                 if space.grants.len() >= max {
                     return Err(Refusal::TooMany("grants", max));
                 }
-                let max = self.limits.grants;
-                if self.grants >= max {
-                    return Err(Refusal::TooMany("grants in all", max));
-                }
+                let (most, taken, own) = (self.limits.grants, self.grants, space.grants.len());
+                Total { what: "grants in all", most, taken, own }.check(1)?;
                 Ok(Checked::default())
             }
             Change::Set { channel, user, data, .. } if &**data != "null" => {
@@ -118,24 +117,21 @@ impl Hub {
         if data.len() > limits.state_bytes {
             return Err(Refusal::StateTooLarge(limits.state_bytes));
         }
-        let (count, count_in_all) = (space.states.len(), self.states.len());
-        for (is_full, what, max) in [
-            (is_new && count >= limits.states_per_namespace, "states", limits.states_per_namespace),
-            (is_new && count_in_all >= limits.states, "states in all", limits.states),
-            (
-                bytes > 0 && space.states_bytes + bytes > limits.states_bytes_per_namespace,
-                "bytes of states",
-                limits.states_bytes_per_namespace,
-            ),
-            (
-                bytes > 0 && self.states_bytes + bytes > limits.states_bytes,
-                "bytes of states in all",
-                limits.states_bytes,
-            ),
-        ] {
-            if is_full {
-                return Err(Refusal::TooMany(what, max));
+        if is_new {
+            let (own, max) = (space.states.len(), limits.states_per_namespace);
+            if own >= max {
+                return Err(Refusal::TooMany("states", max));
             }
+            let (most, taken) = (limits.states, self.states.len());
+            Total { what: "states in all", most, taken, own }.check(1)?;
+        }
+        if bytes > 0 {
+            let (own, max) = (space.states_bytes, limits.states_bytes_per_namespace);
+            if own + bytes > max {
+                return Err(Refusal::TooMany("bytes of states", max));
+            }
+            let (most, taken) = (limits.states_bytes, self.states_bytes);
+            Total { what: "bytes of states in all", most, taken, own }.check(bytes)?;
         }
         Ok(())
     }

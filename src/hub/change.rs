@@ -250,4 +250,6 @@ pub enum Refusal {
     StateTooLarge(usize),
     /// There are this many already, and no more may be.
     TooMany(&'static str, usize),
+    /// All together may have this many, and what is left of that is for other namespaces.
+    Share(&'static str, usize),
 }

@@ -12,6 +12,7 @@ mod few;
 mod index;
 mod leave;
 mod record;
+mod share;
 mod state;
 mod states;
 
@@ -260,6 +261,8 @@ pub enum Denied {
     TooManyChannels(usize),
     /// All together have as many as they may have, which is this.
     TooManySubscriptions(usize),
+    /// What is left of those is for other namespaces, or for other connections.
+    Share(usize),
     /// The peer is gone.
     Gone,
 }
@@ -463,14 +466,7 @@ impl Hub {
         let id = self.find_channel(ns, channel);
         let is_in = id.is_some_and(|id| self.is_member(peer, id));
         if !is_in || !id.is_some_and(|id| self.hears(peer, id)) {
-            let max = self.limits.channels_per_connection;
-            if self.channels_of(peer) >= max {
-                return Err(Denied::TooManyChannels(max));
-            }
-            let max = self.limits.subscriptions;
-            if self.present.subscriptions >= max {
-                return Err(Denied::TooManySubscriptions(max));
-            }
+            self.check_subscription(space, self.channels_of(peer))?;
             let id = match id {
                 Some(id) => id,
                 None => self.open_channel(ns, channel).ok_or(Denied::Gone)?,

@@ -207,8 +207,8 @@ pub(super) struct Judge {
     /// The hub's name for each namespace.
     names: BTreeMap<u32, NsId>,
     terms: Terms,
-    /// Subscriptions that found too many of all.
-    pub crowded: u64,
+    /// What there was no room for, how often ([`super::Report::full`]).
+    pub full: BTreeMap<String, u64>,
     /// Since when publications that wait have taken too much memory, at the earliest; and since
     /// when the server must know of it.
     flooded_since: Option<Millis>,
@@ -248,7 +248,7 @@ impl Judge {
             record: Record::new(limits.clone()),
             replica: Replica::new(limits.clone(), now.unix.0),
             terms: Terms::new(limits.clone()),
-            crowded: 0,
+            full: BTreeMap::new(),
             limits,
             lines: BTreeMap::new(),
             now,

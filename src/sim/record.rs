@@ -8,6 +8,9 @@ use serde_json::value::RawValue;
 use super::intent::{Command, Store};
 use crate::limits::Limits;
 
+/// Who has more of what is there for all than so many times what is left gets no more of it.
+pub(super) const SHARE: usize = 8;
+
 /// Why a command fails: code and text of the reply (protocol part 3, and ours).
 pub(super) type Refusal = (u16, String);
 
@@ -113,9 +116,8 @@ impl Record {
                 if is_new && space.grants.len() >= max {
                     return Err(too_many("grants", max));
                 }
-                let max = self.limits.grants;
-                let in_all: usize = self.spaces.values().map(|space| space.grants.len()).sum();
-                if is_new && in_all >= max { Err(too_many("grants in all", max)) } else { Ok(()) }
+                let count = |space: &Space| space.grants.len();
+                self.check_total(space, count, is_new.into(), (self.limits.grants, "grants"))
             }
             Command::Store(store) => self.check_store(space, store, at),
             _ => Ok(()),
@@ -137,10 +139,8 @@ impl Record {
         if state.is_none() && space.states.len() >= max {
             return Err(too_many("states", max));
         }
-        let in_all: usize = self.spaces.values().map(|space| space.states.len()).sum();
-        if state.is_none() && in_all >= self.limits.states {
-            return Err(too_many("states in all", self.limits.states));
-        }
+        let (count, is_new) = (|space: &Space| space.states.len(), state.is_none());
+        self.check_total(space, count, is_new.into(), (self.limits.states, "states"))?;
         let place = (store.channel.clone(), store.user.clone());
         let (before, after) = match state {
             Some(_) if store.is_push => (0, store.data.len() + 1),
@@ -148,15 +148,30 @@ impl Record {
             None if store.is_push => (0, weight(&place, &store.data) + 2),
             None => (0, weight(&place, &store.data)),
         };
-        let here = Self::bytes(space);
-        let there: usize = self.spaces.values().map(Self::bytes).sum();
-        for (bytes, max, what) in [
-            (here, self.limits.states_bytes_per_namespace, "bytes of states"),
-            (there, self.limits.states_bytes, "bytes of states in all"),
-        ] {
-            if after > before && bytes + after - before > max {
-                return Err(too_many(what, max));
-            }
+        let (here, max) = (Self::bytes(space), self.limits.states_bytes_per_namespace);
+        if after > before && here + after - before > max {
+            return Err(too_many("bytes of states", max));
+        }
+        let more = after.saturating_sub(before);
+        self.check_total(space, Self::bytes, more, (self.limits.states_bytes, "bytes of states"))
+    }
+
+    /// Whether a namespace may have so much more of what all together have a limit of.
+    fn check_total(
+        &self,
+        space: &Space,
+        count: impl Fn(&Space) -> usize,
+        more: usize,
+        (max, what): (usize, &str),
+    ) -> Result<(), Refusal> {
+        let (own, in_all) = (count(space), self.spaces.values().map(&count).sum::<usize>());
+        if more > 0 && in_all + more > max {
+            return Err(too_many(&format!("{what} in all"), max));
+        }
+        // The last of them is what the others may need most.
+        if more > 0 && own + more - 1 > SHARE * (max - in_all - more + 1) {
+            let rest = "what is left is for other name spaces";
+            return Err((313, format!("Too many {what} in all, at most {max}: {rest}")));
         }
         Ok(())
     }

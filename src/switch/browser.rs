@@ -301,6 +301,10 @@ impl Site<'_> {
             Err(Denied::TooManySubscriptions(max)) => {
                 refuse(outlet, clb, &format!("too many subscriptions in all, at most {max}"));
             }
+            Err(Denied::Share(max)) => {
+                let most = format!("too many subscriptions in all, at most {max}");
+                refuse(outlet, clb, &format!("{most}: what is left is for others"));
+            }
             Err(Denied::Gone) => refuse(outlet, clb, "need auth"),
         }
     }

@@ -166,6 +166,10 @@ pub(super) fn refused(refusal: Refusal) -> Refused {
         Refusal::TooMany(what, max) => {
             Refused { code: 313, reason: format!("Too many {what}, at most {max}").into() }
         }
+        Refusal::Share(what, max) => {
+            let rest = "what is left is for other name spaces";
+            Refused { code: 313, reason: format!("Too many {what}, at most {max}: {rest}").into() }
+        }
     }
 }
 

@@ -222,36 +222,93 @@ fn b17_channels_connections_and_namespaces_have_a_limit() {
 
 #[test]
 fn b17_subscriptions_of_all_together_have_a_limit() {
-    let limits = [("subscriptions", 3), ("connections_per_user", 3)];
+    let limits = [("subscriptions", 3), ("connections_per_user", 4)];
     let server = Server::start(&Options::limits(&limits));
     let mut control = server.controller("demo");
-    let [mut one, mut two, mut three] = [0; 3].map(|_| server.browser("demo", r#"{"i":1}"#));
-    one.subscribe("a");
-    two.subscribe("a");
-    two.subscribe("b");
+    let mut browsers = [0; 4].map(|_| server.browser("demo", r#"{"i":1}"#));
+    let [one, two, three, four] = &mut browsers;
     let full = r#"{"ok":false,"reason":"too many subscriptions in all, at most 3"}"#;
+    let others = "too many subscriptions in all, at most 3: what is left is for others";
+    let others = format!(r#"{{"ok":false,"reason":"{others}"}}"#);
     let ok = r#"{"ok":true}"#;
     let ask = |browser: &mut Browser, event: &str, channel: &str, answer: &str| {
         browser.say(&format!(r#"{{"event":"{event}","clb":1,"data":"{channel}"}}"#));
         browser.expect(&format!(r#"{{"event":"callBackAnswer","clb":1,"data":{answer}}}"#));
     };
-    ask(&mut three, "subscribe", "a", full);
+    one.subscribe("a");
+    two.subscribe("a");
+    ask(two, "subscribe", "b", &others);
+    three.subscribe("b");
+    ask(four, "subscribe", "a", full);
     // One that is there is no new one, and one that is over makes room.
-    ask(&mut two, "subscribe", "b", ok);
-    ask(&mut one, "unsubscribe", "a", ok);
-    ask(&mut three, "subscribe", "c", ok);
-    ask(&mut one, "subscribe", "a", full);
+    ask(three, "subscribe", "b", ok);
+    ask(one, "unsubscribe", "a", ok);
+    ask(four, "subscribe", "c", ok);
+    ask(one, "subscribe", "a", full);
     control.ok(&emit("b", "1"));
-    two.expect(&message("b", "1"));
+    three.expect(&message("b", "1"));
     // So does whoever goes.
-    drop(two);
+    let [mut one, _two, three, _four] = browsers;
+    drop(three);
     eventually("it is gone", || (connections(&mut control, "b") == 0).then_some(()));
     ask(&mut one, "subscribe", "a", ok);
-    ask(&mut one, "subscribe", "b", ok);
-    ask(&mut one, "subscribe", "d", full);
     control.ask(r#"{"action":"disconnect","params":{"userId":"1"}}"#);
     let mut other = server.browser("demo", r#"{"i":2}"#);
     ask(&mut other, "subscribe", "a", ok);
+}
+
+#[test]
+fn one_namespace_leaves_something_of_all_for_the_next() {
+    let (most, bytes) = (20, 2000);
+    let limits = [("states", most), ("states_bytes", bytes), ("grants", most)];
+    let server = Server::start(&Options::limits(&limits));
+    let (mut one, mut two) = (server.controller("demo"), server.controller("other"));
+    let shared = |what: &str, most: u64| {
+        let rest = "what is left is for other name spaces";
+        refusal(313, &format!("Too many {what} in all, at most {most}: {rest}"))
+    };
+    let set = |name: &str, data: &str| {
+        json!({ "action": "set", "channel": name, "data": data }).to_string()
+    };
+    let grant = |user: usize| {
+        let params = json!({ "userId": user.to_string() });
+        json!({ "action": "subscribe", "channel": "#c", "params": params }).to_string()
+    };
+    // Eight ninths of all, and one.
+    for number in 0..18 {
+        one.ok(&set(&format!("s{number}"), ""));
+        one.ok(&grant(number));
+    }
+    assert_eq!(one.ask(&set("more", "")), shared("states", most));
+    assert_eq!(one.ask(&grant(99)), shared("grants", most));
+    one.ok(&set("s0", &"x".repeat(1600)));
+    assert_eq!(one.ask(&set("s1", &"x".repeat(200))), shared("bytes of states", bytes));
+    // What it has, it may change, and it may have something else instead.
+    one.ok(&set("s0", &"y".repeat(1600)));
+    one.ok(&json!({ "action": "set", "channel": "s17", "data": null }).to_string());
+    one.ok(&set("more", ""));
+    two.ok(&set("s0", &"x".repeat(150)));
+    two.ok(&grant(0));
+}
+
+#[test]
+fn the_first_of_a_crowd_leave_something_for_the_others() {
+    let limits = [("subscriptions", 720), ("channels_per_connection", 128)];
+    let server = Server::start(&Options::limits(&limits));
+    let subscribe = |browser: &mut Browser, channel: usize| {
+        browser.say(&format!(r#"{{"event":"subscribe","clb":1,"data":"c{channel}"}}"#));
+        browser.hear().contains(r#"{"ok":true}"#)
+    };
+    let mut counts = Vec::new();
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        let mut browser = server.browser("demo", r#"{"i":1}"#);
+        counts.push((0..20).take_while(|channel| subscribe(&mut browser, *channel)).count());
+        crowd.push(browser);
+    }
+    assert!(counts.is_sorted_by(|one, next| one >= next) && counts[0] == 10, "{counts:?}");
+    assert!(counts.iter().all(|count| *count > 2), "{counts:?}");
+    assert!(subscribe(&mut server.browser("other", r#"{"i":1}"#), 0));
 }
 
 #[test]

@@ -118,6 +118,7 @@ impl Judge {
         (items, next): (&[Item], &mut usize),
     ) {
         if let Err(refusal) = self.record.check(&command, space, self.at()) {
+            self.note_full(&refusal.1);
             return self.refuse_shown(conn, refusal);
         }
         let at = self.at();

@@ -9,6 +9,7 @@ use crate::frame::FRAME_COST_BYTES;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::intent::{Auth, Command, Event, Intent};
+use crate::sim::record::SHARE;
 use crate::sim::tape::Item;
 
 /// What a frame for that connection takes, if this is one.
@@ -512,28 +513,20 @@ impl Judge {
     }
 
     fn subscribe(&mut self, conn: ConnId, channel: &str, clb: &Option<String>) {
-        let (max, at) = (self.limits.channels_per_connection, self.at());
+        let at = self.at();
         let Some(browser) = self.browser(conn) else { return };
         let (who, is_in) = (browser.who.clone(), browser.channels.contains(channel));
-        let is_full = !is_in && browser.channels.len() >= max;
+        let channels = browser.channels.len();
         let record = who.as_ref().and_then(|(space, _)| self.record.spaces.get(space));
-        let (Some((_, user)), Some(record)) = (&who, record) else {
+        let (Some((space, user)), Some(record)) = (&who, record) else {
             return self.answer(conn, clb, "{\"ok\":false,\"reason\":\"need auth\"}");
         };
         let grant = (channel.to_string(), user.clone());
         if channel.starts_with('#') && !record.grants.contains(&grant) {
             return self.answer(conn, clb, "{\"ok\":false,\"reason\":\"no grant\"}");
         }
-        let most = self.limits.subscriptions;
-        let in_all = || -> usize { self.peers().map(|(.., it)| it.channels.len()).sum() };
-        let reason = if is_full {
-            Some(format!("too many channels, at most {max}"))
-        } else {
-            let is_crowded = !is_in && in_all() >= most;
-            self.crowded += u64::from(is_crowded);
-            is_crowded.then(|| format!("too many subscriptions in all, at most {most}"))
-        };
-        if let Some(reason) = reason {
+        if let Some(reason) = self.crowd(*space, channels).filter(|_| !is_in) {
+            self.note_full(&reason);
             let data = format!("{{\"ok\":false,\"reason\":\"{reason}\"}}");
             return self.answer(conn, clb, &data);
         }
@@ -546,6 +539,35 @@ impl Judge {
         if let (Some(state), Some(line)) = (state, self.lines.get_mut(&conn)) {
             let event = serde_json::to_string(channel).expect("memory takes every byte");
             line.message(format!("{{\"event\":{event},\"data\":{state}}}"));
+        }
+    }
+
+    /// Why somebody with so many channels there gets no more.
+    fn crowd(&self, space: u32, channels: usize) -> Option<String> {
+        let (max, most) = (self.limits.channels_per_connection, self.limits.subscriptions);
+        if channels >= max {
+            return Some(format!("too many channels, at most {max}"));
+        }
+        let of = |it: &Browser| it.channels.len();
+        let in_all: usize = self.peers().map(|(.., it)| of(it)).sum();
+        let own: usize =
+            self.peers().filter(|(_, at, ..)| *at == space).map(|(.., it)| of(it)).sum();
+        if in_all >= most {
+            return Some(format!("too many subscriptions in all, at most {most}"));
+        }
+        // How many the namespace could have one after the other.
+        let fits = |more: &usize| own + more <= SHARE * (most - in_all - more);
+        let room = (0..most - in_all).take_while(fits).count();
+        let others = "what is left is for others";
+        (room == 0 || channels > room / 64)
+            .then(|| format!("too many subscriptions in all, at most {most}: {others}"))
+    }
+
+    /// Somebody was told that there is no room: counts that, without the number.
+    pub(super) fn note_full(&mut self, reason: &str) {
+        if let Some((what, rest)) = reason.split_once(", at most ") {
+            let of = if rest.contains(':') { "share" } else { "limit" };
+            *self.full.entry(format!("{what}: {of}")).or_default() += 1;
         }
     }
 

@@ -10,7 +10,7 @@ use crate::reason::CloseReason;
 use crate::sim::client::{Client, End, SITE, masked};
 use crate::sim::grammar::{Grammar, SERVER_KEY};
 use crate::sim::ground::Ground;
-use crate::sim::intent::{Command, Emit, Event, Intent};
+use crate::sim::intent::{Command, Emit, Event, Intent, Store};
 use crate::sim::judge::Role;
 use crate::sim::ways::Way;
 use crate::time::UnixMillis;
@@ -475,6 +475,9 @@ impl<G: Ground> World<G> {
                 && client.can_speak()
         });
         let Some(i) = controllers else { return };
+        if crate::sim::is_crowded(self.options.seed) && self.net.prng.one_in(2) {
+            return self.hoard(i);
+        }
         let (prng, judge) = (&mut self.net.prng, &self.judge);
         let mut grammar = Grammar { prng, judge, serial: &mut self.serial };
         let channel = grammar.channel();
@@ -495,6 +498,31 @@ impl<G: Ground> World<G> {
             let frame = control::encode(body.as_bytes());
             let intent = Intent::Command(Command::Emit(emit));
             self.clients[i].write(&mut self.judge, &frame, intent);
+        }
+    }
+
+    /// A controller takes all grants, all states or all their bytes that it can get.
+    fn hoard(&mut self, i: usize) {
+        let what = *self.net.prng.pick(&["grants", "states", "bytes"]);
+        self.note(|| format!("it hoards {what}"));
+        for number in 0..12 {
+            let (command, body) = if what == "grants" {
+                let (channel, user) = ("#p".to_string(), format!("u{number}"));
+                let params = format!(r#"{{"userId":"{user}"}}"#);
+                let body =
+                    format!(r##"{{"action":"subscribe","channel":"#p","params":{params}}}"##);
+                (Command::Grant { channel, user, is_withdrawn: false }, body)
+            } else {
+                let long = format!("\"{}\"", "y".repeat(60));
+                let data = if what == "bytes" { long } else { number.to_string() };
+                let channel = format!("h{number}");
+                let body = format!(r#"{{"action":"set","channel":"{channel}","data":{data}}}"#);
+                let (is_push, is_emitted, user, ttl_seconds) = (false, false, None, None);
+                let store = Store { is_push, channel, user, data, ttl_seconds, is_emitted };
+                (Command::Store(store), body)
+            };
+            let frame = control::encode(body.as_bytes());
+            self.clients[i].write(&mut self.judge, &frame, Intent::Command(command));
         }
     }
 }

@@ -246,7 +246,7 @@ impl<G: Ground> World<G> {
             simulated_ms: self.passed_ms,
             reloads: self.reloads,
             outlived,
-            crowded: self.judge.crowded,
+            full: self.judge.full.clone(),
             ..self.report.clone()
         }
     }

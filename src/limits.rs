@@ -173,7 +173,8 @@ limits! {
     /// Input of browsers that waits to be understood or heard, in all; beyond that those of whom
     /// the most waits go.
     input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
-    /// Sessions over HTTP, those without a request that waits included.
+    /// Sessions over HTTP, those without a request that waits included. For one more the oldest
+    /// goes that has not authenticated, or is over.
     sessions: 100_000, 1..=16_000_000;
     /// A session over HTTP ends after so long without a request that waits.
     session_ms: 5000, 100..=3_600_000;

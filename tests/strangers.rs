@@ -231,6 +231,35 @@ fn the_oldest_of_too_many_strangers_goes() {
 }
 
 #[test]
+fn strangers_and_those_who_are_over_make_place_for_sessions() {
+    let (server, admin) = watched(&[("sessions", 3), ("session_ms", 600_000)]);
+    let ours = |path: &str| post(server.ws, &format!("{path}/xhr"), "");
+    let known = open(&server, Some("1"));
+    let (first, second) = (open(&server, None), open(&server, None));
+    let mut poll = Http::connect(server.ws);
+    poll.raw(format!("POST {second}/xhr HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+    shows(admin, "fws_sessions_unauthenticated", 2.0);
+    // The first that came goes altogether, also if it was asked for; whoever waits is told.
+    let _third = open(&server, None);
+    assert_eq!(post(server.ws, &format!("{first}/xhr_send"), r#"["x"]"#).0, 404);
+    let fourth = open(&server, Some("2"));
+    assert!(poll.answer().body.contains("c[3408,\"no auth in time\"]"));
+    let fifth = open(&server, Some("3"));
+    shows(admin, "fws_sessions_unauthenticated", 0.0);
+    // Nobody goes who has said who it is.
+    let more = format!("/socket/{}", session());
+    assert_eq!(ours(&more), (503, "too many sessions\n".into()));
+    // Of those that are over, nobody need be told.
+    let mut control = server.controller("demo");
+    control.ask(r#"{"action":"disconnect","params":{"userId":"1"}}"#);
+    assert_eq!(ours(&more).1, "o\n");
+    assert_eq!(post(server.ws, &format!("{known}/xhr_send"), r#"["x"]"#).0, 404);
+    for path in [fourth, fifth] {
+        assert_eq!(post(server.ws, &format!("{path}/xhr_send"), r#"["x"]"#).0, 204);
+    }
+}
+
+#[test]
 fn when_bodies_take_too_much_the_largest_goes() {
     let (server, admin) = watched(&[("bodies_bytes", 90_000), ("http_body_ms", 60_000)]);
     let path = format!("{}/xhr_send", open(&server, Some("1")));

@@ -95,6 +95,7 @@ fn limits_for(room: u64, limits: &Limits) -> Vec<(&'static str, u64)> {
         ("state_bytes", frame.saturating_sub(1024)),
         // Who has no key does not take the places of those who have one.
         ("control_unauthenticated_connections", (of(BACK_ENDS) / 2).max(1)),
+        ("sessions_unauthenticated", of("sessions")),
         ("control_replies_pause_bytes", part(REPLIES) / back_ends),
         // What is shorter than a small part of this waits for no room.
         ("answers_pause_bytes", part(1).max(ANSWERS_PAUSE_BYTES)),
@@ -160,6 +161,7 @@ mod tests {
             let names = 2 * limits.name_bytes;
             let share = limits.states_bytes / 9 * 8;
             assert!(limits.state_bytes + names <= share, "{mib} MiB");
+            assert!(limits.sessions_unauthenticated <= limits.sessions, "{mib} MiB");
             before = limits;
         }
         let beyond =

@@ -1,9 +1,11 @@
-//! Sessions that have not authenticated: less may wait for them, and there are so many at most.
-//! Each costs its place here, and nothing afterwards. Called where sessions begin and are heard.
+//! Sessions that have not authenticated: less may wait for them, there are so many at most, and
+//! over HTTP they make place for others. Each costs its place here, and nothing afterwards. Called
+//! where sessions begin, are heard and end.
 
 use std::collections::VecDeque;
 
-use super::{Application, SessionId, Web};
+use super::polled::PolledId;
+use super::{Application, Session, SessionId, Web};
 use crate::edge::Net;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -16,6 +18,8 @@ const STALE: usize = 64;
 pub(super) struct Strangers {
     /// In the order in which they came, among others who have authenticated or gone meanwhile.
     line: VecDeque<SessionId>,
+    /// Sessions over HTTP as they came, and again as they were let go, among others who have gone.
+    places: VecDeque<PolledId>,
     /// How many there are.
     count: usize,
     /// The most that there may have been at any time.
@@ -36,6 +40,12 @@ impl Strangers {
     /// The application has heard somebody: whether it knew who that is, and knows now.
     pub fn note(&mut self, was_known: bool, is_known: bool) {
         self.count = self.count + usize::from(was_known) - usize::from(is_known);
+    }
+
+    /// No session over HTTP is left.
+    pub fn give_back_places(&mut self) {
+        self.places.clear();
+        self.places.shrink_to(STALE);
     }
 
     /// Somebody has gone.
@@ -91,6 +101,45 @@ impl<P> Web<P> {
         }
     }
 
+    /// A session over HTTP has begun, or is over and waits for somebody to tell: from now on it may
+    /// have to make place, in its turn.
+    pub(super) fn stand_in_line<A: Application<Peer = P>>(&mut self, app: &A, id: PolledId) {
+        let mut places = std::mem::take(&mut self.strangers.places);
+        places.push_back(id);
+        // No session stands in it more than twice.
+        if places.len() > 4 * self.sessions.len() + STALE {
+            places.retain(|id| self.makes_place(app, *id));
+            places.shrink_to(2 * places.len() + STALE);
+        }
+        self.strangers.places = places;
+    }
+
+    /// All places for sessions over HTTP are taken: the first that has not authenticated, or is
+    /// over, goes altogether. Whether there was one.
+    pub(super) fn make_place<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+    ) -> bool {
+        while let Some(id) = self.strangers.places.pop_front() {
+            if self.makes_place(app, id) {
+                self.dismiss_polled(net, app, id, CloseReason::AuthTimeout.into());
+                self.give(net, id);
+                self.destroy(net, app, id);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a session is nobody's, and nobody waits to be given more than a little of it, for
+    /// which there may be no room.
+    fn makes_place<A: Application<Peer = P>>(&self, app: &A, id: PolledId) -> bool {
+        self.sessions.get(id).is_some_and(|Session { peer, polled }| {
+            peer.as_ref().is_none_or(|peer| !app.is_known(peer)) && !polled.owes_much()
+        })
+    }
+
     fn is_stranger<A: Application<Peer = P>>(&self, app: &A, id: SessionId) -> bool {
         self.peer(id).is_some_and(|peer| !app.is_known(peer))
     }
@@ -104,7 +153,8 @@ impl<P> Web<P> {
     }
 
     pub(super) fn check_strangers(&self) {
-        let Strangers { line, count, most } = &self.strangers;
+        let Strangers { line, places, count, most } = &self.strangers;
+        assert!(!self.sessions.is_empty() || places.is_empty(), "memory of those who have gone");
         let living = line.iter().filter(|id| self.peer(**id).is_some());
         assert!(living.count() >= *count, "a stranger stands in no line");
         assert!(count <= most && line.len() <= 2 * most + STALE + 1);

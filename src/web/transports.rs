@@ -80,12 +80,12 @@ impl<P> Web<P> {
             }
         }
         let key = KeyRef(at as u16, name);
-        let id = match self.names.get(&key) {
-            Some(id) => *id,
+        let id = match self.names.get(&key).copied() {
+            Some(id) => id,
             None if self.back_ms.is_some() => {
                 return self.back_ms.map(super::drain::unavailable);
             }
-            None if self.names.len() >= self.limits.sessions => {
+            None if self.names.len() >= self.limits.sessions && !self.make_place(net, app) => {
                 return Some(Response::new(503).text("too many sessions\n").close());
             }
             None => self.open_session(net, app, (at as u16, Rc::from(name))),
@@ -130,6 +130,7 @@ impl<P> Web<P> {
             Ok(opened) => *peer = Some(opened),
             Err(parting) => polled.end(net, parting),
         }
+        self.stand_in_line(app, id);
         self.meet(net, app, session);
         id
     }
@@ -524,6 +525,7 @@ impl<P> Web<P> {
         }
         let peer = peer.take();
         self.forget(app, peer);
+        self.stand_in_line(app, id);
     }
 
     pub(super) fn polled(&mut self, id: PolledId) -> Option<&mut Polled> {
@@ -557,6 +559,9 @@ impl<P> Web<P> {
         self.names.remove(&polled.key);
         if self.names.capacity() > 8 * self.names.len() + NAMES_KEPT {
             self.names.shrink_to(2 * self.names.len());
+        }
+        if self.names.is_empty() {
+            self.strangers.give_back_places();
         }
         self.bodies.bytes -= polled.counted_bytes;
         polled.clear_inbox(net);

@@ -144,6 +144,14 @@ mod tests {
         held + (replies + beyond) as u64
     }
 
+    /// As `docs/operations.md` says under *Sizing*.
+    #[test]
+    fn a_container_lets_in_as_many_browsers_as_the_docs_say() {
+        let connections = |mib: u64| limits_in((mib << 20) - OWN_MEMORY).connections;
+        assert_eq!([64, 256, 1024].map(connections), [2318, 13_449, 57_971]);
+        assert!(connections(200) >= 10_000 && connections(1792) >= 100_000);
+    }
+
     #[test]
     fn all_that_can_be_full_at_once_fits() {
         let mut before = Limits { connections: 0, ..Limits::default() };

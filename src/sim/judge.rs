@@ -31,7 +31,7 @@ use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
-use addresses::Whereabouts;
+use addresses::{Whereabouts, household};
 use expected::Expected;
 use queues::Queue;
 use recovery::{Disk, Past};
@@ -89,6 +89,8 @@ pub(super) enum Role {
 
 #[derive(Debug, Default)]
 pub(super) struct Controller {
+    /// Where it is: all addresses that are one have the same text.
+    place: String,
     /// Namespace, and the key that opened it.
     pub auth: Option<(u32, String)>,
     waits: bool,
@@ -315,7 +317,8 @@ impl Judge {
         let role = match door {
             Door::Control => {
                 let (heard_at, auth_by) = (self.now.mono, self.term("control_auth_ms"));
-                Role::Controller(Controller { heard_at, auth_by, ..Controller::default() })
+                let place = household(from);
+                Role::Controller(Controller { place, heard_at, auth_by, ..Controller::default() })
             }
             Door::Web | Door::Admin => Role::Http(self.term("http_head_ms")),
         };
@@ -339,20 +342,8 @@ impl Judge {
         }
         if door == Door::Control && controllers >= self.limits.control_connections {
             self.close(conn, CloseReason::Full);
-        }
-        let is_stranger = |line: &Line| {
-            let is_in = !line.is_gone && line.closing != Some(CloseReason::Full);
-            is_in && matches!(&line.role, Role::Controller(c) if !c.was_somebody)
-        };
-        let strangers = self.lines.iter().filter(|(_, line)| is_stranger(line));
-        let mut strangers: Vec<ConnId> =
-            strangers.map(|(conn, _)| *conn).filter(|conn| !self.evicted.contains(conn)).collect();
-        strangers.sort_by_key(|conn| conn.generation);
-        let max = self.limits.control_unauthenticated_connections;
-        if door == Door::Control && strangers.len() > max {
-            let oldest = strangers[0];
-            self.evicted.insert(oldest);
-            self.let_go_answered(oldest, CloseReason::ControlAuth);
+        } else if door == Door::Control {
+            self.make_room_for_back_ends(from);
         }
     }
 

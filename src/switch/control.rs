@@ -14,7 +14,7 @@ use super::deadlines::Deadlines;
 use super::intake::Room;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::shortage::Wanted;
-use super::{Stranger, Switch, WHOLE, Waiter, text};
+use super::{Switch, WHOLE, Waiter, text};
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
@@ -131,7 +131,7 @@ impl Controller {
 
     /// Closes it: at once, or when it has the replies that it is owed. A fault of its own that is
     /// known already stays the reason.
-    fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+    pub fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         let reason = self.fault.unwrap_or(reason);
         if self.replies.is_empty() && !self.is_waiting() {
             net.close(conn, reason);
@@ -351,7 +351,7 @@ impl<J: Journal> Switch<J> {
                 let ns = self.named(&name)?;
                 let auth = (ns, self.key_epoch(ns, &key, at)?);
                 controller.admit(net, conn, auth);
-                self.strangers.remove(&Stranger::of(conn));
+                self.strangers.remove(conn);
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
@@ -509,14 +509,6 @@ impl<J: Journal> Switch<J> {
             }
             false
         });
-    }
-
-    /// The controller that has gone longest without authenticating makes room for another, once it
-    /// has what it is owed.
-    pub(super) fn evict_stranger(&mut self, net: &mut impl Net) {
-        let Some(Stranger { conn, .. }) = self.strangers.pop_first() else { return };
-        let Some(controller) = self.seats.controller(conn) else { return };
-        controller.let_go(net, conn, CloseReason::ControlAuth);
     }
 
     /// Closes a connection that sends no more, once it has all its answers.

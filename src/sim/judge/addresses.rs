@@ -1,9 +1,9 @@
-//! Where browsers are, and how many of one place there may be: counted anew each time.
+//! Where clients are, and how many of one place there may be: counted anew each time.
 
 use std::net::IpAddr;
 
 use super::expected::Expected;
-use super::{Judge, Line};
+use super::{Judge, Line, Role};
 use crate::address::Address;
 use crate::edge::ConnId;
 use crate::reason::CloseReason;
@@ -18,7 +18,7 @@ pub(super) struct Whereabouts {
 }
 
 /// All addresses that are one have the same text.
-fn household(address: Address) -> String {
+pub(super) fn household(address: Address) -> String {
     match address {
         Address::Ip(IpAddr::V4(ip)) => ip.to_string(),
         Address::Ip(IpAddr::V6(ip)) => format!("{:x?}", &ip.segments()[..4]),
@@ -27,6 +27,38 @@ fn household(address: Address) -> String {
 }
 
 impl Judge {
+    /// A back end has come from there, of whom nobody knows who it is. If there are too many of
+    /// those, one goes: the oldest of the place with most of them, if it is not only through the
+    /// socket of this machine that there is room for anybody; of two such places the older.
+    pub(super) fn make_room_for_back_ends(&mut self, from: Address) {
+        let strangers: Vec<(ConnId, &str)> = self
+            .lines
+            .iter()
+            .filter(|(conn, line)| {
+                !line.is_gone
+                    && line.closing != Some(CloseReason::Full)
+                    && !self.evicted.contains(conn)
+            })
+            .filter_map(|(conn, line)| match &line.role {
+                Role::Controller(c) if !c.was_somebody => Some((*conn, c.place.as_str())),
+                _ => None,
+            })
+            .collect();
+        if strangers.len() <= self.limits.control_unauthenticated_connections {
+            return;
+        }
+        let local = household(Address::Unix);
+        let may_go = |place: &str| from == Address::Unix || place != local;
+        let crowd = |place: &str| strangers.iter().filter(|(_, other)| *other == place).count();
+        let first = strangers
+            .iter()
+            .filter(|(_, place)| may_go(place))
+            .max_by_key(|(conn, place)| (crowd(place), std::cmp::Reverse(conn.generation)));
+        let (first, _) = *first.expect("the newcomer is one of them");
+        self.evicted.insert(first);
+        self.let_go_answered(first, CloseReason::ControlAuth);
+    }
+
     /// A browser, or a proxy, has come from there.
     pub(super) fn came(&mut self, conn: ConnId, from: Address) {
         let is_proxy = match from {

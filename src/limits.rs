@@ -111,7 +111,7 @@ limits! {
     /// Connections to the control port that have not authenticated; beyond that the oldest of the
     /// address that has most of them goes.
     control_unauthenticated_connections: 64, 1..=1_000_000;
-    /// Time between a connection to the control port and a good `auth`.
+    /// Time between a connection to the control port, or the end of its key, and a good `auth`.
     control_auth_ms: 5000, 100..=3_600_000;
     /// Wrong keys on one control connection that close it.
     control_wrong_keys: 5, 1..=1_000_000;

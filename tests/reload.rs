@@ -318,3 +318,35 @@ fn a_storm_of_signals_disturbs_nobody() {
     assert_eq!(control.ask(PING), DONE);
     server.assert_alive();
 }
+
+#[test]
+fn whose_key_is_good_no_longer_has_as_long_as_a_newcomer() {
+    let mut options = Options::limits(&[("control_auth_ms", 400)]);
+    let server = Server::start(&options);
+    let mut other = server.controller("other");
+    let mut registered = |name| {
+        let reply: Value = serde_json::from_str(&other.ask(&register(name, SERVER_KEY))).unwrap();
+        let mut control = server.control();
+        assert_eq!(auth(&mut control, name, reply["secretKey"].as_str().unwrap()), DONE);
+        control
+    };
+    let [mut rotated, mut removed] = ["shop", "gone"].map(&mut registered);
+    let [mut silent, mut again] = [(); 2].map(|()| server.controller("demo"));
+    // None of them says anything meanwhile.
+    options.config["namespaces"]["demo"] = json!("another-key");
+    rewrite(&server, &options.config);
+    reload(&server);
+    assert_eq!(auth(&mut again, "demo", "another-key"), DONE);
+    silent.expect_closed();
+    let grace = json!({ "grace": 1 });
+    let rotate = json!({ "action": "rotateKey", "name": "shop", "key": SERVER_KEY,
+        "params": grace });
+    assert!(other.ask(&rotate.to_string()).contains("true"));
+    other
+        .ok(&json!({ "action": "removeNameSpace", "name": "gone", "key": SERVER_KEY }).to_string());
+    removed.expect_closed();
+    rotated.ok(PING);
+    rotated.expect_closed();
+    again.ok(PING);
+    other.ok(PING);
+}

@@ -250,6 +250,7 @@ impl Hub {
             space.old_key = old.map(|old| (old, grace_until));
             self.graces_end = self.graces_end.max(grace_until);
             space.key_epoch = space.key_epoch.wrapping_add(1);
+            self.key_changes += 1;
         }
         Outcome::Key(key)
     }

@@ -106,6 +106,8 @@ pub(super) struct Controller {
     held_ms: usize,
     heard_at: Millis,
     auth_by: Term,
+    /// It has not authenticated, or its key is no longer good: the how many-eth of those.
+    stranger: Option<u64>,
     /// It has been authenticated, whatever became of that.
     was_somebody: bool,
     wrong_keys: usize,
@@ -229,8 +231,8 @@ pub(super) struct Judge {
     gathered: Option<((u32, String), BTreeMap<ConnId, usize>)>,
     /// The date has been changed in this run.
     pub has_date_jumped: bool,
-    /// Controllers that had to make room for others before they had authenticated.
-    evicted: BTreeSet<ConnId>,
+    /// How often a controller was nobody.
+    strangers: u64,
     pub is_stopping: bool,
     disk: Disk,
     /// The disk hangs: who is not heard may wait for it, and for nothing else.
@@ -272,7 +274,7 @@ impl Judge {
             closings: Vec::new(),
             gathered: None,
             has_date_jumped: false,
-            evicted: BTreeSet::new(),
+            strangers: 0,
             is_stopping: false,
             disk: Disk::default(),
             is_disk_stuck: false,
@@ -316,9 +318,8 @@ impl Judge {
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
             Door::Control => {
-                let (heard_at, auth_by) = (self.now.mono, self.term("control_auth_ms"));
-                let place = household(from);
-                Role::Controller(Controller { place, heard_at, auth_by, ..Controller::default() })
+                let (place, heard_at) = (household(from), self.now.mono);
+                Role::Controller(Controller { place, heard_at, ..Controller::default() })
             }
             Door::Web | Door::Admin => Role::Http(self.term("http_head_ms")),
         };
@@ -341,9 +342,9 @@ impl Judge {
             self.came(conn, from);
         }
         if door == Door::Control && controllers >= self.limits.control_connections {
-            self.close(conn, CloseReason::Full);
+            self.let_go_answered(conn, CloseReason::Full);
         } else if door == Door::Control {
-            self.make_room_for_back_ends(from);
+            self.is_nobody(conn);
         }
     }
 

@@ -156,6 +156,7 @@ impl<G: Ground> World<G> {
         self.report.calls += 1;
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
+        self.judge.look_at_keys();
         self.judge_items(&items, None);
         let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();

@@ -56,7 +56,7 @@ use settings::{service, shared_bytes_min};
 use shared::SharedStates;
 use shortage::Shortage;
 use spread::Spread;
-use strangers::Strangers;
+use strangers::{KeyWatch, Strangers};
 
 pub use census::Census;
 #[doc(hidden)]
@@ -100,6 +100,7 @@ pub struct Switch<J> {
     seats: Seats,
     /// Back ends that have not authenticated.
     strangers: Strangers,
+    key_watch: KeyWatch,
     /// All browsers.
     web: Web<Browser>,
     /// Who waits for a place in the order.
@@ -160,6 +161,7 @@ impl<J: Journal> Switch<J> {
             journal,
             seats: Seats::default(),
             strangers: Strangers::default(),
+            key_watch: KeyWatch::default(),
             waiting: HashMap::new(),
             spreads: VecDeque::new(),
             reply_buffer: Vec::new(),
@@ -413,11 +415,10 @@ impl<J: Journal> Handler for Switch<J> {
         match door {
             Door::Control => {
                 let is_full = self.seats.controllers() >= self.limits.control_connections;
-                let controller = Controller::new(net, conn, &self.limits);
-                self.seats.seat_controller(conn, controller);
-                match is_full {
-                    true => net.close(conn, CloseReason::Full),
-                    false => self.meet(net, conn, from.into()),
+                self.seats.seat_controller(conn, Controller::new(from.into()));
+                match self.seats.controller(conn).filter(|_| is_full) {
+                    Some(controller) => controller.let_go(net, conn, CloseReason::Full),
+                    None => self.meet(net, conn),
                 }
             }
             Door::Web => {
@@ -532,7 +533,7 @@ impl<J: Journal> Handler for Switch<J> {
         let shortage = self.shortage_due(net);
         let spread = (self.flood.is_none() && !self.spreads.is_empty()).then_some(Millis(0));
         let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due(), spread];
-        [end, journal, shared, web].into_iter().chain(others).flatten().min()
+        [end, journal, shared, web, self.keys_due()].into_iter().chain(others).flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
@@ -547,6 +548,7 @@ impl<J: Journal> Handler for Switch<J> {
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
+        self.look_at_keys(net);
         let (web, mut site) = self.split();
         web.tick(net, &mut site);
         self.drain(net);

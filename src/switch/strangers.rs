@@ -1,7 +1,7 @@
 //! Back ends that have not authenticated: so many at most, and where each of them is. One too many
 //! makes room at the place that has most of them, so that nobody who comes as fast as can be, from
-//! wherever that is, takes the places of others. Knows no connection but by its id; `control` tells
-//! who comes and goes.
+//! wherever that is, takes the places of others. Whose key is good no longer is one of them again.
+//! `control` tells who comes and goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,10 @@ use crate::address::Household;
 use crate::edge::{ConnId, Net};
 use crate::journal::Journal;
 use crate::reason::CloseReason;
+use crate::time::{Millis, UnixMillis};
+
+/// Back ends whose keys are looked at in one turn, at most.
+const LOOKED_AT_PER_TURN: usize = 64;
 
 /// How soon one of a household makes room: the later, the fewer they are, and of as many the later
 /// the first of them came.
@@ -38,6 +42,11 @@ impl Strangers {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = ConnId> {
         self.places.keys().copied()
+    }
+
+    /// Whether it is one.
+    pub fn has(&self, conn: ConnId) -> bool {
+        self.places.contains_key(&conn)
     }
 
     /// One has come, or is one again.
@@ -98,10 +107,25 @@ impl Strangers {
     }
 }
 
+/// What is known of the keys that back ends have come with.
+#[derive(Debug, Default)]
+pub(super) struct KeyWatch {
+    /// Changes of keys for which it has been looked who is somebody.
+    seen: u64,
+    /// From whom on that is still to be looked at.
+    next: Option<ConnId>,
+    /// When the first of those keys ends that have an end, as far as is known.
+    due: Option<Millis>,
+}
+
 impl<J: Journal> Switch<J> {
-    /// A stranger has come from there. If it is one too many, one of them goes, once it has what it
-    /// is owed.
-    pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId, household: Household) {
+    /// Somebody is a stranger from now on, and has its time to authenticate. If it is one too many,
+    /// one of them goes, once it has what it is owed.
+    pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId) {
+        let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
+        let Some(controller) = self.seats.controller(conn) else { return };
+        controller.admit(net, conn, Some(auth_by));
+        let household = controller.household;
         self.strangers.insert(conn, household);
         if self.strangers.len() > self.limits.control_unauthenticated_connections {
             self.evict_stranger(net, household);
@@ -114,6 +138,65 @@ impl<J: Journal> Switch<J> {
         self.strangers.remove(conn);
         if let Some(controller) = self.seats.controller(conn) {
             controller.let_go(net, conn, CloseReason::ControlAuth);
+        }
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// When it is to be looked whose key is no longer good.
+    pub(super) fn keys_due(&self) -> Option<Millis> {
+        if self.drain.is_some() {
+            return None;
+        }
+        let KeyWatch { seen, next, due } = &self.key_watch;
+        let is_now = next.is_some() || *seen != self.hub.key_changes();
+        if is_now { Some(Millis(0)) } else { *due }
+    }
+
+    /// When keys have changed or ended: whoever came with one of those is a stranger again, and
+    /// whose key is good after all is not. Some in a turn.
+    pub(super) fn look_at_keys(&mut self, net: &mut impl Net) {
+        if self.keys_due().is_none_or(|due| net.now().mono < due) {
+            return;
+        }
+        let from = self.key_watch.next.unwrap_or_else(|| {
+            self.key_watch = KeyWatch { seen: self.hub.key_changes(), ..KeyWatch::default() };
+            ConnId::new(0, 0)
+        });
+        let mut conns = self.seats.controllers_from(from, LOOKED_AT_PER_TURN + 1);
+        let next = conns.get(LOOKED_AT_PER_TURN).copied();
+        conns.truncate(LOOKED_AT_PER_TURN);
+        for conn in conns {
+            self.look_at_key_of(net, conn);
+        }
+        self.key_watch.next = next;
+    }
+
+    fn look_at_key_of(&mut self, net: &mut impl Net, conn: ConnId) {
+        let at = self.at(net.now());
+        let Some(controller) = self.seats.controller(conn).filter(|it| !it.is_ended) else {
+            return;
+        };
+        let until = controller.auth.map(|(ns, epoch)| self.hub.key_until(ns, epoch));
+        match (until.filter(|until| at < *until), self.strangers.has(conn)) {
+            (None, false) => self.meet(net, conn),
+            (None, true) => {}
+            (Some(until), is_stranger) => {
+                if is_stranger {
+                    // The change of its key was taken back.
+                    controller.admit(net, conn, None);
+                    self.strangers.remove(conn);
+                }
+                self.note_key(until);
+            }
+        }
+    }
+
+    /// Somebody has come with a key that is good until then.
+    pub(super) fn note_key(&mut self, until: UnixMillis) {
+        if until != UnixMillis(u64::MAX) {
+            let ends = Millis(until.0.saturating_sub(self.epoch));
+            self.key_watch.due = Some(self.key_watch.due.map_or(ends, |due| due.min(ends)));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where clients are, and how many of one place there may be: counted anew each time.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::expected::Expected;
@@ -27,20 +28,21 @@ pub(super) fn household(address: Address) -> String {
 }
 
 impl Judge {
-    /// A back end has come from there, of whom nobody knows who it is. If there are too many of
-    /// those, one goes: the oldest of the place with most of them, if it is not only through the
-    /// socket of this machine that there is room for anybody; of two such places the older.
-    pub(super) fn make_room_for_back_ends(&mut self, from: Address) {
-        let strangers: Vec<(ConnId, &str)> = self
+    /// Nobody knows any more who a back end is, or not yet. If there are too many of those, one
+    /// goes: the oldest of the place with most of them, of two such places the older; but nobody
+    /// through the socket of this machine for one who is elsewhere.
+    pub(super) fn is_nobody(&mut self, conn: ConnId) {
+        let (number, auth_by) = (self.strangers, self.term("control_auth_ms"));
+        self.strangers += 1;
+        let Some(controller) = self.controller(conn) else { return };
+        (controller.stranger, controller.auth_by) = (Some(number), auth_by);
+        let from = controller.place.clone();
+        let strangers: Vec<(ConnId, &str, u64)> = self
             .lines
             .iter()
-            .filter(|(conn, line)| {
-                !line.is_gone
-                    && line.closing != Some(CloseReason::Full)
-                    && !self.evicted.contains(conn)
-            })
+            .filter(|(_, line)| !line.is_gone)
             .filter_map(|(conn, line)| match &line.role {
-                Role::Controller(c) if !c.was_somebody => Some((*conn, c.place.as_str())),
+                Role::Controller(c) => c.stranger.map(|number| (*conn, c.place.as_str(), number)),
                 _ => None,
             })
             .collect();
@@ -48,15 +50,38 @@ impl Judge {
             return;
         }
         let local = household(Address::Unix);
-        let may_go = |place: &str| from == Address::Unix || place != local;
-        let crowd = |place: &str| strangers.iter().filter(|(_, other)| *other == place).count();
+        let may_go = |place: &str| from == local || place != local;
+        let crowd = |place: &str| strangers.iter().filter(|(_, other, _)| *other == place).count();
         let first = strangers
             .iter()
-            .filter(|(_, place)| may_go(place))
-            .max_by_key(|(conn, place)| (crowd(place), std::cmp::Reverse(conn.generation)));
-        let (first, _) = *first.expect("the newcomer is one of them");
-        self.evicted.insert(first);
+            .filter(|(_, place, _)| may_go(place))
+            .max_by_key(|(_, place, number)| (crowd(place), Reverse(*number)));
+        let (first, ..) = *first.expect("the newcomer is one of them");
         self.let_go_answered(first, CloseReason::ControlAuth);
+        if let Some(controller) = self.controller(first) {
+            controller.stranger = None;
+        }
+    }
+
+    /// A turn begins: whose key is no longer good is nobody, whose is good after all is somebody.
+    pub fn look_at_keys(&mut self) {
+        let at = self.at();
+        let conns: Vec<ConnId> = self.lines.keys().copied().collect();
+        for conn in conns {
+            let line = &self.lines[&conn];
+            let Role::Controller(controller) = &line.role else { continue };
+            if self.is_stopping || line.is_gone || controller.is_ended {
+                continue;
+            }
+            let auth = controller.auth.as_ref();
+            let is_good = auth.is_some_and(|(space, key)| self.record.opens(*space, key, at));
+            let was_good = controller.stranger.is_none();
+            match self.controller(conn) {
+                Some(controller) if is_good => controller.stranger = None,
+                _ if was_good => self.is_nobody(conn),
+                _ => {}
+            }
+        }
     }
 
     /// A browser, or a proxy, has come from there.

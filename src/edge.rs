@@ -150,6 +150,12 @@ pub trait Net {
     /// The time of this turn.
     fn now(&self) -> Now;
 
+    /// Where a peer is, while it is open; `None` if that is not known. This asks the system: not
+    /// for every turn.
+    fn address(&self, _: ConnId) -> Option<Address> {
+        None
+    }
+
     /// Fills the slice from the system's random source (a simulator's: from its seed).
     fn random(&mut self, out: &mut [u8]);
 

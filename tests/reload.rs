@@ -9,6 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use common::browser::Browser;
 use common::control::Control;
 use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
+use common::web::Http;
 use common::{DEADLINE, eventually};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
@@ -83,6 +84,23 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     server.assert_alive();
 }
 
+#[test]
+fn a_new_cap_on_one_address_counts_those_who_are_here() {
+    let mut options = Options::default();
+    let server = Server::start(&options);
+    let mut here: Vec<_> = (0..60).map(|_| server.browser("demo", r#"{"i":1}"#)).collect();
+    options.config["limits"] = json!({ "connections_per_address": 59 });
+    rewrite(&server, &options.config);
+    reload(&server);
+    let ask = || {
+        let mut http = Http::connect(server.ws);
+        (http.ask("GET /socket", &[], "").status, http)
+    };
+    assert_eq!(ask().0, 503);
+    here.truncate(58);
+    let _last = eventually("there is room", || Some(ask()).filter(|(status, _)| *status == 200));
+    assert_eq!(ask().0, 503);
+}
 #[test]
 fn strangers_over_a_lower_limit_stay_and_the_oldest_makes_room() {
     let mut options = Options::limits(&[("sessions_unauthenticated", 4), ("auth_ms", 3_600_000)]);

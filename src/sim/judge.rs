@@ -59,6 +59,7 @@ pub(super) struct Line {
     pub closing: Option<CloseReason>,
     /// The switch has been told to forget it.
     pub is_gone: bool,
+    from: Address,
     whereabouts: Whereabouts,
     /// A request has had its answer.
     is_answered_once: bool,
@@ -231,6 +232,8 @@ pub(super) struct Judge {
     gathered: Option<((u32, String), BTreeMap<ConnId, usize>)>,
     /// The date has been changed in this run.
     pub has_date_jumped: bool,
+    /// There was no cap on the connections of one address until now.
+    is_cap_new: bool,
     /// How often a controller was nobody.
     strangers: u64,
     pub is_stopping: bool,
@@ -274,6 +277,7 @@ impl Judge {
             closings: Vec::new(),
             gathered: None,
             has_date_jumped: false,
+            is_cap_new: false,
             strangers: 0,
             is_stopping: false,
             disk: Disk::default(),
@@ -286,6 +290,8 @@ impl Judge {
 
     /// These limits hold from now on.
     pub fn reload(&mut self, limits: &Limits) {
+        self.is_cap_new |=
+            self.limits.connections_per_address == 0 && limits.connections_per_address > 0;
         self.input_max = self.input_max.max(limits.control_input_bytes);
         self.record.set_limits(limits.clone());
         self.replica.set_limits(limits.clone());
@@ -331,6 +337,7 @@ impl Judge {
             queue: Queue::default(),
             closing: None,
             is_gone: false,
+            from,
             whereabouts: Whereabouts::default(),
             is_answered_once: false,
             delivered: 0,

@@ -103,6 +103,8 @@ pub struct Switch<J> {
     key_watch: KeyWatch,
     /// All browsers.
     web: Web<Browser>,
+    /// From which slot on those are to be counted who came before there was a cap on addresses.
+    count_from: Option<usize>,
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, Waiter>,
     /// Emits to several channels that go on in the next turns, in turn.
@@ -162,6 +164,7 @@ impl<J: Journal> Switch<J> {
             seats: Seats::default(),
             strangers: Strangers::default(),
             key_watch: KeyWatch::default(),
+            count_from: None,
             waiting: HashMap::new(),
             spreads: VecDeque::new(),
             reply_buffer: Vec::new(),
@@ -531,7 +534,9 @@ impl<J: Journal> Handler for Switch<J> {
         let flood = self.flood_due(net);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
         let shortage = self.shortage_due(net);
-        let spread = (self.flood.is_none() && !self.spreads.is_empty()).then_some(Millis(0));
+        let has_more =
+            self.flood.is_none() && !self.spreads.is_empty() || self.count_from.is_some();
+        let spread = has_more.then_some(Millis(0));
         let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due(), spread];
         [end, journal, shared, web, self.keys_due()].into_iter().chain(others).flatten().min()
     }
@@ -549,6 +554,7 @@ impl<J: Journal> Handler for Switch<J> {
             self.handle(net, event);
         }
         self.look_at_keys(net);
+        self.count_in(net);
         let (web, mut site) = self.split();
         web.tick(net, &mut site);
         self.drain(net);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::expected::Expected;
 use super::{Judge, Line, Role};
 use crate::address::Address;
-use crate::edge::ConnId;
+use crate::edge::{ConnId, Door};
 use crate::reason::CloseReason;
 
 /// Where a browser is, as far as is known.
@@ -16,6 +16,15 @@ pub(super) struct Whereabouts {
     proxy: Option<String>,
     /// What it counts as.
     counts_as: Option<String>,
+}
+
+/// Whether one there is believed where it says whom it speaks for.
+fn is_proxy(address: Address) -> bool {
+    match address {
+        Address::Ip(IpAddr::V4(ip)) => ip.octets()[0] == 10,
+        Address::Ip(IpAddr::V6(ip)) => ip.octets()[0] == 0xFD,
+        Address::Unix => true,
+    }
 }
 
 /// All addresses that are one have the same text.
@@ -86,19 +95,28 @@ impl Judge {
 
     /// A browser, or a proxy, has come from there.
     pub(super) fn came(&mut self, conn: ConnId, from: Address) {
-        let is_proxy = match from {
-            Address::Ip(IpAddr::V4(ip)) => ip.octets()[0] == 10,
-            Address::Ip(IpAddr::V6(ip)) => ip.octets()[0] == 0xFD,
-            Address::Unix => true,
-        };
         let Some(line) = self.lines.get_mut(&conn) else { return };
         line.whereabouts = Whereabouts::default();
         if self.limits.connections_per_address == 0 {
             return;
         }
-        match is_proxy {
+        match is_proxy(from) {
             true => line.whereabouts.proxy = Some(household(from)),
             false => self.counts(conn, household(from)),
+        }
+    }
+
+    /// A turn begins behind which there is a cap where there was none: all count who are here.
+    pub fn count_in(&mut self) {
+        if !std::mem::take(&mut self.is_cap_new) || self.limits.connections_per_address == 0 {
+            return;
+        }
+        let is_here = |line: &&mut Line| {
+            let is_open = !line.is_gone && line.closing.is_none() && line.door() == Door::Web;
+            is_open && line.whereabouts.proxy.is_none() && !is_proxy(line.from)
+        };
+        for line in self.lines.values_mut().filter(is_here) {
+            line.whereabouts.counts_as.get_or_insert_with(|| household(line.from));
         }
     }
 

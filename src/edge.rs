@@ -214,7 +214,7 @@ pub trait Net {
     fn close(&mut self, conn: ConnId, reason: CloseReason);
 
     /// As [`Net::close`], for one who may not be here: it has a moment and no more to take what is
-    /// queued, so that nobody is kept out by crowds of those.
+    /// queued, and none if nothing is, so that nobody is kept out by crowds of those.
     fn expel(&mut self, conn: ConnId, reason: CloseReason) {
         self.close(conn, reason);
     }

@@ -549,6 +549,10 @@ impl Net for Io {
     fn expel(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(peer) = self.open(conn) {
             peer.set(flag::HASTY, true);
+            if peer.out.is_empty() {
+                // There are no last words that could be lost: its own end is not awaited.
+                peer.set(flag::ENDED, true);
+            }
             self.close(conn, reason);
         }
     }

@@ -101,6 +101,24 @@ fn a_new_cap_on_one_address_counts_those_who_are_here() {
     let _last = eventually("there is room", || Some(ask()).filter(|(status, _)| *status == 200));
     assert_eq!(ask().0, 503);
 }
+
+#[test]
+fn a_push_may_make_a_list_shorter_where_there_is_no_room_for_more() {
+    let mut options = Options::default();
+    let server = Server::start(&options);
+    let mut control = server.controller("demo");
+    let push = |item: &str| json!({ "action": "push", "channel": "c", "data": item }).to_string();
+    (0..50).for_each(|_| control.ok(&push(&"x".repeat(100))));
+    options.config["limits"] = json!({ "list_items": 10, "states_bytes_per_namespace": 3000 });
+    rewrite(&server, &options.config);
+    reload(&server);
+    control.ok(&push("last"));
+    let list: Value =
+        serde_json::from_str(&control.ask(r#"{"action":"get","channel":"c"}"#)).unwrap();
+    assert_eq!((list.as_array().unwrap().len(), &list[9]), (10, &json!("last")));
+    assert!(control.ask(&push(&"x".repeat(2500))).contains("Too many bytes of states"));
+}
+
 #[test]
 fn strangers_over_a_lower_limit_stay_and_the_oldest_makes_room() {
     let mut options = Options::limits(&[("sessions_unauthenticated", 4), ("auth_ms", 3_600_000)]);

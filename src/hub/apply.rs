@@ -94,12 +94,18 @@ impl Hub {
                 if data.len() + 2 > max {
                     return Err(Refusal::StateTooLarge(max));
                 }
-                // What is dropped for it at the other end is not counted here.
+                // What is dropped for it at the other end counts where there is no room for more.
                 let bytes = match state {
                     Some(_) => data.len() + 1,
                     None => spot.bytes() + data.len() + 2,
                 };
-                self.check_state(space, state.is_none(), data, bytes)?;
+                let grows = |state: &State| {
+                    !state.value.stays_as_short(data.len(), self.limits.list_items, max)
+                };
+                let room = self.check_state(space, state.is_none(), data, bytes);
+                if room.is_err() && state.is_none_or(grows) {
+                    room?;
+                }
                 Ok(Checked { state: found })
             }
             _ => Ok(Checked::default()),

@@ -245,9 +245,9 @@ fn number_text(raw: &str) -> Option<Cow<'_, str>> {
     (1e-6..1e21).contains(&number.abs()).then(|| Cow::Owned(shortest(number)))
 }
 
-/// A number from 10^-6 to below 10^21 as JavaScript prints it (ECMA-262, `Number::toString`): in the
-/// fewest digits that are read back as the same number. Of two such texts that are as near to it
-/// JavaScript takes the even one, and the standard library the larger.
+/// A number from 10^-6 to below 10^21 as JavaScript prints it (ECMA-262, `Number::toString`): in
+/// the fewest digits that are read back as the same number. Of two such texts that are as near to
+/// it JavaScript takes the even one, and the standard library the larger.
 fn shortest(number: f64) -> String {
     let text = number.to_string();
     // In between lies what ends there with a 5: these are all of its digits.

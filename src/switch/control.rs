@@ -350,11 +350,8 @@ impl<J: Journal> Switch<J> {
             }
             Command::Auth { name, key } => {
                 let ns = self.named(&name)?;
-                let epoch = self.key_epoch(ns, &key, at)?;
-                controller.auth = Some((ns, epoch));
-                controller.admit(net, conn, None);
-                self.strangers.remove(conn);
-                self.note_key(self.hub.key_until(ns, epoch));
+                let auth = (ns, self.key_epoch(ns, &key, at)?);
+                self.recognize(net, conn, controller, auth);
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {

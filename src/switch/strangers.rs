@@ -7,8 +7,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Switch;
+use super::control::Controller;
 use crate::address::Household;
 use crate::edge::{ConnId, Net};
+use crate::hub::NsId;
 use crate::journal::Journal;
 use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
@@ -192,8 +194,22 @@ impl<J: Journal> Switch<J> {
         }
     }
 
+    /// A back end has proved who it is, with that key of its namespace.
+    pub(super) fn recognize(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        (ns, epoch): (NsId, u32),
+    ) {
+        controller.auth = Some((ns, epoch));
+        controller.admit(net, conn, None);
+        self.strangers.remove(conn);
+        self.note_key(self.hub.key_until(ns, epoch));
+    }
+
     /// Somebody has come with a key that is good until then.
-    pub(super) fn note_key(&mut self, until: UnixMillis) {
+    fn note_key(&mut self, until: UnixMillis) {
         if until != UnixMillis(u64::MAX) {
             let ends = Millis(until.0.saturating_sub(self.epoch));
             self.key_watch.due = Some(self.key_watch.due.map_or(ends, |due| due.min(ends)));

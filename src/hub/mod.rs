@@ -66,6 +66,8 @@ pub trait Outbox {
     fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
+    /// A row of what is recorded is about to change, and this is what it is now.
+    fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
     /// A row of what is recorded has changed; this takes it back.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
@@ -298,6 +300,8 @@ pub struct Hub {
     leaving: Leaving,
     /// When states end, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
+    /// Some of several changes have been taken back, and not all.
+    is_taking_back: bool,
 }
 
 impl Hub {
@@ -321,6 +325,7 @@ impl Hub {
             present: Present::default(),
             leaving: Leaving::default(),
             ends: Wheel::new(at.0),
+            is_taking_back: false,
         }
     }
 

@@ -49,8 +49,7 @@ pub enum Declared {
 impl Key {
     /// The number of the namespace that it belongs to.
     pub fn ns(&self) -> u64 {
-        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = self;
-        *ns
+        self.as_ref().ns()
     }
 
     /// As it is looked up.
@@ -96,6 +95,12 @@ pub enum KeyRef<'a> {
 }
 
 impl KeyRef<'_> {
+    /// The number of the namespace that it belongs to.
+    pub fn ns(&self) -> u64 {
+        let (KeyRef::Namespace { ns } | KeyRef::Grant { ns, .. } | KeyRef::State { ns, .. }) = self;
+        *ns
+    }
+
     /// As it is kept.
     pub fn key(&self) -> Key {
         match *self {
@@ -205,21 +210,23 @@ impl Hub {
     }
 
     /// The row under a key, if there is one.
-    pub fn row(&self, key: &Key) -> Option<Row<'_>> {
+    pub fn row(&self, key: KeyRef<'_>) -> Option<Row<'_>> {
+        let id = *self.numbers.get(&key.ns())?;
         match key {
-            Key::Namespace { ns } => {
-                let space = self.namespaces.get(*self.numbers.get(ns)?)?;
-                Some(space.row())
-            }
-            Key::Grant { ns, channel, user } => {
-                let space = self.namespaces.get(*self.numbers.get(ns)?)?;
+            KeyRef::Namespace { .. } => self.namespaces.get(id).map(Namespace::row),
+            KeyRef::Grant { channel, user, .. } => {
+                let space = self.namespaces.get(id)?;
                 space.grants.contains(&GrantRef { channel, user }).then_some(Row::Grant)
             }
-            Key::State { ns, place } => {
-                let ns = *self.numbers.get(ns)?;
-                self.states.get(self.find_state(ns, place.spot())?).map(State::row)
+            KeyRef::State { spot, .. } => {
+                self.states.get(self.find_state(id, spot)?).map(State::row)
             }
         }
+    }
+
+    /// Shows a row as it is, before it is changed.
+    pub(super) fn show(&self, key: KeyRef<'_>, out: &mut impl Outbox) {
+        out.changes(key, &|| self.row(key));
     }
 
     /// Puts a row back that was recorded in an earlier run: namespaces before what is in them.
@@ -260,6 +267,9 @@ impl Hub {
     /// the configuration has another. `None` if there is no room for it.
     pub fn declare(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Option<Declared> {
         let there = self.namespace(name);
+        if let Some(ns) = there.and_then(|ns| self.number(ns)) {
+            self.show(KeyRef::Namespace { ns }, out);
+        }
         if let Some(space) = there.and_then(|ns| self.namespaces.get_mut(ns)) {
             if space.key.is_some() && space.configured.as_deref() == Some(key) {
                 return Some(Declared::AsBefore);
@@ -301,8 +311,10 @@ impl Hub {
         is_configured
     }
 
-    /// Takes a change back. Undone in reverse order, changes leave nothing behind.
+    /// Takes a change back. Undone in reverse order, changes leave nothing behind. No state ends
+    /// before the last of them is, which is [`Hub::all_taken_back`].
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
+        self.is_taking_back = true;
         let Undo { key, before, .. } = undo;
         // Whatever was in a namespace went with it.
         let Some(id) = self.numbers.get(&key.ns()).copied() else { return };
@@ -343,6 +355,11 @@ impl Hub {
             }
             (key, before) => debug_assert!(false, "{key:?} cannot have been {before:?}"),
         }
+    }
+
+    /// All that was to be taken back has been.
+    pub fn all_taken_back(&mut self) {
+        self.is_taking_back = false;
     }
 
     /// Rows from `cursor` on, for as long as `each` wants more, in an order that holds while

@@ -135,7 +135,7 @@ impl Loop {
     }
 
     fn get(&self, channel: &str) -> Option<String> {
-        Some(self.hub.state(self.ns(), channel, None, self.at())?.into_owned())
+        Some(self.hub.state(self.ns(), channel, None, self.at())?.to_owned())
     }
 
     fn rows(&self) -> BTreeMap<Key, String> {

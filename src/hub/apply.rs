@@ -358,21 +358,21 @@ impl Hub {
         };
         let Some(id) = found.filter(is_there) else {
             let mut list = super::state::List::default();
-            list.push(data.into());
+            list.push(data);
             return self.put(ns, spot, found, Value::List(Box::new(list)), expires, out);
         };
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
         let Some(state) = self.states.get(id) else { return };
         let ended = state.expires();
         let changed = self.change_list(id, |list| {
-            list.push(data.into());
-            (list.bound(items, bytes), list.text_bytes())
+            list.push(data);
+            (list.bound(items, bytes), list.text().len())
         });
         let Some(((dropped, bytes), was)) = changed else { return };
         self.end_at(id, expires);
         let before = match was {
             Some(value) => Before::State { value, expires: ended },
-            None => Before::Shorter { dropped, expires: ended },
+            None => Before::Shorter { pushed: data.len(), dropped, expires: ended },
         };
         out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }

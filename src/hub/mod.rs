@@ -20,7 +20,6 @@ pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
 pub use record::{Cursor, Declared, Key, KeyRef, Row, Undo};
 
-use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
@@ -459,7 +458,7 @@ impl Hub {
         peer: PeerId,
         channel: &str,
         at: UnixMillis,
-    ) -> Result<Option<Cow<'_, str>>, Denied> {
+    ) -> Result<Option<&str>, Denied> {
         let (ns, user) = self.identity(peer).ok_or(Denied::Gone)?;
         let space = self.namespaces.get(ns).ok_or(Denied::Gone)?;
         if channel.starts_with('#') && !space.grants.contains(&GrantRef { channel, user }) {

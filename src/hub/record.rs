@@ -175,8 +175,9 @@ pub(super) enum Before {
         value: Value,
         expires: Option<UnixMillis>,
     },
-    /// A list without its last element, and with these at its beginning.
+    /// A list without its last element, of so many bytes, and with these at its beginning.
     Shorter {
+        pushed: usize,
         dropped: Vec<Box<str>>,
         expires: Option<UnixMillis>,
     },
@@ -348,9 +349,9 @@ impl Hub {
                 Key::State { place, .. },
                 Before::State { value, expires } | Before::Ended { value, expires },
             ) => self.put_state(id, place.spot(), value, expires),
-            (Key::State { place, .. }, Before::Shorter { dropped, expires }) => {
+            (Key::State { place, .. }, Before::Shorter { pushed, dropped, expires }) => {
                 let Some(state) = self.find_state(id, place.spot()) else { return };
-                self.change_list(state, |list| list.unpush(dropped));
+                self.change_list(state, |list| list.unpush(pushed, &dropped));
                 self.end_at(state, expires);
             }
             (key, before) => debug_assert!(false, "{key:?} cannot have been {before:?}"),

@@ -1,7 +1,5 @@
 //! The states of the hub: where they are found, what they weigh, and how they end.
 
-use std::borrow::Cow;
-
 use super::record::{Before, Key, KeyRef, Undo};
 use super::state::{End, State, Value};
 use super::{Hub, NsId, Outbox, Spot};
@@ -16,7 +14,7 @@ impl Hub {
         channel: &str,
         user: Option<&str>,
         at: UnixMillis,
-    ) -> Option<Cow<'_, str>> {
+    ) -> Option<&str> {
         let state = self.states.get(self.find_state(ns, Spot { channel, user })?)?;
         state.expires().is_none_or(|end| at < end).then(|| state.value.text())
     }
@@ -182,7 +180,7 @@ mod tests {
             let checked = hub.check(&change, at).unwrap();
             let entry = Entry { seq: Seq::default(), at, change };
             assert_eq!(hub.apply_checked(entry, checked, &mut Nobody), Outcome::Done);
-            assert_eq!(hub.state(ns, "c", None, at).as_deref(), Some(state));
+            assert_eq!(hub.state(ns, "c", None, at), Some(state));
             hub.check_invariants();
         }
     }
@@ -214,7 +212,7 @@ mod tests {
         hub.undo(undos.0.pop().unwrap(), &mut Nobody);
         hub.all_taken_back();
         hub.advance(at, 9, &mut Nobody);
-        assert_eq!(hub.state(ns, "c", None, at).as_deref(), Some("[1,1]"));
+        assert_eq!(hub.state(ns, "c", None, at), Some("[1,1]"));
         hub.check_invariants();
     }
 }

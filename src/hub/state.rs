@@ -281,7 +281,7 @@ mod tests {
         let elements =
             ["1", "\"\u{e9},]\"", "[[],{\"a\":\"\u{1f600}\"}]", &"9".repeat(3000), "null"];
         let (mut list, mut all, mut random) = (List::default(), Vec::<Box<str>>::new(), 7_usize);
-        let mut undos = Vec::new();
+        let mut undos = Vec::<(usize, Vec<Box<str>>, Vec<Box<str>>)>::new();
         let mut next = |below| {
             random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
             (random >> 33) % below
@@ -291,7 +291,7 @@ mod tests {
             if round % 500 > 450
                 && let Some((bytes, before, dropped)) = undos.pop()
             {
-                list.unpush(bytes, &Vec::<Box<str>>::from(dropped));
+                list.unpush(bytes, &dropped);
                 all = before;
             } else {
                 let item = elements[next(few)];

@@ -156,7 +156,7 @@ impl Replica {
             for (_, channel, user) in self.places.iter().filter(|(of, ..)| *of == ns) {
                 let there = self.hub.state(ns, channel, user.as_deref(), at);
                 let here = space.state(channel, user.as_deref(), at.0).map(|state| &*state.text);
-                assert_eq!(there.as_deref(), here, "state of {channel:?} {user:?} in the replica");
+                assert_eq!(there, here, "state of {channel:?} {user:?} in the replica");
             }
         }
     }

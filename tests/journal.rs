@@ -581,3 +581,26 @@ fn namespaces_that_are_written_anew_go_together() {
     let batches = this.folder.sealed().unwrap().batch - batch;
     assert!(batches < 5, "in {batches} batches");
 }
+
+/// What waits for the disk is its names as well.
+#[test]
+fn long_names_count_as_what_waits_for_the_disk() {
+    for (sync, kept) in [(SyncPolicy::Always, 2), (SyncPolicy::Every(60_000), 1)] {
+        let mut this = Loop::new(sync);
+        this.begin();
+        for i in 0..100 {
+            let channel = format!("{i:0>250}");
+            this.set(&channel, "1").unwrap();
+            this.set(&channel, "2").unwrap();
+        }
+        let pending = this.journal.meters(this.now()).unwrap().pending_bytes;
+        assert!(pending >= 100 * kept * 250, "{sync}: {pending}");
+        this.mono += 60_000;
+        this.turn();
+        this.mono += 60_000;
+        this.until("nothing waits", |this| {
+            this.journal.meters(this.now()).unwrap().pending_bytes == 0
+        });
+        assert_eq!(this.on_disk(), this.rows());
+    }
+}

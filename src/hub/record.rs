@@ -55,6 +55,15 @@ impl Key {
         self.as_ref().ns()
     }
 
+    /// Length of its names.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Key::Namespace { .. } => 0,
+            Key::Grant { channel, user, .. } => channel.len() + user.len(),
+            Key::State { place, .. } => place.bytes(),
+        }
+    }
+
     /// As it is looked up.
     pub fn as_ref(&self) -> KeyRef<'_> {
         match self {
@@ -198,7 +207,7 @@ impl Undo {
             Before::Shorter { dropped, .. } => dropped.iter().map(|item| item.len() + 16).sum(),
             _ => 0,
         };
-        size_of::<Undo>() + before
+        size_of::<Undo>() + self.key.bytes() + before
     }
 
     /// Whether time made this change, and no entry.

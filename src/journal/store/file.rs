@@ -408,12 +408,5 @@ fn clock((at, unix): (UnixMillis, UnixMillis)) -> [u8; 16] {
 
 /// What a key takes in the file.
 fn key_bytes(key: &Key) -> usize {
-    size_of::<u64>()
-        + match key {
-            Key::Namespace { .. } => 0,
-            Key::Grant { channel, user, .. } => channel.len() + user.len(),
-            Key::State { place, .. } => {
-                place.channel.len() + place.user.as_ref().map_or(0, |user| user.len())
-            }
-        }
+    size_of::<u64>() + key.bytes()
 }

@@ -42,7 +42,7 @@ impl Rows {
         self.list.is_empty()
     }
 
-    /// Bytes of all of them.
+    /// Memory that is kept for them, and what their values take.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -73,7 +73,7 @@ impl Rows {
         }
         let hash_of = |place: &u32| self.list.get(*place as usize).map_or(0, |row| row.hash);
         self.places.insert_unique(hash, self.list.len() as u32, hash_of);
-        self.bytes += bytes;
+        self.bytes += size_of::<Changed>() + key.bytes() + bytes;
         self.list.push(Changed { key, hash, mark, bytes, batch: 0 });
     }
 

@@ -341,12 +341,7 @@ fn a_crowd_of_ends_takes_its_turns() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let ns = this.ns();
-    for i in 0..3000 {
-        let channel = i.to_string().into();
-        let data = "[1]".into();
-        this.propose(Change::Set { ns, channel, user: None, data, ttl_ms: Some(100), emit: false })
-            .unwrap();
-    }
+    (0..3000).for_each(|i| this.set_for_a_while(&i.to_string(), 100));
     this.mono += 100;
     this.turn();
     assert_eq!(this.hub.sizes()[4], 2001, "a thousand of them, and the one that stays");
@@ -423,15 +418,8 @@ fn what_ended_while_the_disk_failed_is_not_forgotten() {
     for how in [Failure::Space, Failure::Broken] {
         let mut this = Loop::new(SyncPolicy::Always);
         this.begin();
-        let ns = this.ns();
-        let mut last = Mark::default();
-        for i in 0..200 {
-            let channel = i.to_string().into();
-            let data = "[1]".into();
-            let set = Change::Set { ns, channel, user: None, data, ttl_ms: Some(100), emit: false };
-            last = this.propose(set).unwrap();
-        }
-        assert!(this.is_kept(last));
+        (0..200).for_each(|i| this.set_for_a_while(&i.to_string(), 100));
+        assert!(this.is_kept(this.journal.mark()));
         assert_eq!(this.on_disk().len(), 202);
         let store = this.folder.store();
         store.fail(0, if how == Failure::Space { u64::MAX } else { 1 }, how);

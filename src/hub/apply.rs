@@ -205,11 +205,7 @@ impl Hub {
                 Outcome::Done
             }
             Change::Revoke { ns, channel, user } => {
-                if self.withdraw(ns, &channel, &user)
-                    && let Some(ns) = self.number(ns)
-                {
-                    out.changed(Undo::new(Key::Grant { ns, channel, user }, 0, Before::Grant));
-                }
+                self.revoke(ns, channel, user, out);
                 Outcome::Done
             }
             Change::Set { ns, channel, user, data, ttl_ms, emit } => {
@@ -260,6 +256,9 @@ impl Hub {
         grace_until: UnixMillis,
         out: &mut impl Outbox,
     ) -> Outcome {
+        if let Some(number) = self.number(ns) {
+            self.show(KeyRef::Namespace { ns: number }, out);
+        }
         if let Some(space) = self.namespaces.get_mut(ns) {
             out.changed(space.undo());
             let old = space.key.replace(key.clone());
@@ -273,10 +272,20 @@ impl Hub {
 
     fn grant(&mut self, ns: NsId, channel: Box<str>, user: Box<str>, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::Grant { ns: number, channel: &channel, user: &user }, out);
         let grant = Grant { channel: channel.clone(), user: user.clone() };
         if self.admit(ns, grant) {
             let key = Key::Grant { ns: number, channel, user };
             out.changed(Undo::new(key, 0, Before::Nothing));
+        }
+    }
+
+    fn revoke(&mut self, ns: NsId, channel: Box<str>, user: Box<str>, out: &mut impl Outbox) {
+        let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::Grant { ns: number, channel: &channel, user: &user }, out);
+        if self.withdraw(ns, &channel, &user) {
+            let key = Key::Grant { ns: number, channel, user };
+            out.changed(Undo::new(key, 0, Before::Grant));
         }
     }
 
@@ -301,8 +310,10 @@ impl Hub {
         if is_endless && state.is_some_and(|state| state.value.is(text)) {
             return;
         }
+        let key = KeyRef::State { ns: number, spot };
+        self.show(key, out);
         if let Some(id) = id
-            && out.stays(KeyRef::State { ns: number, spot }, text.len())
+            && out.stays(key, text.len())
         {
             self.overwrite(id, text);
             return self.end_at(id, expires);
@@ -339,6 +350,7 @@ impl Hub {
 
     fn unset(&mut self, ns: NsId, spot: Spot<'_>, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::State { ns: number, spot }, out);
         let state = self.find_state(ns, spot).and_then(|id| self.take_state(id));
         if let Some(state) = state {
             let before = Before::State { expires: state.expires(), value: state.value };
@@ -354,6 +366,8 @@ impl Hub {
         (at, expires): (UnixMillis, Option<UnixMillis>),
         out: &mut impl Outbox,
     ) {
+        let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::State { ns: number, spot }, out);
         // One that has ended, and is only not dropped yet, is replaced like any other.
         let is_there = |id: &Id<State>| {
             let expires = self.states.get(*id).and_then(State::expires);
@@ -361,22 +375,21 @@ impl Hub {
         };
         let Some(id) = found.filter(is_there) else {
             let mut list = super::state::List::default();
-            list.push(data.into());
+            list.push(data);
             return self.put(ns, spot, found, Value::List(Box::new(list)), expires, out);
         };
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
-        let Some(number) = self.number(ns) else { return };
         let Some(state) = self.states.get(id) else { return };
         let ended = state.expires();
         let changed = self.change_list(id, |list| {
-            list.push(data.into());
-            (list.bound(items, bytes), list.text_bytes())
+            list.push(data);
+            (list.bound(items, bytes), list.text().len())
         });
         let Some(((dropped, bytes), was)) = changed else { return };
         self.end_at(id, expires);
         let before = match was {
             Some(value) => Before::State { value, expires: ended },
-            None => Before::Shorter { dropped, expires: ended },
+            None => Before::Shorter { pushed: data.len(), dropped, expires: ended },
         };
         out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }

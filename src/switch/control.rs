@@ -406,7 +406,7 @@ impl<J: Journal> Switch<J> {
         let number = self.hub.number(ns).unwrap_or_default();
         let mark = self.journal.mark_of(KeyRef::State { ns: number, spot });
         let state = self.hub.state(ns, spot.channel, spot.user, at);
-        let state = state.unwrap_or(Cow::Borrowed("null"));
+        let state = state.unwrap_or("null");
         let (durable, owing) = (self.journal.durable(), &mut self.owing);
         let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };
         sink.reply(conn, controller, state.as_bytes(), mark);

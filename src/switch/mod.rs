@@ -37,7 +37,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{
-    ChannelId, Checked, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Undo,
+    ChannelId, Checked, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Row, Undo,
 };
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
@@ -275,17 +275,31 @@ impl<J: Journal> Switch<J> {
         (&mut self.web, site)
     }
 
+    /// Takes in what the journal has to tell. A change that is taken back is work like any other:
+    /// those that a turn has no room for come in the next.
+    fn hear_journal(&mut self, net: &mut impl Net) {
+        while let Some(event) = self.journal.poll() {
+            let is_undo = matches!(event, Event::Undo(_));
+            self.handle(net, event);
+            if is_undo && self.has_worked_enough() {
+                return;
+            }
+        }
+    }
+
     fn handle(&mut self, net: &mut impl Net, event: Event) {
         let (ticket, entry) = match event {
             Event::Entry(ticket, entry) => (ticket, Some(entry)),
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
+                self.work += 1;
                 let (hub, mut delivery) = self.delivery(net);
                 hub.undo(undo, &mut delivery);
                 self.shared.clear();
                 return self.dismiss_leaving(net);
             }
             Event::Lost { from, upto } => {
+                self.hub.all_taken_back();
                 self.lose(net, from, upto);
                 // What came back may have ended meanwhile.
                 return self.advance(net);
@@ -405,6 +419,10 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
             self.shared.forget(key);
         }
         stays
+    }
+
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.journal.changes(key, row);
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -551,9 +569,7 @@ impl<J: Journal> Handler for Switch<J> {
         self.depart(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
-        while let Some(event) = self.journal.poll() {
-            self.handle(net, event);
-        }
+        self.hear_journal(net);
         self.look_at_keys(net);
         self.count_in(net);
         let (web, mut site) = self.split();
@@ -565,9 +581,7 @@ impl<J: Journal> Handler for Switch<J> {
     fn settle(&mut self, net: &mut impl Net) {
         let now = net.now();
         self.journal.commit(&self.hub, self.at(now), now);
-        while let Some(event) = self.journal.poll() {
-            self.handle(net, event);
-        }
+        self.hear_journal(net);
         self.spread(net);
         self.relieve(net);
         self.make_room(net);

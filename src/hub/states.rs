@@ -108,6 +108,9 @@ impl Hub {
     /// Gives a state its end in place of the one before.
     pub(super) fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
         let Some(state) = self.states.get_mut(id) else { return };
+        if state.end.is_none() && expires.is_none() {
+            return;
+        }
         if let Some(timer) = state.end.take().and_then(|end| end.timer) {
             self.ends.cancel(timer);
         }
@@ -134,7 +137,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Change, Entry, Outcome, Route, Seq, Undo};
+    use super::super::{Change, Outcome, Route, Undo};
     use super::*;
     use crate::limits::Limits;
     use crate::publication::Publication;
@@ -171,8 +174,7 @@ mod tests {
         ];
         for (at, (change, state)) in (0..).step_by(10).map(UnixMillis).zip(changes) {
             let checked = hub.check(&change, at).unwrap();
-            let entry = Entry { seq: Seq::default(), at, change };
-            assert_eq!(hub.apply_checked(entry, checked, &mut Nobody), Outcome::Done);
+            assert_eq!(hub.apply_checked(at, &change, checked, &mut Nobody), Outcome::Done);
             assert_eq!(hub.state(ns, "c", None, at).as_deref(), Some(state));
             hub.check_invariants();
         }

@@ -288,7 +288,13 @@ pub fn is_truthy(raw: &str) -> bool {
 
 /// Appends a text as a JSON string, with only the escapes that JSON demands.
 pub fn quote_into(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("memory takes every byte");
+    if scan::plain(text.as_bytes(), 0) < text.len() {
+        return serde_json::to_writer(out, text).expect("memory takes every byte");
+    }
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
 }
 
 /// `-?(0|[1-9][0-9]*)`, given that it is a number.

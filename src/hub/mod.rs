@@ -329,6 +329,7 @@ impl Hub {
         self.limits = limits;
     }
 
+    #[inline]
     fn hash(&self, key: impl Hash) -> u64 {
         self.hasher.hash_one(key)
     }

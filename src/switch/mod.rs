@@ -382,6 +382,7 @@ struct Delivery<'a, N, J> {
 }
 
 impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
+    #[inline]
     fn deliver(&mut self, route: Route, publication: &Publication<'_>) {
         *self.deliveries += 1;
         *self.work += 1;

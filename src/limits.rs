@@ -112,6 +112,9 @@ limits! {
     control_unauthenticated_connections: 64, 1..=1_000_000;
     /// Time between a connection to the control port and a good `auth`.
     control_auth_ms: 5000, 100..=3_600_000;
+    /// A back end whose machine has said nothing for so long is asked by the kernel whether it is
+    /// still there, and again each quarter of that (TCP keepalive, RFC 9293 3.8.4); whole seconds.
+    control_keepalive_ms: 60_000, 1000..=32_767_000;
     /// Wrong keys on one control connection that close it.
     control_wrong_keys: 5, 1..=1_000_000;
     /// Body of a control frame.

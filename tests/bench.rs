@@ -154,10 +154,10 @@ fn those_who_stall_and_are_cut_are_counted() {
     options.config["limits"] = json!({ "backlog_bytes": 65_536, "backlog_ms": 200 });
     let server = Server::start(&options);
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
-    // In a second 6 MB are published, for which the kernel has no room: they are cut in that time,
-    // and told so when they read again.
+    // In two seconds 12 MB are published, for which the kernel has no room: they are cut in that
+    // time, and told so when they read again.
     let words = ["bench", "slow", "--subscribers", "4", "--stalled", "2", "--bytes", "30000"];
-    let more = ["--per-second", "200", "--warm-up", "0.05", "--seconds", "1", "--json"];
+    let more = ["--per-second", "200", "--warm-up", "0.05", "--seconds", "2", "--json"];
     let places = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
     for to in ["fws", "xhr-streaming"] {
         let text = good(fws(&[&words[..], &more, &places, &["--to", to]].concat()));

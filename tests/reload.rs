@@ -220,6 +220,19 @@ fn keys_are_told_of_as_they_are_and_not_as_they_were_named() {
 }
 
 #[test]
+fn a_namespace_that_comes_back_is_told_of_and_a_start_says_nothing_of_keys() {
+    let options = Options::default();
+    let server = Server::start(&options);
+    let demo = json!({ "namespaces": { "demo": DEMO_KEY } });
+    rewrite(&server, &demo);
+    assert_says(&reload(&server), "reload: nobody can open namespace \"other\" any more");
+    rewrite(&server, &json!({ "namespaces": { "demo": DEMO_KEY, "other": OTHER_KEY } }));
+    assert_says(&reload(&server), "reload: namespace \"other\" can be opened again");
+    let server = Server::start_in(server.stop(), &options);
+    assert!(!server.log().iter().any(|line| line.contains("the key of")), "{:#?}", server.log());
+}
+
+#[test]
 fn many_namespaces_are_few_lines_and_no_long_time() {
     let server = Server::start(&Options::limits(&[("namespaces", 30_000)]));
     let many: serde_json::Map<String, Value> =

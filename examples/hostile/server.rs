@@ -28,7 +28,7 @@ pub struct Wants {
     pub descriptors: u64,
     /// `ulimit -v`, in kilobytes.
     pub address_space: Option<u64>,
-    /// Where browsers connect; loopback if nothing is said.
+    /// Where browsers and back ends connect; loopback if nothing is said.
     pub address: &'static str,
     /// Before all others who want its processor, on a machine that is not quiet.
     pub is_first: bool,
@@ -65,7 +65,7 @@ impl Server {
             format!(r#"ulimit -n {} && ulimit -v {space} && exec "$0" "$@""#, wants.descriptors);
         let mut command = machine::on_processor(0, wants.is_first, "sh");
         command.args(["-c", &script, binary, "serve", "--ws", wants.address]);
-        command.args(["--control", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["--control", wants.address, "--admin", "127.0.0.1:0"]);
         command.arg("--config").arg(&file).arg("--data").arg(folder.path().join("data"));
         command.args(&wants.flags).env("FWS_SECRETKEY", SERVER_KEY);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -87,9 +87,13 @@ impl Server {
                 *door = address.and_then(|(_, address)| address.parse().ok()).or(*door);
             }
         }
-        let [Some(mut web), Some(control), Some(admin)] = doors else { return Err("?".into()) };
-        if web.ip().is_unspecified() {
-            web.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        let [Some(mut web), Some(mut control), Some(admin)] = doors else {
+            return Err("?".into());
+        };
+        for address in [&mut web, &mut control] {
+            if address.ip().is_unspecified() {
+                address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+            }
         }
         // Its configuration was read; what comes later needs the file no more.
         drop(config);

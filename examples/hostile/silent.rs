@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::crowd::{Crowd, Ears};
 use crate::machine::{Folder, must};
-use crate::server::Wants;
+use crate::server::{Wants, back_end};
 use crate::slow::Publisher;
 use crate::stage::{Bounds, Campaign, Field, Findings, Report};
 use crate::words::{CROWD, CROWD_KEY, SUBSCRIBED, emit, hello};
@@ -16,15 +16,19 @@ use crate::{Attack, Outcome, Run};
 /// The attacks of this file.
 pub const ATTACKS: &[Attack] = &[Attack {
     name: "silent",
-    about: "500 peers in a network namespace whose link goes down; half of them are published to",
+    about: "500 browsers, half of whom are published to, and 20 back ends, whose link goes down",
     run: Run::Alone(silent),
 }];
 
 /// This end of the link, and the other. They are gone with the program.
 const HERE: &str = "10.213.77.1";
 const THERE: &str = "10.213.77.2/30";
-/// How many there are.
+/// How many browsers there are, and how many back ends.
 const PEERS: usize = 500;
+const BACK_ENDS: usize = 20;
+/// So that back ends go in the time of browsers. They would have their minute.
+const SOON: [&str; 4] =
+    ["--limit", "control_keepalive_ms=8000", "--limit", "control_replies_ms=10000"];
 
 /// A namespace and a link into it, gone when dropped.
 struct Link {
@@ -74,7 +78,8 @@ impl Drop for Peers {
 
 fn silent(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
     let link = Link::new()?;
-    let wants = Wants { address: "0.0.0.0:0", ..Wants::default() };
+    let flags = SOON.map(str::to_owned).to_vec();
+    let wants = Wants { address: "0.0.0.0:0", flags, ..Wants::default() };
     let mut stage = campaign.stage(&wants, Folder::new()?)?;
     let report = stage.measure(attack, Bounds::DEFAULT, |field| go_silent(field, &link));
     campaign.leave(stage);
@@ -86,7 +91,8 @@ fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
     let count = field.many(PEERS);
     let mut command = Command::new("ip");
     command.args(["netns", "exec", &link.space]).arg(std::env::current_exe()?);
-    command.args(["silent", &format!("{HERE}:{}", field.web.port()), &count.to_string()]);
+    let [web, control] = [field.web, field.control].map(|at| format!("{HERE}:{}", at.port()));
+    command.args(["silent", &web, &control, &count.to_string()]);
     let mut peers = Peers(command.stdout(Stdio::piped()).spawn()?);
     let out = peers.0.stdout.take().ok_or("no pipe to the peers")?;
     let mut line = String::new();
@@ -95,7 +101,11 @@ fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
         return Err(format!("the peers did not come: {line}").into());
     }
     let before = field.numbers()?.of("fws_peers", "");
+    let back_ends = |field: &Field| -> Outcome<f64> {
+        Ok(field.numbers()?.of("fws_connections", "control"))
+    };
     let publisher = Publisher::start(field.control, emit("odd", 100), 20.0)?;
+    let ours = back_ends(field)? - BACK_ENDS as f64;
     link.cut()?;
     // Half a second more for what it takes to look.
     let (start, most) = (Instant::now(), Duration::from_millis(33_500));
@@ -105,18 +115,23 @@ fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
         times.resize(gone.min(count), start.elapsed());
         std::thread::sleep(Duration::from_millis(100));
     }
+    let left = back_ends(field)? - ours;
     drop(publisher);
     let (first, last) = (times.first().copied(), times.last().copied().unwrap_or_default());
     findings.note(format!("the first was gone after {first:.1?}, the last after {last:.1?}"));
     let gone = times.iter().filter(|time| **time <= most).count();
     findings.expect(gone == count, format!("{gone} of {count} were gone within 33 s"));
+    findings.expect(left == 0.0, format!("{left} of {BACK_ENDS} back ends were left then"));
     Ok(findings)
 }
 
-/// The process in the namespace: where to connect to, and how many.
+/// The process in the namespace: where to connect to, and how many browsers there are.
 pub fn peers(args: Vec<String>) -> Outcome<()> {
-    let [target, count] = &args[..] else { return Err("silent ADDRESS COUNT".into()) };
-    let mut crowd = Crowd::new(target.parse()?)?;
+    let [web, control, count] = &args[..] else { return Err("silent WEB CONTROL COUNT".into()) };
+    let control = control.parse()?;
+    let back_end = |_| back_end(control, CROWD, CROWD_KEY);
+    let _back_ends = (0..BACK_ENDS).map(back_end).collect::<Outcome<Vec<_>>>()?;
+    let mut crowd = Crowd::new(web.parse()?)?;
     crowd.gather(count.parse()?, Ears::Keep(512), Some(SUBSCRIBED), |number| {
         let channel = if number % 2 == 0 { "even" } else { "odd" };
         Rc::from(hello(CROWD, CROWD_KEY, &format!("silent-{number}"), &[channel]))

@@ -42,8 +42,11 @@ pub enum Declared {
     AsBefore,
     /// It was not there.
     New,
-    /// It was there with another key, or with none.
+    /// It was there with another key.
     OtherKey,
+    /// It was there, and had no key: the configuration had ceased to name it, or this is a start,
+    /// since the store keeps no key that the configuration gives.
+    Opened,
 }
 
 impl Key {
@@ -264,7 +267,11 @@ impl Hub {
             if space.key.is_some() && space.configured.as_deref() == Some(key) {
                 return Some(Declared::AsBefore);
             }
-            let is_same = space.key.as_deref() == Some(key);
+            let declared = match space.key.as_deref() {
+                None => Declared::Opened,
+                Some(before) if before == key => Declared::AsBefore,
+                Some(_) => Declared::OtherKey,
+            };
             let was_recorded = space.key.is_some();
             (space.key, space.old_key) = (Some(key.into()), None);
             space.configured = space.key.clone();
@@ -274,7 +281,7 @@ impl Hub {
                 let key = Key::Namespace { ns: space.number };
                 out.changed(Undo::new(key, 0, Before::Kept));
             }
-            return Some(if is_same { Declared::AsBefore } else { Declared::OtherKey });
+            return Some(declared);
         }
         if self.namespaces.len() >= self.limits.namespaces {
             return None;

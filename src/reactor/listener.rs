@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token, event::Source};
@@ -90,6 +91,14 @@ impl Listener {
         if let Some(timeout_ms) = timeout_ms {
             let timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(listener, timeout_ms)?;
+        }
+        // To a back end that listens nothing may ever be sent: without this one whose machine is
+        // gone would keep its place for ever. How long it may be silent then is said above.
+        if self.door == Door::Control {
+            let idle_s = (limits.control_keepalive_ms as u64 / 1000).max(1);
+            sockopt::set_socket_keepalive(listener, true)?;
+            sockopt::set_tcp_keepidle(listener, Duration::from_secs(idle_s))?;
+            sockopt::set_tcp_keepintvl(listener, Duration::from_secs((idle_s / 4).max(1)))?;
         }
         if self.door != Door::Admin {
             sockopt::set_socket_send_buffer_size(listener, limits.kernel_send_bytes)?;
@@ -253,6 +262,17 @@ mod tests {
         assert_eq!(timeout_ms(&Limits::default()), 65_000);
         let patient = Limits { tcp_user_timeout_ms: 100_000, ..Limits::default() };
         assert_eq!(timeout_ms(&patient), 100_000);
+    }
+
+    #[test]
+    fn a_back_end_that_is_silent_is_asked_by_the_kernel_whether_it_is_there() {
+        let mut door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+        door.bound(&Limits { control_keepalive_ms: 8000, ..Limits::default() }).unwrap();
+        let _peer = std::net::TcpStream::connect(door.address()).unwrap();
+        let (stream, _) = std::iter::repeat_with(|| door.accept()).find_map(Result::ok).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(8));
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), Duration::from_secs(2));
     }
 
     #[test]

@@ -147,6 +147,9 @@ impl InForce<'_> {
                 Some(Declared::OtherKey) => {
                     news.tell(format_args!("the key of namespace {name:?} is another one"));
                 }
+                Some(Declared::Opened) => {
+                    news.tell(format_args!("namespace {name:?} can be opened again"));
+                }
                 // That there is room has been checked.
                 Some(Declared::AsBefore) | None => {}
             }

@@ -493,6 +493,7 @@ impl Hub {
         channel.is_some_and(|channel| self.leave(peer, channel))
     }
 
+    #[inline]
     fn is_member(&self, peer: PeerId, channel: Id<Channel>) -> bool {
         self.peers
             .get(peer)

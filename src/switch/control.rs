@@ -294,6 +294,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// It acts in its namespace for as long as its key is good.
+    #[inline]
     pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
         let at = self.at(net.now());
         let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);

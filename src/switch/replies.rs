@@ -142,6 +142,7 @@ impl<J: Journal> Switch<J> {
     }
 }
 
+#[inline]
 pub(super) fn success(outcome: &Outcome, counts: bool) -> Body {
     let body = match outcome {
         Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"),

@@ -288,7 +288,7 @@ fn behind_blocks(mut rest: &[u8]) -> &[u8] {
 }
 
 /// Whether a string cannot just have that byte.
-const fn is_special(byte: u8) -> bool {
+pub(super) const fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 

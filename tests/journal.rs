@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use fws::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, NsId, Outbox, Outcome, Route, Row, Undo};
+use fws::hub::{Change, Cursor, Hub, Key, KeyRef, NsId, Outbox, Outcome, Route, Row, Undo};
 use fws::journal::store::{Content, Facts, StoreJournal, Writer};
 use fws::journal::{Event, Journal, Mark, Proposal, Ticket};
 use fws::limits::{Limits, SyncPolicy};
@@ -70,15 +70,16 @@ impl Loop {
         Now { mono: Millis(self.mono), unix: self.at() }
     }
 
-    fn apply(&mut self, entry: Entry) -> Outcome {
-        self.hub.apply(entry, &mut Out(&mut self.journal)).unwrap()
+    fn apply(&mut self, at: UnixMillis, change: &Change<'_>) -> Outcome {
+        self.hub.apply(at, change, &mut Out(&mut self.journal)).unwrap()
     }
 
     /// Proposes a change; its mark, or none if it was refused.
     fn propose(&mut self, change: Change<'_>) -> Option<Mark> {
-        match self.journal.propose(self.at(), change) {
-            Proposal::Now(entry) => {
-                self.apply(entry);
+        let at = self.at();
+        match self.journal.propose(at, &change) {
+            Proposal::Now(_) => {
+                self.apply(at, &change);
                 Some(self.journal.mark())
             }
             Proposal::Refused => None,
@@ -92,7 +93,7 @@ impl Loop {
         self.journal.commit(&self.hub, at, self.now());
         while let Some(event) = self.journal.poll() {
             match event {
-                Event::Entry(_, entry) => drop(self.apply(entry)),
+                Event::Entry(_, entry) => drop(self.apply(entry.at, &entry.change)),
                 Event::Failed(ticket) => self.failed.push(ticket),
                 Event::Undo(undo) => self.hub.undo(undo, &mut Out(&mut self.journal)),
                 Event::Lost { from, upto } => {
@@ -219,7 +220,7 @@ fn all_that_waits_is_undone_together_and_in_reverse() {
     let (channel, user) = ("#p".into(), "1".into());
     marks.push(this.propose(Change::Grant { ns, channel, user }).unwrap());
     marks.push(this.propose(Change::Register { name: "b".into(), key: "k".into() }).unwrap());
-    let removal = this.journal.propose(this.at(), Change::Remove { ns });
+    let removal = this.journal.propose(this.at(), &Change::Remove { ns });
     let Proposal::Later(ticket) = removal else { panic!("{removal:?}") };
     for mark in marks {
         assert!(!this.is_kept(mark));
@@ -237,7 +238,7 @@ fn the_end_of_a_namespace_comes_when_it_is_durable() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let ns = this.ns();
-    let Proposal::Later(_) = this.journal.propose(this.at(), Change::Remove { ns }) else {
+    let Proposal::Later(_) = this.journal.propose(this.at(), &Change::Remove { ns }) else {
         panic!("the end of a namespace cannot be undone");
     };
     assert!(this.hub.namespace("a").is_some());
@@ -325,7 +326,7 @@ fn a_stopped_server_leaves_no_part_of_a_namespace() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let (ns, at, now) = (this.ns(), this.at(), this.now());
-    let Proposal::Later(_) = this.journal.propose(at, Change::Remove { ns }) else {
+    let Proposal::Later(_) = this.journal.propose(at, &Change::Remove { ns }) else {
         panic!("the end of a namespace cannot be undone");
     };
     this.journal.commit(&this.hub, at, now);
@@ -373,7 +374,7 @@ fn a_large_namespace_is_buried_bit_by_bit() {
         let (data, ttl_ms) = ("[1]".into(), (i % 2 == 0).then_some(5000));
         this.propose(Change::Set { ns, channel, user: None, data, ttl_ms, emit: false }).unwrap();
     }
-    let Proposal::Later(_) = this.journal.propose(this.at(), Change::Remove { ns }) else {
+    let Proposal::Later(_) = this.journal.propose(this.at(), &Change::Remove { ns }) else {
         panic!("the end of a namespace cannot be undone");
     };
     this.until("it is gone", |this| this.hub.namespace("a").is_none());

@@ -335,6 +335,7 @@ impl Hub {
         self.limits = limits;
     }
 
+    #[inline]
     fn hash(&self, key: impl Hash) -> u64 {
         self.hasher.hash_one(key)
     }
@@ -506,6 +507,7 @@ impl Hub {
         channel.is_some_and(|channel| self.leave(peer, channel))
     }
 
+    #[inline]
     fn is_member(&self, peer: PeerId, channel: Id<Channel>) -> bool {
         self.peers
             .get(peer)

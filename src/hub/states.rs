@@ -115,6 +115,9 @@ impl Hub {
     /// Gives a state its end in place of the one before.
     pub(super) fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
         let Some(state) = self.states.get_mut(id) else { return };
+        if state.end.is_none() && expires.is_none() {
+            return;
+        }
         if let Some(timer) = state.end.take().and_then(|end| end.timer) {
             self.ends.cancel(timer);
         }
@@ -141,7 +144,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Change, Entry, Outcome, Route, Seq, Undo};
+    use super::super::{Change, Outcome, Route, Undo};
     use super::*;
     use crate::limits::Limits;
     use crate::publication::Publication;
@@ -178,8 +181,7 @@ mod tests {
         ];
         for (at, (change, state)) in (0..).step_by(10).map(UnixMillis).zip(changes) {
             let checked = hub.check(&change, at).unwrap();
-            let entry = Entry { seq: Seq::default(), at, change };
-            assert_eq!(hub.apply_checked(entry, checked, &mut Nobody), Outcome::Done);
+            assert_eq!(hub.apply_checked(at, &change, checked, &mut Nobody), Outcome::Done);
             assert_eq!(hub.state(ns, "c", None, at), Some(state));
             hub.check_invariants();
         }
@@ -203,8 +205,7 @@ mod tests {
         for (channel, ttl_ms) in [("c", None), ("c", None), ("c", Some(1)), ("d", None)] {
             let (channel, data) = (channel.into(), "1".into());
             let change = Change::Push { ns, channel, user: None, data, ttl_ms, emit: false };
-            hub.apply(Entry { seq: Seq::default(), at: UnixMillis(0), change }, &mut undos)
-                .unwrap();
+            hub.apply(UnixMillis(0), &change, &mut undos).unwrap();
         }
         let at = UnixMillis(9);
         hub.undo(undos.0.pop().unwrap(), &mut Nobody);

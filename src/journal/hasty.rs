@@ -64,9 +64,9 @@ impl HastyJournal {
         self.random % below
     }
 
-    fn entry<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Entry<'a> {
+    fn next_seq(&mut self) -> Seq {
         self.last.n += 1;
-        Entry { seq: self.last, at, change }
+        self.last
     }
 
     fn keep(&mut self, upto: Mark, removals: usize, at: UnixMillis) {
@@ -75,7 +75,7 @@ impl HastyJournal {
             self.undos.pop_front();
         }
         for (ticket, _, change) in self.removals.drain(..removals).collect::<Vec<_>>() {
-            let entry = self.entry(at, change);
+            let entry = Entry { seq: self.next_seq(), at, change };
             self.ready.push_back(Event::Entry(Some(ticket), entry));
         }
     }
@@ -96,7 +96,7 @@ impl HastyJournal {
 }
 
 impl Journal for HastyJournal {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         let is_down = self.turn < self.works_at || !self.lost.is_empty();
         if change.is_recorded() && is_down {
             return Proposal::Refused;
@@ -104,10 +104,10 @@ impl Journal for HastyJournal {
         if matches!(change, Change::Remove { .. }) {
             self.next_ticket += 1;
             let ticket = Ticket(self.next_ticket);
-            self.removals.push((ticket, at, change.into_owned()));
+            self.removals.push((ticket, at, change.clone().into_owned()));
             return Proposal::Later(ticket);
         }
-        Proposal::Now(self.entry(at, change))
+        Proposal::Now(self.next_seq())
     }
 
     fn changed(&mut self, undo: Undo) {

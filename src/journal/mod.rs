@@ -13,7 +13,7 @@ pub use late::LateJournal;
 pub use memory::MemoryJournal;
 pub use store::StoreJournal;
 
-use crate::hub::{Change, Entry, Hub, KeyRef, Row, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Row, Seq, Undo};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
@@ -29,9 +29,9 @@ pub struct Mark(pub u64);
 
 /// What became of a proposal.
 #[derive(Debug)]
-pub enum Proposal<'a> {
-    /// It has its place: apply it now.
-    Now(Entry<'a>),
+pub enum Proposal {
+    /// It has this place: apply it now.
+    Now(Seq),
     /// Its entry, or its failure, comes with a later [`Journal::poll`].
     Later(Ticket),
     /// It cannot be kept, or too much waits already; nothing was proposed.
@@ -42,7 +42,7 @@ pub enum Proposal<'a> {
 #[derive(Debug)]
 pub enum Event {
     /// The next entry in the order. Its ticket, if it was proposed here.
-    Entry(Option<Ticket>, Entry<'static>),
+    Entry(Option<Ticket>, Entry),
     /// This proposal has not been and will not be ordered.
     Failed(Ticket),
     /// This change could not be kept: take it back. They come in reverse order, in as many turns as
@@ -61,7 +61,7 @@ pub enum Event {
 /// Orders changes and makes them last.
 pub trait Journal {
     /// Asks for a place in the order. Whatever the answer, the call returns at once.
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a>;
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal;
 
     /// A state is about to become one of so many bytes, by the last entry. Whether that is all
     /// that need be known of it, because it will not be taken back: then there is no
@@ -139,7 +139,7 @@ pub trait Journal {
 
 /// Any of them: the server is compiled once for all, which is a twentieth of its binary.
 impl Journal for Box<dyn Journal> {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         (**self).propose(at, change)
     }
 

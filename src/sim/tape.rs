@@ -19,7 +19,7 @@ pub(super) enum Item {
     /// A change was proposed.
     Proposed { at: UnixMillis, change: Change<'static>, place: Place },
     /// The journal handed an entry out.
-    Ordered { ticket: Option<Ticket>, entry: Entry<'static> },
+    Ordered { ticket: Option<Ticket>, entry: Entry },
     /// The journal will never order this one.
     Failed(Ticket),
     /// The last entry has changed what is recorded, which is durable with this mark; or it stays,
@@ -135,17 +135,18 @@ impl<J: Journal> Traced<J> {
 }
 
 impl<J: Journal> Journal for Traced<J> {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
-        let proposal = self.journal.propose(at, change.clone());
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
+        let proposal = self.journal.propose(at, change);
         let place = match &proposal {
-            Proposal::Now(entry) => Place::Now(entry.seq.n),
+            Proposal::Now(seq) => Place::Now(seq.n),
             Proposal::Later(ticket) => {
                 self.tape.later.set(self.tape.later() + 1);
                 Place::Later(*ticket)
             }
             Proposal::Refused => Place::Refused,
         };
-        self.tape.write(Item::Proposed { at, change: change.into_owned(), place });
+        let change = change.clone().into_owned();
+        self.tape.write(Item::Proposed { at, change, place });
         self.note_durable();
         proposal
     }

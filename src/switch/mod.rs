@@ -37,7 +37,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{
-    ChannelId, Checked, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Row, Undo,
+    Change, ChannelId, Checked, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Row, Undo,
 };
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
@@ -218,17 +218,17 @@ impl<J: Journal> Switch<J> {
     fn apply(
         &mut self,
         net: &mut impl Net,
-        entry: Entry<'_>,
+        (at, change): (UnixMillis, &Change<'_>),
         checked: Option<Checked>,
         part: Part<'_>,
     ) -> Result<Outcome, Refusal> {
-        let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
+        let (published_in, before) = (change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
         delivery.gathers_in = published_in.filter(|_| checked.is_some());
         delivery.reached = part.reached;
         let outcome = match checked {
-            Some(checked) => Ok(hub.apply_checked(entry, checked, &mut delivery)),
-            None => hub.apply(entry, &mut delivery),
+            Some(checked) => Ok(hub.apply_checked(at, change, checked, &mut delivery)),
+            None => hub.apply(at, change, &mut delivery),
         };
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
@@ -256,6 +256,9 @@ impl<J: Journal> Switch<J> {
     }
 
     fn dismiss_leaving(&mut self, net: &mut impl Net) {
+        if self.leaving.is_empty() {
+            return;
+        }
         for (session, reason) in std::mem::take(&mut self.leaving) {
             let (web, mut site) = self.split();
             web.dismiss(net, &mut site, session, reason.into());
@@ -312,7 +315,7 @@ impl<J: Journal> Switch<J> {
             }
             _ => WHOLE,
         };
-        let result = entry.map(|entry| self.apply(net, entry, None, part));
+        let result = entry.map(|entry| self.apply(net, (entry.at, &entry.change), None, part));
         let mark = self.journal.mark();
         match waiter {
             Some(Waiter::Command(conn)) => self.answer_late(net, conn, result, mark),
@@ -388,6 +391,7 @@ struct Delivery<'a, N, J> {
 }
 
 impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
+    #[inline]
     fn deliver(&mut self, route: Route, publication: &Publication<'_>) {
         *self.deliveries += 1;
         *self.work += 1;

@@ -137,16 +137,14 @@ impl<J: Journal> Switch<J> {
         }
         // States of megabytes take their time as well.
         self.work += self.reply_buffer.len() / WORK_BYTES;
-        // The memory stays here for those that come next, unless it is much.
-        let frame = match self.reply_buffer.capacity() > BUFFER_BYTES {
-            true => Frame::from(std::mem::take(&mut self.reply_buffer)),
-            false => Frame::from(&*self.reply_buffer),
-        };
-        self.reply_buffer.clear();
+        // As much memory as these have taken waits for those that come next, unless it is much.
+        let next = Vec::with_capacity(self.reply_buffer.len().min(BUFFER_BYTES));
+        let frame = Frame::from(std::mem::replace(&mut self.reply_buffer, next));
         net.send(conn, frame);
     }
 }
 
+#[inline]
 pub(super) fn success(outcome: &Outcome, counts: bool) -> Body {
     let body = match outcome {
         Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"),

@@ -359,7 +359,7 @@ impl StoreJournal {
 }
 
 impl Journal for StoreJournal {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
+    fn propose(&mut self, _: UnixMillis, change: &Change<'_>) -> Proposal {
         if change.is_recorded() && self.health.refuses() {
             self.meters.refused_changes += 1;
             return Proposal::Refused;
@@ -367,11 +367,11 @@ impl Journal for StoreJournal {
         if matches!(change, Change::Remove { .. }) {
             self.next_ticket += 1;
             let ticket = Ticket(self.next_ticket);
-            self.removals.push((ticket, change.into_owned()));
+            self.removals.push((ticket, change.clone().into_owned()));
             return Proposal::Later(ticket);
         }
         self.last.n += 1;
-        Proposal::Now(Entry { seq: self.last, at, change })
+        Proposal::Now(self.last)
     }
 
     fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Judge;
-use crate::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Place, Route, Row, Seq, Undo};
+use crate::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Place, Route, Row, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -124,22 +124,20 @@ impl Replica {
                 }
                 _ => {}
             }
-            let entry = match item {
-                Item::Proposed { at, change, place: Order::Now(n) } => {
-                    Entry { seq: Seq { term: 0, n: *n }, at: *at, change: change.clone() }
-                }
-                Item::Ordered { entry, .. } => entry.clone(),
+            let (at, change) = match item {
+                Item::Proposed { at, change, place: Order::Now(_) } => (*at, change),
+                Item::Ordered { entry, .. } => (entry.at, &entry.change),
                 _ => continue,
             };
             if let Change::Set { ns, channel, user, .. } | Change::Push { ns, channel, user, .. } =
-                &entry.change
+                change
             {
                 let user = user.as_deref().map(Into::into);
                 self.places.insert((*ns, (&**channel).into(), user));
             }
             // What was refused here was refused there.
             let mut out = Nobody(std::mem::take(&mut self.fresh));
-            let _ = self.hub.apply(entry, &mut out);
+            let _ = self.hub.apply(at, change, &mut out);
             self.fresh = out.0;
         }
     }

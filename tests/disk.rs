@@ -147,7 +147,7 @@ impl Source {
         self.batch += 1;
         let mut batch = Batch { number: self.batch, removed, clock: (AT, AT), ..Batch::default() };
         for key in changed.0 {
-            let row = self.hub.row(&key);
+            let row = self.hub.row(key.as_ref());
             batch.push(key.clone(), row);
         }
         batch

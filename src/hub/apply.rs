@@ -85,25 +85,41 @@ impl Hub {
             }
             Change::Push { channel, user, data, .. } => {
                 let spot = Spot { channel, user: user.as_deref() };
-                let (found, state) = self.live_state(ns, spot, at);
-                if state.is_some_and(|state| !state.value.is_list()) {
-                    return Err(Refusal::NotAList);
-                }
-                // The list around the element takes two bytes more.
-                let max = self.limits.state_bytes;
-                if data.len() + 2 > max {
-                    return Err(Refusal::StateTooLarge(max));
-                }
-                // What is dropped for it at the other end is not counted here.
-                let bytes = match state {
-                    Some(_) => data.len() + 1,
-                    None => spot.bytes() + data.len() + 2,
-                };
-                self.check_state(space, state.is_none(), data, bytes)?;
-                Ok(Checked { state: found })
+                self.check_push((ns, space), spot, data, at)
             }
             _ => Ok(Checked::default()),
         }
+    }
+
+    /// Whether an element can be appended to the list at a place.
+    fn check_push(
+        &self,
+        (ns, space): (NsId, &Namespace),
+        spot: Spot<'_>,
+        data: &str,
+        at: UnixMillis,
+    ) -> Result<Checked, Refusal> {
+        let (found, state) = self.live_state(ns, spot, at);
+        if state.is_some_and(|state| !state.value.is_list()) {
+            return Err(Refusal::NotAList);
+        }
+        // The list around the element takes two bytes more.
+        let max = self.limits.state_bytes;
+        if data.len() + 2 > max {
+            return Err(Refusal::StateTooLarge(max));
+        }
+        // What is dropped for it at the other end counts where there is no room for more.
+        let bytes = match state {
+            Some(_) => data.len() + 1,
+            None => spot.bytes() + data.len() + 2,
+        };
+        let grows =
+            |state: &State| !state.value.stays_as_short(data.len(), self.limits.list_items, max);
+        let room = self.check_state(space, state.is_none(), data, bytes);
+        if room.is_err() && state.is_none_or(grows) {
+            room?;
+        }
+        Ok(Checked { state: found })
     }
 
     /// Whether there is room for a state that takes so many bytes more.
@@ -189,11 +205,7 @@ impl Hub {
                 Outcome::Done
             }
             Change::Revoke { ns, channel, user } => {
-                if self.withdraw(ns, &channel, &user)
-                    && let Some(ns) = self.number(ns)
-                {
-                    out.changed(Undo::new(Key::Grant { ns, channel, user }, 0, Before::Grant));
-                }
+                self.revoke(ns, channel, user, out);
                 Outcome::Done
             }
             Change::Set { ns, channel, user, data, ttl_ms, emit } => {
@@ -244,22 +256,36 @@ impl Hub {
         grace_until: UnixMillis,
         out: &mut impl Outbox,
     ) -> Outcome {
+        if let Some(number) = self.number(ns) {
+            self.show(KeyRef::Namespace { ns: number }, out);
+        }
         if let Some(space) = self.namespaces.get_mut(ns) {
             out.changed(space.undo());
             let old = space.key.replace(key.clone());
             space.old_key = old.map(|old| (old, grace_until));
             self.graces_end = self.graces_end.max(grace_until);
             space.key_epoch = space.key_epoch.wrapping_add(1);
+            self.key_changes += 1;
         }
         Outcome::Key(key)
     }
 
     fn grant(&mut self, ns: NsId, channel: Box<str>, user: Box<str>, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::Grant { ns: number, channel: &channel, user: &user }, out);
         let grant = Grant { channel: channel.clone(), user: user.clone() };
         if self.admit(ns, grant) {
             let key = Key::Grant { ns: number, channel, user };
             out.changed(Undo::new(key, 0, Before::Nothing));
+        }
+    }
+
+    fn revoke(&mut self, ns: NsId, channel: Box<str>, user: Box<str>, out: &mut impl Outbox) {
+        let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::Grant { ns: number, channel: &channel, user: &user }, out);
+        if self.withdraw(ns, &channel, &user) {
+            let key = Key::Grant { ns: number, channel, user };
+            out.changed(Undo::new(key, 0, Before::Grant));
         }
     }
 
@@ -284,8 +310,10 @@ impl Hub {
         if is_endless && state.is_some_and(|state| state.value.is(text)) {
             return;
         }
+        let key = KeyRef::State { ns: number, spot };
+        self.show(key, out);
         if let Some(id) = id
-            && out.stays(KeyRef::State { ns: number, spot }, text.len())
+            && out.stays(key, text.len())
         {
             self.overwrite(id, text);
             return self.end_at(id, expires);
@@ -322,6 +350,7 @@ impl Hub {
 
     fn unset(&mut self, ns: NsId, spot: Spot<'_>, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::State { ns: number, spot }, out);
         let state = self.find_state(ns, spot).and_then(|id| self.take_state(id));
         if let Some(state) = state {
             let before = Before::State { expires: state.expires(), value: state.value };
@@ -337,6 +366,8 @@ impl Hub {
         (at, expires): (UnixMillis, Option<UnixMillis>),
         out: &mut impl Outbox,
     ) {
+        let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::State { ns: number, spot }, out);
         // One that has ended, and is only not dropped yet, is replaced like any other.
         let is_there = |id: &Id<State>| {
             let expires = self.states.get(*id).and_then(State::expires);
@@ -344,22 +375,21 @@ impl Hub {
         };
         let Some(id) = found.filter(is_there) else {
             let mut list = super::state::List::default();
-            list.push(data.into());
+            list.push(data);
             return self.put(ns, spot, found, Value::List(Box::new(list)), expires, out);
         };
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
-        let Some(number) = self.number(ns) else { return };
         let Some(state) = self.states.get(id) else { return };
         let ended = state.expires();
         let changed = self.change_list(id, |list| {
-            list.push(data.into());
-            (list.bound(items, bytes), list.text_bytes())
+            list.push(data);
+            (list.bound(items, bytes), list.text().len())
         });
         let Some(((dropped, bytes), was)) = changed else { return };
         self.end_at(id, expires);
         let before = match was {
             Some(value) => Before::State { value, expires: ended },
-            None => Before::Shorter { dropped, expires: ended },
+            None => Before::Shorter { pushed: data.len(), dropped, expires: ended },
         };
         out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }

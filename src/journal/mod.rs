@@ -13,7 +13,7 @@ pub use late::LateJournal;
 pub use memory::MemoryJournal;
 pub use store::StoreJournal;
 
-use crate::hub::{Change, Entry, Hub, KeyRef, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Row, Undo};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
@@ -45,7 +45,8 @@ pub enum Event {
     Entry(Option<Ticket>, Entry<'static>),
     /// This proposal has not been and will not be ordered.
     Failed(Ticket),
-    /// This change could not be kept: take it back. They come in reverse order.
+    /// This change could not be kept: take it back. They come in reverse order, in as many turns as
+    /// that takes, and nothing is recorded in between.
     Undo(Undo),
     /// The last `Undo` has come: whoever waits for anything between these marks waits in vain.
     /// With this event all up to `upto` counts as durable, because nothing of it is left.
@@ -69,11 +70,15 @@ pub trait Journal {
         false
     }
 
+    /// A row is about to change, by the last entry or by time, and this is what it is now.
+    fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
+
     /// The hub has changed a row, by the last entry or by time.
     fn changed(&mut self, undo: Undo);
 
     /// The turn is over: what was changed in it goes its way as one batch, each row as the hub
-    /// has it now. Returns at once. `at` is the time on the scale of [`Entry::at`].
+    /// has it now. Returns soon: what is much takes the next turns as well. `at` is the time on
+    /// the scale of [`Entry::at`].
     fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now);
 
     /// The next thing to know; `None` for nothing yet.
@@ -140,6 +145,10 @@ impl Journal for Box<dyn Journal> {
 
     fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
         (**self).stays(key, bytes)
+    }
+
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        (**self).changes(key, row);
     }
 
     fn changed(&mut self, undo: Undo) {

@@ -20,7 +20,7 @@ mod tails;
 #[cfg(test)]
 mod tests;
 
-pub use io::Signal;
+pub use events::Signal;
 pub use listener::Listener;
 pub use process::raise_descriptor_limit;
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::edge::ConnId;
 use crate::frame::Frame;
-use crate::hub::{Change, Entry, Hub, KeyRef, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Row, Undo};
 use crate::journal::{Event, Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
@@ -25,6 +25,8 @@ pub(super) enum Item {
     /// The last entry has changed what is recorded, which is durable with this mark; or it stays,
     /// whatever becomes of that.
     Changed { mark: u64, stays: bool },
+    /// The last change that is recorded is taken back; or the end of a state, which no entry made.
+    TakenBack { is_end: bool },
     /// What was recorded behind one mark, up to another, has been undone.
     Lost { from: u64, upto: u64 },
     /// A frame went out to an open connection; whether somebody else published it.
@@ -157,6 +159,10 @@ impl<J: Journal> Journal for Traced<J> {
         stays
     }
 
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.journal.changes(key, row);
+    }
+
     fn changed(&mut self, undo: Undo) {
         let (is_end, Mark(before)) = (undo.is_end(), self.journal.mark());
         self.journal.changed(undo);
@@ -185,7 +191,10 @@ impl<J: Journal> Journal for Traced<J> {
             Some(Event::Lost { from, upto }) => {
                 self.tape.write(Item::Lost { from: from.0, upto: upto.0 });
             }
-            Some(Event::Undo(_)) | None => {}
+            Some(Event::Undo(undo)) => {
+                self.tape.write(Item::TakenBack { is_end: undo.is_end() });
+            }
+            None => {}
         }
         self.note_durable();
         event

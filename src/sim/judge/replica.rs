@@ -101,6 +101,17 @@ impl Replica {
                     self.fresh.retain(|undo| !is_kept(undo));
                     self.undos.extend(self.fresh.drain(..).map(|undo| (*mark, undo)));
                 }
+                Item::TakenBack { is_end: false } => {
+                    self.fresh.retain(|undo| !is_kept(undo));
+                    // With what ended since.
+                    while let Some(undo) = self.fresh.pop().or_else(|| Some(self.undos.pop()?.1)) {
+                        let is_end = undo.is_end();
+                        self.hub.undo(undo, &mut Nobody::default());
+                        if !is_end {
+                            break;
+                        }
+                    }
+                }
                 Item::Lost { from, .. } => {
                     self.fresh.retain(|undo| !is_kept(undo));
                     let first = self.undos.partition_point(|(mark, _)| mark <= from);
@@ -109,6 +120,7 @@ impl Replica {
                     for undo in lost.into_iter().rev() {
                         self.hub.undo(undo, &mut Nobody::default());
                     }
+                    self.hub.all_taken_back();
                 }
                 _ => {}
             }
@@ -144,7 +156,7 @@ impl Replica {
             for (_, channel, user) in self.places.iter().filter(|(of, ..)| *of == ns) {
                 let there = self.hub.state(ns, channel, user.as_deref(), at);
                 let here = space.state(channel, user.as_deref(), at.0).map(|state| &*state.text);
-                assert_eq!(there.as_deref(), here, "state of {channel:?} {user:?} in the replica");
+                assert_eq!(there, here, "state of {channel:?} {user:?} in the replica");
             }
         }
     }

@@ -79,8 +79,11 @@ struct Watch {
     is_settled: bool,
     /// Its backlog is above the hard limit.
     is_over: bool,
-    /// Its backlog has been above the soft limit since.
+    /// Its backlog has been above the soft limit since; or, if much that it asked for stood in the
+    /// way before, will have been from then on.
     over_since: Option<Millis>,
+    /// Publications have waited since, with much that it asked for.
+    served_since: Option<Millis>,
     /// Bytes of publications that wait for it.
     owed: usize,
     /// To be looked at again then, which is not after it is due.
@@ -95,8 +98,26 @@ impl Watch {
             is_settled: false,
             is_over: false,
             over_since: None,
+            served_since: None,
             owed: 0,
             timer: None,
+        }
+    }
+}
+
+impl Watch {
+    /// How long the backlog has been above the soft limit. While much that it asked for is being
+    /// taken, that is no lag, however much gathers behind it; and then it has as long as that took
+    /// to catch up, and the usual time besides.
+    fn look_behind(&mut self, waiting: Waiting, soft_bytes: usize, now: Millis) {
+        if waiting.bytes.saturating_sub(waiting.published) > soft_bytes {
+            self.served_since.get_or_insert(now);
+            self.over_since = None;
+        } else if waiting.backlog > soft_bytes {
+            let served = self.served_since.take().map_or(0, |since| now.0 - since.0);
+            self.over_since.get_or_insert(now.plus(served));
+        } else {
+            (self.served_since, self.over_since) = (None, None);
         }
     }
 }
@@ -158,10 +179,7 @@ impl Watches {
             (watch.taken_at, watch.is_settled) = (now, false);
         }
         watch.is_over = waiting.backlog > self.rules.backlog_bytes;
-        match waiting.backlog > self.rules.soft_bytes {
-            true => _ = watch.over_since.get_or_insert(now),
-            false => watch.over_since = None,
-        }
+        watch.look_behind(waiting, self.rules.soft_bytes, now);
         self.arm(*id);
     }
 
@@ -375,6 +393,26 @@ mod tests {
         world.watches.rules.soft_bytes = RULES.counted_max();
         world.push(5000, Kind::Published, 0);
         world.expect(1000, CloseReason::Stalled);
+    }
+
+    #[test]
+    fn what_gathers_behind_what_it_asked_for_is_no_lag_before_that_has_been_taken() {
+        let mut world = World::new();
+        world.push(5000, Kind::Asked, 0);
+        world.push(60, Kind::Published, 0);
+        world.push(60, Kind::Published, 100);
+        for now in 1..5 {
+            world.take(1000, 900 * now);
+            world.quiet(900 * now);
+        }
+        // So much of it is little; for as long as it stood in the way, and half a second besides,
+        // it may lag.
+        world.take(900, 4000);
+        for now in [4900, 5800, 6700, 7600, 8400] {
+            world.take(1, now);
+            world.quiet(now);
+        }
+        world.expect(8500, CloseReason::Lagging);
     }
 
     #[test]

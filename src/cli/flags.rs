@@ -83,6 +83,11 @@ pub(super) const AT_WS: Flag = Flag {
     value: "HOST:PORT",
     about: "the server's port for browsers (127.0.0.1:8080)",
 };
+pub(super) const AT_WS_UNIX: Flag = Flag {
+    name: "ws-unix",
+    value: "PATH",
+    about: "its unix socket for browsers, instead (no socket)",
+};
 pub(super) const AT_ADMIN: Flag =
     Flag { name: "admin", value: "HOST:PORT", about: "the server's admin door (127.0.0.1:8086)" };
 pub(super) const ORIGIN: Flag = Flag {

@@ -21,7 +21,6 @@ pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
 pub use record::{Cursor, Declared, Key, KeyRef, Row, Undo};
 
-use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
@@ -67,6 +66,8 @@ pub trait Outbox {
     fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
+    /// A row of what is recorded is about to change, and this is what it is now.
+    fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
     /// A row of what is recorded has changed; this takes it back.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
@@ -288,6 +289,7 @@ pub struct Hub {
     next_number: u64,
     /// No old key is good any more from this moment on.
     graces_end: UnixMillis,
+    key_changes: u64,
     channels: Arena<Channel>,
     users: Arena<User>,
     peers: Arena<Peer>,
@@ -301,6 +303,8 @@ pub struct Hub {
     leaving: Leaving,
     /// When states end, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
+    /// Some of several changes have been taken back, and not all.
+    is_taking_back: bool,
 }
 
 impl Hub {
@@ -314,6 +318,7 @@ impl Hub {
             numbers: HashMap::new(),
             next_number: 1,
             graces_end: UnixMillis(0),
+            key_changes: 0,
             channels: Arena::default(),
             users: Arena::default(),
             peers: Arena::default(),
@@ -324,6 +329,7 @@ impl Hub {
             present: Present::default(),
             leaving: Leaving::default(),
             ends: Wheel::new(at.0),
+            is_taking_back: false,
         }
     }
 
@@ -332,6 +338,7 @@ impl Hub {
         self.limits = limits;
     }
 
+    #[inline]
     fn hash(&self, key: impl Hash) -> u64 {
         self.hasher.hash_one(key)
     }
@@ -354,12 +361,20 @@ impl Hub {
         self.namespaces.get(ns).map(|ns| ns.key_epoch)
     }
 
-    /// Whether a key that was current at that epoch still opens the namespace.
-    pub fn is_key_good(&self, ns: NsId, epoch: u32, at: UnixMillis) -> bool {
-        self.namespaces.get(ns).is_some_and(|ns| {
-            let grace = ns.old_key.as_ref().is_some_and(|(_, until)| at < *until);
-            epoch == ns.key_epoch || grace && epoch.wrapping_add(1) == ns.key_epoch
-        })
+    /// Until when a key that was current at that epoch opens the namespace: always, for a time,
+    /// or not since the beginning of all time.
+    pub fn key_until(&self, ns: NsId, epoch: u32) -> UnixMillis {
+        let Some(space) = self.namespaces.get(ns) else { return UnixMillis(0) };
+        match (&space.old_key, space.key_epoch.wrapping_sub(epoch)) {
+            (_, 0) => UnixMillis(u64::MAX),
+            (Some((_, until)), 1) => *until,
+            _ => UnixMillis(0),
+        }
+    }
+
+    /// How often it has come to be otherwise whom a key lets in.
+    pub fn key_changes(&self) -> u64 {
+        self.key_changes
     }
 
     fn find_channel(&self, ns: NsId, name: &str) -> Option<Id<Channel>> {
@@ -457,7 +472,7 @@ impl Hub {
         peer: PeerId,
         channel: &str,
         at: UnixMillis,
-    ) -> Result<Option<Cow<'_, str>>, Denied> {
+    ) -> Result<Option<&str>, Denied> {
         let (ns, user) = self.identity(peer).ok_or(Denied::Gone)?;
         let space = self.namespaces.get(ns).ok_or(Denied::Gone)?;
         if channel.starts_with('#') && !space.grants.contains(&GrantRef { channel, user }) {
@@ -488,6 +503,7 @@ impl Hub {
         channel.is_some_and(|channel| self.leave(peer, channel))
     }
 
+    #[inline]
     fn is_member(&self, peer: PeerId, channel: Id<Channel>) -> bool {
         self.peers
             .get(peer)

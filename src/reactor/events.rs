@@ -6,7 +6,6 @@ use std::io::Read;
 use mio::Events;
 
 use super::Reactor;
-use super::io::Signal;
 use super::peer::{Phase, flag};
 use crate::reason::CloseReason;
 
@@ -14,9 +13,18 @@ use crate::reason::CloseReason;
 pub(super) const WAKER: usize = usize::MAX / 2;
 pub(super) const SIGNALS: usize = WAKER + 1;
 
+/// What a signal asks the process for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// To stop.
+    Stop,
+    /// To read its configuration again.
+    Reload,
+}
+
 impl Reactor {
-    /// Notes what each event says. Slots are freed at the end of a turn only, so no event can
-    /// meet another life of its slot.
+    /// Notes what each event says. Nobody new gets a slot before all of them are noted, so no event
+    /// can meet another life of its slot.
     pub(super) fn read_events(&mut self) {
         let mut stopped = 0;
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));

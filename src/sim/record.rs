@@ -37,6 +37,8 @@ pub(super) struct State {
 pub(super) struct Record {
     limits: Limits,
     pub spaces: BTreeMap<u32, Space>,
+    /// Changes are taken back, and no state ends meanwhile.
+    pub is_taking_back: bool,
     next: u32,
     /// Every key that there ever was, with the name of its namespace.
     pub keys: Vec<(String, String)>,
@@ -57,7 +59,7 @@ impl Space {
 
 impl Record {
     pub fn new(limits: Limits) -> Record {
-        Record { limits, spaces: BTreeMap::new(), next: 1, keys: Vec::new() }
+        Record { limits, spaces: BTreeMap::new(), is_taking_back: false, next: 1, keys: Vec::new() }
     }
 
     pub fn set_limits(&mut self, limits: Limits) {
@@ -84,6 +86,9 @@ impl Record {
 
     /// States that had ended by then are forgotten.
     pub fn advance(&mut self, at: u64) {
+        if self.is_taking_back {
+            return;
+        }
         for space in self.spaces.values_mut() {
             space.states.retain(|_, state| state.ends.is_none_or(|end| at < end));
         }
@@ -143,7 +148,12 @@ impl Record {
         self.check_total(space, count, is_new.into(), (self.limits.states, "states"))?;
         let place = (store.channel.clone(), store.user.clone());
         let (before, after) = match state {
-            Some(_) if store.is_push => (0, store.data.len() + 1),
+            // What is dropped counts where the list gets no longer.
+            Some(state) if store.is_push => {
+                let appended = appended(&state.text, &store.data, &self.limits);
+                let is_longer = appended.len() > state.text.len();
+                (0, if is_longer { store.data.len() + 1 } else { 0 })
+            }
             Some(state) => (weight(&place, &state.text), weight(&place, &store.data)),
             None if store.is_push => (0, weight(&place, &store.data) + 2),
             None => (0, weight(&place, &store.data)),

@@ -155,7 +155,10 @@ impl<G: Ground> World<G> {
         self.switch.tick(&mut self.net);
         self.report.calls += 1;
         let items = self.tape.take();
+        self.judge.takes_back_no_more_than_fits(&items);
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
+        self.judge.look_at_keys();
+        self.judge.count_in();
         self.judge_items(&items, None);
         let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
@@ -195,6 +198,10 @@ impl<G: Ground> World<G> {
             // Some channels have only those left who are on their way out.
             assert!(sizes[1] >= expected[1], "channels of the hub");
             expected[1] = sizes[1];
+        }
+        if self.judge.is_taking_back() {
+            assert!(sizes[4] >= expected[4], "states of the hub");
+            expected[4] = sizes[4];
         }
         assert_eq!(sizes, expected, "sizes of the hub");
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
@@ -340,8 +347,8 @@ impl<G: Ground> World<G> {
             if self.clients[i].conn.is_some() {
                 continue;
             }
-            let conn = self.net.insert();
             let (door, from) = (self.clients[i].door, self.clients[i].from);
+            let conn = self.net.insert(from);
             self.clients[i].conn = Some(conn);
             let early = std::mem::take(&mut self.clients[i].early);
             self.switch.opened(&mut self.net, conn, door, from);

@@ -2,12 +2,13 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends (and `text`, `command`, `deadlines` and `replies` for
-//! theirs), `browser` for what browsers say, whose connections and sessions are the web door's
-//! ([`Web`]), `page` for the page to try it all, `seats` for who is what, `crowd` for what is said
-//! to all in a channel, `spread` for what is said in so many that it takes several turns, `flood`,
-//! `shortage`, `intake` and `drain` for the days on which there is too much or it is over. This
-//! file has what is between the roles: the order of changes, delivery, and the end of connections.
+//! One file per role: `control` for back ends (and `text`, `command`, `deadlines`, `replies` and
+//! `strangers` for theirs), `browser` for what browsers say, whose connections and sessions are the
+//! web door's ([`Web`]), `page` for the page to try it all, `seats` for who is what, `crowd` for
+//! what is said to all in a channel, `spread` for what is said in so many that it takes several
+//! turns, `flood`, `shortage`, `intake` and `drain` for the days on which there is too much or it
+//! is over. This file has what is between the roles: the order of changes, delivery, and the end of
+//! connections.
 
 mod browser;
 mod census;
@@ -26,16 +27,17 @@ mod settings;
 mod shared;
 mod shortage;
 mod spread;
+mod strangers;
 mod text;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use hashbrown::{HashMap, HashSet};
 
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{
-    ChannelId, Checked, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Undo,
+    Change, ChannelId, Checked, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Row, Undo,
 };
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
@@ -55,6 +57,7 @@ use settings::{service, shared_bytes_min};
 use shared::SharedStates;
 use shortage::Shortage;
 use spread::Spread;
+use strangers::{KeyWatch, Strangers};
 
 pub use census::Census;
 #[doc(hidden)]
@@ -66,19 +69,6 @@ pub use settings::{Settings, SockJs};
 const ENDS_PER_TURN: usize = 1000;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
-
-/// A controller that has not authenticated, by its age: lives of slots are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Stranger {
-    age: u32,
-    conn: ConnId,
-}
-
-impl Stranger {
-    fn of(conn: ConnId) -> Stranger {
-        Stranger { age: conn.generation, conn }
-    }
-}
 
 /// Who waits for a place in the order.
 #[derive(Debug)]
@@ -109,10 +99,13 @@ pub struct Switch<J> {
     journal: J,
     /// Who is connected, and as what.
     seats: Seats,
-    /// Back ends that have not authenticated yet, the oldest first.
-    strangers: BTreeSet<Stranger>,
+    /// Back ends that have not authenticated.
+    strangers: Strangers,
+    key_watch: KeyWatch,
     /// All browsers.
     web: Web<Browser>,
+    /// From which slot on those are to be counted who came before there was a cap on addresses.
+    count_from: Option<usize>,
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, Waiter>,
     /// Emits to several channels that go on in the next turns, in turn.
@@ -170,7 +163,9 @@ impl<J: Journal> Switch<J> {
             demo,
             journal,
             seats: Seats::default(),
-            strangers: BTreeSet::new(),
+            strangers: Strangers::default(),
+            key_watch: KeyWatch::default(),
+            count_from: None,
             waiting: HashMap::new(),
             spreads: VecDeque::new(),
             reply_buffer: Vec::new(),
@@ -223,17 +218,17 @@ impl<J: Journal> Switch<J> {
     fn apply(
         &mut self,
         net: &mut impl Net,
-        entry: Entry<'_>,
+        (at, change): (UnixMillis, &Change<'_>),
         checked: Option<Checked>,
         part: Part<'_>,
     ) -> Result<Outcome, Refusal> {
-        let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
+        let (published_in, before) = (change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
         delivery.gathers_in = published_in.filter(|_| checked.is_some());
         delivery.reached = part.reached;
         let outcome = match checked {
-            Some(checked) => Ok(hub.apply_checked(entry, checked, &mut delivery)),
-            None => hub.apply(entry, &mut delivery),
+            Some(checked) => Ok(hub.apply_checked(at, change, checked, &mut delivery)),
+            None => hub.apply(at, change, &mut delivery),
         };
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
@@ -261,6 +256,9 @@ impl<J: Journal> Switch<J> {
     }
 
     fn dismiss_leaving(&mut self, net: &mut impl Net) {
+        if self.leaving.is_empty() {
+            return;
+        }
         for (session, reason) in std::mem::take(&mut self.leaving) {
             let (web, mut site) = self.split();
             web.dismiss(net, &mut site, session, reason.into());
@@ -280,17 +278,31 @@ impl<J: Journal> Switch<J> {
         (&mut self.web, site)
     }
 
+    /// Takes in what the journal has to tell. A change that is taken back is work like any other:
+    /// those that a turn has no room for come in the next.
+    fn hear_journal(&mut self, net: &mut impl Net) {
+        while let Some(event) = self.journal.poll() {
+            let is_undo = matches!(event, Event::Undo(_));
+            self.handle(net, event);
+            if is_undo && self.has_worked_enough() {
+                return;
+            }
+        }
+    }
+
     fn handle(&mut self, net: &mut impl Net, event: Event) {
         let (ticket, entry) = match event {
             Event::Entry(ticket, entry) => (ticket, Some(entry)),
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
+                self.work += 1;
                 let (hub, mut delivery) = self.delivery(net);
                 hub.undo(undo, &mut delivery);
                 self.shared.clear();
                 return self.dismiss_leaving(net);
             }
             Event::Lost { from, upto } => {
+                self.hub.all_taken_back();
                 self.lose(net, from, upto);
                 // What came back may have ended meanwhile.
                 return self.advance(net);
@@ -303,7 +315,7 @@ impl<J: Journal> Switch<J> {
             }
             _ => WHOLE,
         };
-        let result = entry.map(|entry| self.apply(net, entry, None, part));
+        let result = entry.map(|entry| self.apply(net, (entry.at, &entry.change), None, part));
         let mark = self.journal.mark();
         match waiter {
             Some(Waiter::Command(conn)) => self.answer_late(net, conn, result, mark),
@@ -350,8 +362,8 @@ impl<J: Journal> Switch<J> {
         let peers = self.web.peers().filter(is_known);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
         let controllers = self.seats.all_controllers();
-        let is_known = |stranger: &Stranger| controllers.contains(&stranger.conn);
-        assert!(self.strangers.iter().all(is_known));
+        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger)));
+        self.strangers.check_invariants();
         let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
         assert!(!controllers.iter().any(is_served), "one is not put back");
         for (ticket, waiter) in &self.waiting {
@@ -379,6 +391,7 @@ struct Delivery<'a, N, J> {
 }
 
 impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
+    #[inline]
     fn deliver(&mut self, route: Route, publication: &Publication<'_>) {
         *self.deliveries += 1;
         *self.work += 1;
@@ -412,6 +425,10 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
         stays
     }
 
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.journal.changes(key, row);
+    }
+
     fn changed(&mut self, undo: Undo) {
         self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
@@ -423,15 +440,11 @@ impl<J: Journal> Handler for Switch<J> {
         self.metrics.opened += 1;
         match door {
             Door::Control => {
-                if self.seats.controllers() >= self.limits.control_connections {
-                    net.close(conn, CloseReason::Full);
-                } else {
-                    self.strangers.insert(Stranger::of(conn));
-                }
-                let controller = Controller::new(net, conn, &self.limits);
-                self.seats.seat_controller(conn, controller);
-                if self.strangers.len() > self.limits.control_unauthenticated_connections {
-                    self.evict_stranger(net);
+                let is_full = self.seats.controllers() >= self.limits.control_connections;
+                self.seats.seat_controller(conn, Controller::new(from.into()));
+                match self.seats.controller(conn).filter(|_| is_full) {
+                    Some(controller) => controller.let_go(net, conn, CloseReason::Full),
+                    None => self.meet(net, conn),
                 }
             }
             Door::Web => {
@@ -510,7 +523,7 @@ impl<J: Journal> Handler for Switch<J> {
             self.report_soon(net.now());
         }
         if let Some(controller) = self.seats.leave_controller(conn) {
-            self.strangers.remove(&Stranger::of(conn));
+            self.strangers.remove(conn);
             if controller.wants.is_some() {
                 self.hungry.retain(|hungry| *hungry != conn);
             }
@@ -544,9 +557,11 @@ impl<J: Journal> Handler for Switch<J> {
         let flood = self.flood_due(net);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
         let shortage = self.shortage_due(net);
-        let spread = (self.flood.is_none() && !self.spreads.is_empty()).then_some(Millis(0));
+        let has_more =
+            self.flood.is_none() && !self.spreads.is_empty() || self.count_from.is_some();
+        let spread = has_more.then_some(Millis(0));
         let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due(), spread];
-        [end, journal, shared, web].into_iter().chain(others).flatten().min()
+        [end, journal, shared, web, self.keys_due()].into_iter().chain(others).flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
@@ -558,9 +573,9 @@ impl<J: Journal> Handler for Switch<J> {
         self.depart(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
-        while let Some(event) = self.journal.poll() {
-            self.handle(net, event);
-        }
+        self.hear_journal(net);
+        self.look_at_keys(net);
+        self.count_in(net);
         let (web, mut site) = self.split();
         web.tick(net, &mut site);
         self.drain(net);
@@ -570,9 +585,7 @@ impl<J: Journal> Handler for Switch<J> {
     fn settle(&mut self, net: &mut impl Net) {
         let now = net.now();
         self.journal.commit(&self.hub, self.at(now), now);
-        while let Some(event) = self.journal.poll() {
-            self.handle(net, event);
-        }
+        self.hear_journal(net);
         self.spread(net);
         self.relieve(net);
         self.make_room(net);

@@ -152,7 +152,8 @@ impl<J: Journal> Switch<J> {
         }
         let KeyWatch { seen, next, due } = &self.key_watch;
         let is_now = next.is_some() || *seen != self.hub.key_changes();
-        if is_now { Some(Millis(0)) } else { *due }
+        // Whoever it was about may have gone, and all others with it.
+        if is_now { Some(Millis(0)) } else { due.filter(|_| self.seats.controllers() > 0) }
     }
 
     /// When keys have changed or ended: whoever came with one of those is a stranger again, and

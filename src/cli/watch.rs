@@ -2,7 +2,7 @@
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS, Flag, KEY, ORIGIN};
 use super::output::{out, printable, tell};
-use super::session::{namespace_key, origin, place, quote};
+use super::session::{named, namespace_key, origin, place, quote};
 use super::{Call, Command, Stop};
 use crate::client::{ANSWER_MS, Address, ClientError, Message, Socket};
 use crate::codec::{json, jwt};
@@ -47,6 +47,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         Some("") => return Err(Stop::Usage("--user: the name of the user is empty".into())),
         user => user.unwrap_or(WATCH),
     };
+    channels.iter().try_for_each(|channel| named("channel", channel).map(drop))?;
     let (config, origin) = (call.client_config()?, origin(call)?);
     let key = namespace_key(call, &config, name)?;
     let address = match call.flag(AT_WS.name) {
@@ -57,6 +58,10 @@ fn run(call: &Call) -> Result<(), Stop> {
     };
     let mut socket = Socket::connect(&address, origin).map_err(|e| match e {
         ClientError::Connect(..) => failed(e),
+        ClientError::Lost => Stop::Failed(format!(
+            "{address}: it closed without an answer, as the port for back ends does; --ws takes \
+             the port for browsers"
+        )),
         e => Stop::Failed(format!("{address}: {e}")),
     })?;
     let token = jwt::sign(user, key.key.expose(), None);

@@ -118,6 +118,12 @@ fn start(said: &[u8]) -> &[u8] {
 }
 
 fn unexpected(input: &[u8]) -> Fault {
+    if input.starts_with(b"HTTP/1.1 503") {
+        let body = input.windows(4).position(|it| it == b"\r\n\r\n").map(|at| at + 4);
+        let body = body.and_then(|at| input.get(at..)).unwrap_or_default();
+        let body = words(body.trim_ascii());
+        return Fault::new(format!("the server has no room now: HTTP 503 {body}"));
+    }
     Fault::new(format!("the server says something unexpected: {}", words(input)))
 }
 

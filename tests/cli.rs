@@ -132,7 +132,8 @@ fn check_shows_what_serve_would_run_with() {
     let dir = Dir::new();
     let file = dir.file("fws.json");
     let config = json!({ "ws": "1.1.1.1:1", "control": "127.1.1.1:2", "data": "/file",
-        "namespaces": { "shop": "its-key-0123456789" }, "limits": { "name_bytes": 100, "auth_ms": 200 } });
+        "namespaces": { "shop": "its-key-0123456789" },
+        "limits": { "name_bytes": 100, "auth_ms": 200 } });
     std::fs::write(&file, config.to_string()).unwrap();
     set_mode(&file, 0o600);
     let mut command = fws(&["check", "--json", "--data", "/flag", "--limit", "auth_ms=300"]);

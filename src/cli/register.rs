@@ -78,6 +78,14 @@ pub(super) fn hand_over(config: &Config, name: &str, reply: &str) -> Result<(), 
     Ok(())
 }
 
+/// Says something of the file of the server, if the namespace stands in it.
+pub(super) fn tell_if_configured(config: &Config, name: &str, what: &str) {
+    let is_named = config.namespaces.iter().any(|(known, _)| known == name);
+    if let (Some(file), true) = (&config.file, is_named) {
+        tell(&format!("warning: {} {what}", file.display()));
+    }
+}
+
 fn key_in(reply: &str) -> Option<Secret> {
     let [key] = json::members(reply, &["secretKey"]).ok()??;
     Secret::new(json::string(key?)?).ok()

@@ -45,12 +45,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         Ok(false) => {}
         Err(e) => tell(&format!("warning: the key that was kept for it is still there: {e}")),
     }
-    let is_named = |(known, _): &(String, _)| known == name;
-    if let (Some(file), true) = (&config.file, config.namespaces.iter().any(is_named)) {
-        tell(&format!(
-            "warning: it stands in {}, and comes back with the next start or reload",
-            file.display()
-        ));
-    }
+    let back = "has it still: it comes back with the next start or reload";
+    register::tell_if_configured(&config, name, back);
     Ok(())
 }

@@ -3,7 +3,6 @@
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag};
 use super::session::{Body, named, seconds};
 use super::{Call, Command, Stop, register};
-use crate::config::Config;
 
 const GRACE: Flag = Flag {
     name: "grace",
@@ -21,8 +20,9 @@ The server makes a new key for namespace NAME. It is printed and kept as by
 and tokens signed with it with it, unless --grace leaves time to bring the new one
 everywhere. Browsers that are connected stay.
 
-Needs the server key, as `fws register` does. A key that stands in the file of the
-server is changed there, and by a reload.",
+Needs the server key, as `fws register` does. Where the key stands in the file of
+the server the new one is good all the same; write it there, where other commands
+look for it.",
     flags: &[GRACE, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws rotate shop", "the old key has leaked"),
@@ -35,25 +35,16 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [name] = call.words()?;
     let config = call.client_config()?;
     let grace = seconds(call, GRACE.name)?;
-    refuse_configured(&config, named("namespace", name)?)?;
-    let mut body = Body::new("rotateKey").text("name", name);
+    let mut body = Body::new("rotateKey").text("name", named("namespace", name)?);
     if let Some(grace) = grace {
         body = body.raw("params", &format!("{{\"grace\":{grace}}}"));
     }
     let reply = register::ask(call, &config, name, body)?;
-    register::hand_over(&config, name, &reply)
-}
-
-/// The next start would put the key of the file in the place of the new one.
-fn refuse_configured(config: &Config, name: &str) -> Result<(), Stop> {
-    match &config.file {
-        Some(file) if config.namespaces.iter().any(|(known, _)| known == name) => {
-            Err(Stop::Failed(format!(
-                "the key of namespace {name:?} stands in {}: change it there, and reload the \
-                 server",
-                file.display()
-            )))
-        }
-        _ => Ok(()),
-    }
+    register::hand_over(&config, name, &reply)?;
+    register::tell_if_configured(
+        &config,
+        name,
+        "still has the key before: write the new one there",
+    );
+    Ok(())
 }

@@ -12,6 +12,7 @@
 mod browser;
 mod census;
 mod command;
+mod concerned;
 mod control;
 mod crowd;
 mod deadlines;
@@ -45,6 +46,7 @@ use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{SessionId, Web};
 use browser::{Browser, Site};
+use concerned::Concerned;
 use control::Controller;
 use crowd::Crowd;
 use drain::Drain;
@@ -148,6 +150,8 @@ pub struct Switch<J> {
     /// When to report refusals next, and those that have been reported.
     report_at: Option<Millis>,
     reported: Refusals,
+    /// Whose they are, since then.
+    concerned: Concerned,
 }
 
 impl<J: Journal> Switch<J> {
@@ -188,6 +192,7 @@ impl<J: Journal> Switch<J> {
             epoch,
             drain: None,
             report_at: None,
+            concerned: Concerned::default(),
         }
     }
 
@@ -272,6 +277,7 @@ impl<J: Journal> Switch<J> {
         let site = Site {
             hub: &mut self.hub,
             shared: &mut self.shared,
+            concerned: &mut self.concerned,
             limits: &self.limits,
             demo: self.demo.as_ref(),
             is_short: self.shortage.is_some(),
@@ -330,8 +336,9 @@ impl<J: Journal> Switch<J> {
         self.report_at = None;
         let refusals = self.metrics.refusals_since(&self.reported);
         self.reported = self.metrics.refusals();
+        let concerned = std::mem::take(&mut self.concerned);
         if !refusals.is_empty() {
-            crate::log::warning(now.unix, format_args!("refused: {refusals}"));
+            crate::log::warning(now.unix, format_args!("refused: {refusals}{concerned}"));
         }
     }
 

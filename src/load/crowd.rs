@@ -268,3 +268,16 @@ impl Crowd {
         format!("{} of {} have subscribed", self.subscribed, self.total)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_there_is_no_room_is_said_in_words() {
+        let full =
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\r\nThe server is full\n";
+        let said = heard(&Until::Switched, full).unwrap_err().to_string();
+        assert_eq!(said, "the server has no room now: HTTP 503 The server is full");
+    }
+}

@@ -6,8 +6,9 @@
 //! theirs), `browser` for what browsers say, whose connections and sessions are the web door's
 //! ([`Web`]), `page` for the page to try it all, `seats` for who is what, `crowd` for what is said
 //! to all in a channel, `spread` for what is said in so many that it takes several turns, `flood`,
-//! `shortage`, `intake` and `drain` for the days on which there is too much or it is over. This
-//! file has what is between the roles: the order of changes, delivery, and the end of connections.
+//! `shortage`, `intake` and `drain` for the days on which there is too much or it is over, and
+//! `concerned` for whose refusals they were. This file has what is between the roles: the order of
+//! changes, delivery, and the end of connections.
 
 mod browser;
 mod census;

@@ -172,13 +172,13 @@ struct List {
     tail: u32,
     /// Bytes of the head frame that the socket has taken.
     head_sent: u32,
+    frames: u32,
     /// Bytes of the publications behind the head, as far as they count.
-    backlog: u32,
+    backlog: usize,
     /// Bytes not yet taken by the socket, over all frames.
     bytes: usize,
     /// Bytes of the publications that have not gone out as a whole.
     published: usize,
-    frames: u32,
 }
 
 /// What waits in a queue.
@@ -297,7 +297,7 @@ impl FramePool {
                 bytes: list.bytes,
                 frames: list.frames as usize,
                 published: list.published,
-                backlog: list.backlog as usize,
+                backlog: list.backlog,
                 is_begun: list.head_sent > 0,
             },
             None => self.nodes.get(queue.first).map_or_else(Waiting::default, |node| Waiting {
@@ -550,9 +550,9 @@ impl FramePool {
 }
 
 /// What of a frame behind the head counts as backlog.
-fn counted(counted_max: usize, node: &Node) -> u32 {
+fn counted(counted_max: usize, node: &Node) -> usize {
     match node.kind {
         Kind::Asked => 0,
-        Kind::Published => u32::try_from(node.frame.len().min(counted_max)).unwrap_or(u32::MAX),
+        Kind::Published => node.frame.len().min(counted_max),
     }
 }

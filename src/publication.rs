@@ -285,7 +285,8 @@ fn message_parts_frame(form: Form, parts: &[&str]) -> Frame {
     }
 }
 
-/// The SockJS frame of all these items (see [`Form::Item`]), `a["…","…"]`.
+/// The SockJS frame of all these items (see [`Form::Item`]), `a["…","…"]`, with room for the end
+/// of a line.
 pub fn array<'a>(items: impl IntoIterator<Item = &'a Frame> + Clone) -> Vec<u8> {
     let bytes: usize = items.clone().into_iter().map(|item| item.len() + 1).sum();
     let mut out = Vec::with_capacity(bytes + 3);

@@ -4,8 +4,7 @@
 //! simulation, whenever they have queued a publication for such a peer, or the kernel has taken
 //! bytes of it.
 
-use slab::Slab;
-
+use crate::arena::{NIL, Slots};
 use crate::edge::ConnId;
 use crate::frame::Waiting;
 use crate::limits::Limits;
@@ -56,7 +55,7 @@ pub struct WatchId(u32);
 
 impl WatchId {
     /// It is not watched.
-    pub const NONE: WatchId = WatchId(u32::MAX);
+    pub const NONE: WatchId = WatchId(NIL);
 
     /// Whether it is not watched.
     pub fn is_none(self) -> bool {
@@ -69,9 +68,6 @@ impl WatchId {
 /// when its time is over, that would pass for progress, and earn it as much time again.
 const SETTLED_AFTER: u64 = 8;
 
-/// When nobody is watched any more, there is still room for so many.
-const KEPT: usize = 256;
-
 /// One peer that is watched.
 #[derive(Debug)]
 struct Watch {
@@ -83,8 +79,11 @@ struct Watch {
     is_settled: bool,
     /// Its backlog is above the hard limit.
     is_over: bool,
-    /// Its backlog has been above the soft limit since.
+    /// Its backlog has been above the soft limit since; or, if much that it asked for stood in the
+    /// way before, will have been from then on.
     over_since: Option<Millis>,
+    /// Publications have waited since, with much that it asked for.
+    served_since: Option<Millis>,
     /// Bytes of publications that wait for it.
     owed: usize,
     /// To be looked at again then, which is not after it is due.
@@ -99,8 +98,26 @@ impl Watch {
             is_settled: false,
             is_over: false,
             over_since: None,
+            served_since: None,
             owed: 0,
             timer: None,
+        }
+    }
+}
+
+impl Watch {
+    /// How long the backlog has been above the soft limit. While much that it asked for is being
+    /// taken, that is no lag, however much gathers behind it; and then it has as long as that took
+    /// to catch up, and the usual time besides.
+    fn look_behind(&mut self, waiting: Waiting, soft_bytes: usize, now: Millis) {
+        if waiting.bytes.saturating_sub(waiting.published) > soft_bytes {
+            self.served_since.get_or_insert(now);
+            self.over_since = None;
+        } else if waiting.backlog > soft_bytes {
+            let served = self.served_since.take().map_or(0, |since| now.0 - since.0);
+            self.over_since.get_or_insert(now.plus(served));
+        } else {
+            (self.served_since, self.over_since) = (None, None);
         }
     }
 }
@@ -109,14 +126,14 @@ impl Watch {
 #[derive(Debug)]
 pub struct Watches {
     rules: Rules,
-    watches: Slab<Watch>,
+    watches: Slots<Watch>,
     wheel: Wheel<u32>,
 }
 
 impl Watches {
     /// Nobody is watched yet.
     pub fn new(rules: Rules, now: Millis) -> Watches {
-        Watches { rules, watches: Slab::new(), wheel: Wheel::new(now.0) }
+        Watches { rules, watches: Slots::new(), wheel: Wheel::new(now.0) }
     }
 
     /// The rules in force.
@@ -154,31 +171,25 @@ impl Watches {
             return self.end(id);
         }
         if id.is_none() {
-            *id = WatchId(self.watches.insert(Watch::new(conn, now)) as u32);
+            *id = WatchId(self.watches.insert(Watch::new(conn, now)));
         }
-        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
+        let Some(watch) = self.watches.get_mut(id.0) else { return };
         watch.owed = waiting.published;
         if has_taken {
             (watch.taken_at, watch.is_settled) = (now, false);
         }
         watch.is_over = waiting.backlog > self.rules.backlog_bytes;
-        match waiting.backlog > self.rules.soft_bytes {
-            true => _ = watch.over_since.get_or_insert(now),
-            false => watch.over_since = None,
-        }
+        watch.look_behind(waiting, self.rules.soft_bytes, now);
         self.arm(*id);
     }
 
     /// It is watched no longer.
     pub fn end(&mut self, id: &mut WatchId) {
-        let watch = self.watches.try_remove(id.0 as usize);
+        let watch = self.watches.remove(id.0);
         if let Some(Watch { timer: Some((_, timer)), .. }) = watch {
             self.wheel.cancel(timer);
         }
         *id = WatchId::NONE;
-        if self.watches.is_empty() && self.watches.capacity() > KEPT {
-            self.watches = Slab::new();
-        }
     }
 
     /// When [`Watches::next`] is wanted at the latest.
@@ -191,7 +202,7 @@ impl Watches {
     pub fn next(&mut self, now: Millis) -> Option<ConnId> {
         self.wheel.advance(now.0);
         while let Some((_, place)) = self.wheel.pop_expired() {
-            let Some(watch) = self.watches.get_mut(place as usize) else { continue };
+            let Some(watch) = self.watches.get_mut(place) else { continue };
             watch.timer = None;
             let conn = watch.conn;
             if self.look_at(WatchId(place)).is_some_and(|at| at <= now) {
@@ -208,7 +219,7 @@ impl Watches {
         let due = self.due(id).filter(|(at, _)| *at <= now);
         if due.is_none() {
             let is_settled = self.settled_at(id).is_some_and(|at| at <= now);
-            if let Some(watch) = self.watches.get_mut(id.0 as usize) {
+            if let Some(watch) = self.watches.get_mut(id.0) {
                 watch.is_settled = is_settled;
             }
             self.arm(id);
@@ -218,7 +229,7 @@ impl Watches {
 
     /// Whether its backlog is too large now, when publications that wait for all take so much.
     pub fn is_lost(&self, id: WatchId, kept: usize, now: Millis) -> bool {
-        let Some(watch) = self.watches.get(id.0 as usize) else { return false };
+        let Some(watch) = self.watches.get(id.0) else { return false };
         let ms = if kept > self.rules.spare_bytes { 0 } else { self.rules.backlog_ms };
         watch.is_over && watch.taken_at.plus(ms) <= now
     }
@@ -234,7 +245,7 @@ impl Watches {
     /// When it is to be cut, and why, if nothing changes.
     fn due(&self, id: WatchId) -> Option<(Millis, CloseReason)> {
         use CloseReason::{Lagging, SlowConsumer, Stalled};
-        let watch = self.watches.get(id.0 as usize)?;
+        let watch = self.watches.get(id.0)?;
         let (rules, taken_at) = (&self.rules, watch.taken_at);
         let over = watch.is_over.then(|| (taken_at.plus(rules.backlog_ms), SlowConsumer));
         let stalled = Some((taken_at.plus(rules.stall_ms), Stalled));
@@ -244,13 +255,13 @@ impl Watches {
 
     /// When it has had the time to take what fits in a moment later.
     fn settled_at(&self, id: WatchId) -> Option<Millis> {
-        let watch = self.watches.get(id.0 as usize)?;
+        let watch = self.watches.get(id.0)?;
         Some(watch.taken_at.plus(self.rules.stall_ms / SETTLED_AFTER))
     }
 
     /// When it is to be asked again.
     fn look_at(&self, id: WatchId) -> Option<Millis> {
-        let is_settled = self.watches.get(id.0 as usize)?.is_settled;
+        let is_settled = self.watches.get(id.0)?.is_settled;
         let settled = self.settled_at(id).filter(|_| !is_settled);
         [self.due(id).map(|(at, _)| at), settled].into_iter().flatten().min()
     }
@@ -259,7 +270,7 @@ impl Watches {
     /// again then, so that progress costs nothing here.
     fn arm(&mut self, id: WatchId) {
         let Some(at) = self.look_at(id) else { return };
-        let Some(watch) = self.watches.get_mut(id.0 as usize) else { return };
+        let Some(watch) = self.watches.get_mut(id.0) else { return };
         if watch.timer.is_some_and(|(set, _)| set <= at) {
             return;
         }
@@ -385,6 +396,26 @@ mod tests {
     }
 
     #[test]
+    fn what_gathers_behind_what_it_asked_for_is_no_lag_before_that_has_been_taken() {
+        let mut world = World::new();
+        world.push(5000, Kind::Asked, 0);
+        world.push(60, Kind::Published, 0);
+        world.push(60, Kind::Published, 100);
+        for now in 1..5 {
+            world.take(1000, 900 * now);
+            world.quiet(900 * now);
+        }
+        // So much of it is little; for as long as it stood in the way, and half a second besides,
+        // it may lag.
+        world.take(900, 4000);
+        for now in [4900, 5800, 6700, 7600, 8400] {
+            world.take(1, now);
+            world.quiet(now);
+        }
+        world.expect(8500, CloseReason::Lagging);
+    }
+
+    #[test]
     fn too_much_is_too_much_unless_something_is_taken_and_there_is_memory() {
         let mut world = World::new();
         (0..6).for_each(|_| world.push(200, Kind::Published, 10));
@@ -399,6 +430,21 @@ mod tests {
         world.expect(110, CloseReason::SlowConsumer);
         world.take(199, 110);
         assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(9000)));
+    }
+
+    #[test]
+    fn a_crowd_that_has_gone_leaves_no_memory_behind() {
+        let mut world = World::new();
+        world.push(50, Kind::Published, 0);
+        let waiting = world.pool.waiting(&world.queue);
+        let mut crowd = vec![WatchId::NONE; 10_000];
+        for id in &mut crowd {
+            world.watches.note(id, ConnId::new(8, 8), waiting, false, Millis(0));
+        }
+        crowd.iter_mut().for_each(|id| world.watches.end(id));
+        let Watches { watches, wheel, .. } = &world.watches;
+        assert_eq!((watches.len(), wheel.len()), (1, 1));
+        assert!(watches.capacity() < 1000, "{}", watches.capacity());
     }
 
     #[test]

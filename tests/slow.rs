@@ -261,6 +261,47 @@ fn when_memory_runs_short_back_ends_wait_and_whoever_holds_most_goes() {
 }
 
 #[test]
+fn when_memory_runs_short_a_session_that_is_over_holds_nobody_up() {
+    let server = server(&[("queued_bytes", 2_000_000), ("session_ms", NEVER)]);
+    let mut control = server.controller("demo");
+    session_on(server.ws, 1, "most");
+    let mut less = subscriber(&server, "less");
+    control.ok(&emit("most", &text(1_200_000)));
+    // It is let go, and nobody comes for what waits for it.
+    let gone = control.ask(r#"{"action":"disconnect","params":{"userId":1}}"#);
+    assert_eq!(gone, r#"{"success":true,"count":1}"#);
+    let data = text(500_000);
+    (0..2).for_each(|_| control.ok(&emit("less", &data)));
+    control.ok(&emit("nobody", &text(20_000)));
+    (0..2).for_each(|_| less.expect(&message("less", &data)));
+    less.nothing();
+    assert!(metric(&server, "fws_floods_total") >= 1.0);
+}
+
+#[test]
+fn when_memory_runs_short_an_answer_that_has_ended_and_is_not_taken_goes_at_once() {
+    let server = server(&[("queued_bytes", 2_000_000)]);
+    let mut control = server.controller("demo");
+    let id = session_on(server.ws, 1, "most");
+    let mut stream = Http::connect(server.ws);
+    stream.send(&format!("POST /socket/{id}/xhr_streaming"), &[], "");
+    stream.head();
+    let mut less = subscriber(&server, "less");
+    let data = text(500_000);
+    control.ok(&emit("most", &text(1_200_000)));
+    control.ok(&emit("less", &data));
+    // Both take what their kernels have room for.
+    wait(&mut control, 500);
+    control.ok(&emit("less", &data));
+    control.ok(&emit("nobody", &text(20_000)));
+    // It does not pass for a whole answer.
+    assert!(!stream.wire.read_rest().unwrap().ends_with(b"0\r\n\r\n"));
+    (0..2).for_each(|_| less.expect(&message("less", &data)));
+    less.nothing();
+    assert_eq!(closed(&server, "largest"), 1.0);
+}
+
+#[test]
 fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
     let mut options = Options::limits(&[("queued_bytes", 4_000_000)]);
     options.config["admin"] = json!("127.0.0.1:0");

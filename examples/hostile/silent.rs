@@ -101,9 +101,8 @@ fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
         return Err(format!("the peers did not come: {line}").into());
     }
     let before = field.numbers()?.of("fws_peers", "");
-    let back_ends = |field: &Field| -> Outcome<f64> {
-        Ok(field.numbers()?.of("fws_connections", "control"))
-    };
+    let back_ends =
+        |field: &Field| -> Outcome<f64> { Ok(field.numbers()?.of("fws_connections", "control")) };
     let publisher = Publisher::start(field.control, emit("odd", 100), 20.0)?;
     let ours = back_ends(field)? - BACK_ENDS as f64;
     link.cut()?;

@@ -202,3 +202,15 @@ fn memory_is_given_back_when_few_have_waited_for_a_while() {
     assert!(pool.nodes.capacity() <= 4096 && pool.lists.capacity() <= 2048);
     assert_eq!(pool.shrink_at(), None);
 }
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn a_backlog_may_be_longer_than_32_bits_can_say() {
+    let most = 1 << 28;
+    let (mut pool, mut queue) = (FramePool::new(most), OutQueue::default());
+    // One frame, and the kernel gives it no memory before something is written there.
+    let frame = Frame::from(vec![0; most]);
+    (0..18).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
+    assert_eq!(pool.waiting(&queue).backlog, 17 * most);
+    pool.clear(&mut queue);
+}

@@ -15,8 +15,8 @@ pub(super) const WAKER: usize = usize::MAX / 2;
 pub(super) const SIGNALS: usize = WAKER + 1;
 
 impl Reactor {
-    /// Notes what each event says. Slots are freed at the end of a turn only, so no event can
-    /// meet another life of its slot.
+    /// Notes what each event says. Nobody new gets a slot before all of them are noted, so no event
+    /// can meet another life of its slot.
     pub(super) fn read_events(&mut self) {
         let mut stopped = 0;
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));

@@ -147,17 +147,6 @@ impl Io {
         self.peers.insert(Peer::new(stream, door))
     }
 
-    /// There is no room for this connection: it hears why, and ends within that time.
-    pub fn turn_away(&mut self, conn: ConnId, words: Frame, ms: u64) {
-        self.queue(conn, words, Kind::Asked);
-        let Some(peer) = self.peer(conn) else { return };
-        peer.phase = Phase::Flushing;
-        peer.set(flag::HASTY | flag::TURNED_AWAY, true);
-        self.turned_away += 1;
-        self.set_timer(conn, Some(self.now.mono.plus(ms)));
-        self.mark_ready(conn);
-    }
-
     /// Frees the slot; the stream closes.
     pub fn free(&mut self, conn: ConnId) {
         self.set_timer(conn, None);
@@ -463,6 +452,9 @@ impl Net for Io {
 
     fn send(&mut self, conn: ConnId, frame: Frame) {
         self.queue(conn, frame, Kind::Asked);
+        if self.peers.get(conn).is_some_and(|peer| !peer.watch.is_none()) {
+            self.watch(conn, false);
+        }
     }
 
     #[inline]

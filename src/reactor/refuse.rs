@@ -5,9 +5,10 @@
 use mio::Token;
 
 use super::listener::{Listener, Refusal};
+use super::peer::{Phase, flag};
 use super::stream::Stream;
 use super::{Bounds, REPEAT_MS, Reactor};
-use crate::edge::{Door, Handler, TurnedAway};
+use crate::edge::{Door, Handler, Net, TurnedAway};
 use crate::time::Millis;
 
 /// So many may be on their way out at a time, beyond the connections there is room for: they have
@@ -68,7 +69,7 @@ impl Reactor {
 
     /// When somebody may be let in, or turned away, who is at a door already.
     pub(super) fn accept_due(&self) -> Option<Millis> {
-        let due = |(_, listener): (usize, &Listener)| {
+        let due = |(_, listener): (u32, &Listener)| {
             if !listener.is_ready {
                 return None;
             }
@@ -100,7 +101,15 @@ impl Reactor {
             return self.starve(&error);
         }
         let seconds = self.gate.queue_up(self.io.now.mono, why);
-        self.io.turn_away(conn, words(why, seconds), TURNED_AWAY_MS);
+        // It hears why, and ends within that time.
+        let io = &mut self.io;
+        io.send(conn, words(why, seconds));
+        let Some(peer) = io.peer(conn) else { return };
+        peer.phase = Phase::Flushing;
+        peer.set(flag::HASTY | flag::TURNED_AWAY, true);
+        io.turned_away += 1;
+        io.set_timer(conn, Some(io.now.mono.plus(TURNED_AWAY_MS)));
+        io.mark_ready(conn);
         handler.turned_away(self.io.now, why);
     }
 }

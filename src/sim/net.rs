@@ -461,6 +461,9 @@ impl Net for FakeNet {
         if self.open(conn).is_some() {
             self.queue(conn, frame.clone(), Kind::Asked);
             self.tape.write(Item::Sent { conn, frame, is_published: false });
+            if self.sockets.get(&conn).is_some_and(|socket| !socket.watch.is_none()) {
+                self.watch(conn, false);
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use sha1::{Digest, Sha1};
 
 use super::Service;
 use crate::codec::http::{Head, Response};
-use crate::codec::sockjs::{self, Route, Transport};
+use crate::codec::sockjs::{self, Envelope, Route, Transport};
 use crate::edge::{ConnId, Net};
 
 const JSON: &str = "application/json; charset=UTF-8";
@@ -121,7 +121,30 @@ pub(super) fn answer(
 
 /// Sends an answer, as of now.
 pub(super) fn send(net: &mut impl Net, conn: ConnId, response: Response) {
-    net.send(conn, response.encode(Some(net.now().unix)));
+    let (frame, body) = response.frames(Some(net.now().unix));
+    net.send(conn, frame);
+    if let Some(body) = body {
+        net.send(conn, body);
+    }
+}
+
+/// Sends a frame of SockJS as the answer to a poll: as a line, or for `jsonp` as a call.
+pub(super) fn send_polled(
+    net: &mut impl Net,
+    conn: ConnId,
+    response: Response,
+    callback: Option<&str>,
+    mut frame: Vec<u8>,
+) {
+    match callback {
+        Some(callback) => {
+            let mut call = Vec::with_capacity(frame.len() + frame.len() / 8 + 32);
+            sockjs::jsonp_into(&mut call, callback, &[&frame]);
+            frame = call;
+        }
+        None => frame.push(b'\n'),
+    }
+    send(net, conn, response.body(Envelope::Xhr.content_type(), frame));
 }
 
 /// 405.

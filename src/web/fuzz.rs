@@ -17,8 +17,11 @@ use crate::time::{Millis, Now, UnixMillis};
 const TURNS_MAX: usize = 10_000;
 
 /// Says what it hears.
-#[derive(Debug)]
-struct Echo;
+#[derive(Debug, Default)]
+struct Echo {
+    /// There is no room for answers.
+    is_short: bool,
+}
 
 impl Application for Echo {
     type Peer = ();
@@ -39,6 +42,10 @@ impl Application for Echo {
             Message::Binary(bytes) => outlet.send_binary(bytes),
         }
         Ok(())
+    }
+
+    fn is_short(&self, _: &impl Net) -> bool {
+        self.is_short
     }
 
     fn bounds(&self, _: &()) -> Bounds {
@@ -162,7 +169,7 @@ impl World {
             Service { cookie: true, websocket: false, ..Service::new("/s", &limits) },
         ];
         let proxies = Proxies { networks: Vec::new(), is_unix: true };
-        let door = Standalone::new(services, limits, net.now(), Echo).believing(proxies);
+        let door = Standalone::new(services, limits, net.now(), Echo::default()).believing(proxies);
         World { door, net }
     }
 
@@ -354,7 +361,9 @@ fn check_echo(body: &[u8], output: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SessionId;
     use super::*;
+    use crate::publication::Publication;
 
     #[test]
     fn the_targets_take_anything_and_see_what_they_look_at() {
@@ -395,6 +404,60 @@ mod tests {
         }
         world.give(conn, later.as_bytes());
         assert_eq!(answers(&world), 10);
+        world.end();
+    }
+
+    #[test]
+    fn a_large_publication_to_many_who_poll_takes_several_turns() {
+        for (bytes, turns) in [(50_000, &[6, 8][..]), (100_000, &[3, 6, 8]), (300_000, &[2, 3, 4])]
+        {
+            let mut world = World::new();
+            let polls = (0..8).map(|number| {
+                let conn = world.connect(Address::Ip([127, 0, 0, number].into()));
+                let poll = format!("POST /socket/0/{number}/xhr HTTP/1.1\r\nHost: a\r\n\r\n");
+                world.give(conn, poll.repeat(2).as_bytes());
+                conn
+            });
+            let polls: Vec<ConnId> = polls.collect();
+            let data = format!("\"{}\"", "x".repeat(bytes));
+            let publication = Publication::new("c", &data);
+            let World { door, net } = &mut world;
+            let ids: Vec<SessionId> =
+                door.web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).collect();
+            for id in ids {
+                assert!(!door.web.publish(net, id, &publication));
+            }
+            door.web.check_invariants();
+            for count in turns {
+                world.turn();
+                let peers = polls.iter().map(|conn| &world.net.peers[conn.index()]);
+                assert_eq!(peers.filter(|peer| peer.output.len() > bytes).count(), *count);
+            }
+            world.end();
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_room_gets_it_even_if_the_session_is_over() {
+        let mut world = World::new();
+        let conn = world.connect(Address::Unix);
+        world.give(conn, b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2).as_slice());
+        world.door.app.is_short = true;
+        let data = format!("\"{}\"", "x".repeat(10_000));
+        let World { door: Standalone { web, app, .. }, net } = &mut world;
+        let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
+        assert!(!web.publish(net, id, &Publication::new("c", &data)));
+        web.settle(net, app);
+        assert!(web.is_hungry());
+        web.dismiss(net, app, id, CloseReason::Disconnected.into());
+        web.settle(net, app);
+        // So many have gone that the line is looked through.
+        (0..10_000).for_each(|_| web.hungry.push(SessionId::NOWHERE));
+        web.settle(net, app);
+        app.is_short = false;
+        web.settle(net, app);
+        assert!(net.peers[conn.index()].output.ends_with(b"xxx\\\"}\"]\n"));
+        web.check_nobody_waits();
         world.end();
     }
 

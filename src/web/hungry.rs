@@ -44,12 +44,26 @@ impl<P> Web<P> {
                 Link::Polled(id) => self.polled_fed(id),
             }
         }
-        if self.hungry.line.len() >= self.hungry.look_at {
+        let Hungry { line, look_at } = &self.hungry;
+        if line.len() >= *look_at || (line.is_empty() && line.capacity() > 2 * STALE) {
             let mut line = std::mem::take(&mut self.hungry.line);
-            line.retain(|id| self.peer(*id).is_some());
+            line.retain(|id| self.is_there(*id));
             line.shrink_to(2 * line.len());
             self.hungry.look_at = 2 * line.len() + STALE;
             self.hungry.line = line;
         }
+    }
+
+    /// Whether a session is there, be it over for the application or not.
+    fn is_there(&self, id: SessionId) -> bool {
+        match id.link() {
+            Link::Socket(conn, _) => self.socket(conn).is_some(),
+            Link::Polled(id) => self.sessions.contains(id),
+        }
+    }
+
+    pub(super) fn check_nobody_waits(&self) {
+        let line = &self.hungry.line;
+        assert!(line.is_empty() && line.capacity() <= 4 * STALE, "a line of those who have gone");
     }
 }

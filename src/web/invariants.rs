@@ -1,5 +1,6 @@
 //! What must hold of the web door between two calls; for simulators, fuzzers and tests.
 
+use super::socket::Held;
 use super::{LINES_KEPT, Line, Session, Web};
 use crate::publication::Form;
 
@@ -36,6 +37,8 @@ impl<P> Web<P> {
                 }
                 Line::Socket(socket) => {
                     assert!(!socket.reader.keeps_given(), "a message that has been heard");
+                    let is_idle = socket.held == Held::No && !socket.awaits_answer;
+                    assert!(!is_idle || socket.unheard.is_none(), "memory for nothing");
                     *if socket.form == Form::Raw { &mut raw } else { &mut sockjs } += 1;
                 }
             }
@@ -65,5 +68,6 @@ impl<P> Web<P> {
         assert_eq!(self.sessions() + self.strangers(), 0, "sessions that are counted");
         let kept = [self.sessions.len(), self.names.len(), self.wheel.len(), self.dirty.len()];
         assert_eq!(kept, [0; 4], "sessions, their names, their deadlines, and those that changed");
+        self.check_nobody_waits();
     }
 }

@@ -70,6 +70,9 @@ pub use uploads::Bodies;
 /// Sessions over HTTP that are seen to in one turn, for their deadlines and for what there is to
 /// say. The others come in the next one.
 const SESSIONS_PER_TURN: usize = 128;
+/// Bytes given to receivers in one turn, after which the others come in the next one: what each of
+/// them gets is made for it alone.
+const GIVEN_PER_TURN: usize = 256 * 1024;
 /// So many places of connections that have gone are kept for those who come.
 const LINES_KEPT: usize = 1024;
 
@@ -243,6 +246,8 @@ pub struct Web<P> {
     hungry: Hungry,
     /// Sessions over HTTP of which something has changed in this turn.
     dirty: VecDeque<PolledId>,
+    /// Bytes of messages given to receivers in this turn.
+    given: usize,
     /// How many sessions there are over WebSockets, raw ones and those of SockJS.
     raw_sockets: usize,
     sockjs_sockets: usize,
@@ -268,6 +273,7 @@ impl<P> Web<P> {
             wheel: Wheel::new(now.mono.0),
             hungry: Hungry::default(),
             dirty: VecDeque::new(),
+            given: 0,
             raw_sockets: 0,
             sockjs_sockets: 0,
             back_ms: None,
@@ -448,6 +454,7 @@ impl<P> Web<P> {
 
     /// Once a turn, before its input.
     pub fn tick<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
+        self.given = 0;
         self.wheel.advance(net.now().mono.0);
         for _ in 0..SESSIONS_PER_TURN {
             let Some((_, id)) = self.wheel.pop_expired() else { return };
@@ -458,7 +465,10 @@ impl<P> Web<P> {
     /// Once a turn, after its input: polls are answered, whoever waited goes on.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.feed(net, app);
-        for _ in 0..SESSIONS_PER_TURN {
+        for served in 0..SESSIONS_PER_TURN {
+            if served > 0 && self.given >= GIVEN_PER_TURN {
+                return;
+            }
             let Some(id) = self.dirty.pop_front() else {
                 return self.dirty.shrink_to(SESSIONS_PER_TURN);
             };

@@ -224,13 +224,13 @@ impl Polled {
         self.receiver = Some(receiver);
     }
 
-    /// It ends. What is on its way still comes first, unless it was too much.
+    /// It ends. What is on its way still comes first, unless it was too much: that goes, even if it
+    /// is over already.
     pub fn end(&mut self, net: &mut impl Net, parting: Parting) {
-        if self.ended.is_some() {
-            return;
+        if self.ended.is_none() {
+            self.ended = Some(parting);
+            self.pending = String::new();
         }
-        self.ended = Some(parting);
-        self.pending = String::new();
         if parting.reason.is_slow() {
             self.clear_inbox(net);
             if let Some(receiver) = &self.receiver {
@@ -361,7 +361,7 @@ impl Polled {
         match self.receiver.as_ref()?.reply {
             Reply::Poll { .. } => {
                 let frame = self.next_frame(net)?;
-                Some(self.answer_poll(net, &frame))
+                Some(self.answer_poll(net, frame))
             }
             Reply::Stream { .. } => self.flush_stream(net),
         }
@@ -371,7 +371,7 @@ impl Polled {
     pub fn beat(&mut self, net: &mut impl Net) -> Option<Finished> {
         match self.receiver.as_mut()? {
             Receiver { reply: Reply::Poll { .. }, .. } => {
-                Some(self.answer_poll(net, sockjs::HEARTBEAT.as_bytes()))
+                Some(self.answer_poll(net, sockjs::HEARTBEAT.into()))
             }
             receiver => {
                 receiver.send_frame(net, sockjs::HEARTBEAT.as_bytes());
@@ -395,21 +395,15 @@ impl Polled {
         Some(sockjs::close_text(code, &text).into_bytes())
     }
 
-    fn answer_poll(&mut self, net: &mut impl Net, frame: &[u8]) -> Finished {
-        let close = self.reason_to_close(frame);
+    fn answer_poll(&mut self, net: &mut impl Net, frame: Vec<u8>) -> Finished {
+        let close = self.reason_to_close(&frame);
         let Some(Receiver { conn, reply, closes, .. }) = self.receiver.take() else {
             unreachable!("only a receiver is answered")
         };
         if let Reply::Poll { response, callback } = reply {
             net.keeps(conn, 0);
-            let mut body = Vec::with_capacity(frame.len() + frame.len() / 8 + 32);
-            match &callback {
-                Some(callback) => sockjs::jsonp_into(&mut body, callback, &[frame]),
-                None => Envelope::Xhr.frame_into(&mut body, &[frame]),
-            }
-            let response = response.body(Envelope::Xhr.content_type(), body);
-            let response = if close.is_some() { response.close() } else { response };
-            answers::send(net, conn, response);
+            let response = if close.is_some() { response.close() } else { *response };
+            answers::send_polled(net, conn, response, callback.as_deref(), frame);
         }
         Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)) }
     }

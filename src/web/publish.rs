@@ -2,7 +2,7 @@
 
 use super::polled::PolledId;
 use super::session::Link;
-use super::{Application, Line, Session, SessionId, Web};
+use super::{Application, GIVEN_PER_TURN, Line, Session, SessionId, Web};
 use crate::edge::{ConnId, Net};
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -30,12 +30,11 @@ impl<P> Web<P> {
         id: PolledId,
         publication: &Publication<'_>,
     ) -> bool {
-        let limits = &self.limits;
-        let (max, ms) = (limits.backlog_bytes, limits.backlog_ms as u64);
+        let (max, ms) = (self.limits.backlog_bytes, self.limits.backlog_ms as u64);
         let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return false };
         let is_over = polled.publish(net, publication, max);
         // As with a socket: it may take a while if there is memory to spare.
-        let is_short = net.kept().bytes > limits.queued_bytes / 2;
+        let is_short = net.kept().bytes > self.limits.queued_bytes / 2;
         let is_late = polled.alone_since.plus(ms) <= net.now().mono;
         let is_lost = is_over && (is_short || is_late);
         if is_lost {
@@ -44,13 +43,12 @@ impl<P> Web<P> {
         if polled.is_answer_due() && polled.mark_dirty() {
             self.dirty.push_back(id);
         }
-        if polled.inbox_bytes() > max
-            && net.kept().answers <= limits.answers_bytes
-            && let Some(finished) = polled.flush(net)
-        {
+        let has_room =
+            self.given < GIVEN_PER_TURN && net.kept().answers <= self.limits.answers_bytes;
+        if polled.inbox_bytes() > max && has_room {
             // Offered at once, as to a socket, if there is room for an answer of its own: what
             // comes now finds nobody who waits.
-            self.finish(net, id, finished);
+            self.give(net, id);
         }
         is_lost
     }
@@ -69,8 +67,12 @@ impl<P> Web<P> {
                 self.dismiss_polled(net, app, id, reason.into());
             }
             Line::Socket(_) => self.dismiss_socket(net, app, conn, reason.into()),
-            // What is left there is of a session that goes on elsewhere.
-            Line::Http(_) | Line::Taking(_) | Line::Sender(..) => net.close(conn, reason),
+            // What is left there is of a session that goes on elsewhere. It is cut short, so that
+            // nobody takes it for whole.
+            Line::Http(_) | Line::Taking(_) | Line::Sender(..) => {
+                net.drop_all(conn);
+                net.close(conn, reason);
+            }
             Line::None => {}
         }
     }

@@ -19,7 +19,7 @@ use crate::time::Millis;
 
 /// Why a connection is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
+pub(super) enum Held {
     /// It is.
     No,
     /// Until its answers have gone out.
@@ -37,7 +37,7 @@ pub(super) struct Socket<P> {
     pub peer: Option<P>,
     pub(super) reader: ws::Reader,
     /// There is some only while its answers are not taken.
-    unheard: Option<Box<Unheard>>,
+    pub(super) unheard: Option<Box<Unheard>>,
     /// The next ping, or the end of the wait for an answer.
     beat_at: Millis,
     bucket: Bucket,
@@ -45,14 +45,14 @@ pub(super) struct Socket<P> {
     generation: u32,
     pub form: Form,
     /// A ping is out, and nothing has come since.
-    awaits_answer: bool,
-    held: Held,
+    pub(super) awaits_answer: bool,
+    pub(super) held: Held,
 }
 
 /// What there is of a socket that is not read until its answers have gone out, or there is room
 /// for the next; or whose ping stands behind what waits for it.
 #[derive(Debug, Default)]
-struct Unheard {
+pub(super) struct Unheard {
     /// What waits, for room or behind those answers: a raw message, or what is left of a frame of
     /// SockJS, as it came ([`Messages::rest`]). At most as long as one WebSocket message.
     text: String,
@@ -150,7 +150,7 @@ impl<P> Socket<P> {
         }
         if self.awaits_answer {
             // Any byte shows that somebody is there.
-            self.awaits_answer = false;
+            (self.awaits_answer, self.unheard) = (false, None);
             self.beat_at = around.net.now().mono.plus(around.limits.heartbeat_ms as u64);
             self.reschedule(around);
         }
@@ -393,7 +393,7 @@ impl<P> Socket<P> {
             if was_too_fast || self.held == Held::Room {
                 // Its pongs stand behind what it said too fast, or what there is no room for. What
                 // the ping shows is whether its machine is there, which must acknowledge it.
-                self.ping(around);
+                around.net.send(conn, ws::ping_frame(b""));
                 self.beat_at = next;
             } else if self.held == Held::Answers {
                 // It is not read, so its pongs are not heard: what it takes shows that it lives.
@@ -421,8 +421,6 @@ impl<P> Socket<P> {
         if around.net.queued(around.conn) > 0 {
             let taken = Some(around.net.taken(around.conn));
             self.unheard.get_or_insert_default().taken_at_beat = taken;
-        } else if let Some(unheard) = &mut self.unheard {
-            unheard.taken_at_beat = None;
         }
         around.net.send(around.conn, ws::ping_frame(b""));
     }

@@ -11,8 +11,8 @@ use crate::time::{Millis, Now};
 /// The handler of an application that has nothing but a web door.
 #[derive(Debug)]
 pub struct Standalone<A: Application> {
-    web: Web<A::Peer>,
-    app: A,
+    pub(super) web: Web<A::Peer>,
+    pub(super) app: A,
     /// The last slot that a connection was in.
     slots: Vec<ConnId>,
 }

@@ -151,12 +151,8 @@ impl<P> Web<P> {
         let frame = sockjs::close_text(code, text);
         match receiver.reply {
             Reply::Poll { response, callback } => {
-                let mut body = Vec::new();
-                match &callback {
-                    Some(callback) => sockjs::jsonp_into(&mut body, callback, &[frame.as_bytes()]),
-                    None => Envelope::Xhr.frame_into(&mut body, &[frame.as_bytes()]),
-                }
-                answers::send(net, conn, response.body(Envelope::Xhr.content_type(), body));
+                let callback = callback.as_deref();
+                answers::send_polled(net, conn, *response, callback, frame.into_bytes());
             }
             Reply::Stream { envelope, is_chunked } => {
                 net.send(conn, stream_frame(envelope, is_chunked, &[frame.as_bytes()]));
@@ -330,8 +326,8 @@ impl<P> Web<P> {
                 if !std::mem::replace(&mut polled.is_hungry, true) {
                     self.hungry.push(SessionId::of_polled(id));
                 }
-            } else if let Some(finished) = polled.flush(net) {
-                self.finish(net, id, finished);
+            } else {
+                self.give(net, id);
             }
             if !self.go_on(net, app, id) {
                 break;
@@ -354,6 +350,18 @@ impl<P> Web<P> {
             net.pause(receiver.conn);
         }
         self.schedule(net, app, id);
+    }
+
+    /// Gives the receiver what there is.
+    pub(super) fn give(&mut self, net: &mut impl Net, id: PolledId) {
+        let Some(polled) = self.polled(id) else { return };
+        let before = polled.inbox_bytes();
+        let finished = polled.flush(net);
+        let given = before - polled.inbox_bytes();
+        self.given += given;
+        if let Some(finished) = finished {
+            self.finish(net, id, finished);
+        }
     }
 
     /// Hears messages that waited for the browser to take its answers, or for their time to come;

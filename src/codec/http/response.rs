@@ -39,6 +39,9 @@ pub fn chunk_payload_bytes(chunk_bytes: usize) -> usize {
     chunk_bytes.saturating_sub(4 + digits as usize)
 }
 
+/// A body of so many bytes stands in one frame with its head.
+const JOINED_BYTES: usize = 16 * 1024;
+
 /// A response under construction.
 #[derive(Debug)]
 pub struct Response {
@@ -117,18 +120,36 @@ impl Response {
     /// The bytes, as of that date if it is known (RFC 9110, 6.6.1). `Content-Length` is there
     /// always, but for the statuses that never have a body (RFC 9110, 8.6 and 15.4.5).
     pub fn encode(self, at: Option<UnixMillis>) -> Frame {
-        let mut out = Vec::with_capacity(168 + self.headers.len() + self.body.len());
+        let (mut out, body) = self.parts(at);
+        out.extend_from_slice(&body);
+        Frame::from(out)
+    }
+
+    /// As [`Response::encode`]; a long body is a frame of its own, which spares a copy of it.
+    pub fn frames(self, at: Option<UnixMillis>) -> (Frame, Option<Frame>) {
+        if self.body.len() <= JOINED_BYTES {
+            return (self.encode(at), None);
+        }
+        let (head, body) = self.parts(at);
+        (Frame::from(head), Some(Frame::from(body)))
+    }
+
+    /// The head, with room for a body that is not long, and the body.
+    fn parts(mut self, at: Option<UnixMillis>) -> (Vec<u8>, Vec<u8>) {
+        let room = self.body.len().min(JOINED_BYTES);
+        let mut head = Vec::with_capacity(168 + self.headers.len() + room);
+        let mut body = std::mem::take(&mut self.body);
         let has_body = !matches!(self.status, 100..=199 | 204 | 304);
-        self.start_into(&mut out, at);
+        self.start_into(&mut head, at);
         if has_body {
             // Writing to a Vec cannot fail.
-            let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
+            let _ = write!(head, "Content-Length: {}\r\n", body.len());
         }
-        self.connection_into(&mut out);
-        if has_body && !self.is_for_head {
-            out.extend_from_slice(&self.body);
+        self.connection_into(&mut head);
+        if !has_body || self.is_for_head {
+            body = Vec::new();
         }
-        Frame::from(out)
+        (head, body)
     }
 
     /// Whether an answer without a length to this request comes in chunks. A client of HTTP/1.0
@@ -201,6 +222,22 @@ fn reason_phrase(status: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_body_is_a_frame_of_its_own() {
+        for (bytes, is_apart) in [(0, false), (JOINED_BYTES, false), (JOINED_BYTES + 1, true)] {
+            for (status, is_for_head) in [(200, false), (200, true), (304, false)] {
+                let response = || Response {
+                    is_for_head,
+                    ..Response::new(status).body("text/plain", vec![b'x'; bytes])
+                };
+                let (head, body) = response().frames(None);
+                assert_eq!(body.is_some(), is_apart);
+                let body = body.as_deref().unwrap_or_default();
+                assert_eq!([&head, body].concat(), *response().encode(None));
+            }
+        }
+    }
 
     #[test]
     fn the_payload_of_a_chunk_is_known_by_its_length() {

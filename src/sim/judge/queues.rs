@@ -51,8 +51,10 @@ pub(super) struct Queue {
     /// Since when publications are owed that the kernel did not take when they were offered.
     owed_since: Option<Millis>,
     taken_at: Millis,
-    /// Since when the backlog is above the soft limit.
+    /// Since when the backlog is above the soft limit, or will have been.
     over_since: Option<Millis>,
+    /// Since when that was behind much that the client had asked for.
+    served_since: Option<Millis>,
 }
 
 impl Queue {
@@ -88,9 +90,20 @@ impl Queue {
     fn look(&mut self, now: Millis, limits: &Limits) {
         // What has not been offered yet is nothing that it does not take.
         let is_watched = self.owed() > 0 && (self.is_blocked || self.owed_since.is_some());
-        let is_over = is_watched && self.backlog(limits) > limits.backlog_soft_bytes;
-        self.over_since = if is_over { self.over_since.or(Some(now)) } else { None };
+        let asked = (self.bytes() - self.head_sent).saturating_sub(self.owed());
+        let is_served = is_watched && asked > limits.backlog_soft_bytes;
+        let is_behind = is_watched && self.backlog(limits) > limits.backlog_soft_bytes;
+        self.over_since = match self.over_since {
+            _ if is_served || !is_behind => None,
+            None => Some(now.plus(self.served_since.map_or(0, |since| now.0 - since.0))),
+            already => already,
+        };
+        self.served_since = if is_served { self.served_since.or(Some(now)) } else { None };
         self.owed_since = if is_watched { self.owed_since.or(Some(now)) } else { None };
+    }
+
+    fn bytes(&self) -> usize {
+        self.frames.iter().map(|(frame, _)| frame.len()).sum()
     }
 
     fn owed(&self) -> usize {
@@ -147,7 +160,7 @@ impl Queue {
     /// Nothing that waits is held against it any more.
     pub fn forgive(&mut self) {
         self.frames.iter_mut().for_each(|(_, is_published)| *is_published = false);
-        (self.owed_since, self.over_since) = (None, None);
+        (self.owed_since, self.over_since, self.served_since) = (None, None, None);
     }
 }
 

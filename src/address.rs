@@ -130,13 +130,14 @@ impl Proxies {
 
 /// Whose connections are counted together: those of one address, and in IPv6 those of one network
 /// of 64 bits, because every home has one of its own and all of its addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Household {
     /// An address of IPv4.
     V4(u32),
     /// The first half of an address of IPv6.
     V6(u64),
     /// All who come through a unix socket.
+    #[default]
     Unix,
 }
 

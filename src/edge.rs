@@ -150,6 +150,12 @@ pub trait Net {
     /// The time of this turn.
     fn now(&self) -> Now;
 
+    /// Where a peer is, while it is open; `None` if that is not known. This asks the system: not
+    /// for every turn.
+    fn address(&self, _: ConnId) -> Option<Address> {
+        None
+    }
+
     /// Fills the slice from the system's random source (a simulator's: from its seed).
     fn random(&mut self, out: &mut [u8]);
 
@@ -208,7 +214,7 @@ pub trait Net {
     fn close(&mut self, conn: ConnId, reason: CloseReason);
 
     /// As [`Net::close`], for one who may not be here: it has a moment and no more to take what is
-    /// queued, so that nobody is kept out by crowds of those.
+    /// queued, and none if nothing is, so that nobody is kept out by crowds of those.
     fn expel(&mut self, conn: ConnId, reason: CloseReason) {
         self.close(conn, reason);
     }

@@ -108,9 +108,10 @@ limits! {
     connections_per_address: 0, 0..=16_000_000;
     /// Connections to the control port.
     control_connections: 1024, 1..=1_000_000;
-    /// Connections to the control port that have not authenticated; beyond that the oldest goes.
+    /// Connections to the control port that have not authenticated; beyond that the oldest of the
+    /// address that has most of them goes.
     control_unauthenticated_connections: 64, 1..=1_000_000;
-    /// Time between a connection to the control port and a good `auth`.
+    /// Time between a connection to the control port, or the end of its key, and a good `auth`.
     control_auth_ms: 5000, 100..=3_600_000;
     /// A back end whose machine has said nothing for so long is asked by the kernel whether it is
     /// still there, and again each quarter of that (TCP keepalive, RFC 9293 3.8.4); whole seconds.

@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use common::eventually;
 use common::http::{Answer, request};
@@ -334,6 +335,22 @@ fn whoever_asks_for_nothing_makes_room() {
     });
     let _asked: Vec<_> = asked.collect();
     assert_eq!(get(admin, "/healthz").status, 200);
+}
+
+#[test]
+fn a_crowd_that_asks_for_nothing_holds_nobody_up() {
+    let server = Server::start(&options());
+    let admin = server.admin();
+    let began = Instant::now();
+    let silent: Vec<_> = (0..50).map(|_| Http::connect(admin)).collect();
+    assert_eq!(get(admin, "/healthz").status, 200);
+    // Nor do those who have asked once, and go on to stand there.
+    let asked = (0..50).map(|_| Http::connect(admin)).map(|mut http| {
+        assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
+        http
+    });
+    drop((silent, asked.collect::<Vec<_>>()));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[test]

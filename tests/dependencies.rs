@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// Crates of the default build, our own not counted; never more than 40. One more needs a reason,
 /// and one fewer a smaller number here.
-const CRATES: usize = 38;
+const CRATES: usize = 39;
 
 /// Licences that allow what we do, each of which may be chosen.
 const LICENSES: [&str; 4] = ["MIT", "Apache-2.0", "BSD-3-Clause", "Zlib"];

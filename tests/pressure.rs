@@ -6,9 +6,10 @@
 
 mod common;
 
-use common::control::frame;
+use common::control::{Control, frame};
 use common::eventually;
 use common::server::{Options, Server};
+use common::wire::Wire;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -400,6 +401,20 @@ fn whoever_does_not_say_who_it_is_makes_room() {
     strangers[2].ok(ping);
     strangers.iter_mut().for_each(|stranger| stranger.expect_closed());
     known.ok(ping);
+}
+
+#[test]
+fn who_comes_fastest_takes_places_from_nobody_else() {
+    let limits = [("control_unauthenticated_connections", 3)];
+    let server = Server::start(&Options { unix: true, ..Options::limits(&limits) });
+    let mut near = Control::unix(&server.socket());
+    let mut far = Control { wire: Wire::from_ip([127, 0, 0, 2], server.control) };
+    // So fast that whoever is a little slower to say who it is would be pushed out.
+    let mut crowd: Vec<_> = (0..10).map(|_| server.control()).collect();
+    crowd.drain(..9).for_each(|mut stranger| stranger.expect_closed());
+    near.auth("demo");
+    far.auth("demo");
+    crowd[0].auth("demo");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use common::browser::Browser;
 use common::control::Control;
 use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
+use common::web::Http;
 use common::{DEADLINE, eventually};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
@@ -84,6 +85,41 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     said.retain(|line| !line.contains("may be guessed"));
     assert_eq!(said.len(), 2, "a second time nothing was to be changed: {said:#?}");
     server.assert_alive();
+}
+
+#[test]
+fn a_new_cap_on_one_address_counts_those_who_are_here() {
+    let mut options = Options::default();
+    let server = Server::start(&options);
+    let mut here: Vec<_> = (0..60).map(|_| server.browser("demo", r#"{"i":1}"#)).collect();
+    options.config["limits"] = json!({ "connections_per_address": 59 });
+    rewrite(&server, &options.config);
+    reload(&server);
+    let ask = || {
+        let mut http = Http::connect(server.ws);
+        (http.ask("GET /socket", &[], "").status, http)
+    };
+    assert_eq!(ask().0, 503);
+    here.truncate(58);
+    let _last = eventually("there is room", || Some(ask()).filter(|(status, _)| *status == 200));
+    assert_eq!(ask().0, 503);
+}
+
+#[test]
+fn a_push_may_make_a_list_shorter_where_there_is_no_room_for_more() {
+    let mut options = Options::default();
+    let server = Server::start(&options);
+    let mut control = server.controller("demo");
+    let push = |item: &str| json!({ "action": "push", "channel": "c", "data": item }).to_string();
+    (0..50).for_each(|_| control.ok(&push(&"x".repeat(100))));
+    options.config["limits"] = json!({ "list_items": 10, "states_bytes_per_namespace": 3000 });
+    rewrite(&server, &options.config);
+    reload(&server);
+    control.ok(&push("last"));
+    let list: Value =
+        serde_json::from_str(&control.ask(r#"{"action":"get","channel":"c"}"#)).unwrap();
+    assert_eq!((list.as_array().unwrap().len(), &list[9]), (10, &json!("last")));
+    assert!(control.ask(&push(&"x".repeat(2500))).contains("Too many bytes of states"));
 }
 
 #[test]
@@ -362,4 +398,36 @@ fn a_storm_of_signals_disturbs_nobody() {
     }
     assert_eq!(control.ask(PING), DONE);
     server.assert_alive();
+}
+
+#[test]
+fn whose_key_is_good_no_longer_has_as_long_as_a_newcomer() {
+    let mut options = Options::limits(&[("control_auth_ms", 400)]);
+    let server = Server::start(&options);
+    let mut other = server.controller("other");
+    let mut registered = |name| {
+        let reply: Value = serde_json::from_str(&other.ask(&register(name, SERVER_KEY))).unwrap();
+        let mut control = server.control();
+        assert_eq!(auth(&mut control, name, reply["secretKey"].as_str().unwrap()), DONE);
+        control
+    };
+    let [mut rotated, mut removed] = ["shop", "gone"].map(&mut registered);
+    let [mut silent, mut again] = [(); 2].map(|()| server.controller("demo"));
+    // None of them says anything meanwhile.
+    options.config["namespaces"]["demo"] = json!("another-key");
+    rewrite(&server, &options.config);
+    reload(&server);
+    assert_eq!(auth(&mut again, "demo", "another-key"), DONE);
+    silent.expect_closed();
+    let grace = json!({ "grace": 1 });
+    let rotate = json!({ "action": "rotateKey", "name": "shop", "key": SERVER_KEY,
+        "params": grace });
+    assert!(other.ask(&rotate.to_string()).contains("true"));
+    other
+        .ok(&json!({ "action": "removeNameSpace", "name": "gone", "key": SERVER_KEY }).to_string());
+    removed.expect_closed();
+    rotated.ok(PING);
+    rotated.expect_closed();
+    again.ok(PING);
+    other.ok(PING);
 }

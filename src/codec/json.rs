@@ -242,8 +242,36 @@ fn number_text(raw: &str) -> Option<Cow<'_, str>> {
     if is_plain_integer(raw) {
         return Some(Cow::Borrowed(raw));
     }
-    // Both languages print the shortest digits that are read back as the same number.
-    (1e-6..1e21).contains(&number.abs()).then(|| Cow::Owned(number.to_string()))
+    (1e-6..1e21).contains(&number.abs()).then(|| Cow::Owned(shortest(number)))
+}
+
+/// A number from 10^-6 to below 10^21 as JavaScript prints it (ECMA-262, `Number::toString`): in
+/// the fewest digits that are read back as the same number. Of two such texts that are as near to
+/// it JavaScript takes the even one, and the standard library the larger.
+fn shortest(number: f64) -> String {
+    let text = number.to_string();
+    // In between lies what ends there with a 5: these are all of its digits.
+    let exact = format!("{number:.72}");
+    let is_even = |down: &&str| down.ends_with(['0', '2', '4', '6', '8']);
+    let down = significant(&exact).strip_suffix('5').filter(is_even);
+    match down.filter(|down| down.len() == significant(&text).len()) {
+        Some(down) => {
+            let even = format!("{down:0<0$}", text.len());
+            if even.parse() == Ok(number) { even } else { text }
+        }
+        None => text,
+    }
+}
+
+/// A decimal number without the zeros at its end.
+fn significant(text: &str) -> &str {
+    let Some((integer, fraction)) = text.split_once('.') else {
+        return text.trim_end_matches('0');
+    };
+    match fraction.trim_end_matches('0') {
+        "" => integer.trim_end_matches('0'),
+        _ => text.trim_end_matches('0'),
+    }
 }
 
 /// A number as the nearest `f64`, which is infinite from about 1.8 · 10^308 on; `None` for

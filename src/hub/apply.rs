@@ -85,25 +85,41 @@ impl Hub {
             }
             Change::Push { channel, user, data, .. } => {
                 let spot = Spot { channel, user: user.as_deref() };
-                let (found, state) = self.live_state(ns, spot, at);
-                if state.is_some_and(|state| !state.value.is_list()) {
-                    return Err(Refusal::NotAList);
-                }
-                // The list around the element takes two bytes more.
-                let max = self.limits.state_bytes;
-                if data.len() + 2 > max {
-                    return Err(Refusal::StateTooLarge(max));
-                }
-                // What is dropped for it at the other end is not counted here.
-                let bytes = match state {
-                    Some(_) => data.len() + 1,
-                    None => spot.bytes() + data.len() + 2,
-                };
-                self.check_state(space, state.is_none(), data, bytes)?;
-                Ok(Checked { state: found })
+                self.check_push((ns, space), spot, data, at)
             }
             _ => Ok(Checked::default()),
         }
+    }
+
+    /// Whether an element can be appended to the list at a place.
+    fn check_push(
+        &self,
+        (ns, space): (NsId, &Namespace),
+        spot: Spot<'_>,
+        data: &str,
+        at: UnixMillis,
+    ) -> Result<Checked, Refusal> {
+        let (found, state) = self.live_state(ns, spot, at);
+        if state.is_some_and(|state| !state.value.is_list()) {
+            return Err(Refusal::NotAList);
+        }
+        // The list around the element takes two bytes more.
+        let max = self.limits.state_bytes;
+        if data.len() + 2 > max {
+            return Err(Refusal::StateTooLarge(max));
+        }
+        // What is dropped for it at the other end counts where there is no room for more.
+        let bytes = match state {
+            Some(_) => data.len() + 1,
+            None => spot.bytes() + data.len() + 2,
+        };
+        let grows =
+            |state: &State| !state.value.stays_as_short(data.len(), self.limits.list_items, max);
+        let room = self.check_state(space, state.is_none(), data, bytes);
+        if room.is_err() && state.is_none_or(grows) {
+            room?;
+        }
+        Ok(Checked { state: found })
     }
 
     /// Whether there is room for a state that takes so many bytes more.
@@ -250,6 +266,7 @@ impl Hub {
             space.old_key = old.map(|old| (old, grace_until));
             self.graces_end = self.graces_end.max(grace_until);
             space.key_epoch = space.key_epoch.wrapping_add(1);
+            self.key_changes += 1;
         }
         Outcome::Key(key)
     }

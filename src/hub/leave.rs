@@ -300,6 +300,7 @@ impl Hub {
         let Namespace { number, name, channels, users, states, grants, tally, .. } = space;
         self.names.remove(&self.namespaces, self.hash(&*name), ns, &self.hasher);
         self.numbers.remove(&number);
+        self.key_changes += 1;
         self.grants -= grants.len();
         self.states_bytes -= space.states_bytes;
         self.living -= states.len();

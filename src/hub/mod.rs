@@ -285,6 +285,7 @@ pub struct Hub {
     next_number: u64,
     /// No old key is good any more from this moment on.
     graces_end: UnixMillis,
+    key_changes: u64,
     channels: Arena<Channel>,
     users: Arena<User>,
     peers: Arena<Peer>,
@@ -311,6 +312,7 @@ impl Hub {
             numbers: HashMap::new(),
             next_number: 1,
             graces_end: UnixMillis(0),
+            key_changes: 0,
             channels: Arena::default(),
             users: Arena::default(),
             peers: Arena::default(),
@@ -351,12 +353,20 @@ impl Hub {
         self.namespaces.get(ns).map(|ns| ns.key_epoch)
     }
 
-    /// Whether a key that was current at that epoch still opens the namespace.
-    pub fn is_key_good(&self, ns: NsId, epoch: u32, at: UnixMillis) -> bool {
-        self.namespaces.get(ns).is_some_and(|ns| {
-            let grace = ns.old_key.as_ref().is_some_and(|(_, until)| at < *until);
-            epoch == ns.key_epoch || grace && epoch.wrapping_add(1) == ns.key_epoch
-        })
+    /// Until when a key that was current at that epoch opens the namespace: always, for a time,
+    /// or not since the beginning of all time.
+    pub fn key_until(&self, ns: NsId, epoch: u32) -> UnixMillis {
+        let Some(space) = self.namespaces.get(ns) else { return UnixMillis(0) };
+        match (&space.old_key, space.key_epoch.wrapping_sub(epoch)) {
+            (_, 0) => UnixMillis(u64::MAX),
+            (Some((_, until)), 1) => *until,
+            _ => UnixMillis(0),
+        }
+    }
+
+    /// How often it has come to be otherwise whom a key lets in.
+    pub fn key_changes(&self) -> u64 {
+        self.key_changes
     }
 
     fn find_channel(&self, ns: NsId, name: &str) -> Option<Id<Channel>> {

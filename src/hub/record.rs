@@ -277,6 +277,7 @@ impl Hub {
             space.configured = space.key.clone();
             // Whoever came with another key is nobody any more.
             space.key_epoch = space.key_epoch.wrapping_add(1);
+            self.key_changes += 1;
             if was_recorded {
                 let key = Key::Namespace { ns: space.number };
                 out.changed(Undo::new(key, 0, Before::Kept));
@@ -304,6 +305,7 @@ impl Hub {
             // Nothing of that is recorded: the next start finds it so by itself.
             (space.key, space.old_key, space.configured) = (None, None, None);
             space.key_epoch = space.key_epoch.wrapping_add(1);
+            self.key_changes += 1;
         }
         is_configured
     }
@@ -326,6 +328,7 @@ impl Hub {
                 let is_last = |space: &&mut Namespace| space.key_epoch == key_epoch.wrapping_add(1);
                 if let Some(space) = self.namespaces.get_mut(id).filter(is_last) {
                     (space.key, space.old_key, space.key_epoch) = (key, old_key, key_epoch);
+                    self.key_changes += 1;
                 }
             }
             (Key::Grant { channel, user, .. }, Before::Nothing) => {

@@ -12,6 +12,10 @@ use crate::codec::json;
 use crate::time::UnixMillis;
 use crate::wheel::Timer;
 
+/// A longer text is not looked into for what a `push` would drop of it, because whoever is refused
+/// may ask again: that takes as long as reading as much does.
+const LOOKED_INTO_BYTES: usize = 64 * 1024;
+
 /// One state of a channel, or of a user in a channel.
 #[derive(Debug)]
 pub(super) struct State {
@@ -111,6 +115,25 @@ impl Value {
         }
     }
 
+    /// Whether the list gets no longer by one more element of that length, because as much is
+    /// dropped for it by these bounds. A text that is long is not looked into, and gets longer.
+    pub fn stays_as_short(&self, item: usize, items_max: usize, bytes_max: usize) -> bool {
+        match self {
+            Value::Json(text) if text.len() <= LOOKED_INTO_BYTES => {
+                let last = json::last_elements(text, items_max).unwrap_or_default();
+                let lengths = last.iter().map(|item| item.len());
+                let bytes = lengths.clone().map(|length| length + 1).sum::<usize>() + item + 2;
+                is_no_longer(lengths, bytes, text.len(), (items_max, bytes_max))
+            }
+            Value::Json(_) => false,
+            Value::List(list) => {
+                let (lengths, before) =
+                    (list.items.iter().map(|item| item.len()), list.text_bytes());
+                is_no_longer(lengths, before + item + 1, before, (items_max, bytes_max))
+            }
+        }
+    }
+
     /// The value as a list, made one if it is the text of one, which is given back: of no more than
     /// so many of its last elements, because as a list they take far more memory, and what stands
     /// in front of them would take far more time. `None` if it is neither.
@@ -127,6 +150,25 @@ impl Value {
             Value::Json(_) => None,
         }
     }
+}
+
+/// Whether a list of that length, with elements of these lengths and one more behind them, is no
+/// longer than it was before when as many of the first have gone as must. Looks at no more of them
+/// than make up for that one.
+fn is_no_longer(
+    lengths: impl ExactSizeIterator<Item = usize>,
+    mut bytes: usize,
+    before: usize,
+    (items_max, bytes_max): (usize, usize),
+) -> bool {
+    let mut left = lengths.len() + 1;
+    for length in lengths {
+        if bytes <= before || left <= items_max && bytes <= bytes_max {
+            break;
+        }
+        (left, bytes) = (left - 1, bytes - length - 1);
+    }
+    bytes <= before
 }
 
 impl List {
@@ -203,6 +245,30 @@ mod tests {
         list.bound(0, 100);
         assert_eq!(value.text(), "[]");
         assert!(Value::Json("{}".into()).as_list(9).is_none());
+    }
+
+    #[test]
+    fn a_push_that_drops_as_much_makes_no_list_longer() {
+        let stays = |text: &str, item, items, bytes| {
+            let mut value = Value::Json(text.into());
+            let before = value.stays_as_short(item, items, bytes);
+            let (list, _) = value.as_list(items).unwrap();
+            list.push("x".repeat(item).into());
+            list.bound(items, bytes);
+            assert_eq!(list.text_bytes() <= text.len(), before, "{text} {item} {items} {bytes}");
+            before
+        };
+        assert!(!stays("[1,2,3]", 1, 4, 100) && stays("[1,2,3]", 1, 3, 100));
+        assert!(!stays("[1,2,3]", 2, 3, 100) && stays("[1,2,3]", 3, 2, 100));
+        assert!(!stays("[1,2,3]", 1, 9, 9) && stays("[1,2,3]", 1, 9, 8));
+        assert!(stays("[ 1 , 2 ]", 3, 9, 100), "without the spaces");
+        let mut value = Value::Json("[1,2,3]".into());
+        value.as_list(3).unwrap().0.push("4".into());
+        for (item, items, stays) in [(1, 4, true), (2, 4, false), (3, 3, true), (9, 0, false)] {
+            assert_eq!(value.stays_as_short(item, items, 100), stays, "{item} {items}");
+        }
+        let long = Value::Json(format!("[{}7]", "1,".repeat(LOOKED_INTO_BYTES)).into());
+        assert!(!long.stays_as_short(1, 1, 100));
     }
 
     #[test]

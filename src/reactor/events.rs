@@ -6,13 +6,21 @@ use std::io::Read;
 use mio::Events;
 
 use super::Reactor;
-use super::io::Signal;
 use super::peer::{Phase, flag};
 use crate::reason::CloseReason;
 
 /// What the kernel calls those who have no slot: doors and connections have the numbers below.
 pub(super) const WAKER: usize = usize::MAX / 2;
 pub(super) const SIGNALS: usize = WAKER + 1;
+
+/// What a signal asks the process for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// To stop.
+    Stop,
+    /// To read its configuration again.
+    Reload,
+}
 
 impl Reactor {
     /// Notes what each event says. Nobody new gets a slot before all of them are noted, so no event

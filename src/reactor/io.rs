@@ -12,6 +12,7 @@ use super::rounds::LIGHT_BYTES;
 use super::slots::Slots;
 use super::stream::Stream;
 use super::tails::Tails;
+use crate::address::Address;
 use crate::arena::NIL;
 use crate::edge::{ConnId, Door, Kept, Net, Owed};
 use crate::frame::{Frame, FramePool, Kind};
@@ -29,15 +30,6 @@ pub(super) const OFFER_ROUND_BYTES: u64 = 128 * 1024;
 pub(super) const LIST_KEPT: usize = 2048;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
-
-/// What a signal asks the process for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// To stop.
-    Stop,
-    /// To read its configuration again.
-    Reload,
-}
 
 /// What became of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -438,6 +430,10 @@ impl Net for Io {
         self.now
     }
 
+    fn address(&self, conn: ConnId) -> Option<Address> {
+        self.peers.get(conn).filter(|peer| peer.phase == Phase::Open)?.stream.peer_address()
+    }
+
     fn random(&mut self, out: &mut [u8]) {
         for byte in out {
             if self.random.is_empty() {
@@ -545,6 +541,10 @@ impl Net for Io {
     fn expel(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(peer) = self.open(conn) {
             peer.set(flag::HASTY, true);
+            if peer.out.is_empty() {
+                // There are no last words that could be lost: its own end is not awaited.
+                peer.set(flag::ENDED, true);
+            }
             self.close(conn, reason);
         }
     }

@@ -1,4 +1,4 @@
-//! The reactor: one poll, one table for doors and connections, one turn. It owns every socket, the
+//! The reactor: one poll, one slab for doors and connections, one turn. It owns every socket, the
 //! deadlines and the one read buffer; it has never heard of HTTP, channels or JSON. It calls a
 //! [`Handler`]; only the server's start-up knows it.
 
@@ -20,7 +20,7 @@ mod tails;
 #[cfg(test)]
 mod tests;
 
-pub use io::Signal;
+pub use events::Signal;
 pub use listener::Listener;
 pub use process::raise_descriptor_limit;
 
@@ -29,9 +29,9 @@ use std::time::Duration;
 
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
 
 use crate::address::Address;
-use crate::arena::Slots;
 use crate::edge::{ConnId, Door, Handler, TurnedAway};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -89,7 +89,7 @@ pub struct Reactor {
     bounds: Bounds,
     /// What is known of the doors, which have their slots among the connections; once the server
     /// drains that of the admin alone.
-    doors: Slots<Listener>,
+    doors: Slab<Listener>,
     /// A byte comes for each signal, and what it asks for.
     signals: Vec<(UnixStream, Signal)>,
     scratch: Vec<u8>,
@@ -146,7 +146,7 @@ impl Reactor {
             clock,
             io: Io::new(now, bounds.close_ms, bounds.slow),
             bounds,
-            doors: Slots::new(),
+            doors: Slab::new(),
             signals: Vec::new(),
             scratch: read_buffer(),
             accept_at: now.mono,
@@ -331,7 +331,7 @@ impl Reactor {
         if !self.spares.is_full() {
             self.spares.refill();
         }
-        for i in 0..self.doors.slots() as u32 {
+        for i in 0..self.doors.capacity() {
             let mut round = Round::start();
             for accepted in 0..ACCEPT_MAX {
                 let Some(listener) = self.doors.get(i) else { break };

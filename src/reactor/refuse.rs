@@ -69,7 +69,7 @@ impl Reactor {
 
     /// When somebody may be let in, or turned away, who is at a door already.
     pub(super) fn accept_due(&self) -> Option<Millis> {
-        let due = |(_, listener): (u32, &Listener)| {
+        let due = |(_, listener): (usize, &Listener)| {
             if !listener.is_ready {
                 return None;
             }

@@ -1,4 +1,4 @@
-//! The one table of the reactor: doors and connections, each by the number that the kernel calls it
+//! The one slab of the reactor: doors and connections, each by the number that the kernel calls it
 //! by. Part of the reactor, which asks it for connections; doors have a table for the rest of what
 //! is known of them, because they are few.
 
@@ -28,22 +28,22 @@ impl Slots {
     }
 
     /// A door with that place among the doors opens.
-    pub fn open_door(&mut self, place: u32) -> ConnId {
+    pub fn open_door(&mut self, place: usize) -> ConnId {
         self.doors += 1;
         self.slots.insert(Slot::Door(place as u16))
     }
 
     /// The place among the doors of the one in that slot, if it is one.
-    pub fn door(&self, slot: usize) -> Option<u32> {
+    pub fn door(&self, slot: usize) -> Option<usize> {
         match self.slots.get(self.slots.at(slot)?)? {
-            Slot::Door(place) => Some(u32::from(*place)),
+            Slot::Door(place) => Some(usize::from(*place)),
             Slot::Peer(_) => None,
         }
     }
 
     /// The door with that place closes.
-    pub fn close_door(&mut self, place: u32) {
-        let is_it = |slot: &Slot| matches!(slot, Slot::Door(other) if u32::from(*other) == place);
+    pub fn close_door(&mut self, place: usize) {
+        let is_it = |slot: &Slot| matches!(slot, Slot::Door(other) if usize::from(*other) == place);
         let id = self.slots.iter().find(|(_, slot)| is_it(slot)).map(|(id, _)| id);
         let door = id.and_then(|id| self.slots.remove(id));
         self.doors -= usize::from(door.is_some());

@@ -35,7 +35,7 @@ impl Reactor {
             return;
         }
         self.io.meters.is_draining = true;
-        let is_closing = |(_, listener): &(u32, &Listener)| listener.door != Door::Admin;
+        let is_closing = |(_, listener): &(usize, &Listener)| listener.door != Door::Admin;
         let closing = self.doors.iter().filter(is_closing).map(|(door, _)| door);
         for door in closing.collect::<Vec<_>>() {
             self.doors.remove(door);

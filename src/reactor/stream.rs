@@ -1,12 +1,15 @@
 //! A connected, non-blocking stream, TCP or unix: no more than its descriptor.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, event::Source};
-use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, getpeername, sockopt};
+
+use crate::address::Address;
 
 #[derive(Debug)]
 pub(super) struct Stream(OwnedFd);
@@ -29,6 +32,18 @@ impl Stream {
     pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
         SourceFd(&self.0.as_raw_fd()).register(registry, token, both)
+    }
+
+    /// Where the peer is, unless it is gone already.
+    pub fn peer_address(&self) -> Option<Address> {
+        let peer = getpeername(&self.0).ok();
+        // The other end of a unix socket has no name.
+        let peer =
+            peer.map(|peer| peer.filter(|peer| peer.address_family() != AddressFamily::UNIX));
+        match peer? {
+            Some(peer) => SocketAddr::try_from(peer).ok().map(|peer| peer.ip().into()),
+            None => Some(Address::Unix),
+        }
     }
 
     pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {

@@ -31,7 +31,7 @@ use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
-use addresses::Whereabouts;
+use addresses::{Whereabouts, household};
 use expected::Expected;
 use queues::Queue;
 use recovery::{Disk, Past};
@@ -59,6 +59,7 @@ pub(super) struct Line {
     pub closing: Option<CloseReason>,
     /// The switch has been told to forget it.
     pub is_gone: bool,
+    from: Address,
     whereabouts: Whereabouts,
     /// A request has had its answer.
     is_answered_once: bool,
@@ -89,6 +90,8 @@ pub(super) enum Role {
 
 #[derive(Debug, Default)]
 pub(super) struct Controller {
+    /// Where it is: all addresses that are one have the same text.
+    place: String,
     /// Namespace, and the key that opened it.
     pub auth: Option<(u32, String)>,
     waits: bool,
@@ -104,6 +107,8 @@ pub(super) struct Controller {
     held_ms: usize,
     heard_at: Millis,
     auth_by: Term,
+    /// It has not authenticated, or its key is no longer good: the how many-eth of those.
+    stranger: Option<u64>,
     /// It has been authenticated, whatever became of that.
     was_somebody: bool,
     wrong_keys: usize,
@@ -227,8 +232,10 @@ pub(super) struct Judge {
     gathered: Option<((u32, String), BTreeMap<ConnId, usize>)>,
     /// The date has been changed in this run.
     pub has_date_jumped: bool,
-    /// Controllers that had to make room for others before they had authenticated.
-    evicted: BTreeSet<ConnId>,
+    /// There was no cap on the connections of one address until now.
+    is_cap_new: bool,
+    /// How often a controller was nobody.
+    strangers: u64,
     pub is_stopping: bool,
     disk: Disk,
     /// The disk hangs: who is not heard may wait for it, and for nothing else.
@@ -270,7 +277,8 @@ impl Judge {
             closings: Vec::new(),
             gathered: None,
             has_date_jumped: false,
-            evicted: BTreeSet::new(),
+            is_cap_new: false,
+            strangers: 0,
             is_stopping: false,
             disk: Disk::default(),
             is_disk_stuck: false,
@@ -282,6 +290,8 @@ impl Judge {
 
     /// These limits hold from now on.
     pub fn reload(&mut self, limits: &Limits) {
+        self.is_cap_new |=
+            self.limits.connections_per_address == 0 && limits.connections_per_address > 0;
         self.input_max = self.input_max.max(limits.control_input_bytes);
         self.record.set_limits(limits.clone());
         self.replica.set_limits(limits.clone());
@@ -314,8 +324,8 @@ impl Judge {
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
             Door::Control => {
-                let (heard_at, auth_by) = (self.now.mono, self.term("control_auth_ms"));
-                Role::Controller(Controller { heard_at, auth_by, ..Controller::default() })
+                let (place, heard_at) = (household(from), self.now.mono);
+                Role::Controller(Controller { place, heard_at, ..Controller::default() })
             }
             Door::Web | Door::Admin => Role::Http(self.term("http_head_ms")),
         };
@@ -327,6 +337,7 @@ impl Judge {
             queue: Queue::default(),
             closing: None,
             is_gone: false,
+            from,
             whereabouts: Whereabouts::default(),
             is_answered_once: false,
             delivered: 0,
@@ -338,21 +349,9 @@ impl Judge {
             self.came(conn, from);
         }
         if door == Door::Control && controllers >= self.limits.control_connections {
-            self.close(conn, CloseReason::Full);
-        }
-        let is_stranger = |line: &Line| {
-            let is_in = !line.is_gone && line.closing != Some(CloseReason::Full);
-            is_in && matches!(&line.role, Role::Controller(c) if !c.was_somebody)
-        };
-        let strangers = self.lines.iter().filter(|(_, line)| is_stranger(line));
-        let mut strangers: Vec<ConnId> =
-            strangers.map(|(conn, _)| *conn).filter(|conn| !self.evicted.contains(conn)).collect();
-        strangers.sort_by_key(|conn| conn.generation);
-        let max = self.limits.control_unauthenticated_connections;
-        if door == Door::Control && strangers.len() > max {
-            let oldest = strangers[0];
-            self.evicted.insert(oldest);
-            self.let_go_answered(oldest, CloseReason::ControlAuth);
+            self.let_go_answered(conn, CloseReason::Full);
+        } else if door == Door::Control {
+            self.is_nobody(conn);
         }
     }
 

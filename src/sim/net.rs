@@ -10,6 +10,7 @@ use std::io::IoSlice;
 
 use super::Prng;
 use super::tape::{Item, Tape};
+use crate::address::Address;
 use crate::edge::{ConnId, Kept, Net, Owed};
 use crate::frame::{Frame, FramePool, Kind, OutQueue};
 use crate::limits::Limits;
@@ -35,6 +36,8 @@ pub(super) enum Phase {
 /// One connection, from the server's side.
 #[derive(Debug)]
 pub(super) struct Socket {
+    /// Where the peer is.
+    from: Address,
     pub phase: Phase,
     pub out: OutQueue,
     /// Input that the handler has not consumed.
@@ -137,7 +140,7 @@ impl FakeNet {
     }
 
     /// A new connection.
-    pub fn insert(&mut self) -> ConnId {
+    pub fn insert(&mut self, from: Address) -> ConnId {
         let live = self.sockets.len() as u32;
         let slot = self.free_slots.pop().unwrap_or(live);
         let conn = ConnId::new(slot, self.next);
@@ -146,6 +149,7 @@ impl FakeNet {
         self.sockets.insert(
             conn,
             Socket {
+                from,
                 phase: Phase::Open,
                 out: OutQueue::default(),
                 tail: Vec::new(),
@@ -449,6 +453,11 @@ impl FakeNet {
 impl Net for FakeNet {
     fn now(&self) -> Now {
         self.now
+    }
+
+    fn address(&self, conn: ConnId) -> Option<Address> {
+        let socket = self.sockets.get(&conn).filter(|socket| socket.phase == Phase::Open);
+        socket.map(|socket| socket.from)
     }
 
     fn random(&mut self, out: &mut [u8]) {

@@ -143,7 +143,12 @@ impl Record {
         }
         let place = (store.channel.clone(), store.user.clone());
         let (before, after) = match state {
-            Some(_) if store.is_push => (0, store.data.len() + 1),
+            // What is dropped counts where the list gets no longer.
+            Some(state) if store.is_push => {
+                let appended = appended(&state.text, &store.data, &self.limits);
+                let is_longer = appended.len() > state.text.len();
+                (0, if is_longer { store.data.len() + 1 } else { 0 })
+            }
             Some(state) => (weight(&place, &state.text), weight(&place, &store.data)),
             None if store.is_push => (0, weight(&place, &store.data) + 2),
             None => (0, weight(&place, &store.data)),

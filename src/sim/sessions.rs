@@ -178,7 +178,7 @@ impl<G: Ground> World<G> {
         let mut switch = Switch::over(start.hub, settings, start.journal);
         assert!(switch.declare(SPACE, KEY).is_some(), "there is room for one");
         let mut net = FakeNet::new(prng, now, &limits(), tape.clone());
-        let back_end = net.insert();
+        let back_end = net.insert(Address::Unix);
         switch.opened(&mut net, back_end, Door::Control, Address::Unix);
         let mut world = World {
             seed,
@@ -238,7 +238,7 @@ impl<G: Ground> World<G> {
     /// Sends a request, in pieces, and plays it out.
     fn request(&mut self, visitor: usize, text: &str) {
         if self.visitors[visitor].conn.is_none() {
-            let conn = self.net.insert();
+            let conn = self.net.insert(Address::Unix);
             self.switch.opened(&mut self.net, conn, Door::Web, Address::Unix);
             self.visitors[visitor] = Visitor { conn: Some(conn), ..Visitor::default() };
         }

@@ -1,5 +1,5 @@
 //! Ways by which browsers come: straight, or by a proxy that says where they are, or says it badly;
-//! and what liars say. The world draws one for each.
+//! and what liars say; and where back ends are. The world draws one for each.
 
 use std::net::IpAddr;
 
@@ -23,6 +23,12 @@ fn ip(text: &str) -> IpAddr {
 pub(super) fn proxies() -> Proxies {
     let networks = ["10.0.0.0/8", "fd00::/8"].map(|text| Network::parse(text).expect("a network"));
     Proxies { networks: networks.into(), is_unix: true }
+}
+
+/// Where a back end is: in one of a few places, or on this machine.
+pub(super) fn back_end(prng: &mut Prng) -> Address {
+    let place = *prng.pick(&PLACES[2..]);
+    if prng.one_in(3) { Address::Unix } else { ip(place).into() }
 }
 
 /// How one browser comes.

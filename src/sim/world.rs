@@ -156,6 +156,8 @@ impl<G: Ground> World<G> {
         self.report.calls += 1;
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
+        self.judge.look_at_keys();
+        self.judge.count_in();
         self.judge_items(&items, None);
         let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
@@ -340,8 +342,8 @@ impl<G: Ground> World<G> {
             if self.clients[i].conn.is_some() {
                 continue;
             }
-            let conn = self.net.insert();
             let (door, from) = (self.clients[i].door, self.clients[i].from);
+            let conn = self.net.insert(from);
             self.clients[i].conn = Some(conn);
             let early = std::mem::take(&mut self.clients[i].early);
             self.switch.opened(&mut self.net, conn, door, from);

@@ -14,14 +14,15 @@ use super::deadlines::Deadlines;
 use super::intake::Room;
 use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
 use super::shortage::Wanted;
-use super::{Stranger, Switch, WHOLE, Waiter, text};
+use super::{Switch, WHOLE, Waiter, text};
+use crate::address::Household;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
-use crate::time::UnixMillis;
+use crate::time::{Millis, UnixMillis};
 use crate::uuid::Uuid;
 
 /// A connection of a back end.
@@ -33,8 +34,10 @@ pub(super) struct Controller {
     /// Room for the large frame that is arriving; or the place in line of one that may not yet.
     pub room: Option<Room>,
     pub place: Option<u64>,
+    /// Where it is.
+    pub household: Household,
     /// The namespace it acts in, and which of its keys opened it.
-    auth: Option<(NsId, u32)>,
+    pub auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
     pub waits: Option<Ticket>,
     /// Its last command is an emit that takes several turns.
@@ -76,10 +79,8 @@ impl Answer {
 
 impl Controller {
     /// One that has just come.
-    pub fn new(net: &mut impl Net, conn: ConnId, limits: &Limits) -> Controller {
-        let auth_by = net.now().mono.plus(limits.control_auth_ms as u64);
-        net.deadline(conn, Some(auth_by));
-        Controller { deadlines: Deadlines::new(auth_by), ..Controller::default() }
+    pub fn new(household: Household) -> Controller {
+        Controller { household, ..Controller::default() }
     }
 
     /// All replies have gone to the kernel.
@@ -131,8 +132,9 @@ impl Controller {
 
     /// Closes it: at once, or when it has the replies that it is owed. A fault of its own that is
     /// known already stays the reason.
-    fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
+    pub fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         let reason = self.fault.unwrap_or(reason);
+        self.is_ended = true;
         if self.replies.is_empty() && !self.is_waiting() {
             net.close(conn, reason);
         } else {
@@ -170,10 +172,9 @@ impl Controller {
         Some(outline)
     }
 
-    /// It has proved who it is.
-    fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth: (NsId, u32)) {
-        self.auth = Some(auth);
-        self.deadlines.admit();
+    /// It is somebody, or must have proved by then that it is.
+    pub fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth_by: Option<Millis>) {
+        self.deadlines.auth_by(auth_by);
         net.deadline(conn, self.deadlines.next());
     }
 
@@ -296,7 +297,7 @@ impl<J: Journal> Switch<J> {
     /// It acts in its namespace for as long as its key is good.
     pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
         let at = self.at(net.now());
-        let is_good = |(ns, epoch): &(NsId, u32)| self.hub.is_key_good(*ns, *epoch, at);
+        let is_good = |(ns, epoch): &(NsId, u32)| at < self.hub.key_until(*ns, *epoch);
         controller.auth = controller.auth.filter(is_good);
     }
 
@@ -350,8 +351,7 @@ impl<J: Journal> Switch<J> {
             Command::Auth { name, key } => {
                 let ns = self.named(&name)?;
                 let auth = (ns, self.key_epoch(ns, &key, at)?);
-                controller.admit(net, conn, auth);
-                self.strangers.remove(&Stranger::of(conn));
+                self.recognize(net, conn, controller, auth);
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
@@ -509,14 +509,6 @@ impl<J: Journal> Switch<J> {
             }
             false
         });
-    }
-
-    /// The controller that has gone longest without authenticating makes room for another, once it
-    /// has what it is owed.
-    pub(super) fn evict_stranger(&mut self, net: &mut impl Net) {
-        let Some(Stranger { conn, .. }) = self.strangers.pop_first() else { return };
-        let Some(controller) = self.seats.controller(conn) else { return };
-        controller.let_go(net, conn, CloseReason::ControlAuth);
     }
 
     /// Closes a connection that sends no more, once it has all its answers.

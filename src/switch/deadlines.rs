@@ -8,7 +8,7 @@ use crate::time::Millis;
 /// The deadlines of one back end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Deadlines {
-    /// It must have authenticated; none once it has.
+    /// It must have authenticated; none while it is somebody.
     auth_by: Option<Millis>,
     /// The end of a half frame must be there, and how long it has in all, in milliseconds.
     frame_by: Option<Millis>,
@@ -20,14 +20,9 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Of one who has just come.
-    pub fn new(auth_by: Millis) -> Deadlines {
-        Deadlines { auth_by: Some(auth_by), ..Deadlines::default() }
-    }
-
-    /// It has authenticated.
-    pub fn admit(&mut self) {
-        self.auth_by = None;
+    /// It must have authenticated by then; `None`: it has.
+    pub fn auth_by(&mut self, by: Option<Millis>) {
+        self.auth_by = by;
     }
 
     /// Whether half a frame is there, and if one has just begun, how long it has.
@@ -90,7 +85,8 @@ mod tests {
 
     #[test]
     fn half_a_frame_has_its_time_once_however_often_it_is_not_heard() {
-        let mut deadlines = Deadlines::new(Millis(5000));
+        let mut deadlines = Deadlines::default();
+        deadlines.auth_by(Some(Millis(5000)));
         deadlines.frame(true, Millis(200), 800);
         assert_eq!(deadlines.next(), Some(Millis(1000)));
         // More of it has come: that is no more time.
@@ -107,7 +103,7 @@ mod tests {
             deadlines.frame(true, Millis(to), 1000);
             assert_eq!(deadlines.waited(Millis(to)), Some((800 + to - left, 800)));
         }
-        deadlines.admit();
+        deadlines.auth_by(None);
         assert_eq!(deadlines.next(), Some(Millis(9000)));
         assert_eq!(deadlines.reason(Millis(9000)), CloseReason::HalfRequest);
         // The next frame has its own time.
@@ -119,9 +115,10 @@ mod tests {
 
     #[test]
     fn each_has_its_reason() {
-        let mut deadlines = Deadlines::new(Millis(100));
+        let mut deadlines = Deadlines::default();
+        deadlines.auth_by(Some(Millis(100)));
         assert_eq!(deadlines.reason(Millis(100)), CloseReason::ControlAuth);
-        deadlines.admit();
+        deadlines.auth_by(None);
         deadlines.replies(Some(Millis(200)));
         assert_eq!(deadlines.next(), Some(Millis(200)));
         assert_eq!(deadlines.reason(Millis(200)), CloseReason::RepliesUnread);

@@ -2,13 +2,13 @@
 //! and carries messages between them. It never touches a socket or a clock: a reactor, or a
 //! simulator, calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends (and `text`, `command`, `deadlines` and `replies` for
-//! theirs), `browser` for what browsers say, whose connections and sessions are the web door's
-//! ([`Web`]), `page` for the page to try it all, `seats` for who is what, `crowd` for what is said
-//! to all in a channel, `spread` for what is said in so many that it takes several turns, `flood`,
-//! `shortage`, `intake` and `drain` for the days on which there is too much or it is over, and
-//! `concerned` for whose refusals they were. This file has what is between the roles: the order of
-//! changes, delivery, and the end of connections.
+//! One file per role: `control` for back ends (and `text`, `command`, `deadlines`, `replies` and
+//! `strangers` for theirs), `browser` for what browsers say, whose connections and sessions are the
+//! web door's ([`Web`]), `page` for the page to try it all, `seats` for who is what, `crowd` for
+//! what is said to all in a channel, `spread` for what is said in so many that it takes several
+//! turns, `flood`, `shortage`, `intake` and `drain` for the days on which there is too much or it
+//! is over, and `concerned` for whose refusals they were. This file has what is between the roles:
+//! the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
@@ -28,9 +28,10 @@ mod settings;
 mod shared;
 mod shortage;
 mod spread;
+mod strangers;
 mod text;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use hashbrown::{HashMap, HashSet};
 
@@ -58,6 +59,7 @@ use settings::{service, shared_bytes_min};
 use shared::SharedStates;
 use shortage::Shortage;
 use spread::Spread;
+use strangers::{KeyWatch, Strangers};
 
 pub use census::Census;
 #[doc(hidden)]
@@ -69,19 +71,6 @@ pub use settings::{Settings, SockJs};
 const ENDS_PER_TURN: usize = 1000;
 /// Between two log lines about refusals.
 const REPORT_MS: u64 = 10_000;
-
-/// A controller that has not authenticated, by its age: lives of slots are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Stranger {
-    age: u32,
-    conn: ConnId,
-}
-
-impl Stranger {
-    fn of(conn: ConnId) -> Stranger {
-        Stranger { age: conn.generation, conn }
-    }
-}
 
 /// Who waits for a place in the order.
 #[derive(Debug)]
@@ -112,10 +101,13 @@ pub struct Switch<J> {
     journal: J,
     /// Who is connected, and as what.
     seats: Seats,
-    /// Back ends that have not authenticated yet, the oldest first.
-    strangers: BTreeSet<Stranger>,
+    /// Back ends that have not authenticated.
+    strangers: Strangers,
+    key_watch: KeyWatch,
     /// All browsers.
     web: Web<Browser>,
+    /// From which slot on those are to be counted who came before there was a cap on addresses.
+    count_from: Option<usize>,
     /// Who waits for a place in the order.
     waiting: HashMap<Ticket, Waiter>,
     /// Emits to several channels that go on in the next turns, in turn.
@@ -175,7 +167,9 @@ impl<J: Journal> Switch<J> {
             demo,
             journal,
             seats: Seats::default(),
-            strangers: BTreeSet::new(),
+            strangers: Strangers::default(),
+            key_watch: KeyWatch::default(),
+            count_from: None,
             waiting: HashMap::new(),
             spreads: VecDeque::new(),
             reply_buffer: Vec::new(),
@@ -358,8 +352,8 @@ impl<J: Journal> Switch<J> {
         let peers = self.web.peers().filter(is_known);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
         let controllers = self.seats.all_controllers();
-        let is_known = |stranger: &Stranger| controllers.contains(&stranger.conn);
-        assert!(self.strangers.iter().all(is_known));
+        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger)));
+        self.strangers.check_invariants();
         let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
         assert!(!controllers.iter().any(is_served), "one is not put back");
         for (ticket, waiter) in &self.waiting {
@@ -431,15 +425,11 @@ impl<J: Journal> Handler for Switch<J> {
         self.metrics.opened += 1;
         match door {
             Door::Control => {
-                if self.seats.controllers() >= self.limits.control_connections {
-                    net.close(conn, CloseReason::Full);
-                } else {
-                    self.strangers.insert(Stranger::of(conn));
-                }
-                let controller = Controller::new(net, conn, &self.limits);
-                self.seats.seat_controller(conn, controller);
-                if self.strangers.len() > self.limits.control_unauthenticated_connections {
-                    self.evict_stranger(net);
+                let is_full = self.seats.controllers() >= self.limits.control_connections;
+                self.seats.seat_controller(conn, Controller::new(from.into()));
+                match self.seats.controller(conn).filter(|_| is_full) {
+                    Some(controller) => controller.let_go(net, conn, CloseReason::Full),
+                    None => self.meet(net, conn),
                 }
             }
             Door::Web => {
@@ -518,7 +508,7 @@ impl<J: Journal> Handler for Switch<J> {
             self.report_soon(net.now());
         }
         if let Some(controller) = self.seats.leave_controller(conn) {
-            self.strangers.remove(&Stranger::of(conn));
+            self.strangers.remove(conn);
             if controller.wants.is_some() {
                 self.hungry.retain(|hungry| *hungry != conn);
             }
@@ -552,9 +542,11 @@ impl<J: Journal> Handler for Switch<J> {
         let flood = self.flood_due(net);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
         let shortage = self.shortage_due(net);
-        let spread = (self.flood.is_none() && !self.spreads.is_empty()).then_some(Millis(0));
+        let has_more =
+            self.flood.is_none() && !self.spreads.is_empty() || self.count_from.is_some();
+        let spread = has_more.then_some(Millis(0));
         let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due(), spread];
-        [end, journal, shared, web].into_iter().chain(others).flatten().min()
+        [end, journal, shared, web, self.keys_due()].into_iter().chain(others).flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
@@ -569,6 +561,8 @@ impl<J: Journal> Handler for Switch<J> {
         while let Some(event) = self.journal.poll() {
             self.handle(net, event);
         }
+        self.look_at_keys(net);
+        self.count_in(net);
         let (web, mut site) = self.split();
         web.tick(net, &mut site);
         self.drain(net);

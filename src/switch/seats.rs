@@ -29,6 +29,11 @@ impl Seats {
         self.controllers.keys().copied().collect()
     }
 
+    /// So many back ends at most, from that one on.
+    pub fn controllers_from(&self, conn: ConnId, most: usize) -> Vec<ConnId> {
+        self.controllers.range(conn..).map(|(conn, _)| *conn).take(most).collect()
+    }
+
     /// A back end, unless it is being served.
     pub fn controller(&mut self, conn: ConnId) -> Option<&mut Controller> {
         self.controllers.get_mut(&conn)?.as_deref_mut()

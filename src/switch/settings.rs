@@ -3,6 +3,7 @@
 use super::{Demo, Switch};
 use crate::address::Proxies;
 use crate::codec::sockjs;
+use crate::edge::Net;
 use crate::hub::{Declared, Outbox, Route, Undo};
 use crate::journal::Journal;
 use crate::limits::Limits;
@@ -10,6 +11,9 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Now, UnixMillis};
 use crate::web::Service;
+
+/// Places at which it is looked in one turn whether somebody is there: about 50 µs.
+const COUNTED_PER_TURN: usize = 64;
 
 /// What a switch is told at the start.
 #[derive(Debug)]
@@ -71,12 +75,32 @@ impl<J: Journal> Switch<J> {
     /// From now on these limits hold, and browsers are served like this. What has begun goes on as
     /// it is: nobody is let go because there would be no room for them any more.
     pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
+        if self.limits.connections_per_address == 0 && limits.connections_per_address > 0 {
+            self.count_from = Some(0);
+        }
         self.limits = limits.clone();
         self.hub.set_limits(limits.clone());
         self.journal.reload(limits);
         self.intake.reload();
         self.shared.set_bytes_min(shared_bytes_min(limits));
         self.web.reload(vec![service(sockjs, limits)], limits.clone(), now);
+    }
+
+    /// Those who came when there was no cap on the connections of one address, and have not been
+    /// counted yet, are: some in a turn.
+    pub(super) fn count_in(&mut self, net: &impl Net) {
+        let Some(from) = self.count_from else { return };
+        let slots = from..from + COUNTED_PER_TURN;
+        for slot in slots.clone() {
+            let Some(conn) = self.seats.browser(slot) else {
+                self.count_from = None;
+                return;
+            };
+            if let Some(conn) = conn {
+                self.web.count_in(net, conn);
+            }
+        }
+        self.count_from = Some(slots.end);
     }
 
     /// From now on this key opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.

@@ -167,8 +167,9 @@ impl<J: Journal> Switch<J> {
             if is_patient && net.taken(owed.conn) != owed.taken {
                 continue;
             }
-            shortage.going += owed.bytes;
             net.drop_all(owed.conn);
+            // Of what has begun to go out the rest is still there.
+            shortage.going += net.queued(owed.conn).min(owed.bytes);
             match self.seats.controller(owed.conn) {
                 Some(controller) => {
                     controller.room = None;
@@ -252,5 +253,89 @@ impl<J: Journal> Switch<J> {
             }
             self.seats.put_back(conn, controller);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Settings, SockJs};
+    use super::*;
+    use crate::address::{Household, Proxies};
+    use crate::edge::Kept;
+    use crate::frame::Frame;
+    use crate::journal::MemoryJournal;
+    use crate::time::{Now, UnixMillis};
+
+    /// What waits for each of some peers, who take nothing; a part of each has begun to go out.
+    struct Stuck {
+        now: Now,
+        owed: Vec<usize>,
+        closed: usize,
+    }
+
+    const BEGUN: usize = 10;
+
+    impl Net for Stuck {
+        fn now(&self) -> Now {
+            self.now
+        }
+        fn random(&mut self, _: &mut [u8]) {}
+        fn send(&mut self, _: ConnId, _: Frame) {}
+        fn publish(&mut self, _: ConnId, _: Frame) -> bool {
+            false
+        }
+        fn drop_all(&mut self, conn: ConnId) {
+            self.owed[conn.index()] = BEGUN;
+        }
+        fn kept(&self) -> Kept {
+            Kept { answers: self.owed.iter().sum(), ..Kept::default() }
+        }
+        fn owed(&self, each: &mut dyn FnMut(Owed)) {
+            for (slot, bytes) in (0..).zip(&self.owed) {
+                let is_open = *bytes > BEGUN;
+                each(Owed { conn: ConnId::new(slot, 0), bytes: *bytes, taken: 0, is_open });
+            }
+        }
+        fn queued(&self, conn: ConnId) -> usize {
+            self.owed[conn.index()]
+        }
+        fn taken(&self, _: ConnId) -> u32 {
+            0
+        }
+        fn close(&mut self, _: ConnId, _: CloseReason) {
+            self.closed += 1;
+        }
+        fn deadline(&mut self, _: ConnId, _: Option<Millis>) {}
+        fn pause(&mut self, _: ConnId) {}
+        fn resume(&mut self, _: ConnId) {}
+    }
+
+    #[test]
+    fn as_many_go_as_there_must_for_room_and_no_more() {
+        let now = Now { mono: Millis(0), unix: UnixMillis(0) };
+        let limits = Limits { answers_bytes: 1200, ..Limits::default() };
+        let settings = Settings {
+            limits,
+            server_key: "server".into(),
+            demo: None,
+            sockjs: SockJs::default(),
+            proxies: Proxies::default(),
+            now,
+            at: now.unix,
+        };
+        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        let mut net = Stuck { now, owed: vec![100; 13], closed: 0 };
+        for slot in 0..13 {
+            switch.seats.seat_controller(ConnId::new(slot, 0), Controller::new(Household::Unix));
+        }
+        switch.make_room(&mut net);
+        assert_eq!(net.closed, 0, "they have had no time to take anything");
+        net.now.mono = net.now.mono.plus(IDLE_MS);
+        switch.make_room(&mut net);
+        // 1300 wait, of which 900 may stay: each that goes leaves what has begun to go out, which
+        // is gone a moment later.
+        assert_eq!((net.closed, net.kept().answers), (4, 940));
+        switch.make_room(&mut net);
+        assert_eq!(net.closed, 4);
     }
 }

@@ -1,8 +1,8 @@
 //! Where clients are: counts the connections of each household, and refuses more than it may have.
 //! Who comes straight is counted when it comes. Who comes by a proxy that is believed is counted
 //! for where the proxy says it is: from the introduction of the connection on, or from each request
-//! on that says so. Without a cap nothing is kept. Called by `http`, and where connections come and
-//! go.
+//! on that says so. Without a cap nothing is kept, and the kernel is asked where those are who are
+//! here when there is one. Called by `http`, and where connections come and go.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -59,7 +59,7 @@ impl Addresses {
         Addresses { max, most, proxies: Proxies::default(), places, counts }
     }
 
-    /// From now on so many. Whoever is here stays, and does not count if nobody did until now.
+    /// From now on so many. Whoever is here stays.
     pub fn set_max(&mut self, max: usize) {
         self.max = max;
         self.most = if max == 0 { usize::MAX } else { self.most.max(max) };
@@ -72,13 +72,17 @@ impl Addresses {
             return true;
         }
         self.leave(conn);
-        let count = self.counts.entry(household).or_insert(0);
-        if self.max > 0 && *count >= self.max {
-            return false;
+        let count = self.counts.get(&household).copied().unwrap_or_default();
+        let is_in = self.max == 0 || count < self.max;
+        if is_in {
+            self.add(conn, household, place);
         }
-        *count += 1;
+        is_in
+    }
+
+    fn add(&mut self, conn: ConnId, household: Household, place: Place) {
+        *self.counts.entry(household).or_insert(0) += 1;
         self.places.insert(conn.slot, Place { counted: Some(household), ..place });
-        true
     }
 
     /// A connection counts no more.
@@ -131,6 +135,17 @@ impl<P> Web<P> {
             return Ok(());
         }
         self.admit(net, conn, from.into())
+    }
+
+    /// Somebody is here who came when there was no cap, and counts from now on, however many there
+    /// are. Of one by a proxy it is not known any more for whom that was.
+    pub fn count_in(&mut self, net: &impl Net, conn: ConnId) {
+        let Addresses { max, places, proxies, .. } = &self.addresses;
+        if *max == 0 || places.contains_key(&conn.slot) || !self.has(conn) {
+            return;
+        }
+        let Some(from) = net.address(conn).filter(|from| !proxies.has(*from)) else { return };
+        self.addresses.add(conn, from.into(), Place::default());
     }
 
     /// A proxy has said from what address its client comes; `None` if it speaks for itself.

@@ -2,6 +2,7 @@
 //! several writes held back to leave as one, half-close, reset.
 
 use super::DEADLINE;
+use rustix::net;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -23,7 +24,19 @@ pub struct Wire {
 impl Wire {
     /// Connects; every write leaves as a segment of its own.
     pub fn tcp(address: SocketAddr) -> Wire {
-        let stream = TcpStream::connect(address).expect("the door is open");
+        Wire::over(TcpStream::connect(address).expect("the door is open"))
+    }
+
+    /// The same from another address of this machine.
+    pub fn from_ip(ip: [u8; 4], address: SocketAddr) -> Wire {
+        let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None);
+        let socket = socket.expect("a socket");
+        net::bind(&socket, &SocketAddr::from((ip, 0))).expect("an address of this machine");
+        net::connect(&socket, &address).expect("the door is open");
+        Wire::over(TcpStream::from(socket))
+    }
+
+    fn over(stream: TcpStream) -> Wire {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_read_timeout(Some(DEADLINE)).expect("a read deadline");
         stream.set_write_timeout(Some(DEADLINE)).expect("a write deadline");

@@ -1,11 +1,12 @@
-//! Where browsers are, and how many of one place there may be: counted anew each time.
+//! Where clients are, and how many of one place there may be: counted anew each time.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::expected::Expected;
-use super::{Judge, Line};
+use super::{Judge, Line, Role};
 use crate::address::Address;
-use crate::edge::ConnId;
+use crate::edge::{ConnId, Door};
 use crate::reason::CloseReason;
 
 /// Where a browser is, as far as is known.
@@ -17,8 +18,17 @@ pub(super) struct Whereabouts {
     counts_as: Option<String>,
 }
 
+/// Whether one there is believed where it says whom it speaks for.
+fn is_proxy(address: Address) -> bool {
+    match address {
+        Address::Ip(IpAddr::V4(ip)) => ip.octets()[0] == 10,
+        Address::Ip(IpAddr::V6(ip)) => ip.octets()[0] == 0xFD,
+        Address::Unix => true,
+    }
+}
+
 /// All addresses that are one have the same text.
-fn household(address: Address) -> String {
+pub(super) fn household(address: Address) -> String {
     match address {
         Address::Ip(IpAddr::V4(ip)) => ip.to_string(),
         Address::Ip(IpAddr::V6(ip)) => format!("{:x?}", &ip.segments()[..4]),
@@ -27,21 +37,86 @@ fn household(address: Address) -> String {
 }
 
 impl Judge {
+    /// Nobody knows any more who a back end is, or not yet. If there are too many of those, one
+    /// goes: the oldest of the place with most of them, of two such places the older; but nobody
+    /// through the socket of this machine for one who is elsewhere.
+    pub(super) fn is_nobody(&mut self, conn: ConnId) {
+        let (number, auth_by) = (self.strangers, self.term("control_auth_ms"));
+        self.strangers += 1;
+        let Some(controller) = self.controller(conn) else { return };
+        (controller.stranger, controller.auth_by) = (Some(number), auth_by);
+        let from = controller.place.clone();
+        let strangers: Vec<(ConnId, &str, u64)> = self
+            .lines
+            .iter()
+            .filter(|(_, line)| !line.is_gone)
+            .filter_map(|(conn, line)| match &line.role {
+                Role::Controller(c) => c.stranger.map(|number| (*conn, c.place.as_str(), number)),
+                _ => None,
+            })
+            .collect();
+        if strangers.len() <= self.limits.control_unauthenticated_connections {
+            return;
+        }
+        let local = household(Address::Unix);
+        let may_go = |place: &str| from == local || place != local;
+        let crowd = |place: &str| strangers.iter().filter(|(_, other, _)| *other == place).count();
+        let first = strangers
+            .iter()
+            .filter(|(_, place, _)| may_go(place))
+            .max_by_key(|(_, place, number)| (crowd(place), Reverse(*number)));
+        let (first, ..) = *first.expect("the newcomer is one of them");
+        self.let_go_answered(first, CloseReason::ControlAuth);
+        if let Some(controller) = self.controller(first) {
+            controller.stranger = None;
+        }
+    }
+
+    /// A turn begins: whose key is no longer good is nobody, whose is good after all is somebody.
+    pub fn look_at_keys(&mut self) {
+        let at = self.at();
+        let conns: Vec<ConnId> = self.lines.keys().copied().collect();
+        for conn in conns {
+            let line = &self.lines[&conn];
+            let Role::Controller(controller) = &line.role else { continue };
+            if self.is_stopping || line.is_gone || controller.is_ended {
+                continue;
+            }
+            let auth = controller.auth.as_ref();
+            let is_good = auth.is_some_and(|(space, key)| self.record.opens(*space, key, at));
+            let was_good = controller.stranger.is_none();
+            match self.controller(conn) {
+                Some(controller) if is_good => controller.stranger = None,
+                _ if was_good => self.is_nobody(conn),
+                _ => {}
+            }
+        }
+    }
+
     /// A browser, or a proxy, has come from there.
     pub(super) fn came(&mut self, conn: ConnId, from: Address) {
-        let is_proxy = match from {
-            Address::Ip(IpAddr::V4(ip)) => ip.octets()[0] == 10,
-            Address::Ip(IpAddr::V6(ip)) => ip.octets()[0] == 0xFD,
-            Address::Unix => true,
-        };
         let Some(line) = self.lines.get_mut(&conn) else { return };
         line.whereabouts = Whereabouts::default();
         if self.limits.connections_per_address == 0 {
             return;
         }
-        match is_proxy {
+        match is_proxy(from) {
             true => line.whereabouts.proxy = Some(household(from)),
             false => self.counts(conn, household(from)),
+        }
+    }
+
+    /// A turn begins behind which there is a cap where there was none: all count who are here.
+    pub fn count_in(&mut self) {
+        if !std::mem::take(&mut self.is_cap_new) || self.limits.connections_per_address == 0 {
+            return;
+        }
+        let is_here = |line: &&mut Line| {
+            let is_open = !line.is_gone && line.closing.is_none() && line.door() == Door::Web;
+            is_open && line.whereabouts.proxy.is_none() && !is_proxy(line.from)
+        };
+        for line in self.lines.values_mut().filter(is_here) {
+            line.whereabouts.counts_as.get_or_insert_with(|| household(line.from));
         }
     }
 

@@ -112,9 +112,12 @@ impl Judge {
                     let line = &self.lines[&conn];
                     assert!(is_right, "{conn:?} is not over for {reason}: {line:?}, {view:?}");
                     self.note_end(conn, view, *reason);
-                    if let Some(line) = self.lines.get_mut(&conn)
-                        && *reason == CloseReason::RepliesUnread
-                    {
+                    let is_held = view.is_paused && view.queued > 0;
+                    let is_unread = match reason {
+                        CloseReason::ControlAuth => is_held,
+                        reason => *reason == CloseReason::RepliesUnread,
+                    };
+                    if let Some(line) = self.lines.get_mut(&conn).filter(|_| is_unread) {
                         // What is not durable yet could not have been read either.
                         line.expected.clear();
                     }
@@ -165,7 +168,7 @@ impl Judge {
                 line.half.is_some_and(|half| half.since.plus(half.ms.0 as u64) <= now)
             }
             (Role::Controller(controller), CloseReason::ControlAuth) => {
-                !controller.was_somebody && controller.auth_by.is_over(now)
+                controller.stranger.is_some() && controller.auth_by.is_over(now)
             }
             (Role::Controller(controller), CloseReason::RepliesUnread) => {
                 let is_held = view.is_paused && view.queued > 0;
@@ -266,7 +269,7 @@ impl Judge {
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");
                 // One that is ended is given the time to read its replies.
-                let is_in_time = controller.was_somebody
+                let is_in_time = controller.stranger.is_none()
                     || controller.is_ended
                     || !controller.auth_by.is_over(now);
                 assert!(is_in_time, "{conn:?} has not said who it is for too long: {line:?}");

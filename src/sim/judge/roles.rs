@@ -436,7 +436,7 @@ impl Judge {
         }
         if let Some(controller) = self.controller(conn) {
             controller.auth = Some((space, key.to_string()));
-            controller.was_somebody = true;
+            (controller.stranger, controller.was_somebody) = (None, true);
         }
         self.reply(conn, "{\"success\":true}".into());
     }

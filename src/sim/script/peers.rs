@@ -123,7 +123,7 @@ impl Peer {
             );
             self.pipe.extend(head.bytes());
         }
-        let conn = net.insert();
+        let conn = net.insert(from);
         self.conn = Some(conn);
         door.opened(net, conn, at, from);
     }

@@ -12,7 +12,7 @@ use crate::sim::grammar::{Grammar, SERVER_KEY};
 use crate::sim::ground::Ground;
 use crate::sim::intent::{Command, Emit, Event, Intent};
 use crate::sim::judge::Role;
-use crate::sim::ways::Way;
+use crate::sim::ways::{Way, back_end};
 use crate::time::UnixMillis;
 
 /// Clients at a time.
@@ -171,7 +171,9 @@ impl<G: Ground> World<G> {
         let origin = if is_strange { "https://site.example.org" } else { SITE };
         let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\n");
         let way = Way::draw(&mut self.net.prng);
-        if door == Door::Web {
+        if door == Door::Control {
+            client.from = back_end(&mut self.net.prng);
+        } else {
             client.from = way.from;
             way.introduce(&mut client, &mut self.judge);
         }

@@ -1,6 +1,7 @@
 //! That the targets see what they look at, and that they would say so.
 
 use super::*;
+use crate::address::Household;
 use crate::journal::HastyJournal;
 
 /// What a peer has received since it connected, after the opening and a script.
@@ -54,7 +55,7 @@ fn a_back_end_goes_for_the_first_reason_that_there_was() {
     world.line(b"L\xff\xff\xff\xff");
     world.turn();
     // It is owed the key that was drawn for it, and meanwhile it is to make room.
-    world.switch.evict_stranger(&mut world.net);
+    world.switch.evict_stranger(&mut world.net, Household::Unix);
     world.rest();
     let closed = world.switch.metrics.closed;
     assert_eq!(closed[CloseReason::ControlFraming as usize], 1);

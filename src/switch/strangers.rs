@@ -1,0 +1,267 @@
+//! Back ends that have not authenticated: so many at most, and where each of them is. One too many
+//! makes room at the place that has most of them, so that nobody who comes as fast as can be, from
+//! wherever that is, takes the places of others. Whose key is good no longer is one of them again.
+//! `control` tells who comes and goes.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Switch;
+use super::control::Controller;
+use crate::address::Household;
+use crate::edge::{ConnId, Net};
+use crate::hub::NsId;
+use crate::journal::Journal;
+use crate::reason::CloseReason;
+use crate::time::{Millis, UnixMillis};
+
+/// Back ends whose keys are looked at in one turn, at most.
+const LOOKED_AT_PER_TURN: usize = 64;
+
+/// How soon one of a household makes room: the later, the fewer they are, and of as many the later
+/// the first of them came.
+type Rank = (usize, Reverse<u64>, Household);
+
+/// Those who have not authenticated.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    /// How many have come so far: the age of the next.
+    next: u64,
+    /// Where each is, and its age.
+    places: BTreeMap<ConnId, (Household, u64)>,
+    /// Those of each household, the oldest first.
+    households: BTreeMap<Household, BTreeMap<u64, ConnId>>,
+    /// All households: the first to make room stands last.
+    ranks: BTreeSet<Rank>,
+}
+
+impl Strangers {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = ConnId> {
+        self.places.keys().copied()
+    }
+
+    /// Whether it is one.
+    pub fn has(&self, conn: ConnId) -> bool {
+        self.places.contains_key(&conn)
+    }
+
+    /// One has come, or is one again.
+    pub fn insert(&mut self, conn: ConnId, household: Household) {
+        self.remove(conn);
+        let age = self.next;
+        self.next += 1;
+        self.places.insert(conn, (household, age));
+        self.change(household, |members| members.insert(age, conn));
+    }
+
+    /// One has authenticated or gone, if it was one.
+    pub fn remove(&mut self, conn: ConnId) {
+        if let Some((household, age)) = self.places.remove(&conn) {
+            self.change(household, |members| members.remove(&age));
+        }
+    }
+
+    /// Who makes room for one who has come from there, and is among them: the oldest of those who
+    /// are most at one place. Nobody behind a unix socket, whom the machine's own permissions have
+    /// let in, for anybody who is not.
+    pub fn first_to_go(&self, newcomer: Household) -> Option<ConnId> {
+        let may_go = |household| newcomer == Household::Unix || household != Household::Unix;
+        let (.., household) = self.ranks.iter().rev().find(|(.., other)| may_go(*other))?;
+        self.households.get(household)?.values().next().copied()
+    }
+
+    fn change<T>(
+        &mut self,
+        household: Household,
+        change: impl FnOnce(&mut BTreeMap<u64, ConnId>) -> T,
+    ) {
+        let rank = |members: &BTreeMap<u64, ConnId>| -> Option<Rank> {
+            let (oldest, _) = members.first_key_value()?;
+            Some((members.len(), Reverse(*oldest), household))
+        };
+        let members = self.households.entry(household).or_default();
+        if let Some(before) = rank(members) {
+            self.ranks.remove(&before);
+        }
+        change(members);
+        match rank(members) {
+            Some(after) => {
+                self.ranks.insert(after);
+            }
+            None => {
+                self.households.remove(&household);
+            }
+        }
+    }
+
+    /// Checks all that must hold; for tests.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.ranks.len(), self.households.len());
+        let members: usize = self.households.values().map(BTreeMap::len).sum();
+        assert_eq!(members, self.len());
+        assert!(self.households.values().all(|members| !members.is_empty()));
+    }
+}
+
+/// What is known of the keys that back ends have come with.
+#[derive(Debug, Default)]
+pub(super) struct KeyWatch {
+    /// Changes of keys for which it has been looked who is somebody.
+    seen: u64,
+    /// From whom on that is still to be looked at.
+    next: Option<ConnId>,
+    /// When the first of those keys ends that have an end, as far as is known.
+    due: Option<Millis>,
+}
+
+impl<J: Journal> Switch<J> {
+    /// Somebody is a stranger from now on, and has its time to authenticate. If it is one too many,
+    /// one of them goes, once it has what it is owed.
+    pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId) {
+        let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
+        let Some(controller) = self.seats.controller(conn) else { return };
+        controller.admit(net, conn, Some(auth_by));
+        let household = controller.household;
+        self.strangers.insert(conn, household);
+        if self.strangers.len() > self.limits.control_unauthenticated_connections {
+            self.evict_stranger(net, household);
+        }
+    }
+
+    /// Of those who have not authenticated, one makes room for one who came from there.
+    pub(super) fn evict_stranger(&mut self, net: &mut impl Net, newcomer: Household) {
+        let Some(conn) = self.strangers.first_to_go(newcomer) else { return };
+        self.strangers.remove(conn);
+        if let Some(controller) = self.seats.controller(conn) {
+            controller.let_go(net, conn, CloseReason::ControlAuth);
+        }
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// When it is to be looked whose key is no longer good.
+    pub(super) fn keys_due(&self) -> Option<Millis> {
+        if self.drain.is_some() {
+            return None;
+        }
+        let KeyWatch { seen, next, due } = &self.key_watch;
+        let is_now = next.is_some() || *seen != self.hub.key_changes();
+        if is_now { Some(Millis(0)) } else { *due }
+    }
+
+    /// When keys have changed or ended: whoever came with one of those is a stranger again, and
+    /// whose key is good after all is not. Some in a turn.
+    pub(super) fn look_at_keys(&mut self, net: &mut impl Net) {
+        if self.keys_due().is_none_or(|due| net.now().mono < due) {
+            return;
+        }
+        let from = self.key_watch.next.unwrap_or_else(|| {
+            self.key_watch = KeyWatch { seen: self.hub.key_changes(), ..KeyWatch::default() };
+            ConnId::new(0, 0)
+        });
+        let mut conns = self.seats.controllers_from(from, LOOKED_AT_PER_TURN + 1);
+        let next = conns.get(LOOKED_AT_PER_TURN).copied();
+        conns.truncate(LOOKED_AT_PER_TURN);
+        for conn in conns {
+            self.look_at_key_of(net, conn);
+        }
+        self.key_watch.next = next;
+    }
+
+    fn look_at_key_of(&mut self, net: &mut impl Net, conn: ConnId) {
+        let at = self.at(net.now());
+        let Some(controller) = self.seats.controller(conn).filter(|it| !it.is_ended) else {
+            return;
+        };
+        let until = controller.auth.map(|(ns, epoch)| self.hub.key_until(ns, epoch));
+        match (until.filter(|until| at < *until), self.strangers.has(conn)) {
+            (None, false) => self.meet(net, conn),
+            (None, true) => {}
+            (Some(until), is_stranger) => {
+                if is_stranger {
+                    // The change of its key was taken back.
+                    controller.admit(net, conn, None);
+                    self.strangers.remove(conn);
+                }
+                self.note_key(until);
+            }
+        }
+    }
+
+    /// A back end has proved who it is, with that key of its namespace.
+    pub(super) fn recognize(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        (ns, epoch): (NsId, u32),
+    ) {
+        controller.auth = Some((ns, epoch));
+        controller.admit(net, conn, None);
+        self.strangers.remove(conn);
+        self.note_key(self.hub.key_until(ns, epoch));
+    }
+
+    /// Somebody has come with a key that is good until then.
+    fn note_key(&mut self, until: UnixMillis) {
+        if until != UnixMillis(u64::MAX) {
+            let ends = Millis(until.0.saturating_sub(self.epoch));
+            self.key_watch.due = Some(self.key_watch.due.map_or(ends, |due| due.min(ends)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One after the other from these places, four at most: who is left of them.
+    fn left(places: &[Household]) -> Vec<usize> {
+        let mut strangers = Strangers::default();
+        for (slot, household) in (0..).zip(places) {
+            strangers.insert(ConnId::new(slot, 7), *household);
+            if strangers.len() > 4 {
+                strangers.remove(strangers.first_to_go(*household).unwrap());
+            }
+            strangers.check_invariants();
+        }
+        strangers.iter().map(|conn| conn.index()).collect()
+    }
+
+    #[test]
+    fn who_comes_fastest_takes_places_from_nobody_else() {
+        let [a, b, c, d, e, unix] =
+            [1, 2, 3, 4, 5, 0].map(|ip| if ip == 0 { Household::Unix } else { Household::V4(ip) });
+        // One in front of a crowd, and in the midst of it.
+        assert_eq!(left(&[a, b, b, b, b, b, b]), [0, 4, 5, 6]);
+        assert_eq!(left(&[b, b, b, b, b, a, b, b, b, b]), [5, 7, 8, 9]);
+        // Of crowds that are as large, the one whose first came first.
+        assert_eq!(left(&[a, a, b, b, a]), [1, 2, 3, 4]);
+        assert_eq!(left(&[a, a, b, b, c]), [1, 2, 3, 4]);
+        assert_eq!(left(&[a, b, c, d, e]), [1, 2, 3, 4], "the oldest of all");
+        // Who comes through the socket of this machine stays, whoever comes by another way.
+        assert_eq!(left(&[unix, a, b, c, d, e]), [0, 3, 4, 5]);
+        assert_eq!(left(&[unix, unix, unix, unix, a]), [0, 1, 2, 3]);
+        assert_eq!(left(&[a, b, unix, unix, unix]), [0, 1, 3, 4]);
+        assert_eq!(left(&[unix, a, a, a, unix]), [0, 2, 3, 4]);
+    }
+
+    #[test]
+    fn who_has_gone_leaves_nothing_behind() {
+        let mut strangers = Strangers::default();
+        let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 1));
+        for conn in conns {
+            strangers.insert(conn, Household::V6(u64::from(conn.slot % 2)));
+            strangers.insert(conn, Household::V6(u64::from(conn.slot % 2)));
+        }
+        conns.into_iter().chain(conns).for_each(|conn| strangers.remove(conn));
+        strangers.check_invariants();
+        assert_eq!((strangers.len(), strangers.first_to_go(Household::Unix)), (0, None));
+    }
+}

@@ -15,7 +15,7 @@ use fws::codec::control::Decoder;
 use fws::codec::ws::{self, Event, Opcode, Reader, Side};
 use fws::codec::{json, jwt, sockjs};
 use fws::edge::ConnId;
-use fws::hub::{Change, Entry, Hub, NsId, Outbox, PeerId, Route, Seq};
+use fws::hub::{Change, Hub, NsId, Outbox, PeerId, Route};
 use fws::limits::Limits;
 use fws::publication::{Form, Publication};
 use fws::reason::CloseReason;
@@ -179,8 +179,7 @@ fn hub(others: usize, members: usize) -> (Hub, NsId, Vec<PeerId>) {
     let mut hub = Hub::new(limits, NOW);
     let mut out = Counter(0);
     let mut apply = |hub: &mut Hub, change| {
-        let entry = Entry { seq: Seq::default(), at: NOW, change };
-        hub.apply(entry, &mut out).expect("room for it");
+        hub.apply(NOW, &change, &mut out).expect("room for it");
     };
     let register = |name: String| Change::Register { name: name.into(), key: support::KEY.into() };
     apply(&mut hub, register(support::NAMESPACE.into()));
@@ -211,8 +210,7 @@ fn hubs(report: &mut Report) {
         measure(|_| {
             let (channels, data) = (vec!["news".into()].into(), "1".into());
             let change = Change::Emit { ns, channels, data, user: None, except: None };
-            let entry = Entry { seq: Seq::default(), at: NOW, change };
-            hub.apply(entry, &mut out).expect("the namespace is there");
+            hub.apply(NOW, &change, &mut out).expect("the namespace is there");
         })
     };
     let (few, many) = (emit(0), emit(1_000_000));

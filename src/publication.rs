@@ -173,6 +173,7 @@ impl<'a> Publication<'a> {
     }
 
     /// The bytes for peers of that form; encoded at the first call, shared afterwards.
+    #[inline]
     pub fn frame(&self, form: Form) -> &Frame {
         self.frames[form.number()].get_or_init(|| match form {
             Form::Raw | Form::SockJs | Form::Item => match self.said {
@@ -214,15 +215,19 @@ fn write_head(out: &mut Vec<u8>, channel: &str) {
 fn one_frame(form: Form, channel: &str, data: &str) -> Frame {
     // If the channel's name needs no escapes.
     let bytes = channel.len() + data.len() + r#"{"event":"","data":}"#.len();
-    let mut head = Vec::new();
     if form == Form::Raw {
-        let mut scratch = Vec::with_capacity(bytes + ws::HEADER_BYTES);
-        return ws::text_frame_with(&mut scratch, |out| {
-            write_head(out, channel);
-            out.extend_from_slice(data.as_bytes());
-            out.push(b'}');
-        });
+        let (header, header_bytes) = ws::header(ws::Opcode::Text, bytes);
+        let mut frame = Vec::with_capacity(header_bytes + bytes);
+        frame.extend_from_slice(&header[..header_bytes]);
+        write_head(&mut frame, channel);
+        frame.extend_from_slice(data.as_bytes());
+        frame.push(b'}');
+        return match frame.len() == header_bytes + bytes {
+            true => Frame::from(frame),
+            false => ws::text_frame(&frame[header_bytes..]),
+        };
     }
+    let mut head = Vec::new();
     write_head(&mut head, channel);
     message_parts_frame(form, &[str::from_utf8(&head).unwrap_or_default(), data, "}"])
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Route, Seq, Undo};
+use fws::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Route, Undo};
 use fws::journal::store::{Batch, Content, Damage, Facts, Fault, Found, Opened, Writer};
 use fws::journal::{Journal, Proposal};
 use fws::limits::{Limits, SyncPolicy};
@@ -93,9 +93,8 @@ impl Source {
 
     fn apply(&mut self, change: Change<'_>, changed: &mut Changed) {
         self.n += 1;
-        let entry = Entry { seq: Seq { term: 1, n: self.n }, at: AT, change };
         // What is refused changes nothing, which is a step like any other.
-        let _ = self.hub.apply(entry, changed);
+        let _ = self.hub.apply(AT, &change, changed);
     }
 
     /// Does it, and returns what must be written.
@@ -147,7 +146,7 @@ impl Source {
         self.batch += 1;
         let mut batch = Batch { number: self.batch, removed, clock: (AT, AT), ..Batch::default() };
         for key in changed.0 {
-            let row = self.hub.row(&key);
+            let row = self.hub.row(key.as_ref());
             batch.push(key.clone(), row);
         }
         batch
@@ -446,7 +445,7 @@ fn a_start_on_a_full_disk_goes_on() {
         stepper.time_out();
         while journal.poll().is_some() {}
         let ns = hub.namespace("a").unwrap();
-        let refused = journal.propose(AT, set(ns, "c", None, "2"));
+        let refused = journal.propose(AT, &set(ns, "c", None, "2"));
         assert!(matches!(refused, Proposal::Refused), "{what}");
         assert_eq!(read(folder.killed().store().bytes()).unwrap().1, rows, "{what}: killed");
         folder.mend();

@@ -5,102 +5,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "doctor/proxy.rs"]
+mod proxy;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 
 use common::command::{fws, run};
-use common::server::{DEMO_KEY, Options, Server};
+use common::eventually;
+use common::server::{DEMO_KEY, Dir, Options, Server};
 use common::token::token;
+use proxy::{
+    Answer, Request, another, answering, as_it_is, at_once, away, changed, impatient, proxy, with,
+};
 use serde_json::{Value, json};
-
-/// What a proxy makes of a request's head.
-type Request = fn(String) -> String;
-/// How a proxy passes on what the server says.
-type Answer = fn(&mut TcpStream, &mut TcpStream);
-
-/// A proxy to this server. Its threads end with the test.
-fn proxy(server: SocketAddr, request: Request, answer: Answer) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let client = Arc::new(client.unwrap());
-            std::thread::spawn(move || serve(&client, server, request, answer));
-        }
-    });
-    address
-}
-
-fn serve(client: &Arc<TcpStream>, server: SocketAddr, request: Request, answer: Answer) {
-    let Some((head, rest)) = read_head(client) else { return };
-    let server = Arc::new(TcpStream::connect(server).unwrap());
-    for stream in [client, &server] {
-        stream.set_nodelay(true).unwrap();
-    }
-    let head = request(head);
-    if (&*server).write_all(&[head.as_bytes(), &rest].concat()).is_err() {
-        return;
-    }
-    let (from, to) = (Arc::clone(client), Arc::clone(&server));
-    std::thread::spawn(move || {
-        // Either end may go at any moment.
-        let _ = std::io::copy(&mut &*from, &mut &*to);
-        let _ = to.shutdown(Shutdown::Write);
-    });
-    answer(&mut server.try_clone().unwrap(), &mut client.try_clone().unwrap());
-    let _ = client.shutdown(Shutdown::Both);
-    let _ = server.shutdown(Shutdown::Both);
-}
-
-/// The head of a request, and what has come behind it.
-fn read_head(mut client: &TcpStream) -> Option<(String, Vec<u8>)> {
-    let (mut got, mut piece) = (Vec::new(), [0; 65536]);
-    loop {
-        if let Some(at) = got.windows(4).position(|four| four == b"\r\n\r\n") {
-            let rest = got.split_off(at + 4);
-            return Some((String::from_utf8(got).unwrap(), rest));
-        }
-        match client.read(&mut piece) {
-            Ok(count) if count > 0 => got.extend_from_slice(&piece[..count]),
-            _ => return None,
-        }
-    }
-}
-
-/// The head as it came.
-fn as_it_is(head: String) -> String {
-    head
-}
-
-/// The head without its lines that begin so, and a new one.
-fn with(head: &str, without: &[&str], line: &str) -> String {
-    let is_kept = |it: &&str| without.iter().all(|start| !it.starts_with(start));
-    let lines: Vec<&str> = head.trim_end().split("\r\n").filter(is_kept).collect();
-    lines.join("\r\n") + "\r\n" + line + "\r\n\r\n"
-}
-
-/// All bytes as they come.
-fn at_once(server: &mut TcpStream, client: &mut TcpStream) {
-    let _ = std::io::copy(server, client);
-}
-
-/// All bytes, changed by this; each read is one piece.
-fn changed(server: &mut TcpStream, client: &mut TcpStream, change: fn(String) -> String) {
-    let mut piece = [0; 65536];
-    while let Ok(count) = server.read(&mut piece)
-        && count > 0
-    {
-        // The text that is looked for is ASCII, and in one frame.
-        let bytes: String = piece[..count].iter().map(|byte| char::from(*byte)).collect();
-        let bytes: Vec<u8> = change(bytes).chars().map(|c| u8::try_from(c).unwrap()).collect();
-        if client.write_all(&bytes).is_err() {
-            break;
-        }
-    }
-}
 
 /// Runs the doctor on this address: exit code and findings.
 fn doctor(address: SocketAddr, words: &[&str]) -> (Option<i32>, Value) {
@@ -173,7 +91,7 @@ fn the_server_itself_is_well() {
 #[test]
 fn for_people_each_check_is_a_line() {
     let server = Server::new();
-    let ran = run(fws(&["doctor", &format!("ws://{}", server.ws)]));
+    let ran = run(fws(&["doctor", &format!("ws://{}/socket/", server.ws)]));
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
     assert!(ran.out.starts_with("ok     connection     127.0.0.1:"), "{}", ran.out);
     assert!(ran.out.contains("\n?      token          no namespace was named"), "{}", ran.out);
@@ -190,10 +108,16 @@ fn nobody_listens_or_somebody_else() {
     expect_only(&found, "connection", "nothing listens at 127.0.0.1:");
     let server = Server::start(&Options::limits(&[("http_head_ms", 200)]));
     expect_only(&doctor(server.control, &[]).1, "path", "closes without an answer");
+    expect(&found_at_none(&server), "connection", "wrong", "nothing listens at unix:");
     // TLS is spoken to a port without.
     let ran = run(fws(&["doctor", &format!("https://{}", server.ws), "--json"]));
     let found: Value = serde_json::from_str(&ran.out).unwrap();
     expect_only(&found, "tls", "no TLS connection: ");
+}
+
+fn found_at_none(server: &Server) -> Value {
+    let none = server.dir().file("none.sock").display().to_string();
+    doctor(server.ws, &["--ws-unix", &none]).1
 }
 
 #[test]
@@ -305,23 +229,6 @@ fn answers_that_are_kept_back() {
     expect(&found, "eventsource", "wrong", "gzip packs it up");
 }
 
-/// Cuts a connection on which the server says nothing for so long.
-fn impatient<const MS: u64>(server: &mut TcpStream, client: &mut TcpStream) {
-    server.set_read_timeout(Some(Duration::from_millis(MS))).unwrap();
-    let mut piece = [0; 65536];
-    loop {
-        match server.read(&mut piece) {
-            Ok(count) if count > 0 => {
-                if client.write_all(&piece[..count]).is_err() {
-                    return;
-                }
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            _ => return,
-        }
-    }
-}
-
 #[test]
 fn silent_connections_that_are_cut() {
     let server = Server::new();
@@ -342,6 +249,11 @@ fn silent_connections_that_are_cut() {
     assert_eq!(code, Some(0), "{found}");
     expect(&found, "idle", "cannot tell", "for want of a token");
     expect(&found, "idle_stream", "cannot tell", "for want of a token");
+    expect(&found, "idle", "cannot tell", "`fws doctor URL NAME --wait 60`");
+    // The first advice is the whole of it.
+    let found = doctor(server.ws, &[]).1;
+    expect(&found, "idle", "cannot tell", "`fws doctor URL NAME --wait 60`");
+    expect(&doctor(server.ws, &KEY).1, "idle", "cannot tell", "not looked at: --wait 60 shows");
 }
 
 #[test]
@@ -359,23 +271,136 @@ fn a_path_that_is_changed_on_the_way() {
     }
     // Where a client without SockJS connects: that is no path of its own.
     let found = doctor_at(&format!("ws://{}/socket/websocket", server.ws), &[]).1;
-    expect(&found, "path", "ok", "found under /socket");
+    expect(&found, "path", "ok", "found under /socket; with /websocket behind it for clients");
     expect(&found, "websocket", "ok", "opens");
+    // Clients add that themselves.
+    let found = doctor_at(&format!("http://{}/socket/websocket", server.ws), &[]).1;
+    expect_only(&found, "path", "/socket/websocket is below the server's path");
 }
 
-/// Answers every request so.
-fn answering(text: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let mut client = client.unwrap();
-            if read_head(&client).is_some() {
-                let _ = client.write_all(text.as_bytes());
-            }
+#[test]
+fn a_path_that_is_left_out() {
+    let server = Server::new();
+    for slash in ["", "/"] {
+        let (code, found) = doctor_at(&format!("http://{}{slash}", server.ws), &KEY);
+        assert_eq!(code, Some(1));
+        let words = format!("no client finds the server with http://{}: it is", server.ws);
+        expect_only(&found, "path", &words);
+        // The rest is looked at all the same.
+        expect(&found, "websocket", "ok", "opens");
+        expect(&found, "token", "ok", "namespace demo");
+    }
+    // Behind a proxy the whole site may lead there.
+    let below: Request = |head| head.replacen(" /", " /socket/", 1);
+    let (code, found) = doctor_at(&format!("http://{}", proxy(server.ws, below, at_once)), &KEY);
+    assert_eq!(code, Some(0), "{found}");
+    expect(&found, "path", "ok", "found under /");
+}
+
+#[test]
+fn a_redirect_that_no_client_meets() {
+    let server = Server::new();
+    let bare: Request = |head| away(head, "/socket HTTP/1.1");
+    let (absolute, relative): (Answer, Answer) = (
+        |server, client| {
+            changed(server, client, |text| {
+                let to = "301 Moved\r\nServer: nginx\r\nLocation: http://inside:81/socket/";
+                text.replacen("404 Not Found", to, 1)
+            });
+        },
+        |server, client| {
+            changed(server, client, |text| {
+                text.replacen("404 Not Found", "308 P\r\nLocation: /socket/", 1)
+            });
+        },
+    );
+    for answer in [absolute, relative] {
+        let at = proxy(server.ws, bare, answer);
+        for slash in ["", "/"] {
+            let (code, found) = doctor_at(&format!("http://{at}/socket{slash}"), &KEY);
+            assert_eq!(code, Some(0), "{found}");
+            expect(&found, "path", "ok", "the server is found under /socket");
         }
-    });
-    address
+    }
+    // One that leads elsewhere is met.
+    let elsewhere: Answer = |server, client| {
+        changed(server, client, |text| {
+            let text = text.replacen("404 Error", "301 Moved", 1);
+            text.replacen("404 Not Found", "301 M\r\nLocation: https://a.example/socket", 1)
+        });
+    };
+    let found = doctor(proxy(server.ws, bare, elsewhere), &[]).1;
+    expect_only(&found, "path", "301: leads on to https://a.example/socket");
+}
+
+#[test]
+fn what_we_must_read_is_asked_for_unpacked() {
+    let server = Server::new();
+    // What is no stream would be packed up, which browsers unpack.
+    let pack: Request = |head| {
+        let page = ["/socket HTTP/1.1", "/socket/info HTTP/1.1", "/xhr HTTP/1.1"];
+        let page = page.iter().find(|page| head.contains(**page));
+        match page.filter(|_| head.to_lowercase().contains("accept-encoding")) {
+            Some(page) => away(head, page),
+            None => head,
+        }
+    };
+    let (code, found) = doctor(proxy(server.ws, pack, at_once), &KEY);
+    assert_eq!(code, Some(0), "{found}");
+}
+
+#[test]
+fn a_proxy_that_lets_through_so_many() {
+    let server = Server::new();
+    let crowd: Request = |head| away(head, "/socket/info HTTP/1.1");
+    let busy: Answer = |server, client| {
+        changed(server, client, |text| {
+            let text = text.replacen("404 Not Found", "503 Busy\r\nServer: nginx", 1);
+            text.replacen("404 Error: Page not found", "<html>503 Busy</html>....", 1)
+        });
+    };
+    let found = doctor(proxy(server.ws, crowd, busy), &[]).1;
+    expect_only(&found, "origin", "503 from nginx: not from the server itself, which was reached");
+    assert!(found.to_string().contains("limit_req"), "{found}");
+}
+
+#[test]
+fn another_server_of_sockjs() {
+    for echo in ["", "a[\"{\\\"event\\\":\\\"ping\\\",\\\"clb\\\":1}\"]\n"] {
+        let found = doctor(another(echo), &[]).1;
+        expect_only(&found, "path", "it is another one");
+        expect(&found, "rest", "cannot tell", "not looked at");
+    }
+}
+
+#[test]
+fn a_unix_socket_past_the_proxy() {
+    let dir = Dir::new();
+    let path = dir.file("ws.sock").display().to_string();
+    let mut options = Options::limits(&[("heartbeat_ms", 200)]);
+    options.config["ws_unix"] = json!(path);
+    let server = Server::start_in(dir, &options);
+    eventually("the door opens", || server.dir().file("ws.sock").exists().then_some(()));
+    let words = [&KEY[..], &["--wait", "1", "--ws-unix", &path]].concat();
+    // The name leads nowhere, and TLS is the proxy's.
+    let (code, found) = doctor_at("https://push.example/socket", &words);
+    assert_eq!(code, Some(0), "{found}");
+    expect(&found, "connection", "ok", &format!("unix:{path} takes connections"));
+    expect(&found, "origin", "ok", "https://push.example");
+    expect(&found, "idle", "ok", "stays open for 1 s");
+    assert!(!found.to_string().contains("\"tls\""), "{found}");
+}
+
+#[test]
+fn without_openssl_it_cannot_tell() {
+    let server = Server::new();
+    let mut command = fws(&["doctor", &format!("https://{}/socket", server.ws), "--json"]);
+    command.env("PATH", "/nowhere");
+    let ran = run(command);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    expect(&found, "tls", "cannot tell", "install openssl, or look by hand: openssl s_client");
+    expect(&found, "rest", "cannot tell", "not looked at");
 }
 
 #[test]
@@ -433,6 +458,7 @@ fn sites_that_may_not_connect() {
     expect_only(&found, "origin", "may not connect");
     let found = doctor(server.ws, &["--origin", "https://evil.example"]).1;
     expect_only(&found, "origin", "pages of https://evil.example may not connect");
+    expect(&found, "rest", "cannot tell", "not looked at");
     assert_eq!(doctor(server.ws, &["--origin", "https://shop.example"]).0, Some(0));
     // The proxy thinks that it must help.
     let server = Server::new();
@@ -443,6 +469,13 @@ fn sites_that_may_not_connect() {
     };
     let found = doctor(proxy(server.ws, as_it_is, help), &[]).1;
     expect_only(&found, "origin", "browsers want one Access-Control-Allow-Origin");
+    // WebSockets need none.
+    expect(&found, "websocket", "ok", "opens");
+    let take: Request = |head| with(&head, &["Origin:"], "X: y");
+    let found = doctor(proxy(server.ws, take, at_once), &[]).1;
+    expect_only(&found, "origin", "browsers want one Access-Control-Allow-Origin");
+    assert!(found.to_string().contains("let the proxy pass that on as it is"), "{found}");
+    expect(&found, "websocket", "ok", "opens");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use fws::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Outcome, Route, Undo};
+use fws::hub::{Change, Cursor, Hub, Key, KeyRef, NsId, Outbox, Outcome, Route, Row, Undo};
 use fws::journal::store::{Content, Facts, StoreJournal, Writer};
 use fws::journal::{Event, Journal, Mark, Proposal, Ticket};
 use fws::limits::{Limits, SyncPolicy};
@@ -40,6 +40,9 @@ struct Out<'a>(&'a mut StoreJournal);
 impl Outbox for Out<'_> {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.0.changes(key, row);
+    }
     fn changed(&mut self, undo: Undo) {
         self.0.changed(undo);
     }
@@ -67,15 +70,16 @@ impl Loop {
         Now { mono: Millis(self.mono), unix: self.at() }
     }
 
-    fn apply(&mut self, entry: Entry) -> Outcome {
-        self.hub.apply(entry, &mut Out(&mut self.journal)).unwrap()
+    fn apply(&mut self, at: UnixMillis, change: &Change<'_>) -> Outcome {
+        self.hub.apply(at, change, &mut Out(&mut self.journal)).unwrap()
     }
 
     /// Proposes a change; its mark, or none if it was refused.
     fn propose(&mut self, change: Change<'_>) -> Option<Mark> {
-        match self.journal.propose(self.at(), change) {
-            Proposal::Now(entry) => {
-                self.apply(entry);
+        let at = self.at();
+        match self.journal.propose(at, &change) {
+            Proposal::Now(_) => {
+                self.apply(at, &change);
                 Some(self.journal.mark())
             }
             Proposal::Refused => None,
@@ -89,11 +93,12 @@ impl Loop {
         self.journal.commit(&self.hub, at, self.now());
         while let Some(event) = self.journal.poll() {
             match event {
-                Event::Entry(_, entry) => drop(self.apply(entry)),
+                Event::Entry(_, entry) => drop(self.apply(entry.at, &entry.change)),
                 Event::Failed(ticket) => self.failed.push(ticket),
                 Event::Undo(undo) => self.hub.undo(undo, &mut Out(&mut self.journal)),
                 Event::Lost { from, upto } => {
                     self.lost.push((from, upto));
+                    self.hub.all_taken_back();
                     self.hub.advance(at, 1000, &mut Out(&mut self.journal));
                 }
             }
@@ -131,7 +136,7 @@ impl Loop {
     }
 
     fn get(&self, channel: &str) -> Option<String> {
-        Some(self.hub.state(self.ns(), channel, None, self.at())?.into_owned())
+        Some(self.hub.state(self.ns(), channel, None, self.at())?.to_owned())
     }
 
     fn rows(&self) -> BTreeMap<Key, String> {
@@ -215,7 +220,7 @@ fn all_that_waits_is_undone_together_and_in_reverse() {
     let (channel, user) = ("#p".into(), "1".into());
     marks.push(this.propose(Change::Grant { ns, channel, user }).unwrap());
     marks.push(this.propose(Change::Register { name: "b".into(), key: "k".into() }).unwrap());
-    let removal = this.journal.propose(this.at(), Change::Remove { ns });
+    let removal = this.journal.propose(this.at(), &Change::Remove { ns });
     let Proposal::Later(ticket) = removal else { panic!("{removal:?}") };
     for mark in marks {
         assert!(!this.is_kept(mark));
@@ -233,7 +238,7 @@ fn the_end_of_a_namespace_comes_when_it_is_durable() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let ns = this.ns();
-    let Proposal::Later(_) = this.journal.propose(this.at(), Change::Remove { ns }) else {
+    let Proposal::Later(_) = this.journal.propose(this.at(), &Change::Remove { ns }) else {
         panic!("the end of a namespace cannot be undone");
     };
     assert!(this.hub.namespace("a").is_some());
@@ -321,7 +326,7 @@ fn a_stopped_server_leaves_no_part_of_a_namespace() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let (ns, at, now) = (this.ns(), this.at(), this.now());
-    let Proposal::Later(_) = this.journal.propose(at, Change::Remove { ns }) else {
+    let Proposal::Later(_) = this.journal.propose(at, &Change::Remove { ns }) else {
         panic!("the end of a namespace cannot be undone");
     };
     this.journal.commit(&this.hub, at, now);
@@ -337,12 +342,7 @@ fn a_crowd_of_ends_takes_its_turns() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let ns = this.ns();
-    for i in 0..3000 {
-        let channel = i.to_string().into();
-        let data = "[1]".into();
-        this.propose(Change::Set { ns, channel, user: None, data, ttl_ms: Some(100), emit: false })
-            .unwrap();
-    }
+    (0..3000).for_each(|i| this.set_for_a_while(&i.to_string(), 100));
     this.mono += 100;
     this.turn();
     assert_eq!(this.hub.sizes()[4], 2001, "a thousand of them, and the one that stays");
@@ -374,7 +374,7 @@ fn a_large_namespace_is_buried_bit_by_bit() {
         let (data, ttl_ms) = ("[1]".into(), (i % 2 == 0).then_some(5000));
         this.propose(Change::Set { ns, channel, user: None, data, ttl_ms, emit: false }).unwrap();
     }
-    let Proposal::Later(_) = this.journal.propose(this.at(), Change::Remove { ns }) else {
+    let Proposal::Later(_) = this.journal.propose(this.at(), &Change::Remove { ns }) else {
         panic!("the end of a namespace cannot be undone");
     };
     this.until("it is gone", |this| this.hub.namespace("a").is_none());
@@ -405,6 +405,7 @@ fn a_broken_file_is_not_used_again_because_the_disk_is_full() {
         let bytes = broken.bytes();
         broken.fail(call, 40, Failure::Space);
         this.until("the disk works again", |this| !this.journal.is_failing());
+        this.folder.mend();
         let mark = this.set("old", "3").unwrap();
         assert!(this.is_kept(mark));
         assert!(broken.bytes() == bytes, "Space at call {call}: it was used again");
@@ -418,15 +419,8 @@ fn what_ended_while_the_disk_failed_is_not_forgotten() {
     for how in [Failure::Space, Failure::Broken] {
         let mut this = Loop::new(SyncPolicy::Always);
         this.begin();
-        let ns = this.ns();
-        let mut last = Mark::default();
-        for i in 0..200 {
-            let channel = i.to_string().into();
-            let data = "[1]".into();
-            let set = Change::Set { ns, channel, user: None, data, ttl_ms: Some(100), emit: false };
-            last = this.propose(set).unwrap();
-        }
-        assert!(this.is_kept(last));
+        (0..200).for_each(|i| this.set_for_a_while(&i.to_string(), 100));
+        assert!(this.is_kept(this.journal.mark()));
         assert_eq!(this.on_disk().len(), 202);
         let store = this.folder.store();
         store.fail(0, if how == Failure::Space { u64::MAX } else { 1 }, how);
@@ -438,5 +432,165 @@ fn what_ended_while_the_disk_failed_is_not_forgotten() {
         this.until("the disk works again", |this| !this.journal.is_failing());
         this.mono += 1000;
         this.until("their rows are gone", |this| this.on_disk().len() == 2);
+    }
+}
+
+impl Loop {
+    fn set_for_a_while(&mut self, channel: &str, ttl_ms: u64) {
+        let (ns, channel, ttl_ms) = (self.ns(), Cow::from(channel), Some(ttl_ms));
+        let change =
+            Change::Set { ns, channel, user: None, data: "[1]".into(), ttl_ms, emit: false };
+        self.propose(change).unwrap();
+    }
+
+    fn push(&mut self, channel: &str) {
+        let (ns, channel) = (self.ns(), Cow::from(channel));
+        let change =
+            Change::Push { ns, channel, user: None, data: "2".into(), ttl_ms: None, emit: false };
+        self.propose(change).unwrap();
+    }
+
+    fn grant(&mut self, user: &str, is_withdrawn: bool) {
+        let (ns, channel, user) = (self.ns(), "#p".into(), user.into());
+        let change = match is_withdrawn {
+            false => Change::Grant { ns, channel, user },
+            true => Change::Revoke { ns, channel, user },
+        };
+        self.propose(change).unwrap();
+    }
+}
+
+/// No turn gathers more than a part of what has changed, and whatever happens meanwhile, the batch
+/// is what was recorded when it began.
+#[test]
+fn a_large_batch_is_gathered_bit_by_bit_and_is_of_one_moment() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    for i in 0..7000 {
+        match i % 3 {
+            0 => drop(this.set(&i.to_string(), "[0]")),
+            1 => this.set_for_a_while(&i.to_string(), 10),
+            _ => this.push(&i.to_string()),
+        }
+    }
+    (0..9).for_each(|user| this.grant(&user.to_string(), false));
+    let (recorded, mark, mut turns) = (this.rows(), this.journal.mark(), 0);
+    this.journal.commit(&this.hub, this.at(), this.now());
+    while this.journal.due() == Some(Millis(0)) {
+        turns += 1;
+        for i in (0..7000).skip(turns).step_by(50) {
+            match i % 4 {
+                0 => drop(this.set(&i.to_string(), "null")),
+                1 => drop(this.set(&i.to_string(), "[2,2]")),
+                2 => this.push(&i.to_string()),
+                _ => this.set_for_a_while(&i.to_string(), 5),
+            }
+        }
+        this.grant(&turns.to_string(), true);
+        this.grant(&(8 + turns).to_string(), false);
+        let (ns, key) = (this.ns(), turns.to_string().into());
+        this.propose(Change::Rotate { ns, key, grace_ms: 5 }).unwrap();
+        assert!(this.hub.declare(&turns.to_string(), "k", &mut Out(&mut this.journal)).is_some());
+        this.mono += 4;
+        let at = this.at();
+        this.hub.advance(at, 100, &mut Out(&mut this.journal));
+        this.journal.commit(&this.hub, this.at(), this.now());
+    }
+    assert!(turns >= 3, "all in {turns}");
+    while this.journal.durable() < mark {
+        this.woken.recv_timeout(DEADLINE).unwrap();
+        assert!(this.journal.poll().is_none());
+    }
+    assert_eq!(this.on_disk(), recorded);
+    this.mono += 10_000;
+    this.until("all have ended", |this| this.hub.next_end().is_none());
+    this.mono += 10_000;
+    this.until("all is written", |this| this.on_disk() == this.rows());
+}
+
+/// What comes and goes is forgotten as fast as it came, in memory and on disk.
+#[test]
+fn states_that_have_ended_do_not_pile_up() {
+    let mut this = Loop::new(SyncPolicy::Every(1000));
+    this.begin();
+    for round in 0..4 {
+        for i in 0..22_000 {
+            this.set_for_a_while(&format!("{round} {i}"), 100);
+        }
+        this.turn();
+        this.mono += 1000;
+        this.until("all is written", |this| {
+            this.journal.meters(this.now()).unwrap().pending_changes == 0
+        });
+        let at = this.at();
+        this.hub.advance(at, usize::MAX, &mut Out(&mut this.journal));
+    }
+    let rows = this.on_disk().len();
+    assert!(rows <= 22_002, "{rows}: more than those of the last round, and what stays");
+}
+
+/// The configuration may name another namespace while all is written anew.
+#[test]
+fn what_is_declared_while_all_is_written_anew_is_written_too() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    for i in 0..5000 {
+        this.set(&i.to_string(), "1").unwrap();
+    }
+    this.until("they are written", |this| this.journal.durable() == this.journal.mark());
+    this.folder.store().fail(0, 1, Failure::Broken);
+    let mark = this.set("old", "2").unwrap();
+    assert!(!this.is_kept(mark));
+    for number in 0.. {
+        let _ = this.woken.recv_timeout(Duration::from_millis(1));
+        this.turn();
+        if !this.journal.is_failing() {
+            break;
+        }
+        this.hub.declare(&number.to_string(), "k", &mut Out(&mut this.journal)).unwrap();
+    }
+    this.until("all is written", |this| this.journal.durable() == this.journal.mark());
+    assert_eq!(this.on_disk(), this.rows());
+}
+
+#[test]
+fn namespaces_that_are_written_anew_go_together() {
+    let mut this = Loop::new(SyncPolicy::Always);
+    this.begin();
+    for i in 0..100 {
+        this.propose(Change::Register { name: i.to_string().into(), key: "k".into() }).unwrap();
+    }
+    this.until("they are written", |this| this.journal.durable() == this.journal.mark());
+    let batch = this.folder.sealed().unwrap().batch;
+    this.folder.store().fail(0, 1, Failure::Broken);
+    let mark = this.set("old", "2").unwrap();
+    assert!(!this.is_kept(mark));
+    this.until("the disk works again", |this| !this.journal.is_failing());
+    assert_eq!(this.on_disk(), this.rows());
+    let batches = this.folder.sealed().unwrap().batch - batch;
+    assert!(batches < 5, "in {batches} batches");
+}
+
+/// What waits for the disk is its names as well.
+#[test]
+fn long_names_count_as_what_waits_for_the_disk() {
+    for (sync, kept) in [(SyncPolicy::Always, 2), (SyncPolicy::Every(60_000), 1)] {
+        let mut this = Loop::new(sync);
+        this.begin();
+        for i in 0..100 {
+            let channel = format!("{i:0>250}");
+            this.set(&channel, "1").unwrap();
+            this.set(&channel, "2").unwrap();
+        }
+        let pending = this.journal.meters(this.now()).unwrap().pending_bytes;
+        assert!(pending >= 100 * kept * 250, "{sync}: {pending}");
+        this.mono += 60_000;
+        this.turn();
+        this.mono += 60_000;
+        this.until("nothing waits", |this| {
+            let meters = this.journal.meters(this.now()).unwrap();
+            (meters.pending_bytes, meters.pending_changes) == (0, 0)
+        });
+        assert_eq!(this.on_disk(), this.rows());
     }
 }

@@ -17,7 +17,7 @@ use fws::time::{Now, UnixMillis};
 struct Panicky(MemoryJournal);
 
 impl Journal for Panicky {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         if let Change::Set { data, .. } = &change {
             panic!("cannot keep {data}");
         }

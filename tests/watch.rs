@@ -3,7 +3,7 @@
 mod common;
 
 use common::command::{at, bad, demo, fws, good};
-use common::server::{DEMO_KEY, Options, SERVER_KEY, Server};
+use common::server::{DEMO_KEY, Dir, Options, SERVER_KEY, Server};
 use common::{DEADLINE, eventually};
 use fws::codec::ws;
 use serde_json::json;
@@ -93,8 +93,8 @@ fn watch_ends_quietly_when_nobody_reads() {
     assert_eq!(watch.says(), "fws: subscribed to news");
     let Watch { child, .. } = &mut watch;
     assert_eq!(child.try_wait().unwrap(), None);
+    // In the midst of silence.
     watch.out = BufReader::new(closed());
-    good(demo(&server, &["emit", "demo", "news", "1"]));
     assert_eq!(watch.ends(), Some(0));
     assert!(watch.err.recv_timeout(DEADLINE).is_err(), "it says nothing more");
 }
@@ -105,6 +105,56 @@ fn closed() -> ChildStdout {
     let out = child.stdout.take().expect("a pipe");
     child.wait().expect("a child");
     out
+}
+
+#[test]
+fn watch_ends_after_so_many_messages() {
+    let server = Server::new();
+    good(demo(&server, &["set", "demo", "price", "9.90"]));
+    let words = ["watch", "demo", "news", "price", "--count", "2"];
+    let mut watch = Watch::start(demo(&server, &words));
+    assert_eq!(watch.says(), "fws: subscribed to news");
+    assert_eq!(watch.says(), "fws: subscribed to price");
+    assert_eq!(watch.prints(), "price\t9.90\n");
+    good(demo(&server, &["emit", "demo", "news", "1"]));
+    assert_eq!(watch.prints(), "news\t1\n");
+    assert_eq!((watch.prints(), watch.ends()), (String::new(), Some(0)));
+    for count in ["0", "x"] {
+        let line = bad(demo(&server, &["watch", "demo", "news", "--count", count]), 2);
+        assert_eq!(line, format!("--count: {count:?} is not a number from 1 on"));
+    }
+}
+
+#[test]
+fn watch_and_get_print_nothing_that_a_terminal_obeys() {
+    let server = Server::new();
+    let data = "{\"a\u{9b}31m\":\"\u{9d}0;evil\u{9c}\u{7f}\u{85}\u{2028}é\"}";
+    let shown = r#"{"a\u009b31m":"\u009d0;evil\u009c\u007f\u0085\u2028é"}"#;
+    good(demo(&server, &["set", "demo", "price", data]));
+    assert_eq!(good(demo(&server, &["get", "demo", "price"])), format!("{shown}\n"));
+    let mut watch = Watch::start(demo(&server, &["watch", "demo", "price"]));
+    assert_eq!(watch.says(), "fws: subscribed to price");
+    assert_eq!(watch.prints(), format!("price\t{shown}\n"));
+}
+
+#[test]
+fn watch_comes_by_the_unix_socket() {
+    let dir = Dir::new();
+    let path = dir.file("ws.sock").display().to_string();
+    let mut options = Options::default();
+    options.config["ws_unix"] = json!(path);
+    let server = Server::start_in(dir, &options);
+    eventually("the door opens", || server.dir().file("ws.sock").exists().then_some(()));
+    for is_flag in [true, false] {
+        let more = if is_flag { &["--ws-unix", &path][..] } else { &[] };
+        let mut command = demo(&server, &[&["watch", "demo", "news"], more].concat());
+        command.env("FWS_LISTEN_WS", if is_flag { "127.0.0.1:1" } else { "none" });
+        if !is_flag {
+            command.env("FWS_LISTEN_WS_UNIX", &path);
+        }
+        let watch = Watch::start(command);
+        assert_eq!(watch.says(), "fws: subscribed to news");
+    }
 }
 
 #[test]

@@ -91,6 +91,11 @@ pub(super) const AT_ADMIN: Flag = Flag {
     value: "HOST:PORT",
     about: "the server's admin door (FWS_LISTEN_ADMIN, 127.0.0.1:8086)",
 };
+pub(super) const AT_WS_UNIX: Flag = Flag {
+    name: "ws-unix",
+    value: "PATH",
+    about: "its unix socket, instead (FWS_LISTEN_WS_UNIX, no socket)",
+};
 pub(super) const ORIGIN: Flag = Flag {
     name: "origin",
     value: "ORIGIN",

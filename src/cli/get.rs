@@ -1,7 +1,7 @@
 //! `fws get`: the state of a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, KEY, USER};
-use super::output::out;
+use super::output::{out, printable_json};
 use super::session::{self, Body, Session};
 use super::{Call, Command, Stop};
 
@@ -42,5 +42,5 @@ fn run(call: &Call) -> Result<(), Stop> {
             }
         }
     }
-    out(&(state + "\n"))
+    out(&(printable_json(&state) + "\n"))
 }

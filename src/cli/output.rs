@@ -5,6 +5,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::{process, thread};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use super::Stop;
 
@@ -16,7 +20,24 @@ pub(super) fn out(text: &str) -> Result<(), Stop> {
 
 /// Says something to the person, on standard error, without disturbing the output.
 pub(super) fn tell(line: &str) {
-    let _ = io::stderr().write_all(format!("fws: {line}\n").as_bytes());
+    let lines: Vec<String> = line.split('\n').map(printable).collect();
+    let _ = io::stderr().write_all(format!("fws: {}\n", lines.join("\n")).as_bytes());
+}
+
+/// From now on the process ends as soon as nobody reads its output, quietly: a write would tell,
+/// but there may be nothing to write for long.
+pub(super) fn end_with_reader() -> Result<(), Stop> {
+    let wait = || {
+        let stdout = io::stdout();
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        while poll(&mut polled, None) == Err(Errno::INTR) {}
+        let gone = PollFlags::ERR | PollFlags::HUP;
+        if polled.iter().any(|it| it.revents().intersects(gone)) {
+            process::exit(0);
+        }
+    };
+    let started = thread::Builder::new().spawn(wait);
+    started.map(drop).map_err(|e| Stop::Failed(format!("cannot start a thread: {e}")))
 }
 
 /// Where much is written to, piece by piece: standard output, or a new file.
@@ -84,6 +105,43 @@ fn failed(path: Option<&Path>, e: &io::Error) -> Stop {
 
 /// A text from elsewhere, such that it can neither move the cursor nor begin a line.
 pub(super) fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { vec![c] };
+    let escape = |c: char| if is_command(c) { c.escape_default().collect() } else { vec![c] };
     text.chars().flat_map(escape).collect()
+}
+
+/// JSON from elsewhere, as the same JSON: in strings nothing is left that a terminal obeys. Line
+/// ends and tabs stand between values only, and stay.
+pub(super) fn printable_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\r' => out.push(' '),
+            c if is_command(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// What a terminal may obey, U+0080 to U+009F included, or some program take for the end of a line.
+fn is_command(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_from_elsewhere_is_obeyed() {
+        let text = "a\u{1b}[2J\u{9b}31m\u{9d}0;x\u{9c}\u{7f}\u{85}\u{2028}é\n";
+        let shown = r"a\u{1b}[2J\u{9b}31m\u{9d}0;x\u{9c}\u{7f}\u{85}\u{2028}é\n";
+        assert_eq!(printable(text), shown);
+        let json = "{\r\n\t\"a\u{9b}31m\":\"\u{80}\u{9f}\u{7f}\u{85}\u{2029}é\"}";
+        let shown = printable_json(json);
+        assert_eq!(shown, "{ \n\t\"a\\u009b31m\":\"\\u0080\\u009f\\u007f\\u0085\\u2029é\"}");
+        let parse = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(parse(&shown), parse(json));
+    }
 }

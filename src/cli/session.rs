@@ -2,12 +2,13 @@
 //! namespace, what a reply says to a person.
 
 use std::io::Read;
+use std::path::Path;
 
 use super::flags::{self, Flag};
 use super::{Call, Stop};
 use crate::client::{Address, ClientError, Control};
 use crate::codec::json;
-use crate::config::{Config, NAMESPACE_KEY, Secret, Source, check_page};
+use crate::config::{Config, NAMESPACE_KEY, Secret, check_page};
 use crate::keys;
 
 /// Most that is read from standard input, in bytes: no limit of a server allows more.
@@ -131,16 +132,31 @@ pub(super) fn refusal(reply: &str) -> Option<(i64, String)> {
     }
 }
 
-/// Where the control port is: a flag says it, or else the configuration, whose unix socket is
-/// nearer than its port.
+/// Where back ends connect.
 fn control_address(call: &Call, config: &Config) -> Result<Address, Stop> {
-    let unix_flag = config.source("control_unix") == Source::Flag("--control-unix");
-    Ok(match (call.flag(flags::AT_CONTROL.name), &config.control_unix) {
-        (Some(address), _) if !unix_flag => {
-            Address::Tcp(place(&flags::AT_CONTROL, address)?.into())
+    let flags = [&flags::AT_CONTROL, &flags::AT_CONTROL_UNIX];
+    let unix = config.control_unix.as_deref();
+    Ok(door(call, flags, unix)?.unwrap_or_else(|| Address::to_reach(config.control)))
+}
+
+/// Where browsers connect.
+pub(super) fn web_address(call: &Call, config: &Config) -> Result<Address, Stop> {
+    let unix = config.ws_unix.as_deref();
+    let at = door(call, [&flags::AT_WS, &flags::AT_WS_UNIX], unix)?;
+    at.or(config.ws.map(Address::to_reach)).ok_or_else(|| {
+        Stop::Failed("the server has no port for browsers: give one with --ws".into())
+    })
+}
+
+/// Where a door is, if not at the port of the configuration: a flag says it, for a port or a unix
+/// socket, or else the unix socket of the configuration, which is nearer than its port.
+fn door(call: &Call, flags: [&Flag; 2], unix: Option<&Path>) -> Result<Option<Address>, Stop> {
+    let [port_flag, unix_flag] = flags;
+    Ok(match call.flag(port_flag.name) {
+        Some(at) if call.flag(unix_flag.name).is_none() => {
+            Some(Address::Tcp(place(port_flag, at)?.into()))
         }
-        (_, Some(path)) => Address::Unix(path.clone()),
-        _ => Address::to_reach(config.control),
+        _ => unix.map(|path| Address::Unix(path.into())),
     })
 }
 

@@ -1,10 +1,10 @@
 //! `fws watch`: what a browser would get.
 
-use super::flags::{AT_CONFIG, AT_DATA, AT_WS, Flag, KEY, ORIGIN};
-use super::output::{out, printable, tell};
-use super::session::{named, namespace_key, origin, place, quote};
+use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, KEY, ORIGIN};
+use super::output::{end_with_reader, out, printable, printable_json, tell};
+use super::session::{named, namespace_key, origin, quote, web_address};
 use super::{Call, Command, Stop};
-use crate::client::{ANSWER_MS, Address, ClientError, Message, Socket};
+use crate::client::{ANSWER_MS, ClientError, Message, Socket};
 use crate::codec::{json, jwt};
 
 /// Silence after which we ask whether anybody is there, in milliseconds; the server's heartbeats
@@ -19,6 +19,7 @@ const USER: Flag = Flag {
     value: "USER",
     about: "the user to be, whose @ and # channels count (watch)",
 };
+const COUNT: Flag = Flag { name: "count", value: "N", about: "end after so many messages (never)" };
 
 pub(super) const COMMAND: Command = Command {
     name: "watch",
@@ -27,13 +28,14 @@ pub(super) const COMMAND: Command = Command {
     about: "\
 Connects as a browser does, with a token it makes itself, and prints one line
 per message: the channel, a tab, and the data as JSON; first the state of each
-channel, if there is one. Runs until ctrl-C, or until nobody reads its output.
+channel, if there is one. Runs until ctrl-C, until so many messages have come as
+--count says, or until nobody reads its output.
 
 Exit code 1 if the server refuses a channel or the connection is lost.",
-    flags: &[USER, ORIGIN, KEY, AT_WS, AT_DATA, AT_CONFIG],
+    flags: &[USER, COUNT, ORIGIN, KEY, AT_WS, AT_WS_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws watch shop news price", "two channels of `shop`"),
-        ("fws watch shop '#vip' --user 5 | head -n 1", "wait for one message to user 5"),
+        ("fws watch shop '#vip' --user 5 --count 1", "wait for one message to user 5"),
     ],
     run,
 };
@@ -48,14 +50,11 @@ fn run(call: &Call) -> Result<(), Stop> {
         user => user.unwrap_or(WATCH),
     };
     channels.iter().try_for_each(|channel| named("channel", channel).map(drop))?;
-    let (config, origin) = (call.client_config()?, origin(call)?);
+    let (mut left, origin) = (messages(call)?, origin(call)?);
+    let config = call.client_config()?;
     let key = namespace_key(call, &config, name)?;
-    let address = match call.flag(AT_WS.name) {
-        Some(address) => Address::Tcp(place(&AT_WS, address)?.into()),
-        None => Address::to_reach(config.ws.ok_or_else(|| {
-            Stop::Failed("the server has no port for browsers: give one with --ws".into())
-        })?),
-    };
+    let address = web_address(call, &config)?;
+    end_with_reader()?;
     let mut socket = Socket::connect(&address, origin).map_err(|e| match e {
         ClientError::Connect(..) => failed(e),
         ClientError::Lost => Stop::Failed(format!(
@@ -71,9 +70,21 @@ fn run(call: &Call) -> Result<(), Stop> {
         let message = format!("{{\"event\":\"subscribe\",\"data\":{channel},\"clb\":{i}}}");
         socket.send(message.as_bytes()).map_err(failed)?;
     }
-    loop {
-        show(&receive(&mut socket)?, channels)?;
+    while left > 0 {
+        if show(&receive(&mut socket)?, channels)? {
+            left -= 1;
+        }
     }
+    Ok(())
+}
+
+/// How many messages are printed.
+fn messages(call: &Call) -> Result<u64, Stop> {
+    let Some(text) = call.flag(COUNT.name) else { return Ok(u64::MAX) };
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| Stop::Usage(format!("--{}: {text:?} is not a number from 1 on", COUNT.name)))
 }
 
 fn failed(e: ClientError) -> Stop {
@@ -138,14 +149,14 @@ fn lost(e: ClientError) -> Stop {
     })
 }
 
-/// Prints a publication or state; tells of the answer to a subscribe.
-fn show(message: &str, channels: &[String]) -> Result<(), Stop> {
+/// Prints a publication or state: `true`; tells of the answer to a subscribe.
+fn show(message: &str, channels: &[String]) -> Result<bool, Stop> {
     let Some(Event { name, data, clb }) = event(message) else {
         return Err(failed(ClientError::Foreign("a message of it has no event".into())));
     };
     let asked = clb.and_then(|clb| channels.get(usize::try_from(clb).ok()?));
     let Some(channel) = asked else {
-        return out(&line(&name, data));
+        return out(&line(&name, data)).map(|()| true);
     };
     let channel = channel.escape_debug();
     match json::members(data, &["ok", "reason"]) {
@@ -157,14 +168,14 @@ fn show(message: &str, channels: &[String]) -> Result<(), Stop> {
         }
         _ => return Err(failed(ClientError::Foreign("its answer is none".into()))),
     }
-    Ok(())
+    Ok(false)
 }
 
 /// One line, whatever the channel is called and however the JSON is laid out.
 fn line(channel: &str, data: &str) -> String {
     let channel = printable(channel);
-    // In JSON these stand between values only.
-    format!("{channel}\t{}\n", data.replace(['\n', '\r'], " "))
+    // In JSON they stand between values only.
+    format!("{channel}\t{}\n", printable_json(data).replace('\n', " "))
 }
 
 /// A message of the server (protocol part 7).
@@ -202,7 +213,7 @@ mod tests {
         let answer = |data: &str| {
             show(&format!(r#"{{"event":"callBackAnswer","clb":1,"data":{data}}}"#), &channels)
         };
-        assert_eq!(answer(r#"{"ok":true}"#), Ok(()));
+        assert_eq!(answer(r#"{"ok":true}"#), Ok(false));
         let refused = Stop::Failed("the server refuses #vip: no grant".into());
         assert_eq!(answer(r#"{"ok":false,"reason":"no grant"}"#), Err(refused));
         assert!(answer("5").is_err());

@@ -44,7 +44,11 @@ impl Socket {
     /// [`ClientError`].
     pub fn connect(address: &Address, origin: Option<&str>) -> Result<Socket, ClientError> {
         let origin = origin.map_or_else(String::new, |origin| format!("Origin: {origin}\r\n"));
-        let head = format!("GET /socket/websocket HTTP/1.1\r\nHost: {address}\r\n{origin}");
+        let host = match address {
+            Address::Unix(_) => "localhost".to_owned(),
+            named => named.to_string(),
+        };
+        let head = format!("GET /socket/websocket HTTP/1.1\r\nHost: {host}\r\n{origin}");
         Socket::open(address, &head)?.map_err(|visit| match visit.status {
             403 => ClientError::Origin,
             503 => ClientError::Full,

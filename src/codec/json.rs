@@ -310,13 +310,20 @@ pub fn is_null(raw: &str) -> bool {
 
 /// Whether JavaScript takes the value for true: everything but `null`, `false`, `""` and zero,
 /// however that is written.
+#[inline]
 pub fn is_truthy(raw: &str) -> bool {
     !matches!(raw, "null" | "false" | r#""""#) && number(raw) != Some(0.0)
 }
 
 /// Appends a text as a JSON string, with only the escapes that JSON demands.
 pub fn quote_into(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("memory takes every byte");
+    if text.bytes().any(scan::is_special) {
+        return serde_json::to_writer(out, text).expect("memory takes every byte");
+    }
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
 }
 
 /// `-?(0|[1-9][0-9]*)`, given that it is a number.

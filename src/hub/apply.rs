@@ -4,9 +4,7 @@ use std::borrow::Cow;
 
 use super::record::{Before, Key, KeyRef, Undo};
 use super::state::{State, Value};
-use super::{
-    Change, ChannelId, Entry, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, Peer,
-};
+use super::{Change, ChannelId, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, Peer};
 use super::{PeerId, Refusal, Spot, UnixMillis};
 use crate::arena::Id;
 use crate::publication::Publication;
@@ -134,24 +132,18 @@ impl Hub {
         if data.len() > limits.state_bytes {
             return Err(Refusal::StateTooLarge(limits.state_bytes));
         }
-        let (count, count_in_all) = (space.states.len(), self.states.len());
-        for (is_full, what, max) in [
-            (is_new && count >= limits.states_per_namespace, "states", limits.states_per_namespace),
-            (is_new && count_in_all >= limits.states, "states in all", limits.states),
-            (
-                bytes > 0 && space.states_bytes + bytes > limits.states_bytes_per_namespace,
-                "bytes of states",
-                limits.states_bytes_per_namespace,
-            ),
-            (
-                bytes > 0 && self.states_bytes + bytes > limits.states_bytes,
-                "bytes of states in all",
-                limits.states_bytes,
-            ),
-        ] {
-            if is_full {
-                return Err(Refusal::TooMany(what, max));
-            }
+        let bounded = |what, count, max| match count <= max {
+            true => Ok(()),
+            false => Err(Refusal::TooMany(what, max)),
+        };
+        if is_new {
+            bounded("states", space.states.len() + 1, limits.states_per_namespace)?;
+            bounded("states in all", self.states.len() + 1, limits.states)?;
+        }
+        if bytes > 0 {
+            let (in_space, in_all) = (space.states_bytes + bytes, self.states_bytes + bytes);
+            bounded("bytes of states", in_space, limits.states_bytes_per_namespace)?;
+            bounded("bytes of states in all", in_all, limits.states_bytes)?;
         }
         Ok(())
     }
@@ -168,76 +160,82 @@ impl Hub {
         (id, state.filter(|state| state.expires().is_none_or(|end| at < end)))
     }
 
-    /// Applies one entry: changes what is recorded, and tells the outbox who hears of it.
+    /// Applies a change that has been ordered for that moment: changes what is recorded, and tells
+    /// the outbox who hears of it.
     ///
     /// # Errors
     /// [`Refusal`], if what was ordered before it stands in its way; nothing has changed then.
-    pub fn apply(&mut self, entry: Entry<'_>, out: &mut impl Outbox) -> Result<Outcome, Refusal> {
-        self.advance(entry.at, ENDS_PER_ENTRY, out);
-        let checked = self.check(&entry.change, entry.at)?;
-        Ok(self.carry_out(entry, checked, out))
+    pub fn apply(
+        &mut self,
+        at: UnixMillis,
+        change: &Change<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<Outcome, Refusal> {
+        self.advance(at, ENDS_PER_ENTRY, out);
+        let checked = self.check(change, at)?;
+        Ok(self.carry_out(at, change, checked, out))
     }
 
-    /// [`Hub::apply`] for an entry whose change has been checked for its moment, with nothing in
-    /// between.
+    /// [`Hub::apply`] for a change that has been checked for its moment, with nothing in between.
     pub fn apply_checked(
         &mut self,
-        entry: Entry<'_>,
+        at: UnixMillis,
+        change: &Change<'_>,
         checked: Checked,
         out: &mut impl Outbox,
     ) -> Outcome {
-        self.advance(entry.at, ENDS_PER_ENTRY, out);
+        self.advance(at, ENDS_PER_ENTRY, out);
         // What has ended by now is no longer there.
         let is_there = |id: &Id<State>| self.states.get(*id).is_some();
         let checked = Checked { state: checked.state.filter(is_there) };
-        self.carry_out(entry, checked, out)
+        self.carry_out(at, change, checked, out)
     }
 
-    fn carry_out(&mut self, entry: Entry<'_>, checked: Checked, out: &mut impl Outbox) -> Outcome {
-        match entry.change {
+    fn carry_out(
+        &mut self,
+        at: UnixMillis,
+        change: &Change<'_>,
+        checked: Checked,
+        out: &mut impl Outbox,
+    ) -> Outcome {
+        match change {
             Change::Register { name, key } => self.register(name, key, out),
-            Change::Remove { ns } => self.remove(ns, out),
-            Change::Rotate { ns, key, grace_ms } => {
-                self.rotate(ns, key, entry.at.plus(grace_ms), out)
-            }
+            Change::Remove { ns } => self.remove(*ns, out),
+            Change::Rotate { ns, key, grace_ms } => self.rotate(*ns, key, at.plus(*grace_ms), out),
             Change::Grant { ns, channel, user } => {
-                self.grant(ns, channel, user, out);
+                self.grant(*ns, channel, user, out);
                 Outcome::Done
             }
             Change::Revoke { ns, channel, user } => {
-                if self.withdraw(ns, &channel, &user)
-                    && let Some(ns) = self.number(ns)
-                {
-                    out.changed(Undo::new(Key::Grant { ns, channel, user }, 0, Before::Grant));
-                }
+                self.revoke(*ns, channel, user, out);
                 Outcome::Done
             }
             Change::Set { ns, channel, user, data, ttl_ms, emit } => {
-                let spot = Spot { channel: &channel, user: user.as_deref() };
-                if emit {
-                    self.publish_at(ns, spot, &data, out);
+                let spot = Spot { channel, user: user.as_deref() };
+                if *emit {
+                    self.publish_at(*ns, spot, data, out);
                 }
-                let expires = ttl_ms.map(|ttl| entry.at.plus(ttl));
-                match &*data {
-                    "null" => self.unset(ns, spot, out),
-                    text => self.set((ns, spot), checked.state, text, expires, out),
+                let expires = ttl_ms.map(|ttl| at.plus(ttl));
+                match &**data {
+                    "null" => self.unset(*ns, spot, out),
+                    text => self.set((*ns, spot), checked.state, text, expires, out),
                 }
                 Outcome::Done
             }
             Change::Push { ns, channel, user, data, ttl_ms, emit } => {
-                let spot = Spot { channel: &channel, user: user.as_deref() };
-                if emit {
-                    self.publish_at(ns, spot, &data, out);
+                let spot = Spot { channel, user: user.as_deref() };
+                if *emit {
+                    self.publish_at(*ns, spot, data, out);
                 }
-                let times = (entry.at, ttl_ms.map(|ttl| entry.at.plus(ttl)));
-                self.push((ns, spot), checked.state, &data, times, out);
+                let times = (at, ttl_ms.map(|ttl| at.plus(ttl)));
+                self.push((*ns, spot), checked.state, data, times, out);
                 Outcome::Done
             }
             Change::Emit { ns, channels, data, user, except } => {
-                let to = Audience { user: user.as_deref(), except };
-                Outcome::Reached(self.emit(ns, &channels, &data, to, out))
+                let to = Audience { user: user.as_deref(), except: *except };
+                Outcome::Reached(self.emit(*ns, channels, data, to, out))
             }
-            Change::Disconnect { ns, user } => self.expel(ns, &user, out),
+            Change::Disconnect { ns, user } => self.expel(*ns, user, out),
         }
     }
 
@@ -246,9 +244,9 @@ impl Hub {
         self.publish(ns, spot.channel, data, Audience { user: spot.user, except: None }, out);
     }
 
-    fn register(&mut self, name: Box<str>, key: Box<str>, out: &mut impl Outbox) -> Outcome {
-        let (number, outcome) = (self.take_number(), Outcome::Key(key.clone()));
-        self.insert_namespace(Namespace::new(number, name, Some(key)));
+    fn register(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Outcome {
+        let (number, outcome) = (self.take_number(), Outcome::Key(key.into()));
+        self.insert_namespace(Namespace::new(number, name.into(), Some(key.into())));
         out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Nothing));
         outcome
     }
@@ -256,27 +254,40 @@ impl Hub {
     fn rotate(
         &mut self,
         ns: NsId,
-        key: Box<str>,
+        key: &str,
         grace_until: UnixMillis,
         out: &mut impl Outbox,
     ) -> Outcome {
+        if let Some(number) = self.number(ns) {
+            self.show(KeyRef::Namespace { ns: number }, out);
+        }
         if let Some(space) = self.namespaces.get_mut(ns) {
             out.changed(space.undo());
-            let old = space.key.replace(key.clone());
+            let old = space.key.replace(key.into());
             space.old_key = old.map(|old| (old, grace_until));
             self.graces_end = self.graces_end.max(grace_until);
             space.key_epoch = space.key_epoch.wrapping_add(1);
             self.key_changes += 1;
         }
-        Outcome::Key(key)
+        Outcome::Key(key.into())
     }
 
-    fn grant(&mut self, ns: NsId, channel: Box<str>, user: Box<str>, out: &mut impl Outbox) {
+    fn grant(&mut self, ns: NsId, channel: &str, user: &str, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
-        let grant = Grant { channel: channel.clone(), user: user.clone() };
+        self.show(KeyRef::Grant { ns: number, channel, user }, out);
+        let grant = Grant { channel: channel.into(), user: user.into() };
         if self.admit(ns, grant) {
-            let key = Key::Grant { ns: number, channel, user };
+            let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
             out.changed(Undo::new(key, 0, Before::Nothing));
+        }
+    }
+
+    fn revoke(&mut self, ns: NsId, channel: &str, user: &str, out: &mut impl Outbox) {
+        let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::Grant { ns: number, channel, user }, out);
+        if self.withdraw(ns, channel, user) {
+            let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
+            out.changed(Undo::new(key, 0, Before::Grant));
         }
     }
 
@@ -301,8 +312,10 @@ impl Hub {
         if is_endless && state.is_some_and(|state| state.value.is(text)) {
             return;
         }
+        let key = KeyRef::State { ns: number, spot };
+        self.show(key, out);
         if let Some(id) = id
-            && out.stays(KeyRef::State { ns: number, spot }, text.len())
+            && out.stays(key, text.len())
         {
             self.overwrite(id, text);
             return self.end_at(id, expires);
@@ -339,6 +352,7 @@ impl Hub {
 
     fn unset(&mut self, ns: NsId, spot: Spot<'_>, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::State { ns: number, spot }, out);
         let state = self.find_state(ns, spot).and_then(|id| self.take_state(id));
         if let Some(state) = state {
             let before = Before::State { expires: state.expires(), value: state.value };
@@ -354,6 +368,8 @@ impl Hub {
         (at, expires): (UnixMillis, Option<UnixMillis>),
         out: &mut impl Outbox,
     ) {
+        let Some(number) = self.number(ns) else { return };
+        self.show(KeyRef::State { ns: number, spot }, out);
         // One that has ended, and is only not dropped yet, is replaced like any other.
         let is_there = |id: &Id<State>| {
             let expires = self.states.get(*id).and_then(State::expires);
@@ -361,22 +377,21 @@ impl Hub {
         };
         let Some(id) = found.filter(is_there) else {
             let mut list = super::state::List::default();
-            list.push(data.into());
+            list.push(data);
             return self.put(ns, spot, found, Value::List(Box::new(list)), expires, out);
         };
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
-        let Some(number) = self.number(ns) else { return };
         let Some(state) = self.states.get(id) else { return };
         let ended = state.expires();
         let changed = self.change_list(id, |list| {
-            list.push(data.into());
-            (list.bound(items, bytes), list.text_bytes())
+            list.push(data);
+            (list.bound(items, bytes), list.text().len())
         });
         let Some(((dropped, bytes), was)) = changed else { return };
         self.end_at(id, expires);
         let before = match was {
             Some(value) => Before::State { value, expires: ended },
-            None => Before::Shorter { dropped, expires: ended },
+            None => Before::Shorter { pushed: data.len(), dropped, expires: ended },
         };
         out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }

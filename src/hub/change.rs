@@ -215,13 +215,13 @@ pub struct Seq {
 /// A change with its place in the order. Applying the same entries in the same order leads every
 /// hub to the same contents: `at` is the only time that `apply` knows.
 #[derive(Clone, Debug)]
-pub struct Entry<'a> {
+pub struct Entry {
     /// Its place.
     pub seq: Seq,
     /// When it was ordered.
     pub at: UnixMillis,
     /// What it changes.
-    pub change: Change<'a>,
+    pub change: Change<'static>,
 }
 
 /// What an applied entry did.

@@ -20,7 +20,6 @@ pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
 pub use record::{Cursor, Declared, Key, KeyRef, Row, Undo};
 
-use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
@@ -66,6 +65,8 @@ pub trait Outbox {
     fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
+    /// A row of what is recorded is about to change, and this is what it is now.
+    fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
     /// A row of what is recorded has changed; this takes it back.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
@@ -299,6 +300,8 @@ pub struct Hub {
     leaving: Leaving,
     /// When states end, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
+    /// Some of several changes have been taken back, and not all.
+    is_taking_back: bool,
 }
 
 impl Hub {
@@ -323,6 +326,7 @@ impl Hub {
             present: Present::default(),
             leaving: Leaving::default(),
             ends: Wheel::new(at.0),
+            is_taking_back: false,
         }
     }
 
@@ -331,6 +335,7 @@ impl Hub {
         self.limits = limits;
     }
 
+    #[inline]
     fn hash(&self, key: impl Hash) -> u64 {
         self.hasher.hash_one(key)
     }
@@ -464,7 +469,7 @@ impl Hub {
         peer: PeerId,
         channel: &str,
         at: UnixMillis,
-    ) -> Result<Option<Cow<'_, str>>, Denied> {
+    ) -> Result<Option<&str>, Denied> {
         let (ns, user) = self.identity(peer).ok_or(Denied::Gone)?;
         let space = self.namespaces.get(ns).ok_or(Denied::Gone)?;
         if channel.starts_with('#') && !space.grants.contains(&GrantRef { channel, user }) {
@@ -502,6 +507,7 @@ impl Hub {
         channel.is_some_and(|channel| self.leave(peer, channel))
     }
 
+    #[inline]
     fn is_member(&self, peer: PeerId, channel: Id<Channel>) -> bool {
         self.peers
             .get(peer)

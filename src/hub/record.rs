@@ -52,8 +52,16 @@ pub enum Declared {
 impl Key {
     /// The number of the namespace that it belongs to.
     pub fn ns(&self) -> u64 {
-        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = self;
-        *ns
+        self.as_ref().ns()
+    }
+
+    /// Length of its names.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Key::Namespace { .. } => 0,
+            Key::Grant { channel, user, .. } => channel.len() + user.len(),
+            Key::State { place, .. } => place.bytes(),
+        }
     }
 
     /// As it is looked up.
@@ -99,6 +107,12 @@ pub enum KeyRef<'a> {
 }
 
 impl KeyRef<'_> {
+    /// The number of the namespace that it belongs to.
+    pub fn ns(&self) -> u64 {
+        let (KeyRef::Namespace { ns } | KeyRef::Grant { ns, .. } | KeyRef::State { ns, .. }) = self;
+        *ns
+    }
+
     /// As it is kept.
     pub fn key(&self) -> Key {
         match *self {
@@ -173,8 +187,9 @@ pub(super) enum Before {
         value: Value,
         expires: Option<UnixMillis>,
     },
-    /// A list without its last element, and with these at its beginning.
+    /// A list without its last element, of so many bytes, and with these at its beginning.
     Shorter {
+        pushed: usize,
         dropped: Vec<Box<str>>,
         expires: Option<UnixMillis>,
     },
@@ -192,7 +207,7 @@ impl Undo {
             Before::Shorter { dropped, .. } => dropped.iter().map(|item| item.len() + 16).sum(),
             _ => 0,
         };
-        size_of::<Undo>() + before
+        size_of::<Undo>() + self.key.bytes() + before
     }
 
     /// Whether time made this change, and no entry.
@@ -208,21 +223,23 @@ impl Hub {
     }
 
     /// The row under a key, if there is one.
-    pub fn row(&self, key: &Key) -> Option<Row<'_>> {
+    pub fn row(&self, key: KeyRef<'_>) -> Option<Row<'_>> {
+        let id = *self.numbers.get(&key.ns())?;
         match key {
-            Key::Namespace { ns } => {
-                let space = self.namespaces.get(*self.numbers.get(ns)?)?;
-                Some(space.row())
-            }
-            Key::Grant { ns, channel, user } => {
-                let space = self.namespaces.get(*self.numbers.get(ns)?)?;
+            KeyRef::Namespace { .. } => self.namespaces.get(id).map(Namespace::row),
+            KeyRef::Grant { channel, user, .. } => {
+                let space = self.namespaces.get(id)?;
                 space.grants.contains(&GrantRef { channel, user }).then_some(Row::Grant)
             }
-            Key::State { ns, place } => {
-                let ns = *self.numbers.get(ns)?;
-                self.states.get(self.find_state(ns, place.spot())?).map(State::row)
+            KeyRef::State { spot, .. } => {
+                self.states.get(self.find_state(id, spot)?).map(State::row)
             }
         }
+    }
+
+    /// Shows a row as it is, before it is changed.
+    pub(super) fn show(&self, key: KeyRef<'_>, out: &mut impl Outbox) {
+        out.changes(key, &|| self.row(key));
     }
 
     /// Puts a row back that was recorded in an earlier run: namespaces before what is in them.
@@ -263,6 +280,9 @@ impl Hub {
     /// the configuration has another. `None` if there is no room for it.
     pub fn declare(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Option<Declared> {
         let there = self.namespace(name);
+        if let Some(ns) = there.and_then(|ns| self.number(ns)) {
+            self.show(KeyRef::Namespace { ns }, out);
+        }
         if let Some(space) = there.and_then(|ns| self.namespaces.get_mut(ns)) {
             if space.key.is_some() && space.configured.as_deref() == Some(key) {
                 return Some(Declared::AsBefore);
@@ -310,8 +330,10 @@ impl Hub {
         is_configured
     }
 
-    /// Takes a change back. Undone in reverse order, changes leave nothing behind.
+    /// Takes a change back. Undone in reverse order, changes leave nothing behind. No state ends
+    /// before the last of them is, which is [`Hub::all_taken_back`].
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
+        self.is_taking_back = true;
         let Undo { key, before, .. } = undo;
         // Whatever was in a namespace went with it.
         let Some(id) = self.numbers.get(&key.ns()).copied() else { return };
@@ -346,13 +368,18 @@ impl Hub {
                 Key::State { place, .. },
                 Before::State { value, expires } | Before::Ended { value, expires },
             ) => self.put_state(id, place.spot(), value, expires),
-            (Key::State { place, .. }, Before::Shorter { dropped, expires }) => {
+            (Key::State { place, .. }, Before::Shorter { pushed, dropped, expires }) => {
                 let Some(state) = self.find_state(id, place.spot()) else { return };
-                self.change_list(state, |list| list.unpush(dropped));
+                self.change_list(state, |list| list.unpush(pushed, &dropped));
                 self.end_at(state, expires);
             }
             (key, before) => debug_assert!(false, "{key:?} cannot have been {before:?}"),
         }
+    }
+
+    /// All that was to be taken back has been.
+    pub fn all_taken_back(&mut self) {
+        self.is_taking_back = false;
     }
 
     /// Rows from `cursor` on, for as long as `each` wants more, in an order that holds while

@@ -1,7 +1,6 @@
 //! The value of a state: JSON text, or a list that grows by `push`.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 
 use hashbrown::DefaultHashBuilder;
@@ -48,12 +47,16 @@ pub(super) enum Value {
     List(Box<List>),
 }
 
-/// Raw JSON elements, the newest last.
-#[derive(Debug, Default)]
+/// JSON text of an array that grows at its end and loses elements at its beginning. It stands in
+/// one piece: a list takes little more memory than its text, however short its elements are.
+#[derive(Debug)]
 pub(super) struct List {
-    items: VecDeque<Box<str>>,
-    /// Length of the list as text: the elements, a comma or bracket before each, a bracket.
-    bytes: usize,
+    /// What is no longer part of it, and behind that the text, without white space between its
+    /// elements.
+    all: String,
+    start: usize,
+    /// How many elements there are.
+    items: usize,
 }
 
 impl State {
@@ -68,25 +71,22 @@ impl State {
     }
 
     pub fn row(&self) -> Row<'_> {
-        Row::State { text: self.value.text(), expires: self.expires() }
+        Row::State { text: Cow::Borrowed(self.value.text()), expires: self.expires() }
     }
 }
 
 impl Value {
     /// The value as JSON text.
-    pub fn text(&self) -> Cow<'_, str> {
+    pub fn text(&self) -> &str {
         match self {
-            Value::Json(text) => Cow::Borrowed(text),
-            Value::List(list) => Cow::Owned(list.text()),
+            Value::Json(text) => text,
+            Value::List(list) => list.text(),
         }
     }
 
     /// Length of the text.
     pub fn bytes(&self) -> usize {
-        match self {
-            Value::Json(text) => text.len(),
-            Value::List(list) => list.text_bytes(),
-        }
+        self.text().len()
     }
 
     /// Whether it is that text, as it was set.
@@ -118,31 +118,36 @@ impl Value {
     /// Whether the list gets no longer by one more element of that length, because as much is
     /// dropped for it by these bounds. A text that is long is not looked into, and gets longer.
     pub fn stays_as_short(&self, item: usize, items_max: usize, bytes_max: usize) -> bool {
+        let bounds = (items_max, bytes_max);
         match self {
             Value::Json(text) if text.len() <= LOOKED_INTO_BYTES => {
                 let last = json::last_elements(text, items_max).unwrap_or_default();
-                let lengths = last.iter().map(|item| item.len());
-                let bytes = lengths.clone().map(|length| length + 1).sum::<usize>() + item + 2;
-                is_no_longer(lengths, bytes, text.len(), (items_max, bytes_max))
+                let bytes = last.iter().map(|item| item.len() + 1).sum::<usize>() + item + 2;
+                is_no_longer((last.len(), bytes, text.len()), bounds, |tell| {
+                    let _ = last.iter().all(|item| tell(item));
+                })
             }
             Value::Json(_) => false,
             Value::List(list) => {
-                let (lengths, before) =
-                    (list.items.iter().map(|item| item.len()), list.text_bytes());
-                is_no_longer(lengths, before + item + 1, before, (items_max, bytes_max))
+                let before = list.text().len();
+                is_no_longer((list.items, before + item + 1, before), bounds, |tell| {
+                    let _ = json::each_element(list.text(), tell);
+                })
             }
         }
     }
 
     /// The value as a list, made one if it is the text of one, which is given back: of no more than
-    /// so many of its last elements, because as a list they take far more memory, and what stands
-    /// in front of them would take far more time. `None` if it is neither.
+    /// so many of its last elements, because what stands in front of them would take far more time.
+    /// `None` if it is neither.
     pub fn as_list(&mut self, items_max: usize) -> Option<(&mut List, Option<Value>)> {
         let mut was = None;
         if let Value::Json(text) = self {
             let mut list = List::default();
             let last = json::last_elements(text, items_max)?;
-            last.into_iter().for_each(|item| list.push(item.into()));
+            list.make_room(text.len());
+            last.into_iter().for_each(|item| list.push(item));
+            list.tidy(2);
             was = Some(std::mem::replace(self, Value::List(Box::new(list))));
         }
         match self {
@@ -152,70 +157,130 @@ impl Value {
     }
 }
 
-/// Whether a list of that length, with elements of these lengths and one more behind them, is no
-/// longer than it was before when as many of the first have gone as must. Looks at no more of them
-/// than make up for that one.
+/// Whether a list of so many elements and one more, which is so long with it, is no longer than it
+/// was before when as many of the first have gone as must. `each` tells of them from the first on,
+/// for as long as that wants more: of no more than make up for the one.
 fn is_no_longer(
-    lengths: impl ExactSizeIterator<Item = usize>,
-    mut bytes: usize,
-    before: usize,
+    (items, mut bytes, before): (usize, usize, usize),
     (items_max, bytes_max): (usize, usize),
+    each: impl FnOnce(&mut dyn FnMut(&str) -> bool),
 ) -> bool {
-    let mut left = lengths.len() + 1;
-    for length in lengths {
+    let mut left = items + 1;
+    each(&mut |first| {
         if bytes <= before || left <= items_max && bytes <= bytes_max {
-            break;
+            return false;
         }
-        (left, bytes) = (left - 1, bytes - length - 1);
-    }
+        (left, bytes) = (left - 1, bytes - first.len() - 1);
+        true
+    });
     bytes <= before
 }
 
+impl Default for List {
+    fn default() -> List {
+        List { all: "[]".into(), start: 0, items: 0 }
+    }
+}
+
 impl List {
-    /// Length of the list as text.
-    pub fn text_bytes(&self) -> usize {
-        self.bytes + 1
+    /// The list as JSON text.
+    pub fn text(&self) -> &str {
+        self.all.get(self.start..).unwrap_or("[]")
     }
 
-    pub fn push(&mut self, item: Box<str>) {
-        self.bytes += item.len() + 1;
-        self.items.push_back(item);
+    /// Adds an element, raw.
+    pub fn push(&mut self, item: &str) {
+        self.make_room(item.len() + 1);
+        self.all.pop();
+        if self.items > 0 {
+            self.all.push(',');
+        }
+        self.all.push_str(item);
+        self.all.push(']');
+        self.items += 1;
+    }
+
+    /// Makes room for so much text behind that which is there. The more of it there is, the more
+    /// is made at once, or had been dropped before.
+    fn make_room(&mut self, bytes: usize) {
+        let spare = self.text().len() / 4;
+        if self.all.len() + bytes > self.all.capacity() && self.start > spare {
+            self.all.drain(..self.start);
+            self.start = 0;
+        }
+        if self.all.len() + bytes > self.all.capacity() {
+            self.all.reserve_exact(bytes.max(spare));
+        }
+    }
+
+    /// Gives memory back, if there is more than so many times that of the text.
+    fn tidy(&mut self, times: usize) {
+        if self.all.capacity() > times * self.text().len() {
+            (self.all, self.start) = (self.text().into(), 0);
+        }
     }
 
     /// Drops the oldest elements until the list has at most that many and is at most that long;
     /// returns them, the oldest first.
     pub fn bound(&mut self, items_max: usize, bytes_max: usize) -> Vec<Box<str>> {
         let mut dropped = Vec::new();
-        while self.items.len() > items_max || self.bytes + 1 > bytes_max {
-            let Some(item) = self.items.pop_front() else { break };
-            self.bytes -= item.len() + 1;
+        while self.items > items_max || self.text().len() > bytes_max {
+            let Some(item) = self.pop_front() else { break };
             dropped.push(item);
+        }
+        if !dropped.is_empty() {
+            self.tidy(2);
         }
         dropped
     }
 
-    /// Takes back a `push` and what [`List::bound`] dropped for it.
-    pub fn unpush(&mut self, dropped: Vec<Box<str>>) {
-        if let Some(item) = self.items.pop_back() {
-            self.bytes -= item.len() + 1;
+    fn pop_front(&mut self) -> Option<Box<str>> {
+        let mut first = None;
+        json::each_element(self.text(), |item| {
+            first = Some(Box::from(item));
+            false
+        })?;
+        let first: Box<str> = first?;
+        self.items -= 1;
+        if self.items == 0 {
+            *self = List::default();
+        } else {
+            // The comma behind it becomes the bracket of what is left.
+            self.start += 1 + first.len();
+            self.all.replace_range(self.start..=self.start, "[");
         }
-        for item in dropped.into_iter().rev() {
-            self.bytes += item.len() + 1;
-            self.items.push_front(item);
-        }
+        Some(first)
     }
 
-    fn text(&self) -> String {
-        let mut text = String::with_capacity(self.bytes + 1);
-        text.push('[');
-        for (i, item) in self.items.iter().enumerate() {
-            if i > 0 {
-                text.push(',');
-            }
-            text.push_str(item);
+    /// Takes back a `push` of so many bytes, and what [`List::bound`] dropped for it.
+    pub fn unpush(&mut self, bytes: usize, dropped: &[Box<str>]) {
+        let behind = bytes + 1 + usize::from(self.items > 1);
+        self.all.truncate(self.all.len().saturating_sub(behind));
+        self.all.push(']');
+        self.items = self.items.saturating_sub(1);
+        if dropped.is_empty() {
+            return self.tidy(4);
         }
-        text.push(']');
-        text
+        let mut front = format!("[{}", dropped.join(","));
+        if self.items > 0 {
+            front.push(',');
+        }
+        // In the place of the bracket, and before it: where it mostly still stands.
+        let rest = self.start + 1;
+        match rest.checked_sub(front.len()).filter(|at| self.all.is_char_boundary(*at)) {
+            Some(at) => {
+                self.all.replace_range(at..rest, &front);
+                self.start = at;
+            }
+            None => {
+                let rest = self.all.get(rest..).unwrap_or("]");
+                // With room for those that come next.
+                self.start = front.len() + rest.len();
+                self.all = format!("{:1$}{front}{rest}", "", self.start);
+            }
+        }
+        self.items += dropped.len();
+        self.tidy(4);
     }
 }
 
@@ -233,15 +298,14 @@ mod tests {
         let mut value = Value::Json("[ 1, {\"a\":[2]} ]".into());
         let (list, was) = value.as_list(9).unwrap();
         assert!(was.unwrap().is("[ 1, {\"a\":[2]} ]"));
-        list.push("3.0".into());
+        list.push("3.0");
         let dropped = list.bound(2, 100);
-        assert_eq!((list.text(), dropped.len()), ("[{\"a\":[2]},3.0]".into(), 1));
-        list.unpush(dropped);
-        assert_eq!((list.text(), list.bytes + 1), ("[1,{\"a\":[2]}]".into(), 13));
-        list.push("3.0".into());
+        assert_eq!((list.text(), dropped.len()), ("[{\"a\":[2]},3.0]", 1));
+        list.unpush(3, &dropped);
+        assert_eq!((list.text(), list.items), ("[1,{\"a\":[2]}]", 2));
+        list.push("3.0");
         list.bound(9, 14);
-        assert_eq!(list.text(), "[3.0]");
-        assert_eq!(list.bytes + 1, 5);
+        assert_eq!((list.text(), list.items), ("[3.0]", 1));
         list.bound(0, 100);
         assert_eq!(value.text(), "[]");
         assert!(Value::Json("{}".into()).as_list(9).is_none());
@@ -253,9 +317,9 @@ mod tests {
             let mut value = Value::Json(text.into());
             let before = value.stays_as_short(item, items, bytes);
             let (list, _) = value.as_list(items).unwrap();
-            list.push("x".repeat(item).into());
+            list.push(&"7".repeat(item));
             list.bound(items, bytes);
-            assert_eq!(list.text_bytes() <= text.len(), before, "{text} {item} {items} {bytes}");
+            assert_eq!(list.text().len() <= text.len(), before, "{text} {item} {items} {bytes}");
             before
         };
         assert!(!stays("[1,2,3]", 1, 4, 100) && stays("[1,2,3]", 1, 3, 100));
@@ -263,7 +327,7 @@ mod tests {
         assert!(!stays("[1,2,3]", 1, 9, 9) && stays("[1,2,3]", 1, 9, 8));
         assert!(stays("[ 1 , 2 ]", 3, 9, 100), "without the spaces");
         let mut value = Value::Json("[1,2,3]".into());
-        value.as_list(3).unwrap().0.push("4".into());
+        value.as_list(3).unwrap().0.push("4");
         for (item, items, stays) in [(1, 4, true), (2, 4, false), (3, 3, true), (9, 0, false)] {
             assert_eq!(value.stays_as_short(item, items, 100), stays, "{item} {items}");
         }
@@ -275,7 +339,42 @@ mod tests {
     fn of_a_long_text_no_more_elements_are_made_than_stay() {
         let mut value = Value::Json(format!("[{}7]", "1,".repeat(100_000)).into());
         let (list, _) = value.as_list(3).unwrap();
-        assert_eq!((list.text(), list.text_bytes()), ("[1,1,7]".into(), 7));
-        assert!(list.items.capacity() < 100, "{}", list.items.capacity());
+        assert_eq!((list.text(), list.items), ("[1,1,7]", 3));
+        assert!(list.all.capacity() < 100, "{}", list.all.capacity());
+    }
+
+    /// Whatever is pushed, dropped and taken back: it is the list, and takes little more memory
+    /// than its text.
+    #[test]
+    fn a_list_is_what_it_would_be_and_takes_what_its_text_takes() {
+        let elements =
+            ["1", "\"\u{e9},]\"", "[[],{\"a\":\"\u{1f600}\"}]", &"9".repeat(3000), "null"];
+        let (mut list, mut all, mut random) = (List::default(), Vec::<Box<str>>::new(), 7_usize);
+        let mut undos = Vec::<(usize, Vec<Box<str>>, Vec<Box<str>>)>::new();
+        let mut next = |below| {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (random >> 33) % below
+        };
+        for round in 0..20_000 {
+            let few = if round / 2000 % 2 == 0 { 5 } else { 3 };
+            if round % 500 > 450
+                && let Some((bytes, before, dropped)) = undos.pop()
+            {
+                list.unpush(bytes, &dropped);
+                all = before;
+            } else {
+                let item = elements[next(few)];
+                let before = all.clone();
+                list.push(item);
+                all.push(item.into());
+                let dropped = list.bound(20, 20_000);
+                all.drain(..dropped.len());
+                undos.push((item.len(), before, dropped));
+            }
+            assert_eq!((list.text(), list.items), (&*format!("[{}]", all.join(",")), all.len()));
+            let (takes, bytes) = (list.all.capacity(), list.text().len());
+            assert!(takes <= 4 * bytes + 3100, "{takes} for {bytes}");
+            undos.drain(..undos.len().saturating_sub(60));
+        }
     }
 }

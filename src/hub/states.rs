@@ -1,8 +1,6 @@
 //! The states of the hub: where they are found, what they weigh, and how they end.
 
-use std::borrow::Cow;
-
-use super::record::{Before, Key, Undo};
+use super::record::{Before, Key, KeyRef, Undo};
 use super::state::{End, State, Value};
 use super::{Hub, NsId, Outbox, Spot};
 use crate::arena::Id;
@@ -16,7 +14,7 @@ impl Hub {
         channel: &str,
         user: Option<&str>,
         at: UnixMillis,
-    ) -> Option<Cow<'_, str>> {
+    ) -> Option<&str> {
         let state = self.states.get(self.find_state(ns, Spot { channel, user })?)?;
         state.expires().is_none_or(|end| at < end).then(|| state.value.text())
     }
@@ -27,13 +25,22 @@ impl Hub {
     }
 
     /// Drops states whose time has come, at most so many: the others come next, and cannot be read
-    /// meanwhile either. [`Hub::next_end`] tells whether there are any.
+    /// meanwhile either. [`Hub::next_end`] tells whether there are any. None is dropped while
+    /// changes are taken back: one of them may have given it its end.
     pub fn advance(&mut self, at: UnixMillis, count: usize, out: &mut impl Outbox) {
+        if self.is_taking_back {
+            return;
+        }
         self.ends.advance(at.0);
         for _ in 0..count {
             let Some((_, id)) = self.ends.pop_expired() else { return self.bury(count) };
             if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
                 end.timer = None;
+            }
+            if let Some(state) = self.states.get(id)
+                && let Some(ns) = self.number(state.ns)
+            {
+                self.show(KeyRef::State { ns, spot: state.place.spot() }, out);
             }
             let Some(state) = self.take_state(id) else { continue };
             let (expires, State { ns, place, value, .. }) = (state.expires(), state);
@@ -108,6 +115,9 @@ impl Hub {
     /// Gives a state its end in place of the one before.
     pub(super) fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
         let Some(state) = self.states.get_mut(id) else { return };
+        if state.end.is_none() && expires.is_none() {
+            return;
+        }
         if let Some(timer) = state.end.take().and_then(|end| end.timer) {
             self.ends.cancel(timer);
         }
@@ -134,7 +144,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Change, Entry, Outcome, Route, Seq, Undo};
+    use super::super::{Change, Outcome, Route, Undo};
     use super::*;
     use crate::limits::Limits;
     use crate::publication::Publication;
@@ -171,10 +181,39 @@ mod tests {
         ];
         for (at, (change, state)) in (0..).step_by(10).map(UnixMillis).zip(changes) {
             let checked = hub.check(&change, at).unwrap();
-            let entry = Entry { seq: Seq::default(), at, change };
-            assert_eq!(hub.apply_checked(entry, checked, &mut Nobody), Outcome::Done);
-            assert_eq!(hub.state(ns, "c", None, at).as_deref(), Some(state));
+            assert_eq!(hub.apply_checked(at, &change, checked, &mut Nobody), Outcome::Done);
+            assert_eq!(hub.state(ns, "c", None, at), Some(state));
             hub.check_invariants();
         }
+    }
+
+    /// The undo of a list that has grown needs the list.
+    #[test]
+    fn no_state_ends_while_changes_are_taken_back() {
+        struct Undos(Vec<Undo>);
+        impl Outbox for Undos {
+            fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+            fn close(&mut self, _: Route, _: CloseReason) {}
+            fn changed(&mut self, undo: Undo) {
+                self.0.push(undo);
+            }
+        }
+        let mut hub = Hub::new(Limits::default(), UnixMillis(0));
+        assert!(hub.declare("a", "k", &mut Nobody).is_some());
+        let ns = hub.namespace("a").unwrap();
+        let mut undos = Undos(Vec::new());
+        for (channel, ttl_ms) in [("c", None), ("c", None), ("c", Some(1)), ("d", None)] {
+            let (channel, data) = (channel.into(), "1".into());
+            let change = Change::Push { ns, channel, user: None, data, ttl_ms, emit: false };
+            hub.apply(UnixMillis(0), &change, &mut undos).unwrap();
+        }
+        let at = UnixMillis(9);
+        hub.undo(undos.0.pop().unwrap(), &mut Nobody);
+        hub.advance(at, 9, &mut Nobody);
+        hub.undo(undos.0.pop().unwrap(), &mut Nobody);
+        hub.all_taken_back();
+        hub.advance(at, 9, &mut Nobody);
+        assert_eq!(hub.state(ns, "c", None, at), Some("[1,1]"));
+        hub.check_invariants();
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Entry, Hub, KeyRef, Seq, Undo};
+use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::time::{Millis, Now, UnixMillis};
 
 /// Changes that may wait.
@@ -30,6 +30,8 @@ pub struct HastyJournal {
     /// What is on its way: up to which mark, how many of the removals, and when it is through.
     batch: Option<(Mark, usize, u64)>,
     ready: VecDeque<Event>,
+    /// Rows that are being taken back, the last first.
+    lost: Vec<(Mark, Key)>,
     turn: u64,
     /// The disk works again in this turn.
     works_at: u64,
@@ -49,6 +51,7 @@ impl HastyJournal {
             durable: Mark(0),
             batch: None,
             ready: VecDeque::new(),
+            lost: Vec::new(),
             turn: 0,
             works_at: 0,
         }
@@ -61,9 +64,9 @@ impl HastyJournal {
         self.random % below
     }
 
-    fn entry<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Entry<'a> {
+    fn next_seq(&mut self) -> Seq {
         self.last.n += 1;
-        Entry { seq: self.last, at, change }
+        self.last
     }
 
     fn keep(&mut self, upto: Mark, removals: usize, at: UnixMillis) {
@@ -72,15 +75,19 @@ impl HastyJournal {
             self.undos.pop_front();
         }
         for (ticket, _, change) in self.removals.drain(..removals).collect::<Vec<_>>() {
-            let entry = self.entry(at, change);
+            let entry = Entry { seq: self.next_seq(), at, change };
             self.ready.push_back(Event::Entry(Some(ticket), entry));
         }
     }
 
     fn lose(&mut self) {
         let (from, upto) = (self.durable, self.mark);
-        let undos = self.undos.drain(..).rev().map(|(_, undo)| Event::Undo(undo));
-        self.ready.extend(undos);
+        for (mark, undo) in self.undos.drain(..).rev() {
+            if !undo.is_end() {
+                self.lost.push((mark, undo.key.clone()));
+            }
+            self.ready.push_back(Event::Undo(undo));
+        }
         let failed = self.removals.drain(..).map(|(ticket, ..)| Event::Failed(ticket));
         self.ready.extend(failed);
         self.ready.push_back(Event::Lost { from, upto });
@@ -89,17 +96,18 @@ impl HastyJournal {
 }
 
 impl Journal for HastyJournal {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
-        if change.is_recorded() && self.turn < self.works_at {
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
+        let is_down = self.turn < self.works_at || !self.lost.is_empty();
+        if change.is_recorded() && is_down {
             return Proposal::Refused;
         }
         if matches!(change, Change::Remove { .. }) {
             self.next_ticket += 1;
             let ticket = Ticket(self.next_ticket);
-            self.removals.push((ticket, at, change.into_owned()));
+            self.removals.push((ticket, at, change.clone().into_owned()));
             return Proposal::Later(ticket);
         }
-        Proposal::Now(self.entry(at, change))
+        Proposal::Now(self.next_seq())
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -130,6 +138,7 @@ impl Journal for HastyJournal {
         let event = self.ready.pop_front();
         if let Some(Event::Lost { upto, .. }) = event {
             self.durable = upto;
+            self.lost.clear();
         }
         event
     }
@@ -140,8 +149,9 @@ impl Journal for HastyJournal {
 
     fn mark_of(&self, key: KeyRef<'_>) -> Mark {
         let is_it = |undo: &Undo| undo.key.as_ref() == key && !undo.is_end();
-        let last = self.undos.iter().rfind(|(_, undo)| is_it(undo));
-        last.map_or(Mark::default(), |(mark, _)| *mark)
+        let last = self.undos.iter().rfind(|(_, undo)| is_it(undo)).map(|(mark, _)| *mark);
+        let lost = || self.lost.iter().find(|(_, it)| it.as_ref() == key).map(|(mark, _)| *mark);
+        last.or_else(lost).unwrap_or_default()
     }
 
     fn durable(&self) -> Mark {

@@ -56,14 +56,14 @@ impl LateJournal {
 }
 
 impl Journal for LateJournal {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         if self.waiting.len() >= WAITING_MAX {
             return Proposal::Refused;
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let delay = 1 + self.draw(4);
-        self.waiting.push_back((self.turn + delay, ticket, at, change.into_owned()));
+        self.waiting.push_back((self.turn + delay, ticket, at, change.clone().into_owned()));
         Proposal::Later(ticket)
     }
 
@@ -136,7 +136,7 @@ mod tests {
             let now = if turn < 300 { turn } else { 300 };
             assert_eq!(journal.horizon(UnixMillis(now)), UnixMillis(oldest));
             if turn < 300 {
-                match journal.propose(UnixMillis(turn), change(turn)) {
+                match journal.propose(UnixMillis(turn), &change(turn)) {
                     Proposal::Later(ticket) => tickets.push(ticket),
                     other => panic!("{other:?}"),
                 }

@@ -13,7 +13,7 @@ pub use late::LateJournal;
 pub use memory::MemoryJournal;
 pub use store::StoreJournal;
 
-use crate::hub::{Change, Entry, Hub, KeyRef, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Row, Seq, Undo};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
@@ -29,9 +29,9 @@ pub struct Mark(pub u64);
 
 /// What became of a proposal.
 #[derive(Debug)]
-pub enum Proposal<'a> {
-    /// It has its place: apply it now.
-    Now(Entry<'a>),
+pub enum Proposal {
+    /// It has this place: apply it now.
+    Now(Seq),
     /// Its entry, or its failure, comes with a later [`Journal::poll`].
     Later(Ticket),
     /// It cannot be kept, or too much waits already; nothing was proposed.
@@ -42,10 +42,11 @@ pub enum Proposal<'a> {
 #[derive(Debug)]
 pub enum Event {
     /// The next entry in the order. Its ticket, if it was proposed here.
-    Entry(Option<Ticket>, Entry<'static>),
+    Entry(Option<Ticket>, Entry),
     /// This proposal has not been and will not be ordered.
     Failed(Ticket),
-    /// This change could not be kept: take it back. They come in reverse order.
+    /// This change could not be kept: take it back. They come in reverse order, in as many turns as
+    /// that takes, and nothing is recorded in between.
     Undo(Undo),
     /// The last `Undo` has come: whoever waits for anything between these marks waits in vain.
     /// With this event all up to `upto` counts as durable, because nothing of it is left.
@@ -60,7 +61,7 @@ pub enum Event {
 /// Orders changes and makes them last.
 pub trait Journal {
     /// Asks for a place in the order. Whatever the answer, the call returns at once.
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a>;
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal;
 
     /// A state is about to become one of so many bytes, by the last entry. Whether that is all
     /// that need be known of it, because it will not be taken back: then there is no
@@ -69,11 +70,15 @@ pub trait Journal {
         false
     }
 
+    /// A row is about to change, by the last entry or by time, and this is what it is now.
+    fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
+
     /// The hub has changed a row, by the last entry or by time.
     fn changed(&mut self, undo: Undo);
 
     /// The turn is over: what was changed in it goes its way as one batch, each row as the hub
-    /// has it now. Returns at once. `at` is the time on the scale of [`Entry::at`].
+    /// has it now. Returns soon: what is much takes the next turns as well. `at` is the time on
+    /// the scale of [`Entry::at`].
     fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now);
 
     /// The next thing to know; `None` for nothing yet.
@@ -134,12 +139,16 @@ pub trait Journal {
 
 /// Any of them: the server is compiled once for all, which is a twentieth of its binary.
 impl Journal for Box<dyn Journal> {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         (**self).propose(at, change)
     }
 
     fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
         (**self).stays(key, bytes)
+    }
+
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        (**self).changes(key, row);
     }
 
     fn changed(&mut self, undo: Undo) {

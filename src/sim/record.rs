@@ -34,6 +34,8 @@ pub(super) struct State {
 pub(super) struct Record {
     limits: Limits,
     pub spaces: BTreeMap<u32, Space>,
+    /// Changes are taken back, and no state ends meanwhile.
+    pub is_taking_back: bool,
     next: u32,
     /// Every key that there ever was, with the name of its namespace.
     pub keys: Vec<(String, String)>,
@@ -54,7 +56,7 @@ impl Space {
 
 impl Record {
     pub fn new(limits: Limits) -> Record {
-        Record { limits, spaces: BTreeMap::new(), next: 1, keys: Vec::new() }
+        Record { limits, spaces: BTreeMap::new(), is_taking_back: false, next: 1, keys: Vec::new() }
     }
 
     pub fn set_limits(&mut self, limits: Limits) {
@@ -81,6 +83,9 @@ impl Record {
 
     /// States that had ended by then are forgotten.
     pub fn advance(&mut self, at: u64) {
+        if self.is_taking_back {
+            return;
+        }
         for space in self.spaces.values_mut() {
             space.states.retain(|_, state| state.ends.is_none_or(|end| at < end));
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::edge::ConnId;
 use crate::frame::Frame;
-use crate::hub::{Change, Entry, Hub, KeyRef, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Row, Undo};
 use crate::journal::{Event, Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
@@ -19,12 +19,14 @@ pub(super) enum Item {
     /// A change was proposed.
     Proposed { at: UnixMillis, change: Change<'static>, place: Place },
     /// The journal handed an entry out.
-    Ordered { ticket: Option<Ticket>, entry: Entry<'static> },
+    Ordered { ticket: Option<Ticket>, entry: Entry },
     /// The journal will never order this one.
     Failed(Ticket),
     /// The last entry has changed what is recorded, which is durable with this mark; or it stays,
     /// whatever becomes of that.
     Changed { mark: u64, stays: bool },
+    /// The last change that is recorded is taken back; or the end of a state, which no entry made.
+    TakenBack { is_end: bool },
     /// What was recorded behind one mark, up to another, has been undone.
     Lost { from: u64, upto: u64 },
     /// A frame went out to an open connection; whether somebody else published it.
@@ -133,17 +135,18 @@ impl<J: Journal> Traced<J> {
 }
 
 impl<J: Journal> Journal for Traced<J> {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
-        let proposal = self.journal.propose(at, change.clone());
+    fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
+        let proposal = self.journal.propose(at, change);
         let place = match &proposal {
-            Proposal::Now(entry) => Place::Now(entry.seq.n),
+            Proposal::Now(seq) => Place::Now(seq.n),
             Proposal::Later(ticket) => {
                 self.tape.later.set(self.tape.later() + 1);
                 Place::Later(*ticket)
             }
             Proposal::Refused => Place::Refused,
         };
-        self.tape.write(Item::Proposed { at, change: change.into_owned(), place });
+        let change = change.clone().into_owned();
+        self.tape.write(Item::Proposed { at, change, place });
         self.note_durable();
         proposal
     }
@@ -155,6 +158,10 @@ impl<J: Journal> Journal for Traced<J> {
             self.tape.write(Item::Changed { mark, stays });
         }
         stays
+    }
+
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.journal.changes(key, row);
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -185,7 +192,10 @@ impl<J: Journal> Journal for Traced<J> {
             Some(Event::Lost { from, upto }) => {
                 self.tape.write(Item::Lost { from: from.0, upto: upto.0 });
             }
-            Some(Event::Undo(_)) | None => {}
+            Some(Event::Undo(undo)) => {
+                self.tape.write(Item::TakenBack { is_end: undo.is_end() });
+            }
+            None => {}
         }
         self.note_durable();
         event

@@ -155,6 +155,7 @@ impl<G: Ground> World<G> {
         self.switch.tick(&mut self.net);
         self.report.calls += 1;
         let items = self.tape.take();
+        self.judge.takes_back_no_more_than_fits(&items);
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge.look_at_keys();
         self.judge.count_in();
@@ -197,6 +198,10 @@ impl<G: Ground> World<G> {
             // Some channels have only those left who are on their way out.
             assert!(sizes[1] >= expected[1], "channels of the hub");
             expected[1] = sizes[1];
+        }
+        if self.judge.is_taking_back() {
+            assert!(sizes[4] >= expected[4], "states of the hub");
+            expected[4] = sizes[4];
         }
         assert_eq!(sizes, expected, "sizes of the hub");
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()

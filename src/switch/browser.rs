@@ -303,7 +303,7 @@ impl Site<'_> {
             Ok(state) => {
                 answer(outlet, clb, OK);
                 let Some(state) = state else { return };
-                let publication = Publication::new(&channel, &state);
+                let publication = Publication::new(&channel, state);
                 if let Some((ns, user)) = owner.filter(|_| self.shared.is_worth(state.len())) {
                     let key = Key::State { ns, place: Place { channel: (&*channel).into(), user } };
                     self.shared.lend(&key, &publication);

@@ -119,11 +119,14 @@ pub(super) fn parse<'a>(
     is_authenticated: bool,
     limits: &Limits,
 ) -> Result<Command<'a>, Refused> {
-    let fields = match outline {
-        Some(outline) => outline.members(body).map(|found| Fields::from(found.unwrap_or_default())),
-        None => fields(body),
+    let mut fields = Fields::default();
+    let is_read = match outline {
+        Some(outline) => {
+            outline.members(body).map(|found| fields = found.unwrap_or_default().into())
+        }
+        None => fields.read(body),
     };
-    let fields = fields.map_err(|error| match error {
+    is_read.map_err(|error| match error {
         JsonError::Syntax => NOT_JSON,
         JsonError::Depth { max } => {
             let reason = format!("Nested too deep, at most {max} levels").into();
@@ -138,26 +141,6 @@ pub(super) fn parse<'a>(
     fields.command(&action, is_authenticated, limits)
 }
 
-fn fields(body: &str) -> Result<Fields<'_>, JsonError> {
-    let mut fields = Fields::default();
-    json::each_member(body, json::DEPTH_MAX, |key, value| {
-        let field = match key {
-            "action" => &mut fields.action,
-            "name" => &mut fields.name,
-            "key" => &mut fields.key,
-            "sKey" => &mut fields.s_key,
-            "channel" => &mut fields.channel,
-            "channels" => &mut fields.channels,
-            "data" => &mut fields.data,
-            "userId" => &mut fields.user,
-            "params" => &mut fields.params,
-            _ => return,
-        };
-        *field = Some(value);
-    })?;
-    Ok(fields)
-}
-
 impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
     fn from(found: [Option<Raw<'a>>; NAMES.len()]) -> Fields<'a> {
         let [action, name, key, s_key, channel, channels, data, user, params] = found;
@@ -166,6 +149,27 @@ impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// Takes what a request has.
+    #[inline]
+    fn read(&mut self, body: &'a str) -> Result<(), JsonError> {
+        json::each_member(body, json::DEPTH_MAX, |key, value| {
+            let field = match key {
+                "action" => &mut self.action,
+                "channel" => &mut self.channel,
+                "data" => &mut self.data,
+                "params" => &mut self.params,
+                "name" => &mut self.name,
+                "key" => &mut self.key,
+                "sKey" => &mut self.s_key,
+                "channels" => &mut self.channels,
+                "userId" => &mut self.user,
+                _ => return,
+            };
+            *field = Some(value);
+        })?;
+        Ok(())
+    }
+
     /// What is no data and no list of channels cannot be long, and is not looked at if it is.
     fn check_lengths(&self, limits: &Limits) -> Result<(), Refused> {
         let Fields { action, name, key, s_key, channel, user, params, .. } = *self;
@@ -188,47 +192,49 @@ impl<'a> Fields<'a> {
         limits: &Limits,
     ) -> Result<Command<'a>, Refused> {
         match action {
-            "ping" => return Ok(Command::Ping),
-            "registerNameSpace" => {
-                let (name, key) = self.name_and_key(limits)?;
-                return Ok(Command::Register { name, key });
-            }
-            "removeNameSpace" => {
-                let (name, key) = self.name_and_key(limits)?;
-                return Ok(Command::Remove { name, key });
-            }
-            "rotateKey" => return self.rotate(limits),
-            "auth" => return self.auth(limits),
-            "emit" | "set" | "push" | "get" | "channelInfo" | "subscribe" | "unsubscribe"
-            | "disconnect" => {}
-            _ => return Err(INVALID_ACTION),
-        }
-        if !is_authenticated {
-            return Err(NEED_AUTH);
-        }
-        match action {
-            "emit" => self.emit(limits),
-            "set" => self.store(false, limits),
-            "push" => self.store(true, limits),
-            "get" => {
+            "emit" if is_authenticated => self.emit(limits),
+            "set" if is_authenticated => self.store(false, limits),
+            "push" if is_authenticated => self.store(true, limits),
+            "get" if is_authenticated => {
                 let channel = self.channel(limits)?;
                 let [user] = self.params(&["userId"]);
                 Ok(Command::Get { channel, user: user_id(user, "params.userId", limits)? })
             }
-            "channelInfo" => Ok(Command::Info { channel: self.channel(limits)? }),
-            "disconnect" => Ok(Command::Disconnect { user: self.needed_user(limits)? }),
-            _ => {
-                // Any text will do, the empty one too: it is no private channel.
-                let channel = self.channel.and_then(json::text);
-                let channel = channel.ok_or(Refused::new(300, "Need argument channel"))?;
-                let channel = bounded(channel, "channel", limits)?;
-                if !channel.starts_with('#') {
-                    return Err(Refused::new(343, "Private channel must begin with #"));
-                }
-                let user = self.needed_user(limits)?;
-                Ok(Command::Grant { channel, user, is_withdrawn: action == "unsubscribe" })
+            "channelInfo" if is_authenticated => {
+                Ok(Command::Info { channel: self.channel(limits)? })
             }
+            "subscribe" if is_authenticated => self.grant(false, limits),
+            "unsubscribe" if is_authenticated => self.grant(true, limits),
+            "disconnect" if is_authenticated => {
+                Ok(Command::Disconnect { user: self.needed_user(limits)? })
+            }
+            "ping" => Ok(Command::Ping),
+            "registerNameSpace" => {
+                let (name, key) = self.name_and_key(limits)?;
+                Ok(Command::Register { name, key })
+            }
+            "removeNameSpace" => {
+                let (name, key) = self.name_and_key(limits)?;
+                Ok(Command::Remove { name, key })
+            }
+            "rotateKey" => self.rotate(limits),
+            "auth" => self.auth(limits),
+            "emit" | "set" | "push" | "get" | "channelInfo" | "subscribe" | "unsubscribe"
+            | "disconnect" => Err(NEED_AUTH),
+            _ => Err(INVALID_ACTION),
         }
+    }
+
+    fn grant(&self, is_withdrawn: bool, limits: &Limits) -> Result<Command<'a>, Refused> {
+        // Any text will do, the empty one too: it is no private channel.
+        let channel = self.channel.and_then(json::text);
+        let channel = channel.ok_or(Refused::new(300, "Need argument channel"))?;
+        let channel = bounded(channel, "channel", limits)?;
+        if !channel.starts_with('#') {
+            return Err(Refused::new(343, "Private channel must begin with #"));
+        }
+        let user = self.needed_user(limits)?;
+        Ok(Command::Grant { channel, user, is_withdrawn })
     }
 
     /// The arguments of those who hold the server key. A key that is no string is a wrong key.

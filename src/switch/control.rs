@@ -295,6 +295,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// It acts in its namespace for as long as its key is good.
+    #[inline]
     pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
         let at = self.at(net.now());
         let is_good = |(ns, epoch): &(NsId, u32)| at < self.hub.key_until(*ns, *epoch);
@@ -406,7 +407,7 @@ impl<J: Journal> Switch<J> {
         let number = self.hub.number(ns).unwrap_or_default();
         let mark = self.journal.mark_of(KeyRef::State { ns: number, spot });
         let state = self.hub.state(ns, spot.channel, spot.user, at);
-        let state = state.unwrap_or(Cow::Borrowed("null"));
+        let state = state.unwrap_or("null");
         let (durable, owing) = (self.journal.durable(), &mut self.owing);
         let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };
         sink.reply(conn, controller, state.as_bytes(), mark);
@@ -432,9 +433,10 @@ impl<J: Journal> Switch<J> {
         let checked = self.hub.check(&change, at).map_err(refused)?;
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
-        match self.journal.propose(at, change) {
-            Proposal::Now(entry) => {
-                let outcome = self.apply(net, entry, Some(checked), WHOLE).map_err(refused)?;
+        match self.journal.propose(at, &change) {
+            Proposal::Now(_) => {
+                let outcome = self.apply(net, (at, &change), Some(checked), WHOLE);
+                let outcome = outcome.map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
                 let mark = match (is_recorded, is_state) {
                     (true, true) => self.journal.mark_of_states(),

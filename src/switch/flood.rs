@@ -28,6 +28,7 @@ pub(super) struct Flood {
 
 impl<J: Journal> Switch<J> {
     /// Whether back ends must wait. They are heard again when a quarter of the room is free.
+    #[inline]
     pub(super) fn is_flooded(&mut self, net: &impl Net) -> bool {
         let (kept, max, now) = (net.kept().bytes, self.limits.queued_bytes, net.now().mono);
         if self.flood.is_none() && kept > max {

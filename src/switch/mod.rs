@@ -38,7 +38,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::address::Address;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{
-    ChannelId, Checked, Entry, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Undo,
+    Change, ChannelId, Checked, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Row, Undo,
 };
 use crate::journal::{Event, Journal, Ticket};
 use crate::limits::Limits;
@@ -223,17 +223,17 @@ impl<J: Journal> Switch<J> {
     fn apply(
         &mut self,
         net: &mut impl Net,
-        entry: Entry<'_>,
+        (at, change): (UnixMillis, &Change<'_>),
         checked: Option<Checked>,
         part: Part<'_>,
     ) -> Result<Outcome, Refusal> {
-        let (published_in, before) = (entry.change.publishes_in(), self.metrics.deliveries);
+        let (published_in, before) = (change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
         delivery.gathers_in = published_in.filter(|_| checked.is_some());
         delivery.reached = part.reached;
         let outcome = match checked {
-            Some(checked) => Ok(hub.apply_checked(entry, checked, &mut delivery)),
-            None => hub.apply(entry, &mut delivery),
+            Some(checked) => Ok(hub.apply_checked(at, change, checked, &mut delivery)),
+            None => hub.apply(at, change, &mut delivery),
         };
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
@@ -261,6 +261,9 @@ impl<J: Journal> Switch<J> {
     }
 
     fn dismiss_leaving(&mut self, net: &mut impl Net) {
+        if self.leaving.is_empty() {
+            return;
+        }
         for (session, reason) in std::mem::take(&mut self.leaving) {
             let (web, mut site) = self.split();
             web.dismiss(net, &mut site, session, reason.into());
@@ -281,17 +284,31 @@ impl<J: Journal> Switch<J> {
         (&mut self.web, site)
     }
 
+    /// Takes in what the journal has to tell. A change that is taken back is work like any other:
+    /// those that a turn has no room for come in the next.
+    fn hear_journal(&mut self, net: &mut impl Net) {
+        while let Some(event) = self.journal.poll() {
+            let is_undo = matches!(event, Event::Undo(_));
+            self.handle(net, event);
+            if is_undo && self.has_worked_enough() {
+                return;
+            }
+        }
+    }
+
     fn handle(&mut self, net: &mut impl Net, event: Event) {
         let (ticket, entry) = match event {
             Event::Entry(ticket, entry) => (ticket, Some(entry)),
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
+                self.work += 1;
                 let (hub, mut delivery) = self.delivery(net);
                 hub.undo(undo, &mut delivery);
                 self.shared.clear();
                 return self.dismiss_leaving(net);
             }
             Event::Lost { from, upto } => {
+                self.hub.all_taken_back();
                 self.lose(net, from, upto);
                 // What came back may have ended meanwhile.
                 return self.advance(net);
@@ -304,7 +321,7 @@ impl<J: Journal> Switch<J> {
             }
             _ => WHOLE,
         };
-        let result = entry.map(|entry| self.apply(net, entry, None, part));
+        let result = entry.map(|entry| self.apply(net, (entry.at, &entry.change), None, part));
         let mark = self.journal.mark();
         match waiter {
             Some(Waiter::Command(conn)) => self.answer_late(net, conn, result, mark),
@@ -381,6 +398,7 @@ struct Delivery<'a, N, J> {
 }
 
 impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
+    #[inline]
     fn deliver(&mut self, route: Route, publication: &Publication<'_>) {
         *self.deliveries += 1;
         *self.work += 1;
@@ -412,6 +430,10 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
             self.shared.forget(key);
         }
         stays
+    }
+
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.journal.changes(key, row);
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -558,9 +580,7 @@ impl<J: Journal> Handler for Switch<J> {
         self.depart(net);
         // An entry meets the states of its own moment, even if it comes late.
         self.advance(net);
-        while let Some(event) = self.journal.poll() {
-            self.handle(net, event);
-        }
+        self.hear_journal(net);
         self.look_at_keys(net);
         self.count_in(net);
         let (web, mut site) = self.split();
@@ -572,9 +592,7 @@ impl<J: Journal> Handler for Switch<J> {
     fn settle(&mut self, net: &mut impl Net) {
         let now = net.now();
         self.journal.commit(&self.hub, self.at(now), now);
-        while let Some(event) = self.journal.poll() {
-            self.handle(net, event);
-        }
+        self.hear_journal(net);
         self.spread(net);
         self.relieve(net);
         self.make_room(net);

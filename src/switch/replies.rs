@@ -21,6 +21,8 @@ const MEMBER_BYTES: usize = 52;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 pub(super) const SUCCESS: &[u8] = b"{\"success\":true}";
+/// That of [`command::STORE_FAILED`]: all that is lost at once is answered with it.
+const LOST: &[u8] = b"{\"success\":false,\"reason\":\"Error store, try latter...\",\"code\":302}";
 
 /// Body of a reply. Most are one and the same.
 pub(super) type Body = Cow<'static, [u8]>;
@@ -95,7 +97,7 @@ impl<J: Journal> Switch<J> {
             let Some(controller) = self.seats.controller(*conn) else { continue };
             let is_lost = |mark: Mark| from < mark && mark <= upto;
             for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
-                *body = refusal(&command::STORE_FAILED).into();
+                *body = Cow::Borrowed(LOST);
                 lost += 1;
             }
             controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
@@ -135,16 +137,14 @@ impl<J: Journal> Switch<J> {
         }
         // States of megabytes take their time as well.
         self.work += self.reply_buffer.len() / WORK_BYTES;
-        // The memory stays here for those that come next, unless it is much.
-        let frame = match self.reply_buffer.capacity() > BUFFER_BYTES {
-            true => Frame::from(std::mem::take(&mut self.reply_buffer)),
-            false => Frame::from(&*self.reply_buffer),
-        };
-        self.reply_buffer.clear();
+        // As much memory as these have taken waits for those that come next, unless it is much.
+        let next = Vec::with_capacity(self.reply_buffer.len().min(BUFFER_BYTES));
+        let frame = Frame::from(std::mem::replace(&mut self.reply_buffer, next));
         net.send(conn, frame);
     }
 }
 
+#[inline]
 pub(super) fn success(outcome: &Outcome, counts: bool) -> Body {
     let body = match outcome {
         Outcome::Key(key) => format!("{{\"success\":true,\"secretKey\":\"{key}\"}}"),
@@ -192,4 +192,14 @@ pub(super) fn info(presence: &Presence<'_>) -> Vec<u8> {
     }
     out.extend_from_slice(b"}}");
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_is_refused_like_what_is_not_taken() {
+        assert_eq!(refusal(&command::STORE_FAILED), LOST);
+    }
 }

@@ -4,7 +4,7 @@ use super::{Demo, Switch};
 use crate::address::Proxies;
 use crate::codec::sockjs;
 use crate::edge::Net;
-use crate::hub::{Declared, Outbox, Route, Undo};
+use crate::hub::{Declared, KeyRef, Outbox, Route, Row, Undo};
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::publication::Publication;
@@ -65,6 +65,9 @@ impl<J: Journal> Switch<J> {
         impl<J: Journal> Outbox for Recorded<'_, J> {
             fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
             fn close(&mut self, _: Route, _: CloseReason) {}
+            fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+                self.0.changes(key, row);
+            }
             fn changed(&mut self, undo: Undo) {
                 self.0.changed(undo);
             }

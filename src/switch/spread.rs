@@ -126,9 +126,10 @@ impl<J: Journal> Switch<J> {
         let (at, mut reached) = (self.at(net.now()), spread.reached.take());
         let (is_first, part) = (spread.done == 0, spread.part(upto));
         let mut ticket = None;
-        let result = match self.hub.check(&part, at).map(|_| self.journal.propose(at, part)) {
-            Ok(Proposal::Now(entry)) => {
-                Some(self.apply(net, entry, None, Part { is_first, reached: reached.as_mut() }))
+        let result = match self.hub.check(&part, at).map(|_| self.journal.propose(at, &part)) {
+            Ok(Proposal::Now(_)) => {
+                let whom = Part { is_first, reached: reached.as_mut() };
+                Some(self.apply(net, (at, &part), None, whom))
             }
             Ok(Proposal::Later(later)) => {
                 ticket = Some(later);

@@ -48,6 +48,12 @@ const UNREACHED: &[&str] =
 const FULL: &[&str] =
     &["raise the limit connections and the descriptor limit (see docs/operations.md, Sizing)"];
 
+const CROWD: &[&str] = &[
+    "nginx: limit_req and limit_conn answer so: take this path out of them, as a browser that \
+     comes back makes several requests",
+    "HAProxy, a balancer: look whether it has taken the server off, and why",
+];
+
 const ADDRESS: &[&str] = &[
     "if it is a proxy's: let that send X-Forwarded-For, and `fws serve --trusted-proxy` name it",
     "if it is yours: raise the limit connections_per_address",
@@ -97,8 +103,8 @@ fn unavailable(text: &str, wrong: &impl Fn(String, &[&str]) -> Finding) -> Optio
 pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
     // Without its end it says enough.
     let _ = visit.read_all(super::find::ANSWER_MS);
-    let (text, status) = (visit.text(), visit.status);
-    let (text, who) = (text.trim(), by(visit));
+    let text = visit.text();
+    let text = text.trim();
     let is_ours = |words: &str| text == words;
     let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
     if is_ours("Not a valid websocket request") && check == "path" {
@@ -132,8 +138,14 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
     if text.contains("plain HTTP request was sent to HTTPS port") {
         return wrong("TLS is expected here".into(), &["write https:// in place of http://"]);
     }
-    let said = format!("{status}{who}");
-    match status {
+    from_others(site, check, visit, text)
+}
+
+/// One that is none of ours.
+fn from_others(site: &Site, check: &'static str, visit: &Visit, text: &str) -> Finding {
+    let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
+    let said = format!("{}{}", visit.status, by(visit));
+    match visit.status {
         300..=399 => {
             let to = visit.header("location").unwrap_or("nowhere").to_owned();
             let advice = "give browsers the URL it leads to: they follow none for a WebSocket";
@@ -157,6 +169,10 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
                makes several"],
         ),
         502 | 504 => wrong(format!("{said}: the proxy does not reach the server"), UNREACHED),
+        // The path was answered just now.
+        503 if check != "path" => {
+            wrong(format!("{said}: not from the server itself, which was reached before"), CROWD)
+        }
         503 => wrong(
             format!("{said}: not from the server itself: the proxy has no server to send to"),
             UNREACHED,
@@ -184,7 +200,7 @@ pub(super) fn origin(site: &Site, check: &'static str) -> Finding {
 
 /// There was no answer.
 pub(super) fn failed(site: &Site, check: &'static str, error: &ClientError) -> Finding {
-    let place = site.url.host();
+    let place = if site.is_unix() { site.address.to_string() } else { site.url.host() };
     match error {
         ClientError::Silence => Finding::wrong(
             check,

@@ -1,8 +1,10 @@
 //! What must be there before anything is said: somebody who listens, TLS, the path, a site that
 //! may connect, and room for what browsers send along.
 
+use std::io::ErrorKind;
+
 use super::answer::{HEAD, below, failed, first_line, refused};
-use super::{Finding, Site, Url};
+use super::{Finding, Site, Verdict, streams};
 use crate::client::{ClientError, Visit, reach};
 use crate::codec::{json, sockjs};
 
@@ -15,13 +17,24 @@ const HANDSHAKE_MS: u64 = 7000;
 /// Cookies that a site may well have, in bytes.
 const COOKIE_BYTES: usize = 4096;
 
+/// Without it nothing is packed up, which we could not read. Browsers send it: where it matters,
+/// so do we.
+pub(super) const PACKED: &str = "Accept-Encoding: gzip, deflate\r\n";
+
+/// The connection ends with the answer.
+pub(super) const CLOSE: &str = "Connection: close\r\n";
+
 /// First line and headers of a request, as a browser sends them for a page of the site.
 pub(super) fn head(site: &Site, method: &str, below: &str) -> String {
-    let (path, host, origin) = (&site.url.path, site.url.host(), &site.origin);
+    let (host, origin) = (site.url.host(), &site.origin);
+    let path = match format!("{}{below}", site.url.path) {
+        path if path.is_empty() => "/".to_owned(),
+        path => path,
+    };
     let kind = if *origin == site.url.origin() { "same-origin" } else { "cross-site" };
     format!(
-        "{method} {path}{below} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fws-doctor/{}\r\nAccept: \
-         */*\r\nAccept-Encoding: gzip, deflate\r\nOrigin: {origin}\r\nSec-Fetch-Site: {kind}\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fws-doctor/{}\r\nAccept: */*\r\n\
+         Origin: {origin}\r\nSec-Fetch-Site: {kind}\r\n",
         env!("CARGO_PKG_VERSION")
     )
 }
@@ -39,19 +52,27 @@ fn ask_within(site: &Site, request: [&str; 2], more: &str, ms: u64) -> Result<Vi
 }
 
 /// Whether anybody listens.
-pub(super) fn listens(url: &Url) -> Finding {
-    let (place, check) = (url.tcp(), "connection");
+pub(super) fn listens(site: &Site) -> Finding {
+    let check = "connection";
+    let place = if site.is_unix() { site.address.clone() } else { site.url.tcp() };
     match reach(&place) {
         Ok(()) => Finding::ok(check, format!("{place} takes connections")),
         Err(ClientError::Connect(_, e)) => {
             let (says, advice) = match e.kind() {
-                std::io::ErrorKind::ConnectionRefused => (
+                ErrorKind::ConnectionRefused | ErrorKind::NotFound => (
                     format!("nothing listens at {place}"),
-                    "start the proxy or `fws serve`, or mend the port in the URL",
+                    match site.is_unix() {
+                        true => "start `fws serve`, or mend the path of its socket",
+                        false => "start the proxy or `fws serve`, or mend the port in the URL",
+                    },
                 ),
-                std::io::ErrorKind::TimedOut => (
+                ErrorKind::TimedOut => (
                     format!("{place} does not answer at all"),
                     "look for a firewall on the way that drops what it does not like",
+                ),
+                _ if site.is_unix() => (
+                    format!("no connection to {place}: {e}"),
+                    "is it a socket, and may you open it? Look at its rights and its group",
                 ),
                 _ => (
                     format!("no connection to {place}: {e}"),
@@ -67,7 +88,7 @@ pub(super) fn listens(url: &Url) -> Finding {
 /// Whether TLS would do for a browser; and whether there is any, so that the rest can be seen.
 pub(super) fn tls(site: &mut Site) -> (Finding, bool) {
     let check = "tls";
-    let error = match ask_within(site, ["GET", ""], "Connection: close\r\n", HANDSHAKE_MS) {
+    let error = match ask_within(site, ["GET", ""], CLOSE, HANDSHAKE_MS) {
         Err(error @ ClientError::Tls(_)) => error,
         // Whatever else has happened, it has happened behind the handshake.
         _ => return (Finding::ok(check, "the certificate is good for this name"), true),
@@ -84,16 +105,50 @@ pub(super) fn tls(site: &mut Site) -> (Finding, bool) {
         site.url.tcp(),
         site.url
     );
+    if error.to_string().contains("does not start") {
+        let says = format!("{error}; install openssl, or look {by_hand}");
+        return (Finding::unknown(check, says), false);
+    }
     let advice = "is it a port for TLS? If not, write http:// in place of https://";
-    let missing = "install openssl, or look from a machine that has it";
-    let first = if error.to_string().contains("does not start") { missing } else { advice };
-    (Finding::wrong(check, error.to_string(), &[first, &by_hand]), false)
+    (Finding::wrong(check, error.to_string(), &[advice, &by_hand]), false)
 }
 
-/// Whether a server of ours answers under this path.
-pub(super) fn path(site: &Site) -> Finding {
+/// Whether a server of ours answers under this path; and whether it answers under `/socket` where
+/// that was left out, so that the rest can be seen.
+pub(super) fn path(site: &mut Site) -> (Finding, bool) {
+    let found = under(site);
+    let is_there = found.verdict == Verdict::Ok;
+    if is_there || !site.url.path.is_empty() {
+        return (found, is_there);
+    }
+    let written = site.url.to_string();
+    site.url.path = sockjs::PREFIX.into();
+    let found = under(site);
+    if found.verdict != Verdict::Ok {
+        return (found, false);
+    }
+    let says = format!("no client finds the server with {written}: it is under {}", site.url.path);
+    let advice = format!("let pages give {} to their client", site.url);
+    (Finding::wrong(found.check, says, &[&advice]), true)
+}
+
+/// Whether an answer leads to the same path with a `/` behind it.
+fn adds_slash(site: &Site, visit: &Visit) -> bool {
+    let to = visit.header("location").unwrap_or_default();
+    let place = |behind| str::trim_start_matches(behind, |c| c != '/');
+    let path = to.split_once("://").map_or(to, |(_, behind)| place(behind));
+    (300..400).contains(&visit.status) && path.strip_suffix('/') == Some(&site.url.path)
+}
+
+/// Whether a server of ours answers under the path of the URL as it is.
+fn under(site: &Site) -> Finding {
     let check = "path";
-    let mut visit = match ask(site, ["GET", ""], "Connection: close\r\n") {
+    let asked = ask(site, ["GET", ""], CLOSE).and_then(|visit| match adds_slash(site, &visit) {
+        // Clients ask for what is below alone.
+        true => ask(site, ["GET", "/"], CLOSE),
+        false => Ok(visit),
+    });
+    let mut visit = match asked {
         Ok(visit) => visit,
         Err(error) => return failed(site, check, &error),
     };
@@ -104,8 +159,19 @@ pub(super) fn path(site: &Site) -> Finding {
         return failed(site, check, &error);
     }
     let text = visit.text();
+    if text == sockjs::GREETING && streams::is_another(site) {
+        let says = "a SockJS server answers, and no `ping` that it gets: it is another one";
+        let advice = "does something still lead to the server of before, as to the original? Look \
+                      for the port in the proxy's rule";
+        return Finding::wrong(check, says, &[advice]);
+    }
     if text == sockjs::GREETING {
-        return Finding::ok(check, format!("the server is found under {}", site.url.path));
+        let place = if site.url.path.is_empty() { "/" } else { &site.url.path };
+        let more = match site.url.is_socket {
+            true => "; with /websocket behind it for clients without SockJS, and for no others",
+            false => "",
+        };
+        return Finding::ok(check, format!("the server is found under {place}{more}"));
     }
     if is_info(&text) {
         return below(site, check);
@@ -124,27 +190,28 @@ fn is_info(text: &str) -> bool {
     json::members(text, &["websocket"]) == Ok(Some([Some("true")]))
 }
 
-/// Whether pages of the site may connect; and the date that the answer has, in seconds since 1970.
-pub(super) fn origin(site: &Site) -> (Finding, Option<u64>) {
+/// Whether pages of the site may connect; and whether anything is answered, so that the rest can
+/// be seen. Takes down its date.
+pub(super) fn origin(site: &mut Site) -> (Finding, bool) {
     let check = "origin";
-    let mut visit = match ask(site, ["GET", "/info"], "Connection: close\r\n") {
+    let mut visit = match ask(site, ["GET", "/info"], CLOSE) {
         Ok(visit) => visit,
-        Err(error) => return (failed(site, check, &error), None),
+        Err(error) => return (failed(site, check, &error), false),
     };
     let date = visit.header("date").and_then(crate::time::UnixMillis::from_http_date);
-    let date = date.map(|date| date.seconds());
+    site.date = date.map(|date| date.seconds());
     if visit.status != 200 {
-        return (refused(site, check, &mut visit), date);
+        return (refused(site, check, &mut visit), false);
     }
     if let Err(error) = visit.read_all(ANSWER_MS) {
-        return (failed(site, check, &error), date);
+        return (failed(site, check, &error), false);
     }
     if !is_info(&visit.text()) {
         let says = format!("{}/info is not what the server says: {:?}", site.url.path, {
             first_line(&visit.text())
         });
         let advice = "take the cache, the filter or the other server away that answers it";
-        return (Finding::wrong(check, says, &[advice]), date);
+        return (Finding::wrong(check, says, &[advice]), true);
     }
     let allowed: Vec<&str> = visit.values("access-control-allow-origin").collect();
     let finding = match allowed.as_slice() {
@@ -157,16 +224,20 @@ pub(super) fn origin(site: &Site) -> (Finding, Option<u64>) {
                 "browsers want one Access-Control-Allow-Origin, {}, and get {others:?}",
                 site.origin
             ),
-            &["the server sends it: let the proxy neither add one nor change it"],
+            match others {
+                ["*"] => &["the server says so where no Origin comes: let the proxy pass that on \
+                            as it is, and set no header of CORS itself"],
+                _ => &["the server sends it: let the proxy neither add one nor change it"],
+            },
         ),
     };
-    (finding, date)
+    (finding, true)
 }
 
 /// Whether cookies get through that a site may well have.
 pub(super) fn room(site: &Site) -> Finding {
     let check = "headers";
-    let cookie = format!("Cookie: doctor={}\r\nConnection: close\r\n", "x".repeat(COOKIE_BYTES));
+    let cookie = format!("Cookie: doctor={}\r\n{CLOSE}", "x".repeat(COOKIE_BYTES));
     match ask(site, ["GET", "/info"], &cookie) {
         Ok(visit) if visit.status == 200 => {
             Finding::ok(check, format!("{COOKIE_BYTES} bytes of cookies get through"))

@@ -10,8 +10,8 @@ mod url;
 
 use std::time::Duration;
 
-use super::flags::{AT_CONFIG, AT_DATA, Flag, KEY};
-use super::output::{out, printable};
+use super::flags::{AT_CONFIG, AT_DATA, AT_WS_UNIX, Flag, KEY};
+use super::output::{out, printable, printable_json};
 use super::session::{namespace_key, origin, seconds};
 use super::{Call, Command, Stop};
 use crate::client::Address;
@@ -41,6 +41,11 @@ const WAIT: Flag = Flag {
     value: "SECONDS",
     about: "look for so long whether a silent connection stays (not)",
 };
+const WS_UNIX: Flag = Flag {
+    name: AT_WS_UNIX.name,
+    value: AT_WS_UNIX.value,
+    about: "the server's unix socket, past every proxy (what URL names)",
+};
 const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object, at the end" };
 
 pub(super) const COMMAND: Command = Command {
@@ -51,15 +56,16 @@ pub(super) const COMMAND: Command = Command {
 Connects to URL as the page of a browser does, through every proxy on the way:
 what the page gives to its client, as https://example.org/socket. Prints one line
 for each check: ok, wrong, or ?, where it cannot tell; and below what is wrong,
-what to do about it. It publishes nothing and joins no channel.
+what to do about it. It publishes nothing and joins no channel. With --ws-unix
+it goes to a server's unix socket, without TLS, as a proxy for that URL would.
 
 With a namespace NAME it authenticates too, with a token of the site's back end
-or one that it makes by the key. That shows whether the clocks agree. With --wait
-60 it also sees proxies that cut silent connections; heartbeats come every 25 s.
-TLS is made by the program openssl, which must be there for https and wss.
+or one that it makes by the key. That shows whether the clocks agree. With NAME
+and --wait 60 it also sees proxies that cut silent connections; heartbeats come
+every 25 s. TLS is made by the program openssl: without it https and wss are ?.
 
-Exit code 0: nothing is wrong; 1: something is; 2: it was asked wrongly.",
-    flags: &[ORIGIN, TOKEN, KEY, WAIT, JSON, AT_DATA, AT_CONFIG],
+Exit code 0: nothing wrong was found; 1: something was; 2: it was asked wrongly.",
+    flags: &[ORIGIN, TOKEN, KEY, WAIT, WS_UNIX, JSON, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws doctor https://example.org/socket", "do browsers get through?"),
         ("fws doctor http://127.0.0.1:8080/socket shop --wait 60", "without the proxy, and longer"),
@@ -139,9 +145,18 @@ struct Site {
     /// The site of the page, and whether somebody has said so.
     origin: String,
     is_origin_given: bool,
+    /// Of an answer over HTTP, in seconds since 1970.
+    date: Option<u64>,
     pass: Option<Pass>,
     /// How long a silent connection is watched, in seconds.
     wait: u64,
+}
+
+impl Site {
+    /// Whether the server's unix socket is asked.
+    fn is_unix(&self) -> bool {
+        matches!(self.address, Address::Unix(_))
+    }
 }
 
 /// Who we are.
@@ -174,6 +189,11 @@ impl Report {
         Ok(is_good)
     }
 
+    /// Adds one that says itself whether the others make sense.
+    fn add_base(&mut self, (finding, is_there): (Finding, bool)) -> Result<bool, Stop> {
+        self.add(finding).map(|_| is_there)
+    }
+
     fn finish(self, url: &Url) -> Result<(), Stop> {
         let wrong = self.findings.iter().filter(|it| it.verdict == Verdict::Wrong).count();
         if self.is_json {
@@ -181,7 +201,7 @@ impl Report {
             let object = serde_json::json!({
                 "url": url.to_string(), "ok": wrong == 0, "checks": checks,
             });
-            out(&(object.to_string() + "\n"))?;
+            out(&(printable_json(&object.to_string()) + "\n"))?;
         }
         match wrong {
             0 => Ok(()),
@@ -200,21 +220,8 @@ fn run(call: &Call) -> Result<(), Stop> {
 
 /// Every check, as far as those before it have found something to build on.
 fn examine(site: &mut Site, report: &mut Report) -> Result<(), Stop> {
-    if !report.add(find::listens(&site.url))? {
-        return Ok(());
-    }
-    if site.url.is_tls {
-        let (finding, is_there) = find::tls(site);
-        report.add(finding)?;
-        if !is_there {
-            return Ok(());
-        }
-    }
-    if !report.add(find::path(site))? {
-        return Ok(());
-    }
-    let (origin, date) = find::origin(site);
-    if !report.add(origin)? {
+    if !enter(site, report)? {
+        report.add(Finding::unknown("rest", "not looked at: it builds on what is above"))?;
         return Ok(());
     }
     report.add(find::room(site))?;
@@ -226,7 +233,7 @@ fn examine(site: &mut Site, report: &mut Report) -> Result<(), Stop> {
     report.add(streams::polling(site))?;
     let mut may_stay = has_socket;
     if has_socket {
-        let (findings, is_in) = sockets::auth(site, date);
+        let (findings, is_in) = sockets::auth(site);
         for finding in findings {
             report.add(finding)?;
         }
@@ -236,6 +243,17 @@ fn examine(site: &mut Site, report: &mut Report) -> Result<(), Stop> {
         report.add(finding)?;
     }
     Ok(())
+}
+
+/// The first checks; and whether they have found what all others build on.
+fn enter(site: &mut Site, report: &mut Report) -> Result<bool, Stop> {
+    if !report.add(find::listens(site))? {
+        return Ok(false);
+    }
+    if site.url.is_tls && !site.is_unix() && !report.add_base(find::tls(site))? {
+        return Ok(false);
+    }
+    Ok(report.add_base(find::path(site))? && report.add_base(find::origin(site))?)
 }
 
 /// What the command line says.
@@ -258,7 +276,11 @@ fn site(call: &Call) -> Result<Site, Stop> {
         None => None,
     };
     Ok(Site {
-        address: url.address(true),
+        address: match call.flag(WS_UNIX.name) {
+            Some(path) => Address::Unix(path.into()),
+            None => url.address(true),
+        },
+        date: None,
         is_origin_given: origin.is_some(),
         origin: origin.unwrap_or_else(|| url.origin()),
         url,

@@ -90,9 +90,9 @@ fn not_opened(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
     }
 }
 
-/// Whether the token is taken, and what it tells of the clocks; and whether we are in. `date` is
-/// what an answer over HTTP had, in seconds since 1970.
-pub(super) fn auth(site: &Site, date: Option<u64>) -> (Vec<Finding>, bool) {
+/// Whether the token is taken, and what it tells of the clocks; and whether we are in.
+pub(super) fn auth(site: &Site) -> (Vec<Finding>, bool) {
+    let date = site.date;
     let Some(pass) = &site.pass else {
         let says = "no namespace was named: `fws doctor URL NAME` tries a token";
         return (vec![Finding::unknown("token", says), by_date(date)], false);

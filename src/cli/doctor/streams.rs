@@ -2,7 +2,7 @@
 //! pieces come at once. And silence, on both ways: whether a connection is left alone.
 
 use super::answer::{BUFFERING, TIMEOUT, failed, refused};
-use super::find::{ANSWER_MS, ask, head};
+use super::find::{ANSWER_MS, CLOSE, PACKED, ask, head};
 use super::sockets::{ANSWER, PING, auth_message};
 use super::{Finding, Site, session, time};
 use crate::client::{ClientError, Message, Socket, Visit};
@@ -76,7 +76,7 @@ impl Stream {
     fn begin(&self, site: &Site) -> Result<(String, Visit), ClientError> {
         let session = session()?;
         let below = format!("/{session}/{}{}", self.name, self.query);
-        let visit = ask(site, [self.method, &below], "")?;
+        let visit = ask(site, [self.method, &below], PACKED)?;
         Ok((session, visit))
     }
 }
@@ -94,7 +94,7 @@ fn ended(check: &'static str) -> Finding {
 fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Result<(), Finding> {
     let body = serde_json::json!([message]).to_string();
     let request = format!(
-        "{}Content-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "{}Content-Type: text/plain\r\n{CLOSE}Content-Length: {}\r\n\r\n{body}",
         head(site, "POST", &format!("/{session}/xhr_send")),
         body.len()
     );
@@ -108,6 +108,23 @@ fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Resul
         )),
         Ok(mut visit) => Err(refused(site, check, &mut visit)),
         Err(error) => Err(failed(site, check, &error)),
+    }
+}
+
+/// Whether what answers lets its clients poll, takes a `ping` and does not answer it, which ours
+/// does at once. Answers to polls are whole: no proxy keeps them back.
+pub(super) fn is_another(site: &Site) -> bool {
+    let Ok(session) = session() else { return false };
+    let poll = || {
+        let mut visit = ask(site, ["POST", &format!("/{session}/xhr")], CLOSE)?;
+        visit.read_all(ANSWER_MS).map(|()| visit.text())
+    };
+    if !matches!(poll(), Ok(text) if text == "o\n") || send(site, "path", &session, PING).is_err() {
+        return false;
+    }
+    match poll() {
+        Ok(text) => text.starts_with("a[") && !text.contains(ANSWER),
+        Err(error) => matches!(error, ClientError::Silence),
     }
 }
 
@@ -143,7 +160,13 @@ enum Silence {
 pub(super) fn silence(site: &Site, has_socket: bool, is_in: bool) -> Vec<Finding> {
     const CHECKS: [&str; 2] = ["idle", "idle_stream"];
     if site.wait == 0 {
-        let says = "not looked at: --wait 60 shows whether silent connections are cut";
+        let says = match site.pass {
+            Some(_) => "not looked at: --wait 60 shows whether silent connections are cut",
+            None => {
+                "not looked at: `fws doctor URL NAME --wait 60`, with the name of a namespace, \
+                     shows whether silent connections are cut"
+            }
+        };
         return vec![Finding::unknown("idle", says)];
     }
     let [socket, stream] = std::thread::scope(|scope| {
@@ -172,7 +195,13 @@ fn judge(site: &Site, check: &'static str, silence: Silence) -> Finding {
         }
         Silence::Closed(words) if words.contains("no auth in time") => Finding::unknown(
             check,
-            "closed by the server, for want of a token: name a namespace to look for longer",
+            match site.pass {
+                Some(_) => "closed by the server, for want of a token that it takes",
+                None => {
+                    "closed by the server, for want of a token: name a namespace to look for \
+                         longer, as in `fws doctor URL NAME --wait 60`"
+                }
+            },
         ),
         Silence::Closed(words) => Finding::wrong(
             check,

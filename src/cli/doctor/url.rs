@@ -14,6 +14,8 @@ pub(super) struct Url {
     pub port: u16,
     /// Without a `/` at its end.
     pub path: String,
+    /// It was that of a WebSocket, as clients without SockJS are given it.
+    pub is_socket: bool,
 }
 
 impl Url {
@@ -49,11 +51,11 @@ impl Url {
             return Err("has no host, as in https://example.org/socket".into());
         }
         let path = path.trim_end_matches('/');
-        // That a client without SockJS connects to: all others are beside it.
+        // All others are beside that one.
         let beside = path.strip_suffix("/websocket").filter(|path| path.ends_with(PREFIX));
-        let path = beside.unwrap_or(path);
-        let path = if path.is_empty() { PREFIX } else { path };
-        Ok(Url { is_tls, host: host.to_ascii_lowercase(), port, path: path.to_owned() })
+        let beside = beside.filter(|_| scheme.starts_with("ws"));
+        let (path, host) = (beside.unwrap_or(path).to_owned(), host.to_ascii_lowercase());
+        Ok(Url { is_tls, host, port, path, is_socket: beside.is_some() })
     }
 
     /// Where to connect.
@@ -106,12 +108,13 @@ mod tests {
     #[test]
     fn what_pages_write() {
         for (text, shown, host) in [
-            ("https://Example.org", "https://example.org/socket", "example.org"),
+            ("https://Example.org", "https://example.org", "example.org"),
             ("wss://example.org:443/socket/", "https://example.org/socket", "example.org"),
             ("ws://example.org/a/socket/websocket/", "http://example.org/a/socket", "example.org"),
+            ("http://a/socket/websocket", "http://a/socket/websocket", "a"),
             ("ws://example.org:443/a/b", "http://example.org:443/a/b", "example.org:443"),
             ("http://127.0.0.1:8080/socket", "http://127.0.0.1:8080/socket", "127.0.0.1:8080"),
-            ("http://[::1]:81/", "http://[::1]:81/socket", "[::1]:81"),
+            ("http://[::1]:81/", "http://[::1]:81", "[::1]:81"),
             ("https://[::1]/x", "https://[::1]/x", "[::1]"),
         ] {
             let url = Url::parse(text).unwrap();

@@ -238,16 +238,26 @@ const BLOCK_BYTES: usize = 32;
 /// a control character. Eight are looked at together, which is enough for most keys.
 #[inline(never)]
 pub(super) fn plain(bytes: &[u8], at: usize) -> usize {
-    let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) else {
-        return plain_beyond(bytes, at);
-    };
-    match first_marked(*eight) {
-        8 => plain_beyond(bytes, at + 8),
-        place => at + place,
+    within_eight(bytes, at, plain_name)
+}
+
+/// As [`plain`], behind the first eight: eight more are enough for most names.
+#[inline(never)]
+fn plain_name(bytes: &[u8], at: usize) -> usize {
+    within_eight(bytes, at, plain_beyond)
+}
+
+/// That place, if it is among eight bytes; if it is not, or there are fewer, what others find.
+#[inline(always)]
+fn within_eight(bytes: &[u8], at: usize, beyond: impl Fn(&[u8], usize) -> usize) -> usize {
+    match bytes.get(at..).and_then(<[u8]>::first_chunk).map(|eight| first_marked(*eight)) {
+        Some(place @ ..8) => at + place,
+        Some(_) => beyond(bytes, at + 8),
+        None => beyond(bytes, at),
     }
 }
 
-/// As [`plain`], behind the first eight: more are looked at together of a long string.
+/// As [`plain`], behind the first sixteen: more are looked at together of a long string.
 #[inline(never)]
 fn plain_beyond(bytes: &[u8], start: usize) -> usize {
     let mut rest = bytes.get(start..).unwrap_or_default();
@@ -278,7 +288,7 @@ fn behind_blocks(mut rest: &[u8]) -> &[u8] {
 }
 
 /// Whether a string cannot just have that byte.
-const fn is_special(byte: u8) -> bool {
+pub(super) const fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 

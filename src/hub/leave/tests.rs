@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::edge::ConnId;
-use crate::hub::{Change, Entry, Route, Seq, Undo};
+use crate::hub::{Change, Route, Undo};
 use crate::limits::Limits;
 use crate::publication::{Form, Publication};
 use crate::time::UnixMillis;
@@ -46,8 +46,7 @@ impl World {
     }
 
     fn apply(&mut self, change: Change<'_>) -> Outcome {
-        let entry = Entry { seq: Seq::default(), at: AT, change };
-        self.hub.apply(entry, &mut self.out).unwrap()
+        self.hub.apply(AT, &change, &mut self.out).unwrap()
     }
 
     /// Connections of users of that name, in so many channels each.

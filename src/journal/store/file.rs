@@ -72,9 +72,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds a row, as it is now.
-    pub fn push(&mut self, key: Key, row: Option<Row<'_>>) {
-        self.rows.push((key, row.as_ref().map(value)));
+    /// Adds a row, as it is now; returns the bytes of its value.
+    pub fn push(&mut self, key: Key, row: Option<Row<'_>>) -> usize {
+        let value = row.as_ref().map(value);
+        let bytes = value.as_ref().map_or(0, Vec::len);
+        self.rows.push((key, value));
+        bytes
     }
 }
 
@@ -405,12 +408,5 @@ fn clock((at, unix): (UnixMillis, UnixMillis)) -> [u8; 16] {
 
 /// What a key takes in the file.
 fn key_bytes(key: &Key) -> usize {
-    size_of::<u64>()
-        + match key {
-            Key::Namespace { .. } => 0,
-            Key::Grant { channel, user, .. } => channel.len() + user.len(),
-            Key::State { place, .. } => {
-                place.channel.len() + place.user.as_ref().map_or(0, |user| user.len())
-            }
-        }
+    size_of::<u64>() + key.bytes()
 }

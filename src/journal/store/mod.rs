@@ -1,10 +1,11 @@
 //! The embedded store: a journal that keeps what is recorded in one file, so that what was
 //! acknowledged is there after any crash.
 //!
-//! The hub is changed at once, and the change undone if the disk refuses it. The rows that changed
-//! are gathered until the helper thread is free; then it gets them all in one batch, each as the
-//! hub has it at that moment, and one sync makes them durable for everybody who waits. Only the
-//! end of a namespace, which could not be undone, waits for its place until it is durable.
+//! The hub is changed at once, and the change undone if the disk refuses it. Which rows changed is
+//! noted until the helper thread is free; then it gets them all in one batch, each as the hub had
+//! it at that moment, and one sync makes them durable for everybody who waits. A large batch takes
+//! several turns, and so does whatever else has to do with many rows. Only the end of a namespace,
+//! which could not be undone, waits for its place until it is durable.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -15,6 +16,7 @@
 //! | `format`, `tables`, `pages` | keys, values, tags; the rows of a file; its trees without redb |
 //! | `disk` | what stands between redb and the disk |
 //! | `flight` | what has changed, and what is on its way |
+//! | `send` | how it gets there: batches of what has changed, or parts of all that there is |
 //! | `health` | whether the disk can be written, and what the log says of it |
 //! | `folder` | names, lock and seal of the data folder |
 //! | `salvage` | what can still be read of a damaged file |
@@ -31,22 +33,22 @@ mod open;
 mod pages;
 mod rewrite;
 mod salvage;
+mod send;
 mod tables;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hashbrown::HashMap;
-
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Seq, Undo};
+use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Row, Seq, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
 use file::began;
-use flight::{Bounds, Changed, Flight, states_in};
+use flight::{Bounds, Flight, Rows};
 use health::Health;
 use helper::{Helper, Job, Report};
+use send::PART_ROWS;
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
 pub use file::{Batch, Content, Damage, Facts, Opening, Writer};
@@ -59,11 +61,6 @@ pub use salvage::{Lost, Salvage};
 
 /// The ends of states reach the disk with the next batch, or after so long.
 const ENDS_MS: u64 = 1000;
-/// Ends of states in one batch, at most.
-const ENDS_MAX: usize = 20_000;
-/// Rows and bytes of one part, when a store is written anew.
-const PART_ROWS: usize = 2000;
-const PART_BYTES: usize = 4 << 20;
 /// A clock that steps further than this is noted in the store.
 const STEP_MS: u64 = 500;
 /// The date is compared with the clock so often, while anything has an end.
@@ -92,9 +89,8 @@ pub struct StoreJournal {
     limits: Bounds,
     last: Seq,
     next_ticket: u64,
-    /// What has changed and is not on its way, and its bytes.
-    changed: HashMap<Key, Changed>,
-    changed_bytes: usize,
+    /// What has changed and is not on its way.
+    changed: Rows,
     /// When the oldest of that came.
     changed_since: Option<Millis>,
     /// Whether keys or grants are among that.
@@ -102,9 +98,16 @@ pub struct StoreJournal {
     /// States that have ended, whose rows are still on disk.
     ended: VecDeque<Key>,
     flight: Option<Flight>,
-    /// How to take back what is not durable yet, each with its mark, and its bytes.
+    /// What had changed before all rows began to be written anew, and goes with them.
+    owed: Rows,
+    /// What is durable, and still to be freed.
+    landed: Vec<Flight>,
+    /// How to take back what is not durable yet, each with its mark, and its bytes. In front those
+    /// of what has become durable, until they are freed.
     undos: VecDeque<(Mark, Undo)>,
     undo_bytes: usize,
+    /// All that is not durable is being taken back.
+    is_taking_back: bool,
     removals: Vec<(Ticket, Change<'static>)>,
     mark: Mark,
     durable: Mark,
@@ -172,14 +175,16 @@ impl StoreJournal {
             limits: Bounds::new(limits),
             last: Seq { term: facts.term, n: 0 },
             next_ticket: 0,
-            changed: HashMap::new(),
-            changed_bytes: 0,
+            changed: Rows::default(),
             changed_since: None,
             is_urgent: false,
             ended: VecDeque::new(),
             flight: None,
+            owed: Rows::default(),
+            landed: Vec::new(),
             undos: VecDeque::new(),
             undo_bytes: 0,
+            is_taking_back: false,
             removals: Vec::new(),
             mark: Mark(0),
             durable: Mark(0),
@@ -208,17 +213,19 @@ impl StoreJournal {
 
     /// Whether somebody waits for that row: then what it was before must be kept.
     fn is_waited_for(&self, key: &Key) -> bool {
-        let flying = self.flight.as_ref().and_then(|flight| flight.rows.get(key));
-        let mark = self.changed.get(key).or(flying).map_or(Mark::default(), |row| row.mark);
-        mark > self.durable
+        self.last_mark(key.as_ref()) > self.durable
+    }
+
+    /// The last change of a row that may not be durable yet.
+    fn last_mark(&self, key: KeyRef<'_>) -> Mark {
+        let flying = || self.flight.as_ref().and_then(|flight| flight.rows.get(key));
+        self.changed.get(key).or_else(flying).map_or(Mark::default(), |row| row.mark)
     }
 
     /// Notes that a row must be written.
     fn note(&mut self, key: Key, mark: Mark, bytes: usize) {
         self.is_urgent |= !matches!(key, Key::State { .. });
-        let row = self.changed.entry(key).or_insert(Changed { mark, bytes: 0 });
-        self.changed_bytes = self.changed_bytes - row.bytes + bytes;
-        *row = Changed { mark: row.mark.max(mark), bytes };
+        self.changed.note(key, mark, bytes);
     }
 
     /// Whether something is to go as soon as the helper is free.
@@ -230,61 +237,8 @@ impl StoreJournal {
     /// Whether as much waits for the disk as may.
     fn is_full(&self) -> bool {
         let Bounds { bytes, changes } = self.limits;
-        self.changed_bytes + self.undo_bytes >= bytes
+        self.changed.bytes() + self.undo_bytes >= bytes
             || self.changed.len().max(self.undos.len()) >= changes
-    }
-
-    /// Sends all that has changed on its way.
-    fn send(&mut self, hub: &Hub, clock: (UnixMillis, UnixMillis)) {
-        let mut batch = self.new_batch(clock);
-        let rows = std::mem::take(&mut self.changed);
-        batch.rows.reserve(rows.len());
-        for key in rows.keys() {
-            batch.push(key.clone(), hub.row(key));
-        }
-        let ended: Vec<Key> = self.ended.drain(..self.ended.len().min(ENDS_MAX)).collect();
-        for key in &ended {
-            // Unless it is there again, and has its own entry.
-            if !rows.contains_key(key) && hub.row(key).is_none() {
-                batch.push(key.clone(), None);
-            }
-        }
-        batch.removed.extend(self.removals.iter().filter_map(|(_, change)| match change {
-            Change::Remove { ns } => hub.number(*ns),
-            _ => None,
-        }));
-        (self.changed_bytes, self.is_urgent, self.sync_at) = (0, false, None);
-        self.ends_at = self.ends_at.filter(|_| !self.ended.is_empty());
-        let (upto, since) = (self.mark, self.changed_since.take());
-        self.flight = Some(Flight { upto, since, rows, ended, removals: self.removals.len() });
-        self.ask(Job::Batch(batch));
-    }
-
-    /// Sends the next part of a store that is written anew.
-    fn send_part(&mut self, hub: &Hub, cursor: Cursor, clock: (UnixMillis, UnixMillis)) {
-        let mut batch = self.new_batch(clock);
-        let mut bytes = 0;
-        let next = hub.rows(cursor, |key, row| {
-            batch.push(key, Some(row));
-            bytes += batch.rows.last().map_or(0, |(_, value)| value.as_ref().map_or(0, Vec::len));
-            batch.rows.len() < PART_ROWS && bytes < PART_BYTES
-        });
-        self.recovery = next.map_or(Recovery::AllSent, Recovery::All);
-        self.flight = Some(Flight { upto: self.durable, ..Flight::default() });
-        self.ask(Job::Part(batch, next.is_none()));
-    }
-
-    fn new_batch(&mut self, clock: (UnixMillis, UnixMillis)) -> Batch {
-        self.batch += 1;
-        self.skew = skew(clock);
-        Batch { number: self.batch, clock, ..Batch::default() }
-    }
-
-    fn ask(&mut self, job: Job) {
-        if !self.helper.ask(job) {
-            // It ended, which it never does by itself: no disk any more.
-            self.fail(Fault::Broken("the thread of the store has ended".into()));
-        }
     }
 
     fn handle(&mut self, report: Report) {
@@ -297,7 +251,11 @@ impl StoreJournal {
             }
             Report::Failed(fault) => self.fail(fault),
             Report::Still(fault) => self.health.still(fault, self.now),
-            Report::Ready { is_empty: true } => self.recovery = Recovery::All(Cursor::default()),
+            Report::Ready { is_empty: true } => {
+                self.owed = std::mem::take(&mut self.changed);
+                self.is_urgent = false;
+                self.recovery = Recovery::All(Cursor::default());
+            }
             Report::Ready { is_empty: false } => self.recovery = Recovery::Debt,
             Report::Stopped => {}
         }
@@ -307,30 +265,59 @@ impl StoreJournal {
     fn written(&mut self) {
         let Some(flight) = self.flight.take() else { return };
         self.durable = self.durable.max(flight.upto);
-        while let Some((mark, undo)) = self.undos.front()
-            && *mark <= self.durable
-        {
-            self.undo_bytes -= undo.bytes();
-            self.undos.pop_front();
-        }
         for (ticket, change) in self.removals.drain(..flight.removals) {
             self.last.n += 1;
             let entry = Entry { seq: self.last, at: self.at, change };
             self.ready.push_back(Event::Entry(Some(ticket), entry));
         }
-        match self.recovery {
-            Recovery::None | Recovery::All(_) => {}
-            Recovery::Debt | Recovery::AllSent => {
-                if self.recovery == Recovery::AllSent {
-                    // They went with all the others; what ended meanwhile has not left again.
-                    self.changed.clear();
-                    self.changed_since = None;
-                    (self.changed_bytes, self.is_urgent) = (0, false);
-                }
-                self.recovery = Recovery::None;
-                self.health.recover(self.now);
-            }
+        self.landed.push(flight);
+        if matches!(self.recovery, Recovery::Debt | Recovery::AllSent) {
+            // What has changed since they began to go goes by itself.
+            let rows = std::mem::take(&mut self.owed);
+            self.landed.push(Flight { rows, ..Flight::default() });
+            self.recovery = Recovery::None;
+            self.health.recover(self.now);
         }
+    }
+
+    /// Frees what need not be kept any more, some of it in each turn.
+    fn shed(&mut self) {
+        while let Some(flight) = self.landed.last_mut()
+            && flight.shed(PART_ROWS)
+        {
+            self.landed.pop();
+        }
+        for _ in 0..PART_ROWS {
+            if self.undos.front().is_none_or(|(mark, _)| *mark > self.durable) {
+                return;
+            }
+            let undo = self.undos.pop_front();
+            self.undo_bytes -= undo.map_or(0, |(_, undo)| undo.bytes());
+        }
+    }
+
+    /// How many states have changed and are not on disk.
+    fn pending_states(&self) -> usize {
+        let flying = self.flight.iter().flat_map(|flight| flight.rows.states());
+        let others = self.owed.states().chain(flying);
+        let is_other = |key: &&Key| self.changed.get(key.as_ref()).is_none();
+        self.changed.states().count() + others.filter(is_other).count()
+    }
+
+    /// The last change that is to be taken back, if any is.
+    fn take_back(&mut self) -> Option<Undo> {
+        let is_left = self.undos.back().is_some_and(|(mark, _)| *mark > self.durable);
+        self.is_taking_back &= is_left;
+        if !self.is_taking_back {
+            return None;
+        }
+        let (_, undo) = self.undos.pop_back()?;
+        self.undo_bytes -= undo.bytes();
+        Some(undo)
+    }
+
+    fn is_shedding(&self) -> bool {
+        !self.landed.is_empty() || self.undos.front().is_some_and(|it| it.0 <= self.durable)
     }
 
     /// At the end nobody applies what is ordered: what the hub still has of a namespace whose end
@@ -341,7 +328,7 @@ impl StoreJournal {
                 continue;
             };
             if let Some(removed) = hub.number(ns) {
-                self.changed.retain(|key, _| key.ns() != removed);
+                self.changed.retain(|key| key.ns() != removed);
                 self.ended.retain(|key| key.ns() != removed);
             }
         }
@@ -350,22 +337,18 @@ impl StoreJournal {
     /// What was on its way has failed, and with it all that came behind it.
     fn fail(&mut self, fault: Fault) {
         self.recovery = Recovery::None;
+        self.changed.join(std::mem::take(&mut self.owed));
         if let Some(flight) = self.flight.take() {
             // What is on disk of these rows is not certain any more.
             self.changed_since = flight.since.or(self.changed_since);
-            for (key, row) in flight.rows {
-                self.note(key, Mark::default(), row.bytes);
-            }
+            self.changed.join(flight.rows);
             self.ended.extend(flight.ended);
         }
         let (from, upto) = (self.durable, self.mark);
         // Whoever waited for these is refused as well, though the fault came later.
         let refused = upto.0 - from.0 + self.removals.len() as u64;
         self.meters.refused_changes += refused;
-        for (_, undo) in self.undos.drain(..).rev() {
-            self.ready.push_back(Event::Undo(undo));
-        }
-        self.undo_bytes = 0;
+        self.is_taking_back = true;
         for (ticket, _) in self.removals.drain(..) {
             self.ready.push_back(Event::Failed(ticket));
         }
@@ -376,7 +359,7 @@ impl StoreJournal {
 }
 
 impl Journal for StoreJournal {
-    fn propose<'a>(&mut self, at: UnixMillis, change: Change<'a>) -> Proposal<'a> {
+    fn propose(&mut self, _: UnixMillis, change: &Change<'_>) -> Proposal {
         if change.is_recorded() && self.health.refuses() {
             self.meters.refused_changes += 1;
             return Proposal::Refused;
@@ -384,11 +367,11 @@ impl Journal for StoreJournal {
         if matches!(change, Change::Remove { .. }) {
             self.next_ticket += 1;
             let ticket = Ticket(self.next_ticket);
-            self.removals.push((ticket, change.into_owned()));
+            self.removals.push((ticket, change.clone().into_owned()));
             return Proposal::Later(ticket);
         }
         self.last.n += 1;
-        Proposal::Now(Entry { seq: self.last, at, change })
+        Proposal::Now(self.last)
     }
 
     fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
@@ -396,24 +379,27 @@ impl Journal for StoreJournal {
             return false;
         }
         // It is acknowledged at once, and stays, whatever becomes of it.
-        match self.changed.get_mut(&key) {
-            Some(row) => {
-                self.changed_bytes = self.changed_bytes - row.bytes + bytes;
-                row.bytes = bytes;
-            }
-            None => self.note(key.key(), Mark::default(), bytes),
+        if !self.changed.note_easily(key, bytes) {
+            self.note(key.key(), Mark::default(), bytes);
         }
         true
     }
 
+    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        if let Some(flight) = &mut self.flight {
+            flight.changes(key, row);
+        }
+    }
+
     fn changed(&mut self, undo: Undo) {
         if undo.is_end() {
+            // What has changed besides leaves with that.
+            if self.changed.get(undo.key.as_ref()).is_none() {
+                self.ended.push_back(undo.key.clone());
+            }
             if self.is_waited_for(&undo.key) {
                 self.undo_bytes += undo.bytes();
-                self.ended.push_back(undo.key.clone());
                 self.undos.push_back((self.mark, undo));
-            } else {
-                self.ended.push_back(undo.key);
             }
             return;
         }
@@ -441,11 +427,15 @@ impl Journal for StoreJournal {
         }
         (self.now, self.at) = (now, at);
         let clock = (at, now.unix);
+        self.shed();
         if self.flight.is_some() {
-            return;
+            return self.gather(hub);
         }
         match self.recovery {
-            Recovery::Debt => return self.send(hub, clock),
+            Recovery::Debt => {
+                self.begin(hub, clock);
+                return self.gather(hub);
+            }
             Recovery::All(cursor) => return self.send_part(hub, cursor, clock),
             Recovery::AllSent => return,
             Recovery::None if self.is_failing() => return,
@@ -460,21 +450,26 @@ impl Journal for StoreJournal {
         let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now.mono);
         let is_due = is_over(self.sync_at) || is_over(self.ends_at);
         if has_stepped || is_due || self.is_pressing() {
-            self.send(hub, clock);
+            self.begin(hub, clock);
+            self.gather(hub);
         }
     }
 
     fn poll(&mut self) -> Option<Event> {
-        if self.ready.is_empty() {
-            while let Some(report) = self.helper.report() {
-                self.handle(report);
+        loop {
+            if let Some(undo) = self.take_back() {
+                return Some(Event::Undo(undo));
             }
+            let Some(event) = self.ready.pop_front() else {
+                let report = self.helper.report()?;
+                self.handle(report);
+                continue;
+            };
+            if let Event::Lost { upto, .. } = event {
+                self.durable = upto;
+            }
+            return Some(event);
         }
-        let event = self.ready.pop_front();
-        if let Some(Event::Lost { upto, .. }) = event {
-            self.durable = upto;
-        }
-        event
     }
 
     fn mark(&self) -> Mark {
@@ -489,8 +484,7 @@ impl Journal for StoreJournal {
         if self.sync != SyncPolicy::Always && matches!(key, KeyRef::State { .. }) {
             return Mark::default();
         }
-        let flying = self.flight.as_ref().and_then(|flight| flight.rows.get(&key));
-        self.changed.get(&key).or(flying).map_or(Mark::default(), |row| row.mark)
+        self.last_mark(key)
     }
 
     fn durable(&self) -> Mark {
@@ -503,12 +497,12 @@ impl Journal for StoreJournal {
     }
 
     fn due(&self) -> Option<Millis> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.is_taking_back || self.is_shedding() {
             return Some(Millis(0));
         }
-        if self.flight.is_some() {
-            // The helper wakes the loop.
-            return None;
+        if let Some(flight) = &self.flight {
+            // When all of it is gathered the helper wakes the loop.
+            return flight.gathering.as_ref().map(|_| Millis(0));
         }
         match self.recovery {
             Recovery::Debt | Recovery::All(_) => return Some(Millis(0)),
@@ -530,8 +524,8 @@ impl Journal for StoreJournal {
         let since = flying_since.or(self.changed_since);
         Some(StoreMeters {
             is_failing: self.is_failing(),
-            pending_changes: self.changed.len() + flying,
-            pending_bytes: self.changed_bytes + self.undo_bytes,
+            pending_changes: self.changed.len() + self.owed.len() + flying,
+            pending_bytes: self.changed.bytes() + self.undo_bytes,
             lag_ms: since.map_or(0, |since| now.mono.0.saturating_sub(since.0)),
             ..self.meters.clone()
         })
@@ -545,8 +539,9 @@ impl Journal for StoreJournal {
                 if self.is_failing() || is_done && skew(clock) == self.skew {
                     break;
                 }
-                self.send(hub, clock);
+                self.begin(hub, clock);
             }
+            self.gather_all(hub);
             match self.helper.wait(CLOSE) {
                 Some(report) => self.handle(report),
                 None => break,
@@ -559,7 +554,7 @@ impl Journal for StoreJournal {
         match self.sync {
             // Nobody was told that those are there.
             SyncPolicy::Always => 0,
-            SyncPolicy::Every(_) => states_in(&self.changed, self.flight.as_ref()),
+            SyncPolicy::Every(_) => self.pending_states(),
         }
     }
 }

@@ -27,9 +27,7 @@ pub(super) fn renew(folder: &impl Home, content: &Content) -> Result<(), OpenErr
     let new = || Batch { number: facts.batch, clock: facts.clock, ..Batch::default() };
     let (mut batch, mut bytes, mut written) = (new(), 0, Ok(()));
     let read = content.each(|key, row| {
-        batch.push(key, Some(row));
-        let value = batch.rows.last().and_then(|(_, value)| value.as_ref());
-        bytes += value.map_or(0, Vec::len);
+        bytes += batch.push(key, Some(row));
         if written.is_ok() && (batch.rows.len() >= PART_ROWS || bytes >= PART_BYTES) {
             written = writer.write(&mut std::mem::replace(&mut batch, new()));
             bytes = 0;
@@ -87,9 +85,7 @@ impl Rewrite {
     /// # Errors
     /// [`OpenError`], if it cannot be written.
     pub fn put(&mut self, key: Key, row: Row<'_>) -> Result<(), OpenError> {
-        self.batch.push(key, Some(row));
-        let value = self.batch.rows.last().and_then(|(_, value)| value.as_ref());
-        self.batch_bytes += value.map_or(0, Vec::len);
+        self.batch_bytes += self.batch.push(key, Some(row));
         if self.batch.rows.len() >= PART_ROWS || self.batch_bytes >= PART_BYTES {
             self.flush()?;
         }

@@ -39,7 +39,15 @@ impl Judge {
             let (ticket, entry) = match item {
                 Item::Ordered { ticket, entry } => (ticket.expect("all are ours"), Some(entry)),
                 Item::Failed(ticket) => (*ticket, None),
+                Item::TakenBack { is_end } => {
+                    self.record.is_taking_back = true;
+                    if !is_end {
+                        self.take_back();
+                    }
+                    continue;
+                }
                 Item::Lost { from, upto } => {
+                    self.record.is_taking_back = false;
                     self.lose(*from, *upto);
                     self.record.advance(horizon);
                     continue;
@@ -73,38 +81,54 @@ impl Judge {
         self.past.retain(|past| past.mark > durable);
     }
 
-    /// What was recorded between these marks is as if it had never been.
-    fn lose(&mut self, from: u64, upto: u64) {
-        self.disk.lost(from, upto);
-        let is_lost = |mark: u64| from < mark && mark <= upto;
-        let first = self.past.iter().position(|past| is_lost(past.mark));
-        let undone: Vec<Past> = self.past.drain(first.unwrap_or(self.past.len())..).collect();
-        if let Some(past) = undone.first() {
-            let spaces = match self.disk.is_easy {
-                true => past.without_states(&self.record.spaces),
-                false => past.spaces.clone(),
-            };
-            self.record.go_back(spaces);
-        }
+    /// A turn takes back no more changes than it would have handed out messages.
+    pub fn takes_back_no_more_than_fits(&self, items: &[Item]) {
+        let count = items.iter().filter(|item| matches!(item, Item::TakenBack { .. })).count();
+        assert!(count <= self.limits.deliveries_per_turn, "{count} were taken back in one turn");
+    }
+
+    /// Whether changes are being taken back: states that had ended may be there again.
+    pub fn is_taking_back(&self) -> bool {
+        self.record.is_taking_back
+    }
+
+    /// The last change is as if it had never been.
+    fn take_back(&mut self) {
+        let past = self.past.pop_back().expect("something was recorded");
+        let spaces = match self.disk.is_easy {
+            true => past.without_states(&self.record.spaces),
+            false => past.spaces.clone(),
+        };
+        self.record.go_back(spaces);
         let gone = self.peers().filter(|(_, space, ..)| !self.record.spaces.contains_key(space));
         let gone: Vec<ConnId> = gone.map(|(conn, ..)| conn).collect();
         for conn in gone {
             self.part(conn, CloseReason::NamespaceRemoved);
         }
         for line in self.lines.values_mut() {
-            for due in line.expected.iter_mut().filter(|due| is_lost(due.after)) {
-                due.what = Expected::Reply(refusal(lost()));
-            }
             if let Role::Browser(browser) = &mut line.role
                 && let Some((space, user)) = &browser.who
+                && let Some(space) = past.spaces.get(space)
             {
                 // Whoever was let in by a grant that is lost is out again, even if there was one
                 // before that: changes are undone one after the other.
                 browser.channels.retain(|channel| {
                     let grant = (channel.clone(), user.clone());
-                    let mut spaces = undone.iter().filter_map(|past| past.spaces.get(space));
-                    !channel.starts_with('#') || spaces.all(|space| space.grants.contains(&grant))
+                    !channel.starts_with('#') || space.grants.contains(&grant)
                 });
+            }
+        }
+    }
+
+    /// What was recorded between these marks has been taken back, and whoever waits for it waits in
+    /// vain.
+    fn lose(&mut self, from: u64, upto: u64) {
+        self.disk.lost(from, upto);
+        let is_lost = |mark: u64| from < mark && mark <= upto;
+        assert!(!self.past.iter().any(|past| is_lost(past.mark)), "not all was taken back");
+        for line in self.lines.values_mut() {
+            for due in line.expected.iter_mut().filter(|due| is_lost(due.after)) {
+                due.what = Expected::Reply(refusal(lost()));
             }
         }
     }

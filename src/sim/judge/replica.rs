@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Judge;
-use crate::hub::{Change, Cursor, Entry, Hub, Key, NsId, Outbox, Place, Route, Row, Seq, Undo};
+use crate::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Place, Route, Row, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -101,6 +101,17 @@ impl Replica {
                     self.fresh.retain(|undo| !is_kept(undo));
                     self.undos.extend(self.fresh.drain(..).map(|undo| (*mark, undo)));
                 }
+                Item::TakenBack { is_end: false } => {
+                    self.fresh.retain(|undo| !is_kept(undo));
+                    // With what ended since.
+                    while let Some(undo) = self.fresh.pop().or_else(|| Some(self.undos.pop()?.1)) {
+                        let is_end = undo.is_end();
+                        self.hub.undo(undo, &mut Nobody::default());
+                        if !is_end {
+                            break;
+                        }
+                    }
+                }
                 Item::Lost { from, .. } => {
                     self.fresh.retain(|undo| !is_kept(undo));
                     let first = self.undos.partition_point(|(mark, _)| mark <= from);
@@ -109,25 +120,24 @@ impl Replica {
                     for undo in lost.into_iter().rev() {
                         self.hub.undo(undo, &mut Nobody::default());
                     }
+                    self.hub.all_taken_back();
                 }
                 _ => {}
             }
-            let entry = match item {
-                Item::Proposed { at, change, place: Order::Now(n) } => {
-                    Entry { seq: Seq { term: 0, n: *n }, at: *at, change: change.clone() }
-                }
-                Item::Ordered { entry, .. } => entry.clone(),
+            let (at, change) = match item {
+                Item::Proposed { at, change, place: Order::Now(_) } => (*at, change),
+                Item::Ordered { entry, .. } => (entry.at, &entry.change),
                 _ => continue,
             };
             if let Change::Set { ns, channel, user, .. } | Change::Push { ns, channel, user, .. } =
-                &entry.change
+                change
             {
                 let user = user.as_deref().map(Into::into);
                 self.places.insert((*ns, (&**channel).into(), user));
             }
             // What was refused here was refused there.
             let mut out = Nobody(std::mem::take(&mut self.fresh));
-            let _ = self.hub.apply(entry, &mut out);
+            let _ = self.hub.apply(at, change, &mut out);
             self.fresh = out.0;
         }
     }
@@ -144,7 +154,7 @@ impl Replica {
             for (_, channel, user) in self.places.iter().filter(|(of, ..)| *of == ns) {
                 let there = self.hub.state(ns, channel, user.as_deref(), at);
                 let here = space.state(channel, user.as_deref(), at.0).map(|state| &*state.text);
-                assert_eq!(there.as_deref(), here, "state of {channel:?} {user:?} in the replica");
+                assert_eq!(there, here, "state of {channel:?} {user:?} in the replica");
             }
         }
     }

@@ -1,0 +1,86 @@
+//! What goes to the helper, one job at a time: a batch of what has changed, or, when the store is
+//! written anew, a part of all that there is. No turn gathers more than a part.
+
+use super::disk::Fault;
+use super::file::Batch;
+use super::flight::Flight;
+use super::helper::Job;
+use super::{Recovery, StoreJournal, skew};
+use crate::hub::{Change, Cursor, Hub, Key};
+use crate::time::UnixMillis;
+
+/// Rows and bytes that are gathered in one turn, and those of one part of all that there is.
+pub(super) const PART_ROWS: usize = 2000;
+const PART_BYTES: usize = 4 << 20;
+/// Ends of states in one batch, at most, unless as many rows have changed.
+const ENDS_MAX: usize = 20_000;
+
+impl StoreJournal {
+    /// Begins with all that has changed.
+    pub(super) fn begin(&mut self, hub: &Hub, clock: (UnixMillis, UnixMillis)) {
+        let mut batch = self.new_batch(clock);
+        batch.removed.extend(self.removals.iter().filter_map(|(_, change)| match change {
+            Change::Remove { ns } => hub.number(*ns),
+            _ => None,
+        }));
+        let rows = std::mem::take(&mut self.changed);
+        // Each that has ended was among the rows before, so they cannot pile up.
+        let ends = self.ended.len().min(rows.len().max(ENDS_MAX));
+        let ended: Vec<Key> = self.ended.drain(..ends).collect();
+        (self.is_urgent, self.sync_at) = (false, None);
+        self.ends_at = self.ends_at.filter(|_| !self.ended.is_empty());
+        let (upto, since) = (self.mark, self.changed_since.take());
+        let removals = self.removals.len();
+        let mut flight = Flight { upto, since, rows, ended, removals, gathering: None };
+        flight.begin(batch);
+        self.flight = Some(flight);
+    }
+
+    /// Goes on with what has been begun, as far as one turn goes.
+    pub(super) fn gather(&mut self, hub: &Hub) {
+        self.gather_some(hub, PART_ROWS, PART_BYTES);
+    }
+
+    /// All of what has been begun.
+    pub(super) fn gather_all(&mut self, hub: &Hub) {
+        self.gather_some(hub, usize::MAX, usize::MAX);
+    }
+
+    fn gather_some(&mut self, hub: &Hub, rows: usize, bytes: usize) {
+        let gathered = self.flight.as_mut().and_then(|flight| flight.gather(hub, rows, bytes));
+        if let Some(batch) = gathered {
+            self.ask(Job::Batch(batch));
+        }
+    }
+
+    /// Sends the next part of a store that is written anew.
+    pub(super) fn send_part(&mut self, hub: &Hub, cursor: Cursor, clock: (UnixMillis, UnixMillis)) {
+        let mut batch = self.new_batch(clock);
+        let (mut next, mut bytes) = (Some(cursor), 0);
+        while let Some(from) = next
+            && batch.rows.len() < PART_ROWS
+            && bytes < PART_BYTES
+        {
+            next = hub.rows(from, |key, row| {
+                bytes += batch.push(key, Some(row));
+                batch.rows.len() < PART_ROWS && bytes < PART_BYTES
+            });
+        }
+        self.recovery = next.map_or(Recovery::AllSent, Recovery::All);
+        self.flight = Some(Flight { upto: self.durable, ..Flight::default() });
+        self.ask(Job::Part(batch, next.is_none()));
+    }
+
+    fn new_batch(&mut self, clock: (UnixMillis, UnixMillis)) -> Batch {
+        self.batch += 1;
+        self.skew = skew(clock);
+        Batch { number: self.batch, clock, ..Batch::default() }
+    }
+
+    fn ask(&mut self, job: Job) {
+        if !self.helper.ask(job) {
+            // It ended, which it never does by itself: no disk any more.
+            self.fail(Fault::Broken("the thread of the store has ended".into()));
+        }
+    }
+}

@@ -1,9 +1,16 @@
-//! Whose refusals they are: the first few namespaces that the next line of the log about them
+//! The line of the log about refusals, and whose they are: the first few namespaces, which it
 //! names, so that one site that fails can be found. Names of namespaces that there are, and nothing
 //! that a stranger has made up.
 
 use std::fmt;
 
+use super::Switch;
+use crate::journal::Journal;
+use crate::log;
+use crate::time::Now;
+
+/// Between two log lines about refusals.
+pub(super) const REPORT_MS: u64 = 10_000;
 /// So many are named; of the others it is said that there are some.
 const NAMES_MAX: usize = 4;
 
@@ -35,6 +42,28 @@ impl fmt::Display for Concerned {
             write!(f, "{before} {name:?} {count}")?;
         }
         f.write_str(if self.has_others { ", and others" } else { "" })
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// Has the next line come in due time.
+    pub(super) fn report_soon(&mut self, now: Now) {
+        self.report_at.get_or_insert(now.mono.plus(REPORT_MS));
+    }
+
+    /// Every ten seconds at most, one line about what was turned away and why.
+    pub(super) fn report(&mut self, now: Now) {
+        let Some(at) = self.report_at else { return };
+        if now.mono < at {
+            return;
+        }
+        self.report_at = None;
+        let refusals = self.metrics.refusals_since(&self.reported);
+        self.reported = self.metrics.refusals();
+        let concerned = std::mem::take(&mut self.concerned);
+        if !refusals.is_empty() {
+            log::warning(now.unix, format_args!("refused: {refusals}{concerned}"));
+        }
     }
 }
 

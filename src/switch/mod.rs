@@ -69,8 +69,6 @@ pub use settings::{Settings, SockJs};
 
 /// States that end in one turn, at most: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
-/// Between two log lines about refusals.
-const REPORT_MS: u64 = 10_000;
 
 /// Who waits for a place in the order.
 #[derive(Debug)]
@@ -333,25 +331,6 @@ impl<J: Journal> Switch<J> {
     /// Whether the commands of this turn have come to as much as one turn has room for.
     fn has_worked_enough(&self) -> bool {
         self.work >= self.limits.deliveries_per_turn
-    }
-
-    fn report_soon(&mut self, now: Now) {
-        self.report_at.get_or_insert(now.mono.plus(REPORT_MS));
-    }
-
-    /// Every ten seconds at most, one line about what was turned away and why.
-    fn report(&mut self, now: Now) {
-        let Some(at) = self.report_at else { return };
-        if now.mono < at {
-            return;
-        }
-        self.report_at = None;
-        let refusals = self.metrics.refusals_since(&self.reported);
-        self.reported = self.metrics.refusals();
-        let concerned = std::mem::take(&mut self.concerned);
-        if !refusals.is_empty() {
-            crate::log::warning(now.unix, format_args!("refused: {refusals}{concerned}"));
-        }
     }
 
     /// Checks all that must hold; for tests.

@@ -170,6 +170,22 @@ fn counters_move_as_they_must() {
 }
 
 #[test]
+fn a_store_that_has_been_made_shorter_is_shown_so_though_nothing_more_is_set() {
+    let server = Server::start(&options());
+    let mut control = server.controller("demo");
+    let value = "x".repeat(50_000);
+    for n in 0..200 {
+        control.ok(&format!(r#"{{"action":"set","channel":"c{n}","data":"{value}"}}"#));
+    }
+    let file_bytes = || scrape(server.admin())["fws_store_file_bytes"];
+    eventually("it is long", || (file_bytes() > 10e6).then_some(()));
+    for n in 0..200 {
+        control.ok(&format!(r#"{{"action":"set","channel":"c{n}","data":1}}"#));
+    }
+    eventually("it is short", || (file_bytes() < 2e6).then_some(()));
+}
+
+#[test]
 fn a_session_that_ends_unasked_is_counted() {
     let mut options = options();
     options.config["limits"] = json!({ "session_ms": 300, "auth_ms": 600 });

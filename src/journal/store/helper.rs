@@ -49,7 +49,9 @@ pub(super) enum Report {
     /// The last job is done, and durable. How long that took, and what is in the file now: its
     /// length, and the bytes of all rows.
     Written { took_us: u64, size: (u64, u64) },
-    /// It is not, and never will be; nor will any other before `Ready`.
+    /// The file has become shorter: its length, and the bytes of all rows.
+    Tidied { size: (u64, u64) },
+    /// The last job is not done, and never will be; nor will any other before `Ready`.
     Failed(Fault),
     /// The disk was tried again, and cannot be written for this reason.
     Still(Fault),
@@ -397,9 +399,12 @@ impl<M: Medium> Worker<M> {
         if let State::Good(writer) = &self.state {
             self.tidied = writer.size();
         }
-        if let Err(fault) = compacted {
-            self.fail(fault.clone());
-            self.tell(Report::Failed(fault));
+        match compacted {
+            Ok(_) => self.tell(Report::Tidied { size: self.size() }),
+            Err(fault) => {
+                self.fail(fault.clone());
+                self.tell(Report::Failed(fault));
+            }
         }
     }
 }

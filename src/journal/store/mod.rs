@@ -243,11 +243,14 @@ impl StoreJournal {
 
     fn handle(&mut self, report: Report) {
         match report {
-            Report::Written { took_us, size: (file_bytes, content_bytes) } => {
+            Report::Written { took_us, size } => {
                 self.meters.batches.record(took_us);
                 self.meters.last_batch_us = took_us;
-                (self.meters.file_bytes, self.meters.content_bytes) = (file_bytes, content_bytes);
+                (self.meters.file_bytes, self.meters.content_bytes) = size;
                 self.written();
+            }
+            Report::Tidied { size } => {
+                (self.meters.file_bytes, self.meters.content_bytes) = size;
             }
             Report::Failed(fault) => self.fail(fault),
             Report::Still(fault) => self.health.still(fault, self.now),

@@ -30,8 +30,8 @@ pub use secret::Secret;
 /// Longest path of a unix socket in bytes (`sun_path` of unix(7), less its final zero).
 const UNIX_PATH_BYTES: usize = 107;
 
-/// A server key shorter than this (in bytes) is worth a warning.
-const SERVER_KEY_BYTES: usize = 16;
+/// Of so many namespaces it is said by name that their keys may be guessed.
+const WEAK_KEYS_TOLD: usize = 20;
 
 /// Longest time that a state may be acknowledged and not on disk.
 const SYNC_MS_MAX: u64 = 600_000;
@@ -303,11 +303,11 @@ impl Config {
     fn set(&mut self, setting: &Setting, value: &str, source: Source) -> Result<(), String> {
         match setting.key {
             "ws" if value == "none" => self.ws = None,
-            "ws" => self.ws = Some(address::parse_address(value)?),
+            "ws" => self.ws = Some(address::parse_address(value, 8080)?),
             "ws_unix" => self.ws_unix = Some(parse_unix_path(value)?),
-            "control" => self.control = address::parse_address(value)?,
+            "control" => self.control = address::parse_address(value, 8085)?,
             "control_unix" => self.control_unix = Some(parse_unix_path(value)?),
-            "admin" => self.admin = Some(address::parse_address(value)?),
+            "admin" => self.admin = Some(address::parse_address(value, 8086)?),
             "data" => self.data = parse_path(value)?,
             "store" => self.store = parse_store(value)?,
             "sync" => self.sync = parse_sync(value)?,
@@ -384,13 +384,10 @@ impl Config {
                 let wrong = format!("the server key is also the key of namespace {name:?}");
                 return Err(at(place, wrong));
             }
-            if key.expose().len() < SERVER_KEY_BYTES {
-                self.warnings.push(format!(
-                    "{place}: the server key is shorter than {SERVER_KEY_BYTES} characters and \
-                     may be guessed"
-                ));
-            }
+            let weakness = key.weakness();
+            self.warnings.extend(weakness.map(|why| format!("{place}: the server key {why}")));
         }
+        self.warn_of_keys();
         self.check_addresses()?;
         self.order_limits()?;
         self.check_namespaces().map_err(|wrong| at("namespaces", wrong))
@@ -447,6 +444,20 @@ impl Config {
         }
         self.warn_of_addresses();
         Ok(())
+    }
+
+    /// Whoever has a token of a namespace can try keys, and nobody sees it.
+    fn warn_of_keys(&mut self) {
+        let mut weak = self
+            .namespaces
+            .iter()
+            .filter_map(|(name, key)| Some((name, key.weakness()?)))
+            .map(|(name, why)| format!("namespaces: the key of {name:?} {why}"));
+        self.warnings.extend(weak.by_ref().take(WEAK_KEYS_TOLD));
+        let more = weak.count();
+        if more > 0 {
+            self.warnings.push(format!("namespaces: and {more} more keys like these"));
+        }
     }
 
     fn warn_of_addresses(&mut self) {

@@ -59,12 +59,19 @@ pub fn make_data_folder(config: &Config) -> io::Result<()> {
     make_folder(&config.data)
 }
 
-/// What is to be said of the file of the server key, if others than its owner may read it.
-pub fn server_key_warning(path: &Path) -> Option<String> {
-    let mode = fs::metadata(path).ok()?.permissions().mode();
+/// What is to be said of a server key that is not configured but read from its file: others than
+/// its owner may read it, or the key may be guessed.
+pub fn server_key_warnings(config: &Config, key: &Secret) -> Vec<String> {
+    if config.secret_key.is_some() {
+        return Vec::new();
+    }
+    let path = server_key_path(&config.data);
+    let is_open = fs::metadata(&path).is_ok_and(|it| it.permissions().mode() & 0o044 != 0);
     let path = path.display();
-    (mode & 0o044 != 0)
-        .then(|| format!("{path} holds the server key and others may read it: chmod 600 {path}"))
+    let open = is_open
+        .then(|| format!("{path} holds the server key and others may read it: chmod 600 {path}"));
+    let weak = key.weakness().map(|why| format!("{path}: the server key {why}"));
+    open.into_iter().chain(weak).collect()
 }
 
 /// The server key, if it is configured or a start has made one.
@@ -101,6 +108,19 @@ pub fn store(data: &Path, name: &str, key: &Secret) -> io::Result<PathBuf> {
 /// Those of the file system; `InvalidData` for a file without a key.
 pub fn load(data: &Path, name: &str) -> io::Result<Option<Secret>> {
     read(&path(data, name))
+}
+
+/// Takes the key of a namespace away, if it is kept here; `false` if it is not.
+///
+/// # Errors
+/// Those of the file system.
+pub fn forget(data: &Path, name: &str) -> io::Result<bool> {
+    let path = path(data, name);
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(at(&path, e)),
+    }
 }
 
 /// Where the key of a namespace is kept.
@@ -153,7 +173,10 @@ fn secret(key: String, path: &Path) -> io::Result<Secret> {
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| at(folder, e))
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => at(folder, io::Error::new(e.kind(), "it is no folder")),
+        _ => at(folder, e),
+    })
 }
 
 /// All or nothing, also if the machine stops half-way: a new file, on disk, then renamed.
@@ -249,5 +272,7 @@ mod tests {
         let other = Secret::new("other").unwrap();
         store(&folder.0, "shop", &other).unwrap();
         assert_eq!(load(&folder.0, "shop").unwrap(), Some(other));
+        assert_eq!([0, 1].map(|_| forget(&folder.0, "shop").unwrap()), [true, false]);
+        assert_eq!(load(&folder.0, "shop").unwrap(), None);
     }
 }

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Write};
 use std::panic::{self, Location};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,17 +27,17 @@ thread_local! {
 
 /// Writes `2026-11-23T22:19:08Z fws: message`.
 pub fn info(at: UnixMillis, message: fmt::Arguments<'_>) {
-    write(&line(at, "", message));
+    write(&line(at, "", message), "");
 }
 
 /// Writes `2026-11-23T22:19:08Z fws: warning: message`: something an operator should look at.
 pub fn warning(at: UnixMillis, message: fmt::Arguments<'_>) {
-    write(&line(at, "warning: ", message));
+    write(&line(at, "warning: ", message), "<4>");
 }
 
 /// Writes `2026-11-23T22:19:08Z fws: error: message`: something does not work.
 pub fn error(at: UnixMillis, message: fmt::Arguments<'_>) {
-    write(&line(at, "error: ", message));
+    write(&line(at, "error: ", message), "<3>");
 }
 
 /// How many there are, and what is said of one and of several: `1 change`, `2 changes`.
@@ -106,12 +107,26 @@ fn panic_message(place: Option<&Location<'_>>, payload: &(dyn Any + Send)) -> St
     format!("panic at {place}{said}; this is a fault of fws, please report it")
 }
 
+/// Whether standard error is the journal of systemd, as systemd.exec(5) says how to find out: it
+/// takes the priority of a line from `<4>` in front of it (sd-daemon(3)).
+fn is_journal() -> bool {
+    static IS_JOURNAL: OnceLock<bool> = OnceLock::new();
+    *IS_JOURNAL.get_or_init(|| {
+        let named = std::env::var("JOURNAL_STREAM");
+        let stat = rustix::fs::fstat(io::stderr()).ok();
+        let found = stat.map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+        found.is_some() && found == named.ok()
+    })
+}
+
 /// A closed or full standard error is no reason to stop serving, nor to wait: a line that nobody
-/// takes now is lost, and the next one that somebody takes says how many were.
-fn write(line: &str) {
+/// takes now is lost, and the next one that somebody takes says how many were. `priority` is for
+/// the journal alone.
+fn write(line: &str, priority: &str) {
     if IS_MUTED.get() {
         return;
     }
+    let line = &if is_journal() { [priority, line].concat() } else { line.to_owned() };
     let mut stderr = io::stderr();
     if !is_taken(&stderr) {
         LOST.fetch_add(1, Ordering::Relaxed);

@@ -299,16 +299,14 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
     let (key, origin) = keys::server_key(config)?;
     match origin {
         KeyOrigin::Configured => log::info(at, format_args!("server key: as configured")),
-        KeyOrigin::Read(path) => {
-            log::info(at, format_args!("server key: {}", path.display()));
-            if let Some(warning) = keys::server_key_warning(&path) {
-                log::warning(at, format_args!("{warning}"));
-            }
-        }
+        KeyOrigin::Read(path) => log::info(at, format_args!("server key: {}", path.display())),
         KeyOrigin::Made(path) => {
             let path = path.display();
             log::info(at, format_args!("server key: a new one was made, it is in {path}"));
         }
+    }
+    for warning in keys::server_key_warnings(config, &key) {
+        log::warning(at, format_args!("{warning}"));
     }
     Ok(key)
 }

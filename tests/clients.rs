@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::browser::Browser;
 use common::server::{DEMO_KEY, Options, SERVER_KEY, Server};
 use common::web::Conformance;
 use std::ffi::OsStr;
@@ -17,10 +18,10 @@ fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Runs a script to its end, which each script puts off no longer than its own deadline. Panics
-/// with all that it has printed unless it succeeds.
+/// Runs a script to its end, which each script puts off no longer than its own deadline; what it
+/// has printed. Panics with all of that unless it succeeds.
 #[track_caller]
-fn run<S: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = S>) {
+fn run<S: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = S>) -> String {
     let output = match Command::new(tool).args(arguments).output() {
         Ok(output) => output,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -31,6 +32,7 @@ fn run<S: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = S>) {
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{tool}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
 }
 
 /// Runs a script of `tests/clients` in Node.js.
@@ -102,4 +104,43 @@ fn php_client_over_a_unix_socket() {
 fn demo_page_in_chromium() {
     assert!(Path::new("/usr/bin/chromium").exists(), "Chromium is missing: run scripts/setup");
     run_node("chromium/demo.js", &[env!("CARGO_BIN_EXE_fws")]);
+}
+
+/// All code in that language of a document, in one text.
+fn code(document: &str, language: &str) -> String {
+    let text = std::fs::read_to_string(here(document)).expect("a document");
+    let fence = format!("\n```{language}\n");
+    let blocks = text.split(&fence).skip(1).filter_map(|rest| rest.split("\n```").next());
+    blocks.map(|block| format!("{block}\n")).collect()
+}
+
+/// What the documents show of a back end is what one would write: it publishes, and the token that
+/// it prints last is good.
+#[test]
+fn back_ends_as_the_documents_show_them() {
+    let server = Server::new();
+    let folder = server.dir().file("fws-data/keys");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("shop"), format!("{DEMO_KEY}\n")).expect("a key");
+    let mut browser = server.browser("demo", r#"{"i":"reader"}"#);
+    browser.subscribe("news");
+    let php = code("README.md", "php") + "echo token('5', $key, 3600);";
+    for (tool, name, text) in [
+        ("php", "PHP", php),
+        ("node", "Node.js", code("docs/protocol.md", "js")),
+        ("python3", "Python", code("docs/protocol.md", "python")),
+    ] {
+        assert!(text.contains("fws-data/keys/shop") && text.contains("8085"), "{name}: {text}");
+        let keys = format!("{}/shop", folder.display());
+        let text = text.replace("fws-data/keys/shop", &keys).replace("'shop'", "'demo'");
+        let text = text.replace("8085", &server.control.port().to_string());
+        let script = server.dir().file(tool);
+        std::fs::write(&script, text).expect("a script");
+        let said = run(tool, [&script]);
+        let heard = browser.hear().replace(": ", ":");
+        let published = format!(r#"{{"event":"news","data":{{"text":"from {name}"}}}}"#);
+        assert_eq!(heard, published, "{name}");
+        let token = said.lines().last().unwrap_or_default();
+        Browser::raw(server.ws).auth_with("demo", token);
+    }
 }

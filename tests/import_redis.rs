@@ -282,8 +282,19 @@ fn what_does_not_fit_changes_nothing() {
     assert_eq!(line, "--colon: \"x\" is neither channel nor user");
     let none = dir.file("none.sock");
     let line = bad(import(&format!("unix://{}", none.display()), &[], &dir.file("new")), 1);
-    assert!(line.starts_with("Redis: "), "{line}");
+    assert!(line.starts_with(&format!("Redis at unix:{}: ", none.display())), "{line}");
     assert!(!dir.file("new").exists(), "without a Redis nothing is made");
+}
+
+#[test]
+fn a_redis_with_nothing_in_it_is_the_wrong_one() {
+    let dir = Dir::new();
+    let mut redis = Redis::start(&dir);
+    redis.set(b"unrelated", b"x");
+    let data = dir.file("data");
+    let line = bad(import(&redis.url(), &[], &data), 1);
+    assert!(line.contains("there is nothing of an original server in database 0"), "{line}");
+    assert!(!data.join("store.redb").exists(), "nothing is taken in");
 }
 
 /// Left out in silence, a state would be missed when the original is gone.

@@ -5,7 +5,8 @@ mod common;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::browser::{Browser, Heard};
@@ -15,6 +16,7 @@ use common::web::Http;
 use common::wire::Wire;
 use common::{DEADLINE, eventually, http};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+use serde_json::json;
 
 const PING: &str = r#"{"action":"ping"}"#;
 const DONE: &str = r#"{"success":true}"#;
@@ -409,17 +411,41 @@ fn refusals_are_counted_and_told_at_the_end() {
         browser.expect_closed(3404, "invalid JWT");
     }
     let mut control = server.control();
-    let wrong = control.ask(r#"{"action":"auth","name":"demo","sKey":"wrong"}"#);
+    let wrong = control.ask(r#"{"action":"auth","name":"other","sKey":"wrong"}"#);
     assert!(wrong.contains("305"), "{wrong}");
     http::request(server.ws, "no request at all", &[]).unwrap();
     server.terminate();
     let told = |line: &&String| line.contains("refused: ");
     let line = eventually("it tells", || server.log().iter().find(told).cloned());
-    assert!(line.contains("invalid_token 3, bad_http 1, wrong_key 1"), "{line}");
+    let told =
+        "refused: invalid_token 3, bad_http 1, wrong_key 1; namespace \"demo\" 3, \"other\" 1";
+    assert!(line.ends_with(told), "{line}");
     assert!(!line.contains("a.b.c") && !line.contains("wrong\""), "{line}");
     let start = Instant::now();
     server.exited();
     assert!(start.elapsed() < DEADLINE);
+}
+
+#[test]
+fn the_journal_learns_what_is_a_warning() {
+    for is_journal in [true, false] {
+        let dir = Dir::new();
+        let file = std::fs::File::create(dir.file("journal")).unwrap();
+        let (meta, other) = (file.metadata().unwrap(), u64::from(!is_journal));
+        let options = json!({ "namespaces": { "demo": "short" }, "demo": true });
+        let mut command = Options { config: options, ..Options::default() }.command(&dir);
+        command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino() + other));
+        let mut child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let said = || std::fs::read_to_string(dir.file("journal")).unwrap();
+        eventually("it runs", || said().contains("to try it").then_some(()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let said = said();
+        let has =
+            |part: &str| said.lines().any(|line| line.starts_with("<4>") && line.contains(part));
+        assert_eq!(has("warning: namespaces: the key of"), is_journal, "{said}");
+        assert!(!has("listening"), "{said}");
+    }
 }
 
 #[test]

@@ -86,7 +86,10 @@ The states that control sets, 10,000 at most, stay in the namespace.",
         AT_CONFIG,
     ],
     examples: &[
-        ("fws bench broadcast --subscribers 10000 --pid $(pidof fws)", "the most it can"),
+        (
+            "fws bench broadcast --subscribers 10000 --pid $(pgrep -of 'fws serve')",
+            "the most it can",
+        ),
         ("fws bench rate --per-second 20", "how long a message takes"),
         ("fws bench control --command get --to redis --control 127.0.0.1:6379", "Redis beside it"),
     ],

@@ -37,7 +37,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     }
     let data = session::data(data)?;
     let body = Body::new("emit")
-        .text("channel", channel)
+        .text("channel", session::named("channel", channel)?)
         .raw("data", &data)
         .raw("params", &format!("{{{}}}", params.join(",")));
     let reply = Session::open(call, name)?.command(body)?;

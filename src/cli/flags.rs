@@ -74,33 +74,42 @@ pub(super) const LIMIT: Flag = Flag {
 pub(super) const AT_CONTROL: Flag = Flag {
     name: "control",
     value: "HOST:PORT",
-    about: "the server's control port (127.0.0.1:8085)",
+    about: "the server's control port (FWS_LISTEN_CONTROL, 127.0.0.1:8085)",
 };
-pub(super) const AT_CONTROL_UNIX: Flag =
-    Flag { name: "control-unix", value: "PATH", about: "its unix socket, instead (no socket)" };
+pub(super) const AT_CONTROL_UNIX: Flag = Flag {
+    name: "control-unix",
+    value: "PATH",
+    about: "its unix socket, instead (FWS_LISTEN_CONTROL_UNIX, no socket)",
+};
 pub(super) const AT_WS: Flag = Flag {
     name: "ws",
     value: "HOST:PORT",
-    about: "the server's port for browsers (127.0.0.1:8080)",
+    about: "the server's port for browsers (FWS_LISTEN_WS, 127.0.0.1:8080)",
+};
+pub(super) const AT_ADMIN: Flag = Flag {
+    name: "admin",
+    value: "HOST:PORT",
+    about: "the server's admin door (FWS_LISTEN_ADMIN, 127.0.0.1:8086)",
 };
 pub(super) const AT_WS_UNIX: Flag = Flag {
     name: "ws-unix",
     value: "PATH",
-    about: "its unix socket for browsers, instead (no socket)",
+    about: "its unix socket, instead (FWS_LISTEN_WS_UNIX, no socket)",
 };
-pub(super) const AT_ADMIN: Flag =
-    Flag { name: "admin", value: "HOST:PORT", about: "the server's admin door (127.0.0.1:8086)" };
 pub(super) const ORIGIN: Flag = Flag {
     name: "origin",
     value: "ORIGIN",
     about: "the site of the page to be, where only some may connect (none)",
 };
-pub(super) const AT_DATA: Flag =
-    Flag { name: "data", value: "DIR", about: "where the server keeps keys (./fws-data)" };
+pub(super) const AT_DATA: Flag = Flag {
+    name: "data",
+    value: "DIR",
+    about: "where the server keeps keys (FWS_DATA_DIR, ./fws-data)",
+};
 pub(super) const AT_CONFIG: Flag = Flag {
     name: "config",
     value: "FILE",
-    about: "the server's JSON file, for all of these (none)",
+    about: "the server's JSON file, for all of these (FWS_CONFIG_FILE, none)",
 };
 pub(super) const KEY: Flag =
     Flag { name: "key", value: "KEY", about: "key of the namespace (FWS_NAMESPACE_KEY, or kept)" };

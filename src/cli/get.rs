@@ -27,7 +27,9 @@ fn run(call: &Call) -> Result<(), Stop> {
         Some(user) => format!("{{\"userId\":{}}}", session::quote(user)),
         None => "{}".into(),
     };
-    let body = Body::new("get").text("channel", channel).raw("params", &params);
+    let body = Body::new("get")
+        .text("channel", session::named("channel", channel)?)
+        .raw("params", &params);
     let mut session = Session::open(call, name)?;
     let state = session.ask(body)?;
     if let Some((code, reason)) = session::refusal(&state) {

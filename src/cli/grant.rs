@@ -2,7 +2,7 @@
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY};
 use super::output::out;
-use super::session::{Body, Session, quote};
+use super::session::{Body, Session, named, quote};
 use super::{Call, Command, Stop};
 
 pub(super) const FLAGS: &[Flag] = &[KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG];
@@ -37,15 +37,12 @@ pub(super) fn change(
     channel: &str,
     user: &str,
 ) -> Result<(), Stop> {
-    if !channel.starts_with('#') {
+    if !named("channel", channel)?.starts_with('#') {
         return Err(Stop::Usage(format!(
             "{channel:?} is open to all users: the name of a private channel begins with #"
         )));
     }
-    if user.is_empty() {
-        return Err(Stop::Usage("the name of the user is empty".into()));
-    }
-    let params = format!("{{\"userId\":{}}}", quote(user));
+    let params = format!("{{\"userId\":{}}}", quote(named("user", user)?));
     let body = Body::new(action).text("channel", channel).raw("params", &params);
     Session::open(call, name)?.command(body).map(drop)
 }

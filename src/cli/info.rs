@@ -2,7 +2,7 @@
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, KEY};
 use super::output::out;
-use super::session::{Body, Session, count};
+use super::session::{Body, Session, count, named};
 use super::{Call, Command, Stop};
 
 pub(super) const COMMAND: Command = Command {
@@ -22,7 +22,7 @@ a line, the id of each connection and its user.",
 
 fn run(call: &Call) -> Result<(), Stop> {
     let [name, channel] = call.words()?;
-    let body = Body::new("channelInfo").text("channel", channel);
+    let body = Body::new("channelInfo").text("channel", named("channel", channel)?);
     let reply = Session::open(call, name)?.command(body)?;
     out(&describe(&reply).ok_or_else(|| {
         Stop::Failed("this is no fws server: its reply has no numbers".to_string())

@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod disconnect;
 mod doctor;
 mod emit;
 mod flags;
@@ -16,8 +17,11 @@ mod help;
 mod info;
 mod output;
 mod owner;
+mod push;
 mod register;
+mod remove;
 mod revoke;
+mod rotate;
 mod serve;
 mod session;
 mod set;
@@ -56,13 +60,17 @@ const COMMANDS: &[&Command] = &[
     &serve::COMMAND,
     &check::COMMAND,
     &register::COMMAND,
+    &rotate::COMMAND,
+    &remove::COMMAND,
     &token::COMMAND,
     &emit::COMMAND,
     &set::COMMAND,
+    &push::COMMAND,
     &get::COMMAND,
     &info::COMMAND,
     &grant::COMMAND,
     &revoke::COMMAND,
+    &disconnect::COMMAND,
     &watch::COMMAND,
     &stat::COMMAND,
     &bench::COMMAND,

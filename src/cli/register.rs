@@ -2,10 +2,10 @@
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA};
 use super::output::{out, tell};
-use super::session::{Body, Session, refusal};
+use super::session::{Body, Session, named, refusal};
 use super::{Call, Command, Stop, owner};
 use crate::codec::json;
-use crate::config::Secret;
+use crate::config::{Config, Secret};
 use crate::keys;
 
 pub(super) const COMMAND: Command = Command {
@@ -32,8 +32,16 @@ server: root is refused where the folder is another user's.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [name] = call.words()?;
     let config = call.client_config()?;
+    let body = Body::new("registerNameSpace").text("name", named("namespace", name)?);
+    let reply = ask(call, &config, name, body)?;
+    hand_over(&config, name, &reply)
+}
+
+/// Sends a command that needs the server key, which is put behind its other fields. The reply, if
+/// the server has done it.
+pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Result<String, Stop> {
     let failed = |e: std::io::Error| Stop::Failed(e.to_string());
-    let Some(server_key) = keys::known_server_key(&config).map_err(failed)? else {
+    let Some(server_key) = keys::known_server_key(config).map_err(failed)? else {
         return Err(Stop::Failed(format!(
             "no server key: set FWS_SECRETKEY, or say with --data where the server keeps it (there \
              is no {})",
@@ -41,16 +49,21 @@ fn run(call: &Call) -> Result<(), Stop> {
         )));
     };
     owner::refuse_root(call, &config.data)?;
-    let mut session = Session::connect(call, &config)?;
-    let body = Body::new("registerNameSpace").text("name", name).text("key", server_key.expose());
-    let reply = session.ask(body)?;
-    let key = match refusal(&reply) {
+    let reply = Session::connect(call, config)?.ask(body.text("key", server_key.expose()))?;
+    match refusal(&reply) {
+        None => Ok(reply),
         Some((306, _)) => Err("this is not the server key of that server".to_string()),
         Some((309, _)) => Err(format!("there is a namespace {name:?} already")),
+        Some((404, _)) => Err(format!("there is no namespace {name:?}")),
         Some((code, reason)) => Err(format!("the server says: {reason} (code {code})")),
-        None => key_in(&reply).ok_or_else(|| "this is no fws server: its reply has no key".into()),
     }
-    .map_err(Stop::Failed)?;
+    .map_err(Stop::Failed)
+}
+
+/// Prints the key that is in the reply, and keeps it where the server's folder is here.
+pub(super) fn hand_over(config: &Config, name: &str, reply: &str) -> Result<(), Stop> {
+    let key = key_in(reply)
+        .ok_or_else(|| Stop::Failed("this is no fws server: its reply has no key".into()))?;
     // It cannot be had again: kept first, in case nobody reads our output.
     let kept = config.data.is_dir().then(|| keys::store(&config.data, name, &key));
     out(&format!("{}\n", key.expose()))?;
@@ -63,6 +76,14 @@ fn run(call: &Call) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+/// Says something of the file of the server, if the namespace stands in it.
+pub(super) fn tell_if_configured(config: &Config, name: &str, what: &str) {
+    let is_named = config.namespaces.iter().any(|(known, _)| known == name);
+    if let (Some(file), true) = (&config.file, is_named) {
+        tell(&format!("warning: {} {what}", file.display()));
+    }
 }
 
 fn key_in(reply: &str) -> Option<Secret> {

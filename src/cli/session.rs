@@ -162,6 +162,7 @@ fn door(call: &Call, flags: [&Flag; 2], unix: Option<&Path>) -> Result<Option<Ad
 
 /// The key of a namespace: from its flag, the environment, the configuration, or the data folder.
 pub(super) fn namespace_key(call: &Call, config: &Config, name: &str) -> Result<Key, Stop> {
+    let name = named("namespace", name)?;
     find_key(call, config, Some(name))?.ok_or_else(|| {
         Stop::Failed(format!(
             "no key for namespace {name:?}: give it with --key or {NAMESPACE_KEY}, say with --data \
@@ -194,6 +195,15 @@ pub(super) fn find_key(
     let kept = keys::load(&config.data, name).map_err(|e| Stop::Failed(e.to_string()))?;
     let origin = keys::path(&config.data, name).display().to_string();
     Ok(kept.map(|key| Key { key, origin }))
+}
+
+/// A name as somebody gave it. An empty one names nothing, be it a variable of a script that is
+/// not set.
+pub(super) fn named<'a>(what: &str, name: &'a str) -> Result<&'a str, Stop> {
+    match name {
+        "" => Err(Stop::Usage(format!("the name of the {what} is empty"))),
+        name => Ok(name),
+    }
 }
 
 /// The user that a flag names. An empty one is refused: on the wire it would mean everybody.

@@ -9,6 +9,9 @@ const TTL: Flag =
     Flag { name: "ttl", value: "SECONDS", about: "the state is gone after so long (never)" };
 const EMIT: Flag = Flag { name: "emit", value: "", about: "send it to who has subscribed as well" };
 
+pub(super) const FLAGS: &[Flag] =
+    &[USER, TTL, EMIT, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG];
+
 pub(super) const COMMAND: Command = Command {
     name: "set",
     summary: "set the state of a channel",
@@ -20,7 +23,7 @@ the one before with its time to live; the DATA null removes it. For a channel
 
 DATA is JSON. Text that is not JSON is sent as a string; `-` reads it from
 standard input.",
-    flags: &[USER, TTL, EMIT, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
+    flags: FLAGS,
     examples: &[
         ("fws set shop price 9.90 --emit", "who comes later gets it, who is there gets it now"),
         ("fws set shop @cart '[1,2]' --user 5 --ttl 3600", "for user 5, for an hour"),
@@ -29,6 +32,17 @@ standard input.",
 };
 
 fn run(call: &Call) -> Result<(), Stop> {
+    let (data, emits) = change(call, "set")?;
+    out(match (data.as_str(), emits) {
+        ("null", false) => "removed\n",
+        ("null", true) => "removed, and null sent\n",
+        (_, false) => "set\n",
+        (_, true) => "set and sent\n",
+    })
+}
+
+/// Changes a state: `set` or `push` on the control port. The data, and whether it was sent out.
+pub(super) fn change(call: &Call, action: &str) -> Result<(String, bool), Stop> {
     let [name, channel, data] = call.words()?;
     let mut params = Vec::new();
     if let Some(user) = session::user(call)? {
@@ -42,15 +56,10 @@ fn run(call: &Call) -> Result<(), Stop> {
         params.push("\"emit\":true".into());
     }
     let data = session::data(data)?;
-    let body = Body::new("set")
-        .text("channel", channel)
+    let body = Body::new(action)
+        .text("channel", session::named("channel", channel)?)
         .raw("data", &data)
         .raw("params", &format!("{{{}}}", params.join(",")));
     Session::open(call, name)?.command(body)?;
-    out(match (data.as_str(), emits) {
-        ("null", false) => "removed\n",
-        ("null", true) => "removed, and null sent\n",
-        (_, false) => "set\n",
-        (_, true) => "set and sent\n",
-    })
+    Ok((data, emits))
 }

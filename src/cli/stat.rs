@@ -97,19 +97,20 @@ fn pause(time: Duration) {
 
 /// All numbers, as they are now.
 fn look(address: &Address) -> Result<Vec<Sample>, Stop> {
-    let (status, body) = page(address, "/metrics").map_err(|e| match e {
-        ClientError::Connect(..) => Stop::Failed(format!(
-            "no admin door at {address}: start the server with `fws serve --admin {ADDRESS}`, and \
-             say here with --admin where it is"
-        )),
-        e => Stop::Failed(format!("{address}: {e}")),
-    })?;
     let foreign = |what: &str| {
         Stop::Failed(format!(
             "{address} is no admin door: {what}; --admin takes the address that `fws serve` was \
              given as --admin"
         ))
     };
+    let (status, body) = page(address, "/metrics").map_err(|e| match e {
+        ClientError::Lost => foreign("it closed without an answer, as the port for back ends does"),
+        ClientError::Connect(..) => Stop::Failed(format!(
+            "no admin door at {address}: start the server with `fws serve --admin {ADDRESS}`, and \
+             say here with --admin where it is"
+        )),
+        e => Stop::Failed(format!("{address}: {e}")),
+    })?;
     if status != 200 {
         return Err(foreign(&format!("it answers {status} when asked for /metrics")));
     }

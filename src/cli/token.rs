@@ -8,8 +8,9 @@ use sha2::Sha256;
 
 use super::flags::{AT_CONFIG, AT_DATA, Flag, KEY};
 use super::output::{out, printable};
-use super::session::{find_key, namespace_key, seconds};
+use super::session::{find_key, named, namespace_key, seconds};
 use super::{Call, Command, Stop};
+use crate::codec::json;
 use crate::codec::jwt::{self, Claims, TokenError};
 use crate::limits::Limits;
 use crate::time::{Clock, UnixMillis};
@@ -64,10 +65,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         return check(token, key.as_ref().map(|key| key.key.expose()), now, &config.limits);
     }
     let [name, user] = call.words()?;
-    if user.is_empty() {
-        return Err(Stop::Usage("the name of the user is empty".into()));
-    }
-    if let Some(wrong) = too_long(user, &config.limits) {
+    if let Some(wrong) = too_long(named("user", user)?, &config.limits) {
         return Err(Stop::Usage(wrong));
     }
     let expires = seconds(call, TTL.name)?.map(|ttl| now.seconds().saturating_add(ttl));
@@ -83,22 +81,26 @@ fn too_long(user: &str, limits: &Limits) -> Option<String> {
 }
 
 fn check(token: &str, key: Option<&str>, now: UnixMillis, limits: &Limits) -> Result<(), Stop> {
-    if let Some((header, payload)) = jwt::inspect(token) {
-        let (header, payload) = (printable(&header), printable(&payload));
+    let inspected = jwt::inspect(token);
+    if let Some((header, payload)) = &inspected {
+        let (header, payload) = (printable(header), printable(payload));
         out(&format!("header:  {header}\npayload: {payload}\n"))?;
     }
     let checked = match key {
         Some(key) => jwt::verify(token, &[key], now.seconds()),
         None => verify_unsigned(token, now),
     };
-    let claims = checked.map_err(|e| Stop::Failed(format!("not valid: {}", describe(e))))?;
+    let payload = inspected.map_or_else(String::new, |(_, payload)| payload);
+    let wrong = |e| Stop::Failed(format!("not valid: {}", describe(e, &payload)));
+    let claims = checked.map_err(wrong)?;
     if let Some(wrong) = too_long(&claims.user, limits) {
         return Err(Stop::Failed(format!("not valid: {wrong}")));
     }
     out(&format!("user:    {}\n", printable(&claims.user)))?;
     if let Some(expires) = claims.expires {
         let left = expires.saturating_sub(now.seconds());
-        out(&format!("expires: {}, in {left} s\n", date(expires)))?;
+        let hint = milliseconds(expires);
+        out(&format!("expires: {}, in {left} s{hint}\n", date(expires)))?;
     }
     out(match key {
         Some(_) => "valid\n",
@@ -115,11 +117,27 @@ fn verify_unsigned(token: &str, now: UnixMillis) -> Result<Claims, TokenError> {
     jwt::verify(&format!("{signed}.{signature}"), &[KEY], now.seconds())
 }
 
-fn describe(e: TokenError) -> String {
+fn describe(e: TokenError, payload: &str) -> String {
     match e {
         TokenError::Expired { at } => format!("it expired at {}", date(at)),
-        TokenError::NotYet { at } => format!("it is not good before {}", date(at)),
+        TokenError::NotYet { at } => {
+            format!("it is not good before {}{}", date(at), milliseconds(at))
+        }
+        TokenError::User if matches!(json::members(payload, &["i"]), Ok(Some([None]))) => {
+            "the payload has no i, which is the user".into()
+        }
         e => e.to_string(),
+    }
+}
+
+/// A word about a moment that lies in our time if it is counted in milliseconds, as JavaScript
+/// does.
+fn milliseconds(seconds: u64) -> &'static str {
+    const YEAR_2001: u64 = 1_000_000_000_000;
+    const YEAR_2100: u64 = 4_102_444_800_000;
+    match seconds {
+        YEAR_2001..YEAR_2100 => " (are these milliseconds? Here seconds count)",
+        _ => "",
     }
 }
 
@@ -142,9 +160,20 @@ mod tests {
         let good = jwt::sign("bob", "secret", Some(2));
         assert_eq!(verify_unsigned(&good, now).map(|claims| claims.user), Ok("bob".into()));
         let expired = verify_unsigned(&good, UnixMillis(2000)).unwrap_err();
-        assert_eq!(describe(expired), "it expired at 1970-01-01T00:00:02Z");
+        assert_eq!(describe(expired, ""), "it expired at 1970-01-01T00:00:02Z");
         assert_eq!(verify_unsigned("x", now), Err(TokenError::Parts));
         assert_eq!(verify_unsigned("a.b.c.d", now), Err(TokenError::Parts));
+    }
+
+    #[test]
+    fn the_usual_mistakes_are_named() {
+        let now = UnixMillis(1_795_688_200_575);
+        let far = verify_unsigned(&jwt::sign("5", "k", Some(now.0)), now).unwrap();
+        assert!(milliseconds(far.expires.unwrap()).contains("milliseconds"));
+        assert_eq!(milliseconds(now.seconds()), "");
+        let missing = describe(TokenError::User, r#"{"user":5}"#);
+        assert_eq!(missing, "the payload has no i, which is the user");
+        assert!(describe(TokenError::User, r#"{"i":""}"#).starts_with("i is no name"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, KEY, ORIGIN};
 use super::output::{end_with_reader, out, printable, printable_json, tell};
-use super::session::{namespace_key, origin, quote, web_address};
+use super::session::{named, namespace_key, origin, quote, web_address};
 use super::{Call, Command, Stop};
 use crate::client::{ANSWER_MS, ClientError, Message, Socket};
 use crate::codec::{json, jwt};
@@ -49,6 +49,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         Some("") => return Err(Stop::Usage("--user: the name of the user is empty".into())),
         user => user.unwrap_or(WATCH),
     };
+    channels.iter().try_for_each(|channel| named("channel", channel).map(drop))?;
     let (mut left, origin) = (messages(call)?, origin(call)?);
     let config = call.client_config()?;
     let key = namespace_key(call, &config, name)?;
@@ -56,6 +57,10 @@ fn run(call: &Call) -> Result<(), Stop> {
     end_with_reader()?;
     let mut socket = Socket::connect(&address, origin).map_err(|e| match e {
         ClientError::Connect(..) => failed(e),
+        ClientError::Lost => Stop::Failed(format!(
+            "{address}: it closed without an answer, as the port for back ends does; --ws takes \
+             the port for browsers"
+        )),
         e => Stop::Failed(format!("{address}: {e}")),
     })?;
     let token = jwt::sign(user, key.key.expose(), None);

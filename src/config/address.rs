@@ -1,25 +1,31 @@
 //! Addresses to listen on, and those of proxies. Pure. Takes what can mean one thing only, and for
 //! the rest says what to write.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::address::{Network, Proxies};
 
-/// `127.0.0.1:8080`, `[::1]:8080`, or `localhost:8080` for the first of them.
+/// `127.0.0.1:8080`, `[::1]:8080`, or `localhost:8080` for the first of them. `usual` is the port
+/// that examples have.
 ///
 /// # Errors
 /// What is wrong, and how to write it right.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub fn parse_address(text: &str, usual: u16) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
     let wrong = |help: String| Err(format!("{text:?} is not ADDR:PORT: {help}"));
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return wrong(format!("the port is missing; write {}", SocketAddr::new(ip, 8080)));
-    }
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    if let (Ok(ip), Ok(port)) = (host.parse::<Ipv6Addr>(), port.parse()) {
+        // It may be an address without a port as well: these are written like that.
+        let whole = SocketAddr::new(ip.into(), port);
+        return wrong(format!("an IPv6 address stands in brackets, as in {whole}"));
+    }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return wrong(format!("the port is missing; write {}", SocketAddr::new(ip, usual)));
+    }
     let Ok(port) = port.parse::<u16>() else {
-        return wrong("the port must be a number up to 65535, as in 127.0.0.1:8080".into());
+        return wrong(format!("the port must be a number up to 65535, as in 127.0.0.1:{usual}"));
     };
     match host {
         "localhost" => Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
@@ -57,7 +63,7 @@ mod tests {
             ("localhost:81", "127.0.0.1:81"),
             ("[::1]:0", "[::1]:0"),
         ] {
-            assert_eq!(parse_address(text).unwrap().to_string(), address);
+            assert_eq!(parse_address(text, 8080).unwrap().to_string(), address);
         }
     }
 
@@ -67,15 +73,16 @@ mod tests {
             (":8080", "write 0.0.0.0:8080 for everybody, 127.0.0.1:8080 for this machine"),
             ("8080", "write 0.0.0.0:8080 for everybody"),
             ("*:8080", "write 0.0.0.0:8080 for everybody"),
-            ("127.0.0.1", "the port is missing; write 127.0.0.1:8080"),
-            ("::1", "the port is missing; write [::1]:8080"),
-            ("127.0.0.1:http", "the port must be a number"),
+            ("127.0.0.1", "the port is missing; write 127.0.0.1:8085"),
+            ("::1", "the port is missing; write [::1]:8085"),
+            ("::1:8085", "an IPv6 address stands in brackets, as in [::1]:8085"),
+            ("127.0.0.1:http", "the port must be a number up to 65535, as in 127.0.0.1:8085"),
             ("127.0.0.1:65536", "the port must be a number"),
             ("example.org:80", "must be an IP address, as in 127.0.0.1:80"),
             ("", "the port must be a number"),
             ("127.0.0.1:80 ", "the port must be a number"),
         ] {
-            let error = parse_address(text).unwrap_err();
+            let error = parse_address(text, 8085).unwrap_err();
             assert!(error.contains(help), "{text}: {error}");
         }
     }

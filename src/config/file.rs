@@ -95,6 +95,8 @@ impl<'de> Deserialize<'de> for Object {
 
 /// Puts what the file says into the configuration. The error begins with the key.
 pub fn apply(config: &mut Config, text: &str) -> Result<(), String> {
+    // Some editors put a byte order mark there, which nobody sees.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (key, value) in members(text)? {
         let value = value.get();
         if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {

@@ -1,11 +1,18 @@
 //! A key that does not show itself. Owns the text; prints it nowhere.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use subtle::ConstantTimeEq;
 
 /// The key of the sample configuration of the original server: known to everybody.
 const SAMPLE: &str = "asd82nvakadfs";
+
+/// A key shorter than this (in bytes) is worth a warning, and so is one of fewer different bytes
+/// than that: those that the server makes have 36 and 48, of which hardly ever fewer than ten
+/// differ.
+const GOOD_BYTES: usize = 16;
+const DIFFERENT_BYTES: usize = 6;
 
 /// The server key or the key of a namespace. Its `Debug` is `***`, it has no `Display`, and two
 /// are compared in constant time.
@@ -40,6 +47,17 @@ impl Secret {
         &self.0
     }
 
+    /// Why it may be guessed, if that is easy; the text does not hold the key.
+    pub fn weakness(&self) -> Option<String> {
+        let key = self.0.as_bytes();
+        if key.len() < GOOD_BYTES {
+            return Some(format!("is shorter than {GOOD_BYTES} characters and may be guessed"));
+        }
+        let different = key.iter().collect::<BTreeSet<_>>().len();
+        let text = || format!("has {different} different characters only and may be guessed");
+        (different < DIFFERENT_BYTES).then(text)
+    }
+
     /// Whether this is the key; takes the same time wherever the two differ.
     pub fn matches(&self, key: &str) -> bool {
         self.0.as_bytes().ct_eq(key.as_bytes()).into()
@@ -69,6 +87,19 @@ mod tests {
         let secret = Secret::new("abc").unwrap();
         assert_eq!(format!("{secret:?} {:#?}", Some(&secret)), "*** Some(\n    ***,\n)");
         assert!(secret.matches("abc") && !secret.matches("abd") && !secret.matches("abcd"));
+    }
+
+    #[test]
+    fn what_may_be_guessed_is_weak() {
+        let weakness = |key: &str| Secret::new(key).unwrap().weakness();
+        for short in ["short", "0123456789abcde"] {
+            assert!(weakness(short).unwrap().contains("shorter than 16"), "{short}");
+        }
+        let simple = weakness("11111111-1111-4111-8111-111111111111").unwrap();
+        assert_eq!(simple, "has 4 different characters only and may be guessed");
+        for good in ["0123456789abcdef", "744099b2-3fcf-4f3b-8364-9ad57c178c0b"] {
+            assert_eq!(weakness(good), None);
+        }
     }
 
     #[test]

@@ -251,10 +251,19 @@ fn warnings_for_what_is_not_good() {
     assert_eq!(warnings(key, 0o100_600), Vec::<String>::new());
     assert_eq!(warnings(key, 0o100_640), ["f holds keys and others may read it: chmod 600 f"]);
     assert_eq!(warnings("{}", 0o100_644), Vec::<String>::new());
-    assert_eq!(warnings(r#"{"namespaces":{"a":"b"}}"#, 0o100_604).len(), 1);
+    let open = warnings(r#"{"namespaces":{"a":"0123456789abcdef"}}"#, 0o100_604);
+    assert_eq!(open.len(), 1, "{open:?}");
     let short = warnings(r#"{"secret_key":"0123456789abcde"}"#, 0o600);
     assert_eq!(short.len(), 1);
     assert!(short[0].starts_with("secret_key: the server key is shorter than 16"), "{short:?}");
+
+    let told = warnings(r#"{"namespaces":{"a":"short","b":"0123456789abcdef"}}"#, 0o600);
+    let why = "namespaces: the key of \"a\" is shorter than 16 characters and may be guessed";
+    assert_eq!(told, [why]);
+    let many: Vec<String> = (0..1000).map(|n| format!("\"n{n}\":\"key {n}\"")).collect();
+    let told = warnings(&format!("{{\"namespaces\":{{{}}}}}", many.join(",")), 0o600);
+    assert_eq!(told.len(), 21);
+    assert_eq!(told[20], "namespaces: and 980 more keys like these");
 }
 
 #[test]

@@ -31,6 +31,11 @@ impl Hub {
         ]
     }
 
+    /// What the namespace is called; `None` if it is gone.
+    pub fn name(&self, ns: NsId) -> Option<&str> {
+        self.namespaces.get(ns).map(|ns| &*ns.name)
+    }
+
     /// How many grants there are, and how many bytes of states.
     pub fn grants_and_states_bytes(&self) -> (usize, usize) {
         (self.grants, self.states_bytes)

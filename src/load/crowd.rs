@@ -118,6 +118,12 @@ fn start(said: &[u8]) -> &[u8] {
 }
 
 fn unexpected(input: &[u8]) -> Fault {
+    if input.starts_with(b"HTTP/1.1 503") {
+        let body = input.windows(4).position(|it| it == b"\r\n\r\n").map(|at| at + 4);
+        let body = body.and_then(|at| input.get(at..)).unwrap_or_default();
+        let body = words(body.trim_ascii());
+        return Fault::new(format!("the server has no room now: HTTP 503 {body}"));
+    }
     Fault::new(format!("the server says something unexpected: {}", words(input)))
 }
 
@@ -260,5 +266,18 @@ impl Crowd {
     /// `5 of 10 have subscribed`.
     pub fn progress(&self) -> String {
         format!("{} of {} have subscribed", self.subscribed, self.total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_there_is_no_room_is_said_in_words() {
+        let full =
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\r\nThe server is full\n";
+        let said = heard(&Until::Switched, full).unwrap_err().to_string();
+        assert_eq!(said, "the server has no room now: HTTP 503 The server is full");
     }
 }

@@ -90,6 +90,7 @@ impl InForce<'_> {
             let path = keys::server_key_path(&held.data);
             format!("there is no server key, neither configured nor in {}", path.display())
         })?;
+        config.warnings.extend(keys::server_key_warnings(&held, &server_key));
         if let Some((name, _)) = config.namespaces.iter().find(|(_, key)| *key == server_key) {
             return Err(format!("the server key is also the key of namespace {name:?}"));
         }

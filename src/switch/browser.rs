@@ -2,6 +2,7 @@
 //! Events are carried out strictly one after the other, so that a `subscribe` right behind `auth`
 //! works every time. The web door calls it.
 
+use super::concerned::Concerned;
 use super::page::Demo;
 use super::shared::SharedStates;
 use super::shortage::has_reserve;
@@ -9,7 +10,7 @@ use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::codec::{json, jwt};
 use crate::edge::Net;
-use crate::hub::{Denied, Hub, Key, PeerId, Place};
+use crate::hub::{Denied, Hub, Key, NsId, PeerId, Place};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -50,6 +51,8 @@ pub(super) struct Site<'a> {
     pub hub: &'a mut Hub,
     /// Large states on their way to those who subscribed.
     pub shared: &'a mut SharedStates,
+    /// Whose refusals they are.
+    pub concerned: &'a mut Concerned,
     pub limits: &'a Limits,
     pub demo: Option<&'a Demo>,
     /// Answers that wait take too much memory, or did until a moment ago.
@@ -222,6 +225,21 @@ impl Site<'_> {
         let name = name.ok_or(CloseReason::AuthWithoutNamespace)?;
         let ns = json::text(name).and_then(|name| self.hub.namespace(&name));
         let ns = ns.ok_or(CloseReason::UnknownNamespace)?;
+        let proved = self.prove(outlet, browser, ns, token);
+        if let (Err(_), Some(name)) = (proved, self.hub.name(ns)) {
+            self.concerned.note(name);
+        }
+        proved
+    }
+
+    /// Makes of it the user whom the token names, in that namespace.
+    fn prove(
+        &mut self,
+        outlet: &mut Outlet<'_, impl Net>,
+        browser: &mut Browser,
+        ns: NsId,
+        token: &str,
+    ) -> Result<(), CloseReason> {
         let token = json::string(token).ok_or(CloseReason::InvalidToken)?;
         let now = outlet.now();
         let keys = self.hub.keys(ns, self.at(now));

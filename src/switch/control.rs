@@ -471,11 +471,11 @@ impl<J: Journal> Switch<J> {
             Some(Ok(outcome)) => success(&outcome, counts),
             Some(Err(why)) => {
                 let refused = refused(why);
-                self.count_refused(net, &refused);
+                self.count_refused(net, &controller, &refused);
                 refusal(&refused).into()
             }
             None => {
-                self.count_refused(net, &command::STORE_FAILED);
+                self.count_refused(net, &controller, &command::STORE_FAILED);
                 refusal(&command::STORE_FAILED).into()
             }
         };
@@ -531,13 +531,23 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Counts the errors, and reports those that an operator may want to act on.
-    pub(super) fn count_refused(&mut self, net: &mut impl Net, refused: &Refused) {
+    pub(super) fn count_refused(
+        &mut self,
+        net: &mut impl Net,
+        controller: &Controller,
+        refused: &Refused,
+    ) {
         *self.metrics.refused.entry(refused.code).or_default() += 1;
         match refused.code {
             302 => self.metrics.store_failures += 1,
             305 | 306 => self.metrics.wrong_keys += 1,
             313 => self.metrics.over_limits += 1,
             _ => return,
+        }
+        let acts_in = controller.auth.and_then(|(ns, _)| self.hub.name(ns));
+        // A wrong key is for whatever namespace was asked for.
+        if let (302 | 313, Some(name)) = (refused.code, acts_in) {
+            self.concerned.note(name);
         }
         self.report_soon(net.now());
     }
@@ -552,13 +562,16 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Which of the namespace's keys this is.
-    fn key_epoch(&self, ns: NsId, key: &str, at: UnixMillis) -> Result<u32, Refused> {
+    fn key_epoch(&mut self, ns: NsId, key: &str, at: UnixMillis) -> Result<u32, Refused> {
         let epoch = self.hub.key_epoch(ns).ok_or(command::NO_NAMESPACE)?;
         let mut found = None;
         for (age, good) in (0..).zip(self.hub.keys(ns, at)) {
             if jwt::same_key(key.as_bytes(), good.as_bytes()) {
                 found = Some(epoch.wrapping_sub(age));
             }
+        }
+        if let (None, Some(name)) = (found, self.hub.name(ns)) {
+            self.concerned.note(name);
         }
         found.ok_or(command::INVALID_SKEY)
     }

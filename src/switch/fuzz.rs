@@ -20,7 +20,8 @@
 //! the line ends in `+`: what it sends comes together with the next. A script that begins with `*`
 //! plays on a [`LateJournal`].
 
-use super::{Demo, REPORT_MS, Settings, Switch};
+use super::concerned::REPORT_MS;
+use super::{Demo, Settings, Switch};
 use crate::address::Address;
 use crate::codec::json::JsonError;
 use crate::codec::ws::{Bounds, Event, Opcode, Reader, Side};

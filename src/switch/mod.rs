@@ -7,12 +7,13 @@
 //! web door's ([`Web`]), `page` for the page to try it all, `seats` for who is what, `crowd` for
 //! what is said to all in a channel, `spread` for what is said in so many that it takes several
 //! turns, `flood`, `shortage`, `intake` and `drain` for the days on which there is too much or it
-//! is over. This file has what is between the roles: the order of changes, delivery, and the end of
-//! connections.
+//! is over, and `concerned` for whose refusals they were. This file has what is between the roles:
+//! the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
 mod command;
+mod concerned;
 mod control;
 mod crowd;
 mod deadlines;
@@ -47,6 +48,7 @@ use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{SessionId, Web};
 use browser::{Browser, Site};
+use concerned::Concerned;
 use control::Controller;
 use crowd::Crowd;
 use drain::Drain;
@@ -67,8 +69,6 @@ pub use settings::{Settings, SockJs};
 
 /// States that end in one turn, at most: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
-/// Between two log lines about refusals.
-const REPORT_MS: u64 = 10_000;
 
 /// Who waits for a place in the order.
 #[derive(Debug)]
@@ -141,6 +141,8 @@ pub struct Switch<J> {
     /// When to report refusals next, and those that have been reported.
     report_at: Option<Millis>,
     reported: Refusals,
+    /// Whose they are, since then.
+    concerned: Concerned,
 }
 
 impl<J: Journal> Switch<J> {
@@ -183,6 +185,7 @@ impl<J: Journal> Switch<J> {
             epoch,
             drain: None,
             report_at: None,
+            concerned: Concerned::default(),
         }
     }
 
@@ -270,6 +273,7 @@ impl<J: Journal> Switch<J> {
         let site = Site {
             hub: &mut self.hub,
             shared: &mut self.shared,
+            concerned: &mut self.concerned,
             limits: &self.limits,
             demo: self.demo.as_ref(),
             is_short: self.shortage.is_some(),
@@ -327,24 +331,6 @@ impl<J: Journal> Switch<J> {
     /// Whether the commands of this turn have come to as much as one turn has room for.
     fn has_worked_enough(&self) -> bool {
         self.work >= self.limits.deliveries_per_turn
-    }
-
-    fn report_soon(&mut self, now: Now) {
-        self.report_at.get_or_insert(now.mono.plus(REPORT_MS));
-    }
-
-    /// Every ten seconds at most, one line about what was turned away and why.
-    fn report(&mut self, now: Now) {
-        let Some(at) = self.report_at else { return };
-        if now.mono < at {
-            return;
-        }
-        self.report_at = None;
-        let refusals = self.metrics.refusals_since(&self.reported);
-        self.reported = self.metrics.refusals();
-        if !refusals.is_empty() {
-            crate::log::warning(now.unix, format_args!("refused: {refusals}"));
-        }
     }
 
     /// Checks all that must hold; for tests.

@@ -69,7 +69,7 @@ impl<J: Journal> Switch<J> {
             Ok(Answer::Later | Answer::Said) => {}
             Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
             Err(refused) => {
-                self.count_refused(net, &refused);
+                self.count_refused(net, controller, &refused);
                 // What is said of names, keys and states shows how they are.
                 let mark = match refused.code {
                     305 | 309 | 404 => self.journal.mark(),

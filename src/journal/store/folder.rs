@@ -483,7 +483,10 @@ fn is_same(one: &Path, two: &Path) -> io::Result<bool> {
 fn make_durably(path: &Path) -> io::Result<()> {
     let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
     let made: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => Error::new(e.kind(), "it is no folder"),
+        _ => e,
+    })?;
     for folder in made {
         let around = folder.parent().filter(|around| !around.as_os_str().is_empty());
         File::open(around.unwrap_or(Path::new(".")))?.sync_all()?;

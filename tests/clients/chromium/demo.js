@@ -123,7 +123,8 @@ class Page {
     await this.page.getByLabel('Watch another channel').focus();
     await this.page.keyboard.type(name);
     await this.page.keyboard.press('Enter');
-    await this.page.getByRole('button', { name: `Stop watching ${name}`, exact: true }).waitFor();
+    const shown = name.trim();
+    await this.page.getByRole('button', { name: `Stop watching ${shown}`, exact: true }).waitFor();
   }
 
   async leave(name) {
@@ -174,8 +175,13 @@ async function publishAndWatch(page) {
   await shell(command); // to the letter, as copied
   await page.newest('news', 'hello');
 
-  await page.watch('orders');
+  await page.page.getByLabel('Watch another channel').fill('   ');
+  await page.page.keyboard.press('Enter'); // nothing to watch
+  await page.watch('orders '); // as the keyboard of a phone writes it
   await page.settled();
+  assert.match(await page.command(), / emit demo orders /);
+  const chips = page.page.getByRole('button', { name: /^Stop watching/ });
+  assert.equal(await chips.count(), 2);
   await page.publish('{"id":4711,"sum":19.5}');
   await page.newest('orders', '{ "id": 4711, "sum": 19.5 }');
 

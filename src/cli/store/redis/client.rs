@@ -88,13 +88,21 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
         let form = "write redis://HOST:PORT/DATABASE or unix:///PATH";
         Stop::Usage(format!("that is no URL of a Redis: {form}"))
     })?;
-    let mut redis = Redis::connect(&place, ANSWER_MS).map_err(away)?;
+    let mut redis = Redis::connect(&place, ANSWER_MS)
+        .map_err(|e| Stop::Failed(format!("Redis at {}: {e}", place.place)))?;
     let is_replacing = call.flag(REPLACE.name).is_some();
     owner::refuse_root(call, &config.data)?;
     let mut importer = Importer::start(&config, &holder(call, now), now, is_replacing)?;
     let mut left = Left::default();
     let names = namespaces(&mut redis, &mut importer, &mut left)?;
     states(&mut redis, &names, colon, &mut importer, &mut left)?;
+    if names.is_empty() && left.keys.is_empty() {
+        return Err(Stop::Failed(format!(
+            "Redis at {}: there is nothing of an original server in database {}, no key begins \
+             with {NAMESPACES}: is it another one?",
+            place.place, place.database
+        )));
+    }
     let done = importer.finish()?;
     left.finish();
     out(&done)

@@ -1,0 +1,34 @@
+//! `fws disconnect`: a user's connections are closed.
+
+use super::output::out;
+use super::session::{Body, Session, count, named, quote};
+use super::{Call, Command, Stop, grant};
+use crate::codec::json;
+
+pub(super) const COMMAND: Command = Command {
+    name: "disconnect",
+    summary: "close all connections of a user",
+    usage: &["NAME USER [OPTION…]"],
+    about: "\
+Closes every connection of USER in namespace NAME, and says how many there were.
+It does not keep the user from coming back with a token that is good: have the
+back end make no more of them first, and mind how long the last one lasts.",
+    flags: grant::FLAGS,
+    examples: &[
+        ("fws disconnect shop 5", "user 5 goes"),
+        ("fws disconnect shop bob --data /var/lib/fws", "with the key that is kept there"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let [name, user] = call.words()?;
+    let params = format!("{{\"userId\":{}}}", quote(named("user", user)?));
+    let body = Body::new("disconnect").raw("params", &params);
+    let reply = Session::open(call, name)?.command(body)?;
+    let closed = json::members(&reply, &["count"]).ok().flatten().and_then(|[count]| count);
+    let closed = closed.and_then(json::integer).ok_or_else(|| {
+        Stop::Failed("this is no fws server: its reply has no number".to_string())
+    })?;
+    out(&format!("closed {}\n", count(closed, "connection")))
+}

@@ -1,0 +1,30 @@
+//! `fws push`: one more element for a state that is a list.
+
+use super::output::out;
+use super::{Call, Command, Stop, set};
+
+pub(super) const COMMAND: Command = Command {
+    name: "push",
+    summary: "append to the state of a channel",
+    usage: &["NAME CHANNEL DATA [OPTION…]"],
+    about: "\
+Appends DATA to a state that is a list; one that is not there counts as an empty
+list. A browser gets the whole list as soon as it subscribes, and with --emit who
+is there gets the new element alone. The oldest elements are dropped where there
+are too many (limits list_items and state_bytes). The list has the time to live
+that was given last.
+
+DATA is JSON. Text that is not JSON is sent as a string; `-` reads it from
+standard input.",
+    flags: set::FLAGS,
+    examples: &[
+        ("fws push shop log 'door opened' --emit", "one line more for everybody"),
+        ("fws push shop @seen 4711 --user 5 --ttl 86400", "for user 5, for a day from now on"),
+    ],
+    run,
+};
+
+fn run(call: &Call) -> Result<(), Stop> {
+    let (_, emits) = set::change(call, "push")?;
+    out(if emits { "appended and sent\n" } else { "appended\n" })
+}

@@ -1,0 +1,88 @@
+//! The line of the log about refusals, and whose they are: the first few namespaces, which it
+//! names, so that one site that fails can be found. Names of namespaces that there are, and nothing
+//! that a stranger has made up.
+
+use std::fmt;
+
+use super::Switch;
+use crate::journal::Journal;
+use crate::log;
+use crate::time::Now;
+
+/// Between two log lines about refusals.
+pub(super) const REPORT_MS: u64 = 10_000;
+/// So many are named; of the others it is said that there are some.
+const NAMES_MAX: usize = 4;
+
+/// Namespaces, each with how much of its was refused.
+#[derive(Debug, Default)]
+pub(super) struct Concerned {
+    names: Vec<(Box<str>, u64)>,
+    has_others: bool,
+}
+
+impl Concerned {
+    /// One more refusal of this namespace.
+    pub fn note(&mut self, name: &str) {
+        if let Some((_, count)) = self.names.iter_mut().find(|(known, _)| **known == *name) {
+            *count += 1;
+        } else if self.names.len() < NAMES_MAX {
+            self.names.push((name.into(), 1));
+        } else {
+            self.has_others = true;
+        }
+    }
+}
+
+/// `; namespace "shop" 3, "other" 1, and others`; nothing if there is none.
+impl fmt::Display for Concerned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, count)) in self.names.iter().enumerate() {
+            let before = if i == 0 { "; namespace" } else { "," };
+            write!(f, "{before} {name:?} {count}")?;
+        }
+        f.write_str(if self.has_others { ", and others" } else { "" })
+    }
+}
+
+impl<J: Journal> Switch<J> {
+    /// Has the next line come in due time.
+    pub(super) fn report_soon(&mut self, now: Now) {
+        self.report_at.get_or_insert(now.mono.plus(REPORT_MS));
+    }
+
+    /// Every ten seconds at most, one line about what was turned away and why.
+    pub(super) fn report(&mut self, now: Now) {
+        let Some(at) = self.report_at else { return };
+        if now.mono < at {
+            return;
+        }
+        self.report_at = None;
+        let refusals = self.metrics.refusals_since(&self.reported);
+        self.reported = self.metrics.refusals();
+        let concerned = std::mem::take(&mut self.concerned);
+        if !refusals.is_empty() {
+            log::warning(now.unix, format_args!("refused: {refusals}{concerned}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_are_named_with_their_numbers() {
+        let mut concerned = Concerned::default();
+        assert_eq!(concerned.to_string(), "");
+        for name in ["a", "b\n", "a", "c"] {
+            concerned.note(name);
+        }
+        assert_eq!(concerned.to_string(), "; namespace \"a\" 2, \"b\\n\" 1, \"c\" 1");
+        for i in 0..1000 {
+            concerned.note(&i.to_string());
+        }
+        let told = "; namespace \"a\" 2, \"b\\n\" 1, \"c\" 1, \"0\" 1, and others";
+        assert_eq!((concerned.to_string().as_str(), concerned.names.capacity()), (told, 4));
+    }
+}

@@ -422,8 +422,10 @@ impl Journal for StoreJournal {
         {
             self.sync_at.get_or_insert(now.mono.plus(ms));
         }
-        if !self.changed.is_empty() {
-            self.changed_since.get_or_insert(now.mono);
+        // What is owed may have gone by another way than in a batch.
+        match self.changed.is_empty() && self.owed.is_empty() {
+            true => self.changed_since = None,
+            false => _ = self.changed_since.get_or_insert(now.mono),
         }
         if !self.ended.is_empty() {
             self.ends_at.get_or_insert(now.mono.plus(ENDS_MS));

@@ -57,10 +57,9 @@ impl Hub {
             return Err(Denied::TooManySubscriptions(max));
         }
         let room = room(max, taken, space.subscriptions);
-        // The first of a crowd do not take all that the others need. Who sets a limit that is too
-        // low for even so many to have all of theirs means first come, first served.
-        let is_little = max / CONNECTION < self.limits.channels_per_connection;
-        let is_fair = room > 0 && (is_little || channels <= room / CONNECTION);
+        // The first of a crowd do not take all that the others need. Of so few that the part of
+        // one is nothing it is first come, first served.
+        let is_fair = room > 0 && (max < CONNECTION || channels <= room / CONNECTION);
         if is_fair { Ok(()) } else { Err(Denied::Share(max)) }
     }
 }

@@ -290,7 +290,7 @@ fn one_namespace_leaves_something_of_all_for_the_next() {
 
 #[test]
 fn the_first_of_a_crowd_leave_something_for_the_others() {
-    let limits = [("subscriptions", 720), ("channels_per_connection", 11)];
+    let limits = [("subscriptions", 720), ("channels_per_connection", 128)];
     let server = Server::start(&Options::limits(&limits));
     let subscribe = |browser: &mut Browser, channel: usize| {
         browser.say(&format!(r#"{{"event":"subscribe","clb":1,"data":"c{channel}"}}"#));

@@ -559,7 +559,7 @@ impl Judge {
         let fits = |more: &usize| own + more <= SHARE * (most - in_all - more);
         let room = (0..most - in_all).take_while(fits).count();
         let others = "what is left is for others";
-        (room == 0 || most >= 64 * max && channels > room / 64)
+        (room == 0 || most >= 64 && channels > room / 64)
             .then(|| format!("too many subscriptions in all, at most {most}: {others}"))
     }
 

@@ -316,13 +316,15 @@ fn limits_of_messages_and_sessions() {
     let limits = [("sessions", 2), ("message_bytes", 4096), ("messages_burst", 2000)];
     let server = Server::start(&Options::limits(&limits));
     let (one, two) = (Session::open(&server), Session::open(&server));
+    // Strangers would make place.
+    one.auth(r#"{"i":1}"#);
+    two.auth(r#"{"i":1}"#);
     let path = format!("POST /socket/{}/xhr", session());
     assert_eq!(ask(server.ws, &path, &[], "").status, 503);
     let long = format!("POST /socket/0/{}/xhr", "x".repeat(256));
     assert_eq!(ask(server.ws, &long, &[], "").status, 404);
     one.say(&[&"x".repeat(4097)]);
     assert_eq!(one.poll(), "c[1009,\"message too large\"]\n");
-    two.auth(r#"{"i":1}"#);
     // Any number of small ones is fine, up to the limits of bodies and of bursts.
     two.say(&vec!["{\"event\":\"nothing\",\"data\":1}"; 1500]);
     assert_eq!(two.send(&format!("[\"{}\"]", "x".repeat(66_000))).status, 413);

@@ -41,7 +41,9 @@ impl Controller {
         if !view.is_paused {
             self.heard_at = now;
         }
-        if !is_held || self.held_since.is_none_or(|since| since < view.taken_at) {
+        // In this very moment it may have been let go and held again, by another limit.
+        let is_new = self.held_since.is_none_or(|since| since < view.taken_at || since == now);
+        if !is_held || is_new {
             self.held_since = is_held.then_some(now);
             self.held_ms = terms.range(self.heard_at, |limits| limits.control_replies_ms).1;
         }

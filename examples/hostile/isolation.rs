@@ -210,6 +210,11 @@ impl Hall {
     fn pump(&mut self) -> Outcome<()> {
         self.back_ends.pump(Duration::from_millis(1))?;
         self.browsers.pump(Duration::from_millis(1))?;
+        // Its replies would be waited for in vain.
+        if let Some(gone) = self.back_ends.members.iter().find(|back_end| !back_end.is_open()) {
+            let heard = gone.heard;
+            return Err(format!("a back end was closed when it had heard {heard} bytes").into());
+        }
         let mut pings = Vec::new();
         for (at, seat) in self.seats.iter_mut().enumerate() {
             let member = &mut self.browsers.members[at];

@@ -110,6 +110,7 @@ const SMOKE: &[&str] = &[
     "leave-128",
     "control-garbage",
     "http-garbage",
+    "address-space",
 ];
 
 fn campaign(wishes: Wishes) -> Outcome<bool> {

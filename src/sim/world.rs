@@ -181,7 +181,7 @@ impl<G: Ground> World<G> {
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
-        self.judge.settled(self.tape.durable());
+        self.judge.settled(self.tape.durable(), self.switch.is_releasing());
         is_busy |= self.forget();
         let mut dirty = std::mem::take(&mut self.net.dirty);
         is_busy |= !dirty.is_empty();

@@ -49,6 +49,8 @@ pub(super) struct Controller {
     /// Bodies of replies that wait until their mark is durable, and their bytes.
     pub replies: VecDeque<(Mark, Body)>,
     pub replies_bytes: usize,
+    /// Room for a large one of those.
+    pub owes: Option<Room>,
     /// It is not read until its replies have gone out.
     pub is_held: bool,
     /// It sends no more, or is not heard any more: closed when all is answered.
@@ -404,13 +406,18 @@ impl<J: Journal> Switch<J> {
         (ns, spot): (NsId, Spot<'_>),
         at: UnixMillis,
     ) {
-        let number = self.hub.number(ns).unwrap_or_default();
-        let mark = self.journal.mark_of(KeyRef::State { ns: number, spot });
+        let mark = self.mark_of(ns, spot);
         let state = self.hub.state(ns, spot.channel, spot.user, at);
         let state = state.unwrap_or("null");
         let (durable, owing) = (self.journal.durable(), &mut self.owing);
         let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };
         sink.reply(conn, controller, state.as_bytes(), mark);
+    }
+
+    /// What a reply waits for that shows a state.
+    pub(super) fn mark_of(&self, ns: NsId, spot: Spot<'_>) -> Mark {
+        let number = self.hub.number(ns).unwrap_or_default();
+        self.journal.mark_of(KeyRef::State { ns: number, spot })
     }
 
     /// Who is in a channel: whoever is cut by what was published in front of this is not.

@@ -53,7 +53,7 @@ use control::Controller;
 use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
-use intake::Intake;
+use intake::{Intake, Reserve};
 use seats::Seats;
 use settings::{service, shared_bytes_min};
 use shared::SharedStates;
@@ -112,8 +112,11 @@ pub struct Switch<J> {
     spreads: VecDeque<Spread>,
     /// Replies to the back end that is being heard, which go out as one.
     reply_buffer: Vec<u8>,
-    /// Controllers with replies that wait until something is durable.
+    /// Controllers with replies that wait until something is durable, or with a request that waits
+    /// until then; whether not all have been looked at; and what is large of those replies.
     owing: Vec<ConnId>,
+    is_releasing: bool,
+    owed: Reserve,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
     /// Room for large frames that arrive.
@@ -172,6 +175,8 @@ impl<J: Journal> Switch<J> {
             spreads: VecDeque::new(),
             reply_buffer: Vec::new(),
             owing: Vec::new(),
+            is_releasing: false,
+            owed: Reserve::default(),
             crowded: Vec::new(),
             intake: Intake::default(),
             crowd: Crowd::default(),
@@ -342,6 +347,7 @@ impl<J: Journal> Switch<J> {
         self.web.check_invariants();
         self.check_census();
         self.check_intake();
+        self.check_owed();
         let is_known = |browser: &&Browser| {
             browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
         };
@@ -543,8 +549,9 @@ impl<J: Journal> Handler for Switch<J> {
         let flood = self.flood_due(net);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
         let shortage = self.shortage_due(net);
-        let has_more =
-            self.flood.is_none() && !self.spreads.is_empty() || self.count_from.is_some();
+        let has_more = self.flood.is_none() && !self.spreads.is_empty()
+            || self.count_from.is_some()
+            || self.is_releasing;
         let spread = has_more.then_some(Millis(0));
         let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due(), spread];
         [end, journal, shared, web, self.keys_due()].into_iter().chain(others).flatten().min()

@@ -57,6 +57,12 @@ impl<J: Journal> Switch<J> {
         ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable }
     }
 
+    /// Bytes of all replies that wait for the disk.
+    pub(super) fn replies_owed(&self) -> usize {
+        let owing = self.owing.iter().filter_map(|conn| self.seats.look_at(*conn));
+        owing.map(|controller| controller.replies_bytes).sum()
+    }
+
     /// Sends, or owes, what a command is answered with.
     pub(super) fn say(
         &mut self,
@@ -107,24 +113,34 @@ impl<J: Journal> Switch<J> {
         self.report_soon(net.now());
     }
 
-    /// Sends the replies that have become durable.
+    /// Sends the replies that have become durable, as many as fit in a turn.
     pub(super) fn release(&mut self, net: &mut impl Net) {
-        let durable = self.journal.durable();
-        for conn in std::mem::take(&mut self.owing) {
-            // Whoever is gone meanwhile is owed nothing.
+        let (durable, mut work) = (self.journal.durable(), 0);
+        let mut owing = std::mem::take(&mut self.owing).into_iter();
+        while work < self.limits.deliveries_per_turn
+            && let Some(conn) = owing.next()
+        {
             let Some(mut controller) = self.seats.take(conn) else { continue };
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
                 let Some((_, body)) = controller.replies.pop_front() else { break };
                 controller.replies_bytes -= body.len();
                 control::encode_into(&mut self.reply_buffer, &body);
             }
+            work += self.reply_buffer.len().div_ceil(WORK_BYTES);
             self.send_replies(net, conn);
-            if !controller.replies.is_empty() {
+            if controller.replies.is_empty() {
+                controller.owes = None;
+            }
+            if !controller.replies.is_empty() || self.still_wants(net, conn, &controller) {
                 self.owing.push(conn);
             }
             self.close_when_answered(net, conn, &mut controller);
             self.seats.put_back(conn, controller);
         }
+        // The others' turn is the next.
+        self.is_releasing = owing.len() > 0;
+        let seen = std::mem::replace(&mut self.owing, owing.collect());
+        self.owing.extend(seen);
         self.feed(net);
         self.readmit(net);
     }
@@ -199,11 +215,4 @@ pub(super) fn info(presence: &Presence<'_>) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_lost_is_refused_like_what_is_not_taken() {
-        assert_eq!(refusal(&command::STORE_FAILED), LOST);
-    }
-}
+mod tests;

@@ -240,7 +240,7 @@ impl Judge {
         let answer_ms = self.terms.range(Millis(0), |limits| limits.heartbeat_answer_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
-        let is_short = self.short_since.is_some();
+        let (is_short, durable) = (self.short_since.is_some(), self.durable);
         self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
@@ -254,7 +254,9 @@ impl Judge {
         match &mut line.role {
             Role::Controller(controller) => {
                 let is_hungry = controller.wants.is_some();
-                assert!(!is_hungry || is_short, "{conn:?} waits, and there is room");
+                // Or what is in front of that, or what it would show, is not durable.
+                let may_want = is_short || !line.expected.is_empty() || self.mark > durable;
+                assert!(!is_hungry || may_want, "{conn:?} waits, and there is room");
                 let is_over = is_answered && controller.is_ended;
                 assert!(!is_over, "{conn:?} is answered and still open");
                 let same = line.half_at_rest.filter(|(before, _)| Some(*before) == half);

@@ -362,7 +362,7 @@ impl<J: Journal> Switch<J> {
                 self.show(conn, controller, (ns?, spot), at);
                 return Ok(Answer::Said);
             }
-            Command::Info { channel } => return Ok(self.list(net, ns?, &channel)),
+            Command::Info { channel } => return self.list(net, ns?, &channel),
             Command::Emit { channels, data, options } => {
                 self.check_publication(channels.len(), data)?;
                 let ns = ns?;
@@ -421,11 +421,13 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Who is in a channel: whoever is cut by what was published in front of this is not.
-    fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Answer {
+    fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Result<Answer, Refused> {
         self.hand_out(net);
         let presence = self.hub.presence(ns, channel);
         self.work += presence.connections.len();
-        Answer::now(info(&presence))
+        // With what stands behind the last of them.
+        let max = self.limits.answers_bytes.min(control::BODY_MAX - 2);
+        Ok(Answer::now(info(&presence, max)?))
     }
 
     fn propose(

@@ -55,7 +55,7 @@ use drain::Drain;
 use flood::Flood;
 use intake::{Intake, Reserve};
 use seats::Seats;
-use settings::{service, shared_bytes_min};
+use settings::service;
 use shared::SharedStates;
 use shortage::Shortage;
 use spread::Spread;
@@ -160,7 +160,7 @@ impl<J: Journal> Switch<J> {
         let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
-            shared: SharedStates::new(shared_bytes_min(&limits)),
+            shared: SharedStates::new(&limits),
             hub,
             web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now).believing(proxies),
             limits,

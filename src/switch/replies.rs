@@ -197,21 +197,26 @@ pub(super) fn refusal(refused: &Refused) -> Vec<u8> {
     out
 }
 
-/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 4).
-pub(super) fn info(presence: &Presence<'_>) -> Vec<u8> {
+/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 4), unless
+/// that takes more than `max` bytes: names that are long and all escapes could be gigabytes.
+pub(super) fn info(presence: &Presence<'_>, max: usize) -> Result<Vec<u8>, Refused> {
     let (users, connections) = (presence.users, presence.connections.len());
     let mut out =
         format!("{{\"countUser\":{users},\"countConnection\":{connections},\"connId_UserId\":{{")
             .into_bytes();
-    out.reserve(MEMBER_BYTES * connections);
+    out.reserve((MEMBER_BYTES * connections).min(max));
     for (i, (cid, user)) in presence.connections.iter().enumerate() {
         out.extend_from_slice(if i > 0 { b",\"" } else { b"\"" });
         out.extend_from_slice(&cid.text());
         out.extend_from_slice(b"\":");
         json::quote_into(&mut out, user);
+        if out.len() > max {
+            let reason = format!("Answer is too large, at most {max} bytes");
+            return Err(Refused { code: 313, reason: reason.into() });
+        }
     }
     out.extend_from_slice(b"}}");
-    out
+    Ok(out)
 }
 
 #[cfg(test)]

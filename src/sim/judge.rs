@@ -65,9 +65,9 @@ pub(super) struct Line {
     is_answered_once: bool,
     /// Bytes that were given to the switch.
     delivered: u64,
-    /// Half of the head of the intents is there, and waits for room or not; at rest since when.
+    /// Half of the head of the intents is there, and is heard; at rest since when.
     half: Option<Half>,
-    half_at_rest: Option<((u64, bool), Millis)>,
+    half_at_rest: Option<(u64, Millis)>,
 }
 
 /// What must be sent, and when.
@@ -107,6 +107,10 @@ pub(super) struct Controller {
     held_ms: usize,
     heard_at: Millis,
     auth_by: Term,
+    /// It was last seen not to be heard for want of room, and by when it must have said who it is
+    /// then.
+    was_starved: bool,
+    auth_at_last: Millis,
     /// It has not authenticated, or its key is no longer good: the how many-eth of those.
     stranger: Option<u64>,
     /// It has been authenticated, whatever became of that.
@@ -322,6 +326,7 @@ impl Judge {
         door: Door,
         from: Address,
         intents: Vec<(u64, u64, Intent)>,
+        items: &[Item],
     ) {
         let is_controller = |line: &&Line| !line.is_gone && line.door() == Door::Control;
         let controllers = self.lines.values().filter(is_controller).count();
@@ -351,11 +356,41 @@ impl Judge {
         if door == Door::Web {
             self.came(conn, from);
         }
-        if door == Door::Control && controllers >= self.limits.control_connections {
+        let is_full = door == Door::Control
+            && controllers >= self.limits.control_connections
+            && !self.is_room_made(items);
+        if is_full {
             self.let_go_answered(conn, CloseReason::Full);
         } else if door == Door::Control {
             self.is_nobody(conn);
         }
+    }
+
+    /// Whether one that had said all has made room for a newcomer, without its replies. It must
+    /// have, if there is one that is owed any.
+    fn is_room_made(&mut self, items: &[Item]) -> bool {
+        let may_go = |line: &Line, is_owed: bool| {
+            let Role::Controller(it) = &line.role else { return None };
+            let has_said_all = it.is_ended && !it.waits && line.closing.is_none();
+            (has_said_all && is_owed).then(|| it.fault.unwrap_or(CloseReason::Full))
+        };
+        let gone = items.iter().find_map(|item| match item {
+            Item::Closing { conn, reason, was_open: true } => {
+                let line = self.lines.get(conn)?;
+                let is_owed = !line.is_answered();
+                (may_go(line, is_owed) == Some(*reason)).then_some((*conn, *reason))
+            }
+            _ => None,
+        });
+        let mut owed = self.lines.values().filter(|line| !line.expected.is_empty());
+        let must_be = owed.any(|line| may_go(line, true).is_some());
+        assert!(gone.is_some() || !must_be, "nobody has made room who has said all");
+        let Some((conn, reason)) = gone else { return false };
+        if let Some(line) = self.lines.get_mut(&conn) {
+            line.expected.clear();
+        }
+        self.close(conn, reason);
+        true
     }
 
     /// The network has lost it; the switch does not know yet.

@@ -352,8 +352,9 @@ impl<G: Ground> World<G> {
             self.clients[i].conn = Some(conn);
             let early = std::mem::take(&mut self.clients[i].early);
             self.switch.opened(&mut self.net, conn, door, from);
-            self.judge.opened(conn, door, from, early);
-            self.judge(None);
+            let items = self.tape.take();
+            self.judge.opened(conn, door, from, early, &items);
+            self.judge_items(&items, None);
         }
     }
 

@@ -115,12 +115,15 @@ impl Controller {
         self.is_held = true;
         let by = net.now().mono.plus(limits.control_replies_ms as u64);
         self.deadlines.replies(Some(by));
-        self.unhear(net, conn);
+        self.deadlines.unheard(net.now().mono);
+        net.deadline(conn, self.deadlines.next());
+        net.pause(conn);
     }
 
-    /// Reads no more for now. Half a frame is not waited for meanwhile.
+    /// Reads no more until there is room. Neither half a frame is waited for meanwhile, nor who it
+    /// is.
     pub fn unhear(&mut self, net: &mut impl Net, conn: ConnId) {
-        self.deadlines.unheard(net.now().mono);
+        self.deadlines.starved(net.now().mono);
         net.deadline(conn, self.deadlines.next());
         net.pause(conn);
     }
@@ -176,7 +179,7 @@ impl Controller {
 
     /// It is somebody, or must have proved by then that it is.
     pub fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth_by: Option<Millis>) {
-        self.deadlines.auth_by(auth_by);
+        self.deadlines.auth_by(auth_by, net.now().mono);
         net.deadline(conn, self.deadlines.next());
     }
 

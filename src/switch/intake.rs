@@ -201,8 +201,7 @@ impl<J: Journal> Switch<J> {
                 Err(place) => controller.place = Some(place),
             }
         }
-        controller.watch_frame(net, conn, true, &self.limits);
-        net.pause(conn);
+        controller.unhear(net, conn);
         false
     }
 

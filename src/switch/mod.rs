@@ -432,7 +432,8 @@ impl<J: Journal> Handler for Switch<J> {
         self.metrics.opened += 1;
         match door {
             Door::Control => {
-                let is_full = self.seats.controllers() >= self.limits.control_connections;
+                let is_full = self.seats.controllers() >= self.limits.control_connections
+                    && !self.dismiss_ended(net);
                 self.seats.seat_controller(conn, Controller::new(from.into()));
                 match self.seats.controller(conn).filter(|_| is_full) {
                     Some(controller) => controller.let_go(net, conn, CloseReason::Full),
@@ -516,9 +517,10 @@ impl<J: Journal> Handler for Switch<J> {
         }
         if let Some(controller) = self.seats.leave_controller(conn) {
             self.strangers.remove(conn);
-            if controller.wants.is_some() {
-                self.hungry.retain(|hungry| *hungry != conn);
-            }
+            let is_another = |other: &ConnId| *other != conn;
+            self.owing.retain(is_another);
+            self.crowded.retain(is_another);
+            self.hungry.retain(is_another);
             if let Some(ticket) = controller.waits {
                 self.waiting.remove(&ticket);
             }

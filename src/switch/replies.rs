@@ -76,9 +76,10 @@ impl<J: Journal> Switch<J> {
             Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
             Err(refused) => {
                 self.count_refused(net, controller, &refused);
-                // What is said of names, keys and states shows how they are.
+                // What is said of a name that is taken, and of states, shows how they are. No name
+                // goes before that is durable, and a key is known by what it opens.
                 let mark = match refused.code {
-                    305 | 309 | 404 => self.journal.mark(),
+                    309 => self.journal.mark(),
                     313 | 314 => self.journal.mark_of_states(),
                     _ => Mark::default(),
                 };
@@ -111,6 +112,25 @@ impl<J: Journal> Switch<J> {
         self.metrics.store_failures += lost;
         *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
         self.report_soon(net.now());
+    }
+
+    /// Somebody wants a place, and all are taken: of those who have said all that they will, and
+    /// wait for nothing but the disk, the one that has waited for longest goes without its replies.
+    /// Most have nobody left to read them. Whether there was one.
+    pub(super) fn dismiss_ended(&mut self, net: &mut impl Net) -> bool {
+        let seats = &self.seats;
+        let may_go = |conn: &ConnId| {
+            let controller = seats.look_at(*conn);
+            controller.is_some_and(|it| it.is_ended && it.waits.is_none() && !it.is_spreading)
+        };
+        let Some(at) = self.owing.iter().position(may_go) else { return false };
+        let conn = self.owing.remove(at);
+        if let Some(controller) = self.seats.controller(conn) {
+            (controller.replies, controller.replies_bytes) = Default::default();
+            (controller.owes, controller.wants) = (None, None);
+            net.expel(conn, controller.fault.unwrap_or(CloseReason::Full));
+        }
+        true
     }
 
     /// Sends the replies that have become durable, as many as fit in a turn.

@@ -218,6 +218,7 @@ fn get(channel: &str) -> String {
 
 const OK: &str = "{\"success\":true}";
 const PING: &str = r#"{"action":"ping"}"#;
+const AUTH_KEY: &str = "22222222-2222-4222-8222-222222222222";
 const LARGE: usize = 100_000;
 
 #[test]
@@ -293,4 +294,98 @@ fn many_replies_leave_in_several_turns() {
     let answered = world.net.sent.len();
     assert_eq!((answered, world.rest()), (10, 2));
     conns.iter().for_each(|conn| assert_eq!(world.takes(*conn), [OK, OK]));
+}
+
+#[test]
+fn whoever_comes_with_a_wrong_name_does_not_wait_for_the_disk() {
+    let mut world = World::new(Limits::default());
+    world.comes(0, &[AUTH, &set("k", 1)]);
+    let [unknown, wrong] = ["no-such", "site"]
+        .map(|name| format!("{{\"action\":\"auth\",\"name\":\"{name}\",\"sKey\":\"{AUTH_KEY}\"}}"));
+    let conn = world.comes(1, &[&unknown, &wrong]);
+    let codes = world.takes(conn);
+    assert!(
+        codes[0].ends_with("\"code\":404}") && codes[1].ends_with("\"code\":305}"),
+        "{codes:?}"
+    );
+    world.ends(conn);
+    assert_eq!(world.net.closed, [(conn, CloseReason::PeerClosed)]);
+    assert_eq!(world.switch.owing.len(), 1);
+}
+
+#[test]
+fn whoever_has_said_all_makes_room_for_a_newcomer() {
+    let mut world = World::new(Limits { control_connections: 3, ..Limits::default() });
+    let gone = world.comes(0, &[AUTH, &set("k", 1)]);
+    let also = world.comes(1, &[AUTH, &set("big", LARGE), &get("big"), &get("big")]);
+    let here = world.comes(2, &[AUTH, &set("k", 1)]);
+    let first = world.comes(3, &[AUTH]);
+    assert_eq!(world.net.closed, [(first, CloseReason::Full)], "all of them are there");
+    world.ends(gone);
+    world.ends(also);
+    assert_eq!(world.net.closed.len(), 1, "they are owed something");
+    // Each of them makes room, once, and the one that has waited for longest first.
+    for (slot, goes) in [(4, gone), (5, also)] {
+        let newcomer = world.comes(slot, &[AUTH]);
+        assert_eq!(world.net.closed.last(), Some(&(goes, CloseReason::Full)));
+        assert_eq!(world.takes(newcomer), [OK]);
+    }
+    world.sync();
+    assert_eq!(world.takes(here), [OK, OK]);
+    assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
+}
+
+#[test]
+fn a_command_that_waits_for_room_has_its_time_when_it_has_it() {
+    let limits =
+        Limits { control_input_bytes: LARGE, control_frame_bytes: LARGE, ..Limits::default() };
+    let mut world = World::new(limits);
+    let [first, second] = [0, 1].map(|slot| world.comes(slot, &[AUTH]));
+    let frame = control::encode(set("k", LARGE - 100).as_bytes());
+    let (half, rest) = frame.split_at(20_000);
+    for conn in [first, second] {
+        world.input.get_mut(&conn).unwrap().extend_from_slice(half);
+        world.turn();
+    }
+    assert_eq!(world.net.deadlines[&first], Some(Millis(10_000)));
+    assert_eq!(world.net.paused, [second]);
+    assert_eq!(world.net.deadlines[&second], None, "it is not read: nothing can be late");
+    world.net.now = 9000;
+    world.input.get_mut(&first).unwrap().extend_from_slice(rest);
+    world.turn();
+    assert!(world.net.paused.is_empty());
+    world.turn();
+    assert_eq!(world.net.deadlines[&second], Some(Millis(19_000)));
+}
+
+#[test]
+fn newcomers_are_not_late_while_nobody_is_heard() {
+    let mut world = World::new(Limits::default());
+    world.switch.journal.is_full = true;
+    for slot in 0..100 {
+        let conn = world.comes(slot, &[AUTH]);
+        world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
+    }
+    assert_eq!(world.switch.crowded, [], "whoever is gone leaves nothing behind");
+    let conn = world.comes(100, &[AUTH]);
+    assert_eq!(world.net.deadlines[&conn], None);
+    world.net.now = 60_000;
+    world.turn();
+    // From then on it has what it had left.
+    world.switch.journal.is_full = false;
+    world.turn();
+    world.turn();
+    assert_eq!((world.takes(conn), world.net.deadlines[&conn]), (vec![OK.to_string()], None));
+}
+
+#[test]
+fn a_list_has_its_bound() {
+    let name = "\u{1}".repeat(1000);
+    let cid = crate::uuid::Uuid::from_random([7; 16]);
+    let presence = Presence { users: 1, connections: vec![(cid, &name); 20] };
+    let whole = info(&presence, 200_000).unwrap();
+    assert!(whole.len() > 120_000 && info(&presence, whole.len()).is_ok());
+    let refused = info(&presence, 100_000).unwrap_err();
+    assert_eq!(refused.code, 313);
+    assert_eq!(refused.reason, "Answer is too large, at most 100000 bytes");
 }

@@ -59,6 +59,25 @@ fn signals_that_come_together_are_one() {
 }
 
 #[test]
+fn whoever_stops_it_while_it_starts_need_not_wait_and_sees_no_failure() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = Dir::new();
+        let mut command = Options::default().command(&dir);
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("starting version") {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it has not started");
+        }
+        kill_process(Pid::from_child(&process), signal).unwrap();
+        // The rest of what it says, which holds it up nowhere.
+        std::io::copy(&mut log, &mut std::io::sink()).unwrap();
+        assert!(process.wait().unwrap().success());
+    }
+}
+
+#[test]
 fn a_stray_signal_ends_nothing() {
     let server = Server::new();
     let mut control = server.controller("demo");

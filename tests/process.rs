@@ -113,6 +113,27 @@ fn what_had_arrived_at_sigterm_is_carried_out() {
 }
 
 #[test]
+fn what_a_back_end_said_is_carried_out_though_it_takes_no_answer() {
+    let server = Server::new();
+    let mut watcher = server.controller("demo");
+    for n in 0..5 {
+        let mut control = server.controller("demo");
+        let push = |i: usize| {
+            frame(format!(r#"{{"action":"push","channel":"l{n}","data":{i}}}"#).as_bytes())
+        };
+        let commands: Vec<u8> = (0..500).flat_map(push).collect();
+        // More than a turn carries out is there, and behind it the reset.
+        server.freeze();
+        control.send_raw(&commands);
+        control.reset();
+        server.thaw();
+        let get = format!(r#"{{"action":"get","channel":"l{n}"}}"#);
+        let all = serde_json::to_string(&(0..500).collect::<Vec<_>>()).unwrap();
+        eventually("all is carried out", || (watcher.ask(&get) == all).then_some(()));
+    }
+}
+
+#[test]
 fn what_arrives_after_sigterm_does_not_hold_it_up() {
     let server = Server::start(&Options::limits(&[("drain_ms", 600_000)]));
     std::thread::scope(|scope| {

@@ -423,6 +423,11 @@ impl Reactor {
                 Err(error) => match error.kind() {
                     stdio::ErrorKind::WouldBlock => peer.set(flag::READABLE, false),
                     stdio::ErrorKind::Interrupted => self.io.mark_ready(conn),
+                    // Of the commands in front of it some may be still to be carried out.
+                    _ if peer.door == Door::Control && filled > 0 => {
+                        peer.set(flag::ENDED, true);
+                        peer.set(flag::READABLE, false);
+                    }
                     _ => return self.io.lose(conn, CloseReason::PeerLost),
                 },
             }
@@ -549,7 +554,7 @@ impl Reactor {
             Flushed::All => self.drained(handler, conn),
             Flushed::Much => return false,
             Flushed::More => self.io.mark_dirty(conn),
-            Flushed::Lost => self.io.lose(conn, CloseReason::PeerLost),
+            Flushed::Lost => self.lose_output(conn),
         }
         true
     }

@@ -223,10 +223,7 @@ mod tests {
         let share = |name| SHARES.iter().find(|(other, ..)| *other == name).unwrap().2;
         let (queued, answers) = (share("queued_bytes"), share("answers_bytes"));
         let beyond = (queued + answers).div_ceil(8) + answers.div_ceil(4);
-        assert_eq!(
-            SHARES.iter().map(|(.., share)| share).sum::<u64>() + REPLIES + beyond,
-            1000
-        );
+        assert_eq!(SHARES.iter().map(|(.., share)| share).sum::<u64>() + REPLIES + beyond, 1000);
         let limits = limits_in(176 << 20);
         let whole = Limits::default();
         assert_eq!(limits.control_frame_bytes, whole.control_frame_bytes);

@@ -18,7 +18,7 @@ use super::{Switch, WHOLE, Waiter, text};
 use crate::address::Household;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
-use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
+use crate::hub::{Change, NsId, Outcome, Refusal, Spot};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -415,12 +415,6 @@ impl<J: Journal> Switch<J> {
         let (durable, owing) = (self.journal.durable(), &mut self.owing);
         let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };
         sink.reply(conn, controller, state.as_bytes(), mark);
-    }
-
-    /// What a reply waits for that shows a state.
-    pub(super) fn mark_of(&self, ns: NsId, spot: Spot<'_>) -> Mark {
-        let number = self.hub.number(ns).unwrap_or_default();
-        self.journal.mark_of(KeyRef::State { ns: number, spot })
     }
 
     /// Who is in a channel: whoever is cut by what was published in front of this is not.

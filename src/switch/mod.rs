@@ -113,10 +113,11 @@ pub struct Switch<J> {
     spreads: VecDeque<Spread>,
     /// Replies to the back end that is being heard, which go out as one.
     reply_buffer: Vec<u8>,
-    /// Controllers with replies that wait until something is durable, or with a request that waits
-    /// until then; whether not all have been looked at; and what is large of those replies.
+    /// Controllers with replies, or a request, that wait until something is durable.
     owing: Vec<ConnId>,
+    /// Not all of them had their turn.
     is_releasing: bool,
+    /// Room for large replies of that kind.
     owed: Reserve,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
@@ -525,16 +526,7 @@ impl<J: Journal> Handler for Switch<J> {
         }
         if let Some(controller) = self.seats.leave_controller(conn) {
             self.strangers.remove(conn);
-            let is_another = |other: &ConnId| *other != conn;
-            self.owing.retain(is_another);
-            self.crowded.retain(is_another);
-            self.hungry.retain(is_another);
-            if let Some(ticket) = controller.waits {
-                self.waiting.remove(&ticket);
-            }
-            if let Some(place) = controller.place {
-                self.intake.leave(place);
-            }
+            self.leave_lines(conn, &controller);
         } else if self.seats.is_browser(conn) {
             self.seats.leave_browser(conn);
             self.metrics.web_closed += 1;

@@ -9,7 +9,7 @@ use super::control::{Answer, Controller};
 use crate::codec::{control, json};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
-use crate::hub::{Outcome, Presence, Refusal};
+use crate::hub::{KeyRef, NsId, Outcome, Presence, Refusal, Spot};
 use crate::journal::{Journal, Mark};
 use crate::reason::CloseReason;
 
@@ -112,6 +112,26 @@ impl<J: Journal> Switch<J> {
         self.metrics.store_failures += lost;
         *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
         self.report_soon(net.now());
+    }
+
+    /// A back end is gone, and waits for nothing any more.
+    pub(super) fn leave_lines(&mut self, conn: ConnId, controller: &Controller) {
+        let is_another = |other: &ConnId| *other != conn;
+        self.owing.retain(is_another);
+        self.crowded.retain(is_another);
+        self.hungry.retain(is_another);
+        if let Some(ticket) = controller.waits {
+            self.waiting.remove(&ticket);
+        }
+        if let Some(place) = controller.place {
+            self.intake.leave(place);
+        }
+    }
+
+    /// What a reply waits for that shows a state.
+    pub(super) fn mark_of(&self, ns: NsId, spot: Spot<'_>) -> Mark {
+        let number = self.hub.number(ns).unwrap_or_default();
+        self.journal.mark_of(KeyRef::State { ns: number, spot })
     }
 
     /// Somebody wants a place, and all are taken: of those who have said all that they will, and

@@ -115,8 +115,9 @@ pub struct Switch<J> {
     reply_buffer: Vec<u8>,
     /// Controllers with replies, or a request, that wait until something is durable.
     owing: Vec<ConnId>,
-    /// Not all of them had their turn.
+    /// Not all of them had their turn; one of them may have sent its end.
     is_releasing: bool,
+    may_be_ended: bool,
     /// Room for large replies of that kind.
     owed: Reserve,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
@@ -178,6 +179,7 @@ impl<J: Journal> Switch<J> {
             reply_buffer: Vec::new(),
             owing: Vec::new(),
             is_releasing: false,
+            may_be_ended: false,
             owed: Reserve::default(),
             crowded: Vec::new(),
             intake: Intake::default(),

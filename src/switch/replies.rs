@@ -143,7 +143,10 @@ impl<J: Journal> Switch<J> {
             let controller = seats.look_at(*conn);
             controller.is_some_and(|it| it.is_ended && it.waits.is_none() && !it.is_spreading)
         };
-        let Some(at) = self.owing.iter().position(may_go) else { return false };
+        // Not all are looked at for every newcomer.
+        let at = self.owing.iter().filter(|_| self.may_be_ended).position(may_go);
+        self.may_be_ended = at.is_some();
+        let Some(at) = at else { return false };
         let conn = self.owing.remove(at);
         if let Some(controller) = self.seats.controller(conn) {
             (controller.replies, controller.replies_bytes) = Default::default();
@@ -173,12 +176,14 @@ impl<J: Journal> Switch<J> {
             }
             if !controller.replies.is_empty() || self.still_wants(net, conn, &controller) {
                 self.owing.push(conn);
+                self.may_be_ended |= controller.is_ended;
             }
             self.close_when_answered(net, conn, &mut controller);
             self.seats.put_back(conn, controller);
         }
         // The others' turn is the next.
         self.is_releasing = owing.len() > 0;
+        self.may_be_ended |= self.is_releasing;
         let seen = std::mem::replace(&mut self.owing, owing.collect());
         self.owing.extend(seen);
         self.feed(net);

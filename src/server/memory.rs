@@ -30,12 +30,12 @@ const SHARES: [Share; 15] = [
     // much waits already, as one that waits for the disk, in UTF-8, and on its way to the disk.
     (FRAME, 4, 207),
     // A message in all its forms that waits though too much waited already.
-    ("publication_bytes", 1, 149),
+    ("publication_bytes", 1, 179),
     ("control_input_bytes", 1, 52),
     // A command that is not large, and a read of what comes behind it.
     (BACK_ENDS, 80 << 10, 34),
     ("input_bytes", 1, 47),
-    ("bodies_bytes", 1, 25),
+    ("bodies_bytes", 1, 20),
     // Of these two there may be an eighth more, for what is short, and a quarter of the second
     // for large states that have just been taken: another 34 thousandths.
     ("queued_bytes", 1, 104),
@@ -44,12 +44,12 @@ const SHARES: [Share; 15] = [
     ("connections", 700, 43),
     ("sessions", 512, 14),
     // To a channel of its own, with a long name; and a grant with two.
-    ("subscriptions", 450, 91),
-    ("grants", 650, 44),
+    ("subscriptions", 450, 78),
+    ("grants", 650, 37),
     // One namespace gets eight ninths of this, and in that fits the largest state.
     ("states_bytes", 1, 59),
     ("states", 131, 12),
-    ("store_pending_bytes", 1, 20),
+    ("store_pending_bytes", 1, 15),
 ];
 /// Replies of all back ends that are so short that they wait for no room.
 const REPLIES: u64 = 10;

@@ -24,7 +24,7 @@ const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 60_000;
 /// Connections cut in one turn.
 const CUTS_PER_TURN: usize = 4;
-/// What one connection takes in a list of those who are in a channel.
+/// What one connection takes in a list of those who are in a channel, beside the name of its user.
 const LISTED_BYTES: usize = 48;
 /// Of the room for answers so much again is for those that wait for the disk: one part in so many.
 const OWED_PART: usize = 8;
@@ -249,19 +249,21 @@ impl<J: Journal> Switch<J> {
                 (bytes, self.shared.is_worth(bytes) && is_owed())
             }
             Command::Info { channel } => {
-                (self.hub.presence(ns, channel).connections.len() * LISTED_BYTES, is_behind)
+                let presence = self.hub.presence(ns, channel);
+                let listed = presence.connections.iter().map(|(_, user)| LISTED_BYTES + user.len());
+                (listed.sum(), is_behind)
             }
             _ => return Prospect::Free,
         };
         let is_short = self.is_short(net) && !has_reserve(&self.limits, net, bytes);
         let max = self.limits.answers_bytes / OWED_PART;
+        let may_be_kept = matches!(command, Command::Get { .. }) && controller.owes.is_none();
         match (is_owed, is_short) {
             _ if !self.shared.is_worth(bytes) => Prospect::Free,
             (false, false) => Prospect::Free,
             (false, true) => Prospect::Room,
-            (true, false) if controller.owes.is_none() && self.owed.has_room(bytes, max) => {
-                Prospect::Owed(bytes)
-            }
+            // A list shows nothing that could be lost: it waits until what is in front is durable.
+            (true, false) if may_be_kept && self.owed.has_room(bytes, max) => Prospect::Owed(bytes),
             (true, _) => Prospect::Disk,
         }
     }

@@ -50,6 +50,18 @@ impl Controller {
     }
 }
 
+impl Controller {
+    /// Whether it need not have said who it is. One that is not heard for want of room cannot, and
+    /// one that is ended is given the time to read its replies.
+    fn has_time_to_auth(&mut self, view: View, now: Millis, auth_ms: usize) -> bool {
+        if std::mem::take(&mut self.was_unheard) {
+            self.auth_at_last = now.plus(auth_ms as u64);
+        }
+        let is_excused = self.stranger.is_none() || self.is_ended || view.is_paused;
+        is_excused || !self.auth_by.is_over(now) || now < self.auth_at_last
+    }
+}
+
 impl Browser {
     /// By when it must have been pinged, or have shown that it is there.
     fn heard_by(&self, view: View, answer_ms: usize) -> Millis {
@@ -232,6 +244,13 @@ impl Judge {
         }
     }
 
+    /// Time passes, and this one is not heard.
+    pub fn unheard(&mut self, conn: ConnId) {
+        if let Some(controller) = self.controller(conn) {
+            controller.was_unheard = true;
+        }
+    }
+
     /// All is quiet: whoever should have been cut by now has been.
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
@@ -271,16 +290,7 @@ impl Judge {
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");
-                // One that is not heard for want of room could not say who it is.
-                let is_starved = view.is_paused && (may_wait || is_hungry);
-                if std::mem::replace(&mut controller.was_starved, is_starved) || is_starved {
-                    controller.auth_at_last = now.plus(auth_ms as u64);
-                }
-                // One that is ended is given the time to read its replies.
-                let is_in_time = controller.stranger.is_none()
-                    || controller.is_ended
-                    || !controller.auth_by.is_over(now)
-                    || now < controller.auth_at_last;
+                let is_in_time = controller.has_time_to_auth(view, now, auth_ms);
                 assert!(is_in_time, "{conn:?} has not said who it is for too long: {line:?}");
             }
             Role::Http(by) => {

@@ -11,7 +11,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use common::command::{bad, fws, good};
+use common::command::{bad, demo, fws, good};
+use common::eventually;
 use common::server::{DEMO_KEY, Options, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -104,9 +105,13 @@ fn those_who_idle_hear_that_the_server_ends() {
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
     let words = ["bench", "idle", "--subscribers", "2", "--seconds", "20"];
+    let are_there = || {
+        let found = good(demo(&server, &["info", "demo", "bench"]));
+        found.starts_with("2 users, 2 connections").then_some(())
+    };
     let ends = std::thread::scope(|scope| {
         let bench = scope.spawn(|| bad(fws(&[&words[..], &place].concat()), 1));
-        std::thread::sleep(Duration::from_secs(2));
+        eventually("they are there", are_there);
         kill_process(server.pid(), Signal::TERM).unwrap();
         bench.join().unwrap()
     });

@@ -166,8 +166,6 @@ limits! {
     http_body_bytes_per_second: 500, 1..=1_000_000_000;
     /// Body of an HTTP request with messages for a session that has not authenticated.
     http_body_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
-    /// HTTP requests of one connection answered in one turn of the loop.
-    http_requests_per_turn: 64, 1..=1_000_000;
     /// Bodies of HTTP requests that arrive, and messages in them that wait to be heard, in all;
     /// beyond that the largest go.
     bodies_bytes: 67_108_864, 65_536..=1_099_511_627_776;

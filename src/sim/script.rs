@@ -111,7 +111,7 @@ fn door<J: Journal>(
     let settings = Settings {
         limits: limits.clone(),
         server_key: SERVER_KEY.to_owned(),
-        demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
+        demo: Some(Demo { page: "<p>".as_bytes().into(), namespace: "site".to_owned() }),
         sockjs: SockJs::default(),
         proxies: super::ways::proxies(),
         now,

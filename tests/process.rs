@@ -59,6 +59,25 @@ fn signals_that_come_together_are_one() {
 }
 
 #[test]
+fn whoever_stops_it_while_it_starts_need_not_wait_and_sees_no_failure() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = Dir::new();
+        let mut command = Options::default().command(&dir);
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("starting version") {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it has not started");
+        }
+        kill_process(Pid::from_child(&process), signal).unwrap();
+        // The rest of what it says, which holds it up nowhere.
+        std::io::copy(&mut log, &mut std::io::sink()).unwrap();
+        assert!(process.wait().unwrap().success());
+    }
+}
+
+#[test]
 fn a_stray_signal_ends_nothing() {
     let server = Server::new();
     let mut control = server.controller("demo");
@@ -91,6 +110,27 @@ fn what_had_arrived_at_sigterm_is_carried_out() {
     browser.expect(r#"{"event":"c","data":"important"}"#);
     browser.expect_going_away();
     server.exited();
+}
+
+#[test]
+fn what_a_back_end_said_is_carried_out_though_it_takes_no_answer() {
+    let server = Server::new();
+    let mut watcher = server.controller("demo");
+    for n in 0..5 {
+        let mut control = server.controller("demo");
+        let push = |i: usize| {
+            frame(format!(r#"{{"action":"push","channel":"l{n}","data":{i}}}"#).as_bytes())
+        };
+        let commands: Vec<u8> = (0..500).flat_map(push).collect();
+        // More than a turn carries out is there, and behind it the reset.
+        server.freeze();
+        control.send_raw(&commands);
+        control.reset();
+        server.thaw();
+        let get = format!(r#"{{"action":"get","channel":"l{n}"}}"#);
+        let all = serde_json::to_string(&(0..500).collect::<Vec<_>>()).unwrap();
+        eventually("all is carried out", || (watcher.ask(&get) == all).then_some(()));
+    }
 }
 
 #[test]

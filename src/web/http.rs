@@ -82,8 +82,8 @@ fn refuse(net: &mut impl Net, conn: ConnId, error: HttpError) -> CloseReason {
 
 impl<P> Web<P> {
     /// Answers the first of the requests that are there, and the next one when that answer has gone
-    /// out: one in a turn, so that others have theirs, and no more than one answer waits for whoever
-    /// takes none.
+    /// out: one in a turn, so that others have theirs, and no more than one answer waits for
+    /// whoever takes none.
     pub(super) fn http_received<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,

@@ -198,7 +198,8 @@ limits! {
     messages_burst: 200, 1..=1_000_000;
     /// Between two pings or `h` frames to a browser.
     heartbeat_ms: 25_000, 100..=3_600_000;
-    /// Silence after a ping until the connection is given up.
+    /// Silence after a ping until the connection is given up; behind much that was sent just before
+    /// no less than `heartbeat_ms`.
     heartbeat_answer_ms: 8000, 100..=3_600_000;
     /// From a close frame, or the last byte sent, to the end of the connection.
     close_ms: 5000, 100..=600_000;

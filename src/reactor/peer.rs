@@ -48,6 +48,8 @@ pub(super) mod flag {
     pub const TURNED_AWAY: u16 = 1 << 11;
     /// Its deadline has passed, and the handler has set no other.
     pub const DUE: u16 = 1 << 12;
+    /// It was let go, and stands in the line of those who make place.
+    pub const PARTING: u16 = 1 << 13;
 }
 
 /// One connection.

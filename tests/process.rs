@@ -302,7 +302,9 @@ fn what_is_open_at_rest_fits_into_what_is_kept() {
 
 #[test]
 fn it_survives_running_out_of_descriptors_and_accepts_again() {
-    let mut server = Server::new();
+    let mut options = Options::default();
+    options.config["admin"] = json!("127.0.0.1:0");
+    let mut server = Server::start(&options);
     let mut first = server.controller("demo");
     // The soft limit alone, which may be raised again; the hard one is inherited from us.
     let generous = getrlimit(Resource::Nofile);
@@ -320,6 +322,9 @@ fn it_survives_running_out_of_descriptors_and_accepts_again() {
     eventually("it says so", || server.log().iter().find(starved).cloned());
     assert_eq!(first.ask(PING), DONE, "who is inside is served");
     assert_eq!(inside[3].ask(PING), DONE, "and who got in since");
+    for _ in 0..3 {
+        assert_eq!(http::request(server.admin(), "GET /healthz", &[]).unwrap().status, 200);
+    }
     let generous = Rlimit { current: generous.maximum, ..generous };
     prlimit(Some(server.pid()), Resource::Nofile, generous).unwrap();
     let start = Instant::now();

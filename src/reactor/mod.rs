@@ -543,9 +543,7 @@ impl Reactor {
         while !self.io.doomed.is_empty() {
             for (conn, reason) in std::mem::take(&mut self.io.doomed) {
                 handler.closed(&mut self.io, conn, reason);
-                let Some(peer) = self.io.peer(conn) else { continue };
-                if peer.phase == Phase::Lingering {
-                    // Lost before the handler knew: there is nothing to linger for.
+                if self.io.peer(conn).is_some_and(|peer| peer.is(flag::LOST)) {
                     self.io.free(conn);
                 }
             }

@@ -128,6 +128,30 @@ fn a_ping_behind_a_large_message_has_its_time_from_when_that_has_gone_out() {
 }
 
 #[test]
+fn a_ping_behind_much_that_the_kernel_has_may_be_answered_late() {
+    let server = server(&[("heartbeat_ms", 1500), ("heartbeat_answer_ms", 100)]);
+    let mut control = server.controller("demo");
+    let (mut slow, mut mute) = (subscriber(&server, "c"), subscriber(&server, "other"));
+    let data = text(50_000);
+    control.ok(&emit("c", &data));
+    // It has all of it at once: over a slow link the ping would come as late as this.
+    slow.expect(&message("c", &data));
+    assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
+    wait(&mut control, 800);
+    slow.send_raw(&masked(0x8a, b""));
+    slow.fence().unwrap();
+    // To whom nothing much was sent, no more time is given.
+    assert_eq!(mute.next_frame(), Ok((0x89, Vec::new())));
+    assert_eq!(closed(&server, "no_heartbeat"), 1.0);
+    mute.expect_closed(3000, "No response from heartbeat");
+    // Nor is it much that was sent before the last beat.
+    assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
+    let start = Instant::now();
+    slow.expect_closed(3000, "No response from heartbeat");
+    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+}
+
+#[test]
 fn an_answer_over_http_takes_its_time_and_its_session_waits() {
     let limits = [("session_ms", 400), ("http_head_ms", 400), ("heartbeat_ms", 700)];
     let server = server(&limits);

@@ -138,6 +138,8 @@ pub(super) struct Browser {
     pong_by: Option<Term>,
     /// When that was sent, something waited in front of it.
     is_pong_behind: bool,
+    /// That, or much had been taken just before.
+    may_be_late: bool,
     /// It was not read when a deadline came: another one is set, once more for as long as a beat.
     held_until: Option<Millis>,
     /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if

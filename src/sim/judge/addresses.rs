@@ -122,10 +122,14 @@ impl Judge {
 
     /// A request has come by that connection, with this client in it.
     pub(super) fn is_named(&mut self, conn: ConnId, client: Option<IpAddr>) {
-        let Some(proxy) = self.lines.get(&conn).and_then(|line| line.whereabouts.proxy.clone())
-        else {
-            return;
-        };
+        let has_cap = self.limits.connections_per_address > 0;
+        let Some(Line { whereabouts, from, .. }) = self.lines.get_mut(&conn) else { return };
+        let is_unknown = whereabouts.proxy.is_none() && whereabouts.counts_as.is_none();
+        if is_unknown && client.is_some() && has_cap && is_proxy(*from) {
+            // It came when there was no cap.
+            whereabouts.proxy = Some(household(*from));
+        }
+        let Some(proxy) = whereabouts.proxy.clone() else { return };
         self.counts(conn, client.map_or(proxy, |ip| household(ip.into())));
     }
 

@@ -1,7 +1,7 @@
 //! Back ends that have not authenticated: so many at most, and where each of them is. One too many,
 //! or one who finds all places taken, makes room at the place that has most of them, so that nobody
-//! who comes as fast as can be, from wherever that is, takes the places of others. Whose key is good no longer is one of them again.
-//! `control` tells who comes and goes.
+//! who comes as fast as can be, from wherever that is, takes the places of others. Whose key is
+//! good no longer is one of them again. `control` tells who comes and goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

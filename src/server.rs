@@ -160,10 +160,11 @@ impl Start {
             self.reactor.wake_every(ms);
         }
         notifier.ready();
+        self.reactor.forgive_standstills();
         let mut is_told = false;
         while !self.reactor.is_done() {
             self.reactor.turn(handler)?;
-            notifier.alive(self.now().mono);
+            notifier.alive(self.reactor.uptime());
             if self.reactor.is_stopping() {
                 if !std::mem::replace(&mut is_told, true) {
                     notifier.stopping();

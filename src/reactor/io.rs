@@ -180,8 +180,8 @@ impl Io {
         {
             peer.set(flag::ON_READY, true);
             match peer.door {
-                Door::Control => self.first.push_back(conn),
-                Door::Web | Door::Admin => self.ready.push_back(conn),
+                Door::Control | Door::Admin => self.first.push_back(conn),
+                Door::Web => self.ready.push_back(conn),
             }
         }
     }
@@ -554,7 +554,8 @@ impl Net for Io {
     }
 
     fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
-        if self.open(conn).is_some() {
+        if let Some(peer) = self.open(conn) {
+            peer.set(flag::DUE, false);
             self.set_timer(conn, at);
         }
     }

@@ -440,6 +440,11 @@ impl<J: Journal> Handler for Switch<J> {
         }
     }
 
+    /// States and keys end at a date, and not later because nobody was there.
+    fn stood_still(&mut self, ms: u64) {
+        self.epoch = self.epoch.saturating_add(ms);
+    }
+
     fn turned_away(&mut self, now: Now, why: TurnedAway) {
         self.metrics.turned_away[why as usize] += 1;
         self.report_soon(now);

@@ -120,8 +120,8 @@ impl<T> Wheel<T> {
     }
 
     /// Adds a timer that expires at the moment `at`; at once if that has passed. Constant time,
-    /// but for a moment that has passed already: that is sorted in among others of its kind. Where it
-    /// makes a slot longer that is being filed again, two are filed for it: that comes to its end.
+    /// but for a moment that has passed already: that is sorted in among others of its kind. Where
+    /// it makes a slot longer that is being filed again, two are filed for it, so that ends.
     ///
     /// # Panics
     /// At 2^32 timers at a time, which no machine of this kind holds.

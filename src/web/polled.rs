@@ -129,7 +129,7 @@ pub(super) struct Polled {
     pub taking: Option<ConnId>,
     /// When it was last left without a receiver.
     pub alone_since: Millis,
-    /// How long the last answer was on its way.
+    /// How long the last answer, if it was a large one, was on its way, and at most still may be.
     pub took_ms: u64,
     /// When the receiver is told that we are still there.
     pub beat_at: Millis,

@@ -9,6 +9,9 @@ use crate::time::Millis;
 
 /// An answer of more bytes than that may take its time until it has gone out.
 const MUCH_BYTES: usize = 16 * 1024;
+/// What the kernel still has of an answer that has gone out, twice `kernel_send_bytes` at most, is on
+/// its way for as long as a link of so many bytes a millisecond needs.
+const LINK_BYTES_PER_MS: usize = 32;
 
 /// An answer that has all that it gets, and has not gone out.
 #[derive(Debug)]
@@ -19,6 +22,7 @@ pub(super) struct Taking {
     /// Much of it is what the browser asked for itself: however much gathers behind that is no lag.
     is_asked: bool,
     since: Millis,
+    bytes: usize,
     /// What of it had been taken when that was last looked at, and when that had changed.
     taken: u32,
     taken_at: Millis,
@@ -48,7 +52,8 @@ impl<P> Web<P> {
     /// An answer has come to its end: the session is alone, for a while.
     pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
         let (now, Finished { conn, close, asked }) = (net.now().mono, finished);
-        let is_much = net.queued(conn) > MUCH_BYTES;
+        let bytes = net.queued(conn);
+        let is_much = bytes > MUCH_BYTES;
         if let Some(polled) = self.polled(id) {
             (polled.alone_since, polled.took_ms) = (now, 0);
             polled.taking = is_much.then_some(conn);
@@ -58,7 +63,7 @@ impl<P> Web<P> {
         }
         let is_asked = asked > self.limits.backlog_soft_bytes;
         let taken = net.taken(conn);
-        let taking = Taking { id, close, is_asked, since: now, taken, taken_at: now };
+        let taking = Taking { id, close, is_asked, since: now, bytes, taken, taken_at: now };
         self.lines[conn.index()] = Line::Taking(Box::new(taking));
         net.deadline(conn, Some(now.plus(self.limits.heartbeat_ms as u64)));
         // The reactor tells when all has gone out only of those that are not read.
@@ -69,9 +74,10 @@ impl<P> Web<P> {
     pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
         let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         let now = net.now().mono;
+        let in_kernel = taking.bytes.min(2 * self.limits.kernel_send_bytes);
         if let Some(polled) = self.polled(taking.id).filter(|polled| polled.taking == Some(conn)) {
             (polled.taking, polled.alone_since) = (None, now);
-            polled.took_ms = now.0 - taking.since.0;
+            polled.took_ms = now.0 - taking.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;
             self.mark_dirty(taking.id);
         }
         self.release(net, conn, taking.close);
@@ -79,9 +85,8 @@ impl<P> Web<P> {
 
     /// Whether a session for which too much waits is to be let go: when memory is short, at once;
     /// between two requests, when the next does not come in time, which is longer by as long as the
-    /// last answer took, because some of that may still be on its way; while an answer is on its
-    /// way, when nothing of it is taken. Who takes it has more time, which the session's deadline
-    /// knows of.
+    /// last answer took, some of which may still be on its way; while an answer is on its way, when
+    /// nothing of it is taken. Who takes it has more time, which the session's deadline knows of.
     pub(super) fn is_lost(&mut self, net: &mut impl Net, id: PolledId) -> bool {
         if net.kept().bytes > self.limits.queued_bytes / 2 {
             return true;

@@ -9,8 +9,8 @@ use crate::time::Millis;
 
 /// An answer of more bytes than that may take its time until it has gone out.
 const MUCH_BYTES: usize = 16 * 1024;
-/// What the kernel still has of an answer that has gone out, twice `kernel_send_bytes` at most, is on
-/// its way for as long as a link of so many bytes a millisecond needs.
+/// What the kernel still has of an answer that has gone out, twice `kernel_send_bytes` at most, is
+/// on its way for as long as a link of so many bytes a millisecond needs.
 const LINK_BYTES_PER_MS: usize = 32;
 
 /// An answer that has all that it gets, and has not gone out.

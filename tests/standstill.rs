@@ -12,7 +12,6 @@ use common::eventually;
 use common::server::{Options, Server, key_of};
 use common::token::token;
 use common::web::{Http, session_on};
-use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 /// Every deadline that is tried here.
@@ -37,10 +36,10 @@ fn server() -> Server {
 
 /// The process stands still while that is done, and until the time is over.
 fn while_it_stands_still(server: &Server, act: impl FnOnce()) {
-    kill_process(server.pid(), Signal::STOP).unwrap();
+    server.freeze();
     act();
     std::thread::park_timeout(Duration::from_millis(STOOD_MS));
-    kill_process(server.pid(), Signal::CONT).unwrap();
+    server.thaw();
 }
 
 #[test]

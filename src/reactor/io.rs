@@ -164,7 +164,7 @@ impl Io {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let was_open = peer.phase == Phase::Open;
         peer.phase = Phase::Lingering;
-        peer.set(flag::ENDED, true);
+        peer.set(flag::ENDED | flag::LOST, true);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
         if was_open {

@@ -423,6 +423,11 @@ impl Reactor {
                 Err(error) => match error.kind() {
                     stdio::ErrorKind::WouldBlock => peer.set(flag::READABLE, false),
                     stdio::ErrorKind::Interrupted => self.io.mark_ready(conn),
+                    // Of the commands in front of it some may be still to be carried out.
+                    _ if peer.door == Door::Control && filled > 0 => {
+                        peer.set(flag::ENDED, true);
+                        peer.set(flag::READABLE, false);
+                    }
                     _ => return self.io.lose(conn, CloseReason::PeerLost),
                 },
             }
@@ -533,9 +538,7 @@ impl Reactor {
         while !self.io.doomed.is_empty() {
             for (conn, reason) in std::mem::take(&mut self.io.doomed) {
                 handler.closed(&mut self.io, conn, reason);
-                let Some(peer) = self.io.peer(conn) else { continue };
-                if peer.phase == Phase::Lingering {
-                    // Lost before the handler knew: there is nothing to linger for.
+                if self.io.peer(conn).is_some_and(|peer| peer.is(flag::LOST)) {
                     self.io.free(conn);
                 }
             }
@@ -549,7 +552,7 @@ impl Reactor {
             Flushed::All => self.drained(handler, conn),
             Flushed::Much => return false,
             Flushed::More => self.io.mark_dirty(conn),
-            Flushed::Lost => self.io.lose(conn, CloseReason::PeerLost),
+            Flushed::Lost => self.lose_output(conn),
         }
         true
     }

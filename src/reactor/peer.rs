@@ -48,6 +48,8 @@ pub(super) mod flag {
     pub const TURNED_AWAY: u16 = 1 << 11;
     /// Its deadline has passed, and the handler has set no other.
     pub const DUE: u16 = 1 << 12;
+    /// Nothing comes from it and nothing reaches it: it is gone as soon as the handler knows.
+    pub const LOST: u16 = 1 << 13;
 }
 
 /// One connection.

@@ -54,6 +54,7 @@ use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
 use intake::Intake;
+use replies::WORK_BYTES;
 use seats::Seats;
 use settings::{service, shared_bytes_min};
 use shared::SharedStates;
@@ -416,6 +417,8 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     }
 
     fn changed(&mut self, undo: Undo) {
+        // A text that a `push` has made a list was looked into, and what is dropped is long.
+        *self.work += undo.bytes() / WORK_BYTES;
         self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
     }

@@ -32,8 +32,8 @@ const DIGIT_BITS: u32 = 6;
 const SLOTS: usize = 1 << DIGIT_BITS;
 /// Digits of a moment. The highest has four bits only, and uses 16 of its slots.
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
-/// Timers that are filed again each time that a wheel is told the time: some 5 µs.
-const FILED_PER_ADVANCE: usize = 1024;
+/// Timers that are filed again each time that a wheel is told the time: some 20 µs.
+const FILED_PER_ADVANCE: usize = 4096;
 
 /// Names one timer of one [`Wheel`] as long as it is pending, and nothing afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

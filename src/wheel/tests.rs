@@ -172,8 +172,8 @@ fn it_does_what_an_ordered_map_does() {
 
 #[test]
 fn it_does_so_while_crowds_are_filed_again() {
-    let met: usize = (1..=6).map(run_crowds).sum();
-    assert!(met > 30, "{met}");
+    let met: usize = (1..=3).map(run_crowds).sum();
+    assert!(met > 10, "{met}");
 }
 
 #[test]
@@ -195,17 +195,17 @@ fn a_crowd_that_ends_together_is_filed_again_in_parts() {
         wheel.advance(4096);
         calls += 1;
         let after = left(&wheel);
-        assert!(before - after <= 1024, "{} at once", before - after);
+        assert!(before - after <= 4096, "{} at once", before - after);
         if after == 0 {
             break;
         }
         assert_eq!((wheel.next_at(), wheel.pop_expired()), (Some(4096), None));
         // Others come for the same time, as many as there is time for: they pay their way.
-        insert(&mut wheel, 500);
+        insert(&mut wheel, 2000);
         before = left(&wheel);
         assert!(before < after, "it does not come to an end");
     }
-    assert!(calls <= CROWD / 1024, "{calls}");
+    assert!(calls <= CROWD / 4096, "{calls}");
     let mut expired = 0;
     while wheel.next_at().is_some() {
         wheel.advance(5000);

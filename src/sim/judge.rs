@@ -350,10 +350,8 @@ impl Judge {
         if door == Door::Web {
             self.came(conn, from);
         }
-        if door == Door::Control && controllers >= self.limits.control_connections {
-            self.let_go_answered(conn, CloseReason::Full);
-        } else if door == Door::Control {
-            self.is_nobody(conn);
+        if door == Door::Control {
+            self.is_nobody(conn, controllers >= self.limits.control_connections);
         }
     }
 

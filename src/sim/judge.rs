@@ -142,6 +142,8 @@ pub(super) struct Browser {
     pong_by: Option<Term>,
     /// When that was sent, something waited in front of it.
     is_pong_behind: bool,
+    /// That, or much had been taken just before.
+    may_be_late: bool,
     /// It was not read when a deadline came: another one is set, once more for as long as a beat.
     held_until: Option<Millis>,
     /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if
@@ -356,13 +358,10 @@ impl Judge {
         if door == Door::Web {
             self.came(conn, from);
         }
-        let is_full = door == Door::Control
-            && controllers >= self.limits.control_connections
-            && !self.is_room_made(items);
-        if is_full {
-            self.let_go_answered(conn, CloseReason::Full);
-        } else if door == Door::Control {
-            self.is_nobody(conn);
+        if door == Door::Control {
+            let is_full =
+                controllers >= self.limits.control_connections && !self.is_room_made(items);
+            self.is_nobody(conn, is_full);
         }
     }
 

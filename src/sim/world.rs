@@ -151,6 +151,7 @@ impl<G: Ground> World<G> {
         for conn in self.net.events() {
             self.lose(conn);
         }
+        is_busy |= self.forget();
         self.accept();
         self.switch.tick(&mut self.net);
         self.report.calls += 1;
@@ -176,6 +177,7 @@ impl<G: Ground> World<G> {
         self.net.ready.splice(..0, left.into_iter().chain(ready));
         is_busy |= self.expire();
         is_busy |= self.cut_slow();
+        is_busy |= self.forget();
         self.switch.settle(&mut self.net);
         self.note_batch();
         let items = self.tape.take();

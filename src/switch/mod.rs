@@ -441,10 +441,7 @@ impl<J: Journal> Handler for Switch<J> {
                 let is_full = self.seats.controllers() >= self.limits.control_connections
                     && !self.dismiss_ended(net);
                 self.seats.seat_controller(conn, Controller::new(from.into()));
-                match self.seats.controller(conn).filter(|_| is_full) {
-                    Some(controller) => controller.let_go(net, conn, CloseReason::Full),
-                    None => self.meet(net, conn),
-                }
+                self.meet(net, conn, is_full);
             }
             Door::Web => {
                 self.metrics.web_opened += 1;

@@ -106,8 +106,8 @@ limits! {
     /// Connections of browsers from one address, and in IPv6 from one network of 64 bits; 0: any
     /// number.
     connections_per_address: 0, 0..=16_000_000;
-    /// Connections to the control port; beyond that one goes that has sent its end and waits for
-    /// the disk, or else one that has not authenticated, if there is any.
+    /// Connections to the control port. For one more goes one that has sent its end and waits for
+    /// the disk, or one that has not authenticated, if there is any.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest of the
     /// address that has most of them goes.

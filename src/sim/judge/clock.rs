@@ -51,6 +51,21 @@ impl Controller {
             self.held_ms = terms.range(self.heard_at, |limits| limits.control_replies_ms).1;
         }
     }
+
+    /// The same: whether it is not heard for want of room, and could not say who it is.
+    fn note_starved(&mut self, is_starved: bool, now: Millis, auth_ms: usize) {
+        if std::mem::replace(&mut self.was_starved, is_starved) || is_starved {
+            self.auth_at_last = now.plus(auth_ms as u64);
+        }
+    }
+
+    /// One that is ended is given the time to read its replies.
+    fn has_time_for_auth(&self, now: Millis) -> bool {
+        self.stranger.is_none()
+            || self.is_ended
+            || !self.auth_by.is_over(now)
+            || now < self.auth_at_last
+    }
 }
 
 impl Browser {
@@ -275,16 +290,8 @@ impl Judge {
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");
-                // One that is not heard for want of room could not say who it is.
-                let is_starved = view.is_paused && (may_wait || is_hungry);
-                if std::mem::replace(&mut controller.was_starved, is_starved) || is_starved {
-                    controller.auth_at_last = now.plus(auth_ms as u64);
-                }
-                // One that is ended is given the time to read its replies.
-                let is_in_time = controller.stranger.is_none()
-                    || controller.is_ended
-                    || !controller.auth_by.is_over(now)
-                    || now < controller.auth_at_last;
+                controller.note_starved(view.is_paused && (may_wait || is_hungry), now, auth_ms);
+                let is_in_time = controller.has_time_for_auth(now);
                 assert!(is_in_time, "{conn:?} has not said who it is for too long: {line:?}");
             }
             Role::Http(by) => {

@@ -79,6 +79,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ControlError`], after which the stream is of no more use.
+    #[inline]
     pub fn next<'a>(
         &'a mut self,
         input: &'a [u8],
@@ -200,6 +201,7 @@ pub fn encode(body: &[u8]) -> Frame {
 ///
 /// # Panics
 /// As [`encode`].
+#[inline]
 pub fn encode_into(out: &mut Vec<u8>, body: &[u8]) {
     let length = i32::try_from(body.len()).expect("no limit allows 2 GiB");
     out.reserve(LENGTH_BYTES + body.len() + 1);

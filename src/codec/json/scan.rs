@@ -235,8 +235,8 @@ fn behind_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
 const BLOCK_BYTES: usize = 32;
 
 /// Where the first byte is, from there on, that a string cannot just have: a quote, a backslash or
-/// a control character. Eight are looked at together, which is enough for most keys.
-#[inline(never)]
+/// a control character. Eight are looked at together where it is asked: enough for most keys.
+#[inline(always)]
 pub(super) fn plain(bytes: &[u8], at: usize) -> usize {
     within_eight(bytes, at, plain_name)
 }

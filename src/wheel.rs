@@ -143,10 +143,16 @@ impl<T> Wheel<T> {
         }
     }
 
+    /// Whether a timer has expired.
+    #[inline]
+    pub fn has_expired(&self) -> bool {
+        self.head() != NIL || !self.overdue.is_empty()
+    }
+
     /// Takes out one timer that has expired, with the moment it was set for: the earliest, and of
     /// several at one moment the one inserted first.
     pub fn pop_expired(&mut self) -> Option<(u64, T)> {
-        let head = self.levels[0].heads[digit(self.reached, 0)];
+        let head = self.head();
         let slot = match self.overdue.first() {
             // At the same moment, the timer in the slot was inserted before the overdue one.
             Some(&(at, _, slot)) if at < self.reached || head == NIL => slot,
@@ -171,8 +177,7 @@ impl<T> Wheel<T> {
     /// Panics if the wheel is not in order. Walks over all timers: for tests.
     pub fn check_invariants(&self) {
         assert!(self.reached <= self.now);
-        let current = self.levels[0].heads[digit(self.reached, 0)];
-        assert!(self.reached == self.now || current != NIL, "behind without a reason");
+        assert!(self.reached == self.now || self.head() != NIL, "behind without a reason");
         assert!(self.earliest_slot().is_none_or(|(level, start)| start > self.now || level == 0));
         for &(at, generation, slot) in &self.overdue {
             let node = &self.nodes[slot];
@@ -201,6 +206,11 @@ impl<T> Wheel<T> {
             at = if node.next == head { NIL } else { node.next };
         }
         found
+    }
+
+    /// The first of the timers in the slot that the wheel has reached.
+    fn head(&self) -> u32 {
+        self.levels[0].heads[digit(self.reached, 0)]
     }
 
     /// The earliest slot in use and the moment at which it begins. Lower levels are earlier, and

@@ -85,6 +85,23 @@ impl Decoder {
         input: &'a [u8],
         body_max: usize,
     ) -> Result<Decoded<'a>, ControlError> {
+        // Most frames lie in the input as a whole.
+        if self.partial.is_none()
+            && let Some((length, rest)) = input.split_first_chunk::<LENGTH_BYTES>()
+            && let Some(frame) = rest.get(..body_length(*length, body_max)? + 1)
+        {
+            let (consumed, body) = (LENGTH_BYTES + frame.len(), Some(body_of(frame)?));
+            return Ok(Decoded { consumed, body });
+        }
+        self.next_in_pieces(input, body_max)
+    }
+
+    /// As [`Decoder::next`], whatever has arrived before and in this input.
+    fn next_in_pieces<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        body_max: usize,
+    ) -> Result<Decoded<'a>, ControlError> {
         let (mut partial, head) = match self.partial.take() {
             Some(partial) if !partial.is_complete() => (partial, 0),
             _ => {

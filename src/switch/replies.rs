@@ -63,7 +63,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Sends, or owes, what a command is answered with.
-    #[inline]
+    #[inline(always)]
     pub(super) fn say(
         &mut self,
         net: &mut impl Net,

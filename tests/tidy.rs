@@ -9,6 +9,8 @@ use std::path::Path;
 mod arrows;
 #[path = "tidy/code.rs"]
 mod code;
+#[path = "tidy/layout.rs"]
+mod layout;
 
 use code::{Source, functions};
 

@@ -60,11 +60,11 @@ impl<J: Journal> Switch<J> {
     /// what escapes make of it cannot be told from its length.
     #[inline]
     pub(super) fn check_publication(&self, channels: usize, data: &str) -> Result<(), Refused> {
-        let max = self.limits.publication_bytes;
-        match Kinds::bytes_max(data.len()).saturating_mul(channels) <= max {
-            true => Ok(()),
-            false => self.check_forms(channels, data),
+        let bytes_max = Kinds::bytes_max(data.len()).saturating_mul(channels);
+        if bytes_max <= self.limits.publication_bytes {
+            return Ok(());
         }
+        self.check_forms(channels, data)
     }
 
     fn check_forms(&self, channels: usize, data: &str) -> Result<(), Refused> {

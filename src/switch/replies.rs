@@ -45,6 +45,7 @@ impl ReplySink<'_> {
         self.owe(conn, controller, body, mark);
     }
 
+    /// Keeps a reply until that is durable, and what is owed before it has left.
     fn owe(&mut self, conn: ConnId, controller: &mut Controller, body: &[u8], mark: Mark) {
         if controller.replies.is_empty() {
             self.owing.push(conn);
@@ -100,10 +101,10 @@ impl<J: Journal> Switch<J> {
             305 | 306 => controller.wrong_keys += 1,
             _ => return Ok(()),
         }
-        match controller.wrong_keys >= self.limits.control_wrong_keys {
-            true => Err(CloseReason::WrongKeys),
-            false => Ok(()),
+        if controller.wrong_keys >= self.limits.control_wrong_keys {
+            return Err(CloseReason::WrongKeys);
         }
+        Ok(())
     }
 
     /// What was recorded between these marks is lost, and undone: whoever waited for it is told.

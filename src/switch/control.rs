@@ -340,7 +340,7 @@ impl<J: Journal> Switch<J> {
             Command::Ping => return Ok(Answer::now(SUCCESS)),
             Command::Register { name, key } => {
                 self.check_server_key(key)?;
-                Change::Register { name: name.as_ref().into(), key: new_key(net) }
+                Change::Register { name: (**name).into(), key: new_key(net) }
             }
             Command::Remove { name, key } => {
                 self.check_server_key(key)?;
@@ -367,8 +367,7 @@ impl<J: Journal> Switch<J> {
                 let ns = ns?;
                 let EmitOptions { user, except, count } = options;
                 if self.is_long(ns, channels, user.as_deref()) {
-                    let what = (ns, &**channels, *data);
-                    return Ok(self.begin_spread(conn, controller, what, options));
+                    return Ok(self.begin_spread(conn, controller, (ns, channels, *data), options));
                 }
                 controller.counts = *count;
                 let (channels, data) = (Cow::Borrowed(&**channels), Cow::Borrowed(*data));
@@ -386,15 +385,13 @@ impl<J: Journal> Switch<J> {
                 }
             }
             Command::Grant { channel, user, is_withdrawn } => {
-                let (ns, channel, user) = (ns?, channel.as_ref().into(), user.as_ref().into());
+                let (ns, channel, user) = (ns?, (**channel).into(), (**user).into());
                 match is_withdrawn {
                     true => Change::Revoke { ns, channel, user },
                     false => Change::Grant { ns, channel, user },
                 }
             }
-            Command::Disconnect { user } => {
-                Change::Disconnect { ns: ns?, user: user.as_ref().into() }
-            }
+            Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: (**user).into() },
         };
         controller.counts |= matches!(change, Change::Disconnect { .. });
         self.propose(net, conn, controller, &change)

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use hashbrown::HashSet;
 
-use super::command::EmitOptions;
+use super::command::{Channels, EmitOptions};
 use super::control::{Answer, Controller};
 use super::intake::Room;
 use super::{Part, Switch, Waiter};
@@ -75,7 +75,7 @@ impl<J: Journal> Switch<J> {
         &mut self,
         conn: ConnId,
         controller: &mut Controller,
-        (ns, channels, data): (NsId, &[Cow<'_, str>], &str),
+        (ns, channels, data): (NsId, &Channels<'_>, &str),
         EmitOptions { user, except, count }: &EmitOptions<'_>,
     ) -> Answer {
         let mut end = 0;

@@ -85,6 +85,9 @@ pub trait Handler {
     /// A peer came through a door, from that address.
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address);
 
+    /// The process stood still for so many milliseconds, which [`Now::mono`] leaves out.
+    fn stood_still(&mut self, _ms: u64) {}
+
     /// Somebody was turned away at a door, and never let in.
     fn turned_away(&mut self, _now: Now, _why: TurnedAway) {}
 

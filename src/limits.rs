@@ -96,8 +96,8 @@ pub enum LimitError {
 }
 
 limits! {
-    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 24
-    /// more.
+    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 20
+    /// more; those behind them wait until somebody leaves.
     connections: 1_000_000, 16..=16_000_000;
     /// Connections of browsers let in in a second; the others are told when to come back.
     admissions_per_second: 20_000, 1..=1_000_000;

@@ -192,6 +192,10 @@ impl<J: Journal> Handler for AdminDoor<J> {
         }
     }
 
+    fn stood_still(&mut self, ms: u64) {
+        self.switch.stood_still(ms);
+    }
+
     /// Nobody is turned away at this door, so it was another one.
     fn turned_away(&mut self, now: Now, why: TurnedAway) {
         self.switch.turned_away(now, why);

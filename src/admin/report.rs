@@ -162,6 +162,7 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::ANSWERS_BYTES, meters.answers_bytes);
         text.single(&f::BLOCKED, meters.watched);
         text.histogram(&f::TURNS, &meters.turns);
+        text.single(&f::STOOD_STILL, meters.stood_still_ms as f64 / 1e3);
         let process = net.process();
         for (family, value) in [
             (&f::RESIDENT, process.resident_bytes),

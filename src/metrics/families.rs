@@ -100,6 +100,8 @@ families! {
     BLOCKED = "fws_blocked_browsers" Gauge
         "Connections of browsers that have not taken yet what was published to them.";
     TURNS = "fws_turn_seconds" Histogram "Turns of the loop, by their time without waiting.";
+    STOOD_STILL = "fws_stood_still_seconds_total" Counter
+        "Time in which the process stood still, a second and more at a time.";
     NAMESPACES = "fws_namespaces" Gauge "Namespaces.";
     CHANNELS = "fws_channels" Gauge "Channels with subscribers.";
     USERS = "fws_users" Gauge "Users with connections.";

@@ -164,7 +164,7 @@ impl Io {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let was_open = peer.phase == Phase::Open;
         peer.phase = Phase::Lingering;
-        peer.set(flag::ENDED, true);
+        peer.set(flag::ENDED | flag::LOST, true);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
         if was_open {
@@ -180,8 +180,8 @@ impl Io {
         {
             peer.set(flag::ON_READY, true);
             match peer.door {
-                Door::Control => self.first.push_back(conn),
-                Door::Web | Door::Admin => self.ready.push_back(conn),
+                Door::Control | Door::Admin => self.first.push_back(conn),
+                Door::Web => self.ready.push_back(conn),
             }
         }
     }
@@ -550,7 +550,8 @@ impl Net for Io {
     }
 
     fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
-        if self.open(conn).is_some() {
+        if let Some(peer) = self.open(conn) {
+            peer.set(flag::DUE, false);
             self.set_timer(conn, at);
         }
     }

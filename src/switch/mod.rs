@@ -54,6 +54,7 @@ use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
 use intake::Intake;
+use replies::WORK_BYTES;
 use seats::Seats;
 use settings::{service, shared_bytes_min};
 use shared::SharedStates;
@@ -417,6 +418,8 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     }
 
     fn changed(&mut self, undo: Undo) {
+        // A text that a `push` has made a list was looked into, and what is dropped is long.
+        *self.work += undo.bytes() / WORK_BYTES;
         self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
     }
@@ -442,6 +445,11 @@ impl<J: Journal> Handler for Switch<J> {
             // It is the admin's, who has a handler of its own.
             Door::Admin => {}
         }
+    }
+
+    /// States and keys end at a date, and not later because nobody was there.
+    fn stood_still(&mut self, ms: u64) {
+        self.epoch = self.epoch.saturating_add(ms);
     }
 
     fn turned_away(&mut self, now: Now, why: TurnedAway) {

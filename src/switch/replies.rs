@@ -14,7 +14,7 @@ use crate::journal::{Journal, Mark};
 use crate::reason::CloseReason;
 
 /// So many bytes of replies count as one message handed out, of the work of a turn.
-const WORK_BYTES: usize = 256;
+pub(super) const WORK_BYTES: usize = 256;
 /// What one connection with a name of ten bytes is in the answer to `channelInfo`.
 const MEMBER_BYTES: usize = 52;
 /// Memory that is kept for replies to come.

@@ -124,6 +124,7 @@ impl Decoder {
 
     /// The length of the body of a frame that does not end in this input, when more than `few`
     /// bytes of it have arrived, those in this input included.
+    #[inline]
     pub fn outgrows(&self, input: &[u8], few: usize) -> Option<usize> {
         let (length, arrived) = self.ahead(input)?;
         (few < arrived && arrived <= length).then_some(length)

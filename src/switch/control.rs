@@ -166,6 +166,7 @@ impl Controller {
     }
 
     /// A request is whole: what is known of it, if it is a large one.
+    #[inline]
     fn whole(&mut self, body: &[u8]) -> Option<Box<Outline>> {
         let mut outline = self.outline.take()?;
         outline.read(body);

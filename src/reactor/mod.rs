@@ -8,6 +8,7 @@ mod dial;
 mod events;
 mod io;
 mod listener;
+mod parting;
 mod peer;
 mod process;
 mod refuse;
@@ -278,12 +279,15 @@ impl Reactor {
         self.begin(handler, asked);
         self.io.sent_before = self.io.meters.sent_bytes;
         self.read_events();
+        self.forget(handler);
         self.accept(handler);
         handler.tick(&mut self.io);
         self.read_round(handler);
         self.expire(handler);
         self.cut_slow(handler);
         self.part(handler);
+        // Nothing is given to who has gone in this turn.
+        self.forget(handler);
         handler.settle(&mut self.io);
         self.forget(handler);
         self.flush_round(handler);
@@ -378,6 +382,7 @@ impl Reactor {
         (door, from): (Door, Address),
     ) {
         self.is_starved = false;
+        self.make_place(handler, door);
         if door == Door::Web {
             self.gate.pass(self.io.now.mono);
         }

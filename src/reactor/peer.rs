@@ -50,6 +50,8 @@ pub(super) mod flag {
     pub const DUE: u16 = 1 << 12;
     /// Nothing comes from it and nothing reaches it: it is gone as soon as the handler knows.
     pub const LOST: u16 = 1 << 13;
+    /// It was let go, and stands in the line of those who make place.
+    pub const PARTING: u16 = 1 << 14;
 }
 
 /// One connection.

@@ -37,14 +37,14 @@ const SHARES: [Share; 15] = [
     ("input_bytes", 1, 47),
     ("bodies_bytes", 1, 20),
     // Of these two there may be an eighth more, for what is short, and a quarter of the second
-    // for large states that have just been taken: another 34 thousandths.
-    ("queued_bytes", 1, 104),
+    // for large states that have just been taken: another 33 thousandths.
+    ("queued_bytes", 1, 95),
     ("answers_bytes", 1, 55),
     // With the user and what the reactor has of it.
     ("connections", 700, 43),
     ("sessions", 512, 14),
     // To a channel of its own, with a long name; and a grant with two.
-    ("subscriptions", 450, 78),
+    ("subscriptions", 450, 88),
     ("grants", 650, 37),
     // One namespace gets eight ninths of this, and in that fits the largest state.
     ("states_bytes", 1, 59),

@@ -108,9 +108,8 @@ pub(super) struct Controller {
     held_ms: usize,
     heard_at: Millis,
     auth_by: Term,
-    /// It was last seen not to be heard for want of room, and by when it must have said who it is
-    /// then.
-    was_starved: bool,
+    /// Time has passed in which it was not heard, and by when it must have said who it is then.
+    was_unheard: bool,
     auth_at_last: Millis,
     /// It has not authenticated, or its key is no longer good: the how many-eth of those.
     stranger: Option<u64>,

@@ -512,6 +512,8 @@ impl<G: Ground> World<G> {
 
     /// Time goes on, on both clocks.
     fn pass(&mut self, ms: u64) {
+        let unheard = self.net.sockets.iter().filter(|(_, socket)| socket.is_paused);
+        unheard.for_each(|(conn, _)| self.judge.unheard(*conn));
         let Now { mono, unix } = self.net.now;
         self.net.now = Now { mono: mono.plus(ms), unix: unix.plus(ms) };
         self.passed_ms += ms;

@@ -52,19 +52,14 @@ impl Controller {
         }
     }
 
-    /// The same: whether it is not heard for want of room, and could not say who it is.
-    fn note_starved(&mut self, is_starved: bool, now: Millis, auth_ms: usize) {
-        if std::mem::replace(&mut self.was_starved, is_starved) || is_starved {
+    /// Whether it need not have said who it is. One that is not heard for want of room cannot, and
+    /// one that is ended is given the time to read its replies.
+    fn has_time_to_auth(&mut self, view: View, now: Millis, auth_ms: usize) -> bool {
+        if std::mem::take(&mut self.was_unheard) {
             self.auth_at_last = now.plus(auth_ms as u64);
         }
-    }
-
-    /// One that is ended is given the time to read its replies.
-    fn has_time_for_auth(&self, now: Millis) -> bool {
-        self.stranger.is_none()
-            || self.is_ended
-            || !self.auth_by.is_over(now)
-            || now < self.auth_at_last
+        let is_excused = self.stranger.is_none() || self.is_ended || view.is_paused;
+        is_excused || !self.auth_by.is_over(now) || now < self.auth_at_last
     }
 }
 
@@ -252,6 +247,13 @@ impl Judge {
         }
     }
 
+    /// Time passes, and this one is not heard.
+    pub fn unheard(&mut self, conn: ConnId) {
+        if let Some(controller) = self.controller(conn) {
+            controller.was_unheard = true;
+        }
+    }
+
     /// All is quiet: whoever should have been cut by now has been.
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
@@ -290,8 +292,7 @@ impl Judge {
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");
-                controller.note_starved(view.is_paused && (may_wait || is_hungry), now, auth_ms);
-                let is_in_time = controller.has_time_for_auth(now);
+                let is_in_time = controller.has_time_to_auth(view, now, auth_ms);
                 assert!(is_in_time, "{conn:?} has not said who it is for too long: {line:?}");
             }
             Role::Http(by) => {

@@ -175,6 +175,9 @@ pub trait Net {
     /// although they were offered, [`Handler::too_slow`] is called when its time has come.
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool;
 
+    /// Has the kernel take at once what it will: it tells late that it has room.
+    fn offer(&mut self, _: ConnId) {}
+
     /// Drops all that was published and waits, but for a frame of which a part has gone out; for a
     /// peer that is about to be let go because it does not take that.
     fn drop_published(&mut self, _: ConnId) {}

@@ -465,6 +465,10 @@ impl Net for Io {
         false
     }
 
+    fn offer(&mut self, conn: ConnId) {
+        self.offer(conn);
+    }
+
     fn drop_published(&mut self, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         self.frames.drop_waiting(&mut peer.out, false, |_| ());

@@ -106,13 +106,14 @@ limits! {
     /// Connections of browsers from one address, and in IPv6 from one network of 64 bits; 0: any
     /// number.
     connections_per_address: 0, 0..=16_000_000;
-    /// Connections to the control port; beyond that one goes that has not authenticated, if there
-    /// is any.
+    /// Connections to the control port. For one more goes one that has sent its end and waits for
+    /// the disk, or one that has not authenticated, if there is any.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest of the
     /// address that has most of them goes.
     control_unauthenticated_connections: 64, 1..=1_000_000;
-    /// Time between a connection to the control port, or the end of its key, and a good `auth`.
+    /// Time between a connection to the control port, or the end of its key, and a good `auth`;
+    /// without that in which it was not heard for want of room.
     control_auth_ms: 5000, 100..=3_600_000;
     /// A back end whose machine has said nothing for so long is asked by the kernel whether it is
     /// still there, and again each quarter of that (TCP keepalive, RFC 9293 3.8.4); whole seconds.
@@ -232,7 +233,8 @@ limits! {
     queued_bytes: 67_108_864, 65_536..=1_099_511_627_776;
     /// Memory of all answers that wait, states among them, for browsers and back ends, each counted
     /// once. Above it requests for more than a little wait, and of those who take nothing they go
-    /// first that are owed most.
+    /// first that are owed most. Of such replies to back ends as wait for the disk an eighth of it
+    /// again, or one; no `channelInfo` is longer.
     answers_bytes: 67_108_864, 65_536..=1_099_511_627_776;
     /// What waits for a browser, answers and messages, before it is no longer read; it is read
     /// again when all of that has gone out.

@@ -70,6 +70,8 @@ families! {
         "Times that back ends had to wait because publications that wait took too much memory.";
     SHORTAGES = "fws_shortages_total" Counter
         "Times that requests had to wait because answers that wait took too much memory.";
+    REPLIES_OWED = "fws_replies_owed_bytes" Gauge
+        "Bytes of replies to back ends that wait for the disk.";
     CONTROL_INPUT = "fws_control_input_bytes" Gauge
         "Bytes of large commands of back ends that arrive, by the lengths that they declare.";
     CONTROL_INPUT_WAITS = "fws_control_input_waits_total" Counter

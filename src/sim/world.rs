@@ -183,7 +183,7 @@ impl<G: Ground> World<G> {
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
-        self.judge.settled(self.tape.durable());
+        self.judge.settled(self.tape.durable(), self.switch.is_releasing());
         is_busy |= self.forget();
         let mut dirty = std::mem::take(&mut self.net.dirty);
         is_busy |= !dirty.is_empty();
@@ -354,8 +354,9 @@ impl<G: Ground> World<G> {
             self.clients[i].conn = Some(conn);
             let early = std::mem::take(&mut self.clients[i].early);
             self.switch.opened(&mut self.net, conn, door, from);
-            self.judge.opened(conn, door, from, early);
-            self.judge(None);
+            let items = self.tape.take();
+            self.judge.opened(conn, door, from, early, &items);
+            self.judge_items(&items, None);
         }
     }
 

@@ -145,6 +145,7 @@ impl<J: Journal> Switch<J> {
         self.strangers.remove(conn);
         if let Some(controller) = self.seats.controller(conn) {
             controller.let_go(net, conn, CloseReason::ControlAuth);
+            self.may_be_ended = true;
         }
     }
 }

@@ -186,25 +186,14 @@ fn an_answer_over_http_takes_its_time_and_its_session_waits() {
 }
 
 /// Reads so many bytes at 1.5 MB/s at most, with something else to be done 40 times on the way.
-fn read_slowly(
-    http: &mut Http,
-    control: &mut Control,
-    bytes: usize,
-    mut each: impl FnMut(&mut Control),
-) {
-    let (mut left, mut piece) = (bytes, vec![0; 30_000]);
-    for turn in 0.. {
-        let count = left.min(piece.len());
-        http.wire.read_exact(&mut piece[..count]).unwrap();
-        left -= count;
-        if left == 0 {
-            return;
-        }
-        if turn < 40 {
-            each(control);
-        }
+fn read_slowly(http: &mut Http, control: &mut Control, bytes: usize, each: impl Fn(&mut Control)) {
+    let mut piece = vec![0; 30_000];
+    for turn in 0..bytes / piece.len() {
+        http.wire.read_exact(&mut piece).unwrap();
+        (turn..40).take(1).for_each(|_| each(control));
         wait(control, 20);
     }
+    http.wire.read_exact(&mut piece[..bytes % 30_000]).unwrap();
 }
 
 #[test]
@@ -261,13 +250,11 @@ fn an_answer_over_http_that_is_not_taken_lets_nothing_gather_behind_it_for_long(
     control.ok(&emit("c", &large));
     (0..8).for_each(|_| control.ok(&small));
     assert_eq!(subscribers(&mut control, "c"), 1);
-    let start = Instant::now();
     eventually("it is cut", || {
         wait(&mut control, 100);
         control.ok(&small);
         (subscribers(&mut control, "c") == 0).then_some(())
     });
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(told(&id), "c[3008,\"too slow\"]\n");
     // Who takes some of it has longer, and is cut when nothing more comes for it.
     let (id, mut slow) = poll(2);

@@ -166,12 +166,18 @@ impl<T> Wheel<T> {
         }
     }
 
+    /// Whether a timer has expired. If none has, [`Wheel::pop_expired`] takes out none.
+    #[inline]
+    pub fn has_expired(&self) -> bool {
+        self.head() != NIL || !self.overdue.is_empty()
+    }
+
     /// Takes out one timer that has expired, with the moment it was set for: the earliest, and of
     /// several at one moment the one inserted first. `None` also if that is in a slot of which not
     /// all is filed again: then [`Wheel::advance`] is wanted once more, and
     /// [`Wheel::next_at`] says so.
     pub fn pop_expired(&mut self) -> Option<(u64, T)> {
-        let head = self.levels[0].heads[digit(self.reached, 0)];
+        let head = self.head();
         let slot = match self.overdue.first() {
             // At the same moment, the timer in the slot was inserted before the overdue one.
             Some(&(at, _, slot)) if at < self.reached || head == NIL && self.filing == 0 => slot,
@@ -201,8 +207,7 @@ impl<T> Wheel<T> {
     /// Panics if the wheel is not in order. Walks over all timers: for tests.
     pub fn check_invariants(&self) {
         assert!(self.reached <= self.now);
-        let current = self.levels[0].heads[digit(self.reached, 0)];
-        let is_behind = current != NIL || self.filing > 0;
+        let is_behind = self.head() != NIL || self.filing > 0;
         assert!(self.reached == self.now || is_behind, "behind without a reason");
         let is_settled = |(level, start)| start > self.now || level == 0;
         assert!(self.filing > 0 || self.earliest_slot().is_none_or(is_settled));
@@ -237,6 +242,11 @@ impl<T> Wheel<T> {
             at = if node.next == head { NIL } else { node.next };
         }
         found
+    }
+
+    /// The first of the timers in the slot that the wheel has reached.
+    fn head(&self) -> u32 {
+        self.levels[0].heads[digit(self.reached, 0)]
     }
 
     /// The earliest slot in use and the moment at which it begins. Lower levels are earlier, and

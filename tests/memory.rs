@@ -228,6 +228,49 @@ fn answers_to_polls_wait_for_room() {
 }
 
 #[test]
+fn what_is_left_of_a_sockjs_frame_waits_in_the_memory_that_it_came_in() {
+    const CROWD: usize = 60;
+    let mut options = Options::limits(&[("kernel_send_bytes", 16_384)]);
+    options.config["admin"] = json!("127.0.0.1:0");
+    let mut server = Server::start(&options);
+    let state = format!("\"{}\"", "x".repeat(700_000));
+    server.controller("demo").ok(&format!(r#"{{"action":"set","channel":"c","data":{state}}}"#));
+    let subscribe = json!({ "event": "subscribe", "data": "c" }).to_string();
+    let browser = |user: usize| {
+        let mut browser = Browser::sockjs(server.ws);
+        browser.auth("demo", &json!({ "i": user }).to_string());
+        browser
+    };
+    let mut crowd: Vec<Browser> = (1..=CROWD).map(browser).collect();
+    let before = server.peak_memory_bytes();
+    // Each element is one message, and the first of them stops the hearing of the others.
+    let frame = format!(r#"[{},{}""]"#, json!(subscribe), "\"\",".repeat(5300));
+    for browser in &mut crowd {
+        browser.send(&frame);
+    }
+    let counted = || metric(&server, "fws_input_bytes");
+    eventually("all waits and is counted", || (counted() >= (CROWD * 15_900) as f64).then_some(()));
+    let grown = server.peak_memory_bytes() - before;
+    assert!(grown < 4_000_000, "{grown} bytes");
+    drop(crowd);
+    eventually("nothing is left", || (counted() == 0.0).then_some(()));
+    // What waits is heard in its order, and once.
+    let mut browser = browser(CROWD + 1);
+    let ping = |clb: usize| json!({ "event": "ping", "clb": clb }).to_string();
+    let mut messages = vec![subscribe];
+    messages.extend((0..100).map(ping));
+    browser.send(&json!(messages).to_string());
+    eventually("it waits", || (counted() > 2000.0).then_some(()));
+    browser.expect(&format!(r#"{{"event":"c","data":{state}}}"#));
+    for clb in 0..100 {
+        browser
+            .expect(&format!(r#"{{"event":"callBackAnswer","clb":{clb},"data":{{"ok":true}}}}"#));
+    }
+    assert_eq!(counted(), 0.0);
+    server.assert_alive();
+}
+
+#[test]
 fn what_escapes_make_of_a_message_does_not_end_a_server_with_little_memory() {
     let mut server = in_little(Dir::new(), 262_144, &Options::default());
     let mut control = server.controller("demo");

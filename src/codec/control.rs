@@ -81,7 +81,25 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ControlError`], after which the stream is of no more use.
+    #[inline]
     pub fn next<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        body_max: usize,
+    ) -> Result<Decoded<'a>, ControlError> {
+        // Most frames lie in the input as a whole.
+        if self.partial.is_none()
+            && let Some((length, rest)) = input.split_first_chunk::<LENGTH_BYTES>()
+            && let Some(frame) = rest.get(..body_length(*length, body_max)? + 1)
+        {
+            let (consumed, body) = (LENGTH_BYTES + frame.len(), Some(body_of(frame)?));
+            return Ok(Decoded { consumed, body });
+        }
+        self.next_in_pieces(input, body_max)
+    }
+
+    /// As [`Decoder::next`], whatever has arrived before and in this input.
+    fn next_in_pieces<'a>(
         &'a mut self,
         input: &'a [u8],
         body_max: usize,
@@ -108,6 +126,7 @@ impl Decoder {
 
     /// The length of the body of a frame that does not end in this input, when more than `few`
     /// bytes of it have arrived, those in this input included.
+    #[inline]
     pub fn outgrows(&self, input: &[u8], few: usize) -> Option<usize> {
         let (length, arrived) = self.ahead(input)?;
         (few < arrived && arrived <= length).then_some(length)
@@ -202,6 +221,7 @@ pub fn encode(body: &[u8]) -> Frame {
 ///
 /// # Panics
 /// As [`encode`].
+#[inline]
 pub fn encode_into(out: &mut Vec<u8>, body: &[u8]) {
     let length = i32::try_from(body.len()).expect("no limit allows 2 GiB");
     out.reserve(LENGTH_BYTES + body.len() + 1);

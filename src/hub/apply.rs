@@ -34,7 +34,16 @@ impl Hub {
     ///
     /// # Errors
     /// [`Refusal`]
+    #[inline]
     pub fn check(&self, change: &Change<'_>, at: UnixMillis) -> Result<Checked, Refusal> {
+        match change {
+            // Nothing stands in the way of a message but the end of its namespace.
+            Change::Emit { ns, .. } if self.namespaces.contains(*ns) => Ok(Checked::default()),
+            _ => self.look_into(change, at),
+        }
+    }
+
+    fn look_into(&self, change: &Change<'_>, at: UnixMillis) -> Result<Checked, Refusal> {
         let ns = match change {
             Change::Register { name, .. } => {
                 let (taken, max) = (self.namespaces.len(), self.limits.namespaces);
@@ -151,15 +160,15 @@ impl Hub {
     }
 
     /// The state at a place, and what it is unless it has ended.
+    #[inline]
     fn live_state(
         &self,
         ns: NsId,
         spot: Spot<'_>,
         at: UnixMillis,
     ) -> (Option<Id<State>>, Option<&State>) {
-        let id = self.find_state(ns, spot);
-        let state = id.and_then(|id| self.states.get(id));
-        (id, state.filter(|state| state.expires().is_none_or(|end| at < end)))
+        let (id, state) = self.find_state(ns, spot).unzip();
+        (id, state.filter(|state| state.lives(at)))
     }
 
     /// Applies a change that has been ordered for that moment: changes what is recorded, and tells
@@ -173,24 +182,30 @@ impl Hub {
         change: &Change<'_>,
         out: &mut impl Outbox,
     ) -> Result<Outcome, Refusal> {
-        self.advance(at, ENDS_PER_ENTRY, out);
-        let checked = self.check(change, at)?;
-        Ok(self.carry_out(at, change, checked, out))
+        self.apply_checked(at, change, None, out)
     }
 
-    /// [`Hub::apply`] for a change that has been checked for its moment, with nothing in between.
+    /// [`Hub::apply`] for a change that may have been checked for its moment, with nothing in
+    /// between.
+    ///
+    /// # Errors
+    /// As [`Hub::apply`], unless it has been checked.
     pub fn apply_checked(
         &mut self,
         at: UnixMillis,
         change: &Change<'_>,
-        checked: Checked,
+        checked: Option<Checked>,
         out: &mut impl Outbox,
-    ) -> Outcome {
+    ) -> Result<Outcome, Refusal> {
         self.advance(at, ENDS_PER_ENTRY, out);
-        // What has ended by now is no longer there.
-        let is_there = |id: &Id<State>| self.states.get(*id).is_some();
-        let checked = Checked { state: checked.state.filter(is_there) };
-        self.carry_out(at, change, checked, out)
+        let checked = match checked {
+            // What has ended by now is no longer there.
+            Some(Checked { state }) => {
+                Checked { state: state.filter(|id| self.states.contains(*id)) }
+            }
+            None => self.check(change, at)?,
+        };
+        Ok(self.carry_out(at, change, checked, out))
     }
 
     fn carry_out(
@@ -355,7 +370,8 @@ impl Hub {
     fn unset(&mut self, ns: NsId, spot: Spot<'_>, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
         self.show(KeyRef::State { ns: number, spot }, out);
-        let state = self.find_state(ns, spot).and_then(|id| self.take_state(id));
+        let found = self.find_state(ns, spot).map(|(id, _)| id);
+        let state = found.and_then(|id| self.take_state(id));
         if let Some(state) = state {
             let before = Before::State { expires: state.expires(), value: state.value };
             out.changed(Undo::new(Key::State { ns: number, place: state.place }, 0, before));
@@ -373,11 +389,8 @@ impl Hub {
         let Some(number) = self.number(ns) else { return };
         self.show(KeyRef::State { ns: number, spot }, out);
         // One that has ended, and is only not dropped yet, is replaced like any other.
-        let is_there = |id: &Id<State>| {
-            let expires = self.states.get(*id).and_then(State::expires);
-            expires.is_none_or(|end| at < end)
-        };
-        let Some(id) = found.filter(is_there) else {
+        let lives = |id: &Id<State>| self.states.get(*id).is_some_and(|state| state.lives(at));
+        let Some(id) = found.filter(lives) else {
             let mut list = super::state::List::default();
             list.push(data);
             return self.put(ns, spot, found, Value::List(Box::new(list)), expires, out);
@@ -429,7 +442,7 @@ impl Hub {
         // Each channel for itself, so that whoever is in two of them can be told.
         let mut reached = Vec::new();
         for channel in channels {
-            if let Some(id) = self.find_channel(ns, channel) {
+            if let Some((id, _)) = self.find_channel(ns, channel) {
                 let publication = Publication::new(channel, data);
                 self.hand_out(ns, id, &publication, to, out, |peer| reached.push(peer));
             }
@@ -448,9 +461,9 @@ impl Hub {
         to: Audience<'_>,
         out: &mut impl Outbox,
     ) -> usize {
-        let Some(id) = self.find_channel(ns, channel) else { return 0 };
+        let Some((id, found)) = self.find_channel(ns, channel) else { return 0 };
         if to.user.is_none() && to.except.is_none() && self.leaving.is_calm() {
-            let count = self.channels.get(id).map_or(0, |channel| channel.members.len());
+            let count = found.members.len();
             if out.gather(id, count, channel, data) {
                 return count;
             }
@@ -487,8 +500,8 @@ impl Hub {
             }
             return;
         };
-        let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
-        for peer in user.map_or(&[][..], |user| &*user.peers) {
+        let user = self.find_user(ns, user).map(|(_, user)| user);
+        for peer in user.map_or(&[][..], |user| &user.peers) {
             if self.is_member(*peer, id)
                 && let Some(Peer { route, .. }) = self.peers.get(*peer)
             {

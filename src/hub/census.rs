@@ -80,7 +80,8 @@ impl Hub {
     pub(super) fn check_numbers(&self) {
         let living = |state: &State| self.namespaces.contains(state.ns);
         for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
-            assert_eq!(self.find_state(state.ns, state.place.spot()), Some(id));
+            let found = self.find_state(state.ns, state.place.spot());
+            assert_eq!(found.map(|(id, _)| id), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
         }
         let total = |count: fn(&Namespace) -> usize| -> usize {

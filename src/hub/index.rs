@@ -141,10 +141,15 @@ impl<T: Named> Index<T> {
         self.0.into_slots()
     }
 
-    /// What has that hash and is it.
-    pub fn find(&self, arena: &Arena<T>, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<Id<T>> {
+    /// What has that hash and is it, and its id.
+    pub fn find<'a>(
+        &self,
+        arena: &'a Arena<T>,
+        hash: u64,
+        is_it: impl Fn(&T) -> bool,
+    ) -> Option<(Id<T>, &'a T)> {
         let is_there = |slot: &u32| arena.in_slot(*slot).is_some_and(|(_, it)| is_it(it));
-        self.0.of(hash).find(hash, is_there).and_then(|slot| arena.at(*slot as usize))
+        self.0.of(hash).find(hash, is_there).and_then(|slot| arena.in_slot(*slot))
     }
 
     /// Adds what is not there yet.
@@ -212,7 +217,7 @@ mod tests {
             ids.push(id);
         }
         let find = |arena: &Arena<Number>, index: &Index<Number>, number: u32| {
-            index.find(arena, hasher.hash_one(number), |it| it.0 == number)
+            index.find(arena, hasher.hash_one(number), |it| it.0 == number).map(|(id, _)| id)
         };
         for (number, id) in (0..).zip(&ids) {
             assert_eq!(find(&arena, &index, number), Some(*id));

@@ -88,6 +88,11 @@ impl Leaving {
         self.gone.is_empty() && self.users.is_empty() && self.withdrawn.is_empty()
     }
 
+    /// Whether anything is left of namespaces that are no more.
+    pub fn has_graves(&self) -> bool {
+        !self.graves.is_empty()
+    }
+
     /// States that nobody can find any more.
     pub fn buried(&self) -> usize {
         self.graves.iter().map(|grave| grave.states.len()).sum()
@@ -121,8 +126,8 @@ impl Hub {
 
     /// Whether anything is left to do.
     pub fn is_leaving(&self) -> bool {
-        let Leaving { sweep, graves, .. } = &self.leaving;
-        !self.leaving.is_calm() || !sweep.is_empty() || !graves.is_empty()
+        let leaving = &self.leaving;
+        !leaving.is_calm() || !leaving.sweep.is_empty() || leaving.has_graves()
     }
 
     fn go_on(&mut self, out: &mut impl Outbox) {
@@ -264,7 +269,7 @@ impl Hub {
 
     /// All connections of a user are to be let go; returns how many.
     pub(super) fn expel(&mut self, ns: NsId, user: &str, out: &mut impl Outbox) -> Outcome {
-        let Some(id) = self.find_user(ns, user) else { return Outcome::Reached(0) };
+        let Some((id, _)) = self.find_user(ns, user) else { return Outcome::Reached(0) };
         let peers = self.users.get(id).map_or(&[][..], |user| &user.peers);
         let count = peers.len();
         let heard = peers.iter().map(|peer| self.channels_of(*peer)).sum();
@@ -355,10 +360,9 @@ impl Hub {
         let Some(space) = self.namespaces.get_mut(ns) else { return false };
         let was_granted = space.grants.remove(&super::GrantRef { channel, user });
         self.grants -= usize::from(was_granted);
-        if let (Some(channel), Some(user)) =
+        if let (Some((channel, _)), Some((user, User { peers, .. }))) =
             (self.find_channel(ns, channel), self.find_user(ns, user))
         {
-            let peers = self.users.get(user).map_or(&[][..], |user| &user.peers);
             let hears =
                 |peer: &&PeerId| self.is_member(**peer, channel) && self.hears(**peer, channel);
             let (left, heard) = (peers.len(), peers.iter().filter(hears).count());

@@ -345,7 +345,8 @@ impl Hub {
 
     /// The namespace of that name.
     pub fn namespace(&self, name: &str) -> Option<NsId> {
-        self.names.find(&self.namespaces, self.hash(name), |ns| *ns.name == *name)
+        let found = self.names.find(&self.namespaces, self.hash(name), |ns| *ns.name == *name);
+        found.map(|(id, _)| id)
     }
 
     /// The keys that open the namespace at that time, the current one first.
@@ -363,6 +364,7 @@ impl Hub {
 
     /// Until when a key that was current at that epoch opens the namespace: always, for a time,
     /// or not since the beginning of all time.
+    #[inline]
     pub fn key_until(&self, ns: NsId, epoch: u32) -> UnixMillis {
         let Some(space) = self.namespaces.get(ns) else { return UnixMillis(0) };
         match (&space.old_key, space.key_epoch.wrapping_sub(epoch)) {
@@ -377,26 +379,26 @@ impl Hub {
         self.key_changes
     }
 
-    fn find_channel(&self, ns: NsId, name: &str) -> Option<Id<Channel>> {
+    fn find_channel(&self, ns: NsId, name: &str) -> Option<(ChannelId, &Channel)> {
         let table = &self.namespaces.get(ns)?.channels;
         table.find(&self.channels, self.hash(name), |channel| *channel.name == *name)
     }
 
-    fn find_user(&self, ns: NsId, name: &str) -> Option<Id<User>> {
+    fn find_user(&self, ns: NsId, name: &str) -> Option<(Id<User>, &User)> {
         let table = &self.namespaces.get(ns)?.users;
         table.find(&self.users, self.hash(name), |user| *user.name == *name)
     }
 
     /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
     pub fn presence(&self, ns: NsId, channel: &str) -> Presence<'_> {
-        let id = self.find_channel(ns, channel);
-        let members =
-            id.and_then(|id| self.channels.get(id)).map_or(&[][..], |channel| &channel.members);
+        let found = self.find_channel(ns, channel);
+        let members = found.map_or(&[][..], |(_, channel)| &channel.members);
         let mut users: Vec<u32> = Vec::with_capacity(members.len());
         let mut connections = Vec::with_capacity(members.len());
         for (peer_id, peer) in members.iter().filter_map(|member| self.peers.in_slot(member.peer)) {
             let user = self.users.in_slot(peer.user).map(|(_, user)| user);
-            let Some(user) = user.filter(|_| id.is_some_and(|id| self.hears(peer_id, id))) else {
+            let Some(user) = user.filter(|_| found.is_some_and(|(id, _)| self.hears(peer_id, id)))
+            else {
                 continue;
             };
             users.push(peer.user);
@@ -411,7 +413,7 @@ impl Hub {
     /// as many connections as one may have.
     pub fn connect(&mut self, ns: NsId, user: &str, cid: Uuid, route: Route) -> Option<PeerId> {
         let id = match self.find_user(ns, user) {
-            Some(id) => id,
+            Some((id, _)) => id,
             None => {
                 let space = self.namespaces.get_mut(ns)?;
                 let user = User { ns, name: user.into(), peers: Few::default() };
@@ -444,11 +446,9 @@ impl Hub {
     /// How many a message on a channel may reach, or one to that user there: as many are looked at.
     pub fn audience_max(&self, ns: NsId, channel: &str, user: Option<&str>) -> usize {
         let Some(user) = user else {
-            let channel = self.find_channel(ns, channel).and_then(|id| self.channels.get(id));
-            return channel.map_or(0, |channel| channel.members.len());
+            return self.find_channel(ns, channel).map_or(0, |(_, channel)| channel.members.len());
         };
-        let user = self.find_user(ns, user).and_then(|id| self.users.get(id));
-        user.map_or(0, |user| user.peers.len())
+        self.find_user(ns, user).map_or(0, |(_, user)| user.peers.len())
     }
 
     /// The namespace and user of a peer; `None` if it is gone, or about to be let go.
@@ -478,7 +478,7 @@ impl Hub {
         if channel.starts_with('#') && !space.grants.contains(&GrantRef { channel, user }) {
             return Err(Denied::NoGrant);
         }
-        let id = self.find_channel(ns, channel);
+        let id = self.find_channel(ns, channel).map(|(id, _)| id);
         let is_in = id.is_some_and(|id| self.is_member(peer, id));
         if !is_in || !id.is_some_and(|id| self.hears(peer, id)) {
             self.check_subscription(space, self.channels_of(peer))?;
@@ -499,8 +499,8 @@ impl Hub {
     /// A peer no longer wants to hear a channel. Whether it did before.
     pub fn unsubscribe(&mut self, peer: PeerId, channel: &str) -> bool {
         let user = self.user_of(peer);
-        let channel = user.and_then(|user| self.find_channel(user.ns, channel));
-        channel.is_some_and(|channel| self.leave(peer, channel))
+        let found = user.and_then(|user| self.find_channel(user.ns, channel));
+        found.map(|(id, _)| id).is_some_and(|id| self.leave(peer, id))
     }
 
     #[inline]
@@ -543,7 +543,8 @@ impl Hub {
         for (id, channel) in self.channels.iter() {
             assert!(!channel.members.is_empty(), "an empty channel is kept");
             if self.namespaces.contains(channel.ns) {
-                assert_eq!(self.find_channel(channel.ns, &channel.name), Some(id));
+                let found = self.find_channel(channel.ns, &channel.name);
+                assert_eq!(found.map(|(id, _)| id), Some(id));
             }
             for (i, member) in channel.members.iter().enumerate() {
                 let (peer_id, peer) = self.peers.in_slot(member.peer).expect("members live");
@@ -564,7 +565,7 @@ impl Hub {
             if !peer.is_gone() {
                 let (user_id, user) = self.users.in_slot(peer.user).expect("users live");
                 assert_eq!(user.peers.get(peer.place as usize), Some(&id));
-                let found = self.find_user(user.ns, &user.name);
+                let found = self.find_user(user.ns, &user.name).map(|(id, _)| id);
                 assert!(!self.is_here(id) || found == Some(user_id));
             }
             for (i, subscription) in peer.subscriptions.iter().enumerate() {

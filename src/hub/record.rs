@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 
-use super::state::{State, Value};
+use super::state::Value;
 use super::{Grant, GrantRef, Hub, Namespace, NsId, Outbox, Place, Spot};
 use crate::time::UnixMillis;
 
@@ -231,9 +231,7 @@ impl Hub {
                 let space = self.namespaces.get(id)?;
                 space.grants.contains(&GrantRef { channel, user }).then_some(Row::Grant)
             }
-            KeyRef::State { spot, .. } => {
-                self.states.get(self.find_state(id, spot)?).map(State::row)
-            }
+            KeyRef::State { spot, .. } => self.find_state(id, spot).map(|(_, state)| state.row()),
         }
     }
 
@@ -360,7 +358,7 @@ impl Hub {
                 self.admit(id, Grant { channel, user });
             }
             (Key::State { place, .. }, Before::Nothing) => {
-                if let Some(state) = self.find_state(id, place.spot()) {
+                if let Some((state, _)) = self.find_state(id, place.spot()) {
                     self.take_state(state);
                 }
             }
@@ -369,7 +367,7 @@ impl Hub {
                 Before::State { value, expires } | Before::Ended { value, expires },
             ) => self.put_state(id, place.spot(), value, expires),
             (Key::State { place, .. }, Before::Shorter { pushed, dropped, expires }) => {
-                let Some(state) = self.find_state(id, place.spot()) else { return };
+                let Some((state, _)) = self.find_state(id, place.spot()) else { return };
                 self.change_list(state, |list| list.unpush(pushed, &dropped));
                 self.end_at(state, expires);
             }

@@ -65,7 +65,13 @@ impl State {
         self.end.as_ref().map(|end| end.at)
     }
 
+    /// Whether it is readable at that moment.
+    pub fn lives(&self, at: UnixMillis) -> bool {
+        self.expires().is_none_or(|end| at < end)
+    }
+
     /// What counts against the limits: its name and its value.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.place.bytes() + self.value.bytes()
     }
@@ -101,7 +107,7 @@ impl Value {
                 let mut bytes = std::mem::take(own).into_string();
                 bytes.clear();
                 bytes.push_str(text);
-                *own = bytes.into();
+                *own = bytes.into_boxed_str();
             }
             _ => *self = Value::Json(text.into()),
         }

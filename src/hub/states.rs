@@ -15,11 +15,11 @@ impl Hub {
         user: Option<&str>,
         at: UnixMillis,
     ) -> Option<&str> {
-        let state = self.states.get(self.find_state(ns, Spot { channel, user })?)?;
-        state.expires().is_none_or(|end| at < end).then(|| state.value.text())
+        let (_, state) = self.find_state(ns, Spot { channel, user })?;
+        state.lives(at).then(|| state.value.text())
     }
 
-    pub(super) fn find_state(&self, ns: NsId, spot: Spot<'_>) -> Option<Id<State>> {
+    pub(super) fn find_state(&self, ns: NsId, spot: Spot<'_>) -> Option<(Id<State>, &State)> {
         let table = &self.namespaces.get(ns)?.states;
         table.find(&self.states, self.hash(spot), |state| state.place.spot() == spot)
     }
@@ -27,11 +27,19 @@ impl Hub {
     /// Drops states whose time has come, at most so many: the others come next, and cannot be read
     /// meanwhile either. [`Hub::next_end`] tells whether there are any. None is dropped while
     /// changes are taken back: one of them may have given it its end.
+    #[inline(always)]
     pub fn advance(&mut self, at: UnixMillis, count: usize, out: &mut impl Outbox) {
         if self.is_taking_back {
             return;
         }
         self.ends.advance(at.0);
+        if self.ends.has_expired() || self.leaving.has_graves() {
+            self.drop_ended(count, out);
+        }
+    }
+
+    /// Drops what has ended, and then what was in namespaces that are no more.
+    fn drop_ended(&mut self, count: usize, out: &mut impl Outbox) {
         for _ in 0..count {
             let Some((_, id)) = self.ends.pop_expired() else { return self.bury(count) };
             if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
@@ -70,7 +78,7 @@ impl Hub {
         expires: Option<UnixMillis>,
     ) {
         let id = match self.find_state(ns, spot) {
-            Some(id) => {
+            Some((id, _)) => {
                 self.replace_value(id, value);
                 id
             }
@@ -97,6 +105,7 @@ impl Hub {
     }
 
     /// Gives a state another text in place of the one before, which nobody wants any more.
+    #[inline]
     pub(super) fn overwrite(&mut self, id: Id<State>, text: &str) {
         let Some(state) = self.states.get_mut(id) else { return };
         let (ns, before) = (state.ns, state.value.bytes());
@@ -105,19 +114,27 @@ impl Hub {
     }
 
     /// States of a namespace take so many bytes in place of so many.
+    #[inline]
     pub(super) fn weigh(&mut self, ns: NsId, before: usize, after: usize) {
-        if let Some(space) = self.namespaces.get_mut(ns) {
+        if before != after
+            && let Some(space) = self.namespaces.get_mut(ns)
+        {
             self.states_bytes = self.states_bytes + after - before;
             space.states_bytes = space.states_bytes + after - before;
         }
     }
 
     /// Gives a state its end in place of the one before.
+    #[inline]
     pub(super) fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
         let Some(state) = self.states.get_mut(id) else { return };
-        if state.end.is_none() && expires.is_none() {
-            return;
+        if state.end.is_some() || expires.is_some() {
+            self.replace_end(id, expires);
         }
+    }
+
+    fn replace_end(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
+        let Some(state) = self.states.get_mut(id) else { return };
         if let Some(timer) = state.end.take().and_then(|end| end.timer) {
             self.ends.cancel(timer);
         }
@@ -181,7 +198,8 @@ mod tests {
         ];
         for (at, (change, state)) in (0..).step_by(10).map(UnixMillis).zip(changes) {
             let checked = hub.check(&change, at).unwrap();
-            assert_eq!(hub.apply_checked(at, &change, checked, &mut Nobody), Outcome::Done);
+            let outcome = hub.apply_checked(at, &change, Some(checked), &mut Nobody);
+            assert_eq!(outcome, Ok(Outcome::Done));
             assert_eq!(hub.state(ns, "c", None, at), Some(state));
             hub.check_invariants();
         }

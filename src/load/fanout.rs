@@ -180,7 +180,8 @@ impl Fanout {
             return Err(Fault::new(text));
         }
         let behind = flight.map_or(number, |flight| flight.behind);
-        let expected = self.expected.get_mut(n).ok_or_else(|| Fault::new("nobody was told"))?;
+        let expected =
+            self.expected.get_mut(n).ok_or_else(|| Fault::new("a message came to nobody"))?;
         if behind != *expected {
             let (what, not) = match number < *expected {
                 true => ("twice or late", *expected),
@@ -235,22 +236,24 @@ impl Fanout {
         Ok(())
     }
 
-    /// Whether so many more can be under way.
+    /// Whether so many more can be under way; and, if each is for one, whether the oldest has not
+    /// been overtaken by too many.
     fn check_room(&self, count: usize) -> Result<(), Fault> {
-        let kept = self.flights.len();
-        if kept.saturating_add(count) <= IN_FLIGHT_MAX {
-            return Ok(());
-        }
+        let (kept, under_way) = (self.flights.len(), self.flights.under_way);
+        let overtaken = kept.saturating_sub(under_way);
         let oldest = self.flights.oldest().filter(|_| self.is_unicast());
-        Err(Fault::new(match oldest {
-            Some((number, flight)) => {
+        let text = match oldest {
+            Some((number, flight)) if overtaken > IN_FLIGHT_MAX => {
                 let whose = format!("message {number} to subscriber {}", flight.to);
-                format!("{whose} is lost: of {} behind it others have come", kept - 1)
+                format!("{whose} has not come, but {overtaken} behind it have: it is lost")
             }
-            None => {
-                format!("nobody keeps up: {kept} messages are under way, and {count} more are due")
+            None if under_way.saturating_add(count) > IN_FLIGHT_MAX => {
+                let what = format!("{under_way} messages are under way, and {count} more are due");
+                format!("nobody keeps up: {what}")
             }
-        }))
+            _ => return Ok(()),
+        };
+        Err(Fault::new(text))
     }
 
     /// Goes on to the next stage when the time has come.
@@ -532,5 +535,29 @@ impl Work for Fanout {
             second.add_memory(&mut outcome, "stalled_");
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_too_many_have_overtaken_is_lost_and_no_crowd() {
+        let mut work = Fanout::new(&crate::load::sample(Workload::Unicast, 2));
+        for number in 0..=IN_FLIGHT_MAX as u64 {
+            work.flights.push(Flight { left: 1, to: 1, since_us: 0, behind: number });
+        }
+        (1..=IN_FLIGHT_MAX as u64).for_each(|number| assert!(work.flights.land(number).is_some()));
+        assert_eq!(work.check_room(IN_FLIGHT_MAX), Ok(()), "65,536 have");
+        work.flights.push(Flight { left: 0, to: 0, since_us: 0, behind: 0 });
+        work.flights.under_way -= 1;
+        let lost = "message 0 to subscriber 1 has not come, but 65537 behind it have: it is lost";
+        assert_eq!(work.check_room(1), Err(Fault::new(lost)));
+
+        let mut work = Fanout::new(&crate::load::sample(Workload::Rate, 2));
+        work.flights.push(Flight { left: 2, to: 0, since_us: 0, behind: 0 });
+        let crowd = "nobody keeps up: 1 messages are under way, and 65536 more are due";
+        assert_eq!(work.check_room(IN_FLIGHT_MAX), Err(Fault::new(crowd)));
     }
 }

@@ -369,3 +369,28 @@ fn source(to: SocketAddr, dialed: usize) -> Option<IpAddr> {
     let is_near = to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
     is_near.then_some(Ipv4Addr::new(127, high, low, last).into())
 }
+
+/// A plan for tests.
+#[cfg(test)]
+fn sample(workload: Workload, subscribers: usize) -> Plan {
+    Plan {
+        workload,
+        protocol: Protocol::Fws,
+        ws: ([127, 0, 0, 1], 1).into(),
+        control: ([127, 0, 0, 1], 1).into(),
+        namespace: "demo".into(),
+        key: "key".into(),
+        origin: None,
+        subscribers,
+        bytes: BYTES_MIN,
+        in_flight: 1,
+        per_second: 1,
+        connections: 1,
+        action: Action::Set,
+        stalled: 0,
+        has_own_channel: false,
+        warm_up_ms: 0,
+        measure_ms: 0,
+        pid: None,
+    }
+}

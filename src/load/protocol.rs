@@ -404,26 +404,7 @@ mod tests {
     /// As many as there are subscribers, since a message names the user it is for.
     #[test]
     fn whoever_is_told_of_alone_is_a_user_of_their_own() {
-        let plan = Plan {
-            workload: Workload::Unicast,
-            protocol: Protocol::Fws,
-            ws: ([127, 0, 0, 1], 1).into(),
-            control: ([127, 0, 0, 1], 1).into(),
-            namespace: "demo".into(),
-            key: "key".into(),
-            origin: None,
-            subscribers: USERS_MAX + 6,
-            bytes: 32,
-            in_flight: 1,
-            per_second: 1,
-            connections: 1,
-            action: Action::Set,
-            stalled: 0,
-            has_own_channel: false,
-            warm_up_ms: 0,
-            measure_ms: 0,
-            pid: None,
-        };
+        let plan = super::super::sample(Workload::Unicast, USERS_MAX + 6);
         let hello = |workload, n| {
             Script::new(&Plan { workload, ..plan.clone() }).subscriber(n, 1).unwrap().say
         };

@@ -193,8 +193,7 @@ impl<'a> Fields<'a> {
     ) -> Result<Command<'a>, Refused> {
         match action {
             "emit" if is_authenticated => self.emit(limits),
-            "set" if is_authenticated => self.store(false, limits),
-            "push" if is_authenticated => self.store(true, limits),
+            "set" | "push" if is_authenticated => self.store(action == "push", limits),
             "get" if is_authenticated => {
                 let channel = self.channel(limits)?;
                 let [user] = self.params(&["userId"]);
@@ -409,8 +408,18 @@ fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> R
 }
 
 /// A time in seconds, to milliseconds. Absent, null, false, "" and 0 mean none.
+#[inline(always)]
 fn seconds(raw: Option<Raw<'_>>, what: &str, max: usize) -> Result<Option<u64>, Refused> {
-    let Some(raw) = raw.filter(|raw| json::is_truthy(raw.get())) else { return Ok(None) };
+    match raw {
+        None => Ok(None),
+        Some(raw) => time(raw, what, max),
+    }
+}
+
+fn time(raw: Raw<'_>, what: &str, max: usize) -> Result<Option<u64>, Refused> {
+    if !json::is_truthy(raw.get()) {
+        return Ok(None);
+    }
     match json::integer(raw.get()).and_then(|seconds| u64::try_from(seconds).ok()) {
         Some(0) => Ok(None),
         Some(seconds) if seconds <= max as u64 => Ok(Some(seconds * 1000)),

@@ -171,6 +171,7 @@ impl Controller {
     }
 
     /// A request is whole: what is known of it, if it is a large one.
+    #[inline]
     fn whole(&mut self, body: &[u8]) -> Option<Box<Outline>> {
         let mut outline = self.outline.take()?;
         outline.read(body);
@@ -303,8 +304,9 @@ impl<J: Journal> Switch<J> {
     #[inline]
     pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
         let at = self.at(net.now());
-        let is_good = |(ns, epoch): &(NsId, u32)| at < self.hub.key_until(*ns, *epoch);
-        controller.auth = controller.auth.filter(is_good);
+        if controller.auth.is_some_and(|(ns, epoch)| at >= self.hub.key_until(ns, epoch)) {
+            controller.auth = None;
+        }
     }
 
     /// Carries out one command and sends, or owes, its reply.
@@ -319,14 +321,14 @@ impl<J: Journal> Switch<J> {
         let max = self.limits.control_frame_bytes;
         let body = match text::of_body(body, outline.as_deref_mut(), max) {
             Ok(body) => body,
-            Err(refused) => return self.say(net, conn, controller, Err(refused)),
+            Err(refused) => return self.refuse(net, conn, controller, &refused),
         };
-        let command =
-            command::parse(&body, outline.as_deref(), controller.auth.is_some(), &self.limits);
-        let answer = match command {
-            Ok(command) if self.puts_off(net, conn, controller, &command) => return Ok(()),
+        let is_authenticated = controller.auth.is_some();
+        let command = command::parse(&body, outline.as_deref(), is_authenticated, &self.limits);
+        let answer = match &command {
+            Ok(command) if self.puts_off(net, conn, controller, command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),
-            Err(refused) => Err(refused),
+            Err(refused) => return self.refuse(net, conn, controller, refused),
         };
         self.say(net, conn, controller, answer)
     }
@@ -336,69 +338,69 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        command: Command<'_>,
+        command: &Command<'_>,
     ) -> Result<Answer, Refused> {
         let at = self.at(net.now());
         let ns = controller.auth.map(|(ns, _)| ns).ok_or(command::NEED_AUTH);
         let change = match command {
             Command::Ping => return Ok(Answer::now(SUCCESS)),
             Command::Register { name, key } => {
-                self.check_server_key(&key)?;
-                Change::Register { name: name.into(), key: new_key(net) }
+                self.check_server_key(key)?;
+                Change::Register { name: (**name).into(), key: new_key(net) }
             }
             Command::Remove { name, key } => {
-                self.check_server_key(&key)?;
-                Change::Remove { ns: self.named(&name)? }
+                self.check_server_key(key)?;
+                Change::Remove { ns: self.named(name)? }
             }
             Command::Rotate { name, key, grace_ms } => {
-                self.check_server_key(&key)?;
-                Change::Rotate { ns: self.named(&name)?, key: new_key(net), grace_ms }
+                self.check_server_key(key)?;
+                Change::Rotate { ns: self.named(name)?, key: new_key(net), grace_ms: *grace_ms }
             }
             Command::Auth { name, key } => {
-                let ns = self.named(&name)?;
-                let auth = (ns, self.key_epoch(ns, &key, at)?);
+                let ns = self.named(name)?;
+                let auth = (ns, self.key_epoch(ns, key, at)?);
                 self.recognize(net, conn, controller, auth);
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
-                let spot = Spot { channel: &channel, user: user.as_deref() };
+                let spot = Spot { channel, user: user.as_deref() };
                 self.show(conn, controller, (ns?, spot), at);
                 return Ok(Answer::Said);
             }
-            Command::Info { channel } => return self.list(net, ns?, &channel),
+            Command::Info { channel } => return self.list(net, ns?, channel),
             Command::Emit { channels, data, options } => {
                 self.check_publication(channels.len(), data)?;
                 let ns = ns?;
-                if self.is_long(ns, &channels, options.user.as_deref()) {
-                    let what = (ns, &*channels, data);
-                    return Ok(self.begin_spread(conn, controller, what, options));
-                }
                 let EmitOptions { user, except, count } = options;
-                controller.counts = count;
-                let (channels, data) = (Cow::Borrowed(&*channels), Cow::Borrowed(data));
-                let change = Change::Emit { ns, channels, data, user, except };
-                return self.propose(net, conn, controller, change);
+                if self.is_long(ns, channels, user.as_deref()) {
+                    return Ok(self.begin_spread(conn, controller, (ns, channels, *data), options));
+                }
+                controller.counts = *count;
+                let (channels, data) = (Cow::Borrowed(&**channels), Cow::Borrowed(*data));
+                let user = user.as_deref().map(Cow::Borrowed);
+                Change::Emit { ns, channels, data, user, except: *except }
             }
             Command::Store { channel, data, options, is_push } => {
                 let StoreOptions { user, ttl_ms, emit } = options;
-                self.check_publication(usize::from(emit), data)?;
-                let (ns, data) = (ns?, data.into());
+                self.check_publication(usize::from(*emit), data)?;
+                let (ns, channel, data) = (ns?, Cow::Borrowed(&**channel), Cow::Borrowed(*data));
+                let (user, ttl_ms, emit) = (user.as_deref().map(Cow::Borrowed), *ttl_ms, *emit);
                 match is_push {
                     true => Change::Push { ns, channel, user, data, ttl_ms, emit },
                     false => Change::Set { ns, channel, user, data, ttl_ms, emit },
                 }
             }
             Command::Grant { channel, user, is_withdrawn } => {
-                let (ns, channel, user) = (ns?, channel.into(), user.into());
+                let (ns, channel, user) = (ns?, (**channel).into(), (**user).into());
                 match is_withdrawn {
                     true => Change::Revoke { ns, channel, user },
                     false => Change::Grant { ns, channel, user },
                 }
             }
-            Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: user.into() },
+            Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: (**user).into() },
         };
         controller.counts |= matches!(change, Change::Disconnect { .. });
-        self.propose(net, conn, controller, change)
+        self.propose(net, conn, controller, &change)
     }
 
     /// The state at a place, as soon as it is durable.
@@ -432,16 +434,16 @@ impl<J: Journal> Switch<J> {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        change: Change<'_>,
+        change: &Change<'_>,
     ) -> Result<Answer, Refused> {
-        self.hand_out_before(net, &change);
+        self.hand_out_before(net, change);
         let at = self.at(net.now());
-        let checked = self.hub.check(&change, at).map_err(refused)?;
+        let checked = self.hub.check(change, at).map_err(refused)?;
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
-        match self.journal.propose(at, &change) {
+        match self.journal.propose(at, change) {
             Proposal::Now(_) => {
-                let outcome = self.apply(net, (at, &change), Some(checked), WHOLE);
+                let outcome = self.apply(net, (at, change), Some(checked), WHOLE);
                 let outcome = outcome.map_err(refused)?;
                 // Also if nothing had to be changed: then what was there may wait itself.
                 let mark = match (is_recorded, is_state) {

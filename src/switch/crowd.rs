@@ -58,11 +58,18 @@ impl Crowd {
 impl<J: Journal> Switch<J> {
     /// Refuses to publish what would take too much memory, in the forms of those who are here:
     /// what escapes make of it cannot be told from its length.
+    #[inline]
     pub(super) fn check_publication(&self, channels: usize, data: &str) -> Result<(), Refused> {
+        let bytes_max = Kinds::bytes_max(data.len()).saturating_mul(channels);
+        if bytes_max <= self.limits.publication_bytes {
+            return Ok(());
+        }
+        self.check_forms(channels, data)
+    }
+
+    fn check_forms(&self, channels: usize, data: &str) -> Result<(), Refused> {
         let max = self.limits.publication_bytes;
-        if Kinds::bytes_max(data.len()).saturating_mul(channels) <= max
-            || self.web.kinds().bytes(data).saturating_mul(channels) <= max
-        {
+        if self.web.kinds().bytes(data).saturating_mul(channels) <= max {
             return Ok(());
         }
         let reason = format!("Too much data as browsers take it, at most {max} bytes in all forms");

@@ -238,10 +238,7 @@ impl<J: Journal> Switch<J> {
         let (hub, mut delivery) = self.delivery(net);
         delivery.gathers_in = published_in.filter(|_| checked.is_some());
         delivery.reached = part.reached;
-        let outcome = match checked {
-            Some(checked) => Ok(hub.apply_checked(at, change, checked, &mut delivery)),
-            None => hub.apply(at, change, &mut delivery),
-        };
+        let outcome = hub.apply_checked(at, change, checked, &mut delivery);
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
             let publications = u64::from(part.is_first);
@@ -267,10 +264,14 @@ impl<J: Journal> Switch<J> {
         self.dismiss_leaving(net);
     }
 
+    #[inline]
     fn dismiss_leaving(&mut self, net: &mut impl Net) {
-        if self.leaving.is_empty() {
-            return;
+        if !self.leaving.is_empty() {
+            self.dismiss(net);
         }
+    }
+
+    fn dismiss(&mut self, net: &mut impl Net) {
         for (session, reason) in std::mem::take(&mut self.leaving) {
             let (web, mut site) = self.split();
             web.dismiss(net, &mut site, session, reason.into());

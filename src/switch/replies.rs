@@ -37,11 +37,17 @@ pub(super) struct ReplySink<'a> {
 
 impl ReplySink<'_> {
     /// Says a reply, or owes it until what it reports or shows is durable.
+    #[inline]
     pub fn reply(&mut self, conn: ConnId, controller: &mut Controller, body: &[u8], mark: Mark) {
+        if controller.replies.is_empty() && mark <= self.durable {
+            return control::encode_into(self.buffer, body);
+        }
+        self.owe(conn, controller, body, mark);
+    }
+
+    /// Keeps a reply until that is durable, and what is owed before it has left.
+    fn owe(&mut self, conn: ConnId, controller: &mut Controller, body: &[u8], mark: Mark) {
         if controller.replies.is_empty() {
-            if mark <= self.durable {
-                return control::encode_into(self.buffer, body);
-            }
             self.owing.push(conn);
         }
         let body = if body == SUCCESS { Cow::Borrowed(SUCCESS) } else { Cow::Owned(body.into()) };
@@ -64,6 +70,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Sends, or owes, what a command is answered with.
+    #[inline(always)]
     pub(super) fn say(
         &mut self,
         net: &mut impl Net,
@@ -74,25 +81,35 @@ impl<J: Journal> Switch<J> {
         match answer {
             Ok(Answer::Later | Answer::Said) => {}
             Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
-            Err(refused) => {
-                self.count_refused(net, controller, &refused);
-                // What is said of a name that is taken, and of states, shows how they are. No name
-                // goes before that is durable, and a key is known by what it opens.
-                let mark = match refused.code {
-                    309 => self.journal.mark(),
-                    313 | 314 => self.journal.mark_of_states(),
-                    _ => Mark::default(),
-                };
-                self.reply_sink().reply(conn, controller, &refusal(&refused), mark);
-                match refused.code {
-                    301 => return Err(CloseReason::ControlJson),
-                    305 | 306 => controller.wrong_keys += 1,
-                    _ => return Ok(()),
-                }
-                if controller.wrong_keys >= self.limits.control_wrong_keys {
-                    return Err(CloseReason::WrongKeys);
-                }
-            }
+            Err(refused) => return self.refuse(net, conn, controller, &refused),
+        }
+        Ok(())
+    }
+
+    /// Sends, or owes, the refusal of a command. An error closes the connection behind it.
+    pub(super) fn refuse(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        refused: &Refused,
+    ) -> Result<(), CloseReason> {
+        self.count_refused(net, controller, refused);
+        // What is said of a name that is taken, and of states, shows how they are. No name goes
+        // before that is durable, and a key is known by what it opens.
+        let mark = match refused.code {
+            309 => self.journal.mark(),
+            313 | 314 => self.journal.mark_of_states(),
+            _ => Mark::default(),
+        };
+        self.reply_sink().reply(conn, controller, &refusal(refused), mark);
+        match refused.code {
+            301 => return Err(CloseReason::ControlJson),
+            305 | 306 => controller.wrong_keys += 1,
+            _ => return Ok(()),
+        }
+        if controller.wrong_keys >= self.limits.control_wrong_keys {
+            return Err(CloseReason::WrongKeys);
         }
         Ok(())
     }

@@ -288,7 +288,7 @@ impl<J: Journal> Switch<J> {
         wanted: Command<'_>,
     ) {
         self.look_at_key(net, controller);
-        let answer = self.execute(net, conn, controller, wanted);
+        let answer = self.execute(net, conn, controller, &wanted);
         // Nothing that is wanted has to do with keys that could be wrong.
         let _ = self.say(net, conn, controller, answer);
         self.send_replies(net, conn);

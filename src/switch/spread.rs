@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use hashbrown::HashSet;
 
-use super::command::EmitOptions;
+use super::command::{Channels, EmitOptions};
 use super::control::{Answer, Controller};
 use super::intake::Room;
 use super::{Part, Switch, Waiter};
@@ -75,8 +75,8 @@ impl<J: Journal> Switch<J> {
         &mut self,
         conn: ConnId,
         controller: &mut Controller,
-        (ns, channels, data): (NsId, &[Cow<'_, str>], &str),
-        EmitOptions { user, except, count }: EmitOptions<'_>,
+        (ns, channels, data): (NsId, &Channels<'_>, &str),
+        EmitOptions { user, except, count }: &EmitOptions<'_>,
     ) -> Answer {
         let mut end = 0;
         let end_of = |name: &Cow<'_, str>| {
@@ -85,7 +85,7 @@ impl<J: Journal> Switch<J> {
         };
         self.metrics.long_emits += 1;
         controller.is_spreading = true;
-        controller.counts = count;
+        controller.counts = *count;
         self.spreads.push_back(Spread {
             conn,
             ns,
@@ -93,8 +93,8 @@ impl<J: Journal> Switch<J> {
             ends: channels.iter().map(end_of).collect(),
             done: 0,
             data: data.into(),
-            user: user.map(Into::into),
-            except,
+            user: user.as_deref().map(Into::into),
+            except: *except,
             reached: count.then(HashSet::new),
             room: controller.room.take(),
         });

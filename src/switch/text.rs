@@ -13,14 +13,23 @@ const INVALID_BYTES_MAX: usize = 3;
 /// it longer than a body may be: it has three bytes for each of them. What is known of the body, if
 /// it is a large one, is moved to where it is in the text: such bytes stand in strings, or make the
 /// body no JSON, whatever they become.
+#[inline]
 pub(super) fn of_body<'a>(
     body: &'a [u8],
     outline: Option<&mut Outline>,
     body_max: usize,
 ) -> Result<Cow<'a, str>, Refused> {
-    if let Ok(body) = str::from_utf8(body) {
-        return Ok(Cow::Borrowed(body));
+    match str::from_utf8(body) {
+        Ok(body) => Ok(Cow::Borrowed(body)),
+        Err(_) => made_text(body, outline, body_max).map(Cow::Owned),
     }
+}
+
+fn made_text(
+    body: &[u8],
+    outline: Option<&mut Outline>,
+    body_max: usize,
+) -> Result<String, Refused> {
     let places = outline.map(|outline| outline.places()).unwrap_or_default();
     let (mut places, mut read) = (places.into_iter().peekable(), 0);
     let mut text = String::with_capacity(body.len());
@@ -38,7 +47,7 @@ pub(super) fn of_body<'a>(
             return Err(Refused::new(300, "Not UTF-8, and too long when it is made so"));
         }
     }
-    Ok(Cow::Owned(text))
+    Ok(text)
 }
 
 /// What stands in front that is text, and how many bytes behind it are not.

@@ -235,8 +235,8 @@ fn behind_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
 const BLOCK_BYTES: usize = 32;
 
 /// Where the first byte is, from there on, that a string cannot just have: a quote, a backslash or
-/// a control character. Eight are looked at together, which is enough for most keys.
-#[inline(never)]
+/// a control character. Eight are looked at together where it is asked: enough for most keys.
+#[inline(always)]
 pub(super) fn plain(bytes: &[u8], at: usize) -> usize {
     within_eight(bytes, at, plain_name)
 }
@@ -260,24 +260,19 @@ fn within_eight(bytes: &[u8], at: usize, beyond: impl Fn(&[u8], usize) -> usize)
 /// As [`plain`], behind the first sixteen: more are looked at together of a long string.
 #[inline(never)]
 fn plain_beyond(bytes: &[u8], start: usize) -> usize {
-    let mut rest = bytes.get(start..).unwrap_or_default();
-    let mut is_long = false;
+    let mut rest = behind_blocks(bytes.get(start..).unwrap_or_default());
     while let Some((eight, more)) = rest.split_first_chunk() {
         let place = first_marked(*eight);
         if place < 8 {
             return bytes.len() - rest.len() + place;
         }
         rest = more;
-        if !is_long {
-            (is_long, rest) = (true, behind_blocks(rest));
-        }
     }
     let end = rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len());
     bytes.len() - rest.len() + end
 }
 
 /// What is left behind the blocks that have nothing of what [`plain`] looks for.
-#[inline(never)]
 fn behind_blocks(mut rest: &[u8]) -> &[u8] {
     while let Some((block, more)) = rest.split_first_chunk::<BLOCK_BYTES>()
         && !block.iter().fold(false, |found, byte| found | is_special(*byte))

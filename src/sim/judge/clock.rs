@@ -51,9 +51,7 @@ impl Controller {
             self.held_ms = terms.range(self.heard_at, |limits| limits.control_replies_ms).1;
         }
     }
-}
 
-impl Controller {
     /// Whether it need not have said who it is. One that is not heard for want of room cannot, and
     /// one that is ended is given the time to read its replies.
     fn has_time_to_auth(&mut self, view: View, now: Millis, auth_ms: usize) -> bool {

@@ -1,0 +1,82 @@
+//! Those who are let go, on real sockets.
+
+use super::*;
+
+#[test]
+fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
+    let (mut reactor, address) = reactor();
+    reactor.set_bounds(Bounds { connections: 3, ..bounds() });
+    let mut crowd = Crowd::default();
+    let mut peers = gather(&mut reactor, &mut crowd, &address, 3);
+    // They are let go, and stay: the first of them ends for each that comes.
+    let [first, second, third] = crowd.conns[..] else { panic!("three have come") };
+    for conn in [second, first, third] {
+        reactor.io.close(conn, CloseReason::BadHttp);
+    }
+    for (came, gone) in [(4, second), (5, first)] {
+        peers.push(std::net::TcpStream::connect(&address).unwrap());
+        turns(&mut reactor, &mut crowd, came, |_, crowd| crowd.conns.len());
+        assert!(reactor.io.peers.get(gone).is_none() && reactor.io.peers.get(third).is_some());
+        assert_eq!(reactor.connections(), 3);
+    }
+    // Nobody makes place who was not let go; and nothing is left of those who were.
+    peers.push(std::net::TcpStream::connect(&address).unwrap());
+    turns(&mut reactor, &mut crowd, 6, |_, crowd| crowd.conns.len());
+    peers.push(std::net::TcpStream::connect(&address).unwrap());
+    (0..50).for_each(|_| reactor.turn(&mut crowd).unwrap());
+    assert_eq!((crowd.conns.len(), reactor.connections(), reactor.io.parting.count), (6, 3, 0));
+    // Of many who have ended at once none stay in the line.
+    for conn in crowd.conns.drain(..).skip(3) {
+        reactor.io.close(conn, CloseReason::BadHttp);
+        reactor.io.free(conn);
+    }
+    assert_eq!(reactor.io.parting.count, 0);
+}
+
+#[test]
+fn who_has_gone_in_a_turn_is_forgotten_before_it_is_settled() {
+    /// Closes whoever speaks, and notes when it is told of the end.
+    #[derive(Default)]
+    struct Settler {
+        open: usize,
+        settled_with: Vec<usize>,
+    }
+    impl Handler for Settler {
+        fn opened(&mut self, _: &mut impl Net, _: ConnId, _: Door, _: Address) {
+            self.open += 1;
+        }
+        fn received(
+            &mut self,
+            net: &mut impl Net,
+            conn: ConnId,
+            input: &mut [u8],
+        ) -> Result<usize, CloseReason> {
+            net.close(conn, CloseReason::PeerClosed);
+            Ok(input.len())
+        }
+        fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
+        fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
+        fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
+        fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {
+            self.open -= 1;
+        }
+        fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+        fn due(&self, _: &impl Net) -> Option<Millis> {
+            Some(Millis(0))
+        }
+        fn tick(&mut self, _: &mut impl Net) {}
+        fn settle(&mut self, net: &mut impl Net) {
+            if net.meters().received_bytes > 0 {
+                self.settled_with.push(self.open);
+            }
+        }
+    }
+    let (mut reactor, address) = reactor();
+    let mut settler = Settler::default();
+    let mut peer = std::net::TcpStream::connect(address).unwrap();
+    peer.write_all(b"x").unwrap();
+    while settler.settled_with.is_empty() {
+        reactor.turn(&mut settler).unwrap();
+    }
+    assert_eq!(settler.settled_with, [0]);
+}

@@ -1,0 +1,100 @@
+//! Deadlines, and last words.
+
+use std::io::{Read, Write};
+
+use super::*;
+use crate::frame::Frame;
+
+/// Waits for a word of each, and lets the second go when all that the first was told has gone out.
+#[derive(Default)]
+struct Pair {
+    conns: Vec<ConnId>,
+    wait_ms: u64,
+    tells: bool,
+    heard: usize,
+    expired: usize,
+}
+
+impl Handler for Pair {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, _: Door, _: Address) {
+        self.conns.push(conn);
+        net.deadline(conn, Some(net.now().mono.plus(self.wait_ms)));
+    }
+    fn received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        if input != b"done" {
+            return Ok(0);
+        }
+        self.heard += 1;
+        net.deadline(conn, None);
+        Ok(input.len())
+    }
+    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn drained(&mut self, net: &mut impl Net, _: ConnId) {
+        net.close(self.conns[1], CloseReason::GoingAway);
+    }
+    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {
+        self.expired += 1;
+    }
+    fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+    fn due(&self, _: &impl Net) -> Option<Millis> {
+        Some(Millis(0))
+    }
+    fn tick(&mut self, net: &mut impl Net) {
+        if std::mem::take(&mut self.tells) {
+            for conn in self.conns.clone() {
+                net.pause(conn);
+                net.send(conn, Frame::from(b"last words".to_vec()));
+            }
+        }
+    }
+    fn settle(&mut self, _: &mut impl Net) {}
+}
+
+#[test]
+fn what_came_in_time_is_heard_before_the_deadline() {
+    const PEERS: usize = 200;
+    let (mut reactor, address) = reactor();
+    let mut handler = Pair { wait_ms: 300, ..Pair::default() };
+    let mut peers: Vec<_> =
+        (0..PEERS).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    while handler.conns.len() < PEERS {
+        reactor.turn(&mut handler).unwrap();
+    }
+    // Of more than one turn reads; and one who says something, but not what is waited for.
+    peers.iter_mut().skip(1).for_each(|peer| peer.write_all(b"done").unwrap());
+    peers[0].write_all(b"half").unwrap();
+    std::thread::park_timeout(Duration::from_millis(600));
+    while handler.heard + handler.expired < PEERS {
+        reactor.turn(&mut handler).unwrap();
+    }
+    assert_eq!((handler.heard, handler.expired), (PEERS - 1, 1));
+}
+
+#[test]
+fn whoever_is_let_go_while_another_is_written_to_has_the_last_words() {
+    let (mut reactor, address) = reactor();
+    let mut handler = Pair { wait_ms: 60_000, ..Pair::default() };
+    let mut peers: Vec<_> =
+        (0..2).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    while handler.conns.len() < 2 {
+        reactor.turn(&mut handler).unwrap();
+    }
+    handler.tells = true;
+    reactor.turn(&mut handler).unwrap();
+    // With input that nobody has read the end of the socket would be a reset.
+    let mut words = [0; 10];
+    peers[1].read_exact(&mut words).unwrap();
+    assert_eq!(&words, b"last words");
+    peers[1].write_all(b"unread").unwrap();
+    (0..10).for_each(|_| reactor.turn(&mut handler).unwrap());
+    assert_eq!(peers[1].read(&mut words).unwrap(), 0);
+    peers[1].write_all(b"more").unwrap();
+    (0..10).for_each(|_| reactor.turn(&mut handler).unwrap());
+    assert_eq!(peers[1].write(b"still there").unwrap(), 11, "it is gone at once");
+}

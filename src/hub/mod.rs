@@ -10,6 +10,7 @@ mod census;
 mod change;
 mod few;
 mod index;
+mod keys;
 mod leave;
 mod record;
 mod share;
@@ -19,7 +20,8 @@ mod states;
 pub use apply::Checked;
 pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
-pub use record::{Cursor, Declared, Key, KeyRef, Row, Undo};
+pub use keys::Declared;
+pub use record::{Cursor, Key, KeyRef, Row, Undo};
 
 use std::hash::{BuildHasher, Hash};
 
@@ -84,6 +86,8 @@ pub struct Namespace {
     key: Option<Box<str>>,
     /// The key that the configuration gives it, which may have been replaced.
     configured: Option<Box<str>>,
+    /// The configuration names it, so that this key opens something.
+    is_named: bool,
     /// The key before, and until when it is good.
     old_key: Option<(Box<str>, UnixMillis)>,
     /// Counts the keys that this namespace has had.
@@ -202,6 +206,7 @@ impl Namespace {
             name,
             key,
             configured: None,
+            is_named: false,
             old_key: None,
             key_epoch: 0,
             channels: Index::default(),
@@ -346,35 +351,6 @@ impl Hub {
     /// The namespace of that name.
     pub fn namespace(&self, name: &str) -> Option<NsId> {
         self.names.find(&self.namespaces, self.hash(name), |ns| *ns.name == *name)
-    }
-
-    /// The keys that open the namespace at that time, the current one first.
-    pub fn keys(&self, ns: NsId, at: UnixMillis) -> impl Iterator<Item = &str> {
-        let ns = self.namespaces.get(ns);
-        let old = ns.and_then(|ns| ns.old_key.as_ref()).filter(|(_, until)| at < *until);
-        let key = ns.and_then(|ns| ns.key.as_deref());
-        key.into_iter().chain(old.map(|(key, _)| &**key))
-    }
-
-    /// Which key of the namespace is the current one, as a number to keep; `None` if it is gone.
-    pub fn key_epoch(&self, ns: NsId) -> Option<u32> {
-        self.namespaces.get(ns).map(|ns| ns.key_epoch)
-    }
-
-    /// Until when a key that was current at that epoch opens the namespace: always, for a time,
-    /// or not since the beginning of all time.
-    pub fn key_until(&self, ns: NsId, epoch: u32) -> UnixMillis {
-        let Some(space) = self.namespaces.get(ns) else { return UnixMillis(0) };
-        match (&space.old_key, space.key_epoch.wrapping_sub(epoch)) {
-            (_, 0) => UnixMillis(u64::MAX),
-            (Some((_, until)), 1) => *until,
-            _ => UnixMillis(0),
-        }
-    }
-
-    /// How often it has come to be otherwise whom a key lets in.
-    pub fn key_changes(&self) -> u64 {
-        self.key_changes
     }
 
     fn find_channel(&self, ns: NsId, name: &str) -> Option<Id<Channel>> {

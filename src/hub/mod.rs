@@ -70,6 +70,11 @@ pub trait Outbox {
     }
     /// A row of what is recorded is about to change, and this is what it is now.
     fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
+    /// The mark of the last change, which rises: no change is taken back that [`Hub::keep`] has
+    /// been told of. Without marks none ever is.
+    fn mark(&self) -> u64 {
+        0
+    }
     /// A row of what is recorded has changed; this takes it back.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
@@ -412,7 +417,7 @@ impl Hub {
     /// How everybody is reached who is in a channel, in the order of the members' list. Only asked
     /// while all who are in it are to hear what is said there (see [`Outbox::gather`]).
     pub fn audience(&self, channel: ChannelId) -> impl Iterator<Item = Route> {
-        debug_assert!(self.leaving.is_calm());
+        debug_assert!(self.leaving.is_calm_in(channel));
         let members = self.channels.get(channel).map_or(&[][..], |channel| &channel.members);
         members.iter().map(|member| member.route)
     }
@@ -466,7 +471,7 @@ impl Hub {
                 self.join(peer, id);
             }
             self.count_subscriptions(ns, 1, 0);
-            self.admitted(peer, id);
+            self.admitted(peer, id, is_in);
         }
         let user = self.identity(peer).map(|(_, user)| user).filter(|_| channel.starts_with('@'));
         Ok(self.state(ns, channel, user, at))

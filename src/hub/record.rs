@@ -159,7 +159,10 @@ pub(super) enum Before {
     /// It does not matter: the change stays, written or not.
     Kept,
     Nothing,
-    Grant,
+    Grant {
+        /// Number of the withdrawal.
+        withdrawal: u64,
+    },
     Keys(Keys),
     State {
         value: Value,
@@ -275,9 +278,11 @@ impl Hub {
             }
             (Key::Namespace { .. }, Before::Keys(keys)) => self.undo_keys(id, keys),
             (Key::Grant { channel, user, .. }, Before::Nothing) => {
-                self.withdraw(id, &channel, &user);
+                self.undo_grant(id, &GrantRef { channel: &channel, user: &user });
             }
-            (Key::Grant { channel, user, .. }, Before::Grant) => {
+            (Key::Grant { channel, user, .. }, Before::Grant { withdrawal }) => {
+                let grant = GrantRef { channel: &channel, user: &user };
+                self.undo_withdrawal(id, &grant, withdrawal);
                 self.admit(id, Grant { channel, user });
             }
             (Key::State { place, .. }, Before::Nothing) => {

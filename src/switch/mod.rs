@@ -285,7 +285,10 @@ impl<J: Journal> Switch<J> {
     /// Takes in what the journal has to tell. A change that is taken back is work like any other:
     /// those that a turn has no room for come in the next.
     fn hear_journal(&mut self, net: &mut impl Net) {
-        while let Some(event) = self.journal.poll() {
+        loop {
+            let event = self.journal.poll();
+            self.hub.keep(self.journal.durable().0);
+            let Some(event) = event else { return };
             let is_undo = matches!(event, Event::Undo(_));
             self.handle(net, event);
             if is_undo && self.has_worked_enough() {
@@ -413,6 +416,10 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
 
     fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
         self.journal.changes(key, row);
+    }
+
+    fn mark(&self) -> u64 {
+        self.journal.mark().0
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -581,5 +588,7 @@ impl<J: Journal> Handler for Switch<J> {
         web.settle(net, &mut site);
         self.note_shortage(net);
         self.metrics.browsers_held = self.web.held();
+        // What was put off may have changed something since.
+        self.hub.keep(self.journal.durable().0);
     }
 }

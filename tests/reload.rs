@@ -276,10 +276,11 @@ fn a_namespace_that_comes_back_is_told_of_and_a_start_says_nothing_of_keys() {
 }
 
 fn rotate(server: &Server, grace: u32) -> String {
-    let rotate = format!(
-        r#"{{"action":"rotateKey","name":"demo","key":"{SERVER_KEY}","params":{{"grace":{grace}}}}}"#
-    );
-    let made: Value = serde_json::from_str(&server.control().ask(&rotate)).unwrap();
+    let params = json!({ "grace": grace });
+    let rotate =
+        json!({ "action": "rotateKey", "name": "demo", "key": SERVER_KEY, "params": params });
+    let made = server.control().ask(&rotate.to_string());
+    let made: Value = serde_json::from_str(&made).unwrap();
     made["secretKey"].as_str().expect("a key").to_owned()
 }
 

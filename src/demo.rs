@@ -64,7 +64,7 @@ pub fn page(command: &str) -> Demo {
     let page = include_str!("demo.html")
         .replace("__EMIT_COMMAND__", &command)
         .replace("/*FWS_CLIENT*/", include_str!("../clients/js/fws.js"));
-    Demo { page, namespace: NAMESPACE.into() }
+    Demo { page: page.into_bytes().into(), namespace: NAMESPACE.into() }
 }
 
 /// A word as a shell takes it for one.
@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn the_page_is_whole() {
         let demo = page("fws emit demo news '\"<&\"'");
-        assert!(demo.page.contains("news '\"&lt;&amp;\"'"));
-        assert!(!demo.page.contains("__EMIT_COMMAND__") && !demo.page.contains("/*FWS_CLIENT*/"));
+        let page = str::from_utf8(&demo.page).unwrap();
+        assert!(page.contains("news '\"&lt;&amp;\"'"));
+        assert!(!page.contains("__EMIT_COMMAND__") && !page.contains("/*FWS_CLIENT*/"));
     }
 }

@@ -85,6 +85,9 @@ pub trait Handler {
     /// A peer came through a door, from that address.
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address);
 
+    /// The process stood still for so many milliseconds, which [`Now::mono`] leaves out.
+    fn stood_still(&mut self, _ms: u64) {}
+
     /// Somebody was turned away at a door, and never let in.
     fn turned_away(&mut self, _now: Now, _why: TurnedAway) {}
 
@@ -171,6 +174,9 @@ pub trait Net {
     /// offered to the kernel at once: nobody is slow who was not asked. For whom such frames wait
     /// although they were offered, [`Handler::too_slow`] is called when its time has come.
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool;
+
+    /// Has the kernel take at once what it will: it tells late that it has room.
+    fn offer(&mut self, _: ConnId) {}
 
     /// Drops all that was published and waits, but for a frame of which a part has gone out; for a
     /// peer that is about to be let go because it does not take that.

@@ -96,8 +96,8 @@ pub enum LimitError {
 }
 
 limits! {
-    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 24
-    /// more.
+    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 20
+    /// more; those behind them wait until somebody leaves.
     connections: 1_000_000, 16..=16_000_000;
     /// Connections of browsers let in in a second; the others are told when to come back.
     admissions_per_second: 20_000, 1..=1_000_000;
@@ -106,12 +106,14 @@ limits! {
     /// Connections of browsers from one address, and in IPv6 from one network of 64 bits; 0: any
     /// number.
     connections_per_address: 0, 0..=16_000_000;
-    /// Connections to the control port.
+    /// Connections to the control port. For one more goes one that has sent its end and waits for
+    /// the disk, or one that has not authenticated, if there is any.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest of the
     /// address that has most of them goes.
     control_unauthenticated_connections: 64, 1..=1_000_000;
-    /// Time between a connection to the control port, or the end of its key, and a good `auth`.
+    /// Time between a connection to the control port, or the end of its key, and a good `auth`;
+    /// without that in which it was not heard for want of room.
     control_auth_ms: 5000, 100..=3_600_000;
     /// A back end whose machine has said nothing for so long is asked by the kernel whether it is
     /// still there, and again each quarter of that (TCP keepalive, RFC 9293 3.8.4); whole seconds.
@@ -166,8 +168,6 @@ limits! {
     http_body_bytes_per_second: 500, 1..=1_000_000_000;
     /// Body of an HTTP request with messages for a session that has not authenticated.
     http_body_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
-    /// HTTP requests of one connection answered in one turn of the loop.
-    http_requests_per_turn: 64, 1..=1_000_000;
     /// Bodies of HTTP requests that arrive, and messages in them that wait to be heard, in all;
     /// beyond that the largest go.
     bodies_bytes: 67_108_864, 65_536..=1_099_511_627_776;
@@ -200,7 +200,8 @@ limits! {
     messages_burst: 200, 1..=1_000_000;
     /// Between two pings or `h` frames to a browser.
     heartbeat_ms: 25_000, 100..=3_600_000;
-    /// Silence after a ping until the connection is given up.
+    /// Silence after a ping until the connection is given up; behind much that was sent just before
+    /// no less than `heartbeat_ms`.
     heartbeat_answer_ms: 8000, 100..=3_600_000;
     /// From a close frame, or the last byte sent, to the end of the connection.
     close_ms: 5000, 100..=600_000;
@@ -232,7 +233,8 @@ limits! {
     queued_bytes: 67_108_864, 65_536..=1_099_511_627_776;
     /// Memory of all answers that wait, states among them, for browsers and back ends, each counted
     /// once. Above it requests for more than a little wait, and of those who take nothing they go
-    /// first that are owed most.
+    /// first that are owed most. Of such replies to back ends as wait for the disk an eighth of it
+    /// again, or one; no `channelInfo` is longer.
     answers_bytes: 67_108_864, 65_536..=1_099_511_627_776;
     /// What waits for a browser, answers and messages, before it is no longer read; it is read
     /// again when all of that has gone out.

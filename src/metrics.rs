@@ -64,6 +64,8 @@ pub struct Meters {
     pub watched: usize,
     /// Turns of the loop, without the time in which it waited.
     pub turns: Durations,
+    /// Milliseconds in which the process stood still.
+    pub stood_still_ms: u64,
     /// A signal to stop has come.
     pub is_draining: bool,
 }

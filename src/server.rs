@@ -9,6 +9,7 @@ mod reload;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::umask;
 use signal_hook::consts::signal::SIGXFSZ;
@@ -87,6 +88,8 @@ pub fn run_with(
 /// A server on its way to its first turn.
 struct Start {
     reactor: Reactor,
+    /// A signal to stop ends the process, and not the loop, which does not turn yet.
+    is_loading: Arc<AtomicBool>,
 }
 
 impl Start {
@@ -98,6 +101,13 @@ impl Start {
         let mut reactor = Reactor::new(bounds(&config.limits, connections))?;
         // The signal that would end the process means something else from here on.
         reactor.add_signals(signals(&[SIGHUP])?, Signal::Reload)?;
+        let is_loading = Arc::new(AtomicBool::new(true));
+        for stop in [SIGTERM, SIGINT] {
+            // What the kernel does by itself, but not in the first process of a container: there
+            // it would be lost.
+            let is_loading = is_loading.clone();
+            signal_hook::flag::register_conditional_shutdown(stop, 0, is_loading)?;
+        }
         for stray in [SIGUSR1, SIGUSR2, SIGXFSZ] {
             // Nobody looks whether it has come: it means nothing here, and is to end nothing. Of a
             // file that may be no longer the write itself says so.
@@ -114,7 +124,7 @@ impl Start {
         }
         let room = log::Count(connections as u64, "connection", "connections");
         log::info(at, format_args!("room for {room} ({descriptors} descriptors)"));
-        Ok(Start { reactor })
+        Ok(Start { reactor, is_loading })
     }
 
     fn now(&self) -> Now {
@@ -160,10 +170,11 @@ impl Start {
             self.reactor.wake_every(ms);
         }
         notifier.ready();
+        self.reactor.forgive_standstills();
         let mut is_told = false;
         while !self.reactor.is_done() {
             self.reactor.turn(handler)?;
-            notifier.alive(self.now().mono);
+            notifier.alive(self.reactor.uptime());
             if self.reactor.is_stopping() {
                 if !std::mem::replace(&mut is_told, true) {
                     notifier.stopping();
@@ -198,6 +209,8 @@ impl Start {
         journal: Box<dyn Journal>,
         reread: Reread<'_>,
     ) -> io::Result<()> {
+        self.reactor.add_signals(signals(&[SIGTERM, SIGINT])?, Signal::Stop)?;
+        self.is_loading.store(false, Ordering::Relaxed);
         // Only now that the folder is ours: it may have to be made there.
         let server_key = server_key(&config, self.now().unix)?;
         // Bound, so that their addresses are known; nobody is let in before the loop runs.
@@ -216,7 +229,6 @@ impl Start {
         };
         let mut switch = Switch::over(hub, settings, journal);
         declare(&config, &mut switch, self.now().unix)?;
-        self.reactor.add_signals(signals(&[SIGTERM, SIGINT])?, Signal::Stop)?;
         let at = self.now().unix;
         let pages = match &config.allow_origin[..] {
             [] => "pages of any site may connect (--allow-origin names those that may)".to_string(),

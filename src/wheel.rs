@@ -10,8 +10,16 @@
 //! most ten times in the life of a timer. One bitmap per level finds the next slot in use, so
 //! empty time costs nothing, however long.
 //!
+//! A crowd that ends together is filed again in parts, one for each time that the wheel is told the
+//! time, so that no turn pays for all of it. Until that is done the wheel stays where the slot
+//! begins, what comes meanwhile for the time of that slot stands behind the others in it, and
+//! nothing later expires.
+//!
 //! Timers of the same moment always share a slot, and filing keeps their order: they expire in
 //! the order of insertion.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -24,6 +32,8 @@ const DIGIT_BITS: u32 = 6;
 const SLOTS: usize = 1 << DIGIT_BITS;
 /// Digits of a moment. The highest has four bits only, and uses 16 of its slots.
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
+/// Timers that are filed again each time that a wheel is told the time: some 20 µs.
+const FILED_PER_ADVANCE: usize = 4096;
 
 /// Names one timer of one [`Wheel`] as long as it is pending, and nothing afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +86,10 @@ pub struct Wheel<T> {
     /// The wheel's place in time, which all slots are relative to: `now`, or before it the moment
     /// of the earliest timer in a slot that has expired and was not yet popped.
     reached: u64,
+    /// The level on which the slot at that place is being filed again; 0 if none is.
+    filing: usize,
+    /// How many timers may be filed again before the wheel is next told the time.
+    filings: usize,
     /// Generation of the next timer. 2^32 insertions pass before one returns.
     generation: NonZeroU32,
 }
@@ -89,6 +103,8 @@ impl<T> Wheel<T> {
             overdue: BTreeSet::new(),
             now,
             reached: now,
+            filing: 0,
+            filings: 0,
             generation: NonZeroU32::MIN,
         }
     }
@@ -104,7 +120,8 @@ impl<T> Wheel<T> {
     }
 
     /// Adds a timer that expires at the moment `at`; at once if that has passed. Constant time,
-    /// but for a moment that has passed already: that is sorted in among others of its kind.
+    /// but for a moment that has passed already: that is sorted in among others of its kind. Where
+    /// it makes a slot longer that is being filed again, two are filed for it, so that ends.
     ///
     /// # Panics
     /// At 2^32 timers at a time, which no machine of this kind holds.
@@ -114,8 +131,12 @@ impl<T> Wheel<T> {
         let slot = self.nodes.insert(Node { at, item, generation, previous: NIL, next: NIL });
         if at <= self.reached {
             self.overdue.insert((at, generation, slot));
+        } else if place_of(at, self.reached).0 < self.filing {
+            self.link(slot, self.filing_place());
+            self.filings += 2;
+            self.settle();
         } else {
-            self.link(slot);
+            self.link(slot, place_of(at, self.reached));
         }
         Timer { slot, generation }
     }
@@ -134,22 +155,26 @@ impl<T> Wheel<T> {
     }
 
     /// Tells the wheel the time. It does not go back: an earlier moment than before is ignored.
-    /// Costs nothing for empty time, and a step for each timer in a slot that is filed again.
+    /// Costs nothing for empty time, and a step for each timer in a slot that is filed again: a
+    /// bounded number, with the rest for the next call, also one within the same moment.
     pub fn advance(&mut self, now: u64) {
-        // What is told again and again within one moment is settled already.
-        if now > self.now {
-            self.now = now;
+        // What is told again and again within one moment is settled, but for a crowd.
+        if now > self.now || self.filing > 0 {
+            self.now = self.now.max(now);
+            self.filings = FILED_PER_ADVANCE;
             self.settle();
         }
     }
 
     /// Takes out one timer that has expired, with the moment it was set for: the earliest, and of
-    /// several at one moment the one inserted first.
+    /// several at one moment the one inserted first. `None` also if that is in a slot of which not
+    /// all is filed again: then [`Wheel::advance`] is wanted once more, and
+    /// [`Wheel::next_at`] says so.
     pub fn pop_expired(&mut self) -> Option<(u64, T)> {
         let head = self.levels[0].heads[digit(self.reached, 0)];
         let slot = match self.overdue.first() {
             // At the same moment, the timer in the slot was inserted before the overdue one.
-            Some(&(at, _, slot)) if at < self.reached || head == NIL => slot,
+            Some(&(at, _, slot)) if at < self.reached || head == NIL && self.filing == 0 => slot,
             _ if head == NIL => return None,
             _ => head,
         };
@@ -157,14 +182,19 @@ impl<T> Wheel<T> {
     }
 
     /// When to call [`Wheel::advance`] next; `None` if no timer is pending. Never after the
-    /// earliest timer, and always later than now, unless one has expired already.
+    /// earliest timer, and always later than now, unless one has expired already or there is a
+    /// crowd to be filed again.
     ///
     /// May be earlier than the earliest timer: if that is far off, it is the moment at which its
     /// slot is to be filed again, after which the answer is nearer the truth. To sleep through
     /// to a timer takes at most ten such calls.
     pub fn next_at(&self) -> Option<u64> {
         let overdue = self.overdue.first().map(|&(at, ..)| at);
-        let slot = self.earliest_slot().map(|(_, start)| start);
+        let slot = if self.filing > 0 {
+            Some(self.reached)
+        } else {
+            self.earliest_slot().map(|(_, start)| start)
+        };
         overdue.into_iter().chain(slot).min()
     }
 
@@ -172,8 +202,12 @@ impl<T> Wheel<T> {
     pub fn check_invariants(&self) {
         assert!(self.reached <= self.now);
         let current = self.levels[0].heads[digit(self.reached, 0)];
-        assert!(self.reached == self.now || current != NIL, "behind without a reason");
-        assert!(self.earliest_slot().is_none_or(|(level, start)| start > self.now || level == 0));
+        let is_behind = current != NIL || self.filing > 0;
+        assert!(self.reached == self.now || is_behind, "behind without a reason");
+        let is_settled = |(level, start)| start > self.now || level == 0;
+        assert!(self.filing > 0 || self.earliest_slot().is_none_or(is_settled));
+        let (level, index) = self.filing_place();
+        assert!(level == 0 || self.levels[level].heads[index] != NIL, "nothing is filed again");
         for &(at, generation, slot) in &self.overdue {
             let node = &self.nodes[slot];
             assert!(node.previous == NIL && (node.at, node.generation) == (at, generation));
@@ -195,7 +229,9 @@ impl<T> Wheel<T> {
         while at != NIL {
             let node = &self.nodes[at];
             assert!(node.previous != NIL && node.at >= self.reached);
-            assert_eq!(place_of(node.at, self.reached), place);
+            let own = place_of(node.at, self.reached);
+            let is_left = self.filing > 0 && place == self.filing_place();
+            assert!(if is_left { own.0 < self.filing } else { own == place });
             assert_eq!(self.nodes[node.next].previous, at);
             found += 1;
             at = if node.next == head { NIL } else { node.next };
@@ -214,44 +250,43 @@ impl<T> Wheel<T> {
     }
 
     /// Moves the wheel's place in time to the earliest expired timer in a slot, or to `now` if
-    /// there is none.
+    /// there is none; or as far on the way as there is work allowed.
     fn settle(&mut self) {
-        while let Some((level, start)) = self.earliest_slot()
-            && start <= self.now
-        {
+        loop {
+            while self.filing > 0 {
+                let Some(left) = self.filings.checked_sub(1) else { return };
+                self.filings = left;
+                self.file_one();
+            }
+            let Some((level, start)) = self.earliest_slot().filter(|(_, at)| *at <= self.now)
+            else {
+                self.reached = self.now;
+                return;
+            };
             self.reached = start;
             if level == 0 {
                 return;
             }
-            self.file_again(level, digit(start, level));
-        }
-        self.reached = self.now;
-    }
-
-    /// Spreads the timers of a slot whose time has come over the levels below.
-    fn file_again(&mut self, level: usize, index: usize) {
-        let head = self.clear_slot(level, index);
-        let mut slot = head;
-        loop {
-            let next = self.nodes[slot].next;
-            self.link(slot);
-            if next == head {
-                return;
-            }
-            slot = next;
+            self.filing = level;
         }
     }
 
-    /// Empties a slot; returns what was the first node of its ring.
-    fn clear_slot(&mut self, level: usize, index: usize) -> u32 {
-        let level = &mut self.levels[level];
-        level.occupied &= !(1 << index);
-        std::mem::replace(&mut level.heads[index], NIL)
+    /// The slot that is being filed again, if one is: the only one above level 0 at the wheel's
+    /// place.
+    fn filing_place(&self) -> (usize, usize) {
+        (self.filing, digit(self.reached, self.filing))
     }
 
-    /// Puts a node at the end of the slot that its moment belongs to.
-    fn link(&mut self, slot: u32) {
-        let (level, index) = place_of(self.nodes[slot].at, self.reached);
+    /// Files the first timer of that slot, on a level below.
+    fn file_one(&mut self) {
+        let (level, index) = self.filing_place();
+        let slot = self.levels[level].heads[index];
+        self.unlink(slot);
+        self.link(slot, place_of(self.nodes[slot].at, self.reached));
+    }
+
+    /// Puts a node at the end of a slot.
+    fn link(&mut self, slot: u32, (level, index): (usize, usize)) {
         let level = &mut self.levels[level];
         let (previous, next) = match level.heads[index] {
             NIL => {
@@ -270,16 +305,23 @@ impl<T> Wheel<T> {
     /// Takes a node out of the ring of its slot.
     fn unlink(&mut self, slot: u32) {
         let &Node { at, previous, next, .. } = &self.nodes[slot];
-        let (level, index) = place_of(at, self.reached);
-        if next == slot {
-            self.clear_slot(level, index);
-            return;
-        }
         self.nodes[previous].next = next;
         self.nodes[next].previous = previous;
-        let head = &mut self.levels[level].heads[index];
-        if *head == slot {
-            *head = next;
+        let left = self.filing_place();
+        let is_left = self.filing > 0 && self.levels[left.0].heads[left.1] == slot;
+        let (at_level, index) = if is_left { left } else { place_of(at, self.reached) };
+        let level = &mut self.levels[at_level];
+        if level.heads[index] != slot {
+            return;
+        }
+        if next != slot {
+            level.heads[index] = next;
+            return;
+        }
+        level.heads[index] = NIL;
+        level.occupied &= !(1 << index);
+        if is_left {
+            self.filing = 0;
         }
     }
 
@@ -307,205 +349,4 @@ fn place_of(at: u64, reached: u64) -> (usize, usize) {
     // The lowest bit is set so that a moment equal to the place itself is on level 0.
     let level = (((at ^ reached) | 1).ilog2() / DIGIT_BITS) as usize;
     (level, digit(at, level))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    struct Xorshift(u64);
-
-    impl Xorshift {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0
-        }
-
-        fn below(&mut self, end: u64) -> u64 {
-            self.next() % end
-        }
-
-        /// A span of any size: about as many of each number of bits up to `bits`.
-        fn span(&mut self, bits: u64) -> u64 {
-            let width = 1 + self.below(bits) as u32;
-            self.next() >> (u64::BITS - width)
-        }
-    }
-
-    /// The wheel beside the plain truth.
-    struct Pair {
-        wheel: Wheel<u64>,
-        truth: BTreeMap<(u64, u64), Timer>,
-        /// Timers ever made, with their key in `truth`.
-        made: Vec<(Timer, (u64, u64))>,
-        now: u64,
-    }
-
-    impl Pair {
-        fn new(now: u64) -> Pair {
-            Pair { wheel: Wheel::new(now), truth: BTreeMap::new(), made: Vec::new(), now }
-        }
-
-        fn insert(&mut self, at: u64) {
-            let key = (at, self.made.len() as u64);
-            let timer = self.wheel.insert(at, key.1);
-            self.truth.insert(key, timer);
-            self.made.push((timer, key));
-        }
-
-        fn cancel(&mut self, index: usize) {
-            let (timer, key) = self.made[index];
-            let pending = self.truth.remove(&key).map(|_| key.1);
-            assert_eq!(self.wheel.cancel(timer), pending);
-        }
-
-        fn advance(&mut self, to: u64) {
-            self.now = self.now.max(to);
-            self.wheel.advance(to);
-        }
-
-        /// Pops one and says whether there was one.
-        fn pop(&mut self) -> bool {
-            let first = self.truth.keys().next().copied().filter(|&(at, _)| at <= self.now);
-            assert_eq!(self.wheel.pop_expired(), first);
-            first.is_some_and(|key| self.truth.remove(&key).is_some())
-        }
-
-        fn check(&self) {
-            self.wheel.check_invariants();
-            assert_eq!(self.wheel.len(), self.truth.len());
-            let earliest = self.truth.keys().next().map(|&(at, _)| at);
-            match (self.wheel.next_at(), earliest) {
-                (None, None) => {}
-                (Some(next), Some(at)) => {
-                    assert!(next <= at, "sleeps past a timer: {next} > {at}");
-                    assert_eq!(next > self.now, at > self.now, "wakes for nothing");
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    fn run(seed: u64, start: u64, steps: usize, bits: u64) {
-        let mut random = Xorshift(seed);
-        let mut pair = Pair::new(start);
-        for _ in 0..steps {
-            match random.below(16) {
-                0..=5 => pair.insert(pair.now.saturating_add(random.span(bits))),
-                6 => pair.insert(pair.now.saturating_sub(random.span(bits))),
-                7 => pair.insert(random.span(64)),
-                8 => pair.insert(u64::MAX - random.below(3)),
-                9..=10 if !pair.made.is_empty() => {
-                    pair.cancel(random.below(pair.made.len() as u64) as usize);
-                }
-                11..=12 => pair.advance(pair.now.saturating_add(random.span(bits))),
-                13 => pair.advance(pair.now.saturating_sub(random.span(bits))),
-                14 => while random.below(4) > 0 && pair.pop() {},
-                _ => while pair.pop() {},
-            }
-            pair.check();
-        }
-        pair.advance(u64::MAX);
-        while pair.pop() {
-            pair.check();
-        }
-        assert!(pair.wheel.is_empty() && pair.truth.is_empty());
-    }
-
-    #[test]
-    fn it_does_what_an_ordered_map_does() {
-        for seed in 1..=24 {
-            run(seed, 0, 600, 7);
-            run(seed, seed << 40 | 63, 600, 14);
-            run(seed, seed * 999_999_937, 600, 36);
-            run(seed, u64::MAX / 2, 600, 60);
-            run(seed, u64::MAX - 5000, 300, 14);
-        }
-    }
-
-    #[test]
-    fn who_sleeps_until_next_at_meets_every_timer_on_time_after_few_wakings() {
-        let mut wheel = Wheel::new(1_795_472_348_999);
-        let mut random = Xorshift(7);
-        for _ in 0..200 {
-            wheel.insert(1_795_472_349_000 + random.span(40), ());
-        }
-        let mut wakings = 0;
-        while let Some(now) = wheel.next_at() {
-            wakings += 1;
-            wheel.advance(now);
-            while let Some((at, ())) = wheel.pop_expired() {
-                assert_eq!(at, now, "popped at its own millisecond");
-            }
-        }
-        assert!(wakings <= 200 * LEVELS, "{wakings}");
-    }
-
-    #[test]
-    fn same_moment_expires_in_order_of_insertion_across_levels() {
-        let mut wheel = Wheel::new(0);
-        wheel.insert(5000, 0); // two levels up
-        wheel.insert(5000, 1);
-        wheel.advance(4999);
-        wheel.insert(5000, 2); // on level 0
-        wheel.advance(6000);
-        wheel.insert(5000, 3); // overdue
-        wheel.insert(4000, 4); // overdue, and earlier than all
-        let order: Vec<_> = std::iter::from_fn(|| wheel.pop_expired()).collect();
-        assert_eq!(order, [(4000, 4), (5000, 0), (5000, 1), (5000, 2), (5000, 3)]);
-    }
-
-    #[test]
-    fn the_ends_of_time() {
-        let mut wheel = Wheel::new(0);
-        wheel.insert(u64::MAX, 'z');
-        wheel.insert(0, 'a');
-        assert_eq!(wheel.next_at(), Some(0));
-        assert_eq!(wheel.pop_expired(), Some((0, 'a')));
-        wheel.advance(u64::MAX - 1);
-        assert_eq!((wheel.pop_expired(), wheel.next_at()), (None, Some(u64::MAX)));
-        wheel.advance(u64::MAX);
-        wheel.insert(u64::MAX, 'y');
-        wheel.check_invariants();
-        assert_eq!(wheel.pop_expired(), Some((u64::MAX, 'z')));
-        assert_eq!(wheel.pop_expired(), Some((u64::MAX, 'y')));
-        assert_eq!((wheel.pop_expired(), wheel.next_at()), (None, None));
-    }
-
-    #[test]
-    fn a_stale_timer_cancels_nothing() {
-        let mut wheel = Wheel::new(0);
-        let first = wheel.insert(10, "first");
-        assert_eq!(wheel.cancel(first), Some("first"));
-        let second = wheel.insert(10, "second");
-        assert_eq!(first.slot, second.slot, "the node is used again");
-        assert_eq!(wheel.cancel(first), None);
-        wheel.advance(10);
-        assert_eq!(wheel.pop_expired(), Some((10, "second")));
-        assert_eq!(wheel.cancel(second), None);
-    }
-
-    #[test]
-    fn a_stale_timer_cancels_nothing_after_the_memory_was_given_back() {
-        let mut wheel = Wheel::new(0);
-        let timers: Vec<_> = (0..5000).map(|at| wheel.insert(at, at)).collect();
-        wheel.advance(5000);
-        while wheel.pop_expired().is_some() {}
-        assert!(wheel.nodes.capacity() < 2048, "{}", wheel.nodes.capacity());
-        wheel.insert(6000, 6000);
-        assert!(timers.iter().all(|timer| wheel.cancel(*timer).is_none()));
-        assert_eq!(wheel.len(), 1);
-    }
-
-    #[test]
-    fn a_timer_stays_small() {
-        const { assert!(Slots::<Node<u32>>::SLOT_BYTES <= 24) };
-        const { assert!(Slots::<Node<u64>>::SLOT_BYTES <= 32) };
-        assert_eq!(size_of::<Option<Timer>>(), 8);
-        assert!(size_of::<Wheel<u64>>() <= 128);
-    }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use common::control::frame;
 use common::eventually;
 use common::http::{Answer, request};
 use common::server::{Dir, Options, Server, fill, on_small_disk};
@@ -183,6 +184,24 @@ fn a_store_that_has_been_made_shorter_is_shown_so_though_nothing_more_is_set() {
         control.ok(&format!(r#"{{"action":"set","channel":"c{n}","data":1}}"#));
     }
     eventually("it is short", || (file_bytes() < 2e6).then_some(()));
+}
+
+#[test]
+fn a_turn_makes_no_more_than_one_long_text_a_list() {
+    const LISTS: usize = 20;
+    let server = Server::start(&options());
+    let mut control = server.controller("demo");
+    let long = format!("[\"{}\"]", "x".repeat(300_000));
+    for n in 0..LISTS {
+        control.ok(&format!(r#"{{"action":"set","channel":"c{n}","data":{long}}}"#));
+    }
+    let turns = || scrape(server.admin())["fws_turn_seconds_count"];
+    let before = turns();
+    let push = |n| frame(format!(r#"{{"action":"push","channel":"c{n}","data":1}}"#).as_bytes());
+    control.send_raw(&(0..LISTS).flat_map(push).collect::<Vec<u8>>());
+    (0..LISTS).for_each(|n| assert_eq!(control.recv(), r#"{"success":true}"#, "{n}"));
+    let taken = turns() - before;
+    assert!(taken >= LISTS as f64, "{LISTS} in {taken} turns");
 }
 
 #[test]

@@ -4,13 +4,19 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
+#[path = "bench/wrong.rs"]
+mod wrong;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
-use common::command::{bad, fws, good};
+use common::command::{bad, demo, fws, good};
+use common::eventually;
 use common::server::{DEMO_KEY, Options, Server};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use wrong::{Sin, commands, replies, topics, visits};
 
 /// As short as a run can be.
 const SHORT: [&str; 4] = ["--seconds", "0.1", "--warm-up", "0.05"];
@@ -45,6 +51,9 @@ fn messages_to_many_over_every_transport() {
     }
     let outcome = bench(&server, &["rate", "--subscribers", "5", "--per-second", "200"]);
     let published = figure(&outcome, "published");
+    assert_eq!(figure(&outcome, "per_second"), 200.0, "{outcome}");
+    assert_eq!(figure(&outcome, "warm_up_seconds"), 0.05, "{outcome}");
+    assert_eq!(outcome["namespace"], "demo", "{outcome}");
     assert!((5.0..=40.0).contains(&published), "{outcome}");
     let words = ["slow", "--subscribers", "5", "--stalled", "2", "--per-second", "200"];
     let outcome = bench(&server, &words);
@@ -71,6 +80,15 @@ fn those_who_idle_come_and_go_or_command() {
     }
 }
 
+/// More than may be without their key at a time.
+#[test]
+fn many_connections_that_command() {
+    let server = Server::new();
+    let outcome = bench(&server, &["control", "--command", "emit", "--connections", "300"]);
+    assert_eq!(figure(&outcome, "connections"), 300.0, "{outcome}");
+    assert!(figure(&outcome, "replies") >= 1.0, "{outcome}");
+}
+
 #[test]
 fn a_server_may_be_silent_where_nothing_is_to_be_said() {
     let server = Server::new();
@@ -79,6 +97,25 @@ fn a_server_may_be_silent_where_nothing_is_to_be_said() {
     // Longer than it is waited for an answer, and shorter than between two pings.
     let words = ["bench", "idle", "--subscribers", "2", "--warm-up", "10.2", "--seconds", "0.1"];
     good(fws(&[&words[..], &place].concat()));
+}
+
+#[test]
+fn those_who_idle_hear_that_the_server_ends() {
+    let server = Server::new();
+    let (ws, control) = (server.ws.to_string(), server.control.to_string());
+    let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
+    let words = ["bench", "idle", "--subscribers", "2", "--seconds", "20"];
+    let are_there = || {
+        let found = good(demo(&server, &["info", "demo", "bench"]));
+        found.starts_with("2 users, 2 connections").then_some(())
+    };
+    let ends = std::thread::scope(|scope| {
+        let bench = scope.spawn(|| bad(fws(&[&words[..], &place].concat()), 1));
+        eventually("they are there", are_there);
+        kill_process(server.pid(), Signal::TERM).unwrap();
+        bench.join().unwrap()
+    });
+    assert!(ends.contains(": 1001 server going away"), "{ends}");
 }
 
 #[test]
@@ -97,7 +134,8 @@ fn a_table_for_a_person() {
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let words = ["bench", "broadcast", "--ws", &ws, "--control", &control, "--key", DEMO_KEY];
     let text = good(fws(&[&words[..], &SHORT, &["--subscribers", "2"]].concat()));
-    assert!(text.starts_with("broadcast to fws, 128 bytes\n  subscribers "), "{text}");
+    let head = "broadcast to fws, 128 bytes, 16 in flight, after 0.05 s of warm-up\n  subscribers ";
+    assert!(text.starts_with(head), "{text}");
     for part in ["deliveries", " a second\n", "latency p99.9"] {
         assert!(text.contains(part), "{part:?} in\n{text}");
     }
@@ -130,6 +168,7 @@ fn what_cannot_work_is_said_in_a_sentence() {
     for (words, part) in [
         (&["fly"][..], "\"fly\" is none of broadcast, unicast,"),
         (&["idle", "--to", "redis"], "that protocol cannot do that"),
+        (&["control", "--to", "redis", "--command", "emit"], "that protocol cannot do that"),
         (&["idle", "--bytes", "5"], "a message has from 32 to 32768 bytes"),
         (&["idle", "--seconds", "0"], "--seconds: \"0\" is not a number from 0.05"),
         (&["slow", "--stalled", "1000"], "nobody is left who reads"),
@@ -151,13 +190,13 @@ fn what_cannot_work_is_said_in_a_sentence() {
 #[test]
 fn those_who_stall_and_are_cut_are_counted() {
     let mut options = Options::default();
-    options.config["limits"] = json!({ "backlog_bytes": 65_536, "backlog_ms": 200 });
+    options.config["limits"] = json!({ "backlog_bytes": 500_000, "backlog_ms": 500 });
     let server = Server::start(&options);
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
-    // In two seconds 12 MB are published, for which the kernel has no room: they are cut in that
-    // time, and told so when they read again.
+    // In four seconds 12 MB are published, for which the kernel has no room: they are cut in that
+    // time, and told so when they read again. Whoever reads may be held up by all else that runs.
     let words = ["bench", "slow", "--subscribers", "4", "--stalled", "2", "--bytes", "30000"];
-    let more = ["--per-second", "200", "--warm-up", "0.05", "--seconds", "2", "--json"];
+    let more = ["--per-second", "100", "--warm-up", "0.05", "--seconds", "4", "--json"];
     let places = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
     for to in ["fws", "xhr-streaming"] {
         let text = good(fws(&[&words[..], &more, &places, &["--to", to]].concat()));
@@ -199,82 +238,126 @@ fn whoever_commands_comes_from_the_usual_address() {
     server.join().unwrap();
 }
 
-/// What a server of topics does to the second message for the second subscriber.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sin {
-    Loses,
-    Doubles,
-    Swaps,
-    Closes,
-}
-
-/// Serves a publisher, who comes first, and two subscribers; sins once.
-fn serve(listener: &TcpListener, sin: Sin) {
-    let mut publisher = open(listener);
-    let mut subscribers = [open(listener), open(listener)];
-    for subscriber in &mut subscribers {
-        assert_eq!(message(subscriber).unwrap(), b"sub t000000");
-        subscriber.write_all(b"\x81\x02ok").unwrap();
-    }
-    let mut held = Vec::new();
-    for number in 0.. {
-        let Some(text) = message(&mut publisher) else { return };
-        let data = text.strip_prefix(b"pub t000000 ").unwrap();
-        let frame = [&[0x81, u8::try_from(data.len()).unwrap()], data].concat();
-        let [first, second] = &mut subscribers;
-        let frames = match (number, sin) {
-            (1, Sin::Loses) => Vec::new(),
-            (1, Sin::Doubles) => [&frame[..], &frame].concat(),
-            (1, Sin::Swaps) => {
-                held = frame.clone();
-                Vec::new()
-            }
-            (1, Sin::Closes) => return,
-            _ => [&frame[..], &std::mem::take(&mut held)].concat(),
-        };
-        // It may be gone by now: it has seen what it had to see.
-        let _ = first.write_all(&frame).and_then(|()| second.write_all(&frames));
-    }
-}
-
-/// A WebSocket whose key is that of the bench.
-fn open(listener: &TcpListener) -> TcpStream {
-    let mut stream = listener.accept().unwrap().0;
-    let (mut head, mut byte) = (Vec::new(), [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
-    let accept = "HTTP/1.1 101 S\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-    stream.write_all(accept.as_bytes()).unwrap();
-    stream
-}
-
-/// A short message of a client, whose mask is all zeros; `None` if it is gone.
-fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
-    let mut head = [0; 6];
-    stream.read_exact(&mut head).ok()?;
-    assert_eq!((head[0], &head[2..]), (0x81, &[0; 4][..]));
-    let mut text = vec![0; usize::from(head[1] & 0x7f)];
-    stream.read_exact(&mut text).ok()?;
-    Some(text)
+/// A run against a server of topics that sins with its message of this number.
+fn against(sin: Sin, number: u64, words: &[&str]) -> std::process::Command {
+    let at = topics(sin, number);
+    let to = ["--to", "topic", "--ws", &at.to_string(), "--bytes", "64", "--json"];
+    fws(&[&["bench"], words, &["--warm-up", "0.05"], &to].concat())
 }
 
 #[test]
 fn a_server_that_does_wrong_has_no_figures() {
+    let words = ["broadcast", "--subscribers", "2", "--in-flight", "4", "--seconds", "0.1"];
     for (sin, part) in [
         (Sin::Loses, "message 2 came to subscriber 1 too early: one is lost (not 1)"),
         (Sin::Doubles, "message 1 came to subscriber 1 twice or late (not 2)"),
         (Sin::Swaps, "message 2 came to subscriber 1 too early: one is lost (not 1)"),
         (Sin::Closes, "the server has closed "),
+        (Sin::Garbles, "a message came that nobody had published: 0000000001xxx?xx"),
     ] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap().to_string();
-        let server = std::thread::spawn(move || serve(&listener, sin));
-        let words = ["bench", "broadcast", "--to", "topic", "--ws", &at, "--subscribers", "2"];
-        let more = ["--bytes", "64", "--in-flight", "4"];
-        let line = bad(fws(&[&words[..], &more, &SHORT].concat()), 1);
+        let line = bad(against(sin, 1, &words), 1);
         assert!(line.contains(part), "{line}");
-        server.join().unwrap();
     }
+    // To whom it goes is chance, but each hears of the next one soon.
+    let words = ["unicast", "--subscribers", "2", "--seconds", "5"];
+    let line = bad(against(Sin::Loses, 20, &words), 1);
+    assert!(line.contains(" too early: one is lost "), "{line}");
+}
+
+/// Signs of life are no messages.
+#[test]
+fn a_server_that_forgets_but_says_that_it_is_there() {
+    let check = |workload| {
+        let words = [workload, "--subscribers", "2", "--in-flight", "4", "--seconds", "0.5"];
+        let line = bad(against(Sin::Pings, 5, &words), 1);
+        assert!(line.starts_with("nothing that is waited for has come for 10 s: "), "{line}");
+        assert!(line.contains(" messages under way, the oldest to 2 subscribers"), "{line}");
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| check("rate"));
+        check("broadcast");
+    });
+}
+
+#[test]
+fn what_is_lost_for_those_who_stall_is_missed() {
+    let words = ["slow", "--subscribers", "2", "--stalled", "1", "--per-second", "100"];
+    let sin = against(Sin::Forgets, 150, &[&words[..], &["--seconds", "1"]].concat());
+    let line = bad(sin, 1);
+    assert!(line.contains("0 messages under way, 1 who did not read have not had all"), "{line}");
+}
+
+/// The time is up while the server stands still: what was under way counts, however late it comes.
+#[test]
+fn what_comes_when_the_time_is_up_counts() {
+    let outcome = |command| serde_json::from_str::<Value>(&good(command)).unwrap();
+    let stall = Duration::from_millis(1500);
+    let words = ["rate", "--subscribers", "2", "--per-second", "50", "--seconds", "0.5"];
+    let found = outcome(against(Sin::Stalls(stall), 10, &words));
+    for name in ["latency_p50_us", "last_latency_p50_us", "latency_max_us"] {
+        assert!(figure(&found, name) > 1e6, "{name} in {found}");
+    }
+    // What had come by then; some came before anything was counted.
+    let (published, deliveries) = (figure(&found, "published"), figure(&found, "deliveries"));
+    assert!(published >= 25.0 && deliveries <= 20.0, "{found}");
+
+    let at = commands(stall).to_string();
+    let more = ["--in-flight", "4", "--seconds", "0.5", "--warm-up", "0.05", "--json"];
+    let words = ["bench", "control", "--to", "redis", "--control", &at, "--bytes", "32"];
+    let found = outcome(fws(&[&words[..], &more].concat()));
+    assert!(figure(&found, "latency_max_us") > 1e6, "{found}");
+    assert!(figure(&found, "time_seconds") < 1.2, "{found}");
+
+    let at = visits(stall).to_string();
+    let words = ["bench", "churn", "--to", "topic", "--ws", &at];
+    let found = outcome(fws(&[&words[..], &more].concat()));
+    assert!(figure(&found, "latency_max_us") > 1e6, "{found}");
+}
+
+/// A message counts from when it was due, and the figures say that the publisher was late.
+#[test]
+fn a_publisher_that_is_late_is_no_excuse() {
+    let bench = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let words = ["slow", "--subscribers", "2", "--stalled", "1", "--per-second", "100"];
+    let stops = Sin::Freezes(bench.clone(), Duration::from_millis(700));
+    let mut command = against(stops, 20, &[&words[..], &["--seconds", "1"]].concat());
+    let child = command.spawn().unwrap();
+    *bench.lock().unwrap() = Pid::from_raw(child.id().try_into().unwrap());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let late = figure(&found, "publisher_late_max_us");
+    assert!(late > 5e5 && figure(&found, "latency_max_us") > 5e5, "{found}");
+    assert!(figure(&found, "stalled_publisher_late_max_us") < late, "{found}");
+}
+
+#[test]
+fn a_reply_that_is_missing_or_too_many_is_noticed() {
+    let server = Server::new();
+    let run = |words: &[&str], at: SocketAddr| {
+        let (ws, control) = (server.ws.to_string(), at.to_string());
+        let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
+        bad(fws(&[&["bench"], words, &SHORT, &place].concat()), 1)
+    };
+    let few = ["broadcast", "--subscribers", "2"];
+    let line = run(&few, replies(server.control, |_| Vec::new()));
+    assert!(line.contains("0 messages under way, 1 publications without a reply"), "{line}");
+    let double = |reply: &[u8]| reply.repeat(2);
+    let more = "the server replies more often than it was asked";
+    for words in [&few[..], &["control"]] {
+        let line = run(words, replies(server.control, double));
+        assert!(line.contains(more), "{line}");
+    }
+    let other = |reply: &[u8]| [&reply[..20], b"?", &reply[21..]].concat();
+    // Behind those of 10,000 values that are set.
+    let line = run(
+        &["control", "--command", "get"],
+        replies(
+            server.control,
+            move |reply| {
+                if reply.len() > 30 { other(reply) } else { reply.to_vec() }
+            },
+        ),
+    );
+    assert!(line.contains("the server refuses: ") && line.contains("x?x"), "{line}");
 }

@@ -418,6 +418,38 @@ fn who_comes_fastest_takes_places_from_nobody_else() {
 }
 
 #[test]
+fn when_all_places_are_taken_strangers_make_room() {
+    let server = Server::start(&Options::limits(&[("control_connections", 4)]));
+    let ping = r#"{"action":"ping"}"#;
+    let mut known = vec![server.controller("demo")];
+    let mut far = Control { wire: Wire::from_ip([127, 0, 0, 2], server.control) };
+    far.ok(ping);
+    let mut crowd: Vec<_> = (0..2).map(|_| server.control()).collect();
+    crowd.iter_mut().for_each(|stranger| stranger.ok(ping));
+    // The oldest goes of those who are most at one place, while there is any.
+    known.push(server.controller("demo"));
+    crowd.remove(0).expect_closed();
+    far.ok(ping);
+    known.push(server.controller("demo"));
+    crowd.remove(0).expect_closed();
+    far.ok(ping);
+    known.push(server.controller("demo"));
+    far.expect_closed();
+    // Nobody goes who has said who it is.
+    server.control().expect_closed();
+    known.iter_mut().for_each(|known| known.ok(ping));
+    // Nor anybody at the socket of this machine for who is not there.
+    let limits = Options::limits(&[("control_connections", 1)]);
+    let server = Server::start(&Options { unix: true, ..limits });
+    let mut near = Control::unix(&server.socket());
+    near.ok(ping);
+    server.control().expect_closed();
+    near.ok(ping);
+    Control::unix(&server.socket()).auth("demo");
+    near.expect_closed();
+}
+
+#[test]
 fn whoever_guesses_keys_is_closed() {
     let server = Server::new();
     let mut control = server.control();

@@ -59,6 +59,25 @@ fn signals_that_come_together_are_one() {
 }
 
 #[test]
+fn whoever_stops_it_while_it_starts_need_not_wait_and_sees_no_failure() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = Dir::new();
+        let mut command = Options::default().command(&dir);
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("starting version") {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it has not started");
+        }
+        kill_process(Pid::from_child(&process), signal).unwrap();
+        // The rest of what it says, which holds it up nowhere.
+        std::io::copy(&mut log, &mut std::io::sink()).unwrap();
+        assert!(process.wait().unwrap().success());
+    }
+}
+
+#[test]
 fn a_stray_signal_ends_nothing() {
     let server = Server::new();
     let mut control = server.controller("demo");
@@ -91,6 +110,27 @@ fn what_had_arrived_at_sigterm_is_carried_out() {
     browser.expect(r#"{"event":"c","data":"important"}"#);
     browser.expect_going_away();
     server.exited();
+}
+
+#[test]
+fn what_a_back_end_said_is_carried_out_though_it_takes_no_answer() {
+    let server = Server::new();
+    let mut watcher = server.controller("demo");
+    for n in 0..5 {
+        let mut control = server.controller("demo");
+        let push = |i: usize| {
+            frame(format!(r#"{{"action":"push","channel":"l{n}","data":{i}}}"#).as_bytes())
+        };
+        let commands: Vec<u8> = (0..500).flat_map(push).collect();
+        // More than a turn carries out is there, and behind it the reset.
+        server.freeze();
+        control.send_raw(&commands);
+        control.reset();
+        server.thaw();
+        let get = format!(r#"{{"action":"get","channel":"l{n}"}}"#);
+        let all = serde_json::to_string(&(0..500).collect::<Vec<_>>()).unwrap();
+        eventually("all is carried out", || (watcher.ask(&get) == all).then_some(()));
+    }
 }
 
 #[test]
@@ -262,7 +302,9 @@ fn what_is_open_at_rest_fits_into_what_is_kept() {
 
 #[test]
 fn it_survives_running_out_of_descriptors_and_accepts_again() {
-    let mut server = Server::new();
+    let mut options = Options::default();
+    options.config["admin"] = json!("127.0.0.1:0");
+    let mut server = Server::start(&options);
     let mut first = server.controller("demo");
     // The soft limit alone, which may be raised again; the hard one is inherited from us.
     let generous = getrlimit(Resource::Nofile);
@@ -280,6 +322,9 @@ fn it_survives_running_out_of_descriptors_and_accepts_again() {
     eventually("it says so", || server.log().iter().find(starved).cloned());
     assert_eq!(first.ask(PING), DONE, "who is inside is served");
     assert_eq!(inside[3].ask(PING), DONE, "and who got in since");
+    for _ in 0..3 {
+        assert_eq!(http::request(server.admin(), "GET /healthz", &[]).unwrap().status, 200);
+    }
     let generous = Rlimit { current: generous.maximum, ..generous };
     prlimit(Some(server.pid()), Resource::Nofile, generous).unwrap();
     let start = Instant::now();

@@ -106,6 +106,31 @@ fn a_new_cap_on_one_address_counts_those_who_are_here() {
 }
 
 #[test]
+fn a_new_cap_counts_the_kept_connections_of_a_proxy_for_their_clients() {
+    let mut options = Options::default();
+    options.config["trusted_proxy"] = json!(["127.0.0.1"]);
+    let server = Server::start(&options);
+    let client = |number: usize| format!("X-Forwarded-For: 192.0.2.{number}");
+    let ask = |http: &mut Http, number| {
+        let header = client(number);
+        http.ask("GET /socket", &[&header], "").status
+    };
+    let mut kept: Vec<Http> = (0..3).map(|_| Http::connect(server.ws)).collect();
+    kept.iter_mut().for_each(|http| assert_eq!(ask(http, 1), 200));
+    options.config["limits"] = json!({ "connections_per_address": 2 });
+    rewrite(&server, &options.config);
+    reload(&server);
+    // Each counts from its next request on. One that names nobody counts for nobody, not for the
+    // proxy.
+    let [first, second, third] = &mut kept[..] else { panic!("three are kept") };
+    assert_eq!([ask(first, 1), ask(second, 1)], [200, 200]);
+    assert_eq!(third.ask("GET /socket", &[], "").status, 200);
+    assert_eq!(ask(&mut Http::connect(server.ws), 1), 503);
+    assert_eq!(ask(third, 2), 200);
+    assert_eq!(ask(third, 1), 503);
+}
+
+#[test]
 fn a_push_may_make_a_list_shorter_where_there_is_no_room_for_more() {
     let mut options = Options::default();
     let server = Server::start(&options);

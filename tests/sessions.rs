@@ -9,7 +9,7 @@ use common::eventually;
 use common::http::Answer;
 use common::server::{DEMO_KEY, Options, Server};
 use common::token::token;
-use common::web::{Http, ask, post, session};
+use common::web::{Http, ask, post, session, session_on};
 use serde_json::json;
 
 /// A session, as the client that polls it.
@@ -368,4 +368,26 @@ fn everybody_is_told_when_the_server_stops() {
     told(&poll.answer().body);
     drop((stream, poll));
     server.exited();
+}
+
+#[test]
+fn what_comes_when_its_receiver_has_just_gone_ends_a_session_and_leaves_no_gap() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    for is_reset in [true, false] {
+        let id = session_on(server.ws, 1, "c");
+        let mut http = Http::connect(server.ws);
+        http.send(&format!("POST /socket/{id}/xhr"), &[], "");
+        http.expect_silence();
+        // In one turn the message comes and the receiver goes.
+        server.freeze();
+        control.send(r#"{"action":"emit","channel":"c","data":"first"}"#);
+        match is_reset {
+            true => http.wire.reset(),
+            false => drop(http),
+        }
+        server.thaw();
+        assert_eq!(control.recv(), r#"{"success":true}"#);
+        assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), ""), (200, "o\n".into()));
+    }
 }

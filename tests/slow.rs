@@ -128,8 +128,32 @@ fn a_ping_behind_a_large_message_has_its_time_from_when_that_has_gone_out() {
 }
 
 #[test]
+fn a_ping_behind_much_that_the_kernel_has_may_be_answered_late() {
+    let server = server(&[("heartbeat_ms", 1500), ("heartbeat_answer_ms", 100)]);
+    let mut control = server.controller("demo");
+    let (mut slow, mut mute) = (subscriber(&server, "c"), subscriber(&server, "other"));
+    let data = text(50_000);
+    control.ok(&emit("c", &data));
+    // It has all of it at once: over a slow link the ping would come as late as this.
+    slow.expect(&message("c", &data));
+    assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
+    wait(&mut control, 800);
+    slow.send_raw(&masked(0x8a, b""));
+    slow.fence().unwrap();
+    // To whom nothing much was sent, no more time is given.
+    assert_eq!(mute.next_frame(), Ok((0x89, Vec::new())));
+    assert_eq!(closed(&server, "no_heartbeat"), 1.0);
+    mute.expect_closed(3000, "No response from heartbeat");
+    // Nor is it much that was sent before the last beat.
+    assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
+    let start = Instant::now();
+    slow.expect_closed(3000, "No response from heartbeat");
+    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+}
+
+#[test]
 fn an_answer_over_http_takes_its_time_and_its_session_waits() {
-    let limits = [("session_ms", 400), ("http_head_ms", 400), ("heartbeat_ms", 700)];
+    let limits = [("session_ms", 800), ("http_head_ms", 800), ("heartbeat_ms", 700)];
     let server = server(&limits);
     let mut control = server.controller("demo");
     let ways = [("xhr", "POST"), ("jsonp?c=f", "GET"), ("eventsource", "GET")];
@@ -159,6 +183,130 @@ fn an_answer_over_http_takes_its_time_and_its_session_waits() {
     control.ok(&emit("c", &text(4_000_000)));
     eventually("it is let go", || (subscribers(&mut control, "c") == 0).then_some(()));
     assert_eq!(closed(&server, "no_heartbeat"), 1.0);
+}
+
+/// Reads so many bytes at 1.5 MB/s at most, with something else to be done 40 times on the way.
+fn read_slowly(
+    http: &mut Http,
+    control: &mut Control,
+    bytes: usize,
+    mut each: impl FnMut(&mut Control),
+) {
+    let (mut left, mut piece) = (bytes, vec![0; 30_000]);
+    for turn in 0.. {
+        let count = left.min(piece.len());
+        http.wire.read_exact(&mut piece[..count]).unwrap();
+        left -= count;
+        if left == 0 {
+            return;
+        }
+        if turn < 40 {
+            each(control);
+        }
+        wait(control, 20);
+    }
+}
+
+#[test]
+fn what_gathers_while_an_answer_over_http_is_taken_is_no_reason_to_cut() {
+    let server = server(&[("backlog_bytes", 20_000), ("backlog_ms", 700)]);
+    let mut control = server.controller("demo");
+    let (large, small) = (text(2_500_000), emit("c", &text(9000)));
+    for (user, (way, method)) in [("xhr", "POST"), ("jsonp?c=f", "GET")].into_iter().enumerate() {
+        let id = session_on(server.ws, user, "c");
+        let mut http = Http::connect(server.ws);
+        http.send(&format!("{method} /socket/{id}/{way}"), &[], "");
+        control.ok(&emit("c", &large));
+        let start = Instant::now();
+        read_slowly(&mut http, &mut control, large.len(), |control| control.ok(&small));
+        assert!(start.elapsed() > Duration::from_millis(1200), "{way}: it was not slow");
+        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        // Until it asks again it has some time more: as long as that took.
+        wait(&mut control, 900);
+        control.ok(&small);
+        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        let next = post(server.ws, &format!("/socket/{id}/xhr"), "").1;
+        assert_eq!(next.matches("event").count(), 41, "{way}");
+        // So does what the kernel may still have of it.
+        (0..8).for_each(|_| control.ok(&small));
+        wait(&mut control, 900);
+        control.ok(&small);
+        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1.matches("event").count(), 9);
+        // Now it has had all, a little at last, and does not come back.
+        control.ok(&small);
+        assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1.matches("event").count(), 1);
+        wait(&mut control, 800);
+        (0..8).for_each(|_| control.ok(&small));
+        assert_eq!(subscribers(&mut control, "c"), 0, "{way}");
+        assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1, "c[3008,\"too slow\"]\n");
+    }
+}
+
+#[test]
+fn an_answer_over_http_that_is_not_taken_lets_nothing_gather_behind_it_for_long() {
+    let limits = [("backlog_bytes", 20_000), ("backlog_ms", 700), ("backlog_soft_ms", 700)];
+    let server = server(&limits);
+    let mut control = server.controller("demo");
+    let (large, small) = (text(3_000_000), emit("c", &text(9000)));
+    let poll = |user: usize| {
+        let id = session_on(server.ws, user, "c");
+        let mut http = Http::connect(server.ws);
+        http.send(&format!("POST /socket/{id}/xhr"), &[], "");
+        (id, http)
+    };
+    let told = |id: &str| post(server.ws, &format!("/socket/{id}/xhr"), "").1;
+    // Who takes nothing has a moment, and no more than that.
+    let (id, _stuck) = poll(1);
+    control.ok(&emit("c", &large));
+    (0..8).for_each(|_| control.ok(&small));
+    assert_eq!(subscribers(&mut control, "c"), 1);
+    let start = Instant::now();
+    eventually("it is cut", || {
+        wait(&mut control, 100);
+        control.ok(&small);
+        (subscribers(&mut control, "c") == 0).then_some(())
+    });
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(told(&id), "c[3008,\"too slow\"]\n");
+    // Who takes some of it has longer, and is cut when nothing more comes for it.
+    let (id, mut slow) = poll(2);
+    control.ok(&emit("c", &large));
+    (0..8).for_each(|_| control.ok(&small));
+    read_slowly(&mut slow, &mut control, large.len(), |_| ());
+    assert_eq!(subscribers(&mut control, "c"), 0);
+    assert_eq!(told(&id), "c[3008,\"too slow\"]\n");
+    // Not behind what it asked for itself.
+    control.ok(&format!(r#"{{"action":"set","channel":"c","data":{large}}}"#));
+    let id = session_on(server.ws, 3, "other");
+    let subscribe = json!([json!({ "event": "subscribe", "data": "c" }).to_string()]).to_string();
+    assert_eq!(post(server.ws, &format!("/socket/{id}/xhr_send"), &subscribe).0, 204);
+    let mut slow = Http::connect(server.ws);
+    slow.send(&format!("POST /socket/{id}/xhr"), &[], "");
+    read_slowly(&mut slow, &mut control, large.len(), |control| control.ok(&small));
+    assert_eq!(subscribers(&mut control, "c"), 1);
+    assert_eq!(told(&id).matches("event").count(), 40);
+}
+
+#[test]
+fn who_asks_over_http_and_waits_for_room_is_not_cut_meanwhile() {
+    let limits = [("backlog_bytes", 20_000), ("backlog_ms", 500), ("answers_bytes", 1_000_000)];
+    let server = server(&limits);
+    let mut control = server.controller("demo");
+    control.ok(&format!(r#"{{"action":"set","channel":"big","data":{}}}"#, text(3_000_000)));
+    let (id, small) = (session_on(server.ws, 1, "c"), emit("c", &text(9000)));
+    (0..8).for_each(|_| control.ok(&small));
+    wait(&mut control, 600);
+    let mut stuck = server.browser("demo", r#"{"i":2}"#);
+    stuck.say(r#"{"event":"subscribe","data":"big"}"#);
+    eventually("there is no room", || (metric(&server, "fws_answers_bytes") > 1e6).then_some(()));
+    let mut http = Http::connect(server.ws);
+    http.send(&format!("POST /socket/{id}/xhr"), &[], "");
+    http.expect_silence();
+    control.ok(&small);
+    assert_eq!(subscribers(&mut control, "c"), 1);
+    drop(stuck);
+    assert_eq!(http.answer().body.matches("event").count(), 9);
 }
 
 #[test]

@@ -10,8 +10,10 @@ use common::server::{DEMO_KEY, Options, Server};
 use common::token::token;
 use common::web::{Http, ask, post, session};
 use common::{DEADLINE, eventually};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use serde_json::json;
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// A server with an admin door, and where that is.
@@ -128,6 +130,33 @@ fn little_waits_for_a_stranger() {
         }
         assert_eq!(sender.answer().status, 204);
     }
+}
+
+#[test]
+fn whoever_asks_for_a_page_and_does_not_read_is_owed_one_answer() {
+    let (server, admin) = watched(&[("kernel_send_bytes", 4096)]);
+    let iframe = "GET /socket/iframe.js HTTP/1.1\r\nHost: a\r\n\r\n".repeat(200);
+    let crowd: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.ws).unwrap();
+            set_socket_recv_buffer_size(&stream, 4096).unwrap();
+            stream.write_all(iframe.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let owed = || metric(admin, "fws_answers_bytes");
+    eventually("answers wait", || (owed() > 20_000.0).then_some(()));
+    // Another gets them all: one in a turn, in which everybody has one.
+    let mut http = Http::connect(server.ws);
+    http.raw(&iframe);
+    for _ in 0..200 {
+        assert_eq!(http.answer().body, include_str!("../clients/js/iframe.js"));
+    }
+    // The page is there once, and for each its place in the line, and the head.
+    let owed = owed();
+    assert!(owed < 100.0 * 700.0 + 10_000.0, "{owed} bytes");
+    drop(crowd);
+    shows(admin, "fws_answers_bytes", 0.0);
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub struct AdminDoor<J> {
 impl<J: Journal> AdminDoor<J> {
     /// In front of this switch, at the start of the server.
     pub fn new(switch: Switch<J>, now: Now) -> AdminDoor<J> {
-        let web = Web::new(Vec::new(), at_this_door(switch.limits()), now);
+        let web = Web::new(Vec::new(), switch.limits().clone(), now);
         AdminDoor { switch, web, conns: Vec::new(), started: now, is_local: false }
     }
 
@@ -48,7 +48,7 @@ impl<J: Journal> AdminDoor<J> {
 
     /// From now on these limits hold, at this door and behind it (see [`Switch::reload`]).
     pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
-        self.web.reload(Vec::new(), at_this_door(limits), now);
+        self.web.reload(Vec::new(), limits.clone(), now);
         self.switch.reload(limits, sockjs, now);
     }
 
@@ -90,12 +90,6 @@ impl<J: Journal> AdminDoor<J> {
             Pages { switch: &self.switch, started: self.started, is_local: self.is_local },
         )
     }
-}
-
-/// The limits as they hold here, where a request costs more than at the other doors: a page of
-/// metrics has half a thousand lines and more.
-fn at_this_door(limits: &Limits) -> Limits {
-    Limits { http_requests_per_turn: 1, ..limits.clone() }
 }
 
 /// What is shown. There are no sessions behind this door, only pages.
@@ -190,6 +184,10 @@ impl<J: Journal> Handler for AdminDoor<J> {
         } else {
             self.switch.opened(net, conn, door, from);
         }
+    }
+
+    fn stood_still(&mut self, ms: u64) {
+        self.switch.stood_still(ms);
     }
 
     /// Nobody is turned away at this door, so it was another one.

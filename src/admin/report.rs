@@ -65,6 +65,7 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::BODIES_EVICTED, census.bodies.evicted);
         text.single(&f::FLOODS, metrics.floods);
         text.single(&f::SHORTAGES, metrics.shortages);
+        text.single(&f::REPLIES_OWED, census.replies_owed);
         text.single(&f::CONTROL_INPUT, census.control_input);
         text.single(&f::CONTROL_INPUT_WAITS, census.control_input_waits);
         text.single(&f::CONTROL_INPUT_EVICTED, census.control_input_evicted);
@@ -162,6 +163,7 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::ANSWERS_BYTES, meters.answers_bytes);
         text.single(&f::BLOCKED, meters.watched);
         text.histogram(&f::TURNS, &meters.turns);
+        text.single(&f::STOOD_STILL, meters.stood_still_ms as f64 / 1e3);
         let process = net.process();
         for (family, value) in [
             (&f::RESIDENT, process.resident_bytes),

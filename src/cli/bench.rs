@@ -53,14 +53,18 @@ Workloads:
   control    set, get or emit (to nobody), so many in flight on each connection
 
 Every delivery and reply is checked: a run in which a message is lost, comes
-twice or out of order, or a command is refused, has no figures and exit code 1.
-With --pid the server's processor time and memory are read from /proc. For exact
-figures give server and bench a core each: taskset -c 0 fws serve …
+twice, out of order or with other data, a command is refused or has no reply, or
+nothing comes for 10 s that is waited for, has no figures and exit code 1.
+Every message of the time counts with its latency, whenever it comes.
+With --pid the server's processor time and memory are read from /proc, as far as
+they may be read: pss by its own user and root. For exact figures give server
+and bench a core each: taskset -c 0 fws serve …, and idle a server that has just
+started: another has memory of earlier crowds.
 
 --to can also be topic (a plain server: text messages `sub TOPIC`, answered
 `ok`, and `pub TOPIC DATA`), nats, mqtt and nchan (subscribers over WebSocket at
 --ws, publisher at --control; of nchan both at --ws, as /sub?id=… and /pub?id=…),
-and redis (control alone, at --control).
+and redis (control with set and get alone, at --control).
 
 The states that control sets, 10,000 at most, stay in the namespace.",
     flags: &[

@@ -8,6 +8,8 @@ use crate::frame::Frame;
 
 /// Bytes of the length.
 const LENGTH_BYTES: usize = 4;
+/// The longest body that the length can say, in bytes.
+pub const BODY_MAX: usize = i32::MAX as usize;
 /// The byte behind the body.
 const TRAILER: u8 = 0;
 
@@ -189,7 +191,7 @@ fn body_of(frame: &[u8]) -> Result<&[u8], ControlError> {
 /// them as one piece (protocol part 2).
 ///
 /// # Panics
-/// If the body is longer than an `i32` can say (2 GiB), which every limit of the server forbids.
+/// If the body is longer than [`BODY_MAX`], which every limit of the server forbids.
 pub fn encode(body: &[u8]) -> Frame {
     let mut frame = Vec::with_capacity(LENGTH_BYTES + body.len() + 1);
     encode_into(&mut frame, body);

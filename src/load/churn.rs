@@ -33,14 +33,18 @@ pub(super) struct Churn {
     plan: Plan,
     script: Script,
     /// By slots of the reactor.
-    visits: Vec<Option<Visit>>,
+    by_slot: Vec<Option<Visit>>,
     asked: usize,
     opened: usize,
     /// How many are on their way.
     present: usize,
+    /// Answers that were waited for, and ends.
+    heard: u64,
     count: u64,
+    /// Of all who were on their way in the time that is measured, whenever they arrived.
     times: Histogram,
-    result: Histogram,
+    /// How many came and went in that time.
+    visits: u64,
     watch: Stopwatch,
     stage: Stage,
     is_begun: bool,
@@ -54,13 +58,14 @@ impl Churn {
         Churn {
             plan: plan.clone(),
             script: Script::new(plan),
-            visits: Vec::new(),
+            by_slot: Vec::new(),
             asked: 0,
             opened: 0,
             present: 0,
+            heard: 0,
             count: 0,
             times: Histogram::default(),
-            result: Histogram::default(),
+            visits: 0,
             watch: Stopwatch::start(),
             stage: Stage::WarmUp,
             is_begun: false,
@@ -71,7 +76,7 @@ impl Churn {
     }
 
     fn visit(&mut self, conn: ConnId) -> Option<&mut Visit> {
-        self.visits.get_mut(conn.index())?.as_mut().filter(|visit| visit.conn == conn)
+        self.by_slot.get_mut(conn.index())?.as_mut().filter(|visit| visit.conn == conn)
     }
 }
 
@@ -88,20 +93,21 @@ impl Work for Churn {
         self.present += 1;
         let mut greeting = Greeting::default();
         greeting.begin(net, conn, |step| self.script.subscriber(n, step));
-        if self.visits.len() <= conn.index() {
-            self.visits.resize_with(conn.index() + 1, || None);
+        if self.by_slot.len() <= conn.index() {
+            self.by_slot.resize_with(conn.index() + 1, || None);
         }
-        if let Some(place) = self.visits.get_mut(conn.index()) {
+        if let Some(place) = self.by_slot.get_mut(conn.index()) {
             *place = Some(Visit { conn, n, greeting, begun_us, is_over: false });
         }
     }
 
     fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
         let now_us = self.watch.elapsed_us();
-        let Some(Some(visit)) = self.visits.get_mut(conn.index()) else { return Ok(input.len()) };
+        let Some(Some(visit)) = self.by_slot.get_mut(conn.index()) else { return Ok(input.len()) };
         let (script, n) = (&self.script, visit.n);
         let heard = visit.greeting.hear(net, conn, input, |step| script.subscriber(n, step));
         let (used, is_there) = heard.map_err(|fault| fault.at(self.plan.ws))?;
+        self.heard += u64::from(used > 0);
         if is_there {
             self.times.add(now_us.saturating_sub(visit.begun_us));
             self.count += 1;
@@ -119,6 +125,7 @@ impl Work for Churn {
         }
         self.asked = self.asked.saturating_sub(1);
         self.present -= 1;
+        self.heard += 1;
         Ok(())
     }
 
@@ -139,7 +146,7 @@ impl Work for Churn {
             }
             Stage::Measuring if is_over => {
                 self.measured.end()?;
-                self.result = std::mem::take(&mut self.times);
+                self.visits = self.count;
                 self.stage = Stage::Draining;
             }
             _ => {}
@@ -154,6 +161,10 @@ impl Work for Churn {
         Some(self.until)
     }
 
+    fn heard(&self) -> u64 {
+        self.heard
+    }
+
     fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
@@ -164,8 +175,8 @@ impl Work for Churn {
 
     fn outcome(&self) -> Outcome {
         let mut outcome = Outcome::default();
-        outcome.add_work(["visits", "visit"], self.result.count(), &self.measured);
-        outcome.add_times("latency", &self.result);
+        outcome.add_work(["visits", "visit"], self.visits, &self.measured);
+        outcome.add_times("latency", &self.times);
         outcome
     }
 }

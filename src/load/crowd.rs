@@ -159,6 +159,8 @@ pub(super) struct Crowd {
     asked: usize,
     subscribed: usize,
     left: usize,
+    /// Answers that were waited for, and ends.
+    heard: u64,
 }
 
 impl Crowd {
@@ -172,6 +174,7 @@ impl Crowd {
             asked: 0,
             subscribed: 0,
             left: 0,
+            heard: 0,
         }
     }
 
@@ -226,6 +229,7 @@ impl Crowd {
             let is_done;
             (used, is_done) = greeting.hear(net, conn, input, |step| script.subscriber(n, step))?;
             self.subscribed += usize::from(is_done);
+            self.heard += u64::from(used > 0);
         }
         Ok(used)
     }
@@ -255,7 +259,13 @@ impl Crowd {
             *seat = 0;
         }
         self.left += 1;
+        self.heard += 1;
         Some(n)
+    }
+
+    /// How much has come that was waited for.
+    pub fn heard(&self) -> u64 {
+        self.heard
     }
 
     /// Whether all are gone.

@@ -1,30 +1,20 @@
 //! Messages to many: to all of them, or to one at a time; as fast as they arrive, or so many a
 //! second; and while some do not read. Every delivery is checked against what was published.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::counts::Counts;
 use super::crowd::{Crowd, Greeting, words};
-use super::histogram::Histogram;
+use super::flights::{Flight, Flights};
 use super::outcome::{Measurement, Outcome, Unit};
-use super::process::{self, Memory};
-use super::protocol::{Script, Template, masked};
+use super::pace::Pace;
+use super::protocol::{Protocol, Script, Template, masked};
 use super::scan::{self, Kept, Said, Shape};
-use super::{Fault, IN_FLIGHT_MAX, Plan, Work, Workload, replies};
+use super::{EXTRA_MS, Fault, IN_FLIGHT_MAX, Plan, Work, Workload, replies};
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Net};
 use crate::frame::Frame;
 use crate::time::{Millis, Stopwatch};
-
-/// A message under way.
-#[derive(Debug)]
-struct Flight {
-    /// How many have not had it.
-    left: u32,
-    /// For whom alone it is.
-    to: u32,
-    sent_us: u64,
-}
 
 /// What is going on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,24 +29,8 @@ enum Stage {
     Done,
 }
 
-/// After the last delivery, for one that comes twice.
-const EXTRA_MS: u64 = 50;
-/// Time for those who had stalled to read what waits for them.
-const OWED_MS: u64 = 5000;
 /// Between two looks at the server's memory.
 const LOOK_MS: u64 = 100;
-
-/// What was counted in one stage.
-#[derive(Debug, Default)]
-struct Counts {
-    published: u64,
-    deliveries: u64,
-    /// From the publication to each delivery, and to the last one.
-    each: Histogram,
-    last: Histogram,
-    /// Most that was seen.
-    memory: Memory,
-}
 
 /// One run.
 pub(super) struct Fanout {
@@ -71,30 +45,30 @@ pub(super) struct Fanout {
     is_publisher_asked: bool,
     greeting: Greeting,
     is_publisher_ready: bool,
-    /// Messages under way, the first of which has this number; and the number of the next.
-    flights: VecDeque<Flight>,
-    first: u64,
-    next: u64,
-    under_way: usize,
+    flights: Flights,
+    /// If each message is for one: for whom it is, the number behind that of the last one.
+    behind: Vec<u64>,
     /// Answers of the server to publications.
     replies: u64,
+    /// How much has come of deliveries, and of what else was waited for.
+    heard: u64,
     watch: Stopwatch,
     stage: Stage,
     now: Millis,
+    /// The same, of the watch.
+    now_us: u64,
     stage_until: Millis,
-    /// While all read.
+    pace: Pace,
+    /// While all read; and how much was delivered in that time.
     measured: Measurement,
+    deliveries: u64,
     looked_at: Millis,
-    /// When the first message was due, in microseconds of the watch.
-    begun_us: u64,
-    /// The longest that a message was late.
-    late_us: u64,
-    counts: Counts,
-    /// Those of the stages that are over.
-    results: Vec<Counts>,
-    /// Of those who stall, whom the server has cut; and when it is no longer waited for the rest.
+    /// Of what was published while all read, and of the rest, while some do not.
+    counts: [Counts; 2],
+    /// The number of the first message that those who stall do not wait for.
+    stalled_from: u64,
+    /// Of those, whom the server has cut.
     is_cut: Vec<bool>,
-    owed_until: Millis,
     chance: u64,
     batch: Vec<u8>,
 }
@@ -103,6 +77,8 @@ impl Fanout {
     pub fn new(plan: &Plan) -> Fanout {
         let script = Script::new(plan);
         let template = script.publication(plan.bytes);
+        let is_unicast = plan.workload == Workload::Unicast;
+        let stalled = if plan.workload == Workload::Slow { plan.stalled } else { 0 };
         Fanout {
             template,
             crowd: Crowd::new(script, plan.subscribers),
@@ -113,23 +89,22 @@ impl Fanout {
             is_publisher_asked: false,
             greeting: Greeting::default(),
             is_publisher_ready: false,
-            flights: VecDeque::new(),
-            first: 0,
-            next: 0,
-            under_way: 0,
+            flights: Flights::default(),
+            behind: vec![0; if is_unicast { plan.subscribers } else { 0 }],
             replies: 0,
+            heard: 0,
             watch: Stopwatch::start(),
             stage: Stage::Opening,
             now: Millis(0),
+            now_us: 0,
             stage_until: Millis(0),
+            pace: Pace::new(plan.per_second),
             measured: Measurement::new(plan.pid),
+            deliveries: 0,
             looked_at: Millis(0),
-            begun_us: 0,
-            late_us: 0,
-            counts: Counts::default(),
-            results: Vec::new(),
-            is_cut: vec![false; plan.stalled],
-            owed_until: Millis(0),
+            counts: [Counts::default(), Counts::default()],
+            stalled_from: u64::MAX,
+            is_cut: vec![false; stalled],
             chance: 1,
             batch: Vec::new(),
             plan: plan.clone(),
@@ -151,101 +126,131 @@ impl Fanout {
 
     /// Whether this one does not read now, or has missed what was published then.
     fn is_stalled(&self, n: usize) -> bool {
-        self.stage >= Stage::Stalled
-            && self.plan.workload == Workload::Slow
-            && n < self.plan.stalled
+        n < self.is_cut.len() && self.expected.get(n).is_some_and(|it| *it >= self.stalled_from)
     }
 
-    /// When the next message is due, in microseconds of the watch.
-    fn next_due_us(&self) -> u64 {
-        self.begun_us + due_at(self.next, self.plan.per_second)
+    /// What is counted of the message of this number.
+    fn counts(&mut self, number: u64) -> &mut Counts {
+        let [first, second] = &mut self.counts;
+        if number < self.stalled_from { first } else { second }
     }
 
     /// One message has come to one subscriber.
-    fn deliver(&mut self, n: usize, message: &[u8], now_us: u64) -> Result<(), Fault> {
+    fn deliver(
+        &mut self,
+        net: &mut dyn Net,
+        n: usize,
+        message: &[u8],
+        now_us: u64,
+    ) -> Result<(), Fault> {
         let shape = match self.shape {
             Some(shape) => shape,
-            None => Shape::of(message).ok_or_else(|| stranger(message))?,
+            None => Shape::of(message, self.plan.bytes).ok_or_else(|| stranger(message))?,
         };
         self.shape = Some(shape);
         let number = shape.number(message).ok_or_else(|| stranger(message))?;
         let is_stalled = self.is_stalled(n);
-        let is_unicast = self.is_unicast();
-        let expected = self.expected.get_mut(n).ok_or_else(|| stranger(message))?;
-        let is_next = if is_unicast { number >= *expected } else { number == *expected };
-        if !is_next {
-            let what = if number < *expected { "twice or late" } else { "too early: one is lost" };
-            let text = format!("message {number} came to subscriber {n} {what} (not {expected})");
-            return Err(Fault::new(text));
-        }
-        *expected = number + 1;
+        self.expect(n, number)?;
+        self.heard += 1;
         if is_stalled {
             return Ok(());
         }
-        let place = usize::try_from(number.wrapping_sub(self.first)).unwrap_or(usize::MAX);
-        let Some(flight) = self.flights.get_mut(place).filter(|it| it.left > 0) else {
+        let Some((since_us, is_last)) = self.flights.land(number) else {
             let text = format!("message {number} came to subscriber {n}, once too often");
             return Err(Fault::new(text));
         };
-        if is_unicast && flight.to as usize != n {
+        let us = now_us.saturating_sub(since_us);
+        self.deliveries += u64::from(self.stage == Stage::Measuring);
+        let counts = self.counts(number);
+        counts.each.add(us);
+        if is_last {
+            counts.last.add(us);
+        }
+        if self.stage == Stage::Stalled && self.is_stalled(n) {
+            self.crowd.conn(n).into_iter().for_each(|conn| net.pause(conn));
+        }
+        Ok(())
+    }
+
+    /// Notes that this message has come to that subscriber: all before it must have.
+    fn expect(&mut self, n: usize, number: u64) -> Result<(), Fault> {
+        let flight = if self.is_unicast() { self.flights.get(number) } else { None };
+        if let Some(flight) = flight.filter(|flight| flight.to as usize != n) {
             let text = format!("message {number} came to {n}, but it was for {}", flight.to);
             return Err(Fault::new(text));
         }
-        flight.left -= 1;
-        let us = now_us.saturating_sub(flight.sent_us);
-        self.counts.deliveries += 1;
-        self.counts.each.add(us);
-        if flight.left == 0 {
-            self.counts.last.add(us);
-            self.under_way -= 1;
+        let behind = flight.map_or(number, |flight| flight.behind);
+        let expected = self.expected.get_mut(n).ok_or_else(|| Fault::new("nobody was told"))?;
+        if behind != *expected {
+            let (what, not) = match number < *expected {
+                true => ("twice or late", *expected),
+                false if flight.is_none() => ("too early: one is lost", *expected),
+                false => ("too early: one is lost", behind.saturating_sub(1)),
+            };
+            let text = format!("message {number} came to subscriber {n} {what} (not {not})");
+            return Err(Fault::new(text));
         }
+        *expected = number + 1;
         Ok(())
     }
 
     /// Publishes what is due, in one write.
     fn publish(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
-        while self.flights.front().is_some_and(|flight| flight.left == 0) {
-            self.flights.pop_front();
-            self.first += 1;
-        }
+        self.flights.forget();
         let (Some(publisher), false) = (self.publisher, self.stage >= Stage::Draining) else {
             return Ok(());
         };
-        let now_us = self.watch.elapsed_us();
-        let mut count = self.plan.in_flight.saturating_sub(self.under_way);
+        let (now_us, next) = (self.now_us, self.flights.next());
+        let mut count = self.plan.in_flight.saturating_sub(self.flights.under_way);
         if self.is_timed() {
-            let due = due_by(now_us.saturating_sub(self.begun_us), self.plan.per_second);
-            count = usize::try_from(due.saturating_sub(self.next)).unwrap_or(usize::MAX);
-            if count > 0 {
-                self.late_us = self.late_us.max(now_us.saturating_sub(self.next_due_us()));
-            }
+            let due = self.pace.due_by(now_us).saturating_sub(next);
+            count = usize::try_from(due).unwrap_or(usize::MAX);
         }
-        let under_way = self.flights.len();
-        if under_way.saturating_add(count) > IN_FLIGHT_MAX {
-            let what = format!("{under_way} messages are under way, and {count} more are due");
-            return Err(Fault::new(format!("nobody keeps up: {what}")));
+        self.check_room(count)?;
+        if count == 0 {
+            return Ok(());
         }
         self.batch.clear();
-        for _ in 0..count {
-            let (mut to, mut left) = (0, self.plan.subscribers);
+        for number in next..next + count as u64 {
+            let (mut to, mut left, mut behind) = (0, self.plan.subscribers, 0);
             if self.is_unicast() {
                 // Knuth's linear congruential generator: nothing that a server could foresee.
                 self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 (to, left) = ((self.chance >> 33) as usize % self.plan.subscribers, 1);
-            } else if self.is_stalled(0) {
-                left -= self.plan.stalled;
+                let last = self.behind.get_mut(to).map(|last| std::mem::replace(last, number + 1));
+                behind = last.unwrap_or_default();
+            } else if number >= self.stalled_from {
+                left -= self.is_cut.len();
             }
-            self.template.write(&mut self.batch, self.next, to);
+            let since_us = if self.is_timed() { self.pace.since(number, now_us) } else { now_us };
+            self.template.write(&mut self.batch, number, to);
             let (left, to) = (left as u32, to as u32);
-            self.flights.push_back(Flight { left, to, sent_us: now_us });
-            self.next += 1;
-            self.under_way += 1;
+            self.flights.push(Flight { left, to, since_us, behind });
         }
-        self.counts.published += count as u64;
-        if count > 0 {
-            net.send(publisher, Frame::from(self.batch.as_slice()));
-        }
+        let late_us = now_us.saturating_sub(self.pace.due_at(next));
+        let counts = self.counts(next);
+        counts.late_us = counts.late_us.max(late_us);
+        counts.published += count as u64;
+        net.send(publisher, Frame::from(self.batch.as_slice()));
         Ok(())
+    }
+
+    /// Whether so many more can be under way.
+    fn check_room(&self, count: usize) -> Result<(), Fault> {
+        let kept = self.flights.len();
+        if kept.saturating_add(count) <= IN_FLIGHT_MAX {
+            return Ok(());
+        }
+        let oldest = self.flights.oldest().filter(|_| self.is_unicast());
+        Err(Fault::new(match oldest {
+            Some((number, flight)) => {
+                let whose = format!("message {number} to subscriber {}", flight.to);
+                format!("{whose} is lost: of {} behind it others have come", kept - 1)
+            }
+            None => {
+                format!("nobody keeps up: {kept} messages are under way, and {count} more are due")
+            }
+        }))
     }
 
     /// Goes on to the next stage when the time has come.
@@ -253,92 +258,85 @@ impl Fanout {
         let is_over = self.now >= self.stage_until;
         match self.stage {
             Stage::Opening if self.crowd.is_complete() && self.is_publisher_ready => {
-                self.begun_us = self.watch.elapsed_us();
-                self.enter(Stage::WarmUp, self.plan.warm_up_ms)?;
+                self.pace.begin(self.now_us);
+                self.enter(Stage::WarmUp, self.plan.warm_up_ms);
+                self.publish(net)?;
             }
             Stage::WarmUp if is_over => {
-                self.enter(Stage::Measuring, self.plan.measure_ms)?;
+                self.enter(Stage::Measuring, self.plan.measure_ms);
+                self.counts[0] = Counts::default();
+                self.look()?;
                 self.measured.begin()?;
             }
             Stage::Measuring if is_over => {
                 self.measured.end()?;
-                self.close_counts()?;
+                self.look()?;
                 if self.plan.workload == Workload::Slow {
-                    self.enter(Stage::Stalled, self.plan.measure_ms)?;
+                    self.enter(Stage::Stalled, self.plan.measure_ms);
+                    self.look()?;
                     self.stall(net);
                 } else {
-                    self.enter(Stage::Draining, 0)?;
+                    self.enter(Stage::Draining, 0);
                 }
             }
             Stage::Stalled if is_over => {
-                self.close_counts()?;
-                for n in 0..self.plan.stalled {
+                self.look()?;
+                for n in 0..self.is_cut.len() {
                     self.crowd.conn(n).into_iter().for_each(|conn| net.resume(conn));
                 }
-                self.owed_until = self.now.plus(OWED_MS);
-                self.enter(Stage::Draining, 0)?;
+                self.enter(Stage::Draining, 0);
             }
-            Stage::Draining if self.under_way > 0 || self.is_owed() => {
-                self.stage_until = self.now.plus(EXTRA_MS);
-            }
+            Stage::Draining if self.is_owed() => self.stage_until = self.now.plus(EXTRA_MS),
             Stage::Draining if is_over => self.stage = Stage::Done,
             _ => {}
         }
         Ok(())
     }
 
-    fn enter(&mut self, stage: Stage, ms: u64) -> Result<(), Fault> {
-        self.stage = stage;
-        self.stage_until = self.now.plus(ms);
-        if matches!(stage, Stage::Measuring | Stage::Stalled) {
-            self.counts = Counts::default();
-            self.late_us = 0;
-            self.look()?;
-        }
-        Ok(())
+    fn enter(&mut self, stage: Stage, ms: u64) {
+        (self.stage, self.stage_until) = (stage, self.now.plus(ms));
     }
 
-    fn close_counts(&mut self) -> Result<(), Fault> {
-        self.look()?;
-        self.results.push(std::mem::take(&mut self.counts));
-        Ok(())
-    }
-
-    /// Some stop reading. What is under way to them is not waited for.
+    /// Some stop reading, each of them once they have all that was published before: what they do
+    /// not read is no fault of the server, and what they were to read is waited for.
     fn stall(&mut self, net: &mut dyn Net) {
-        for n in 0..self.plan.stalled {
-            self.crowd.conn(n).into_iter().for_each(|conn| net.pause(conn));
-            let expected = self.expected.get(n).copied().unwrap_or_default();
-            for number in expected.max(self.first)..self.next {
-                let place = usize::try_from(number - self.first).unwrap_or(usize::MAX);
-                let Some(flight) = self.flights.get_mut(place) else { continue };
-                flight.left -= 1;
-                self.under_way -= usize::from(flight.left == 0);
-            }
+        self.stalled_from = self.flights.next();
+        for n in 0..self.is_cut.len() {
+            let conn = self.crowd.conn(n).filter(|_| self.is_stalled(n));
+            conn.into_iter().for_each(|conn| net.pause(conn));
         }
     }
 
     fn note_cut(&mut self, n: usize) {
         self.is_cut.get_mut(n).into_iter().for_each(|is_cut| *is_cut = true);
+        self.heard += 1;
     }
 
-    /// Whether somebody who stalled has yet to read what was published, or that they were cut:
-    /// what says so stands behind all that had been on its way to them.
+    /// How many who stalled have yet to read what was published, and were not cut: what says so
+    /// stands behind all that had been on its way to them.
+    fn behind_hand(&self) -> usize {
+        let stalled = self.is_cut.iter().zip(&self.expected);
+        let next = self.flights.next();
+        stalled.filter(|(is_cut, expected)| !**is_cut && **expected < next).count()
+    }
+
+    /// How many publications were not answered, where each is.
+    fn unanswered(&self) -> u64 {
+        let protocol = self.plan.protocol;
+        let is_answered = protocol.is_ours() || protocol == Protocol::Nchan;
+        if is_answered { self.flights.next().saturating_sub(self.replies) } else { 0 }
+    }
+
+    /// Whether anything has yet to come, now that nothing more is published.
     fn is_owed(&self) -> bool {
-        let mut stalled = self.is_cut.iter().zip(&self.expected);
-        self.now < self.owed_until
-            && stalled.any(|(is_cut, expected)| !is_cut && *expected < self.next)
+        self.flights.under_way > 0 || self.behind_hand() > 0 || self.unanswered() > 0
     }
 
     /// Notes how much memory the server has, if that is more than before.
     fn look(&mut self) -> Result<(), Fault> {
-        let Some(pid) = self.plan.pid else { return Ok(()) };
-        let (now, most) = (process::memory(pid)?, &mut self.counts.memory);
-        most.rss = most.rss.max(now.rss);
-        most.pss = most.pss.max(now.pss);
-        most.tcp = most.tcp.max(now.tcp);
         self.looked_at = self.now;
-        Ok(())
+        let part = usize::from(self.stage >= Stage::Stalled);
+        self.counts.get_mut(part).map_or(Ok(()), |counts| counts.look(self.plan.pid))
     }
 
     fn hear_publisher(
@@ -352,26 +350,19 @@ impl Fanout {
             let script = self.crowd.script();
             (used, self.is_publisher_ready) =
                 self.greeting.hear(net, conn, input, |step| script.publisher(step))?;
+            self.heard += u64::from(used > 0);
             if !self.is_publisher_ready {
                 return Ok(used);
             }
         }
         let replies = replies::to_publications(self.plan.protocol, &input[used..])?;
         self.replies += replies.count as u64;
+        if self.replies > self.flights.next() {
+            return Err(replies::too_many());
+        }
         (0..replies.polls).for_each(|_| net.send(conn, Frame::from(&b"PONG\r\n"[..])));
         Ok(used + replies.used)
     }
-}
-
-/// How many of so many messages a second are due after this time, in microseconds: the first at
-/// once.
-fn due_by(us: u64, per_second: usize) -> u64 {
-    us.saturating_mul(per_second as u64) / 1_000_000 + 1
-}
-
-/// After which time, in microseconds, one is due, of which this many come before.
-fn due_at(before: u64, per_second: usize) -> u64 {
-    before.saturating_mul(1_000_000).div_ceil(per_second.max(1) as u64)
 }
 
 fn stranger(message: &[u8]) -> Fault {
@@ -417,7 +408,7 @@ impl Work for Fanout {
         let rest = &input[used..];
         let scanned = scan::scan(protocol, rest, &mut kept, &mut |said| {
             match said {
-                Said::Message(message) => return self.deliver(n, message, now_us),
+                Said::Message(message) => return self.deliver(net, n, message, now_us),
                 Said::Ping(it) => net.send(conn, Frame::from(masked(Opcode::Pong, it))),
                 Said::Poll => net.send(conn, Frame::from(masked(Opcode::Binary, b"PONG\r\n"))),
                 Said::AnswerOver => net.send(conn, Frame::from(self.crowd.script().again(n))),
@@ -452,26 +443,42 @@ impl Work for Fanout {
     }
 
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
-        self.now = net.now().mono;
+        (self.now, self.now_us) = (net.now().mono, self.watch.elapsed_us());
+        // What was due before the time was up is published first, however late it is.
+        if self.stage > Stage::Opening {
+            self.publish(net)?;
+        }
         self.advance(net)?;
         if self.stage == Stage::Stalled && self.looked_at.plus(LOOK_MS) <= self.now {
             self.look()?;
         }
-        if self.stage > Stage::Opening { self.publish(net) } else { Ok(()) }
+        Ok(())
     }
 
     fn due(&self) -> Option<Millis> {
         if self.stage == Stage::Opening {
             return None;
         }
-        let until_us = self.next_due_us().saturating_sub(self.watch.elapsed_us());
-        // Rounded up: a turn before the time would be for nothing.
-        let message = self.is_timed().then_some(self.now.plus(until_us.div_ceil(1000)));
+        let is_due = self.is_timed() && self.stage < Stage::Draining;
+        let message = is_due.then(|| {
+            let until_us = self.pace.due_at(self.flights.next());
+            // Rounded up: a turn before the time would be for nothing.
+            let us = until_us.saturating_sub(self.watch.elapsed_us());
+            self.now.plus(us.div_ceil(1000))
+        });
         Some(message.map_or(self.stage_until, |at| at.min(self.stage_until)))
     }
 
+    fn heard(&self) -> u64 {
+        self.heard + self.crowd.heard()
+    }
+
     fn is_waiting(&self) -> bool {
-        self.stage == Stage::Opening || self.under_way > 0
+        match self.stage {
+            Stage::Opening => true,
+            Stage::Draining => self.is_owed(),
+            _ => self.flights.under_way > 0,
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -479,76 +486,51 @@ impl Work for Fanout {
     }
 
     fn progress(&self) -> String {
-        let under_way = self.under_way;
+        let under_way = format!("{} messages under way", self.flights.under_way);
         match self.stage {
             Stage::Opening => self.crowd.progress(),
-            Stage::WarmUp => format!("warming up, {under_way} messages under way"),
-            Stage::Draining | Stage::Done => {
-                let left = self.flights.front().map_or(0, |flight| flight.left);
-                format!("{under_way} messages under way, the oldest to {left} subscribers")
+            Stage::WarmUp => format!("warming up, {under_way}"),
+            Stage::Measuring => format!("{} deliveries, {under_way}", self.deliveries),
+            Stage::Stalled => {
+                let deliveries: u64 = self.counts.iter().map(|it| it.each.count()).sum();
+                format!("{deliveries} deliveries, {under_way}, some do not read")
             }
-            Stage::Measuring | Stage::Stalled => {
-                let deliveries = self.counts.deliveries;
-                let stalled = if self.stage == Stage::Stalled { ", some do not read" } else { "" };
-                format!("{deliveries} deliveries, {under_way} messages under way{stalled}")
+            Stage::Draining | Stage::Done => {
+                let oldest = self.flights.oldest().map(|(_, flight)| flight.left);
+                let oldest = oldest.filter(|left| *left > 0);
+                let (stalled, replies) = (self.behind_hand(), self.unanswered());
+                let mut text = under_way;
+                text.extend(oldest.map(|left| format!(", the oldest to {left} subscribers")));
+                if stalled > 0 {
+                    text.push_str(&format!(", {stalled} who did not read have not had all"));
+                }
+                if replies > 0 {
+                    text.push_str(&format!(", {replies} publications without a reply"));
+                }
+                text
             }
         }
     }
 
     fn outcome(&self) -> Outcome {
         let mut outcome = Outcome::default();
-        let Some(counts) = self.results.first() else { return outcome };
+        let [first, second] = &self.counts;
         outcome.add("subscribers", self.plan.subscribers as f64, Unit::Count);
-        outcome.add("published", counts.published as f64, Unit::Count);
-        outcome.add_work(["deliveries", "delivery"], counts.deliveries, &self.measured);
-        outcome.add_times("latency", &counts.each);
-        if !self.is_unicast() {
-            outcome.add_times("last_latency", &counts.last);
-        }
+        outcome.add("published", first.published as f64, Unit::Count);
+        outcome.add_work(["deliveries", "delivery"], self.deliveries, &self.measured);
+        first.add_times(&mut outcome, "", !self.is_unicast());
         if self.is_timed() {
-            outcome.add("publisher_late_max", self.late_us as f64, Unit::Micros);
+            first.add_lateness(&mut outcome, "");
         }
-        let bytes = |outcome: &mut Outcome, prefix: &str, memory: &Memory| {
-            for (name, bytes) in
-                [("rss", memory.rss), ("pss", memory.pss), ("kernel_tcp", memory.tcp)]
-            {
-                outcome.add(format!("{prefix}{name}"), bytes as f64, Unit::Bytes);
-            }
-        };
-        if self.plan.pid.is_some() {
-            bytes(&mut outcome, "", &counts.memory);
-        }
-        if let Some(counts) = self.results.get(1) {
+        first.add_memory(&mut outcome, "");
+        if self.plan.workload == Workload::Slow {
+            let cut = self.is_cut.iter().filter(|it| **it).count();
             outcome.add("stalled", self.plan.stalled as f64, Unit::Count);
-            outcome.add(
-                "stalled_cut",
-                self.is_cut.iter().filter(|it| **it).count() as f64,
-                Unit::Count,
-            );
-            outcome.add_times("stalled_latency", &counts.each);
-            outcome.add_times("stalled_last_latency", &counts.last);
-            if self.plan.pid.is_some() {
-                bytes(&mut outcome, "stalled_", &counts.memory);
-            }
+            outcome.add("stalled_cut", cut as f64, Unit::Count);
+            second.add_times(&mut outcome, "stalled_", true);
+            second.add_lateness(&mut outcome, "stalled_");
+            second.add_memory(&mut outcome, "stalled_");
         }
         outcome
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_many_a_second_as_were_asked_for() {
-        for per_second in [1, 3, 50, 400_000, 999_999, 10_000_000] {
-            let all = per_second as u64;
-            assert_eq!((due_by(0, per_second), due_at(0, per_second)), (1, 0));
-            assert_eq!(due_at(7 * all, per_second), 7_000_000, "in seven seconds all of seven");
-            for before in [1, 2, all, 123_456_789] {
-                let us = due_at(before, per_second);
-                assert!(due_by(us, per_second) > before && due_by(us - 1, per_second) <= before);
-            }
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Nothing happens: what a subscribed connection takes, and what is left when all have gone.
 
-use super::crowd::Crowd;
+use super::crowd::{Crowd, words};
 use super::outcome::{Measurement, Outcome, Unit};
 use super::process::{self, Memory};
 use super::protocol::{Script, masked};
@@ -122,7 +122,11 @@ impl Work for Idle {
                     net.send(conn, Frame::from(masked(Opcode::Binary, b"PONG\r\n")));
                     Ok(())
                 }
-                Said::Message(it) | Said::Close(it) => {
+                Said::Close(it) => {
+                    let text = format!("the server closes subscriber {n}: {}", words(it));
+                    Err(Fault::new(text).at(self.plan.ws))
+                }
+                Said::Message(it) => {
                     let text = format!("nobody spoke, but subscriber {n} was told: ");
                     Err(Fault::new(text + &it.escape_ascii().to_string()))
                 }
@@ -149,6 +153,10 @@ impl Work for Idle {
         (is_timed || !self.is_begun).then_some(self.until)
     }
 
+    fn heard(&self) -> u64 {
+        self.crowd.heard()
+    }
+
     fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Opening | Stage::Closing)
     }
@@ -173,16 +181,21 @@ impl Work for Idle {
             return outcome;
         }
         let [empty, full, after] = self.memory;
-        let each = |before: u64, after: u64| (after as f64 - before as f64) / count;
-        outcome.add("pss_per_subscriber", each(empty.pss, full.pss), Unit::Bytes);
-        outcome.add("anonymous_per_subscriber", each(empty.anonymous, full.anonymous), Unit::Bytes);
-        outcome.add("kernel_slab_per_subscriber", each(empty.slab, full.slab), Unit::Bytes);
-        for (when, memory) in [("empty", empty), ("full", full), ("after", after)] {
-            outcome.add(format!("rss_{when}"), memory.rss as f64, Unit::Bytes);
-            outcome.add(format!("pss_{when}"), memory.pss as f64, Unit::Bytes);
+        let more = |before: Option<u64>, after: Option<u64>| Some(after? as f64 - before? as f64);
+        for (name, before, after) in [
+            ("pss", empty.pss, full.pss),
+            ("anonymous", empty.anonymous, full.anonymous),
+            ("kernel_slab", empty.slab, full.slab),
+        ] {
+            // A server that was used before has what it needs: what each takes cannot be seen.
+            let each = more(before, after).filter(|more| *more > 0.0).map(|more| more / count);
+            outcome.add_bytes(format!("{name}_per_subscriber"), each);
         }
-        let kept = after.pss as f64 - empty.pss as f64;
-        outcome.add("pss_kept", kept, Unit::Bytes);
+        for (when, memory) in [("empty", empty), ("full", full), ("after", after)] {
+            outcome.add_bytes(format!("rss_{when}"), memory.rss.map(|bytes| bytes as f64));
+            outcome.add_bytes(format!("pss_{when}"), memory.pss.map(|bytes| bytes as f64));
+        }
+        outcome.add_bytes("pss_kept", more(empty.pss, after.pss));
         let Measurement { cpu, seconds, .. } = &self.measured;
         outcome.add("server_cpu", cpu.server / seconds, Unit::Cores);
         outcome

@@ -8,11 +8,14 @@
 
 mod churn;
 mod control;
+mod counts;
 mod crowd;
 mod fanout;
+mod flights;
 mod histogram;
 mod idle;
 mod outcome;
+mod pace;
 mod process;
 mod protocol;
 mod replies;
@@ -161,7 +164,7 @@ impl Plan {
         let is_control = self.workload == Workload::Control;
         let can = match self.protocol {
             Protocol::Fws => true,
-            Protocol::Redis => is_control,
+            Protocol::Redis => is_control && self.action != Action::Emit,
             _ => !is_control,
         };
         if !can {
@@ -175,6 +178,10 @@ impl Plan {
             let text = format!("at most {IN_FLIGHT_MAX} of them can be in flight");
             return Err(Fault::new(text));
         }
+        if self.workload == Workload::Unicast && self.subscribers > protocol::NAMES {
+            let text = format!("{} subscribers can be told apart at most", protocol::NAMES);
+            return Err(Fault::new(text));
+        }
         if self.workload == Workload::Slow && self.stalled >= self.subscribers {
             return Err(Fault::new("nobody is left who reads"));
         }
@@ -184,8 +191,10 @@ impl Plan {
 
 /// Messages under way at which a server is given up that cannot keep up.
 const IN_FLIGHT_MAX: usize = 1 << 16;
-/// Without a byte from a server that has something to say, for so long, a run has failed.
+/// Without anything from a server that is waited for, for so long, a run has failed.
 const SILENCE_MS: u64 = 10_000;
+/// After the last that was waited for, for what comes once too often.
+const EXTRA_MS: u64 = 50;
 /// Between two calls for progress.
 const PROGRESS_MS: u64 = 250;
 /// Connections that are being opened at a time.
@@ -210,6 +219,9 @@ trait Work {
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault>;
     /// When that is wanted at the latest.
     fn due(&self) -> Option<Millis>;
+    /// How much has come so far that was waited for. Signs of life are nothing of the kind, or a
+    /// run would never end whose messages are lost.
+    fn heard(&self) -> u64;
     /// Whether the server has something to say: always, where nothing else is said.
     fn is_waiting(&self) -> bool {
         true
@@ -226,7 +238,8 @@ trait Work {
 struct Driver {
     work: Box<dyn Work>,
     fault: Option<Fault>,
-    /// When something came last, or nothing had to come.
+    /// How much had come that was waited for, and when the last of it did, or nothing had to.
+    heard: u64,
     heard_at: Millis,
     /// Nothing has to come before this moment.
     next_look: Millis,
@@ -236,6 +249,19 @@ impl Driver {
     fn note(&mut self, result: Result<(), Fault>) {
         if let Err(fault) = result {
             self.fault.get_or_insert(fault);
+        }
+    }
+
+    /// Notes whether something has come that was waited for, and that nothing has for too long.
+    fn listen(&mut self, now: Millis) {
+        let heard = self.work.heard();
+        if heard != self.heard || !self.work.is_waiting() {
+            (self.heard, self.heard_at) = (heard, now);
+        }
+        if self.heard_at.plus(SILENCE_MS) <= now {
+            let (seconds, progress) = (SILENCE_MS / 1000, self.work.progress());
+            let silence = "nothing that is waited for has come for";
+            self.note(Err(Fault::new(format!("{silence} {seconds} s: {progress}"))));
         }
     }
 }
@@ -250,7 +276,6 @@ impl Handler for Driver {
         conn: ConnId,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
-        self.heard_at = net.now().mono;
         let all = input.len();
         match self.work.received(net, conn, input) {
             Ok(used) => Ok(used),
@@ -308,7 +333,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
         _ => Box::new(fanout::Fanout::new(plan)),
     };
     let now = reactor.now().mono;
-    let mut driver = Driver { work, fault: None, heard_at: now, next_look: now };
+    let mut driver = Driver { work, fault: None, heard: 0, heard_at: now, next_look: now };
     let mut dialed = 0;
     while !driver.work.is_done() {
         while let Some(door) = driver.work.wish() {
@@ -327,13 +352,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
             driver.next_look = now.plus(PROGRESS_MS);
             progress(&driver.work.progress());
         }
-        if !driver.work.is_waiting() {
-            driver.heard_at = now;
-        }
-        if driver.heard_at.plus(SILENCE_MS) <= now {
-            let silence = format!("the server fell silent: {}", driver.work.progress());
-            driver.note(Err(Fault::new(silence)));
-        }
+        driver.listen(now);
         if let Some(fault) = driver.fault {
             return Err(fault);
         }

@@ -56,6 +56,13 @@ impl Outcome {
         self.0.push(Figure { name: name.into(), value, unit });
     }
 
+    /// Bytes, if they are known: what is not is no 0.
+    pub(super) fn add_bytes(&mut self, name: impl Into<String>, bytes: Option<f64>) {
+        if let Some(bytes) = bytes {
+            self.add(name, bytes, Unit::Bytes);
+        }
+    }
+
     /// How long things took.
     pub(super) fn add_times(&mut self, name: &str, times: &Histogram) {
         if times.count() == 0 {

@@ -28,19 +28,19 @@ impl Cpu {
     }
 }
 
-/// Memory, in bytes.
+/// Memory, in bytes, as far as the kernel shows it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
     /// Resident, pages of files included.
-    pub rss: u64,
-    /// Its share of what is resident.
-    pub pss: u64,
+    pub rss: Option<u64>,
+    /// Its share of what is resident: shown to the process's own user and root.
+    pub pss: Option<u64>,
     /// Resident and its own alone: heap and stack.
-    pub anonymous: u64,
+    pub anonymous: Option<u64>,
     /// The whole kernel's small objects, sockets among them.
-    pub slab: u64,
+    pub slab: Option<u64>,
     /// What the whole kernel holds for TCP to be sent and read.
-    pub tcp: u64,
+    pub tcp: Option<u64>,
 }
 
 /// Processor time of a server, if one is looked at, and of the rest.
@@ -78,24 +78,23 @@ pub(super) fn memory(pid: u32) -> Result<Memory, Fault> {
     let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let pages = sockets.lines().find_map(|line| line.strip_prefix("TCP:")?.rsplit(' ').next());
-    let pages = pages.and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default();
+    let pages = pages.and_then(|pages| pages.parse::<u64>().ok());
     Ok(Memory {
         rss: kilobytes(&status, "VmRSS:"),
         pss: kilobytes(&rollup, "Pss:"),
         anonymous: kilobytes(&status, "RssAnon:"),
         slab: kilobytes(&machine, "Slab:"),
-        tcp: pages * PAGE_BYTES,
+        tcp: pages.map(|pages| pages * PAGE_BYTES),
     })
 }
 
 /// The kernel counts memory of TCP in pages.
 const PAGE_BYTES: u64 = 4096;
 
-/// A figure that the kernel gives in kilobytes, in bytes.
-fn kilobytes(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    let figure = line.split_whitespace().next().and_then(|figure| figure.parse::<u64>().ok());
-    figure.unwrap_or_default() * 1024
+/// A figure that the kernel gives in kilobytes, in bytes; `None` if it is not there.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 fn read(pid: &str, file: &str) -> Result<String, Fault> {
@@ -112,8 +111,8 @@ mod tests {
     fn figures_are_found() {
         let stat = "cpu  100 10 20 9999 50 3 4 5 7 8\ncpu0 1\n";
         assert!((busy_seconds(stat) - 1.42).abs() < 1e-9, "{}", busy_seconds(stat));
-        assert_eq!(kilobytes("A: 5 kB\nPss:      17 kB\n", "Pss:"), 17 * 1024);
-        assert_eq!(kilobytes("", "Pss:"), 0);
+        assert_eq!(kilobytes("A: 5 kB\nPss:      17 kB\n", "Pss:"), Some(17 * 1024));
+        assert_eq!(kilobytes("", "Pss:"), None, "what may not be read is no 0");
     }
 
     #[test]
@@ -121,8 +120,8 @@ mod tests {
         let pid = std::process::id();
         let (cpu, memory) = (cpu(Some(pid)).unwrap(), memory(pid).unwrap());
         assert!(cpu.own >= cpu.server && cpu.machine >= cpu.own, "{cpu:?}");
-        assert!(memory.rss >= memory.anonymous && memory.anonymous > 100_000, "{memory:?}");
-        assert!(memory.slab > 100_000, "{memory:?}");
+        assert!(memory.rss >= memory.anonymous, "{memory:?}");
+        assert!(memory.anonymous > Some(100_000) && memory.slab > Some(100_000), "{memory:?}");
         assert!(process_seconds("no such process").is_err());
     }
 }

@@ -119,7 +119,7 @@ pub(super) struct Script {
     tokens: Vec<String>,
 }
 
-/// So many users come and go.
+/// So many users there are at most, unless each must have a name of its own.
 const USERS_MAX: usize = 20_000;
 
 impl Script {
@@ -127,6 +127,8 @@ impl Script {
         let users = match plan.workload {
             Workload::Control => 0,
             Workload::Churn => 4096,
+            // Each is told of by the name of its user.
+            Workload::Unicast => plan.subscribers,
             _ => plan.subscribers.min(USERS_MAX),
         };
         let users = if plan.protocol.is_ours() { users } else { 0 };
@@ -365,6 +367,8 @@ pub(super) struct Template {
 
 /// Digits of the number in a name.
 const NAME_DIGITS: usize = 6;
+/// So many names there are.
+pub(super) const NAMES: usize = 1_000_000;
 
 impl Template {
     /// One in which that name stands, if any does.
@@ -390,5 +394,41 @@ impl Template {
         };
         fill(self.number_at, NUMBER_BYTES, number);
         fill(self.name_at, NAME_DIGITS, name as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many as there are subscribers, since a message names the user it is for.
+    #[test]
+    fn whoever_is_told_of_alone_is_a_user_of_their_own() {
+        let plan = Plan {
+            workload: Workload::Unicast,
+            protocol: Protocol::Fws,
+            ws: ([127, 0, 0, 1], 1).into(),
+            control: ([127, 0, 0, 1], 1).into(),
+            namespace: "demo".into(),
+            key: "key".into(),
+            origin: None,
+            subscribers: USERS_MAX + 6,
+            bytes: 32,
+            in_flight: 1,
+            per_second: 1,
+            connections: 1,
+            action: Action::Set,
+            stalled: 0,
+            has_own_channel: false,
+            warm_up_ms: 0,
+            measure_ms: 0,
+            pid: None,
+        };
+        let hello = |workload, n| {
+            Script::new(&Plan { workload, ..plan.clone() }).subscriber(n, 1).unwrap().say
+        };
+        let last = USERS_MAX + 5;
+        assert_ne!(hello(Workload::Unicast, last), hello(Workload::Unicast, 5));
+        assert_eq!(hello(Workload::Broadcast, last), hello(Workload::Broadcast, 5));
     }
 }

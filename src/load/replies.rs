@@ -21,6 +21,11 @@ fn refused(answer: &[u8]) -> Fault {
     Fault::new(format!("the server refuses: {start}"))
 }
 
+/// There are answers that nothing was asked for.
+pub(super) fn too_many() -> Fault {
+    Fault::new("the server replies more often than it was asked")
+}
+
 /// Answers to publications.
 pub(super) fn to_publications(protocol: Protocol, input: &[u8]) -> Result<Replies, Fault> {
     match protocol {
@@ -49,19 +54,21 @@ pub(super) fn to_commands(
 ) -> Result<Replies, Fault> {
     let is_get = action == Action::Get;
     if protocol != Protocol::Redis {
-        return frames(input, is_get.then_some(bytes + 2));
+        return frames(input, is_get.then_some(bytes));
     }
     if !is_get {
         return alike(b"+OK\r\n", 0, input);
     }
-    alike(format!("${bytes}\r\n").as_bytes(), bytes + 2, input)
+    alike(format!("${bytes}\r\n").as_bytes(), bytes, input)
 }
 
-/// Answers that all begin alike and go on for so many bytes.
-fn alike(start: &[u8], more: usize, input: &[u8]) -> Result<Replies, Fault> {
+/// Answers that all begin alike and, if it has any bytes, go on with a value and the end of a line.
+fn alike(start: &[u8], bytes: usize, input: &[u8]) -> Result<Replies, Fault> {
     let mut replies = Replies::default();
+    let more = if bytes > 0 { bytes + 2 } else { 0 };
     while let Some(answer) = input.get(replies.used..replies.used + start.len() + more) {
-        if !answer.starts_with(start) {
+        let value = answer.strip_prefix(start).and_then(|value| value.get(..bytes));
+        if !value.is_some_and(|value| bytes == 0 || scan::data_number(value).is_some()) {
             return Err(refused(&input[replies.used..]));
         }
         replies.used += answer.len();
@@ -74,7 +81,7 @@ fn alike(start: &[u8], more: usize, input: &[u8]) -> Result<Replies, Fault> {
     Ok(replies)
 }
 
-/// Answers of ours: success, or values of so many bytes.
+/// Answers of ours: success, or values of so many bytes, each such as was set.
 fn frames(input: &[u8], bytes: Option<usize>) -> Result<Replies, Fault> {
     let mut replies = Replies::default();
     loop {
@@ -84,7 +91,11 @@ fn frames(input: &[u8], bytes: Option<usize>) -> Result<Replies, Fault> {
         let Some(body) = rest.get(4..4 + length) else { return Ok(replies) };
         let Some(0) = rest.get(4 + length) else { return Ok(replies) };
         let is_good = match bytes {
-            Some(bytes) => body.len() == bytes && body.starts_with(b"\""),
+            Some(bytes) => {
+                let value = body.strip_prefix(b"\"").and_then(|it| it.strip_suffix(b"\""));
+                let value = value.filter(|value| value.len() == bytes);
+                value.is_some_and(|value| scan::data_number(value).is_some())
+            }
             None => body == SUCCESS,
         };
         if !is_good {
@@ -133,17 +144,20 @@ mod tests {
         assert_eq!(found, Replies { used: 2 * good.len(), count: 2, polls: 0 });
         let bad = control::encode(br#"{"success":false}"#);
         assert!(to_publications(Protocol::Fws, &bad).is_err());
-        let value = control::encode(b"\"abc\"");
-        let get = |bytes| to_commands(Protocol::Fws, Action::Get, bytes, &value).map(|it| it.count);
-        assert_eq!(get(3), Ok(1));
-        assert!(get(4).is_err());
+        let get = |bytes, value: &[u8]| {
+            let value = control::encode(value);
+            to_commands(Protocol::Fws, Action::Get, bytes, &value).map(|it| it.count)
+        };
+        assert_eq!(get(13, b"\"0000000017xxx\""), Ok(1));
+        assert!(get(14, b"\"0000000017xxx\"").is_err());
+        assert!(get(13, b"\"0000000017x?x\"").is_err(), "another value");
         let set = |said: &[u8]| to_commands(Protocol::Redis, Action::Set, 3, said);
         assert_eq!(set(b"+OK\r\n+OK\r\n+O").unwrap().count, 2);
         let refusal = Fault::new("the server refuses: -DENIED no\\r\\n");
         assert_eq!(set(b"+OK\r\n-DENIED no\r\n"), Err(refusal));
-        let get = |said: &[u8]| to_commands(Protocol::Redis, Action::Get, 3, said);
-        assert_eq!(get(b"$3\r\nabc\r\n$3\r\nab").unwrap().count, 1);
-        assert!(get(b"$-1\r\n").is_err());
+        let get = |said: &[u8]| to_commands(Protocol::Redis, Action::Get, 12, said);
+        assert_eq!(get(b"$12\r\n0000000017xx\r\n$12\r\n00").unwrap().count, 1);
+        assert!(get(b"$-1\r\n").is_err() && get(b"$12\r\n0000000017x?\r\n").is_err());
         let http = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 202 A\r\n\r\nHTT";
         assert_eq!(to_publications(Protocol::Nchan, http).unwrap().count, 2);
         assert!(to_publications(Protocol::Nchan, b"HTTP/1.1 404 N\r\n\r\n").is_err());

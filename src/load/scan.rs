@@ -234,12 +234,13 @@ pub(super) fn digits(text: &[u8]) -> Option<u64> {
     (!text.is_empty()).then(|| text.iter().try_fold(0, digit)).flatten()
 }
 
-/// Where the number of a message stands, and how long such a message is: the same for all messages
-/// of a run, so it is looked for once.
+/// Where in a message the data stand that were published, and how long such a message is: the same
+/// for all messages of a run, so it is looked for once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     bytes: usize,
-    number_at: usize,
+    data_at: usize,
+    data_bytes: usize,
 }
 
 /// Digits of the number of a message.
@@ -250,17 +251,27 @@ pub(super) const FILL: u8 = b'x';
 const FILL_BYTES: usize = 8;
 
 impl Shape {
-    /// That of a message, if it is one of ours.
-    pub fn of(message: &[u8]) -> Option<Shape> {
+    /// That of a message with so many bytes of data, if it is one of ours.
+    pub fn of(message: &[u8], data_bytes: usize) -> Option<Shape> {
         let at = message.windows(FILL_BYTES).position(|part| part == [FILL; FILL_BYTES])?;
-        Some(Shape { bytes: message.len(), number_at: at.checked_sub(NUMBER_BYTES)? })
+        let data_at = at.checked_sub(NUMBER_BYTES)?;
+        Some(Shape { bytes: message.len(), data_at, data_bytes })
     }
 
     /// The number of a message of this shape.
     pub fn number(&self, message: &[u8]) -> Option<u64> {
-        let digits_at = self.number_at..self.number_at + NUMBER_BYTES;
-        if message.len() != self.bytes { None } else { digits(message.get(digits_at)?) }
+        let data_at = self.data_at..self.data_at + self.data_bytes;
+        if message.len() != self.bytes { None } else { data_number(message.get(data_at)?) }
     }
+}
+
+/// The number in the data of a message or value, if all behind it is as it was written.
+pub(super) fn data_number(data: &[u8]) -> Option<u64> {
+    let (number, fill) = data.split_at_checked(NUMBER_BYTES)?;
+    // Each byte is like the one before it: compared in one go.
+    let is_fill = fill.first().is_none_or(|first| *first == FILL)
+        && fill.get(1..) == fill.len().checked_sub(1).and_then(|all| fill.get(..all));
+    if is_fill { digits(number) } else { None }
 }
 
 #[cfg(test)]
@@ -329,11 +340,14 @@ mod tests {
     #[test]
     fn numbers_are_where_they_were() {
         let message = |number: &str| format!("{{\"data\":\"{number}xxxxxxxxxx\"}}").into_bytes();
-        let shape = Shape::of(&message("0000000017")).unwrap();
+        let shape = Shape::of(&message("0000000017"), 20).unwrap();
         assert_eq!(shape.number(&message("0000000018")), Some(18));
         assert_eq!(shape.number(&message("000000018")), None, "shorter");
         assert_eq!(shape.number(&message("00000000-8")), None);
-        assert!(Shape::of(b"xxxxxxxx").is_none() && Shape::of(b"hello").is_none());
+        assert!(Shape::of(b"xxxxxxxx", 8).is_none() && Shape::of(b"hello", 8).is_none());
+        let garbled = String::from_utf8(message("0000000018")).unwrap().replace("xx\"", "x?\"");
+        assert_eq!(shape.number(garbled.as_bytes()), None, "another byte behind the number");
+        assert_eq!((data_number(b"0000000018"), data_number(b"18")), (Some(18), None));
         assert_eq!((digits(b"0120"), digits(b""), digits(b"1a")), (Some(120), None, None));
     }
 }

@@ -70,6 +70,8 @@ families! {
         "Times that back ends had to wait because publications that wait took too much memory.";
     SHORTAGES = "fws_shortages_total" Counter
         "Times that requests had to wait because answers that wait took too much memory.";
+    REPLIES_OWED = "fws_replies_owed_bytes" Gauge
+        "Bytes of replies to back ends that wait for the disk.";
     CONTROL_INPUT = "fws_control_input_bytes" Gauge
         "Bytes of large commands of back ends that arrive, by the lengths that they declare.";
     CONTROL_INPUT_WAITS = "fws_control_input_waits_total" Counter
@@ -100,6 +102,8 @@ families! {
     BLOCKED = "fws_blocked_browsers" Gauge
         "Connections of browsers that have not taken yet what was published to them.";
     TURNS = "fws_turn_seconds" Histogram "Turns of the loop, by their time without waiting.";
+    STOOD_STILL = "fws_stood_still_seconds_total" Counter
+        "Time in which the process stood still, a second and more at a time.";
     NAMESPACES = "fws_namespaces" Gauge "Namespaces.";
     CHANNELS = "fws_channels" Gauge "Channels with subscribers.";
     USERS = "fws_users" Gauge "Users with connections.";

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self as stdio, IoSlice};
 
 use super::cork::{Cork, portion};
+use super::parting::Parting;
 use super::peer::{Peer, Phase, flag};
 use super::process::Files;
 use super::refuse::TURNED_AWAY_MS;
@@ -72,6 +73,8 @@ pub(super) struct Io {
     pub sent_before: u64,
     /// Connections closed in this turn, for the handler to forget.
     pub doomed: Vec<(ConnId, CloseReason)>,
+    /// Those who were let go and have not ended yet.
+    pub parting: Parting,
     /// How many of the connections were turned away and have not ended yet.
     pub turned_away: usize,
     /// From a close to the end of the connection, at most.
@@ -107,6 +110,7 @@ impl Io {
             leaving: VecDeque::new(),
             sent_before: 0,
             doomed: Vec::new(),
+            parting: Parting::default(),
             turned_away: 0,
             close_ms,
             linger_ms: close_ms,
@@ -148,15 +152,7 @@ impl Io {
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
         self.turned_away -= usize::from(peer.is(flag::TURNED_AWAY));
-    }
-
-    /// Frees the slot of a peer that has not taken its last words in time. The kernel would keep
-    /// what it has for it, for as long as it likes: whoever never reads must not hold that.
-    pub fn abandon(&mut self, conn: ConnId) {
-        if let Some(peer) = self.peer(conn) {
-            peer.stream.abandon();
-        }
-        self.free(conn);
+        self.leave_line(&peer);
     }
 
     /// The peer is lost, or has ended in every direction: nothing more can be sent.
@@ -164,7 +160,7 @@ impl Io {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let was_open = peer.phase == Phase::Open;
         peer.phase = Phase::Lingering;
-        peer.set(flag::ENDED, true);
+        peer.set(flag::ENDED | flag::LOST, true);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
         if was_open {
@@ -180,8 +176,8 @@ impl Io {
         {
             peer.set(flag::ON_READY, true);
             match peer.door {
-                Door::Control => self.first.push_back(conn),
-                Door::Web | Door::Admin => self.ready.push_back(conn),
+                Door::Control | Door::Admin => self.first.push_back(conn),
+                Door::Web => self.ready.push_back(conn),
             }
         }
     }
@@ -469,6 +465,10 @@ impl Net for Io {
         false
     }
 
+    fn offer(&mut self, conn: ConnId) {
+        self.offer(conn);
+    }
+
     fn drop_published(&mut self, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         self.frames.drop_waiting(&mut peer.out, false, |_| ());
@@ -532,6 +532,7 @@ impl Net for Io {
         self.tails.forget(peer);
         let ms = if peer.is(flag::HASTY) { TURNED_AWAY_MS } else { self.close_ms };
         self.doomed.push((conn, reason));
+        self.line_up(conn);
         self.set_timer(conn, Some(self.now.mono.plus(ms)));
         self.mark_dirty(conn);
         // What the peer still sends is read and thrown away.
@@ -550,7 +551,8 @@ impl Net for Io {
     }
 
     fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
-        if self.open(conn).is_some() {
+        if let Some(peer) = self.open(conn) {
+            peer.set(flag::DUE, false);
             self.set_timer(conn, at);
         }
     }

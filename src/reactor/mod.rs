@@ -8,12 +8,14 @@ mod dial;
 mod events;
 mod io;
 mod listener;
+mod parting;
 mod peer;
 mod process;
 mod refuse;
 mod rounds;
 mod slots;
 mod spare;
+mod standstill;
 mod stop;
 mod stream;
 mod tails;
@@ -43,6 +45,7 @@ use peer::{Phase, flag};
 use refuse::Gate;
 use rounds::Round;
 use spare::Spares;
+use standstill::Standstills;
 
 /// Bytes read from one connection in one turn, and the size of the one read buffer.
 const READ_BYTES: usize = 64 * 1024;
@@ -85,6 +88,7 @@ pub struct Reactor {
     poll: Poll,
     events: Events,
     clock: Clock,
+    standstills: Standstills,
     io: Io,
     bounds: Bounds,
     /// What is known of the doors, which have their slots among the connections; once the server
@@ -144,6 +148,7 @@ impl Reactor {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_MAX),
             clock,
+            standstills: Standstills::default(),
             io: Io::new(now, bounds.close_ms, bounds.slow),
             bounds,
             doors: Slab::new(),
@@ -269,17 +274,20 @@ impl Reactor {
     /// # Errors
     /// As [`Reactor::run`].
     pub fn turn(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
-        self.poll_events(handler)?;
+        let asked = self.poll_events(handler)?;
         let watch = Stopwatch::start();
-        self.io.now = self.clock.now();
+        self.begin(handler, asked);
         self.io.sent_before = self.io.meters.sent_bytes;
         self.read_events();
+        self.forget(handler);
         self.accept(handler);
         handler.tick(&mut self.io);
         self.read_round(handler);
         self.expire(handler);
         self.cut_slow(handler);
         self.part(handler);
+        // Nothing is given to who has gone in this turn.
+        self.forget(handler);
         handler.settle(&mut self.io);
         self.forget(handler);
         self.flush_round(handler);
@@ -290,9 +298,9 @@ impl Reactor {
         Ok(())
     }
 
-    /// Waits for events, no longer than anybody can wait.
-    fn poll_events(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
-        let now = self.clock.now().mono;
+    /// Waits for events, no longer than anybody can wait; how long that is.
+    fn poll_events(&mut self, handler: &mut impl Handler) -> stdio::Result<Option<Duration>> {
+        let now = self.read_clock().mono;
         // Whoever was read while the server stops may have more, which shows at once.
         let is_curious = self.hear_until.is_some() && self.has_read;
         let Io { ready, first, dirty, heavy, leaving, .. } = &self.io;
@@ -314,7 +322,7 @@ impl Reactor {
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != stdio::ErrorKind::Interrupted => Err(error),
-            _ => Ok(()),
+            _ => Ok(timeout),
         }
     }
 
@@ -374,6 +382,7 @@ impl Reactor {
         (door, from): (Door, Address),
     ) {
         self.is_starved = false;
+        self.make_place(handler, door);
         if door == Door::Web {
             self.gate.pass(self.io.now.mono);
         }
@@ -419,6 +428,11 @@ impl Reactor {
                 Err(error) => match error.kind() {
                     stdio::ErrorKind::WouldBlock => peer.set(flag::READABLE, false),
                     stdio::ErrorKind::Interrupted => self.io.mark_ready(conn),
+                    // Of the commands in front of it some may be still to be carried out.
+                    _ if peer.door == Door::Control && filled > 0 => {
+                        peer.set(flag::ENDED, true);
+                        peer.set(flag::READABLE, false);
+                    }
                     _ => return self.io.lose(conn, CloseReason::PeerLost),
                 },
             }
@@ -487,11 +501,27 @@ impl Reactor {
             }
             let Some((conn, phase)) = self.io.expired() else { return };
             match phase {
-                Phase::Open => handler.timed_out(&mut self.io, conn),
+                Phase::Open => self.time_out(handler, conn),
                 Phase::Flushing => self.io.abandon(conn),
                 Phase::Lingering => self.io.free(conn),
             }
         }
+    }
+
+    /// The handler's deadline of a connection has passed. What came in time may still stand in line
+    /// behind that of others: it is heard first, and may be what was waited for.
+    fn time_out(&mut self, handler: &mut impl Handler, conn: ConnId) {
+        let Some(peer) = self.io.peer(conn) else { return };
+        if peer.is(flag::READABLE) && !peer.is(flag::PAUSED) {
+            peer.set(flag::DUE, true);
+            self.read(handler, conn);
+            let Some(peer) = self.io.peer(conn) else { return };
+            if peer.phase != Phase::Open || !peer.is(flag::DUE) {
+                return;
+            }
+            peer.set(flag::DUE, false);
+        }
+        handler.timed_out(&mut self.io, conn);
     }
 
     /// Peers that were given time to take what waits for them, a bounded number as well.
@@ -513,9 +543,7 @@ impl Reactor {
         while !self.io.doomed.is_empty() {
             for (conn, reason) in std::mem::take(&mut self.io.doomed) {
                 handler.closed(&mut self.io, conn, reason);
-                let Some(peer) = self.io.peer(conn) else { continue };
-                if peer.phase == Phase::Lingering {
-                    // Lost before the handler knew: there is nothing to linger for.
+                if self.io.peer(conn).is_some_and(|peer| peer.is(flag::LOST)) {
                     self.io.free(conn);
                 }
             }
@@ -529,7 +557,7 @@ impl Reactor {
             Flushed::All => self.drained(handler, conn),
             Flushed::Much => return false,
             Flushed::More => self.io.mark_dirty(conn),
-            Flushed::Lost => self.io.lose(conn, CloseReason::PeerLost),
+            Flushed::Lost => self.lose_output(conn),
         }
         true
     }

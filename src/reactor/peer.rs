@@ -46,6 +46,12 @@ pub(super) mod flag {
     pub const HASTY: u16 = 1 << 10;
     /// The handler has never heard of it: there was no room.
     pub const TURNED_AWAY: u16 = 1 << 11;
+    /// Its deadline has passed, and the handler has set no other.
+    pub const DUE: u16 = 1 << 12;
+    /// Nothing comes from it and nothing reaches it: it is gone as soon as the handler knows.
+    pub const LOST: u16 = 1 << 13;
+    /// It was let go, and stands in the line of those who make place.
+    pub const PARTING: u16 = 1 << 14;
 }
 
 /// One connection.

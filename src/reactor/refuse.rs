@@ -28,15 +28,20 @@ impl Reactor {
         self.io.connections() - self.io.turned_away
     }
 
-    /// Whether there is room for one who comes through that door. Counted from the slots, so that
-    /// it cannot drift.
-    pub(super) fn has_room(&self, door: Door) -> bool {
+    /// Whether there are fewer connections than there may be for one who comes through that door.
+    /// Counted from the slots, so that it cannot drift.
+    pub(super) fn is_within(&self, door: Door) -> bool {
         let Bounds { connections, control_reserve, admin_connections, .. } = self.bounds;
         match door {
             Door::Web => self.let_in() < connections,
             Door::Control => self.let_in() < connections.saturating_add(control_reserve),
             Door::Admin => self.io.admins() < admin_connections,
         }
+    }
+
+    /// Whether there is room for one who comes through that door, or somebody who makes place.
+    pub(super) fn has_room(&self, door: Door) -> bool {
+        self.is_within(door) || (door != Door::Admin && self.io.parting.count > 0)
     }
 
     /// Whether one more can be turned away at this door.

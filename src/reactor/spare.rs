@@ -1,5 +1,6 @@
 //! Descriptors that are kept for the day on which there are none: with each of them one more back
-//! end gets in; and when the doors are asked again. Part of the reactor, which accepts.
+//! end gets in, or one who watches; and when the doors are asked again. Part of the reactor, which
+//! accepts.
 
 use std::fs::File;
 use std::io;
@@ -11,8 +12,9 @@ use crate::address::Address;
 use crate::edge::Door;
 use crate::time::Millis;
 
-/// So many back ends get in although there are no descriptors any more.
-const SPARES: usize = 4;
+/// So many back ends get in although there are no descriptors any more, and one more who watches.
+const SPARES: usize = 4 + FOR_ADMINS;
+const FOR_ADMINS: usize = 1;
 /// Pause in accepting after the kernel ran out of descriptors or memory.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -34,13 +36,19 @@ impl Spares {
         self.0.len() == SPARES
     }
 
-    /// Accepts one; a back end, if it must be, in place of a spare.
+    /// Accepts one; a back end, or who watches, if it must be in place of a spare.
     pub fn accept(&mut self, door: &mut Listener) -> io::Result<(Stream, Address)> {
         let accepted = door.accept();
         let Err(error) = &accepted else { return accepted };
-        if door.door != Door::Control || !is_starved(error) || self.0.pop().is_none() {
+        let others = match door.door {
+            Door::Web => SPARES,
+            Door::Control => FOR_ADMINS,
+            Door::Admin => 0,
+        };
+        if !is_starved(error) || self.0.len() <= others {
             return accepted;
         }
+        self.0.pop();
         let accepted = door.accept();
         if accepted.is_err() {
             // The kernel says that there is no descriptor before it looks whether anybody is there:

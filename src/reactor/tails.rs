@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 
 use super::Reactor;
+use super::io::Io;
 use super::peer::{Peer, Phase, flag};
 use crate::arena::{NIL, Slots};
 use crate::edge::{ConnId, Door, Handler, Net};
@@ -89,6 +90,22 @@ impl Reactor {
         if peer.phase == Phase::Open && peer.is(flag::PAUSED) && peer.is(flag::END_NEAR) {
             handler.hung_up(&mut self.io, conn);
         }
+    }
+
+    /// A write has failed: the peer takes nothing any more. What a back end has said is carried out
+    /// all the same: some say all that they have to say, wait for no answer and leave.
+    pub(super) fn lose_output(&mut self, conn: ConnId) {
+        let Io { peers, frames, .. } = &mut self.io;
+        let Some(peer) = peers.get_mut(conn) else { return };
+        let is_spent = peer.is(flag::ENDED) && peer.tail == NIL;
+        let is_heard = peer.phase == Phase::Open && !peer.is(flag::PAUSED) && !is_spent;
+        if peer.door != Door::Control || !is_heard {
+            return self.io.lose(conn, CloseReason::PeerLost);
+        }
+        frames.clear(&mut peer.out);
+        // Nobody else says what is left: the read that finds the end does.
+        peer.set(flag::READABLE, true);
+        self.io.mark_ready(conn);
     }
 
     /// If too much waits in all, the largest go, until a quarter is free: so that looking for them

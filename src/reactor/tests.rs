@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::edge::Net;
+use crate::frame::Frame;
 use std::io::{Read, Write};
 
 /// Does not listen until it is told to, and then counts what comes.
@@ -288,6 +289,85 @@ fn those_who_go_on_talking_after_their_end_are_in_nobodys_way() {
 }
 
 #[test]
+fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
+    let (mut reactor, address) = reactor();
+    reactor.set_bounds(Bounds { connections: 3, ..bounds() });
+    let mut crowd = Crowd::default();
+    let mut peers = gather(&mut reactor, &mut crowd, &address, 3);
+    // They are let go, and stay: the first of them ends for each that comes.
+    let [first, second, third] = crowd.conns[..] else { panic!("three have come") };
+    for conn in [second, first, third] {
+        reactor.io.close(conn, CloseReason::BadHttp);
+    }
+    for (came, gone) in [(4, second), (5, first)] {
+        peers.push(std::net::TcpStream::connect(&address).unwrap());
+        turns(&mut reactor, &mut crowd, came, |_, crowd| crowd.conns.len());
+        assert!(reactor.io.peers.get(gone).is_none() && reactor.io.peers.get(third).is_some());
+        assert_eq!(reactor.connections(), 3);
+    }
+    // Nobody makes place who was not let go; and nothing is left of those who were.
+    peers.push(std::net::TcpStream::connect(&address).unwrap());
+    turns(&mut reactor, &mut crowd, 6, |_, crowd| crowd.conns.len());
+    peers.push(std::net::TcpStream::connect(&address).unwrap());
+    (0..50).for_each(|_| reactor.turn(&mut crowd).unwrap());
+    assert_eq!((crowd.conns.len(), reactor.connections(), reactor.io.parting.count), (6, 3, 0));
+    // Of many who have ended at once none stay in the line.
+    for conn in crowd.conns.drain(..).skip(3) {
+        reactor.io.close(conn, CloseReason::BadHttp);
+        reactor.io.free(conn);
+    }
+    assert_eq!(reactor.io.parting.count, 0);
+}
+
+#[test]
+fn who_has_gone_in_a_turn_is_forgotten_before_it_is_settled() {
+    /// Closes whoever speaks, and notes when it is told of the end.
+    #[derive(Default)]
+    struct Settler {
+        open: usize,
+        settled_with: Vec<usize>,
+    }
+    impl Handler for Settler {
+        fn opened(&mut self, _: &mut impl Net, _: ConnId, _: Door, _: Address) {
+            self.open += 1;
+        }
+        fn received(
+            &mut self,
+            net: &mut impl Net,
+            conn: ConnId,
+            input: &mut [u8],
+        ) -> Result<usize, CloseReason> {
+            net.close(conn, CloseReason::PeerClosed);
+            Ok(input.len())
+        }
+        fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
+        fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
+        fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
+        fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {
+            self.open -= 1;
+        }
+        fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+        fn due(&self, _: &impl Net) -> Option<Millis> {
+            Some(Millis(0))
+        }
+        fn tick(&mut self, _: &mut impl Net) {}
+        fn settle(&mut self, net: &mut impl Net) {
+            if net.meters().received_bytes > 0 {
+                self.settled_with.push(self.open);
+            }
+        }
+    }
+    let (mut reactor, address) = reactor();
+    let mut settler = Settler::default();
+    let mut peer = std::net::TcpStream::connect(address).unwrap();
+    peer.write_all(b"x").unwrap();
+    while settler.settled_with.is_empty() {
+        reactor.turn(&mut settler).unwrap();
+    }
+    assert_eq!(settler.settled_with, [0]);
+}
+
+#[test]
 fn what_a_crowd_does_at_once_takes_several_turns() {
     const ALL: usize = 400;
     let (mut reactor, address) = reactor();
@@ -435,4 +515,98 @@ fn lists_give_back_what_a_crowd_has_taken() {
         io.dirty.capacity() <= super::io::LIST_KEPT && io.ready.capacity() <= super::io::LIST_KEPT
     );
     assert_eq!(io.ready, [0, 1, 2].map(|slot| ConnId::new(slot, 0)));
+}
+
+/// Waits for a word of each, and lets the second go when all that the first was told has gone out.
+#[derive(Default)]
+struct Pair {
+    conns: Vec<ConnId>,
+    wait_ms: u64,
+    tells: bool,
+    heard: usize,
+    expired: usize,
+}
+
+impl Handler for Pair {
+    fn opened(&mut self, net: &mut impl Net, conn: ConnId, _: Door, _: Address) {
+        self.conns.push(conn);
+        net.deadline(conn, Some(net.now().mono.plus(self.wait_ms)));
+    }
+    fn received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        if input != b"done" {
+            return Ok(0);
+        }
+        self.heard += 1;
+        net.deadline(conn, None);
+        Ok(input.len())
+    }
+    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn drained(&mut self, net: &mut impl Net, _: ConnId) {
+        net.close(self.conns[1], CloseReason::GoingAway);
+    }
+    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {
+        self.expired += 1;
+    }
+    fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
+    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
+    fn due(&self, _: &impl Net) -> Option<Millis> {
+        Some(Millis(0))
+    }
+    fn tick(&mut self, net: &mut impl Net) {
+        if std::mem::take(&mut self.tells) {
+            for conn in self.conns.clone() {
+                net.pause(conn);
+                net.send(conn, Frame::from(b"last words".to_vec()));
+            }
+        }
+    }
+    fn settle(&mut self, _: &mut impl Net) {}
+}
+
+#[test]
+fn what_came_in_time_is_heard_before_the_deadline() {
+    const PEERS: usize = 200;
+    let (mut reactor, address) = reactor();
+    let mut handler = Pair { wait_ms: 300, ..Pair::default() };
+    let mut peers: Vec<_> =
+        (0..PEERS).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    while handler.conns.len() < PEERS {
+        reactor.turn(&mut handler).unwrap();
+    }
+    // Of more than one turn reads; and one who says something, but not what is waited for.
+    peers.iter_mut().skip(1).for_each(|peer| peer.write_all(b"done").unwrap());
+    peers[0].write_all(b"half").unwrap();
+    std::thread::park_timeout(Duration::from_millis(600));
+    while handler.heard + handler.expired < PEERS {
+        reactor.turn(&mut handler).unwrap();
+    }
+    assert_eq!((handler.heard, handler.expired), (PEERS - 1, 1));
+}
+
+#[test]
+fn whoever_is_let_go_while_another_is_written_to_has_the_last_words() {
+    let (mut reactor, address) = reactor();
+    let mut handler = Pair { wait_ms: 60_000, ..Pair::default() };
+    let mut peers: Vec<_> =
+        (0..2).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    while handler.conns.len() < 2 {
+        reactor.turn(&mut handler).unwrap();
+    }
+    handler.tells = true;
+    reactor.turn(&mut handler).unwrap();
+    // With input that nobody has read the end of the socket would be a reset.
+    let mut words = [0; 10];
+    peers[1].read_exact(&mut words).unwrap();
+    assert_eq!(&words, b"last words");
+    peers[1].write_all(b"unread").unwrap();
+    (0..10).for_each(|_| reactor.turn(&mut handler).unwrap());
+    assert_eq!(peers[1].read(&mut words).unwrap(), 0);
+    peers[1].write_all(b"more").unwrap();
+    (0..10).for_each(|_| reactor.turn(&mut handler).unwrap());
+    assert_eq!(peers[1].write(b"still there").unwrap(), 11, "it is gone at once");
 }

@@ -3,6 +3,7 @@
 //! Called by the server's start, before anything is made by these limits, and at each reload.
 
 use std::fs;
+use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
@@ -26,28 +27,29 @@ type Share = (&'static str, u64, u64);
 /// All that can be full at the same time.
 const SHARES: [Share; 15] = [
     // The longest command, beyond all that is counted below: as the reply to a `get` though too
-    // much waits already, in UTF-8, and on its way to the disk.
-    (FRAME, 3, 155),
+    // much waits already, as one that waits for the disk, in UTF-8, and on its way to the disk.
+    (FRAME, 4, 207),
     // A message in all its forms that waits though too much waited already.
     ("publication_bytes", 1, 179),
     ("control_input_bytes", 1, 52),
     // A command that is not large, and a read of what comes behind it.
     (BACK_ENDS, 80 << 10, 34),
     ("input_bytes", 1, 47),
-    ("bodies_bytes", 1, 25),
-    // Of these two there may be an eighth more, for what is short: another 24 thousandths.
-    ("queued_bytes", 1, 130),
+    ("bodies_bytes", 1, 20),
+    // Of these two there may be an eighth more, for what is short, and a quarter of the second
+    // for large states that have just been taken: another 34 thousandths.
+    ("queued_bytes", 1, 104),
     ("answers_bytes", 1, 55),
     // With the user and what the reactor has of it.
     ("connections", 700, 43),
     ("sessions", 512, 14),
     // To a channel of its own, with a long name; and a grant with two.
-    ("subscriptions", 450, 97),
-    ("grants", 650, 44),
+    ("subscriptions", 450, 78),
+    ("grants", 650, 37),
     // One namespace gets eight ninths of this, and in that fits the largest state.
     ("states_bytes", 1, 59),
     ("states", 131, 12),
-    ("store_pending_bytes", 1, 20),
+    ("store_pending_bytes", 1, 15),
 ];
 /// Replies of all back ends that are so short that they wait for no room.
 const REPLIES: u64 = 10;
@@ -108,16 +110,34 @@ fn limits_for(room: u64, limits: &Limits) -> Vec<(&'static str, u64)> {
 fn memory(store: StoreKind) -> Option<(u64, u64)> {
     let own_space = OWN_SPACE + if store == StoreKind::None { 0 } else { STORE_SPACE };
     let space = getrlimit(Resource::As).current.map(|bytes| (bytes, own_space));
-    let group = group_bytes().map(|bytes| (bytes, OWN_MEMORY));
-    [space, group].into_iter().flatten().min_by_key(|(most, own)| most.saturating_sub(*own))
+    let data = getrlimit(Resource::Data).current.map(|bytes| (bytes, OWN_SPACE));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = group_bytes(&groups, Path::new("/sys/fs/cgroup"));
+    let group = group.map(|bytes| (bytes, OWN_MEMORY));
+    [space, data, group].into_iter().flatten().min_by_key(|(most, own)| most.saturating_sub(*own))
 }
 
-/// The bound of the control group that this process is in, if it is known.
-fn group_bytes() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let file = format!("/sys/fs/cgroup{}/memory.max", path.trim_end_matches('/'));
-    fs::read_to_string(file).ok()?.trim().parse().ok()
+/// The least bound of the control groups that a process is in, each of which is within the next,
+/// if any is known; by what the kernel says of the process (cgroups(7)) and where they are mounted.
+/// Both versions have it: the first one in a tree for memory alone.
+fn group_bytes(groups: &str, root: &Path) -> Option<u64> {
+    let bounds = groups.lines().flat_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (kinds, path) = rest.split_once(':')?;
+        let (root, name) = match kinds {
+            "" => (root.to_owned(), "memory.max"),
+            _ if kinds.split(',').any(|kind| kind == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        // In a container the path may be that of the host, of which its own root is the end.
+        let path = Path::new(path.trim_start_matches('/'));
+        let files: Vec<_> = path.ancestors().map(|path| root.join(path).join(name)).collect();
+        Some(files)
+    });
+    let read = |file| fs::read_to_string(file).ok()?.trim().parse().ok();
+    bounds.flatten().filter_map(read).min()
 }
 
 #[cfg(test)]
@@ -140,8 +160,36 @@ mod tests {
         let held: u64 =
             shares.map(|(name, bytes, _)| limits.get(name).unwrap() as u64 * bytes).sum();
         let replies = limits.control_connections * limits.control_replies_pause_bytes;
-        let beyond = limits.queued_bytes / 8 + limits.answers_bytes / 8;
+        let beyond = limits.queued_bytes / 8 + limits.answers_bytes / 8 + limits.answers_bytes / 4;
         held + (replies + beyond) as u64
+    }
+
+    #[test]
+    fn the_least_bound_of_all_groups_around_it_counts() {
+        let root = std::env::temp_dir().join(format!("fws-groups-{}", std::process::id()));
+        let bound = |file: &str, text: &str| {
+            let file = root.join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        bound("system.slice/fws.service/memory.max", "max\n");
+        bound("system.slice/memory.max", "500\n");
+        bound("user.slice/memory.max", "100\n");
+        let of = |groups: &str| group_bytes(groups, &root);
+        assert_eq!(of("0::/system.slice/fws.service\n"), Some(500));
+        bound("system.slice/fws.service/memory.max", "400\n");
+        assert_eq!(of("0::/system.slice/fws.service\n"), Some(400));
+        assert_eq!(of("0::/other.slice\n"), None);
+        // A container sees its own group as the root, under either version.
+        bound("memory.max", "300\n");
+        assert_eq!(of("0::/system.slice/fws.service\n"), Some(300));
+        assert_eq!(of("0::/\n"), Some(300));
+        bound("memory/memory.limit_in_bytes", "200\n");
+        bound("memory/docker/a/memory.limit_in_bytes", "150\n");
+        assert_eq!(of("12:cpu,cpuacct:/a\n11:memory:/docker/b\n"), Some(200));
+        assert_eq!(of("11:hugetlb,memory:/docker/a\n0::/docker/a\n"), Some(150));
+        assert_eq!(of(""), None);
+        fs::remove_dir_all(root).unwrap();
     }
 
     /// As `docs/operations.md` says under *Sizing*.
@@ -172,9 +220,9 @@ mod tests {
             assert!(limits.sessions_unauthenticated <= limits.sessions, "{mib} MiB");
             before = limits;
         }
-        let beyond =
-            SHARES.iter().filter(|(name, ..)| ["queued_bytes", "answers_bytes"].contains(name));
-        let beyond = beyond.map(|(.., share)| share).sum::<u64>().div_ceil(8);
+        let share = |name| SHARES.iter().find(|(other, ..)| *other == name).unwrap().2;
+        let (queued, answers) = (share("queued_bytes"), share("answers_bytes"));
+        let beyond = (queued + answers).div_ceil(8) + answers.div_ceil(4);
         assert_eq!(SHARES.iter().map(|(.., share)| share).sum::<u64>() + REPLIES + beyond, 1000);
         let limits = limits_in(176 << 20);
         let whole = Limits::default();

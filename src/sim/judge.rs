@@ -12,6 +12,7 @@ mod clock;
 mod expected;
 mod intake;
 mod line;
+mod owed;
 mod queues;
 mod recovery;
 mod replica;
@@ -65,9 +66,9 @@ pub(super) struct Line {
     is_answered_once: bool,
     /// Bytes that were given to the switch.
     delivered: u64,
-    /// Half of the head of the intents is there, and waits for room or not; at rest since when.
+    /// Half of the head of the intents is there, and is heard; at rest since when.
     half: Option<Half>,
-    half_at_rest: Option<((u64, bool), Millis)>,
+    half_at_rest: Option<(u64, Millis)>,
 }
 
 /// What must be sent, and when.
@@ -107,6 +108,10 @@ pub(super) struct Controller {
     held_ms: usize,
     heard_at: Millis,
     auth_by: Term,
+    /// It was last seen not to be heard for want of room, and by when it must have said who it is
+    /// then.
+    was_starved: bool,
+    auth_at_last: Millis,
     /// It has not authenticated, or its key is no longer good: the how many-eth of those.
     stranger: Option<u64>,
     /// It has been authenticated, whatever became of that.
@@ -140,6 +145,8 @@ pub(super) struct Browser {
     pong_by: Option<Term>,
     /// When that was sent, something waited in front of it.
     is_pong_behind: bool,
+    /// That, or much had been taken just before.
+    may_be_late: bool,
     /// It was not read when a deadline came: another one is set, once more for as long as a beat.
     held_until: Option<Millis>,
     /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if
@@ -205,6 +212,8 @@ pub(super) struct Judge {
     reached: BTreeSet<ConnId>,
     /// Number of the last entry.
     applied: u64,
+    /// What was durable at the end of the last turn.
+    durable: u64,
     /// Mark of all that is recorded by now.
     mark: u64,
     /// Marks of the last change of each place, by namespace.
@@ -266,6 +275,7 @@ impl Judge {
             spreads: VecDeque::new(),
             reached: BTreeSet::new(),
             applied: 0,
+            durable: 0,
             mark: 0,
             marks: BTreeMap::new(),
             past: VecDeque::new(),
@@ -321,6 +331,7 @@ impl Judge {
         door: Door,
         from: Address,
         intents: Vec<(u64, u64, Intent)>,
+        items: &[Item],
     ) {
         let is_controller = |line: &&Line| !line.is_gone && line.door() == Door::Control;
         let controllers = self.lines.values().filter(is_controller).count();
@@ -350,10 +361,10 @@ impl Judge {
         if door == Door::Web {
             self.came(conn, from);
         }
-        if door == Door::Control && controllers >= self.limits.control_connections {
-            self.let_go_answered(conn, CloseReason::Full);
-        } else if door == Door::Control {
-            self.is_nobody(conn);
+        if door == Door::Control {
+            let is_full =
+                controllers >= self.limits.control_connections && !self.is_room_made(items);
+            self.is_nobody(conn, is_full);
         }
     }
 
@@ -475,35 +486,11 @@ impl Judge {
         }
     }
 
-    /// The last browser has gone: back ends are let go, and may keep what they owe for as long as
-    /// the stop takes.
-    fn note_last_call(&mut self) {
-        let is_left = |line: &Line| line.door() == Door::Web && !line.is_gone;
-        if !self.is_stopping || self.is_last_call || self.lines.values().any(is_left) {
-            return;
-        }
-        self.is_last_call = true;
-        for line in self.lines.values_mut() {
-            if let Role::Controller(controller) = &mut line.role {
-                (controller.is_ended, controller.held_since) = (true, None);
-            }
-        }
-    }
-
     /// It is to be let go: it is nobody from now on, and told so when its turn comes.
     fn part(&mut self, conn: ConnId, reason: CloseReason) {
         self.leave(conn);
         if let Some(browser) = self.browser(conn) {
             browser.parting.get_or_insert(reason);
-        }
-    }
-
-    /// All replies that may leave have left.
-    pub fn settled(&mut self, durable: u64) {
-        self.see_flood();
-        for (conn, line) in &self.lines {
-            let held_back = line.expected.front().filter(|due| due.by <= durable);
-            assert!(held_back.is_none(), "{conn:?}: {held_back:?} is durable and was not sent");
         }
     }
 

@@ -502,6 +502,10 @@ impl Net for FakeNet {
         is_lost
     }
 
+    fn offer(&mut self, conn: ConnId) {
+        self.offer(conn);
+    }
+
     fn drop_published(&mut self, conn: ConnId) {
         self.drop_waiting(conn, false);
     }

@@ -111,7 +111,7 @@ fn door<J: Journal>(
     let settings = Settings {
         limits: limits.clone(),
         server_key: SERVER_KEY.to_owned(),
-        demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
+        demo: Some(Demo { page: "<p>".as_bytes().into(), namespace: "site".to_owned() }),
         sockjs: SockJs::default(),
         proxies: super::ways::proxies(),
         now,
@@ -213,6 +213,7 @@ impl<G: Ground> Stage<G> {
         for conn in self.net.events() {
             self.net.lose(conn);
         }
+        is_busy |= self.forget();
         self.door.tick(&mut self.net);
         let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
@@ -220,6 +221,7 @@ impl<G: Ground> Stage<G> {
         ready.drain(..most).for_each(|conn| self.read(conn));
         self.net.ready.splice(..0, ready);
         self.expire();
+        is_busy |= self.forget();
         self.door.settle(&mut self.net);
         if let Some(store) = self.ground.store() {
             store.take_sent();

@@ -400,6 +400,7 @@ impl<G: Ground> World<G> {
         for conn in self.net.events() {
             self.net.lose(conn);
         }
+        is_busy |= self.forget();
         self.switch.tick(&mut self.net);
         let ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
@@ -415,6 +416,7 @@ impl<G: Ground> World<G> {
             }
         }
         assert_eq!(self.net.overdue(), None, "all visitors read");
+        is_busy |= self.forget();
         self.switch.settle(&mut self.net);
         is_busy |= self.forget();
         let dirty = std::mem::take(&mut self.net.dirty);

@@ -151,6 +151,7 @@ impl<G: Ground> World<G> {
         for conn in self.net.events() {
             self.lose(conn);
         }
+        is_busy |= self.forget();
         self.accept();
         self.switch.tick(&mut self.net);
         self.report.calls += 1;
@@ -176,12 +177,13 @@ impl<G: Ground> World<G> {
         self.net.ready.splice(..0, left.into_iter().chain(ready));
         is_busy |= self.expire();
         is_busy |= self.cut_slow();
+        is_busy |= self.forget();
         self.switch.settle(&mut self.net);
         self.note_batch();
         let items = self.tape.take();
         self.judge.orders(&items, self.tape.marks(), self.tape.horizon());
         self.judge_items(&items, None);
-        self.judge.settled(self.tape.durable());
+        self.judge.settled(self.tape.durable(), self.switch.is_releasing());
         is_busy |= self.forget();
         let mut dirty = std::mem::take(&mut self.net.dirty);
         is_busy |= !dirty.is_empty();
@@ -352,8 +354,9 @@ impl<G: Ground> World<G> {
             self.clients[i].conn = Some(conn);
             let early = std::mem::take(&mut self.clients[i].early);
             self.switch.opened(&mut self.net, conn, door, from);
-            self.judge.opened(conn, door, from, early);
-            self.judge(None);
+            let items = self.tape.take();
+            self.judge.opened(conn, door, from, early, &items);
+            self.judge_items(&items, None);
         }
     }
 

@@ -2,6 +2,8 @@
 //! admin door, tests. Changes nothing.
 
 use super::Switch;
+use super::intake::Room;
+use crate::edge::ConnId;
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::limits::Limits;
@@ -24,6 +26,8 @@ pub struct Census {
     pub strangers: usize,
     /// What is kept of bodies of requests.
     pub bodies: Bodies,
+    /// Bytes of replies to back ends that wait for the disk.
+    pub replies_owed: usize,
     /// Bytes reserved for large frames of back ends that arrive.
     pub control_input: usize,
     /// Times that such a frame had to wait for room.
@@ -53,6 +57,11 @@ impl<J: Journal> Switch<J> {
         &self.limits
     }
 
+    /// Whether replies that could leave wait for the next turn.
+    pub fn is_releasing(&self) -> bool {
+        self.is_releasing
+    }
+
     /// How many browsers are spoken with, over sockets and sessions.
     pub fn sessions(&self) -> usize {
         self.web.sessions()
@@ -74,6 +83,7 @@ impl<J: Journal> Switch<J> {
             http,
             strangers,
             bodies,
+            replies_owed: self.replies_owed(),
             control_input: self.intake.reserved(),
             control_input_waits: self.intake.waits,
             control_input_evicted: self.intake.evicted,
@@ -98,12 +108,35 @@ impl<J: Journal> Switch<J> {
         assert_eq!(queues, [0; 4], "who is owed, held back, leaving, or not done with");
         assert!(self.crowd.is_empty(), "what was gathered is not handed out");
         assert!(self.shared.due().is_none(), "a large state is on its way to nobody");
+        assert_eq!((self.hungry.len(), self.owed.reserved()), (0, 0), "who waits for answers");
         self.intake.check_drained();
         self.web.check_drained();
         let meters = self.journal.meters(now).unwrap_or_default();
         assert!(!meters.is_failing, "the disk is well, and the store is not");
         let pending = (meters.pending_changes, meters.pending_bytes, meters.lag_ms);
         assert_eq!(pending, (0, 0, 0), "what waits for the disk");
+    }
+
+    /// Checks that whoever waits stands in the line for that, once; for tests.
+    pub(super) fn check_owed(&self) {
+        let mut reserved = 0;
+        for conn in self.seats.all_controllers() {
+            let Some(controller) = self.seats.look_at(conn) else { continue };
+            let is_owed = !controller.replies.is_empty();
+            let bytes: usize = controller.replies.iter().map(|(_, body)| body.len()).sum();
+            assert_eq!(bytes, controller.replies_bytes, "bytes that {conn:?} is owed");
+            assert!(is_owed || controller.owes.is_none(), "{conn:?} is owed nothing");
+            reserved += controller.owes.as_ref().map_or(0, Room::bytes);
+            let places = |line: &mut dyn Iterator<Item = &ConnId>| {
+                line.filter(|other| **other == conn).count()
+            };
+            let owing = places(&mut self.owing.iter());
+            let hungry = places(&mut self.hungry.iter());
+            let wants = usize::from(controller.wants.is_some());
+            assert!(owing >= usize::from(is_owed) && hungry <= wants, "{conn:?} waits for nothing");
+            assert_eq!(owing + hungry, wants.max(usize::from(is_owed)), "places of {conn:?}");
+        }
+        assert_eq!(reserved, self.owed.reserved(), "room for replies that are owed");
     }
 
     /// Checks that what was counted is what there is; for tests.

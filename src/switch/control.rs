@@ -18,7 +18,7 @@ use super::{Switch, WHOLE, Waiter, text};
 use crate::address::Household;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
-use crate::hub::{Change, KeyRef, NsId, Outcome, Refusal, Spot};
+use crate::hub::{Change, NsId, Outcome, Refusal, Spot};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -49,6 +49,8 @@ pub(super) struct Controller {
     /// Bodies of replies that wait until their mark is durable, and their bytes.
     pub replies: VecDeque<(Mark, Body)>,
     pub replies_bytes: usize,
+    /// Room for a large one of those.
+    pub owes: Option<Room>,
     /// It is not read until its replies have gone out.
     pub is_held: bool,
     /// It sends no more, or is not heard any more: closed when all is answered.
@@ -113,12 +115,15 @@ impl Controller {
         self.is_held = true;
         let by = net.now().mono.plus(limits.control_replies_ms as u64);
         self.deadlines.replies(Some(by));
-        self.unhear(net, conn);
+        self.deadlines.unheard(net.now().mono);
+        net.deadline(conn, self.deadlines.next());
+        net.pause(conn);
     }
 
-    /// Reads no more for now. Half a frame is not waited for meanwhile.
+    /// Reads no more until there is room. Neither half a frame is waited for meanwhile, nor who it
+    /// is.
     pub fn unhear(&mut self, net: &mut impl Net, conn: ConnId) {
-        self.deadlines.unheard(net.now().mono);
+        self.deadlines.starved(net.now().mono);
         net.deadline(conn, self.deadlines.next());
         net.pause(conn);
     }
@@ -174,7 +179,7 @@ impl Controller {
 
     /// It is somebody, or must have proved by then that it is.
     pub fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth_by: Option<Millis>) {
-        self.deadlines.auth_by(auth_by);
+        self.deadlines.auth_by(auth_by, net.now().mono);
         net.deadline(conn, self.deadlines.next());
     }
 
@@ -360,7 +365,7 @@ impl<J: Journal> Switch<J> {
                 self.show(conn, controller, (ns?, spot), at);
                 return Ok(Answer::Said);
             }
-            Command::Info { channel } => return Ok(self.list(net, ns?, &channel)),
+            Command::Info { channel } => return self.list(net, ns?, &channel),
             Command::Emit { channels, data, options } => {
                 self.check_publication(channels.len(), data)?;
                 let ns = ns?;
@@ -404,8 +409,7 @@ impl<J: Journal> Switch<J> {
         (ns, spot): (NsId, Spot<'_>),
         at: UnixMillis,
     ) {
-        let number = self.hub.number(ns).unwrap_or_default();
-        let mark = self.journal.mark_of(KeyRef::State { ns: number, spot });
+        let mark = self.mark_of(ns, spot);
         let state = self.hub.state(ns, spot.channel, spot.user, at);
         let state = state.unwrap_or("null");
         let (durable, owing) = (self.journal.durable(), &mut self.owing);
@@ -414,11 +418,13 @@ impl<J: Journal> Switch<J> {
     }
 
     /// Who is in a channel: whoever is cut by what was published in front of this is not.
-    fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Answer {
+    fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Result<Answer, Refused> {
         self.hand_out(net);
         let presence = self.hub.presence(ns, channel);
         self.work += presence.connections.len();
-        Answer::now(info(&presence))
+        // With what stands behind the last of them.
+        let max = self.limits.answers_bytes.min(control::BODY_MAX - 2);
+        Ok(Answer::now(info(&presence, max)?))
     }
 
     fn propose(

@@ -17,12 +17,15 @@ pub(super) struct Deadlines {
     replies_by: Option<Millis>,
     /// Since when it is not heard: for so long it could not have sent the rest of a frame.
     unheard_since: Option<Millis>,
+    /// Since when that is for want of room, and no fault of its own: nor could it say who it is.
+    starved_since: Option<Millis>,
 }
 
 impl Deadlines {
     /// It must have authenticated by then; `None`: it has.
-    pub fn auth_by(&mut self, by: Option<Millis>) {
+    pub fn auth_by(&mut self, by: Option<Millis>, now: Millis) {
         self.auth_by = by;
+        self.starved_since = self.starved_since.map(|_| now);
     }
 
     /// Whether half a frame is there, and if one has just begun, how long it has.
@@ -44,13 +47,29 @@ impl Deadlines {
         self.replies_by = by;
     }
 
-    /// It is not heard from now on.
+    /// It is not heard from now on, and has to see to that itself.
     pub fn unheard(&mut self, now: Millis) {
+        self.fed(now);
         self.unheard_since.get_or_insert(now);
     }
 
-    /// It is heard again: its frame has as much time as it had left, and no more.
+    /// It is not heard from now on, for want of room.
+    pub fn starved(&mut self, now: Millis) {
+        self.unheard(now);
+        self.starved_since = Some(now);
+    }
+
+    /// It is not want of room any more for which it is not heard.
+    fn fed(&mut self, now: Millis) {
+        if let Some(since) = self.starved_since.take() {
+            self.auth_by = self.auth_by.map(|by| by.plus(now.0.saturating_sub(since.0)));
+        }
+    }
+
+    /// It is heard again: its frame, and to say who it is, it has as much time as it had left, and
+    /// no more.
     pub fn heard(&mut self, now: Millis) {
+        self.fed(now);
         if let Some(since) = self.unheard_since.take() {
             let unheard_ms = now.0.saturating_sub(since.0);
             self.frame_by = self.frame_by.map(|by| by.plus(unheard_ms));
@@ -64,8 +83,9 @@ impl Deadlines {
 
     /// The earliest of them.
     pub fn next(&self) -> Option<Millis> {
+        let auth_by = self.auth_by.filter(|_| self.starved_since.is_none());
         let frame_by = self.frame_by.filter(|_| self.unheard_since.is_none());
-        [self.auth_by, frame_by, self.replies_by].into_iter().flatten().min()
+        [auth_by, frame_by, self.replies_by].into_iter().flatten().min()
     }
 
     /// What it has failed to do when the earliest has come.
@@ -86,7 +106,7 @@ mod tests {
     #[test]
     fn half_a_frame_has_its_time_once_however_often_it_is_not_heard() {
         let mut deadlines = Deadlines::default();
-        deadlines.auth_by(Some(Millis(5000)));
+        deadlines.auth_by(Some(Millis(5000)), Millis(0));
         deadlines.frame(true, Millis(200), 800);
         assert_eq!(deadlines.next(), Some(Millis(1000)));
         // More of it has come: that is no more time.
@@ -103,7 +123,7 @@ mod tests {
             deadlines.frame(true, Millis(to), 1000);
             assert_eq!(deadlines.waited(Millis(to)), Some((800 + to - left, 800)));
         }
-        deadlines.auth_by(None);
+        deadlines.auth_by(None, Millis(0));
         assert_eq!(deadlines.next(), Some(Millis(9000)));
         assert_eq!(deadlines.reason(Millis(9000)), CloseReason::HalfRequest);
         // The next frame has its own time.
@@ -114,11 +134,33 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_heard_for_want_of_room_has_its_time_to_say_who_it_is() {
+        let mut deadlines = Deadlines::default();
+        deadlines.auth_by(Some(Millis(5000)), Millis(0));
+        deadlines.starved(Millis(1000));
+        deadlines.starved(Millis(1500));
+        assert_eq!(deadlines.next(), None);
+        deadlines.heard(Millis(9000));
+        assert_eq!(deadlines.next(), Some(Millis(13_000)));
+        // Who does not read what it is told is to blame.
+        deadlines.unheard(Millis(10_000));
+        assert_eq!(deadlines.next(), Some(Millis(13_000)));
+        deadlines.starved(Millis(11_000));
+        deadlines.unheard(Millis(12_000));
+        assert_eq!(deadlines.next(), Some(Millis(14_000)));
+        // Nor does it get more than that if it is nobody again meanwhile.
+        deadlines.starved(Millis(12_000));
+        deadlines.auth_by(Some(Millis(18_000)), Millis(13_000));
+        deadlines.heard(Millis(14_000));
+        assert_eq!(deadlines.next(), Some(Millis(19_000)));
+    }
+
+    #[test]
     fn each_has_its_reason() {
         let mut deadlines = Deadlines::default();
-        deadlines.auth_by(Some(Millis(100)));
+        deadlines.auth_by(Some(Millis(100)), Millis(0));
         assert_eq!(deadlines.reason(Millis(100)), CloseReason::ControlAuth);
-        deadlines.auth_by(None);
+        deadlines.auth_by(None, Millis(0));
         deadlines.replies(Some(Millis(200)));
         assert_eq!(deadlines.next(), Some(Millis(200)));
         assert_eq!(deadlines.reason(Millis(200)), CloseReason::RepliesUnread);

@@ -248,7 +248,7 @@ impl<J: Journal> World<J> {
         let settings = Settings {
             limits: limits(),
             server_key: "server".to_owned(),
-            demo: Some(Demo { page: "<p>".to_owned(), namespace: "site".to_owned() }),
+            demo: Some(Demo { page: "<p>".as_bytes().into(), namespace: "site".to_owned() }),
             sockjs: Default::default(),
             proxies: Default::default(),
             now: net.now(),

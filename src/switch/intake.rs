@@ -30,11 +30,41 @@ const STEPS_PER_TURN: usize = 8;
 /// Whose commands they are.
 type Tenant = Option<NsId>;
 
-/// Room for one frame. It is given back when this is dropped, whichever way the frame ends.
+/// Room for one frame, or for a reply. It is given back when this is dropped, whichever way that
+/// ends.
 #[derive(Debug)]
 pub(super) struct Room {
     bytes: usize,
     reserved: Rc<Cell<usize>>,
+}
+
+impl Room {
+    /// How much.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// How much of some room is reserved.
+#[derive(Debug, Default)]
+pub(super) struct Reserve(Rc<Cell<usize>>);
+
+impl Reserve {
+    /// Bytes that are reserved.
+    pub fn reserved(&self) -> usize {
+        self.0.get()
+    }
+
+    /// Whoever is alone finds room: a limit that has become lower holds up nobody for ever.
+    pub fn has_room(&self, bytes: usize, max: usize) -> bool {
+        let reserved = self.reserved();
+        reserved == 0 || reserved.saturating_add(bytes) <= max
+    }
+
+    pub fn room(&self, bytes: usize) -> Room {
+        self.0.set(self.reserved() + bytes);
+        Room { bytes, reserved: Rc::clone(&self.0) }
+    }
 }
 
 impl Drop for Room {
@@ -94,7 +124,7 @@ impl Shares {
 /// What is reserved in all, and who waits for room.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
-    reserved: Rc<Cell<usize>>,
+    reserve: Reserve,
     /// Who waits, and for how much, in the order in which they came.
     line: BTreeMap<u64, (ConnId, usize)>,
     /// Who waits may have changed since the last look, or how much there may be.
@@ -111,24 +141,13 @@ pub(super) struct Intake {
 impl Intake {
     /// Bytes that are reserved.
     pub fn reserved(&self) -> usize {
-        self.reserved.get()
-    }
-
-    /// Whoever is alone finds room: a limit that has become lower holds up nobody for ever.
-    fn has_room(&self, bytes: usize, max: usize) -> bool {
-        let reserved = self.reserved();
-        reserved == 0 || reserved.saturating_add(bytes) <= max
-    }
-
-    fn room(&self, bytes: usize) -> Room {
-        self.reserved.set(self.reserved() + bytes);
-        Room { bytes, reserved: Rc::clone(&self.reserved) }
+        self.reserve.reserved()
     }
 
     /// Room for a frame that begins, or the place in line of its connection.
     fn reserve(&mut self, conn: ConnId, bytes: usize, max: usize) -> Result<Room, u64> {
-        if self.line.is_empty() && self.has_room(bytes, max) {
-            return Ok(self.room(bytes));
+        if self.line.is_empty() && self.reserve.has_room(bytes, max) {
+            return Ok(self.reserve.room(bytes));
         }
         self.waits += 1;
         self.line.insert(self.waits, (conn, bytes));
@@ -182,8 +201,7 @@ impl<J: Journal> Switch<J> {
                 Err(place) => controller.place = Some(place),
             }
         }
-        controller.watch_frame(net, conn, true, &self.limits);
-        net.pause(conn);
+        controller.unhear(net, conn);
         false
     }
 
@@ -202,7 +220,7 @@ impl<J: Journal> Switch<J> {
         for _ in 0..STEPS_PER_TURN {
             let first = shares.first(&waiters);
             if let Some((at, first)) = first
-                && self.intake.has_room(first.bytes, self.limits.control_input_bytes)
+                && self.intake.reserve.has_room(first.bytes, self.limits.control_input_bytes)
             {
                 *shares.0.entry(first.tenant).or_default() += first.bytes;
                 let first = waiters.swap_remove(at);
@@ -257,7 +275,7 @@ impl<J: Journal> Switch<J> {
     /// There is room for it: its time begins.
     fn let_in(&mut self, net: &mut impl Net, InLine { place, conn, bytes, .. }: InLine) {
         self.intake.leave(place);
-        let room = self.intake.room(bytes);
+        let room = self.intake.reserve.room(bytes);
         let Some(controller) = self.seats.controller(conn) else { return };
         controller.place = None;
         if !controller.is_ended {
@@ -320,9 +338,10 @@ mod tests {
         assert_eq!(intake.due(), Some(Millis(0)));
         // There would be room for this one, but others have come before.
         assert_eq!(intake.reserve(conn(5), 30, 100).unwrap_err(), 2);
-        assert!(intake.has_room(60, 100) && !intake.has_room(61, 100));
+        let has_room = |bytes, max| intake.reserve.has_room(bytes, max);
+        assert!(has_room(60, 100) && !has_room(61, 100));
         drop(second);
-        assert!(intake.has_room(90, 10), "it is alone");
+        assert!(has_room(90, 10), "it is alone");
         intake.leave(2);
         intake.leave(1);
         assert_eq!((intake.due(), intake.waits), (None, 2));

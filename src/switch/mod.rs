@@ -53,9 +53,10 @@ use control::Controller;
 use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
-use intake::Intake;
+use intake::{Intake, Reserve};
+use replies::WORK_BYTES;
 use seats::Seats;
-use settings::{service, shared_bytes_min};
+use settings::service;
 use shared::SharedStates;
 use shortage::Shortage;
 use spread::Spread;
@@ -112,8 +113,13 @@ pub struct Switch<J> {
     spreads: VecDeque<Spread>,
     /// Replies to the back end that is being heard, which go out as one.
     reply_buffer: Vec<u8>,
-    /// Controllers with replies that wait until something is durable.
+    /// Controllers with replies, or a request, that wait until something is durable.
     owing: Vec<ConnId>,
+    /// Not all of them had their turn; one of them may have sent its end.
+    is_releasing: bool,
+    may_be_ended: bool,
+    /// Room for large replies of that kind.
+    owed: Reserve,
     /// Controllers that are not read until the journal, or the list of their replies, has room.
     crowded: Vec<ConnId>,
     /// Room for large frames that arrive.
@@ -157,7 +163,7 @@ impl<J: Journal> Switch<J> {
         let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
-            shared: SharedStates::new(shared_bytes_min(&limits)),
+            shared: SharedStates::new(&limits),
             hub,
             web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now).believing(proxies),
             limits,
@@ -172,6 +178,9 @@ impl<J: Journal> Switch<J> {
             spreads: VecDeque::new(),
             reply_buffer: Vec::new(),
             owing: Vec::new(),
+            is_releasing: false,
+            may_be_ended: false,
+            owed: Reserve::default(),
             crowded: Vec::new(),
             intake: Intake::default(),
             crowd: Crowd::default(),
@@ -345,6 +354,7 @@ impl<J: Journal> Switch<J> {
         self.web.check_invariants();
         self.check_census();
         self.check_intake();
+        self.check_owed();
         let is_known = |browser: &&Browser| {
             browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
         };
@@ -423,6 +433,8 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     }
 
     fn changed(&mut self, undo: Undo) {
+        // A text that a `push` has made a list was looked into, and what is dropped is long.
+        *self.work += undo.bytes() / WORK_BYTES;
         self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
     }
@@ -433,12 +445,10 @@ impl<J: Journal> Handler for Switch<J> {
         self.metrics.opened += 1;
         match door {
             Door::Control => {
-                let is_full = self.seats.controllers() >= self.limits.control_connections;
+                let is_full = self.seats.controllers() >= self.limits.control_connections
+                    && !self.dismiss_ended(net);
                 self.seats.seat_controller(conn, Controller::new(from.into()));
-                match self.seats.controller(conn).filter(|_| is_full) {
-                    Some(controller) => controller.let_go(net, conn, CloseReason::Full),
-                    None => self.meet(net, conn),
-                }
+                self.meet(net, conn, is_full);
             }
             Door::Web => {
                 self.metrics.web_opened += 1;
@@ -448,6 +458,11 @@ impl<J: Journal> Handler for Switch<J> {
             // It is the admin's, who has a handler of its own.
             Door::Admin => {}
         }
+    }
+
+    /// States and keys end at a date, and not later because nobody was there.
+    fn stood_still(&mut self, ms: u64) {
+        self.epoch = self.epoch.saturating_add(ms);
     }
 
     fn turned_away(&mut self, now: Now, why: TurnedAway) {
@@ -517,15 +532,7 @@ impl<J: Journal> Handler for Switch<J> {
         }
         if let Some(controller) = self.seats.leave_controller(conn) {
             self.strangers.remove(conn);
-            if controller.wants.is_some() {
-                self.hungry.retain(|hungry| *hungry != conn);
-            }
-            if let Some(ticket) = controller.waits {
-                self.waiting.remove(&ticket);
-            }
-            if let Some(place) = controller.place {
-                self.intake.leave(place);
-            }
+            self.leave_lines(conn, &controller);
         } else if self.seats.is_browser(conn) {
             self.seats.leave_browser(conn);
             self.metrics.web_closed += 1;
@@ -550,8 +557,9 @@ impl<J: Journal> Handler for Switch<J> {
         let flood = self.flood_due(net);
         let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
         let shortage = self.shortage_due(net);
-        let has_more =
-            self.flood.is_none() && !self.spreads.is_empty() || self.count_from.is_some();
+        let has_more = self.flood.is_none() && !self.spreads.is_empty()
+            || self.count_from.is_some()
+            || self.is_releasing;
         let spread = has_more.then_some(Millis(0));
         let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due(), spread];
         [end, journal, shared, web, self.keys_due()].into_iter().chain(others).flatten().min()

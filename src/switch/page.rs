@@ -5,6 +5,7 @@ use super::browser::Site;
 use crate::codec::http::{Head, Response};
 use crate::codec::{jwt, sockjs};
 use crate::edge::Net;
+use crate::frame::Frame;
 
 const JSON: &str = "application/json; charset=UTF-8";
 
@@ -15,7 +16,7 @@ const DEMO_TOKEN_SECONDS: u64 = 600;
 #[derive(Debug)]
 pub struct Demo {
     /// The page at `/`.
-    pub page: String,
+    pub page: Frame,
     /// The namespace whose tokens `/demo/token` gives out.
     pub namespace: String,
 }
@@ -28,7 +29,7 @@ impl Site<'_> {
         match (head.method, head.path()) {
             ("GET" | "HEAD", "/") => Response::new(200)
                 .header("Cache-Control", "no-cache")
-                .body("text/html; charset=UTF-8", demo.page.as_str()),
+                .shared("text/html; charset=UTF-8", &demo.page),
             ("GET", "/demo/token") => {
                 let now = net.now();
                 let ns = self.hub.namespace(&demo.namespace);

@@ -9,12 +9,12 @@ use super::control::{Answer, Controller};
 use crate::codec::{control, json};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
-use crate::hub::{Outcome, Presence, Refusal};
+use crate::hub::{KeyRef, NsId, Outcome, Presence, Refusal, Spot};
 use crate::journal::{Journal, Mark};
 use crate::reason::CloseReason;
 
 /// So many bytes of replies count as one message handed out, of the work of a turn.
-const WORK_BYTES: usize = 256;
+pub(super) const WORK_BYTES: usize = 256;
 /// What one connection with a name of ten bytes is in the answer to `channelInfo`.
 const MEMBER_BYTES: usize = 52;
 /// Memory that is kept for replies to come.
@@ -57,6 +57,12 @@ impl<J: Journal> Switch<J> {
         ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable }
     }
 
+    /// Bytes of all replies that wait for the disk.
+    pub(super) fn replies_owed(&self) -> usize {
+        let owing = self.owing.iter().filter_map(|conn| self.seats.look_at(*conn));
+        owing.map(|controller| controller.replies_bytes).sum()
+    }
+
     /// Sends, or owes, what a command is answered with.
     pub(super) fn say(
         &mut self,
@@ -70,9 +76,10 @@ impl<J: Journal> Switch<J> {
             Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
             Err(refused) => {
                 self.count_refused(net, controller, &refused);
-                // What is said of names, keys and states shows how they are.
+                // What is said of a name that is taken, and of states, shows how they are. No name
+                // goes before that is durable, and a key is known by what it opens.
                 let mark = match refused.code {
-                    305 | 309 | 404 => self.journal.mark(),
+                    309 => self.journal.mark(),
                     313 | 314 => self.journal.mark_of_states(),
                     _ => Mark::default(),
                 };
@@ -107,24 +114,78 @@ impl<J: Journal> Switch<J> {
         self.report_soon(net.now());
     }
 
-    /// Sends the replies that have become durable.
+    /// A back end is gone, and waits for nothing any more.
+    pub(super) fn leave_lines(&mut self, conn: ConnId, controller: &Controller) {
+        let is_another = |other: &ConnId| *other != conn;
+        self.owing.retain(is_another);
+        self.crowded.retain(is_another);
+        self.hungry.retain(is_another);
+        if let Some(ticket) = controller.waits {
+            self.waiting.remove(&ticket);
+        }
+        if let Some(place) = controller.place {
+            self.intake.leave(place);
+        }
+    }
+
+    /// What a reply waits for that shows a state.
+    pub(super) fn mark_of(&self, ns: NsId, spot: Spot<'_>) -> Mark {
+        let number = self.hub.number(ns).unwrap_or_default();
+        self.journal.mark_of(KeyRef::State { ns: number, spot })
+    }
+
+    /// Somebody wants a place, and all are taken: of those who have said all that they will, and
+    /// wait for nothing but the disk, the one that has waited for longest goes without its replies.
+    /// Most have nobody left to read them. Whether there was one.
+    pub(super) fn dismiss_ended(&mut self, net: &mut impl Net) -> bool {
+        let seats = &self.seats;
+        let may_go = |conn: &ConnId| {
+            let controller = seats.look_at(*conn);
+            controller.is_some_and(|it| it.is_ended && it.waits.is_none() && !it.is_spreading)
+        };
+        // Not all are looked at for every newcomer.
+        let at = self.owing.iter().filter(|_| self.may_be_ended).position(may_go);
+        self.may_be_ended = at.is_some();
+        let Some(at) = at else { return false };
+        let conn = self.owing.remove(at);
+        if let Some(controller) = self.seats.controller(conn) {
+            (controller.replies, controller.replies_bytes) = Default::default();
+            (controller.owes, controller.wants) = (None, None);
+            net.expel(conn, controller.fault.unwrap_or(CloseReason::Full));
+        }
+        true
+    }
+
+    /// Sends the replies that have become durable, as many as fit in a turn.
     pub(super) fn release(&mut self, net: &mut impl Net) {
-        let durable = self.journal.durable();
-        for conn in std::mem::take(&mut self.owing) {
-            // Whoever is gone meanwhile is owed nothing.
+        let (durable, mut work) = (self.journal.durable(), 0);
+        let mut owing = std::mem::take(&mut self.owing).into_iter();
+        while work < self.limits.deliveries_per_turn
+            && let Some(conn) = owing.next()
+        {
             let Some(mut controller) = self.seats.take(conn) else { continue };
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
                 let Some((_, body)) = controller.replies.pop_front() else { break };
                 controller.replies_bytes -= body.len();
                 control::encode_into(&mut self.reply_buffer, &body);
             }
+            work += self.reply_buffer.len().div_ceil(WORK_BYTES);
             self.send_replies(net, conn);
-            if !controller.replies.is_empty() {
+            if controller.replies.is_empty() {
+                controller.owes = None;
+            }
+            if !controller.replies.is_empty() || self.still_wants(net, conn, &controller) {
                 self.owing.push(conn);
+                self.may_be_ended |= controller.is_ended;
             }
             self.close_when_answered(net, conn, &mut controller);
             self.seats.put_back(conn, controller);
         }
+        // The others' turn is the next.
+        self.is_releasing = owing.len() > 0;
+        self.may_be_ended |= self.is_releasing;
+        let seen = std::mem::replace(&mut self.owing, owing.collect());
+        self.owing.extend(seen);
         self.feed(net);
         self.readmit(net);
     }
@@ -181,29 +242,27 @@ pub(super) fn refusal(refused: &Refused) -> Vec<u8> {
     out
 }
 
-/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 4).
-pub(super) fn info(presence: &Presence<'_>) -> Vec<u8> {
+/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 4), unless
+/// that takes more than `max` bytes: names that are long and all escapes could be gigabytes.
+pub(super) fn info(presence: &Presence<'_>, max: usize) -> Result<Vec<u8>, Refused> {
     let (users, connections) = (presence.users, presence.connections.len());
     let mut out =
         format!("{{\"countUser\":{users},\"countConnection\":{connections},\"connId_UserId\":{{")
             .into_bytes();
-    out.reserve(MEMBER_BYTES * connections);
+    out.reserve((MEMBER_BYTES * connections).min(max));
     for (i, (cid, user)) in presence.connections.iter().enumerate() {
         out.extend_from_slice(if i > 0 { b",\"" } else { b"\"" });
         out.extend_from_slice(&cid.text());
         out.extend_from_slice(b"\":");
         json::quote_into(&mut out, user);
+        if out.len() > max {
+            let reason = format!("Answer is too large, at most {max} bytes");
+            return Err(Refused { code: 313, reason: reason.into() });
+        }
     }
     out.extend_from_slice(b"}}");
-    out
+    Ok(out)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_lost_is_refused_like_what_is_not_taken() {
-        assert_eq!(refusal(&command::STORE_FAILED), LOST);
-    }
-}
+mod tests;

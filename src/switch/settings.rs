@@ -85,7 +85,7 @@ impl<J: Journal> Switch<J> {
         self.hub.set_limits(limits.clone());
         self.journal.reload(limits);
         self.intake.reload();
-        self.shared.set_bytes_min(shared_bytes_min(limits));
+        self.shared.reload(limits);
         self.web.reload(vec![service(sockjs, limits)], limits.clone(), now);
     }
 

@@ -7,15 +7,17 @@
 
 use hashbrown::HashMap;
 
+use super::settings::shared_bytes_min;
 use crate::frame::Frame;
 use crate::hub::{Key, KeyRef};
+use crate::limits::Limits;
 use crate::publication::{Form, Publication};
 use crate::time::Millis;
 
 /// Between two looks for frames that nobody waits for any more.
 const SWEEP_MS: u64 = 1000;
-/// What may be held for nobody before that.
-const HELD_BYTES: usize = 16 * 1024 * 1024;
+/// What may be held for nobody before that: one part in so many of what may wait for all.
+const HELD_PART: usize = 4;
 
 /// Frames of states, by the name of their row.
 #[derive(Debug)]
@@ -26,19 +28,23 @@ pub(super) struct SharedStates {
     /// Bytes of all frames, and how many of them are too many to wait for the next look.
     bytes: usize,
     bytes_max: usize,
+    held_max: usize,
     sweep_at: Option<Millis>,
 }
 
 impl SharedStates {
-    /// Shares states of at least that many bytes.
-    pub fn new(bytes_min: usize) -> SharedStates {
-        let (frames, bytes_max) = (HashMap::new(), HELD_BYTES);
-        SharedStates { bytes_min, frames, bytes: 0, bytes_max, sweep_at: None }
+    /// Shares what is worth it by these limits.
+    pub fn new(limits: &Limits) -> SharedStates {
+        let (bytes_min, held_max) = (shared_bytes_min(limits), limits.answers_bytes / HELD_PART);
+        let (frames, bytes_max) = (HashMap::new(), held_max);
+        SharedStates { bytes_min, frames, bytes: 0, bytes_max, held_max, sweep_at: None }
     }
 
-    /// From now on shares states of at least that many bytes.
-    pub fn set_bytes_min(&mut self, bytes_min: usize) {
-        self.bytes_min = bytes_min;
+    /// From now on these limits hold.
+    pub fn reload(&mut self, limits: &Limits) {
+        self.bytes_min = shared_bytes_min(limits);
+        self.held_max = limits.answers_bytes / HELD_PART;
+        self.bytes_max = self.bytes_max.min(self.bytes + self.held_max);
     }
 
     /// Whether a state of so many bytes is worth the care.
@@ -65,8 +71,6 @@ impl SharedStates {
         self.sweep_at.get_or_insert(now.plus(SWEEP_MS));
         if self.bytes > self.bytes_max {
             self.sweep(now);
-            // What is left is waited for, and costs nothing here.
-            self.bytes_max = self.bytes * 2 + HELD_BYTES;
         }
     }
 
@@ -94,7 +98,6 @@ impl SharedStates {
     pub fn tick(&mut self, now: Millis) {
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(now);
-            self.bytes_max = self.bytes * 2 + HELD_BYTES;
         }
     }
 
@@ -105,10 +108,13 @@ impl SharedStates {
             !kept.is_empty()
         });
         if self.frames.is_empty() {
-            return self.clear();
+            self.clear();
+        } else {
+            self.bytes = self.frames.values().flatten().map(|(_, frame)| frame.len()).sum();
+            self.sweep_at = Some(now.plus(SWEEP_MS));
         }
-        self.bytes = self.frames.values().flatten().map(|(_, frame)| frame.len()).sum();
-        self.sweep_at = Some(now.plus(SWEEP_MS));
+        // What is left is waited for, and costs nothing here.
+        self.bytes_max = self.bytes + self.held_max;
     }
 }
 
@@ -117,13 +123,18 @@ mod tests {
     use super::*;
     use crate::hub::Place;
 
+    /// Shares all that is not empty.
+    fn shared() -> SharedStates {
+        SharedStates::new(&Limits { answers_pause_bytes: 64, ..Limits::default() })
+    }
+
     fn key(channel: &str) -> Key {
         Key::State { ns: 1, place: Place { channel: channel.into(), user: None } }
     }
 
     #[test]
     fn a_state_is_encoded_once_while_somebody_waits_for_it() {
-        let mut shared = SharedStates::new(1);
+        let mut shared = shared();
         let ask = |shared: &mut SharedStates, form, data, now| {
             let publication = Publication::new("c", data);
             shared.lend(&key("c"), &publication);
@@ -150,13 +161,15 @@ mod tests {
 
     #[test]
     fn what_is_held_for_nobody_is_bounded_between_two_looks() {
-        let mut shared = SharedStates::new(1);
-        let data = "x".repeat(HELD_BYTES / 4);
+        let mut shared = shared();
+        let held_max = Limits::default().answers_bytes / HELD_PART;
+        let data = "x".repeat(held_max / 4);
         for number in 0..100 {
             let publication = Publication::new("c", &data);
             publication.frame(Form::Raw);
             shared.keep(key(&number.to_string()), &publication, Millis(0));
-            assert!(shared.bytes < 3 * HELD_BYTES);
+            // That one is not handed over yet.
+            assert!(shared.bytes <= held_max + data.len() + 64);
         }
     }
 }

@@ -11,6 +11,7 @@ use super::Switch;
 use super::command::Command;
 use super::control::Controller;
 use crate::edge::{ConnId, Net, Owed};
+use crate::hub::Spot;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -23,8 +24,10 @@ const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 60_000;
 /// Connections cut in one turn.
 const CUTS_PER_TURN: usize = 4;
-/// What one connection takes in a list of those who are in a channel.
+/// What one connection takes in a list of those who are in a channel, beside the name of its user.
 const LISTED_BYTES: usize = 48;
+/// Of the room for answers so much again is for those that wait for the disk: one part in so many.
+const OWED_PART: usize = 8;
 
 /// Too much waits.
 #[derive(Debug)]
@@ -40,7 +43,20 @@ pub(super) struct Shortage {
     going: usize,
 }
 
-/// A request of a back end that waits for room for its answer.
+/// What there is to know of an answer before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prospect {
+    /// It may be made now.
+    Free,
+    /// The same; but it will wait for the disk, and is of so many bytes.
+    Owed(usize),
+    /// It would wait for the disk, and there is no room for that: so its request does.
+    Disk,
+    /// It could leave, and there is no room for it.
+    Room,
+}
+
+/// A request of a back end that waits for room for its answer, or until nothing more is owed.
 #[derive(Debug)]
 pub(super) enum Wanted {
     State { channel: String, user: Option<String> },
@@ -189,8 +205,8 @@ impl<J: Journal> Switch<J> {
         self.note_shortage(net);
     }
 
-    /// Whether there is no room for the answer to a command: then it waits, and nothing else of
-    /// that back end is heard meanwhile.
+    /// Whether the answer to a command has to wait: then nothing else of that back end is heard
+    /// meanwhile.
     pub(super) fn puts_off(
         &mut self,
         net: &mut impl Net,
@@ -198,25 +214,69 @@ impl<J: Journal> Switch<J> {
         controller: &mut Controller,
         command: &Command<'_>,
     ) -> bool {
-        let Some(ns) = controller.namespace().filter(|_| self.is_short(net)) else { return false };
-        let bytes = match command {
-            Command::Get { channel, user } => {
-                let state = self.hub.state(ns, channel, user.as_deref(), self.at(net.now()));
-                state.map_or(0, |state| state.len())
+        match self.prospect(net, controller, command) {
+            Prospect::Free => return false,
+            Prospect::Owed(bytes) => {
+                controller.owes = Some(self.owed.room(bytes));
+                return false;
             }
-            Command::Info { channel } => {
-                self.hub.presence(ns, channel).connections.len() * LISTED_BYTES
-            }
-            _ => return false,
-        };
-        if !self.shared.is_worth(bytes) || has_reserve(&self.limits, net, bytes) {
-            return false;
+            Prospect::Disk if controller.replies.is_empty() => self.owing.push(conn),
+            // There it is already.
+            Prospect::Disk => {}
+            Prospect::Room => self.hungry.push_back(conn),
         }
         controller.wants = Wanted::of(command);
         controller.unhear(net, conn);
         net.put_off(conn, true);
-        self.hungry.push_back(conn);
         true
+    }
+
+    /// What there is to know of the answer to a command before it is made.
+    fn prospect(&self, net: &impl Net, controller: &Controller, command: &Command<'_>) -> Prospect {
+        let is_question = matches!(command, Command::Get { .. } | Command::Info { .. });
+        let is_behind = !controller.replies.is_empty();
+        let may_be_owed = is_behind || self.journal.durable() < self.journal.mark();
+        if !is_question || !may_be_owed && !self.is_short(net) {
+            return Prospect::Free;
+        }
+        let Some(ns) = controller.namespace() else { return Prospect::Free };
+        let (bytes, is_owed) = match command {
+            Command::Get { channel, user } => {
+                let spot = Spot { channel, user: user.as_deref() };
+                let state = self.hub.state(ns, channel, spot.user, self.at(net.now()));
+                let is_owed = || is_behind || self.mark_of(ns, spot) > self.journal.durable();
+                let bytes = state.map_or(0, str::len);
+                (bytes, self.shared.is_worth(bytes) && is_owed())
+            }
+            Command::Info { channel } => {
+                let presence = self.hub.presence(ns, channel);
+                let listed = presence.connections.iter().map(|(_, user)| LISTED_BYTES + user.len());
+                (listed.sum(), is_behind)
+            }
+            _ => return Prospect::Free,
+        };
+        let is_short = self.is_short(net) && !has_reserve(&self.limits, net, bytes);
+        let max = self.limits.answers_bytes / OWED_PART;
+        let may_be_kept = matches!(command, Command::Get { .. }) && controller.owes.is_none();
+        match (is_owed, is_short) {
+            _ if !self.shared.is_worth(bytes) => Prospect::Free,
+            (false, false) => Prospect::Free,
+            (false, true) => Prospect::Room,
+            // A list shows nothing that could be lost: it waits until what is in front is durable.
+            (true, false) if may_be_kept && self.owed.has_room(bytes, max) => Prospect::Owed(bytes),
+            (true, _) => Prospect::Disk,
+        }
+    }
+
+    /// What somebody asked for who has all replies that were owed: whether it has to wait for the
+    /// disk still. Else it waits for room alone.
+    pub(super) fn still_wants(&mut self, net: &impl Net, conn: ConnId, it: &Controller) -> bool {
+        let Some(wanted) = &it.wants else { return false };
+        let is_for_disk = self.prospect(net, it, &wanted.command()) == Prospect::Disk;
+        if !is_for_disk {
+            self.hungry.push_back(conn);
+        }
+        is_for_disk
     }
 
     /// There is room for the reply to a command that waited for that.
@@ -248,8 +308,21 @@ impl<J: Journal> Switch<J> {
         {
             let Some(mut controller) = self.seats.take(conn) else { continue };
             if let Some(wanted) = controller.wants.take() {
-                net.put_off(conn, false);
-                self.answer_wanted(net, conn, &mut controller, wanted.command());
+                let command = wanted.command();
+                match self.prospect(net, &controller, &command) {
+                    Prospect::Disk => {
+                        // It has changed since.
+                        controller.wants = Some(wanted);
+                        self.owing.push(conn);
+                    }
+                    prospect => {
+                        if let Prospect::Owed(bytes) = prospect {
+                            controller.owes = Some(self.owed.room(bytes));
+                        }
+                        net.put_off(conn, false);
+                        self.answer_wanted(net, conn, &mut controller, command);
+                    }
+                }
             }
             self.seats.put_back(conn, controller);
         }

@@ -1,7 +1,7 @@
-//! Back ends that have not authenticated: so many at most, and where each of them is. One too many
-//! makes room at the place that has most of them, so that nobody who comes as fast as can be, from
-//! wherever that is, takes the places of others. Whose key is good no longer is one of them again.
-//! `control` tells who comes and goes.
+//! Back ends that have not authenticated: so many at most, and where each of them is. One too many,
+//! or one who finds all places taken, makes room at the place that has most of them, so that nobody
+//! who comes as fast as can be, from wherever that is, takes the places of others. Whose key is
+//! good no longer is one of them again. `control` tells who comes and goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,14 +122,19 @@ pub(super) struct KeyWatch {
 
 impl<J: Journal> Switch<J> {
     /// Somebody is a stranger from now on, and has its time to authenticate. If it is one too many,
-    /// one of them goes, once it has what it is owed.
-    pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId) {
+    /// or has found all places taken, one of them goes, once it has what it is owed; where nobody
+    /// may, that is the newcomer.
+    pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId, is_full: bool) {
         let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
         let Some(controller) = self.seats.controller(conn) else { return };
         controller.admit(net, conn, Some(auth_by));
         let household = controller.household;
         self.strangers.insert(conn, household);
-        if self.strangers.len() > self.limits.control_unauthenticated_connections {
+        if is_full && self.strangers.first_to_go(household) == Some(conn) {
+            self.strangers.remove(conn);
+            controller.let_go(net, conn, CloseReason::Full);
+        } else if is_full || self.strangers.len() > self.limits.control_unauthenticated_connections
+        {
             self.evict_stranger(net, household);
         }
     }
@@ -140,6 +145,7 @@ impl<J: Journal> Switch<J> {
         self.strangers.remove(conn);
         if let Some(controller) = self.seats.controller(conn) {
             controller.let_go(net, conn, CloseReason::ControlAuth);
+            self.may_be_ended = true;
         }
     }
 }
@@ -182,7 +188,7 @@ impl<J: Journal> Switch<J> {
         };
         let until = controller.auth.map(|(ns, epoch)| self.hub.key_until(ns, epoch));
         match (until.filter(|until| at < *until), self.strangers.has(conn)) {
-            (None, false) => self.meet(net, conn),
+            (None, false) => self.meet(net, conn, false),
             (None, true) => {}
             (Some(until), is_stranger) => {
                 if is_stranger {

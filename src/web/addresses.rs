@@ -138,7 +138,7 @@ impl<P> Web<P> {
     }
 
     /// Somebody is here who came when there was no cap, and counts from now on, however many there
-    /// are. Of one by a proxy it is not known any more for whom that was.
+    /// are. One by a proxy counts from its next request on that says for whom that is.
     pub fn count_in(&mut self, net: &impl Net, conn: ConnId) {
         let Addresses { max, places, proxies, .. } = &self.addresses;
         if *max == 0 || places.contains_key(&conn.slot) || !self.has(conn) {
@@ -168,10 +168,20 @@ impl<P> Web<P> {
         conn: ConnId,
         head: &Head<'_>,
     ) -> Result<(), CloseReason> {
-        let place = self.addresses.places.get(&conn.slot);
-        let Some(proxy) = place.and_then(|place| place.proxy) else { return Ok(()) };
-        let client = proxy::forwarded_for(head, &self.addresses.proxies);
-        let household = client.map_or(proxy, |ip| Address::from(ip).into());
+        let Addresses { max, places, proxies, .. } = &mut self.addresses;
+        let client = || proxy::forwarded_for(head, proxies).map(|ip| Address::from(ip).into());
+        let household = match places.get(&conn.slot) {
+            Some(Place { proxy: None, .. }) => return Ok(()),
+            Some(Place { proxy: Some(proxy), .. }) => client().unwrap_or(*proxy),
+            // It came when there was no cap. Before it says for whom, it counts for nobody.
+            None => {
+                let Some(client) = client().filter(|_| *max > 0) else { return Ok(()) };
+                let from = net.address(conn).filter(|from| proxies.has(*from));
+                let Some(from) = from else { return Ok(()) };
+                places.insert(conn.slot, Place { proxy: Some(from.into()), counted: None });
+                client
+            }
+        };
         self.admit(net, conn, household)
     }
 

@@ -7,6 +7,7 @@ use super::Service;
 use crate::codec::http::{Head, Response};
 use crate::codec::sockjs::{self, Envelope, Route, Transport};
 use crate::edge::{ConnId, Net};
+use crate::frame::Frame;
 
 const JSON: &str = "application/json; charset=UTF-8";
 const HTML: &str = "text/html; charset=UTF-8";
@@ -16,10 +17,10 @@ const SCRIPT: &str = "application/javascript; charset=UTF-8";
 /// page needs nobody else.
 const IFRAME_SCRIPT: &str = include_str!("../../clients/js/iframe.js");
 
-/// A text that never changes while the server runs, and its `ETag`.
+/// A text that never changes while the server runs, shared by all who take it, and its `ETag`.
 #[derive(Debug)]
 struct Page {
-    text: String,
+    text: Frame,
     etag: String,
     /// Says how long it may be cached.
     cached: fn(Response) -> Response,
@@ -29,7 +30,7 @@ impl Page {
     fn new(text: String, cached: fn(Response) -> Response) -> Page {
         let hash = Sha1::digest(text.as_bytes());
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        Page { text, etag: format!("\"{hex}\""), cached }
+        Page { text: Frame::from(text.into_bytes()), etag: format!("\"{hex}\""), cached }
     }
 
     fn answer(&self, head: &Head<'_>, content_type: &str) -> Response {
@@ -41,7 +42,7 @@ impl Page {
         let is_known = head.elements("if-none-match").any(is_ours);
         let response = match is_known {
             true => Response::new(304),
-            false => Response::new(200).body(content_type, self.text.as_str()),
+            false => Response::new(200).shared(content_type, &self.text),
         };
         (self.cached)(response).header("ETag", &self.etag)
     }

@@ -81,8 +81,9 @@ fn refuse(net: &mut impl Net, conn: ConnId, error: HttpError) -> CloseReason {
 }
 
 impl<P> Web<P> {
-    /// Answers the requests that are there, as far as this turn's budget goes, until one of them
-    /// makes something else of the connection.
+    /// Answers the first of the requests that are there, and the next one when that answer has gone
+    /// out: one in a turn, so that others have theirs, and no more than one answer waits for
+    /// whoever takes none.
     pub(super) fn http_received<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -90,12 +91,11 @@ impl<P> Web<P> {
         conn: ConnId,
         input: &[u8],
     ) -> Result<usize, CloseReason> {
-        let (mut used, mut requests) = (0, 0);
+        let mut used = 0;
         while let Line::Http(http) = &mut self.lines[conn.index()] {
             let rest = &input[used..];
-            if requests == self.limits.http_requests_per_turn && !rest.is_empty() {
-                // The others' turn; ours comes again.
-                net.resume(conn);
+            if !rest.is_empty() && net.queued(conn) > 0 {
+                net.pause(conn);
                 return Ok(used);
             }
             if let Some(upload) = &mut http.upload {
@@ -112,7 +112,6 @@ impl<P> Web<P> {
                 let (head, body) = upload.into_parts();
                 let head = self.parse(&head).map_err(|e| refuse(net, conn, e))?;
                 self.request(net, app, conn, &head, body.as_deref())?;
-                requests += 1;
                 continue;
             }
             if http.may_introduce {
@@ -131,16 +130,8 @@ impl<P> Web<P> {
                 return Err(refuse(net, conn, HttpError::Malformed));
             }
             let Some(head_end) = self.head_end(net, conn, rest)? else { return Ok(used) };
-            (used, requests) = (used + head_end, requests + 1);
-            used += self.begin(net, app, conn, &rest[..head_end], &input[used..])?;
-            if let Line::Http(http) = &self.lines[conn.index()]
-                && http.upload.is_none()
-                && net.queued(conn) >= self.limits.answers_pause_bytes
-            {
-                // Answers are not taken: neither are requests, before they are.
-                net.pause(conn);
-                return Ok(used);
-            }
+            let (head, behind) = rest.split_at(head_end);
+            used += head_end + self.begin(net, app, conn, head, behind)?;
         }
         Ok(used)
     }

@@ -39,7 +39,7 @@ impl<P> Web<P> {
                     assert!(!socket.reader.keeps_given(), "a message that has been heard");
                     let is_idle = socket.held == Held::No && !socket.awaits_answer;
                     assert!(!is_idle || socket.unheard.is_none(), "memory for nothing");
-                    *if socket.form == Form::Raw { &mut raw } else { &mut sockjs } += 1;
+                    *if socket.form() == Form::Raw { &mut raw } else { &mut sockjs } += 1;
                 }
             }
         }

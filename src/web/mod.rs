@@ -9,8 +9,9 @@
 //! One file per role: `http` for requests, `answers` for those that need no session, `service` for
 //! what is served where, `addresses` for where clients are, `origin` for the sites whose pages may
 //! connect, `pace` for how fast they may speak, `publish` for what others say to them, `hungry` for
-//! those whose answers there is no room for, `polled` for a session over HTTP and `transports` for
-//! its coming and going, `socket` for WebSockets, `drain` for the end of all when the server stops.
+//! those whose answers there is no room for, `polled` for a session over HTTP, `transports` for its
+//! coming and going and `taking` for answers that take their time, `socket` for WebSockets, `drain`
+//! for the end of all when the server stops.
 
 mod addresses;
 mod answers;
@@ -30,6 +31,7 @@ mod session;
 mod socket;
 mod standalone;
 mod strangers;
+mod taking;
 mod transports;
 mod uploads;
 
@@ -53,10 +55,11 @@ use answers::Pages;
 use http::{Http, SenderReply};
 use hungry::Hungry;
 use pace::Pace;
-use polled::{Polled, PolledId, PolledKind, Taking};
+use polled::{Polled, PolledId, PolledKind};
 use session::Link;
 use socket::Socket;
 use strangers::Strangers;
+use taking::Taking;
 
 pub use census::Ways;
 #[doc(hidden)]

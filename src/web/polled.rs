@@ -44,6 +44,8 @@ pub(super) struct Receiver {
     pub closes: bool,
     /// Bytes of frames so far, less what they are wrapped in as chunks.
     pub sent: usize,
+    /// Those of what the browser asked for itself.
+    asked: usize,
     /// What it had taken at the last beat, when more was queued for it.
     pub taken_at_beat: Option<u32>,
     /// It is not read, so that we hear when all has gone out.
@@ -52,7 +54,7 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub fn new(conn: ConnId, reply: Reply, closes: bool) -> Receiver {
-        Receiver { conn, reply, closes, sent: 0, taken_at_beat: None, is_held: false }
+        Receiver { conn, reply, closes, sent: 0, asked: 0, taken_at_beat: None, is_held: false }
     }
 
     /// Memory for what it repeats of its request while it waits, in bytes.
@@ -80,36 +82,14 @@ fn payload_bytes(frame: &[u8], is_chunked: bool) -> usize {
     if is_chunked { http::chunk_payload_bytes(frame.len()) } else { frame.len() }
 }
 
-/// An answer of more bytes than that may take its time until it has gone out.
-pub(super) const MUCH_BYTES: usize = 16 * 1024;
-
-/// An answer that has all that it gets, and has not gone out.
-#[derive(Debug)]
-pub(super) struct Taking {
-    pub id: PolledId,
-    /// The reason to close the connection behind it, if it does not go on.
-    pub close: Option<CloseReason>,
-    /// What of it had been taken at the last beat.
-    pub taken: u32,
-}
-
-impl Taking {
-    /// A beat has passed: as long as some of it is taken, it has its time.
-    pub fn beat(&mut self, net: &mut impl Net, conn: ConnId, beat_ms: usize) {
-        let taken = net.taken(conn);
-        if std::mem::replace(&mut self.taken, taken) == taken {
-            return net.close(conn, CloseReason::NoHeartbeat);
-        }
-        net.deadline(conn, Some(net.now().mono.plus(beat_ms as u64)));
-    }
-}
-
 /// What an answer has come to, and what becomes of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Finished {
     pub conn: ConnId,
     /// The reason to close it, if it does not go on.
     pub close: Option<CloseReason>,
+    /// Bytes of it that the browser asked for itself.
+    pub asked: usize,
 }
 
 /// One session.
@@ -125,6 +105,8 @@ pub(super) struct Polled {
     /// Those of them that came when there was no receiver, but for one in front; of each as many as
     /// count.
     backlog: usize,
+    /// That is too much, and has been since then behind an answer that is on its way.
+    pub over_since: Option<Millis>,
     /// The browser has been told that the session is open.
     is_opened: bool,
     /// It is over, and every further receiver is told so.
@@ -147,6 +129,8 @@ pub(super) struct Polled {
     pub taking: Option<ConnId>,
     /// When it was last left without a receiver.
     pub alone_since: Millis,
+    /// How long the last answer, if it was a large one, was on its way, and at most still may be.
+    pub took_ms: u64,
     /// When the receiver is told that we are still there.
     pub beat_at: Millis,
     pub timer: Option<Timer>,
@@ -163,6 +147,7 @@ impl Polled {
             inbox_bytes: 0,
             published: 0,
             backlog: 0,
+            over_since: None,
             is_opened: false,
             ended: None,
             is_end_told: false,
@@ -174,6 +159,7 @@ impl Polled {
             senders: Vec::new(),
             taking: None,
             alone_since: Millis(0),
+            took_ms: 0,
             beat_at: Millis(0),
             timer: None,
             bucket: Bucket::default(),
@@ -244,7 +230,7 @@ impl Polled {
         for (item, kind) in std::mem::take(&mut self.inbox) {
             net.unkeep(&item, kind);
         }
-        (self.inbox_bytes, self.published, self.backlog) = (0, 0, 0);
+        (self.inbox_bytes, self.published, self.backlog, self.over_since) = (0, 0, 0, None);
     }
 
     /// Too much was published to it: nothing more is.
@@ -281,7 +267,8 @@ impl Polled {
         let form = self.form();
         if let (Form::Stream { is_chunked, .. }, Some(receiver)) = (form, &mut self.receiver) {
             let frame = frame(form);
-            receiver.sent += payload_bytes(&frame, is_chunked);
+            let bytes = payload_bytes(&frame, is_chunked);
+            (receiver.sent, receiver.asked) = (receiver.sent + bytes, receiver.asked + bytes);
             return net.send(receiver.conn, frame);
         }
         let item = frame(Form::Item);
@@ -292,7 +279,7 @@ impl Polled {
 
     /// Says a message that somebody else sent. Returns whether that was too much: more than
     /// `backlog_max` bytes of such wait behind the first, of each a quarter of that at most. While
-    /// a receiver is there, it gets all that comes at the end of the turn: that is no more held
+    /// a receiver is there, it gets all that waits, as soon as it is its turn: that is no more held
     /// against it than against a socket what has not been offered to it.
     pub fn publish(
         &mut self,
@@ -317,7 +304,7 @@ impl Polled {
         }
         net.keep(&item, Kind::Published);
         self.inbox.push_back((item, Kind::Published));
-        self.backlog > backlog_max
+        self.receiver.is_none() && self.backlog > backlog_max
     }
 
     /// Whether the receiver is to be looked at in this turn: it waits for a frame, or has had all
@@ -387,6 +374,9 @@ impl Polled {
         }
         if !self.inbox.is_empty() {
             let frame = array(self.inbox.iter().map(|(item, _)| item));
+            if let Some(receiver) = &mut self.receiver {
+                receiver.asked += self.inbox_bytes - self.published;
+            }
             self.clear_inbox(net);
             return Some(frame);
         }
@@ -397,7 +387,7 @@ impl Polled {
 
     fn answer_poll(&mut self, net: &mut impl Net, frame: Vec<u8>) -> Finished {
         let close = self.reason_to_close(&frame);
-        let Some(Receiver { conn, reply, closes, .. }) = self.receiver.take() else {
+        let Some(Receiver { conn, reply, closes, asked, .. }) = self.receiver.take() else {
             unreachable!("only a receiver is answered")
         };
         if let Reply::Poll { response, callback } = reply {
@@ -405,7 +395,7 @@ impl Polled {
             let response = if close.is_some() { response.close() } else { *response };
             answers::send_polled(net, conn, response, callback.as_deref(), frame);
         }
-        Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)) }
+        Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)), asked }
     }
 
     fn flush_stream(&mut self, net: &mut impl Net) -> Option<Finished> {
@@ -421,11 +411,11 @@ impl Polled {
         if !is_over && self.receiver.as_ref()?.sent < limit {
             return None;
         }
-        let Receiver { conn, reply, closes, .. } = self.receiver.take()?;
+        let Receiver { conn, reply, closes, asked, .. } = self.receiver.take()?;
         if matches!(reply, Reply::Stream { is_chunked: true, .. }) {
             net.send(conn, Frame::from(LAST_CHUNK));
         }
-        Some(Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)) })
+        Some(Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)), asked })
     }
 
     /// The first who is told of an end that an operator may want to hear of is closed for that
@@ -443,6 +433,7 @@ impl Polled {
         let published = self.inbox.iter().filter(|(_, kind)| *kind == Kind::Published);
         assert_eq!(published.map(|(item, _)| item.len()).sum::<usize>(), self.published);
         assert!(self.backlog <= self.published);
+        assert!(self.over_since.is_none() || self.backlog > 0, "over, with nothing behind");
         assert_eq!(has_peer, self.ended.is_none(), "over, and not over");
     }
 }

@@ -30,13 +30,10 @@ impl<P> Web<P> {
         id: PolledId,
         publication: &Publication<'_>,
     ) -> bool {
-        let (max, ms) = (self.limits.backlog_bytes, self.limits.backlog_ms as u64);
+        let max = self.limits.backlog_bytes;
+        let Some(polled) = self.polled(id) else { return false };
+        let is_lost = polled.publish(net, publication, max) && self.is_lost(net, id);
         let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return false };
-        let is_over = polled.publish(net, publication, max);
-        // As with a socket: it may take a while if there is memory to spare.
-        let is_short = net.kept().bytes > self.limits.queued_bytes / 2;
-        let is_late = polled.alone_since.plus(ms) <= net.now().mono;
-        let is_lost = is_over && (is_short || is_late);
         if is_lost {
             polled.give_up();
         }

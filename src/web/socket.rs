@@ -2,6 +2,8 @@
 //! strictly one after the other, heartbeats, and the end. A [`Socket`] is all that is known of one,
 //! and small: what only some need for a while is boxed.
 
+mod beat;
+
 use std::mem;
 
 use super::hungry::Hungry;
@@ -43,7 +45,10 @@ pub(super) struct Socket<P> {
     bucket: Bucket,
     /// Which life of the connection's slot.
     generation: u32,
-    pub form: Form,
+    /// It speaks as it likes, and not in SockJS framing.
+    is_raw: bool,
+    /// What it had taken at the last beat, in as many `MUCH_BYTES`, modulo 256.
+    taken_before: u8,
     /// A ping is out, and nothing has come since.
     pub(super) awaits_answer: bool,
     pub(super) held: Held,
@@ -83,10 +88,16 @@ impl<P> Socket<P> {
             beat_at,
             bucket: Bucket::default(),
             generation: conn.generation,
-            form,
+            is_raw: form == Form::Raw,
+            taken_before: 0,
             awaits_answer: false,
             held: Held::No,
         }
+    }
+
+    /// How it wants its messages wrapped.
+    pub(super) fn form(&self) -> Form {
+        if self.is_raw { Form::Raw } else { Form::SockJs }
     }
 
     /// Memory for what it said, in bytes: half a message, and messages that wait to be heard.
@@ -109,7 +120,7 @@ impl<P> Socket<P> {
         use CloseReason::{BrokenFraming, PeerClosed, WsProtocol, WsTooLarge, WsUtf8};
         let is_transport =
             matches!(parting.reason, BrokenFraming | WsProtocol | WsUtf8 | WsTooLarge | PeerClosed);
-        match self.form {
+        match self.form() {
             Form::SockJs if !is_transport => {
                 let last = sockjs::close_text(code, &text);
                 net.send(conn, ws::text_frame(last.as_bytes()));
@@ -236,7 +247,7 @@ impl<P> Socket<P> {
         self.unheard.get_or_insert_default().text = left.to_owned();
         self.held = Held::Room;
         around.net.put_off(around.conn, true);
-        around.hungry.push(SessionId::of_socket(around.conn, self.form));
+        around.hungry.push(SessionId::of_socket(around.conn, self.form()));
         true
     }
 
@@ -246,11 +257,12 @@ impl<P> Socket<P> {
         around: &mut Around<'_, impl Net, A>,
         message: Message<'_>,
     ) -> Result<(), Parting> {
+        let form = self.form();
         let Some(peer) = &mut self.peer else { return Ok(()) };
         let now = around.net.now();
         let (was_known, before) = (around.app.is_known(peer), around.app.deadline(peer, now));
-        let id = SessionId::of_socket(around.conn, self.form);
-        let mut outlet = Outlet::new(around.net, id, Way::Socket(around.conn, self.form));
+        let id = SessionId::of_socket(around.conn, form);
+        let mut outlet = Outlet::new(around.net, id, Way::Socket(around.conn, form));
         let heard = around.app.message(&mut outlet, peer, message);
         let is_rescheduled = outlet.is_rescheduled;
         around.strangers.note(was_known, around.app.is_known(peer));
@@ -270,7 +282,7 @@ impl<P> Socket<P> {
         around: &mut Around<'_, impl Net, A>,
         text: &str,
     ) -> Result<(), Parting> {
-        if self.form == Form::Raw {
+        if self.form() == Form::Raw {
             if self.puts_off(around, text, text) {
                 return Ok(());
             }
@@ -318,7 +330,7 @@ impl<P> Socket<P> {
         around: &mut Around<'_, impl Net, A>,
         bytes: &[u8],
     ) -> Result<(), Parting> {
-        if self.form == Form::Raw {
+        if self.form() == Form::Raw {
             // Whoever puts off a text in bytes takes it as a text.
             if str::from_utf8(bytes).is_ok_and(|text| self.puts_off(around, text, text)) {
                 return Ok(());
@@ -352,7 +364,7 @@ impl<P> Socket<P> {
         }
         let unheard = self.unheard.as_mut().map(|unheard| mem::take(&mut unheard.text));
         if let Some(text) = unheard.filter(|text| !text.is_empty()) {
-            match self.form {
+            match self.form() {
                 Form::Raw => self.text(around, &text)?,
                 _ => self.hear(around, Messages::resume(&text), false)?,
             }
@@ -363,9 +375,8 @@ impl<P> Socket<P> {
         }
         let unheard = self.unheard.take();
         if self.awaits_answer && unheard.is_some_and(|unheard| unheard.taken_at_beat.is_some()) {
-            // The ping has gone out with it.
-            let answer_ms = around.limits.heartbeat_answer_ms as u64;
-            self.beat_at = self.beat_at.max(around.net.now().mono.plus(answer_ms));
+            // The ping has gone out with it, behind as much as the kernel keeps for one peer.
+            self.beat_at = self.beat_at.max(around.net.now().mono.plus(around.patience_ms(true)));
             self.reschedule(around);
         }
         if self.held == Held::Answers {
@@ -373,67 +384,6 @@ impl<P> Socket<P> {
             around.net.resume(around.conn);
         }
         Ok(())
-    }
-
-    /// A deadline has come.
-    fn timed_out<A: Application<Peer = P>>(
-        &mut self,
-        around: &mut Around<'_, impl Net, A>,
-    ) -> Result<(), Parting> {
-        let Some(peer) = &mut self.peer else { return Ok(()) };
-        let (conn, now) = (around.conn, around.net.now());
-        around.app.timed_out(peer, now)?;
-        let was_too_fast = self.held == Held::Pace;
-        if was_too_fast && !self.bucket.is_spent(around.pace, now.mono) {
-            self.held = Held::No;
-            around.net.resume(conn);
-        }
-        if self.beat_at <= now.mono {
-            let next = now.mono.plus(around.limits.heartbeat_ms as u64);
-            if was_too_fast || self.held == Held::Room {
-                // Its pongs stand behind what it said too fast, or what there is no room for. What
-                // the ping shows is whether its machine is there, which must acknowledge it.
-                around.net.send(conn, ws::ping_frame(b""));
-                self.beat_at = next;
-            } else if self.held == Held::Answers {
-                // It is not read, so its pongs are not heard: what it takes shows that it lives.
-                let taken = Some(around.net.taken(conn));
-                let before = &mut self.unheard.get_or_insert_default().taken_at_beat;
-                if mem::replace(before, taken) == taken {
-                    return Err(CloseReason::NoHeartbeat.into());
-                }
-                self.beat_at = next;
-            } else if self.awaits_answer && !self.is_taking(around) {
-                return Err(CloseReason::NoHeartbeat.into());
-            } else {
-                if !mem::replace(&mut self.awaits_answer, true) {
-                    self.ping(around);
-                }
-                self.beat_at = now.mono.plus(around.limits.heartbeat_answer_ms as u64);
-            }
-        }
-        self.reschedule(around);
-        Ok(())
-    }
-
-    /// Asks for a sign of life, behind whatever waits.
-    fn ping<A: Application<Peer = P>>(&mut self, around: &mut Around<'_, impl Net, A>) {
-        if around.net.queued(around.conn) > 0 {
-            let taken = Some(around.net.taken(around.conn));
-            self.unheard.get_or_insert_default().taken_at_beat = taken;
-        }
-        around.net.send(around.conn, ws::ping_frame(b""));
-    }
-
-    /// Whether the ping still stands behind something, of which it has taken a part since it was
-    /// looked at last: that is a sign of life.
-    fn is_taking<A: Application<Peer = P>>(&mut self, around: &Around<'_, impl Net, A>) -> bool {
-        let is_behind = around.net.queued(around.conn) > 0;
-        let taken = Some(around.net.taken(around.conn));
-        self.unheard.as_mut().is_some_and(|unheard| {
-            let before = mem::replace(&mut unheard.taken_at_beat, taken);
-            is_behind && before.is_some() && before != taken
-        })
     }
 }
 
@@ -588,7 +538,7 @@ impl<P> Web<P> {
         app: &mut A,
         socket: Socket<P>,
     ) {
-        match socket.form {
+        match socket.form() {
             Form::Raw => self.raw_sockets -= 1,
             _ => self.sockjs_sockets -= 1,
         }

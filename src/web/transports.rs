@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::http::SenderReply;
 use super::outlet::Way;
-use super::polled::{Finished, MUCH_BYTES, Polled, PolledId, Receiver, Reply, Taking};
+use super::polled::{Polled, PolledId, Receiver, Reply};
 use super::strangers::pause_bytes;
 use super::{
     Application, KeyRef, Line, Message, Outlet, Parting, Session, SessionId, Web, answers,
@@ -408,35 +408,6 @@ impl<P> Web<P> {
         }
     }
 
-    /// An answer has come to its end: the session is alone, for a while.
-    pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
-        let (now, Finished { conn, close }) = (net.now().mono, finished);
-        let is_much = net.queued(conn) > MUCH_BYTES;
-        if let Some(polled) = self.polled(id) {
-            polled.alone_since = now;
-            polled.taking = is_much.then_some(conn);
-        }
-        if !is_much {
-            return self.release(net, conn, close);
-        }
-        let taking = Taking { id, close, taken: net.taken(conn) };
-        self.lines[conn.index()] = Line::Taking(Box::new(taking));
-        net.deadline(conn, Some(now.plus(self.limits.heartbeat_ms as u64)));
-        // The reactor tells when all has gone out only of those that are not read.
-        net.pause(conn);
-    }
-
-    /// An answer has gone out: its session waits for the next request from now on.
-    pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
-        let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };
-        let now = net.now().mono;
-        if let Some(polled) = self.polled(taking.id).filter(|polled| polled.taking == Some(conn)) {
-            (polled.taking, polled.alone_since) = (None, now);
-            self.mark_dirty(taking.id);
-        }
-        self.release(net, conn, taking.close);
-    }
-
     /// Sets the one timer of a session over HTTP.
     fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: PolledId) {
         let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
@@ -447,6 +418,7 @@ impl<P> Web<P> {
             // It is told when that has gone out.
             (false, false) => net.now().mono.plus(self.limits.heartbeat_ms as u64),
         };
+        let own = polled.lags_at(self.limits.backlog_soft_ms).map_or(own, |at| at.min(own));
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
         let at = deadline.map_or(own, |at| at.min(own));
         let is_spent = polled.bucket.is_spent(&self.pace, net.now().mono);
@@ -473,7 +445,9 @@ impl<P> Web<P> {
         if polled.is_alone() && alone_until <= now.mono {
             return self.destroy(net, app, id);
         }
-        let over = peer.as_mut().and_then(|peer| app.timed_out(peer, now).err());
+        let lags_at = polled.lags_at(self.limits.backlog_soft_ms);
+        let lag = lags_at.filter(|at| *at <= now.mono).map(|_| CloseReason::Lagging.into());
+        let over = lag.or_else(|| app.timed_out(peer.as_mut()?, now).err());
         if let Some(parting) = over {
             self.dismiss_polled(net, app, id, parting);
         } else if polled.has_receiver() && polled.beat_at <= now.mono {
@@ -532,7 +506,7 @@ impl<P> Web<P> {
         self.sessions.get_mut(id).map(|session| &mut *session.polled)
     }
 
-    fn mark_dirty(&mut self, id: PolledId) {
+    pub(super) fn mark_dirty(&mut self, id: PolledId) {
         if self.polled(id).is_some_and(Polled::mark_dirty) {
             self.dirty.push_back(id);
         }

@@ -23,6 +23,11 @@ pub fn frame(body: &[u8]) -> Vec<u8> {
 }
 
 impl Control {
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        self.wire.reset();
+    }
+
     /// Connects over TCP.
     pub fn tcp(address: SocketAddr) -> Control {
         Control { wire: Wire::tcp(address) }

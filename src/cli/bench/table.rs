@@ -12,12 +12,7 @@ fn name<T: PartialEq>(all: &[(&'static str, T)], value: T) -> &'static str {
 
 /// A headline and a line for each figure.
 pub(super) fn text(plan: &Plan, outcome: &Outcome) -> String {
-    let mut text = format!(
-        "{} to {}, {} bytes\n",
-        name(&Workload::ALL, plan.workload),
-        name(&Protocol::ALL, plan.protocol),
-        plan.bytes
-    );
+    let mut text = headline(plan);
     for figure in &outcome.0 {
         let (value, unit) = words(figure);
         let label = figure.name.replace("99_9", "99.9").replace('_', " ");
@@ -25,6 +20,22 @@ pub(super) fn text(plan: &Plan, outcome: &Outcome) -> String {
         let _ = writeln!(text, "  {label:<28} {value:>14}{unit}");
     }
     text
+}
+
+/// What was done, so that it can be done again.
+fn headline(plan: &Plan) -> String {
+    let (workload, to) = (name(&Workload::ALL, plan.workload), name(&Protocol::ALL, plan.protocol));
+    let command = match plan.workload {
+        Workload::Control => format!(" {}", name(&Action::ALL, plan.action)),
+        _ => String::new(),
+    };
+    let pace = match plan.workload {
+        Workload::Rate | Workload::Slow => format!(", {} a second", plan.per_second),
+        Workload::Idle => String::new(),
+        _ => format!(", {} in flight", plan.in_flight),
+    };
+    let (bytes, seconds) = (plan.bytes, plan.warm_up_ms as f64 / 1000.0);
+    format!("{workload}{command} to {to}, {bytes} bytes{pace}, after {seconds} s of warm-up\n")
 }
 
 /// A figure with its unit, as short as it is known.
@@ -66,6 +77,13 @@ pub(super) fn json(plan: &Plan, outcome: &Outcome) -> String {
     }
     object.insert("bytes".into(), plan.bytes.into());
     object.insert("in_flight".into(), plan.in_flight.into());
+    if matches!(plan.workload, Workload::Rate | Workload::Slow) {
+        object.insert("per_second".into(), plan.per_second.into());
+    }
+    object.insert("warm_up_seconds".into(), rounded(plan.warm_up_ms as f64 / 1000.0));
+    if plan.protocol.is_ours() {
+        object.insert("namespace".into(), plan.namespace.as_str().into());
+    }
     for figure in &outcome.0 {
         let name = format!("{}{}", figure.name, figure.unit.suffix());
         object.insert(name, rounded(figure.value));

@@ -42,13 +42,37 @@ pub fn chunk_payload_bytes(chunk_bytes: usize) -> usize {
 /// A body of so many bytes stands in one frame with its head.
 const JOINED_BYTES: usize = 16 * 1024;
 
+/// What a response says.
+#[derive(Debug)]
+enum Body {
+    /// For one alone.
+    Own(Vec<u8>),
+    /// For others as well: it waits for all of them in one place.
+    Shared(Frame),
+}
+
+impl Default for Body {
+    fn default() -> Body {
+        Body::Own(Vec::new())
+    }
+}
+
+impl Body {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Body::Own(bytes) => bytes,
+            Body::Shared(frame) => frame,
+        }
+    }
+}
+
 /// A response under construction.
 #[derive(Debug)]
 pub struct Response {
     status: u16,
     /// Header lines, each with its CR LF.
     headers: Vec<u8>,
-    body: Vec<u8>,
+    body: Body,
     /// The version of the request.
     minor_version: u8,
     is_kept_alive: bool,
@@ -62,7 +86,7 @@ impl Response {
         Response {
             status,
             headers: Vec::new(),
-            body: Vec::new(),
+            body: Body::default(),
             minor_version: 1,
             is_kept_alive: true,
             is_for_head: false,
@@ -92,7 +116,14 @@ impl Response {
 
     /// The body and its `Content-Type`.
     pub fn body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Response {
-        self.body = body.into();
+        self.body = Body::Own(body.into());
+        self.header("Content-Type", content_type)
+    }
+
+    /// A body that others get as well, which waits for all of them in one place, and its
+    /// `Content-Type`.
+    pub fn shared(mut self, content_type: &str, body: &Frame) -> Response {
+        self.body = Body::Shared(body.clone());
         self.header("Content-Type", content_type)
     }
 
@@ -114,40 +145,46 @@ impl Response {
 
     /// Memory that it takes while it waits to be sent, in bytes.
     pub fn kept_bytes(&self) -> usize {
-        self.headers.capacity() + self.body.capacity()
+        let body = if let Body::Own(body) = &self.body { body.capacity() } else { 0 };
+        self.headers.capacity() + body
     }
 
     /// The bytes, as of that date if it is known (RFC 9110, 6.6.1). `Content-Length` is there
     /// always, but for the statuses that never have a body (RFC 9110, 8.6 and 15.4.5).
     pub fn encode(self, at: Option<UnixMillis>) -> Frame {
         let (mut out, body) = self.parts(at);
-        out.extend_from_slice(&body);
+        out.extend_from_slice(body.bytes());
         Frame::from(out)
     }
 
-    /// As [`Response::encode`]; a long body is a frame of its own, which spares a copy of it.
+    /// As [`Response::encode`]; a body that is long or shared is a frame of its own, which spares a
+    /// copy of it.
     pub fn frames(self, at: Option<UnixMillis>) -> (Frame, Option<Frame>) {
-        if self.body.len() <= JOINED_BYTES {
+        if matches!(&self.body, Body::Own(body) if body.len() <= JOINED_BYTES) {
             return (self.encode(at), None);
         }
         let (head, body) = self.parts(at);
-        (Frame::from(head), Some(Frame::from(body)))
+        let body = match body {
+            Body::Own(body) => Frame::from(body),
+            Body::Shared(body) => body,
+        };
+        (Frame::from(head), Some(body))
     }
 
     /// The head, with room for a body that is not long, and the body.
-    fn parts(mut self, at: Option<UnixMillis>) -> (Vec<u8>, Vec<u8>) {
-        let room = self.body.len().min(JOINED_BYTES);
-        let mut head = Vec::with_capacity(168 + self.headers.len() + room);
+    fn parts(mut self, at: Option<UnixMillis>) -> (Vec<u8>, Body) {
         let mut body = std::mem::take(&mut self.body);
+        let room = body.bytes().len().min(JOINED_BYTES);
+        let mut head = Vec::with_capacity(168 + self.headers.len() + room);
         let has_body = !matches!(self.status, 100..=199 | 204 | 304);
         self.start_into(&mut head, at);
         if has_body {
             // Writing to a Vec cannot fail.
-            let _ = write!(head, "Content-Length: {}\r\n", body.len());
+            let _ = write!(head, "Content-Length: {}\r\n", body.bytes().len());
         }
         self.connection_into(&mut head);
         if !has_body || self.is_for_head {
-            body = Vec::new();
+            body = Body::default();
         }
         (head, body)
     }
@@ -235,6 +272,14 @@ mod tests {
                 assert_eq!(body.is_some(), is_apart);
                 let body = body.as_deref().unwrap_or_default();
                 assert_eq!([&head, body].concat(), *response().encode(None));
+                let text = Frame::from(vec![b'x'; bytes]);
+                let shared = || Response {
+                    is_for_head,
+                    ..Response::new(status).shared("text/plain", &text)
+                };
+                assert_eq!(shared().encode(None), response().encode(None));
+                let is_there = status == 200 && !is_for_head;
+                assert_eq!(shared().frames(None).1.is_some_and(|body| body.is(&text)), is_there);
             }
         }
     }

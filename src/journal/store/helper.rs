@@ -81,7 +81,11 @@ impl Helper {
         wake: Wake,
     ) -> std::io::Result<Helper> {
         let (worker, jobs, reports) = Worker::new(medium, facts, writer, retry, wake);
-        std::thread::Builder::new().name("fws-store".into()).spawn(move || worker.run())?;
+        let thread = std::thread::Builder::new().name("fws-store".into());
+        thread.spawn(move || worker.run()).map_err(|error| {
+            let advice = "allow one more (ulimit -u, TasksMax=, pids.max)";
+            std::io::Error::new(error.kind(), format!("no thread for the store: {error}; {advice}"))
+        })?;
         Ok(Helper { jobs, reports, stepper: None })
     }
 

@@ -37,10 +37,10 @@ pub(super) fn household(address: Address) -> String {
 }
 
 impl Judge {
-    /// Nobody knows any more who a back end is, or not yet. If there are too many of those, one
-    /// goes: the oldest of the place with most of them, of two such places the older; but nobody
-    /// through the socket of this machine for one who is elsewhere.
-    pub(super) fn is_nobody(&mut self, conn: ConnId) {
+    /// Nobody knows any more who a back end is, or not yet. If there are too many of those, or it
+    /// has found all places taken, one goes: the oldest of the place with most of them, of two such
+    /// places the older; but nobody through the socket of this machine for one who is elsewhere.
+    pub(super) fn is_nobody(&mut self, conn: ConnId, is_full: bool) {
         let (number, auth_by) = (self.strangers, self.term("control_auth_ms"));
         self.strangers += 1;
         let Some(controller) = self.controller(conn) else { return };
@@ -55,7 +55,7 @@ impl Judge {
                 _ => None,
             })
             .collect();
-        if strangers.len() <= self.limits.control_unauthenticated_connections {
+        if !is_full && strangers.len() <= self.limits.control_unauthenticated_connections {
             return;
         }
         let local = household(Address::Unix);
@@ -66,7 +66,9 @@ impl Judge {
             .filter(|(_, place, _)| may_go(place))
             .max_by_key(|(_, place, number)| (crowd(place), Reverse(*number)));
         let (first, ..) = *first.expect("the newcomer is one of them");
-        self.let_go_answered(first, CloseReason::ControlAuth);
+        let is_refused = is_full && first == conn;
+        let reason = if is_refused { CloseReason::Full } else { CloseReason::ControlAuth };
+        self.let_go_answered(first, reason);
         if let Some(controller) = self.controller(first) {
             controller.stranger = None;
         }
@@ -87,7 +89,7 @@ impl Judge {
             let was_good = controller.stranger.is_none();
             match self.controller(conn) {
                 Some(controller) if is_good => controller.stranger = None,
-                _ if was_good => self.is_nobody(conn),
+                _ if was_good => self.is_nobody(conn, false),
                 _ => {}
             }
         }
@@ -122,10 +124,14 @@ impl Judge {
 
     /// A request has come by that connection, with this client in it.
     pub(super) fn is_named(&mut self, conn: ConnId, client: Option<IpAddr>) {
-        let Some(proxy) = self.lines.get(&conn).and_then(|line| line.whereabouts.proxy.clone())
-        else {
-            return;
-        };
+        let has_cap = self.limits.connections_per_address > 0;
+        let Some(Line { whereabouts, from, .. }) = self.lines.get_mut(&conn) else { return };
+        let is_unknown = whereabouts.proxy.is_none() && whereabouts.counts_as.is_none();
+        if is_unknown && client.is_some() && has_cap && is_proxy(*from) {
+            // It came when there was no cap.
+            whereabouts.proxy = Some(household(*from));
+        }
+        let Some(proxy) = whereabouts.proxy.clone() else { return };
         self.counts(conn, client.map_or(proxy, |ip| household(ip.into())));
     }
 

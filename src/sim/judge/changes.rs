@@ -515,7 +515,7 @@ impl Judge {
     pub(super) fn refuse_shown(&mut self, conn: ConnId, why: Refusal) {
         let shows = match why.0 {
             313 | 314 => !self.disk.is_easy,
-            code => matches!(code, 305 | 309 | 404),
+            code => code == 309,
         };
         let (code, after) = (why.0, if shows { self.mark } else { 0 });
         self.owe(conn, Expected::Reply(refusal(why)), after);

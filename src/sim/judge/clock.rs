@@ -10,6 +10,9 @@ use crate::sim::intent::Intent;
 use crate::sim::tape::Item;
 use crate::time::Millis;
 
+/// Behind so much a ping may be answered later.
+const MUCH_BYTES: usize = 16 * 1024;
+
 /// What the judge does not see: frames of a message that is not complete, and when each began.
 const UNSEEN_FRAMES: u64 = 16;
 
@@ -52,12 +55,12 @@ impl Controller {
 
 impl Browser {
     /// By when it must have been pinged, or have shown that it is there.
-    fn heard_by(&self, view: View, answer_ms: usize) -> Millis {
+    fn heard_by(&self, view: View, beat_ms: usize) -> Millis {
         let due = self.pong_by.unwrap_or(self.ping_at).by;
         let due = self.held_until.map_or(due, |held_until| held_until.max(due));
-        // Behind much a ping has its time from when that has gone out.
-        let is_behind = self.pong_by.is_some() && self.is_pong_behind;
-        if is_behind { due.max(view.taken_at.plus(answer_ms as u64)) } else { due }
+        // Behind much a ping has its time from when that has gone out, and more of it.
+        let is_late = self.pong_by.is_some() && self.may_be_late;
+        if is_late { due.max(view.taken_at).plus(beat_ms as u64) } else { due }
     }
 }
 
@@ -140,6 +143,8 @@ impl Judge {
                 assert!(browser.pong_by.is_none(), "{conn:?} is pinged again");
                 let ping_at = browser.ping_at;
                 assert!(ping_at.is_over(now), "{conn:?} is pinged early");
+                let taken = std::mem::take(&mut line.queue.taken_since_ping);
+                browser.may_be_late = browser.is_pong_behind || taken >= MUCH_BYTES;
                 match view.is_paused {
                     // Nothing is heard of it, so nothing is waited for.
                     true => browser.ping_at = next_ping_at,
@@ -237,24 +242,24 @@ impl Judge {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
         let beat_ms = self.terms.range(Millis(0), beat).1;
-        let answer_ms = self.terms.range(Millis(0), |limits| limits.heartbeat_answer_ms).1;
+        let auth_ms = self.terms.range(Millis(0), |limits| limits.control_auth_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
-        let is_short = self.short_since.is_some();
+        let (is_short, durable) = (self.short_since.is_some(), self.durable);
         self.nobody_is_slow(conn);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;
         let may_wait_for_room = line.may_wait_for_room(view, &limits);
-        let waits_for_room = !may_wait && line.waits_for_room(view, &limits);
-        let is_awaited = !view.is_paused || waits_for_room;
         // One that has waited for room has its time once more when it has it.
-        let half = line.intents.front().map(|(from, ..)| (*from, waits_for_room));
-        let half = half.filter(|(from, _)| *from < view.delivered && is_awaited);
+        let half = line.intents.front().map(|(from, ..)| *from);
+        let half = half.filter(|from| *from < view.delivered && !view.is_paused);
         match &mut line.role {
             Role::Controller(controller) => {
                 let is_hungry = controller.wants.is_some();
-                assert!(!is_hungry || is_short, "{conn:?} waits, and there is room");
+                // Or what is in front of that, or what it would show, is not durable.
+                let may_want = is_short || !line.expected.is_empty() || self.mark > durable;
+                assert!(!is_hungry || may_want, "{conn:?} waits, and there is room");
                 let is_over = is_answered && controller.is_ended;
                 assert!(!is_over, "{conn:?} is answered and still open");
                 let same = line.half_at_rest.filter(|(before, _)| Some(*before) == half);
@@ -270,10 +275,16 @@ impl Judge {
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");
+                // One that is not heard for want of room could not say who it is.
+                let is_starved = view.is_paused && (may_wait || is_hungry);
+                if std::mem::replace(&mut controller.was_starved, is_starved) || is_starved {
+                    controller.auth_at_last = now.plus(auth_ms as u64);
+                }
                 // One that is ended is given the time to read its replies.
                 let is_in_time = controller.stranger.is_none()
                     || controller.is_ended
-                    || !controller.auth_by.is_over(now);
+                    || !controller.auth_by.is_over(now)
+                    || now < controller.auth_at_last;
                 assert!(is_in_time, "{conn:?} has not said who it is for too long: {line:?}");
             }
             Role::Http(by) => {
@@ -284,7 +295,7 @@ impl Judge {
                 assert_eq!(browser.parting, None, "{conn:?} was not let go");
                 let is_in_time = browser.who.is_some() || !browser.auth_by.is_over(now);
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
-                let is_in_time = now < browser.heard_by(view, answer_ms);
+                let is_in_time = now < browser.heard_by(view, beat_ms);
                 assert!(is_in_time, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;

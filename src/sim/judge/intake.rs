@@ -35,7 +35,7 @@ impl Line {
     /// Whether it has had room for so long, and is heard, that at its pace it is not whole in time.
     fn is_late(&self, bytes: usize, now: Millis) -> bool {
         // It may have had none when all was at rest before.
-        let (Some(((from, false), since)), Some(half)) = (self.half_at_rest, self.half) else {
+        let (Some((from, since)), Some(half)) = (self.half_at_rest, self.half) else {
             return false;
         };
         let (arrived, of) = (self.delivered - from - 4, half.ms.1 as u64);
@@ -153,8 +153,8 @@ impl Judge {
         }
         for (line, bytes) in holders.into_iter().filter(|_| least < usize::MAX) {
             let since = match line.half_at_rest {
-                Some(((_, false), since)) => since,
-                _ => now,
+                Some((_, since)) => since,
+                None => now,
             };
             let is_ripe = since.plus(GRACE_MS + LOOK_MS) <= now;
             let has_more = is_ripe && shares.get(&line.tenant()).is_some_and(|has| *has > least);

@@ -51,6 +51,8 @@ pub(super) struct Queue {
     /// Since when publications are owed that the kernel did not take when they were offered.
     owed_since: Option<Millis>,
     taken_at: Millis,
+    /// Bytes that the kernel has taken since the last ping.
+    pub taken_since_ping: usize,
     /// Since when the backlog is above the soft limit, or will have been.
     over_since: Option<Millis>,
     /// Since when that was behind much that the client had asked for.
@@ -71,6 +73,7 @@ impl Queue {
     pub fn take(&mut self, bytes: usize, now: Millis, limits: &Limits) {
         self.head_sent += bytes;
         self.taken_at = now;
+        self.taken_since_ping += bytes;
         while let Some((frame, _)) = self.frames.front()
             && self.head_sent >= frame.len()
         {

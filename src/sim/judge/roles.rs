@@ -325,6 +325,7 @@ impl Judge {
                     ping_at,
                     pong_by: None,
                     is_pong_behind: false,
+                    may_be_late: false,
                     held_until: None,
                     spent_until: (0, 0),
                     pending: VecDeque::new(),

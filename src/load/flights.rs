@@ -1,0 +1,95 @@
+//! Messages under way, by their numbers.
+
+use std::collections::VecDeque;
+
+/// A message under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// How many have not had it.
+    pub left: u32,
+    /// For whom alone it is, if it is for one.
+    pub to: u32,
+    /// From when it counts, in microseconds.
+    pub since_us: u64,
+    /// If it is for one, the number behind that of the message for them before it.
+    pub behind: u64,
+}
+
+/// All that are under way, and those behind the first that are not any more.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    queue: VecDeque<Flight>,
+    first: u64,
+    /// How many somebody has not had.
+    pub under_way: usize,
+}
+
+impl Flights {
+    /// One more.
+    pub fn push(&mut self, flight: Flight) {
+        self.under_way += 1;
+        self.queue.push_back(flight);
+    }
+
+    /// The number of the next one.
+    pub fn next(&self) -> u64 {
+        self.first + self.queue.len() as u64
+    }
+
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The one of this number, unless it has come and is forgotten, or was never there.
+    pub fn get(&self, number: u64) -> Option<&Flight> {
+        self.queue.get(self.place(number)?)
+    }
+
+    /// The oldest that somebody has not had, and its number, once those before are forgotten.
+    pub fn oldest(&self) -> Option<(u64, &Flight)> {
+        Some((self.first, self.queue.front()?))
+    }
+
+    fn place(&self, number: u64) -> Option<usize> {
+        usize::try_from(number.checked_sub(self.first)?).ok()
+    }
+
+    /// One of those it is for has it: from when it counts, and whether that was the last; `None` if
+    /// all had it.
+    pub fn land(&mut self, number: u64) -> Option<(u64, bool)> {
+        let place = self.place(number)?;
+        let flight = self.queue.get_mut(place).filter(|flight| flight.left > 0)?;
+        flight.left -= 1;
+        self.under_way -= usize::from(flight.left == 0);
+        Some((flight.since_us, flight.left == 0))
+    }
+
+    /// Forgets those before the oldest.
+    pub fn forget(&mut self) {
+        while self.queue.front().is_some_and(|flight| flight.left == 0) {
+            self.queue.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lands_as_often_as_it_is_owed() {
+        let mut flights = Flights::default();
+        for left in [1, 2] {
+            flights.push(Flight { left, to: 0, since_us: 7, behind: 0 });
+        }
+        assert_eq!((flights.next(), flights.land(1), flights.under_way), (2, Some((7, false)), 2));
+        assert_eq!((flights.land(0), flights.land(0)), (Some((7, true)), None));
+        flights.forget();
+        assert_eq!((flights.next(), flights.len(), flights.under_way), (2, 1, 1));
+        assert_eq!(flights.oldest().map(|(number, flight)| (number, flight.left)), Some((1, 1)));
+        assert!(flights.get(0).is_none() && flights.get(2).is_none());
+        assert_eq!((flights.land(0), flights.land(1)), (None, Some((7, true))));
+    }
+}

@@ -1,0 +1,68 @@
+//! When messages are due of which so many go each second, whatever has become of those before.
+
+/// A message that goes within two ticks of the loop's clock, in microseconds, goes in time.
+const TICKS_US: u64 = 2000;
+
+/// So many messages a second, the first of them at a moment in microseconds of some watch.
+#[derive(Debug)]
+pub(super) struct Pace {
+    per_second: u64,
+    begun_us: u64,
+}
+
+impl Pace {
+    pub fn new(per_second: usize) -> Pace {
+        Pace { per_second: (per_second as u64).max(1), begun_us: 0 }
+    }
+
+    /// The first is due now.
+    pub fn begin(&mut self, now_us: u64) {
+        self.begun_us = now_us;
+    }
+
+    /// How many are due by now.
+    pub fn due_by(&self, now_us: u64) -> u64 {
+        let us = now_us.saturating_sub(self.begun_us);
+        us.saturating_mul(self.per_second) / 1_000_000 + 1
+    }
+
+    /// When one is due, of which this many come before.
+    pub fn due_at(&self, before: u64) -> u64 {
+        let us = before.saturating_mul(1_000_000).div_ceil(self.per_second);
+        self.begun_us.saturating_add(us)
+    }
+
+    /// From when one counts that goes now: from when it was due, if it is late, or what it waits
+    /// for a sender that stands still would be left out.
+    pub fn since(&self, before: u64, now_us: u64) -> u64 {
+        let due_us = self.due_at(before);
+        if due_us.saturating_add(TICKS_US) < now_us { due_us } else { now_us }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_a_second_as_were_asked_for() {
+        for per_second in [1, 3, 50, 400_000, 999_999, 10_000_000] {
+            let (all, mut pace) = (per_second as u64, Pace::new(per_second));
+            pace.begin(500);
+            assert_eq!((pace.due_by(500), pace.due_at(0)), (1, 500));
+            assert_eq!(pace.due_at(7 * all), 7_000_500, "in seven seconds all of seven");
+            for before in [1, 2, all, 123_456_789] {
+                let us = pace.due_at(before);
+                assert!(pace.due_by(us) > before && pace.due_by(us - 1) <= before);
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_is_late_counts_from_when_they_were_due() {
+        let pace = Pace::new(50);
+        assert_eq!(pace.since(1, 20_000), 20_000);
+        assert_eq!(pace.since(1, 22_000), 22_000, "a tick or two are the clock's");
+        assert_eq!(pace.since(1, 22_001), 20_000);
+    }
+}

@@ -1,0 +1,391 @@
+//! Back ends on a disk that takes its time: what is owed, who waits for what, and for how long.
+
+use std::collections::BTreeMap;
+
+use super::super::{Settings, SockJs};
+use super::*;
+use crate::address::{Address, Proxies};
+use crate::edge::{Door, Handler, Kept};
+use crate::hub::{Change, Hub, Key, KeyRef, Seq, Undo};
+use crate::journal::{Event, Proposal};
+use crate::limits::Limits;
+use crate::time::{Millis, Now, UnixMillis};
+
+const KEY: &str = "11111111-1111-4111-8111-111111111111";
+const AUTH: &str =
+    r#"{"action":"auth","name":"site","sKey":"11111111-1111-4111-8111-111111111111"}"#;
+
+/// A journal whose disk does nothing unless it is told to.
+#[derive(Default)]
+struct Slow {
+    mark: u64,
+    durable: u64,
+    /// Marks of the last change of each row.
+    rows: Vec<(Key, u64)>,
+    is_full: bool,
+}
+
+impl Journal for Slow {
+    fn propose(&mut self, _: UnixMillis, _: &Change<'_>) -> Proposal {
+        Proposal::Now(Seq { term: 1, n: self.mark + 1 })
+    }
+    fn changed(&mut self, undo: Undo) {
+        self.mark += 1;
+        self.rows.retain(|(key, _)| *key != undo.key);
+        self.rows.push((undo.key, self.mark));
+    }
+    fn commit(&mut self, _: &Hub, _: UnixMillis, _: Now) {}
+    fn poll(&mut self) -> Option<Event> {
+        None
+    }
+    fn mark(&self) -> Mark {
+        Mark(self.mark)
+    }
+    fn mark_of(&self, key: KeyRef<'_>) -> Mark {
+        let row = self.rows.iter().find(|(other, _)| other.as_ref() == key);
+        Mark(row.map_or(0, |(_, mark)| *mark))
+    }
+    fn durable(&self) -> Mark {
+        Mark(self.durable)
+    }
+    fn has_room(&self) -> bool {
+        !self.is_full
+    }
+}
+
+/// A network of back ends.
+#[derive(Default)]
+struct Wire {
+    now: u64,
+    sent: BTreeMap<ConnId, Vec<u8>>,
+    /// What has been sent and not been taken.
+    answers: usize,
+    deadlines: BTreeMap<ConnId, Option<Millis>>,
+    paused: Vec<ConnId>,
+    closed: Vec<(ConnId, CloseReason)>,
+}
+
+impl Net for Wire {
+    fn now(&self) -> Now {
+        Now { mono: Millis(self.now), unix: UnixMillis(self.now) }
+    }
+    fn random(&mut self, _: &mut [u8]) {}
+    fn send(&mut self, conn: ConnId, frame: Frame) {
+        self.answers += frame.len();
+        self.sent.entry(conn).or_default().extend_from_slice(&frame);
+    }
+    fn publish(&mut self, _: ConnId, _: Frame) -> bool {
+        false
+    }
+    fn kept(&self) -> Kept {
+        Kept { answers: self.answers, ..Kept::default() }
+    }
+    fn queued(&self, _: ConnId) -> usize {
+        0
+    }
+    fn taken(&self, _: ConnId) -> u32 {
+        0
+    }
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        if self.closed.iter().all(|(other, _)| *other != conn) {
+            self.closed.push((conn, reason));
+        }
+    }
+    fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
+        self.deadlines.insert(conn, at);
+    }
+    fn pause(&mut self, conn: ConnId) {
+        self.resume(conn);
+        self.paused.push(conn);
+    }
+    fn resume(&mut self, conn: ConnId) {
+        self.paused.retain(|other| *other != conn);
+    }
+}
+
+/// A switch, its network, and what back ends have said that it has not heard.
+struct World {
+    switch: Switch<Slow>,
+    net: Wire,
+    input: BTreeMap<ConnId, Vec<u8>>,
+}
+
+impl World {
+    fn new(limits: Limits) -> World {
+        let net = Wire::default();
+        let now = net.now();
+        let settings = Settings {
+            limits,
+            server_key: "server".into(),
+            demo: None,
+            sockjs: SockJs::default(),
+            proxies: Proxies::default(),
+            now,
+            at: now.unix,
+        };
+        let mut switch = Switch::new(settings, Slow::default());
+        switch.declare("site", KEY).unwrap();
+        let mut world = World { switch, net, input: BTreeMap::new() };
+        world.sync();
+        world
+    }
+
+    /// A back end comes and says this.
+    fn comes(&mut self, slot: u32, commands: &[&str]) -> ConnId {
+        let conn = ConnId::new(slot, 0);
+        self.switch.opened(&mut self.net, conn, Door::Control, Address::Unix);
+        self.says(conn, commands);
+        conn
+    }
+
+    fn says(&mut self, conn: ConnId, commands: &[&str]) {
+        let input = self.input.entry(conn).or_default();
+        commands.iter().for_each(|body| control::encode_into(input, body.as_bytes()));
+        self.turn();
+    }
+
+    /// It sends no more, and all that it has sent has been heard.
+    fn ends(&mut self, conn: ConnId) {
+        self.switch.ended(&mut self.net, conn);
+        self.turn();
+    }
+
+    fn turn(&mut self) {
+        self.switch.tick(&mut self.net);
+        for (conn, input) in &mut self.input {
+            if !input.is_empty() && !self.net.paused.contains(conn) {
+                let used = self.switch.received(&mut self.net, *conn, input).unwrap();
+                input.drain(..used);
+            }
+        }
+        self.switch.settle(&mut self.net);
+        for (conn, reason) in self.net.closed.clone() {
+            if self.switch.seats.is_controller(conn) {
+                self.switch.closed(&mut self.net, conn, reason);
+                self.input.remove(&conn);
+            }
+        }
+        self.switch.check_invariants();
+    }
+
+    /// All that was recorded by now is durable.
+    fn sync(&mut self) {
+        self.switch.journal.durable = self.switch.journal.mark;
+        self.turn();
+    }
+
+    /// Turns until the switch wants none.
+    fn rest(&mut self) -> usize {
+        let is_due = |world: &World| world.switch.due(&world.net).is_some_and(|at| at.0 == 0);
+        let mut turns = 0;
+        while is_due(self) {
+            self.turn();
+            turns += 1;
+            assert!(turns < 1000, "it never comes to rest");
+        }
+        turns
+    }
+
+    /// What a back end has received, and has not looked at yet.
+    fn takes(&mut self, conn: ConnId) -> Vec<String> {
+        let bytes = self.net.sent.remove(&conn).unwrap_or_default();
+        self.net.answers -= bytes.len();
+        let (mut decoder, mut at, mut bodies) = (control::Decoder::new(), 0, Vec::new());
+        while at < bytes.len() {
+            let decoded = decoder.next(&bytes[at..], bytes.len()).unwrap();
+            at += decoded.consumed;
+            bodies.push(String::from_utf8(decoded.body.unwrap().to_vec()).unwrap());
+        }
+        bodies
+    }
+
+    fn owed(&self, conn: ConnId) -> usize {
+        self.switch
+            .seats
+            .look_at(conn)
+            .map_or(0, |it| it.replies.iter().map(|(_, b)| b.len()).sum())
+    }
+}
+
+fn set(channel: &str, bytes: usize) -> String {
+    let data = "x".repeat(bytes);
+    format!("{{\"action\":\"set\",\"channel\":\"{channel}\",\"data\":\"{data}\"}}")
+}
+
+fn get(channel: &str) -> String {
+    format!("{{\"action\":\"get\",\"channel\":\"{channel}\"}}")
+}
+
+const OK: &str = "{\"success\":true}";
+const PING: &str = r#"{"action":"ping"}"#;
+const AUTH_KEY: &str = "22222222-2222-4222-8222-222222222222";
+const LARGE: usize = 100_000;
+
+#[test]
+fn what_is_lost_is_refused_like_what_is_not_taken() {
+    assert_eq!(refusal(&command::STORE_FAILED), LOST);
+}
+
+#[test]
+fn large_answers_are_not_made_before_they_may_leave() {
+    let mut world = World::new(Limits { answers_bytes: 8 * LARGE, ..Limits::default() });
+    let first = world.comes(0, &[AUTH, &set("big", LARGE - 2)]);
+    world.sync();
+    assert_eq!(world.takes(first), [OK, OK]);
+    let conns: Vec<ConnId> =
+        (1..=20).map(|slot| world.comes(slot, &[AUTH, &set("k", 1), &get("big"), PING])).collect();
+    for conn in &conns {
+        assert_eq!(world.takes(*conn), [OK], "of the others nothing is durable");
+    }
+    // A large one waits for the disk, with all that is short; and for what the others asked there
+    // is room later.
+    let owed: usize = conns.iter().map(|conn| world.owed(*conn)).sum();
+    assert_eq!(owed, LARGE + conns.len() * OK.len() + OK.len());
+    assert_eq!(world.switch.census().replies_owed, owed);
+    assert_eq!(world.rest(), 0, "it waits for the disk, and for nothing else");
+    world.sync();
+    let mut got = vec![Vec::new(); conns.len()];
+    for _ in 0..100 {
+        world.rest();
+        assert!(world.net.answers <= 10 * LARGE, "{} wait", world.net.answers);
+        // They take it one after the other.
+        let next = (0..conns.len()).find(|i| world.net.sent.contains_key(&conns[*i]));
+        let Some(next) = next else { break };
+        got[next].extend(world.takes(conns[next]));
+        world.turn();
+    }
+    for replies in got {
+        let lengths: Vec<usize> = replies.iter().map(String::len).collect();
+        assert_eq!(lengths, [OK.len(), LARGE, OK.len()]);
+    }
+    assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
+}
+
+#[test]
+fn a_state_that_is_never_at_rest_is_shown_all_the_same() {
+    let mut world = World::new(Limits { answers_bytes: LARGE, ..Limits::default() });
+    let writer = world.comes(0, &[AUTH, &set("hot", LARGE)]);
+    // There is room for one of these at a time that waits for the disk.
+    let readers: Vec<ConnId> =
+        (1..=3).map(|slot| world.comes(slot, &[AUTH, &get("hot")])).collect();
+    let mut got = vec![Vec::new(); readers.len()];
+    for _ in 0..readers.len() {
+        // When one change is durable the next has come already.
+        let before = world.switch.journal.mark;
+        world.says(writer, &[&set("hot", LARGE)]);
+        world.switch.journal.durable = before;
+        world.turn();
+        for (got, reader) in got.iter_mut().zip(&readers) {
+            got.extend(world.takes(*reader).iter().map(String::len));
+        }
+    }
+    assert_eq!(got, vec![vec![OK.len(), LARGE + 2]; readers.len()]);
+}
+
+#[test]
+fn many_replies_leave_in_several_turns() {
+    let limits = Limits { deliveries_per_turn: 10, ..Limits::default() };
+    let mut world = World::new(limits);
+    let conns: Vec<ConnId> =
+        (0..30).map(|slot| world.comes(slot, &[AUTH, &set("k", 1), &set("k", 2)])).collect();
+    conns.iter().for_each(|conn| assert_eq!(world.takes(*conn), [OK]));
+    assert_eq!(world.rest(), 0, "nothing can leave before the disk is done");
+    world.sync();
+    let answered = world.net.sent.len();
+    assert_eq!((answered, world.rest()), (10, 2));
+    conns.iter().for_each(|conn| assert_eq!(world.takes(*conn), [OK, OK]));
+}
+
+#[test]
+fn whoever_comes_with_a_wrong_name_does_not_wait_for_the_disk() {
+    let mut world = World::new(Limits::default());
+    world.comes(0, &[AUTH, &set("k", 1)]);
+    let [unknown, wrong] = ["no-such", "site"]
+        .map(|name| format!("{{\"action\":\"auth\",\"name\":\"{name}\",\"sKey\":\"{AUTH_KEY}\"}}"));
+    let conn = world.comes(1, &[&unknown, &wrong]);
+    let codes = world.takes(conn);
+    assert!(
+        codes[0].ends_with("\"code\":404}") && codes[1].ends_with("\"code\":305}"),
+        "{codes:?}"
+    );
+    world.ends(conn);
+    assert_eq!(world.net.closed, [(conn, CloseReason::PeerClosed)]);
+    assert_eq!(world.switch.owing.len(), 1);
+}
+
+#[test]
+fn whoever_has_said_all_makes_room_for_a_newcomer() {
+    let mut world = World::new(Limits { control_connections: 3, ..Limits::default() });
+    let gone = world.comes(0, &[AUTH, &set("k", 1)]);
+    let also = world.comes(1, &[AUTH, &set("big", LARGE), &get("big"), &get("big")]);
+    let here = world.comes(2, &[AUTH, &set("k", 1)]);
+    let first = world.comes(3, &[AUTH]);
+    assert_eq!(world.net.closed, [(first, CloseReason::Full)], "all of them are there");
+    world.ends(gone);
+    world.ends(also);
+    assert_eq!(world.net.closed.len(), 1, "they are owed something");
+    // Each of them makes room, once, and the one that has waited for longest first.
+    for (slot, goes) in [(4, gone), (5, also)] {
+        let newcomer = world.comes(slot, &[AUTH]);
+        assert_eq!(world.net.closed.last(), Some(&(goes, CloseReason::Full)));
+        assert_eq!(world.takes(newcomer), [OK]);
+    }
+    world.sync();
+    assert_eq!(world.takes(here), [OK, OK]);
+    assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
+}
+
+#[test]
+fn a_command_that_waits_for_room_has_its_time_when_it_has_it() {
+    let limits =
+        Limits { control_input_bytes: LARGE, control_frame_bytes: LARGE, ..Limits::default() };
+    let mut world = World::new(limits);
+    let [first, second] = [0, 1].map(|slot| world.comes(slot, &[AUTH]));
+    let frame = control::encode(set("k", LARGE - 100).as_bytes());
+    let (half, rest) = frame.split_at(20_000);
+    for conn in [first, second] {
+        world.input.get_mut(&conn).unwrap().extend_from_slice(half);
+        world.turn();
+    }
+    assert_eq!(world.net.deadlines[&first], Some(Millis(10_000)));
+    assert_eq!(world.net.paused, [second]);
+    assert_eq!(world.net.deadlines[&second], None, "it is not read: nothing can be late");
+    world.net.now = 9000;
+    world.input.get_mut(&first).unwrap().extend_from_slice(rest);
+    world.turn();
+    assert!(world.net.paused.is_empty());
+    world.turn();
+    assert_eq!(world.net.deadlines[&second], Some(Millis(19_000)));
+}
+
+#[test]
+fn newcomers_are_not_late_while_nobody_is_heard() {
+    let mut world = World::new(Limits::default());
+    world.switch.journal.is_full = true;
+    for slot in 0..100 {
+        let conn = world.comes(slot, &[AUTH]);
+        world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
+    }
+    assert_eq!(world.switch.crowded, [], "whoever is gone leaves nothing behind");
+    let conn = world.comes(100, &[AUTH]);
+    assert_eq!(world.net.deadlines[&conn], None);
+    world.net.now = 60_000;
+    world.turn();
+    // From then on it has what it had left.
+    world.switch.journal.is_full = false;
+    world.turn();
+    world.turn();
+    assert_eq!((world.takes(conn), world.net.deadlines[&conn]), (vec![OK.to_string()], None));
+}
+
+#[test]
+fn a_list_has_its_bound() {
+    let name = "\u{1}".repeat(1000);
+    let cid = crate::uuid::Uuid::from_random([7; 16]);
+    let presence = Presence { users: 1, connections: vec![(cid, &name); 20] };
+    let whole = info(&presence, 200_000).unwrap();
+    assert!(whole.len() > 120_000 && info(&presence, whole.len()).is_ok());
+    let refused = info(&presence, 100_000).unwrap_err();
+    assert_eq!(refused.code, 313);
+    assert_eq!(refused.reason, "Answer is too large, at most 100000 bytes");
+}

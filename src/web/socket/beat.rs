@@ -1,0 +1,98 @@
+//! Deadlines of WebSockets: pings, and what shows that somebody is there.
+
+use std::mem;
+
+use super::{Around, Held, Socket};
+use crate::codec::ws;
+use crate::edge::Net;
+use crate::limits::Limits;
+use crate::reason::CloseReason;
+use crate::web::{Application, Parting};
+
+/// Of whom more was taken than this since the last beat, some of that may be in the kernel yet, or
+/// on a slow link, and the next ping behind it.
+const MUCH_BYTES: u32 = 16 * 1024;
+
+impl<P> Socket<P> {
+    /// A deadline has come.
+    pub(super) fn timed_out<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+    ) -> Result<(), Parting> {
+        let Some(peer) = &mut self.peer else { return Ok(()) };
+        let (conn, now) = (around.conn, around.net.now());
+        around.app.timed_out(peer, now)?;
+        let was_too_fast = self.held == Held::Pace;
+        if was_too_fast && !self.bucket.is_spent(around.pace, now.mono) {
+            self.held = Held::No;
+            around.net.resume(conn);
+        }
+        if self.beat_at <= now.mono {
+            let next = now.mono.plus(around.limits.heartbeat_ms as u64);
+            let is_much = self.has_taken_much(around);
+            if was_too_fast || self.held == Held::Room {
+                // Its pongs stand behind what it said too fast, or what there is no room for. What
+                // the ping shows is whether its machine is there, which must acknowledge it.
+                around.net.send(conn, ws::ping_frame(b""));
+                self.beat_at = next;
+            } else if self.held == Held::Answers {
+                // It is not read, so its pongs are not heard: what it takes shows that it lives.
+                let taken = Some(around.net.taken(conn));
+                let before = &mut self.unheard.get_or_insert_default().taken_at_beat;
+                if mem::replace(before, taken) == taken {
+                    return Err(CloseReason::NoHeartbeat.into());
+                }
+                self.beat_at = next;
+            } else if self.awaits_answer && !self.is_taking(around) {
+                return Err(CloseReason::NoHeartbeat.into());
+            } else {
+                if !mem::replace(&mut self.awaits_answer, true) {
+                    self.ping(around);
+                }
+                self.beat_at = now.mono.plus(around.patience_ms(is_much));
+            }
+        }
+        self.reschedule(around);
+        Ok(())
+    }
+
+    /// Whether it, or the kernel for it, has taken much since the last beat.
+    fn has_taken_much<A: Application<Peer = P>>(
+        &mut self,
+        around: &Around<'_, impl Net, A>,
+    ) -> bool {
+        let taken = (around.net.taken(around.conn) / MUCH_BYTES) as u8;
+        taken.wrapping_sub(mem::replace(&mut self.taken_before, taken)) > 1
+    }
+
+    /// Asks for a sign of life, behind whatever waits.
+    fn ping<A: Application<Peer = P>>(&mut self, around: &mut Around<'_, impl Net, A>) {
+        if around.net.queued(around.conn) > 0 {
+            let taken = Some(around.net.taken(around.conn));
+            self.unheard.get_or_insert_default().taken_at_beat = taken;
+        }
+        around.net.send(around.conn, ws::ping_frame(b""));
+    }
+
+    /// Whether the ping still stands behind something, of which it has taken a part since it was
+    /// looked at last: that is a sign of life.
+    fn is_taking<A: Application<Peer = P>>(&mut self, around: &Around<'_, impl Net, A>) -> bool {
+        let is_behind = around.net.queued(around.conn) > 0;
+        let taken = Some(around.net.taken(around.conn));
+        self.unheard.as_mut().is_some_and(|unheard| {
+            let before = mem::replace(&mut unheard.taken_at_beat, taken);
+            is_behind && before.is_some() && before != taken
+        })
+    }
+}
+
+impl<N: Net, A> Around<'_, N, A> {
+    /// How long the answer to a ping may take; longer if the ping may stand behind much that the
+    /// kernel has: over a slow link it is read no sooner. That a machine is gone the kernel finds
+    /// out meanwhile (`tcp_user_timeout_ms`).
+    pub(super) fn patience_ms(&self, is_behind_much: bool) -> u64 {
+        let Limits { heartbeat_ms, heartbeat_answer_ms, .. } = *self.limits;
+        let least = if is_behind_much { heartbeat_ms } else { 0 };
+        least.max(heartbeat_answer_ms) as u64
+    }
+}

@@ -1,0 +1,120 @@
+//! An answer of a session over HTTP that has all that it gets and takes its time on the way, and
+//! what gathers behind it: who is slow by that, and who is not.
+
+use super::polled::{Finished, Polled, PolledId};
+use super::{Line, Session, Web};
+use crate::edge::{ConnId, Net};
+use crate::reason::CloseReason;
+use crate::time::Millis;
+
+/// An answer of more bytes than that may take its time until it has gone out.
+const MUCH_BYTES: usize = 16 * 1024;
+/// What the kernel still has of an answer that has gone out, twice `kernel_send_bytes` at most, is
+/// on its way for as long as a link of so many bytes a millisecond needs.
+const LINK_BYTES_PER_MS: usize = 32;
+
+/// An answer that has all that it gets, and has not gone out.
+#[derive(Debug)]
+pub(super) struct Taking {
+    pub id: PolledId,
+    /// The reason to close the connection behind it, if it does not go on.
+    close: Option<CloseReason>,
+    /// Much of it is what the browser asked for itself: however much gathers behind that is no lag.
+    is_asked: bool,
+    since: Millis,
+    bytes: usize,
+    /// What of it had been taken when that was last looked at, and when that had changed.
+    taken: u32,
+    taken_at: Millis,
+}
+
+impl Taking {
+    /// When some of it was last taken.
+    fn look(&mut self, net: &impl Net, conn: ConnId) -> Millis {
+        let taken = net.taken(conn);
+        if std::mem::replace(&mut self.taken, taken) != taken {
+            self.taken_at = net.now().mono;
+        }
+        self.taken_at
+    }
+
+    /// A beat has passed: as long as some of it is taken, it has its time.
+    pub fn beat(&mut self, net: &mut impl Net, conn: ConnId, beat_ms: usize) {
+        let due = self.look(net, conn).plus(beat_ms as u64);
+        if due <= net.now().mono {
+            return net.close(conn, CloseReason::NoHeartbeat);
+        }
+        net.deadline(conn, Some(due));
+    }
+}
+
+impl<P> Web<P> {
+    /// An answer has come to its end: the session is alone, for a while.
+    pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
+        let (now, Finished { conn, close, asked }) = (net.now().mono, finished);
+        let bytes = net.queued(conn);
+        let is_much = bytes > MUCH_BYTES;
+        if let Some(polled) = self.polled(id) {
+            (polled.alone_since, polled.took_ms) = (now, 0);
+            polled.taking = is_much.then_some(conn);
+        }
+        if !is_much {
+            return self.release(net, conn, close);
+        }
+        let is_asked = asked > self.limits.backlog_soft_bytes;
+        let taken = net.taken(conn);
+        let taking = Taking { id, close, is_asked, since: now, bytes, taken, taken_at: now };
+        self.lines[conn.index()] = Line::Taking(Box::new(taking));
+        net.deadline(conn, Some(now.plus(self.limits.heartbeat_ms as u64)));
+        // The reactor tells when all has gone out only of those that are not read.
+        net.pause(conn);
+    }
+
+    /// An answer has gone out: its session waits for the next request from now on.
+    pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
+        let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };
+        let now = net.now().mono;
+        let in_kernel = taking.bytes.min(2 * self.limits.kernel_send_bytes);
+        if let Some(polled) = self.polled(taking.id).filter(|polled| polled.taking == Some(conn)) {
+            (polled.taking, polled.alone_since) = (None, now);
+            polled.took_ms = now.0 - taking.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;
+            self.mark_dirty(taking.id);
+        }
+        self.release(net, conn, taking.close);
+    }
+
+    /// Whether a session for which too much waits is to be let go: when memory is short, at once;
+    /// between two requests, when the next does not come in time, which is longer by as long as the
+    /// last answer took, some of which may still be on its way; while an answer is on its way, when
+    /// nothing of it is taken. Who takes it has more time, which the session's deadline knows of.
+    pub(super) fn is_lost(&mut self, net: &mut impl Net, id: PolledId) -> bool {
+        if net.kept().bytes > self.limits.queued_bytes / 2 {
+            return true;
+        }
+        let (now, ms) = (net.now().mono, self.limits.backlog_ms as u64);
+        let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return false };
+        let Some(conn) = polled.taking else {
+            return polled.alone_since.plus(polled.took_ms + ms) <= now;
+        };
+        let Line::Taking(taking) = &mut self.lines[conn.index()] else { return false };
+        if polled.over_since.is_none() && !taking.is_asked {
+            polled.over_since = Some(now);
+            if polled.mark_dirty() {
+                self.dirty.push_back(id);
+            }
+        }
+        if taking.look(net, conn).plus(ms) > now {
+            return false;
+        }
+        // The kernel tells late that it has room.
+        net.offer(conn);
+        taking.look(net, conn).plus(ms) <= now
+    }
+}
+
+impl Polled {
+    /// When too much has waited for so long behind the answer that is on its way.
+    pub fn lags_at(&self, ms: usize) -> Option<Millis> {
+        Some(self.taking.and(self.over_since)?.plus(ms as u64))
+    }
+}

@@ -1,0 +1,114 @@
+//! A server whose process stands still for a while, as in a container that is paused: who did in
+//! time what it should is not cut because nobody looked, and dates are dates all the same.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use std::time::Duration;
+
+use common::browser::{Browser, auth_message};
+use common::control::{Control, frame};
+use common::eventually;
+use common::server::{Options, Server, key_of};
+use common::token::token;
+use common::web::{Http, session_on};
+use serde_json::json;
+
+/// Every deadline that is tried here.
+const WITHIN_MS: u64 = 1500;
+/// The process stands still for longer than that.
+const STOOD_MS: u64 = 4000;
+/// More than are read, or seen to, in one turn.
+const CROWD: usize = 80;
+
+fn server() -> Server {
+    let mut options = Options::limits(&[
+        ("auth_ms", WITHIN_MS),
+        ("control_auth_ms", WITHIN_MS),
+        ("control_frame_ms", WITHIN_MS),
+        ("http_head_ms", WITHIN_MS),
+        ("session_ms", WITHIN_MS),
+        ("heartbeat_ms", 30_000),
+    ]);
+    options.config["admin"] = json!("127.0.0.1:0");
+    Server::start(&options)
+}
+
+/// The process stands still while that is done, and until the time is over.
+fn while_it_stands_still(server: &Server, act: impl FnOnce()) {
+    server.freeze();
+    act();
+    std::thread::park_timeout(Duration::from_millis(STOOD_MS));
+    server.thaw();
+}
+
+#[test]
+fn who_did_in_time_what_it_should_is_not_cut() {
+    let server = server();
+    let mut polls: Vec<Http> = Vec::new();
+    let sessions: Vec<String> = (0..4).map(|user| session_on(server.ws, user + 1, "c")).collect();
+    let mut browsers: Vec<Browser> = (0..CROWD).map(|_| Browser::raw(server.ws)).collect();
+    let mut heads: Vec<Http> = (0..CROWD).map(|_| Http::connect(server.ws)).collect();
+    heads.iter_mut().for_each(|it| it.raw("GET /socket/info HTTP/1.1\r\n"));
+    let mut back_ends: Vec<Control> = (0..8).map(|_| Control::tcp(server.control)).collect();
+    let auth = frame(
+        json!({ "action": "auth", "name": "demo", "sKey": key_of("demo") }).to_string().as_bytes(),
+    );
+    back_ends.iter_mut().for_each(|it| it.send_raw(&auth[..9]));
+    let mut control = server.controller("demo");
+    control.ok(r#"{"action":"set","channel":"brief","data":1,"params":{"ttl":2}}"#);
+    control.ok(r#"{"action":"set","channel":"lasting","data":1,"params":{"ttl":3600}}"#);
+
+    while_it_stands_still(&server, || {
+        for (user, browser) in browsers.iter_mut().enumerate() {
+            let payload = json!({ "i": user + 1 }).to_string();
+            browser.say(&auth_message("demo", &token(&payload, key_of("demo"))));
+        }
+        heads.iter_mut().for_each(|it| it.raw("Host: a\r\n\r\n"));
+        back_ends.iter_mut().for_each(|it| it.send_raw(&auth[9..]));
+        for place in &sessions {
+            let mut poll = Http::connect(server.ws);
+            poll.send(&format!("POST /socket/{place}/xhr"), &[], "");
+            polls.push(poll);
+        }
+    });
+
+    for browser in &mut browsers {
+        let text = browser.hear();
+        assert!(text.contains("auth ok"), "{text}");
+    }
+    for head in &mut heads {
+        assert_eq!(head.answer().status, 200);
+    }
+    for back_end in &mut back_ends {
+        assert_eq!(back_end.recv(), r#"{"success":true}"#);
+    }
+    control.ok(r#"{"action":"emit","channel":"c","event":"e","data":"back"}"#);
+    for poll in &mut polls {
+        let body = poll.answer().body;
+        assert!(body.starts_with("a[") && body.contains("back"), "{body}");
+    }
+    // A state ends at its date.
+    let brief = control.ask(r#"{"action":"get","channel":"brief"}"#);
+    assert_eq!(brief, "null");
+    let lasting = control.ask(r#"{"action":"get","channel":"lasting"}"#);
+    assert_eq!(lasting, "1");
+    server.told("the process stood still for");
+    let seconds = || {
+        let text = Http::connect(server.admin()).ask("GET /metrics", &[], "").body;
+        let line = text.lines().find_map(|it| it.strip_prefix("fws_stood_still_seconds_total "));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    assert!(seconds() >= 3.0, "{} s", seconds());
+}
+
+#[test]
+fn who_did_not_is_cut_as_much_later_as_it_stood_still() {
+    let server = server();
+    let mut silent = Browser::raw(server.ws);
+    while_it_stands_still(&server, || ());
+    silent.expect_closed(3408, "no auth in time");
+    eventually("it is gone", || {
+        server.log().iter().any(|it| it.contains("stood still")).then_some(())
+    });
+}

@@ -294,10 +294,7 @@ impl<J: Journal> Switch<J> {
     /// Takes in what the journal has to tell. A change that is taken back is work like any other:
     /// those that a turn has no room for come in the next.
     fn hear_journal(&mut self, net: &mut impl Net) {
-        loop {
-            let event = self.journal.poll();
-            self.hub.keep(self.journal.durable().0);
-            let Some(event) = event else { return };
+        while let Some(event) = self.journal.poll() {
             let is_undo = matches!(event, Event::Undo(_));
             self.handle(net, event);
             if is_undo && self.has_worked_enough() {
@@ -312,6 +309,7 @@ impl<J: Journal> Switch<J> {
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
                 self.work += 1;
+                self.hub.keep(self.journal.durable().0);
                 let (hub, mut delivery) = self.delivery(net);
                 hub.undo(undo, &mut delivery);
                 self.shared.clear();
@@ -596,7 +594,6 @@ impl<J: Journal> Handler for Switch<J> {
         web.settle(net, &mut site);
         self.note_shortage(net);
         self.metrics.browsers_held = self.web.held();
-        // What was put off may have changed something since.
         self.hub.keep(self.journal.durable().0);
     }
 }

@@ -353,10 +353,9 @@ impl Judge {
             if let Role::Browser(browser) = &mut line.role
                 && is_withdrawn
                 && browser.who.as_ref().is_some_and(|who| *who == (space, user.to_string()))
+                && browser.channels.remove(channel)
             {
-                if browser.channels.remove(channel) {
-                    browser.held.entry(channel.into()).or_default().push(self.applied);
-                }
+                browser.held.entry(channel.into()).or_default().push(self.applied);
             }
         }
     }

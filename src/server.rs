@@ -28,7 +28,7 @@ use crate::log::{self, News};
 use crate::reactor::{Bounds, Reactor, Signal, raise_descriptor_limit};
 use crate::slow::Rules;
 use crate::switch::{Settings, SockJs, Switch};
-use crate::time::{Now, UnixMillis};
+use crate::time::{Now, Stopwatch, UnixMillis};
 use doors::Doors;
 use notify::Notifier;
 use reload::InForce;
@@ -254,12 +254,13 @@ impl Start {
         let sync = config.sync;
         self.turn(&mut handler, InForce { config, server_key, reread })?;
         let mut switch = handler.into_switch();
-        let unkept = switch.close(self.reactor.now());
+        let (at, waited) = (self.now().unix, Stopwatch::start());
+        let unkept = switch.close(self.now());
         let metrics = switch.metrics();
         let came = log::Count(metrics.opened, "connection", "connections");
         let said = log::Count(metrics.deliveries, "message was", "messages were");
         let text = format_args!("stopped; {came} came, {said} delivered");
-        log::info(self.reactor.now().unix, text);
+        log::info(at.plus(waited.elapsed_us() / 1000), text);
         if unkept > 0 {
             let unkept = log::Count(unkept as u64, "state was", "states were");
             return Err(io::Error::other(format!(

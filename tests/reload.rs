@@ -300,6 +300,56 @@ fn a_namespace_that_comes_back_is_told_of_and_a_start_says_nothing_of_keys() {
     );
 }
 
+fn rotate(server: &Server, grace: u32) -> String {
+    let params = json!({ "grace": grace });
+    let rotate =
+        json!({ "action": "rotateKey", "name": "demo", "key": SERVER_KEY, "params": params });
+    let made = server.control().ask(&rotate.to_string());
+    let made: Value = serde_json::from_str(&made).unwrap();
+    made["secretKey"].as_str().expect("a key").to_owned()
+}
+
+#[test]
+fn a_rotated_key_that_goes_into_the_file_ends_no_grace() {
+    let options = Options::default();
+    let server = Server::start(&options);
+    let mut old = server.controller("demo");
+    let key = rotate(&server, 3600);
+    let mut new = server.control();
+    assert_eq!(auth(&mut new, "demo", &key), DONE);
+    rewrite(&server, &json!({ "namespaces": { "demo": key, "other": OTHER_KEY } }));
+    assert_says(&reload(&server), "reload: nothing was to be changed");
+    for control in [&mut old, &mut new] {
+        control.ok(r#"{"action":"set","channel":"c","data":1}"#);
+    }
+    assert_eq!(auth(&mut server.control(), "demo", DEMO_KEY), DONE);
+    server.browser("demo", r#"{"i":1}"#);
+    // What a restart finds is the same.
+    let config = json!({ "namespaces": { "demo": key, "other": OTHER_KEY } });
+    let server = Server::start_in(server.stop(), &Options { config, ..options });
+    assert!(!server.log().iter().any(|line| line.contains("key of namespace")));
+    for key in [&key, DEMO_KEY] {
+        assert_eq!(auth(&mut server.control(), "demo", key), DONE);
+    }
+}
+
+#[test]
+fn a_key_that_has_left_the_file_has_no_grace() {
+    let options = Options::default();
+    let server = Server::start(&options);
+    let mut old = server.controller("demo");
+    let key = rotate(&server, 3600);
+    let config = json!({ "namespaces": { "other": OTHER_KEY } });
+    rewrite(&server, &config);
+    assert_says(&reload(&server), "reload: nothing was to be changed");
+    assert!(old.ask(r#"{"action":"get","channel":"c"}"#).contains("311"));
+    assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("305"));
+    assert_eq!(auth(&mut server.control(), "demo", &key), DONE);
+    let server = Server::start_in(server.stop(), &Options { config, ..options });
+    assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("305"));
+    assert_eq!(auth(&mut server.control(), "demo", &key), DONE);
+}
+
 #[test]
 fn many_namespaces_are_few_lines_and_no_long_time() {
     let server = Server::start(&Options::limits(&[("namespaces", 30_000)]));

@@ -13,6 +13,14 @@ use common::http;
 use common::server::{Options, Server};
 use common::web::{Http, session};
 use common::wire::Wire;
+use fws::hub::{Change, Hub, Outbox, Route, Undo};
+use fws::journal::Journal;
+use fws::journal::store::{Facts, Medium, Seal, StoreJournal, Writer};
+use fws::limits::{Limits, SyncPolicy};
+use fws::publication::Publication;
+use fws::reason::CloseReason;
+use fws::sim::disk::{SimFile, SimFolder};
+use fws::time::{Now, UnixMillis};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
@@ -179,4 +187,68 @@ fn a_crowd_of_newcomers_is_let_in_at_a_pace() {
     assert!(counted >= outside.len(), "{counted} of {}", outside.len());
     let alive = || Browser::open(server.ws, "/socket/websocket", &[], &[]).ok();
     drop(eventually("a WebSocket is let in", alive));
+}
+
+/// A disk that hangs behind each batch.
+struct Hangs(SimFolder);
+
+impl Medium for Hangs {
+    type Backend = SimFile;
+
+    fn open(&self) -> std::io::Result<SimFile> {
+        self.0.open()
+    }
+    fn open_next(&self) -> std::io::Result<SimFile> {
+        self.0.open_next()
+    }
+    fn install_next(&self) -> std::io::Result<()> {
+        self.0.install_next()
+    }
+    fn is_in_place(&self) -> std::io::Result<()> {
+        loop {
+            std::thread::park();
+        }
+    }
+    fn seal(&self, seal: &Seal) -> std::io::Result<()> {
+        self.0.seal(seal)
+    }
+    fn sync_seal(&self) -> std::io::Result<()> {
+        self.0.sync_seal()
+    }
+}
+
+struct Recorded<'a>(&'a mut StoreJournal);
+
+impl Outbox for Recorded<'_> {
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+    fn close(&mut self, _: Route, _: CloseReason) {}
+    fn changed(&mut self, undo: Undo) {
+        self.0.changed(undo);
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_is_waited_for_once() {
+    let (start, limits) = (UnixMillis(1_800_000_000_000), Limits::default());
+    let facts = Facts { key: [7; 32], term: 1, batch: 0, clock: (start, start) };
+    let folder = SimFolder::new(SimFile::default());
+    let writer = Writer::create(folder.open().unwrap(), &facts).unwrap();
+    let (sync, wake) = (SyncPolicy::Every(1000), Box::new(|| ()));
+    let opened = (facts, Ok(writer));
+    let mut journal = StoreJournal::start(Hangs(folder), opened, sync, &limits, wake).unwrap();
+    let mut hub = Hub::new(limits, start);
+    hub.declare("a", "k", &mut Recorded(&mut journal)).unwrap();
+    let set = Change::Set {
+        ns: hub.namespace("a").unwrap(),
+        channel: "c".into(),
+        user: None,
+        data: "1".into(),
+        ttl_ms: None,
+        emit: false,
+    };
+    hub.apply(start, &set, &mut Recorded(&mut journal)).unwrap();
+    let began = Instant::now();
+    let unkept = journal.close(&hub, start, Now { unix: start, ..Now::default() });
+    assert_eq!(unkept, 1);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

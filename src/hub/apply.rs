@@ -302,9 +302,12 @@ impl Hub {
     fn revoke(&mut self, ns: NsId, channel: &str, user: &str, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
         self.show(KeyRef::Grant { ns: number, channel, user }, out);
-        if self.withdraw(ns, channel, user) {
+        let grant = GrantRef { channel, user };
+        if self.drop_grant(ns, &grant) {
             let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
-            out.changed(Undo::new(key, 0, Before::Grant));
+            let withdrawal = self.next_withdrawal();
+            out.changed(Undo::new(key, 0, Before::Grant { withdrawal }));
+            self.withdraw(ns, &grant, (withdrawal, out.mark()));
         }
     }
 
@@ -462,7 +465,7 @@ impl Hub {
         out: &mut impl Outbox,
     ) -> usize {
         let Some((id, found)) = self.find_channel(ns, channel) else { return 0 };
-        if to.user.is_none() && to.except.is_none() && self.leaving.is_calm() {
+        if to.user.is_none() && to.except.is_none() && self.leaving.is_calm_in(id) {
             let count = found.members.len();
             if out.gather(id, count, channel, data) {
                 return count;

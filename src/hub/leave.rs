@@ -8,15 +8,16 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::Range;
 
 use hashbrown::hash_set;
 
 use super::index::Slots;
-use super::{ChannelId, Grant, Hub, Namespace, NsId, Outbox, Outcome, PeerId, Subscription, User};
-use crate::arena::Id;
+use super::{ChannelId, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, PeerId};
+use super::{Subscription, User};
+use crate::arena::{Id, NIL};
 use crate::reason::CloseReason;
 
 /// What it costs to let a connection go, in steps: it is told, closed, and written to.
@@ -40,19 +41,34 @@ pub(super) struct Leaving {
     /// because another namespace was removed meanwhile.
     sweep: Range<usize>,
     is_swept_again: bool,
-    /// Grants that were withdrawn while their users had connections.
-    withdrawn: BTreeMap<(ChannelId, Id<User>), Withdrawal>,
+    /// Grants that were withdrawn while their users were in the channels, the last one last.
+    withdrawn: BTreeMap<(ChannelId, Id<User>), Vec<Withdrawal>>,
+    /// How many there have been, and those that are still there, in their order.
+    withdrawals: u64,
+    exits: VecDeque<Exit>,
+    /// No change up to this mark is taken back.
+    kept: u64,
     /// What was in namespaces that are no more.
     graves: VecDeque<Grave>,
 }
 
-/// A user is to leave a channel, with each connection that has not come back meanwhile.
-#[derive(Debug, Default)]
+/// A user hears a channel no more, but for each connection that has come back meanwhile.
+#[derive(Debug)]
 struct Withdrawal {
+    number: u64,
+    mark: u64,
+    /// These have subscribed since, by another grant, and whether they had been in the channel.
+    readmitted: BTreeMap<PeerId, bool>,
+}
+
+/// A user is to leave a channel, when it is certain that the withdrawal is not taken back.
+#[derive(Debug)]
+struct Exit {
+    of: (ChannelId, Id<User>),
+    number: u64,
+    mark: u64,
     /// So many of the user's connections, from the first on, have not been looked at.
     left: usize,
-    /// These have subscribed again, by another grant.
-    readmitted: BTreeSet<PeerId>,
 }
 
 /// What is still to be dropped of a namespace: nobody can find it.
@@ -93,6 +109,21 @@ impl Leaving {
         !self.graves.is_empty()
     }
 
+    /// Whether nobody who must not hear anything is still in this channel.
+    pub fn is_calm_in(&self, channel: ChannelId) -> bool {
+        let all = Id::new(0, 0)..=Id::new(NIL, NIL);
+        let of_it = (channel, *all.start())..=(channel, *all.end());
+        self.is_calm()
+            || self.gone.is_empty()
+                && self.users.is_empty()
+                && self.withdrawn.range(of_it).next().is_none()
+    }
+
+    /// Whether users are to leave channels now.
+    fn has_exits(&self) -> bool {
+        self.exits.front().is_some_and(|exit| exit.mark <= self.kept)
+    }
+
     /// States that nobody can find any more.
     pub fn buried(&self) -> usize {
         self.graves.iter().map(|grave| grave.states.len()).sum()
@@ -126,8 +157,14 @@ impl Hub {
 
     /// Whether anything is left to do.
     pub fn is_leaving(&self) -> bool {
-        let leaving = &self.leaving;
-        !leaving.is_calm() || !leaving.sweep.is_empty() || leaving.has_graves()
+        let Leaving { sweep, gone, users, .. } = &self.leaving;
+        let is_anybody = !gone.is_empty() || !users.is_empty() || self.leaving.has_exits();
+        is_anybody || !sweep.is_empty() || self.leaving.has_graves()
+    }
+
+    /// No change up to this mark ([`Outbox::mark`]) is taken back any more.
+    pub fn keep(&mut self, mark: u64) {
+        self.leaving.kept = mark;
     }
 
     fn go_on(&mut self, out: &mut impl Outbox) {
@@ -166,7 +203,8 @@ impl Hub {
         }
         let user = self.user_id(id);
         let withdrawal = user.and_then(|user| self.leaving.withdrawn.get(&(channel, user)));
-        withdrawal.is_some_and(|withdrawal| !withdrawal.readmitted.contains(&id))
+        let last = withdrawal.and_then(|all| all.last());
+        last.is_some_and(|last| !last.readmitted.contains_key(&id))
     }
 
     /// The user of a peer that is not gone.
@@ -188,13 +226,14 @@ impl Hub {
         }
     }
 
-    /// A peer has subscribed: whatever was withdrawn before does not concern it. Takes out some of
-    /// those who are gone.
-    pub(super) fn admitted(&mut self, id: PeerId, channel: ChannelId) {
+    /// A peer has subscribed, which had been in the channel or not: whatever was withdrawn before
+    /// does not concern it. Takes out some of those who are gone.
+    pub(super) fn admitted(&mut self, id: PeerId, channel: ChannelId, was_in: bool) {
         if let Some(user) = self.user_id(id)
-            && let Some(withdrawal) = self.leaving.withdrawn.get_mut(&(channel, user))
+            && let Some(withdrawn) = self.leaving.withdrawn.get_mut(&(channel, user))
+            && let Some(last) = withdrawn.last_mut()
         {
-            withdrawal.readmitted.insert(id);
+            last.readmitted.insert(id, was_in);
         }
         if !self.leaving.gone.is_empty() {
             self.leaving.steps += PAID_STEPS;
@@ -355,44 +394,114 @@ impl Hub {
         }
     }
 
-    /// Takes a grant back: the user's connections leave the channel. Whether there was one.
-    pub(super) fn withdraw(&mut self, ns: NsId, channel: &str, user: &str) -> bool {
-        let Some(space) = self.namespaces.get_mut(ns) else { return false };
-        let was_granted = space.grants.remove(&super::GrantRef { channel, user });
+    /// Drops a grant. Whether there was one.
+    pub(super) fn drop_grant(&mut self, ns: NsId, grant: &GrantRef<'_>) -> bool {
+        let space = self.namespaces.get_mut(ns);
+        let was_granted = space.is_some_and(|space| space.grants.remove(grant));
         self.grants -= usize::from(was_granted);
-        if let (Some((channel, _)), Some((user, User { peers, .. }))) =
-            (self.find_channel(ns, channel), self.find_user(ns, user))
-        {
-            let hears =
-                |peer: &&PeerId| self.is_member(**peer, channel) && self.hears(**peer, channel);
-            let (left, heard) = (peers.len(), peers.iter().filter(hears).count());
-            self.count_subscriptions(ns, 0, heard);
-            let withdrawal = Withdrawal { left, readmitted: BTreeSet::new() };
-            self.leaving.withdrawn.insert((channel, user), withdrawal);
-            self.forget_withdrawn();
-        }
         was_granted
+    }
+
+    /// The number of the next withdrawal.
+    pub(super) fn next_withdrawal(&mut self) -> u64 {
+        self.leaving.withdrawals += 1;
+        self.leaving.withdrawals
+    }
+
+    /// A grant has been withdrawn: the user's connections hear nothing more in the channel, and
+    /// leave it when the change of that mark cannot be taken back any more.
+    pub(super) fn withdraw(&mut self, ns: NsId, grant: &GrantRef<'_>, (number, mark): (u64, u64)) {
+        let Some(of) = self.find_grantee(ns, grant) else { return };
+        let heard = self.hearing(of).count();
+        if heard == 0 {
+            return;
+        }
+        self.count_subscriptions(ns, 0, heard);
+        let withdrawal = Withdrawal { number, mark, readmitted: BTreeMap::new() };
+        self.leaving.withdrawn.entry(of).or_default().push(withdrawal);
+        self.leaving.exits.push_back(Exit { of, number, mark, left: usize::MAX });
+        self.forget_withdrawn();
+    }
+
+    /// The last withdrawal of a grant is taken back: whoever heard the channel before hears it
+    /// again, even if there would be no room for that.
+    pub(super) fn undo_withdrawal(&mut self, ns: NsId, grant: &GrantRef<'_>, number: u64) {
+        let Some(of) = self.find_grantee(ns, grant) else { return };
+        let Some(withdrawn) = self.leaving.withdrawn.get(&of) else { return };
+        if withdrawn.last().is_none_or(|last| last.number != number) {
+            return;
+        }
+        self.drop_withdrawal(of, number);
+        let heard = self.hearing(of).count();
+        self.count_subscriptions(ns, heard, 0);
+    }
+
+    /// A grant that was given is taken back: whoever has come in by it is out of the channel, or
+    /// where an earlier withdrawal, which may be taken back as well, has left it.
+    pub(super) fn undo_grant(&mut self, ns: NsId, grant: &GrantRef<'_>) {
+        self.drop_grant(ns, grant);
+        let Some(of) = self.find_grantee(ns, grant) else { return };
+        let heard: Vec<PeerId> = self.hearing(of).collect();
+        let kept = self.leaving.kept;
+        for id in heard {
+            let last = self.leaving.withdrawn.get_mut(&of).and_then(|all| all.last_mut());
+            match last.filter(|last| last.mark > kept) {
+                Some(last) if last.readmitted.get(&id) == Some(&true) => {
+                    last.readmitted.remove(&id);
+                    self.count_subscriptions(ns, 0, 1);
+                }
+                _ => drop(self.leave(id, of.0)),
+            }
+        }
+    }
+
+    /// A channel and a user, while somebody is in the one, and the other is here.
+    fn find_grantee(&self, ns: NsId, grant: &GrantRef<'_>) -> Option<(ChannelId, Id<User>)> {
+        let (channel, _) = self.find_channel(ns, grant.channel)?;
+        let (user, _) = self.find_user(ns, grant.user)?;
+        Some((channel, user))
+    }
+
+    /// A user's connections that hear a channel.
+    fn hearing(&self, (channel, user): (ChannelId, Id<User>)) -> impl Iterator<Item = PeerId> {
+        let peers = self.users.get(user).map_or(&[][..], |user| &user.peers);
+        let hears = move |id: &PeerId| self.is_member(*id, channel) && self.hears(*id, channel);
+        peers.iter().copied().filter(hears)
+    }
+
+    fn drop_withdrawal(&mut self, of: (ChannelId, Id<User>), number: u64) {
+        if let Some(withdrawn) = self.leaving.withdrawn.get_mut(&of) {
+            withdrawn.retain(|it| it.number != number);
+            if withdrawn.is_empty() {
+                self.leaving.withdrawn.remove(&of);
+            }
+        }
     }
 
     /// Takes those out of channels to whom they were granted no longer.
     fn forget_withdrawn(&mut self) {
-        while let Some(mut first) = self.leaving.withdrawn.first_entry() {
-            let ((channel, user), withdrawal) = (*first.key(), first.get_mut());
-            let peers = self.users.get(user).map_or(&[][..], |user| &user.peers);
+        while self.leaving.has_exits()
+            && self.leaving.spend(1)
+            && let Some(exit) = self.leaving.exits.front_mut()
+        {
+            let (of, number) = (exit.of, exit.number);
+            let peers = self.users.get(of.1).map_or(&[][..], |user| &user.peers);
             // Whoever leaves in between makes the list shorter, and fills the gap with the last.
-            let at = withdrawal.left.min(peers.len());
-            let Some(id) = at.checked_sub(1).and_then(|at| peers.get(at)).copied() else {
-                first.remove();
+            let at = exit.left.min(peers.len());
+            let id = at.checked_sub(1).and_then(|at| peers.get(at)).copied();
+            let all = self.leaving.withdrawn.get(&of).map_or(&[][..], |all| all.as_slice());
+            let place = all.iter().position(|it| it.number == number).unwrap_or(all.len());
+            let since = all.get(place..).unwrap_or_default();
+            let Some(id) = id.filter(|_| !since.is_empty()) else {
+                self.leaving.exits.pop_front();
+                self.drop_withdrawal(of, number);
                 continue;
             };
-            if self.leaving.steps == 0 {
-                return;
-            }
-            withdrawal.left = at - 1;
-            let is_to_leave = !withdrawal.readmitted.contains(&id);
-            self.leaving.spend(1);
+            // Whoever has come back since has, even if that was withdrawn as well.
+            let is_to_leave = !since.iter().any(|it| it.readmitted.contains_key(&id));
+            exit.left = at - 1;
             if is_to_leave {
-                self.leave(id, channel);
+                self.leave(id, of.0);
             }
         }
     }

@@ -10,6 +10,7 @@ mod census;
 mod change;
 mod few;
 mod index;
+mod keys;
 mod leave;
 mod record;
 mod share;
@@ -19,7 +20,8 @@ mod states;
 pub use apply::Checked;
 pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
-pub use record::{Cursor, Declared, Key, KeyRef, Row, Undo};
+pub use keys::Declared;
+pub use record::{Cursor, Key, KeyRef, Row, Undo};
 
 use std::hash::{BuildHasher, Hash};
 
@@ -68,6 +70,11 @@ pub trait Outbox {
     }
     /// A row of what is recorded is about to change, and this is what it is now.
     fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
+    /// The mark of the last change, which rises: no change is taken back that [`Hub::keep`] has
+    /// been told of. Without marks none ever is.
+    fn mark(&self) -> u64 {
+        0
+    }
     /// A row of what is recorded has changed; this takes it back.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
@@ -84,6 +91,8 @@ pub struct Namespace {
     key: Option<Box<str>>,
     /// The key that the configuration gives it, which may have been replaced.
     configured: Option<Box<str>>,
+    /// The configuration names it, so that this key opens something.
+    is_named: bool,
     /// The key before, and until when it is good.
     old_key: Option<(Box<str>, UnixMillis)>,
     /// Counts the keys that this namespace has had.
@@ -202,6 +211,7 @@ impl Namespace {
             name,
             key,
             configured: None,
+            is_named: false,
             old_key: None,
             key_epoch: 0,
             channels: Index::default(),
@@ -349,36 +359,6 @@ impl Hub {
         found.map(|(id, _)| id)
     }
 
-    /// The keys that open the namespace at that time, the current one first.
-    pub fn keys(&self, ns: NsId, at: UnixMillis) -> impl Iterator<Item = &str> {
-        let ns = self.namespaces.get(ns);
-        let old = ns.and_then(|ns| ns.old_key.as_ref()).filter(|(_, until)| at < *until);
-        let key = ns.and_then(|ns| ns.key.as_deref());
-        key.into_iter().chain(old.map(|(key, _)| &**key))
-    }
-
-    /// Which key of the namespace is the current one, as a number to keep; `None` if it is gone.
-    pub fn key_epoch(&self, ns: NsId) -> Option<u32> {
-        self.namespaces.get(ns).map(|ns| ns.key_epoch)
-    }
-
-    /// Until when a key that was current at that epoch opens the namespace: always, for a time,
-    /// or not since the beginning of all time.
-    #[inline]
-    pub fn key_until(&self, ns: NsId, epoch: u32) -> UnixMillis {
-        let Some(space) = self.namespaces.get(ns) else { return UnixMillis(0) };
-        match (&space.old_key, space.key_epoch.wrapping_sub(epoch)) {
-            (_, 0) => UnixMillis(u64::MAX),
-            (Some((_, until)), 1) => *until,
-            _ => UnixMillis(0),
-        }
-    }
-
-    /// How often it has come to be otherwise whom a key lets in.
-    pub fn key_changes(&self) -> u64 {
-        self.key_changes
-    }
-
     fn find_channel(&self, ns: NsId, name: &str) -> Option<(ChannelId, &Channel)> {
         let table = &self.namespaces.get(ns)?.channels;
         table.find(&self.channels, self.hash(name), |channel| *channel.name == *name)
@@ -438,7 +418,7 @@ impl Hub {
     /// How everybody is reached who is in a channel, in the order of the members' list. Only asked
     /// while all who are in it are to hear what is said there (see [`Outbox::gather`]).
     pub fn audience(&self, channel: ChannelId) -> impl Iterator<Item = Route> {
-        debug_assert!(self.leaving.is_calm());
+        debug_assert!(self.leaving.is_calm_in(channel));
         let members = self.channels.get(channel).map_or(&[][..], |channel| &channel.members);
         members.iter().map(|member| member.route)
     }
@@ -490,7 +470,7 @@ impl Hub {
                 self.join(peer, id);
             }
             self.count_subscriptions(ns, 1, 0);
-            self.admitted(peer, id);
+            self.admitted(peer, id, is_in);
         }
         let user = self.identity(peer).map(|(_, user)| user).filter(|_| channel.starts_with('@'));
         Ok(self.state(ns, channel, user, at))

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 
+use super::keys::Keys;
 use super::state::Value;
 use super::{Grant, GrantRef, Hub, Namespace, NsId, Outbox, Place, Spot};
 use crate::time::UnixMillis;
@@ -33,20 +34,6 @@ pub enum Key {
         /// Where.
         place: Place,
     },
-}
-
-/// What became of a namespace that the configuration names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Declared {
-    /// It was there, with that key, or with one that `rotateKey` has put in its place.
-    AsBefore,
-    /// It was not there.
-    New,
-    /// It was there with another key.
-    OtherKey,
-    /// It was there, and had no key: the configuration had ceased to name it, or this is a start,
-    /// since the store keeps no key that the configuration gives.
-    Opened,
 }
 
 impl Key {
@@ -172,12 +159,11 @@ pub(super) enum Before {
     /// It does not matter: the change stays, written or not.
     Kept,
     Nothing,
-    Grant,
-    Keys {
-        key: Option<Box<str>>,
-        old_key: Option<(Box<str>, UnixMillis)>,
-        key_epoch: u32,
+    Grant {
+        /// Number of the withdrawal.
+        withdrawal: u64,
     },
+    Keys(Keys),
     State {
         value: Value,
         expires: Option<UnixMillis>,
@@ -273,61 +259,6 @@ impl Hub {
         }
     }
 
-    /// A namespace that the configuration names, with the key that it gives it: it stays the one
-    /// of an earlier run. A key that `rotateKey` has put in place of this one stays as well, until
-    /// the configuration has another. `None` if there is no room for it.
-    pub fn declare(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Option<Declared> {
-        let there = self.namespace(name);
-        if let Some(ns) = there.and_then(|ns| self.number(ns)) {
-            self.show(KeyRef::Namespace { ns }, out);
-        }
-        if let Some(space) = there.and_then(|ns| self.namespaces.get_mut(ns)) {
-            if space.key.is_some() && space.configured.as_deref() == Some(key) {
-                return Some(Declared::AsBefore);
-            }
-            let declared = match space.key.as_deref() {
-                None => Declared::Opened,
-                Some(before) if before == key => Declared::AsBefore,
-                Some(_) => Declared::OtherKey,
-            };
-            let was_recorded = space.key.is_some();
-            (space.key, space.old_key) = (Some(key.into()), None);
-            space.configured = space.key.clone();
-            // Whoever came with another key is nobody any more.
-            space.key_epoch = space.key_epoch.wrapping_add(1);
-            self.key_changes += 1;
-            if was_recorded {
-                let key = Key::Namespace { ns: space.number };
-                out.changed(Undo::new(key, 0, Before::Kept));
-            }
-            return Some(declared);
-        }
-        if self.namespaces.len() >= self.limits.namespaces {
-            return None;
-        }
-        let number = self.take_number();
-        let space = Namespace::new(number, name.into(), Some(key.into()));
-        self.insert_namespace(Namespace { configured: Some(key.into()), ..space });
-        out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Kept));
-        Some(Declared::New)
-    }
-
-    /// The configuration names a namespace no more: the key that it gave it opens nothing. One that
-    /// `rotateKey` has put in its place goes on, and so does all that is in the namespace. Whether
-    /// nobody can open it now.
-    pub fn undeclare(&mut self, name: &str) -> bool {
-        let space = self.namespace(name).and_then(|ns| self.namespaces.get_mut(ns));
-        let Some(space) = space.filter(|space| space.key.is_some()) else { return false };
-        let is_configured = space.key == space.configured;
-        if is_configured {
-            // Nothing of that is recorded: the next start finds it so by itself.
-            (space.key, space.old_key, space.configured) = (None, None, None);
-            space.key_epoch = space.key_epoch.wrapping_add(1);
-            self.key_changes += 1;
-        }
-        is_configured
-    }
-
     /// Takes a change back. Undone in reverse order, changes leave nothing behind. No state ends
     /// before the last of them is, which is [`Hub::all_taken_back`].
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
@@ -339,22 +270,17 @@ impl Hub {
             (_, Before::Kept) => {}
             (Key::Namespace { .. }, Before::Nothing) => {
                 // Unless the configuration has named it meanwhile.
-                if self.namespaces.get(id).is_some_and(|space| space.configured.is_none()) {
+                if self.namespaces.get(id).is_some_and(|space| !space.is_named) {
                     self.remove(id, out);
                 }
             }
-            (Key::Namespace { .. }, Before::Keys { key, old_key, key_epoch }) => {
-                // Unless the configuration has given it another key meanwhile.
-                let is_last = |space: &&mut Namespace| space.key_epoch == key_epoch.wrapping_add(1);
-                if let Some(space) = self.namespaces.get_mut(id).filter(is_last) {
-                    (space.key, space.old_key, space.key_epoch) = (key, old_key, key_epoch);
-                    self.key_changes += 1;
-                }
-            }
+            (Key::Namespace { .. }, Before::Keys(keys)) => self.undo_keys(id, keys),
             (Key::Grant { channel, user, .. }, Before::Nothing) => {
-                self.withdraw(id, &channel, &user);
+                self.undo_grant(id, &GrantRef { channel: &channel, user: &user });
             }
-            (Key::Grant { channel, user, .. }, Before::Grant) => {
+            (Key::Grant { channel, user, .. }, Before::Grant { withdrawal }) => {
+                let grant = GrantRef { channel: &channel, user: &user };
+                self.undo_withdrawal(id, &grant, withdrawal);
                 self.admit(id, Grant { channel, user });
             }
             (Key::State { place, .. }, Before::Nothing) => {
@@ -442,26 +368,4 @@ enum Part {
     Namespaces,
     Grants,
     States,
-}
-
-impl Namespace {
-    fn row(&self) -> Row<'_> {
-        let is_own = self.key != self.configured;
-        let key = self.key.as_deref().filter(|_| is_own);
-        let replaces = self.configured.as_deref().filter(|_| is_own);
-        let old_key = self.old_key.as_ref().filter(|_| is_own);
-        Row::Namespace {
-            name: Cow::Borrowed(&self.name),
-            key: key.map(Cow::Borrowed),
-            replaces: replaces.map(Cow::Borrowed),
-            old_key: old_key.map(|(key, until)| (Cow::Borrowed(&**key), *until)),
-        }
-    }
-
-    /// How to give it back the keys that it has.
-    pub(super) fn undo(&self) -> Undo {
-        let (key, old_key, key_epoch) = (self.key.clone(), self.old_key.clone(), self.key_epoch);
-        let before = Before::Keys { key, old_key, key_epoch };
-        Undo::new(Key::Namespace { ns: self.number }, 0, before)
-    }
 }

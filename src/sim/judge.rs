@@ -127,6 +127,8 @@ pub(super) struct Browser {
     pub who: Option<(u32, String)>,
     pub cid: Option<String>,
     pub channels: BTreeSet<String>,
+    /// It hears these no more, or did not: the entries that withdrew them and may be undone.
+    held: BTreeMap<String, Vec<u64>>,
     /// It has not authenticated, nor been let go: it counts among those until it is forgotten.
     is_stranger: bool,
     /// It is to be let go for this, within some turns, and hears nothing until then.
@@ -551,7 +553,7 @@ impl Judge {
     fn leave(&mut self, conn: ConnId) {
         if let Some(browser) = self.browser(conn) {
             browser.who = None;
-            browser.channels.clear();
+            (browser.channels, browser.held) = Default::default();
         }
     }
 

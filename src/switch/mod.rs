@@ -310,6 +310,7 @@ impl<J: Journal> Switch<J> {
             Event::Failed(ticket) => (Some(ticket), None),
             Event::Undo(undo) => {
                 self.work += 1;
+                self.hub.keep(self.journal.durable().0);
                 let (hub, mut delivery) = self.delivery(net);
                 hub.undo(undo, &mut delivery);
                 self.shared.clear();
@@ -424,6 +425,10 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
 
     fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
         self.journal.changes(key, row);
+    }
+
+    fn mark(&self) -> u64 {
+        self.journal.mark().0
     }
 
     fn changed(&mut self, undo: Undo) {
@@ -590,5 +595,6 @@ impl<J: Journal> Handler for Switch<J> {
         web.settle(net, &mut site);
         self.note_shortage(net);
         self.metrics.browsers_held = self.web.held();
+        self.hub.keep(self.journal.durable().0);
     }
 }

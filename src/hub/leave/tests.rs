@@ -15,6 +15,9 @@ const AT: UnixMillis = UnixMillis(1000);
 struct Out {
     closed: Vec<(Route, CloseReason)>,
     delivered: Vec<Route>,
+    /// What has changed, and the mark of all that.
+    undos: Vec<Undo>,
+    mark: u64,
 }
 
 impl Outbox for Out {
@@ -24,7 +27,12 @@ impl Outbox for Out {
     fn close(&mut self, peer: Route, reason: CloseReason) {
         self.closed.push((peer, reason));
     }
-    fn changed(&mut self, _: Undo) {}
+    fn mark(&self) -> u64 {
+        self.mark
+    }
+    fn changed(&mut self, undo: Undo) {
+        self.undos.push(undo);
+    }
 }
 
 struct World {
@@ -84,6 +92,28 @@ impl World {
             true => Change::Revoke { ns, channel, user },
             false => Change::Grant { ns, channel, user },
         });
+    }
+
+    /// The same, as a change that is not durable yet.
+    fn grant_for_now(&mut self, is_withdrawn: bool) {
+        self.out.mark += 1;
+        self.grant(is_withdrawn);
+    }
+
+    fn undo(&mut self) {
+        let undo = self.out.undos.pop().unwrap();
+        self.hub.undo(undo, &mut Out::default());
+        self.hub.check_invariants();
+    }
+
+    /// Who hears the channel, and nobody else is counted.
+    fn assert_heard(&mut self, peers: &[PeerId]) {
+        let (mut heard, mut expected) = (self.emit("#vip"), peers.to_vec());
+        heard.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(heard, expected);
+        assert_eq!(self.hub.presence(self.ns, "#vip").connections.len(), expected.len());
+        self.hub.check_invariants();
     }
 
     /// Turns until nobody is leaving any more, each of which must keep its budget.
@@ -233,4 +263,84 @@ fn what_was_withdrawn_counts_against_no_limit() {
     world.hub.subscribe(crowd[0], "one more", AT).unwrap();
     world.rest(100);
     assert_eq!(world.subscriptions(), 128);
+}
+
+#[test]
+fn a_withdrawal_that_is_taken_back_leaves_everybody_where_he_was() {
+    let mut world = World::new();
+    world.grant(false);
+    let crowd = world.crowd(5, "guest", &["#vip"]);
+    world.grant_for_now(true);
+    world.assert_heard(&[]);
+    // As long as that is not certain nobody has gone, and no turn comes for it.
+    world.hub.depart(100, &mut world.out);
+    assert!(!world.hub.is_leaving());
+    assert_eq!(world.subscriptions(), 5);
+    assert!(world.hub.subscribe(crowd[0], "#vip", AT).is_err());
+    // Whoever goes himself has gone.
+    world.hub.unsubscribe(crowd[1], "#vip");
+    world.hub.disconnect(crowd[2]);
+    world.undo();
+    world.assert_heard(&[crowd[0], crowd[3], crowd[4]]);
+    // And when it is certain they have gone as well.
+    world.grant_for_now(true);
+    world.hub.keep(world.out.mark);
+    assert!(world.hub.is_leaving());
+    world.rest(1);
+    assert_eq!(world.subscriptions(), 0);
+}
+
+/// A world in which all of this is not certain: withdrawn from the first three, granted, the first
+/// one and the fourth have subscribed, withdrawn, granted, the first one has subscribed.
+fn back_and_forth() -> (World, Vec<PeerId>) {
+    let mut world = World::new();
+    world.grant(false);
+    let mut crowd = world.crowd(3, "guest", &["#vip"]);
+    world.grant_for_now(true);
+    world.grant_for_now(false);
+    world.hub.subscribe(crowd[0], "#vip", AT).unwrap();
+    crowd.extend(world.crowd(1, "guest", &["#vip"]));
+    world.assert_heard(&[crowd[0], crowd[3]]);
+    world.grant_for_now(true);
+    world.assert_heard(&[]);
+    world.grant_for_now(false);
+    world.hub.subscribe(crowd[0], "#vip", AT).unwrap();
+    world.assert_heard(&crowd[..1]);
+    (world, crowd)
+}
+
+#[test]
+fn withdrawals_are_taken_back_one_after_the_other() {
+    let (mut world, crowd) = back_and_forth();
+    world.undo();
+    world.assert_heard(&[]);
+    world.undo();
+    world.assert_heard(&[crowd[0], crowd[3]]);
+    world.undo();
+    world.assert_heard(&[]);
+    world.undo();
+    // Whoever had come in by what is lost is out.
+    world.assert_heard(&crowd[..3]);
+    world.hub.keep(world.out.mark);
+    world.rest(100);
+    world.assert_heard(&crowd[..3]);
+    assert_eq!(world.subscriptions(), 3);
+}
+
+#[test]
+fn what_is_certain_of_several_withdrawals_stays() {
+    for (certain, heard) in [(0, 0..3), (1, 0..0), (2, 0..1), (3, 0..0), (4, 0..1)] {
+        for steps in [0, 1, 100] {
+            let (mut world, crowd) = back_and_forth();
+            world.hub.keep(certain);
+            world.hub.depart(steps, &mut world.out);
+            (certain..4).for_each(|_| world.undo());
+            world.hub.keep(world.out.mark);
+            world.rest(100);
+            let mut heard = crowd[heard.clone()].to_vec();
+            heard.extend(crowd.get(3).filter(|_| certain == 2));
+            world.assert_heard(&heard);
+            assert_eq!(world.subscriptions(), heard.len(), "{certain} are certain");
+        }
+    }
 }

@@ -537,7 +537,7 @@ impl Journal for StoreJournal {
     }
 
     fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
-        let clock = (at, now.unix);
+        let (clock, mut is_stuck) = ((at, now.unix), false);
         loop {
             if self.flight.is_none() {
                 let is_done = self.changed.is_empty() && self.ended.is_empty();
@@ -549,11 +549,15 @@ impl Journal for StoreJournal {
             self.gather_all(hub);
             match self.helper.wait(CLOSE) {
                 Some(report) => self.handle(report),
-                None => break,
+                None => {
+                    is_stuck = true;
+                    break;
+                }
             }
             self.forget_removed(hub);
         }
-        if self.helper.ask(Job::Stop) {
+        // Whoever has waited for the disk in vain does not do so twice.
+        if !is_stuck && self.helper.ask(Job::Stop) {
             while self.helper.wait(CLOSE).is_some_and(|report| report != Report::Stopped) {}
         }
         match self.sync {

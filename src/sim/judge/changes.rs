@@ -78,7 +78,10 @@ impl Judge {
             }
         }
         self.end_spreads();
-        self.past.retain(|past| past.mark > durable);
+        while let Some(past) = self.past.front().filter(|past| past.mark <= durable) {
+            self.stays(past.entry);
+            self.past.pop_front();
+        }
     }
 
     /// A turn takes back no more changes than it would have handed out messages.
@@ -110,6 +113,13 @@ impl Judge {
                 && let Some((space, user)) = &browser.who
                 && let Some(space) = past.spaces.get(space)
             {
+                // Whoever was out of a channel by this is in it again.
+                for (channel, entries) in &mut browser.held {
+                    if entries.pop_if(|entry| *entry == past.entry).is_some() {
+                        browser.channels.insert(channel.clone());
+                    }
+                }
+                browser.held.retain(|_, entries| !entries.is_empty());
                 // Whoever was let in by a grant that is lost is out again, even if there was one
                 // before that: changes are undone one after the other.
                 browser.channels.retain(|channel| {
@@ -268,7 +278,7 @@ impl Judge {
             // The end of a namespace is the journal's own business, and cannot be undone.
             let is_end = matches!(pending.command, Command::Remove { .. });
             assert!(is_end || spaces == self.record.spaces, "a change that nobody keeps");
-            return;
+            return self.stays(self.applied);
         };
         assert!(mark >= self.mark, "marks fall");
         self.mark = mark;
@@ -280,7 +290,7 @@ impl Judge {
         if let (Command::Store(store), Some(space)) = (&pending.command, pending.space) {
             self.marks.insert((space, store.channel.clone(), store.user.clone()), mark);
         }
-        self.past.push_back(Past { mark, spaces });
+        self.past.push_back(Past { mark, entry: self.applied, spaces });
     }
 
     fn carry(&mut self, pending: &Pending, at: u64, following: &[Item]) -> Outcome {
@@ -343,8 +353,21 @@ impl Judge {
             if let Role::Browser(browser) = &mut line.role
                 && is_withdrawn
                 && browser.who.as_ref().is_some_and(|who| *who == (space, user.to_string()))
+                && browser.channels.remove(channel)
             {
-                browser.channels.remove(channel);
+                browser.held.entry(channel.into()).or_default().push(self.applied);
+            }
+        }
+    }
+
+    /// An entry is not undone any more: whoever is out of a channel by it is out for good.
+    fn stays(&mut self, entry: u64) {
+        for line in self.lines.values_mut() {
+            if let Role::Browser(browser) = &mut line.role {
+                for entries in browser.held.values_mut() {
+                    entries.retain(|held| *held != entry);
+                }
+                browser.held.retain(|_, entries| !entries.is_empty());
             }
         }
     }

@@ -273,6 +273,8 @@ fn shape(hub: &Hub) -> BTreeMap<String, Space> {
 #[derive(Debug)]
 pub(super) struct Past {
     pub mark: u64,
+    /// Number of the entry.
+    pub entry: u64,
     pub spaces: BTreeMap<u32, Space>,
 }
 

@@ -1,6 +1,6 @@
 //! What clients say, carried out when the server has consumed it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::expected::Expected;
 use super::{Browser, Controller, Judge, Line, Meter, Role, View};
@@ -316,6 +316,7 @@ impl Judge {
                     who: None,
                     cid: None,
                     channels: BTreeSet::new(),
+                    held: BTreeMap::new(),
                     is_stranger: true,
                     parting: None,
                     expires: None,
@@ -465,6 +466,7 @@ impl Judge {
             Event::Unsubscribe { channel, clb } => {
                 if let Some(browser) = self.browser(conn) {
                     browser.channels.remove(&channel);
+                    browser.held.remove(&channel);
                 }
                 self.answer(conn, &clb, ok);
             }
@@ -578,7 +580,8 @@ impl Judge {
         for (_, space, user, browser) in self.peers() {
             peers += 1;
             users.insert((space, user));
-            channels.extend(browser.channels.iter().map(|channel| (space, channel)));
+            let there = browser.channels.iter().chain(browser.held.keys());
+            channels.extend(there.map(|channel| (space, channel)));
         }
         let spaces = self.record.spaces.len();
         [spaces, channels.len(), users.len(), peers, self.record.states()]

@@ -1,0 +1,290 @@
+//! Keys of namespaces: which open something now, which the configuration gives, and what
+//! `rotateKey` has put in their place.
+//!
+//! The store keeps no key that the configuration gives, but one that `rotateKey` has made and the
+//! configuration names by now, for as long as there is an old one beside it: only so can a start
+//! tell whether the configuration still means the key that the old one was good beside.
+
+use std::borrow::Cow;
+
+use super::record::{Before, Key, KeyRef, Row, Undo};
+use super::{Hub, Namespace, NsId, Outbox};
+use crate::time::UnixMillis;
+
+/// What became of a namespace that the configuration names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declared {
+    /// It was there, with that key, or with one that `rotateKey` has put in its place.
+    AsBefore,
+    /// It was not there.
+    New,
+    /// It was there with another key.
+    OtherKey,
+    /// It was there, and no key opened it: the configuration had ceased to name it, or this is a
+    /// start.
+    Opened,
+}
+
+impl Hub {
+    /// The keys that open the namespace at that time, the current one first.
+    pub fn keys(&self, ns: NsId, at: UnixMillis) -> impl Iterator<Item = &str> {
+        let ns = self.namespaces.get(ns);
+        let old = ns.and_then(Namespace::old_key).filter(|(_, until)| at < *until);
+        let key = ns.and_then(Namespace::current_key);
+        key.into_iter().chain(old.map(|(key, _)| key))
+    }
+
+    /// Which key of the namespace is the current one, as a number to keep; `None` if it is gone.
+    pub fn key_epoch(&self, ns: NsId) -> Option<u32> {
+        self.namespaces.get(ns).map(|ns| ns.key_epoch)
+    }
+
+    /// Until when a key that was current at that epoch opens the namespace: always, for a time,
+    /// or not since the beginning of all time.
+    #[inline]
+    pub fn key_until(&self, ns: NsId, epoch: u32) -> UnixMillis {
+        let Some(space) = self.namespaces.get(ns) else { return UnixMillis(0) };
+        match space.key_epoch.wrapping_sub(epoch) {
+            0 if space.current_key().is_some() => UnixMillis(u64::MAX),
+            1 => space.old_key().map_or(UnixMillis(0), |(_, until)| until),
+            _ => UnixMillis(0),
+        }
+    }
+
+    /// How often it has come to be otherwise whom a key lets in.
+    pub fn key_changes(&self) -> u64 {
+        self.key_changes
+    }
+
+    /// A namespace that the configuration names, with the key that it gives it: it stays the one
+    /// of an earlier run. A key that `rotateKey` has put in place of this one stays as well, until
+    /// the configuration has another; if that is the very key that `rotateKey` gave, the one before
+    /// stays good for its time. `None` if there is no room for it.
+    pub fn declare(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Option<Declared> {
+        let there = self.namespace(name);
+        if let Some(ns) = there.and_then(|ns| self.number(ns)) {
+            self.show(KeyRef::Namespace { ns }, out);
+        }
+        if let Some(space) = there.and_then(|ns| self.namespaces.get_mut(ns)) {
+            let was_closed = space.current_key().is_none();
+            let was_recorded = space.key.is_some();
+            let was_named = std::mem::replace(&mut space.is_named, true);
+            self.key_changes += u64::from(!was_named);
+            let declared = match space.key.as_deref() {
+                _ if was_closed => Declared::Opened,
+                Some(before) if before == key => Declared::AsBefore,
+                Some(_) if space.configured.as_deref() == Some(key) => Declared::AsBefore,
+                _ => Declared::OtherKey,
+            };
+            if space.configured.as_deref() == Some(key) && was_recorded {
+                return Some(declared);
+            }
+            if space.key.as_deref() != Some(key) {
+                (space.key, space.old_key) = (Some(key.into()), None);
+                // Whoever came with another key is nobody any more.
+                space.key_epoch = space.key_epoch.wrapping_add(1);
+                self.key_changes += 1;
+            }
+            space.configured = space.key.clone();
+            if was_recorded {
+                let key = Key::Namespace { ns: space.number };
+                out.changed(Undo::new(key, 0, Before::Kept));
+            }
+            return Some(declared);
+        }
+        if self.namespaces.len() >= self.limits.namespaces {
+            return None;
+        }
+        let number = self.take_number();
+        let space = Namespace::new(number, name.into(), Some(key.into()));
+        let configured = Some(key.into());
+        self.insert_namespace(Namespace { configured, is_named: true, ..space });
+        out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Kept));
+        Some(Declared::New)
+    }
+
+    /// The configuration names a namespace no more: the key that it gave it opens nothing, also
+    /// where `rotateKey` has given it a time. One that `rotateKey` has put in its place goes on,
+    /// and so does all that is in the namespace. Whether nobody can open it now.
+    pub fn undeclare(&mut self, name: &str) -> bool {
+        let space = self.namespace(name).and_then(|ns| self.namespaces.get_mut(ns));
+        let Some(space) = space else { return false };
+        let was_open = space.current_key().is_some();
+        // Nothing of that is recorded: the next start finds it so by itself.
+        self.key_changes += u64::from(std::mem::replace(&mut space.is_named, false));
+        was_open && space.current_key().is_none()
+    }
+
+    /// Gives a namespace back the keys that it had, unless the configuration has given it another
+    /// meanwhile, or this one.
+    pub(super) fn undo_keys(&mut self, ns: NsId, before: Keys) {
+        let is_last = |space: &&mut Namespace| {
+            let is_next = space.key_epoch == before.epoch.wrapping_add(1);
+            is_next && space.key != space.configured
+        };
+        if let Some(space) = self.namespaces.get_mut(ns).filter(is_last) {
+            (space.key, space.old_key, space.key_epoch) =
+                (before.key, before.old_key, before.epoch);
+            self.key_changes += 1;
+        }
+    }
+}
+
+/// The keys that a namespace had.
+#[derive(Debug)]
+pub(super) struct Keys {
+    key: Option<Box<str>>,
+    old_key: Option<(Box<str>, UnixMillis)>,
+    epoch: u32,
+}
+
+impl Namespace {
+    /// Whether a key of it opens anything: one of the configuration does while that names it.
+    fn opens(&self, key: &str) -> bool {
+        self.is_named || self.configured.as_deref() != Some(key)
+    }
+
+    /// The key that opens it, if one does.
+    fn current_key(&self) -> Option<&str> {
+        self.key.as_deref().filter(|key| self.opens(key))
+    }
+
+    /// The key before, and until when it is good beside the current one.
+    fn old_key(&self) -> Option<(&str, UnixMillis)> {
+        let (key, until) = self.old_key.as_ref().filter(|_| self.current_key().is_some())?;
+        self.opens(key).then_some((key, *until))
+    }
+
+    /// As it is recorded.
+    pub(super) fn row(&self) -> Row<'_> {
+        let is_kept = self.key != self.configured || self.old_key.is_some();
+        let key = self.key.as_deref().filter(|_| is_kept);
+        let replaces = self.configured.as_deref().filter(|_| is_kept);
+        Row::Namespace {
+            name: Cow::Borrowed(&self.name),
+            key: key.map(Cow::Borrowed),
+            replaces: replaces.map(Cow::Borrowed),
+            old_key: self.old_key.as_ref().map(|(key, until)| (Cow::Borrowed(&**key), *until)),
+        }
+    }
+
+    /// How to give it back the keys that it has.
+    pub(super) fn undo(&self) -> Undo {
+        let (key, old_key, epoch) = (self.key.clone(), self.old_key.clone(), self.key_epoch);
+        let before = Before::Keys(Keys { key, old_key, epoch });
+        Undo::new(Key::Namespace { ns: self.number }, 0, before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Change, Outcome, Publication, Route};
+    use super::*;
+    use crate::limits::Limits;
+    use crate::reason::CloseReason;
+
+    const AT: UnixMillis = UnixMillis(5);
+
+    #[derive(Default)]
+    struct Undos(Vec<Undo>);
+
+    impl Outbox for Undos {
+        fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+        fn close(&mut self, _: Route, _: CloseReason) {}
+        fn changed(&mut self, undo: Undo) {
+            self.0.push(undo);
+        }
+    }
+
+    struct World {
+        hub: Hub,
+        ns: NsId,
+        out: Undos,
+    }
+
+    impl World {
+        /// A namespace that the configuration names, with the key `file`.
+        fn new() -> World {
+            let (mut hub, mut out) = (Hub::new(Limits::default(), AT), Undos::default());
+            assert_eq!(hub.declare("a", "file", &mut out), Some(Declared::New));
+            let ns = hub.namespace("a").unwrap();
+            World { hub, ns, out }
+        }
+
+        fn rotate(&mut self, key: &str, grace_ms: u64) {
+            let change = Change::Rotate { ns: self.ns, key: key.into(), grace_ms };
+            let done = self.hub.apply(AT, &change, &mut self.out);
+            assert_eq!(done, Ok(Outcome::Key(key.into())));
+        }
+
+        fn undo(&mut self) {
+            let undo = self.out.0.pop().unwrap();
+            self.hub.undo(undo, &mut Undos::default());
+        }
+
+        fn declare(&mut self, key: &str) -> Declared {
+            self.hub.declare("a", key, &mut Undos::default()).unwrap()
+        }
+
+        fn keys(&self) -> Vec<&str> {
+            self.hub.keys(self.ns, AT).collect()
+        }
+
+        /// What a start finds in the store.
+        fn restart(&self) -> World {
+            let number = self.hub.number(self.ns).unwrap();
+            let row = self.hub.row(KeyRef::Namespace { ns: number }).unwrap();
+            let mut hub = Hub::new(Limits::default(), AT);
+            assert!(hub.restore(Key::Namespace { ns: number }, row));
+            let ns = hub.namespace("a").unwrap();
+            World { hub, ns, out: Undos::default() }
+        }
+    }
+
+    #[test]
+    fn the_configuration_may_take_the_key_that_rotation_gave_and_the_old_one_stays_good() {
+        let mut world = World::new();
+        world.rotate("new", 10);
+        let epoch = world.hub.key_epoch(world.ns).unwrap();
+        assert_eq!(world.declare("new"), Declared::AsBefore);
+        assert_eq!(world.keys(), ["new", "file"]);
+        assert_eq!(world.hub.key_until(world.ns, epoch), UnixMillis(u64::MAX));
+        assert_eq!(world.hub.key_until(world.ns, epoch - 1), AT.plus(10));
+        let mut again = world.restart();
+        assert!(again.keys().is_empty(), "the configuration has not named it yet");
+        assert_eq!(again.declare("new"), Declared::Opened);
+        assert_eq!(again.keys(), ["new", "file"]);
+        // Another key ends it all, in the same run or over a start.
+        for mut world in [world.restart(), again] {
+            world.declare("third");
+            assert_eq!(world.keys(), ["third"]);
+        }
+    }
+
+    #[test]
+    fn a_key_that_has_left_the_configuration_opens_nothing_whatever_is_taken_back() {
+        let mut world = World::new();
+        world.rotate("new", 10);
+        assert!(!world.hub.undeclare("a"), "the new one opens it");
+        assert_eq!(world.keys(), ["new"]);
+        assert_eq!(world.restart().keys(), ["new"]);
+        let epoch = world.hub.key_epoch(world.ns).unwrap();
+        assert_eq!(world.hub.key_until(world.ns, epoch - 1), UnixMillis(0));
+        world.undo();
+        assert!(world.keys().is_empty());
+        assert_eq!(world.hub.key_until(world.ns, epoch - 1), UnixMillis(0));
+        assert_eq!(world.declare("file"), Declared::Opened);
+        assert_eq!(world.keys(), ["file"]);
+    }
+
+    #[test]
+    fn what_the_configuration_says_meanwhile_is_not_taken_back() {
+        for key in ["new", "third"] {
+            let mut world = World::new();
+            world.rotate("new", 10);
+            world.declare(key);
+            world.undo();
+            assert_eq!(world.keys()[0], key);
+        }
+    }
+}

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
+use super::grants::GrantRef;
 use super::record::{Before, Key, KeyRef, Undo};
 use super::share::Total;
 use super::state::{State, Value};
-use super::{Change, ChannelId, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, Peer};
+use super::{Change, ChannelId, Hub, Namespace, NsId, Outbox, Outcome, Peer};
 use super::{PeerId, Refusal, Spot, UnixMillis};
 use crate::arena::Id;
 use crate::publication::Publication;
@@ -70,8 +71,7 @@ impl Hub {
         match change {
             Change::Grant { channel, user, .. } => {
                 let max = self.limits.grants_per_namespace;
-                let grant = GrantRef { channel, user };
-                if space.grants.contains(&grant) {
+                if self.is_granted(ns, channel, user) {
                     return Ok(Checked::default());
                 }
                 if space.grants.len() >= max {
@@ -292,8 +292,7 @@ impl Hub {
     fn grant(&mut self, ns: NsId, channel: &str, user: &str, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
         self.show(KeyRef::Grant { ns: number, channel, user }, out);
-        let grant = Grant { channel: channel.into(), user: user.into() };
-        if self.admit(ns, grant) {
+        if self.admit(ns, channel.into(), user.into()) {
             let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
             out.changed(Undo::new(key, 0, Before::Nothing));
         }
@@ -303,19 +302,12 @@ impl Hub {
         let Some(number) = self.number(ns) else { return };
         self.show(KeyRef::Grant { ns: number, channel, user }, out);
         let grant = GrantRef { channel, user };
-        if self.drop_grant(ns, &grant) {
+        if self.drop_grant(ns, grant) {
             let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
             let withdrawal = self.next_withdrawal();
             out.changed(Undo::new(key, 0, Before::Grant { withdrawal }));
-            self.withdraw(ns, &grant, (withdrawal, out.mark()));
+            self.withdraw(ns, grant, (withdrawal, out.mark()));
         }
-    }
-
-    /// Gives a grant. Whether it is new.
-    pub(super) fn admit(&mut self, ns: NsId, grant: Grant) -> bool {
-        let is_new = self.namespaces.get_mut(ns).is_some_and(|space| space.grants.insert(grant));
-        self.grants += usize::from(is_new);
-        is_new
     }
 
     fn set(

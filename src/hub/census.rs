@@ -112,6 +112,7 @@ impl Hub {
         // Of those, some may have ended in their graves.
         assert!(buried <= self.leaving.buried());
         assert_eq!(total(|ns| ns.grants.len()), self.grants);
+        assert_eq!(self.grants + self.leaving.buried_grants(), self.given.len());
         assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
         let states = self.states.iter().map(|(_, state)| state);
         let bytes: usize = states.filter(|state| living(state)).map(State::bytes).sum();

@@ -12,10 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::Range;
 
-use hashbrown::hash_set;
-
+use super::grants::GrantRef;
 use super::index::Slots;
-use super::{ChannelId, Grant, GrantRef, Hub, Namespace, NsId, Outbox, Outcome, PeerId};
+use super::{ChannelId, Hub, Namespace, NsId, Outbox, Outcome, PeerId};
 use super::{Subscription, User};
 use crate::arena::{Id, NIL};
 use crate::reason::CloseReason;
@@ -74,11 +73,11 @@ struct Exit {
 /// What is still to be dropped of a namespace: nobody can find it.
 #[derive(Debug)]
 struct Grave {
-    /// The namespace that was, and slots of its states: of those that have ended meanwhile, others
-    /// may have the slots.
+    /// The namespace that was, and slots of its states and grants: of states that have ended
+    /// meanwhile, others may have the slots.
     ns: NsId,
     states: Slots,
-    grants: hash_set::IntoIter<Grant>,
+    grants: Slots,
 }
 
 /// How many there are, without those who are on their way out.
@@ -129,20 +128,27 @@ impl Leaving {
         self.graves.iter().map(|grave| grave.states.len()).sum()
     }
 
-    /// Takes states and grants out of graves, as many of both together; gives the slots of the
-    /// states back, and whose they were.
-    fn dig(&mut self, count: usize) -> Vec<(NsId, u32)> {
-        let (mut slots, mut left) = (Vec::new(), count);
+    /// Grants that nobody can find any more.
+    pub fn buried_grants(&self) -> usize {
+        self.graves.iter().map(|grave| grave.grants.len()).sum()
+    }
+
+    /// Takes states and grants out of graves, as many of both together: whose they were, and
+    /// their slots.
+    fn dig(&mut self, count: usize) -> [Vec<(NsId, u32)>; 2] {
+        let (mut dug, mut left) = ([Vec::new(), Vec::new()], count);
         while let Some(grave) = self.graves.front_mut().filter(|_| left > 0) {
-            let (before, ns) = (slots.len(), grave.ns);
-            slots.extend(grave.states.by_ref().take(left).map(|slot| (ns, slot)));
-            left -= slots.len() - before;
-            left -= grave.grants.by_ref().take(left).count();
+            let ns = grave.ns;
+            for (slots, dug) in [&mut grave.states, &mut grave.grants].into_iter().zip(&mut dug) {
+                let before = dug.len();
+                dug.extend(slots.take(left).map(|slot| (ns, slot)));
+                left -= dug.len() - before;
+            }
             if grave.states.len() == 0 && grave.grants.len() == 0 {
                 self.graves.pop_front();
             }
         }
-        slots
+        dug
     }
 }
 
@@ -352,7 +358,7 @@ impl Hub {
         self.present.users -= users.len();
         self.present.peers -= tally.peers;
         self.present.subscriptions -= space.subscriptions;
-        let grave = Grave { ns, states: states.into_slots(), grants: grants.into_iter() };
+        let grave = Grave { ns, states: states.into_slots(), grants: grants.into_slots() };
         self.leaving.graves.push_back(grave);
         self.bury(BURIED_AT_ONCE);
         if tally.peers > 0 && self.leaving.sweep.is_empty() {
@@ -384,7 +390,8 @@ impl Hub {
 
     /// Drops what was in namespaces that are no more: states and grants, at most so many.
     pub(super) fn bury(&mut self, count: usize) {
-        for (ns, slot) in self.leaving.dig(count) {
+        let [states, grants] = self.leaving.dig(count);
+        for (ns, slot) in states {
             let state = self.states.in_slot(slot).filter(|(_, state)| state.ns == ns);
             let Some((id, _)) = state else { continue };
             let timer = self.states.remove(id).and_then(|state| state.end?.timer);
@@ -392,14 +399,11 @@ impl Hub {
                 self.ends.cancel(timer);
             }
         }
-    }
-
-    /// Drops a grant. Whether there was one.
-    pub(super) fn drop_grant(&mut self, ns: NsId, grant: &GrantRef<'_>) -> bool {
-        let space = self.namespaces.get_mut(ns);
-        let was_granted = space.is_some_and(|space| space.grants.remove(grant));
-        self.grants -= usize::from(was_granted);
-        was_granted
+        for (ns, slot) in grants {
+            let grant = self.given.in_slot(slot).filter(|(_, grant)| grant.ns == ns);
+            let id = grant.map(|(id, _)| id);
+            id.and_then(|id| self.given.remove(id));
+        }
     }
 
     /// The number of the next withdrawal.
@@ -410,7 +414,7 @@ impl Hub {
 
     /// A grant has been withdrawn: the user's connections hear nothing more in the channel, and
     /// leave it when the change of that mark cannot be taken back any more.
-    pub(super) fn withdraw(&mut self, ns: NsId, grant: &GrantRef<'_>, (number, mark): (u64, u64)) {
+    pub(super) fn withdraw(&mut self, ns: NsId, grant: GrantRef<'_>, (number, mark): (u64, u64)) {
         let Some(of) = self.find_grantee(ns, grant) else { return };
         let heard = self.hearing(of).count();
         if heard == 0 {
@@ -425,7 +429,7 @@ impl Hub {
 
     /// The last withdrawal of a grant is taken back: whoever heard the channel before hears it
     /// again, even if there would be no room for that.
-    pub(super) fn undo_withdrawal(&mut self, ns: NsId, grant: &GrantRef<'_>, number: u64) {
+    pub(super) fn undo_withdrawal(&mut self, ns: NsId, grant: GrantRef<'_>, number: u64) {
         let Some(of) = self.find_grantee(ns, grant) else { return };
         let Some(withdrawn) = self.leaving.withdrawn.get(&of) else { return };
         if withdrawn.last().is_none_or(|last| last.number != number) {
@@ -438,7 +442,7 @@ impl Hub {
 
     /// A grant that was given is taken back: whoever has come in by it is out of the channel, or
     /// where an earlier withdrawal, which may be taken back as well, has left it.
-    pub(super) fn undo_grant(&mut self, ns: NsId, grant: &GrantRef<'_>) {
+    pub(super) fn undo_grant(&mut self, ns: NsId, grant: GrantRef<'_>) {
         self.drop_grant(ns, grant);
         let Some(of) = self.find_grantee(ns, grant) else { return };
         let heard: Vec<PeerId> = self.hearing(of).collect();
@@ -456,7 +460,7 @@ impl Hub {
     }
 
     /// A channel and a user, while somebody is in the one, and the other is here.
-    fn find_grantee(&self, ns: NsId, grant: &GrantRef<'_>) -> Option<(ChannelId, Id<User>)> {
+    fn find_grantee(&self, ns: NsId, grant: GrantRef<'_>) -> Option<(ChannelId, Id<User>)> {
         let (channel, _) = self.find_channel(ns, grant.channel)?;
         let (user, _) = self.find_user(ns, grant.user)?;
         Some((channel, user))

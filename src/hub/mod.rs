@@ -9,6 +9,7 @@ mod apply;
 mod census;
 mod change;
 mod few;
+mod grants;
 mod index;
 mod keys;
 mod leave;
@@ -25,7 +26,7 @@ pub use record::{Cursor, Key, KeyRef, Row, Undo};
 
 use std::hash::{BuildHasher, Hash};
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
+use hashbrown::{DefaultHashBuilder, HashMap};
 use smol_str::SmolStr;
 
 use crate::arena::{Arena, Id, NIL};
@@ -36,6 +37,7 @@ use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
 use few::{Blank, Few};
+use grants::Grant;
 use index::{Index, Named};
 use leave::{Leaving, Present};
 use state::State;
@@ -102,7 +104,7 @@ pub struct Namespace {
     states: Index<State>,
     /// Bytes of its states.
     states_bytes: usize,
-    grants: HashSet<Grant>,
+    grants: Index<Grant>,
     /// Subscriptions of its peers.
     subscriptions: usize,
     tally: Tally,
@@ -218,7 +220,7 @@ impl Namespace {
             users: Index::default(),
             states: Index::default(),
             states_bytes: 0,
-            grants: HashSet::new(),
+            grants: Index::default(),
             subscriptions: 0,
             tally: Tally::default(),
         }
@@ -240,26 +242,6 @@ impl Named for Channel {
 impl Named for User {
     fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
         hasher.hash_one(&*self.name)
-    }
-}
-
-/// A right of a user to a `#` channel.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Grant {
-    channel: Box<str>,
-    user: Box<str>,
-}
-
-/// A [`Grant`] to look up.
-#[derive(Hash)]
-struct GrantRef<'a> {
-    channel: &'a str,
-    user: &'a str,
-}
-
-impl hashbrown::Equivalent<Grant> for GrantRef<'_> {
-    fn equivalent(&self, grant: &Grant) -> bool {
-        *grant.channel == *self.channel && *grant.user == *self.user
     }
 }
 
@@ -304,7 +286,8 @@ pub struct Hub {
     users: Arena<User>,
     peers: Arena<Peer>,
     states: Arena<State>,
-    /// Number and bytes of all states that can be found, and number of all grants.
+    given: Arena<Grant>,
+    /// Number and bytes of all states that can be found, and number of all such grants.
     living: usize,
     states_bytes: usize,
     grants: usize,
@@ -333,6 +316,7 @@ impl Hub {
             users: Arena::default(),
             peers: Arena::default(),
             states: Arena::default(),
+            given: Arena::default(),
             living: 0,
             states_bytes: 0,
             grants: 0,
@@ -455,7 +439,7 @@ impl Hub {
     ) -> Result<Option<&str>, Denied> {
         let (ns, user) = self.identity(peer).ok_or(Denied::Gone)?;
         let space = self.namespaces.get(ns).ok_or(Denied::Gone)?;
-        if channel.starts_with('#') && !space.grants.contains(&GrantRef { channel, user }) {
+        if channel.starts_with('#') && !self.is_granted(ns, channel, user) {
             return Err(Denied::NoGrant);
         }
         let id = self.find_channel(ns, channel).map(|(id, _)| id);
@@ -536,9 +520,8 @@ impl Hub {
                 }
                 let user = self.user_of(peer_id).expect("users live");
                 assert_eq!(user.ns, channel.ns, "a channel of another namespace");
-                let grants = &self.namespaces.get(user.ns).expect("namespaces live").grants;
-                let grant = GrantRef { channel: &channel.name, user: &user.name };
-                assert!(!channel.name.starts_with('#') || grants.contains(&grant));
+                let is_granted = self.is_granted(user.ns, &channel.name, &user.name);
+                assert!(!channel.name.starts_with('#') || is_granted);
             }
         }
         for (id, peer) in self.peers.iter() {

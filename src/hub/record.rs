@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 
+use super::grants::GrantRef;
 use super::keys::Keys;
 use super::state::Value;
-use super::{Grant, GrantRef, Hub, Namespace, NsId, Outbox, Place, Spot};
+use super::{Hub, Namespace, NsId, Outbox, Place, Spot};
 use crate::time::UnixMillis;
 
 /// The name under which something is recorded. `ns` is the number of a namespace, which no other
@@ -214,8 +215,7 @@ impl Hub {
         match key {
             KeyRef::Namespace { .. } => self.namespaces.get(id).map(Namespace::row),
             KeyRef::Grant { channel, user, .. } => {
-                let space = self.namespaces.get(id)?;
-                space.grants.contains(&GrantRef { channel, user }).then_some(Row::Grant)
+                self.is_granted(id, channel, user).then_some(Row::Grant)
             }
             KeyRef::State { spot, .. } => self.find_state(id, spot).map(|(_, state)| state.row()),
         }
@@ -248,7 +248,7 @@ impl Hub {
             }
             (Key::Grant { ns, channel, user }, Row::Grant) => {
                 let ns = self.numbers.get(&ns).copied();
-                ns.is_some_and(|ns| self.admit(ns, Grant { channel, user }))
+                ns.is_some_and(|ns| self.admit(ns, channel, user))
             }
             (Key::State { ns, place }, Row::State { text, expires }) => {
                 let Some(ns) = self.numbers.get(&ns).copied() else { return false };
@@ -276,12 +276,12 @@ impl Hub {
             }
             (Key::Namespace { .. }, Before::Keys(keys)) => self.undo_keys(id, keys),
             (Key::Grant { channel, user, .. }, Before::Nothing) => {
-                self.undo_grant(id, &GrantRef { channel: &channel, user: &user });
+                self.undo_grant(id, GrantRef { channel: &channel, user: &user });
             }
             (Key::Grant { channel, user, .. }, Before::Grant { withdrawal }) => {
                 let grant = GrantRef { channel: &channel, user: &user };
-                self.undo_withdrawal(id, &grant, withdrawal);
-                self.admit(id, Grant { channel, user });
+                self.undo_withdrawal(id, grant, withdrawal);
+                self.admit(id, channel, user);
             }
             (Key::State { place, .. }, Before::Nothing) => {
                 if let Some((state, _)) = self.find_state(id, place.spot()) {
@@ -313,33 +313,31 @@ impl Hub {
         cursor: Cursor,
         mut each: impl FnMut(Key, Row<'_>) -> bool,
     ) -> Option<Cursor> {
-        let Cursor { part, slot, skip } = cursor;
+        let Cursor { part, slot } = cursor;
         match part {
             Part::Namespaces => {
                 for (id, space) in self.namespaces.iter_from(slot) {
                     if !each(Key::Namespace { ns: space.number }, space.row()) {
-                        return Some(Cursor { part, slot: id.index() + 1, skip: 0 });
+                        return Some(Cursor { part, slot: id.index() + 1 });
                     }
                 }
-                Some(Cursor { part: Part::Grants, slot: 0, skip: 0 })
+                Some(Cursor { part: Part::Grants, slot: 0 })
             }
             Part::Grants => {
-                let Some((id, space)) = self.namespaces.iter_from(slot).next() else {
-                    return Some(Cursor { part: Part::States, slot: 0, skip: 0 });
-                };
-                for (i, Grant { channel, user }) in space.grants.iter().enumerate().skip(skip) {
-                    let (channel, user) = (channel.clone(), user.clone());
-                    if !each(Key::Grant { ns: space.number, channel, user }, Row::Grant) {
-                        return Some(Cursor { part, slot: id.index(), skip: i + 1 });
+                for (id, grant) in self.given.iter_from(slot) {
+                    let Some(ns) = self.number(grant.ns) else { continue };
+                    let (channel, user) = (grant.channel.clone(), grant.user.clone());
+                    if !each(Key::Grant { ns, channel, user }, Row::Grant) {
+                        return Some(Cursor { part, slot: id.index() + 1 });
                     }
                 }
-                Some(Cursor { part, slot: id.index() + 1, skip: 0 })
+                Some(Cursor { part: Part::States, slot: 0 })
             }
             Part::States => {
                 for (id, state) in self.states.iter_from(slot) {
                     let Some(ns) = self.number(state.ns) else { continue };
                     if !each(Key::State { ns, place: state.place.clone() }, state.row()) {
-                        return Some(Cursor { part, slot: id.index() + 1, skip: 0 });
+                        return Some(Cursor { part, slot: id.index() + 1 });
                     }
                 }
                 None
@@ -359,7 +357,6 @@ impl Hub {
 pub struct Cursor {
     part: Part,
     slot: usize,
-    skip: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -42,7 +42,7 @@ fn fit<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
 /// All connections that count, and how many each household has.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    /// Connections of one household; 0: any number, and nothing is kept.
+    /// Connections of one household; 0: any number, and nothing is kept but who is spoken for.
     max: usize,
     /// The most that one may have had at any time.
     most: usize,
@@ -157,6 +157,11 @@ impl<P> Web<P> {
     ) -> Result<(), CloseReason> {
         let Some(source) = source else { return Ok(()) };
         self.addresses.leave(conn);
+        let Addresses { max, places, proxies, .. } = &mut self.addresses;
+        if *max == 0 && !proxies.has(source.into()) {
+            // There may be a cap when it asks: what it says of others does not count then either.
+            places.insert(conn.slot, Place::default());
+        }
         // As if it had come from there: what it says of others counts if it is a proxy, too.
         self.arrive(net, conn, source.into())
     }

@@ -16,6 +16,8 @@ pub(super) struct Whereabouts {
     proxy: Option<String>,
     /// What it counts as.
     counts_as: Option<String>,
+    /// A proxy has said whom it speaks for: what is said of others does not count.
+    is_spoken_for: bool,
 }
 
 /// Whether one there is believed where it says whom it speaks for.
@@ -108,6 +110,14 @@ impl Judge {
         }
     }
 
+    /// A proxy has said for whom it speaks: as if it had come from there.
+    pub(super) fn is_introduced(&mut self, conn: ConnId, from: Address) {
+        self.came(conn, from);
+        if let Some(line) = self.lines.get_mut(&conn) {
+            line.whereabouts.is_spoken_for = !is_proxy(from);
+        }
+    }
+
     /// A turn begins behind which there is a cap where there was none: all count who are here.
     pub fn count_in(&mut self) {
         if !std::mem::take(&mut self.is_cap_new) || self.limits.connections_per_address == 0 {
@@ -127,6 +137,7 @@ impl Judge {
         let has_cap = self.limits.connections_per_address > 0;
         let Some(Line { whereabouts, from, .. }) = self.lines.get_mut(&conn) else { return };
         let is_unknown = whereabouts.proxy.is_none() && whereabouts.counts_as.is_none();
+        let is_unknown = is_unknown && !whereabouts.is_spoken_for;
         if is_unknown && client.is_some() && has_cap && is_proxy(*from) {
             // It came when there was no cap.
             whereabouts.proxy = Some(household(*from));

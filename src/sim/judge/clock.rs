@@ -283,6 +283,8 @@ impl Judge {
                 line.half_at_rest = same.or(half.map(|half| (half, now)));
                 let half_ms = line.half.map_or(limits.control_frame_ms, |half| half.ms.1);
                 let is_in_time = line.half_at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
+                // One that is let go is not heard any more.
+                let is_in_time = is_in_time || controller.is_ended;
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let may_wait = may_wait || may_wait_for_room;
                 assert!(!view.is_paused || !is_answered || may_wait, "{conn:?} is not heard");

@@ -300,7 +300,7 @@ impl Judge {
                 self.expect(conn, Expected::Http(503));
                 self.close(conn, CloseReason::Answered);
             }
-            Intent::Introduced(Some(client)) => self.came(conn, client.into()),
+            Intent::Introduced(Some(client)) => self.is_introduced(conn, client.into()),
             Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
                 let (auth_by, ping_at) = (self.term("auth_ms"), self.term("heartbeat_ms"));

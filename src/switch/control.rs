@@ -89,9 +89,16 @@ impl Controller {
     pub fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
         if std::mem::take(&mut self.is_held) {
             self.deadlines.replies(None);
-            net.deadline(conn, self.deadlines.next());
-            net.resume(conn);
+            self.hear(net, conn);
         }
+    }
+
+    /// Reads it again. There may be nothing to read: its time goes on from now, and not from its
+    /// next byte.
+    pub fn hear(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.deadlines.heard(net.now().mono);
+        net.deadline(conn, self.deadlines.next());
+        net.resume(conn);
     }
 
     /// The namespace it acts in.
@@ -490,7 +497,7 @@ impl<J: Journal> Switch<J> {
         self.reply_sink().reply(conn, &mut controller, &body, mark);
         self.send_replies(net, conn);
         if controller.fault.is_none() {
-            net.resume(conn);
+            controller.hear(net, conn);
         }
         self.close_when_answered(net, conn, &mut controller);
         self.seats.put_back(conn, controller);
@@ -507,15 +514,15 @@ impl<J: Journal> Switch<J> {
         if !self.has_room() || self.flood.is_some() {
             return;
         }
-        let (seats, limits) = (&self.seats, &self.limits);
+        let (seats, limits) = (&mut self.seats, &self.limits);
         self.crowded.retain(|conn| {
-            let Some(controller) = seats.look_at(*conn) else { return false };
+            let Some(controller) = seats.controller(*conn) else { return false };
             if controller.is_behind(limits) {
                 return true;
             }
             // One that waits for its replies to go out is read behind them, or is closed then.
             if !controller.is_held && !controller.is_ended {
-                net.resume(*conn);
+                controller.hear(net, *conn);
             }
             false
         });

@@ -293,7 +293,7 @@ impl<J: Journal> Switch<J> {
         let _ = self.say(net, conn, controller, answer);
         self.send_replies(net, conn);
         if controller.fault.is_none() {
-            net.resume(conn);
+            controller.hear(net, conn);
         }
         self.close_when_answered(net, conn, controller);
     }

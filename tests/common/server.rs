@@ -272,6 +272,15 @@ impl Server {
     /// Lets it do nothing until it is thawed: what comes meanwhile meets it in one turn.
     pub fn freeze(&self) {
         kill_process(self.pid(), Signal::STOP).expect("a child");
+        // The signal has come before it is obeyed, by each thread.
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let is_still = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.expect("a task").path().join("stat"));
+            stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, it)| it.starts_with('T')))
+        };
+        super::eventually("it stands still", || {
+            std::fs::read_dir(&tasks).expect("Linux tells").all(is_still).then_some(())
+        });
     }
 
     /// Lets it go on.

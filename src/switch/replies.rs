@@ -155,13 +155,16 @@ impl<J: Journal> Switch<J> {
     /// wait for nothing but the disk, the one that has waited for longest goes without its replies.
     /// Most have nobody left to read them. Whether there was one.
     pub(super) fn dismiss_ended(&mut self, net: &mut impl Net) -> bool {
+        // Not all are looked at for every newcomer.
+        if !self.may_be_ended {
+            return false;
+        }
         let seats = &self.seats;
         let may_go = |conn: &ConnId| {
             let controller = seats.look_at(*conn);
             controller.is_some_and(|it| it.is_ended && it.waits.is_none() && !it.is_spreading)
         };
-        // Not all are looked at for every newcomer.
-        let at = self.owing.iter().filter(|_| self.may_be_ended).position(may_go);
+        let at = self.owing.iter().position(may_go);
         self.may_be_ended = at.is_some();
         let Some(at) = at else { return false };
         let conn = self.owing.remove(at);

@@ -233,10 +233,12 @@ impl<J: Journal> Switch<J> {
 
     /// What there is to know of the answer to a command before it is made.
     fn prospect(&self, net: &impl Net, controller: &Controller, command: &Command<'_>) -> Prospect {
-        let is_question = matches!(command, Command::Get { .. } | Command::Info { .. });
+        if !matches!(command, Command::Get { .. } | Command::Info { .. }) {
+            return Prospect::Free;
+        }
         let is_behind = !controller.replies.is_empty();
         let may_be_owed = is_behind || self.journal.durable() < self.journal.mark();
-        if !is_question || !may_be_owed && !self.is_short(net) {
+        if !may_be_owed && !self.is_short(net) {
             return Prospect::Free;
         }
         let Some(ns) = controller.namespace() else { return Prospect::Free };

@@ -9,8 +9,8 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::web::{Application, Parting};
 
-/// Of whom more was taken than this since the last beat, some of that may be in the kernel yet, or
-/// on a slow link, and the next ping behind it.
+/// Of whom twice as much was taken since the last beat, some of that may be in the kernel yet, or
+/// on a slow link, and the next ping behind it; it is counted in these.
 const MUCH_BYTES: u32 = 16 * 1024;
 
 impl<P> Socket<P> {

@@ -109,14 +109,14 @@ pub fn raw_members<'a, const N: usize>(
     depth_max: usize,
 ) -> Result<Option<[Option<Raw<'a>>; N]>, JsonError> {
     let mut found = [None; N];
-    let mut tell = |key: &str, value: Raw<'a>| {
-        let index = names.iter().position(|name| *name == key);
+    let mut tell = |key: &[u8], value: Raw<'a>| {
+        let index = names.iter().position(|name| name.as_bytes() == key);
         if let Some(place) = index.and_then(|index| found.get_mut(index)) {
             *place = Some(value);
         }
     };
     // One scan for all numbers of names: each would be compiled for itself.
-    let tell: &mut dyn FnMut(&str, Raw<'a>) = &mut tell;
+    let tell: &mut dyn FnMut(&[u8], Raw<'a>) = &mut tell;
     let is_object = each_member(text, depth_max, tell)?;
     Ok(is_object.then_some(found))
 }
@@ -130,7 +130,7 @@ pub fn raw_members<'a, const N: usize>(
 pub fn each_member<'a>(
     text: &'a str,
     depth_max: usize,
-    tell: impl FnMut(&str, Raw<'a>),
+    tell: impl FnMut(&[u8], Raw<'a>),
 ) -> Result<bool, JsonError> {
     told(text, depth_max, tell).ok_or_else(|| first_fault(text, depth_max))
 }
@@ -145,7 +145,7 @@ fn first_fault(text: &str, depth_max: usize) -> JsonError {
 
 /// As [`each_member`]; `None` if the text is not JSON, or nested too deep.
 #[inline]
-fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&str, Raw<'a>)) -> Option<bool> {
+fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>)) -> Option<bool> {
     let mut scan = Scan::new(text);
     if scan.next()? != b'{' {
         scan.value(depth_max)?;
@@ -156,19 +156,14 @@ fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&str, Raw<'a>)
     if scan.take(b'}').is_some() {
         return scan.is_over().then_some(true);
     }
-    let mut decoded;
     loop {
         let (key, has_escapes) = scan.key()?;
         let value = scan.value(depth_max)?;
-        let mut key = Some(text.get(key)?);
-        if has_escapes {
-            // One that is no text cannot be one that is looked for, but is no error either.
-            decoded = key.and_then(unescaped);
-            key = decoded.as_deref();
-        }
-        if let Some(key) = key {
+        if !has_escapes {
             tell(key, value);
-        }
+        } else if let Some(key) = str::from_utf8(key).ok().and_then(unescaped) {
+            tell(key.as_bytes(), value);
+        } // One that is no text cannot be one that is looked for, but is no error either.
         match scan.next()? {
             b',' => scan.skip(),
             b'}' => break,

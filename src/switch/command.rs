@@ -154,15 +154,15 @@ impl<'a> Fields<'a> {
     fn read(&mut self, body: &'a str) -> Result<(), JsonError> {
         json::each_member(body, json::DEPTH_MAX, |key, value| {
             let field = match key {
-                "action" => &mut self.action,
-                "channel" => &mut self.channel,
-                "data" => &mut self.data,
-                "params" => &mut self.params,
-                "name" => &mut self.name,
-                "key" => &mut self.key,
-                "sKey" => &mut self.s_key,
-                "channels" => &mut self.channels,
-                "userId" => &mut self.user,
+                b"action" => &mut self.action,
+                b"channel" => &mut self.channel,
+                b"data" => &mut self.data,
+                b"params" => &mut self.params,
+                b"name" => &mut self.name,
+                b"key" => &mut self.key,
+                b"sKey" => &mut self.s_key,
+                b"channels" => &mut self.channels,
+                b"userId" => &mut self.user,
                 _ => return,
             };
             *field = Some(value);

@@ -2,8 +2,6 @@
 //! in between. Nothing is decoded, copied or allocated, and nothing recurses. Called by
 //! [`json`](super) alone; `None` is everywhere the answer to what is no JSON, or nested too deep.
 
-use std::ops::Range;
-
 use super::Raw;
 
 /// How deep a scan can go: a bit for each level.
@@ -61,7 +59,7 @@ impl<'a> Scan<'a> {
         let byte = self.next()?;
         let (start, mut is_plain) = (self.at, false);
         match byte {
-            b'"' => is_plain = !self.string()?.1,
+            b'"' => is_plain = !self.string()?,
             // Parameters that are none.
             b'{' if depth_max > 0 && self.text.as_bytes().get(start + 1) == Some(&b'}') => {
                 self.at += 2;
@@ -71,31 +69,31 @@ impl<'a> Scan<'a> {
         Some(Raw { text: self.text.get(start..self.at)?, is_plain })
     }
 
-    /// The key of a member and the colon behind it: where what is between its quotes lies, and
-    /// whether that has escapes.
+    /// The key of a member and the colon behind it: what is between its quotes, and whether that has
+    /// escapes.
     #[inline(always)]
-    pub fn key(&mut self) -> Option<(Range<usize>, bool)> {
+    pub fn key(&mut self) -> Option<(&'a [u8], bool)> {
         if self.next()? != b'"' {
             return None;
         }
-        let key = self.string()?;
+        let start = self.at + 1;
+        let has_escapes = self.string()?;
+        let key = self.text.as_bytes().get(start..self.at - 1)?;
         self.take(b':')?;
-        Some(key)
+        Some((key, has_escapes))
     }
 
-    /// A string, whose opening quote is here: where what is between its quotes lies, and whether
-    /// that has escapes.
+    /// A string, whose opening quote is here: whether it has escapes.
     #[inline(always)]
-    fn string(&mut self) -> Option<(Range<usize>, bool)> {
+    fn string(&mut self) -> Option<bool> {
         let bytes = self.text.as_bytes();
-        let start = self.at + 1;
-        let mut end = plain(bytes, start);
+        let mut end = plain(bytes, self.at + 1);
         let has_escapes = *bytes.get(end)? != b'"';
         if has_escapes {
             end = behind_escapes(bytes, end)?;
         }
         self.at = end + 1;
-        Some((start..end, has_escapes))
+        Some(has_escapes)
     }
 
     #[inline(always)]

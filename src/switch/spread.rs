@@ -16,6 +16,10 @@ use crate::hub::{Change, NsId, Outcome, Refusal, Route};
 use crate::journal::{Journal, Mark, Proposal};
 use crate::uuid::Uuid;
 
+/// How many of those who have been reached are remembered for all emits together: as many as one
+/// part in so many of all subscriptions that there may be.
+const REACHED_PART: usize = 4;
+
 /// What is left of an emit.
 #[derive(Debug)]
 pub(super) struct Spread {
@@ -146,6 +150,11 @@ impl<J: Journal> Switch<J> {
         self.spread_on(net, spread, result, Mark::default());
     }
 
+    /// How many are remembered as reached.
+    fn reached(&self) -> usize {
+        self.spreads.iter().filter_map(|spread| spread.reached.as_ref()).map(HashSet::len).sum()
+    }
+
     /// A part has been handed out, or will never be: the rest comes later, or there is none, and
     /// that is the reply.
     pub(super) fn spread_on(
@@ -157,11 +166,103 @@ impl<J: Journal> Switch<J> {
     ) {
         let result = match result {
             Some(Ok(_)) if spread.done < spread.ends.len() => {
-                return self.spreads.push_back(spread);
+                let reached = self.reached() + spread.reached.as_ref().map_or(0, HashSet::len);
+                return match reached > self.limits.subscriptions / REACHED_PART {
+                    // One after the other until there is less to remember.
+                    true => self.spreads.push_front(spread),
+                    false => self.spreads.push_back(spread),
+                };
             }
             Some(Ok(_)) => Some(Ok(Outcome::Reached(spread.reached.map_or(0, |all| all.len())))),
             failed => failed,
         };
         self.answer_late(net, spread.conn, result, mark);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Settings, SockJs};
+    use super::*;
+    use crate::address::{Household, Proxies};
+    use crate::frame::Frame;
+    use crate::journal::MemoryJournal;
+    use crate::limits::Limits;
+    use crate::publication::Form;
+    use crate::reason::CloseReason;
+    use crate::time::{Millis, Now, UnixMillis};
+
+    const NOW: Now = Now { mono: Millis(0), unix: UnixMillis(0) };
+
+    /// A net that takes everything, and keeps what back ends are told.
+    #[derive(Default)]
+    struct Taken(Vec<Frame>);
+
+    impl Net for Taken {
+        fn now(&self) -> Now {
+            NOW
+        }
+        fn random(&mut self, _: &mut [u8]) {}
+        fn send(&mut self, _: ConnId, frame: Frame) {
+            self.0.push(frame);
+        }
+        fn publish(&mut self, _: ConnId, _: Frame) -> bool {
+            false
+        }
+        fn queued(&self, _: ConnId) -> usize {
+            0
+        }
+        fn taken(&self, _: ConnId) -> u32 {
+            0
+        }
+        fn close(&mut self, _: ConnId, _: CloseReason) {}
+        fn deadline(&mut self, _: ConnId, _: Option<Millis>) {}
+        fn pause(&mut self, _: ConnId) {}
+        fn resume(&mut self, _: ConnId) {}
+    }
+
+    #[test]
+    fn whom_many_long_emits_have_reached_is_remembered_within_bounds() {
+        const REMEMBERED: usize = 100;
+        let settings = Settings {
+            limits: Limits {
+                subscriptions: REMEMBERED * REACHED_PART,
+                deliveries_per_turn: 10,
+                ..Limits::default()
+            },
+            server_key: "server".into(),
+            demo: None,
+            sockjs: SockJs::default(),
+            proxies: Proxies::default(),
+            now: NOW,
+            at: NOW.unix,
+        };
+        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        switch.declare("site", "key").unwrap();
+        let ns = switch.hub.namespace("site").unwrap();
+        for slot in 0..60 {
+            let route = Route::of_socket(ConnId::new(slot, 0), Form::Raw);
+            let cid = Uuid::from_random([slot as u8; 16]);
+            let peer = switch.hub.connect(ns, &slot.to_string(), cid, route).unwrap();
+            for channel in ["a", "b"] {
+                switch.hub.subscribe(peer, channel, NOW.unix).unwrap();
+            }
+        }
+        let channels = Channels::Many(vec!["a".into(), "b".into()]);
+        let options = EmitOptions { count: true, ..EmitOptions::default() };
+        for slot in 100..110 {
+            let (conn, mut controller) = (ConnId::new(slot, 0), Controller::new(Household::Unix));
+            switch.begin_spread(conn, &mut controller, (ns, &channels, "1"), &options);
+            switch.seats.seat_controller(conn, controller);
+        }
+        let (mut net, mut turns) = (Taken::default(), 0);
+        while !switch.spreads.is_empty() {
+            switch.work = 0;
+            switch.spread(&mut net);
+            assert!(switch.reached() <= REMEMBERED + 60, "{}", switch.reached());
+            turns += 1;
+        }
+        assert_eq!((turns, net.0.len()), (20, 10));
+        assert!(net.0.iter().all(|said| said.ends_with(b"\"count\":60}\0")));
     }
 }

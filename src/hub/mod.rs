@@ -355,22 +355,33 @@ impl Hub {
 
     /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
     pub fn presence(&self, ns: NsId, channel: &str) -> Presence<'_> {
-        let found = self.find_channel(ns, channel);
-        let members = found.map_or(&[][..], |(_, channel)| &channel.members);
-        let mut users: Vec<u32> = Vec::with_capacity(members.len());
-        let mut connections = Vec::with_capacity(members.len());
-        for (peer_id, peer) in members.iter().filter_map(|member| self.peers.in_slot(member.peer)) {
-            let user = self.users.in_slot(peer.user).map(|(_, user)| user);
-            let Some(user) = user.filter(|_| found.is_some_and(|(id, _)| self.hears(peer_id, id)))
-            else {
-                continue;
-            };
+        let most = self.audience_max(ns, channel, None);
+        let mut users: Vec<u32> = Vec::with_capacity(most);
+        let mut connections = Vec::with_capacity(most);
+        for (peer, user) in self.hearers(ns, channel) {
             users.push(peer.user);
-            connections.push((peer.cid, &*user.name));
+            connections.push((peer.cid, user));
         }
         users.sort_unstable();
         users.dedup();
         Presence { users: users.len(), connections }
+    }
+
+    /// The users of those who are subscribed to a channel, once for each connection. Looks at no
+    /// more of them than are asked for.
+    pub fn users_in(&self, ns: NsId, channel: &str) -> impl Iterator<Item = &str> {
+        self.hearers(ns, channel).map(|(_, user)| user)
+    }
+
+    /// Who hears a channel, each with the name of its user.
+    fn hearers(&self, ns: NsId, channel: &str) -> impl Iterator<Item = (&Peer, &str)> {
+        let found = self.find_channel(ns, channel).into_iter();
+        let members = found.flat_map(|(id, channel)| channel.members.iter().map(move |it| (id, it)));
+        members.filter_map(|(channel, member)| {
+            let (id, peer) = self.peers.in_slot(member.peer)?;
+            let (_, user) = self.users.in_slot(peer.user).filter(|_| self.hears(id, channel))?;
+            Some((peer, &*user.name))
+        })
     }
 
     /// A connection has proved to be that user. `None` if the namespace is gone, or the user has

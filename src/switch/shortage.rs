@@ -251,9 +251,10 @@ impl<J: Journal> Switch<J> {
                 (bytes, self.shared.is_worth(bytes) && is_owed())
             }
             Command::Info { channel } => {
-                let presence = self.hub.presence(ns, channel);
-                let listed = presence.connections.iter().map(|(_, user)| LISTED_BYTES + user.len());
-                (listed.sum(), is_behind)
+                // Of a long list it is enough to know that it is one: more than has a reserve.
+                let most = self.limits.answers_pause_bytes / LISTED_BYTES;
+                let users = self.hub.users_in(ns, channel).take(most);
+                (users.map(|user| LISTED_BYTES + user.len()).sum(), is_behind)
             }
             _ => return Prospect::Free,
         };

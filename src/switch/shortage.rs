@@ -290,7 +290,6 @@ impl<J: Journal> Switch<J> {
         controller: &mut Controller,
         wanted: Command<'_>,
     ) {
-        self.look_at_key(net, controller);
         let answer = self.execute(net, conn, controller, &wanted);
         // Nothing that is wanted has to do with keys that could be wrong.
         let _ = self.say(net, conn, controller, answer);
@@ -310,6 +309,8 @@ impl<J: Journal> Switch<J> {
             && let Some(conn) = self.hungry.pop_front()
         {
             let Some(mut controller) = self.seats.take(conn) else { continue };
+            // Whose key has ended is owed nothing large.
+            self.look_at_key(net, &mut controller);
             if let Some(wanted) = controller.wants.take() {
                 let command = wanted.command();
                 match self.prospect(net, &controller, &command) {

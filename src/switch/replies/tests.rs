@@ -389,3 +389,26 @@ fn a_list_has_its_bound() {
     assert_eq!(refused.code, 313);
     assert_eq!(refused.reason, "Answer is too large, at most 100000 bytes");
 }
+
+#[test]
+fn room_for_a_reply_is_nobody_s_whose_key_has_ended() {
+    let mut world = World::new(Limits { answers_bytes: 8 * LARGE, ..Limits::default() });
+    let old = world.comes(0, &[AUTH, &set("big", LARGE)]);
+    world.sync();
+    let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":1}}"#;
+    let other = world.comes(1, &[AUTH, rotate]);
+    world.sync();
+    let reply = world.takes(other).pop().unwrap();
+    let key = reply.split('"').rev().nth(1).unwrap().to_owned();
+    // There is no room for the answer to this for a while.
+    world.net.answers += 9 * LARGE;
+    world.says(old, &[&get("big")]);
+    assert_eq!(world.switch.hungry.len(), 1);
+    let auth = AUTH.replace(KEY, &key);
+    world.says(other, &[&auth, &set("big", LARGE + 1)]);
+    world.net.now = 2000;
+    world.net.answers -= 9 * LARGE;
+    world.turn();
+    assert!(world.takes(old).pop().unwrap().ends_with("\"code\":311}"));
+    assert_eq!(world.switch.owed.reserved(), 0);
+}

@@ -146,7 +146,7 @@ impl Controller {
     /// known already stays the reason.
     pub fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         let reason = self.fault.unwrap_or(reason);
-        self.is_ended = true;
+        self.end();
         if self.replies.is_empty() && !self.is_waiting() {
             net.close(conn, reason);
         } else {

@@ -188,11 +188,8 @@ impl<J: Journal> Switch<J> {
             shortage.going += net.queued(owed.conn).min(owed.bytes);
             match self.seats.controller(owed.conn) {
                 Some(controller) => {
-                    controller.room = None;
-                    if let Some(place) = controller.place.take() {
-                        // Nobody is to make room for it any more.
-                        self.intake.leave(place);
-                    }
+                    // Nobody is to make room for it any more.
+                    controller.end();
                     net.close(owed.conn, CloseReason::Largest);
                 }
                 None => {

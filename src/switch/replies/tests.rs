@@ -412,3 +412,35 @@ fn room_for_a_reply_is_nobody_s_whose_key_has_ended() {
     assert!(world.takes(old).pop().unwrap().ends_with("\"code\":311}"));
     assert_eq!(world.switch.owed.reserved(), 0);
 }
+
+#[test]
+fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
+    let mut world = World::new(Limits {
+        control_input_bytes: LARGE,
+        control_unauthenticated_connections: 1,
+        ..Limits::default()
+    });
+    world.switch.declare("other", AUTH_KEY).unwrap();
+    world.sync();
+    let half = |world: &mut World, conn| {
+        let mut frame = Vec::new();
+        control::encode_into(&mut frame, &vec![b' '; LARGE - 10]);
+        world.input.entry(conn).or_default().extend_from_slice(&frame[..LARGE / 5]);
+        world.turn();
+    };
+    let holder = world.comes(0, &[&AUTH.replace("site", "other").replace(KEY, AUTH_KEY)]);
+    half(&mut world, holder);
+    let waits = world.comes(1, &[AUTH, &set("k", 1)]);
+    half(&mut world, waits);
+    assert_eq!(world.switch.census().control_input_waits, 1);
+    // Both are strangers from now on, and there is room for one: the first of them has a reply to
+    // come, and goes when it has that.
+    world.comes(2, &[AUTH, r#"{"action":"rotateKey","name":"site","key":"server"}"#]);
+    world.net.now = 5000;
+    world.rest();
+    let is_ended = world.switch.seats.look_at(waits).map(|it| it.is_ended);
+    assert_eq!((is_ended, world.owed(waits)), (Some(true), OK.len()));
+    assert_eq!(world.net.closed, []);
+    world.sync();
+    assert_eq!(world.net.closed, [(waits, CloseReason::ControlAuth)]);
+}

@@ -44,7 +44,7 @@ pub(super) struct Controller {
     pub is_spreading: bool,
     /// Its last command waits for room for its reply.
     pub wants: Option<Wanted>,
-    /// How to phrase the reply to that command.
+    /// The reply to the command that waits, or is spread, says how many it has reached.
     pub counts: bool,
     /// Bodies of replies that wait until their mark is durable, and their bytes.
     pub replies: VecDeque<(Mark, Body)>,
@@ -378,11 +378,10 @@ impl<J: Journal> Switch<J> {
             Command::Emit { channels, data, options } => {
                 self.check_publication(channels.len(), data)?;
                 let ns = ns?;
-                let EmitOptions { user, except, count } = options;
+                let EmitOptions { user, except, .. } = options;
                 if self.is_long(ns, channels, user.as_deref()) {
                     return Ok(self.begin_spread(conn, controller, (ns, channels, *data), options));
                 }
-                controller.counts = *count;
                 let (channels, data) = (Cow::Borrowed(&**channels), Cow::Borrowed(*data));
                 let user = user.as_deref().map(Cow::Borrowed);
                 Change::Emit { ns, channels, data, user, except: *except }
@@ -406,8 +405,11 @@ impl<J: Journal> Switch<J> {
             }
             Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: (**user).into() },
         };
-        controller.counts |= matches!(change, Change::Disconnect { .. });
-        self.propose(net, conn, controller, &change)
+        let counts = match command {
+            Command::Emit { options, .. } => options.count,
+            _ => matches!(command, Command::Disconnect { .. }),
+        };
+        self.propose(net, conn, controller, &change, counts)
     }
 
     /// The state at a place, as soon as it is durable.
@@ -442,6 +444,7 @@ impl<J: Journal> Switch<J> {
         conn: ConnId,
         controller: &mut Controller,
         change: &Change<'_>,
+        counts: bool,
     ) -> Result<Answer, Refused> {
         self.hand_out_before(net, change);
         let at = self.at(net.now());
@@ -458,11 +461,10 @@ impl<J: Journal> Switch<J> {
                     (true, false) => self.journal.mark(),
                     (false, _) => Mark::default(),
                 };
-                let body = success(&outcome, std::mem::take(&mut controller.counts));
-                Ok(Answer::Body(body, mark))
+                Ok(Answer::Body(success(&outcome, counts), mark))
             }
             Proposal::Later(ticket) => {
-                controller.waits = Some(ticket);
+                (controller.waits, controller.counts) = (Some(ticket), counts);
                 self.waiting.insert(ticket, Waiter::Command(conn));
                 Ok(Answer::Later)
             }
@@ -481,9 +483,8 @@ impl<J: Journal> Switch<J> {
     ) {
         let Some(mut controller) = self.seats.take(conn) else { return };
         (controller.waits, controller.is_spreading) = (None, false);
-        let counts = std::mem::take(&mut controller.counts);
         let body = match result {
-            Some(Ok(outcome)) => success(&outcome, counts),
+            Some(Ok(outcome)) => success(&outcome, controller.counts),
             Some(Err(why)) => {
                 let refused = refused(why);
                 self.count_refused(net, &controller, &refused);

@@ -23,6 +23,7 @@ pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
 pub use keys::Declared;
 pub use record::{Cursor, Key, KeyRef, Row, Undo};
+pub use state::LOOKED_INTO_BYTES;
 
 use std::hash::{BuildHasher, Hash};
 
@@ -376,7 +377,8 @@ impl Hub {
     /// Who hears a channel, each with the name of its user.
     fn hearers(&self, ns: NsId, channel: &str) -> impl Iterator<Item = (&Peer, &str)> {
         let found = self.find_channel(ns, channel).into_iter();
-        let members = found.flat_map(|(id, channel)| channel.members.iter().map(move |it| (id, it)));
+        let members =
+            found.flat_map(|(id, channel)| channel.members.iter().map(move |it| (id, it)));
         members.filter_map(|(channel, member)| {
             let (id, peer) = self.peers.in_slot(member.peer)?;
             let (_, user) = self.users.in_slot(peer.user).filter(|_| self.hears(id, channel))?;

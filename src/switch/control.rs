@@ -12,13 +12,13 @@ use std::collections::VecDeque;
 use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::intake::Room;
-use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
+use super::replies::{Body, ReplySink, SUCCESS, WORK_BYTES, info, refusal, refused, success};
 use super::shortage::Wanted;
 use super::{Switch, WHOLE, Waiter, text};
 use crate::address::Household;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
-use crate::hub::{Change, NsId, Outcome, Refusal, Spot};
+use crate::hub::{Change, LOOKED_INTO_BYTES, NsId, Outcome, Refusal, Spot};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -307,15 +307,6 @@ impl<J: Journal> Switch<J> {
         Ok(used)
     }
 
-    /// It acts in its namespace for as long as its key is good.
-    #[inline]
-    pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
-        let at = self.at(net.now());
-        if controller.auth.is_some_and(|(ns, epoch)| at >= self.hub.key_until(ns, epoch)) {
-            controller.auth = None;
-        }
-    }
-
     /// Carries out one command and sends, or owes, its reply.
     fn command(
         &mut self,
@@ -448,7 +439,13 @@ impl<J: Journal> Switch<J> {
     ) -> Result<Answer, Refused> {
         self.hand_out_before(net, change);
         let at = self.at(net.now());
-        let checked = self.hub.check(change, at).map_err(refused)?;
+        let checked = self.hub.check(change, at).map_err(|refusal| {
+            if matches!(change, Change::Push { .. }) {
+                // It may have been looked for what would be dropped.
+                self.work += LOOKED_INTO_BYTES / WORK_BYTES;
+            }
+            refused(refusal)
+        })?;
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
@@ -575,21 +572,6 @@ impl<J: Journal> Switch<J> {
 
     fn named(&self, name: &str) -> Result<NsId, Refused> {
         self.hub.namespace(name).ok_or(command::NO_NAMESPACE)
-    }
-
-    /// Which of the namespace's keys this is.
-    fn key_epoch(&mut self, ns: NsId, key: &str, at: UnixMillis) -> Result<u32, Refused> {
-        let epoch = self.hub.key_epoch(ns).ok_or(command::NO_NAMESPACE)?;
-        let mut found = None;
-        for (age, good) in (0..).zip(self.hub.keys(ns, at)) {
-            if jwt::same_key(key.as_bytes(), good.as_bytes()) {
-                found = Some(epoch.wrapping_sub(age));
-            }
-        }
-        if let (None, Some(name)) = (found, self.hub.name(ns)) {
-            self.concerned.note(name);
-        }
-        found.ok_or(command::INVALID_SKEY)
     }
 }
 

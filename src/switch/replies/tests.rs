@@ -444,3 +444,28 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     world.sync();
     assert_eq!(world.net.closed, [(waits, CloseReason::ControlAuth)]);
 }
+
+/// Each looks through a long text for what would be dropped.
+#[test]
+fn pushes_that_are_refused_are_work_as_well() {
+    let mut world = World::new(Limits { states_bytes_per_namespace: 70_000, ..Limits::default() });
+    let conn = world.comes(0, &[AUTH]);
+    let item = format!("\"{}\"", "x".repeat(60));
+    let list = format!("[{}]", vec![item.as_str(); 1000].join(","));
+    let command = |action: &str, data: &str| {
+        format!("{{\"action\":\"{action}\",\"channel\":\"c\",\"data\":{data}}}")
+    };
+    world.says(conn, &[&command("set", &list)]);
+    world.sync();
+    world.takes(conn);
+    let push = command("push", &format!("\"{}\"", "x".repeat(8000)));
+    world.says(conn, &[push.as_str(); 20]);
+    let mut answers = Vec::new();
+    while answers.len() < 20 {
+        let some = world.takes(conn);
+        assert!((1..=5).contains(&some.len()), "{} in one turn", some.len());
+        answers.extend(some);
+        world.turn();
+    }
+    assert!(answers.iter().all(|answer| answer.ends_with("\"code\":313}")), "{answers:?}");
+}

@@ -251,7 +251,8 @@ impl Hub {
 
     /// A peer is about to leave a channel: that it has come back there no longer matters.
     fn forget_readmission(&mut self, id: PeerId, channel: ChannelId) {
-        if let Some(user) = self.user_id(id)
+        if !self.leaving.withdrawn.is_empty()
+            && let Some(user) = self.user_id(id)
             && let Some(withdrawn) = self.leaving.withdrawn.get_mut(&(channel, user))
         {
             for withdrawal in withdrawn {

@@ -396,11 +396,7 @@ impl<J: Journal> Switch<J> {
             }
             Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: (**user).into() },
         };
-        let counts = match command {
-            Command::Emit { options, .. } => options.count,
-            _ => matches!(command, Command::Disconnect { .. }),
-        };
-        self.propose(net, conn, controller, &change, counts)
+        self.propose(net, conn, controller, &change, command.counts())
     }
 
     /// The state at a place, as soon as it is durable.

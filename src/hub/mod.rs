@@ -56,6 +56,8 @@ pub type Route = crate::web::SessionId;
 
 /// What the hub speaks to. It is a sink: nothing called here may call the hub.
 pub trait Outbox {
+    /// So many are looked at for a message, whether they are given it or not.
+    fn look_at(&mut self, _count: usize) {}
     /// Give whoever is reached like this this message.
     fn deliver(&mut self, route: Route, publication: &Publication<'_>);
     /// Everybody in this channel, and they are so many, is to be given this. Whether it is taken:

@@ -418,8 +418,8 @@ impl<J: Journal> Switch<J> {
     /// Who is in a channel: whoever is cut by what was published in front of this is not.
     fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Result<Answer, Refused> {
         self.hand_out(net);
+        self.work += self.hub.audience_max(ns, channel, None);
         let presence = self.hub.presence(ns, channel);
-        self.work += presence.connections.len();
         // With what stands behind the last of them.
         let max = self.limits.answers_bytes.min(control::BODY_MAX - 2);
         Ok(Answer::now(info(&presence, max)?))

@@ -186,6 +186,7 @@ mod tests {
     use super::*;
     use crate::address::{Household, Proxies};
     use crate::frame::Frame;
+    use crate::hub::PeerId;
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
     use crate::publication::Form;
@@ -221,15 +222,11 @@ mod tests {
         fn resume(&mut self, _: ConnId) {}
     }
 
-    #[test]
-    fn whom_many_long_emits_have_reached_is_remembered_within_bounds() {
-        const REMEMBERED: usize = 100;
+    /// A switch with one namespace, and limits of which each is small.
+    fn switch(subscriptions: usize) -> (Switch<MemoryJournal>, NsId) {
+        let limits = Limits { subscriptions, deliveries_per_turn: 10, ..Limits::default() };
         let settings = Settings {
-            limits: Limits {
-                subscriptions: REMEMBERED * REACHED_PART,
-                deliveries_per_turn: 10,
-                ..Limits::default()
-            },
+            limits,
             server_key: "server".into(),
             demo: None,
             sockjs: SockJs::default(),
@@ -240,29 +237,84 @@ mod tests {
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         switch.declare("site", "key").unwrap();
         let ns = switch.hub.namespace("site").unwrap();
-        for slot in 0..60 {
-            let route = Route::of_socket(ConnId::new(slot, 0), Form::Raw);
-            let cid = Uuid::from_random([slot as u8; 16]);
-            let peer = switch.hub.connect(ns, &slot.to_string(), cid, route).unwrap();
-            for channel in ["a", "b"] {
+        (switch, ns)
+    }
+
+    type Small = (Switch<MemoryJournal>, NsId);
+
+    /// So many connections of a user each hear these channels.
+    fn come((switch, ns): &mut Small, count: u32, user: &str, channels: &[&str]) -> Vec<PeerId> {
+        let one = |number| {
+            let route = Route::of_socket(ConnId::new(number, 0), Form::Raw);
+            let cid = Uuid::from_random([number as u8; 16]);
+            let peer = switch.hub.connect(*ns, user, cid, route).unwrap();
+            for channel in channels {
                 switch.hub.subscribe(peer, channel, NOW.unix).unwrap();
             }
-        }
-        let channels = Channels::Many(vec!["a".into(), "b".into()]);
-        let options = EmitOptions { count: true, ..EmitOptions::default() };
-        for slot in 100..110 {
+            peer
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// So many back ends emit this. Returns what they are told, and in how many turns that is.
+    fn emit(
+        (switch, ns): &mut Small,
+        count: u32,
+        channels: &[&str],
+        options: &EmitOptions<'_>,
+        mut each: impl FnMut(&Switch<MemoryJournal>),
+    ) -> (Vec<Frame>, usize) {
+        let channels = Channels::Many(channels.iter().map(|name| (*name).into()).collect());
+        for slot in 100..100 + count {
             let (conn, mut controller) = (ConnId::new(slot, 0), Controller::new(Household::Unix));
-            switch.begin_spread(conn, &mut controller, (ns, &channels, "1"), &options);
+            assert!(switch.is_long(*ns, &channels, options.user.as_deref()));
+            switch.begin_spread(conn, &mut controller, (*ns, &channels, "1"), options);
             switch.seats.seat_controller(conn, controller);
         }
         let (mut net, mut turns) = (Taken::default(), 0);
         while !switch.spreads.is_empty() {
             switch.work = 0;
             switch.spread(&mut net);
-            assert!(switch.reached() <= REMEMBERED + 60, "{}", switch.reached());
+            each(switch);
             turns += 1;
         }
-        assert_eq!((turns, net.0.len()), (20, 10));
-        assert!(net.0.iter().all(|said| said.ends_with(b"\"count\":60}\0")));
+        (net.0, turns)
+    }
+
+    #[test]
+    fn whom_many_long_emits_have_reached_is_remembered_within_bounds() {
+        const REMEMBERED: usize = 100;
+        let mut small = switch(REMEMBERED * REACHED_PART);
+        come(&mut small, 60, "one", &["a", "b"]);
+        let options = EmitOptions { count: true, ..EmitOptions::default() };
+        let (said, turns) = emit(&mut small, 10, &["a", "b"], &options, |switch| {
+            assert!(switch.reached() <= REMEMBERED + 60, "{}", switch.reached());
+        });
+        assert_eq!((turns, said.len()), (20, 10));
+        assert!(said.iter().all(|said| said.ends_with(b"\"count\":60}\0")));
+    }
+
+    #[test]
+    fn whoever_is_looked_at_is_work_although_nobody_is_reached() {
+        let mut small = switch(10_000);
+        let names: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        come(&mut small, 1, "other", &names);
+        come(&mut small, 5, "one", &["elsewhere"]);
+        let options = EmitOptions { user: Some("one".into()), ..EmitOptions::default() };
+        let (said, turns) = emit(&mut small, 3, &names, &options, |_| {});
+        assert_eq!((said.len(), turns), (3, 3 * 50 * 5 / 10));
+        // Nor if they have gone, and are in the channel yet.
+        let crowd = come(&mut small, 50, "crowd", &["a"]);
+        let (switch, ns) = &mut small;
+        crowd.into_iter().for_each(|peer| switch.hub.disconnect(peer));
+        let (channels, at) = (vec!["a".into()].into(), NOW.unix);
+        let change = Change::Emit { ns: *ns, channels, data: "1".into(), user: None, except: None };
+        switch.work = 0;
+        assert_eq!(
+            switch.apply(&mut Taken::default(), (at, &change), None, super::super::WHOLE),
+            Ok(Outcome::Reached(0))
+        );
+        assert!(switch.work >= 50, "{}", switch.work);
     }
 }

@@ -436,6 +436,7 @@ impl Hub {
         }
         // Each channel for itself, so that whoever is in two of them can be told.
         let mut reached = Vec::new();
+        out.look_at(channels.len());
         for channel in channels {
             if let Some((id, _)) = self.find_channel(ns, channel) {
                 let publication = Publication::new(channel, data);

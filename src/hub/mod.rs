@@ -56,7 +56,8 @@ pub type Route = crate::web::SessionId;
 
 /// What the hub speaks to. It is a sink: nothing called here may call the hub.
 pub trait Outbox {
-    /// So many are looked at for a message, whether they are given it or not.
+    /// So many are looked at for a message, whether they are given it or not; or so many channels,
+    /// of several.
     fn look_at(&mut self, _count: usize) {}
     /// Give whoever is reached like this this message.
     fn deliver(&mut self, route: Route, publication: &Publication<'_>);

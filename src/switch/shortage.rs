@@ -332,9 +332,9 @@ impl<J: Journal> Switch<J> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Settings, SockJs};
+    use super::super::Settings;
     use super::*;
-    use crate::address::{Household, Proxies};
+    use crate::address::Household;
     use crate::edge::Kept;
     use crate::frame::Frame;
     use crate::journal::MemoryJournal;
@@ -388,15 +388,7 @@ mod tests {
     fn as_many_go_as_there_must_for_room_and_no_more() {
         let now = Now { mono: Millis(0), unix: UnixMillis(0) };
         let limits = Limits { answers_bytes: 1200, ..Limits::default() };
-        let settings = Settings {
-            limits,
-            server_key: "server".into(),
-            demo: None,
-            sockjs: SockJs::default(),
-            proxies: Proxies::default(),
-            now,
-            at: now.unix,
-        };
+        let settings = Settings::new(limits, "server", now);
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         let mut net = Stuck { now, owed: vec![100; 13], closed: 0 };
         for slot in 0..13 {

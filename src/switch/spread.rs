@@ -182,9 +182,9 @@ impl<J: Journal> Switch<J> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Settings, SockJs, WHOLE};
+    use super::super::{Settings, WHOLE};
     use super::*;
-    use crate::address::{Household, Proxies};
+    use crate::address::Household;
     use crate::frame::Frame;
     use crate::hub::PeerId;
     use crate::journal::MemoryJournal;
@@ -225,15 +225,7 @@ mod tests {
     /// A switch with one namespace, and limits of which each is small.
     fn switch(subscriptions: usize) -> (Switch<MemoryJournal>, NsId) {
         let limits = Limits { subscriptions, deliveries_per_turn: 10, ..Limits::default() };
-        let settings = Settings {
-            limits,
-            server_key: "server".into(),
-            demo: None,
-            sockjs: SockJs::default(),
-            proxies: Proxies::default(),
-            now: NOW,
-            at: NOW.unix,
-        };
+        let settings = Settings::new(limits, "server", NOW);
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         switch.declare("site", "key").unwrap();
         let ns = switch.hub.namespace("site").unwrap();

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Settings, SockJs};
+use super::super::Settings;
 use super::*;
-use crate::address::{Address, Proxies};
+use crate::address::Address;
 use crate::edge::{Door, Handler, Kept};
 use crate::hub::{Change, Hub, Key, KeyRef, Seq, Undo};
 use crate::journal::{Event, Proposal};
@@ -114,15 +114,7 @@ impl World {
     fn new(limits: Limits) -> World {
         let net = Wire::default();
         let now = net.now();
-        let settings = Settings {
-            limits,
-            server_key: "server".into(),
-            demo: None,
-            sockjs: SockJs::default(),
-            proxies: Proxies::default(),
-            now,
-            at: now.unix,
-        };
+        let settings = Settings::new(limits, "server", now);
         let mut switch = Switch::new(settings, Slow::default());
         switch.declare("site", KEY).unwrap();
         let mut world = World { switch, net, input: BTreeMap::new() };

@@ -182,45 +182,17 @@ impl<J: Journal> Switch<J> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::replies::tests::Wire;
     use super::super::{Settings, WHOLE};
     use super::*;
     use crate::address::Household;
-    use crate::frame::Frame;
     use crate::hub::PeerId;
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
     use crate::publication::Form;
-    use crate::reason::CloseReason;
     use crate::time::{Millis, Now, UnixMillis};
 
     const NOW: Now = Now { mono: Millis(0), unix: UnixMillis(0) };
-
-    /// A net that takes everything, and keeps what back ends are told.
-    #[derive(Default)]
-    struct Taken(Vec<Frame>);
-
-    impl Net for Taken {
-        fn now(&self) -> Now {
-            NOW
-        }
-        fn random(&mut self, _: &mut [u8]) {}
-        fn send(&mut self, _: ConnId, frame: Frame) {
-            self.0.push(frame);
-        }
-        fn publish(&mut self, _: ConnId, _: Frame) -> bool {
-            false
-        }
-        fn queued(&self, _: ConnId) -> usize {
-            0
-        }
-        fn taken(&self, _: ConnId) -> u32 {
-            0
-        }
-        fn close(&mut self, _: ConnId, _: CloseReason) {}
-        fn deadline(&mut self, _: ConnId, _: Option<Millis>) {}
-        fn pause(&mut self, _: ConnId) {}
-        fn resume(&mut self, _: ConnId) {}
-    }
 
     /// A switch with one namespace, and limits of which each is small.
     fn switch(subscriptions: usize) -> (Switch<MemoryJournal>, NsId) {
@@ -255,7 +227,7 @@ mod tests {
         channels: &[&str],
         options: &EmitOptions<'_>,
         mut each: impl FnMut(&Switch<MemoryJournal>),
-    ) -> (Vec<Frame>, usize) {
+    ) -> (Vec<Vec<u8>>, usize) {
         let channels = Channels::Many(channels.iter().map(|name| (*name).into()).collect());
         for slot in 100..100 + count {
             let (conn, mut controller) = (ConnId::new(slot, 0), Controller::new(Household::Unix));
@@ -263,14 +235,14 @@ mod tests {
             switch.begin_spread(conn, &mut controller, (*ns, &channels, "1"), options);
             switch.seats.seat_controller(conn, controller);
         }
-        let (mut net, mut turns) = (Taken::default(), 0);
+        let (mut net, mut turns) = (Wire::default(), 0);
         while !switch.spreads.is_empty() {
             switch.work = 0;
             switch.spread(&mut net);
             each(switch);
             turns += 1;
         }
-        (net.0, turns)
+        (net.sent.into_values().collect(), turns)
     }
 
     #[test]
@@ -306,7 +278,7 @@ mod tests {
             let (channels, data) = (channels.into(), "1".into());
             let change = Change::Emit { ns: *ns, channels, data, user: None, except: None };
             switch.work = 0;
-            let done = switch.apply(&mut Taken::default(), (NOW.unix, &change), None, WHOLE);
+            let done = switch.apply(&mut Wire::default(), (NOW.unix, &change), None, WHOLE);
             assert_eq!(done, Ok(Outcome::Reached(0)));
             assert!(switch.work >= 50, "{}", switch.work);
         }

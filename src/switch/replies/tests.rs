@@ -55,9 +55,10 @@ impl Journal for Slow {
 
 /// A network of back ends.
 #[derive(Default)]
-struct Wire {
+pub(in crate::switch) struct Wire {
     now: u64,
-    sent: BTreeMap<ConnId, Vec<u8>>,
+    /// What each has been told, and has not taken.
+    pub sent: BTreeMap<ConnId, Vec<u8>>,
     /// What has been sent and not been taken.
     answers: usize,
     deadlines: BTreeMap<ConnId, Option<Millis>>,

@@ -507,6 +507,14 @@ impl Hub {
         }
     }
 
+    /// Checks that of nobody more is known than of those who are in the channel; for tests.
+    pub(super) fn check_withdrawn(&self) {
+        for ((channel, _), all) in &self.leaving.withdrawn {
+            let mut readmitted = all.iter().flat_map(|it| it.readmitted.keys());
+            assert!(readmitted.all(|id| self.is_member(*id, *channel)), "one has gone");
+        }
+    }
+
     /// Takes those out of channels to whom they were granted no longer.
     fn forget_withdrawn(&mut self) {
         while self.leaving.has_exits()

@@ -558,6 +558,7 @@ impl Hub {
             assert_eq!(self.numbers.get(&ns.number), Some(&id));
         }
         assert_eq!(self.numbers.len(), self.namespaces.len());
+        self.check_withdrawn();
         self.check_numbers();
     }
 }

@@ -339,11 +339,6 @@ impl<J: Journal> Switch<J> {
         }
     }
 
-    /// Whether the commands of this turn have come to as much as one turn has room for.
-    fn has_worked_enough(&self) -> bool {
-        self.work >= self.limits.deliveries_per_turn
-    }
-
     /// Checks all that must hold; for tests.
     ///
     /// # Panics

@@ -60,6 +60,11 @@ impl Spread {
 }
 
 impl<J: Journal> Switch<J> {
+    /// Whether the commands of this turn have come to as much as one turn has room for.
+    pub(super) fn has_worked_enough(&self) -> bool {
+        self.work >= self.limits.deliveries_per_turn
+    }
+
     /// Whether one turn has no room for all of an emit.
     pub(super) fn is_long(&self, ns: NsId, channels: &[Cow<'_, str>], user: Option<&str>) -> bool {
         if channels.len() < 2 {

@@ -48,15 +48,7 @@ impl World {
         for door in doors {
             reactor.add_door(door)?;
         }
-        let settings = Settings {
-            limits: Limits::default(),
-            server_key: "a key of the benches".into(),
-            demo: None,
-            sockjs: Default::default(),
-            proxies: Default::default(),
-            now: reactor.now(),
-            at: reactor.now().unix,
-        };
+        let settings = Settings::new(Limits::default(), "a key of the benches", reactor.now());
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         assert!(switch.declare(support::NAMESPACE, support::KEY).is_some(), "a new namespace");
         Ok(World { reactor, switch, ws, control })

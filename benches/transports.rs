@@ -110,16 +110,9 @@ impl World {
     /// A server with so many subscribers over that transport.
     fn new(transport: Transport, count: usize) -> World {
         let net = Counter::default();
-        let settings = Settings {
-            // An answer that goes on goes on for the whole bench.
-            limits: Limits { stream_response_bytes: 1 << 30, ..Limits::default() },
-            server_key: "a key of the benches".into(),
-            demo: None,
-            sockjs: Default::default(),
-            proxies: Default::default(),
-            now: net.now(),
-            at: net.now().unix,
-        };
+        // An answer that goes on goes on for the whole bench.
+        let limits = Limits { stream_response_bytes: 1 << 30, ..Limits::default() };
+        let settings = Settings::new(limits, "a key of the benches", net.now());
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         switch.declare(support::NAMESPACE, support::KEY);
         let controller = ConnId::new(0, 0);

@@ -139,9 +139,9 @@ limits! {
     control_replies_waiting: 1024, 1..=1_000_000;
     /// Commands of one control connection carried out in one turn of the loop.
     control_commands_per_turn: 64, 1..=1_000_000;
-    /// Messages handed out in one turn of the loop, or connections listed, after which no other
-    /// command is begun; of an `emit` that has more to hand out to several channels, the rest
-    /// follows in the next turns, channel by channel.
+    /// Messages handed out in one turn of the loop, or connections listed or looked at for one,
+    /// after which no other command is begun; of an `emit` that has more to hand out to several
+    /// channels, the rest follows in the next turns, channel by channel.
     deliveries_per_turn: 1024, 1..=1_000_000;
     /// Steps in which connections leave in one turn of the loop: one ends a subscription, sixteen
     /// let a connection go; the rest follows in the next turns.

@@ -436,6 +436,7 @@ impl Hub {
         }
         // Each channel for itself, so that whoever is in two of them can be told.
         let mut reached = Vec::new();
+        out.look_at(channels.len());
         for channel in channels {
             if let Some((id, _)) = self.find_channel(ns, channel) {
                 let publication = Publication::new(channel, data);
@@ -479,6 +480,11 @@ impl Hub {
         mut reached: impl FnMut(PeerId),
     ) {
         let Some(members) = self.channels.get(id).map(|channel| &channel.members) else { return };
+        let peers = to.user.map(|user| {
+            let found = self.find_user(ns, user);
+            found.map_or(&[][..], |(_, user)| &user.peers)
+        });
+        out.look_at(peers.map_or(members.len(), <[PeerId]>::len));
         let is_meant = |peer: PeerId| {
             to.except.is_none_or(|cid| self.peers.get(peer).is_some_and(|p| p.cid != cid))
         };
@@ -488,15 +494,14 @@ impl Hub {
                 reached(peer);
             }
         };
-        let Some(user) = to.user else {
+        let Some(peers) = peers else {
             for member in members.iter() {
                 let peer = self.peers.at(member.peer as usize);
                 peer.into_iter().for_each(|peer| deliver(peer, member.route));
             }
             return;
         };
-        let user = self.find_user(ns, user).map(|(_, user)| user);
-        for peer in user.map_or(&[][..], |user| &user.peers) {
+        for peer in peers {
             if self.is_member(*peer, id)
                 && let Some(Peer { route, .. }) = self.peers.get(*peer)
             {

@@ -24,6 +24,8 @@ const LET_GO_STEPS: usize = 16;
 /// Each new subscription takes so many old ones out, so that those who come and go at once cannot
 /// leave more behind than they have taken.
 const PAID_STEPS: usize = 2;
+/// Of withdrawals that are looked through for who has come back since, so many are a step.
+const WITHDRAWALS_PER_STEP: usize = 16;
 /// Of a namespace that is removed, so many states are dropped at once; the others follow.
 const BURIED_AT_ONCE: usize = 1000;
 
@@ -247,6 +249,28 @@ impl Hub {
         }
     }
 
+    /// A peer is about to leave a channel: that it has come back there no longer matters.
+    fn forget_readmission(&mut self, id: PeerId, channel: ChannelId) {
+        if !self.leaving.withdrawn.is_empty()
+            && let Some(user) = self.user_id(id)
+            && let Some(withdrawn) = self.leaving.withdrawn.get_mut(&(channel, user))
+        {
+            for withdrawal in withdrawn {
+                withdrawal.readmitted.remove(&id);
+            }
+        }
+    }
+
+    /// The same of all its channels, because it goes.
+    fn forget_readmissions(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(id).filter(|_| !self.leaving.withdrawn.is_empty()) else {
+            return;
+        };
+        let slots = peer.subscriptions.iter().map(|s| s.channel as usize);
+        let channels: Vec<ChannelId> = slots.filter_map(|slot| self.channels.at(slot)).collect();
+        channels.into_iter().for_each(|channel| self.forget_readmission(id, channel));
+    }
+
     /// A connection is gone: it hears nothing more, and leaves all its channels.
     pub fn disconnect(&mut self, peer: PeerId) {
         self.take_leave(peer);
@@ -257,6 +281,7 @@ impl Hub {
         let was_here = self.is_here(id);
         let Some(user_id) = self.user_id(id) else { return };
         let heard = self.channels_of(id);
+        self.forget_readmissions(id);
         let Some(peer) = self.peers.get_mut(id) else { return };
         let place = peer.place;
         peer.go();
@@ -482,6 +507,14 @@ impl Hub {
         }
     }
 
+    /// Checks that of nobody more is known than of those who are in the channel; for tests.
+    pub(super) fn check_withdrawn(&self) {
+        for ((channel, _), all) in &self.leaving.withdrawn {
+            let mut readmitted = all.iter().flat_map(|it| it.readmitted.keys());
+            assert!(readmitted.all(|id| self.is_member(*id, *channel)), "one has gone");
+        }
+    }
+
     /// Takes those out of channels to whom they were granted no longer.
     fn forget_withdrawn(&mut self) {
         while self.leaving.has_exits()
@@ -496,14 +529,17 @@ impl Hub {
             let all = self.leaving.withdrawn.get(&of).map_or(&[][..], |all| all.as_slice());
             let place = all.iter().position(|it| it.number == number).unwrap_or(all.len());
             let since = all.get(place..).unwrap_or_default();
+            let steps = all.len() / WITHDRAWALS_PER_STEP;
             let Some(id) = id.filter(|_| !since.is_empty()) else {
                 self.leaving.exits.pop_front();
                 self.drop_withdrawal(of, number);
+                self.leaving.spend(steps);
                 continue;
             };
             // Whoever has come back since has, even if that was withdrawn as well.
             let is_to_leave = !since.iter().any(|it| it.readmitted.contains_key(&id));
             exit.left = at - 1;
+            self.leaving.spend(steps);
             if is_to_leave {
                 self.leave(id, of.0);
             }
@@ -518,8 +554,10 @@ impl Hub {
 
     /// The same, with the channel that lives in that slot.
     fn leave_slot(&mut self, id: PeerId, slot: u32) -> bool {
+        let Some(channel_id) = self.channels.at(slot as usize) else { return false };
         let ns = self.user_of(id).map(|user| user.ns);
-        let was_heard = self.channels.at(slot as usize).is_some_and(|it| self.hears(id, it));
+        let was_heard = self.hears(id, channel_id);
+        self.forget_readmission(id, channel_id);
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let find = |s: &Subscription| s.channel == slot;
         let Some(at) = peer.subscriptions.iter().rposition(find) else { return false };
@@ -545,12 +583,11 @@ impl Hub {
             return true;
         }
         let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
-        let Some(id) = self.channels.at(slot as usize) else { return true };
         if let Some(ns) = self.namespaces.get_mut(ns) {
-            ns.channels.remove(&self.channels, hash, id, &self.hasher);
+            ns.channels.remove(&self.channels, hash, channel_id, &self.hasher);
             self.present.channels -= 1;
         }
-        self.channels.remove(id);
+        self.channels.remove(channel_id);
         true
     }
 }

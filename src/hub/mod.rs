@@ -23,6 +23,7 @@ pub use census::Tally;
 pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
 pub use keys::Declared;
 pub use record::{Cursor, Key, KeyRef, Row, Undo};
+pub use state::LOOKED_INTO_BYTES;
 
 use std::hash::{BuildHasher, Hash};
 
@@ -55,6 +56,9 @@ pub type Route = crate::web::SessionId;
 
 /// What the hub speaks to. It is a sink: nothing called here may call the hub.
 pub trait Outbox {
+    /// So many are looked at for a message, whether they are given it or not; or so many channels,
+    /// of several.
+    fn look_at(&mut self, _count: usize) {}
     /// Give whoever is reached like this this message.
     fn deliver(&mut self, route: Route, publication: &Publication<'_>);
     /// Everybody in this channel, and they are so many, is to be given this. Whether it is taken:
@@ -355,22 +359,34 @@ impl Hub {
 
     /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
     pub fn presence(&self, ns: NsId, channel: &str) -> Presence<'_> {
-        let found = self.find_channel(ns, channel);
-        let members = found.map_or(&[][..], |(_, channel)| &channel.members);
-        let mut users: Vec<u32> = Vec::with_capacity(members.len());
-        let mut connections = Vec::with_capacity(members.len());
-        for (peer_id, peer) in members.iter().filter_map(|member| self.peers.in_slot(member.peer)) {
-            let user = self.users.in_slot(peer.user).map(|(_, user)| user);
-            let Some(user) = user.filter(|_| found.is_some_and(|(id, _)| self.hears(peer_id, id)))
-            else {
-                continue;
-            };
+        let most = self.audience_max(ns, channel, None);
+        let mut users: Vec<u32> = Vec::with_capacity(most);
+        let mut connections = Vec::with_capacity(most);
+        for (peer, user) in self.hearers(ns, channel) {
             users.push(peer.user);
-            connections.push((peer.cid, &*user.name));
+            connections.push((peer.cid, user));
         }
         users.sort_unstable();
         users.dedup();
         Presence { users: users.len(), connections }
+    }
+
+    /// The users of those who are subscribed to a channel, once for each connection. Looks at no
+    /// more of them than are asked for.
+    pub fn users_in(&self, ns: NsId, channel: &str) -> impl Iterator<Item = &str> {
+        self.hearers(ns, channel).map(|(_, user)| user)
+    }
+
+    /// Who hears a channel, each with the name of its user.
+    fn hearers(&self, ns: NsId, channel: &str) -> impl Iterator<Item = (&Peer, &str)> {
+        let found = self.find_channel(ns, channel).into_iter();
+        let members =
+            found.flat_map(|(id, channel)| channel.members.iter().map(move |it| (id, it)));
+        members.filter_map(|(channel, member)| {
+            let (id, peer) = self.peers.in_slot(member.peer)?;
+            let (_, user) = self.users.in_slot(peer.user).filter(|_| self.hears(id, channel))?;
+            Some((peer, &*user.name))
+        })
     }
 
     /// A connection has proved to be that user. `None` if the namespace is gone, or the user has
@@ -542,6 +558,7 @@ impl Hub {
             assert_eq!(self.numbers.get(&ns.number), Some(&id));
         }
         assert_eq!(self.numbers.len(), self.namespaces.len());
+        self.check_withdrawn();
         self.check_numbers();
     }
 }

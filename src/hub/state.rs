@@ -13,7 +13,7 @@ use crate::wheel::Timer;
 
 /// A longer text is not looked into for what a `push` would drop of it, because whoever is refused
 /// may ask again: that takes as long as reading as much does.
-const LOOKED_INTO_BYTES: usize = 64 * 1024;
+pub const LOOKED_INTO_BYTES: usize = 64 * 1024;
 
 /// One state of a channel, or of a user in a channel.
 #[derive(Debug)]

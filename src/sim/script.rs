@@ -109,13 +109,10 @@ fn door<J: Journal>(
     tape: &Tape,
 ) -> AdminDoor<Traced<J>> {
     let settings = Settings {
-        limits: limits.clone(),
-        server_key: SERVER_KEY.to_owned(),
         demo: Some(Demo { page: "<p>".as_bytes().into(), namespace: "site".to_owned() }),
-        sockjs: SockJs::default(),
         proxies: super::ways::proxies(),
-        now,
         at: start.at,
+        ..Settings::new(limits.clone(), SERVER_KEY, now)
     };
     let mut switch = Switch::over(start.hub, settings, Traced::new(start.journal, tape.clone()));
     switch.declare("site", KEY);

@@ -166,15 +166,7 @@ impl<G: Ground> World<G> {
         };
         let tape = Tape::default();
         let start = ground.start(&mut prng, now, &limits());
-        let settings = Settings {
-            limits: limits(),
-            server_key: "server".into(),
-            demo: None,
-            sockjs: Default::default(),
-            proxies: Default::default(),
-            now,
-            at: start.at,
-        };
+        let settings = Settings { at: start.at, ..Settings::new(limits(), "server", now) };
         let mut switch = Switch::over(start.hub, settings, start.journal);
         assert!(switch.declare(SPACE, KEY).is_some(), "there is room for one");
         let mut net = FakeNet::new(prng, now, &limits(), tape.clone());

@@ -51,6 +51,16 @@ pub(super) enum Command<'a> {
     Disconnect { user: Cow<'a, str> },
 }
 
+impl Command<'_> {
+    /// Whether the reply says how many it has reached.
+    pub fn counts(&self) -> bool {
+        match self {
+            Command::Emit { options, .. } => options.count,
+            command => matches!(command, Command::Disconnect { .. }),
+        }
+    }
+}
+
 /// Where a message goes: almost always to one channel.
 #[derive(Debug, PartialEq)]
 pub(super) enum Channels<'a> {

@@ -12,13 +12,13 @@ use std::collections::VecDeque;
 use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::intake::Room;
-use super::replies::{Body, ReplySink, SUCCESS, info, refusal, refused, success};
+use super::replies::{Body, ReplySink, SUCCESS, WORK_BYTES, info, refusal, refused, success};
 use super::shortage::Wanted;
 use super::{Switch, WHOLE, Waiter, text};
 use crate::address::Household;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
-use crate::hub::{Change, NsId, Outcome, Refusal, Spot};
+use crate::hub::{Change, LOOKED_INTO_BYTES, NsId, Outcome, Refusal, Spot};
 use crate::journal::{Journal, Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -44,7 +44,7 @@ pub(super) struct Controller {
     pub is_spreading: bool,
     /// Its last command waits for room for its reply.
     pub wants: Option<Wanted>,
-    /// How to phrase the reply to that command.
+    /// The reply to the command that waits, or is spread, says how many it has reached.
     pub counts: bool,
     /// Bodies of replies that wait until their mark is durable, and their bytes.
     pub replies: VecDeque<(Mark, Body)>,
@@ -146,7 +146,7 @@ impl Controller {
     /// known already stays the reason.
     pub fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         let reason = self.fault.unwrap_or(reason);
-        self.is_ended = true;
+        self.end();
         if self.replies.is_empty() && !self.is_waiting() {
             net.close(conn, reason);
         } else {
@@ -307,15 +307,6 @@ impl<J: Journal> Switch<J> {
         Ok(used)
     }
 
-    /// It acts in its namespace for as long as its key is good.
-    #[inline]
-    pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
-        let at = self.at(net.now());
-        if controller.auth.is_some_and(|(ns, epoch)| at >= self.hub.key_until(ns, epoch)) {
-            controller.auth = None;
-        }
-    }
-
     /// Carries out one command and sends, or owes, its reply.
     fn command(
         &mut self,
@@ -378,11 +369,10 @@ impl<J: Journal> Switch<J> {
             Command::Emit { channels, data, options } => {
                 self.check_publication(channels.len(), data)?;
                 let ns = ns?;
-                let EmitOptions { user, except, count } = options;
+                let EmitOptions { user, except, .. } = options;
                 if self.is_long(ns, channels, user.as_deref()) {
                     return Ok(self.begin_spread(conn, controller, (ns, channels, *data), options));
                 }
-                controller.counts = *count;
                 let (channels, data) = (Cow::Borrowed(&**channels), Cow::Borrowed(*data));
                 let user = user.as_deref().map(Cow::Borrowed);
                 Change::Emit { ns, channels, data, user, except: *except }
@@ -406,8 +396,7 @@ impl<J: Journal> Switch<J> {
             }
             Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: (**user).into() },
         };
-        controller.counts |= matches!(change, Change::Disconnect { .. });
-        self.propose(net, conn, controller, &change)
+        self.propose(net, conn, controller, &change, command.counts())
     }
 
     /// The state at a place, as soon as it is durable.
@@ -429,8 +418,8 @@ impl<J: Journal> Switch<J> {
     /// Who is in a channel: whoever is cut by what was published in front of this is not.
     fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Result<Answer, Refused> {
         self.hand_out(net);
+        self.work += self.hub.audience_max(ns, channel, None);
         let presence = self.hub.presence(ns, channel);
-        self.work += presence.connections.len();
         // With what stands behind the last of them.
         let max = self.limits.answers_bytes.min(control::BODY_MAX - 2);
         Ok(Answer::now(info(&presence, max)?))
@@ -442,10 +431,17 @@ impl<J: Journal> Switch<J> {
         conn: ConnId,
         controller: &mut Controller,
         change: &Change<'_>,
+        counts: bool,
     ) -> Result<Answer, Refused> {
         self.hand_out_before(net, change);
         let at = self.at(net.now());
-        let checked = self.hub.check(change, at).map_err(refused)?;
+        let checked = self.hub.check(change, at).map_err(|refusal| {
+            if matches!(change, Change::Push { .. }) {
+                // It may have been looked for what would be dropped.
+                self.work += LOOKED_INTO_BYTES / WORK_BYTES;
+            }
+            refused(refusal)
+        })?;
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
@@ -458,11 +454,10 @@ impl<J: Journal> Switch<J> {
                     (true, false) => self.journal.mark(),
                     (false, _) => Mark::default(),
                 };
-                let body = success(&outcome, std::mem::take(&mut controller.counts));
-                Ok(Answer::Body(body, mark))
+                Ok(Answer::Body(success(&outcome, counts), mark))
             }
             Proposal::Later(ticket) => {
-                controller.waits = Some(ticket);
+                (controller.waits, controller.counts) = (Some(ticket), counts);
                 self.waiting.insert(ticket, Waiter::Command(conn));
                 Ok(Answer::Later)
             }
@@ -481,9 +476,8 @@ impl<J: Journal> Switch<J> {
     ) {
         let Some(mut controller) = self.seats.take(conn) else { return };
         (controller.waits, controller.is_spreading) = (None, false);
-        let counts = std::mem::take(&mut controller.counts);
         let body = match result {
-            Some(Ok(outcome)) => success(&outcome, counts),
+            Some(Ok(outcome)) => success(&outcome, controller.counts),
             Some(Err(why)) => {
                 let refused = refused(why);
                 self.count_refused(net, &controller, &refused);
@@ -574,21 +568,6 @@ impl<J: Journal> Switch<J> {
 
     fn named(&self, name: &str) -> Result<NsId, Refused> {
         self.hub.namespace(name).ok_or(command::NO_NAMESPACE)
-    }
-
-    /// Which of the namespace's keys this is.
-    fn key_epoch(&mut self, ns: NsId, key: &str, at: UnixMillis) -> Result<u32, Refused> {
-        let epoch = self.hub.key_epoch(ns).ok_or(command::NO_NAMESPACE)?;
-        let mut found = None;
-        for (age, good) in (0..).zip(self.hub.keys(ns, at)) {
-            if jwt::same_key(key.as_bytes(), good.as_bytes()) {
-                found = Some(epoch.wrapping_sub(age));
-            }
-        }
-        if let (None, Some(name)) = (found, self.hub.name(ns)) {
-            self.concerned.note(name);
-        }
-        found.ok_or(command::INVALID_SKEY)
     }
 }
 

@@ -245,15 +245,9 @@ struct World<J> {
 impl<J: Journal> World<J> {
     fn new(journal: J) -> World<J> {
         let net = FakeNet::default();
-        let settings = Settings {
-            limits: limits(),
-            server_key: "server".to_owned(),
-            demo: Some(Demo { page: "<p>".as_bytes().into(), namespace: "site".to_owned() }),
-            sockjs: Default::default(),
-            proxies: Default::default(),
-            now: net.now(),
-            at: net.now().unix,
-        };
+        let demo = Demo { page: "<p>".as_bytes().into(), namespace: "site".to_owned() };
+        let settings =
+            Settings { demo: Some(demo), ..Settings::new(limits(), "server", net.now()) };
         let mut switch = Switch::new(settings, journal);
         assert!(switch.declare("site", KEY).is_some(), "there is room for one namespace");
         World { switch, net }

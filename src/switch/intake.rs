@@ -240,15 +240,14 @@ impl<J: Journal> Switch<J> {
         self.intake.look_at = now.plus(LOOK_MS);
     }
 
+    /// Those in line who are heard when there is room.
     fn waiters(&self) -> Vec<InLine> {
-        let of = |conn| self.seats.look_at(conn).and_then(Controller::namespace);
-        let waiter = |(place, (conn, bytes)): (&u64, &(ConnId, usize))| InLine {
-            place: *place,
-            conn: *conn,
-            tenant: of(*conn),
-            bytes: *bytes,
+        let waiter = |(place, (conn, bytes)): (&u64, &(ConnId, usize))| {
+            let controller = self.seats.look_at(*conn).filter(|it| !it.is_ended)?;
+            let tenant = controller.namespace();
+            Some(InLine { place: *place, conn: *conn, tenant, bytes: *bytes })
         };
-        self.intake.line.iter().map(waiter).collect()
+        self.intake.line.iter().filter_map(waiter).collect()
     }
 
     fn holders(&self, now: Millis) -> Vec<Holder> {
@@ -277,19 +276,16 @@ impl<J: Journal> Switch<J> {
         self.intake.leave(place);
         let room = self.intake.reserve.room(bytes);
         let Some(controller) = self.seats.controller(conn) else { return };
-        controller.place = None;
-        if !controller.is_ended {
-            controller.room = Some(room);
-            controller.watch_frame(net, conn, false, &self.limits);
-            controller.watch_frame(net, conn, true, &self.limits);
-            net.resume(conn);
-        }
+        (controller.place, controller.room) = (None, Some(room));
+        controller.watch_frame(net, conn, false, &self.limits);
+        controller.watch_frame(net, conn, true, &self.limits);
+        net.resume(conn);
     }
 
     /// It makes room for somebody.
     fn turn_out(&mut self, net: &mut impl Net, conn: ConnId) {
         if let Some(controller) = self.seats.controller(conn) {
-            controller.room = None;
+            controller.end();
             net.close(conn, CloseReason::Full);
             self.intake.evicted += 1;
         }

@@ -285,4 +285,4 @@ pub(super) fn info(presence: &Presence<'_>, max: usize) -> Result<Vec<u8>, Refus
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

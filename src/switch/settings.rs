@@ -50,6 +50,16 @@ pub struct SockJs {
     pub origins: Vec<String>,
 }
 
+impl Settings {
+    /// These limits and this key for the operator, and of all else what there is without a
+    /// configuration, from now on.
+    pub fn new(limits: Limits, server_key: &str, now: Now) -> Settings {
+        let (sockjs, proxies) = (SockJs::default(), Proxies::default());
+        let (server_key, at) = (server_key.to_owned(), now.unix);
+        Settings { limits, server_key, demo: None, sockjs, proxies, now, at }
+    }
+}
+
 impl Default for SockJs {
     fn default() -> SockJs {
         SockJs { cookie: false, jsonp: true, htmlfile: true, script: None, origins: Vec::new() }

@@ -81,12 +81,15 @@ impl SharedStates {
         }
         for (_, frame) in self.frames.remove(&key).into_iter().flatten() {
             self.bytes -= frame.len();
+            // It may have been waited for.
+            self.bytes_max = self.held_max.max(self.bytes_max - frame.len());
         }
     }
 
     /// Any state may be another now.
     pub fn clear(&mut self) {
-        (self.frames, self.bytes, self.sweep_at) = (HashMap::new(), 0, None);
+        (self.frames, self.sweep_at) = (HashMap::new(), None);
+        (self.bytes, self.bytes_max) = (0, self.held_max);
     }
 
     /// When [`SharedStates::tick`] is wanted.
@@ -170,6 +173,27 @@ mod tests {
             shared.keep(key(&number.to_string()), &publication, Millis(0));
             // That one is not handed over yet.
             assert!(shared.bytes <= held_max + data.len() + 64);
+        }
+    }
+
+    #[test]
+    fn what_was_waited_for_and_has_changed_makes_no_room_for_what_is_held_for_nobody() {
+        let mut shared = shared();
+        let held_max = Limits::default().answers_bytes / HELD_PART;
+        let data = "x".repeat(held_max / 4);
+        let ask = |shared: &mut SharedStates, number: usize| {
+            let publication = Publication::new("c", &data);
+            let frame = publication.frame(Form::Raw).clone();
+            shared.keep(key(&number.to_string()), &publication, Millis(0));
+            frame
+        };
+        let waited: Vec<Frame> = (0..16).map(|number| ask(&mut shared, number)).collect();
+        shared.tick(Millis(1000));
+        assert!(shared.bytes >= 4 * held_max, "all of that is waited for");
+        (0..waited.len()).for_each(|number| shared.forget(key(&number.to_string()).as_ref()));
+        for number in 100..200 {
+            ask(&mut shared, number);
+            assert!(shared.bytes <= held_max + data.len() + 64, "{} are held", shared.bytes);
         }
     }
 }

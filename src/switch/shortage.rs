@@ -188,11 +188,8 @@ impl<J: Journal> Switch<J> {
             shortage.going += net.queued(owed.conn).min(owed.bytes);
             match self.seats.controller(owed.conn) {
                 Some(controller) => {
-                    controller.room = None;
-                    if let Some(place) = controller.place.take() {
-                        // Nobody is to make room for it any more.
-                        self.intake.leave(place);
-                    }
+                    // Nobody is to make room for it any more.
+                    controller.end();
                     net.close(owed.conn, CloseReason::Largest);
                 }
                 None => {
@@ -251,9 +248,10 @@ impl<J: Journal> Switch<J> {
                 (bytes, self.shared.is_worth(bytes) && is_owed())
             }
             Command::Info { channel } => {
-                let presence = self.hub.presence(ns, channel);
-                let listed = presence.connections.iter().map(|(_, user)| LISTED_BYTES + user.len());
-                (listed.sum(), is_behind)
+                // Of a long list it is enough to know that it is one: more than has a reserve.
+                let most = self.limits.answers_pause_bytes / LISTED_BYTES;
+                let users = self.hub.users_in(ns, channel).take(most);
+                (users.map(|user| LISTED_BYTES + user.len()).sum(), is_behind)
             }
             _ => return Prospect::Free,
         };
@@ -289,7 +287,6 @@ impl<J: Journal> Switch<J> {
         controller: &mut Controller,
         wanted: Command<'_>,
     ) {
-        self.look_at_key(net, controller);
         let answer = self.execute(net, conn, controller, &wanted);
         // Nothing that is wanted has to do with keys that could be wrong.
         let _ = self.say(net, conn, controller, answer);
@@ -309,6 +306,8 @@ impl<J: Journal> Switch<J> {
             && let Some(conn) = self.hungry.pop_front()
         {
             let Some(mut controller) = self.seats.take(conn) else { continue };
+            // Whose key has ended is owed nothing large.
+            self.look_at_key(net, &mut controller);
             if let Some(wanted) = controller.wants.take() {
                 let command = wanted.command();
                 match self.prospect(net, &controller, &command) {
@@ -333,9 +332,9 @@ impl<J: Journal> Switch<J> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Settings, SockJs};
+    use super::super::Settings;
     use super::*;
-    use crate::address::{Household, Proxies};
+    use crate::address::Household;
     use crate::edge::Kept;
     use crate::frame::Frame;
     use crate::journal::MemoryJournal;
@@ -389,15 +388,7 @@ mod tests {
     fn as_many_go_as_there_must_for_room_and_no_more() {
         let now = Now { mono: Millis(0), unix: UnixMillis(0) };
         let limits = Limits { answers_bytes: 1200, ..Limits::default() };
-        let settings = Settings {
-            limits,
-            server_key: "server".into(),
-            demo: None,
-            sockjs: SockJs::default(),
-            proxies: Proxies::default(),
-            now,
-            at: now.unix,
-        };
+        let settings = Settings::new(limits, "server", now);
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         let mut net = Stuck { now, owed: vec![100; 13], closed: 0 };
         for slot in 0..13 {

@@ -16,6 +16,10 @@ use crate::hub::{Change, NsId, Outcome, Refusal, Route};
 use crate::journal::{Journal, Mark, Proposal};
 use crate::uuid::Uuid;
 
+/// How many of those who have been reached are remembered for all emits together: as many as one
+/// part in so many of all subscriptions that there may be.
+const REACHED_PART: usize = 4;
+
 /// What is left of an emit.
 #[derive(Debug)]
 pub(super) struct Spread {
@@ -56,6 +60,11 @@ impl Spread {
 }
 
 impl<J: Journal> Switch<J> {
+    /// Whether the commands of this turn have come to as much as one turn has room for.
+    pub(super) fn has_worked_enough(&self) -> bool {
+        self.work >= self.limits.deliveries_per_turn
+    }
+
     /// Whether one turn has no room for all of an emit.
     pub(super) fn is_long(&self, ns: NsId, channels: &[Cow<'_, str>], user: Option<&str>) -> bool {
         if channels.len() < 2 {
@@ -146,6 +155,11 @@ impl<J: Journal> Switch<J> {
         self.spread_on(net, spread, result, Mark::default());
     }
 
+    /// How many are remembered as reached.
+    fn reached(&self) -> usize {
+        self.spreads.iter().filter_map(|spread| spread.reached.as_ref()).map(HashSet::len).sum()
+    }
+
     /// A part has been handed out, or will never be: the rest comes later, or there is none, and
     /// that is the reply.
     pub(super) fn spread_on(
@@ -157,11 +171,121 @@ impl<J: Journal> Switch<J> {
     ) {
         let result = match result {
             Some(Ok(_)) if spread.done < spread.ends.len() => {
-                return self.spreads.push_back(spread);
+                let reached = self.reached() + spread.reached.as_ref().map_or(0, HashSet::len);
+                return match reached > self.limits.subscriptions / REACHED_PART {
+                    // One after the other until there is less to remember.
+                    true => self.spreads.push_front(spread),
+                    false => self.spreads.push_back(spread),
+                };
             }
             Some(Ok(_)) => Some(Ok(Outcome::Reached(spread.reached.map_or(0, |all| all.len())))),
             failed => failed,
         };
         self.answer_late(net, spread.conn, result, mark);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::replies::tests::Wire;
+    use super::super::{Settings, WHOLE};
+    use super::*;
+    use crate::address::Household;
+    use crate::hub::PeerId;
+    use crate::journal::MemoryJournal;
+    use crate::limits::Limits;
+    use crate::publication::Form;
+    use crate::time::{Millis, Now, UnixMillis};
+
+    const NOW: Now = Now { mono: Millis(0), unix: UnixMillis(0) };
+
+    /// A switch with one namespace, and limits of which each is small.
+    fn switch(subscriptions: usize) -> (Switch<MemoryJournal>, NsId) {
+        let limits = Limits { subscriptions, deliveries_per_turn: 10, ..Limits::default() };
+        let settings = Settings::new(limits, "server", NOW);
+        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        switch.declare("site", "key").unwrap();
+        let ns = switch.hub.namespace("site").unwrap();
+        (switch, ns)
+    }
+
+    type Small = (Switch<MemoryJournal>, NsId);
+
+    /// So many connections of a user each hear these channels.
+    fn come((switch, ns): &mut Small, count: u32, user: &str, channels: &[&str]) -> Vec<PeerId> {
+        let one = |number| {
+            let route = Route::of_socket(ConnId::new(number, 0), Form::Raw);
+            let cid = Uuid::from_random([number as u8; 16]);
+            let peer = switch.hub.connect(*ns, user, cid, route).unwrap();
+            for channel in channels {
+                switch.hub.subscribe(peer, channel, NOW.unix).unwrap();
+            }
+            peer
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// So many back ends emit this. Returns what they are told, and in how many turns that is.
+    fn emit(
+        (switch, ns): &mut Small,
+        count: u32,
+        channels: &[&str],
+        options: &EmitOptions<'_>,
+        mut each: impl FnMut(&Switch<MemoryJournal>),
+    ) -> (Vec<Vec<u8>>, usize) {
+        let channels = Channels::Many(channels.iter().map(|name| (*name).into()).collect());
+        for slot in 100..100 + count {
+            let (conn, mut controller) = (ConnId::new(slot, 0), Controller::new(Household::Unix));
+            assert!(switch.is_long(*ns, &channels, options.user.as_deref()));
+            switch.begin_spread(conn, &mut controller, (*ns, &channels, "1"), options);
+            switch.seats.seat_controller(conn, controller);
+        }
+        let (mut net, mut turns) = (Wire::default(), 0);
+        while !switch.spreads.is_empty() {
+            switch.work = 0;
+            switch.spread(&mut net);
+            each(switch);
+            turns += 1;
+        }
+        (net.sent.into_values().collect(), turns)
+    }
+
+    #[test]
+    fn whom_many_long_emits_have_reached_is_remembered_within_bounds() {
+        const REMEMBERED: usize = 100;
+        let mut small = switch(REMEMBERED * REACHED_PART);
+        come(&mut small, 60, "one", &["a", "b"]);
+        let options = EmitOptions { count: true, ..EmitOptions::default() };
+        let (said, turns) = emit(&mut small, 10, &["a", "b"], &options, |switch| {
+            assert!(switch.reached() <= REMEMBERED + 60, "{}", switch.reached());
+        });
+        assert_eq!((turns, said.len()), (20, 10));
+        assert!(said.iter().all(|said| said.ends_with(b"\"count\":60}\0")));
+    }
+
+    #[test]
+    fn whoever_is_looked_at_is_work_although_nobody_is_reached() {
+        let mut small = switch(10_000);
+        let names: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        come(&mut small, 1, "other", &names);
+        come(&mut small, 5, "one", &["elsewhere"]);
+        let options = EmitOptions { user: Some("one".into()), ..EmitOptions::default() };
+        let (said, turns) = emit(&mut small, 3, &names, &options, |_| {});
+        assert_eq!((said.len(), turns), (3, 3 * 50 * 5 / 10));
+        // Nor if they have gone, and are in the channel yet.
+        let crowd = come(&mut small, 50, "crowd", &["a"]);
+        let (switch, ns) = &mut small;
+        crowd.into_iter().for_each(|peer| switch.hub.disconnect(peer));
+        // Nor if nobody ever was in any of them.
+        for names in [vec!["a"], vec!["x"; 50]] {
+            let channels: Vec<Cow<'_, str>> = names.into_iter().map(Cow::Borrowed).collect();
+            let (channels, data) = (channels.into(), "1".into());
+            let change = Change::Emit { ns: *ns, channels, data, user: None, except: None };
+            switch.work = 0;
+            let done = switch.apply(&mut Wire::default(), (NOW.unix, &change), None, WHOLE);
+            assert_eq!(done, Ok(Outcome::Reached(0)));
+            assert!(switch.work >= 50, "{}", switch.work);
+        }
     }
 }

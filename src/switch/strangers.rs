@@ -7,8 +7,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Switch;
+use super::command::{INVALID_SKEY, NO_NAMESPACE, Refused};
 use super::control::Controller;
 use crate::address::Household;
+use crate::codec::jwt;
 use crate::edge::{ConnId, Net};
 use crate::hub::NsId;
 use crate::journal::Journal;
@@ -199,6 +201,35 @@ impl<J: Journal> Switch<J> {
                 self.note_key(until);
             }
         }
+    }
+
+    /// It acts in its namespace for as long as its key is good.
+    #[inline]
+    pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
+        let at = self.at(net.now());
+        if controller.auth.is_some_and(|(ns, epoch)| at >= self.hub.key_until(ns, epoch)) {
+            controller.auth = None;
+        }
+    }
+
+    /// Which of the namespace's keys this is.
+    pub(super) fn key_epoch(
+        &mut self,
+        ns: NsId,
+        key: &str,
+        at: UnixMillis,
+    ) -> Result<u32, Refused> {
+        let epoch = self.hub.key_epoch(ns).ok_or(NO_NAMESPACE)?;
+        let mut found = None;
+        for (age, good) in (0..).zip(self.hub.keys(ns, at)) {
+            if jwt::same_key(key.as_bytes(), good.as_bytes()) {
+                found = Some(epoch.wrapping_sub(age));
+            }
+        }
+        if let (None, Some(name)) = (found, self.hub.name(ns)) {
+            self.concerned.note(name);
+        }
+        found.ok_or(INVALID_SKEY)
     }
 
     /// A back end has proved who it is, with that key of its namespace.

@@ -85,6 +85,8 @@ struct Peer {
 struct FakeNet {
     peers: Vec<Peer>,
     now: Millis,
+    /// No peer has taken anything for long.
+    is_stuck: bool,
 }
 
 impl FakeNet {
@@ -111,7 +113,7 @@ impl Net for FakeNet {
 
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         self.send(conn, frame);
-        false
+        self.is_stuck
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -434,6 +436,20 @@ mod tests {
             }
             world.end();
         }
+    }
+
+    /// Whose answer goes on has the next before anything gathers, however long the last one took.
+    #[test]
+    fn what_the_net_calls_too_much_is_too_much() {
+        let mut world = World::new();
+        let conn = world.connect(Address::Unix);
+        world.give(conn, b"POST /socket/0/0/xhr_streaming HTTP/1.1\r\nHost: a\r\n\r\n");
+        let World { door: Standalone { web, .. }, net } = &mut world;
+        let (id, session) = web.sessions.iter_mut().next().unwrap();
+        session.polled.took_ms = 10_000;
+        (net.now, net.is_stuck) = (Millis(5000), true);
+        assert!(web.publish(net, SessionId::of_polled(id), &Publication::new("c", "1")));
+        world.end();
     }
 
     #[test]

@@ -32,7 +32,9 @@ impl<P> Web<P> {
     ) -> bool {
         let max = self.limits.backlog_bytes;
         let Some(polled) = self.polled(id) else { return false };
-        let is_lost = polled.publish(net, publication, max) && self.is_lost(net, id);
+        let is_too_much = polled.publish(net, publication, max);
+        // Of an answer that goes on the net has judged, and takes nothing more.
+        let is_lost = is_too_much && (polled.has_receiver() || self.is_lost(net, id));
         let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return false };
         if is_lost {
             polled.give_up();

@@ -83,10 +83,11 @@ impl<P> Web<P> {
         self.release(net, conn, taking.close);
     }
 
-    /// Whether a session for which too much waits is to be let go: when memory is short, at once;
-    /// between two requests, when the next does not come in time, which is longer by as long as the
-    /// last answer took, some of which may still be on its way; while an answer is on its way, when
-    /// nothing of it is taken. Who takes it has more time, which the session's deadline knows of.
+    /// Whether a session that nobody asks for, and for which too much waits, is to be let go: when
+    /// memory is short, at once; between two requests, when the next does not come in time, longer
+    /// by as long as the last answer took, some of which may still be on its way; while an answer
+    /// is on its way, when nothing of it is taken. Who takes it has more time, which the session's
+    /// deadline knows of.
     pub(super) fn is_lost(&mut self, net: &mut impl Net, id: PolledId) -> bool {
         if net.kept().bytes > self.limits.queued_bytes / 2 {
             return true;

@@ -344,3 +344,42 @@ fn what_is_certain_of_several_withdrawals_stays() {
         }
     }
 }
+
+#[test]
+fn who_comes_back_and_goes_again_is_forgotten_however_long_nothing_is_certain() {
+    let mut world = World::new();
+    world.grant(false);
+    let stays = world.crowd(1, "guest", &["#vip"])[0];
+    world.grant_for_now(true);
+    world.grant_for_now(false);
+    for _ in 0..50 {
+        let peer = world.crowd(1, "guest", &["#vip"])[0];
+        world.hub.disconnect(peer);
+        world.hub.subscribe(stays, "#vip", AT).unwrap();
+        world.hub.unsubscribe(stays, "#vip");
+    }
+    let withdrawals = world.hub.leaving.withdrawn.values().flatten();
+    assert_eq!(withdrawals.map(|it| it.readmitted.len()).sum::<usize>(), 0);
+    world.assert_heard(&[]);
+    world.hub.subscribe(stays, "#vip", AT).unwrap();
+    world.undo();
+    world.undo();
+    world.assert_heard(&[]);
+}
+
+#[test]
+fn many_withdrawals_that_become_certain_at_once_take_many_turns() {
+    let mut world = World::new();
+    world.grant(false);
+    let peer = world.crowd(2, "guest", &["#vip"])[0];
+    for _ in 0..1000 {
+        world.grant_for_now(true);
+        world.grant_for_now(false);
+        world.hub.subscribe(peer, "#vip", AT).unwrap();
+    }
+    world.hub.keep(world.out.mark);
+    // The other one is looked for among all those who came back since, and so is each withdrawal.
+    let turns = world.rest(2048);
+    assert!((5..500).contains(&turns), "{turns} turns");
+    world.assert_heard(&[peer]);
+}

@@ -22,13 +22,10 @@ pub(super) fn switch<J: Journal>(
     tape: &Tape,
 ) -> Switch<Traced<J>> {
     let settings = Settings {
-        limits: limits.clone(),
-        server_key: crate::sim::grammar::SERVER_KEY.into(),
-        demo: None,
         sockjs: super::sockjs(),
         proxies: crate::sim::ways::proxies(),
-        now,
         at: start.at,
+        ..Settings::new(limits.clone(), crate::sim::grammar::SERVER_KEY, now)
     };
     Switch::over(start.hub, settings, Traced::new(start.journal, tape.clone()))
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Settings, SockJs};
+use super::super::Settings;
 use super::*;
-use crate::address::{Address, Proxies};
+use crate::address::Address;
 use crate::edge::{Door, Handler, Kept};
 use crate::hub::{Change, Hub, Key, KeyRef, Seq, Undo};
 use crate::journal::{Event, Proposal};
@@ -55,9 +55,10 @@ impl Journal for Slow {
 
 /// A network of back ends.
 #[derive(Default)]
-struct Wire {
+pub(in crate::switch) struct Wire {
     now: u64,
-    sent: BTreeMap<ConnId, Vec<u8>>,
+    /// What each has been told, and has not taken.
+    pub sent: BTreeMap<ConnId, Vec<u8>>,
     /// What has been sent and not been taken.
     answers: usize,
     deadlines: BTreeMap<ConnId, Option<Millis>>,
@@ -114,15 +115,7 @@ impl World {
     fn new(limits: Limits) -> World {
         let net = Wire::default();
         let now = net.now();
-        let settings = Settings {
-            limits,
-            server_key: "server".into(),
-            demo: None,
-            sockjs: SockJs::default(),
-            proxies: Proxies::default(),
-            now,
-            at: now.unix,
-        };
+        let settings = Settings::new(limits, "server", now);
         let mut switch = Switch::new(settings, Slow::default());
         switch.declare("site", KEY).unwrap();
         let mut world = World { switch, net, input: BTreeMap::new() };
@@ -388,4 +381,84 @@ fn a_list_has_its_bound() {
     let refused = info(&presence, 100_000).unwrap_err();
     assert_eq!(refused.code, 313);
     assert_eq!(refused.reason, "Answer is too large, at most 100000 bytes");
+}
+
+#[test]
+fn room_for_a_reply_is_nobody_s_whose_key_has_ended() {
+    let mut world = World::new(Limits { answers_bytes: 8 * LARGE, ..Limits::default() });
+    let old = world.comes(0, &[AUTH, &set("big", LARGE)]);
+    world.sync();
+    let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":1}}"#;
+    let other = world.comes(1, &[AUTH, rotate]);
+    world.sync();
+    let reply = world.takes(other).pop().unwrap();
+    let key = reply.split('"').rev().nth(1).unwrap().to_owned();
+    // There is no room for the answer to this for a while.
+    world.net.answers += 9 * LARGE;
+    world.says(old, &[&get("big")]);
+    assert_eq!(world.switch.hungry.len(), 1);
+    let auth = AUTH.replace(KEY, &key);
+    world.says(other, &[&auth, &set("big", LARGE + 1)]);
+    world.net.now = 2000;
+    world.net.answers -= 9 * LARGE;
+    world.turn();
+    assert!(world.takes(old).pop().unwrap().ends_with("\"code\":311}"));
+    assert_eq!(world.switch.owed.reserved(), 0);
+}
+
+#[test]
+fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
+    let mut world = World::new(Limits {
+        control_input_bytes: LARGE,
+        control_unauthenticated_connections: 1,
+        ..Limits::default()
+    });
+    world.switch.declare("other", AUTH_KEY).unwrap();
+    world.sync();
+    let half = |world: &mut World, conn| {
+        let mut frame = Vec::new();
+        control::encode_into(&mut frame, &vec![b' '; LARGE - 10]);
+        world.input.entry(conn).or_default().extend_from_slice(&frame[..LARGE / 5]);
+        world.turn();
+    };
+    let holder = world.comes(0, &[&AUTH.replace("site", "other").replace(KEY, AUTH_KEY)]);
+    half(&mut world, holder);
+    let waits = world.comes(1, &[AUTH, &set("k", 1)]);
+    half(&mut world, waits);
+    assert_eq!(world.switch.census().control_input_waits, 1);
+    // Both are strangers from now on, and there is room for one: the first of them has a reply to
+    // come, and goes when it has that.
+    world.comes(2, &[AUTH, r#"{"action":"rotateKey","name":"site","key":"server"}"#]);
+    world.net.now = 5000;
+    world.rest();
+    let is_ended = world.switch.seats.look_at(waits).map(|it| it.is_ended);
+    assert_eq!((is_ended, world.owed(waits)), (Some(true), OK.len()));
+    assert_eq!(world.net.closed, []);
+    world.sync();
+    assert_eq!(world.net.closed, [(waits, CloseReason::ControlAuth)]);
+}
+
+/// Each looks through a long text for what would be dropped.
+#[test]
+fn pushes_that_are_refused_are_work_as_well() {
+    let mut world = World::new(Limits { states_bytes_per_namespace: 70_000, ..Limits::default() });
+    let conn = world.comes(0, &[AUTH]);
+    let item = format!("\"{}\"", "x".repeat(60));
+    let list = format!("[{}]", vec![item.as_str(); 1000].join(","));
+    let command = |action: &str, data: &str| {
+        format!("{{\"action\":\"{action}\",\"channel\":\"c\",\"data\":{data}}}")
+    };
+    world.says(conn, &[&command("set", &list)]);
+    world.sync();
+    world.takes(conn);
+    let push = command("push", &format!("\"{}\"", "x".repeat(8000)));
+    world.says(conn, &[push.as_str(); 20]);
+    let mut answers = Vec::new();
+    while answers.len() < 20 {
+        let some = world.takes(conn);
+        assert!((1..=5).contains(&some.len()), "{} in one turn", some.len());
+        answers.extend(some);
+        world.turn();
+    }
+    assert!(answers.iter().all(|answer| answer.ends_with("\"code\":313}")), "{answers:?}");
 }

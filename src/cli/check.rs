@@ -1,11 +1,9 @@
 //! `fws check`: what `fws serve` with the same flags would run with.
 
-use super::flags::{Flag, SERVE};
+use super::flags::{Flag, JSON, SERVE};
 use super::output::{out, tell};
 use super::{Call, Command, Stop};
 use crate::server::fit_memory;
-
-const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object" };
 
 /// Those of `serve`, and one more.
 const FLAGS: [Flag; SERVE.len() + 1] = {

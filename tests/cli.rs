@@ -67,6 +67,7 @@ fn what_is_mistyped_is_exit_2_and_the_right_name() {
         (&["emti"][..], "there is no command \"emti\" (did you mean emit?)"),
         (&["help", "chek"], "there is no command \"chek\" (did you mean check?)"),
         (&["frobnicate"], "there is no command \"frobnicate\" (see `fws --help`)"),
+        (&["-v"], "-v: a command comes first (see `fws --help`)"),
         (&["--demo"], "--demo: a command comes first, as in `fws serve --demo` (see `fws --help`)"),
         (&["store", "chek"], "there is no command \"store chek\" (did you mean check?)"),
         (&["store", "x"], "there is no command \"store x\" (see `fws store --help`)"),

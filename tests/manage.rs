@@ -95,6 +95,27 @@ fn a_user_is_disconnected() {
     assert_eq!(line, "the name of the user is empty");
 }
 
+/// What no browser would ever be sent is set all the same, and not without a word.
+#[test]
+fn a_state_that_nobody_is_sent_is_worth_a_word() {
+    let server = Server::new();
+    let warnings = |words: &[&str]| {
+        let ran = run(demo(&server, words));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran.err
+    };
+    let start = "fws: warning: nobody who subscribes is sent this state: ";
+    let whose = warnings(&["set", "demo", "@cart", "1"]);
+    assert_eq!(
+        whose,
+        format!("{start}in an @ channel each user has a state, and --user says whose this is\n")
+    );
+    let plain = warnings(&["push", "demo", "log", "1", "--user", "5"]);
+    assert_eq!(plain, format!("{start}users have states of their own in @ channels alone\n"));
+    assert_eq!(warnings(&["set", "demo", "@cart", "1", "--user", "5"]), "");
+    assert_eq!(warnings(&["set", "demo", "@cart", "null"]), "");
+}
+
 #[test]
 fn a_list_grows() {
     let server = Server::new();

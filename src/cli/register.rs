@@ -43,8 +43,8 @@ fn run(call: &Call) -> Result<(), Stop> {
 /// Sends a command that needs the server key, which is put behind its other fields. The reply, if
 /// the server has done it.
 pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Result<String, Stop> {
-    let failed = |e: std::io::Error| Stop::Failed(e.to_string());
-    let Some(server_key) = keys::known_server_key(config).map_err(failed)? else {
+    let known = keys::known_server_key(config);
+    let Some(server_key) = known.map_err(|e| owner::unreadable(call, &config.data, &e))? else {
         return Err(Stop::Failed(format!(
             "no server key: set FWS_SECRETKEY, or say with --data where the server keeps it (there \
              is no {})",

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::flags::{self, Flag};
-use super::{Call, Stop};
+use super::{Call, Stop, owner};
 use crate::client::{Address, ClientError, Control};
 use crate::codec::json;
 use crate::config::{Config, NAMESPACE_KEY, Secret, check_page};
@@ -192,7 +192,8 @@ pub(super) fn find_key(
     if let Some((_, key)) = config.namespaces.iter().find(|(known, _)| known == name) {
         return Ok(Some(Key { key: key.clone(), origin: "the configuration file".into() }));
     }
-    let kept = keys::load(&config.data, name).map_err(|e| Stop::Failed(e.to_string()))?;
+    let kept = keys::load(&config.data, name);
+    let kept = kept.map_err(|e| owner::unreadable(call, &config.data, &e))?;
     let origin = keys::path(&config.data, name).display().to_string();
     Ok(kept.map(|key| Key { key, origin }))
 }

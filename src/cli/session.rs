@@ -150,7 +150,11 @@ pub(super) fn web_address(call: &Call, config: &Config) -> Result<Address, Stop>
 
 /// Where a door is, if not at the port of the configuration: a flag says it, for a port or a unix
 /// socket, or else the unix socket of the configuration, which is nearer than its port.
-fn door(call: &Call, flags: [&Flag; 2], unix: Option<&Path>) -> Result<Option<Address>, Stop> {
+pub(super) fn door(
+    call: &Call,
+    flags: [&Flag; 2],
+    unix: Option<&Path>,
+) -> Result<Option<Address>, Stop> {
     let [port_flag, unix_flag] = flags;
     Ok(match call.flag(port_flag.name) {
         Some(at) if call.flag(unix_flag.name).is_none() => {

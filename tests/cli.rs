@@ -405,6 +405,11 @@ fn a_place_without_a_port_is_said_to_be_none() {
             command.args([format!("--{flag}"), place.to_owned()]);
             assert_eq!(bad(command, 2), format!("--{flag}: {place:?} is not HOST:PORT"));
         }
+        let mut command = fws(words);
+        command.args([format!("--{flag}"), "fd00::1:80".into()]);
+        let hint = ": an IPv6 address stands in brackets, as in [fd00::1]:80";
+        let expected = format!("--{flag}: \"fd00::1:80\" is not HOST:PORT{hint}");
+        assert_eq!(bad(command, 2), expected);
     }
 }
 

@@ -2,6 +2,7 @@
 //! namespace, what a reply says to a person.
 
 use std::io::Read;
+use std::net::Ipv6Addr;
 use std::path::Path;
 
 use super::flags::{self, Flag};
@@ -232,7 +233,13 @@ pub(super) fn place<'a>(flag: &Flag, text: &'a str) -> Result<&'a str, Stop> {
     let is_host = |host: &str| !host.is_empty() && (!host.contains(':') || host.ends_with(']'));
     match text.rsplit_once(':') {
         Some((host, port)) if is_host(host) && is_port(port) => Ok(text),
-        _ => Err(Stop::Usage(format!("--{}: {text:?} is not HOST:PORT", flag.name))),
+        parts => {
+            let bare = parts.filter(|(host, _)| host.parse::<Ipv6Addr>().is_ok());
+            let hint = bare.map_or_else(String::new, |(host, port)| {
+                format!(": an IPv6 address stands in brackets, as in [{host}]:{port}")
+            });
+            Err(Stop::Usage(format!("--{}: {text:?} is not HOST:PORT{hint}", flag.name)))
+        }
     }
 }
 

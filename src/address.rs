@@ -1,9 +1,10 @@
-//! Where peers are: addresses, networks of them, and the proxies whose word is taken for where
-//! somebody else is. Pure. The reactor tells the address of each peer, the configuration the
-//! networks; the web door asks.
+//! Where peers are, and where servers listen: addresses, networks of them, and the proxies whose
+//! word is taken for where somebody else is. Pure. The reactor tells the address of each peer, the
+//! configuration the networks; the web door asks.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 /// Where a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,34 @@ pub enum Address {
     Ip(IpAddr),
     /// On this machine, behind a unix socket.
     Unix,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At this port.
+    Ip(SocketAddr),
+    /// At the unix socket of that path.
+    Unix(PathBuf),
+}
+
+impl Place {
+    /// Where who listens there is, as a peer.
+    pub fn address(&self) -> Address {
+        match self {
+            Place::Ip(at) => at.ip().into(),
+            Place::Unix(_) => Address::Unix,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Ip(at) => at.fmt(f),
+            Place::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl From<IpAddr> for Address {

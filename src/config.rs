@@ -362,7 +362,7 @@ impl Config {
         }
         let number = (!value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()))
             .then(|| value.parse().unwrap_or(usize::MAX))
-            .ok_or_else(|| format!("{name}: {value:?} is not a whole number"))?;
+            .ok_or_else(|| format!("{name}: {value:?} is not a whole number{}", unit(name)))?;
         match self.limits.set(known, number) {
             Ok(()) => self.limit_sources.push((known, source)),
             Err(LimitError::Bounds { low, high }) => {
@@ -566,9 +566,21 @@ fn parse_sync(value: &str) -> Result<SyncPolicy, String> {
     }
 }
 
+/// What a limit counts, where its name says so.
+fn unit(limit: &str) -> &'static str {
+    match limit.rsplit_once('_') {
+        Some((_, "bytes")) => " of bytes",
+        Some((_, "ms")) => " of milliseconds",
+        _ => "",
+    }
+}
+
 fn parse_path(value: &str) -> Result<PathBuf, String> {
     match value {
         "" => Err("the path is empty".into()),
+        _ if value.starts_with('~') => {
+            Err(format!("{value:?}: only a shell writes ~ out, write it in full"))
+        }
         _ if value.contains('\0') => Err("a path cannot hold a zero byte".into()),
         _ => Ok(PathBuf::from(value)),
     }

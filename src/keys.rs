@@ -4,9 +4,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, ConfigFile, Secret};
@@ -17,6 +19,12 @@ const FILE_NAME_BYTES: usize = 180;
 
 /// Bytes drawn for a new server key: 192 bits.
 const KEY_BYTES: usize = 24;
+
+/// How the name of a file begins that is not whole yet, before random digits.
+const TEMPORARY: &str = ".new-";
+
+/// Bytes drawn for these digits, two of each.
+const TEMPORARY_BYTES: usize = 8;
 
 /// Where the server key comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +38,13 @@ pub enum KeyOrigin {
 }
 
 /// The server key: the configured one, or the one in the data folder, or a new one, which is put
-/// there first (mode 0600, folder 0700).
+/// there first (mode 0600, folder 0700). For starts: what others have left half-way goes as well.
 ///
 /// # Errors
 /// Those of the file system and of the random source; `InvalidData` for a file without a key.
 pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
+    sweep(&config.data);
+    sweep(&config.data.join("keys"));
     if let Some(key) = &config.secret_key {
         return Ok((key.clone(), KeyOrigin::Configured));
     }
@@ -181,21 +191,57 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 
 /// All or nothing, also if the machine stops half-way: a new file, on disk, then renamed.
 fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
-    let mut bytes = [0; 8];
-    random(&mut bytes)?;
-    let temporary = folder.join(format!(".new-{}", hex(&bytes)));
-    let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(format!("{}\n", key.expose()).as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, folder.join(name))?;
-        File::open(folder)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
+    sweep(folder);
+    let replace = || {
+        let (mut file, temporary) = temporary(folder)?;
+        let written = (|| {
+            file.write_all(format!("{}\n", key.expose()).as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, folder.join(name))?;
+            File::open(folder)?.sync_all()
+        })();
+        written.inspect_err(|_| drop(fs::remove_file(&temporary)))
+    };
+    let written = replace().or_else(|e| match e.kind() {
+        // Who sweeps may have come between the file and its lock: hardly twice.
+        ErrorKind::NotFound => replace(),
+        _ => Err(e),
+    });
     written.map_err(|e| at(&folder.join(name), e))
+}
+
+/// A new file, and where it is. As long as it is open it is locked, which no file is that a
+/// process has left when it was killed.
+fn temporary(folder: &Path) -> io::Result<(File, PathBuf)> {
+    let mut bytes = [0; TEMPORARY_BYTES];
+    random(&mut bytes)?;
+    let path = folder.join(format!("{TEMPORARY}{}", hex(&bytes)));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    // A file system that knows no locks gives none to who sweeps either.
+    let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    Ok((file, path))
+}
+
+/// Takes away what processes that were killed have left half-way, and nothing else. Nobody is told
+/// what fails: it is in nobody's way, and the next one tries again.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_str().is_some_and(is_temporary)
+            && entry.metadata().is_ok_and(|it| it.is_file() && it.uid() == geteuid().as_raw());
+        if is_ours
+            && let Ok(file) = File::open(entry.path())
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.strip_prefix(TEMPORARY).is_some_and(|digits| {
+        digits.len() == 2 * TEMPORARY_BYTES
+            && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 fn at(path: &Path, e: io::Error) -> io::Error {

@@ -150,7 +150,7 @@ impl Start {
         let wake = Box::new(self.reactor.waker()?);
         let journal = opened.start(&mut hub, now, config.sync, &config.limits, wake)?;
         let [spaces, .., states] = hub.sizes();
-        let spaces = log::Count(spaces as u64, "name space", "name spaces");
+        let spaces = log::Count(spaces as u64, "namespace", "namespaces");
         let states = log::Count(states as u64, "state", "states");
         log::info(
             now.unix,

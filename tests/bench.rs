@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::command::{bad, demo, fws, good};
 use common::eventually;
-use common::server::{DEMO_KEY, Options, Server};
+use common::server::{DEMO_KEY, Dir, Options, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wrong::{Sin, commands, replies, topics, visits};
@@ -59,6 +59,28 @@ fn messages_to_many_over_every_transport() {
     let outcome = bench(&server, &words);
     assert_eq!(figure(&outcome, "stalled_cut"), 0.0, "{outcome}");
     assert!(figure(&outcome, "stalled_latency_p99_us") > 0.0, "{outcome}");
+}
+
+#[test]
+fn over_unix_sockets_as_over_ports() {
+    let dir = Dir::new();
+    let [ws, control] =
+        ["ws.sock", "control.sock"].map(|name| dir.file(name).display().to_string());
+    let mut options = Options::default();
+    (options.config["ws_unix"], options.config["control_unix"]) = (json!(ws), json!(control));
+    let server = Server::start(&options);
+    let places = ["--ws-unix", &ws, "--control-unix", &control, "--key", DEMO_KEY, "--json"];
+    for (workload, what) in
+        [("control", "replies"), ("broadcast", "deliveries"), ("churn", "visits")]
+    {
+        let text =
+            good(fws(&[&["bench", workload, "--subscribers", "5"], &SHORT[..], &places].concat()));
+        let outcome: Value = serde_json::from_str(&text).unwrap();
+        assert!(figure(&outcome, what) >= 1.0, "{outcome}");
+    }
+    server.stop();
+    let line = bad(fws(&[&["bench", "control"], &SHORT[..], &places[..6]].concat()), 1);
+    assert!(line.contains(&format!("unix:{control}")), "{line}");
 }
 
 #[test]

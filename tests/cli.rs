@@ -67,6 +67,7 @@ fn what_is_mistyped_is_exit_2_and_the_right_name() {
         (&["emti"][..], "there is no command \"emti\" (did you mean emit?)"),
         (&["help", "chek"], "there is no command \"chek\" (did you mean check?)"),
         (&["frobnicate"], "there is no command \"frobnicate\" (see `fws --help`)"),
+        (&["-v"], "-v: a command comes first (see `fws --help`)"),
         (&["--demo"], "--demo: a command comes first, as in `fws serve --demo` (see `fws --help`)"),
         (&["store", "chek"], "there is no command \"store chek\" (did you mean check?)"),
         (&["store", "x"], "there is no command \"store x\" (see `fws store --help`)"),
@@ -404,6 +405,11 @@ fn a_place_without_a_port_is_said_to_be_none() {
             command.args([format!("--{flag}"), place.to_owned()]);
             assert_eq!(bad(command, 2), format!("--{flag}: {place:?} is not HOST:PORT"));
         }
+        let mut command = fws(words);
+        command.args([format!("--{flag}"), "fd00::1:80".into()]);
+        let hint = ": an IPv6 address stands in brackets, as in [fd00::1]:80";
+        let expected = format!("--{flag}: \"fd00::1:80\" is not HOST:PORT{hint}");
+        assert_eq!(bad(command, 2), expected);
     }
 }
 

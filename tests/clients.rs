@@ -56,7 +56,8 @@ fn run_php(address: &str) {
 
 #[test]
 fn our_client_without_a_network() {
-    let tests = ["fws.test.js", "phone.test.js"].map(|name| here("clients/js/test").join(name));
+    let tests = ["fws.test.js", "module.test.js", "phone.test.js"]
+        .map(|name| here("clients/js/test").join(name));
     run("node", [PathBuf::from("--test")].into_iter().chain(tests));
 }
 

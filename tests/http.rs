@@ -304,6 +304,11 @@ fn nothing_hangs_and_paths_stay_as_they_are() {
             assert_eq!(ask(server.ws, &format!("{method} {path}"), &[], "").status, 404, "{path}");
         }
     }
+    // A person who looks at the port is told what it is for.
+    let words = "404 Error: Page not found\n";
+    assert_eq!(ask(server.ws, "GET /nothing", &[], "").body, words);
+    let root = ask(server.ws, "GET /", &[], "").body;
+    assert!(root.starts_with(words) && root.contains("under /socket"), "{root}");
     let answer = ask(server.ws, "HEAD /nothing", &[], "");
     assert_eq!((answer.status, answer.body.as_str()), (404, ""));
     // Another way to write a target (RFC 9112, 3.2.2).

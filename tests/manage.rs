@@ -1,11 +1,14 @@
-//! The commands of an operator on the real binary: `fws rotate`, `remove`, `disconnect` and `push`.
+//! The commands of an operator on the real binary: `fws register`, `rotate`, `remove`, `disconnect`
+//! and `push`; what they say to a script; what they leave in the data folder.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
 
-use common::command::{at, bad, demo, good, run};
-use common::server::{Options, Server};
-use serde_json::json;
+use std::fs::{self, File};
+
+use common::command::{at, bad, demo, fws, good, run};
+use common::server::{DEMO_KEY, Options, Server};
+use serde_json::{Value, json};
 
 /// A server that has made its server key itself, and the key of its namespace `shop`.
 fn with_shop() -> (Server, String) {
@@ -92,6 +95,27 @@ fn a_user_is_disconnected() {
     assert_eq!(line, "the name of the user is empty");
 }
 
+/// What no browser would ever be sent is set all the same, and not without a word.
+#[test]
+fn a_state_that_nobody_is_sent_is_worth_a_word() {
+    let server = Server::new();
+    let warnings = |words: &[&str]| {
+        let ran = run(demo(&server, words));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran.err
+    };
+    let start = "fws: warning: nobody who subscribes is sent this state: ";
+    let whose = warnings(&["set", "demo", "@cart", "1"]);
+    assert_eq!(
+        whose,
+        format!("{start}in an @ channel each user has a state, and --user says whose this is\n")
+    );
+    let plain = warnings(&["push", "demo", "log", "1", "--user", "5"]);
+    assert_eq!(plain, format!("{start}users have states of their own in @ channels alone\n"));
+    assert_eq!(warnings(&["set", "demo", "@cart", "1", "--user", "5"]), "");
+    assert_eq!(warnings(&["set", "demo", "@cart", "null"]), "");
+}
+
 #[test]
 fn a_list_grows() {
     let server = Server::new();
@@ -110,4 +134,113 @@ fn a_list_grows() {
     run(&["set", "demo", "price", "5"]);
     let line = bad(demo(&server, &["push", "demo", "price", "6"]), 1);
     assert_eq!(line, "the server says: State is not a list (code 314)");
+}
+
+/// What `kill -9` has left half-way is taken away by the next write there, and by the next start;
+/// nothing else is, whatever it is called.
+#[test]
+fn what_was_left_half_way_is_taken_away() {
+    let (server, _) = with_shop();
+    let [data, keys] = ["data", "data/keys"].map(|folder| server.dir().file(folder));
+    let left = |folder: &std::path::Path| folder.join(".new-0123456789abcdef");
+    let foreign = [".new-notes", ".new-0123456789abcdeg", ".new-0123456789ABCDEF", "new-old"];
+    let (folder, link) = (".new-00000000000000aa", ".new-00000000000000bb");
+    for place in [&data, &keys] {
+        fs::write(left(place), "half a ke").unwrap();
+        for name in foreign {
+            fs::write(place.join(name), "mine").unwrap();
+        }
+        fs::create_dir(place.join(folder)).unwrap();
+        std::os::unix::fs::symlink("shop", place.join(link)).unwrap();
+    }
+    // Somebody writes this one at this moment.
+    let busy = keys.join(".new-00000000000000cc");
+    let writer = File::create(&busy).unwrap();
+    writer.lock().unwrap();
+    let all_but = |place: &std::path::Path| {
+        assert!(!left(place).exists(), "{}", place.display());
+        let others = foreign.iter().chain([&folder, &link]);
+        others.for_each(|name| assert!(place.join(name).symlink_metadata().is_ok(), "{name}"));
+    };
+    assert_eq!(run(at(&server, &["register", "blog"])).code, Some(0));
+    all_but(&keys);
+    assert!(busy.exists());
+    drop(writer);
+
+    fs::write(left(&keys), "half a ke").unwrap();
+    let dir = server.stop();
+    let _server = Server::start_in(dir, &Options { key: None, ..Options::default() });
+    all_but(&data);
+    all_but(&keys);
+    assert!(!busy.exists());
+}
+
+#[test]
+fn what_a_command_tells_it_tells_a_script_as_well() {
+    let (server, _) = with_shop();
+    let object = |words: &[&str]| -> Value {
+        let ran = run(at(&server, &[words, &["--json"]].concat()));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert_eq!(ran.out.lines().count(), 1, "{ran:?}");
+        serde_json::from_str(&ran.out).unwrap()
+    };
+    let path = server.dir().file("data/keys/blog").display().to_string();
+    for command in ["register", "rotate"] {
+        let said = object(&[command, "blog"]);
+        let key = fs::read_to_string(&path).unwrap();
+        let expected = json!({"namespace": "blog", "key": key.trim_end(), "file": path});
+        assert_eq!(said, expected);
+    }
+    let mut browser = server.browser("demo", r#"{"i":"5"}"#);
+    browser.subscribe("news");
+    let with_key = |words: &[&str]| object(&[words, &["--key", DEMO_KEY]].concat());
+    let said = with_key(&["info", "demo", "news"]);
+    assert_eq!([&said["users"], &said["connections"]], [1, 1]);
+    assert_eq!(said["members"][0]["user"], "5");
+    assert!(said["members"][0]["id"].as_str().is_some_and(|id| !id.is_empty()), "{said}");
+    let nobody = json!({"users": 0, "connections": 0, "members": []});
+    assert_eq!(with_key(&["info", "demo", "nothing"]), nobody);
+    assert_eq!(with_key(&["emit", "demo", "news", "1"]), json!({"connections": 1}));
+    let mut watch = demo(&server, &["watch", "demo", "news", "--count", "1", "--json"]);
+    let watch = watch.spawn().unwrap();
+    while with_key(&["info", "demo", "news"])["connections"] == 1 {}
+    with_key(&["emit", "demo", "news", "{\"a\":[1,\"\\t\"]}"]);
+    let heard = String::from_utf8(watch.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(heard, "{\"channel\":\"news\",\"data\":{\"a\":[1,\"\\t\"]}}\n");
+    assert_eq!(with_key(&["disconnect", "demo", "5"]), json!({"connections": 1}));
+}
+
+#[test]
+fn a_token_and_a_store_are_explained_to_a_script() {
+    let check = |words: &[&str]| {
+        let ran = run(fws(&[&["token", "--json", "--check"], words].concat()));
+        (ran.code, serde_json::from_str::<Value>(&ran.out).unwrap(), ran.err)
+    };
+    let with_key = ["--key", DEMO_KEY];
+    let token = good(fws(&[&["token", "demo", "5", "--ttl", "60"], &with_key[..]].concat()));
+    let token = token.trim_end();
+    let (code, said, err) = check(&[&[token, "demo"], &with_key[..]].concat());
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert_eq!(said["header"], json!({"typ": "JWT", "alg": "HS256"}));
+    assert_eq!(said["payload"]["i"], "5");
+    assert_eq!(said["expires"], said["payload"]["exp"]);
+    assert_eq!((&said["valid"], &said["user"]), (&json!(true), &json!("5")));
+    assert_eq!(said["signature_checked"], true);
+    let (code, said, _) = check(&[token]);
+    assert_eq!((code, &said["signature_checked"]), (Some(0), &json!(false)));
+    let (code, said, err) = check(&[token, "demo", "--key", "another"]);
+    assert_eq!((code, &said["valid"]), (Some(1), &json!(false)));
+    let wrong = said["wrong"].as_str().unwrap();
+    assert_eq!(err, format!("fws: not valid: {wrong}\n"));
+    let (code, said, _) = check(&["no.token"]);
+    assert_eq!((code, &said["header"], &said["user"]), (Some(1), &Value::Null, &Value::Null));
+
+    let (server, _) = with_shop();
+    let dir = server.stop();
+    let data = dir.file("data").display().to_string();
+    let said = good(fws(&["store", "check", "--data", &data, "--json"]));
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["file"], format!("{data}/store.redb"));
+    assert_eq!([&said["format"], &said["namespaces"]], [2, 3]);
+    assert!(said["file_bytes"].as_u64() > Some(0) && said["states"] == 0, "{said}");
 }

@@ -423,6 +423,29 @@ fn a_door_in_use_is_one_clear_line() {
     let line = said.lines().last().unwrap();
     assert!(line.contains(&format!("cannot listen on {}", server.ws)), "{said}");
     assert!(line.contains("in use"), "{said}");
+    assert!(
+        line.ends_with("; `ss -ltnp` shows who listens there: stop it, or choose another port")
+    );
+    // Addresses that are kept for documentation are nobody's; and there is no such folder.
+    let folder = dir.file("nothing").join("fws.sock");
+    for (flag, place, hint) in [
+        ("--ws", "192.0.2.1:8080", "; `ip address` shows the addresses of this machine"),
+        (
+            "--control-unix",
+            folder.to_str().unwrap(),
+            "; the folder that it is to be in must be there, and writable for this user",
+        ),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fws"));
+        command.args(["serve", "--control", "127.0.0.1:0"]).args([flag, place]);
+        if flag != "--ws" {
+            command.args(["--ws", "127.0.0.1:0"]);
+        }
+        command.arg("--data").arg(dir.file("data"));
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let (code, said) = run_to_end(command);
+        assert!(code == Some(1) && said.trim_end().ends_with(hint), "{said}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use common::browser::Browser;
+use common::command::{bad, fws, good};
 use common::control::Control;
 use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
 use common::web::Http;
@@ -505,4 +506,29 @@ fn whose_key_is_good_no_longer_has_as_long_as_a_newcomer() {
     rotated.expect_closed();
     again.ok(PING);
     other.ok(PING);
+}
+
+/// The unit asks `fws check` first, with all that the server was started with: `systemctl reload`
+/// fails with what is wrong, where the server's refusal would be in its log alone.
+#[test]
+fn a_service_is_not_reloaded_with_what_is_wrong() {
+    let unit = include_str!("../packaging/fws.service");
+    let lines = |name: &str| -> Vec<&str> {
+        unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect()
+    };
+    let (start, reload) = (lines("ExecStart"), lines("ExecReload"));
+    let flags = start[0].strip_prefix("/usr/local/bin/fws serve ").unwrap();
+    let check = format!("/usr/local/bin/fws check --quiet {flags}");
+    assert_eq!(reload, [check.as_str(), "/bin/kill -HUP $MAINPID"]);
+
+    let (dir, data) = (Dir::new(), Dir::new());
+    let (file, data) = (dir.file("fws.json"), data.file("data").display().to_string());
+    let flags = flags.replace("${STATE_DIRECTORY}", &data);
+    let flags = flags.replace("/etc/fws.json", file.to_str().unwrap());
+    let check = || fws(&[vec!["check", "--quiet"], flags.split(' ').collect()].concat());
+    // What is worth a warning is no reason, and the server says it.
+    std::fs::write(&file, r#"{"namespaces":{"shop":"short"}}"#).unwrap();
+    assert_eq!(good(check()), "");
+    std::fs::write(&file, r#"{"limits":{"mesage_bytes":5}}"#).unwrap();
+    assert!(bad(check(), 2).contains("did you mean message_bytes"));
 }

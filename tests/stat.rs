@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
 
 use common::command::{bad, fws, good};
 use common::server::{Options, Server};
@@ -63,6 +64,84 @@ fn it_goes_on_until_the_server_goes() {
     server.stop();
     assert!(lines.all(|line| !line.contains('\x1b')));
     assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+/// What a terminal of that size is sent: up to its end, or to the third look.
+fn drawn(at: &str, term: &str, columns: u16, lines: u16) -> String {
+    let fws = env!("CARGO_BIN_EXE_fws");
+    let stat = format!("stty cols {columns} rows {lines}; exec {fws} stat --admin {at}");
+    let mut script = std::process::Command::new("script");
+    script.args(["-q", "-c", &stat, "/dev/null"]).env("TERM", term);
+    let mut child = script.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
+    let text = |said: &[u8]| String::from_utf8_lossy(said).into_owned();
+    while text(&said).matches("TRAFFIC").count() < 3 {
+        let n = stdout.read(&mut piece).unwrap();
+        assert_ne!(n, 0, "{}", text(&said));
+        said.extend_from_slice(&piece[..n]);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    text(&said)
+}
+
+/// What a terminal shows of it, as xterm does: a character in the last column leaves the cursor
+/// there, and clearing takes what is under the cursor as well.
+fn shown(said: &str, columns: usize, lines: usize) -> Vec<String> {
+    let mut cells = vec![vec![' '; columns]; lines];
+    let (mut row, mut column) = (0, 0);
+    let mut rest = said;
+    while let Some(c) = rest.chars().next() {
+        let command = ["\x1b[H", "\x1b[?7l", "\x1b[?7h", "\x1b[K", "\x1b[J"]
+            .into_iter()
+            .find(|command| rest.starts_with(command));
+        rest = &rest[command.map_or(c.len_utf8(), str::len)..];
+        match command {
+            Some("\x1b[H") => (row, column) = (0, 0),
+            Some(clear @ ("\x1b[K" | "\x1b[J")) => {
+                cells[row][column..].fill(' ');
+                cells
+                    .iter_mut()
+                    .skip(row + 1)
+                    .filter(|_| clear == "\x1b[J")
+                    .for_each(|it| it.fill(' '));
+            }
+            Some(_) => {}
+            None if c == '\r' => column = 0,
+            None if c == '\n' => {
+                row += 1;
+                assert!(row < lines, "it scrolls: {said:?}");
+            }
+            None => {
+                assert!(!c.is_control(), "{c:?} in {said:?}");
+                cells[row][column] = c;
+                column = (column + 1).min(columns - 1);
+            }
+        }
+    }
+    cells.iter().map(|row| row.iter().collect::<String>().trim_end().to_string()).collect()
+}
+
+#[test]
+fn a_small_window_is_enough_and_a_dumb_one_too() {
+    let (_server, at) = server();
+    for (columns, lines) in [(80, 24), (76, 24), (30, 12), (25, 5)] {
+        let said = drawn(&at, "xterm", columns, lines);
+        // The last look may be half there.
+        let end = said.rfind("\x1b[H").unwrap();
+        let shown = shown(&said[..end], columns.into(), lines.into());
+        assert!(shown[0].contains("fws ") && shown[0].contains("ok"), "{shown:#?}");
+        assert!(shown[1].starts_with("TRAFFIC ") && shown[1].contains(" in all"), "{shown:#?}");
+        assert!(shown[2].starts_with("opened  "), "{shown:#?}");
+        let is_cut = shown.last().unwrap().contains("lines more");
+        assert_eq!(is_cut, columns < 80, "{shown:#?}");
+    }
+    for term in ["dumb", ""] {
+        let said = drawn(&at, term, 40, 12);
+        assert!(!said.contains('\x1b'), "{said:?}");
+        assert!(said.lines().all(|line| line.chars().count() <= 40), "{said}");
+    }
 }
 
 #[test]

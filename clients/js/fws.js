@@ -9,12 +9,13 @@
  *
  * It owns one WebSocket, its timers, and the list of what the page wants to hear. It never
  * publishes (only back ends can), never dials while the page is hidden, and keeps no message.
- * Works as a classic script (global `FWS`) and as a CommonJS module; needs ES2017.
+ * Works as a classic script (global `FWS`) and as a CommonJS module; needs ES2017. As an ES module
+ * it is in fws.mjs.
  */
 (function (root, define) {
   if (typeof module === 'object' && module.exports) module.exports = define();
   else root.FWS = define();
-}(typeof self === 'undefined' ? this : self, function () {
+}(typeof self === 'undefined' ? this || globalThis : self, function () {
   'use strict';
 
   const BACKOFF_MS = 500; // mean of the first wait is half of it; doubles with each failure

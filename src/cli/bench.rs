@@ -5,7 +5,9 @@ mod plan;
 #[cfg(feature = "bench")]
 mod table;
 
-use super::flags::{AT_CONFIG, AT_CONTROL, AT_DATA, AT_WS, Flag, KEY, ORIGIN};
+use super::flags::{
+    AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_WS, AT_WS_UNIX, Flag, KEY, ORIGIN,
+};
 use super::{Call, Command, Stop};
 
 const TO: Flag = Flag {
@@ -85,7 +87,9 @@ The states that control sets, 10,000 at most, stay in the namespace.",
         PID,
         JSON,
         AT_WS,
+        AT_WS_UNIX,
         AT_CONTROL,
+        AT_CONTROL_UNIX,
         AT_DATA,
         AT_CONFIG,
     ],

@@ -1,17 +1,19 @@
 //! `fws check`: what `fws serve` with the same flags would run with.
 
-use super::flags::{Flag, SERVE};
+use super::flags::{Flag, JSON, SERVE};
 use super::output::{out, tell};
 use super::{Call, Command, Stop};
 use crate::server::fit_memory;
 
-const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object" };
+const QUIET: Flag =
+    Flag { name: "quiet", value: "", about: "say nothing but what is wrong, warnings neither" };
 
-/// Those of `serve`, and one more.
-const FLAGS: [Flag; SERVE.len() + 1] = {
-    let mut flags = [JSON; SERVE.len() + 1];
-    let (serve, _) = flags.split_at_mut(SERVE.len());
+/// Those of `serve`, and two more.
+const FLAGS: [Flag; SERVE.len() + 2] = {
+    let mut flags = [JSON; SERVE.len() + 2];
+    let (serve, more) = flags.split_at_mut(SERVE.len());
     serve.copy_from_slice(&SERVE);
+    more.copy_from_slice(&[JSON, QUIET]);
     flags
 };
 
@@ -29,6 +31,7 @@ Exit code 0: all is well; 2: something is wrong, and a line says what.",
     examples: &[
         ("fws check --config fws.json", "is the file right, and what follows from it?"),
         ("fws check --json --limit message_bytes=32768", "the same for a program"),
+        ("fws check --quiet --config fws.json && kill -HUP 4711", "a reload that is not refused"),
     ],
     run,
 };
@@ -36,6 +39,9 @@ Exit code 0: all is well; 2: something is wrong, and a line says what.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [] = call.words()?;
     let mut config = call.config()?;
+    if call.flag(QUIET.name).is_some() {
+        return Ok(());
+    }
     let fitted = fit_memory(&mut config);
     config.warnings.extend(fitted);
     for warning in &config.warnings {

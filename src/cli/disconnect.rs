@@ -1,8 +1,11 @@
 //! `fws disconnect`: a user's connections are closed.
 
-use super::output::out;
+use serde_json::json;
+
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
+use super::output::{out, out_json};
 use super::session::{Body, Session, count, named, quote};
-use super::{Call, Command, Stop, grant};
+use super::{Call, Command, Stop};
 use crate::codec::json;
 
 pub(super) const COMMAND: Command = Command {
@@ -13,7 +16,7 @@ pub(super) const COMMAND: Command = Command {
 Closes every connection of USER in namespace NAME, and says how many there were.
 It does not keep the user from coming back with a token that is good: have the
 back end make no more of them first, and mind how long the last one lasts.",
-    flags: grant::FLAGS,
+    flags: &[JSON, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws disconnect shop 5", "user 5 goes"),
         ("fws disconnect shop bob --data /var/lib/fws", "with the key that is kept there"),
@@ -30,5 +33,8 @@ fn run(call: &Call) -> Result<(), Stop> {
     let closed = closed.and_then(json::integer).ok_or_else(|| {
         Stop::Failed("this is no fws server: its reply has no number".to_string())
     })?;
-    out(&format!("closed {}\n", count(closed, "connection")))
+    match call.flag(JSON.name) {
+        Some(_) => out_json(&json!({"connections": closed})),
+        None => out(&format!("closed {}\n", count(closed, "connection"))),
+    }
 }

@@ -1,12 +1,16 @@
 //! `fws emit`: a message to who is there.
 
-use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY, USER};
-use super::output::out;
+use serde_json::json;
+
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, JSON, KEY, USER};
+use super::output::{out, out_json};
 use super::session::{self, Body, Session};
 use super::{Call, Command, Stop};
 use crate::codec::json;
 
 const COUNT: Flag = Flag { name: "count", value: "", about: "say how many connections it reaches" };
+
+const JSON_COUNT: Flag = Flag { about: "the same as one JSON object", ..JSON };
 
 pub(super) const COMMAND: Command = Command {
     name: "emit",
@@ -18,7 +22,7 @@ NAME. Nothing is kept for those who are away; `fws set` does that.
 
 DATA is JSON. Text that is not JSON is sent as a string, so hello and
 '\"hello\"' are the same; `-` reads it from standard input.",
-    flags: &[USER, COUNT, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
+    flags: &[USER, COUNT, JSON_COUNT, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws emit shop news '{\"text\":\"hello\"}' --count", "to everybody who listens to `news`"),
         ("date | fws emit shop @inbox - --user 5", "what another program says, to user 5 alone"),
@@ -32,7 +36,8 @@ fn run(call: &Call) -> Result<(), Stop> {
     if let Some(user) = session::user(call)? {
         params.push(format!("\"userId\":{}", session::quote(user)));
     }
-    if call.flag(COUNT.name).is_some() {
+    let is_json = call.flag(JSON.name).is_some();
+    if is_json || call.flag(COUNT.name).is_some() {
         params.push("\"count\":true".into());
     }
     let data = session::data(data)?;
@@ -43,6 +48,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let reply = Session::open(call, name)?.command(body)?;
     let count = json::members(&reply, &["count"]).ok().flatten().and_then(|[count]| count);
     match count.and_then(json::integer) {
+        count if is_json => out_json(&json!({"connections": count})),
         Some(count) => out(&format!("sent to {}\n", session::count(count, "connection"))),
         None => out("sent\n"),
     }

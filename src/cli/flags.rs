@@ -113,6 +113,7 @@ pub(super) const AT_CONFIG: Flag = Flag {
 };
 pub(super) const KEY: Flag =
     Flag { name: "key", value: "KEY", about: "key of the namespace (FWS_NAMESPACE_KEY, or kept)" };
+pub(super) const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object" };
 pub(super) const USER: Flag =
     Flag { name: "user", value: "USER", about: "for this user alone (everybody)" };
 

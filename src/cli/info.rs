@@ -1,7 +1,9 @@
 //! `fws info`: who is there.
 
-use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, KEY};
-use super::output::out;
+use serde_json::{Value, json};
+
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
+use super::output::{out, out_json};
 use super::session::{Body, Session, count, named};
 use super::{Call, Command, Stop};
 
@@ -12,10 +14,10 @@ pub(super) const COMMAND: Command = Command {
     about: "\
 Prints how many users and connections there are in the channel, and then, one
 a line, the id of each connection and its user.",
-    flags: &[KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
+    flags: &[JSON, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws info shop news", "who listens to `news`"),
-        ("fws info shop news | tail -n +2 | cut -f 2 | sort -u", "its users alone"),
+        ("fws info shop news --json | jq -r '.members[].user' | sort -u", "its users alone"),
     ],
     run,
 };
@@ -24,26 +26,42 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [name, channel] = call.words()?;
     let body = Body::new("channelInfo").text("channel", named("channel", channel)?);
     let reply = Session::open(call, name)?.command(body)?;
-    out(&describe(&reply).ok_or_else(|| {
+    let presence = presence(&reply).ok_or_else(|| {
         Stop::Failed("this is no fws server: its reply has no numbers".to_string())
-    })?)
+    })?;
+    match call.flag(JSON.name) {
+        Some(_) => out_json(&presence),
+        None => out(&in_words(&presence)),
+    }
 }
 
-/// The reply in words: `false` or three fields (protocol part 4, channelInfo).
-fn describe(reply: &str) -> Option<String> {
-    let reply: serde_json::Value = serde_json::from_str(reply).ok()?;
+/// What the reply says: `false` or three fields (protocol part 4, channelInfo).
+fn presence(reply: &str) -> Option<Value> {
+    let reply: Value = serde_json::from_str(reply).ok()?;
     if reply == false {
-        return Some("0 users, 0 connections\n".into());
+        return Some(json!({"users": 0, "connections": 0, "members": []}));
     }
     let number = |name: &str| reply.get(name)?.as_i64();
-    let users = count(number("countUser")?, "user");
-    let connections = count(number("countConnection")?, "connection");
+    let members = reply.get("connId_UserId")?.as_object()?.iter();
+    Some(json!({
+        "users": number("countUser")?,
+        "connections": number("countConnection")?,
+        "members": members.map(|(id, user)| json!({"id": id, "user": user})).collect::<Vec<_>>(),
+    }))
+}
+
+fn in_words(presence: &Value) -> String {
+    let number = |name: &str, thing| count(presence[name].as_i64().unwrap_or_default(), thing);
+    let (users, connections) = (number("users", "user"), number("connections", "connection"));
     let mut text = format!("{users}, {connections}\n");
-    for (id, user) in reply.get("connId_UserId")?.as_object()? {
-        let user = user.as_str().map_or_else(|| user.to_string(), str::to_string);
-        text.push_str(&format!("{}\t{}\n", id.escape_debug(), user.escape_debug()));
+    for member in presence["members"].as_array().into_iter().flatten() {
+        let word = |name: &str| match &member[name] {
+            Value::String(word) => word.escape_debug().to_string(),
+            other => other.to_string(),
+        };
+        text.push_str(&format!("{}\t{}\n", word("id"), word("user")));
     }
-    Some(text)
+    text
 }
 
 #[cfg(test)]
@@ -53,8 +71,9 @@ mod tests {
     #[test]
     fn replies_in_words() {
         let reply = r#"{"countUser":1,"countConnection":2,"connId_UserId":{"a":"5","b":"5\n"}}"#;
-        assert_eq!(describe(reply).unwrap(), "1 user, 2 connections\na\t5\nb\t5\\n\n");
-        assert_eq!(describe("false").unwrap(), "0 users, 0 connections\n");
-        assert_eq!(describe("{}"), None);
+        let words = |reply| presence(reply).map(|it| in_words(&it));
+        assert_eq!(words(reply).unwrap(), "1 user, 2 connections\na\t5\nb\t5\\n\n");
+        assert_eq!(words("false").unwrap(), "0 users, 0 connections\n");
+        assert_eq!(words("{}"), None);
     }
 }

@@ -143,9 +143,13 @@ fn run(
             words => out(&help::command(find(words)?.0)),
         },
         "--version" | "-V" | "version" => out(concat!("fws ", env!("CARGO_PKG_VERSION"), "\n")),
-        flag if flag.starts_with('-') => Err(Stop::Usage(format!(
-            "{flag}: a command comes first, as in `fws serve {flag}` (see `fws --help`)"
-        ))),
+        flag if flag.starts_with('-') => {
+            let name = flag.trim_start_matches('-').split('=').next();
+            let is_known = flags::SERVE.iter().any(|known| Some(known.name) == name);
+            let example =
+                if is_known { format!(", as in `fws serve {flag}`") } else { String::new() };
+            Err(Stop::Usage(format!("{flag}: a command comes first{example} (see `fws --help`)")))
+        }
         _ => {
             let (command, rest) = find(&arguments)?;
             if rest.iter().take_while(|word| *word != "--").any(|w| w == "--help" || w == "-h") {

@@ -18,6 +18,11 @@ pub(super) fn out(text: &str) -> Result<(), Stop> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| failed(None, &e))
 }
 
+/// Writes an object, on one line.
+pub(super) fn out_json(object: &serde_json::Value) -> Result<(), Stop> {
+    out(&(printable_json(&object.to_string()) + "\n"))
+}
+
 /// Says something to the person, on standard error, without disturbing the output.
 pub(super) fn tell(line: &str) {
     let lines: Vec<String> = line.split('\n').map(printable).collect();

@@ -35,12 +35,33 @@ pub(super) fn advice(error: &std::io::Error, data: &Path) -> String {
     if error.kind() != ErrorKind::PermissionDenied || user == ROOT {
         return String::new();
     }
+    if !data.exists() {
+        let data = data.display();
+        return format!("; make it for user {user}: install -d -m 700 -o {user} -g {group} {data}");
+    }
     let Some((path, owner)) = not_of(user, data) else { return String::new() };
     format!(
         "; {} belongs to user {owner}, and this is user {user}: chown -R {user}:{group} {}",
         path.display(),
         data.display()
     )
+}
+
+/// What a command says that cannot read what is in the data folder, and whose it is.
+pub(super) fn unreadable(call: &Call, data: &Path, error: &std::io::Error) -> Stop {
+    let advice = advice_to_reader(geteuid().as_raw(), call.command.name, data, error.kind());
+    Stop::Failed(format!("{error}{advice}"))
+}
+
+fn advice_to_reader(user: u32, command: &str, data: &Path, kind: ErrorKind) -> String {
+    let owner = fs::metadata(data).ok().map(|folder| folder.uid());
+    match owner.filter(|owner| *owner != user && kind == ErrorKind::PermissionDenied) {
+        None => String::new(),
+        Some(owner) => format!(
+            "; the data folder belongs to user {owner}, and this is user {user}: \
+             sudo -u '#{owner}' fws {command} …"
+        ),
+    }
 }
 
 /// The folder, or the first thing in it, that is not that user's, and whose it is.
@@ -63,6 +84,14 @@ mod tests {
         let us = geteuid().as_raw();
         assert_eq!(not_of(us, &data), None);
         assert_eq!(not_of(us + 1, &data), Some((data.clone(), us)));
+        let (denied, missing) = (ErrorKind::PermissionDenied, ErrorKind::NotFound);
+        let advice_to = |user, kind| advice_to_reader(user, "emit", &data, kind);
+        assert_eq!(
+            (advice_to(us, denied), advice_to(us + 1, missing)),
+            (String::new(), String::new())
+        );
+        let told = format!(": sudo -u '#{us}' fws emit …");
+        assert!(advice_to(us + 1, denied).ends_with(&told), "{}", advice_to(us + 1, denied));
         fs::remove_dir(&data).unwrap();
         assert_eq!(not_of(us + 1, &data), None);
         assert_eq!(advice(&ErrorKind::NotFound.into(), &data), "");

@@ -1,7 +1,9 @@
 //! `fws register`: a new namespace.
 
-use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA};
-use super::output::{out, tell};
+use serde_json::json;
+
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON};
+use super::output::{out, out_json, tell};
 use super::session::{Body, Session, named, refusal};
 use super::{Call, Command, Stop, owner};
 use crate::codec::json;
@@ -21,10 +23,11 @@ the data folder, so that the other commands find it.
 Needs the server key: FWS_SECRETKEY, or secret_key in the file, or the one
 that the server has made in its data folder. There it is for the user of the
 server: root is refused where the folder is another user's.",
-    flags: &[AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
+    flags: &[JSON, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws register shop", "a namespace `shop`"),
         ("KEY=$(fws register shop --data /var/lib/fws)", "its key into a variable of the shell"),
+        ("fws register shop --json", "with its name, and the file that keeps it, for a program"),
     ],
     run,
 };
@@ -34,14 +37,14 @@ fn run(call: &Call) -> Result<(), Stop> {
     let config = call.client_config()?;
     let body = Body::new("registerNameSpace").text("name", named("namespace", name)?);
     let reply = ask(call, &config, name, body)?;
-    hand_over(&config, name, &reply)
+    hand_over(call, &config, name, &reply)
 }
 
 /// Sends a command that needs the server key, which is put behind its other fields. The reply, if
 /// the server has done it.
 pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Result<String, Stop> {
-    let failed = |e: std::io::Error| Stop::Failed(e.to_string());
-    let Some(server_key) = keys::known_server_key(config).map_err(failed)? else {
+    let known = keys::known_server_key(config);
+    let Some(server_key) = known.map_err(|e| owner::unreadable(call, &config.data, &e))? else {
         return Err(Stop::Failed(format!(
             "no server key: set FWS_SECRETKEY, or say with --data where the server keeps it (there \
              is no {})",
@@ -61,12 +64,19 @@ pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Resul
 }
 
 /// Prints the key that is in the reply, and keeps it where the server's folder is here.
-pub(super) fn hand_over(config: &Config, name: &str, reply: &str) -> Result<(), Stop> {
+pub(super) fn hand_over(call: &Call, config: &Config, name: &str, reply: &str) -> Result<(), Stop> {
     let key = key_in(reply)
         .ok_or_else(|| Stop::Failed("this is no fws server: its reply has no key".into()))?;
     // It cannot be had again: kept first, in case nobody reads our output.
     let kept = config.data.is_dir().then(|| keys::store(&config.data, name, &key));
-    out(&format!("{}\n", key.expose()))?;
+    match call.flag(JSON.name) {
+        Some(_) => {
+            let file = kept.as_ref().and_then(|kept| kept.as_ref().ok());
+            let file = file.map(|path| path.display().to_string());
+            out_json(&json!({"namespace": name, "key": key.expose(), "file": file}))?;
+        }
+        None => out(&format!("{}\n", key.expose()))?,
+    }
     match kept {
         Some(Ok(path)) => tell(&format!("the key is also kept in {}", path.display())),
         Some(Err(e)) => tell(&format!("warning: the key is not kept: {e}")),

@@ -1,6 +1,6 @@
 //! `fws rotate`: another key for a namespace.
 
-use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag};
+use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, JSON};
 use super::session::{Body, named, seconds};
 use super::{Call, Command, Stop, register};
 
@@ -23,7 +23,7 @@ everywhere. Browsers that are connected stay.
 Needs the server key, as `fws register` does. Where the key stands in the file of
 the server the new one is good all the same; write it there, where other commands
 look for it.",
-    flags: &[GRACE, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
+    flags: &[GRACE, JSON, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws rotate shop", "the old key has leaked"),
         ("fws rotate shop --grace 3600", "both keys are good for an hour"),
@@ -40,7 +40,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         body = body.raw("params", &format!("{{\"grace\":{grace}}}"));
     }
     let reply = register::ask(call, &config, name, body)?;
-    register::hand_over(&config, name, &reply)?;
+    register::hand_over(call, &config, name, &reply)?;
     register::tell_if_configured(
         &config,
         name,

@@ -2,10 +2,11 @@
 //! namespace, what a reply says to a person.
 
 use std::io::Read;
+use std::net::Ipv6Addr;
 use std::path::Path;
 
 use super::flags::{self, Flag};
-use super::{Call, Stop};
+use super::{Call, Stop, owner};
 use crate::client::{Address, ClientError, Control};
 use crate::codec::json;
 use crate::config::{Config, NAMESPACE_KEY, Secret, check_page};
@@ -150,7 +151,11 @@ pub(super) fn web_address(call: &Call, config: &Config) -> Result<Address, Stop>
 
 /// Where a door is, if not at the port of the configuration: a flag says it, for a port or a unix
 /// socket, or else the unix socket of the configuration, which is nearer than its port.
-fn door(call: &Call, flags: [&Flag; 2], unix: Option<&Path>) -> Result<Option<Address>, Stop> {
+pub(super) fn door(
+    call: &Call,
+    flags: [&Flag; 2],
+    unix: Option<&Path>,
+) -> Result<Option<Address>, Stop> {
     let [port_flag, unix_flag] = flags;
     Ok(match call.flag(port_flag.name) {
         Some(at) if call.flag(unix_flag.name).is_none() => {
@@ -192,7 +197,8 @@ pub(super) fn find_key(
     if let Some((_, key)) = config.namespaces.iter().find(|(known, _)| known == name) {
         return Ok(Some(Key { key: key.clone(), origin: "the configuration file".into() }));
     }
-    let kept = keys::load(&config.data, name).map_err(|e| Stop::Failed(e.to_string()))?;
+    let kept = keys::load(&config.data, name);
+    let kept = kept.map_err(|e| owner::unreadable(call, &config.data, &e))?;
     let origin = keys::path(&config.data, name).display().to_string();
     Ok(kept.map(|key| Key { key, origin }))
 }
@@ -227,7 +233,13 @@ pub(super) fn place<'a>(flag: &Flag, text: &'a str) -> Result<&'a str, Stop> {
     let is_host = |host: &str| !host.is_empty() && (!host.contains(':') || host.ends_with(']'));
     match text.rsplit_once(':') {
         Some((host, port)) if is_host(host) && is_port(port) => Ok(text),
-        _ => Err(Stop::Usage(format!("--{}: {text:?} is not HOST:PORT", flag.name))),
+        parts => {
+            let bare = parts.filter(|(host, _)| host.parse::<Ipv6Addr>().is_ok());
+            let hint = bare.map_or_else(String::new, |(host, port)| {
+                format!(": an IPv6 address stands in brackets, as in [{host}]:{port}")
+            });
+            Err(Stop::Usage(format!("--{}: {text:?} is not HOST:PORT{hint}", flag.name)))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `fws set`: the state of a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY, USER};
-use super::output::out;
+use super::output::{out, tell};
 use super::session::{self, Body, Session};
 use super::{Call, Command, Stop};
 
@@ -61,5 +61,13 @@ pub(super) fn change(call: &Call, action: &str) -> Result<(String, bool), Stop> 
         .raw("data", &data)
         .raw("params", &format!("{{{}}}", params.join(",")));
     Session::open(call, name)?.command(body)?;
+    let (is_personal, has_user) = (channel.starts_with('@'), session::user(call)?.is_some());
+    if is_personal != has_user && data != "null" {
+        let why = match is_personal {
+            true => "in an @ channel each user has a state, and --user says whose this is",
+            false => "users have states of their own in @ channels alone",
+        };
+        tell(&format!("warning: nobody who subscribes is sent this state: {why}"));
+    }
     Ok((data, emits))
 }

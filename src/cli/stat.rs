@@ -2,8 +2,11 @@
 
 mod screen;
 
+use std::env;
 use std::io::{IsTerminal, stdout};
 use std::time::Duration;
+
+use rustix::termios::tcgetwinsize;
 
 use super::flags::{AT_ADMIN, AT_CONFIG, Flag};
 use super::output::{out, printable};
@@ -12,7 +15,7 @@ use super::{Call, Command, Stop};
 use crate::client::{Address, ClientError, page};
 use crate::codec::prometheus::{Sample, parse};
 use crate::time::Stopwatch;
-use screen::{Reading, screen};
+use screen::{Reading, Size, cut, screen};
 
 /// Where the admin door is if nobody says.
 const ADDRESS: &str = "127.0.0.1:8086";
@@ -20,10 +23,12 @@ const ADDRESS: &str = "127.0.0.1:8086";
 /// Between two looks.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// To the first corner; and the rest of a line, and of the screen, is cleared.
-const HOME: &str = "\x1b[H";
-const LINE_END: &str = "\x1b[K\n";
+/// To the first corner, and what is wider than thought is cut there; a line is cleared, or the rest
+/// of the screen; and what is too wide goes on in the next line again, as before.
+const HOME: &str = "\x1b[H\x1b[?7l";
+const LINE: &str = "\x1b[K";
 const REST: &str = "\x1b[J";
+const WRAP: &str = "\x1b[?7h";
 
 const ONCE: Flag = Flag { name: "once", value: "", about: "one look, without rates" };
 const JSON: Flag =
@@ -38,7 +43,9 @@ Shows how many are connected, what is published and delivered, how long turns of
 the loop and batches of the store take, and the busiest namespaces; again each
 second, with rates, until ctrl-C. Needs the server's admin door: start it with
 `fws serve --admin 127.0.0.1:8086`. Times of turns are upper bounds: a number is
-known to within its bucket.
+known to within its bucket. A narrow window has one column, and a low one the
+first lines; where nothing can be drawn (TERM=dumb, a pipe) one look follows the
+other.
 
 Exit code 1 if there is no admin door, or it is gone.",
     flags: &[AT_ADMIN, ONCE, JSON, AT_CONFIG],
@@ -58,7 +65,8 @@ fn run(call: &Call) -> Result<(), Stop> {
         (None, None) => Address::Tcp(ADDRESS.into()),
     };
     let (is_once, is_json) = (call.flag(ONCE.name).is_some(), call.flag(JSON.name).is_some());
-    let is_screen = !is_once && !is_json && stdout().is_terminal();
+    let is_dumb = env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    let is_screen = !is_once && !is_json && !is_dumb && stdout().is_terminal();
     let mut before: Option<(Reading, Stopwatch)> = None;
     loop {
         let (watch, samples) = (Stopwatch::start(), look(&address)?);
@@ -67,12 +75,9 @@ fn run(call: &Call) -> Result<(), Stop> {
         } else {
             let reading = Reading::new(samples);
             let elapsed = before.as_ref().map(|(before, watch)| (before, watch.elapsed_us()));
-            let text = screen(&address.to_string(), &reading, elapsed);
-            out(&if is_screen {
-                HOME.to_owned() + &text.trim_end().replace('\n', LINE_END) + REST
-            } else {
-                text
-            })?;
+            let size = size();
+            let text = screen(&address.to_string(), &reading, elapsed, size.columns);
+            out(&if is_screen { drawn(&cut(&text, size)) } else { text })?;
             before = Some((reading, watch));
         }
         if is_once {
@@ -83,6 +88,24 @@ fn run(call: &Call) -> Result<(), Stop> {
         }
         pause(REFRESH);
     }
+}
+
+/// A text in place of what is there. A line is cleared before it is written: behind one that is as
+/// wide as the screen, the cursor is on its last character.
+fn drawn(text: &str) -> String {
+    let text = text.trim_end();
+    let (lines, last) = text.rsplit_once('\n').unwrap_or(("", text));
+    let lines: String = lines.lines().map(|line| format!("{LINE}{line}\n")).collect();
+    format!("{HOME}{lines}{REST}{last}{WRAP}")
+}
+
+/// Of the terminal, as it is now; where there is none, or it does not know, the usual.
+fn size() -> Size {
+    let known = tcgetwinsize(stdout()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
+    known.map_or(Size { columns: 80, lines: 24 }, |size| Size {
+        columns: size.ws_col.into(),
+        lines: size.ws_row.into(),
+    })
 }
 
 /// Nobody wakes this thread, but a wait may end by itself.

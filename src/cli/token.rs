@@ -6,9 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::Sha256;
 
-use super::flags::{AT_CONFIG, AT_DATA, Flag, KEY};
-use super::output::{out, printable};
-use super::session::{find_key, named, namespace_key, seconds};
+use super::flags::{AT_CONFIG, AT_DATA, Flag, JSON, KEY};
+use super::output::{out, printable, printable_json};
+use super::session::{find_key, named, namespace_key, quote, seconds};
 use super::{Call, Command, Stop};
 use crate::codec::json;
 use crate::codec::jwt::{self, Claims, TokenError};
@@ -21,6 +21,7 @@ const CHECK: Flag = Flag {
     value: "TOKEN",
     about: "say what is in a token, and whether it is valid",
 };
+const JSON_CHECK: Flag = Flag { about: "with --check: the same as one JSON object", ..JSON };
 
 pub(super) const COMMAND: Command = Command {
     name: "token",
@@ -34,7 +35,7 @@ does not ask the server.
 With --check: prints header and payload of a token; exit code 0 if it is valid
 and 1 if not. With a key, by --key or kept for NAME, the signature is checked
 too; that there is none for NAME is exit code 2.",
-    flags: &[TTL, CHECK, KEY, AT_DATA, AT_CONFIG],
+    flags: &[TTL, CHECK, JSON_CHECK, KEY, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws token shop 5 --ttl 3600", "for user 5, for an hour"),
         ("fws token --check eyJ0… shop", "what is in it, and is it good for `shop`?"),
@@ -62,7 +63,15 @@ fn run(call: &Call) -> Result<(), Stop> {
             }
             key => key,
         };
-        return check(token, key.as_ref().map(|key| key.key.expose()), now, &config.limits);
+        let checked =
+            Checked::new(token, key.as_ref().map(|key| key.key.expose()), now, &config.limits);
+        let is_json = call.flag(JSON.name).is_some();
+        out(&if is_json { checked.to_json() } else { checked.to_text(now) })?;
+        let wrong = |wrong| Stop::Failed(format!("not valid: {wrong}"));
+        return checked.claims.map(drop).map_err(wrong);
+    }
+    if call.flag(JSON.name).is_some() {
+        return Err(Stop::Usage("--json is for --check: a new token is printed alone".into()));
     }
     let [name, user] = call.words()?;
     if let Some(wrong) = too_long(named("user", user)?, &config.limits) {
@@ -80,32 +89,63 @@ fn too_long(user: &str, limits: &Limits) -> Option<String> {
     (bytes > most).then(text)
 }
 
-fn check(token: &str, key: Option<&str>, now: UnixMillis, limits: &Limits) -> Result<(), Stop> {
-    let inspected = jwt::inspect(token);
-    if let Some((header, payload)) = &inspected {
-        let (header, payload) = (printable(header), printable(payload));
-        out(&format!("header:  {header}\npayload: {payload}\n"))?;
+/// What there is to say of a token.
+struct Checked {
+    /// Header and payload, if it has them.
+    parts: Option<(String, String)>,
+    is_signature_checked: bool,
+    /// What it proves, or why it proves nothing.
+    claims: Result<Claims, String>,
+}
+
+impl Checked {
+    fn new(token: &str, key: Option<&str>, now: UnixMillis, limits: &Limits) -> Checked {
+        let parts = jwt::inspect(token);
+        let claims = match key {
+            Some(key) => jwt::verify(token, &[key], now.seconds()),
+            None => verify_unsigned(token, now),
+        };
+        let payload = parts.as_ref().map_or("", |(_, payload)| payload);
+        let claims = claims
+            .map_err(|e| describe(e, payload))
+            .and_then(|claims| too_long(&claims.user, limits).map_or(Ok(()), Err).map(|()| claims));
+        Checked { parts, is_signature_checked: key.is_some(), claims }
     }
-    let checked = match key {
-        Some(key) => jwt::verify(token, &[key], now.seconds()),
-        None => verify_unsigned(token, now),
-    };
-    let payload = inspected.map_or_else(String::new, |(_, payload)| payload);
-    let wrong = |e| Stop::Failed(format!("not valid: {}", describe(e, &payload)));
-    let claims = checked.map_err(wrong)?;
-    if let Some(wrong) = too_long(&claims.user, limits) {
-        return Err(Stop::Failed(format!("not valid: {wrong}")));
+
+    fn to_text(&self, now: UnixMillis) -> String {
+        let mut text = String::new();
+        if let Some((header, payload)) = &self.parts {
+            let (header, payload) = (printable(header), printable(payload));
+            text += &format!("header:  {header}\npayload: {payload}\n");
+        }
+        let Ok(claims) = &self.claims else { return text };
+        text += &format!("user:    {}\n", printable(&claims.user));
+        if let Some(expires) = claims.expires {
+            let left = expires.saturating_sub(now.seconds());
+            let hint = milliseconds(expires);
+            text += &format!("expires: {}, in {left} s{hint}\n", date(expires));
+        }
+        text + match self.is_signature_checked {
+            true => "valid\n",
+            false => "valid, if the signature is: without the key it was not checked\n",
+        }
     }
-    out(&format!("user:    {}\n", printable(&claims.user)))?;
-    if let Some(expires) = claims.expires {
-        let left = expires.saturating_sub(now.seconds());
-        let hint = milliseconds(expires);
-        out(&format!("expires: {}, in {left} s{hint}\n", date(expires)))?;
+
+    fn to_json(&self) -> String {
+        let null = || "null".to_owned();
+        let claims = self.claims.as_ref();
+        let (header, payload) = self.parts.clone().unwrap_or_else(|| (null(), null()));
+        let object = format!(
+            "{{\"valid\":{},\"wrong\":{},\"signature_checked\":{},\"user\":{},\"expires\":{},\
+             \"header\":{header},\"payload\":{payload}}}",
+            claims.is_ok(),
+            claims.err().map_or_else(null, |wrong| quote(wrong)),
+            self.is_signature_checked,
+            claims.map_or_else(|_| null(), |claims| quote(&claims.user)),
+            claims.ok().and_then(|claims| claims.expires).map_or_else(null, |at| at.to_string()),
+        );
+        printable_json(&object).replace('\n', " ") + "\n"
     }
-    out(match key {
-        Some(_) => "valid\n",
-        None => "valid, if the signature is: without the key it was not checked\n",
-    })
 }
 
 /// All rules but the one for the signature: the token is checked with one of our own instead.

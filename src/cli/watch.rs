@@ -1,6 +1,6 @@
 //! `fws watch`: what a browser would get.
 
-use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, KEY, ORIGIN};
+use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, JSON, KEY, ORIGIN};
 use super::output::{end_with_reader, out, printable, printable_json, tell};
 use super::session::{named, namespace_key, origin, quote, web_address};
 use super::{Call, Command, Stop};
@@ -20,6 +20,7 @@ const USER: Flag = Flag {
     about: "the user to be, whose @ and # channels count (watch)",
 };
 const COUNT: Flag = Flag { name: "count", value: "N", about: "end after so many messages (never)" };
+const JSON_LINES: Flag = Flag { about: "one JSON object a line: channel and data", ..JSON };
 
 pub(super) const COMMAND: Command = Command {
     name: "watch",
@@ -32,7 +33,7 @@ channel, if there is one. Runs until ctrl-C, until so many messages have come as
 --count says, or until nobody reads its output.
 
 Exit code 1 if the server refuses a channel or the connection is lost.",
-    flags: &[USER, COUNT, ORIGIN, KEY, AT_WS, AT_WS_UNIX, AT_DATA, AT_CONFIG],
+    flags: &[USER, COUNT, JSON_LINES, ORIGIN, KEY, AT_WS, AT_WS_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws watch shop news price", "two channels of `shop`"),
         ("fws watch shop '#vip' --user 5 --count 1", "wait for one message to user 5"),
@@ -55,6 +56,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let key = namespace_key(call, &config, name)?;
     let address = web_address(call, &config)?;
     end_with_reader()?;
+    let form = if call.flag(JSON.name).is_some() { json_line } else { line };
     let mut socket = Socket::connect(&address, origin).map_err(|e| match e {
         ClientError::Connect(..) => failed(e),
         ClientError::Lost => Stop::Failed(format!(
@@ -71,7 +73,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         socket.send(message.as_bytes()).map_err(failed)?;
     }
     while left > 0 {
-        if show(&receive(&mut socket)?, channels)? {
+        if show(&receive(&mut socket)?, channels, form)? {
             left -= 1;
         }
     }
@@ -150,13 +152,13 @@ fn lost(e: ClientError) -> Stop {
 }
 
 /// Prints a publication or state: `true`; tells of the answer to a subscribe.
-fn show(message: &str, channels: &[String]) -> Result<bool, Stop> {
+fn show(message: &str, channels: &[String], form: fn(&str, &str) -> String) -> Result<bool, Stop> {
     let Some(Event { name, data, clb }) = event(message) else {
         return Err(failed(ClientError::Foreign("a message of it has no event".into())));
     };
     let asked = clb.and_then(|clb| channels.get(usize::try_from(clb).ok()?));
     let Some(channel) = asked else {
-        return out(&line(&name, data)).map(|()| true);
+        return out(&form(&name, data)).map(|()| true);
     };
     let channel = channel.escape_debug();
     match json::members(data, &["ok", "reason"]) {
@@ -173,9 +175,16 @@ fn show(message: &str, channels: &[String]) -> Result<bool, Stop> {
 
 /// One line, whatever the channel is called and however the JSON is laid out.
 fn line(channel: &str, data: &str) -> String {
-    let channel = printable(channel);
-    // In JSON they stand between values only.
-    format!("{channel}\t{}\n", printable_json(data).replace('\n', " "))
+    format!("{}\t{}\n", printable(channel), on_one_line(data))
+}
+
+fn json_line(channel: &str, data: &str) -> String {
+    on_one_line(&format!("{{\"channel\":{},\"data\":{data}}}", quote(channel))) + "\n"
+}
+
+fn on_one_line(data: &str) -> String {
+    // In JSON line ends stand between values only.
+    printable_json(data).replace('\n', " ")
 }
 
 /// A message of the server (protocol part 7).
@@ -203,6 +212,8 @@ mod tests {
         let message = "{\"event\":\"a\\tb\\u001b\",\"data\":{\"x\":\n1.0}}";
         let Event { name, data, clb } = event(message).unwrap();
         assert_eq!((line(&name, data).as_str(), clb), ("a\\tb\\u{1b}\t{\"x\": 1.0}\n", None));
+        let object = "{\"channel\":\"a\\tb\\u001b\",\"data\":{\"x\": 1.0}}\n";
+        assert_eq!(json_line(&name, data), object);
         assert_eq!(event(r#"{"event":5,"data":1}"#).unwrap().name, "5");
         assert!(event("[]").is_none() && event(r#"{"data":1}"#).is_none());
     }
@@ -211,7 +222,8 @@ mod tests {
     fn a_refused_channel_ends_it() {
         let channels = ["a".to_string(), "#vip".to_string()];
         let answer = |data: &str| {
-            show(&format!(r#"{{"event":"callBackAnswer","clb":1,"data":{data}}}"#), &channels)
+            let message = format!(r#"{{"event":"callBackAnswer","clb":1,"data":{data}}}"#);
+            show(&message, &channels, line)
         };
         assert_eq!(answer(r#"{"ok":true}"#), Ok(false));
         let refused = Stop::Failed("the server refuses #vip: no grant".into());

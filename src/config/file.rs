@@ -32,7 +32,10 @@ impl ConfigFile {
     pub fn read(path: &Path) -> io::Result<ConfigFile> {
         let file = File::open(path)?;
         let mode = file.metadata()?.permissions().mode();
-        let text = io::read_to_string(file.take(BYTES_MAX + 1))?;
+        let text = io::read_to_string(file.take(BYTES_MAX + 1)).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => io::Error::new(e.kind(), "it is not UTF-8"),
+            _ => e,
+        })?;
         if text.len() as u64 > BYTES_MAX {
             let wrong = format!("it has more than {} MiB", BYTES_MAX >> 20);
             return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
@@ -214,7 +217,7 @@ fn string(value: &str) -> Result<String, String> {
 
 /// A list of strings, as one text.
 fn strings(value: &str) -> Result<Vec<String>, String> {
-    serde_json::from_str(value).map_err(|_| "must be a list of strings".into())
+    serde_json::from_str(value).map_err(|_| "must be a list of strings, as in [\"…\"]".into())
 }
 
 fn boolean(value: &str) -> Result<String, String> {

@@ -84,7 +84,7 @@ fn the_strongest_list_of_origins_counts() {
     let listed = r#"{"allow_origin":[""]}"#;
     assert_eq!(error(&[], &[], listed), format!("fws.json: allow_origin: {nothing}"));
     let error = load(&[], &[], r#"{"allow_origin":"https://a"}"#).unwrap_err();
-    assert_eq!(error, "fws.json: allow_origin: must be a list of strings");
+    assert_eq!(error, "fws.json: allow_origin: must be a list of strings, as in [\"…\"]");
 }
 
 #[test]
@@ -127,7 +127,13 @@ fn what_is_wrong_in_the_file_is_one_line_with_the_key() {
             r#"{"limits":{"auth_ms":"9"}}"#,
             "limits: auth_ms: must be a whole number, without quotes",
         ),
-        (r#"{"limits":{"auth_ms":-1}}"#, "limits: auth_ms: \"-1\" is not a whole number"),
+        (
+            r#"{"limits":{"auth_ms":-1}}"#,
+            "limits: auth_ms: \"-1\" is not a whole number of milliseconds",
+        ),
+        (r#"{"limits":{"states":1e6}}"#, "limits: states: \"1e6\" is not a whole number"),
+        (r#"{"data":"~/fws"}"#, "data: \"~/fws\": only a shell writes ~ out, write it in full"),
+        (r#"{"control_unix":"~/x"}"#, "control_unix: \"~/x\": only a shell writes ~ out"),
         (r#"{"limits":{"auth_ms":99}}"#, "limits: auth_ms: 99 is not between 100 and 3600000"),
         (r#"{"control_unix":""}"#, "control_unix: the path is empty"),
     ] {
@@ -322,4 +328,20 @@ fn what_could_not_be_served_is_found_before_the_start() {
     let limits =
         r#"{"limits":{"control_frame_bytes":1024,"control_frame_unauthenticated_bytes":2048}}"#;
     assert!(error(&[], &[], limits).starts_with("limits: control_frame_unauthenticated_bytes (2"));
+}
+
+#[test]
+fn a_limit_is_a_number_of_what_its_name_says() {
+    let limit = |text| load(&[("limit", text)], &[], "{}").map(|config| config.limits);
+    for (text, wrong) in [
+        ("message_bytes=32KiB", "message_bytes: \"32KiB\" is not a whole number of bytes"),
+        ("auth_ms=5s", "auth_ms: \"5s\" is not a whole number of milliseconds"),
+        ("connections=many", "connections: \"many\" is not a whole number"),
+        ("auth_ms=", "auth_ms: \"\" is not a whole number of milliseconds"),
+    ] {
+        assert_eq!(limit(text).unwrap_err(), format!("--limit: {wrong}"));
+    }
+    assert_eq!(limit("auth_ms=5000").unwrap().auth_ms, 5000);
+    // A folder of that name can be said as well.
+    assert!(load(&[("data", "./~")], &[], "{}").is_ok());
 }

@@ -106,7 +106,7 @@ impl Work for Churn {
         let Some(Some(visit)) = self.by_slot.get_mut(conn.index()) else { return Ok(input.len()) };
         let (script, n) = (&self.script, visit.n);
         let heard = visit.greeting.hear(net, conn, input, |step| script.subscriber(n, step));
-        let (used, is_there) = heard.map_err(|fault| fault.at(self.plan.ws))?;
+        let (used, is_there) = heard.map_err(|fault| fault.at(&self.plan.ws))?;
         self.heard += u64::from(used > 0);
         if is_there {
             self.times.add(now_us.saturating_sub(visit.begun_us));
@@ -118,10 +118,10 @@ impl Work for Churn {
     }
 
     fn closed(&mut self, conn: ConnId) -> Result<(), Fault> {
-        let at = self.plan.ws;
+        let at = self.plan.ws.clone();
         let visit = self.visit(conn).filter(|visit| !visit.is_over);
         if let Some(visit) = visit {
-            return Err(visit.greeting.cut_short(format_args!("visitor {}", visit.n)).at(at));
+            return Err(visit.greeting.cut_short(format_args!("visitor {}", visit.n)).at(&at));
         }
         self.asked = self.asked.saturating_sub(1);
         self.present -= 1;

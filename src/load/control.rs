@@ -244,7 +244,7 @@ impl Work for Control {
     }
 
     fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
-        self.hear(net, conn, input).map_err(|fault| fault.at(self.plan.control))
+        self.hear(net, conn, input).map_err(|fault| fault.at(&self.plan.control))
     }
 
     fn closed(&mut self, conn: ConnId) -> Result<(), Fault> {
@@ -254,7 +254,7 @@ impl Work for Control {
             Some(seat) => seat.greeting.cut_short(who),
             None => Fault::new(format!("the server has closed {who}")),
         };
-        Err(fault.at(self.plan.control))
+        Err(fault.at(&self.plan.control))
     }
 
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {

@@ -1,8 +1,6 @@
 //! Messages to many: to all of them, or to one at a time; as fast as they arrive, or so many a
 //! second; and while some do not read. Every delivery is checked against what was published.
 
-use std::net::SocketAddr;
-
 use super::counts::Counts;
 use super::crowd::{Crowd, Greeting, words};
 use super::flights::{Flight, Flights};
@@ -11,6 +9,7 @@ use super::pace::Pace;
 use super::protocol::{Protocol, Script, Template, masked};
 use super::scan::{self, Kept, Said, Shape};
 use super::{EXTRA_MS, Fault, IN_FLIGHT_MAX, Plan, Work, Workload, replies};
+use crate::address::Place;
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Net};
 use crate::frame::Frame;
@@ -111,8 +110,8 @@ impl Fanout {
         }
     }
 
-    fn publisher_at(&self) -> SocketAddr {
-        if self.plan.protocol.is_one_port() { self.plan.ws } else { self.plan.control }
+    fn publisher_at(&self) -> &Place {
+        if self.plan.protocol.is_one_port() { &self.plan.ws } else { &self.plan.control }
     }
 
     fn is_unicast(&self) -> bool {
@@ -394,13 +393,13 @@ impl Work for Fanout {
 
     fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
         if self.publisher == Some(conn) {
-            let at = self.publisher_at();
-            return self.hear_publisher(net, conn, input).map_err(|it| it.at(at));
+            let at = self.publisher_at().clone();
+            return self.hear_publisher(net, conn, input).map_err(|it| it.at(&at));
         }
         let Some(n) = self.crowd.number(conn) else { return Ok(input.len()) };
         let mut used = 0;
         if self.stage == Stage::Opening {
-            used = self.crowd.hear(net, conn, n, input).map_err(|it| it.at(self.plan.ws))?;
+            used = self.crowd.hear(net, conn, n, input).map_err(|it| it.at(&self.plan.ws))?;
             if !self.crowd.is_there(n) {
                 return Ok(used);
             }
@@ -418,7 +417,7 @@ impl Work for Fanout {
                 Said::Close(_) if self.is_stalled(n) => self.note_cut(n),
                 Said::Close(it) => {
                     let text = format!("the server closes subscriber {n}: {}", words(it));
-                    return Err(Fault::new(text).at(self.plan.ws));
+                    return Err(Fault::new(text).at(&self.plan.ws));
                 }
             }
             Ok(())
@@ -442,7 +441,7 @@ impl Work for Fanout {
             self.note_cut(n);
             return Ok(());
         }
-        Err(self.crowd.closed(n).at(self.plan.ws))
+        Err(self.crowd.closed(n).at(&self.plan.ws))
     }
 
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {

@@ -107,7 +107,7 @@ impl Work for Idle {
 
     fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
         let Some(n) = self.crowd.number(conn) else { return Ok(input.len()) };
-        let used = self.crowd.hear(net, conn, n, input).map_err(|it| it.at(self.plan.ws))?;
+        let used = self.crowd.hear(net, conn, n, input).map_err(|it| it.at(&self.plan.ws))?;
         if !self.crowd.is_there(n) {
             return Ok(used);
         }
@@ -124,7 +124,7 @@ impl Work for Idle {
                 }
                 Said::Close(it) => {
                     let text = format!("the server closes subscriber {n}: {}", words(it));
-                    Err(Fault::new(text).at(self.plan.ws))
+                    Err(Fault::new(text).at(&self.plan.ws))
                 }
                 Said::Message(it) => {
                     let text = format!("nobody spoke, but subscriber {n} was told: ");
@@ -140,7 +140,7 @@ impl Work for Idle {
         if matches!(self.stage, Stage::Closing | Stage::After | Stage::Done) {
             return Ok(());
         }
-        Err(self.crowd.closed(n).at(self.plan.ws))
+        Err(self.crowd.closed(n).at(&self.plan.ws))
     }
 
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {

@@ -22,9 +22,9 @@ mod replies;
 mod scan;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::address::Address;
+use crate::address::{Address, Place};
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::Limits;
 use crate::reactor::{Bounds, Reactor, raise_descriptor_limit};
@@ -45,7 +45,7 @@ impl Fault {
     }
 
     /// The same, of the server at that address.
-    fn at(self, server: SocketAddr) -> Fault {
+    fn at(self, server: &Place) -> Fault {
         Fault(format!("{server}: {}", self.0))
     }
 }
@@ -115,9 +115,9 @@ pub struct Plan {
     /// To whom.
     pub protocol: Protocol,
     /// Where subscribers connect.
-    pub ws: SocketAddr,
+    pub ws: Place,
     /// Where publishers and commands go.
-    pub control: SocketAddr,
+    pub control: Place,
     /// The namespace, for servers of ours.
     pub namespace: String,
     /// Its key.
@@ -337,7 +337,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
     let mut dialed = 0;
     while !driver.work.is_done() {
         while let Some(door) = driver.work.wish() {
-            let to = if door == Door::Web { plan.ws } else { plan.control };
+            let to = if door == Door::Web { &plan.ws } else { &plan.control };
             // Few, and a server may trust none but the usual address.
             let is_few = door == Door::Control && plan.connections <= PORTS_PER_ADDRESS;
             let from = source(to, dialed).filter(|_| !is_few);
@@ -362,11 +362,11 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
 
 /// The address of ours to come from. A port rests for a minute after its connection, so each run
 /// has addresses of its own, of which the loopback network has millions.
-fn source(to: SocketAddr, dialed: usize) -> Option<IpAddr> {
+fn source(to: &Place, dialed: usize) -> Option<IpAddr> {
     let place = (dialed / PORTS_PER_ADDRESS) % ADDRESSES;
     let last = u8::try_from(place).unwrap_or_default().checked_add(1)?;
     let [.., high, low] = std::process::id().to_be_bytes();
-    let is_near = to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let is_near = matches!(to, Place::Ip(to) if to.ip() == Ipv4Addr::LOCALHOST);
     is_near.then_some(Ipv4Addr::new(127, high, low, last).into())
 }
 
@@ -376,8 +376,8 @@ fn sample(workload: Workload, subscribers: usize) -> Plan {
     Plan {
         workload,
         protocol: Protocol::Fws,
-        ws: ([127, 0, 0, 1], 1).into(),
-        control: ([127, 0, 0, 1], 1).into(),
+        ws: Place::Ip(([127, 0, 0, 1], 1).into()),
+        control: Place::Ip(([127, 0, 0, 1], 1).into()),
         namespace: "demo".into(),
         key: "key".into(),
         origin: None,

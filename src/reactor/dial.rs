@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use mio::Token;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::Reactor;
 use super::peer::flag;
 use super::stream::Stream;
-use crate::address::Address;
+use crate::address::Place;
 use crate::edge::{Door, Handler};
 
 impl Reactor {
@@ -25,17 +25,27 @@ impl Reactor {
         &mut self,
         handler: &mut impl Handler,
         door: Door,
-        to: SocketAddr,
+        to: &Place,
         from: Option<IpAddr>,
     ) -> io::Result<()> {
-        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = match to {
+            Place::Ip(SocketAddr::V4(_)) => AddressFamily::INET,
+            Place::Ip(SocketAddr::V6(_)) => AddressFamily::INET6,
+            Place::Unix(_) => AddressFamily::UNIX,
+        };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        sockopt::set_tcp_nodelay(&fd, true)?;
         if let Some(from) = from {
             rustix::net::bind(&fd, &SocketAddr::new(from, 0))?;
         }
-        match rustix::net::connect(&fd, &to) {
+        let answer = match to {
+            Place::Ip(to) => {
+                sockopt::set_tcp_nodelay(&fd, true)?;
+                rustix::net::connect(&fd, to)
+            }
+            Place::Unix(path) => rustix::net::connect(&fd, &SocketAddrUnix::new(path)?),
+        };
+        match answer {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
@@ -47,7 +57,7 @@ impl Reactor {
             self.io.free(conn);
             return Err(error);
         }
-        handler.opened(&mut self.io, conn, door, Address::Ip(to.ip()));
+        handler.opened(&mut self.io, conn, door, to.address());
         Ok(())
     }
 }

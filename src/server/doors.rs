@@ -3,7 +3,7 @@
 //! start.
 
 use std::env;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use listenfd::ListenFd;
@@ -33,7 +33,9 @@ impl Doors {
             all.iter().any(|(_, it)| it.door == door && it.is_unix() == is_unix)
         };
         let cannot = |what: &str, place: String, error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot listen on {place} ({what}): {error}"))
+            let advice = advice(&error, what.ends_with("unix"));
+            let text = format!("cannot listen on {place} ({what}): {error}{advice}");
+            io::Error::new(error.kind(), text)
         };
         let tcp = |door, what: &str, address: SocketAddr| {
             Listener::tcp(door, address).map_err(|e| cannot(what, address.to_string(), e))
@@ -78,6 +80,25 @@ impl Doors {
     pub fn address(&self, name: &str, is_port: bool) -> Option<String> {
         let is_it = |(other, it): &&(&str, Listener)| *other == name && !(is_port && it.is_unix());
         self.all.iter().find(is_it).map(|(_, listener)| listener.address())
+    }
+}
+
+/// What is to be done about it, where that can be known.
+fn advice(error: &io::Error, is_unix: bool) -> &'static str {
+    // Other errors are ours, and say it themselves.
+    match error.raw_os_error().map(|_| error.kind()) {
+        Some(ErrorKind::NotFound | ErrorKind::PermissionDenied) if is_unix => {
+            "; the folder that it is to be in must be there, and writable for this user"
+        }
+        Some(ErrorKind::PermissionDenied) => {
+            "; ports below 1024 are root's: choose a higher one and let a proxy have this one, or \
+             let systemd open it (fws.socket)"
+        }
+        Some(ErrorKind::AddrInUse) => {
+            "; `ss -ltnp` shows who listens there: stop it, or choose another port"
+        }
+        Some(ErrorKind::AddrNotAvailable) => "; `ip address` shows the addresses of this machine",
+        _ => "",
     }
 }
 

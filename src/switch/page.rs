@@ -9,6 +9,11 @@ use crate::frame::Frame;
 
 const JSON: &str = "application/json; charset=UTF-8";
 
+/// What a person is told who looks at the port of a server without the page.
+const FOR_PERSONS: &str = "\
+This is fws, a push server: clients connect under /socket; with --demo there is a page here.
+";
+
 /// How long the token of a guest of the demo page is good.
 const DEMO_TOKEN_SECONDS: u64 = 600;
 
@@ -22,10 +27,15 @@ pub struct Demo {
 }
 
 impl Site<'_> {
-    /// The page to try the server with; not found without `--demo`.
+    /// The page to try the server with; not found without `--demo`, and at `/` with a word on it.
     pub(super) fn answer_demo(&self, net: &mut impl Net, head: &Head<'_>) -> Response {
         let not_found = || Response::new(404).text(sockjs::NOT_FOUND);
-        let Some(demo) = self.demo else { return not_found() };
+        let Some(demo) = self.demo else {
+            return match head.path() {
+                "/" => Response::new(404).text(&[sockjs::NOT_FOUND, FOR_PERSONS].concat()),
+                _ => not_found(),
+            };
+        };
         match (head.method, head.path()) {
             ("GET" | "HEAD", "/") => Response::new(200)
                 .header("Cache-Control", "no-cache")

@@ -2,9 +2,11 @@
 
 use std::io::{IsTerminal, Write, stderr};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 
 use super::table::{json, text};
 use super::*;
+use crate::address::Place;
 use crate::cli::output::out;
 use crate::cli::session;
 use crate::client::{self, Address};
@@ -30,14 +32,20 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
 
 /// Which of the server's addresses nobody listens at, if any: why a run has failed, perhaps.
 fn absence(plan: &Plan) -> String {
-    let is_gone = |at: &&SocketAddr| client::reach(&Address::Tcp(at.to_string())).is_err();
-    let ports: &[SocketAddr] = match plan.workload {
-        Workload::Control => &[plan.control],
-        Workload::Idle | Workload::Churn => &[plan.ws],
-        _ if plan.protocol.is_one_port() => &[plan.ws],
-        _ => &[plan.ws, plan.control],
+    let is_gone = |at: &&Place| {
+        let at = match at {
+            Place::Ip(at) => Address::Tcp(at.to_string()),
+            Place::Unix(path) => Address::Unix(path.clone()),
+        };
+        client::reach(&at).is_err()
     };
-    let gone = ports.iter().find(is_gone);
+    let places = match plan.workload {
+        Workload::Control => vec![&plan.control],
+        Workload::Idle | Workload::Churn => vec![&plan.ws],
+        _ if plan.protocol.is_one_port() => vec![&plan.ws],
+        _ => vec![&plan.ws, &plan.control],
+    };
+    let gone = places.into_iter().find(is_gone);
     gone.map_or_else(String::new, |at| format!("; nobody listens at {at}"))
 }
 
@@ -61,8 +69,13 @@ fn plan(call: &Call) -> Result<Plan, Stop> {
     Ok(Plan {
         workload,
         protocol,
-        ws: address(call, AT_WS, config.ws)?,
-        control: address(call, AT_CONTROL, Some(config.control))?,
+        ws: place(call, [&AT_WS, &AT_WS_UNIX], config.ws_unix.as_deref(), config.ws)?,
+        control: place(
+            call,
+            [&AT_CONTROL, &AT_CONTROL_UNIX],
+            config.control_unix.as_deref(),
+            Some(config.control),
+        )?,
         namespace: namespace.to_owned(),
         key,
         origin: session::origin(call)?.map(str::to_owned),
@@ -113,18 +126,27 @@ fn no_number(flag: Flag, text: &str) -> Stop {
 }
 
 /// Where to connect: a flag says it, with a name or a number for a host, or the configuration.
-fn address(call: &Call, flag: Flag, configured: Option<SocketAddr>) -> Result<SocketAddr, Stop> {
-    let text = match (call.flag(flag.name), configured) {
-        (Some(text), _) => session::place(&flag, text)?.to_owned(),
-        (None, Some(configured)) => Address::to_reach(configured).to_string(),
+fn place(
+    call: &Call,
+    flags: [&Flag; 2],
+    unix: Option<&Path>,
+    configured: Option<SocketAddr>,
+) -> Result<Place, Stop> {
+    let name = flags[0].name;
+    let at = match (session::door(call, flags, unix)?, configured) {
+        (Some(at), _) => at,
+        (None, Some(configured)) => Address::to_reach(configured),
         (None, None) => {
-            let name = flag.name;
             return Err(Stop::Usage(format!("say with --{name} where that port is")));
         }
     };
-    let wrong = |why: String| Stop::Usage(format!("--{}: {text}: {why}", flag.name));
+    let text = match at {
+        Address::Unix(path) => return Ok(Place::Unix(path)),
+        at => at.to_string(),
+    };
+    let wrong = |why: String| Stop::Usage(format!("--{name}: {text}: {why}"));
     let found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
     let found: Vec<SocketAddr> = found.collect();
     let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
-    first.copied().ok_or_else(|| wrong("no such host".into()))
+    first.copied().map(Place::Ip).ok_or_else(|| wrong("no such host".into()))
 }

@@ -118,7 +118,8 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
     if is_ours("Origin not allowed") {
         return origin(site, check);
     }
-    if is_ours(sockjs::NOT_FOUND.trim()) {
+    // At `/` there is more behind it.
+    if text.lines().next() == Some(sockjs::NOT_FOUND.trim()) {
         let says = format!("the server knows no {}: its paths begin with /socket", site.url.path);
         return wrong(says, PATH);
     }

@@ -11,7 +11,7 @@ mod url;
 use std::time::Duration;
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS_UNIX, Flag, KEY};
-use super::output::{out, printable, printable_json};
+use super::output::{out, out_json, printable};
 use super::session::{namespace_key, origin, seconds};
 use super::{Call, Command, Stop};
 use crate::client::Address;
@@ -201,7 +201,7 @@ impl Report {
             let object = serde_json::json!({
                 "url": url.to_string(), "ok": wrong == 0, "checks": checks,
             });
-            out(&(printable_json(&object.to_string()) + "\n"))?;
+            out_json(&object)?;
         }
         match wrong {
             0 => Ok(()),

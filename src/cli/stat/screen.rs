@@ -6,6 +6,24 @@ use crate::codec::prometheus::Sample;
 /// Namespaces shown.
 const NAMESPACES: usize = 3;
 
+/// Characters of a row: what it is, how much, and how much a second; and of two rows side by side,
+/// of which the second has no rate.
+const LABEL: usize = 18;
+const VALUE: usize = 12;
+const RATE: usize = 11;
+const ROW: usize = LABEL + 1 + VALUE + 1 + RATE;
+const LEFT: usize = ROW + 3;
+const BOTH: usize = LEFT + LABEL + 1 + VALUE;
+/// With fewer columns there would be no room for words.
+const NARROWEST: usize = 20;
+
+/// Of a terminal, in characters.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    pub columns: usize,
+    pub lines: usize,
+}
+
 /// All numbers at one moment.
 pub(super) struct Reading(Vec<Sample>);
 
@@ -39,11 +57,49 @@ impl Reading {
 /// A reading before this one, and how long ago that was in microseconds.
 type Before<'a> = Option<(&'a Reading, u64)>;
 
-/// The text: it fits a terminal of 80 columns and 24 lines.
-pub(super) fn screen(address: &str, now: &Reading, before: Before<'_>) -> String {
-    let left = traffic(now, before) + "\n" + &work(now, before);
-    let right = presence(now) + "\n" + &store(now);
-    headline(address, now) + &beside(&left, &right) + &namespaces(now, before)
+/// The text, no wider than that: with 80 columns it has 23 lines, with fewer than 77 some 38.
+pub(super) fn screen(address: &str, now: &Reading, before: Before<'_>, columns: usize) -> String {
+    let (traffic, work) = (traffic(now, before), work(now, before));
+    let (presence, store) = (presence(now), store(now));
+    let namespaces = namespaces(now, before);
+    let rows = match columns {
+        BOTH.. => {
+            let (left, right) = (format!("{traffic}\n{work}"), format!("{presence}\n{store}"));
+            beside(&left, &right) + &namespaces
+        }
+        NARROWEST.. => narrow(&[traffic, presence, work, store, namespaces].join("\n"), columns),
+        _ => "too narrow\n".into(),
+    };
+    headline(address, now, columns) + &rows
+}
+
+/// As many lines as there is room for, of which the last says how many are not shown.
+pub(super) fn cut(text: &str, size: Size) -> String {
+    let count = text.lines().count();
+    if count <= size.lines {
+        return text.into();
+    }
+    let shown = size.lines.saturating_sub(1);
+    let lines = text.lines().take(shown).map(|line| format!("{line}\n"));
+    lines.chain([first(&format!("… {} lines more", count - shown), size.columns)]).collect()
+}
+
+/// Rows that would be cut lose their rate instead, and then the end of their label: half a number
+/// would be another one.
+fn narrow(rows: &str, columns: usize) -> String {
+    let row = |line: &str| match columns {
+        ROW.. => format!("{line}\n"),
+        _ => {
+            let label = first(line, LABEL.min(columns - VALUE - 1));
+            let value: String = line.chars().skip(LABEL).take(1 + VALUE).collect();
+            format!("{}\n", (label + &value).trim_end())
+        }
+    };
+    rows.lines().map(row).collect()
+}
+
+fn first(text: &str, count: usize) -> String {
+    text.chars().take(count).collect()
 }
 
 /// Two blocks in two columns.
@@ -51,7 +107,7 @@ fn beside(left: &str, right: &str) -> String {
     let (left, right): (Vec<&str>, Vec<&str>) = (left.lines().collect(), right.lines().collect());
     let line = |at: usize| {
         let of = |lines: &[&str]| lines.get(at).copied().unwrap_or_default().to_owned();
-        format!("{}\n", format!("{:<46}{}", of(&left), of(&right)).trim_end())
+        format!("{}\n", format!("{:<LEFT$}{}", of(&left), of(&right)).trim_end())
     };
     (0..left.len().max(right.len())).map(line).collect()
 }
@@ -99,7 +155,7 @@ fn presence(now: &Reading) -> String {
     text
 }
 
-fn headline(address: &str, now: &Reading) -> String {
+fn headline(address: &str, now: &Reading, columns: usize) -> String {
     let version = now.named("fws_build_info").find_map(|it| it.label("version"));
     let is_set = |name: &str| now.sum(name).is_some_and(|value| value > 0.0);
     let health = match () {
@@ -107,7 +163,11 @@ fn headline(address: &str, now: &Reading) -> String {
         () if is_set("fws_store_failing") => "STORE FAILING",
         () => "ok",
     };
-    format!("fws {} at {address}: {health}\n", printable(version.unwrap_or("?")))
+    let fws = format!("fws {} at {address}", printable(version.unwrap_or("?")));
+    let line = format!("{fws}: {health}");
+    // How it is must not be what is cut.
+    let is_short = line.chars().count() <= columns;
+    first(&if is_short { line } else { format!("{health}: {fws}") }, columns) + "\n"
 }
 
 /// The loop and the process.
@@ -164,14 +224,13 @@ fn namespaces(now: &Reading, before: Before<'_>) -> String {
     for (since, total, name) in rows {
         let rate = before.filter(|(_, us)| *us > 0);
         let rate = rate.map_or("-".into(), |(_, us)| count(since * 1e6 / us as f64));
-        let short: String = printable(name).chars().take(18).collect();
-        text += &row(&short, &count(total), &rate);
+        text += &row(&first(&printable(name), LABEL), &count(total), &rate);
     }
     text
 }
 
 fn row(label: &str, value: &str, rate: &str) -> String {
-    let line = format!("{label:<18} {value:>12} {rate:>11}");
+    let line = format!("{label:<LABEL$} {value:>VALUE$} {rate:>RATE$}");
     format!("{}\n", line.trim_end())
 }
 
@@ -242,7 +301,7 @@ mod tests {
             )
         };
         let (before, now) = (reading(&text(100, 50, 0)), reading(&text(1100, 100, 50)));
-        let first = screen("here:1", &before, None);
+        let first = screen("here:1", &before, None, 80);
         assert!(first.starts_with("fws 1.2.3 at here:1: ok\nTRAFFIC "), "{first}");
         let has = |text: &str, words: &[&str]| {
             let wanted = words.join(" ");
@@ -255,7 +314,7 @@ mod tests {
         has(&first, &["WebSocket", "12.3 k"]);
         has(&first, &["deliveries", "100", "-"]);
         has(&first, &["99 %", "<= 0.1 ms"]);
-        let second = screen("here:1", &now, Some((&before, 2_000_000)));
+        let second = screen("here:1", &now, Some((&before, 2_000_000)), 80);
         has(&second, &["deliveries", "1100", "500"]);
         has(&second, &["half of the turns", "<= 0.1 ms"]);
         has(&second, &["99 %", "<= 5 ms"]);
@@ -265,9 +324,47 @@ mod tests {
     }
 
     #[test]
+    fn in_a_small_window_nothing_is_half_there() {
+        let now = reading(
+            "fws_deliveries_total 123456\nfws_connections{kind=\"websocket\"} 12345\n\
+             fws_store_last_batch_seconds 0.0015\n\
+             fws_namespace_deliveries_total{namespace=\"shop\"} 123456\n",
+        );
+        let at = "an.address.as.long.as.some:8086";
+        for columns in 0..=80 {
+            let text = screen(at, &now, Some((&now, 1_000_000)), columns);
+            let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= columns.max(10), "{columns}: {text}");
+            let rows: Vec<Vec<&str>> =
+                text.lines().map(|line| line.split_whitespace().collect()).collect();
+            let whole = |words: &[&str]| {
+                assert!(rows.iter().any(|row| row.starts_with(words)), "{columns}: {text}");
+            };
+            match columns {
+                ..20 => whole(&["too", "narrow"]),
+                20..43 => assert!(rows.iter().any(|row| row.ends_with(&["123.5", "k"])), "{text}"),
+                _ => whole(&["deliveries", "123.5", "k", "0"]),
+            }
+            let values = ["12.3 k", "1.5 ms"];
+            assert!(columns < 20 || values.iter().all(|it| text.contains(it)), "{columns}: {text}");
+        }
+        let health = |columns| screen(at, &now, None, columns).lines().next().map(String::from);
+        assert_eq!(health(30).unwrap(), "ok: fws ? at an.address.as.lon");
+        let text = screen(at, &now, None, 50);
+        let low = cut(&text, Size { columns: 50, lines: 10 });
+        assert_eq!(low.lines().count(), 10);
+        assert_eq!(
+            low.lines().last().unwrap(),
+            format!("… {} lines more", text.lines().count() - 9)
+        );
+        assert_eq!(cut(&text, Size { columns: 50, lines: 99 }), text);
+        assert_eq!(cut(&text, Size { columns: 5, lines: 1 }), "… 38 ");
+    }
+
+    #[test]
     fn health_comes_first() {
         let health =
-            |text: &str| screen("a", &reading(text), None).lines().next().map(String::from);
+            |text: &str| screen("a", &reading(text), None, 80).lines().next().map(String::from);
         assert_eq!(health("fws_store_failing 1\n").unwrap(), "fws ? at a: STORE FAILING");
         assert_eq!(
             health("fws_store_failing 1\nfws_draining 1\n").unwrap(),

@@ -1,8 +1,8 @@
 //! `fws store check`: is the store whole, and what is in it?
 
 use super::{failed, holder, now};
-use crate::cli::flags::{CONFIG, DATA};
-use crate::cli::output::{out, tell};
+use crate::cli::flags::{CONFIG, DATA, JSON};
+use crate::cli::output::{out, out_json, tell};
 use crate::cli::{Call, Command, Stop};
 use crate::hub::Row;
 use crate::journal::store::{DAMAGED_ADVICE, Folder, Home, Opened};
@@ -21,7 +21,7 @@ namespaces, grants and states there are, how many of the states have ended and
 only wait to be removed, the bytes of all these rows, and those of the file.
 
 Exit code 0: it is whole; 1: it is damaged or gone, and a line says how.",
-    flags: &[DATA, CONFIG],
+    flags: &[JSON, DATA, CONFIG],
     examples: &[
         ("fws store check", "the store in ./fws-data"),
         ("fws store check --data /mnt/backup/fws-data", "is that copy any good?"),
@@ -51,8 +51,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     read.map_err(|damage| Stop::Failed(damaged(damage)))?;
     let file_bytes = std::fs::metadata(&path).map_err(failed)?.len();
     let [namespaces, grants, states] = content.counts;
-    let mut text = format!("{} is whole\n", path.display());
-    for (name, number) in [
+    let numbers = [
         ("format", content.format()),
         ("term", content.facts.term),
         ("batches", content.facts.batch),
@@ -62,7 +61,16 @@ fn run(call: &Call) -> Result<(), Stop> {
         ("ended", ended),
         ("bytes", content.bytes),
         ("file_bytes", file_bytes),
-    ] {
+    ];
+    if call.flag(JSON.name).is_some() {
+        let mut object = serde_json::json!({"file": path.display().to_string()});
+        for (name, number) in numbers {
+            object[name] = number.into();
+        }
+        return out_json(&object);
+    }
+    let mut text = format!("{} is whole\n", path.display());
+    for (name, number) in numbers {
         text.push_str(&format!("{name:<11} {number}\n"));
     }
     out(&text)

@@ -1,0 +1,4 @@
+import FWS = require('./fws.js');
+
+export { FWS };
+export default FWS;

@@ -214,6 +214,11 @@ impl Watches {
         None
     }
 
+    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    pub fn trim(&mut self) -> bool {
+        self.watches.trim() | self.wheel.trim()
+    }
+
     /// Why it is to be cut now, if it is.
     pub fn judge(&mut self, id: WatchId, now: Millis) -> Option<CloseReason> {
         let due = self.due(id).filter(|(at, _)| *at <= now);
@@ -442,6 +447,7 @@ mod tests {
             world.watches.note(id, ConnId::new(8, 8), waiting, false, Millis(0));
         }
         crowd.iter_mut().for_each(|id| world.watches.end(id));
+        while world.watches.trim() {}
         let Watches { watches, wheel, .. } = &world.watches;
         assert_eq!((watches.len(), wheel.len()), (1, 1));
         assert!(watches.capacity() < 1000, "{}", watches.capacity());

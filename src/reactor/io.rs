@@ -91,6 +91,8 @@ pub(super) struct Io {
     admins: usize,
     /// Input that waits.
     pub tails: Tails,
+    /// There is more memory to be given back.
+    pub is_shrinking: bool,
     /// What the system says of the process.
     files: Files,
 }
@@ -119,6 +121,7 @@ impl Io {
             meters: Meters::default(),
             admins: 0,
             tails: Tails::default(),
+            is_shrinking: false,
             files: Files::open(),
         }
     }
@@ -394,7 +397,7 @@ impl Io {
         Some((conn, peer.phase))
     }
 
-    /// Gives the memory of lists back that a crowd has left behind.
+    /// Gives the memory back that a crowd has left behind: of tables a part.
     pub fn shrink(&mut self) {
         self.frames.shrink(self.now.mono);
         let Io { ready, first, dirty, heavy, leaving, peers, .. } = self;
@@ -404,6 +407,8 @@ impl Io {
             let needed = list.len().max(crowd);
             if needed == 0 && list.capacity() >= LIST_KEPT {
                 *list = VecDeque::new();
+        let Io { peers, wheel, tails, watches, .. } = self;
+        self.is_shrinking = peers.trim() | wheel.trim() | tails.trim() | watches.trim();
             } else if list.capacity() > LIST_KEPT && needed <= list.capacity() / 8 {
                 list.shrink_to(2 * needed);
             }

@@ -251,6 +251,8 @@ pub struct Web<P> {
     dirty: VecDeque<PolledId>,
     /// Bytes of messages given to receivers in this turn.
     given: usize,
+    /// There is more memory to be given back.
+    is_shrinking: bool,
     /// How many sessions there are over WebSockets, raw ones and those of SockJS.
     raw_sockets: usize,
     sockjs_sockets: usize,
@@ -277,6 +279,7 @@ impl<P> Web<P> {
             hungry: Hungry::default(),
             dirty: VecDeque::new(),
             given: 0,
+            is_shrinking: false,
             raw_sockets: 0,
             sockjs_sockets: 0,
             back_ms: None,
@@ -452,12 +455,14 @@ impl<P> Web<P> {
 
     /// When a turn is wanted at the latest.
     pub fn due(&self) -> Option<Millis> {
-        if self.dirty.is_empty() { self.wheel.next_at().map(Millis) } else { Some(Millis(0)) }
+        let is_busy = !self.dirty.is_empty() || self.is_shrinking;
+        if is_busy { Some(Millis(0)) } else { self.wheel.next_at().map(Millis) }
     }
 
     /// Once a turn, before its input.
     pub fn tick<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.given = 0;
+        self.is_shrinking = self.sessions.trim() | self.wheel.trim();
         self.wheel.advance(net.now().mono.0);
         for _ in 0..SESSIONS_PER_TURN {
             let Some((_, id)) = self.wheel.pop_expired() else { return };

@@ -405,7 +405,7 @@ impl<P> Web<P> {
                 let reason = http.time_out(net, conn);
                 net.close(conn, reason);
             }
-            Line::Taking(taking) => taking.beat(net, conn, self.limits.heartbeat_ms),
+            Line::Taking(taking) => taking.timed_out(net, conn, &self.limits),
             Line::Socket(_) => self.socket_timed_out(net, app, conn),
             // Those have no deadline: the session's counts.
             Line::None | Line::Receiver(_) | Line::Sender(..) => {}

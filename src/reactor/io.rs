@@ -194,13 +194,6 @@ impl Io {
         }
     }
 
-    /// Takes a connection off the ready list's books: whoever stops early puts it back.
-    pub fn unmark_ready(&mut self, conn: ConnId) {
-        if let Some(peer) = self.peer(conn) {
-            peer.set(flag::ON_READY, false);
-        }
-    }
-
     /// Whether the handler knows a connection no more.
     pub fn is_leaving(&self, conn: ConnId) -> bool {
         self.peers.get(conn).is_some_and(|peer| peer.phase != Phase::Open)

@@ -474,8 +474,8 @@ impl Reactor {
 
     /// Throws away what a closing peer still sends, one read a turn.
     fn discard(&mut self, conn: ConnId) {
-        self.io.unmark_ready(conn);
         let Some(peer) = self.io.peer(conn) else { return };
+        peer.set(flag::ON_READY, false);
         match peer.stream.read(&mut self.scratch) {
             Ok(count @ 1..) => {
                 self.io.meters.received_bytes += count as u64;

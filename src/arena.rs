@@ -65,9 +65,14 @@ pub const NIL: u32 = u32::MAX;
 /// So much memory is kept, however few slots are used, so that a few that come and go cost nothing.
 const KEEP_BYTES: usize = 16 * 1024;
 /// Slots that are let go of at a time: some 20 µs.
-const TRIMMED_MAX: usize = 1024;
+pub const TRIMMED_MAX: usize = 1024;
 /// Slots whose memory is given back at a time: the kernel takes 50 µs for a megabyte.
 const SHRUNK_MAX: usize = 16 * 1024;
+
+/// Gives a part of the memory of a list back, on the way to as much as is wanted.
+pub fn shrink_some<T>(list: &mut Vec<T>, wanted: usize) {
+    list.shrink_to(wanted.max(list.capacity().saturating_sub(SHRUNK_MAX)));
+}
 
 /// Values in numbered slots, for crowds: unlike a slab's, the memory of those that are freed comes
 /// back without a search ([`Slots::trim`]). The slot that was freed last is used first. All takes
@@ -230,7 +235,7 @@ impl<T> Slots<T> {
         }
         let wanted = 2 * self.entries.len();
         if wanted <= before.1 / 2 {
-            self.entries.shrink_to(wanted.max(before.1.saturating_sub(SHRUNK_MAX)));
+            shrink_some(&mut self.entries, wanted);
         }
         before != (self.entries.len(), self.entries.capacity())
     }

@@ -42,7 +42,7 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 
 use crate::address::{Address, Proxies};
-use crate::arena::Arena;
+use crate::arena::{Arena, TRIMMED_MAX, shrink_some};
 use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Net};
@@ -437,20 +437,21 @@ impl<P> Web<P> {
             }
             Line::Socket(socket) => self.socket_closed(app, socket),
         }
-        self.give_back_lines();
+        self.is_shrinking |= self.give_back_lines();
     }
 
-    /// Gives the memory of the last places back when nobody is there.
-    fn give_back_lines(&mut self) {
-        while let Some(Line::None) = self.lines.last() {
-            self.lines.pop();
+    /// Gives a part of the memory of the last places back, while nobody is there. Whether there may
+    /// be more.
+    fn give_back_lines(&mut self) -> bool {
+        let (len, capacity) = (self.lines.len(), self.lines.capacity());
+        let is_free = |line: &&Line<P>| matches!(line, Line::None);
+        let free = self.lines.iter().rev().take(TRIMMED_MAX).take_while(is_free).count();
+        self.lines.truncate(len - free);
+        let wanted = if len == free { 0 } else { 2 * (len - free) + LINES_KEPT };
+        if capacity > 2 * wanted && capacity >= LINES_KEPT {
+            shrink_some(&mut self.lines, wanted);
         }
-        let wanted = 2 * self.lines.len() + LINES_KEPT;
-        if self.lines.is_empty() && self.lines.capacity() >= LINES_KEPT {
-            self.lines = Vec::new();
-        } else if self.lines.capacity() > 2 * wanted {
-            self.lines.shrink_to(wanted);
-        }
+        free == TRIMMED_MAX || self.lines.capacity() < capacity
     }
 
     /// When a turn is wanted at the latest.
@@ -462,7 +463,7 @@ impl<P> Web<P> {
     /// Once a turn, before its input.
     pub fn tick<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.given = 0;
-        self.is_shrinking = self.sessions.trim() | self.wheel.trim();
+        self.is_shrinking = self.sessions.trim() | self.wheel.trim() | self.give_back_lines();
         self.wheel.advance(net.now().mono.0);
         for _ in 0..SESSIONS_PER_TURN {
             let Some((_, id)) = self.wheel.pop_expired() else { return };
@@ -517,5 +518,17 @@ mod tests {
         type Known = (u64, u64, bool);
         assert!(size_of::<Line<()>>() <= 48, "{}", size_of::<Line<()>>());
         assert!(size_of::<Line<Known>>() <= 64, "{}", size_of::<Line<Known>>());
+    }
+
+    #[test]
+    fn places_of_a_crowd_are_given_back_in_parts() {
+        let mut web = Web::<()>::new(Vec::new(), Limits::default(), Now::default());
+        web.lines.resize_with(100_000, || Line::None);
+        let mut times = 0;
+        while web.give_back_lines() {
+            times += 1;
+            assert!(web.lines.len() + times * TRIMMED_MAX >= 100_000);
+        }
+        assert_eq!((web.lines.len(), web.lines.capacity()), (0, 0));
     }
 }

@@ -1,8 +1,9 @@
 //! Slots that are used again. [`Slots`] are bare, for lists that link their own elements; in an
 //! [`Arena`] each has a generation, and whoever keeps an [`Id`] past the life of what it names
-//! finds nothing, never a stranger in the same slot. Both give memory back when a crowd has gone:
-//! all of it when nobody is left, as other tables do, because a block that only shrinks stays where
-//! the crowd has pushed it, and the allocator gives back nothing that lies in front of it.
+//! finds nothing, never a stranger in the same slot. Both give memory back when a crowd has gone, a
+//! part each time that their owner says so: all of it when nobody is left, as other tables do,
+//! because a block that only shrinks stays where the crowd has pushed it, and the allocator gives
+//! back nothing that lies in front of it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -63,19 +64,25 @@ impl<K> fmt::Debug for Id<K> {
 pub const NIL: u32 = u32::MAX;
 /// So much memory is kept, however few slots are used, so that a few that come and go cost nothing.
 const KEEP_BYTES: usize = 16 * 1024;
+/// Slots that are let go of at a time: some 20 µs.
+pub const TRIMMED_MAX: usize = 1024;
+/// Slots whose memory is given back at a time: the kernel takes 50 µs for a megabyte.
+const SHRUNK_MAX: usize = 16 * 1024;
+
+/// Gives a part of the memory of a list back, on the way to as much as is wanted.
+pub fn shrink_some<T>(list: &mut Vec<T>, wanted: usize) {
+    list.shrink_to(wanted.max(list.capacity().saturating_sub(SHRUNK_MAX)));
+}
 
 /// Values in numbered slots, for crowds: unlike a slab's, the memory of those that are freed comes
-/// back without a search. The slot that was freed last is used first; behind the highest slot in
-/// use there are none once three quarters are free, and the memory is given back by and by. All
-/// takes constant time, but for that: a step for each slot that there was.
+/// back without a search ([`Slots::trim`]). The slot that was freed last is used first. All takes
+/// constant time, but for what a vector takes to grow.
 #[derive(Debug)]
 pub struct Slots<T> {
     entries: Vec<Entry<T>>,
     /// The free slot that is used next.
     free: u32,
     used: usize,
-    /// Memory is given back when somebody says so.
-    is_lazy: bool,
 }
 
 #[derive(Debug)]
@@ -102,13 +109,7 @@ impl<T> Slots<T> {
 
     /// None yet. Allocates nothing.
     pub const fn new() -> Slots<T> {
-        Slots { entries: Vec::new(), free: NIL, used: 0, is_lazy: false }
-    }
-
-    /// None yet, and memory is given back by [`Slots::trim`] alone: for what comes and goes in
-    /// crowds all the time.
-    pub const fn lazy() -> Slots<T> {
-        Slots { entries: Vec::new(), free: NIL, used: 0, is_lazy: true }
+        Slots { entries: Vec::new(), free: NIL, used: 0 }
     }
 
     /// How many are in use.
@@ -192,24 +193,27 @@ impl<T> Slots<T> {
         }
         self.free = slot;
         self.used -= 1;
-        if !self.is_lazy && self.has_spare() && self.used <= self.entries.len() / 4 {
-            self.trim();
-        }
         Some(value)
     }
 
     /// Whether there are more than are kept.
     pub fn has_spare(&self) -> bool {
-        self.entries.len() > Self::KEPT || (self.used == 0 && self.entries.capacity() > Self::KEPT)
+        let (len, capacity) = (self.entries.len(), self.entries.capacity());
+        len > Self::KEPT || capacity > 4 * Self::KEPT || (self.used == 0 && capacity > Self::KEPT)
     }
 
-    /// Lets go of the free slots behind the highest in use.
+    /// Once three quarters are free, lets go of those behind the highest in use, and gives the
+    /// memory back: a part of it. Whether there may be more.
+    #[inline]
+    pub fn trim(&mut self) -> bool {
+        self.has_spare() && self.used <= self.entries.capacity() / 4 && self.trim_some()
+    }
+
     #[cold]
-    pub fn trim(&mut self) {
-        if self.used == 0 {
-            (self.entries, self.free) = (Vec::new(), NIL);
-        }
-        while self.has_spare()
+    fn trim_some(&mut self) -> bool {
+        let before = (self.entries.len(), self.entries.capacity());
+        let end = Self::KEPT.max(before.0.saturating_sub(TRIMMED_MAX));
+        while self.entries.len() > end
             && let Some(&Entry::Free { previous, next }) = self.entries.last()
         {
             let slot = self.entries.len() as u32 - 1;
@@ -225,9 +229,15 @@ impl<T> Slots<T> {
             }
             self.entries.pop();
         }
-        if self.entries.len() <= self.entries.capacity() / 4 {
-            self.entries.shrink_to(2 * self.entries.len());
+        if self.used == 0 && self.entries.len() <= Self::KEPT {
+            self.entries.clear();
+            self.free = NIL;
         }
+        let wanted = 2 * self.entries.len();
+        if wanted <= before.1 / 2 {
+            shrink_some(&mut self.entries, wanted);
+        }
+        before != (self.entries.len(), self.entries.capacity())
     }
 
     /// All that are in use, in their order.
@@ -331,6 +341,12 @@ impl<T, K> Arena<T, K> {
         self.slots.remove(id.slot).map(|(_, value)| value)
     }
 
+    /// As [`Slots::trim`].
+    #[inline]
+    pub fn trim(&mut self) -> bool {
+        self.slots.trim()
+    }
+
     /// Whether that id still names a value.
     pub fn contains(&self, id: Id<K>) -> bool {
         self.get(id).is_some()
@@ -412,6 +428,35 @@ mod tests {
         assert_eq!([7, 8, 9, 10].map(|value| slots.insert(value)), [2, 4, 1, 5]);
     }
 
+    /// As often as there is something, a bounded part each time. How often.
+    fn trim<T>(slots: &mut Slots<T>) -> usize {
+        let mut times = 0;
+        loop {
+            let (before, memory) = (slots.slots(), slots.capacity());
+            let has_more = slots.trim();
+            assert!(before - slots.slots() <= TRIMMED_MAX + Slots::<T>::KEPT);
+            assert!(memory - slots.capacity() <= SHRUNK_MAX);
+            if !has_more {
+                return times;
+            }
+            times += 1;
+        }
+    }
+
+    #[test]
+    fn a_large_crowd_leaves_in_parts() {
+        let mut slots = Slots::new();
+        (0..300_000).for_each(|n| _ = slots.insert(Box::new(n)));
+        assert_eq!(trim(&mut slots), 0, "nobody has gone");
+        for n in 0..300_000 {
+            let (before, memory) = (slots.slots(), slots.capacity());
+            slots.remove(n);
+            assert_eq!((before, memory), (slots.slots(), slots.capacity()));
+        }
+        assert!(trim(&mut slots) >= 300_000 / TRIMMED_MAX);
+        assert_eq!((slots.slots(), slots.capacity()), (0, 0));
+    }
+
     #[test]
     fn a_crowd_leaves_no_memory_behind_in_whatever_order_it_goes() {
         const ALL: u32 = 20_000;
@@ -425,12 +470,14 @@ mod tests {
                     assert_eq!(slots.remove(n), Some(n));
                 }
             }
+            trim(&mut slots);
             let kept = Slots::<u32>::KEPT;
             assert!(slots.slots() <= kept && slots.capacity() <= 4 * kept);
             assert_eq!((slots.get(stays), free(&slots).len()), (Some(&stays), slots.slots() - 1));
             (0..2000).for_each(|n| _ = slots.insert(n));
             assert_eq!((free(&slots), slots.len()), (Vec::new(), 2001));
             (0..20_000).for_each(|n| _ = slots.remove(n));
+            trim(&mut slots);
             assert_eq!((slots.slots(), slots.capacity()), (0, 0));
             assert_eq!((slots.insert(7), slots.insert(8), free(&slots)), (0, 1, Vec::new()));
         }

@@ -253,8 +253,8 @@ impl FramePool {
     /// backlog: nobody is slow because one message is large.
     pub fn new(counted_max: usize) -> FramePool {
         FramePool {
-            nodes: Slots::lazy(),
-            lists: Slots::lazy(),
+            nodes: Slots::new(),
+            lists: Slots::new(),
             busy_at: Millis(0),
             bytes: 0,
             counted_max,
@@ -517,16 +517,14 @@ impl FramePool {
     }
 
     /// Gives the memory of a past crowd back, once only few frames have waited at the end of each
-    /// turn for a while.
+    /// turn for a while: a part in each.
     pub fn shrink(&mut self, now: Millis) {
         if !self.has_spare() {
             return;
         }
-        if self.nodes.len() > self.nodes.slots() / 4 {
-            self.busy_at = now;
-        } else if self.busy_at.plus(SHRINK_MS) <= now {
-            self.nodes.trim();
-            self.lists.trim();
+        let is_busy = self.nodes.len() > self.nodes.slots() / 4;
+        let is_time = self.busy_at.plus(SHRINK_MS) <= now;
+        if is_busy || is_time && !(self.nodes.trim() | self.lists.trim()) {
             self.busy_at = now;
         }
     }

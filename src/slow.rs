@@ -67,6 +67,8 @@ impl WatchId {
 /// has arrived by then, and left room for a little, which the kernel does not tell of: taken only
 /// when its time is over, that would pass for progress, and earn it as much time again.
 const SETTLED_AFTER: u64 = 8;
+/// So many who have made progress are put off at a time: some 50 µs.
+const PUT_OFF_MAX: usize = 512;
 
 /// One peer that is watched.
 #[derive(Debug)]
@@ -198,10 +200,12 @@ impl Watches {
     }
 
     /// The next who is to be looked at: the kernel may take something of it now, which nobody has
-    /// been told. Then [`Watches::judge`] says whether it is slow.
+    /// been told. Then [`Watches::judge`] says whether it is slow. `None` also when many have made
+    /// progress since their timers were set, and [`Watches::next_at`] says that there may be more.
     pub fn next(&mut self, now: Millis) -> Option<ConnId> {
         self.wheel.advance(now.0);
-        while let Some((_, place)) = self.wheel.pop_expired() {
+        for _ in 0..PUT_OFF_MAX {
+            let (_, place) = self.wheel.pop_expired()?;
             let Some(watch) = self.watches.get_mut(place) else { continue };
             watch.timer = None;
             let conn = watch.conn;
@@ -212,6 +216,11 @@ impl Watches {
             self.arm(WatchId(place));
         }
         None
+    }
+
+    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    pub fn trim(&mut self) -> bool {
+        self.watches.trim() | self.wheel.trim()
     }
 
     /// Why it is to be cut now, if it is.
@@ -433,6 +442,30 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_that_takes_what_it_gets_is_put_off_in_parts() {
+        let mut world = World::new();
+        world.push(50, Kind::Published, 0);
+        let waiting = world.pool.waiting(&world.queue);
+        let mut crowd = vec![WatchId::NONE; 10 * PUT_OFF_MAX];
+        for (id, slot) in crowd.iter_mut().zip(0..) {
+            world.watches.note(id, ConnId::new(slot, 8), waiting, false, Millis(0));
+        }
+        for (id, slot) in crowd.iter_mut().zip(0..) {
+            world.watches.note(id, ConnId::new(slot, 8), waiting, true, Millis(100));
+        }
+        world.watches.end(&mut world.id);
+        let now = Millis(130);
+        let mut times = 0;
+        while world.watches.next_at().is_some_and(|at| at <= now) {
+            assert_eq!(world.watches.next(now), None);
+            times += 1;
+        }
+        assert!(times >= 10, "{times}");
+        let next = (0..9).find_map(|_| world.watches.next(Millis(225)));
+        assert_eq!(next, Some(ConnId::new(0, 8)));
+    }
+
+    #[test]
     fn a_crowd_that_has_gone_leaves_no_memory_behind() {
         let mut world = World::new();
         world.push(50, Kind::Published, 0);
@@ -442,6 +475,7 @@ mod tests {
             world.watches.note(id, ConnId::new(8, 8), waiting, false, Millis(0));
         }
         crowd.iter_mut().for_each(|id| world.watches.end(id));
+        while world.watches.trim() {}
         let Watches { watches, wheel, .. } = &world.watches;
         assert_eq!((watches.len(), wheel.len()), (1, 1));
         assert!(watches.capacity() < 1000, "{}", watches.capacity());

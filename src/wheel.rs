@@ -204,6 +204,11 @@ impl<T> Wheel<T> {
         overdue.into_iter().chain(slot).min()
     }
 
+    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    pub fn trim(&mut self) -> bool {
+        self.nodes.trim()
+    }
+
     /// Panics if the wheel is not in order. Walks over all timers: for tests.
     pub fn check_invariants(&self) {
         assert!(self.reached <= self.now);

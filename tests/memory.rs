@@ -205,7 +205,9 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
 
 #[test]
 fn answers_to_polls_wait_for_room() {
-    let mut server = in_little(Dir::new(), 262_144, &Options::default());
+    // Those who are read last take nothing of theirs for as long as all others are read.
+    let patient = Options::limits(&[("stall_ms", 120_000)]);
+    let mut server = in_little(Dir::new(), 262_144, &patient);
     let polls: Vec<Http> = (0..120)
         .map(|number| {
             let mut http = Http::connect(server.ws);

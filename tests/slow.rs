@@ -176,13 +176,32 @@ fn an_answer_over_http_takes_its_time_and_its_session_waits() {
         assert_eq!(next, (200, "h\n".into()), "{way}");
         eventually("the session is over", || (subscribers(&mut control, "c") == 0).then_some(()));
     }
-    // Whoever takes nothing of it is let go, and its session with it.
+    // Whoever takes nothing of what it asked for is let go, and its session with it.
+    let data = text(4_000_000);
+    control.ok(&format!(r#"{{"action":"set","channel":"large","data":{data}}}"#));
     let id = session_on(server.ws, 9, "c");
     let mut http = Http::connect(server.ws);
     http.send(&format!("POST /socket/{id}/xhr"), &[], "");
-    control.ok(&emit("c", &text(4_000_000)));
-    eventually("it is let go", || (subscribers(&mut control, "c") == 0).then_some(()));
+    let subscribe = json!([json!({ "event": "subscribe", "data": "large" }).to_string()]);
+    let sent = post(server.ws, &format!("/socket/{id}/xhr_send"), &subscribe.to_string());
+    assert_eq!((sent.0, subscribers(&mut control, "large")), (204, 1));
+    eventually("it is let go", || (subscribers(&mut control, "large") == 0).then_some(()));
     assert_eq!(closed(&server, "no_heartbeat"), 1.0);
+}
+
+#[test]
+fn an_answer_over_http_of_which_nothing_is_taken_ends_as_soon_as_any_other_way() {
+    let server = server(&[("heartbeat_ms", NEVER), ("stall_ms", 600)]);
+    let mut control = server.controller("demo");
+    let ways = [("xhr", "POST"), ("jsonp?c=f", "GET")];
+    for ((way, method), cut) in ways.into_iter().zip([1.0, 2.0]) {
+        let id = session_on(server.ws, 1, "c");
+        let mut http = Http::connect(server.ws);
+        http.send(&format!("{method} /socket/{id}/{way}"), &[], "");
+        control.ok(&emit("c", &text(4_000_000)));
+        eventually("it is let go", || (subscribers(&mut control, "c") == 0).then_some(()));
+        assert_eq!(closed(&server, "stalled"), cut, "{way}");
+    }
 }
 
 /// Reads so many bytes at 1.5 MB/s at most, with something else to be done 40 times on the way.

@@ -302,6 +302,8 @@ pub struct Hub {
     ends: Wheel<Id<State>>,
     /// Some of several changes have been taken back, and not all.
     is_taking_back: bool,
+    /// There is more memory to be given back.
+    is_shrinking: bool,
 }
 
 impl Hub {
@@ -328,6 +330,7 @@ impl Hub {
             leaving: Leaving::default(),
             ends: Wheel::new(at.0),
             is_taking_back: false,
+            is_shrinking: false,
         }
     }
 

@@ -61,7 +61,8 @@ impl Hub {
 
     /// When `advance` is wanted next.
     pub fn next_end(&self) -> Option<UnixMillis> {
-        if self.is_leaving() { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
+        let is_busy = self.is_leaving() || self.is_shrinking;
+        if is_busy { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
     }
 
     /// Whether anything ends after that moment: a state, or the grace of an old key.

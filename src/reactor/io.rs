@@ -75,8 +75,8 @@ pub(super) struct Io {
     pub doomed: Vec<(ConnId, CloseReason)>,
     /// Those who were let go and have not ended yet.
     pub parting: Parting,
-    /// How many of the connections were turned away and have not ended yet.
-    pub turned_away: usize,
+    /// Those of the connections that were turned away and have not ended yet, in their order.
+    pub turned_away: Vec<ConnId>,
     /// From a close to the end of the connection, at most.
     pub close_ms: u64,
     /// From the last byte sent to the end of the connection, at most.
@@ -91,6 +91,8 @@ pub(super) struct Io {
     admins: usize,
     /// Input that waits.
     pub tails: Tails,
+    /// There is more memory to be given back.
+    pub is_shrinking: bool,
     /// What the system says of the process.
     files: Files,
 }
@@ -111,7 +113,7 @@ impl Io {
             sent_before: 0,
             doomed: Vec::new(),
             parting: Parting::default(),
-            turned_away: 0,
+            turned_away: Vec::new(),
             close_ms,
             linger_ms: close_ms,
             watches: Watches::new(slow, now.mono),
@@ -119,6 +121,7 @@ impl Io {
             meters: Meters::default(),
             admins: 0,
             tails: Tails::default(),
+            is_shrinking: false,
             files: Files::open(),
         }
     }
@@ -151,7 +154,9 @@ impl Io {
         self.tails.forget(&mut peer);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
-        self.turned_away -= usize::from(peer.is(flag::TURNED_AWAY));
+        if peer.is(flag::TURNED_AWAY) {
+            self.turned_away.retain(|other| *other != conn);
+        }
         self.leave_line(&peer);
     }
 
@@ -188,13 +193,6 @@ impl Io {
         {
             peer.set(flag::ON_DIRTY, true);
             self.dirty.push_back(conn);
-        }
-    }
-
-    /// Takes a connection off the ready list's books: whoever stops early puts it back.
-    pub fn unmark_ready(&mut self, conn: ConnId) {
-        if let Some(peer) = self.peer(conn) {
-            peer.set(flag::ON_READY, false);
         }
     }
 
@@ -394,9 +392,11 @@ impl Io {
         Some((conn, peer.phase))
     }
 
-    /// Gives the memory of lists back that a crowd has left behind.
+    /// Gives the memory back that a crowd has left behind: of tables a part.
     pub fn shrink(&mut self) {
         self.frames.shrink(self.now.mono);
+        let Io { peers, wheel, tails, watches, .. } = self;
+        self.is_shrinking = peers.trim() | wheel.trim() | tails.trim() | watches.trim();
         let Io { ready, first, dirty, heavy, leaving, peers, .. } = self;
         // By the crowd that is there: for one that stays a list is filled again in the next turn.
         let crowd = peers.len();

@@ -305,7 +305,8 @@ impl Reactor {
         let is_curious = self.hear_until.is_some() && self.has_read;
         let Io { ready, first, dirty, heavy, leaving, .. } = &self.io;
         let lists = [ready, first, dirty, heavy, leaving];
-        let is_idle = lists.iter().all(|list| list.is_empty()) && !is_curious;
+        let is_busy = is_curious || self.io.is_shrinking;
+        let is_idle = lists.iter().all(|list| list.is_empty()) && !is_busy;
         let timeout = if is_idle {
             let timer = self.io.wheel.next_at().map(Millis);
             let accept = self.accept_due();
@@ -473,8 +474,8 @@ impl Reactor {
 
     /// Throws away what a closing peer still sends, one read a turn.
     fn discard(&mut self, conn: ConnId) {
-        self.io.unmark_ready(conn);
         let Some(peer) = self.io.peer(conn) else { return };
+        peer.set(flag::ON_READY, false);
         match peer.stream.read(&mut self.scratch) {
             Ok(count @ 1..) => {
                 self.io.meters.received_bytes += count as u64;

@@ -4,15 +4,16 @@
 
 use mio::Token;
 
+use super::io::Io;
 use super::listener::{Listener, Refusal};
 use super::peer::{Phase, flag};
 use super::stream::Stream;
 use super::{Bounds, REPEAT_MS, Reactor};
-use crate::edge::{Door, Handler, Net, TurnedAway};
+use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::time::Millis;
 
 /// So many may be on their way out at a time, beyond the connections there is room for: they have
-/// descriptors too. Whoever comes when all of those are taken waits, for as long as this at most.
+/// descriptors too. Where all of those are taken, the first who has its words makes place.
 const TURNED_AWAY_MAX: usize = 8;
 /// Where there is no room, nobody is to come back sooner.
 const FULL_SECONDS: u64 = 5;
@@ -22,10 +23,17 @@ const LINE_SECONDS_MAX: u64 = 60;
 /// the end of that, at most.
 pub(super) const TURNED_AWAY_MS: u64 = 200;
 
+impl Io {
+    /// Whether all that it gets is written, and its own end is awaited.
+    pub fn is_done(&self, conn: ConnId) -> bool {
+        self.peers.get(conn).is_some_and(|peer| peer.phase == Phase::Lingering)
+    }
+}
+
 impl Reactor {
     /// How many connections there are that were let in. Counted from the slots.
     pub(super) fn let_in(&self) -> usize {
-        self.io.connections() - self.io.turned_away
+        self.io.connections() - self.io.turned_away.len()
     }
 
     /// Whether there are fewer connections than there may be for one who comes through that door.
@@ -46,7 +54,12 @@ impl Reactor {
 
     /// Whether one more can be turned away at this door.
     pub(super) fn can_refuse(&self, door: &Listener) -> bool {
-        door.refusal.is_some() && self.io.turned_away < TURNED_AWAY_MAX
+        let Io { turned_away, .. } = &self.io;
+        let has_place = || {
+            let first = turned_away.first().filter(|_| turned_away.len() == TURNED_AWAY_MAX);
+            first.is_none_or(|first| self.io.is_done(*first))
+        };
+        door.refusal.is_some() && has_place()
     }
 
     /// There is no room: said once when it comes to that, and again only after a tenth of the room
@@ -98,6 +111,12 @@ impl Reactor {
         why: TurnedAway,
         words: Refusal,
     ) {
+        if self.io.turned_away.len() == TURNED_AWAY_MAX
+            && let Some(first) = self.io.turned_away.first().copied()
+        {
+            self.discard(first);
+            self.io.free(first);
+        }
         let conn = self.io.insert(stream, Door::Web);
         let registry = self.poll.registry();
         let Some(peer) = self.io.peer(conn) else { return };
@@ -112,7 +131,7 @@ impl Reactor {
         let Some(peer) = io.peer(conn) else { return };
         peer.phase = Phase::Flushing;
         peer.set(flag::HASTY | flag::TURNED_AWAY, true);
-        io.turned_away += 1;
+        io.turned_away.push(conn);
         io.set_timer(conn, Some(io.now.mono.plus(TURNED_AWAY_MS)));
         io.mark_ready(conn);
         handler.turned_away(self.io.now, why);

@@ -77,6 +77,11 @@ impl Slots {
         }
     }
 
+    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    pub fn trim(&mut self) -> bool {
+        self.slots.trim()
+    }
+
     /// The id of the door or connection in that slot.
     pub fn at(&self, slot: usize) -> Option<ConnId> {
         self.slots.at(slot)

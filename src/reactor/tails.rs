@@ -76,6 +76,11 @@ impl Tails {
         self.bytes += self.counts(peer);
     }
 
+    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    pub fn trim(&mut self) -> bool {
+        self.kept.trim()
+    }
+
     /// How much waits of a connection, as far as it counts.
     pub fn counts(&self, peer: &Peer) -> usize {
         let bytes = self.kept.get(peer.tail).map_or(0, |tail| tail.bytes.len() + tail.aside);

@@ -5,6 +5,8 @@ mod pair;
 
 use super::*;
 use crate::edge::Net;
+use crate::frame::Frame;
+use crate::time::Now;
 use std::io::{Read, Write};
 
 /// Does not listen until it is told to, and then counts what comes.
@@ -58,11 +60,15 @@ struct Crowd {
     heard_of: Vec<ConnId>,
     ended: usize,
     expired: usize,
+    turned_away: usize,
 }
 
 impl Handler for Crowd {
     fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door, _: Address) {
         self.conns.push(conn);
+    }
+    fn turned_away(&mut self, _: Now, _: TurnedAway) {
+        self.turned_away += 1;
     }
     fn received(
         &mut self,

@@ -119,7 +119,7 @@ pub(super) struct KeyWatch {
     /// From whom on that is still to be looked at.
     next: Option<ConnId>,
     /// When the first of those keys ends that have an end, as far as is known.
-    due: Option<Millis>,
+    ends: Option<UnixMillis>,
 }
 
 impl<J: Journal> Switch<J> {
@@ -158,10 +158,13 @@ impl<J: Journal> Switch<J> {
         if self.drain.is_some() {
             return None;
         }
-        let KeyWatch { seen, next, due } = &self.key_watch;
-        let is_now = next.is_some() || *seen != self.hub.key_changes();
+        let KeyWatch { seen, next, ends } = self.key_watch;
+        if next.is_some() || seen != self.hub.key_changes() {
+            return Some(Millis(0));
+        }
         // Whoever it was about may have gone, and all others with it.
-        if is_now { Some(Millis(0)) } else { due.filter(|_| self.seats.controllers() > 0) }
+        let ends = ends.filter(|_| self.seats.controllers() > 0)?;
+        Some(Millis(ends.0.saturating_sub(self.epoch)))
     }
 
     /// When keys have changed or ended: whoever came with one of those is a stranger again, and
@@ -249,8 +252,8 @@ impl<J: Journal> Switch<J> {
     /// Somebody has come with a key that is good until then.
     fn note_key(&mut self, until: UnixMillis) {
         if until != UnixMillis(u64::MAX) {
-            let ends = Millis(until.0.saturating_sub(self.epoch));
-            self.key_watch.due = Some(self.key_watch.due.map_or(ends, |due| due.min(ends)));
+            let ends = self.key_watch.ends.map_or(until, |ends| ends.min(until));
+            self.key_watch.ends = Some(ends);
         }
     }
 }

@@ -8,11 +8,14 @@ use super::command::{Outline, Refused};
 const NEAR_BYTES: usize = 64;
 /// More bytes are never replaced by one character.
 const INVALID_BYTES_MAX: usize = 3;
+/// Times that bytes are replaced in one body: three milliseconds. A text in another encoding has
+/// fewer, unless it is long and in no Latin script.
+const REPLACED_MAX: usize = 512 * 1024;
 
 /// A body as text. Bytes that are not UTF-8 become U+FFFD, as for the original, unless that makes
-/// it longer than a body may be: it has three bytes for each of them. What is known of the body, if
-/// it is a large one, is moved to where it is in the text: such bytes stand in strings, or make the
-/// body no JSON, whatever they become.
+/// it longer than a body may be, which has three bytes for each of them, or they are very many.
+/// What is known of the body, if it is a large one, is moved to where it is in the text: such bytes
+/// stand in strings, or make the body no JSON, whatever they become.
 #[inline]
 pub(super) fn of_body<'a>(
     body: &'a [u8],
@@ -31,7 +34,7 @@ fn made_text(
     body_max: usize,
 ) -> Result<String, Refused> {
     let places = outline.map(|outline| outline.places()).unwrap_or_default();
-    let (mut places, mut read) = (places.into_iter().peekable(), 0);
+    let (mut places, mut read, mut replaced) = (places.into_iter().peekable(), 0, 0);
     let mut text = String::with_capacity(body.len());
     while let Some(rest) = body.get(read..).filter(|rest| !rest.is_empty()) {
         let (valid, invalid_bytes) = next_chunk(rest);
@@ -41,9 +44,10 @@ fn made_text(
         text.push_str(valid);
         if invalid_bytes > 0 {
             text.push('\u{fffd}');
+            replaced += 1;
         }
         read += valid.len() + invalid_bytes;
-        if text.len() > body_max {
+        if text.len() > body_max || replaced > REPLACED_MAX {
             return Err(Refused::new(300, "Not UTF-8, and too long when it is made so"));
         }
     }
@@ -83,6 +87,9 @@ mod tests {
         let bytes = [&b"\xff"[..], b"\xe2\x82", b"\xf0\x9f\x98", b"\xc3", b"ok", b"\xed\xa0\x80"];
         let (all, lossy) = (bytes.concat(), String::from_utf8_lossy(&bytes.concat()).len());
         assert!(text(&all, lossy).is_ok() && text(&all, lossy - 1).is_err());
+        let most = b"x\xff".repeat(REPLACED_MAX);
+        assert_eq!(text(&most, usize::MAX).unwrap(), String::from_utf8_lossy(&most));
+        assert_eq!(text(&[&most[..], b"\xff"].concat(), usize::MAX).unwrap_err().code, 300);
         for count in 50..200 {
             let pieces = [&b"\xc3\xa9".repeat(count)[..], &all, &b"x".repeat(count), b"\xf0\x9f"];
             let body = [pieces.concat(), pieces.concat()].concat();

@@ -42,7 +42,7 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 
 use crate::address::{Address, Proxies};
-use crate::arena::Arena;
+use crate::arena::{Arena, TRIMMED_MAX, shrink_some};
 use crate::codec::http::{Head, Response};
 use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Net};
@@ -251,6 +251,8 @@ pub struct Web<P> {
     dirty: VecDeque<PolledId>,
     /// Bytes of messages given to receivers in this turn.
     given: usize,
+    /// There is more memory to be given back.
+    is_shrinking: bool,
     /// How many sessions there are over WebSockets, raw ones and those of SockJS.
     raw_sockets: usize,
     sockjs_sockets: usize,
@@ -277,6 +279,7 @@ impl<P> Web<P> {
             hungry: Hungry::default(),
             dirty: VecDeque::new(),
             given: 0,
+            is_shrinking: false,
             raw_sockets: 0,
             sockjs_sockets: 0,
             back_ms: None,
@@ -402,7 +405,7 @@ impl<P> Web<P> {
                 let reason = http.time_out(net, conn);
                 net.close(conn, reason);
             }
-            Line::Taking(taking) => taking.beat(net, conn, self.limits.heartbeat_ms),
+            Line::Taking(taking) => taking.timed_out(net, conn, &self.limits),
             Line::Socket(_) => self.socket_timed_out(net, app, conn),
             // Those have no deadline: the session's counts.
             Line::None | Line::Receiver(_) | Line::Sender(..) => {}
@@ -434,30 +437,33 @@ impl<P> Web<P> {
             }
             Line::Socket(socket) => self.socket_closed(app, socket),
         }
-        self.give_back_lines();
+        self.is_shrinking |= self.give_back_lines();
     }
 
-    /// Gives the memory of the last places back when nobody is there.
-    fn give_back_lines(&mut self) {
-        while let Some(Line::None) = self.lines.last() {
-            self.lines.pop();
+    /// Gives a part of the memory of the last places back, while nobody is there. Whether there may
+    /// be more.
+    fn give_back_lines(&mut self) -> bool {
+        let (len, capacity) = (self.lines.len(), self.lines.capacity());
+        let is_free = |line: &&Line<P>| matches!(line, Line::None);
+        let free = self.lines.iter().rev().take(TRIMMED_MAX).take_while(is_free).count();
+        self.lines.truncate(len - free);
+        let wanted = if len == free { 0 } else { 2 * (len - free) + LINES_KEPT };
+        if capacity > 2 * wanted && capacity >= LINES_KEPT {
+            shrink_some(&mut self.lines, wanted);
         }
-        let wanted = 2 * self.lines.len() + LINES_KEPT;
-        if self.lines.is_empty() && self.lines.capacity() >= LINES_KEPT {
-            self.lines = Vec::new();
-        } else if self.lines.capacity() > 2 * wanted {
-            self.lines.shrink_to(wanted);
-        }
+        free == TRIMMED_MAX || self.lines.capacity() < capacity
     }
 
     /// When a turn is wanted at the latest.
     pub fn due(&self) -> Option<Millis> {
-        if self.dirty.is_empty() { self.wheel.next_at().map(Millis) } else { Some(Millis(0)) }
+        let is_busy = !self.dirty.is_empty() || self.is_shrinking;
+        if is_busy { Some(Millis(0)) } else { self.wheel.next_at().map(Millis) }
     }
 
     /// Once a turn, before its input.
     pub fn tick<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.given = 0;
+        self.is_shrinking = self.sessions.trim() | self.wheel.trim() | self.give_back_lines();
         self.wheel.advance(net.now().mono.0);
         for _ in 0..SESSIONS_PER_TURN {
             let Some((_, id)) = self.wheel.pop_expired() else { return };
@@ -512,5 +518,17 @@ mod tests {
         type Known = (u64, u64, bool);
         assert!(size_of::<Line<()>>() <= 48, "{}", size_of::<Line<()>>());
         assert!(size_of::<Line<Known>>() <= 64, "{}", size_of::<Line<Known>>());
+    }
+
+    #[test]
+    fn places_of_a_crowd_are_given_back_in_parts() {
+        let mut web = Web::<()>::new(Vec::new(), Limits::default(), Now::default());
+        web.lines.resize_with(100_000, || Line::None);
+        let mut times = 0;
+        while web.give_back_lines() {
+            times += 1;
+            assert!(web.lines.len() + times * TRIMMED_MAX >= 100_000);
+        }
+        assert_eq!((web.lines.len(), web.lines.capacity()), (0, 0));
     }
 }

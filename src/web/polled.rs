@@ -46,6 +46,8 @@ pub(super) struct Receiver {
     pub sent: usize,
     /// Those of what the browser asked for itself.
     asked: usize,
+    /// Some of what it was given at once was published.
+    is_owed: bool,
     /// What it had taken at the last beat, when more was queued for it.
     pub taken_at_beat: Option<u32>,
     /// It is not read, so that we hear when all has gone out.
@@ -54,7 +56,8 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub fn new(conn: ConnId, reply: Reply, closes: bool) -> Receiver {
-        Receiver { conn, reply, closes, sent: 0, asked: 0, taken_at_beat: None, is_held: false }
+        let (taken_at_beat, is_owed, is_held) = (None, false, false);
+        Receiver { conn, reply, closes, sent: 0, asked: 0, is_owed, taken_at_beat, is_held }
     }
 
     /// Memory for what it repeats of its request while it waits, in bytes.
@@ -90,6 +93,8 @@ pub(super) struct Finished {
     pub close: Option<CloseReason>,
     /// Bytes of it that the browser asked for itself.
     pub asked: usize,
+    /// Some of it was published.
+    pub is_owed: bool,
 }
 
 /// One session.
@@ -376,6 +381,7 @@ impl Polled {
             let frame = array(self.inbox.iter().map(|(item, _)| item));
             if let Some(receiver) = &mut self.receiver {
                 receiver.asked += self.inbox_bytes - self.published;
+                receiver.is_owed |= self.published > 0;
             }
             self.clear_inbox(net);
             return Some(frame);
@@ -387,7 +393,8 @@ impl Polled {
 
     fn answer_poll(&mut self, net: &mut impl Net, frame: Vec<u8>) -> Finished {
         let close = self.reason_to_close(&frame);
-        let Some(Receiver { conn, reply, closes, asked, .. }) = self.receiver.take() else {
+        let Some(Receiver { conn, reply, closes, asked, is_owed, .. }) = self.receiver.take()
+        else {
             unreachable!("only a receiver is answered")
         };
         if let Reply::Poll { response, callback } = reply {
@@ -395,7 +402,7 @@ impl Polled {
             let response = if close.is_some() { response.close() } else { *response };
             answers::send_polled(net, conn, response, callback.as_deref(), frame);
         }
-        Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)), asked }
+        Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)), asked, is_owed }
     }
 
     fn flush_stream(&mut self, net: &mut impl Net) -> Option<Finished> {
@@ -411,11 +418,12 @@ impl Polled {
         if !is_over && self.receiver.as_ref()?.sent < limit {
             return None;
         }
-        let Receiver { conn, reply, closes, asked, .. } = self.receiver.take()?;
+        let Receiver { conn, reply, closes, asked, is_owed, .. } = self.receiver.take()?;
         if matches!(reply, Reply::Stream { is_chunked: true, .. }) {
             net.send(conn, Frame::from(LAST_CHUNK));
         }
-        Some(Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)), asked })
+        let close = close.or(closes.then_some(CloseReason::Answered));
+        Some(Finished { conn, close, asked, is_owed })
     }
 
     /// The first who is told of an end that an operator may want to hear of is closed for that

@@ -4,6 +4,7 @@
 use super::polled::{Finished, Polled, PolledId};
 use super::{Line, Session, Web};
 use crate::edge::{ConnId, Net};
+use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
@@ -21,6 +22,8 @@ pub(super) struct Taking {
     close: Option<CloseReason>,
     /// Much of it is what the browser asked for itself: however much gathers behind that is no lag.
     is_asked: bool,
+    /// Some of it was published.
+    is_owed: bool,
     since: Millis,
     bytes: usize,
     /// What of it had been taken when that was last looked at, and when that had changed.
@@ -38,20 +41,35 @@ impl Taking {
         self.taken_at
     }
 
-    /// A beat has passed: as long as some of it is taken, it has its time.
-    pub fn beat(&mut self, net: &mut impl Net, conn: ConnId, beat_ms: usize) {
-        let due = self.look(net, conn).plus(beat_ms as u64);
-        if due <= net.now().mono {
-            return net.close(conn, CloseReason::NoHeartbeat);
+    /// How long nothing of it may be taken, and the reason to close the connection then.
+    fn term(&self, limits: &Limits) -> (u64, CloseReason) {
+        match self.is_owed {
+            true => (limits.stall_ms as u64, CloseReason::Stalled),
+            false => (limits.heartbeat_ms as u64, CloseReason::NoHeartbeat),
         }
-        net.deadline(conn, Some(due));
+    }
+
+    /// Its deadline has come: as long as some of it is taken, it has its time.
+    pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId, limits: &Limits) {
+        let (ms, reason) = self.term(limits);
+        if self.look(net, conn).plus(ms) <= net.now().mono {
+            // The kernel tells late that it has room.
+            net.offer(conn);
+        }
+        let due = self.look(net, conn).plus(ms);
+        if due > net.now().mono {
+            return net.deadline(conn, Some(due));
+        }
+        // It is cut short, so that nobody takes it for whole.
+        net.drop_all(conn);
+        net.close(conn, reason);
     }
 }
 
 impl<P> Web<P> {
     /// An answer has come to its end: the session is alone, for a while.
     pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
-        let (now, Finished { conn, close, asked }) = (net.now().mono, finished);
+        let (now, Finished { conn, close, asked, is_owed }) = (net.now().mono, finished);
         let bytes = net.queued(conn);
         let is_much = bytes > MUCH_BYTES;
         if let Some(polled) = self.polled(id) {
@@ -63,9 +81,10 @@ impl<P> Web<P> {
         }
         let is_asked = asked > self.limits.backlog_soft_bytes;
         let taken = net.taken(conn);
-        let taking = Taking { id, close, is_asked, since: now, bytes, taken, taken_at: now };
+        let (since, taken_at) = (now, now);
+        let taking = Taking { id, close, is_asked, is_owed, since, bytes, taken, taken_at };
+        net.deadline(conn, Some(now.plus(taking.term(&self.limits).0)));
         self.lines[conn.index()] = Line::Taking(Box::new(taking));
-        net.deadline(conn, Some(now.plus(self.limits.heartbeat_ms as u64)));
         // The reactor tells when all has gone out only of those that are not read.
         net.pause(conn);
     }

@@ -34,6 +34,42 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
 }
 
 #[test]
+fn who_is_turned_away_and_stays_makes_place_for_the_next() {
+    let mut reactor = Reactor::new(Bounds { connections: 0, ..bounds() }).unwrap();
+    let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
+    door.refuse_with(|_, _| Frame::from(&b"full"[..]));
+    let address = door.address();
+    reactor.add_door(door).unwrap();
+    let come = |_| {
+        let mut peer = std::net::TcpStream::connect(&address).unwrap();
+        peer.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        peer
+    };
+    let peers: Vec<_> = (0..30).map(come).collect();
+    let mut crowd = Crowd::default();
+    while crowd.turned_away < peers.len() {
+        reactor.turn(&mut crowd).unwrap();
+        let is_done = |conn: &ConnId| reactor.io.is_done(*conn);
+        let waits = reactor.io.turned_away.iter().all(is_done) && reactor.accept_due().is_none();
+        assert!(!waits || crowd.turned_away == peers.len(), "the next waits for them");
+        assert!(reactor.connections() <= 8);
+    }
+    // Whoever had said something, and was not waited for, has its words all the same.
+    while reactor.io.turned_away.iter().any(|conn| !reactor.io.is_done(*conn)) {
+        reactor.turn(&mut crowd).unwrap();
+    }
+    for mut peer in peers {
+        let mut words = String::new();
+        peer.read_to_string(&mut words).unwrap();
+        assert_eq!(words, "full");
+    }
+    while reactor.connections() > 0 {
+        reactor.turn(&mut crowd).unwrap();
+    }
+    assert_eq!((crowd.conns.len(), reactor.io.turned_away.len()), (0, 0));
+}
+
+#[test]
 fn who_has_gone_in_a_turn_is_forgotten_before_it_is_settled() {
     /// Closes whoever speaks, and notes when it is told of the end.
     #[derive(Default)]

@@ -462,3 +462,20 @@ fn pushes_that_are_refused_are_work_as_well() {
     }
     assert!(answers.iter().all(|answer| answer.ends_with("\"code\":313}")), "{answers:?}");
 }
+
+#[test]
+fn an_old_key_ends_at_its_date_however_long_the_process_stood_still() {
+    let mut world = World::new(Limits::default());
+    let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":10}}"#;
+    let (old, server) = (world.comes(1, &[AUTH]), world.comes(2, &[rotate]));
+    world.sync();
+    world.rest();
+    assert_eq!(world.takes(old), [OK]);
+    assert!(world.takes(server)[0].starts_with(r#"{"success":true,"secretKey":"#));
+    assert_eq!(world.switch.due(&world.net), Some(Millis(10_000)));
+    world.switch.stood_still(4000);
+    assert_eq!(world.switch.due(&world.net), Some(Millis(6000)));
+    world.net.now = 6000;
+    world.turn();
+    assert!(world.switch.strangers.has(old), "it is somebody still");
+}

@@ -182,6 +182,27 @@ fn back_ends_are_heard_in_turn_however_much_one_has_to_say() {
 }
 
 #[test]
+fn back_ends_that_have_spoken_are_heard_before_more_are_let_in() {
+    let mut reactor = Reactor::new(Bounds { connections: 1000, ..bounds() }).unwrap();
+    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = door.address().to_string();
+    reactor.add_door(door).unwrap();
+    let connect = |_| {
+        let mut peer = std::net::TcpStream::connect(&address).unwrap();
+        peer.write_all(b"x").unwrap();
+        peer
+    };
+    let _peers: Vec<_> = (0..100).map(connect).collect();
+    // One is heard in a turn. How many wait is bounded, whoever else would come in.
+    let mut curt = Crowd { is_curt: true, ..Crowd::default() };
+    while curt.heard < 100 {
+        reactor.turn(&mut curt).unwrap();
+        let waiting = curt.conns.len() - curt.heard;
+        assert!(waiting <= ACCEPT_MAX, "{waiting} have been let in and are not heard");
+    }
+}
+
+#[test]
 fn whoever_is_owed_little_does_not_wait_for_those_who_are_owed_much() {
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
@@ -327,6 +348,7 @@ fn bounds() -> Bounds {
         admissions_per_second: 1_000_000,
         admissions_burst: 1_000_000,
         control_reserve: 0,
+        control_unheard: 1000,
         admin_connections: 0,
         close_ms: 1000,
         drain_ms: 1000,

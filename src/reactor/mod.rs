@@ -344,7 +344,7 @@ impl Reactor {
         }
         for i in 0..self.doors.capacity() {
             let mut round = Round::start();
-            for accepted in 0..self.accept_max(i) {
+            for accepted in 0..self.accept_max(handler, i) {
                 let Some(listener) = self.doors.get(i) else { break };
                 if !listener.is_ready || (accepted > 0 && round.is_late()) {
                     break;

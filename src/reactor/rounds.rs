@@ -67,8 +67,9 @@ impl Round {
 impl Reactor {
     /// How many may come in through a door in this turn. Of back ends so many that the rounds keep
     /// up with them: one too many makes a stranger go, and that shall be nobody who has said who it
-    /// is and only was not heard yet. The others wait in the kernel's queue.
-    pub(super) fn accept_max(&self, door: usize) -> usize {
+    /// is and only was not heard yet. The others wait in the kernel's queue; but not behind a crowd
+    /// that has been heard and does not say it.
+    pub(super) fn accept_max(&self, handler: &impl Handler, door: usize) -> usize {
         let is_ready = |door: &&Listener| door.is_ready && door.door == Door::Control;
         if self.doors.get(door).filter(is_ready).is_none() {
             return ACCEPT_MAX;
@@ -78,7 +79,9 @@ impl Reactor {
             peer.is_some_and(|peer| peer.phase == Phase::Open && peer.is(flag::NEW))
         };
         let most = self.bounds.control_unheard.min(ACCEPT_MAX);
-        most.saturating_sub(self.io.first.iter().filter(is_unheard).count())
+        let unheard = self.io.first.iter().filter(is_unheard).count();
+        let is_siege = handler.strangers() > unheard + most / 2;
+        if is_siege { ACCEPT_MAX } else { most.saturating_sub(unheard) }
     }
 
     /// Reads those who have something to say, each once: back ends, who are few and are trusted,

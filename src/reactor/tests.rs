@@ -54,6 +54,8 @@ struct Crowd {
     /// Takes one byte in a turn, of whoever comes first; and has taken it.
     is_curt: bool,
     has_enough: bool,
+    /// So many do not say who they are.
+    strangers: usize,
     heard: usize,
     heard_of: Vec<ConnId>,
     ended: usize,
@@ -92,6 +94,9 @@ impl Handler for Crowd {
     fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn has_heard_enough(&self) -> bool {
         self.has_enough
+    }
+    fn strangers(&self) -> usize {
+        self.strangers
     }
     fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
@@ -200,6 +205,11 @@ fn back_ends_that_have_spoken_are_heard_before_more_are_let_in() {
         let waiting = curt.conns.len() - curt.heard;
         assert!(waiting <= ACCEPT_MAX, "{waiting} have been let in and are not heard");
     }
+    // A crowd that is heard and does not say who it is holds up nobody: of those one may go.
+    curt.strangers = 200;
+    let _peers: Vec<_> = (0..100).map(connect).collect();
+    let most = turns(&mut reactor, &mut curt, 200, |_, curt| curt.conns.len());
+    assert!(curt.heard < 150 && most <= ACCEPT_MAX, "{} had to be heard before", curt.heard);
 }
 
 #[test]

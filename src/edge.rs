@@ -137,6 +137,12 @@ pub trait Handler {
         false
     }
 
+    /// Who came through [`Door::Control`] and has not said who it is, those included who were not
+    /// heard yet.
+    fn strangers(&self) -> usize {
+        0
+    }
+
     /// When `tick` is wanted at the latest, as things stand behind the turn's output.
     fn due(&self, net: &impl Net) -> Option<Millis>;
 

@@ -266,6 +266,10 @@ impl<J: Journal> Handler for AdminDoor<J> {
         self.switch.has_heard_enough()
     }
 
+    fn strangers(&self) -> usize {
+        self.switch.strangers()
+    }
+
     fn due(&self, net: &impl Net) -> Option<Millis> {
         self.switch.due(net)
     }

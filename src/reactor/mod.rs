@@ -70,6 +70,9 @@ pub struct Bounds {
     pub admissions_burst: usize,
     /// So many more through [`Door::Control`]: browsers must not lock the back ends out.
     pub control_reserve: usize,
+    /// Nobody else is let in through [`Door::Control`] while so many who came that way have spoken
+    /// and are not heard yet.
+    pub control_unheard: usize,
     /// Connections through [`Door::Admin`], which count among no others.
     pub admin_connections: usize,
     /// From a close to the end of the connection, at most.
@@ -342,7 +345,7 @@ impl Reactor {
         }
         for i in 0..self.doors.capacity() {
             let mut round = Round::start();
-            for accepted in 0..ACCEPT_MAX {
+            for accepted in 0..self.accept_max(handler, i) {
                 let Some(listener) = self.doors.get(i) else { break };
                 if !listener.is_ready || (accepted > 0 && round.is_late()) {
                     break;
@@ -402,7 +405,7 @@ impl Reactor {
     fn read(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Io { peers, tails, .. } = &mut self.io;
         let Some(peer) = peers.get_mut(conn) else { return };
-        peer.set(flag::ON_READY, false);
+        peer.set(flag::ON_READY | flag::NEW, false);
         if peer.is(flag::PAUSED) {
             return self.hang_up(handler, conn);
         }

@@ -52,6 +52,8 @@ pub(super) mod flag {
     pub const LOST: u16 = 1 << 13;
     /// It was let go, and stands in the line of those who make place.
     pub const PARTING: u16 = 1 << 14;
+    /// It has not been read since it came.
+    pub const NEW: u16 = 1 << 15;
 }
 
 /// One connection.
@@ -79,7 +81,7 @@ impl Peer {
             timer: NIL,
             tail: NIL,
             watch: WatchId::NONE,
-            flags: flag::WRITABLE,
+            flags: flag::WRITABLE | flag::NEW,
             phase: Phase::Open,
             door,
         }

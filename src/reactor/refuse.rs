@@ -200,6 +200,7 @@ mod tests {
             admissions_per_second: 10,
             admissions_burst: 3,
             control_reserve: 0,
+            control_unheard: 0,
             admin_connections: 0,
             close_ms: 0,
             drain_ms: 0,

@@ -4,8 +4,10 @@
 
 use std::collections::VecDeque;
 
-use super::Reactor;
 use super::io::Io;
+use super::listener::Listener;
+use super::peer::{Phase, flag};
+use super::{ACCEPT_MAX, Reactor};
 use crate::edge::{ConnId, Door, Handler};
 use crate::time::Stopwatch;
 
@@ -63,6 +65,25 @@ impl Round {
 }
 
 impl Reactor {
+    /// How many may come in through a door in this turn. Of back ends so many that the rounds keep
+    /// up with them: one too many makes a stranger go, and that shall be nobody who has said who it
+    /// is and only was not heard yet. The others wait in the kernel's queue; but not behind a crowd
+    /// that has been heard and does not say it.
+    pub(super) fn accept_max(&self, handler: &impl Handler, door: usize) -> usize {
+        let is_ready = |door: &&Listener| door.is_ready && door.door == Door::Control;
+        if self.doors.get(door).filter(is_ready).is_none() {
+            return ACCEPT_MAX;
+        }
+        let is_unheard = |conn: &&ConnId| {
+            let peer = self.io.peers.get(**conn).filter(|peer| peer.door == Door::Control);
+            peer.is_some_and(|peer| peer.phase == Phase::Open && peer.is(flag::NEW))
+        };
+        let most = self.bounds.control_unheard.min(ACCEPT_MAX);
+        let unheard = self.io.first.iter().filter(is_unheard).count();
+        let is_siege = handler.strangers() > unheard + most / 2;
+        if is_siege { ACCEPT_MAX } else { most.saturating_sub(unheard) }
+    }
+
     /// Reads those who have something to say, each once: back ends, who are few and are trusted,
     /// before browsers, and those who are on their way out behind all others.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {

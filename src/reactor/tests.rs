@@ -56,6 +56,8 @@ struct Crowd {
     /// Takes one byte in a turn, of whoever comes first; and has taken it.
     is_curt: bool,
     has_enough: bool,
+    /// So many do not say who they are.
+    strangers: usize,
     heard: usize,
     heard_of: Vec<ConnId>,
     ended: usize,
@@ -98,6 +100,9 @@ impl Handler for Crowd {
     fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn has_heard_enough(&self) -> bool {
         self.has_enough
+    }
+    fn strangers(&self) -> usize {
+        self.strangers
     }
     fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
@@ -185,6 +190,32 @@ fn back_ends_are_heard_in_turn_however_much_one_has_to_say() {
     for three in late.windows(3) {
         assert!(three[0] != three[1] && three[1] != three[2] && three[0] != three[2], "{late:?}");
     }
+}
+
+#[test]
+fn back_ends_that_have_spoken_are_heard_before_more_are_let_in() {
+    let mut reactor = Reactor::new(Bounds { connections: 1000, ..bounds() }).unwrap();
+    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = door.address().to_string();
+    reactor.add_door(door).unwrap();
+    let connect = |_| {
+        let mut peer = std::net::TcpStream::connect(&address).unwrap();
+        peer.write_all(b"x").unwrap();
+        peer
+    };
+    let _peers: Vec<_> = (0..100).map(connect).collect();
+    // One is heard in a turn. How many wait is bounded, whoever else would come in.
+    let mut curt = Crowd { is_curt: true, ..Crowd::default() };
+    while curt.heard < 100 {
+        reactor.turn(&mut curt).unwrap();
+        let waiting = curt.conns.len() - curt.heard;
+        assert!(waiting <= ACCEPT_MAX, "{waiting} have been let in and are not heard");
+    }
+    // A crowd that is heard and does not say who it is holds up nobody: of those one may go.
+    curt.strangers = 200;
+    let _peers: Vec<_> = (0..100).map(connect).collect();
+    let most = turns(&mut reactor, &mut curt, 200, |_, curt| curt.conns.len());
+    assert!(curt.heard < 150 && most <= ACCEPT_MAX, "{} had to be heard before", curt.heard);
 }
 
 #[test]
@@ -333,6 +364,7 @@ fn bounds() -> Bounds {
         admissions_per_second: 1_000_000,
         admissions_burst: 1_000_000,
         control_reserve: 0,
+        control_unheard: 1000,
         admin_connections: 0,
         close_ms: 1000,
         drain_ms: 1000,

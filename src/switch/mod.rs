@@ -549,23 +549,24 @@ impl<J: Journal> Handler for Switch<J> {
         self.has_worked_enough()
     }
 
+    fn strangers(&self) -> usize {
+        self.strangers.len()
+    }
+
     fn due(&self, net: &impl Net) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let flood = self.flood_due(net);
-        let (journal, shared, web) = (self.journal.due(), self.shared.due(), self.web.due());
-        let shortage = self.shortage_due(net);
         let has_more = self.flood.is_none() && !self.spreads.is_empty()
             || self.count_from.is_some()
             || self.is_releasing;
         let spread = has_more.then_some(Millis(0));
-        let others = [self.report_at, flood, shortage, self.drain_due(), self.intake.due(), spread];
-        [end, journal, shared, web, self.keys_due()].into_iter().chain(others).flatten().min()
+        let much = [self.flood_due(net), self.shortage_due(net), self.intake.due(), spread];
+        let parts = [self.journal.due(), self.shared.due(), self.web.due(), self.keys_due()];
+        [end, self.report_at, self.drain_due()].into_iter().chain(much).chain(parts).flatten().min()
     }
 
     fn tick(&mut self, net: &mut impl Net) {
-        let now = net.now();
         self.work = 0;
-        self.shared.tick(now.mono);
+        self.shared.tick(net.now().mono);
         self.is_flooded(net);
         self.note_shortage(net);
         self.depart(net);
@@ -577,12 +578,11 @@ impl<J: Journal> Handler for Switch<J> {
         let (web, mut site) = self.split();
         web.tick(net, &mut site);
         self.drain(net);
-        self.report(now);
+        self.report(net.now());
     }
 
     fn settle(&mut self, net: &mut impl Net) {
-        let now = net.now();
-        self.journal.commit(&self.hub, self.at(now), now);
+        self.journal.commit(&self.hub, self.at(net.now()), net.now());
         self.hear_journal(net);
         self.spread(net);
         self.relieve(net);

@@ -65,12 +65,12 @@ impl Controller {
 
 impl Browser {
     /// By when it must have been pinged, or have shown that it is there.
-    fn heard_by(&self, view: View, beat_ms: usize) -> Millis {
+    fn heard_by(&self, view: View, late_ms: usize) -> Millis {
         let due = self.pong_by.unwrap_or(self.ping_at).by;
         let due = self.held_until.map_or(due, |held_until| held_until.max(due));
         // Behind much a ping has its time from when that has gone out, and more of it.
         let is_late = self.pong_by.is_some() && self.may_be_late;
-        if is_late { due.max(view.taken_at).plus(beat_ms as u64) } else { due }
+        if is_late { due.max(view.taken_at).plus(late_ms as u64) } else { due }
     }
 }
 
@@ -259,6 +259,10 @@ impl Judge {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
         let beat_ms = self.terms.range(Millis(0), beat).1;
+        let late = |limits: &Limits| {
+            limits.heartbeat_answer_ms + limits.link_ms(usize::MAX) as usize
+        };
+        let late_ms = self.terms.range(Millis(0), late).1;
         let auth_ms = self.terms.range(Millis(0), |limits| limits.control_auth_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
@@ -305,7 +309,7 @@ impl Judge {
                 assert_eq!(browser.parting, None, "{conn:?} was not let go");
                 let is_in_time = browser.who.is_some() || !browser.auth_by.is_over(now);
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
-                let is_in_time = now < browser.heard_by(view, beat_ms);
+                let is_in_time = now < browser.heard_by(view, late_ms);
                 assert!(is_in_time, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;

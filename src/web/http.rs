@@ -158,6 +158,10 @@ impl<P> Web<P> {
             return Err(refuse(net, conn, HttpError::HeadTooLarge));
         }
         http.scanned = input.len() as u32;
+        if scanned == 0 && !http.is_first && !input.is_empty() {
+            // It has begun behind a pause, and has its own time from then on.
+            self.next_request(net, conn, 0);
+        }
         Ok(None)
     }
 

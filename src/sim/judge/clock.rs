@@ -259,9 +259,8 @@ impl Judge {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
         let beat_ms = self.terms.range(Millis(0), beat).1;
-        let late = |limits: &Limits| {
-            limits.heartbeat_answer_ms + limits.link_ms(usize::MAX) as usize
-        };
+        let late =
+            |limits: &Limits| limits.heartbeat_answer_ms + limits.link_ms(usize::MAX) as usize;
         let late_ms = self.terms.range(Millis(0), late).1;
         let auth_ms = self.terms.range(Millis(0), |limits| limits.control_auth_ms).1;
         let has_date_jumped = self.has_date_jumped;

@@ -55,8 +55,8 @@ impl<P> Socket<P> {
         Ok(())
     }
 
-    /// Bytes that the kernel has taken for it since the last beat: some of them may be there yet, or
-    /// on a slow link, and the next ping behind them.
+    /// Bytes that the kernel has taken for it since the last beat: some of them may be there yet,
+    /// or on a slow link, and the next ping behind them.
     fn taken_since_beat<A: Application<Peer = P>>(
         &mut self,
         around: &Around<'_, impl Net, A>,

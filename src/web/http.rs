@@ -315,6 +315,13 @@ impl<P> Web<P> {
         }
     }
 
+    /// The session does not owe this one an answer any more.
+    pub(super) fn forget_sender(&mut self, id: PolledId, conn: ConnId) {
+        if let Some(polled) = self.polled(id) {
+            polled.senders.retain(|sender| *sender != conn);
+        }
+    }
+
     /// The sender's answer, and its connection goes on.
     pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: PolledId) {
         let Line::Sender(of, reply) = std::mem::take(&mut self.lines[conn.index()]) else { return };

@@ -211,14 +211,14 @@ impl<P> Web<P> {
         if polled.pending.is_empty() {
             return Some(done);
         }
-        // Its answer waits until all that it sent has been heard.
+        // Its answer waits until all that it sent has been heard, but no longer than a proxy does.
         polled.senders.push(conn);
         let done = done.answering(head);
         let closes = done.closes();
         let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
         net.keeps(conn, reply.frame.len());
         self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
-        net.deadline(conn, None);
+        net.deadline(conn, Some(net.now().mono.plus(self.limits.heartbeat_ms as u64)));
         None
     }
 

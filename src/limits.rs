@@ -217,8 +217,8 @@ limits! {
     /// From SIGTERM to the end of the process.
     drain_ms: 10_000, 100..=600_000;
     /// What was sent and the peer's machine has not acknowledged, or has no room for, for so long
-    /// ends the connection; for back ends `control_replies_ms` and `close_ms`, if that is longer. Not
-    /// at a port for browsers with a loopback address.
+    /// ends the connection; for back ends `control_replies_ms` and `close_ms`, if that is longer.
+    /// Not at a port for browsers with a loopback address.
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
     /// What the kernel keeps for one browser or back end that does not read; it takes twice as much
     /// memory for it.

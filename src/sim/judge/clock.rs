@@ -10,8 +10,8 @@ use crate::sim::intent::Intent;
 use crate::sim::tape::Item;
 use crate::time::Millis;
 
-/// Behind so much a ping may be answered later.
-const MUCH_BYTES: usize = 16 * 1024;
+/// A ping may be answered later if another of these pieces has been taken since the one before.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// What the judge does not see: frames of a message that is not complete, and when each began.
 const UNSEEN_FRAMES: u64 = 16;
@@ -153,8 +153,9 @@ impl Judge {
                 assert!(browser.pong_by.is_none(), "{conn:?} is pinged again");
                 let ping_at = browser.ping_at;
                 assert!(ping_at.is_over(now), "{conn:?} is pinged early");
-                let taken = std::mem::take(&mut line.queue.taken_since_ping);
-                browser.may_be_late = browser.is_pong_behind || taken >= MUCH_BYTES;
+                let taken = line.queue.taken / PIECE_BYTES;
+                let before = std::mem::replace(&mut line.queue.taken_before, taken);
+                browser.may_be_late = browser.is_pong_behind || taken != before;
                 match view.is_paused {
                     // Nothing is heard of it, so nothing is waited for.
                     true => browser.ping_at = next_ping_at,

@@ -8,6 +8,9 @@ const fn at_most(value: u64) -> usize {
     if value > usize::MAX as u64 { usize::MAX } else { value as usize }
 }
 
+/// A phone where the network is poor (40 kbit/s) gets half as much through when it loses some.
+const SLOW_LINK_BYTES_PER_MS: usize = 2;
+
 macro_rules! limits {
     ($(
         $(#[doc = $doc:literal])*
@@ -27,6 +30,12 @@ macro_rules! limits {
             /// `store_retry_ms` as a time.
             pub fn store_retry(&self) -> std::time::Duration {
                 std::time::Duration::from_millis(self.store_retry_ms as u64)
+            }
+
+            /// How long a slow link may need for what the kernel still has of so many bytes that it
+            /// has taken for a peer: twice `kernel_send_bytes` at most. In milliseconds.
+            pub fn link_ms(&self, bytes: usize) -> u64 {
+                (bytes.min(2 * self.kernel_send_bytes) / SLOW_LINK_BYTES_PER_MS) as u64
             }
 
             /// Every limit: name, smallest value, largest value, meaning.
@@ -200,8 +209,8 @@ limits! {
     messages_burst: 200, 1..=1_000_000;
     /// Between two pings or `h` frames to a browser.
     heartbeat_ms: 25_000, 100..=3_600_000;
-    /// Silence after a ping until the connection is given up; behind much that was sent just before
-    /// no less than `heartbeat_ms`.
+    /// Silence after a ping until the connection is given up; longer by as long as a slow link, of
+    /// 2 KB/s, needs for what may be in front of it.
     heartbeat_answer_ms: 8000, 100..=3_600_000;
     /// From a close frame, or the last byte sent, to the end of the connection.
     close_ms: 5000, 100..=600_000;
@@ -209,6 +218,7 @@ limits! {
     drain_ms: 10_000, 100..=600_000;
     /// What was sent and the peer's machine has not acknowledged, or has no room for, for so long
     /// ends the connection; for back ends `control_replies_ms` and `close_ms`, if that is longer.
+    /// Not at a port for browsers with a loopback address.
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
     /// What the kernel keeps for one browser or back end that does not read; it takes twice as much
     /// memory for it.

@@ -4,10 +4,12 @@
 mod common;
 
 use common::browser::{auth_message, masked, upgrade};
+use common::control::wait;
 use common::eventually;
 use common::server::{Options, Server};
 use common::web::{Http, ask, session};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 const HOST: &str = "Host: a\r\n";
 
@@ -195,6 +197,28 @@ fn a_half_request_is_not_waited_for() {
         assert_eq!(http.answer().status, 408);
         http.expect_end();
     }
+}
+
+#[test]
+fn a_request_behind_a_pause_has_all_of_its_time() {
+    let server = Server::start(&Options::limits(&[("http_head_ms", 600)]));
+    let mut control = server.controller("demo");
+    let mut http = Http::connect(server.ws);
+    for _ in 0..2 {
+        assert_eq!(http.ask("GET /socket", &[], "").status, 200);
+        wait(&mut control, 450);
+        http.raw(format!("GET /socket HTTP/1.1\r\n{HOST}"));
+        wait(&mut control, 300);
+        http.raw("\r\n");
+        assert_eq!(http.answer().status, 200);
+    }
+    // And no more than that, whatever comes meanwhile.
+    let start = Instant::now();
+    http.raw("GET ");
+    wait(&mut control, 400);
+    http.raw("/");
+    assert_eq!(http.answer().status, 408);
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
 }
 
 /// What a server that stops says of one connection that waited for too long.

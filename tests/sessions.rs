@@ -11,6 +11,7 @@ use common::server::{DEMO_KEY, Options, Server};
 use common::token::token;
 use common::web::{Http, ask, post, session, session_on};
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 /// A session, as the client that polls it.
 struct Session<'a> {
@@ -390,4 +391,28 @@ fn what_comes_when_its_receiver_has_just_gone_ends_a_session_and_leaves_no_gap()
         assert_eq!(control.recv(), r#"{"success":true}"#);
         assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), ""), (200, "o\n".into()));
     }
+}
+
+#[test]
+fn who_sends_over_http_what_has_to_wait_is_answered_before_a_proxy_gives_up() {
+    let pace = [("messages_per_second", 1), ("messages_burst", 10)];
+    let server = Server::start(&Options::limits(&[&pace[..], &[("heartbeat_ms", 400)]].concat()));
+    let id = session_on(server.ws, 1, "c");
+    let pings: Vec<String> =
+        (0..14).map(|clb| json!({ "event": "ping", "clb": clb }).to_string()).collect();
+    let start = Instant::now();
+    let place = format!("/socket/{id}");
+    let (status, _) = post(server.ws, &format!("{place}/xhr_send"), &json!(pings).to_string());
+    assert_eq!(status, 204);
+    let waited = start.elapsed();
+    assert!(waited > Duration::from_millis(300) && waited < Duration::from_secs(2), "{waited:?}");
+    // All of it is carried out in its time.
+    let mut heard = String::new();
+    while heard.matches("callBackAnswer").count() < 14 {
+        heard += &post(server.ws, &format!("{place}/xhr"), "").1;
+        assert!(start.elapsed() < Duration::from_secs(20), "{heard}");
+    }
+    let at: Vec<_> = (0..14).map(|clb| heard.find(&format!(r#"\"clb\":{clb},"#))).collect();
+    assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{heard}");
+    assert!(start.elapsed() > Duration::from_secs(3), "{:?}", start.elapsed());
 }

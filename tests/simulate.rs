@@ -115,7 +115,8 @@ fn assert_rich(reports: &[Report]) {
     assert!(sum(reports, |report| report.leaving_turns) > runs, "few left step by step");
     let long = sum(reports, |report| report.long_emits);
     assert!(long > runs / 4, "few emits took several turns: {long}");
-    assert!(sum(reports, |report| report.floods) > runs / 16, "back ends hardly ever had to wait");
+    let floods = sum(reports, |report| report.floods);
+    assert!(floods > runs / 16, "back ends hardly ever had to wait: {floods} times");
     let shortages = sum(reports, |report| report.shortages);
     assert!(shortages > runs / 16, "there was hardly ever no room for answers");
     let waits = sum(reports, |report| report.control_input_waits);

@@ -7,7 +7,7 @@
 mod common;
 
 use common::browser::{Browser, masked};
-use common::control::{Control, frame};
+use common::control::{Control, frame, wait};
 use common::eventually;
 use common::http::request;
 use common::server::{Options, Server};
@@ -66,13 +66,6 @@ fn metric(server: &Server, name: &str) -> f64 {
 
 fn closed(server: &Server, reason: &str) -> f64 {
     metric(server, &format!(r#"fws_connections_closed_total{{reason="{reason}"}}"#))
-}
-
-/// Lets time pass: nothing comes on this connection meanwhile.
-fn wait(control: &mut Control, ms: u64) {
-    control.wire.set_deadline(Duration::from_millis(ms));
-    assert!(control.wire.read(&mut [0]).is_err());
-    control.wire.set_deadline(common::DEADLINE);
 }
 
 #[test]
@@ -149,6 +142,44 @@ fn a_ping_behind_much_that_the_kernel_has_may_be_answered_late() {
     let start = Instant::now();
     slow.expect_closed(3000, "No response from heartbeat");
     assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_ping_has_the_time_that_a_slow_link_needs_for_what_is_in_front_of_it() {
+    let server = server(&[("heartbeat_ms", 400), ("heartbeat_answer_ms", 100)]);
+    let mut control = server.controller("demo");
+    let mut slow = subscriber(&server, "c");
+    let data = text(60_000);
+    control.ok(&emit("c", &data));
+    slow.expect(&message("c", &data));
+    assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
+    // At 40 kbit/s it would only now have read the half of it.
+    wait(&mut control, 1500);
+    slow.send_raw(&masked(0x8a, b""));
+    slow.fence().unwrap();
+    assert_eq!(closed(&server, "no_heartbeat"), 0.0);
+}
+
+#[test]
+fn a_session_waits_for_as_long_as_a_slow_link_needs_for_its_last_answer() {
+    let server = server(&[("session_ms", 300), ("http_head_ms", 300)]);
+    let mut control = server.controller("demo");
+    for (user, (way, method)) in [("xhr", "POST"), ("jsonp?c=f", "GET")].into_iter().enumerate() {
+        let id = session_on(server.ws, user, "c");
+        let mut http = Http::connect(server.ws);
+        let line = format!("{method} /socket/{id}/{way}");
+        control.ok(&emit("c", &text(6000)));
+        assert!(http.ask(&line, &[], "").body.len() > 6000, "{way}");
+        // At 40 kbit/s it has just arrived, and the same connection may ask again.
+        wait(&mut control, 1200);
+        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        control.ok(&emit("c", "1"));
+        assert!(http.ask(&line, &[], "").body.contains("data"), "{way}");
+        // Whoever was told a little is gone sooner.
+        wait(&mut control, 600);
+        assert_eq!(subscribers(&mut control, "c"), 0, "{way}");
+        http.expect_end();
+    }
 }
 
 #[test]

@@ -81,6 +81,9 @@ impl Listener {
         // To the kernel a peer without room for more is like one that is gone. A back end may leave
         // its replies for longer, and what ends it then is our own deadline, which is counted.
         let timeout_ms = match self.door {
+            // A proxy on this machine cannot be gone unnoticed. It has no room for as long as a
+            // slow link needs for what it holds: loopback opens a window by 64 KB at once.
+            Door::Web if self.is_loopback() => Some(0),
             Door::Web => Some(limits.tcp_user_timeout_ms),
             Door::Control => {
                 let replies_ms = limits.control_replies_ms + limits.close_ms;
@@ -265,6 +268,17 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_on_this_machine_may_have_no_room_for_long() {
+        let timeout_ms = |address: &str| {
+            let listener = Listener::tcp(Door::Web, address.parse().unwrap()).unwrap();
+            listener.bound(&Limits::default()).unwrap();
+            let Socket::Tcp(socket) = &listener.socket else { panic!("it is TCP") };
+            sockopt::tcp_user_timeout(socket).unwrap()
+        };
+        assert_eq!((timeout_ms("127.0.0.1:0"), timeout_ms("0.0.0.0:0")), (0, 20_000));
+    }
+
+    #[test]
     fn a_back_end_that_is_silent_is_asked_by_the_kernel_whether_it_is_there() {
         let mut door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
         door.bound(&Limits { control_keepalive_ms: 8000, ..Limits::default() }).unwrap();
@@ -285,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_comes_through_a_bounded_door_is_bounded() {
-        let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut door = Listener::tcp(Door::Web, "0.0.0.0:0".parse().unwrap()).unwrap();
         let limits = Limits { kernel_send_bytes: 100_000, ..Limits::default() };
         door.bound(&limits).unwrap();
         let mut peer = std::net::TcpStream::connect(door.address()).unwrap();

@@ -158,6 +158,10 @@ impl<P> Web<P> {
             return Err(refuse(net, conn, HttpError::HeadTooLarge));
         }
         http.scanned = input.len() as u32;
+        if scanned == 0 && !http.is_first && !input.is_empty() {
+            // It has begun behind a pause, and has its own time from then on.
+            self.next_request(net, conn, 0);
+        }
         Ok(None)
     }
 
@@ -281,26 +285,40 @@ impl<P> Web<P> {
             }
         };
         if matches!(outcome, Outcome::Answered) {
-            self.next_request(net, conn);
+            self.next_request(net, conn, 0);
         }
         Ok(())
     }
 
-    /// The next request has its own time.
-    fn next_request(&self, net: &mut impl Net, conn: ConnId) {
-        net.deadline(conn, Some(net.now().mono.plus(self.limits.http_head_ms as u64)));
+    /// The next request has its own time, from when the answer before has arrived.
+    fn next_request(&self, net: &mut impl Net, conn: ConnId, link_ms: u64) {
+        let ms = self.limits.http_head_ms as u64 + link_ms;
+        net.deadline(conn, Some(net.now().mono.plus(ms)));
     }
 
-    /// An answer that was waited for is through: the connection ends, or goes on with what came
-    /// meanwhile.
-    pub(super) fn release(&mut self, net: &mut impl Net, conn: ConnId, close: Option<CloseReason>) {
+    /// An answer that was waited for is through, and may be on a slow link for so long yet: the
+    /// connection ends, or goes on with what came meanwhile.
+    pub(super) fn release(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        close: Option<CloseReason>,
+        link_ms: u64,
+    ) {
         self.lines[conn.index()] = Line::Http(Http::default());
         match close {
             Some(reason) => net.close(conn, reason),
             None => {
-                self.next_request(net, conn);
+                self.next_request(net, conn, link_ms);
                 net.resume(conn);
             }
+        }
+    }
+
+    /// The session does not owe this one an answer any more.
+    pub(super) fn forget_sender(&mut self, id: PolledId, conn: ConnId) {
+        if let Some(polled) = self.polled(id) {
+            polled.senders.retain(|sender| *sender != conn);
         }
     }
 
@@ -310,7 +328,7 @@ impl<P> Web<P> {
         debug_assert_eq!(of, id);
         net.keeps(conn, 0);
         net.send(conn, reply.frame);
-        self.release(net, conn, reply.closes.then_some(CloseReason::Answered));
+        self.release(net, conn, reply.closes.then_some(CloseReason::Answered), 0);
     }
 
     /// Makes a WebSocket of the connection, or says why not.

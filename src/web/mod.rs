@@ -407,8 +407,13 @@ impl<P> Web<P> {
             }
             Line::Taking(taking) => taking.timed_out(net, conn, &self.limits),
             Line::Socket(_) => self.socket_timed_out(net, app, conn),
+            Line::Sender(id, _) => {
+                let id = *id;
+                self.forget_sender(id, conn);
+                self.release_sender(net, conn, id);
+            }
             // Those have no deadline: the session's counts.
-            Line::None | Line::Receiver(_) | Line::Sender(..) => {}
+            Line::None | Line::Receiver(_) => {}
         }
     }
 
@@ -423,11 +428,7 @@ impl<P> Web<P> {
         self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
-            Line::Sender(id, _) => {
-                if let Some(polled) = self.polled(id) {
-                    polled.senders.retain(|sender| *sender != conn);
-                }
-            }
+            Line::Sender(id, _) => self.forget_sender(id, conn),
             // What was on its way to it is lost, so its session is over.
             Line::Receiver(id) => self.destroy(net, app, id),
             Line::Taking(taking) => {

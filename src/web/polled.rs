@@ -93,6 +93,8 @@ pub(super) struct Finished {
     pub close: Option<CloseReason>,
     /// Bytes of it that the browser asked for itself.
     pub asked: usize,
+    /// Bytes of its frames.
+    pub bytes: usize,
     /// Some of it was published.
     pub is_owed: bool,
 }
@@ -136,6 +138,8 @@ pub(super) struct Polled {
     pub alone_since: Millis,
     /// How long the last answer, if it was a large one, was on its way, and at most still may be.
     pub took_ms: u64,
+    /// How long a slow link may still need for it: so much later the browser can ask again.
+    pub link_ms: u64,
     /// When the receiver is told that we are still there.
     pub beat_at: Millis,
     pub timer: Option<Timer>,
@@ -165,6 +169,7 @@ impl Polled {
             taking: None,
             alone_since: Millis(0),
             took_ms: 0,
+            link_ms: 0,
             beat_at: Millis(0),
             timer: None,
             bucket: Bucket::default(),
@@ -397,12 +402,14 @@ impl Polled {
         else {
             unreachable!("only a receiver is answered")
         };
+        let bytes = frame.len();
         if let Reply::Poll { response, callback } = reply {
             net.keeps(conn, 0);
             let response = if close.is_some() { response.close() } else { *response };
             answers::send_polled(net, conn, response, callback.as_deref(), frame);
         }
-        Finished { conn, close: close.or(closes.then_some(CloseReason::Answered)), asked, is_owed }
+        let close = close.or(closes.then_some(CloseReason::Answered));
+        Finished { conn, close, asked, bytes, is_owed }
     }
 
     fn flush_stream(&mut self, net: &mut impl Net) -> Option<Finished> {
@@ -418,12 +425,13 @@ impl Polled {
         if !is_over && self.receiver.as_ref()?.sent < limit {
             return None;
         }
-        let Receiver { conn, reply, closes, asked, is_owed, .. } = self.receiver.take()?;
+        let Receiver { conn, reply, closes, asked, is_owed, sent: bytes, .. } =
+            self.receiver.take()?;
         if matches!(reply, Reply::Stream { is_chunked: true, .. }) {
             net.send(conn, Frame::from(LAST_CHUNK));
         }
         let close = close.or(closes.then_some(CloseReason::Answered));
-        Some(Finished { conn, close, asked, is_owed })
+        Some(Finished { conn, close, asked, bytes, is_owed })
     }
 
     /// The first who is told of an end that an operator may want to hear of is closed for that

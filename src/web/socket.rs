@@ -47,7 +47,7 @@ pub(super) struct Socket<P> {
     generation: u32,
     /// It speaks as it likes, and not in SockJS framing.
     is_raw: bool,
-    /// What it had taken at the last beat, in as many `MUCH_BYTES`, modulo 256.
+    /// What it had taken at the last beat, in as many `TAKEN_UNIT_BYTES`, modulo 256.
     taken_before: u8,
     /// A ping is out, and nothing has come since.
     pub(super) awaits_answer: bool,
@@ -373,10 +373,12 @@ impl<P> Socket<P> {
                 return Ok(());
             }
         }
-        let unheard = self.unheard.take();
-        if self.awaits_answer && unheard.is_some_and(|unheard| unheard.taken_at_beat.is_some()) {
+        let is_behind = self.stands_behind();
+        self.unheard = None;
+        if self.awaits_answer && is_behind {
             // The ping has gone out with it, behind as much as the kernel keeps for one peer.
-            self.beat_at = self.beat_at.max(around.net.now().mono.plus(around.patience_ms(true)));
+            let patience_ms = around.patience_ms(usize::MAX);
+            self.beat_at = self.beat_at.max(around.net.now().mono.plus(patience_ms));
             self.reschedule(around);
         }
         if self.held == Held::Answers {

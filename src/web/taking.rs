@@ -69,15 +69,15 @@ impl Taking {
 impl<P> Web<P> {
     /// An answer has come to its end: the session is alone, for a while.
     pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
-        let (now, Finished { conn, close, asked, is_owed }) = (net.now().mono, finished);
-        let bytes = net.queued(conn);
-        let is_much = bytes > MUCH_BYTES;
+        let (now, Finished { conn, close, asked, bytes, is_owed }) = (net.now().mono, finished);
+        let link_ms = self.limits.link_ms(bytes);
+        let is_much = net.queued(conn) > MUCH_BYTES;
         if let Some(polled) = self.polled(id) {
-            (polled.alone_since, polled.took_ms) = (now, 0);
+            (polled.alone_since, polled.took_ms, polled.link_ms) = (now, 0, link_ms);
             polled.taking = is_much.then_some(conn);
         }
         if !is_much {
-            return self.release(net, conn, close);
+            return self.release(net, conn, close, link_ms);
         }
         let is_asked = asked > self.limits.backlog_soft_bytes;
         let taken = net.taken(conn);
@@ -99,7 +99,7 @@ impl<P> Web<P> {
             polled.took_ms = now.0 - taking.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;
             self.mark_dirty(taking.id);
         }
-        self.release(net, conn, taking.close);
+        self.release(net, conn, taking.close, self.limits.link_ms(taking.bytes));
     }
 
     /// Whether a session that nobody asks for, and for which too much waits, is to be let go: when
@@ -133,6 +133,11 @@ impl<P> Web<P> {
 }
 
 impl Polled {
+    /// When nobody will ask for it any more: that long after its last answer can have arrived.
+    pub fn alone_until(&self, session_ms: usize) -> Millis {
+        self.alone_since.plus(self.link_ms + session_ms as u64)
+    }
+
     /// When too much has waited for so long behind the answer that is on its way.
     pub fn lags_at(&self, ms: usize) -> Option<Millis> {
         Some(self.taking.and(self.over_since)?.plus(ms as u64))

@@ -162,7 +162,7 @@ impl<P> Web<P> {
                 }
             }
         }
-        self.release(net, conn, receiver.closes.then_some(CloseReason::Answered));
+        self.release(net, conn, receiver.closes.then_some(CloseReason::Answered), 0);
     }
 
     /// A request with messages for the application.
@@ -211,14 +211,14 @@ impl<P> Web<P> {
         if polled.pending.is_empty() {
             return Some(done);
         }
-        // Its answer waits until all that it sent has been heard.
+        // Its answer waits until all that it sent has been heard, but no longer than a proxy does.
         polled.senders.push(conn);
         let done = done.answering(head);
         let closes = done.closes();
         let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
         net.keeps(conn, reply.frame.len());
         self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
-        net.deadline(conn, None);
+        net.deadline(conn, Some(net.now().mono.plus(self.limits.heartbeat_ms as u64)));
         None
     }
 
@@ -411,7 +411,7 @@ impl<P> Web<P> {
     /// Sets the one timer of a session over HTTP.
     fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: PolledId) {
         let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
-        let alone_until = polled.alone_since.plus(self.limits.session_ms as u64);
+        let alone_until = polled.alone_until(self.limits.session_ms);
         let own = match (polled.has_receiver(), polled.is_alone()) {
             (true, _) => polled.beat_at,
             (false, true) => alone_until,
@@ -441,7 +441,7 @@ impl<P> Web<P> {
         let (now, beat_ms) = (net.now(), self.limits.heartbeat_ms as u64);
         let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
         polled.timer = None;
-        let alone_until = polled.alone_since.plus(self.limits.session_ms as u64);
+        let alone_until = polled.alone_until(self.limits.session_ms);
         if polled.is_alone() && alone_until <= now.mono {
             return self.destroy(net, app, id);
         }

@@ -6,6 +6,7 @@ use serde_json::json;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 /// The largest reply that makes sense.
 const REPLY_BYTES: usize = 64 << 20;
@@ -20,6 +21,13 @@ pub struct Control {
 pub fn frame(body: &[u8]) -> Vec<u8> {
     let length = i32::try_from(body.len()).expect("a body of less than 2 GiB");
     [&length.to_le_bytes(), body, &[0]].concat()
+}
+
+/// Lets time pass: nothing comes on this connection meanwhile.
+pub fn wait(control: &mut Control, ms: u64) {
+    control.wire.set_deadline(Duration::from_millis(ms));
+    assert!(control.wire.read(&mut [0]).is_err());
+    control.wire.set_deadline(super::DEADLINE);
 }
 
 impl Control {

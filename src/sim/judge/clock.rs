@@ -10,8 +10,8 @@ use crate::sim::intent::Intent;
 use crate::sim::tape::Item;
 use crate::time::Millis;
 
-/// Behind so much a ping may be answered later.
-const MUCH_BYTES: usize = 16 * 1024;
+/// A ping may be answered later if another of these pieces has been taken since the one before.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// What the judge does not see: frames of a message that is not complete, and when each began.
 const UNSEEN_FRAMES: u64 = 16;
@@ -65,12 +65,12 @@ impl Controller {
 
 impl Browser {
     /// By when it must have been pinged, or have shown that it is there.
-    fn heard_by(&self, view: View, beat_ms: usize) -> Millis {
+    fn heard_by(&self, view: View, late_ms: usize) -> Millis {
         let due = self.pong_by.unwrap_or(self.ping_at).by;
         let due = self.held_until.map_or(due, |held_until| held_until.max(due));
         // Behind much a ping has its time from when that has gone out, and more of it.
         let is_late = self.pong_by.is_some() && self.may_be_late;
-        if is_late { due.max(view.taken_at).plus(beat_ms as u64) } else { due }
+        if is_late { due.max(view.taken_at).plus(late_ms as u64) } else { due }
     }
 }
 
@@ -153,8 +153,9 @@ impl Judge {
                 assert!(browser.pong_by.is_none(), "{conn:?} is pinged again");
                 let ping_at = browser.ping_at;
                 assert!(ping_at.is_over(now), "{conn:?} is pinged early");
-                let taken = std::mem::take(&mut line.queue.taken_since_ping);
-                browser.may_be_late = browser.is_pong_behind || taken >= MUCH_BYTES;
+                let taken = line.queue.taken / PIECE_BYTES;
+                let before = std::mem::replace(&mut line.queue.taken_before, taken);
+                browser.may_be_late = browser.is_pong_behind || taken != before;
                 match view.is_paused {
                     // Nothing is heard of it, so nothing is waited for.
                     true => browser.ping_at = next_ping_at,
@@ -259,6 +260,9 @@ impl Judge {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
         let beat_ms = self.terms.range(Millis(0), beat).1;
+        let late =
+            |limits: &Limits| limits.heartbeat_answer_ms + limits.link_ms(usize::MAX) as usize;
+        let late_ms = self.terms.range(Millis(0), late).1;
         let auth_ms = self.terms.range(Millis(0), |limits| limits.control_auth_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
@@ -305,7 +309,7 @@ impl Judge {
                 assert_eq!(browser.parting, None, "{conn:?} was not let go");
                 let is_in_time = browser.who.is_some() || !browser.auth_by.is_over(now);
                 assert!(is_in_time, "{conn:?} has not authenticated for too long");
-                let is_in_time = now < browser.heard_by(view, beat_ms);
+                let is_in_time = now < browser.heard_by(view, late_ms);
                 assert!(is_in_time, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;

@@ -51,8 +51,9 @@ pub(super) struct Queue {
     /// Since when publications are owed that the kernel did not take when they were offered.
     owed_since: Option<Millis>,
     taken_at: Millis,
-    /// Bytes that the kernel has taken since the last ping.
-    pub taken_since_ping: usize,
+    /// Bytes that the kernel has taken, and how many pieces of them at the last ping.
+    pub taken: usize,
+    pub taken_before: usize,
     /// Since when the backlog is above the soft limit, or will have been.
     over_since: Option<Millis>,
     /// Since when that was behind much that the client had asked for.
@@ -73,7 +74,7 @@ impl Queue {
     pub fn take(&mut self, bytes: usize, now: Millis, limits: &Limits) {
         self.head_sent += bytes;
         self.taken_at = now;
-        self.taken_since_ping += bytes;
+        self.taken += bytes;
         while let Some((frame, _)) = self.frames.front()
             && self.head_sent >= frame.len()
         {

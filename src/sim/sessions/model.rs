@@ -87,6 +87,8 @@ struct Session {
     channels: BTreeSet<usize>,
     opened_at: Millis,
     alone_since: Millis,
+    /// Bytes of the frames of its last answer.
+    answered: usize,
 }
 
 #[derive(Debug)]
@@ -180,6 +182,7 @@ impl Model {
                 channels: BTreeSet::new(),
                 opened_at: self.now,
                 alone_since: self.now,
+                answered: 0,
             });
         }
         let session = self.sessions[name].as_mut().expect("there is one now");
@@ -249,7 +252,8 @@ impl Model {
         let now = self.now;
         let Some(session) = self.sessions[name].as_mut() else { return };
         let Some(receiver) = session.receiver.take() else { return };
-        session.alone_since = now;
+        // Without the newline.
+        (session.alone_since, session.answered) = (now, text.len() - 1);
         self.expect(receiver.visitor, Piece::Head(200));
         self.expect(receiver.visitor, Piece::Body(text));
         if closes {
@@ -261,7 +265,7 @@ impl Model {
         let now = self.now;
         let Some(session) = self.sessions[name].as_mut() else { return };
         let Some(receiver) = session.receiver.take() else { return };
-        session.alone_since = now;
+        (session.alone_since, session.answered) = (now, receiver.sent);
         self.expect(receiver.visitor, Piece::End);
         if closes {
             self.closed.insert(receiver.visitor);
@@ -390,7 +394,8 @@ impl Model {
         let (now, limits) = (self.now, self.limits.clone());
         for name in 0..NAMES.len() {
             let Some(session) = self.sessions[name].as_mut() else { continue };
-            let alone_until = session.alone_since.plus(limits.session_ms as u64);
+            let link_ms = limits.link_ms(session.answered);
+            let alone_until = session.alone_since.plus(limits.session_ms as u64 + link_ms);
             if session.receiver.is_none() && alone_until <= now {
                 self.sessions[name] = None;
                 self.met.expired += 1;

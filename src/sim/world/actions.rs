@@ -82,7 +82,7 @@ impl<G: Ground> World<G> {
     pub fn step(&mut self) {
         self.step += 1;
         let of_disk = usize::from(self.ground.store().is_some());
-        let often = [110, 600, 50, 20, 30, 80, 40, 5, 5, 20];
+        let often = [110, 600, 50, 20, 40, 80, 40, 5, 5, 20];
         let seldom = [14, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk];
         match self.net.prng.weighted(&[&often[..], &seldom].concat()) {
             0 => self.open(),

@@ -5,13 +5,11 @@ use std::mem;
 use super::{Around, Held, Socket};
 use crate::codec::ws;
 use crate::edge::Net;
-use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::web::{Application, Parting};
 
-/// Of whom twice as much was taken since the last beat, some of that may be in the kernel yet, or
-/// on a slow link, and the next ping behind it; it is counted in these.
-const MUCH_BYTES: u32 = 16 * 1024;
+/// What was taken between two beats is counted in these.
+const TAKEN_UNIT_BYTES: u32 = 16 * 1024;
 
 impl<P> Socket<P> {
     /// A deadline has come.
@@ -29,7 +27,7 @@ impl<P> Socket<P> {
         }
         if self.beat_at <= now.mono {
             let next = now.mono.plus(around.limits.heartbeat_ms as u64);
-            let is_much = self.has_taken_much(around);
+            let taken = self.taken_since_beat(around);
             if was_too_fast || self.held == Held::Room {
                 // Its pongs stand behind what it said too fast, or what there is no room for. What
                 // the ping shows is whether its machine is there, which must acknowledge it.
@@ -49,20 +47,23 @@ impl<P> Socket<P> {
                 if !mem::replace(&mut self.awaits_answer, true) {
                     self.ping(around);
                 }
-                self.beat_at = now.mono.plus(around.patience_ms(is_much));
+                let in_front = if self.stands_behind() { usize::MAX } else { taken };
+                self.beat_at = now.mono.plus(around.patience_ms(in_front));
             }
         }
         self.reschedule(around);
         Ok(())
     }
 
-    /// Whether it, or the kernel for it, has taken much since the last beat.
-    fn has_taken_much<A: Application<Peer = P>>(
+    /// Bytes that the kernel has taken for it since the last beat: some of them may be there yet,
+    /// or on a slow link, and the next ping behind them.
+    fn taken_since_beat<A: Application<Peer = P>>(
         &mut self,
         around: &Around<'_, impl Net, A>,
-    ) -> bool {
-        let taken = (around.net.taken(around.conn) / MUCH_BYTES) as u8;
-        taken.wrapping_sub(mem::replace(&mut self.taken_before, taken)) > 1
+    ) -> usize {
+        let taken = (around.net.taken(around.conn) / TAKEN_UNIT_BYTES) as u8;
+        let units = taken.wrapping_sub(mem::replace(&mut self.taken_before, taken));
+        usize::from(units) * TAKEN_UNIT_BYTES as usize
     }
 
     /// Asks for a sign of life, behind whatever waits.
@@ -72,6 +73,11 @@ impl<P> Socket<P> {
             self.unheard.get_or_insert_default().taken_at_beat = taken;
         }
         around.net.send(around.conn, ws::ping_frame(b""));
+    }
+
+    /// Whether something waited when the ping was sent, and not all of that has gone out.
+    pub(super) fn stands_behind(&self) -> bool {
+        self.unheard.as_ref().is_some_and(|unheard| unheard.taken_at_beat.is_some())
     }
 
     /// Whether the ping still stands behind something, of which it has taken a part since it was
@@ -87,12 +93,10 @@ impl<P> Socket<P> {
 }
 
 impl<N: Net, A> Around<'_, N, A> {
-    /// How long the answer to a ping may take; longer if the ping may stand behind much that the
-    /// kernel has: over a slow link it is read no sooner. That a machine is gone the kernel finds
-    /// out meanwhile (`tcp_user_timeout_ms`).
-    pub(super) fn patience_ms(&self, is_behind_much: bool) -> u64 {
-        let Limits { heartbeat_ms, heartbeat_answer_ms, .. } = *self.limits;
-        let least = if is_behind_much { heartbeat_ms } else { 0 };
-        least.max(heartbeat_answer_ms) as u64
+    /// How long the answer to a ping may take, with so many bytes in front of it that the kernel
+    /// has: over a slow link it is read no sooner. That a machine is gone the kernel finds out
+    /// meanwhile (`tcp_user_timeout_ms`).
+    pub(super) fn patience_ms(&self, in_front: usize) -> u64 {
+        self.limits.heartbeat_answer_ms as u64 + self.limits.link_ms(in_front)
     }
 }

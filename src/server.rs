@@ -160,11 +160,7 @@ impl Start {
     }
 
     /// Turns until the end, and keeps the service manager informed.
-    fn turn(
-        &mut self,
-        handler: &mut AdminDoor<Box<dyn Journal>>,
-        mut in_force: InForce<'_>,
-    ) -> io::Result<()> {
+    fn turn(&mut self, handler: &mut AdminDoor, mut in_force: InForce<'_>) -> io::Result<()> {
         let mut notifier = Notifier::new(|name| std::env::var_os(name));
         if let Some(ms) = notifier.wake_every() {
             self.reactor.wake_every(ms);
@@ -325,11 +321,7 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
 }
 
 /// The namespaces that the configuration names, and the demo's.
-fn declare(
-    config: &Config,
-    switch: &mut Switch<Box<dyn Journal>>,
-    at: UnixMillis,
-) -> io::Result<()> {
+fn declare(config: &Config, switch: &mut Switch, at: UnixMillis) -> io::Result<()> {
     let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
     let mut news = News::new("", at);
     for (name, key) in &config.namespaces {

@@ -4,7 +4,6 @@ use super::Pages;
 use crate::codec::prometheus::{Exposition, seconds};
 use crate::edge::{Net, TurnedAway};
 use crate::hub::Tally;
-use crate::journal::Journal;
 use crate::metrics::{Family, families as f};
 use crate::reason::CloseReason;
 
@@ -15,7 +14,7 @@ pub const ERROR_CODES: [u16; 12] = [300, 301, 302, 305, 306, 309, 311, 312, 313,
 /// One number of a namespace.
 type Count = fn(&Tally) -> u64;
 
-impl<J: Journal> Pages<'_, J> {
+impl Pages<'_> {
     /// All metrics, as text.
     pub(super) fn report(&self, net: &impl Net) -> String {
         let mut text = Exposition::default();

@@ -11,7 +11,6 @@ use crate::admin::AdminDoor;
 use crate::config::{Config, Secret};
 use crate::demo;
 use crate::hub::Declared;
-use crate::journal::Journal;
 use crate::keys;
 use crate::limits::Limits;
 use crate::log::{self, News};
@@ -46,11 +45,7 @@ const FIXED_LIMIT: &str = "store_retry_ms";
 
 impl InForce<'_> {
     /// Puts in force what the configuration says now. Returns what came of it, as one line.
-    pub fn reload(
-        &mut self,
-        reactor: &mut Reactor,
-        handler: &mut AdminDoor<Box<dyn Journal>>,
-    ) -> String {
+    pub fn reload(&mut self, reactor: &mut Reactor, handler: &mut AdminDoor) -> String {
         let at = reactor.now().unix;
         let next = match self.check(reactor, handler) {
             Ok(next) => next,
@@ -74,11 +69,7 @@ impl InForce<'_> {
     }
 
     /// Reads all that a start would read, and changes nothing.
-    fn check(
-        &self,
-        reactor: &Reactor,
-        handler: &AdminDoor<Box<dyn Journal>>,
-    ) -> Result<Checked, String> {
+    fn check(&self, reactor: &Reactor, handler: &AdminDoor) -> Result<Checked, String> {
         let mut config = (self.reread)()?;
         // Said at the start, and no news.
         let _ = memory::fit(&mut config);
@@ -117,12 +108,7 @@ impl InForce<'_> {
     }
 
     /// Puts it in force. Returns how many more changes there are in it.
-    fn put(
-        &mut self,
-        next: Checked,
-        reactor: &mut Reactor,
-        handler: &mut AdminDoor<Box<dyn Journal>>,
-    ) -> usize {
+    fn put(&mut self, next: Checked, reactor: &mut Reactor, handler: &mut AdminDoor) -> usize {
         let at = reactor.now().unix;
         let Checked { mut config, server_key, namespaces, connections } = next;
         config.limits.store_retry_ms = self.config.limits.store_retry_ms;

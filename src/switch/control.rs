@@ -19,7 +19,7 @@ use crate::address::Household;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, NsId, Outcome, Refusal, Spot};
-use crate::journal::{Journal, Mark, Proposal, Ticket};
+use crate::journal::{Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
@@ -208,7 +208,7 @@ impl Controller {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     pub(super) fn controller_received(
         &mut self,
         net: &mut impl Net,

@@ -13,7 +13,7 @@ use super::intake::Room;
 use super::{Part, Switch, Waiter};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, NsId, Outcome, Refusal, Route};
-use crate::journal::{Journal, Mark, Proposal};
+use crate::journal::{Mark, Proposal};
 use crate::uuid::Uuid;
 
 /// What is left of an emit.
@@ -55,7 +55,7 @@ impl Spread {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Whether one turn has no room for all of an emit.
     pub(super) fn is_long(&self, ns: NsId, channels: &[Cow<'_, str>], user: Option<&str>) -> bool {
         if channels.len() < 2 {

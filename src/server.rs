@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
+use crate::durable::make_folder;
 use crate::edge::Door;
 use crate::hub::{Declared, Hub};
 use crate::journal::store::{Folder, Home, Opened};
@@ -118,7 +119,7 @@ impl Start {
         for warning in &config.warnings {
             log::warning(at, format_args!("{warning}"));
         }
-        if let Err(error) = keys::make_data_folder(config) {
+        if let Err(error) = make_folder(&config.data) {
             // Whoever needs it says so; with all that is configured nobody may.
             log::warning(at, format_args!("no data folder, so no key is kept: {error}"));
         }

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::Stop;
+use crate::durable::sync_name;
 
 /// Writes to standard output at once.
 pub(super) fn out(text: &str) -> Result<(), Stop> {
@@ -69,11 +70,11 @@ impl Output {
         self.sink.write_all(bytes).map_err(|e| failed(self.path(), &e))
     }
 
-    /// Writes what is left. A file is on disk when this returns.
+    /// Writes what is left. A file is on disk when this returns, and keeps its name.
     pub fn finish(mut self) -> Result<(), Stop> {
         let written = self.sink.flush();
         let synced = written.and_then(|()| match &self.file {
-            Some((_, file)) => file.sync_all(),
+            Some((path, file)) => file.sync_all().and_then(|()| sync_name(path)),
             None => Ok(()),
         });
         synced.map_err(|e| failed(self.path(), &e))?;

@@ -3,9 +3,9 @@
 //! operations; knows nothing of rows.
 
 use std::cell::{Cell, RefCell};
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Error, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::StorageBackend;
@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use super::disk::{Discard, Disk};
+use crate::durable::{at, make_folder, sync_name};
 
 /// The store.
 const STORE: &str = "store.redb";
@@ -210,7 +211,7 @@ impl Folder {
     /// # Errors
     /// Those of the file system, and `ResourceBusy` with the name of who holds it.
     pub fn take(path: &Path, holder: &str) -> io::Result<Folder> {
-        make_durably(path).map_err(|e| at(path, e))?;
+        make_folder(path)?;
         let folder = Folder::new(path, holder, Held::take(path, holder)?);
         // Whoever began to write one is gone.
         folder.discard_next();
@@ -300,10 +301,6 @@ impl Folder {
         }
         Ok(to.into())
     }
-
-    fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
-    }
 }
 
 impl Medium for Folder {
@@ -335,7 +332,7 @@ impl Medium for Folder {
             fs::rename(&path, &aside).map_err(|e| at(&aside, e))?;
         }
         let renamed = fs::rename(self.path.join(NEXT), &path);
-        renamed.and_then(|()| self.sync_folder()).map_err(|e| at(&path, e))?;
+        renamed.and_then(|()| sync_name(&path)).map_err(|e| at(&path, e))?;
         self.store.set(self.next.take());
         Ok(())
     }
@@ -355,7 +352,7 @@ impl Medium for Folder {
 
     fn sync_seal(&self) -> io::Result<()> {
         self.held.borrow().seal.as_ref().ok_or(ErrorKind::NotFound)?.sync_all()?;
-        self.sync_folder()
+        sync_name(&self.seal_path())
     }
 }
 
@@ -476,26 +473,6 @@ fn is_same(one: &Path, two: &Path) -> io::Result<bool> {
             return Ok(false);
         }
     }
-}
-
-/// Makes a folder, mode 0700, and those around it that are missing, so that a power cut does not
-/// take them away with all that is durable in them.
-fn make_durably(path: &Path) -> io::Result<()> {
-    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
-    let made: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| match e.kind() {
-        ErrorKind::AlreadyExists => Error::new(e.kind(), "it is no folder"),
-        _ => e,
-    })?;
-    for folder in made {
-        let around = folder.parent().filter(|around| !around.as_os_str().is_empty());
-        File::open(around.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
-}
-
-fn at(path: &Path, e: Error) -> Error {
-    Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 #[cfg(test)]

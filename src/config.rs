@@ -248,18 +248,19 @@ impl Config {
         Ok(config)
     }
 
-    /// Takes all limits of another configuration, its warnings, and those of its settings (by their
-    /// keys in the file): the others stay.
-    pub(crate) fn adopt(&mut self, other: Config, keys: &[&str]) {
-        for key in keys {
-            match *key {
-                "secret_key" => self.secret_key.clone_from(&other.secret_key),
-                "namespaces" => self.namespaces.clone_from(&other.namespaces),
-                "sockjs" => self.sockjs.clone_from(&other.sockjs),
-                _ => self.allow_origin.clone_from(&other.allow_origin),
-            }
+    /// This configuration, with what of another one a running server can take: all but where it
+    /// listens, what it holds, and the limit that is another thread's.
+    pub(crate) fn adopting(&self, other: &Config) -> Config {
+        let store_retry_ms = self.limits.store_retry_ms;
+        Config {
+            secret_key: other.secret_key.clone(),
+            namespaces: other.namespaces.clone(),
+            sockjs: other.sockjs.clone(),
+            allow_origin: other.allow_origin.clone(),
+            limits: Limits { store_retry_ms, ..other.limits.clone() },
+            warnings: other.warnings.clone(),
+            ..self.clone()
         }
-        (self.limits, self.warnings) = (other.limits, other.warnings);
     }
 
     /// Where the value of a setting (by its key in the file) comes from.

@@ -207,14 +207,6 @@ pub struct Writer {
 /// rows in it.
 pub type Opening = Result<Writer, (Fault, u64)>;
 
-/// Length of the file and bytes of all rows in it, and why it cannot be written, if it cannot.
-pub(super) fn began(writer: &Opening) -> ((u64, u64), Option<Fault>) {
-    match writer {
-        Ok(writer) => (writer.size(), None),
-        Err((fault, live)) => ((0, *live), Some(fault.clone())),
-    }
-}
-
 impl Writer {
     /// Opens a file that [`Content::read`] has verified, `live` bytes of rows in it.
     ///

@@ -14,7 +14,6 @@ use fws::journal::{Event, Journal, Mark, MemoryJournal, Proposal};
 use fws::time::{Now, UnixMillis};
 
 /// Panics at a state, and tells what is in it.
-#[derive(Debug)]
 struct Panicky(MemoryJournal);
 
 impl Journal for Panicky {

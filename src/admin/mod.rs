@@ -5,8 +5,6 @@
 
 mod report;
 
-pub use report::ERROR_CODES;
-
 use crate::address::Address;
 use crate::codec::http::{Head, Response};
 use crate::codec::prometheus;

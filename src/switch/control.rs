@@ -552,7 +552,7 @@ impl Switch {
         controller: &Controller,
         refused: &Refused,
     ) {
-        *self.metrics.refused.entry(refused.code).or_default() += 1;
+        self.metrics.count_refused(refused.code, 1);
         match refused.code {
             302 => self.metrics.store_failures += 1,
             305 | 306 => self.metrics.wrong_keys += 1,

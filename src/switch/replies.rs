@@ -127,7 +127,7 @@ impl Switch {
             controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
         }
         self.metrics.store_failures += lost;
-        *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
+        self.metrics.count_refused(command::STORE_FAILED.code, lost);
         self.report_soon(net.now());
     }
 

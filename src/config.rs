@@ -263,6 +263,11 @@ impl Config {
         }
     }
 
+    /// Whether the demo has a namespace that is none of the configured ones.
+    pub fn adds_demo(&self) -> bool {
+        self.demo && !self.namespaces.iter().any(|(name, _)| name == DEMO_NAMESPACE)
+    }
+
     /// Where the value of a setting (by its key in the file) comes from.
     pub fn source(&self, key: &str) -> Source {
         last(&self.sources, key)
@@ -406,8 +411,7 @@ impl Config {
                 ));
             }
         }
-        let is_demo = |(name, _): &(String, Secret)| name == DEMO_NAMESPACE;
-        let adds_demo = self.demo && !self.namespaces.iter().any(is_demo);
+        let adds_demo = self.adds_demo();
         let count = self.namespaces.len() + usize::from(adds_demo);
         if count > namespaces {
             let demo = if adds_demo { " with that of the demo" } else { "" };

@@ -331,8 +331,7 @@ fn declare(config: &Config, switch: &mut Switch, at: UnixMillis) -> io::Result<(
         }
     }
     news.end();
-    let is_declared = config.namespaces.iter().any(|(name, _)| name == demo::NAMESPACE);
-    if config.demo && !is_declared {
+    if config.adds_demo() {
         let declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
         declared.ok_or_else(|| full(demo::NAMESPACE))?;
     }

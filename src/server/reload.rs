@@ -34,8 +34,6 @@ struct Checked {
     /// As it can be: what stays as it was at the start is in it.
     config: Config,
     server_key: Secret,
-    /// With the key of the demo, if it is not among those that are configured.
-    namespaces: Vec<(String, Secret)>,
     connections: usize,
 }
 
@@ -81,17 +79,13 @@ impl InForce<'_> {
             return Err(format!("the server key is also the key of namespace {name:?}"));
         }
         let connections = open_connections(&config.limits).map_err(cannot)?.0;
-        let mut namespaces = config.namespaces.clone();
-        if config.demo && !namespaces.iter().any(|(name, _)| name == demo::NAMESPACE) {
-            namespaces.push((demo::NAMESPACE.into(), demo::key(&config).map_err(cannot)?));
-        }
         let switch = handler.switch();
         let [there, ..] = switch.hub().sizes();
-        let is_new = |(name, _): &&(String, Secret)| switch.hub().namespace(name).is_none();
-        let new = namespaces.iter().filter(is_new);
-        let (max, room) =
-            (config.limits.namespaces, config.limits.namespaces.saturating_sub(there));
-        if let Some((name, _)) = new.clone().nth(room) {
+        let names = config.namespaces.iter().map(|(name, _)| name.as_str());
+        let names = names.chain(config.adds_demo().then_some(demo::NAMESPACE));
+        let max = config.limits.namespaces;
+        let mut new = names.filter(|name| switch.hub().namespace(name).is_none());
+        if let Some(name) = new.nth(max.saturating_sub(there)) {
             return Err(namespace_full(name, max));
         }
         let store = switch.journal().meters(reactor.now());
@@ -99,13 +93,13 @@ impl InForce<'_> {
         if keys_change && store.is_some_and(|store| store.is_failing) {
             return Err("the store fails, and namespaces cannot be written to it".into());
         }
-        Ok(Checked { read, config, server_key, namespaces, connections })
+        Ok(Checked { read, config, server_key, connections })
     }
 
     /// Puts it in force. Returns how many more changes there are in it.
     fn put(&mut self, next: Checked, reactor: &mut Reactor, handler: &mut AdminDoor) -> usize {
         let at = reactor.now().unix;
-        let Checked { config, server_key, namespaces, connections, .. } = next;
+        let Checked { config, server_key, connections, .. } = next;
         let limits = &config.limits;
         reactor.set_bounds(bounds(limits, connections));
         if let Err(error) = reactor.bound_doors(limits) {
@@ -115,6 +109,16 @@ impl InForce<'_> {
         handler.reload(limits, sockjs(&config), reactor.now());
         let switch = handler.switch_mut();
         switch.set_server_key(server_key.expose());
+        let mut namespaces = config.namespaces.clone();
+        if config.adds_demo() {
+            // Only now: one that is made is kept for the commands.
+            match demo::key(&config) {
+                Ok(key) => namespaces.push((demo::NAMESPACE.into(), key)),
+                Err(error) => {
+                    log::warning(at, format_args!("reload: no key for the demo: {error}"));
+                }
+            }
+        }
         let mut news = News::new("reload: ", at);
         let named: HashSet<&str> = namespaces.iter().map(|(name, _)| name.as_str()).collect();
         for (name, _) in &self.config.namespaces {

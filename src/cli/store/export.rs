@@ -61,7 +61,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let opened = Opened::look(folder).map_err(failed)?.map_err(damaged)?;
     let content = opened.content();
     let mut writer = Writer::start(&content.facts, file, now)?;
-    content.each(|key, row| writer.row(key, row)).map_err(damaged)?;
+    content.each(&mut |key, row| writer.row(key, row)).map_err(damaged)?;
     writer.finish()
 }
 

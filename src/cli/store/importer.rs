@@ -118,7 +118,7 @@ impl Importer {
         };
         if let Some(content) = content {
             let mut stop = None;
-            let read = content.each(|key, row| {
+            let read = content.each(&mut |key, row| {
                 if stop.is_none() {
                     stop = importer.keep(key, row).err();
                 }

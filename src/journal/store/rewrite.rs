@@ -24,7 +24,7 @@ pub(super) fn renew(folder: &impl Home, content: &Content) -> Result<(), OpenErr
     let fault = |fault| OpenError::Fault(folder.store_path(), fault);
     let mut next = Next::create(folder.open_next()?, &content.facts).map_err(fault)?;
     let mut written = Ok(());
-    let read = content.each(|key, row| {
+    let read = content.each(&mut |key, row| {
         if written.is_ok() {
             written = next.put(key, row);
         }

@@ -229,8 +229,8 @@ fn what_is_wrong_changes_nothing() {
 
 #[test]
 fn what_is_refused_makes_no_key_for_the_demo() {
-    let mut options = Options::default();
-    options.config = json!({ "demo": true, "namespaces": { "other": OTHER_KEY } });
+    let config = json!({ "demo": true, "namespaces": { "other": OTHER_KEY } });
+    let mut options = Options { config, ..Options::default() };
     let server = Server::start(&options);
     let mut control = server.control();
     for name in ["a", "b"] {

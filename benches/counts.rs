@@ -23,7 +23,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// The server and its clients, in one thread.
 struct World {
     reactor: Reactor,
-    switch: Switch<MemoryJournal>,
+    switch: Switch,
     ws: String,
     control: String,
 }

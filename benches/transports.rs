@@ -100,7 +100,7 @@ const TRANSPORTS: [(Transport, &str, usize); 7] = [
 ];
 
 struct World {
-    switch: Switch<MemoryJournal>,
+    switch: Switch,
     net: Counter,
     controller: ConnId,
     subscribers: Vec<(ConnId, Vec<u8>)>,

@@ -177,14 +177,24 @@ pub(crate) enum Stream {
 impl Stream {
     /// Connects, within 4 s, the search for the address of a name included.
     pub(crate) fn connect(address: &Address) -> Result<Stream, ClientError> {
-        let stream = match address.clone() {
-            Address::Tcp(name) => within_time(move || TcpStream::connect(name)).map(Stream::Tcp),
-            Address::Unix(path) => within_time(move || UnixStream::connect(path)).map(Stream::Unix),
-            Address::Tls { host, port, is_verified } => {
-                return Tls::start(&host, port, is_verified).map(Stream::Tls);
-            }
+        if let Address::Tls { host, port, is_verified } = address {
+            return Tls::start(host, *port, *is_verified).map(Stream::Tls);
         }
-        .map_err(|e| ClientError::Connect(address.clone(), e))?;
+        let failed = |e| ClientError::Connect(address.clone(), e);
+        let (sender, receiver) = mailbox();
+        let place = address.clone();
+        // On a thread of its own: neither the search for a name's address nor a unix socket has a
+        // time limit to set. Who comes too late finds nobody listening, and the process ends soon.
+        let connect = move || {
+            sender.send(match place {
+                Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
+                place => TcpStream::connect(place.to_string()).map(Stream::Tcp),
+            })
+        };
+        std::thread::Builder::new().spawn(connect).map_err(failed)?;
+        let connected = receiver.recv(Some(Duration::from_millis(CONNECT_MS)));
+        let late = |_| Err(ErrorKind::TimedOut.into());
+        let stream = connected.unwrap_or_else(late).map_err(failed)?;
         if let Stream::Tcp(stream) = &stream {
             // One that cannot be set costs a delay, no more.
             let _ = stream.set_nodelay(true);
@@ -239,19 +249,6 @@ impl Stream {
 /// A socket whose time-out has come says `WouldBlock`; the deadline decides whether that is final.
 fn is_retried(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-/// Runs a connect on a thread of its own: neither the search for a name's address nor a unix
-/// socket has a time limit to set.
-fn within_time<T: Send + 'static>(
-    connect: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let (sender, receiver) = mailbox();
-    // Who comes too late finds nobody listening, and the process ends soon.
-    std::thread::Builder::new().spawn(move || sender.send(connect()))?;
-    receiver
-        .recv(Some(Duration::from_millis(CONNECT_MS)))
-        .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]

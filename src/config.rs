@@ -248,18 +248,24 @@ impl Config {
         Ok(config)
     }
 
-    /// Takes all limits of another configuration, its warnings, and those of its settings (by their
-    /// keys in the file): the others stay.
-    pub(crate) fn adopt(&mut self, other: Config, keys: &[&str]) {
-        for key in keys {
-            match *key {
-                "secret_key" => self.secret_key.clone_from(&other.secret_key),
-                "namespaces" => self.namespaces.clone_from(&other.namespaces),
-                "sockjs" => self.sockjs.clone_from(&other.sockjs),
-                _ => self.allow_origin.clone_from(&other.allow_origin),
-            }
+    /// This configuration, with what of another one a running server can take: all but where it
+    /// listens, what it holds, and the limit that is another thread's.
+    pub(crate) fn adopting(&self, other: &Config) -> Config {
+        let store_retry_ms = self.limits.store_retry_ms;
+        Config {
+            secret_key: other.secret_key.clone(),
+            namespaces: other.namespaces.clone(),
+            sockjs: other.sockjs.clone(),
+            allow_origin: other.allow_origin.clone(),
+            limits: Limits { store_retry_ms, ..other.limits.clone() },
+            warnings: other.warnings.clone(),
+            ..self.clone()
         }
-        (self.limits, self.warnings) = (other.limits, other.warnings);
+    }
+
+    /// Whether the demo has a namespace that is none of the configured ones.
+    pub fn adds_demo(&self) -> bool {
+        self.demo && !self.namespaces.iter().any(|(name, _)| name == DEMO_NAMESPACE)
     }
 
     /// Where the value of a setting (by its key in the file) comes from.
@@ -405,8 +411,7 @@ impl Config {
                 ));
             }
         }
-        let is_demo = |(name, _): &(String, Secret)| name == DEMO_NAMESPACE;
-        let adds_demo = self.demo && !self.namespaces.iter().any(is_demo);
+        let adds_demo = self.adds_demo();
         let count = self.namespaces.len() + usize::from(adds_demo);
         if count > namespaces {
             let demo = if adds_demo { " with that of the demo" } else { "" };

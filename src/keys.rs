@@ -2,9 +2,9 @@
 //! for the commands on the same machine. Owns the form of these files; prints and logs nothing.
 //! Called by the server at start and by the command line.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -12,6 +12,7 @@ use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, ConfigFile, Secret};
+use crate::durable::{at, make_folder, sync_name};
 
 /// A file name longer than this (in bytes) is cut, and ended with a hash of the whole. Most file
 /// systems take 255.
@@ -58,15 +59,6 @@ pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
     make_folder(&config.data)?;
     write(&config.data, "server.key", &key)?;
     Ok((key, KeyOrigin::Made(path)))
-}
-
-/// Makes the data folder, if it is not there (mode 0700): whoever registers a namespace on this
-/// machine keeps its key in it.
-///
-/// # Errors
-/// Those of the file system.
-pub fn make_data_folder(config: &Config) -> io::Result<()> {
-    make_folder(&config.data)
 }
 
 /// What is to be said of a server key that is not configured but read from its file: others than
@@ -182,23 +174,17 @@ fn secret(key: String, path: &Path) -> io::Result<Secret> {
     Secret::server(key).map_err(|wrong| at(path, io::Error::new(ErrorKind::InvalidData, wrong)))
 }
 
-fn make_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| match e.kind() {
-        ErrorKind::AlreadyExists => at(folder, io::Error::new(e.kind(), "it is no folder")),
-        _ => at(folder, e),
-    })
-}
-
 /// All or nothing, also if the machine stops half-way: a new file, on disk, then renamed.
 fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
     sweep(folder);
+    let path = folder.join(name);
     let replace = || {
         let (mut file, temporary) = temporary(folder)?;
         let written = (|| {
             file.write_all(format!("{}\n", key.expose()).as_bytes())?;
             file.sync_all()?;
-            fs::rename(&temporary, folder.join(name))?;
-            File::open(folder)?.sync_all()
+            fs::rename(&temporary, &path)?;
+            sync_name(&path)
         })();
         written.inspect_err(|_| drop(fs::remove_file(&temporary)))
     };
@@ -207,7 +193,7 @@ fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
         ErrorKind::NotFound => replace(),
         _ => Err(e),
     });
-    written.map_err(|e| at(&folder.join(name), e))
+    written.map_err(|e| at(&path, e))
 }
 
 /// A new file, and where it is. As long as it is open it is locked, which no file is that a
@@ -242,10 +228,6 @@ fn is_temporary(name: &str) -> bool {
         digits.len() == 2 * TEMPORARY_BYTES
             && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
-}
-
-fn at(path: &Path, e: io::Error) -> io::Error {
-    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 #[cfg(test)]

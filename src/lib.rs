@@ -15,7 +15,7 @@
 //! | [`web`] | HTTP, WebSocket, SockJS and their sessions, for any application |
 //! | [`publication`] | one message, each wire form of it encoded at most once |
 //! | [`codec`] | control frames, HTTP, WebSocket, SockJS, tokens, JSON: pure over slices |
-//! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`] |
+//! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`], [`durable`] |
 //! | more leaves | [`address`], [`limits`], [`uuid`], [`time`], [`log`], [`mailbox`], [`metrics`] |
 //!
 //! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. The server is its
@@ -31,6 +31,7 @@ pub mod client;
 pub mod codec;
 pub mod config;
 pub mod demo;
+pub mod durable;
 pub mod edge;
 pub mod frame;
 pub mod hub;

@@ -27,47 +27,55 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// `store_retry_ms` as a time.
-            pub fn store_retry(&self) -> std::time::Duration {
-                std::time::Duration::from_millis(self.store_retry_ms as u64)
-            }
-
-            /// How long a slow link may need for what the kernel still has of so many bytes that it
-            /// has taken for a peer: twice `kernel_send_bytes` at most. In milliseconds.
-            pub fn link_ms(&self, bytes: usize) -> u64 {
-                (bytes.min(2 * self.kernel_send_bytes) / SLOW_LINK_BYTES_PER_MS) as u64
-            }
-
             /// Every limit: name, smallest value, largest value, meaning.
             pub const TABLE: &'static [(&'static str, usize, usize, &'static str)] =
                 &[$((stringify!($name), $low, at_most($high), concat!($($doc),*)),)*];
 
-            /// The value of the limit of that name.
-            pub fn get(&self, name: &str) -> Option<usize> {
-                match name {
-                    $(stringify!($name) => Some(self.$name),)*
-                    _ => None,
-                }
+            /// The value of every limit, in the order of [`Limits::TABLE`].
+            pub fn values(&self) -> [usize; Limits::TABLE.len()] {
+                [$(self.$name,)*]
             }
 
-            /// Sets the limit of that name.
-            ///
-            /// # Errors
-            /// [`LimitError`] for a name that is none, and for a value out of its bounds.
-            pub fn set(&mut self, name: &str, value: usize) -> Result<(), LimitError> {
-                match name {
-                    $(stringify!($name) if ($low..=at_most($high)).contains(&value) => {
-                        self.$name = value;
-                        Ok(())
-                    })*
-                    $(stringify!($name) => {
-                        Err(LimitError::Bounds { low: $low, high: at_most($high) })
-                    })*
-                    _ => Err(LimitError::Unknown),
-                }
+            fn places(&mut self) -> [&mut usize; Limits::TABLE.len()] {
+                [$(&mut self.$name,)*]
             }
         }
     };
+}
+
+impl Limits {
+    /// The value of the limit of that name.
+    pub fn get(&self, name: &str) -> Option<usize> {
+        let mut values = Limits::TABLE.iter().zip(self.values());
+        values.find(|((known, ..), _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// Sets the limit of that name.
+    ///
+    /// # Errors
+    /// [`LimitError`] for a name that is none, and for a value out of its bounds.
+    pub fn set(&mut self, name: &str, value: usize) -> Result<(), LimitError> {
+        let mut places = Limits::TABLE.iter().zip(self.places());
+        match places.find(|((known, ..), _)| *known == name) {
+            Some(((_, low, high, _), place)) if (*low..=*high).contains(&value) => {
+                *place = value;
+                Ok(())
+            }
+            Some(((_, low, high, _), _)) => Err(LimitError::Bounds { low: *low, high: *high }),
+            None => Err(LimitError::Unknown),
+        }
+    }
+
+    /// `store_retry_ms` as a time.
+    pub fn store_retry(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.store_retry_ms as u64)
+    }
+
+    /// How long a slow link may need for what the kernel still has of so many bytes that it has
+    /// taken for a peer: twice `kernel_send_bytes` at most. In milliseconds.
+    pub fn link_ms(&self, bytes: usize) -> u64 {
+        (bytes.min(2 * self.kernel_send_bytes) / SLOW_LINK_BYTES_PER_MS) as u64
+    }
 }
 
 /// When a state must be on disk.

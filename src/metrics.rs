@@ -3,7 +3,6 @@
 
 pub mod families;
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::edge::TurnedAway;
@@ -108,6 +107,10 @@ pub struct StoreMeters {
     pub content_bytes: u64,
 }
 
+/// Every code of an error on the control port: those that have not been seen are shown as 0, so
+/// that their first one shows as a rise.
+pub const ERROR_CODES: [u16; 12] = [300, 301, 302, 305, 306, 309, 311, 312, 313, 314, 343, 404];
+
 /// What happened since the start.
 #[derive(Debug)]
 pub struct Metrics {
@@ -121,8 +124,8 @@ pub struct Metrics {
     pub closed: [u64; CloseReason::ALL.len()],
     /// Commands of back ends.
     pub commands: u64,
-    /// Commands answered with an error, by its code; no more than there are codes.
-    pub refused: BTreeMap<u16, u64>,
+    /// Commands answered with an error, by its code; those of [`ERROR_CODES`] from the start.
+    pub refused: Vec<(u16, u64)>,
     /// Commands with a wrong namespace key (305) or server key (306).
     pub wrong_keys: u64,
     /// Commands that the store refused (302).
@@ -166,7 +169,7 @@ impl Default for Metrics {
             web_closed: 0,
             closed,
             commands: 0,
-            refused: BTreeMap::new(),
+            refused: ERROR_CODES.map(|code| (code, 0)).into(),
             wrong_keys: 0,
             store_failures: 0,
             over_limits: 0,
@@ -185,6 +188,14 @@ impl Metrics {
     /// Counts the end of a connection.
     pub fn count_closed(&mut self, reason: CloseReason) {
         self.closed[reason as usize] += 1;
+    }
+
+    /// Counts so many commands that were answered with this error.
+    pub fn count_refused(&mut self, code: u16, count: u64) {
+        match self.refused.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, counted)) => *counted += count,
+            None => self.refused.push((code, count)),
+        }
     }
 
     /// The refusals up to now.

@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret, StoreKind};
 use crate::demo;
+use crate::durable::make_folder;
 use crate::edge::Door;
 use crate::hub::{Declared, Hub};
 use crate::journal::store::{Folder, Home, Opened};
@@ -118,7 +119,7 @@ impl Start {
         for warning in &config.warnings {
             log::warning(at, format_args!("{warning}"));
         }
-        if let Err(error) = keys::make_data_folder(config) {
+        if let Err(error) = make_folder(&config.data) {
             // Whoever needs it says so; with all that is configured nobody may.
             log::warning(at, format_args!("no data folder, so no key is kept: {error}"));
         }
@@ -160,11 +161,7 @@ impl Start {
     }
 
     /// Turns until the end, and keeps the service manager informed.
-    fn turn(
-        &mut self,
-        handler: &mut AdminDoor<Box<dyn Journal>>,
-        mut in_force: InForce<'_>,
-    ) -> io::Result<()> {
+    fn turn(&mut self, handler: &mut AdminDoor, mut in_force: InForce<'_>) -> io::Result<()> {
         let mut notifier = Notifier::new(|name| std::env::var_os(name));
         if let Some(ms) = notifier.wake_every() {
             self.reactor.wake_every(ms);
@@ -326,11 +323,7 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
 }
 
 /// The namespaces that the configuration names, and the demo's.
-fn declare(
-    config: &Config,
-    switch: &mut Switch<Box<dyn Journal>>,
-    at: UnixMillis,
-) -> io::Result<()> {
+fn declare(config: &Config, switch: &mut Switch, at: UnixMillis) -> io::Result<()> {
     let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
     let mut news = News::new("", at);
     for (name, key) in &config.namespaces {
@@ -339,8 +332,7 @@ fn declare(
         }
     }
     news.end();
-    let is_declared = config.namespaces.iter().any(|(name, _)| name == demo::NAMESPACE);
-    if config.demo && !is_declared {
+    if config.adds_demo() {
         let declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
         declared.ok_or_else(|| full(demo::NAMESPACE))?;
     }

@@ -149,8 +149,8 @@ pub struct Report {
 ///
 /// # Panics
 /// If the server does anything that it must not; seed and step are printed to standard error.
-pub fn run<J: Journal>(options: Options, journal: J) -> Report {
-    run_on(options, Plain(Some(journal)))
+pub fn run(options: Options, journal: impl Journal + 'static) -> Report {
+    run_on(options, Plain::new(journal))
 }
 
 /// Runs one seed on the store, over a disk that fails, tears and loses power, through several lives

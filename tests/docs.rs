@@ -5,9 +5,9 @@
 use std::fs;
 use std::path::Path;
 
-use fws::admin::ERROR_CODES;
 use fws::codec::sockjs::{self, CallbackError, SendError};
 use fws::limits::Limits;
+use fws::metrics::ERROR_CODES;
 use fws::metrics::families;
 use fws::reason::CloseReason;
 

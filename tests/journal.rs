@@ -155,7 +155,7 @@ impl Loop {
     fn on_disk(&self) -> BTreeMap<Key, String> {
         let content = Content::read(SimFile::new(self.folder.store().bytes())).unwrap();
         let mut rows = BTreeMap::new();
-        content.each(|key, row| drop(rows.insert(key, format!("{row:?}")))).unwrap();
+        content.each(&mut |key, row| drop(rows.insert(key, format!("{row:?}")))).unwrap();
         rows
     }
 

@@ -229,6 +229,30 @@ fn what_is_wrong_changes_nothing() {
 }
 
 #[test]
+fn what_is_refused_makes_no_key_for_the_demo() {
+    let config = json!({ "demo": true, "namespaces": { "other": OTHER_KEY } });
+    let mut options = Options { config, ..Options::default() };
+    let server = Server::start(&options);
+    let mut control = server.control();
+    for name in ["a", "b"] {
+        control.ask(&register(name, SERVER_KEY));
+    }
+    let key = server.dir().file("data/keys/demo");
+    std::fs::remove_file(&key).unwrap();
+    options.config["namespaces"]["c"] = json!(DEMO_KEY);
+    options.config["limits"] = json!({ "namespaces": 3 });
+    rewrite(&server, &options.config);
+    let said = reload(&server);
+    assert!(said.iter().any(|line| line.contains("no room for namespace \"c\"")), "{said:#?}");
+    assert!(!key.exists(), "the server has another one");
+    options.config["limits"] = json!({ "namespaces": 5 });
+    rewrite(&server, &options.config);
+    assert_says(&reload(&server), "the key of namespace \"demo\" is another one");
+    let key = std::fs::read_to_string(&key).unwrap();
+    assert_eq!(auth(&mut control, "demo", key.trim()), DONE);
+}
+
+#[test]
 fn keys_of_namespaces_follow_the_file() {
     let options = Options::default();
     let server = Server::start(&options);

@@ -5,14 +5,11 @@
 
 mod report;
 
-pub use report::ERROR_CODES;
-
 use crate::address::Address;
 use crate::codec::http::{Head, Response};
 use crate::codec::prometheus;
 use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
-use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::switch::{SockJs, Switch};
@@ -21,8 +18,8 @@ use crate::web::{Application, Message, Outlet, Parting, Web};
 
 /// A switch, and the door through which it can be watched.
 #[derive(Debug)]
-pub struct AdminDoor<J> {
-    switch: Switch<J>,
+pub struct AdminDoor {
+    switch: Switch,
     web: Web<()>,
     /// Who came through this door, a few, and mostly nobody: first whoever has asked for nothing
     /// for the longest time.
@@ -32,16 +29,16 @@ pub struct AdminDoor<J> {
     is_local: bool,
 }
 
-impl<J: Journal> AdminDoor<J> {
+impl AdminDoor {
     /// In front of this switch, at the start of the server.
-    pub fn new(switch: Switch<J>, now: Now) -> AdminDoor<J> {
+    pub fn new(switch: Switch, now: Now) -> AdminDoor {
         let web = Web::new(Vec::new(), switch.limits().clone(), now);
         AdminDoor { switch, web, conns: Vec::new(), started: now, is_local: false }
     }
 
     /// Whether it is a port that only this machine can reach: then it answers to no name but
     /// `localhost`.
-    pub fn at_loopback(mut self, is_local: bool) -> AdminDoor<J> {
+    pub fn at_loopback(mut self, is_local: bool) -> AdminDoor {
         self.is_local = is_local;
         self
     }
@@ -53,17 +50,17 @@ impl<J: Journal> AdminDoor<J> {
     }
 
     /// What stands behind it, to look into.
-    pub fn switch(&self) -> &Switch<J> {
+    pub fn switch(&self) -> &Switch {
         &self.switch
     }
 
     /// What stands behind it, to change it.
-    pub fn switch_mut(&mut self) -> &mut Switch<J> {
+    pub fn switch_mut(&mut self) -> &mut Switch {
         &mut self.switch
     }
 
     /// What stands behind it.
-    pub fn into_switch(self) -> Switch<J> {
+    pub fn into_switch(self) -> Switch {
         self.switch
     }
 
@@ -84,7 +81,7 @@ impl<J: Journal> AdminDoor<J> {
         }
     }
 
-    fn split(&mut self) -> (&mut Web<()>, Pages<'_, J>) {
+    fn split(&mut self) -> (&mut Web<()>, Pages<'_>) {
         (
             &mut self.web,
             Pages { switch: &self.switch, started: self.started, is_local: self.is_local },
@@ -94,8 +91,8 @@ impl<J: Journal> AdminDoor<J> {
 
 /// What is shown. There are no sessions behind this door, only pages.
 #[derive(Debug)]
-struct Pages<'a, J> {
-    switch: &'a Switch<J>,
+struct Pages<'a> {
+    switch: &'a Switch,
     started: Now,
     is_local: bool,
 }
@@ -111,7 +108,7 @@ fn is_for_address(head: &Head<'_>) -> bool {
         || name.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
-impl<J: Journal> Pages<'_, J> {
+impl Pages<'_> {
     /// Why nobody should be sent here now, if so.
     fn trouble(&self, net: &impl Net) -> Option<&'static str> {
         if net.meters().is_draining {
@@ -123,7 +120,7 @@ impl<J: Journal> Pages<'_, J> {
     }
 }
 
-impl<J: Journal> Application for Pages<'_, J> {
+impl Application for Pages<'_> {
     type Peer = ();
 
     fn opened(&mut self, _: &mut Outlet<'_, impl Net>, _: usize) -> Result<(), Parting> {
@@ -175,7 +172,7 @@ impl<J: Journal> Application for Pages<'_, J> {
     }
 }
 
-impl<J: Journal> Handler for AdminDoor<J> {
+impl Handler for AdminDoor {
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address) {
         if door == Door::Admin {
             self.conns.push(conn);

@@ -4,18 +4,13 @@ use super::Pages;
 use crate::codec::prometheus::{Exposition, seconds};
 use crate::edge::{Net, TurnedAway};
 use crate::hub::Tally;
-use crate::journal::Journal;
 use crate::metrics::{Family, families as f};
 use crate::reason::CloseReason;
-
-/// Every code of an error on the control port: those that have not been seen are shown as 0, so
-/// that their first one shows as a rise.
-pub const ERROR_CODES: [u16; 12] = [300, 301, 302, 305, 306, 309, 311, 312, 313, 314, 343, 404];
 
 /// One number of a namespace.
 type Count = fn(&Tally) -> u64;
 
-impl<J: Journal> Pages<'_, J> {
+impl Pages<'_> {
     /// All metrics, as text.
     pub(super) fn report(&self, net: &impl Net) -> String {
         let mut text = Exposition::default();
@@ -76,9 +71,7 @@ impl<J: Journal> Pages<'_, J> {
         text.single(&f::COMMANDS, metrics.commands);
         text.single(&f::LONG_EMITS, metrics.long_emits);
         text.begin(&f::REFUSED);
-        let unknown = metrics.refused.keys().filter(|code| !ERROR_CODES.contains(code));
-        for code in ERROR_CODES.iter().chain(unknown) {
-            let count = metrics.refused.get(code).copied().unwrap_or_default();
+        for (code, count) in &metrics.refused {
             text.sample(&f::REFUSED, &[("code", &code.to_string())], count);
         }
         text.single(&f::WRONG_KEYS, metrics.wrong_keys);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
 use super::output::{out, out_json};
-use super::session::{Body, Session, count, named, quote};
+use super::session::{Body, Session, count, named};
 use super::{Call, Command, Stop};
 use crate::codec::json;
 
@@ -26,8 +26,8 @@ back end make no more of them first, and mind how long the last one lasts.",
 
 fn run(call: &Call) -> Result<(), Stop> {
     let [name, user] = call.words()?;
-    let params = format!("{{\"userId\":{}}}", quote(named("user", user)?));
-    let body = Body::new("disconnect").raw("params", &params);
+    let user = Some(json::quote(named("user", user)?));
+    let body = Body::new("disconnect").params(&[("userId", user)]);
     let reply = Session::open(call, name)?.command(body)?;
     let closed = json::members(&reply, &["count"]).ok().flatten().and_then(|[count]| count);
     let closed = closed.and_then(json::integer).ok_or_else(|| {

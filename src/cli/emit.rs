@@ -32,19 +32,14 @@ DATA is JSON. Text that is not JSON is sent as a string, so hello and
 
 fn run(call: &Call) -> Result<(), Stop> {
     let [name, channel, data] = call.words()?;
-    let mut params = Vec::new();
-    if let Some(user) = session::user(call)? {
-        params.push(format!("\"userId\":{}", session::quote(user)));
-    }
     let is_json = call.flag(JSON.name).is_some();
-    if is_json || call.flag(COUNT.name).is_some() {
-        params.push("\"count\":true".into());
-    }
+    let count = (is_json || call.flag(COUNT.name).is_some()).then(|| "true".to_owned());
+    let user = session::user(call)?;
     let data = session::data(data)?;
     let body = Body::new("emit")
         .text("channel", session::named("channel", channel)?)
         .raw("data", &data)
-        .raw("params", &format!("{{{}}}", params.join(",")));
+        .params(&[("userId", user.map(json::quote)), ("count", count)]);
     let reply = Session::open(call, name)?.command(body)?;
     let count = json::members(&reply, &["count"]).ok().flatten().and_then(|[count]| count);
     match count.and_then(json::integer) {

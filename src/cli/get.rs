@@ -4,6 +4,7 @@ use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, KEY, USER};
 use super::output::{out, printable_json};
 use super::session::{self, Body, Session};
 use super::{Call, Command, Stop};
+use crate::codec::json;
 
 pub(super) const COMMAND: Command = Command {
     name: "get",
@@ -23,13 +24,9 @@ is none.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [name, channel] = call.words()?;
     let user = session::user(call)?;
-    let params = match user {
-        Some(user) => format!("{{\"userId\":{}}}", session::quote(user)),
-        None => "{}".into(),
-    };
     let body = Body::new("get")
         .text("channel", session::named("channel", channel)?)
-        .raw("params", &params);
+        .params(&[("userId", user.map(json::quote))]);
     let mut session = Session::open(call, name)?;
     let state = session.ask(body)?;
     if let Some((code, reason)) = session::refusal(&state) {

@@ -2,8 +2,9 @@
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY};
 use super::output::out;
-use super::session::{Body, Session, named, quote};
+use super::session::{Body, Session, named};
 use super::{Call, Command, Stop};
+use crate::codec::json;
 
 pub(super) const FLAGS: &[Flag] = &[KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG];
 
@@ -42,7 +43,7 @@ pub(super) fn change(
             "{channel:?} is open to all users: the name of a private channel begins with #"
         )));
     }
-    let params = format!("{{\"userId\":{}}}", quote(named("user", user)?));
-    let body = Body::new(action).text("channel", channel).raw("params", &params);
+    let user = Some(json::quote(named("user", user)?));
+    let body = Body::new(action).text("channel", channel).params(&[("userId", user)]);
     Session::open(call, name)?.command(body).map(drop)
 }

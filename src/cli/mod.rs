@@ -112,21 +112,13 @@ pub fn main(
     arguments: impl Iterator<Item = OsString>,
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> ExitCode {
-    let stopped = match run(arguments, environment) {
+    let (line, code) = match run(arguments, environment) {
         Ok(()) | Err(Stop::Closed) => return ExitCode::SUCCESS,
-        Err(stop) => stop,
+        Err(Stop::Usage(line)) => (line, 2),
+        Err(Stop::Failed(line)) => (line, 1),
     };
-    match stopped {
-        Stop::Usage(line) => {
-            tell(&line);
-            ExitCode::from(2)
-        }
-        Stop::Failed(line) => {
-            tell(&line);
-            ExitCode::FAILURE
-        }
-        Stop::Closed => ExitCode::SUCCESS,
-    }
+    tell(&line);
+    ExitCode::from(code)
 }
 
 fn run(
@@ -186,7 +178,7 @@ fn named(word: &str, commands: &[&'static Command], group: &str) -> Result<&'sta
             Some(near) => hint(Some(near)),
             None => format!(" (see `fws {group}{gap}--help`)"),
         };
-        Stop::Usage(format!("there is no command \"{group}{gap}{}\"{hint}", word.escape_debug()))
+        Stop::Usage(format!("there is no command \"{group}{gap}{word}\"{hint}"))
     })
 }
 

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::Stop;
+use crate::durable::sync_name;
 
 /// Writes to standard output at once.
 pub(super) fn out(text: &str) -> Result<(), Stop> {
@@ -23,10 +24,14 @@ pub(super) fn out_json(object: &serde_json::Value) -> Result<(), Stop> {
     out(&(printable_json(&object.to_string()) + "\n"))
 }
 
-/// Says something to the person, on standard error, without disturbing the output.
+/// Says one line to the person, on standard error, without disturbing the output.
 pub(super) fn tell(line: &str) {
-    let lines: Vec<String> = line.split('\n').map(printable).collect();
-    let _ = io::stderr().write_all(format!("fws: {}\n", lines.join("\n")).as_bytes());
+    let _ = io::stderr().write_all(said(line).as_bytes());
+}
+
+/// One line, whatever is in it.
+fn said(line: &str) -> String {
+    format!("fws: {}\n", printable(line))
 }
 
 /// From now on the process ends as soon as nobody reads its output, quietly: a write would tell,
@@ -74,11 +79,11 @@ impl Output {
         self.sink.write_all(bytes).map_err(|e| failed(self.path(), &e))
     }
 
-    /// Writes what is left. A file is on disk when this returns.
+    /// Writes what is left. A file is on disk when this returns, and keeps its name.
     pub fn finish(mut self) -> Result<(), Stop> {
         let written = self.sink.flush();
         let synced = written.and_then(|()| match &self.file {
-            Some((_, file)) => file.sync_all(),
+            Some((path, file)) => file.sync_all().and_then(|()| sync_name(path)),
             None => Ok(()),
         });
         synced.map_err(|e| failed(self.path(), &e))?;
@@ -143,6 +148,7 @@ mod tests {
         let text = "a\u{1b}[2J\u{9b}31m\u{9d}0;x\u{9c}\u{7f}\u{85}\u{2028}é\n";
         let shown = r"a\u{1b}[2J\u{9b}31m\u{9d}0;x\u{9c}\u{7f}\u{85}\u{2028}é\n";
         assert_eq!(printable(text), shown);
+        assert_eq!(said("the server says: a\nfws: b"), "fws: the server says: a\\nfws: b\n");
         let json = "{\r\n\t\"a\u{9b}31m\":\"\u{80}\u{9f}\u{7f}\u{85}\u{2029}é\"}";
         let shown = printable_json(json);
         assert_eq!(shown, "{ \n\t\"a\\u009b31m\":\"\\u0080\\u009f\\u007f\\u0085\\u2029é\"}");

@@ -35,10 +35,9 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [name] = call.words()?;
     let config = call.client_config()?;
     let grace = seconds(call, GRACE.name)?;
-    let mut body = Body::new("rotateKey").text("name", named("namespace", name)?);
-    if let Some(grace) = grace {
-        body = body.raw("params", &format!("{{\"grace\":{grace}}}"));
-    }
+    let grace = grace.map(|grace| grace.to_string());
+    let body =
+        Body::new("rotateKey").text("name", named("namespace", name)?).params(&[("grace", grace)]);
     let reply = register::ask(call, &config, name, body)?;
     register::hand_over(call, &config, name, &reply)?;
     register::tell_if_configured(

@@ -1,6 +1,7 @@
 //! What the commands share that act through the control port: where it is, which key opens the
 //! namespace, what a reply says to a person.
 
+use std::fmt::Display;
 use std::io::Read;
 use std::net::Ipv6Addr;
 use std::path::Path;
@@ -49,6 +50,13 @@ impl Body {
         self = self.name(name);
         self.0.extend_from_slice(value.as_bytes());
         self
+    }
+
+    /// The field `params`: an object with those of these members that are given, JSON already.
+    pub fn params(self, members: &[(&str, Option<String>)]) -> Body {
+        let given = members.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let given: Vec<String> = given.map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        self.raw("params", &format!("{{{}}}", given.join(",")))
     }
 
     fn name(mut self, name: &str) -> Body {
@@ -275,21 +283,16 @@ pub(super) fn data(word: &str) -> Result<String, Stop> {
 fn to_json(text: &str) -> Result<String, Stop> {
     match json::members(text, &[]) {
         Ok(Some([]) | None) => Ok(text.trim().into()),
-        Err(json::JsonError::Syntax) => Ok(quote(text)),
+        Err(json::JsonError::Syntax) => Ok(json::quote(text)),
         Err(e) => Err(Stop::Usage(format!("the data is {e}"))),
     }
 }
 
-/// A text as JSON.
-pub(super) fn quote(text: &str) -> String {
-    let mut out = Vec::new();
-    json::quote_into(&mut out, text);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 /// `1 connection`, `2 connections`.
-pub(super) fn count(number: i64, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+pub(super) fn count(number: impl Display, thing: &str) -> String {
+    let number = number.to_string();
+    let several = if number == "1" { "" } else { "s" };
+    format!("{number} {thing}{several}")
 }
 
 #[cfg(test)]

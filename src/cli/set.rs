@@ -4,6 +4,7 @@ use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY, U
 use super::output::{out, tell};
 use super::session::{self, Body, Session};
 use super::{Call, Command, Stop};
+use crate::codec::json;
 
 const TTL: Flag =
     Flag { name: "ttl", value: "SECONDS", about: "the state is gone after so long (never)" };
@@ -44,22 +45,17 @@ fn run(call: &Call) -> Result<(), Stop> {
 /// Changes a state: `set` or `push` on the control port. The data, and whether it was sent out.
 pub(super) fn change(call: &Call, action: &str) -> Result<(String, bool), Stop> {
     let [name, channel, data] = call.words()?;
-    let mut params = Vec::new();
-    if let Some(user) = session::user(call)? {
-        params.push(format!("\"userId\":{}", session::quote(user)));
-    }
-    if let Some(ttl) = session::seconds(call, TTL.name)? {
-        params.push(format!("\"ttl\":{ttl}"));
-    }
-    let emits = call.flag(EMIT.name).is_some();
-    if emits {
-        params.push("\"emit\":true".into());
-    }
-    let data = session::data(data)?;
+    let (user, ttl) = (session::user(call)?, session::seconds(call, TTL.name)?);
+    let emit = call.flag(EMIT.name).map(String::from);
+    let (data, emits) = (session::data(data)?, emit.is_some());
     let body = Body::new(action)
         .text("channel", session::named("channel", channel)?)
         .raw("data", &data)
-        .raw("params", &format!("{{{}}}", params.join(",")));
+        .params(&[
+            ("userId", user.map(json::quote)),
+            ("ttl", ttl.map(|ttl| ttl.to_string())),
+            ("emit", emit),
+        ]);
     Session::open(call, name)?.command(body)?;
     let (is_personal, has_user) = (channel.starts_with('@'), session::user(call)?.is_some());
     if is_personal != has_user && data != "null" {

@@ -8,7 +8,7 @@ use sha2::Sha256;
 
 use super::flags::{AT_CONFIG, AT_DATA, Flag, JSON, KEY};
 use super::output::{out, printable, printable_json};
-use super::session::{find_key, named, namespace_key, quote, seconds};
+use super::session::{find_key, named, namespace_key, seconds};
 use super::{Call, Command, Stop};
 use crate::codec::json;
 use crate::codec::jwt::{self, Claims, TokenError};
@@ -139,9 +139,9 @@ impl Checked {
             "{{\"valid\":{},\"wrong\":{},\"signature_checked\":{},\"user\":{},\"expires\":{},\
              \"header\":{header},\"payload\":{payload}}}",
             claims.is_ok(),
-            claims.err().map_or_else(null, |wrong| quote(wrong)),
+            claims.err().map_or_else(null, |wrong| json::quote(wrong)),
             self.is_signature_checked,
-            claims.map_or_else(|_| null(), |claims| quote(&claims.user)),
+            claims.map_or_else(|_| null(), |claims| json::quote(&claims.user)),
             claims.ok().and_then(|claims| claims.expires).map_or_else(null, |at| at.to_string()),
         );
         printable_json(&object).replace('\n', " ") + "\n"

@@ -2,7 +2,7 @@
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, JSON, KEY, ORIGIN};
 use super::output::{end_with_reader, out, printable, printable_json, tell};
-use super::session::{named, namespace_key, origin, quote, web_address};
+use super::session::{named, namespace_key, origin, web_address};
 use super::{Call, Command, Stop};
 use crate::client::{ANSWER_MS, ClientError, Message, Socket};
 use crate::codec::{json, jwt};
@@ -68,7 +68,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let token = jwt::sign(user, key.key.expose(), None);
     authenticate(&mut socket, name, &token, &key.origin)?;
     for (i, channel) in channels.iter().enumerate() {
-        let channel = quote(channel);
+        let channel = json::quote(channel);
         let message = format!("{{\"event\":\"subscribe\",\"data\":{channel},\"clb\":{i}}}");
         socket.send(message.as_bytes()).map_err(failed)?;
     }
@@ -99,7 +99,7 @@ fn authenticate(
     token: &str,
     key_from: &str,
 ) -> Result<(), Stop> {
-    let (i, s) = (quote(namespace), quote(token));
+    let (i, s) = (json::quote(namespace), json::quote(token));
     let message = format!("{{\"event\":\"auth\",\"data\":{{\"i\":{i},\"s\":{s}}}}}");
     socket.send(message.as_bytes()).map_err(failed)?;
     match socket.next_within(ANSWER_MS).map_err(failed)? {
@@ -110,7 +110,7 @@ fn authenticate(
         }
         Some(Message::Closed(code, reason)) => Err(Stop::Failed(format!(
             "the server refuses us: {code} {}{}",
-            reason.escape_debug(),
+            reason,
             match reason.as_str() {
                 "invalid JWT" => format!(" (is the key from {key_from} the right one?)"),
                 "site id not registered" => {
@@ -136,7 +136,6 @@ fn receive(socket: &mut Socket) -> Result<String, Stop> {
             Message::Text(text) => return Ok(text),
             Message::Pong => {}
             Message::Closed(code, reason) => {
-                let reason = reason.escape_debug();
                 return Err(Stop::Failed(format!("the server has closed: {code} {reason}")));
             }
         }
@@ -160,12 +159,10 @@ fn show(message: &str, channels: &[String], form: fn(&str, &str) -> String) -> R
     let Some(channel) = asked else {
         return out(&form(&name, data)).map(|()| true);
     };
-    let channel = channel.escape_debug();
     match json::members(data, &["ok", "reason"]) {
         Ok(Some([Some("true"), _])) => tell(&format!("subscribed to {channel}")),
         Ok(Some([_, reason])) => {
             let reason = reason.and_then(json::string).unwrap_or_default();
-            let reason = reason.escape_debug();
             return Err(Stop::Failed(format!("the server refuses {channel}: {reason}")));
         }
         _ => return Err(failed(ClientError::Foreign("its answer is none".into()))),
@@ -179,7 +176,7 @@ fn line(channel: &str, data: &str) -> String {
 }
 
 fn json_line(channel: &str, data: &str) -> String {
-    on_one_line(&format!("{{\"channel\":{},\"data\":{data}}}", quote(channel))) + "\n"
+    on_one_line(&format!("{{\"channel\":{},\"data\":{data}}}", json::quote(channel))) + "\n"
 }
 
 fn on_one_line(data: &str) -> String {

@@ -310,6 +310,13 @@ pub fn is_truthy(raw: &str) -> bool {
     !matches!(raw, "null" | "false" | r#""""#) && number(raw) != Some(0.0)
 }
 
+/// A text as JSON.
+pub fn quote(text: &str) -> String {
+    let mut out = Vec::new();
+    quote_into(&mut out, text);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Appends a text as a JSON string, with only the escapes that JSON demands.
 pub fn quote_into(out: &mut Vec<u8>, text: &str) {
     if text.bytes().any(scan::is_special) {

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use hashbrown::HashSet;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -203,12 +204,12 @@ fn members(text: &str) -> Result<Vec<(String, Box<RawValue>)>, String> {
         true => "must be an object, as in {\"name\": …}".to_string(),
         false => format!("this is not JSON: {e}"),
     })?;
-    let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(format!("the key {:?} comes twice", pair[0])),
-        None => Ok(members),
+    let mut names = HashSet::new();
+    if let Some((name, _)) = members.iter().find(|(name, _)| !names.insert(name.as_str())) {
+        return Err(format!("the key {name:?} comes twice"));
     }
+    drop(names);
+    Ok(members)
 }
 
 fn string(value: &str) -> Result<String, String> {

@@ -17,10 +17,8 @@ impl Config {
             text.push_str(&format!("{key:<13} {value:<22} {}\n", self.source(key)));
         }
         text.push_str("\nlimits:\n");
-        let defaults = Limits::default();
-        for (name, _, _, meaning) in Limits::TABLE {
-            let (value, default) = (self.limits.get(name), defaults.get(name));
-            let (value, default) = (value.unwrap_or_default(), default.unwrap_or_default());
+        let values = self.limits.values().into_iter().zip(Limits::default().values());
+        for ((name, _, _, meaning), (value, default)) in Limits::TABLE.iter().zip(values) {
             let changed = value != default;
             let source = match self.limit_source(name) {
                 Source::Default if changed => "follows".to_string(),
@@ -39,7 +37,8 @@ impl Config {
         let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
         let limits: Vec<String> = Limits::TABLE
             .iter()
-            .map(|(name, ..)| format!("\"{name}\":{}", self.limits.get(name).unwrap_or_default()))
+            .zip(self.limits.values())
+            .map(|((name, ..), value)| format!("\"{name}\":{value}"))
             .collect();
         format!(
             "{{\"ws\":{},\"ws_unix\":{},\"control\":\"{}\",\"control_unix\":{},\"admin\":{},\

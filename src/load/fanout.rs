@@ -368,8 +368,7 @@ impl Fanout {
 }
 
 fn stranger(message: &[u8]) -> Fault {
-    let start = message.get(..200).unwrap_or(message).escape_ascii();
-    Fault::new(format!("a message came that nobody had published: {start}"))
+    Fault::new(format!("a message came that nobody had published: {}", words(message)))
 }
 
 impl Work for Fanout {

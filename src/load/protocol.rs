@@ -4,6 +4,7 @@
 use super::scan::{FILL, NUMBER_BYTES};
 use super::{Action, Plan, Workload};
 use crate::codec::control;
+use crate::codec::json::quote;
 use crate::codec::jwt;
 use crate::codec::ws::{self, Opcode};
 
@@ -189,7 +190,7 @@ impl Script {
     pub fn publisher(&self, step: usize) -> Option<Step> {
         match (self.protocol, step) {
             (protocol, 0) if protocol.is_ours() => {
-                let (name, key) = (json(&self.namespace), json(&self.key));
+                let (name, key) = (quote(&self.namespace), quote(&self.key));
                 let auth = format!(r#"{{"action":"auth","name":{name},"sKey":{key}}}"#);
                 text(control::encode(auth.as_bytes()).to_vec(), b"{\"success\":true}\0")
             }
@@ -228,7 +229,7 @@ impl Script {
     /// What a browser says that has a token and wants a channel.
     fn hello(&self, n: usize) -> Vec<String> {
         let token = self.tokens.get(n % self.tokens.len().max(1)).map_or("", String::as_str);
-        let name = json(&self.namespace);
+        let name = quote(&self.namespace);
         let auth = format!(r#"{{"event":"auth","data":{{"i":{name},"s":"{token}"}}}}"#);
         let last = |name| format!(r#"{{"event":"subscribe","data":"{name}","clb":1}}"#);
         let both = format!(r#"{{"event":"subscribe","data":"{CHANNEL}"}}"#);
@@ -306,15 +307,9 @@ fn user(n: usize) -> String {
     format!("user-{n:06}")
 }
 
-fn json(text: &str) -> String {
-    let mut out = Vec::new();
-    crate::codec::json::quote_into(&mut out, text);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 /// Messages as SockJS clients send them.
 fn array(messages: &[String]) -> String {
-    let quoted: Vec<String> = messages.iter().map(|message| json(message)).collect();
+    let quoted: Vec<String> = messages.iter().map(|message| quote(message)).collect();
     format!("[{}]", quoted.join(","))
 }
 

@@ -1,6 +1,7 @@
 //! What a server answers to whoever publishes or commands: each answer is looked at, and none may
 //! be an error.
 
+use super::crowd::words;
 use super::protocol::{Protocol, SUCCESS};
 use super::scan::{self, Said};
 use super::{Action, Fault};
@@ -17,8 +18,7 @@ pub(super) struct Replies {
 }
 
 fn refused(answer: &[u8]) -> Fault {
-    let start = answer.get(..200).unwrap_or(answer).escape_ascii();
-    Fault::new(format!("the server refuses: {start}"))
+    Fault::new(format!("the server refuses: {}", words(answer)))
 }
 
 /// There are answers that nothing was asked for.

@@ -29,36 +29,34 @@ impl Doors {
     pub fn open(config: &Config) -> io::Result<Doors> {
         let mut all = inherited(config)?;
         let inherited = all.len();
-        let has = |all: &[(&str, Listener)], door, is_unix| {
-            all.iter().any(|(_, it)| it.door == door && it.is_unix() == is_unix)
+        let ports = [
+            ("control", Door::Control, Some(config.control)),
+            ("ws", Door::Web, config.ws),
+            ("admin", Door::Admin, config.admin),
+        ];
+        let paths =
+            [("ws", Door::Web, &config.ws_unix), ("control", Door::Control, &config.control_unix)];
+        let is_missing = |all: &[(&str, Listener)], door, is_unix| {
+            !all.iter().any(|(_, it)| it.door == door && it.is_unix() == is_unix)
         };
-        let cannot = |what: &str, place: String, error: io::Error| {
-            let advice = advice(&error, what.ends_with("unix"));
-            let text = format!("cannot listen on {place} ({what}): {error}{advice}");
+        let cannot = |place: String, flag: String, error: io::Error| {
+            let advice = advice(&error, flag.ends_with("unix"));
+            let text = format!("cannot listen on {place} (--{flag}): {error}{advice}");
             io::Error::new(error.kind(), text)
         };
-        let tcp = |door, what: &str, address: SocketAddr| {
-            Listener::tcp(door, address).map_err(|e| cannot(what, address.to_string(), e))
-        };
-        if !has(&all, Door::Control, false) {
-            all.push(("control", tcp(Door::Control, "--control", config.control)?));
+        for (name, door, address) in ports {
+            if let Some(address) = address.filter(|_| is_missing(&all, door, false)) {
+                let listener = Listener::tcp(door, address)
+                    .map_err(|e| cannot(address.to_string(), name.into(), e))?;
+                all.push((name, listener));
+            }
         }
-        if let Some(address) = config.ws.filter(|_| !has(&all, Door::Web, false)) {
-            all.push(("ws", tcp(Door::Web, "--ws", address)?));
-        }
-        if let Some(path) = config.ws_unix.as_ref().filter(|_| !has(&all, Door::Web, true)) {
-            let unix = Listener::unix(Door::Web, path);
-            let unix = unix.map_err(|e| cannot("--ws-unix", path.display().to_string(), e))?;
-            all.push(("ws", unix));
-        }
-        if let Some(path) = config.control_unix.as_ref().filter(|_| !has(&all, Door::Control, true))
-        {
-            let unix = Listener::unix(Door::Control, path);
-            let unix = unix.map_err(|e| cannot("--control-unix", path.display().to_string(), e))?;
-            all.push(("control", unix));
-        }
-        if let Some(address) = config.admin.filter(|_| !has(&all, Door::Admin, false)) {
-            all.push(("admin", tcp(Door::Admin, "--admin", address)?));
+        for (name, door, path) in paths {
+            if let Some(path) = path.as_ref().filter(|_| is_missing(&all, door, true)) {
+                let listener = Listener::unix(door, path)
+                    .map_err(|e| cannot(path.display().to_string(), format!("{name}-unix"), e))?;
+                all.push((name, listener));
+            }
         }
         for (_, listener) in &mut all {
             listener.bound(&config.limits)?;

@@ -8,6 +8,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use crate::time::Millis;
 
+/// Longest status, in characters: systemd throws a message away that is longer than 4096 bytes, and
+/// with it that the server is ready.
+const STATUS_CHARS: usize = 1000;
+
 /// The way to the service manager, if there is one.
 #[derive(Debug)]
 pub(super) struct Notifier {
@@ -70,7 +74,8 @@ impl Notifier {
 
     /// That is over; what came of it is shown as the status of the service.
     pub fn reloaded(&self, outcome: &str) {
-        let line: String = outcome.chars().filter(|c| !c.is_control()).collect();
+        let line = outcome.chars().filter(|c| !c.is_control());
+        let line: String = line.take(STATUS_CHARS).collect();
         self.tell(&format!("READY=1\nSTATUS={line}"));
     }
 
@@ -114,7 +119,7 @@ mod tests {
         path.push(format!("fws-notify-{}", std::process::id()));
         let manager = UnixDatagram::bind(&path).unwrap();
         let hear = || {
-            let mut bytes = [0; 64];
+            let mut bytes = [0; 8192];
             let count = manager.recv(&mut bytes).unwrap();
             String::from_utf8(bytes[..count].to_vec()).unwrap()
         };
@@ -138,6 +143,10 @@ mod tests {
             (&heard[3..5], heard[5].as_str()),
             (&reload.map(String::from)[..], "STOPPING=1")
         );
+        // It reads no more than a page, and throws longer ones away.
+        notifier.reloaded(&"é\n".repeat(100_000));
+        let long = hear();
+        assert!(long.starts_with("READY=1\nSTATUS=éé") && long.len() <= 4096, "{}", long.len());
         manager.set_nonblocking(true).unwrap();
         assert!(manager.recv(&mut [0; 8]).is_err(), "nothing twice");
         std::fs::remove_file(path).unwrap();

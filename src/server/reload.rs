@@ -11,7 +11,6 @@ use crate::admin::AdminDoor;
 use crate::config::{Config, Secret};
 use crate::demo;
 use crate::hub::Declared;
-use crate::journal::Journal;
 use crate::keys;
 use crate::limits::Limits;
 use crate::log::{self, News};
@@ -30,27 +29,17 @@ pub(super) struct InForce<'a> {
 
 /// A configuration that was checked and can be put in force.
 struct Checked {
+    /// As it was read.
+    read: Config,
+    /// As it can be: what stays as it was at the start is in it.
     config: Config,
     server_key: Secret,
-    /// With the key of the demo, if it is not among those that are configured.
-    namespaces: Vec<(String, Secret)>,
     connections: usize,
 }
 
-/// What stays as it was at the start: a socket that listens, a folder that is held. All others of
-/// [`Config::settings`] can change while the server runs.
-const RELOADED: [&str; 4] = ["allow_origin", "secret_key", "namespaces", "sockjs"];
-
-/// The one limit that stays: it is another thread's, which is not asked.
-const FIXED_LIMIT: &str = "store_retry_ms";
-
 impl InForce<'_> {
     /// Puts in force what the configuration says now. Returns what came of it, as one line.
-    pub fn reload(
-        &mut self,
-        reactor: &mut Reactor,
-        handler: &mut AdminDoor<Box<dyn Journal>>,
-    ) -> String {
+    pub fn reload(&mut self, reactor: &mut Reactor, handler: &mut AdminDoor) -> String {
         let at = reactor.now().unix;
         let next = match self.check(reactor, handler) {
             Ok(next) => next,
@@ -74,38 +63,29 @@ impl InForce<'_> {
     }
 
     /// Reads all that a start would read, and changes nothing.
-    fn check(
-        &self,
-        reactor: &Reactor,
-        handler: &AdminDoor<Box<dyn Journal>>,
-    ) -> Result<Checked, String> {
-        let mut config = (self.reread)()?;
+    fn check(&self, reactor: &Reactor, handler: &AdminDoor) -> Result<Checked, String> {
+        let mut read = (self.reread)()?;
         // Said at the start, and no news.
-        let _ = memory::fit(&mut config);
-        // Neither the folder of the keys nor the demo changes while the server runs.
-        let mut held = config.clone();
-        (held.data, held.demo) = (self.config.data.clone(), self.config.demo);
+        let _ = memory::fit(&mut read);
+        let mut config = self.config.adopting(&read);
         let cannot = |error: io::Error| error.to_string();
-        let server_key = keys::known_server_key(&held).map_err(cannot)?.ok_or_else(|| {
-            let path = keys::server_key_path(&held.data);
+        let server_key = keys::known_server_key(&config).map_err(cannot)?.ok_or_else(|| {
+            let path = keys::server_key_path(&config.data);
             format!("there is no server key, neither configured nor in {}", path.display())
         })?;
-        config.warnings.extend(keys::server_key_warnings(&held, &server_key));
+        let warnings = keys::server_key_warnings(&config, &server_key);
+        config.warnings.extend(warnings);
         if let Some((name, _)) = config.namespaces.iter().find(|(_, key)| *key == server_key) {
             return Err(format!("the server key is also the key of namespace {name:?}"));
         }
         let connections = open_connections(&config.limits).map_err(cannot)?.0;
-        let mut namespaces = config.namespaces.clone();
-        if held.demo && !namespaces.iter().any(|(name, _)| name == demo::NAMESPACE) {
-            namespaces.push((demo::NAMESPACE.into(), demo::key(&held).map_err(cannot)?));
-        }
         let switch = handler.switch();
         let [there, ..] = switch.hub().sizes();
-        let is_new = |(name, _): &&(String, Secret)| switch.hub().namespace(name).is_none();
-        let new = namespaces.iter().filter(is_new);
-        let (max, room) =
-            (config.limits.namespaces, config.limits.namespaces.saturating_sub(there));
-        if let Some((name, _)) = new.clone().nth(room) {
+        let names = config.namespaces.iter().map(|(name, _)| name.as_str());
+        let names = names.chain(config.adds_demo().then_some(demo::NAMESPACE));
+        let max = config.limits.namespaces;
+        let mut new = names.filter(|name| switch.hub().namespace(name).is_none());
+        if let Some(name) = new.nth(max.saturating_sub(there)) {
             return Err(namespace_full(name, max));
         }
         let store = switch.journal().meters(reactor.now());
@@ -113,19 +93,13 @@ impl InForce<'_> {
         if keys_change && store.is_some_and(|store| store.is_failing) {
             return Err("the store fails, and namespaces cannot be written to it".into());
         }
-        Ok(Checked { config, server_key, namespaces, connections })
+        Ok(Checked { read, config, server_key, connections })
     }
 
     /// Puts it in force. Returns how many more changes there are in it.
-    fn put(
-        &mut self,
-        next: Checked,
-        reactor: &mut Reactor,
-        handler: &mut AdminDoor<Box<dyn Journal>>,
-    ) -> usize {
+    fn put(&mut self, next: Checked, reactor: &mut Reactor, handler: &mut AdminDoor) -> usize {
         let at = reactor.now().unix;
-        let Checked { mut config, server_key, namespaces, connections } = next;
-        config.limits.store_retry_ms = self.config.limits.store_retry_ms;
+        let Checked { config, server_key, connections, .. } = next;
         let limits = &config.limits;
         reactor.set_bounds(bounds(limits, connections));
         if let Err(error) = reactor.bound_doors(limits) {
@@ -135,6 +109,16 @@ impl InForce<'_> {
         handler.reload(limits, sockjs(&config), reactor.now());
         let switch = handler.switch_mut();
         switch.set_server_key(server_key.expose());
+        let mut namespaces = config.namespaces.clone();
+        if config.adds_demo() {
+            // Only now: one that is made is kept for the commands.
+            match demo::key(&config) {
+                Ok(key) => namespaces.push((demo::NAMESPACE.into(), key)),
+                Err(error) => {
+                    log::warning(at, format_args!("reload: no key for the demo: {error}"));
+                }
+            }
+        }
         let mut news = News::new("reload: ", at);
         let named: HashSet<&str> = namespaces.iter().map(|(name, _)| name.as_str()).collect();
         for (name, _) in &self.config.namespaces {
@@ -156,37 +140,24 @@ impl InForce<'_> {
             }
         }
         let count = news.end();
-        self.server_key = server_key;
-        self.config.adopt(config, &RELOADED);
+        (self.config, self.server_key) = (config, server_key);
         count
     }
 
     /// Says what changes, and what would but cannot. Returns how many changes that are.
     fn tell_changes(&self, next: &Checked, at: UnixMillis) -> usize {
         let mut changes = Vec::new();
-        for (name, ..) in Limits::TABLE {
-            let (old, new) = (self.config.limits.get(name), next.config.limits.get(name));
-            let (Some(old), Some(new)) = (old, new) else { continue };
-            if old == new {
-                continue;
-            }
-            if *name == FIXED_LIMIT {
-                let text = format_args!("reload: {name} stays {old}: {new} needs a restart");
-                log::warning(at, text);
-            } else {
-                changes.push(format!("{name} is {new}, was {old}"));
-            }
-        }
-        let (old, new) = (self.config.settings(), next.config.settings());
-        for ((key, old), (_, new)) in old.iter().zip(&new).filter(|(old, new)| old != new) {
+        let [before, after, read] = [&self.config, &next.config, &next.read].map(named);
+        for (((name, before), (_, after)), (_, read)) in before.iter().zip(&after).zip(&read) {
             // Of these each is told of by itself.
-            if *key == "namespaces" {
+            if *name == "namespaces" {
                 continue;
             }
-            if RELOADED.contains(key) {
-                changes.push(format!("{key} is {new}, was {old}"));
-            } else {
-                let text = format_args!("reload: {key} stays {old}: {new} needs a restart");
+            if before != after {
+                changes.push(format!("{name} is {after}, was {before}"));
+            }
+            if after != read {
+                let text = format_args!("reload: {name} stays {after}: {read} needs a restart");
                 log::warning(at, text);
             }
         }
@@ -198,4 +169,11 @@ impl InForce<'_> {
         }
         changes.len()
     }
+}
+
+/// Every limit and every setting, as text.
+fn named(config: &Config) -> Vec<(&'static str, String)> {
+    let limits = Limits::TABLE.iter().zip(config.limits.values());
+    let limits = limits.map(|((name, ..), value)| (*name, value.to_string()));
+    limits.chain(config.settings()).collect()
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Prng;
 use super::disk::{Failure, SimFolder};
 use crate::hub::Hub;
+use crate::journal::Journal;
 use crate::journal::store::{OpenError, Opened, Stepper};
-use crate::journal::{Journal, StoreJournal};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -21,11 +21,11 @@ const LAST_CALLS: usize = 12;
 const HELD: Millis = Millis(u64::MAX);
 
 /// What a server begins with.
-pub(super) struct Start<J> {
+pub(super) struct Start {
     pub hub: Hub,
     /// The time on the scale of entries.
     pub at: UnixMillis,
-    pub journal: J,
+    pub journal: Box<dyn Journal>,
     /// Number of the last batch that was found.
     pub batch: u64,
     /// The power went while it was tried to start.
@@ -34,10 +34,8 @@ pub(super) struct Start<J> {
 
 /// Where the journals of a run come from.
 pub(super) trait Ground {
-    type Journal: Journal;
-
     /// A server starts.
-    fn start(&mut self, prng: &mut Prng, now: Now, limits: &Limits) -> Start<Self::Journal>;
+    fn start(&mut self, prng: &mut Prng, now: Now, limits: &Limits) -> Start;
 
     /// What happens between two turns. Whether anything did, or is about to.
     fn step(&mut self, _: &mut Prng, _: Now) -> bool {
@@ -56,12 +54,16 @@ pub(super) trait Ground {
 }
 
 /// A journal without a disk, for one server.
-pub(super) struct Plain<J>(pub Option<J>);
+pub(super) struct Plain(Option<Box<dyn Journal>>);
 
-impl<J: Journal> Ground for Plain<J> {
-    type Journal = J;
+impl Plain {
+    pub fn new(journal: impl Journal + 'static) -> Plain {
+        Plain(Some(Box::new(journal)))
+    }
+}
 
-    fn start(&mut self, _: &mut Prng, now: Now, limits: &Limits) -> Start<J> {
+impl Ground for Plain {
+    fn start(&mut self, _: &mut Prng, now: Now, limits: &Limits) -> Start {
         let journal = self.0.take().expect("there is one server");
         let hub = Hub::new(limits.clone(), now.unix);
         Start { hub, at: now.unix, journal, batch: 0, power_went: false }
@@ -275,20 +277,19 @@ impl Store {
         }
     }
 
-    fn try_start(&mut self, now: Now, limits: &Limits) -> Result<Start<StoreJournal>, OpenError> {
+    fn try_start(&mut self, now: Now, limits: &Limits) -> Result<Start, OpenError> {
         let opened = Opened::verify(self.folder.clone(), now)?;
         let (at, batch) = (opened.at(now), opened.content().facts.batch);
         let mut hub = Hub::new(limits.clone(), at);
         let (journal, stepper) = opened.start_stepped(&mut hub, now, self.sync, limits)?;
         self.stepper = Some(stepper);
-        Ok(Start { hub, at, journal, batch, power_went: false })
+        self.met.full_starts += u64::from(journal.is_failing());
+        Ok(Start { hub, at, journal: Box::new(journal), batch, power_went: false })
     }
 }
 
 impl Ground for Store {
-    type Journal = StoreJournal;
-
-    fn start(&mut self, prng: &mut Prng, now: Now, limits: &Limits) -> Start<StoreJournal> {
+    fn start(&mut self, prng: &mut Prng, now: Now, limits: &Limits) -> Start {
         self.hangs_until = Millis(0);
         let mut power_went = false;
         if self.mends_at.is_none() && prng.one_in(4) {
@@ -314,7 +315,6 @@ impl Ground for Store {
                     // Whatever was planned for this process will not come.
                     self.folder.spare();
                     (self.idle_since, self.told) = (now.mono, start.batch);
-                    self.met.full_starts += u64::from(start.journal.is_failing());
                     return Start { power_went, ..start };
                 }
                 Err(OpenError::Damaged { damage, .. }) => panic!("damaged: {damage}"),

@@ -37,7 +37,7 @@ use super::tape::{Tape, Traced};
 use crate::admin::AdminDoor;
 use crate::edge::{ConnId, Handler, Net, TurnedAway};
 use crate::hub::{Cursor, Hub};
-use crate::journal::{Journal, LateJournal, MemoryJournal};
+use crate::journal::{LateJournal, MemoryJournal};
 use crate::limits::{Limits, SyncPolicy};
 use crate::switch::{Demo, Settings, SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
@@ -72,8 +72,8 @@ pub fn fuzz_server(data: &[u8]) {
     match first {
         b's' => play(seed, Store::new(SyncPolicy::Always), script),
         b'S' => play(seed, Store::new(SyncPolicy::Every(1000)), script),
-        b'l' => play(seed, Plain(Some(LateJournal::new(1, seed, 4))), script),
-        _ => play(seed, Plain(Some(MemoryJournal::new(1))), script),
+        b'l' => play(seed, Plain::new(LateJournal::new(1, seed, 4)), script),
+        _ => play(seed, Plain::new(MemoryJournal::new(1)), script),
     }
 }
 
@@ -96,25 +96,21 @@ struct Stage<G: Ground> {
     seed: u64,
     limits: Limits,
     ground: G,
-    door: AdminDoor<Traced<G::Journal>>,
+    door: AdminDoor,
     net: FakeNet,
     peers: Peers,
     tape: Tape,
 }
 
-fn door<J: Journal>(
-    start: Start<J>,
-    limits: &Limits,
-    now: Now,
-    tape: &Tape,
-) -> AdminDoor<Traced<J>> {
+fn door(start: Start, limits: &Limits, now: Now, tape: &Tape) -> AdminDoor {
     let settings = Settings {
         demo: Some(Demo { page: "<p>".as_bytes().into(), namespace: "site".to_owned() }),
         proxies: super::ways::proxies(),
         at: start.at,
         ..Settings::new(limits.clone(), SERVER_KEY, now)
     };
-    let mut switch = Switch::over(start.hub, settings, Traced::new(start.journal, tape.clone()));
+    let mut switch =
+        Switch::over(start.hub, settings, Box::new(Traced::new(start.journal, tape.clone())));
     switch.declare("site", KEY);
     AdminDoor::new(switch, now)
 }

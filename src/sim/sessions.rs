@@ -108,7 +108,7 @@ impl Visitor {
 struct World<G: Ground> {
     seed: u64,
     ground: G,
-    switch: Switch<G::Journal>,
+    switch: Switch,
     net: FakeNet,
     tape: Tape,
     visitors: Vec<Visitor>,
@@ -133,8 +133,8 @@ fn limits() -> Limits {
 ///
 /// # Panics
 /// If a visitor receives anything but what it must.
-pub fn run_sessions<J: Journal>(seed: u64, steps: usize, journal: J) -> Met {
-    run_on(seed, steps, Plain(Some(journal)))
+pub fn run_sessions(seed: u64, steps: usize, journal: impl Journal + 'static) -> Met {
+    run_on(seed, steps, Plain::new(journal))
 }
 
 /// Runs one seed on the store, over a disk that fails and hangs, which no visitor may notice.

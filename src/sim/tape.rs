@@ -116,13 +116,13 @@ impl Tape {
 
 /// A journal that writes on the tape whatever passes through it.
 #[derive(Debug)]
-pub(super) struct Traced<J> {
-    journal: J,
+pub(super) struct Traced {
+    journal: Box<dyn Journal>,
     tape: Tape,
 }
 
-impl<J: Journal> Traced<J> {
-    pub fn new(journal: J, tape: Tape) -> Traced<J> {
+impl Traced {
+    pub fn new(journal: Box<dyn Journal>, tape: Tape) -> Traced {
         Traced { journal, tape }
     }
 
@@ -134,7 +134,7 @@ impl<J: Journal> Traced<J> {
     }
 }
 
-impl<J: Journal> Journal for Traced<J> {
+impl Journal for Traced {
     fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         let proposal = self.journal.propose(at, change);
         let place = match &proposal {

@@ -11,7 +11,7 @@ use super::ground::Ground;
 use super::intent::Intent;
 use super::judge::{Judge, Seen, View};
 use super::net::{FakeNet, Flushed, Phase};
-use super::tape::{Tape, Traced};
+use super::tape::Tape;
 use super::{Options, Prng, Report};
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Handler, Net};
@@ -28,7 +28,7 @@ pub(super) struct World<G: Ground> {
     options: Options,
     limits: Limits,
     ground: G,
-    switch: Switch<Traced<G::Journal>>,
+    switch: Switch,
     net: FakeNet,
     clients: Vec<Client>,
     judge: Judge,

@@ -36,7 +36,7 @@ pub struct Census {
     pub control_input_evicted: u64,
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// What happened so far.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -48,8 +48,8 @@ impl<J: Journal> Switch<J> {
     }
 
     /// The journal, to look into.
-    pub fn journal(&self) -> &J {
-        &self.journal
+    pub fn journal(&self) -> &dyn Journal {
+        &*self.journal
     }
 
     /// The limits in force.

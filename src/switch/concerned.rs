@@ -5,7 +5,6 @@
 use std::fmt;
 
 use super::Switch;
-use crate::journal::Journal;
 use crate::log;
 use crate::time::Now;
 
@@ -45,7 +44,7 @@ impl fmt::Display for Concerned {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Has the next line come in due time.
     pub(super) fn report_soon(&mut self, now: Now) {
         self.report_at.get_or_insert(now.mono.plus(REPORT_MS));

@@ -19,7 +19,7 @@ use crate::address::Household;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, LOOKED_INTO_BYTES, NsId, Outcome, Refusal, Spot};
-use crate::journal::{Journal, Mark, Proposal, Ticket};
+use crate::journal::{Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
@@ -208,7 +208,7 @@ impl Controller {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     pub(super) fn controller_received(
         &mut self,
         net: &mut impl Net,
@@ -546,7 +546,7 @@ impl<J: Journal> Switch<J> {
         controller: &Controller,
         refused: &Refused,
     ) {
-        *self.metrics.refused.entry(refused.code).or_default() += 1;
+        self.metrics.count_refused(refused.code, 1);
         match refused.code {
             302 => self.metrics.store_failures += 1,
             305 | 306 => self.metrics.wrong_keys += 1,

@@ -7,7 +7,6 @@ use super::Switch;
 use super::command::Refused;
 use crate::edge::Net;
 use crate::hub::{Change, ChannelId, NsId};
-use crate::journal::Journal;
 use crate::publication::{Kinds, Publication, Run};
 use crate::reason::CloseReason;
 
@@ -55,7 +54,7 @@ impl Crowd {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Refuses to publish what would take too much memory, in the forms of those who are here:
     /// what escapes make of it cannot be told from its length.
     #[inline]

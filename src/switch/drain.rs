@@ -5,7 +5,6 @@
 
 use super::Switch;
 use crate::edge::{ConnId, Net};
-use crate::journal::Journal;
 use crate::time::Millis;
 
 /// Let go in one turn, at most.
@@ -73,7 +72,7 @@ impl Drain {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// The server stops: everybody is gone by that moment.
     pub(super) fn begin_drain(&mut self, now: Millis, end: Millis) {
         let rate = self.limits.admissions_per_second as u64;

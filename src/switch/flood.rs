@@ -4,7 +4,6 @@
 
 use super::Switch;
 use crate::edge::Net;
-use crate::journal::Journal;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
@@ -26,7 +25,7 @@ pub(super) struct Flood {
     pub look_at: Millis,
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Whether back ends must wait. They are heard again when a quarter of the room is free.
     #[inline]
     pub(super) fn is_flooded(&mut self, net: &impl Net) -> bool {

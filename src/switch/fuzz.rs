@@ -90,7 +90,7 @@ fn opening(audience: &[(char, &str)]) -> String {
     opening
 }
 
-fn play(journal: impl Journal, opening: &str, script: &[u8]) {
+fn play(journal: impl Journal + 'static, opening: &str, script: &[u8]) {
     let mut world = World::new(journal);
     world.play(opening.as_bytes());
     world.play(script);
@@ -237,13 +237,13 @@ impl Net for FakeNet {
 
 /// The switch and its network.
 #[derive(Debug)]
-struct World<J> {
-    switch: Switch<J>,
+struct World {
+    switch: Switch,
     net: FakeNet,
 }
 
-impl<J: Journal> World<J> {
-    fn new(journal: J) -> World<J> {
+impl World {
+    fn new(journal: impl Journal + 'static) -> World {
         let net = FakeNet::default();
         let demo = Demo { page: "<p>".as_bytes().into(), namespace: "site".to_owned() };
         let settings =

@@ -16,7 +16,6 @@ use super::control::Controller;
 use super::{Switch, Waiter};
 use crate::edge::{ConnId, Net};
 use crate::hub::NsId;
-use crate::journal::Journal;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
@@ -179,7 +178,7 @@ impl Intake {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Whether the rest of a frame of so many bytes may come, of which a first part is there. Else
     /// its connection is not read until there is room.
     pub(super) fn has_room_for(

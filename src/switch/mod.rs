@@ -92,12 +92,12 @@ const WHOLE: Part<'static> = Part { is_first: true, reached: None };
 
 /// The connections, the hub, and the way between them.
 #[derive(Debug)]
-pub struct Switch<J> {
+pub struct Switch {
     limits: Limits,
     server_key: String,
     demo: Option<Demo>,
     hub: Hub,
-    journal: J,
+    journal: Box<dyn Journal>,
     /// Who is connected, and as what.
     seats: Seats,
     /// Back ends that have not authenticated.
@@ -151,15 +151,15 @@ pub struct Switch<J> {
     concerned: Concerned,
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// A switch over an empty hub.
-    pub fn new(settings: Settings, journal: J) -> Switch<J> {
+    pub fn new(settings: Settings, journal: impl Journal + 'static) -> Switch {
         let hub = Hub::new(settings.limits.clone(), settings.at);
-        Switch::over(hub, settings, journal)
+        Switch::over(hub, settings, Box::new(journal))
     }
 
     /// A switch over a hub that holds what an earlier run has recorded.
-    pub fn over(hub: Hub, settings: Settings, journal: J) -> Switch<J> {
+    pub fn over(hub: Hub, settings: Settings, journal: Box<dyn Journal>) -> Switch {
         let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
@@ -209,7 +209,7 @@ impl<J: Journal> Switch<J> {
     }
 
     /// The hub, and the outbox that it speaks to.
-    fn delivery<'a, N: Net>(&'a mut self, net: &'a mut N) -> (&'a mut Hub, Delivery<'a, N, J>) {
+    fn delivery<'a, N: Net>(&'a mut self, net: &'a mut N) -> (&'a mut Hub, Delivery<'a, N>) {
         let delivery = Delivery {
             net,
             web: &mut self.web,
@@ -217,7 +217,7 @@ impl<J: Journal> Switch<J> {
             gathers_in: None,
             reached: None,
             leaving: &mut self.leaving,
-            journal: &mut self.journal,
+            journal: &mut *self.journal,
             shared: &mut self.shared,
             deliveries: &mut self.metrics.deliveries,
             work: &mut self.work,
@@ -368,14 +368,14 @@ impl<J: Journal> Switch<J> {
 }
 
 /// The outbox of one entry.
-struct Delivery<'a, N, J> {
+struct Delivery<'a, N> {
     net: &'a mut N,
     web: &'a mut Web<Browser>,
     /// What goes to everybody in a channel of that namespace is gathered.
     crowd: &'a mut Crowd,
     gathers_in: Option<NsId>,
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
-    journal: &'a mut J,
+    journal: &'a mut dyn Journal,
     shared: &'a mut SharedStates,
     deliveries: &'a mut u64,
     work: &'a mut usize,
@@ -383,7 +383,7 @@ struct Delivery<'a, N, J> {
     reached: Option<&'a mut HashSet<Route>>,
 }
 
-impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
+impl<N: Net> Outbox for Delivery<'_, N> {
     fn look_at(&mut self, count: usize) {
         *self.work += count;
     }
@@ -437,7 +437,7 @@ impl<N: Net, J: Journal> Outbox for Delivery<'_, N, J> {
     }
 }
 
-impl<J: Journal> Handler for Switch<J> {
+impl Handler for Switch {
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address) {
         self.metrics.opened += 1;
         match door {

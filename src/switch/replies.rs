@@ -10,7 +10,7 @@ use crate::codec::{control, json};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
 use crate::hub::{KeyRef, NsId, Outcome, Presence, Refusal, Spot};
-use crate::journal::{Journal, Mark};
+use crate::journal::Mark;
 use crate::reason::CloseReason;
 
 /// So many bytes of replies count as one message handed out, of the work of a turn.
@@ -56,7 +56,7 @@ impl ReplySink<'_> {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Where replies go.
     pub(super) fn reply_sink(&mut self) -> ReplySink<'_> {
         let durable = self.journal.durable();
@@ -127,7 +127,7 @@ impl<J: Journal> Switch<J> {
             controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
         }
         self.metrics.store_failures += lost;
-        *self.metrics.refused.entry(command::STORE_FAILED.code).or_default() += lost;
+        self.metrics.count_refused(command::STORE_FAILED.code, lost);
         self.report_soon(net.now());
     }
 

@@ -66,13 +66,13 @@ impl Default for SockJs {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Makes a namespace with a key that the configuration gives it, before the doors open; or
     /// gives it to the one that is there. Its key is not recorded: the configuration is the record
     /// of that. `None` if there is no room for it.
     pub fn declare(&mut self, name: &str, key: &str) -> Option<Declared> {
-        struct Recorded<'a, J>(&'a mut J);
-        impl<J: Journal> Outbox for Recorded<'_, J> {
+        struct Recorded<'a>(&'a mut dyn Journal);
+        impl Outbox for Recorded<'_> {
             fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
             fn close(&mut self, _: Route, _: CloseReason) {}
             fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
@@ -82,7 +82,7 @@ impl<J: Journal> Switch<J> {
                 self.0.changed(undo);
             }
         }
-        self.hub.declare(name, key, &mut Recorded(&mut self.journal))
+        self.hub.declare(name, key, &mut Recorded(&mut *self.journal))
     }
 
     /// From now on these limits hold, and browsers are served like this. What has begun goes on as

@@ -12,7 +12,6 @@ use super::command::Command;
 use super::control::Controller;
 use crate::edge::{ConnId, Net, Owed};
 use crate::hub::Spot;
-use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -134,7 +133,7 @@ impl Shortage {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Notes whether too much waits. It is over when a quarter of the room is free.
     pub(super) fn note_shortage(&mut self, net: &impl Net) {
         if self.shortage.is_none() && net.kept().answers > self.limits.answers_bytes {

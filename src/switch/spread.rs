@@ -13,7 +13,7 @@ use super::intake::Room;
 use super::{Part, Switch, Waiter};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, NsId, Outcome, Refusal, Route};
-use crate::journal::{Journal, Mark, Proposal};
+use crate::journal::{Mark, Proposal};
 use crate::uuid::Uuid;
 
 /// How many of those who have been reached are remembered for all emits together: as many as one
@@ -59,7 +59,7 @@ impl Spread {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Whether the commands of this turn have come to as much as one turn has room for.
     pub(super) fn has_worked_enough(&self) -> bool {
         self.work >= self.limits.deliveries_per_turn
@@ -200,7 +200,7 @@ mod tests {
     const NOW: Now = Now { mono: Millis(0), unix: UnixMillis(0) };
 
     /// A switch with one namespace, and limits of which each is small.
-    fn switch(subscriptions: usize) -> (Switch<MemoryJournal>, NsId) {
+    fn switch(subscriptions: usize) -> (Switch, NsId) {
         let limits = Limits { subscriptions, deliveries_per_turn: 10, ..Limits::default() };
         let settings = Settings::new(limits, "server", NOW);
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
@@ -209,7 +209,7 @@ mod tests {
         (switch, ns)
     }
 
-    type Small = (Switch<MemoryJournal>, NsId);
+    type Small = (Switch, NsId);
 
     /// So many connections of a user each hear these channels.
     fn come((switch, ns): &mut Small, count: u32, user: &str, channels: &[&str]) -> Vec<PeerId> {
@@ -231,7 +231,7 @@ mod tests {
         count: u32,
         channels: &[&str],
         options: &EmitOptions<'_>,
-        mut each: impl FnMut(&Switch<MemoryJournal>),
+        mut each: impl FnMut(&Switch),
     ) -> (Vec<Vec<u8>>, usize) {
         let channels = Channels::Many(channels.iter().map(|name| (*name).into()).collect());
         for slot in 100..100 + count {

@@ -13,7 +13,6 @@ use crate::address::Household;
 use crate::codec::jwt;
 use crate::edge::{ConnId, Net};
 use crate::hub::NsId;
-use crate::journal::Journal;
 use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
 
@@ -122,7 +121,7 @@ pub(super) struct KeyWatch {
     ends: Option<UnixMillis>,
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// Somebody is a stranger from now on, and has its time to authenticate. If it is one too many,
     /// or has found all places taken, one of them goes, once it has what it is owed; where nobody
     /// may, that is the newcomer.
@@ -152,7 +151,7 @@ impl<J: Journal> Switch<J> {
     }
 }
 
-impl<J: Journal> Switch<J> {
+impl Switch {
     /// When it is to be looked whose key is no longer good.
     pub(super) fn keys_due(&self) -> Option<Millis> {
         if self.drain.is_some() {

@@ -21,9 +21,9 @@ const ORDER: [&str; 12] = [
 ];
 
 /// Used by all; they use each other only.
-const LEAVES: [&str; 13] = [
-    "address", "arena", "edge", "frame", "limits", "log", "mailbox", "metrics", "reason", "slow",
-    "time", "uuid", "wheel",
+const LEAVES: [&str; 14] = [
+    "address", "arena", "durable", "edge", "frame", "limits", "log", "mailbox", "metrics",
+    "reason", "slow", "time", "uuid", "wheel",
 ];
 
 /// What stands aside of the order, and who uses it: the reactor, which the server and the load

@@ -44,7 +44,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     }
     let (content, at) = (opened.content(), opened.at(now));
     let mut ended = 0;
-    let read = content.each(|_, row| {
+    let read = content.each(&mut |_, row| {
         let is_over = matches!(row, Row::State { expires: Some(end), .. } if end <= at);
         ended += u64::from(is_over);
     });

@@ -1,6 +1,6 @@
 //! `fws store export`: all that is in the store, as lines of JSON.
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use super::line::{Line, Namespace};
 use super::{count, failed, holder, now};
@@ -61,7 +61,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let opened = Opened::look(folder).map_err(failed)?.map_err(damaged)?;
     let content = opened.content();
     let mut writer = Writer::start(&content.facts, file, now)?;
-    content.each(|key, row| writer.row(key, row)).map_err(damaged)?;
+    content.each(&mut |key, row| writer.row(key, row)).map_err(damaged)?;
     writer.finish()
 }
 
@@ -87,14 +87,14 @@ fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
     }
     let mut writer = Writer::start(&salvage.facts, file, now)?;
     let Lost { rows, gaps } = salvage.each(&mut |key, row| writer.row(key, row));
-    let lost = writer.lost.len();
+    let lost = writer.lost;
     writer.finish()?;
     tell(&format!("rows left out, because they are not as they were written: {rows}"));
     for gap in &gaps {
         tell(&format!("more may be lost, a table could not be read through: {gap}"));
     }
     if lost > 0 {
-        let namespaces = count(lost as u64, "namespace");
+        let namespaces = count(lost, "namespace");
         tell(&format!("{namespaces} lost, of which there are rows: see lost-NUMBER"));
     }
     Ok(())
@@ -107,9 +107,8 @@ struct Writer<'f> {
     output: Output,
     line: Vec<u8>,
     names: HashMap<u64, String>,
-    taken: HashSet<String>,
-    /// Namespaces without a row of their own.
-    lost: HashSet<u64>,
+    /// How many namespaces have no row of their own.
+    lost: u64,
     /// What went wrong first; nothing is written after that.
     stop: Option<Stop>,
 }
@@ -122,8 +121,7 @@ impl<'f> Writer<'f> {
             output: Output::open(file)?,
             line: Vec::new(),
             names: HashMap::new(),
-            taken: HashSet::new(),
-            lost: HashSet::new(),
+            lost: 0,
             stop: None,
         };
         writer.write(&Line::Start);
@@ -145,7 +143,6 @@ impl<'f> Writer<'f> {
                 let old_key = old_key.filter(|(_, until)| *until > at);
                 let old_key = old_key.map(|(key, until)| (key, self.facts.date(until)));
                 self.names.insert(ns, name.to_string());
-                self.taken.insert(name.to_string());
                 self.write(&Line::Namespace(Namespace { name, key, replaces, old_key }));
             }
             (Key::Grant { ns, channel, user }, Row::Grant) => {
@@ -173,10 +170,10 @@ impl<'f> Writer<'f> {
             return name.clone();
         }
         let mut name = format!("lost-{ns}");
-        while self.taken.contains(&name) {
+        while self.names.values().any(|taken| *taken == name) {
             name.push('_');
         }
-        self.lost.insert(ns);
+        self.lost += 1;
         self.names.insert(ns, name.clone());
         let namespace = name.clone().into();
         let (key, replaces, old_key) = (None, None, None);

@@ -79,11 +79,10 @@ pub(super) struct Importer {
     limits: Limits,
     now: Now,
     is_replacing: bool,
+    /// In the order of their numbers.
     spaces: Vec<Space>,
     /// Their places in that list.
     names: HashMap<String, usize>,
-    numbers: HashMap<u64, usize>,
-    last_number: u64,
     /// In all namespaces.
     size: Size,
     /// All rows by the hashes of their keys. Two rows in 2^64 are counted as one: limits can live
@@ -112,8 +111,6 @@ impl Importer {
             is_replacing,
             spaces: Vec::new(),
             names: HashMap::new(),
-            numbers: HashMap::new(),
-            last_number: 0,
             size: Size::default(),
             hasher: DefaultHashBuilder::default(),
             known: HashMap::new(),
@@ -121,7 +118,7 @@ impl Importer {
         };
         if let Some(content) = content {
             let mut stop = None;
-            let read = content.each(|key, row| {
+            let read = content.each(&mut |key, row| {
                 if stop.is_none() {
                     stop = importer.keep(key, row).err();
                 }
@@ -163,9 +160,7 @@ impl Importer {
     }
 
     fn insert(&mut self, number: u64, row: Namespace<'static>) {
-        self.last_number = self.last_number.max(number);
         self.names.insert(row.name.clone().into_owned(), self.spaces.len());
-        self.numbers.insert(number, self.spaces.len());
         self.spaces.push(Space { number, row, size: Size::default() });
     }
 
@@ -187,7 +182,8 @@ impl Importer {
             if self.spaces.len() >= self.limits.namespaces {
                 return Err(full("namespaces", self.limits.namespaces, "namespaces"));
             }
-            self.insert(self.last_number + 1, row);
+            let last = self.spaces.last().map_or(0, |space| space.number);
+            self.insert(last + 1, row);
             self.counts[NAMESPACES] += 1;
             return Ok(());
         };
@@ -290,10 +286,14 @@ impl Importer {
         self.rewrite.put(key, row).map_err(|error| Refused::Store(failed(error)))
     }
 
+    fn place(&self, number: u64) -> Option<usize> {
+        self.spaces.binary_search_by_key(&number, |space| space.number).ok()
+    }
+
     /// Sizes of the namespace of a row, and of all.
     fn of_space(&self, key: &Key) -> (Size, Size) {
         let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
-        let space = self.numbers.get(ns).and_then(|place| self.spaces.get(*place));
+        let space = self.place(*ns).and_then(|place| self.spaces.get(place));
         (space.map_or(Size::default(), |space| space.size), self.size)
     }
 
@@ -310,7 +310,7 @@ impl Importer {
             self.counts[if is_grant { GRANTS } else { STATES }] += 1;
         }
         let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
-        let space = self.numbers.get(ns).and_then(|place| self.spaces.get_mut(*place));
+        let space = self.place(*ns).and_then(|place| self.spaces.get_mut(place));
         for size in space.map(|space| &mut space.size).into_iter().chain([&mut self.size]) {
             match before {
                 Some(before) => size.bytes -= before.bytes as usize,

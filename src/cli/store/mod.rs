@@ -9,6 +9,7 @@ mod line;
 mod redis;
 
 use super::flags::{CONFIG, DATA, Flag};
+use super::session::count;
 use super::{Call, Command, Stop};
 use crate::journal::store::OpenError;
 use crate::time::{Clock, Now};
@@ -50,9 +51,4 @@ fn now() -> Now {
 
 fn failed(error: impl Into<OpenError>) -> Stop {
     Stop::Failed(error.into().to_string())
-}
-
-/// `1 state`, `2 states`.
-fn count(number: u64, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }

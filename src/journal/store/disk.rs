@@ -55,12 +55,12 @@ impl fmt::Display for Fault {
 
 /// A file as redb wants one.
 #[derive(Debug)]
-pub struct Disk(File);
+pub struct Disk(Arc<File>);
 
 impl Disk {
     /// A file that is open for reading and writing.
-    pub fn new(file: File) -> Disk {
-        Disk(file)
+    pub fn new(file: impl Into<Arc<File>>) -> Disk {
+        Disk(file.into())
     }
 }
 

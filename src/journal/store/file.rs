@@ -9,7 +9,7 @@ use redb::{Database, ReadableDatabase, StorageBackend};
 
 use super::disk::{Discard, Fault, Guard, Overlay, Watch};
 use super::format::{FACTS, FORMAT, ROWS, Sealer, decode_key, encode_key, ranges_of, value};
-use super::tables::{Tables, Visit};
+use super::tables::Tables;
 use crate::hub::{Key, Row};
 use crate::time::{Now, UnixMillis};
 
@@ -129,8 +129,7 @@ impl Content {
         let walked = self.walk(&mut |key, row, size| {
             bytes += (size + key_bytes(&key)) as u64;
             let (kind, is_right, what_is_not) = match (&key, row) {
-                (_, None) => (0, false, "a wrong tag"),
-                (Key::Namespace { ns }, Some(Row::Namespace { name, .. })) => {
+                (Key::Namespace { ns }, Row::Namespace { name, .. }) => {
                     numbers.insert(*ns);
                     (0, names.insert(name.into_owned()), "its name stands twice")
                 }
@@ -145,31 +144,29 @@ impl Content {
             }
         });
         (self.counts, self.bytes) = (counts, bytes);
-        wrong.map_or(walked, Err)
+        walked.and(wrong.map_or(Ok(()), Err))
     }
 
-    /// All rows, namespaces first. Returns how many were not as they had been written, which is
-    /// none in a file that was verified.
+    /// All rows, namespaces first.
     ///
     /// # Errors
-    /// [`Damage`], if not all can be read.
-    pub fn each(&self, mut each: impl FnMut(Key, Row<'_>)) -> Result<u64, Damage> {
-        let mut bad = 0;
-        self.walk(&mut |key, row, _| match row {
-            Some(row) => each(key, row),
-            None => bad += 1,
-        })?;
-        Ok(bad)
+    /// [`Damage`], if not all can be read, or one is by now not as it was verified.
+    pub fn each(&self, each: &mut dyn FnMut(Key, Row<'_>)) -> Result<(), Damage> {
+        self.walk(&mut |key, row, _| each(key, row))
     }
 
-    fn walk(&self, each: &mut Visit<'_>) -> Result<(), Damage> {
-        match self.tables.each(&self.sealer, each) {
-            (0, gaps) => gaps.into_iter().next().map_or(Ok(()), Err),
-            (bad, _) => {
-                let rows = crate::log::Count(bad, "row has", "rows have");
-                Err(damage(format!("{rows} no key")))
-            }
+    /// The same, with the bytes of each value.
+    fn walk(&self, each: &mut dyn FnMut(Key, Row<'_>, usize)) -> Result<(), Damage> {
+        let mut wrong = None;
+        let (bad, gaps) = self.tables.each(&self.sealer, &mut |key, row, size| match row {
+            Some(row) => each(key, row, size),
+            None => _ = wrong.get_or_insert_with(|| damage(format!("{}: a wrong tag", what(&key)))),
+        });
+        if bad > 0 {
+            let rows = crate::log::Count(bad, "row has", "rows have");
+            return Err(damage(format!("{rows} no key")));
         }
+        wrong.into_iter().chain(gaps).next().map_or(Ok(()), Err)
     }
 
     /// The number of its format. Only [`FORMAT`] is written.
@@ -206,14 +203,6 @@ pub struct Writer {
 /// A file that is written to; or why it cannot be yet, because a disk is full, and the bytes of all
 /// rows in it.
 pub type Opening = Result<Writer, (Fault, u64)>;
-
-/// Length of the file and bytes of all rows in it, and why it cannot be written, if it cannot.
-pub(super) fn began(writer: &Opening) -> ((u64, u64), Option<Fault>) {
-    match writer {
-        Ok(writer) => (writer.size(), None),
-        Err((fault, live)) => ((0, *live), Some(fault.clone())),
-    }
-}
 
 impl Writer {
     /// Opens a file that [`Content::read`] has verified, `live` bytes of rows in it.

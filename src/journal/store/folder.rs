@@ -2,17 +2,19 @@
 //! that remembers what the store was last known to be. Owns names, modes and the order of file
 //! operations; knows nothing of rows.
 
-use std::cell::{Cell, RefCell};
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::cell::RefCell;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Error, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::StorageBackend;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use super::disk::{Discard, Disk};
+use crate::durable::{at, make_folder, sync_name};
 
 /// The store.
 const STORE: &str = "store.redb";
@@ -165,9 +167,6 @@ impl Seal {
     }
 }
 
-/// Device and inode: under one name there may be another file by now.
-type FileId = (u64, u64);
-
 /// A data folder that is ours alone for as long as this lives.
 #[derive(Debug)]
 pub struct Folder {
@@ -175,9 +174,10 @@ pub struct Folder {
     /// What others are told of us.
     holder: String,
     held: RefCell<Held>,
-    /// Which file the store is, and which one the next store; `None` before they were opened.
-    store: Cell<Option<FileId>>,
-    next: Cell<Option<FileId>>,
+    /// The store and the next one, since they were opened: kept open, because another file may get
+    /// the number of one that is gone.
+    store: RefCell<Option<Arc<File>>>,
+    next: RefCell<Option<Arc<File>>>,
 }
 
 /// What is held of a folder. One that is removed and made again is another.
@@ -210,7 +210,7 @@ impl Folder {
     /// # Errors
     /// Those of the file system, and `ResourceBusy` with the name of who holds it.
     pub fn take(path: &Path, holder: &str) -> io::Result<Folder> {
-        make_durably(path).map_err(|e| at(path, e))?;
+        make_folder(path)?;
         let folder = Folder::new(path, holder, Held::take(path, holder)?);
         // Whoever began to write one is gone.
         folder.discard_next();
@@ -251,12 +251,12 @@ impl Folder {
 
     fn new(path: &Path, holder: &str, held: Held) -> Folder {
         let (path, holder, held) = (path.into(), holder.into(), RefCell::new(held));
-        Folder { path, holder, held, store: Cell::new(None), next: Cell::new(None) }
+        Folder { path, holder, held, store: RefCell::default(), next: RefCell::default() }
     }
 
     /// That the folder under this name is the one that is held.
     fn is_ours(&self) -> io::Result<()> {
-        stays(&self.path, file_id(&self.held.borrow().folder.metadata()?))
+        stays(&self.path, &self.held.borrow().folder)
     }
 
     /// Takes the folder under this name, if it is not the one that is held. That one is let go when
@@ -300,10 +300,6 @@ impl Folder {
         }
         Ok(to.into())
     }
-
-    fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
-    }
 }
 
 impl Medium for Folder {
@@ -312,16 +308,16 @@ impl Medium for Folder {
     fn open(&self) -> io::Result<Disk> {
         let path = self.store_path();
         let file = OpenOptions::new().read(true).write(true).open(&path);
-        let file = file.map_err(|e| at(&path, e))?;
-        self.store.set(Some(file_id(&file.metadata()?)));
+        let file = Arc::new(file.map_err(|e| at(&path, e))?);
+        self.store.replace(Some(file.clone()));
         Ok(Disk::new(file))
     }
 
     fn open_next(&self) -> io::Result<Disk> {
         self.take_again()?;
         let path = self.path.join(NEXT);
-        let file = create(&path).map_err(|e| at(&path, e))?;
-        self.next.set(Some(file_id(&file.metadata()?)));
+        let file = Arc::new(create(&path).map_err(|e| at(&path, e))?);
+        self.next.replace(Some(file.clone()));
         Ok(Disk::new(file))
     }
 
@@ -329,20 +325,22 @@ impl Medium for Folder {
         // The next store of whoever has another one is not ours.
         self.is_ours()?;
         let path = self.store_path();
-        if self.store.get().is_some_and(|then| stays(&path, then).is_err()) && path.exists() {
+        let is_gone = |store: &Arc<File>| stays(&path, store).is_err();
+        if self.store.borrow().as_ref().is_some_and(is_gone) && path.exists() {
             // Somebody has put it there, for some reason.
             let aside = self.path.join(STRANGE);
             fs::rename(&path, &aside).map_err(|e| at(&aside, e))?;
         }
         let renamed = fs::rename(self.path.join(NEXT), &path);
-        renamed.and_then(|()| self.sync_folder()).map_err(|e| at(&path, e))?;
-        self.store.set(self.next.take());
+        renamed.and_then(|()| sync_name(&path)).map_err(|e| at(&path, e))?;
+        self.store.replace(self.next.take());
         Ok(())
     }
 
     fn is_in_place(&self) -> io::Result<()> {
         self.is_ours()?;
-        self.store.get().map_or(Ok(()), |then| stays(&self.store_path(), then))
+        let store = self.store.borrow();
+        store.as_ref().map_or(Ok(()), |store| stays(&self.store_path(), store))
     }
 
     fn seal(&self, seal: &Seal) -> io::Result<()> {
@@ -355,7 +353,7 @@ impl Medium for Folder {
 
     fn sync_seal(&self) -> io::Result<()> {
         self.held.borrow().seal.as_ref().ok_or(ErrorKind::NotFound)?.sync_all()?;
-        self.sync_folder()
+        sync_name(&self.seal_path())
     }
 }
 
@@ -403,12 +401,14 @@ impl Home for Folder {
     }
 }
 
-fn file_id(meta: &Metadata) -> FileId {
+/// Device and inode: under one name there may be another file by now.
+fn file_id(meta: &Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
 /// That under this name there is still that file, or folder.
-fn stays(path: &Path, then: FileId) -> io::Result<()> {
+fn stays(path: &Path, file: &File) -> io::Result<()> {
+    let then = file_id(&file.metadata()?);
     let what = match fs::metadata(path) {
         Ok(now) if file_id(&now) == then => return Ok(()),
         Ok(_) => "was replaced",
@@ -476,26 +476,6 @@ fn is_same(one: &Path, two: &Path) -> io::Result<bool> {
             return Ok(false);
         }
     }
-}
-
-/// Makes a folder, mode 0700, and those around it that are missing, so that a power cut does not
-/// take them away with all that is durable in them.
-fn make_durably(path: &Path) -> io::Result<()> {
-    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
-    let made: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| match e.kind() {
-        ErrorKind::AlreadyExists => Error::new(e.kind(), "it is no folder"),
-        _ => e,
-    })?;
-    for folder in made {
-        let around = folder.parent().filter(|around| !around.as_os_str().is_empty());
-        File::open(around.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
-}
-
-fn at(path: &Path, e: Error) -> Error {
-    Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 #[cfg(test)]

@@ -67,40 +67,10 @@ pub(super) struct Helper {
     jobs: Sender<Job>,
     reports: Receiver<Report>,
     /// `None` if it works by itself.
-    stepper: Option<Stepper>,
+    pub stepper: Option<Stepper>,
 }
 
 impl Helper {
-    /// Starts a thread over an open store. `retry`: between two attempts to get at a disk that
-    /// failed.
-    pub fn start(
-        medium: impl Medium,
-        facts: Facts,
-        writer: Opening,
-        retry: Duration,
-        wake: Wake,
-    ) -> std::io::Result<Helper> {
-        let (worker, jobs, reports) = Worker::new(medium, facts, writer, retry, wake);
-        let thread = std::thread::Builder::new().name("fws-store".into());
-        thread.spawn(move || worker.run()).map_err(|error| {
-            let advice = "allow one more (ulimit -u, TasksMax=, pids.max)";
-            std::io::Error::new(error.kind(), format!("no thread for the store: {error}; {advice}"))
-        })?;
-        Ok(Helper { jobs, reports, stepper: None })
-    }
-
-    /// Over an open store, with a worker that works when the stepper lets it.
-    pub fn stepped(
-        medium: impl Medium,
-        facts: Facts,
-        writer: Opening,
-        retry: Duration,
-    ) -> (Helper, Stepper) {
-        let (worker, jobs, reports) = Worker::new(medium, facts, writer, retry, Box::new(|| ()));
-        let stepper = Stepper(Rc::new(RefCell::new(worker)));
-        (Helper { jobs, reports, stepper: Some(stepper.clone()) }, stepper)
-    }
-
     /// Asks for something. `false` if nobody is there any more.
     pub fn ask(&self, job: Job) -> bool {
         // One job at a time: no more than one ever waits.
@@ -139,6 +109,11 @@ trait Step {
 }
 
 impl Stepper {
+    /// From now on that worker works when this lets it.
+    pub(super) fn over(worker: Worker<impl Medium>) -> Stepper {
+        Stepper(Rc::new(RefCell::new(worker)))
+    }
+
     /// The number of the batch that waits to be written, if one does; 0 for a job that is none.
     pub fn job(&self) -> Option<u64> {
         self.0.borrow_mut().take_job()
@@ -187,7 +162,8 @@ enum State {
     Next(Writer),
 }
 
-struct Worker<M> {
+/// Waits for the disk.
+pub(super) struct Worker<M> {
     medium: M,
     facts: Facts,
     /// The term of this start is written.
@@ -209,14 +185,15 @@ struct Worker<M> {
 }
 
 impl<M: Medium> Worker<M> {
-    /// A worker, and the loop's ends of what leads to it and comes from it.
-    fn new(
+    /// Over an open store, and the loop's end of it. `retry`: between two attempts to get at a disk
+    /// that failed.
+    pub fn new(
         medium: M,
         facts: Facts,
         writer: Opening,
         retry: Duration,
         wake: Wake,
-    ) -> (Worker<M>, Sender<Job>, Receiver<Report>) {
+    ) -> (Worker<M>, Helper) {
         let (jobs, inbox) = mailbox();
         let (outbox, reports) = mailbox();
         let is_begun = writer.is_ok();
@@ -238,7 +215,16 @@ impl<M: Medium> Worker<M> {
             outbox,
             wake,
         };
-        (worker, jobs, reports)
+        (worker, Helper { jobs, reports, stepper: None })
+    }
+
+    /// From now on it works by itself, on a thread of its own.
+    pub fn start(self) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name("fws-store".into());
+        thread.spawn(move || self.run()).map(drop).map_err(|error| {
+            let advice = "allow one more (ulimit -u, TasksMax=, pids.max)";
+            std::io::Error::new(error.kind(), format!("no thread for the store: {error}; {advice}"))
+        })
     }
 
     fn run(mut self) {
@@ -292,8 +278,16 @@ impl<M: Medium> Worker<M> {
         }
     }
 
+    /// Why the disk cannot be written, if it cannot.
+    pub fn fault(&self) -> Option<Fault> {
+        match &self.state {
+            State::Failed(fault) => Some(fault.clone()),
+            State::Good(_) | State::Next(_) => None,
+        }
+    }
+
     /// Length of the file that is written to, and bytes of all rows in it.
-    fn size(&self) -> (u64, u64) {
+    pub fn size(&self) -> (u64, u64) {
         match &self.state {
             State::Good(writer) | State::Next(writer) => writer.size(),
             State::Failed(_) => (0, self.live),

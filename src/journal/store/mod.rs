@@ -44,10 +44,9 @@ use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Row, Seq, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
-use file::began;
 use flight::{Bounds, Flight, Rows};
 use health::Health;
-use helper::{Helper, Job, Report};
+use helper::{Helper, Job, Report, Worker};
 use send::PART_ROWS;
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
@@ -139,36 +138,40 @@ impl StoreJournal {
     /// If there can be no thread.
     pub fn start(
         medium: impl Medium,
-        (facts, writer): (Facts, Opening),
+        begun: (Facts, Opening),
         sync: SyncPolicy,
         limits: &Limits,
         wake: Wake,
     ) -> std::io::Result<StoreJournal> {
-        let began = began(&writer);
-        let helper = Helper::start(medium, facts.clone(), writer, limits.store_retry(), wake)?;
-        Ok(StoreJournal::new(helper, facts, began, sync, limits))
+        let (worker, journal) = StoreJournal::new(medium, begun, sync, limits, wake);
+        worker.start()?;
+        Ok(journal)
     }
 
     /// [`StoreJournal::start`] without a thread: the work is done when the stepper lets it be.
     pub fn start_stepped(
         medium: impl Medium,
-        (facts, writer): (Facts, Opening),
+        begun: (Facts, Opening),
         sync: SyncPolicy,
         limits: &Limits,
     ) -> (StoreJournal, Stepper) {
-        let began = began(&writer);
-        let (helper, stepper) =
-            Helper::stepped(medium, facts.clone(), writer, limits.store_retry());
-        (StoreJournal::new(helper, facts, began, sync, limits), stepper)
+        let wake = Box::new(|| ());
+        let (worker, mut journal) = StoreJournal::new(medium, begun, sync, limits, wake);
+        let stepper = Stepper::over(worker);
+        journal.helper.stepper = Some(stepper.clone());
+        (journal, stepper)
     }
 
-    fn new(
-        helper: Helper,
-        facts: Facts,
-        ((file_bytes, content_bytes), fault): ((u64, u64), Option<Fault>),
+    fn new<M: Medium>(
+        medium: M,
+        (facts, writer): (Facts, Opening),
         sync: SyncPolicy,
         limits: &Limits,
-    ) -> StoreJournal {
+        wake: Wake,
+    ) -> (Worker<M>, StoreJournal) {
+        let (worker, helper) =
+            Worker::new(medium, facts.clone(), writer, limits.store_retry(), wake);
+        let (file_bytes, content_bytes) = worker.size();
         let mut journal = StoreJournal {
             helper,
             sync,
@@ -200,10 +203,10 @@ impl StoreJournal {
             at: facts.clock.0,
             meters: StoreMeters { file_bytes, content_bytes, ..StoreMeters::default() },
         };
-        if let Some(fault) = fault {
+        if let Some(fault) = worker.fault() {
             journal.fail(fault);
         }
-        journal
+        (worker, journal)
     }
 
     /// Whether the disk cannot be written, so that changes are refused.

@@ -202,7 +202,7 @@ impl<F: Home> Opened<F> {
         let (at, path) = (self.at(now), self.folder.store_path());
         let Opened { folder, content, .. } = self;
         let mut ended = Vec::new();
-        let loaded = content.each(|key, row| match row {
+        let loaded = content.each(&mut |key, row| match row {
             Row::State { expires: Some(end), .. } if end <= at => ended.push(key),
             row => {
                 hub.restore(key, row);

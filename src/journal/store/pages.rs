@@ -8,7 +8,7 @@
 
 use std::cmp::Ordering;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use redb::StorageBackend;
 
 use super::file::{Damage, damage};
@@ -79,20 +79,20 @@ impl Pages {
     ///
     /// # Errors
     /// [`Damage`], if they cannot be read through.
-    pub fn tables(&self, is_other: bool) -> Result<HashMap<String, Option<u64>>, Damage> {
+    pub fn tables(&self, is_other: bool) -> Result<Vec<(String, Option<u64>)>, Damage> {
         let header = self.bytes(0, PAGE_BYTES)?;
         let broken = || damage("the header is not whole");
         let flags = header.get(FLAGS_AT).ok_or_else(broken)?;
         let commit = COMMITS_AT[usize::from((flags & 1 == 1) != is_other)];
         let root = root(&header, commit + HAS_ROOT_AT, commit + ROOT_AT).ok_or_else(broken)?;
-        let mut tables = HashMap::new();
+        let mut tables = Vec::new();
         let mut gap = None;
         if let Some(root) = root {
             gap = self.walk(root, Shape::BYTES, &mut |entry| {
                 let Some((name, table)) = entry else { return };
                 let name = String::from_utf8_lossy(name).into_owned();
                 if let Some(root) = self::root(table, TABLE_HAS_ROOT_AT, TABLE_ROOT_AT) {
-                    tables.insert(name, root);
+                    tables.push((name, root));
                 }
             });
         }

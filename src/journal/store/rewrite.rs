@@ -1,9 +1,9 @@
 //! A store that takes the place of the one that is there: written beside it, all of it, and put in
 //! its place at the end or not at all. For what changes much at once while no server runs.
 
-use std::io;
+use redb::StorageBackend;
 
-use super::disk::Fault;
+use super::disk::{Discard, Fault};
 use super::file::{Batch, Content, Facts, Writer};
 use super::folder::{Folder, Home, Medium, Seal};
 use super::open::{OpenError, Opened, never_was, new_facts};
@@ -22,32 +22,67 @@ const PART_BYTES: usize = 16 << 20;
 /// [`OpenError`]
 pub(super) fn renew(folder: &impl Home, content: &Content) -> Result<(), OpenError> {
     let fault = |fault| OpenError::Fault(folder.store_path(), fault);
-    let facts = &content.facts;
-    let mut writer = Writer::create(folder.open_next()?, facts).map_err(fault)?;
-    let new = || Batch { number: facts.batch, clock: facts.clock, ..Batch::default() };
-    let (mut batch, mut bytes, mut written) = (new(), 0, Ok(()));
-    let read = content.each(|key, row| {
-        bytes += batch.push(key, Some(row));
-        if written.is_ok() && (batch.rows.len() >= PART_ROWS || bytes >= PART_BYTES) {
-            written = writer.write(&mut std::mem::replace(&mut batch, new()));
-            bytes = 0;
+    let mut next = Next::create(folder.open_next()?, &content.facts).map_err(fault)?;
+    let mut written = Ok(());
+    let read = content.each(&mut |key, row| {
+        if written.is_ok() {
+            written = next.put(key, row);
         }
     });
     read.map_err(|damage| fault(Fault::Broken(damage.to_string())))?;
-    written.and_then(|()| writer.write(&mut batch)).map_err(fault)?;
-    writer.compact().map_err(fault)?;
-    drop(writer);
+    written.and_then(|()| next.finish()).map_err(fault)?;
     Ok(folder.install_next()?)
+}
+
+/// A store that is being written, batch by batch.
+struct Next {
+    writer: Writer,
+    batch: Batch,
+    batch_bytes: usize,
+}
+
+impl Next {
+    fn create(backend: impl StorageBackend + Discard, facts: &Facts) -> Result<Next, Fault> {
+        let batch = Batch { number: facts.batch, clock: facts.clock, ..Batch::default() };
+        Ok(Next { writer: Writer::create(backend, facts)?, batch, batch_bytes: 0 })
+    }
+
+    fn put(&mut self, key: Key, row: Row<'_>) -> Result<(), Fault> {
+        self.batch_bytes += self.batch.push(key, Some(row));
+        let is_full = self.batch.rows.len() >= PART_ROWS || self.batch_bytes >= PART_BYTES;
+        if is_full { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        self.writer.write(&mut self.batch)?;
+        self.batch.rows.clear();
+        self.batch_bytes = 0;
+        Ok(())
+    }
+
+    /// All of it is written, and the file closed in good order before anybody else opens it.
+    fn finish(mut self) -> Result<(), Fault> {
+        self.flush()?;
+        self.writer.compact()
+    }
+}
+
+/// Throws away what is not put in its place.
+struct Unfinished(Folder);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Nothing, after the end: it has another name then.
+        self.0.discard_next();
+    }
 }
 
 /// The next store of a folder. What is not finished is thrown away.
 pub struct Rewrite {
-    folder: Folder,
+    // Closed before it is thrown away.
+    next: Next,
     facts: Facts,
-    /// Open until the end.
-    writer: Option<Writer>,
-    batch: Batch,
-    batch_bytes: usize,
+    folder: Unfinished,
 }
 
 impl Rewrite {
@@ -68,11 +103,10 @@ impl Rewrite {
             let facts = new_facts(now).map_err(|e| OpenError::Fault(folder.store_path(), e))?;
             (folder, None, Facts { batch: 1, ..facts })
         };
-        let writer = Writer::create(folder.open_next()?, &facts);
-        let mut rewrite =
-            Rewrite { folder, facts, writer: None, batch: Batch::default(), batch_bytes: 0 };
-        rewrite.writer = Some(writer.map_err(|fault| rewrite.error(fault))?);
-        Ok((content, rewrite))
+        let folder = Unfinished(folder);
+        let next = Next::create(folder.0.open_next()?, &facts);
+        let next = next.map_err(|fault| OpenError::Fault(folder.0.store_path(), fault))?;
+        Ok((content, Rewrite { next, facts, folder }))
     }
 
     /// What the next store says of itself.
@@ -85,54 +119,25 @@ impl Rewrite {
     /// # Errors
     /// [`OpenError`], if it cannot be written.
     pub fn put(&mut self, key: Key, row: Row<'_>) -> Result<(), OpenError> {
-        self.batch_bytes += self.batch.push(key, Some(row));
-        if self.batch.rows.len() >= PART_ROWS || self.batch_bytes >= PART_BYTES {
-            self.flush()?;
-        }
-        Ok(())
+        let written = self.next.put(key, row);
+        written.map_err(|fault| OpenError::Fault(self.folder.0.store_path(), fault))
     }
 
     /// Puts the next store in its place; it is durable when this returns.
     ///
     /// # Errors
     /// [`OpenError`]; unless it says otherwise, the store is the one that it was.
-    pub fn finish(mut self) -> Result<(), OpenError> {
-        self.flush()?;
-        if let Some(mut writer) = self.writer.take() {
-            writer.compact().map_err(|fault| self.error(fault))?;
-            // Closed in good order before anybody else opens it.
-            drop(writer);
-        }
-        self.folder.install_next()?;
-        self.folder.seal(&Seal { key: self.facts.key, batch: self.facts.batch })?;
-        Ok(self.folder.sync_seal()?)
-    }
-
-    fn flush(&mut self) -> Result<(), OpenError> {
-        let Some(writer) = &mut self.writer else {
-            return Err(io::Error::other("the next store is closed").into());
-        };
-        let mut batch = std::mem::take(&mut self.batch);
-        (batch.number, batch.clock) = (self.facts.batch, self.facts.clock);
-        self.batch_bytes = 0;
-        writer.write(&mut batch).map_err(|fault| self.error(fault))
-    }
-
-    fn error(&self, fault: Fault) -> OpenError {
-        OpenError::Fault(self.folder.store_path(), fault)
+    pub fn finish(self) -> Result<(), OpenError> {
+        let Rewrite { next, facts, folder: Unfinished(ref folder) } = self;
+        next.finish().map_err(|fault| OpenError::Fault(folder.store_path(), fault))?;
+        folder.install_next()?;
+        folder.seal(&Seal { key: facts.key, batch: facts.batch })?;
+        Ok(folder.sync_seal()?)
     }
 
     /// That date on the scale of entries of the next store.
     pub fn moment(&self, date: UnixMillis) -> UnixMillis {
         let (at, unix) = self.facts.clock;
         UnixMillis(date.0.saturating_add(at.0).saturating_sub(unix.0))
-    }
-}
-
-impl Drop for Rewrite {
-    fn drop(&mut self) {
-        // Nothing, after the end: it has another name then.
-        drop(self.writer.take());
-        self.folder.discard_next();
     }
 }

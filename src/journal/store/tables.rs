@@ -3,7 +3,6 @@
 
 use std::cmp::Ordering;
 
-use hashbrown::HashMap;
 use redb::StorageBackend;
 
 use super::file::{Damage, Facts, damage};
@@ -74,7 +73,7 @@ pub struct Tables {
     pages: Pages,
     format: &'static Format,
     /// The first page of each table, if it is not empty.
-    roots: HashMap<String, Option<u64>>,
+    roots: Vec<(String, Option<u64>)>,
 }
 
 impl Tables {
@@ -87,7 +86,7 @@ impl Tables {
         let roots = pages.tables(is_other)?;
         let is_ours = |format: &&Format| {
             let mut names = format.rows.iter().map(|table| table.name).chain([format.facts]);
-            names.any(|name| roots.contains_key(name))
+            names.any(|name| roots.iter().any(|(other, _)| other == name))
         };
         let format = FORMATS.iter().find(is_ours).ok_or(damage("it is no store of fws"))?;
         Ok(Tables { pages, format, roots })
@@ -124,9 +123,9 @@ impl Tables {
         shape: Shape,
         visit: &mut super::pages::Visit<'_>,
     ) -> Option<Damage> {
-        match self.roots.get(table) {
-            Some(Some(root)) => self.pages.walk(*root, shape, visit),
-            Some(None) => None,
+        match self.roots.iter().find(|(name, _)| name == table) {
+            Some((_, Some(root))) => self.pages.walk(*root, shape, visit),
+            Some((_, None)) => None,
             None => Some(damage(format!("there is no table {table:?}"))),
         }
     }
@@ -136,13 +135,14 @@ impl Tables {
     /// # Errors
     /// [`Damage`]
     pub fn facts(&self) -> Result<Facts, Damage> {
-        let mut facts: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+        let mut facts = Vec::new();
         let gap = self.walk(self.format.facts, Shape::BYTES, &mut |entry| {
             facts.extend(entry.map(|(name, value)| (name.to_vec(), value.to_vec())));
         });
         let get = |name: &str| -> Result<Vec<u8>, Damage> {
             let missing = || gap.clone().unwrap_or(damage(format!("the fact {name:?} is missing")));
-            facts.get(name.as_bytes()).cloned().ok_or_else(missing)
+            let fact = facts.iter().find(|(known, _)| known == name.as_bytes());
+            fact.map(|(_, value)| value.clone()).ok_or_else(missing)
         };
         let wrong = |name: &str| damage(format!("the fact {name:?} is not as it was written"));
         let key: [u8; 32] = get("key")?.try_into().map_err(|_| wrong("key"))?;

@@ -3,7 +3,6 @@
 
 use super::World;
 use crate::edge::{Door, Handler, Net, TurnedAway};
-use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::sim::client::{self, Client};
 use crate::sim::ground::{End, Ground, Start};
@@ -15,23 +14,18 @@ use crate::switch::{Settings, Switch};
 use crate::time::{Millis, Now, UnixMillis};
 
 /// A switch over what was found at the start.
-pub(super) fn switch<J: Journal>(
-    start: Start<J>,
-    limits: &Limits,
-    now: Now,
-    tape: &Tape,
-) -> Switch<Traced<J>> {
+pub(super) fn switch(start: Start, limits: &Limits, now: Now, tape: &Tape) -> Switch {
     let settings = Settings {
         sockjs: super::sockjs(),
         proxies: crate::sim::ways::proxies(),
         at: start.at,
         ..Settings::new(limits.clone(), crate::sim::grammar::SERVER_KEY, now)
     };
-    Switch::over(start.hub, settings, Traced::new(start.journal, tape.clone()))
+    Switch::over(start.hub, settings, Box::new(Traced::new(start.journal, tape.clone())))
 }
 
 /// What the first server of a run finds.
-pub(super) fn found<J>(start: &Start<J>, now: Now) -> Found {
+pub(super) fn found(start: &Start, now: Now) -> Found {
     let (batch, at) = (start.batch, start.at.0);
     Found { batch, at, now, is_killed: false, is_closed: false, away_ms: None }
 }

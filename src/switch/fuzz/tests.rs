@@ -5,7 +5,7 @@ use crate::address::Household;
 use crate::journal::HastyJournal;
 
 /// What a peer has received since it connected, after the opening and a script.
-fn output(journal: impl Journal, script: &str, peer: u8) -> String {
+fn output(journal: impl Journal + 'static, script: &str, peer: u8) -> String {
     let mut world = World::new(journal);
     world.play(opening(&[('a', "1"), ('d', "2")]).as_bytes());
     world.play(script.as_bytes());
@@ -109,11 +109,11 @@ fn an_emit_to_many_channels_goes_on_in_the_next_turns() {
 }
 
 /// A turn has room for two messages.
-fn spread(journal: impl Journal) {
+fn spread(journal: impl Journal + 'static) {
     let mut world = World::new(journal);
     world.play(opening(&[('a', "1"), ('b', "2")]).as_bytes());
     world.play(b"a{\"event\":\"subscribe\",\"data\":\"e\"}");
-    let output = |world: &World<_>, peer: u8| {
+    let output = |world: &World, peer: u8| {
         let slot = PEERS.iter().position(|letter| *letter == peer).unwrap();
         String::from_utf8_lossy(&world.net.peers[slot].output).into_owned()
     };

@@ -1,13 +1,15 @@
 //! Back ends on a disk that takes its time: what is owed, who waits for what, and for how long.
 
+use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::super::Settings;
 use super::*;
 use crate::address::Address;
 use crate::edge::{Door, Handler, Kept};
 use crate::hub::{Change, Hub, Key, KeyRef, Seq, Undo};
-use crate::journal::{Event, Proposal};
+use crate::journal::{Event, Journal, Proposal};
 use crate::limits::Limits;
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -15,9 +17,12 @@ const KEY: &str = "11111111-1111-4111-8111-111111111111";
 const AUTH: &str =
     r#"{"action":"auth","name":"site","sKey":"11111111-1111-4111-8111-111111111111"}"#;
 
-/// A journal whose disk does nothing unless it is told to.
-#[derive(Default)]
-struct Slow {
+/// A journal whose disk does nothing unless it is told to, through a clone.
+#[derive(Clone, Debug, Default)]
+struct Slow(Rc<RefCell<Disk>>);
+
+#[derive(Debug, Default)]
+struct Disk {
     mark: u64,
     durable: u64,
     /// Marks of the last change of each row.
@@ -25,31 +30,39 @@ struct Slow {
     is_full: bool,
 }
 
+impl Slow {
+    fn disk(&self) -> RefMut<'_, Disk> {
+        self.0.borrow_mut()
+    }
+}
+
 impl Journal for Slow {
     fn propose(&mut self, _: UnixMillis, _: &Change<'_>) -> Proposal {
-        Proposal::Now(Seq { term: 1, n: self.mark + 1 })
+        Proposal::Now(Seq { term: 1, n: self.disk().mark + 1 })
     }
     fn changed(&mut self, undo: Undo) {
-        self.mark += 1;
-        self.rows.retain(|(key, _)| *key != undo.key);
-        self.rows.push((undo.key, self.mark));
+        let Disk { mark, rows, .. } = &mut *self.disk();
+        *mark += 1;
+        rows.retain(|(key, _)| *key != undo.key);
+        rows.push((undo.key, *mark));
     }
     fn commit(&mut self, _: &Hub, _: UnixMillis, _: Now) {}
     fn poll(&mut self) -> Option<Event> {
         None
     }
     fn mark(&self) -> Mark {
-        Mark(self.mark)
+        Mark(self.disk().mark)
     }
     fn mark_of(&self, key: KeyRef<'_>) -> Mark {
-        let row = self.rows.iter().find(|(other, _)| other.as_ref() == key);
+        let disk = self.disk();
+        let row = disk.rows.iter().find(|(other, _)| other.as_ref() == key);
         Mark(row.map_or(0, |(_, mark)| *mark))
     }
     fn durable(&self) -> Mark {
-        Mark(self.durable)
+        Mark(self.disk().durable)
     }
     fn has_room(&self) -> bool {
-        !self.is_full
+        !self.disk().is_full
     }
 }
 
@@ -106,7 +119,8 @@ impl Net for Wire {
 
 /// A switch, its network, and what back ends have said that it has not heard.
 struct World {
-    switch: Switch<Slow>,
+    switch: Switch,
+    journal: Slow,
     net: Wire,
     input: BTreeMap<ConnId, Vec<u8>>,
 }
@@ -116,9 +130,10 @@ impl World {
         let net = Wire::default();
         let now = net.now();
         let settings = Settings::new(limits, "server", now);
-        let mut switch = Switch::new(settings, Slow::default());
+        let journal = Slow::default();
+        let mut switch = Switch::new(settings, journal.clone());
         switch.declare("site", KEY).unwrap();
-        let mut world = World { switch, net, input: BTreeMap::new() };
+        let mut world = World { switch, journal, net, input: BTreeMap::new() };
         world.sync();
         world
     }
@@ -163,7 +178,8 @@ impl World {
 
     /// All that was recorded by now is durable.
     fn sync(&mut self) {
-        self.switch.journal.durable = self.switch.journal.mark;
+        let mark = self.journal.mark().0;
+        self.journal.disk().durable = mark;
         self.turn();
     }
 
@@ -264,9 +280,9 @@ fn a_state_that_is_never_at_rest_is_shown_all_the_same() {
     let mut got = vec![Vec::new(); readers.len()];
     for _ in 0..readers.len() {
         // When one change is durable the next has come already.
-        let before = world.switch.journal.mark;
+        let before = world.journal.disk().mark;
         world.says(writer, &[&set("hot", LARGE)]);
-        world.switch.journal.durable = before;
+        world.journal.disk().durable = before;
         world.turn();
         for (got, reader) in got.iter_mut().zip(&readers) {
             got.extend(world.takes(*reader).iter().map(String::len));
@@ -354,7 +370,7 @@ fn a_command_that_waits_for_room_has_its_time_when_it_has_it() {
 #[test]
 fn newcomers_are_not_late_while_nobody_is_heard() {
     let mut world = World::new(Limits::default());
-    world.switch.journal.is_full = true;
+    world.journal.disk().is_full = true;
     for slot in 0..100 {
         let conn = world.comes(slot, &[AUTH]);
         world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
@@ -365,7 +381,7 @@ fn newcomers_are_not_late_while_nobody_is_heard() {
     world.net.now = 60_000;
     world.turn();
     // From then on it has what it had left.
-    world.switch.journal.is_full = false;
+    world.journal.disk().is_full = false;
     world.turn();
     world.turn();
     assert_eq!((world.takes(conn), world.net.deadlines[&conn]), (vec![OK.to_string()], None));

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 
 use super::super::importer::Importer;
 use super::super::line::Namespace;
@@ -29,7 +29,7 @@ const PAGE_KEYS: usize = 64;
 const ANSWER_MS: u64 = 30_000;
 
 /// Why a key is left out; each is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 enum Why {
     Ambiguous,
     NotJson,
@@ -37,18 +37,21 @@ enum Why {
     Unusable,
 }
 
+/// What is said of each.
+const KINDS: [&str; 4] = ["ambiguous", "not JSON", "of no namespace", "of no use"];
+
 /// What was left out. Keys come twice if Redis is busy with its table; they are told once.
 #[derive(Default)]
 struct Left {
     keys: HashSet<Vec<u8>>,
-    counts: HashMap<Why, u64>,
+    counts: [u64; KINDS.len()],
 }
 
 impl Left {
     /// Tells the person; never what is in the key.
     fn out(&mut self, key: &[u8], why: Why, text: &str) {
         if self.keys.insert(key.into()) {
-            *self.counts.entry(why).or_default() += 1;
+            self.counts[why as usize] += 1;
             tell(&format!("left out {:?}: {text}", String::from_utf8_lossy(key)));
         }
     }
@@ -57,15 +60,8 @@ impl Left {
         if self.keys.is_empty() {
             return;
         }
-        let kinds = [
-            (Why::Ambiguous, "ambiguous"),
-            (Why::NotJson, "not JSON"),
-            (Why::NoNamespace, "of no namespace"),
-            (Why::Unusable, "of no use"),
-        ];
-        let said = kinds.iter().filter_map(|(why, name)| {
-            self.counts.get(why).map(|number| format!("{number} {name}"))
-        });
+        let said = KINDS.iter().zip(self.counts).filter(|(_, number)| *number > 0);
+        let said = said.map(|(kind, number)| format!("{number} {kind}"));
         let said: Vec<String> = said.collect();
         let keys = count(self.keys.len() as u64, "key");
         tell(&format!("{keys} left out: {}", said.join(", ")));

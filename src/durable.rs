@@ -1,0 +1,40 @@
+//! Folders and files that are there after a power cut: the sync of a file keeps what is in it, and
+//! not its name, which stands in the folder around it. Called by whoever makes some.
+
+use std::fs::{DirBuilder, File};
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Makes a folder, mode 0700, and those around it that are missing, durably.
+///
+/// # Errors
+/// Those of the file system, with the path in front.
+pub fn make_folder(path: &Path) -> Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let made: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => at(path, Error::new(e.kind(), "it is no folder")),
+        _ => at(path, e),
+    })?;
+    made.into_iter().try_for_each(sync_name).map_err(|e| at(path, e))
+}
+
+/// Makes durable that a file or folder is, or is not, in the folder around it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn sync_name(path: &Path) -> Result<()> {
+    let around = path.parent().filter(|around| !around.as_os_str().is_empty());
+    match File::open(around.unwrap_or(Path::new("."))) {
+        Ok(folder) => folder.sync_all(),
+        // Where names can be made and not be read, nobody can do more.
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// The same error, with the path in front.
+pub fn at(path: &Path, e: Error) -> Error {
+    Error::new(e.kind(), format!("{}: {e}", path.display()))
+}

@@ -1,0 +1,59 @@
+//! What is said to be kept has a name that a power cut does not take away: the folders around what
+//! is made are synced, each after what was made in it.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+mod common;
+
+use common::command::fws;
+use common::server::{Dir, Options, Server};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A library that notes what a program syncs.
+fn watcher(dir: &Dir) -> PathBuf {
+    let library = dir.file("syncs.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/syncs.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source);
+    #[cfg(target_pointer_width = "32")]
+    compiler.arg("-m32");
+    assert!(compiler.status().unwrap().success(), "{compiler:?}");
+    library
+}
+
+/// The same command, which notes what it syncs in that file.
+fn watched(mut command: Command, library: &Path, notes: &Path) -> Command {
+    command.env("LD_PRELOAD", library).env("SYNCS", notes);
+    command
+}
+
+#[test]
+fn what_is_made_keeps_its_name() {
+    let (tools, dir) = (Dir::new(), Dir::new());
+    let library = watcher(&tools);
+    let (started, registered, exported) =
+        (tools.file("started"), tools.file("registered"), tools.file("exported"));
+    let was_synced = |notes: &Path, path: &Path| {
+        let paths = std::fs::read_to_string(notes).unwrap();
+        assert!(paths.lines().any(|it| Path::new(it) == path), "{}: {paths}", path.display());
+    };
+    // The server makes its folder and its key.
+    let options = Options { key: None, ..Options::default() };
+    let command = watched(options.command(&dir), &library, &started);
+    let server = Server::spawn(command, dir, false);
+    let data = server.dir().file("data");
+    was_synced(&started, data.parent().unwrap());
+    was_synced(&started, &data);
+    let control = server.control.to_string();
+    let register = fws(&["register", "shop", "--control", &control]);
+    let mut register = watched(register, &library, &registered);
+    assert!(register.arg("--data").arg(&data).status().unwrap().success());
+    was_synced(&registered, &data);
+    was_synced(&registered, &data.join("keys"));
+    let dir = server.stop();
+    let backup = dir.file("backup.jsonl");
+    let mut export = watched(fws(&["store", "export"]), &library, &exported);
+    assert!(export.arg(&backup).arg("--data").arg(&data).status().unwrap().success());
+    was_synced(&exported, &backup);
+    was_synced(&exported, backup.parent().unwrap());
+}

@@ -42,9 +42,12 @@ impl Io {
         if !peer.is(flag::PARTING) {
             return;
         }
-        self.parting.count -= 1;
-        if self.parting.count == 0 {
-            self.parting = Parting::default();
+        let Parting { line, count } = &mut self.parting;
+        *count -= 1;
+        if *count == 0 {
+            line.clear();
+            // What a crowd took is given back; one after the other needs no memory anew.
+            line.shrink_to(STALE);
         }
     }
 

@@ -25,7 +25,9 @@ pub(super) struct Taking {
     /// Some of it was published.
     is_owed: bool,
     since: Millis,
+    /// Bytes of all of it, and those that had not gone out when it had all that it gets.
     bytes: usize,
+    queued: usize,
     /// What of it had been taken when that was last looked at, and when that had changed.
     taken: u32,
     taken_at: Millis,
@@ -71,7 +73,8 @@ impl<P> Web<P> {
     pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
         let (now, Finished { conn, close, asked, bytes, is_owed }) = (net.now().mono, finished);
         let link_ms = self.limits.link_ms(bytes);
-        let is_much = net.queued(conn) > MUCH_BYTES;
+        let queued = net.queued(conn);
+        let is_much = queued > MUCH_BYTES;
         if let Some(polled) = self.polled(id) {
             (polled.alone_since, polled.took_ms, polled.link_ms) = (now, 0, link_ms);
             polled.taking = is_much.then_some(conn);
@@ -82,7 +85,7 @@ impl<P> Web<P> {
         let is_asked = asked > self.limits.backlog_soft_bytes;
         let taken = net.taken(conn);
         let (since, taken_at) = (now, now);
-        let taking = Taking { id, close, is_asked, is_owed, since, bytes, taken, taken_at };
+        let taking = Taking { id, close, is_asked, is_owed, since, bytes, queued, taken, taken_at };
         net.deadline(conn, Some(now.plus(taking.term(&self.limits).0)));
         self.lines[conn.index()] = Line::Taking(Box::new(taking));
         // The reactor tells when all has gone out only of those that are not read.
@@ -93,7 +96,7 @@ impl<P> Web<P> {
     pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
         let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         let now = net.now().mono;
-        let in_kernel = taking.bytes.min(2 * self.limits.kernel_send_bytes);
+        let in_kernel = taking.queued.min(2 * self.limits.kernel_send_bytes);
         if let Some(polled) = self.polled(taking.id).filter(|polled| polled.taking == Some(conn)) {
             (polled.taking, polled.alone_since) = (None, now);
             polled.took_ms = now.0 - taking.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;

@@ -12,6 +12,7 @@ mod nearest;
 mod origin;
 mod secret;
 mod show;
+mod value;
 
 use std::fmt;
 use std::io;
@@ -26,15 +27,10 @@ pub use file::ConfigFile;
 pub use nearest::{hint, nearest};
 pub use origin::check_page;
 pub use secret::Secret;
-
-/// Longest path of a unix socket in bytes (`sun_path` of unix(7), less its final zero).
-const UNIX_PATH_BYTES: usize = 107;
+use value::{parse_bool, parse_path, parse_store, parse_sync, parse_unix_path, unit};
 
 /// Of so many namespaces it is said by name that their keys may be guessed.
 const WEAK_KEYS_TOLD: usize = 20;
-
-/// Longest time that a state may be acknowledged and not on disk.
-const SYNC_MS_MAX: u64 = 600_000;
 
 /// The namespace that `demo` adds.
 pub const DEMO_NAMESPACE: &str = "demo";
@@ -532,70 +528,6 @@ fn at(place: &str, wrong: impl fmt::Display) -> ConfigError {
 
 fn last(sources: &[(&'static str, Source)], key: &str) -> Source {
     sources.iter().rfind(|(name, _)| *name == key).map_or(Source::Default, |(_, source)| *source)
-}
-
-fn parse_bool(value: &str) -> Result<bool, String> {
-    match value {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        _ => Err(format!("{value:?} is neither true nor false")),
-    }
-}
-
-fn parse_store(value: &str) -> Result<StoreKind, String> {
-    match value {
-        "redb" => Ok(StoreKind::Redb),
-        "none" => Ok(StoreKind::None),
-        _ => Err(format!("{value:?} is neither redb nor none")),
-    }
-}
-
-/// `always`, or a time such as `1s` or `250ms`.
-fn parse_sync(value: &str) -> Result<SyncPolicy, String> {
-    if value == "always" {
-        return Ok(SyncPolicy::Always);
-    }
-    let wrong = || format!("{value:?} is neither always nor a time such as 1s or 250ms");
-    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms = match &value[digits.len()..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        _ => return Err(wrong()),
-    };
-    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let number: u64 = is_number.then(|| digits.parse().ok()).flatten().ok_or_else(wrong)?;
-    match number.saturating_mul(unit_ms) {
-        ms @ 1..=SYNC_MS_MAX => Ok(SyncPolicy::Every(ms)),
-        _ => Err(format!("{value}: a time between 1ms and {}s is needed", SYNC_MS_MAX / 1000)),
-    }
-}
-
-/// What a limit counts, where its name says so.
-fn unit(limit: &str) -> &'static str {
-    match limit.rsplit_once('_') {
-        Some((_, "bytes")) => " of bytes",
-        Some((_, "ms")) => " of milliseconds",
-        _ => "",
-    }
-}
-
-fn parse_path(value: &str) -> Result<PathBuf, String> {
-    match value {
-        "" => Err("the path is empty".into()),
-        _ if value.starts_with('~') => {
-            Err(format!("{value:?}: only a shell writes ~ out, write it in full"))
-        }
-        _ if value.contains('\0') => Err("a path cannot hold a zero byte".into()),
-        _ => Ok(PathBuf::from(value)),
-    }
-}
-
-fn parse_unix_path(value: &str) -> Result<PathBuf, String> {
-    if value.len() > UNIX_PATH_BYTES {
-        return Err(format!("the path is longer than {UNIX_PATH_BYTES} bytes"));
-    }
-    parse_path(value)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::browser::{Browser, auth_message, back_ms, sockjs_frame};
-use common::control::Control;
+use common::control::{Control, wait};
 use common::eventually;
 use common::http::Answer;
 use common::server::{DEMO_KEY, Options, Server};
@@ -415,4 +415,32 @@ fn who_sends_over_http_what_has_to_wait_is_answered_before_a_proxy_gives_up() {
     let at: Vec<_> = (0..14).map(|clb| heard.find(&format!(r#"\"clb\":{clb},"#))).collect();
     assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{heard}");
     assert!(start.elapsed() > Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_session_waits_for_as_long_as_a_slow_link_needs_for_its_last_answer() {
+    let limits = [("session_ms", 300), ("http_head_ms", 300), ("kernel_send_bytes", 16_384)];
+    let server = Server::start(&Options::limits(&limits));
+    let mut control = server.controller("demo");
+    let is_there = |control: &mut Control| {
+        let info = control.ask(r#"{"action":"channelInfo","channel":"c"}"#);
+        info.contains(r#""countConnection":1"#)
+    };
+    for (user, (way, method)) in [("xhr", "POST"), ("jsonp?c=f", "GET")].into_iter().enumerate() {
+        let id = session_on(server.ws, user, "c");
+        let mut http = Http::connect(server.ws);
+        let line = format!("{method} /socket/{id}/{way}");
+        let emit = |data: &str| format!(r#"{{"action":"emit","channel":"c","data":{data}}}"#);
+        control.ok(&emit(&format!("\"{}\"", "x".repeat(6000))));
+        assert!(http.ask(&line, &[], "").body.len() > 6000, "{way}");
+        // At 40 kbit/s it has just arrived, and the same connection may ask again.
+        wait(&mut control, 1200);
+        assert!(is_there(&mut control), "{way}");
+        control.ok(&emit("1"));
+        assert!(http.ask(&line, &[], "").body.contains("data"), "{way}");
+        // Whoever was told a little is gone sooner.
+        wait(&mut control, 600);
+        assert!(!is_there(&mut control), "{way}");
+        http.expect_end();
+    }
 }

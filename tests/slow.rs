@@ -161,28 +161,6 @@ fn a_ping_has_the_time_that_a_slow_link_needs_for_what_is_in_front_of_it() {
 }
 
 #[test]
-fn a_session_waits_for_as_long_as_a_slow_link_needs_for_its_last_answer() {
-    let server = server(&[("session_ms", 300), ("http_head_ms", 300)]);
-    let mut control = server.controller("demo");
-    for (user, (way, method)) in [("xhr", "POST"), ("jsonp?c=f", "GET")].into_iter().enumerate() {
-        let id = session_on(server.ws, user, "c");
-        let mut http = Http::connect(server.ws);
-        let line = format!("{method} /socket/{id}/{way}");
-        control.ok(&emit("c", &text(6000)));
-        assert!(http.ask(&line, &[], "").body.len() > 6000, "{way}");
-        // At 40 kbit/s it has just arrived, and the same connection may ask again.
-        wait(&mut control, 1200);
-        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
-        control.ok(&emit("c", "1"));
-        assert!(http.ask(&line, &[], "").body.contains("data"), "{way}");
-        // Whoever was told a little is gone sooner.
-        wait(&mut control, 600);
-        assert_eq!(subscribers(&mut control, "c"), 0, "{way}");
-        http.expect_end();
-    }
-}
-
-#[test]
 fn an_answer_over_http_takes_its_time_and_its_session_waits() {
     let limits = [("session_ms", 800), ("http_head_ms", 800), ("heartbeat_ms", 700)];
     let server = server(&limits);

@@ -264,9 +264,7 @@ impl Hub {
             && let Some(user) = self.user_id(id)
             && let Some(withdrawn) = self.leaving.withdrawn.get_mut(&(channel, user))
         {
-            for withdrawal in withdrawn {
-                withdrawal.readmitted.remove(&id);
-            }
+            withdrawn.iter_mut().for_each(|it| _ = it.readmitted.remove(&id));
         }
     }
 

@@ -69,8 +69,8 @@ impl<'a> Scan<'a> {
         Some(Raw { text: self.text.get(start..self.at)?, is_plain })
     }
 
-    /// The key of a member and the colon behind it: what is between its quotes, and whether that has
-    /// escapes.
+    /// The key of a member and the colon behind it: what is between its quotes, and whether there
+    /// are escapes in it.
     #[inline(always)]
     pub fn key(&mut self) -> Option<(&'a [u8], bool)> {
         if self.next()? != b'"' {

@@ -99,10 +99,9 @@ fn limits_for(room: u64, limits: &Limits) -> Vec<(&'static str, u64)> {
         ("control_unauthenticated_connections", (of(BACK_ENDS) / 2).max(1)),
         ("sessions_unauthenticated", of("sessions")),
         // A crowd that comes at once is told when to come back before it takes all these places
-        // from itself: nobody who is let in and says within a quarter of a second who it is has to
-        // go before that.
+        // from itself. Behind it as many may come as anywhere: fewer, and a small flood would keep
+        // others out.
         ("admissions_burst", (of("sessions") / 2).max(1)),
-        ("admissions_per_second", (2 * of("sessions")).max(1)),
         ("control_replies_pause_bytes", part(REPLIES) / back_ends),
         // What is shorter than a small part of this waits for no room.
         ("answers_pause_bytes", part(1).max(ANSWERS_PAUSE_BYTES)),
@@ -225,7 +224,6 @@ mod tests {
             assert!(limits.sessions_unauthenticated <= limits.sessions, "{mib} MiB");
             let strangers = limits.sessions_unauthenticated.max(limits.sessions);
             assert!(limits.admissions_burst <= strangers.div_ceil(2), "{mib} MiB");
-            assert!(limits.admissions_per_second <= 2 * strangers, "{mib} MiB");
             before = limits;
         }
         let share = |name| SHARES.iter().find(|(other, ..)| *other == name).unwrap().2;

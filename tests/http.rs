@@ -8,6 +8,7 @@ use common::control::wait;
 use common::eventually;
 use common::server::{Options, Server};
 use common::web::{Http, ask, session};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -219,6 +220,23 @@ fn a_request_behind_a_pause_has_all_of_its_time() {
     http.raw("/");
     assert_eq!(http.answer().status, 408);
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    // What stands in front of a request has none of its own.
+    let mut http = Http::connect(server.ws);
+    assert_eq!(http.ask("GET /socket", &[], "").status, 200);
+    let mut wire = http.wire.another();
+    wire.write_all(b"\r").unwrap();
+    let reader = std::thread::spawn(move || http.answer().status);
+    for _ in 0..25 {
+        wait(&mut control, 200);
+        if reader.is_finished() {
+            break;
+        }
+        // What is on its way when the server ends it is lost.
+        let _ = wire.write_all(b"\n\r");
+    }
+    drop(wire);
+    assert!(reader.is_finished(), "it has time without end");
+    assert_eq!(reader.join().unwrap(), 408);
 }
 
 /// What a server that stops says of one connection that waited for too long.

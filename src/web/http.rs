@@ -158,8 +158,9 @@ impl<P> Web<P> {
             return Err(refuse(net, conn, HttpError::HeadTooLarge));
         }
         http.scanned = input.len() as u32;
-        if scanned == 0 && !http.is_first && !input.is_empty() {
-            // It has begun behind a pause, and has its own time from then on.
+        if scanned == 0 && !http.is_first && !matches!(input, [] | [b'\r', ..]) {
+            // It has begun behind a pause, and has its own time from then on; an empty line in
+            // front of it, of which there may be any number, has not.
             self.next_request(net, conn, 0);
         }
         Ok(None)

@@ -297,7 +297,7 @@ fn what_escapes_make_of_a_message_does_not_end_a_server_with_little_memory() {
         assert!(reply.contains("Too much data as browsers take it"), "{reply}");
     }
     control.send_raw(&emit(&b"\xff".repeat(long)));
-    assert!(control.recv().contains("Not UTF-8, and too long when it is made so"));
+    assert!(control.recv().contains("Not UTF-8 in too many places, at most 524288"));
     control.send_raw(&emit(&b"\xff".repeat(300_000)));
     assert_eq!(control.recv(), r#"{"success":true}"#);
     assert!(raw.hear().ends_with("\u{fffd}\"}"));

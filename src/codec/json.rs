@@ -159,11 +159,12 @@ fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>
     loop {
         let (key, has_escapes) = scan.key()?;
         let value = scan.value(depth_max)?;
+        // A key that is no text cannot be one that is looked for, but is no error either.
         if !has_escapes {
             tell(key, value);
         } else if let Some(key) = str::from_utf8(key).ok().and_then(unescaped) {
             tell(key.as_bytes(), value);
-        } // One that is no text cannot be one that is looked for, but is no error either.
+        }
         match scan.next()? {
             b',' => scan.skip(),
             b'}' => break,

@@ -222,8 +222,7 @@ mod tests {
             let share = limits.states_bytes / 9 * 8;
             assert!(limits.state_bytes + names <= share, "{mib} MiB");
             assert!(limits.sessions_unauthenticated <= limits.sessions, "{mib} MiB");
-            let strangers = limits.sessions_unauthenticated.max(limits.sessions);
-            assert!(limits.admissions_burst <= strangers.div_ceil(2), "{mib} MiB");
+            assert!(limits.admissions_burst <= limits.sessions.div_ceil(2), "{mib} MiB");
             before = limits;
         }
         let share = |name| SHARES.iter().find(|(other, ..)| *other == name).unwrap().2;

@@ -47,8 +47,12 @@ fn made_text(
             replaced += 1;
         }
         read += valid.len() + invalid_bytes;
-        if text.len() > body_max || replaced > REPLACED_MAX {
+        if text.len() > body_max {
             return Err(Refused::new(300, "Not UTF-8, and too long when it is made so"));
+        }
+        if replaced > REPLACED_MAX {
+            let reason = format!("Not UTF-8 in too many places, at most {REPLACED_MAX}").into();
+            return Err(Refused { code: 300, reason });
         }
     }
     Ok(text)

@@ -7,8 +7,9 @@ KILLS ?= 10000
 STATES ?= 1000000
 SETS ?= 1000000
 ONLY ?=
+TARGET ?= $(shell uname -m)-unknown-linux-musl
 
-.PHONY: help run build setup test test-32bit deny conformance lint fmt sim crash powercut bitrot growth fuzz \
+.PHONY: help run build static deb setup test test-32bit deny conformance lint fmt sim crash powercut bitrot growth fuzz \
 	coverage smoke fuzzer hostile bench bench-peers measure proxies clean
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -18,6 +19,15 @@ run: build ## build, and run the server with the demo page
 
 build: ## the release binary: target/release/fws
 	$(CARGO) build --release --locked
+
+# Rust brings all that such a binary is linked with and its linker, for other processors as well.
+static: ## one binary that needs nothing of its Linux, or of another: TARGET=aarch64-unknown-linux-musl
+	rustup target add $(TARGET)
+	$(CARGO) build --release --locked --target $(TARGET) --config 'target.$(TARGET).linker="rust-lld"'
+	@ls -l target/$(TARGET)/release/fws
+
+deb: build ## a package for Debian of the release binary, in target/deb
+	scripts/deb
 
 setup: ## install what the tests need (PHP, Node and Python packages, Chromium), if it is missing
 	scripts/setup

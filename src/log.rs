@@ -126,7 +126,11 @@ fn write(line: &str, priority: &str) {
     if IS_MUTED.get() {
         return;
     }
-    let line = &if is_journal() { [priority, line].concat() } else { line.to_owned() };
+    // The journal has the time and the name of each line already.
+    let line = &match line.split_once(" fws: ") {
+        Some((_, said)) if is_journal() => [priority, said].concat(),
+        _ => line.to_owned(),
+    };
     let mut stderr = io::stderr();
     if !is_taken(&stderr) {
         LOST.fetch_add(1, Ordering::Relaxed);

@@ -495,7 +495,7 @@ fn refusals_are_counted_and_told_at_the_end() {
 }
 
 #[test]
-fn the_journal_learns_what_is_a_warning() {
+fn the_journal_learns_what_is_a_warning_and_no_time_twice() {
     for is_journal in [true, false] {
         let dir = Dir::new();
         let file = std::fs::File::create(dir.file("journal")).unwrap();
@@ -513,6 +513,8 @@ fn the_journal_learns_what_is_a_warning() {
             |part: &str| said.lines().any(|line| line.starts_with("<4>") && line.contains(part));
         assert_eq!(has("warning: namespaces: the key of"), is_journal, "{said}");
         assert!(!has("listening"), "{said}");
+        let is_bare = said.lines().any(|line| line.starts_with("listening "));
+        assert_eq!(is_bare, is_journal, "{said}");
     }
 }
 

@@ -49,6 +49,11 @@ impl Seats {
         self.controllers.contains_key(&conn)
     }
 
+    /// Whether somebody of either kind is here.
+    pub fn has(&self, conn: ConnId) -> bool {
+        self.is_controller(conn) || self.is_browser(conn)
+    }
+
     /// A back end, to be served and put back.
     pub fn take(&mut self, conn: ConnId) -> Option<Box<Controller>> {
         self.controllers.get_mut(&conn)?.take()

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use super::Switch;
 use super::command::Command;
 use super::control::Controller;
+use super::seats::Seats;
 use crate::edge::{ConnId, Net, Owed};
 use crate::hub::Spot;
 use crate::limits::Limits;
@@ -98,8 +99,8 @@ impl Shortage {
         Shortage { since: now, look_at: now, seen, chosen, going: 0 }
     }
 
-    /// Looks at all for whom answers wait.
-    fn look(&mut self, net: &impl Net) {
+    /// Looks at all for whom answers wait, but for those of the admin's door.
+    fn look(&mut self, net: &impl Net, seats: &Seats) {
         let now = net.now().mono;
         let before = std::mem::take(&mut self.seen);
         let mut slowest: Option<(u32, Reverse<usize>, Owed)> = None;
@@ -108,6 +109,9 @@ impl Shortage {
         net.owed(&mut |owed| {
             if !owed.is_open {
                 self.going += owed.bytes;
+                return;
+            }
+            if !seats.has(owed.conn) {
                 return;
             }
             let first = match before.get(&owed.conn) {
@@ -170,7 +174,7 @@ impl Switch {
         self.note_shortage(net);
         let Some(mut shortage) = self.shortage.take() else { return };
         if shortage.look_at <= net.now().mono {
-            shortage.look(net);
+            shortage.look(net, &self.seats);
         }
         let max = self.limits.answers_bytes;
         for _ in 0..CUTS_PER_TURN {
@@ -179,7 +183,9 @@ impl Switch {
             }
             let Some(owed) = shortage.chosen.pop() else { break };
             let is_patient = net.now().mono < shortage.since.plus(PATIENCE_MS);
-            if is_patient && net.taken(owed.conn) != owed.taken {
+            let is_taking = is_patient && net.taken(owed.conn) != owed.taken;
+            // The look may be some turns old: whoever has gone meanwhile is nobody any more.
+            if is_taking || !self.seats.has(owed.conn) {
                 continue;
             }
             net.drop_all(owed.conn);
@@ -333,8 +339,8 @@ impl Switch {
 mod tests {
     use super::super::Settings;
     use super::*;
-    use crate::address::Household;
-    use crate::edge::Kept;
+    use crate::address::{Address, Household};
+    use crate::edge::{Door, Handler, Kept};
     use crate::frame::Frame;
     use crate::journal::MemoryJournal;
     use crate::time::{Now, UnixMillis};
@@ -402,5 +408,29 @@ mod tests {
         assert_eq!((net.closed, net.kept().answers), (4, 940));
         switch.make_room(&mut net);
         assert_eq!(net.closed, 4);
+    }
+
+    /// Of those who are to go only a few do in a turn. Whoever has gone before its own is nobody
+    /// any more, and in its place may be somebody else.
+    #[test]
+    fn who_is_gone_when_it_would_have_to_go_is_left_alone() {
+        let now = Now { mono: Millis(0), unix: UnixMillis(0) };
+        let limits = Limits { answers_bytes: 1200, ..Limits::default() };
+        let settings = Settings::new(limits, "server", now);
+        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        let mut net = Stuck { now, owed: vec![300; 13], closed: 0 };
+        let conn = |slot| ConnId::new(slot, 0);
+        for slot in 0..13 {
+            let door = if slot < 6 { Door::Control } else { Door::Web };
+            switch.opened(&mut net, conn(slot), door, Address::Unix);
+        }
+        switch.make_room(&mut net);
+        net.now.mono = net.now.mono.plus(IDLE_MS);
+        switch.make_room(&mut net);
+        assert_eq!(net.closed, CUTS_PER_TURN);
+        // These are next, and all are lost in this moment.
+        (4..13).for_each(|slot| switch.closed(&mut net, conn(slot), CloseReason::PeerLost));
+        switch.make_room(&mut net);
+        assert_eq!((net.closed, &net.owed[4..8]), (CUTS_PER_TURN, &[300; 4][..]));
     }
 }

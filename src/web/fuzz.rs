@@ -476,6 +476,36 @@ mod tests {
         world.end();
     }
 
+    /// The sign of life is short, and brings nothing else with it.
+    #[test]
+    fn while_there_is_no_room_a_receiver_hears_that_we_are_there_and_no_more() {
+        for transport in ["xhr", "xhr_streaming"] {
+            let mut world = World::new();
+            let conn = world.connect(Address::Unix);
+            let ask = format!("POST /socket/0/0/{transport} HTTP/1.1\r\nHost: a\r\n\r\n");
+            world.give(conn, b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n");
+            let data = format!("\"{}\"", "x".repeat(10_000));
+            let World { door: Standalone { web, .. }, net } = &mut world;
+            let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
+            assert!(!web.publish(net, id, &Publication::new("c", &data)));
+            world.door.app.is_short = true;
+            world.give(conn, ask.as_bytes());
+            world.net.peers[conn.index()].output.clear();
+            world.net.now = Millis(Limits::default().heartbeat_ms as u64);
+            world.give(conn, b"");
+            let output = String::from_utf8_lossy(&world.net.peers[conn.index()].output);
+            assert!(
+                output.contains("h\n") && !output.contains("xxx"),
+                "{transport}: {output:.200}"
+            );
+            world.door.app.is_short = false;
+            world.give(conn, if transport == "xhr" { ask.as_bytes() } else { b"" });
+            let output = String::from_utf8_lossy(&world.net.peers[conn.index()].output);
+            assert!(output.contains("xxx"), "{transport}: {output:.200}");
+            world.end();
+        }
+    }
+
     #[test]
     fn memory_comes_back_when_a_crowd_has_gone() {
         let mut world = World::new();

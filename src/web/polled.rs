@@ -364,7 +364,8 @@ impl Polled {
         }
     }
 
-    /// The receiver is told that we are there.
+    /// The receiver is told that we are there, and nothing else: for what waits there may be no
+    /// room.
     pub fn beat(&mut self, net: &mut impl Net) -> Option<Finished> {
         match self.receiver.as_mut()? {
             Receiver { reply: Reply::Poll { .. }, .. } => {
@@ -372,7 +373,7 @@ impl Polled {
             }
             receiver => {
                 receiver.send_frame(net, sockjs::HEARTBEAT.as_bytes());
-                self.flush_stream(net)
+                None
             }
         }
     }

@@ -409,8 +409,9 @@ fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> R
         return Ok(());
     }
     let max = limits.emit_bytes;
-    let bytes: usize = channels.iter().map(|channel| channel.len() + data.len()).sum();
-    if bytes <= max {
+    // Of many channels this may be more than a machine with 32 bits can count.
+    let bytes = channels.iter().map(|channel| (channel.len() + data.len()) as u64).sum::<u64>();
+    if bytes <= max as u64 {
         return Ok(());
     }
     let reason = format!("Too much data for so many channels, at most {max} bytes in all").into();
@@ -581,7 +582,7 @@ mod tests {
         for (channels, bytes) in [(1, 2 * max), (2, max / 2 - 2), (1000, 8192)] {
             assert_eq!(emit(channels, bytes), Ok(()), "{channels} {bytes}");
         }
-        for (channels, bytes) in [(2, max / 2 - 1), (1000, 8400)] {
+        for (channels, bytes) in [(2, max / 2 - 1), (1000, 8400), (1000, 4_294_968)] {
             let reason = "Too much data for so many channels, at most 8388608 bytes in all".into();
             assert_eq!(emit(channels, bytes), Err(Refused { code: 300, reason }));
         }

@@ -46,7 +46,7 @@ impl Switch {
     pub(super) fn is_short_enough(&self, net: &impl Net, bytes: usize) -> bool {
         let max = self.limits.queued_bytes;
         bytes <= self.limits.control_frame_unauthenticated_bytes
-            && net.kept().bytes <= max + max / 8
+            && net.kept().bytes <= max.saturating_add(max / 8)
     }
 
     fn has_ebbed(&self, net: &impl Net) -> bool {

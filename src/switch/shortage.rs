@@ -90,7 +90,8 @@ impl Wanted {
 /// those, which a few that take their time over large ones would keep from everybody.
 pub(super) fn has_reserve(limits: &Limits, net: &impl Net, bytes: usize) -> bool {
     let max = limits.answers_bytes;
-    bytes <= limits.answers_pause_bytes / 4 && net.kept().answers <= max + max / 8
+    let is_little = bytes <= limits.answers_pause_bytes / 4;
+    is_little && net.kept().answers <= max.saturating_add(max / 8)
 }
 
 impl Shortage {

@@ -406,7 +406,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// A connection has been upgraded, and told so. Its session begins; whether it goes on.
+    /// A connection has been upgraded, and told so. Its session begins.
     pub(super) fn open_socket<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,

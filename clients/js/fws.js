@@ -84,7 +84,8 @@
       this._unanswered = 0; // probes in a row
       this._largest = 0; // length of a message that came unasked
       this._retry = null; // timer of the next dial
-      this._backAt = 0; // when the server wants us back at the earliest
+      this._backAt = 0; // when the server wants us back at the earliest,
+      this._back = 0; // and in how long that was: the clock may be set in between
       this._caller = null; // own-event handler that runs at this moment
       this._closed = false;
       this._wake = this._wake.bind(this);
@@ -162,6 +163,7 @@
     _dial() {
       clearTimeout(this._retry);
       if (this._closed || this._link || hidden()) return; // _wake dials when the page is shown
+      this._backAt = 0;
       const link = {
         socket: null,
         user: null, // whom the token names that was sent last
@@ -277,6 +279,7 @@
       const back = backIn(code, reason);
       if (back !== null) { // the server stops, and has given each of us a time
         this._failures = 0;
+        this._back = back;
         this._backAt = Date.now() + back;
         this._retry = setTimeout(() => this._dial(), back);
         return;
@@ -305,7 +308,8 @@
         this._dial();
       } else { // whoever is shown again does not jump the queue
         clearTimeout(this._retry);
-        this._retry = setTimeout(() => this._dial(), this._backAt - Date.now());
+        const left = Math.min(this._back, this._backAt - Date.now());
+        this._retry = setTimeout(() => this._dial(), left);
       }
     }
 

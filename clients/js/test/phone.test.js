@@ -69,6 +69,26 @@ test('a server that stops says when to come back, and nobody jumps the queue', a
   assert.equal(world.sockets.length, 4);
 });
 
+test('a clock that is set back makes nobody wait for longer', async () => {
+  const hour = 3600000;
+  const world = new World();
+  await world.connected();
+  world.socket.drop(1001, 'server going away, come back in 7250 ms');
+  await world.pass(1000);
+  world.dateOff = -hour;
+  world.show();
+  assert.deepEqual(world.timers(), [7250]);
+  await world.pass(7250);
+  assert.equal(world.sockets.length, 2);
+  world.socket.ready();
+  // That it was sent away once is nothing to who is shown again long after.
+  world.socket.drop();
+  world.hide();
+  world.show();
+  await world.settle();
+  assert.equal(world.sockets.length, 3);
+});
+
 test('a time to come back is taken from a server that stops, and is bounded', async () => {
   for (const [code, reason, wait] of [
     [1001, 'server going away, come back in 999999999 ms', 600000],

@@ -11,6 +11,7 @@ const SOURCE = path.join(__dirname, '..', 'fws.js');
 class World {
   constructor() {
     this.now = 1700000000000;
+    this.dateOff = 0; // by how much somebody has set the clock; timers do not go by it
     this.chance = 0.5; // what Math.random gives
     this.sockets = []; // all that were ever dialled
     this.thrown = []; // errors that reached the top of a timer
@@ -66,7 +67,7 @@ class World {
       setTimeout: (fn, ms = 0) => this._setTimeout(fn, ms),
       clearTimeout: (id) => this._timers.delete(id),
       chance: () => this.chance,
-      clock: () => this.now,
+      clock: () => this.now + this.dateOff,
     };
     globals.self = globals;
     vm.createContext(globals);

@@ -187,8 +187,9 @@ impl Reactor {
     /// # Errors
     /// If the kernel refuses to watch it.
     pub fn add_door(&mut self, listener: Listener) -> stdio::Result<()> {
+        let kind = listener.door;
         let door = self.doors.insert(listener);
-        let token = Token(self.io.peers.open_door(door).index());
+        let token = Token(self.io.peers.open_door(door, kind).index());
         self.doors[door].register(self.poll.registry(), token)
     }
 

@@ -4,7 +4,10 @@
 
 use super::peer::Peer;
 use crate::arena::Arena;
-use crate::edge::{Conn, ConnId};
+use crate::edge::{Conn, ConnId, Door};
+
+/// So many slots are kept for those who watch: as many as the limit `admin_connections` ever lets in.
+const WATCHERS_MAX: usize = 8;
 
 /// Who has a slot.
 #[derive(Debug)]
@@ -12,6 +15,8 @@ enum Slot {
     /// A door: its place among the doors.
     Door(u16),
     Peer(Peer),
+    /// One who may come through the admin door.
+    Watcher,
 }
 
 /// Doors and connections.
@@ -19,17 +24,23 @@ enum Slot {
 pub(super) struct Slots {
     slots: Arena<Slot, Conn>,
     doors: usize,
+    /// Slots kept for those who watch, low ones: whoever stands behind that door and has a table by
+    /// slots would else have one as long as for all browsers, made at once when the first one asks.
+    watchers: Vec<ConnId>,
 }
 
 impl Slots {
     /// How many connections there are.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.doors
+        self.slots.len() - self.doors - self.watchers.len()
     }
 
     /// A door with that place among the doors opens.
-    pub fn open_door(&mut self, place: usize) -> ConnId {
+    pub fn open_door(&mut self, place: usize, door: Door) -> ConnId {
         self.doors += 1;
+        while door == Door::Admin && self.watchers.len() < WATCHERS_MAX {
+            self.watchers.push(self.slots.insert(Slot::Watcher));
+        }
         self.slots.insert(Slot::Door(place as u16))
     }
 
@@ -37,7 +48,7 @@ impl Slots {
     pub fn door(&self, slot: usize) -> Option<usize> {
         match self.slots.get(self.slots.at(slot)?)? {
             Slot::Door(place) => Some(usize::from(*place)),
-            Slot::Peer(_) => None,
+            Slot::Peer(_) | Slot::Watcher => None,
         }
     }
 
@@ -50,6 +61,12 @@ impl Slots {
     }
 
     pub fn insert(&mut self, peer: Peer) -> ConnId {
+        if peer.door == Door::Admin
+            && let Some(kept) = self.watchers.pop()
+        {
+            // The slot that was freed last is used first.
+            self.slots.remove(kept);
+        }
         self.slots.insert(Slot::Peer(peer))
     }
 
@@ -71,10 +88,11 @@ impl Slots {
 
     pub fn remove(&mut self, conn: ConnId) -> Option<Peer> {
         self.get(conn)?;
-        match self.slots.remove(conn) {
-            Some(Slot::Peer(peer)) => Some(peer),
-            _ => None,
+        let Some(Slot::Peer(peer)) = self.slots.remove(conn) else { return None };
+        if peer.door == Door::Admin && self.watchers.len() < WATCHERS_MAX {
+            self.watchers.push(self.slots.insert(Slot::Watcher));
         }
+        Some(peer)
     }
 
     /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
@@ -91,7 +109,7 @@ impl Slots {
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Peer)> {
         self.slots.iter().filter_map(|(id, slot)| match slot {
             Slot::Peer(peer) => Some((id, peer)),
-            Slot::Door(_) => None,
+            Slot::Door(_) | Slot::Watcher => None,
         })
     }
 }

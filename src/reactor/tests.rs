@@ -457,6 +457,37 @@ fn when_too_much_waits_in_all_the_largest_goes() {
     drop(peers);
 }
 
+/// Whoever keeps something by the slot of a connection keeps little for those who watch.
+#[test]
+fn whoever_watches_has_a_low_slot_however_many_browsers_are_there() {
+    let bounds = Bounds { connections: 1000, admin_connections: 2, ..bounds() };
+    let mut reactor = Reactor::new(bounds).unwrap();
+    let mut door = |door| {
+        let listener = Listener::tcp(door, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address();
+        reactor.add_door(listener).unwrap();
+        address
+    };
+    let (web, admin) = (door(Door::Web), door(Door::Admin));
+    let mut crowd = Crowd::default();
+    let opened = |_: &Reactor, crowd: &Crowd| crowd.conns.len();
+    let connect = |address: &str| std::net::TcpStream::connect(address).unwrap();
+    let browsers: Vec<_> = (0..200).map(|_| connect(&web)).collect();
+    turns(&mut reactor, &mut crowd, 200, opened);
+    for round in 1..=3 {
+        let watchers = [connect(&admin), connect(&admin)];
+        turns(&mut reactor, &mut crowd, 200 + 2 * round, opened);
+        let slots = crowd.conns.iter().rev().take(2).map(|conn| conn.index());
+        assert!(slots.max() < Some(20), "{:?}", crowd.conns);
+        assert_eq!((reactor.connections(), reactor.io.admins()), (200, 2));
+        drop(watchers);
+        turns(&mut reactor, &mut crowd, 2, |reactor, _| 2 - reactor.io.admins());
+    }
+    drop(browsers);
+    turns(&mut reactor, &mut crowd, 200, |reactor, _| 200 - reactor.connections());
+    assert_eq!(reactor.io.peers.iter().count(), 0);
+}
+
 #[test]
 fn lists_give_back_what_a_crowd_has_taken() {
     let now = crate::time::Clock::new().now();

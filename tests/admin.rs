@@ -60,6 +60,19 @@ fn a_page_that_has_its_name_point_here_reads_nothing() {
     assert_eq!(http.answer().status, 200);
 }
 
+/// Everybody who watches comes from the same machine, and is no browser.
+#[test]
+fn a_cap_on_the_browsers_of_an_address_is_none_on_those_who_watch() {
+    let mut options = options();
+    options.config["limits"] = json!({"connections_per_address": 1});
+    let server = Server::start(&options);
+    let mut watchers = [server.admin(); 3].map(Http::connect);
+    for http in &mut watchers {
+        http.raw("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(http.answer().status, 200);
+    }
+}
+
 /// All samples, by name and labels as they are written.
 fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
     let answer = get(server, "/metrics");

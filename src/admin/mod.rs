@@ -32,7 +32,7 @@ pub struct AdminDoor {
 impl AdminDoor {
     /// In front of this switch, at the start of the server.
     pub fn new(switch: Switch, now: Now) -> AdminDoor {
-        let web = Web::new(Vec::new(), switch.limits().clone(), now);
+        let web = Web::new(Vec::new(), own_limits(switch.limits()), now);
         AdminDoor { switch, web, conns: Vec::new(), started: now, is_local: false }
     }
 
@@ -45,7 +45,7 @@ impl AdminDoor {
 
     /// From now on these limits hold, at this door and behind it (see [`Switch::reload`]).
     pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
-        self.web.reload(Vec::new(), limits.clone(), now);
+        self.web.reload(Vec::new(), own_limits(limits), now);
         self.switch.reload(limits, sockjs, now);
     }
 
@@ -87,6 +87,12 @@ impl AdminDoor {
             Pages { switch: &self.switch, started: self.started, is_local: self.is_local },
         )
     }
+}
+
+/// Limits of this door. Those who watch are few, and mostly on one machine: what browsers of one
+/// address may have is no matter of theirs.
+fn own_limits(limits: &Limits) -> Limits {
+    Limits { connections_per_address: 0, ..limits.clone() }
 }
 
 /// What is shown. There are no sessions behind this door, only pages.

@@ -36,6 +36,9 @@ pub type Wake = Box<dyn Fn() + Send>;
 pub(super) enum Job {
     /// Write this.
     Batch(Batch),
+    /// Write this, which is owed since the file failed; a batch that comes before it is older than
+    /// the fault.
+    Debt(Batch),
     /// Write this into the store that is to take the place of the one that failed; it is the last
     /// part, or not.
     Part(Batch, bool),
@@ -156,8 +159,10 @@ impl fmt::Debug for Stepper {
 enum State {
     /// It is written to.
     Good(Writer),
-    /// It failed. Next: `Good` or `Next`.
+    /// It failed. Next: `Again` or `Next`.
     Failed(Fault),
+    /// It can be written again, and what is owed has not come. Next: `Good`, or `Failed`.
+    Again(Writer),
     /// The one that is to take its place is written to. Next: `Good`, or `Failed`.
     Next(Writer),
 }
@@ -238,6 +243,10 @@ impl<M: Medium> Worker<M> {
     }
 
     fn carry_out(&mut self, job: Job) {
+        if matches!((&job, &self.state), (Job::Batch(_), State::Again(_))) {
+            // It was sent before the fault was heard of, and all of it is refused when it is.
+            return;
+        }
         self.is_tidy = false;
         let watch = Stopwatch::start();
         let done = self.guarded(|worker| worker.work(job));
@@ -282,14 +291,14 @@ impl<M: Medium> Worker<M> {
     pub fn fault(&self) -> Option<Fault> {
         match &self.state {
             State::Failed(fault) => Some(fault.clone()),
-            State::Good(_) | State::Next(_) => None,
+            State::Good(_) | State::Again(_) | State::Next(_) => None,
         }
     }
 
     /// Length of the file that is written to, and bytes of all rows in it.
     pub fn size(&self) -> (u64, u64) {
         match &self.state {
-            State::Good(writer) | State::Next(writer) => writer.size(),
+            State::Good(writer) | State::Again(writer) | State::Next(writer) => writer.size(),
             State::Failed(_) => (0, self.live),
         }
     }
@@ -304,20 +313,19 @@ impl<M: Medium> Worker<M> {
 
     fn work(&mut self, job: Job) -> Result<(), Fault> {
         match (job, &mut self.state) {
-            (Job::Batch(mut batch), State::Good(writer)) => {
+            (Job::Batch(mut batch), State::Good(writer))
+            | (Job::Debt(mut batch), State::Again(writer)) => {
                 writer.write(&mut batch)?;
                 // What nobody will find at the next start is not durable.
                 self.medium.is_in_place().map_err(|e| Fault::Broken(e.to_string()))?;
+                self.turn_good();
                 self.remember(&batch);
             }
             (Job::Part(mut batch, is_last), State::Next(writer)) => {
                 writer.write(&mut batch).map_err(Fault::broken)?;
                 if is_last {
                     self.medium.install_next().map_err(|e| Fault::Broken(e.to_string()))?;
-                    self.state = match std::mem::replace(&mut self.state, closed()) {
-                        State::Next(writer) => State::Good(writer),
-                        other => other,
-                    };
+                    self.turn_good();
                     self.is_begun = true;
                     self.remember(&batch);
                 }
@@ -326,6 +334,14 @@ impl<M: Medium> Worker<M> {
             _ => return Err(Fault::Broken("out of step".into())),
         }
         Ok(())
+    }
+
+    /// All that was missing in the file is there.
+    fn turn_good(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, closed()) {
+            State::Again(writer) | State::Next(writer) => State::Good(writer),
+            other => other,
+        };
     }
 
     /// Whether the file is still where the next start looks for it. If not, all is written anew.
@@ -363,7 +379,7 @@ impl<M: Medium> Worker<M> {
                     writer.begin(&worker.facts)?;
                     worker.is_begun = true;
                 }
-                Ok(State::Good(writer))
+                Ok(State::Again(writer))
             }
         });
         match opened {
@@ -411,7 +427,7 @@ impl<M: Medium> Step for Worker<M> {
     fn take_job(&mut self) -> Option<u64> {
         self.next = self.next.take().or_else(|| self.inbox.try_recv());
         self.next.as_ref().map(|job| match job {
-            Job::Batch(batch) | Job::Part(batch, _) => batch.number,
+            Job::Batch(batch) | Job::Debt(batch) | Job::Part(batch, _) => batch.number,
             Job::Stop => 0,
         })
     }
@@ -431,7 +447,7 @@ impl<M: Medium> Step for Worker<M> {
             State::Failed(_) => Some(self.retry),
             State::Good(_) if !self.is_tidy => Some(IDLE),
             State::Good(_) => Some(LOOK),
-            State::Next(_) => None,
+            State::Again(_) | State::Next(_) => None,
         }
     }
 

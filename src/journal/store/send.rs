@@ -49,7 +49,8 @@ impl StoreJournal {
     fn gather_some(&mut self, hub: &Hub, rows: usize, bytes: usize) {
         let gathered = self.flight.as_mut().and_then(|flight| flight.gather(hub, rows, bytes));
         if let Some(batch) = gathered {
-            self.ask(Job::Batch(batch));
+            let is_owed = self.recovery == Recovery::Debt;
+            self.ask(if is_owed { Job::Debt(batch) } else { Job::Batch(batch) });
         }
     }
 

@@ -1,0 +1,119 @@
+//! What is sent to a store that has failed meanwhile and can be written again: nobody had heard of
+//! it when it was sent, and all of it has been refused when it comes.
+#![allow(clippy::unwrap_used)] // a test that cannot go on panics
+
+use std::collections::BTreeMap;
+
+use fws::hub::{Change, Hub, Key, Outbox, Route, Undo};
+use fws::journal::store::{Content, Found, Opened, Stepper, StoreJournal};
+use fws::journal::{Event, Journal, Proposal};
+use fws::limits::{Limits, SyncPolicy};
+use fws::publication::Publication;
+use fws::reason::CloseReason;
+use fws::sim::disk::{Failure, SimFile, SimFolder};
+use fws::time::{Now, UnixMillis};
+
+const AT: UnixMillis = UnixMillis(1_800_000_000_000);
+
+/// Where the journal hears what the hub changes.
+struct Recorder<'j>(&'j mut StoreJournal);
+
+impl Outbox for Recorder<'_> {
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
+    fn close(&mut self, _: Route, _: CloseReason) {}
+    fn changed(&mut self, undo: Undo) {
+        self.0.changed(undo);
+    }
+}
+
+/// A server without doors, whose worker does nothing by itself.
+struct Server {
+    hub: Hub,
+    journal: StoreJournal,
+    stepper: Stepper,
+    folder: SimFolder,
+}
+
+impl Server {
+    fn start() -> Server {
+        let (now, limits) = (Now { unix: AT, ..Now::default() }, Limits::default());
+        let folder = SimFolder::found(None, Found::Nothing);
+        let opened = Opened::verify(folder.clone(), now).unwrap();
+        let mut hub = Hub::new(limits.clone(), AT);
+        let (journal, stepper) =
+            opened.start_stepped(&mut hub, now, SyncPolicy::Always, &limits).unwrap();
+        Server { hub, journal, stepper, folder }
+    }
+
+    fn change(&mut self, change: &Change<'_>) {
+        assert!(matches!(self.journal.propose(AT, change), Proposal::Now(_)));
+        self.hub.apply(AT, change, &mut Recorder(&mut self.journal)).unwrap();
+    }
+
+    fn set(&mut self, data: &str) {
+        let (ns, channel) = (self.hub.namespace("a").unwrap(), "c".into());
+        let (user, data) = (None, data.into());
+        self.change(&Change::Set { ns, channel, user, data, ttl_ms: None, emit: false });
+    }
+
+    /// The end of a turn sends what has changed, and the worker does what it was sent.
+    fn write(&mut self) {
+        self.journal.commit(&self.hub, AT, Now { unix: AT, ..Now::default() });
+        assert!(self.stepper.work(), "nothing was sent");
+    }
+
+    /// What the worker has said is taken in.
+    fn hear(&mut self) {
+        while let Some(event) = self.journal.poll() {
+            match event {
+                Event::Undo(undo) => self.hub.undo(undo, &mut Recorder(&mut self.journal)),
+                Event::Lost { .. } => self.hub.all_taken_back(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// What a start would find if the server was killed now.
+    fn on_disk(&self) -> BTreeMap<Key, String> {
+        let content = Content::read(SimFile::new(self.folder.store().bytes())).unwrap();
+        let mut rows = BTreeMap::new();
+        content.each(&mut |key, row| drop(rows.insert(key, format!("{row:?}")))).unwrap();
+        rows
+    }
+}
+
+#[test]
+fn a_batch_from_before_a_fault_is_not_written_behind_it() {
+    let mut server = Server::start();
+    server.change(&Change::Register { name: "a".into(), key: "k".into() });
+    // So much has become free that the file is tidied as soon as there is nothing else to do.
+    for data in [format!("\"{}\"", "x".repeat(1 << 20)), "1".into()] {
+        server.set(&data);
+        server.write();
+        server.hear();
+    }
+    let rows = server.on_disk();
+    server.folder.fail(0, u64::MAX, Failure::Space);
+    server.stepper.time_out();
+    let retry = Limits::default().store_retry();
+    assert_eq!(server.stepper.idle(), Some(retry), "it has failed, and tries again");
+    server.folder.mend();
+    server.stepper.time_out();
+    assert_ne!(server.stepper.idle(), Some(retry), "it works again");
+    // The loop has heard of neither.
+    assert!(!server.journal.is_failing());
+    server.set("2");
+    server.write();
+    assert_eq!(server.on_disk(), rows, "it is refused in a moment");
+    server.hear();
+    assert!(server.journal.is_failing());
+    server.write();
+    server.hear();
+    assert!(!server.journal.is_failing());
+    assert_eq!(server.on_disk(), rows);
+    server.set("3");
+    server.write();
+    server.hear();
+    assert_ne!(server.on_disk(), rows);
+    assert_eq!(server.journal.durable(), server.journal.mark());
+}

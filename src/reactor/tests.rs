@@ -2,6 +2,7 @@
 
 mod leaving;
 mod pair;
+mod wild;
 
 use super::*;
 use crate::edge::Net;

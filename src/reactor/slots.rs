@@ -6,7 +6,7 @@ use super::peer::Peer;
 use crate::arena::Arena;
 use crate::edge::{Conn, ConnId, Door};
 
-/// So many slots are kept for those who watch: as many as the limit `admin_connections` ever lets in.
+/// So many slots are kept for those who watch: as many as `admin_connections` ever lets in.
 const WATCHERS_MAX: usize = 8;
 
 /// Who has a slot.

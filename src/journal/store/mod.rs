@@ -43,7 +43,7 @@ use super::{Event, Journal, Mark, Proposal, Ticket};
 use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Row, Seq, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
-use crate::time::{Millis, Now, UnixMillis};
+use crate::time::{Millis, Now, Stopwatch, UnixMillis};
 use flight::{Bounds, Flight, Rows};
 use health::Health;
 use helper::{Helper, Job, Report, Worker};
@@ -310,6 +310,12 @@ impl StoreJournal {
         self.changed.states().count() + others.filter(is_other).count()
     }
 
+    /// Whether states were acknowledged as changed, and neither are on disk nor on their way.
+    fn has_unkept(&self) -> bool {
+        let waiting = self.changed.states().chain(self.owed.states()).next();
+        self.sync != SyncPolicy::Always && waiting.is_some()
+    }
+
     /// The last change that is to be taken back, if any is.
     fn take_back(&mut self) -> Option<Undo> {
         let is_left = self.undos.back().is_some_and(|(mark, _)| *mark > self.durable);
@@ -540,17 +546,22 @@ impl Journal for StoreJournal {
     }
 
     fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
-        let (clock, mut is_stuck) = ((at, now.unix), false);
+        let (clock, mut is_stuck, watch) = ((at, now.unix), false, Stopwatch::start());
         loop {
             if self.flight.is_none() {
                 let is_done = self.changed.is_empty() && self.ended.is_empty();
-                if self.is_failing() || is_done && skew(clock) == self.skew {
-                    break;
+                match self.recovery {
+                    Recovery::None if self.is_failing() => break,
+                    Recovery::None if is_done && skew(clock) == self.skew => break,
+                    // The disk works again. What is missing there goes if anybody counts on it.
+                    Recovery::All(_) | Recovery::Debt if !self.has_unkept() => break,
+                    Recovery::All(cursor) => self.send_part(hub, cursor, clock),
+                    _ => self.begin(hub, clock),
                 }
-                self.begin(hub, clock);
             }
             self.gather_all(hub);
-            match self.helper.wait(CLOSE) {
+            let waited = Duration::from_micros(watch.elapsed_us());
+            match self.helper.wait(CLOSE.saturating_sub(waited)) {
                 Some(report) => self.handle(report),
                 None => {
                     is_stuck = true;

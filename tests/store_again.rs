@@ -1,5 +1,5 @@
-//! What is sent to a store that has failed meanwhile and can be written again: nobody had heard of
-//! it when it was sent, and all of it has been refused when it comes.
+//! A store that has failed and can be written again, while something else happens: what was
+//! refused is never written, and what was acknowledged is.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use fws::limits::{Limits, SyncPolicy};
 use fws::publication::Publication;
 use fws::reason::CloseReason;
 use fws::sim::disk::{Failure, SimFile, SimFolder};
-use fws::time::{Now, UnixMillis};
+use fws::time::{Millis, Now, UnixMillis};
 
 const AT: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -32,17 +32,21 @@ struct Server {
     journal: StoreJournal,
     stepper: Stepper,
     folder: SimFolder,
+    mono: u64,
 }
 
 impl Server {
-    fn start() -> Server {
+    fn start(sync: SyncPolicy) -> Server {
         let (now, limits) = (Now { unix: AT, ..Now::default() }, Limits::default());
         let folder = SimFolder::found(None, Found::Nothing);
         let opened = Opened::verify(folder.clone(), now).unwrap();
         let mut hub = Hub::new(limits.clone(), AT);
-        let (journal, stepper) =
-            opened.start_stepped(&mut hub, now, SyncPolicy::Always, &limits).unwrap();
-        Server { hub, journal, stepper, folder }
+        let (journal, stepper) = opened.start_stepped(&mut hub, now, sync, &limits).unwrap();
+        Server { hub, journal, stepper, folder, mono: 0 }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: Millis(self.mono), unix: AT }
     }
 
     fn change(&mut self, change: &Change<'_>) {
@@ -58,7 +62,7 @@ impl Server {
 
     /// The end of a turn sends what has changed, and the worker does what it was sent.
     fn write(&mut self) {
-        self.journal.commit(&self.hub, AT, Now { unix: AT, ..Now::default() });
+        self.journal.commit(&self.hub, AT, self.now());
         assert!(self.stepper.work(), "nothing was sent");
     }
 
@@ -84,7 +88,7 @@ impl Server {
 
 #[test]
 fn a_batch_from_before_a_fault_is_not_written_behind_it() {
-    let mut server = Server::start();
+    let mut server = Server::start(SyncPolicy::Always);
     server.change(&Change::Register { name: "a".into(), key: "k".into() });
     // So much has become free that the file is tidied as soon as there is nothing else to do.
     for data in [format!("\"{}\"", "x".repeat(1 << 20)), "1".into()] {
@@ -116,4 +120,29 @@ fn a_batch_from_before_a_fault_is_not_written_behind_it() {
     server.hear();
     assert_ne!(server.on_disk(), rows);
     assert_eq!(server.journal.durable(), server.journal.mark());
+}
+
+#[test]
+fn a_stop_while_the_store_comes_back_loses_nothing_that_was_acknowledged() {
+    for how in [Failure::Space, Failure::Broken] {
+        let mut server = Server::start(SyncPolicy::Every(1000));
+        server.change(&Change::Register { name: "a".into(), key: "k".into() });
+        server.write();
+        server.hear();
+        server.set("1");
+        server.journal.commit(&server.hub, AT, server.now());
+        assert!(!server.stepper.work(), "there is time");
+        server.folder.fail(0, u64::MAX, how);
+        server.mono = 1000;
+        server.write();
+        server.hear();
+        assert!(server.journal.is_failing());
+        server.folder.mend();
+        server.stepper.time_out();
+        server.hear();
+        assert!(server.journal.is_failing(), "what is missing has not come");
+        let unkept = server.journal.close(&server.hub, AT, server.now());
+        let kept = format!("{:?}", server.on_disk());
+        assert_eq!((unkept, kept.contains(r#"text: \"1\""#)), (0, true), "{how:?}: {kept}");
+    }
 }

@@ -499,6 +499,12 @@ fn states_and_grants() {
     assert_eq!(run(&["info", "demo", "price"]), "0 users, 0 connections\n");
     assert_eq!(run(&["grant", "demo", "#vip", "5"]), "user 5 may join #vip\n");
     assert_eq!(run(&["revoke", "demo", "#vip", "5"]), "user 5 may no longer join #vip\n");
+    // Names may come from others: a terminal obeys none of them.
+    let (channel, user) = ("#\u{9b}2J", "\u{1b}]0;x\n");
+    let shown = r"user \u{1b}]0;x\n may join #\u{9b}2J";
+    assert_eq!(run(&["grant", "demo", channel, user]), format!("{shown}\n"));
+    let shown = shown.replace("may join", "may no longer join");
+    assert_eq!(run(&["revoke", "demo", channel, user]), format!("{shown}\n"));
 
     let line = bad(at(&server, &["get", "demo", "x", "--key", "wrong"]), 1);
     assert!(line.starts_with("the key from --key does not open namespace \"demo\""), "{line}");

@@ -1,7 +1,7 @@
 //! `fws grant`: a user may join a private channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY};
-use super::output::out;
+use super::output::{out, printable};
 use super::session::{Body, Session, named};
 use super::{Call, Command, Stop};
 use crate::codec::json;
@@ -27,7 +27,7 @@ again. In most shells # must be quoted.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [name, channel, user] = call.words()?;
     change(call, "subscribe", name, channel, user)?;
-    out(&format!("user {user} may join {channel}\n"))
+    out(&format!("user {} may join {}\n", printable(user), printable(channel)))
 }
 
 /// Gives or withdraws a grant: `subscribe` or `unsubscribe` on the control port.

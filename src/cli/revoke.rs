@@ -1,6 +1,6 @@
 //! `fws revoke`: a user may no longer be in a private channel.
 
-use super::output::out;
+use super::output::{out, printable};
 use super::{Call, Command, Stop, grant};
 
 pub(super) const COMMAND: Command = Command {
@@ -21,5 +21,5 @@ once and cannot come back.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [name, channel, user] = call.words()?;
     grant::change(call, "unsubscribe", name, channel, user)?;
-    out(&format!("user {user} may no longer join {channel}\n"))
+    out(&format!("user {} may no longer join {}\n", printable(user), printable(channel)))
 }

@@ -61,11 +61,18 @@ struct Known {
 struct Wild {
     chance: Chance,
     known: Vec<Known>,
+    turned_away: usize,
+    /// Lets one go the more often the less this is.
+    patience: usize,
     /// Takes all and says nothing more.
     is_calm: bool,
 }
 
 impl Wild {
+    fn new(chance: Chance, patience: usize) -> Wild {
+        Wild { chance, known: Vec::new(), turned_away: 0, patience, is_calm: false }
+    }
+
     /// Whoever is called for must be known.
     #[track_caller]
     fn find(&mut self, conn: ConnId) -> usize {
@@ -108,11 +115,11 @@ impl Wild {
                 net.deadline(self.known[who].conn, at);
             }
             37 => net.offer(self.known[who].conn),
-            38 if self.chance.one_in(10) => {
+            38 if self.chance.one_in(self.patience) => {
                 self.known[who].is_let_go = true;
                 net.close(self.known[who].conn, CloseReason::GoingAway);
             }
-            39 if self.chance.one_in(20) => {
+            39 if self.chance.one_in(2 * self.patience) => {
                 self.known[who].is_cut = true;
                 net.expel(self.known[who].conn, CloseReason::Full);
             }
@@ -133,6 +140,9 @@ impl Handler for Wild {
             is_cut: false,
             is_closed: false,
         });
+    }
+    fn turned_away(&mut self, _: Now, _: TurnedAway) {
+        self.turned_away += 1;
     }
     fn received(
         &mut self,
@@ -227,6 +237,11 @@ struct Peer {
 }
 
 impl Peer {
+    fn new(socket: OwnedFd) -> Peer {
+        let (wrote, read, is_shut, has_end, has_left) = (0, 0, false, false, false);
+        Peer { socket: Some(socket), wrote, read, is_shut, has_end, has_left }
+    }
+
     fn write(&mut self, who: usize, count: usize) {
         let Some(socket) = self.socket.as_ref().filter(|_| !self.is_shut) else { return };
         match send(socket, &bytes(who, self.wrote, count), SendFlags::NOSIGNAL) {
@@ -285,6 +300,11 @@ fn connect(address: &str) -> OwnedFd {
     }
 }
 
+/// How many runs: `FWS_TEST_WILD`, or a few.
+fn seeds() -> u64 {
+    std::env::var("FWS_TEST_WILD").ok().and_then(|it| it.parse().ok()).unwrap_or(8)
+}
+
 /// A reactor with a door for each kind, and where they are.
 fn doors(seed: u64) -> (Reactor, [String; 3]) {
     let bounds = Bounds { connections: 1000, close_ms: 60_000, ..bounds() };
@@ -319,13 +339,11 @@ fn has_all(peer: &Peer, known: &Known) -> bool {
 fn run(seed: u64) {
     let chance = &mut Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let (mut reactor, addresses) = doors(seed);
-    let mut wild = Wild { chance: Chance(chance.0 ^ 0xABCD), known: Vec::new(), is_calm: false };
+    let mut wild = Wild::new(Chance(chance.0 ^ 0xABCD), 10);
     let mut peers: Vec<Peer> = Vec::new();
     for _ in 0..600 {
         if peers.len() < 12 && chance.one_in(20) {
-            let socket = Some(connect(&addresses[chance.below(3)]));
-            let (wrote, read, is_shut, has_end, has_left) = (0, 0, false, false, false);
-            peers.push(Peer { socket, wrote, read, is_shut, has_end, has_left });
+            peers.push(Peer::new(connect(&addresses[chance.below(3)])));
             while wild.known.len() < peers.len() {
                 reactor.turn(&mut wild).unwrap();
             }
@@ -346,19 +364,75 @@ fn run(seed: u64) {
         assert!(!is_late, "seed {seed}: {who} waits in vain: {peer:?}, {known:?}");
     }
     drop(peers);
+    leave(seed, &mut reactor, &mut wild);
+}
+
+/// All peers have gone: nobody is known any more, and nothing is left.
+fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
     let watch = Stopwatch::start();
     while reactor.connections() > 0 || wild.known.iter().any(|known| !known.is_closed) {
-        reactor.turn(&mut wild).unwrap();
+        reactor.turn(wild).unwrap();
         assert!(watch.elapsed_us() < DEADLINE_US, "seed {seed}: somebody stays");
     }
     let io = &reactor.io;
     assert!(io.frames.is_empty() && io.frames.bytes() == 0 && io.tails.bytes == 0, "seed {seed}");
     assert!(io.wheel.is_empty() && io.parting.count == 0 && io.doomed.is_empty(), "seed {seed}");
     assert_eq!((io.overdue_at(), io.frames.ledger.aside()), (None, 0), "seed {seed}");
+    assert!(io.turned_away.is_empty(), "seed {seed}");
+}
+
+/// More come than there is room for, and many are let go.
+fn run_full(seed: u64) {
+    const ROOM: usize = 5;
+    crate::log::mute(true);
+    let chance = &mut Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut reactor = Reactor::new(Bounds { connections: ROOM, ..bounds() }).unwrap();
+    let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
+    door.refuse_with(|_, _| Frame::from(&b"full"[..]));
+    let address = door.address();
+    reactor.add_door(door).unwrap();
+    let mut wild = Wild::new(Chance(chance.0 ^ 0xABCD), 2);
+    // Those who were let in are as many as are known; the others get the words, and no byte more.
+    let (mut peers, mut others): (Vec<Peer>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
+    for _ in 0..400 {
+        if chance.one_in(8) {
+            let socket = connect(&address);
+            let before = wild.turned_away;
+            while wild.known.len() == peers.len() && wild.turned_away == before {
+                reactor.turn(&mut wild).unwrap();
+            }
+            match wild.turned_away == before {
+                true => peers.push(Peer::new(socket)),
+                false => others.push(socket),
+            }
+        }
+        let who = chance.below(peers.len().max(1));
+        peers.iter_mut().skip(who).take(1).for_each(|peer| peer.do_something(who, chance));
+        if chance.one_in(4) && !others.is_empty() {
+            let other = others.swap_remove(chance.below(others.len()));
+            let mut words = [0; 100];
+            match recv(&other, &mut words[..], RecvFlags::empty()) {
+                Ok((count, _)) => assert!(matches!(&words[..count], b"" | b"full"), "seed {seed}"),
+                Err(error) => assert!(matches!(error, Errno::AGAIN | Errno::CONNRESET)),
+            }
+        }
+        reactor.turn(&mut wild).unwrap();
+        let open = wild.known.iter().filter(|known| !known.is_closed).count();
+        assert!(open <= reactor.let_in() && reactor.let_in() <= ROOM, "seed {seed}");
+        assert!(reactor.connections() <= ROOM + 8, "seed {seed}");
+        assert_eq!(reactor.io.parting.count, reactor.let_in() - open, "seed {seed}");
+    }
+    drop((peers, others));
+    wild.is_calm = true;
+    leave(seed, &mut reactor, &mut wild);
 }
 
 #[test]
 fn whatever_comes_in_whatever_order_no_byte_is_lost() {
-    let seeds = std::env::var("FWS_TEST_WILD").ok().and_then(|it| it.parse().ok()).unwrap_or(8);
-    (0..seeds).for_each(run);
+    (0..seeds()).for_each(run);
+}
+
+#[test]
+fn whoever_comes_and_goes_where_there_is_no_room_leaves_nothing_behind() {
+    (0..seeds()).for_each(run_full);
 }

@@ -117,6 +117,13 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
+
+    #[test]
+    fn whoever_may_watch_has_a_slot() {
+        let limit = Limits::TABLE.iter().find(|(name, ..)| *name == "admin_connections");
+        assert_eq!(limit.map(|(_, _, most, _)| *most), Some(WATCHERS_MAX));
+    }
 
     #[test]
     fn an_idle_connection_stays_small() {

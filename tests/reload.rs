@@ -89,6 +89,21 @@ fn limits_hold_from_then_on_for_what_comes_next() {
 }
 
 #[test]
+fn a_crowd_that_came_at_a_low_pace_closes_no_door_at_a_higher_one() {
+    let mut options = Options::limits(&[("admissions_per_second", 2)]);
+    let mut server = Server::start(&options);
+    for _ in 0..50 {
+        drop(server.browser("demo", r#"{"i":1}"#));
+    }
+    options.config["limits"] = json!({});
+    rewrite(&server, &options.config);
+    assert_says(&reload(&server), "reload: admissions_per_second is 20000, was 2");
+    // At 2 in a second they would have been let in one after the other in 25 seconds.
+    drop(server.browser("demo", r#"{"i":1}"#));
+    server.assert_alive();
+}
+
+#[test]
 fn a_new_cap_on_one_address_counts_those_who_are_here() {
     let mut options = Options::default();
     let server = Server::start(&options);

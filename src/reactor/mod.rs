@@ -241,7 +241,7 @@ impl Reactor {
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
         self.io.set_rules(bounds.slow);
-        self.gate.set_pace(&bounds);
+        self.gate.set_pace(&bounds, self.io.now.mono);
         (self.io.close_ms, self.io.linger_ms) = (bounds.close_ms, bounds.close_ms);
     }
 

@@ -158,9 +158,17 @@ impl Gate {
         Gate { each_us, burst_us, passed_us: 0, line_us: 0 }
     }
 
-    /// From now on at that pace. Who has come counts as before.
-    pub fn set_pace(&mut self, bounds: &Bounds) {
-        *self = Gate { passed_us: self.passed_us, line_us: self.line_us, ..Gate::new(bounds) };
+    /// From now on at that pace. Who has come counts as one, and no more than a burst of them do:
+    /// what it takes until they would have been let in is a matter of the pace in force.
+    pub fn set_pace(&mut self, bounds: &Bounds, now: Millis) {
+        let (now_us, next) = (now.0.saturating_mul(1000), Gate::new(bounds));
+        let ahead_us = |end_us: u64| {
+            let ahead = end_us.saturating_sub(now_us).div_ceil(self.each_us);
+            ahead.saturating_mul(next.each_us)
+        };
+        let passed_us = now_us.saturating_add(ahead_us(self.passed_us).min(next.burst_us));
+        let line_us = now_us.saturating_add(ahead_us(self.line_us));
+        *self = Gate { passed_us, line_us, ..next };
     }
 
     /// From when on the next one is let in.
@@ -193,12 +201,11 @@ impl Gate {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_burst_is_let_in_and_then_so_many_in_a_second() {
-        let bounds = Bounds {
+    fn bounds(admissions_per_second: usize, admissions_burst: usize) -> Bounds {
+        Bounds {
             connections: 100,
-            admissions_per_second: 10,
-            admissions_burst: 3,
+            admissions_per_second,
+            admissions_burst,
             control_reserve: 0,
             control_unheard: 0,
             admin_connections: 0,
@@ -206,8 +213,44 @@ mod tests {
             drain_ms: 0,
             input_bytes: 0,
             slow: crate::slow::Rules::new(&crate::limits::Limits::default()),
+        }
+    }
+
+    #[test]
+    fn who_has_come_counts_as_so_many_whatever_the_pace_was() {
+        let now = Millis(5000);
+        let after = |come: usize, before: Bounds, then: Bounds| {
+            let mut gate = Gate::new(&before);
+            (0..come).for_each(|_| gate.pass(now));
+            gate.set_pace(&then, now);
+            gate.opens_at().0.saturating_sub(now.0)
         };
-        let mut gate = Gate::new(&bounds);
+        // Slow, and fast again: 2000 of 20,000 are no reason to wait, at whatever pace they came.
+        assert_eq!(after(2000, bounds(10, 20_000), bounds(20_000, 20_000)), 0);
+        assert_eq!(after(20_000, bounds(10, 20_000), bounds(20_000, 20_000)), 1);
+        // Fast, and slow from now on: the burst is gone, and does not come back by that.
+        assert_eq!(after(100, bounds(1000, 100), bounds(10, 100)), 100);
+        // A lower burst is gone as a whole, and no more than that.
+        assert_eq!(after(15_000, bounds(10, 20_000), bounds(10, 100)), 100);
+        // A higher one lets in who is beyond.
+        assert_eq!(after(100, bounds(10, 100), bounds(10, 200)), 0);
+    }
+
+    #[test]
+    fn a_line_moves_at_the_pace_in_force() {
+        let now = Millis(5000);
+        let mut gate = Gate::new(&bounds(10, 3));
+        let told = |gate: &mut Gate| gate.queue_up(now, TurnedAway::Crowd);
+        assert_eq!((0..400).map(|_| told(&mut gate)).max(), Some(41));
+        gate.set_pace(&bounds(1000, 3), now);
+        assert_eq!(told(&mut gate), 1);
+        gate.set_pace(&bounds(1, 3), now);
+        assert_eq!(told(&mut gate), 1, "the line would be too long, and another begins");
+    }
+
+    #[test]
+    fn a_burst_is_let_in_and_then_so_many_in_a_second() {
+        let mut gate = Gate::new(&bounds(10, 3));
         let come = |gate: &mut Gate, now| {
             let is_open = gate.opens_at() <= Millis(now);
             if is_open {

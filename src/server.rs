@@ -86,6 +86,21 @@ pub fn run_with(
     start.run(config, hub, at, Box::new(journal), reread)
 }
 
+/// Says which limits there is more than, as in a store that comes from a larger machine.
+fn tell_of_too_much(hub: &Hub, limits: &Limits, at: UnixMillis) {
+    let ([namespaces, .., states], (grants, bytes)) = (hub.sizes(), hub.grants_and_states_bytes());
+    let all = [
+        ("namespaces", namespaces, limits.namespaces),
+        ("grants", grants, limits.grants),
+        ("states", states, limits.states),
+        ("states_bytes", bytes, limits.states_bytes),
+    ];
+    for (name, there, max) in all.into_iter().filter(|(_, there, max)| there > max) {
+        let what = "all stay, and none can be added; see that there is memory for them";
+        log::warning(at, format_args!("store: {name} is {max}, and there are {there}: {what}"));
+    }
+}
+
 /// A server on its way to its first turn.
 struct Start {
     reactor: Reactor,
@@ -157,6 +172,7 @@ impl Start {
             now.unix,
             format_args!("store: {}, {spaces}, {states}, sync {}", path.display(), config.sync),
         );
+        tell_of_too_much(&hub, &config.limits, now.unix);
         Ok((hub, at, journal))
     }
 

@@ -91,6 +91,27 @@ fn a_list_of_millions_does_not_end_a_server_with_little_memory() {
     server.assert_alive();
 }
 
+#[test]
+fn a_store_with_more_than_there_is_room_for_is_served_and_told_of() {
+    let server = Server::start(&Options::default());
+    let mut control = server.controller("demo");
+    control.ok(r##"{"action":"subscribe","channel":"#vip","params":{"userId":5}}"##);
+    for name in ["a", "b"] {
+        control.ok(&format!(r#"{{"action":"set","channel":"{name}","data":"{name:200}"}}"#));
+    }
+    let is_told = |line: &&String| line.contains("warning: store: ");
+    assert_eq!(server.log().iter().find(is_told), None);
+    let limits = [("states", 2), ("states_bytes", 300), ("state_bytes", 300)];
+    let server = Server::start_in(server.stop(), &Options::limits(&limits));
+    let said = server.log();
+    let said: Vec<_> = said.iter().filter(is_told).map(|line| &line[26..]).collect();
+    let bytes = "warning: store: states_bytes is 300, and there are 406: all stay, and none can \
+                 be added; see that there is memory for them";
+    assert_eq!(said, [bytes]);
+    let mut control = server.controller("demo");
+    assert_eq!(control.ask(r#"{"action":"get","channel":"a"}"#).len(), 202);
+}
+
 /// What the admin door shows under this name.
 fn metric(server: &Server, name: &str) -> f64 {
     let page = request(server.admin(), "GET /metrics", &[]).unwrap().body;

@@ -488,4 +488,9 @@ fn health_says_that_the_store_fails() {
     std::fs::remove_file(filler).unwrap();
     eventually("it is well again", || (get(admin, "/healthz").status == 200).then_some(()));
     shows(admin, "fws_store_failing", 0.0);
+    // Also those that were on their way when it failed are told to be of their namespace.
+    let refused = scrape(admin)["fws_commands_refused_total{code=302}"];
+    server.terminate();
+    let told = format!("refused: store_failure {refused}; namespace \"demo\" {refused}");
+    eventually("it tells", || server.log().iter().any(|line| line.ends_with(&told)).then_some(()));
 }

@@ -119,10 +119,14 @@ impl Switch {
         let mut lost = 0;
         for conn in &self.owing {
             let Some(controller) = self.seats.controller(*conn) else { continue };
+            let acts_in = controller.auth.and_then(|(ns, _)| self.hub.name(ns));
             let is_lost = |mark: Mark| from < mark && mark <= upto;
             for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
                 *body = Cow::Borrowed(LOST);
                 lost += 1;
+                if let Some(name) = acts_in {
+                    self.concerned.note(name);
+                }
             }
             controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
         }

@@ -87,6 +87,20 @@ pub fn known_server_key(config: &Config) -> io::Result<Option<Secret>> {
     }
 }
 
+/// The same for a configuration that is checked: the key may be no namespace's as well.
+///
+/// # Errors
+/// As [`known_server_key`]; `InvalidData` for the key of a namespace.
+pub fn checked_server_key(config: &Config) -> io::Result<Option<Secret>> {
+    let key = known_server_key(config)?;
+    let is_it = |(_, other): &&(String, Secret)| Some(other) == key.as_ref();
+    if let Some((name, _)) = config.namespaces.iter().find(is_it) {
+        let wrong = format!("the server key is also the key of namespace {name:?}");
+        return Err(io::Error::new(ErrorKind::InvalidData, wrong));
+    }
+    Ok(key)
+}
+
 /// Where a start without a configured server key keeps it.
 pub fn server_key_path(data: &Path) -> PathBuf {
     data.join("server.key")

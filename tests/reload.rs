@@ -570,4 +570,16 @@ fn a_service_is_not_reloaded_with_what_is_wrong() {
     assert_eq!(good(check()), "");
     std::fs::write(&file, r#"{"limits":{"mesage_bytes":5}}"#).unwrap();
     assert!(bad(check(), 2).contains("did you mean message_bytes"));
+    // So it is with the server key, which a disk that was full may have left empty.
+    let key = std::path::Path::new(&data).join("server.key");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(&file, r#"{"namespaces":{"shop":"the-key-of-the-shop"}}"#).unwrap();
+    for (text, wrong) in [
+        ("\n", "server.key: the key is empty"),
+        ("the-key-of-the-shop\n", "the server key is also the key of namespace \"shop\""),
+    ] {
+        std::fs::write(&key, text).unwrap();
+        let said = bad(check(), 2);
+        assert!(said.contains(wrong), "{said}");
+    }
 }

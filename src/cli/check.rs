@@ -1,8 +1,11 @@
 //! `fws check`: what `fws serve` with the same flags would run with.
 
+use std::io::ErrorKind;
+
 use super::flags::{Flag, JSON, SERVE};
 use super::output::{out, tell};
 use super::{Call, Command, Stop};
+use crate::keys;
 use crate::server::fit_memory;
 
 const QUIET: Flag =
@@ -23,6 +26,7 @@ pub(super) const COMMAND: Command = Command {
     usage: &["[OPTION…]"],
     about: "\
 Takes the same flags, environment and file as `fws serve`, and starts nothing.
+The server key in the data folder is read as well, by whoever may.
 Shows each setting with its value and where that comes from, and each limit
 with its meaning. The name of a limit ends in its unit. Keys are not shown.
 
@@ -39,11 +43,19 @@ Exit code 0: all is well; 2: something is wrong, and a line says what.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [] = call.words()?;
     let mut config = call.config()?;
+    let server_key = match keys::checked_server_key(&config) {
+        Err(error) if error.kind() != ErrorKind::PermissionDenied => {
+            return Err(Stop::Usage(error.to_string()));
+        }
+        // Whoever may not read it is not the user of the server, who may.
+        read => read.ok().flatten(),
+    };
     if call.flag(QUIET.name).is_some() {
         return Ok(());
     }
     let fitted = fit_memory(&mut config);
-    config.warnings.extend(fitted);
+    let of_key = server_key.map(|key| keys::server_key_warnings(&config, &key));
+    config.warnings.extend(fitted.into_iter().chain(of_key.into_iter().flatten()));
     for warning in &config.warnings {
         tell(&format!("warning: {warning}"));
     }

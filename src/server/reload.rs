@@ -69,15 +69,12 @@ impl InForce<'_> {
         let _ = memory::fit(&mut read);
         let mut config = self.config.adopting(&read);
         let cannot = |error: io::Error| error.to_string();
-        let server_key = keys::known_server_key(&config).map_err(cannot)?.ok_or_else(|| {
+        let server_key = keys::checked_server_key(&config).map_err(cannot)?.ok_or_else(|| {
             let path = keys::server_key_path(&config.data);
             format!("there is no server key, neither configured nor in {}", path.display())
         })?;
         let warnings = keys::server_key_warnings(&config, &server_key);
         config.warnings.extend(warnings);
-        if let Some((name, _)) = config.namespaces.iter().find(|(_, key)| *key == server_key) {
-            return Err(format!("the server key is also the key of namespace {name:?}"));
-        }
         let connections = open_connections(&config.limits).map_err(cannot)?.0;
         let switch = handler.switch();
         let [there, ..] = switch.hub().sizes();

@@ -280,8 +280,13 @@ impl Hub {
         }
         if let Some(space) = self.namespaces.get_mut(ns) {
             out.changed(space.undo());
-            let old = space.key.replace(key.into());
+            let was_open = space.current_key().is_some();
+            let old = space.key.replace(key.into()).filter(|_| was_open);
             space.old_key = old.map(|old| (old, grace_until));
+            if !was_open {
+                // It stands in no key's place, as after a start, which knows of none.
+                space.configured = None;
+            }
             self.graces_end = self.graces_end.max(grace_until);
             space.key_epoch = space.key_epoch.wrapping_add(1);
             self.key_changes += 1;

@@ -125,6 +125,7 @@ impl Hub {
         if let Some(space) = self.namespaces.get_mut(ns).filter(is_last) {
             (space.key, space.old_key, space.key_epoch) =
                 (before.key, before.old_key, before.epoch);
+            space.configured = before.configured;
             self.key_changes += 1;
         }
     }
@@ -135,6 +136,7 @@ impl Hub {
 pub(super) struct Keys {
     key: Option<Box<str>>,
     old_key: Option<(Box<str>, UnixMillis)>,
+    configured: Option<Box<str>>,
     epoch: u32,
 }
 
@@ -145,7 +147,7 @@ impl Namespace {
     }
 
     /// The key that opens it, if one does.
-    fn current_key(&self) -> Option<&str> {
+    pub(super) fn current_key(&self) -> Option<&str> {
         self.key.as_deref().filter(|key| self.opens(key))
     }
 
@@ -171,7 +173,8 @@ impl Namespace {
     /// How to give it back the keys that it has.
     pub(super) fn undo(&self) -> Undo {
         let (key, old_key, epoch) = (self.key.clone(), self.old_key.clone(), self.key_epoch);
-        let before = Before::Keys(Keys { key, old_key, epoch });
+        let before =
+            Before::Keys(Keys { key, old_key, configured: self.configured.clone(), epoch });
         Undo::new(Key::Namespace { ns: self.number }, 0, before)
     }
 }
@@ -275,6 +278,24 @@ mod tests {
         assert_eq!(world.hub.key_until(world.ns, epoch - 1), UnixMillis(0));
         assert_eq!(world.declare("file"), Declared::Opened);
         assert_eq!(world.keys(), ["file"]);
+    }
+
+    #[test]
+    fn a_key_for_a_namespace_that_nobody_can_open_replaces_none_over_a_start_or_not() {
+        for has_restarted in [false, true] {
+            let mut world = World::new();
+            assert!(world.hub.undeclare("a"));
+            if has_restarted {
+                world = world.restart();
+            }
+            world.rotate("new", 10);
+            assert_eq!(world.keys(), ["new"]);
+            world.undo();
+            assert!(world.keys().is_empty(), "nor does what is taken back");
+            world.rotate("new", 10);
+            assert_eq!(world.declare("file"), Declared::OtherKey);
+            assert_eq!(world.keys(), ["file"]);
+        }
     }
 
     #[test]

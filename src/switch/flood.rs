@@ -14,8 +14,6 @@ const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
 /// Between two looks while nobody may be cut.
 const LOOK_MS: u64 = 100;
-/// Browsers cut in one turn: for each, all are looked at that do not take what is published.
-const CUTS_PER_TURN: usize = 4;
 
 /// Too much waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,20 +58,14 @@ impl Switch {
         Some(if self.has_ebbed(net) { Millis(0) } else { flood.look_at })
     }
 
-    /// Cuts those for whom most waits, a few in each turn, until there is room.
+    /// Cuts the one for whom most waits, until there is room: one in a turn, because for each all
+    /// are looked at that do not take what is published.
     pub(super) fn relieve(&mut self, net: &mut impl Net) {
-        for _ in 0..CUTS_PER_TURN {
-            if !self.is_flooded(net) || !self.cut_largest(net) {
-                return;
-            }
+        if !self.is_flooded(net) {
+            return;
         }
-        self.is_flooded(net);
-    }
-
-    /// Whether there was somebody.
-    fn cut_largest(&mut self, net: &mut impl Net) -> bool {
         let now = net.now().mono;
-        let Some(flood) = self.flood.filter(|flood| flood.look_at <= now) else { return false };
+        let Some(flood) = self.flood.filter(|flood| flood.look_at <= now) else { return };
         let is_patient = now < flood.since.plus(PATIENCE_MS);
         let idle_since = if is_patient { Millis(now.0.saturating_sub(IDLE_MS)) } else { now };
         let socket = net.largest(idle_since);
@@ -90,9 +82,8 @@ impl Switch {
                 if let Some(flood) = &mut self.flood {
                     flood.look_at = now.plus(LOOK_MS);
                 }
-                return false;
             }
         }
-        true
+        self.is_flooded(net);
     }
 }

@@ -12,7 +12,7 @@ use super::command::Command;
 use super::control::Controller;
 use super::seats::Seats;
 use crate::edge::{ConnId, Net, Owed};
-use crate::hub::Spot;
+use crate::hub::{NsId, Spot};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -28,6 +28,11 @@ const CUTS_PER_TURN: usize = 4;
 const LISTED_BYTES: usize = 48;
 /// Of the room for answers so much again is for those that wait for the disk: one part in so many.
 const OWED_PART: usize = 8;
+/// And for name spaces that are owed little, while there is no room: so much beyond what waited
+/// when that began, which was one answer more than the room at most.
+const SHARES_PART: usize = 4;
+/// Between two counts of what each name space is owed.
+const COUNT_MS: u64 = 100;
 
 /// Too much waits.
 #[derive(Debug)]
@@ -41,6 +46,12 @@ pub(super) struct Shortage {
     chosen: Vec<Owed>,
     /// What waits for those who are on their way out.
     going: usize,
+    /// What waited when it began.
+    before: usize,
+    /// What the back ends of each name space are owed, since the last count: what they have taken
+    /// by then is no longer in it. Nothing is known before the first.
+    shares: Option<BTreeMap<NsId, usize>>,
+    count_at: Millis,
 }
 
 /// What there is to know of an answer before it is made.
@@ -52,8 +63,8 @@ enum Prospect {
     Owed(usize),
     /// It would wait for the disk, and there is no room for that: so its request does.
     Disk,
-    /// It could leave, and there is no room for it.
-    Room,
+    /// It could leave, of so many bytes, and there is no room for it.
+    Room(usize),
 }
 
 /// A request of a back end that waits for room for its answer, or until nothing more is owed.
@@ -95,9 +106,37 @@ pub(super) fn has_reserve(limits: &Limits, net: &impl Net, bytes: usize) -> bool
 }
 
 impl Shortage {
-    fn new(now: Millis) -> Shortage {
-        let (seen, chosen) = (BTreeMap::new(), Vec::new());
-        Shortage { since: now, look_at: now, seen, chosen, going: 0 }
+    fn new(now: Millis, before: usize) -> Shortage {
+        let (seen, chosen, shares) = (BTreeMap::new(), Vec::new(), None);
+        let (look_at, count_at) = (now, now);
+        Shortage { since: now, look_at, seen, chosen, going: 0, before, shares, count_at }
+    }
+
+    /// Whether a name space gets an answer of so many bytes all the same, and notes it: as long as
+    /// what it is owed then is not more than what is left then (as in `hub/share.rs`). So the first
+    /// that comes gets half of what there is for those, the next a quarter, and there is always
+    /// something for one more.
+    fn takes_share(&mut self, (ns, bytes): (NsId, usize), answers: usize, max: usize) -> bool {
+        let Some(shares) = &mut self.shares else { return false };
+        let most = self.before + max / SHARES_PART;
+        let owed = shares.get(&ns).map_or(bytes, |owed| owed + bytes);
+        let is_fair = answers.saturating_add(bytes).saturating_add(owed) <= most;
+        if is_fair {
+            shares.insert(ns, owed);
+        }
+        is_fair
+    }
+
+    /// Counts what each name space is owed.
+    fn count(&mut self, net: &impl Net, seats: &Seats) {
+        let mut shares = BTreeMap::new();
+        for conn in seats.all_controllers() {
+            if let Some(ns) = seats.look_at(conn).and_then(Controller::namespace) {
+                *shares.entry(ns).or_default() += net.queued(conn);
+            }
+        }
+        self.shares = Some(shares);
+        self.count_at = net.now().mono.plus(COUNT_MS);
     }
 
     /// Looks at all for whom answers wait, but for those of the admin's door.
@@ -141,8 +180,9 @@ impl Shortage {
 impl Switch {
     /// Notes whether too much waits. It is over when a quarter of the room is free.
     pub(super) fn note_shortage(&mut self, net: &impl Net) {
-        if self.shortage.is_none() && net.kept().answers > self.limits.answers_bytes {
-            self.shortage = Some(Shortage::new(net.now().mono));
+        let answers = net.kept().answers;
+        if self.shortage.is_none() && answers > self.limits.answers_bytes {
+            self.shortage = Some(Shortage::new(net.now().mono, answers));
             self.metrics.shortages += 1;
             self.report_soon(net.now());
         } else if self.has_room_again(net) {
@@ -163,7 +203,8 @@ impl Switch {
     pub(super) fn shortage_due(&self, net: &impl Net) -> Option<Millis> {
         match &self.shortage {
             Some(shortage) if shortage.chosen.is_empty() && !self.has_room_again(net) => {
-                Some(shortage.look_at)
+                let count_at = (!self.hungry.is_empty()).then_some(shortage.count_at);
+                count_at.into_iter().chain([shortage.look_at]).min()
             }
             None if self.hungry.is_empty() && !self.web.is_hungry() => None,
             _ => Some(Millis(0)),
@@ -226,12 +267,23 @@ impl Switch {
             Prospect::Disk if controller.replies.is_empty() => self.owing.push(conn),
             // There it is already.
             Prospect::Disk => {}
-            Prospect::Room => self.hungry.push_back(conn),
+            Prospect::Room(bytes) if self.takes_share(net, controller, bytes) => return false,
+            Prospect::Room(_) => self.hungry.push_back(conn),
         }
         controller.wants = Wanted::of(command);
         controller.unhear(net, conn);
         net.put_off(conn, true);
         true
+    }
+
+    /// Whether a back end gets an answer of so many bytes though there is no room, because its name
+    /// space is owed little.
+    fn takes_share(&mut self, net: &impl Net, controller: &Controller, bytes: usize) -> bool {
+        let (answers, max) = (net.kept().answers, self.limits.answers_bytes);
+        let (Some(shortage), Some(ns)) = (&mut self.shortage, controller.namespace()) else {
+            return false;
+        };
+        shortage.takes_share((ns, bytes), answers, max)
     }
 
     /// What there is to know of the answer to a command before it is made.
@@ -254,10 +306,12 @@ impl Switch {
                 (bytes, self.shared.is_worth(bytes) && is_owed())
             }
             Command::Info { channel } => {
-                // Of a long list it is enough to know that it is one: more than has a reserve.
+                // Of a long list the names of the first are enough: more than has a reserve.
                 let most = self.limits.answers_pause_bytes / LISTED_BYTES;
                 let users = self.hub.users_in(ns, channel).take(most);
-                (users.map(|user| LISTED_BYTES + user.len()).sum(), is_behind)
+                let bytes: usize = users.map(|user| LISTED_BYTES + user.len()).sum();
+                let count = self.hub.audience_max(ns, channel, None);
+                (bytes.max(count.saturating_mul(LISTED_BYTES)), is_behind)
             }
             _ => return Prospect::Free,
         };
@@ -267,7 +321,7 @@ impl Switch {
         match (is_owed, is_short) {
             _ if !self.shared.is_worth(bytes) => Prospect::Free,
             (false, false) => Prospect::Free,
-            (false, true) => Prospect::Room,
+            (false, true) => Prospect::Room(bytes),
             // A list shows nothing that could be lost: it waits until what is in front is durable.
             (true, false) if may_be_kept && self.owed.has_room(bytes, max) => Prospect::Owed(bytes),
             (true, _) => Prospect::Disk,
@@ -304,35 +358,64 @@ impl Switch {
     }
 
     /// Answers the back ends for whose answers there is room now: one at least, whatever others
-    /// have asked for in this turn.
+    /// have asked for in this turn. While there is none, all are looked at now and then: some may
+    /// be of name spaces that are owed little.
     pub(super) fn feed(&mut self, net: &mut impl Net) {
-        let mut is_first = true;
+        if self.is_short(net) && !self.count_shares(net) {
+            return;
+        }
+        let (mut is_first, mut left) = (true, self.hungry.len());
         while (std::mem::take(&mut is_first) || !self.has_worked_enough())
-            && !self.is_short(net)
+            && left > 0
             && let Some(conn) = self.hungry.pop_front()
         {
+            left -= 1;
             let Some(mut controller) = self.seats.take(conn) else { continue };
             // Whose key has ended is owed nothing large.
             self.look_at_key(net, &mut controller);
             if let Some(wanted) = controller.wants.take() {
-                let command = wanted.command();
-                match self.prospect(net, &controller, &command) {
-                    Prospect::Disk => {
-                        // It has changed since.
-                        controller.wants = Some(wanted);
-                        self.owing.push(conn);
-                    }
-                    prospect => {
-                        if let Prospect::Owed(bytes) = prospect {
-                            controller.owes = Some(self.owed.room(bytes));
-                        }
-                        net.put_off(conn, false);
-                        self.answer_wanted(net, conn, &mut controller, command);
-                    }
-                }
+                self.feed_one(net, conn, &mut controller, wanted);
             }
             self.seats.put_back(conn, controller);
         }
+    }
+
+    /// Counts what each name space is owed, if somebody waits and it is time to; whether it did.
+    fn count_shares(&mut self, net: &impl Net) -> bool {
+        let Some(shortage) = &mut self.shortage else { return false };
+        let is_due = !self.hungry.is_empty() && shortage.count_at <= net.now().mono;
+        if is_due {
+            shortage.count(net, &self.seats);
+        }
+        is_due
+    }
+
+    /// Answers a back end, if there is room for that; or it waits on.
+    fn feed_one(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+        wanted: Wanted,
+    ) {
+        let command = wanted.command();
+        match self.prospect(net, controller, &command) {
+            Prospect::Disk => {
+                // It has changed since.
+                self.owing.push(conn);
+                controller.wants = Some(wanted);
+                return;
+            }
+            Prospect::Room(bytes) if !self.takes_share(net, controller, bytes) => {
+                self.hungry.push_back(conn);
+                controller.wants = Some(wanted);
+                return;
+            }
+            Prospect::Owed(bytes) => controller.owes = Some(self.owed.room(bytes)),
+            Prospect::Room(_) | Prospect::Free => {}
+        }
+        net.put_off(conn, false);
+        self.answer_wanted(net, conn, controller, command);
     }
 }
 

@@ -72,8 +72,9 @@ pub(in crate::switch) struct Wire {
     now: u64,
     /// What each has been told, and has not taken.
     pub sent: BTreeMap<ConnId, Vec<u8>>,
-    /// What has been sent and not been taken.
+    /// What has been sent and not been taken; and of whom the switch knows how much that is.
     answers: usize,
+    slow: Vec<ConnId>,
     deadlines: BTreeMap<ConnId, Option<Millis>>,
     paused: Vec<ConnId>,
     closed: Vec<(ConnId, CloseReason)>,
@@ -94,8 +95,9 @@ impl Net for Wire {
     fn kept(&self) -> Kept {
         Kept { answers: self.answers, ..Kept::default() }
     }
-    fn queued(&self, _: ConnId) -> usize {
-        0
+    fn queued(&self, conn: ConnId) -> usize {
+        let is_slow = self.slow.contains(&conn);
+        self.sent.get(&conn).filter(|_| is_slow).map_or(0, Vec::len)
     }
     fn taken(&self, _: ConnId) -> u32 {
         0
@@ -229,6 +231,7 @@ const OK: &str = "{\"success\":true}";
 const PING: &str = r#"{"action":"ping"}"#;
 const AUTH_KEY: &str = "22222222-2222-4222-8222-222222222222";
 const LARGE: usize = 100_000;
+const LESS: usize = 90_000;
 
 #[test]
 fn what_is_lost_is_refused_like_what_is_not_taken() {
@@ -268,6 +271,43 @@ fn large_answers_are_not_made_before_they_may_leave() {
         assert_eq!(lengths, [OK.len(), LARGE, OK.len()]);
     }
     assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
+}
+
+#[test]
+fn whoever_is_owed_little_is_answered_while_others_take_all_the_room() {
+    let mut world = World::new(Limits { answers_bytes: 8 * LARGE, ..Limits::default() });
+    world.switch.declare("other", AUTH_KEY).unwrap();
+    let other_auth = AUTH.replace("site", "other").replace(KEY, AUTH_KEY);
+    let others: Vec<ConnId> =
+        (100..105).map(|slot| world.comes(slot, &[&other_auth, &set("big", LESS - 2)])).collect();
+    let mut site = vec![world.comes(0, &[AUTH, &set("big", LARGE - 2)])];
+    world.sync();
+    others.iter().chain(&site).for_each(|conn| assert_eq!(world.takes(*conn), [OK, OK]));
+    world.net.slow.extend((1..20).map(|slot| ConnId::new(slot, 0)));
+    site.extend((1..20).map(|slot| world.comes(slot, &[AUTH, &get("big")])));
+    let has = |world: &World, conn: &ConnId| {
+        world.net.sent.get(conn).is_some_and(|bytes| bytes.len() > LESS)
+    };
+    let answered = |world: &World, all: &[ConnId]| all.iter().filter(|it| has(world, it)).count();
+    // One more than there is room for, as ever; and a quarter of the room is for others.
+    assert_eq!(answered(&world, &site), 8);
+    world.net.slow.extend(&others);
+    world.says(others[0], &[&get("big")]);
+    assert_eq!(answered(&world, &others), 1, "it is owed nothing, and need not wait");
+    for other in &others[1..] {
+        world.says(*other, &[&get("big")]);
+    }
+    // Half of that quarter is for those that come behind this name space.
+    assert_eq!(answered(&world, &others), 1);
+    assert!(world.net.answers <= 8 * LARGE + 8 * LARGE / 4 + LARGE);
+    // It takes what it is owed, and has the next before the others have any.
+    for (at, other) in others.iter().enumerate() {
+        assert_eq!(answered(&world, &others), 1, "{at}");
+        assert_eq!(world.takes(*other).pop().map(|reply| reply.len()), Some(LESS));
+        world.net.now += 100;
+        world.turn();
+    }
+    assert_eq!(answered(&world, &site), 8, "who has much waits, and gets what it is owed");
 }
 
 #[test]

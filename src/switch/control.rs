@@ -111,6 +111,11 @@ impl Controller {
         self.waits.is_some() || self.is_spreading || self.wants.is_some()
     }
 
+    /// Whether it is in the midst of something.
+    pub fn is_busy(&self) -> bool {
+        self.is_waiting() || !self.replies.is_empty() || self.decoder.is_midway()
+    }
+
     /// Whether so many of its replies wait for the disk that it is not to ask for more.
     fn is_behind(&self, limits: &Limits) -> bool {
         self.replies.len() >= limits.control_replies_waiting
@@ -357,6 +362,7 @@ impl Switch {
             Command::Auth { name, key } => {
                 let ns = self.named(name)?;
                 let auth = (ns, self.key_epoch(ns, key, at)?);
+                self.find_place(net, conn, ns)?;
                 self.recognize(net, conn, controller, auth);
                 return Ok(Answer::now(SUCCESS));
             }

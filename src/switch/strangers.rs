@@ -9,15 +9,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Switch;
 use super::command::{INVALID_SKEY, NO_NAMESPACE, Refused};
 use super::control::Controller;
+use super::replies::refused;
 use crate::address::Household;
 use crate::codec::jwt;
 use crate::edge::{ConnId, Net};
-use crate::hub::NsId;
+use crate::hub::{NsId, Refusal};
 use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
 
+/// Of all places one in so many is for those who have not authenticated, but no more than that: a
+/// namespace whose back ends have taken all others keeps nobody from saying who it is.
+const PLACES_PART: usize = 32;
+const PLACES_MAX: usize = 32;
 /// Back ends whose keys are looked at in one turn, at most.
 const LOOKED_AT_PER_TURN: usize = 64;
+
+/// How many of so many back ends may have authenticated. Of a few all: whoever comes then waits
+/// for one to leave.
+fn known_max(connections: usize) -> usize {
+    match (connections / PLACES_PART).min(PLACES_MAX) {
+        0 => usize::MAX,
+        places => connections - places,
+    }
+}
 
 /// How soon one of a household makes room: the later, the fewer they are, and of as many the later
 /// the first of them came.
@@ -232,6 +246,52 @@ impl Switch {
             self.concerned.note(name);
         }
         found.ok_or(INVALID_SKEY)
+    }
+
+    /// Whether there is a place for one more back end of that namespace, by what it came with.
+    /// Where there is none, one makes room of the namespace that has most, if that has more than
+    /// the newcomer's would have then: one that is owed nothing, if there is one.
+    ///
+    /// # Errors
+    /// 313: no namespace has more.
+    pub(super) fn find_place(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        ns: NsId,
+    ) -> Result<(), Refused> {
+        let max = known_max(self.limits.control_connections);
+        let known = self.seats.controllers() - self.strangers.len();
+        if known < max || !self.strangers.has(conn) {
+            return Ok(());
+        }
+        let mut shares = BTreeMap::<NsId, (usize, (bool, ConnId))>::new();
+        for conn in self.seats.all_controllers() {
+            let is_there = |it: &&Controller| !it.is_ended && !self.strangers.has(conn);
+            let controller = self.seats.look_at(conn).filter(is_there);
+            if let Some((of, it)) = controller.and_then(|it| Some((it.namespace()?, it))) {
+                let candidate = (it.is_busy(), conn);
+                let (count, first) = shares.entry(of).or_insert((0, candidate));
+                (*count, *first) = (*count + 1, candidate.min(*first));
+            }
+        }
+        // Each was looked at.
+        self.work += known;
+        if shares.values().map(|(count, _)| count).sum::<usize>() < max {
+            // The others are on their way out.
+            return Ok(());
+        }
+        let own = shares.get(&ns).map_or(0, |(count, _)| *count);
+        let largest = shares.values().max_by_key(|(count, _)| *count);
+        let offender = largest.filter(|(count, _)| own + 1 < *count);
+        let Some((_, (_, offender))) = offender else {
+            return Err(refused(Refusal::Share("back ends in all", max)));
+        };
+        if let Some(controller) = self.seats.controller(*offender) {
+            controller.let_go(net, *offender, CloseReason::Full);
+            self.may_be_ended = true;
+        }
+        Ok(())
     }
 
     /// A back end has proved who it is, with that key of its namespace.

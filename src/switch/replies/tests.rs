@@ -385,6 +385,44 @@ fn whoever_has_said_all_makes_room_for_a_newcomer() {
 }
 
 #[test]
+fn a_name_space_that_has_all_places_makes_room_for_others() {
+    const PLACES: usize = 64;
+    let mut world = World::new(Limits { control_connections: PLACES, ..Limits::default() });
+    world.switch.declare("other", AUTH_KEY).unwrap();
+    world.sync();
+    let other = AUTH.replace("site", "other").replace(KEY, AUTH_KEY);
+    let mut slots = 0..;
+    let mut come = |world: &mut World, commands: &[&str]| {
+        let conn = world.comes(slots.next().unwrap(), commands);
+        (conn, world.takes(conn))
+    };
+    // Two places are for those who have not said who they are.
+    let busy = come(&mut world, &[AUTH]).0;
+    let known: Vec<ConnId> = (3..PLACES).map(|_| come(&mut world, &[AUTH]).0).collect();
+    let (_, told) = come(&mut world, &[AUTH]);
+    let share = r#"Too many back ends in all, at most 62: what is left is for other name spaces"#;
+    assert_eq!(told, [format!("{{\"success\":false,\"reason\":\"{share}\",\"code\":313}}")]);
+    assert_eq!(world.net.closed, []);
+    // One of them is owed something.
+    world.says(busy, &[&set("k", 1)]);
+    // One that is owed nothing goes for each of the others, until both have as many.
+    for goes in &known[..31] {
+        assert_eq!(come(&mut world, &[&other]).1, [OK], "{goes:?}");
+        assert_eq!(world.net.closed.last(), Some(&(*goes, CloseReason::Full)));
+    }
+    assert_eq!(world.net.closed.len(), 31);
+    world.sync();
+    assert_eq!(world.takes(busy), [OK]);
+    for auth in [AUTH, &other] {
+        assert!(come(&mut world, &[auth]).1[0].contains(share), "nobody has more than others");
+    }
+    // Whoever has a place keeps it, whatever it says.
+    world.says(known[50], &[AUTH]);
+    assert_eq!(world.takes(known[50]), [OK]);
+    assert!(world.net.closed.iter().all(|(conn, _)| *conn != busy));
+}
+
+#[test]
 fn a_command_that_waits_for_room_has_its_time_when_it_has_it() {
     let limits =
         Limits { control_input_bytes: LARGE, control_frame_bytes: LARGE, ..Limits::default() };

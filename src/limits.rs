@@ -204,7 +204,7 @@ limits! {
     auth_ms: 10_000, 100..=3_600_000;
     /// Sessions, over WebSockets and over HTTP, that have not authenticated; beyond that the oldest
     /// goes.
-    sessions_unauthenticated: 16_384, 1..=16_000_000;
+    sessions_unauthenticated: 32_768, 1..=16_000_000;
     /// A WebSocket message.
     message_bytes: 16_384, 64..=1_073_741_824;
     /// A WebSocket message before `auth`.

@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// A crowd that comes at once, and those who come behind it while it authenticates.
+#[test]
+fn a_crowd_that_is_let_in_has_the_time_to_say_who_it_is() {
+    let limits = Limits::default();
+    let behind = limits.admissions_per_second / 2;
+    assert!(limits.admissions_burst + behind <= limits.sessions_unauthenticated);
+}
+
 fn file(text: &str) -> impl FnOnce(&Path) -> io::Result<ConfigFile> {
     let file = ConfigFile { text: text.into(), mode: 0o100_600 };
     move |_| Ok(file)

@@ -181,7 +181,7 @@ limits! {
     http_body_bytes: 65_536, 1024..=1_073_741_824;
     /// Time for the body of an HTTP request, from the end of its head.
     http_body_ms: 10_000, 100..=3_600_000;
-    /// Bytes of such a body in a second, two seconds after its head and on the whole; a slower one
+    /// Bytes of such a body in a second, four seconds after its head and on the whole; a slower one
     /// is not waited for.
     http_body_bytes_per_second: 500, 1..=1_000_000_000;
     /// Body of an HTTP request with messages for a session that has not authenticated.

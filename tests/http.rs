@@ -201,6 +201,18 @@ fn a_half_request_is_not_waited_for() {
 }
 
 #[test]
+fn a_short_body_may_come_some_seconds_behind_its_head() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    let mut http = Http::connect(server.ws);
+    let head = format!("POST /socket/a/b/xhr_send HTTP/1.1\r\n{HOST}Content-Length: 2\r\n\r\n");
+    http.raw(head);
+    wait(&mut control, 3000);
+    http.raw("[]");
+    assert_eq!(http.answer().status, 404, "there is no such session, and nothing else is wrong");
+}
+
+#[test]
 fn a_request_behind_a_pause_has_all_of_its_time() {
     let server = Server::start(&Options::limits(&[("http_head_ms", 600)]));
     let mut control = server.controller("demo");

@@ -12,8 +12,9 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// From the end of the head on, a body has so long before its pace counts.
-const GRACE_MS: u64 = 2000;
+/// From the end of the head on, a body has so long before its pace counts: a phone may send it a
+/// second behind its head, and lose the packet, which is sent again a second and then two later.
+const GRACE_MS: u64 = 4000;
 
 /// A request whose body arrives.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ const DONE: &str = r#"{"success":true}"#;
 
 /// The command of a server that is handed two sockets: a shell gets them as its standard streams.
 fn handed(dir: &Dir, options: &Options, names: &str, sockets: [OwnedFd; 2]) -> Command {
-    handed_by(dir, options, names, "$$", sockets)
+    handed_by(dir, options, names, "LISTEN_PID=$$", sockets)
 }
 
 fn handed_by(
@@ -33,7 +33,7 @@ fn handed_by(
     let mut command = Command::new("sh");
     let script = format!(
         r#"exec 3<&0 4<&1 </dev/null >/dev/null
-        LISTEN_FDS=2 LISTEN_PID={pid} LISTEN_FDNAMES={names} exec "$0" "$@""#
+        LISTEN_FDS=2 {pid} LISTEN_FDNAMES={names} exec "$0" "$@""#
     );
     command.arg("-c").arg(script).arg(server.get_program()).args(server.get_args());
     for (name, value) in server.get_envs() {
@@ -149,12 +149,22 @@ fn what_is_no_door_is_one_clear_line() {
 fn sockets_for_another_process_are_left_alone() {
     let (control, web) = (listen(), listen());
     let theirs = web.local_addr().unwrap();
-    let dir = Dir::new();
-    let sockets = [control.into(), web.into()];
-    let command = handed_by(&dir, &Options::default(), "control:web", "1", sockets);
-    let mut server = Server::spawn(command, dir, false);
-    assert_ne!(server.ws, theirs);
-    server.assert_alive();
+    let left_alone = |pid: &str, why: &str| {
+        let dir = Dir::new();
+        let sockets = [control.try_clone().unwrap().into(), web.try_clone().unwrap().into()];
+        let command = handed_by(&dir, &Options::default(), "control:web", pid, sockets);
+        let mut server = Server::spawn(command, dir, false);
+        assert_ne!(server.ws, theirs);
+        let log = server.log().join("\n");
+        assert!(
+            log.contains(&format!("warning: LISTEN_FDS is \"2\", but LISTEN_PID {why}")),
+            "{log}"
+        );
+        server.assert_alive();
+        server
+    };
+    left_alone("", "is not set").stop();
+    let server = left_alone("LISTEN_PID=1", "is \"1\"");
     let status = eventually("it serves", || {
         http::request(server.ws, "GET /socket/info", &[]).ok().map(|answer| answer.status)
     });

@@ -5,6 +5,7 @@
 use std::env;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::process;
 
 use listenfd::ListenFd;
 
@@ -19,6 +20,8 @@ pub(super) struct Doors {
     pub all: Vec<(&'static str, Listener)>,
     /// How many of them somebody else has opened.
     pub inherited: usize,
+    /// Why some that were handed over are not among them.
+    stray: Option<String>,
 }
 
 impl Doors {
@@ -27,7 +30,8 @@ impl Doors {
     /// # Errors
     /// Those of the kernel, with the place; and a socket that was handed over and is no door.
     pub fn open(config: &Config) -> io::Result<Doors> {
-        let mut all = inherited(config)?;
+        let stray = stray();
+        let mut all = if stray.is_some() { Vec::new() } else { inherited(config)? };
         let inherited = all.len();
         let ports = [
             ("control", Door::Control, Some(config.control)),
@@ -64,14 +68,18 @@ impl Doors {
                 listener.refuse_with(refusal);
             }
         }
-        Ok(Doors { all, inherited })
+        Ok(Doors { all, inherited, stray })
     }
 
     /// What is to be known of those that were handed over; the others have been looked at with the
     /// configuration.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let inherited = self.all.iter().take(self.inherited);
-        inherited.filter_map(|(name, door)| exposure(name, door.address().parse().ok()?))
+        let exposed = inherited.filter_map(|(name, door)| {
+            let address = door.address().parse().ok()?;
+            exposure(name, address)
+        });
+        self.stray.clone().into_iter().chain(exposed)
     }
 
     /// The address of the first door of that name; if it is a port, should that matter.
@@ -122,6 +130,18 @@ fn door_of(name: &str, address: Option<SocketAddr>, config: &Config) -> (&'stati
         _ if is_at(config.admin) => ("admin", Door::Admin),
         _ => ("ws", Door::Web),
     }
+}
+
+/// Why sockets that a service manager has opened are not for this process, if there are some: it
+/// says whose they are, and a process hands on to its children what it was told.
+fn stray() -> Option<String> {
+    let count = env::var("LISTEN_FDS").ok()?;
+    let pid = env::var("LISTEN_PID").ok();
+    let is_ours = pid.as_ref().and_then(|pid| pid.parse().ok()) == Some(process::id());
+    let pid = pid.map_or("is not set".into(), |pid| format!("is {pid:?}"));
+    let id = process::id();
+    let why = format!("LISTEN_PID {pid}, and this is process {id}: no socket is taken from there");
+    (!is_ours).then(|| format!("LISTEN_FDS is {count:?}, but {why}"))
 }
 
 /// The sockets that a service manager has opened for us.

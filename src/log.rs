@@ -168,6 +168,17 @@ fn with_lost(line: &str, lost: u64) -> String {
     all
 }
 
+/// A text from elsewhere, such that it can neither move the cursor nor begin a line.
+pub fn printable(text: &str) -> String {
+    let escape = |c: char| if is_command(c) { c.escape_default().collect() } else { vec![c] };
+    text.chars().flat_map(escape).collect()
+}
+
+/// What a terminal may obey, U+0080 to U+009F included, or some program take for the end of a line.
+pub(crate) fn is_command(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 /// One line of at most [`LINE_BYTES`]. Control characters are escaped: a name that a peer chose
 /// can neither forge a second line nor move the cursor of who reads the first.
 fn line(at: UnixMillis, kind: &str, message: fmt::Arguments<'_>) -> String {
@@ -176,7 +187,7 @@ fn line(at: UnixMillis, kind: &str, message: fmt::Arguments<'_>) -> String {
         if line.len() + "\\u{10ffff}\n".len() > LINE_BYTES {
             break;
         }
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+        if is_command(c) { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line.push('\n');
     line

@@ -112,6 +112,25 @@ fn what_is_mistyped_is_exit_2_and_the_right_name() {
 }
 
 #[test]
+fn check_shows_nothing_that_a_terminal_obeys() {
+    let dir = Dir::new();
+    let file = dir.file("fws.json");
+    let name = "a\u{9b}31m\u{1b}]0;b\nlimits:";
+    let config = json!({ "namespaces": { name: "its-key-0123456789" }, "data": "/a\nb" });
+    std::fs::write(&file, config.to_string()).unwrap();
+    set_mode(&file, 0o600);
+    let text = good(fws(&["check", "--config", file.to_str().unwrap()]));
+    let obeyed = |c: char| c.is_control() && c != '\n';
+    assert!(!text.contains(obeyed) && text.matches("\nlimits:").count() == 1, "{text:?}");
+    let name_shown = r"a\u{9b}31m\u{1b}]0;b\nlimits:";
+    assert!(text.lines().any(|line| line.contains(name_shown)), "{text}");
+    let text = good(fws(&["check", "--json", "--config", file.to_str().unwrap()]));
+    assert!(!text.trim_end().contains(char::is_control), "{text:?}");
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&json["namespaces"][0], &json["data"]), (&json!(name), &json!("/a\nb")));
+}
+
+#[test]
 fn check_shows_what_serve_would_run_with() {
     let text = good(fws(&["check"]));
     for line in [

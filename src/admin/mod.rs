@@ -173,7 +173,7 @@ impl Application for Pages<'_> {
             ("GET" | "HEAD", _) => {
                 Response::new(404).text("not found; there are /metrics and /healthz\n")
             }
-            _ => Response::new(405).header("Allow", "GET, HEAD"),
+            _ => Response::new(405).header("Allow", "GET, HEAD").text("method not allowed\n"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::flags::{Flag, JSON, SERVE};
-use super::output::{out, tell};
+use super::output::{out, printable_json, tell};
 use super::{Call, Command, Stop};
 use crate::keys;
 use crate::server::fit_memory;
@@ -60,7 +60,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         tell(&format!("warning: {warning}"));
     }
     match call.flag(JSON.name) {
-        Some(_) => out(&(config.to_json() + "\n")),
+        Some(_) => out(&(printable_json(&config.to_json()) + "\n")),
         None => out(&config.to_text()),
     }
 }

@@ -12,6 +12,8 @@ use rustix::io::Errno;
 
 use super::Stop;
 use crate::durable::sync_name;
+use crate::log::is_command;
+pub(super) use crate::log::printable;
 
 /// Writes to standard output at once.
 pub(super) fn out(text: &str) -> Result<(), Stop> {
@@ -113,12 +115,6 @@ fn failed(path: Option<&Path>, e: &io::Error) -> Stop {
     }
 }
 
-/// A text from elsewhere, such that it can neither move the cursor nor begin a line.
-pub(super) fn printable(text: &str) -> String {
-    let escape = |c: char| if is_command(c) { c.escape_default().collect() } else { vec![c] };
-    text.chars().flat_map(escape).collect()
-}
-
 /// JSON from elsewhere, as the same JSON: in strings nothing is left that a terminal obeys. Line
 /// ends and tabs stand between values only, and stay.
 pub(super) fn printable_json(text: &str) -> String {
@@ -132,11 +128,6 @@ pub(super) fn printable_json(text: &str) -> String {
         }
     }
     out
-}
-
-/// What a terminal may obey, U+0080 to U+009F included, or some program take for the end of a line.
-fn is_command(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]

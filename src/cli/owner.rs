@@ -54,12 +54,12 @@ pub(super) fn unreadable(call: &Call, data: &Path, error: &std::io::Error) -> St
 }
 
 fn advice_to_reader(user: u32, command: &str, data: &Path, kind: ErrorKind) -> String {
-    let owner = fs::metadata(data).ok().map(|folder| folder.uid());
-    match owner.filter(|owner| *owner != user && kind == ErrorKind::PermissionDenied) {
+    match not_of(user, data).filter(|_| kind == ErrorKind::PermissionDenied) {
         None => String::new(),
-        Some(owner) => format!(
-            "; the data folder belongs to user {owner}, and this is user {user}: \
-             sudo -u '#{owner}' fws {command} …"
+        Some((path, owner)) => format!(
+            "; {} belongs to user {owner}, and this is user {user}: \
+             sudo -u '#{owner}' fws {command} …",
+            path.display()
         ),
     }
 }

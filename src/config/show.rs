@@ -4,17 +4,21 @@ use std::path::PathBuf;
 
 use super::{Config, SockJs, Source};
 use crate::limits::Limits;
+use crate::log::printable;
 
 impl Config {
     /// Every setting with its value and source, and every limit with its value, source, meaning
-    /// and default; many lines.
+    /// and default; many lines. Names and paths stand there as a terminal may be shown them.
     pub fn to_text(&self) -> String {
         let mut text = match &self.file {
-            Some(path) => format!("configuration file: {}\n\n", path.display()),
+            Some(path) => {
+                let path = path.display().to_string();
+                format!("configuration file: {}\n\n", printable(&path))
+            }
             None => "configuration file: none\n\n".to_string(),
         };
         for (key, value) in self.settings() {
-            text.push_str(&format!("{key:<13} {value:<22} {}\n", self.source(key)));
+            text.push_str(&format!("{key:<13} {:<22} {}\n", printable(&value), self.source(key)));
         }
         text.push_str("\nlimits:\n");
         let values = self.limits.values().into_iter().zip(Limits::default().values());

@@ -1,6 +1,6 @@
 //! `fws store check`: is the store whole, and what is in it?
 
-use super::{failed, holder, now};
+use super::{failed, holder, now, unopened};
 use crate::cli::flags::{CONFIG, DATA, JSON};
 use crate::cli::output::{out, out_json, tell};
 use crate::cli::{Call, Command, Stop};
@@ -32,9 +32,10 @@ Exit code 0: it is whole; 1: it is damaged or gone, and a line says how.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [] = call.words()?;
     let (config, now) = (call.config()?, now());
-    let folder = Folder::take_existing(&config.data, &holder(call, now)).map_err(failed)?;
+    let folder = Folder::take_existing(&config.data, &holder(call, now));
+    let folder = folder.map_err(|e| unopened(call, &config.data, e))?;
     let path = folder.store_path();
-    let opened = Opened::look(folder).map_err(failed)?;
+    let opened = Opened::look(folder).map_err(|e| unopened(call, &config.data, e))?;
     let damaged =
         |damage| format!("the store {} is damaged: {damage}. {DAMAGED_ADVICE}", path.display());
     let opened = opened.map_err(|damage| Stop::Failed(damaged(damage)))?;

@@ -3,7 +3,7 @@
 use hashbrown::HashMap;
 
 use super::line::{Line, Namespace};
-use super::{count, failed, holder, now};
+use super::{count, failed, holder, now, unopened};
 use crate::cli::flags::{CONFIG, DATA, Flag};
 use crate::cli::output::{Output, tell};
 use crate::cli::{Call, Command, Stop};
@@ -49,7 +49,8 @@ fn run(call: &Call) -> Result<(), Stop> {
         _ => return Err(call.misused()),
     };
     let (config, now) = (call.config()?, now());
-    let folder = Folder::take_existing(&config.data, &holder(call, now)).map_err(failed)?;
+    let folder = Folder::take_existing(&config.data, &holder(call, now));
+    let folder = folder.map_err(|e| unopened(call, &config.data, e))?;
     if call.flag(DAMAGED.name).is_some() {
         return salvage(&folder, file, now);
     }
@@ -58,7 +59,8 @@ fn run(call: &Call) -> Result<(), Stop> {
         let path = path.display();
         Stop::Failed(format!("the store {path} is damaged: {damage}. {DAMAGED_ADVICE}"))
     };
-    let opened = Opened::look(folder).map_err(failed)?.map_err(damaged)?;
+    let opened =
+        Opened::look(folder).map_err(|e| unopened(call, &config.data, e))?.map_err(damaged)?;
     let content = opened.content();
     let mut writer = Writer::start(&content.facts, file, now)?;
     content.each(&mut |key, row| writer.row(key, row)).map_err(damaged)?;

@@ -8,9 +8,11 @@ mod importer;
 mod line;
 mod redis;
 
+use std::path::Path;
+
 use super::flags::{CONFIG, DATA, Flag};
 use super::session::count;
-use super::{Call, Command, Stop};
+use super::{Call, Command, Stop, owner};
 use crate::journal::store::OpenError;
 use crate::time::{Clock, Now};
 
@@ -47,6 +49,14 @@ fn holder(call: &Call, now: Now) -> String {
 
 fn now() -> Now {
     Clock::new().now()
+}
+
+/// As [`failed`], where the folder or what is in it may be another user's.
+fn unopened(call: &Call, data: &Path, error: impl Into<OpenError>) -> Stop {
+    match error.into() {
+        OpenError::Io(error) => owner::unreadable(call, data, &error),
+        error => failed(error),
+    }
 }
 
 fn failed(error: impl Into<OpenError>) -> Stop {

@@ -1,16 +1,17 @@
 //! Doors: listening sockets, made ready before anybody can reach them.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token, event::Source};
-use rustix::fs::Mode;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::umask;
 
@@ -168,15 +169,17 @@ impl Listener {
     /// Listens on a unix socket with mode 0660. A file left behind by a dead server is removed.
     ///
     /// # Errors
-    /// `AddrInUse` if a live server listens there, `AlreadyExists` if the path is no socket, and
-    /// those of the kernel.
+    /// `AddrInUse` if a live server listens there, or is about to, `AlreadyExists` if the path is
+    /// no socket, and those of the kernel.
     pub fn unix(door: Door, path: &Path) -> io::Result<Listener> {
+        let claim = Claim::of(path)?;
         remove_stale(path)?;
         // The file must never be reachable with a wider mode, not even for a moment.
         let before = umask(Mode::from_raw_mode(0o117));
         let socket = UnixListener::bind(path);
         umask(before);
         let file = file_id(path);
+        drop(claim);
         let socket = Socket::Unix(socket?, path.to_owned(), Some(file?));
         Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
@@ -219,6 +222,47 @@ impl Drop for Listener {
             // Nothing can be done if it is gone already.
             let _ = fs::remove_file(path);
         }
+    }
+}
+
+/// The right to look at a path and to take it. One that is looked at by two at a time, or between
+/// being bound and being listened on, would seem stale to either, who would remove the other's.
+struct Claim {
+    /// Locked; it goes with this.
+    _file: File,
+    path: PathBuf,
+}
+
+impl Claim {
+    fn of(path: &Path) -> io::Result<Claim> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        let lock_path = path.with_file_name(name);
+        let no_follow = OFlags::NOFOLLOW.bits().cast_signed();
+        loop {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).mode(0o600).custom_flags(no_follow);
+            let file = options.open(&lock_path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => {
+                    let text = format!("another server is about to listen on {}", path.display());
+                    return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+                }
+                locked => locked?,
+            }
+            // Whoever had it before may have removed it since it was opened.
+            let meta = file.metadata()?;
+            if file_id(&lock_path).is_ok_and(|id| id == (meta.dev(), meta.ino())) {
+                return Ok(Claim { _file: file, path: lock_path });
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Nobody else has it yet.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -328,6 +372,33 @@ mod tests {
             said += count;
         }
         assert!((10_000..250_000).contains(&said), "{said} bytes");
+    }
+
+    #[test]
+    fn of_several_who_come_at_once_to_a_stale_socket_one_has_it() {
+        let dir = std::env::temp_dir().join(format!("fws-claims-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("web.sock");
+        for round in 0..200 {
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let gate = std::sync::Barrier::new(4);
+            let come = || {
+                gate.wait();
+                Listener::unix(Door::Web, &path)
+            };
+            let all: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(come)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(all.iter().filter(|one| one.is_ok()).count(), 1, "round {round}");
+            assert!(mio::net::UnixStream::connect(&path).is_ok(), "round {round}");
+            let refused = all.iter().filter_map(|one| one.as_ref().err());
+            refused.for_each(|error| assert_eq!(error.kind(), io::ErrorKind::AddrInUse));
+            let live = Listener::unix(Door::Web, &path).unwrap_err();
+            assert_eq!(live.kind(), io::ErrorKind::AddrInUse);
+        }
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing is left behind");
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub(super) trait Named {
 #[derive(Debug)]
 pub(super) struct Index<T>(Tables, PhantomData<fn() -> T>);
 
+/// The hash of what is in a slot, for a table that moves what it has: not a type of its own for
+/// each kind of index, for which all tables would be compiled anew.
+type Rehash<'a> = &'a dyn Fn(&u32) -> u64;
+
 #[derive(Debug)]
 enum Tables {
     One(HashTable<u32>),
@@ -72,17 +76,47 @@ impl Tables {
         }
     }
 
-    fn insert(&mut self, hash: u64, slot: u32, rehash: impl Fn(&u32) -> u64) {
+    /// Adds what is not there yet.
+    fn insert(&mut self, slot: u32, rehash: Rehash<'_>) {
+        if matches!(self, Tables::One(table) if table.len() == ONE_MAX) {
+            self.turn_into(Tables::Many(Box::new(Many::new())), rehash);
+        }
+        self.put(slot, rehash);
+    }
+
+    fn put(&mut self, slot: u32, rehash: Rehash<'_>) {
+        let hash = rehash(&slot);
         self.of_mut(hash).insert_unique(hash, slot, rehash);
         if let Tables::Many(many) = self {
             many.len += 1;
         }
     }
 
+    /// Takes one out, if it is there. When the table has become much too large for those that are
+    /// left, it gets smaller.
+    fn remove(&mut self, hash: u64, slot: u32, rehash: Rehash<'_>) {
+        let is_one = matches!(self, Tables::One(_));
+        let table = self.of_mut(hash);
+        let Ok(entry) = table.find_entry(hash, |it| *it == slot) else { return };
+        entry.remove();
+        let left = table.len().max(KEPT);
+        // Of many, which get shorter at the same pace, not all at about the same time.
+        let part = if is_one { 8 } else { 8 + number(hash) % 8 };
+        if left <= table.capacity() / part {
+            table.shrink_to(2 * left, rehash);
+        }
+        if let Tables::Many(many) = self {
+            many.len -= 1;
+            if many.len == ONE_MAX / 8 {
+                self.turn_into(Tables::One(HashTable::with_capacity(ONE_MAX / 8)), rehash);
+            }
+        }
+    }
+
     /// Makes one table into many, or many into one.
-    fn turn_into(&mut self, tables: Tables, rehash: impl Fn(&u32) -> u64) {
+    fn turn_into(&mut self, tables: Tables, rehash: Rehash<'_>) {
         for slot in std::mem::replace(self, tables).into_slots() {
-            self.insert(rehash(&slot), slot, &rehash);
+            self.put(slot, rehash);
         }
     }
 
@@ -154,34 +188,17 @@ impl<T: Named> Index<T> {
 
     /// Adds what is not there yet.
     pub fn insert(&mut self, arena: &Arena<T>, id: Id<T>, hasher: &DefaultHashBuilder) {
-        let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| it.hash(hasher));
-        if matches!(&self.0, Tables::One(table) if table.len() == ONE_MAX) {
-            self.0.turn_into(Tables::Many(Box::new(Many::new())), rehash);
-        }
-        self.0.insert(rehash(&id.slot), id.slot, rehash);
+        self.0.insert(id.slot, &|slot| hash_of(arena, *slot, hasher));
     }
 
-    /// Takes one out, if it is there. When the table has become much too large for those that are
-    /// left, it gets smaller.
+    /// Takes one out, if it is there.
     pub fn remove(&mut self, arena: &Arena<T>, hash: u64, id: Id<T>, hasher: &DefaultHashBuilder) {
-        let rehash = |slot: &u32| arena.in_slot(*slot).map_or(0, |(_, it)| it.hash(hasher));
-        let is_one = matches!(self.0, Tables::One(_));
-        let table = self.0.of_mut(hash);
-        let Ok(entry) = table.find_entry(hash, |slot| *slot == id.slot) else { return };
-        entry.remove();
-        let left = table.len().max(KEPT);
-        // Of many, which get shorter at the same pace, not all at about the same time.
-        let part = if is_one { 8 } else { 8 + number(hash) % 8 };
-        if left <= table.capacity() / part {
-            table.shrink_to(2 * left, rehash);
-        }
-        if let Tables::Many(many) = &mut self.0 {
-            many.len -= 1;
-            if many.len == ONE_MAX / 8 {
-                self.0.turn_into(Tables::One(HashTable::with_capacity(ONE_MAX / 8)), rehash);
-            }
-        }
+        self.0.remove(hash, id.slot, &|slot| hash_of(arena, *slot, hasher));
     }
+}
+
+fn hash_of<T: Named>(arena: &Arena<T>, slot: u32, hasher: &DefaultHashBuilder) -> u64 {
+    arena.in_slot(slot).map_or(0, |(_, it)| it.hash(hasher))
 }
 
 #[cfg(test)]

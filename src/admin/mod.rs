@@ -5,6 +5,8 @@
 
 mod report;
 
+use std::convert::Infallible;
+
 use crate::address::Address;
 use crate::codec::http::{Head, Response};
 use crate::codec::prometheus;
@@ -20,7 +22,7 @@ use crate::web::{Application, Message, Outlet, Parting, Web};
 #[derive(Debug)]
 pub struct AdminDoor {
     switch: Switch,
-    web: Web<()>,
+    web: Web<Infallible>,
     /// Who came through this door, a few, and mostly nobody: first whoever has asked for nothing
     /// for the longest time.
     conns: Vec<ConnId>,
@@ -81,7 +83,7 @@ impl AdminDoor {
         }
     }
 
-    fn split(&mut self) -> (&mut Web<()>, Pages<'_>) {
+    fn split(&mut self) -> (&mut Web<Infallible>, Pages<'_>) {
         (
             &mut self.web,
             Pages { switch: &self.switch, started: self.started, is_local: self.is_local },
@@ -127,34 +129,38 @@ impl Pages<'_> {
 }
 
 impl Application for Pages<'_> {
-    type Peer = ();
+    type Peer = Infallible;
 
-    fn opened(&mut self, _: &mut Outlet<'_, impl Net>, _: usize) -> Result<(), Parting> {
+    const HAS_SESSIONS: bool = false;
+
+    fn opened(&mut self, _: &mut Outlet<'_, impl Net>, _: usize) -> Result<Infallible, Parting> {
         Err(CloseReason::BadHttp.into())
     }
 
     fn message(
         &mut self,
         _: &mut Outlet<'_, impl Net>,
-        (): &mut (),
+        peer: &mut Infallible,
         _: Message<'_>,
     ) -> Result<(), Parting> {
-        Ok(())
+        match *peer {}
     }
 
-    fn bounds(&self, (): &()) -> Bounds {
-        Bounds { message_bytes: 0, fragments: 0 }
+    fn bounds(&self, peer: &Infallible) -> Bounds {
+        match *peer {}
     }
 
-    fn deadline(&self, (): &(), _: Now) -> Option<Millis> {
-        None
+    fn deadline(&self, peer: &Infallible, _: Now) -> Option<Millis> {
+        match *peer {}
     }
 
-    fn timed_out(&mut self, (): &mut (), _: Now) -> Result<(), Parting> {
-        Ok(())
+    fn timed_out(&mut self, peer: &mut Infallible, _: Now) -> Result<(), Parting> {
+        match *peer {}
     }
 
-    fn closed(&mut self, (): ()) {}
+    fn closed(&mut self, peer: Infallible) {
+        match peer {}
+    }
 
     fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response {
         if self.is_local && !is_for_address(head) {

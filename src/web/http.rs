@@ -250,7 +250,7 @@ impl<P> Web<P> {
     ) -> Result<(), CloseReason> {
         // Whatever comes of it, the connection is between requests unless that says otherwise.
         self.lines[conn.index()] = Line::Http(Http::default());
-        let outcome = match self.route(head) {
+        let outcome = match self.route(head).filter(|_| A::HAS_SESSIONS) {
             None => {
                 let response = app.page(net, head);
                 self.respond(net, conn, head, response)?

@@ -123,6 +123,9 @@ pub trait Application {
     /// What it knows of one session.
     type Peer: std::fmt::Debug;
 
+    /// Whether there are any. Where there are pages alone, the rest is not compiled for it.
+    const HAS_SESSIONS: bool = true;
+
     /// A session begins, at the service of that index.
     ///
     /// # Errors

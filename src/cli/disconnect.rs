@@ -1,7 +1,5 @@
 //! `fws disconnect`: a user's connections are closed.
 
-use serde_json::json;
-
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
 use super::output::{out, out_json};
 use super::session::{Body, Session, count, named};
@@ -34,7 +32,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         Stop::Failed("this is no fws server: its reply has no number".to_string())
     })?;
     match call.flag(JSON.name) {
-        Some(_) => out_json(&json!({"connections": closed})),
+        Some(_) => out_json(&[("connections", closed.to_string())]),
         None => out(&format!("closed {}\n", count(closed, "connection"))),
     }
 }

@@ -1,7 +1,5 @@
 //! `fws emit`: a message to who is there.
 
-use serde_json::json;
-
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, JSON, KEY, USER};
 use super::output::{out, out_json};
 use super::session::{self, Body, Session};
@@ -43,7 +41,9 @@ fn run(call: &Call) -> Result<(), Stop> {
     let reply = Session::open(call, name)?.command(body)?;
     let count = json::members(&reply, &["count"]).ok().flatten().and_then(|[count]| count);
     match count.and_then(json::integer) {
-        count if is_json => out_json(&json!({"connections": count})),
+        count if is_json => {
+            out_json(&[("connections", count.map_or("null".into(), |count| count.to_string()))])
+        }
         Some(count) => out(&format!("sent to {}\n", session::count(count, "connection"))),
         None => out("sent\n"),
     }

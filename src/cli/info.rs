@@ -1,11 +1,10 @@
 //! `fws info`: who is there.
 
-use serde_json::{Value, json};
-
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
-use super::output::{out, out_json};
+use super::output::{array, object, out, out_json};
 use super::session::{Body, Session, count, named};
 use super::{Call, Command, Stop};
+use crate::codec::json;
 
 pub(super) const COMMAND: Command = Command {
     name: "info",
@@ -30,38 +29,57 @@ fn run(call: &Call) -> Result<(), Stop> {
         Stop::Failed("this is no fws server: its reply has no numbers".to_string())
     })?;
     match call.flag(JSON.name) {
-        Some(_) => out_json(&presence),
-        None => out(&in_words(&presence)),
+        Some(_) => out_json(&presence.members()),
+        None => out(&presence.in_words()),
     }
+}
+
+/// Who is there.
+#[derive(Default)]
+struct Presence {
+    users: i64,
+    connections: i64,
+    /// Of each connection the id, and its user, as JSON.
+    each: Vec<(String, String)>,
 }
 
 /// What the reply says: `false` or three fields (protocol part 4, channelInfo).
-fn presence(reply: &str) -> Option<Value> {
-    let reply: Value = serde_json::from_str(reply).ok()?;
-    if reply == false {
-        return Some(json!({"users": 0, "connections": 0, "members": []}));
+fn presence(reply: &str) -> Option<Presence> {
+    if reply == "false" {
+        return Some(Presence::default());
     }
-    let number = |name: &str| reply.get(name)?.as_i64();
-    let members = reply.get("connId_UserId")?.as_object()?.iter();
-    Some(json!({
-        "users": number("countUser")?,
-        "connections": number("countConnection")?,
-        "members": members.map(|(id, user)| json!({"id": id, "user": user})).collect::<Vec<_>>(),
-    }))
+    let names = &["countUser", "countConnection", "connId_UserId"];
+    let [users, connections, ids] = json::members(reply, names).ok()??;
+    let mut each = Vec::new();
+    let is_object = json::each_member(ids?, json::DEPTH_MAX, |id, user| {
+        each.push((String::from_utf8_lossy(id).into_owned(), user.get().to_owned()));
+    });
+    let (users, connections) = (json::integer(users?)?, json::integer(connections?)?);
+    is_object.ok()?.then_some(Presence { users, connections, each })
 }
 
-fn in_words(presence: &Value) -> String {
-    let number = |name: &str, thing| count(presence[name].as_i64().unwrap_or_default(), thing);
-    let (users, connections) = (number("users", "user"), number("connections", "connection"));
-    let mut text = format!("{users}, {connections}\n");
-    for member in presence["members"].as_array().into_iter().flatten() {
-        let word = |name: &str| match &member[name] {
-            Value::String(word) => word.escape_debug().to_string(),
-            other => other.to_string(),
+impl Presence {
+    fn members(&self) -> [(&'static str, String); 3] {
+        let each = |(id, user): &(String, String)| {
+            object(&[("id", json::quote(id)), ("user", user.clone())])
         };
-        text.push_str(&format!("{}\t{}\n", word("id"), word("user")));
+        [
+            ("users", self.users.to_string()),
+            ("connections", self.connections.to_string()),
+            ("members", array(self.each.iter().map(each))),
+        ]
     }
-    text
+
+    fn in_words(&self) -> String {
+        let (users, connections) =
+            (count(self.users, "user"), count(self.connections, "connection"));
+        let mut text = format!("{users}, {connections}\n");
+        for (id, user) in &self.each {
+            let user = json::string(user.as_str()).unwrap_or(user.into());
+            text.push_str(&format!("{}\t{}\n", id.escape_debug(), user.escape_debug()));
+        }
+        text
+    }
 }
 
 #[cfg(test)]
@@ -71,7 +89,7 @@ mod tests {
     #[test]
     fn replies_in_words() {
         let reply = r#"{"countUser":1,"countConnection":2,"connId_UserId":{"a":"5","b":"5\n"}}"#;
-        let words = |reply| presence(reply).map(|it| in_words(&it));
+        let words = |reply| presence(reply).map(|it| it.in_words());
         assert_eq!(words(reply).unwrap(), "1 user, 2 connections\na\t5\nb\t5\\n\n");
         assert_eq!(words("false").unwrap(), "0 users, 0 connections\n");
         assert_eq!(words("{}"), None);

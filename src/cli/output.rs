@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::Stop;
+use crate::codec::json;
 use crate::durable::sync_name;
 use crate::log::is_command;
 pub(super) use crate::log::printable;
@@ -22,8 +23,25 @@ pub(super) fn out(text: &str) -> Result<(), Stop> {
 }
 
 /// Writes an object, on one line.
-pub(super) fn out_json(object: &serde_json::Value) -> Result<(), Stop> {
-    out(&(printable_json(&object.to_string()) + "\n"))
+pub(super) fn out_json(members: &[(impl AsRef<str>, String)]) -> Result<(), Stop> {
+    out(&(printable_json(&object(members)) + "\n"))
+}
+
+/// An object of these members, whose values are JSON already.
+pub(super) fn object(members: &[(impl AsRef<str>, String)]) -> String {
+    let members = members.iter().map(|(name, value)| json::quote(name.as_ref()) + ":" + value);
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+}
+
+/// An array of these elements, which are JSON already.
+pub(super) fn array(elements: impl Iterator<Item = String>) -> String {
+    format!("[{}]", elements.collect::<Vec<_>>().join(","))
+}
+
+/// A number, without a point if it is whole; `null` if it is none.
+pub(super) fn number(value: f64) -> String {
+    // Without the sign of a zero.
+    if value.is_finite() { (value + 0.0).to_string() } else { "null".into() }
 }
 
 /// Says one line to the person, on standard error, without disturbing the output.

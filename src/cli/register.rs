@@ -1,7 +1,5 @@
 //! `fws register`: a new namespace.
 
-use serde_json::json;
-
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON};
 use super::output::{out, out_json, tell};
 use super::session::{Body, Session, named, refusal};
@@ -72,8 +70,9 @@ pub(super) fn hand_over(call: &Call, config: &Config, name: &str, reply: &str) -
     match call.flag(JSON.name) {
         Some(_) => {
             let file = kept.as_ref().and_then(|kept| kept.as_ref().ok());
-            let file = file.map(|path| path.display().to_string());
-            out_json(&json!({"namespace": name, "key": key.expose(), "file": file}))?;
+            let file = file.map_or("null".into(), |path| json::quote(&path.to_string_lossy()));
+            let (name, key) = (json::quote(name), json::quote(key.expose()));
+            out_json(&[("namespace", name), ("key", key), ("file", file)])?;
         }
         None => out(&format!("{}\n", key.expose()))?,
     }

@@ -77,6 +77,12 @@ impl Body {
     }
 }
 
+/// What a browser says of itself.
+pub(super) fn auth_message(namespace: &str, token: &str) -> String {
+    let (i, s) = (json::quote(namespace), json::quote(token));
+    format!("{{\"event\":\"auth\",\"data\":{{\"i\":{i},\"s\":{s}}}}}")
+}
+
 impl Session {
     /// Connects, without auth.
     pub fn connect(call: &Call, config: &Config) -> Result<Session, Stop> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::termios::tcgetwinsize;
 
 use super::flags::{AT_ADMIN, AT_CONFIG, Flag};
-use super::output::{out, printable};
+use super::output::{number, out, out_json, printable};
 use super::session::place;
 use super::{Call, Command, Stop};
 use crate::client::{Address, ClientError, page};
@@ -71,7 +71,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     loop {
         let (watch, samples) = (Stopwatch::start(), look(&address)?);
         if is_json {
-            out(&json(&samples))?;
+            out_json(&members(&samples))?;
         } else {
             let reading = Reading::new(samples);
             let elapsed = before.as_ref().map(|(before, watch)| (before, watch.elapsed_us()));
@@ -145,36 +145,29 @@ fn look(address: &Address) -> Result<Vec<Sample>, Stop> {
 }
 
 /// Each number under its name, as Prometheus writes it.
-fn json(samples: &[Sample]) -> String {
-    let mut object = serde_json::Map::new();
-    for Sample { name, labels, value } in samples {
+fn members(samples: &[Sample]) -> Vec<(String, String)> {
+    let member = |Sample { name, labels, value }: &Sample| {
         let labels: Vec<String> =
             labels.iter().map(|(label, value)| format!("{label}={value:?}")).collect();
         let key = match labels.is_empty() {
             true => name.clone(),
             false => format!("{name}{{{}}}", labels.join(",")),
         };
-        object.insert(printable(&key), number(*value));
-    }
-    serde_json::Value::Object(object).to_string() + "\n"
-}
-
-/// A whole number without a point.
-fn number(value: f64) -> serde_json::Value {
-    if value.fract() == 0.0 && value.abs() < 9e15 {
-        return (value as i64).into();
-    }
-    value.into()
+        (printable(&key), number(*value))
+    };
+    samples.iter().map(member).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::object;
 
     #[test]
     fn every_number_has_a_name_in_json() {
         let text = "a_total 5\nb{x=\"1\"} 0.25\nb{x=\"\u{1b}\"} 1\n";
-        let value: serde_json::Value = serde_json::from_str(&json(&parse(text).unwrap())).unwrap();
+        let text = object(&members(&parse(text).unwrap()));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["a_total"], 5);
         assert_eq!(value["b{x=\"1\"}"], 0.25);
         assert_eq!(value["b{x=\"\\u{1b}\"}"], 1);

@@ -2,7 +2,7 @@
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, JSON, KEY, ORIGIN};
 use super::output::{end_with_reader, out, printable, printable_json, tell};
-use super::session::{named, namespace_key, origin, web_address};
+use super::session::{auth_message, named, namespace_key, origin, web_address};
 use super::{Call, Command, Stop};
 use crate::client::{ANSWER_MS, ClientError, Message, Socket};
 use crate::codec::{json, jwt};
@@ -99,9 +99,7 @@ fn authenticate(
     token: &str,
     key_from: &str,
 ) -> Result<(), Stop> {
-    let (i, s) = (json::quote(namespace), json::quote(token));
-    let message = format!("{{\"event\":\"auth\",\"data\":{{\"i\":{i},\"s\":{s}}}}}");
-    socket.send(message.as_bytes()).map_err(failed)?;
+    socket.send(auth_message(namespace, token).as_bytes()).map_err(failed)?;
     match socket.next_within(ANSWER_MS).map_err(failed)? {
         None => Err(failed(ClientError::Silence)),
         Some(Message::Text(text)) if event(&text).is_some_and(|it| it.name == "auth ok") => Ok(()),

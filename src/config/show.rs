@@ -118,5 +118,5 @@ fn path(path: &Option<PathBuf>) -> Option<String> {
 }
 
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    serde_json::to_string(text).unwrap_or_default()
 }

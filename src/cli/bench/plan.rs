@@ -4,10 +4,10 @@ use std::io::{IsTerminal, Write, stderr};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
-use super::table::{json, text};
+use super::table::{members, text};
 use super::*;
 use crate::address::Place;
-use crate::cli::output::out;
+use crate::cli::output::{out, out_json};
 use crate::cli::session;
 use crate::client::{self, Address};
 use crate::demo;
@@ -27,7 +27,7 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
     show("");
     let outcome = result.map_err(|fault| Stop::Failed(format!("{fault}{}", absence(&plan))))?;
     let is_json = call.flag(JSON.name).is_some();
-    out(&if is_json { json(&plan, &outcome) } else { text(&plan, &outcome) })
+    if is_json { out_json(&members(&plan, &outcome)) } else { out(&text(&plan, &outcome)) }
 }
 
 /// Which of the server's addresses nobody listens at, if any: why a run has failed, perhaps.

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use serde_json::{Map, Value};
-
+use crate::cli::output::number;
+use crate::codec::json::quote;
 use crate::load::{Action, Figure, Outcome, Plan, Protocol, Unit, Workload};
 
 fn name<T: PartialEq>(all: &[(&'static str, T)], value: T) -> &'static str {
@@ -67,34 +67,27 @@ fn grouped(value: f64) -> String {
     out
 }
 
-/// One object: what was done, and every figure.
-pub(super) fn json(plan: &Plan, outcome: &Outcome) -> String {
-    let mut object = Map::new();
-    object.insert("workload".into(), name(&Workload::ALL, plan.workload).into());
-    object.insert("to".into(), name(&Protocol::ALL, plan.protocol).into());
-    if plan.workload == Workload::Control {
-        object.insert("command".into(), name(&Action::ALL, plan.action).into());
-    }
-    object.insert("bytes".into(), plan.bytes.into());
-    object.insert("in_flight".into(), plan.in_flight.into());
-    if matches!(plan.workload, Workload::Rate | Workload::Slow) {
-        object.insert("per_second".into(), plan.per_second.into());
-    }
-    object.insert("warm_up_seconds".into(), rounded(plan.warm_up_ms as f64 / 1000.0));
-    if plan.protocol.is_ours() {
-        object.insert("namespace".into(), plan.namespace.as_str().into());
-    }
-    for figure in &outcome.0 {
-        let name = format!("{}{}", figure.name, figure.unit.suffix());
-        object.insert(name, rounded(figure.value));
-    }
-    Value::Object(object).to_string() + "\n"
-}
-
-/// To a thousandth; a whole number without a point.
-fn rounded(value: f64) -> Value {
-    let value = (value * 1000.0).round() / 1000.0;
-    if value.fract() == 0.0 { (value as i64).into() } else { value.into() }
+/// What was done, and every figure.
+pub(super) fn members(plan: &Plan, outcome: &Outcome) -> Vec<(String, String)> {
+    let rounded = |value: f64| number((value * 1000.0).round() / 1000.0);
+    let is_paced = matches!(plan.workload, Workload::Rate | Workload::Slow);
+    let is_control = plan.workload == Workload::Control;
+    let named = [
+        ("workload", Some(quote(name(&Workload::ALL, plan.workload)))),
+        ("to", Some(quote(name(&Protocol::ALL, plan.protocol)))),
+        ("command", is_control.then(|| quote(name(&Action::ALL, plan.action)))),
+        ("bytes", Some(plan.bytes.to_string())),
+        ("in_flight", Some(plan.in_flight.to_string())),
+        ("per_second", is_paced.then(|| plan.per_second.to_string())),
+        ("warm_up_seconds", Some(rounded(plan.warm_up_ms as f64 / 1000.0))),
+        ("namespace", plan.protocol.is_ours().then(|| quote(&plan.namespace))),
+    ];
+    let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let figures = outcome
+        .0
+        .iter()
+        .map(|figure| (format!("{}{}", figure.name, figure.unit.suffix()), rounded(figure.value)));
+    named.chain(figures).collect()
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ mod url;
 use std::time::Duration;
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS_UNIX, Flag, KEY};
-use super::output::{out, out_json, printable};
-use super::session::{namespace_key, origin, seconds};
+use super::output::{array, object, out, out_json, printable};
+use super::session::{auth_message, namespace_key, origin, seconds};
 use super::{Call, Command, Stop};
 use crate::client::Address;
-use crate::codec::jwt;
+use crate::codec::{json, jwt};
 use crate::keys;
 use crate::time::Clock;
 use url::Url;
@@ -126,14 +126,17 @@ impl Finding {
         text
     }
 
-    fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> String {
         let verdict = match self.verdict {
             Verdict::Unknown => "cannot tell",
             verdict => verdict.word(),
         };
-        serde_json::json!({
-            "check": self.check, "verdict": verdict, "says": self.says, "advice": self.advice,
-        })
+        object(&[
+            ("check", json::quote(self.check)),
+            ("verdict", json::quote(verdict)),
+            ("says", json::quote(&self.says)),
+            ("advice", array(self.advice.iter().map(|line| json::quote(line)))),
+        ])
     }
 }
 
@@ -172,6 +175,13 @@ struct Pass {
     endless: Option<String>,
 }
 
+impl Pass {
+    /// The message that says who we are.
+    fn message(&self) -> String {
+        auth_message(&self.namespace, &self.token)
+    }
+}
+
 /// What has been found. Prints as it grows.
 struct Report {
     findings: Vec<Finding>,
@@ -197,11 +207,9 @@ impl Report {
     fn finish(self, url: &Url) -> Result<(), Stop> {
         let wrong = self.findings.iter().filter(|it| it.verdict == Verdict::Wrong).count();
         if self.is_json {
-            let checks: Vec<_> = self.findings.iter().map(Finding::to_json).collect();
-            let object = serde_json::json!({
-                "url": url.to_string(), "ok": wrong == 0, "checks": checks,
-            });
-            out_json(&object)?;
+            let checks = array(self.findings.iter().map(Finding::to_json));
+            let url = json::quote(&url.to_string());
+            out_json(&[("url", url), ("ok", (wrong == 0).to_string()), ("checks", checks)])?;
         }
         match wrong {
             0 => Ok(()),
@@ -332,7 +340,7 @@ mod tests {
         let text = "wrong  path           it says \\u{1b}[2J\n       do:            this\n       \
                     do:            or that\n";
         assert_eq!(finding.to_text(), text);
-        let json = Finding::unknown("clock", "?").to_json().to_string();
+        let json = Finding::unknown("clock", "?").to_json();
         assert!(json.contains(r#""verdict":"cannot tell""#), "{json}");
     }
 }

@@ -36,7 +36,7 @@ fn carries(site: &Site, check: &'static str, below: &str, first: Option<&str>) -
     let opened = time(watch.elapsed_us());
     let message = match first {
         None => PING.to_owned(),
-        Some(_) => serde_json::json!([PING]).to_string(),
+        Some(_) => format!("[{}]", json::quote(PING)),
     };
     let said = first.map_or(Ok(None), |_| socket.next_within(ANSWER_MS));
     let is_greeted = match (&said, first) {
@@ -99,7 +99,7 @@ pub(super) fn auth(site: &Site) -> (Vec<Finding>, bool) {
     };
     let reply = open(site, "/websocket").and_then(|opened| match opened {
         Ok(mut socket) => {
-            socket.send(auth_message(pass).as_bytes())?;
+            socket.send(pass.message().as_bytes())?;
             socket.next_within(ANSWER_MS)
         }
         Err(visit) => Err(ClientError::Foreign(format!("it answers HTTP {}", visit.status))),
@@ -116,12 +116,6 @@ pub(super) fn auth(site: &Site) -> (Vec<Finding>, bool) {
         Ok(_) => (vec![failed(site, "token", &ClientError::Silence), by_date(date)], false),
         Err(error) => (vec![failed(site, "token", &error), by_date(date)], false),
     }
-}
-
-/// The message that says who we are.
-pub(super) fn auth_message(pass: &Pass) -> String {
-    let data = serde_json::json!({ "i": pass.namespace, "s": pass.token });
-    serde_json::json!({ "event": "auth", "data": data }).to_string()
 }
 
 fn not_taken(site: &Site, pass: &Pass, code: u16, reason: &str, now: u64) -> Finding {
@@ -171,8 +165,7 @@ fn is_good_without_end(site: &Site, pass: &Pass) -> bool {
         endless: None,
     };
     let Ok(Ok(mut socket)) = open(site, "/websocket") else { return false };
-    let reply =
-        socket.send(auth_message(&pass).as_bytes()).and_then(|()| socket.next_within(ANSWER_MS));
+    let reply = socket.send(pass.message().as_bytes()).and_then(|()| socket.next_within(ANSWER_MS));
     matches!(reply, Ok(Some(Message::Text(text))) if text.contains("\"auth ok\""))
 }
 

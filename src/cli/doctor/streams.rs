@@ -3,9 +3,10 @@
 
 use super::answer::{BUFFERING, TIMEOUT, failed, refused};
 use super::find::{ANSWER_MS, CLOSE, PACKED, ask, head};
-use super::sockets::{ANSWER, PING, auth_message};
+use super::sockets::{ANSWER, PING};
 use super::{Finding, Site, session, time};
 use crate::client::{ClientError, Message, Socket, Visit};
+use crate::codec::json;
 use crate::time::Stopwatch;
 
 /// What comes later than this, in milliseconds, was kept back by somebody.
@@ -92,7 +93,7 @@ fn ended(check: &'static str) -> Finding {
 
 /// Sends a message to a session over HTTP.
 fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Result<(), Finding> {
-    let body = serde_json::json!([message]).to_string();
+    let body = format!("[{}]", json::quote(message));
     let request = format!(
         "{}Content-Type: text/plain\r\n{CLOSE}Content-Length: {}\r\n\r\n{body}",
         head(site, "POST", &format!("/{session}/xhr_send")),
@@ -228,7 +229,7 @@ fn silent_socket(site: &Site, is_in: bool) -> Silence {
     };
     if is_in
         && let Some(pass) = &site.pass
-        && let Err(error) = socket.send(auth_message(pass).as_bytes())
+        && let Err(error) = socket.send(pass.message().as_bytes())
     {
         return Silence::Failed(failed(site, "idle", &error));
     }
@@ -258,7 +259,7 @@ fn silent_stream(site: &Site, is_in: bool) -> Silence {
     }
     if is_in
         && let Some(pass) = &site.pass
-        && let Err(finding) = send(site, "idle_stream", &session, &auth_message(pass))
+        && let Err(finding) = send(site, "idle_stream", &session, &pass.message())
     {
         return Silence::Failed(finding);
     }

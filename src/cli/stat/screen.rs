@@ -215,7 +215,7 @@ fn namespaces(now: &Reading, before: Before<'_>) -> String {
             ((total - was).max(0.0), total, name)
         })
         .collect();
-    rows.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    rows.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(b.2)));
     rows.truncate(NAMESPACES);
     if rows.is_empty() {
         return String::new();

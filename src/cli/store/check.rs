@@ -4,6 +4,7 @@ use super::{failed, holder, now, unopened};
 use crate::cli::flags::{CONFIG, DATA, JSON};
 use crate::cli::output::{out, out_json, tell};
 use crate::cli::{Call, Command, Stop};
+use crate::codec::json;
 use crate::hub::Row;
 use crate::journal::store::{DAMAGED_ADVICE, Folder, Home, Opened};
 
@@ -64,11 +65,9 @@ fn run(call: &Call) -> Result<(), Stop> {
         ("file_bytes", file_bytes),
     ];
     if call.flag(JSON.name).is_some() {
-        let mut object = serde_json::json!({"file": path.display().to_string()});
-        for (name, number) in numbers {
-            object[name] = number.into();
-        }
-        return out_json(&object);
+        let numbers = numbers.map(|(name, number)| (name, number.to_string()));
+        let file = ("file", json::quote(&path.to_string_lossy()));
+        return out_json(&[&[file][..], &numbers].concat());
     }
     let mut text = format!("{} is whole\n", path.display());
     for (name, number) in numbers {

@@ -445,7 +445,7 @@ impl Hub {
         for channel in channels {
             if let Some((id, _)) = self.find_channel(ns, channel) {
                 let publication = Publication::new(channel, data);
-                self.hand_out(ns, id, &publication, to, out, |peer| reached.push(peer));
+                self.hand_out(ns, id, &publication, to, out, |peer| reached.push(peer.slot));
             }
         }
         reached.sort_unstable();

@@ -2,6 +2,7 @@
 //! put in force; or not, and the one before stays. What was decided goes to the log, by name.
 //! Called by the server's loop between two turns.
 
+use std::borrow::Cow;
 use std::io;
 
 use hashbrown::HashSet;
@@ -117,7 +118,7 @@ impl InForce<'_> {
             }
         }
         let mut news = News::new("reload: ", at);
-        let named: HashSet<&str> = namespaces.iter().map(|(name, _)| name.as_str()).collect();
+        let named: HashSet<Cow<'_, str>> = namespaces.iter().map(|(name, _)| name.into()).collect();
         for (name, _) in &self.config.namespaces {
             if !named.contains(name.as_str()) && switch.undeclare(name) {
                 news.tell(format_args!("nobody can open namespace {name:?} any more"));

@@ -9,7 +9,7 @@
 
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::control::Controller;
@@ -124,8 +124,8 @@ impl Shares {
 #[derive(Debug, Default)]
 pub(super) struct Intake {
     reserve: Reserve,
-    /// Who waits, and for how much, in the order in which they came.
-    line: BTreeMap<u64, (ConnId, usize)>,
+    /// Who waits, each with its place and for how much, in the order in which they came.
+    line: VecDeque<(u64, ConnId, usize)>,
     /// Who waits may have changed since the last look, or how much there may be.
     is_stale: bool,
     /// What was reserved at the last look, and when to look again at the latest.
@@ -149,7 +149,7 @@ impl Intake {
             return Ok(self.reserve.room(bytes));
         }
         self.waits += 1;
-        self.line.insert(self.waits, (conn, bytes));
+        self.line.push_back((self.waits, conn, bytes));
         self.is_stale = true;
         Err(self.waits)
     }
@@ -163,7 +163,9 @@ impl Intake {
 
     /// Whoever had that place waits no longer.
     pub fn leave(&mut self, place: u64) {
-        self.line.remove(&place);
+        if let Ok(at) = self.line.binary_search_by_key(&place, |(place, ..)| *place) {
+            self.line.remove(at);
+        }
         self.is_stale = true;
     }
 
@@ -241,7 +243,7 @@ impl Switch {
 
     /// Those in line who are heard when there is room.
     fn waiters(&self) -> Vec<InLine> {
-        let waiter = |(place, (conn, bytes)): (&u64, &(ConnId, usize))| {
+        let waiter = |(place, conn, bytes): &(u64, ConnId, usize)| {
             let controller = self.seats.look_at(*conn).filter(|it| !it.is_ended)?;
             let tenant = controller.namespace();
             Some(InLine { place: *place, conn: *conn, tenant, bytes: *bytes })
@@ -304,7 +306,7 @@ impl Switch {
         assert_eq!(rooms.map(|room| room.bytes).sum::<usize>(), self.intake.reserved());
         let places = controllers().filter_map(|controller| controller.place);
         assert_eq!(places.count(), self.intake.line.len(), "who waits for room");
-        for (place, (conn, _)) in &self.intake.line {
+        for (place, conn, _) in &self.intake.line {
             let controller = self.seats.look_at(*conn);
             assert!(controller.is_some_and(|c| c.place == Some(*place) && c.room.is_none()));
         }

@@ -162,7 +162,8 @@ impl<'a> Fields<'a> {
     /// Takes what a request has.
     #[inline]
     fn read(&mut self, body: &'a str) -> Result<(), JsonError> {
-        json::each_member(body, json::DEPTH_MAX, |key, value| {
+        // Moved into it, it is one reference: else each of its fields is.
+        json::each_member(body, json::DEPTH_MAX, move |key, value| {
             let field = match key {
                 b"action" => &mut self.action,
                 b"channel" => &mut self.channel,

@@ -18,7 +18,6 @@ use fws::edge::{Door, Net};
 use fws::limits::Limits;
 use fws::reactor::{Bounds, Listener, Reactor};
 use fws::reason::CloseReason;
-use fws::time::{Millis, Now};
 use fws::web::{Application, Message, Outlet, Parting, Service, Standalone};
 
 /// A frame and a message, over WebSocket and in the body of a request.
@@ -76,16 +75,6 @@ impl Application for Echoes {
     fn bounds(&self, _: &Peer) -> MessageBounds {
         MessageBounds { message_bytes: MESSAGE_BYTES, fragments: FRAGMENTS }
     }
-
-    fn deadline(&self, _: &Peer, _: Now) -> Option<Millis> {
-        None
-    }
-
-    fn timed_out(&mut self, _: &mut Peer, _: Now) -> Result<(), Parting> {
-        Ok(())
-    }
-
-    fn closed(&mut self, _: Peer) {}
 
     fn page(&mut self, _: &mut impl Net, _: &Head<'_>) -> Response {
         Response::new(404).text("nothing here\n")

@@ -113,10 +113,10 @@ pub trait Handler {
 
     /// All that was queued has gone to the kernel, and either the kernel had refused some of it
     /// before, or the connection is paused.
-    fn drained(&mut self, net: &mut impl Net, conn: ConnId);
+    fn drained(&mut self, _net: &mut impl Net, _conn: ConnId) {}
 
     /// The deadline set with [`Net::deadline`] has passed; it is cleared before this call.
-    fn timed_out(&mut self, net: &mut impl Net, conn: ConnId);
+    fn timed_out(&mut self, _net: &mut impl Net, _conn: ConnId) {}
 
     /// The peer does not take what was published to it, and is to be let go for that reason.
     fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
@@ -124,12 +124,12 @@ pub trait Handler {
     }
 
     /// The connection is gone for the handler: forget it.
-    fn closed(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason);
+    fn closed(&mut self, _net: &mut impl Net, _conn: ConnId, _reason: CloseReason) {}
 
     /// The process has been told to stop. The doors are closed, and what had arrived has been
     /// given to `received`, but to those who were paused for too long: let everybody go, evenly,
     /// and the last of them at that moment.
-    fn stopping(&mut self, net: &mut impl Net, until: Millis);
+    fn stopping(&mut self, _net: &mut impl Net, _until: Millis) {}
 
     /// Whether this turn has no room for more of what comes through [`Door::Control`]: of those who
     /// come that way, whoever has not been read by then is read first in the next one.
@@ -144,14 +144,16 @@ pub trait Handler {
     }
 
     /// When `tick` is wanted at the latest, as things stand behind the turn's output.
-    fn due(&self, net: &impl Net) -> Option<Millis>;
+    fn due(&self, _net: &impl Net) -> Option<Millis> {
+        None
+    }
 
     /// Once a turn, before the input of that turn: the time has gone on.
-    fn tick(&mut self, net: &mut impl Net);
+    fn tick(&mut self, _net: &mut impl Net) {}
 
     /// Once a turn, after its input and before its output: record what the turn changed, release
     /// what has become durable.
-    fn settle(&mut self, net: &mut impl Net);
+    fn settle(&mut self, _net: &mut impl Net) {}
 }
 
 /// What a reactor offers. Calls for a connection that is gone do nothing.

@@ -150,18 +150,6 @@ impl Application for Pages<'_> {
         match *peer {}
     }
 
-    fn deadline(&self, peer: &Infallible, _: Now) -> Option<Millis> {
-        match *peer {}
-    }
-
-    fn timed_out(&mut self, peer: &mut Infallible, _: Now) -> Result<(), Parting> {
-        match *peer {}
-    }
-
-    fn closed(&mut self, peer: Infallible) {
-        match peer {}
-    }
-
     fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response {
         if self.is_local && !is_for_address(head) {
             let text = "this door has no name: ask for its address, or for localhost\n";

@@ -288,17 +288,13 @@ impl Handler for Driver {
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         net.close(conn, CloseReason::PeerClosed);
     }
-    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
     fn closed(&mut self, _: &mut impl Net, conn: ConnId, _: CloseReason) {
         let result = self.work.closed(conn);
         self.note(result);
     }
-    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(self.work.due().map_or(self.next_look, |due| due.min(self.next_look)))
     }
-    fn tick(&mut self, _: &mut impl Net) {}
     fn settle(&mut self, net: &mut impl Net) {
         let result = self.work.settle(net);
         self.note(result);

@@ -38,16 +38,10 @@ impl Handler for Late {
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         net.close(conn, CloseReason::PeerClosed);
     }
-    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
-    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn due(&self, _: &impl Net) -> Option<Millis> {
         // Turns go on; whoever hangs, hangs alone.
         Some(Millis(0))
     }
-    fn tick(&mut self, _: &mut impl Net) {}
-    fn settle(&mut self, _: &mut impl Net) {}
 }
 
 /// Counts what happens.
@@ -93,12 +87,9 @@ impl Handler for Crowd {
         self.ended += 1;
         net.close(conn, CloseReason::PeerClosed);
     }
-    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
     fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {
         self.expired += 1;
     }
-    fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
-    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn has_heard_enough(&self) -> bool {
         self.has_enough
     }
@@ -111,7 +102,6 @@ impl Handler for Crowd {
     fn tick(&mut self, _: &mut impl Net) {
         self.has_enough = false;
     }
-    fn settle(&mut self, _: &mut impl Net) {}
 }
 
 /// Turns until `count` has come to `all`; returns the most that it moved in one turn.
@@ -420,17 +410,12 @@ impl Handler for Deaf {
         Ok(0)
     }
     fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
     fn closed(&mut self, _: &mut impl Net, _: ConnId, reason: CloseReason) {
         self.closed.push(reason);
     }
-    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
     }
-    fn tick(&mut self, _: &mut impl Net) {}
-    fn settle(&mut self, _: &mut impl Net) {}
 }
 
 #[test]

@@ -52,16 +52,6 @@ impl Application for Echo {
         Bounds { message_bytes: 2048, fragments: 4 }
     }
 
-    fn deadline(&self, _: &(), _: Now) -> Option<Millis> {
-        None
-    }
-
-    fn timed_out(&mut self, _: &mut (), _: Now) -> Result<(), Parting> {
-        Ok(())
-    }
-
-    fn closed(&mut self, (): ()) {}
-
     fn page(&mut self, _: &mut impl Net, _: &Head<'_>) -> Response {
         Response::new(404).text("nothing\n")
     }

@@ -169,16 +169,20 @@ pub trait Application {
 
     /// When [`Application::timed_out`] is wanted. Asked when a session begins, after its deadline,
     /// and when [`Outlet::reschedule`] says so.
-    fn deadline(&self, peer: &Self::Peer, now: Now) -> Option<Millis>;
+    fn deadline(&self, _peer: &Self::Peer, _now: Now) -> Option<Millis> {
+        None
+    }
 
     /// A deadline has come, perhaps not the one that was asked for.
     ///
     /// # Errors
     /// How the session ends.
-    fn timed_out(&mut self, peer: &mut Self::Peer, now: Now) -> Result<(), Parting>;
+    fn timed_out(&mut self, _peer: &mut Self::Peer, _now: Now) -> Result<(), Parting> {
+        Ok(())
+    }
 
     /// A session has ended: forget it.
-    fn closed(&mut self, peer: Self::Peer);
+    fn closed(&mut self, _peer: Self::Peer) {}
 
     /// The answer to a request that is not for a service. The body of the request is read and
     /// thrown away.

@@ -91,16 +91,12 @@ fn who_has_gone_in_a_turn_is_forgotten_before_it_is_settled() {
             Ok(input.len())
         }
         fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
-        fn drained(&mut self, _: &mut impl Net, _: ConnId) {}
-        fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {}
         fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {
             self.open -= 1;
         }
-        fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
         fn due(&self, _: &impl Net) -> Option<Millis> {
             Some(Millis(0))
         }
-        fn tick(&mut self, _: &mut impl Net) {}
         fn settle(&mut self, net: &mut impl Net) {
             if net.meters().received_bytes > 0 {
                 self.settled_with.push(self.open);

@@ -40,8 +40,6 @@ impl Handler for Pair {
     fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {
         self.expired += 1;
     }
-    fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {}
-    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
     fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
     }
@@ -53,7 +51,6 @@ impl Handler for Pair {
             }
         }
     }
-    fn settle(&mut self, _: &mut impl Net) {}
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub struct Kept {
     pub aside: usize,
     /// What answers take together, those to back ends included, counted in the same way.
     pub answers: usize,
+    /// Bytes of those that were handed to [`Net::keep`], each counted as often as it was.
+    pub answers_aside: usize,
 }
 
 /// A connection that answers wait for.

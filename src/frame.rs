@@ -77,8 +77,8 @@ struct Total {
 #[derive(Debug, Default)]
 pub struct Ledger {
     totals: [Total; 2],
-    /// Bytes of publications that wait outside of the pool, each counted in every place.
-    aside: usize,
+    /// Bytes of each kind that wait outside of the pool, each frame counted in every place.
+    aside: [usize; 2],
 }
 
 /// What one more place in which a frame waits costs: a node, in a pool that may be half empty.
@@ -111,18 +111,18 @@ impl Ledger {
     /// A frame waits in one more place, which is no queue of the pool.
     pub fn add_aside(&mut self, frame: &Frame, kind: Kind) {
         self.add(frame, kind);
-        self.aside += if kind == Kind::Published { frame.len() } else { 0 };
+        self.aside[kind as usize] += frame.len();
     }
 
     /// It waits there no longer.
     pub fn remove_aside(&mut self, frame: &Frame, kind: Kind) {
         self.remove(frame, kind);
-        self.aside -= if kind == Kind::Published { frame.len() } else { 0 };
+        self.aside[kind as usize] -= frame.len();
     }
 
-    /// Bytes of all publications that wait outside of the pool, as often as they do.
-    pub fn aside(&self) -> usize {
-        self.aside
+    /// Bytes of all of that kind that wait outside of the pool, as often as they do.
+    pub fn aside(&self, kind: Kind) -> usize {
+        self.aside[kind as usize]
     }
 
     /// Memory that all take which are of that kind.

@@ -6,9 +6,12 @@
 
 mod common;
 
+use common::browser::auth_message;
 use common::control::{Control, frame};
 use common::eventually;
-use common::server::{Options, Server};
+use common::server::{Options, Server, key_of};
+use common::token::token;
+use common::web::{Http, post, session};
 use common::wire::Wire;
 use serde_json::json;
 use std::io::{Read, Write};
@@ -485,4 +488,44 @@ fn half_commands_of_one_namespace_keep_nobody_else_out() {
     }
     drop(halves);
     server.assert_alive();
+}
+
+#[test]
+fn whoever_polls_gets_states_that_leave_no_room_for_anybody_else() {
+    // What waits for polls is all that takes the room: that none of them got anything while there
+    // was none left them, and all others, waiting for ever.
+    const CROWD: usize = 3;
+    let server = Server::start(&Options::limits(&[("answers_bytes", 1_000_000)]));
+    let mut control = server.controller("demo");
+    let state = text(400_000);
+    (0..CROWD).for_each(|number| control.ok(&set(&format!("c{number}"), &state)));
+    let sessions: Vec<String> = (0..CROWD).map(|_| session()).collect();
+    for (number, id) in sessions.iter().enumerate() {
+        assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1, "o\n");
+        let auth = auth_message(
+            "demo",
+            &token(&json!({ "i": format!("u{number}") }).to_string(), key_of("demo")),
+        );
+        let subscribe = json!({ "event": "subscribe", "data": format!("c{number}") }).to_string();
+        let said = json!([auth, subscribe]).to_string();
+        assert_eq!(post(server.ws, &format!("/socket/{id}/xhr_send"), &said).0, 204);
+    }
+    let mut other = server.browser("other", r#"{"i":1}"#);
+    let mut polls: Vec<Http> = sessions.iter().map(|_| Http::connect(server.ws)).collect();
+    for (poll, id) in polls.iter_mut().zip(&sessions) {
+        poll.send(&format!("POST /socket/{id}/xhr"), &[], "");
+    }
+    for (number, poll) in polls.iter_mut().enumerate() {
+        let body = poll.answer().body;
+        let state = json!(message(&format!("c{number}"), &state)).to_string();
+        assert!(
+            body.ends_with(&format!(",{state}]\n")),
+            "{number}: {} {}",
+            body.len(),
+            &body[..60.min(body.len())]
+        );
+    }
+    server.controller("other").ok(&set("large", &state));
+    other.say(r#"{"event":"subscribe","data":"large"}"#);
+    other.expect(&message("large", &state));
 }

@@ -525,7 +525,8 @@ impl Net for FakeNet {
     fn kept(&self) -> Kept {
         let ledger = &self.frames.ledger;
         let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
-        Kept { bytes, aside: ledger.aside(), answers }
+        let aside = ledger.aside(Kind::Published);
+        Kept { bytes, aside, answers, answers_aside: ledger.aside(Kind::Asked) }
     }
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {

@@ -1,57 +1,119 @@
 //! Those whose next message waits for room for its answer, because answers that wait take too much
 //! memory: a line, in which they are heard again as soon as there is room. What they say is bounded
 //! as input that waits is.
+//!
+//! Sessions over HTTP that have their answers, and a browser that waits for them, have a line of
+//! their own: an answer to a request is made for it alone, and so must wait as well. But what waits
+//! for them may be all that leaves no room. Then they get it one after the other: that makes room.
 
 use std::collections::VecDeque;
 
+use super::polled::PolledId;
 use super::session::Link;
+use super::taking::MUCH_BYTES;
 use super::{Application, SESSIONS_PER_TURN, SessionId, Web};
-use crate::edge::Net;
+use crate::edge::{ConnId, Net};
 
-/// So many in the line who have gone are not worth a look.
+/// So many in a line who have gone are not worth a look.
 const STALE: usize = 64;
 
-/// The line.
+/// Who waits, in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct Hungry {
+struct Queue {
     line: VecDeque<SessionId>,
-    /// The line is looked through for those who have gone when it is as long as this.
+    /// It is looked through for those who have gone when it is as long as this.
     look_at: usize,
 }
 
+impl Queue {
+    /// Forgets those who have gone, when it is time.
+    fn tidy(&mut self, is_there: impl Fn(&SessionId) -> bool) {
+        let Queue { line, look_at } = self;
+        if line.len() >= *look_at || (line.is_empty() && line.capacity() > 2 * STALE) {
+            line.retain(is_there);
+            line.shrink_to(2 * line.len());
+            *look_at = 2 * line.len() + STALE;
+        }
+    }
+}
+
+/// Both lines.
+#[derive(Debug, Default)]
+pub(super) struct Hungry {
+    /// Those who ask for more.
+    askers: Queue,
+    /// Those for whom it is there.
+    takers: Queue,
+    /// The one of these that has its turn, though there is no room.
+    next: Option<PolledId>,
+    /// The connection of the one that had it last.
+    pub given: Option<ConnId>,
+    /// Another one may have it in the next turn of the loop.
+    pub is_due: bool,
+}
+
 impl Hungry {
-    /// One more waits.
+    /// One more waits with what it asks for.
     pub fn push(&mut self, id: SessionId) {
-        self.line.push_back(id);
+        self.askers.line.push_back(id);
+    }
+
+    /// One more waits for what is there for it.
+    pub fn push_taker(&mut self, id: SessionId) {
+        self.takers.line.push_back(id);
+        self.is_due = true;
+    }
+
+    /// Whether a session gets what is there for it though there is no room: once.
+    pub fn has_turn(&mut self, id: PolledId) -> bool {
+        self.next.take_if(|next| *next == id).is_some()
     }
 }
 
 impl<P> Web<P> {
     /// Whether somebody waits for room.
     pub fn is_hungry(&self) -> bool {
-        !self.hungry.line.is_empty()
+        !self.hungry.askers.line.is_empty() || !self.hungry.takers.line.is_empty()
     }
 
     /// Hears those again for whose answers there is room now.
     pub(super) fn feed<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
+        self.hungry.is_due = false;
         for _ in 0..SESSIONS_PER_TURN {
-            if self.hungry.line.is_empty() || app.is_short(net) {
+            let Hungry { askers, takers, .. } = &mut self.hungry;
+            if (askers.line.is_empty() && takers.line.is_empty()) || app.is_short(net) {
                 break;
             }
-            let Some(id) = self.hungry.line.pop_front() else { break };
+            let Some(id) = takers.line.pop_front().or_else(|| askers.line.pop_front()) else {
+                break;
+            };
             match id.link() {
                 Link::Socket(conn, _) => self.socket_fed(net, app, conn),
                 Link::Polled(id) => self.polled_fed(id),
             }
         }
-        let Hungry { line, look_at } = &self.hungry;
-        if line.len() >= *look_at || (line.is_empty() && line.capacity() > 2 * STALE) {
-            let mut line = std::mem::take(&mut self.hungry.line);
-            line.retain(|id| self.is_there(*id));
-            line.shrink_to(2 * line.len());
-            self.hungry.look_at = 2 * line.len() + STALE;
-            self.hungry.line = line;
+        self.feed_one(net);
+        let mut hungry = std::mem::take(&mut self.hungry);
+        hungry.askers.tidy(|id| self.is_there(*id));
+        hungry.takers.tidy(|id| self.is_there(*id));
+        self.hungry = hungry;
+    }
+
+    /// If what waits in sessions is all that leaves no room, the first of them has its turn, when
+    /// the one before has taken what it was given.
+    fn feed_one(&mut self, net: &impl Net) {
+        let (kept, max) = (net.kept(), self.limits.answers_bytes);
+        let is_taking = self.hungry.given.is_some_and(|conn| net.queued(conn) > MUCH_BYTES);
+        let has_turn = self.hungry.next.is_some_and(|id| self.sessions.contains(id));
+        let on_their_way = kept.answers.saturating_sub(kept.answers_aside);
+        if is_taking || has_turn || on_their_way > max - max / 4 {
+            return;
         }
+        let line = &mut self.hungry.takers.line;
+        let Some(Link::Polled(id)) = line.pop_front().map(|id| id.link()) else { return };
+        self.hungry.is_due = !line.is_empty();
+        self.hungry.next = Some(id);
+        self.polled_fed(id);
     }
 
     /// Whether a session is there, be it over for the application or not.
@@ -63,7 +125,9 @@ impl<P> Web<P> {
     }
 
     pub(super) fn check_nobody_waits(&self) {
-        let line = &self.hungry.line;
-        assert!(line.is_empty() && line.capacity() <= 4 * STALE, "a line of those who have gone");
+        for Queue { line, .. } in [&self.hungry.askers, &self.hungry.takers] {
+            let is_little = line.is_empty() && line.capacity() <= 4 * STALE;
+            assert!(is_little, "a line of those who have gone");
+        }
     }
 }

@@ -464,7 +464,7 @@ impl<P> Web<P> {
 
     /// When a turn is wanted at the latest.
     pub fn due(&self) -> Option<Millis> {
-        let is_busy = !self.dirty.is_empty() || self.is_shrinking;
+        let is_busy = !self.dirty.is_empty() || self.is_shrinking || self.hungry.is_due;
         if is_busy { Some(Millis(0)) } else { self.wheel.next_at().map(Millis) }
     }
 

@@ -323,12 +323,16 @@ impl<P> Web<P> {
     ) {
         loop {
             let Some(polled) = self.polled(id) else { return };
-            if polled.owes_much() && app.is_short(net) {
-                if !std::mem::replace(&mut polled.is_hungry, true) {
-                    self.hungry.push(SessionId::of_polled(id));
-                }
-            } else {
+            let (owes_much, conn) = (polled.owes_much(), polled.receiver_conn());
+            if !owes_much || !app.is_short(net) {
                 self.give(net, id);
+            } else if self.hungry.has_turn(id) {
+                self.give(net, id);
+                self.hungry.given = conn;
+            } else if let Some(polled) = self.polled(id)
+                && !std::mem::replace(&mut polled.is_hungry, true)
+            {
+                self.hungry.push_taker(SessionId::of_polled(id));
             }
             if !self.go_on(net, app, id) {
                 break;

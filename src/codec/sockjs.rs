@@ -196,6 +196,9 @@ pub fn escape_parts_into(out: &mut Vec<u8>, parts: &[&str]) {
 }
 
 fn escape_part_into(out: &mut Vec<u8>, part: &str) {
+    if part.len() > LARGE {
+        out.reserve_exact(Written::of(part).string + 2);
+    }
     let mut rest = part;
     // Runs without any such byte are copied whole.
     while let Some(at) = rest.bytes().position(|byte| LOOK_AT[byte as usize]) {
@@ -209,6 +212,10 @@ fn escape_part_into(out: &mut Vec<u8>, part: &str) {
     }
     out.extend_from_slice(rest.as_bytes());
 }
+
+/// Of what is longer it is counted what it becomes before it is written: what grows while it is
+/// written takes twice its length.
+const LARGE: usize = 64 * 1024;
 
 /// How many bytes a message is, at most, once it is written. What stands around it is not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,6 +246,12 @@ impl Written {
         // Each escape begins with a backslash, which a script escapes once more, and quotes too.
         let script = string + 2 * quotes + controls + threes + 2 * fours + 5 * marks;
         Written { string, event: string + 2 * percents, script }
+    }
+
+    /// Bytes that a message takes on its way to one browser, whichever transport that has: as it
+    /// waits, and as it goes out.
+    pub fn on_its_way(&self) -> usize {
+        self.string + self.event.max(self.script)
     }
 }
 

@@ -386,7 +386,9 @@ impl Switch {
             Command::Store { channel, data, options, is_push } => {
                 let StoreOptions { user, ttl_ms, emit } = options;
                 self.check_publication(usize::from(*emit), data)?;
-                let (ns, channel, data) = (ns?, Cow::Borrowed(&**channel), Cow::Borrowed(*data));
+                let (ns, spot) = (ns?, Spot { channel, user: user.as_deref() });
+                self.check_state((ns, spot), data, *is_push, at)?;
+                let (channel, data) = (Cow::Borrowed(&**channel), Cow::Borrowed(*data));
                 let (user, ttl_ms, emit) = (user.as_deref().map(Cow::Borrowed), *ttl_ms, *emit);
                 match is_push {
                     true => Change::Push { ns, channel, user, data, ttl_ms, emit },

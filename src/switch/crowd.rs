@@ -5,10 +5,12 @@
 
 use super::Switch;
 use super::command::Refused;
+use crate::codec::sockjs::Written;
 use crate::edge::Net;
-use crate::hub::{Change, ChannelId, NsId};
+use crate::hub::{Change, ChannelId, NsId, Spot};
 use crate::publication::{Kinds, Publication, Run};
 use crate::reason::CloseReason;
+use crate::time::UnixMillis;
 
 /// Messages that everybody in one channel is to be given.
 #[derive(Debug, Default)]
@@ -71,8 +73,32 @@ impl Switch {
         if self.web.kinds().bytes(data).saturating_mul(channels) <= max {
             return Ok(());
         }
+        Err(self.too_much())
+    }
+
+    /// Refuses to keep what would take as much for a single browser that asks for it, whichever
+    /// transport that has. A push adds to what is there.
+    pub(super) fn check_state(
+        &self,
+        (ns, spot): (NsId, Spot<'_>),
+        data: &str,
+        is_push: bool,
+        at: UnixMillis,
+    ) -> Result<(), Refused> {
+        let max = self.limits.publication_bytes;
+        if self.limits.state_bytes.saturating_mul(2 * Written::FACTOR_MAX) <= max {
+            return Ok(());
+        }
+        let held = is_push.then(|| self.hub.state(ns, spot.channel, spot.user, at)).flatten();
+        let parts = [held.unwrap_or_default(), data];
+        let bytes: usize = parts.iter().map(|part| Written::of(part).on_its_way()).sum();
+        if bytes <= max { Ok(()) } else { Err(self.too_much()) }
+    }
+
+    fn too_much(&self) -> Refused {
+        let max = self.limits.publication_bytes;
         let reason = format!("Too much data as browsers take it, at most {max} bytes in all forms");
-        Err(Refused { code: 300, reason: reason.into() })
+        Refused { code: 300, reason: reason.into() }
     }
 
     /// Hands out what is gathered, unless this change says more to the same.

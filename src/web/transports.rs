@@ -322,17 +322,16 @@ impl<P> Web<P> {
         id: PolledId,
     ) {
         loop {
+            let has_turn = self.hungry.has_turn(id);
             let Some(polled) = self.polled(id) else { return };
-            let (owes_much, conn) = (polled.owes_much(), polled.receiver_conn());
-            if !owes_much || !app.is_short(net) {
+            if polled.owes_much() && !has_turn && app.is_short(net) {
+                if !std::mem::replace(&mut polled.is_hungry, true) {
+                    self.hungry.push_taker(SessionId::of_polled(id));
+                }
+            } else {
+                let conn = polled.receiver_conn();
                 self.give(net, id);
-            } else if self.hungry.has_turn(id) {
-                self.give(net, id);
-                self.hungry.given = conn;
-            } else if let Some(polled) = self.polled(id)
-                && !std::mem::replace(&mut polled.is_hungry, true)
-            {
-                self.hungry.push_taker(SessionId::of_polled(id));
+                self.hungry.given = if has_turn { conn } else { self.hungry.given };
             }
             if !self.go_on(net, app, id) {
                 break;

@@ -1,6 +1,8 @@
 //! What a SockJS frame is wrapped in on its way over HTTP, and what stands in front of the first
 //! one. Owns nothing; a script that a browser runs is never broken out of, whatever a message says.
 
+use super::{LARGE, count};
+
 /// The head of a page for `htmlfile`, in two parts; the name of the callback stands between them.
 const HTMLFILE_HEAD: [&str; 2] = [
     "<!doctype html>\n<html><head>\n  \
@@ -85,6 +87,9 @@ impl Envelope {
             }
             Envelope::EventSource => {
                 out.extend_from_slice(b"data: ");
+                for part in frame.iter().filter(|part| part.len() > LARGE) {
+                    out.reserve_exact(part.len() + 2 * count(part, |byte| byte == b'%') + 8);
+                }
                 // The client decodes percent escapes in every event. Frames have no line ends.
                 let pieces = |part: &&'a [u8]| part.split_inclusive(|byte| *byte == b'%');
                 for piece in frame.iter().flat_map(pieces) {
@@ -124,6 +129,12 @@ fn script_string_into(out: &mut Vec<u8>, frame: &[&[u8]]) {
 }
 
 fn script_part_into(out: &mut Vec<u8>, part: &[u8]) {
+    if part.len() > LARGE {
+        let quotes = count(part, |byte| matches!(byte, b'"' | b'\\'));
+        let marks = count(part, |byte| matches!(byte, b'<' | b'>' | b'&' | 0..0x20));
+        let threes = count(part, |byte| byte == 0xE2);
+        out.reserve_exact(part.len() + quotes + 5 * marks + 3 * threes + 16);
+    }
     let mut rest = part;
     let is_special =
         |byte: &u8| matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0..0x20) || *byte == 0xE2;

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 
 use super::*;
-use crate::frame::Frame;
+use crate::frame::{Frame, Kind};
 
 /// Whoever waits for longer waits in vain.
 const DEADLINE_US: u64 = 20_000_000;
@@ -377,7 +377,8 @@ fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
     let io = &reactor.io;
     assert!(io.frames.is_empty() && io.frames.bytes() == 0 && io.tails.bytes == 0, "seed {seed}");
     assert!(io.wheel.is_empty() && io.parting.count == 0 && io.doomed.is_empty(), "seed {seed}");
-    assert_eq!((io.overdue_at(), io.frames.ledger.aside()), (None, 0), "seed {seed}");
+    let aside = [Kind::Published, Kind::Asked].map(|kind| io.frames.ledger.aside(kind));
+    assert_eq!((io.overdue_at(), aside), (None, [0, 0]), "seed {seed}");
     assert!(io.turned_away.is_empty(), "seed {seed}");
 }
 

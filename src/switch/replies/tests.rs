@@ -239,6 +239,30 @@ fn what_is_lost_is_refused_like_what_is_not_taken() {
 }
 
 #[test]
+fn a_state_that_is_too_much_as_one_browser_takes_it_is_refused() {
+    let limits = Limits { state_bytes: 1000, publication_bytes: 3000, ..Limits::default() };
+    let mut world = World::new(limits);
+    // A mark is one byte as it waits, and six in the script that `jsonp` is.
+    let command = |action: &str, marks: usize| {
+        let data = "<".repeat(marks);
+        format!(r#"{{"action":"{action}","channel":"it","data":"{data}"}}"#)
+    };
+    let told = "Too much data as browsers take it, at most 3000 bytes in all forms";
+    let refused = format!(r#"{{"success":false,"reason":"{told}","code":300}}"#);
+    let pushed = r#"{"action":"push","channel":"list","data":"<<<<<<<<<<<<<<<<<<<<"}"#.to_owned();
+    let (long, short) = (command("set", 430), command("set", 420));
+    let conn = world.comes(0, &[AUTH, &long, &short, &set("plain", 900)]);
+    let lists: Vec<&str> = vec![&pushed; 20];
+    world.says(conn, &lists);
+    world.sync();
+    let replies = world.takes(conn);
+    assert_eq!(replies[..4], [OK, &refused, OK, OK]);
+    let fits = replies[4..].iter().filter(|reply| reply.contains("true")).count();
+    assert!((17..20).contains(&fits), "{fits} of twenty, of which each adds about 150");
+    assert!(replies[4 + fits..].iter().all(|reply| *reply == refused));
+}
+
+#[test]
 fn large_answers_are_not_made_before_they_may_leave() {
     let mut world = World::new(Limits { answers_bytes: 8 * LARGE, ..Limits::default() });
     let first = world.comes(0, &[AUTH, &set("big", LARGE - 2)]);

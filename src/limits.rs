@@ -125,7 +125,8 @@ limits! {
     connections_per_address: 0, 0..=16_000_000;
     /// Connections to the control port. For one more goes one that has sent its end and waits for
     /// the disk, or one that has not authenticated, if there is any. One place in 32, 32 at most,
-    /// is for those; beyond that `auth` is refused, or one goes of the namespace with most.
+    /// is for those that have not; beyond that `auth` is refused, or one goes of the namespace with
+    /// most.
     control_connections: 1024, 1..=1_000_000;
     /// Connections to the control port that have not authenticated; beyond that the oldest of the
     /// address that has most of them goes.

@@ -491,6 +491,49 @@ fn half_commands_of_one_namespace_keep_nobody_else_out() {
 }
 
 #[test]
+fn whoever_polls_and_has_asked_for_more_gets_what_is_there_all_the_same() {
+    // The last of them leaves no room.
+    const CROWD: usize = 8;
+    let server = Server::start(&Options::limits(&[("answers_bytes", 300_000)]));
+    let mut control = server.controller("demo");
+    let state = text(40_000);
+    (0..CROWD).for_each(|number| control.ok(&set(&format!("c{number}"), &state)));
+    let subscribe = |number: usize| {
+        let channel = format!("c{}", number % CROWD);
+        json!({ "event": "subscribe", "data": channel }).to_string()
+    };
+    let sessions: Vec<String> = (0..CROWD).map(|_| session()).collect();
+    for (number, id) in sessions.iter().enumerate() {
+        assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1, "o\n");
+        let payload = json!({ "i": format!("u{number}") }).to_string();
+        let auth = auth_message("demo", &token(&payload, key_of("demo")));
+        let said = json!([auth, subscribe(number)]).to_string();
+        assert_eq!(post(server.ws, &format!("/socket/{id}/xhr_send"), &said).0, 204);
+    }
+    // There is no room for more: its answer waits.
+    let mut senders: Vec<Http> = sessions.iter().map(|_| Http::connect(server.ws)).collect();
+    for (number, (sender, id)) in senders.iter_mut().zip(&sessions).enumerate() {
+        let said = json!([subscribe(number + 1)]).to_string();
+        sender.send(&format!("POST /socket/{id}/xhr_send"), &[], &said);
+    }
+    let mut polls: Vec<Http> = sessions.iter().map(|_| Http::connect(server.ws)).collect();
+    for (poll, id) in polls.iter_mut().zip(&sessions) {
+        poll.send(&format!("POST /socket/{id}/xhr"), &[], "");
+    }
+    for (number, (poll, id)) in polls.iter_mut().zip(&sessions).enumerate() {
+        let mut got = poll.answer().body;
+        let second = json!(message(&format!("c{}", (number + 1) % CROWD), &state)).to_string();
+        while !got.contains(&second) {
+            poll.send(&format!("POST /socket/{id}/xhr"), &[], "");
+            got += &poll.answer().body;
+        }
+        let first = json!(message(&format!("c{number}"), &state)).to_string();
+        assert!(got.contains(&first), "{number}: {}", got.len());
+    }
+    senders.iter_mut().for_each(|sender| assert_eq!(sender.answer().status, 204));
+}
+
+#[test]
 fn whoever_polls_gets_states_that_leave_no_room_for_anybody_else() {
     // What waits for polls is all that takes the room: that none of them got anything while there
     // was none left them, and all others, waiting for ever.

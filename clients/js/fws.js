@@ -309,6 +309,8 @@
       } else { // whoever is shown again does not jump the queue
         clearTimeout(this._retry);
         const left = Math.min(this._back, this._backAt - Date.now());
+        this._back = left; // it goes on from here, wherever the clock is set
+        this._backAt = Date.now() + left;
         this._retry = setTimeout(() => this._dial(), left);
       }
     }

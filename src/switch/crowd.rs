@@ -5,6 +5,7 @@
 
 use super::Switch;
 use super::command::Refused;
+use super::replies::WORK_BYTES;
 use crate::codec::sockjs::Written;
 use crate::edge::Net;
 use crate::hub::{Change, ChannelId, NsId, Spot};
@@ -79,7 +80,7 @@ impl Switch {
     /// Refuses to keep what would take as much for a single browser that asks for it, whichever
     /// transport that has. A push adds to what is there.
     pub(super) fn check_state(
-        &self,
+        &mut self,
         (ns, spot): (NsId, Spot<'_>),
         data: &str,
         is_push: bool,
@@ -91,7 +92,13 @@ impl Switch {
         }
         let held = is_push.then(|| self.hub.state(ns, spot.channel, spot.user, at)).flatten();
         let parts = [held.unwrap_or_default(), data];
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length.saturating_mul(2 * Written::FACTOR_MAX) <= max {
+            return Ok(());
+        }
         let bytes: usize = parts.iter().map(|part| Written::of(part).on_its_way()).sum();
+        // To count a long one takes its time.
+        self.work += length / WORK_BYTES;
         if bytes <= max { Ok(()) } else { Err(self.too_much()) }
     }
 

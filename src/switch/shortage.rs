@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use super::Switch;
 use super::command::Command;
 use super::control::Controller;
+use super::replies::WORK_BYTES;
 use super::seats::Seats;
 use crate::edge::{ConnId, Net, Owed};
 use crate::hub::{NsId, Spot};
@@ -29,7 +30,7 @@ const LISTED_BYTES: usize = 48;
 /// Of the room for answers so much again is for those that wait for the disk: one part in so many.
 const OWED_PART: usize = 8;
 /// And for name spaces that are owed little, while there is no room: so much beyond what waited
-/// when that began, which was one answer more than the room at most.
+/// when that began, which was one answer more than the room, and what had become durable, at most.
 const SHARES_PART: usize = 4;
 /// Between two counts of what each name space is owed.
 const COUNT_MS: u64 = 100;
@@ -97,12 +98,13 @@ impl Wanted {
     }
 }
 
-/// Whether there is room for so short an answer all the same: an eighth beyond the bound is for
-/// those, which a few that take their time over large ones would keep from everybody.
+/// Whether there is room for so short an answer all the same: an eighth beyond the bound, and
+/// beyond what name spaces have that are owed little, is for those, which a few that take their
+/// time over large ones would keep from everybody.
 pub(super) fn has_reserve(limits: &Limits, net: &impl Net, bytes: usize) -> bool {
     let max = limits.answers_bytes;
     let is_little = bytes <= limits.answers_pause_bytes / 4;
-    is_little && net.kept().answers <= max.saturating_add(max / 8)
+    is_little && net.kept().answers <= max.saturating_add(max / SHARES_PART + max / 8)
 }
 
 impl Shortage {
@@ -306,12 +308,12 @@ impl Switch {
                 (bytes, self.shared.is_worth(bytes) && is_owed())
             }
             Command::Info { channel } => {
-                // Of a long list the names of the first are enough: more than has a reserve.
+                // Of a long list the names of the first speak for all.
                 let most = self.limits.answers_pause_bytes / LISTED_BYTES;
                 let users = self.hub.users_in(ns, channel).take(most);
                 let bytes: usize = users.map(|user| LISTED_BYTES + user.len()).sum();
-                let count = self.hub.audience_max(ns, channel, None);
-                (bytes.max(count.saturating_mul(LISTED_BYTES)), is_behind)
+                let parts = self.hub.audience_max(ns, channel, None).div_ceil(most.max(1));
+                (bytes.saturating_mul(parts), is_behind)
             }
             _ => return Prospect::Free,
         };
@@ -407,6 +409,8 @@ impl Switch {
                 return;
             }
             Prospect::Room(bytes) if !self.takes_share(net, controller, bytes) => {
+                // It was looked at, and of a list at the names of the first.
+                self.work += 1 + bytes.min(self.limits.answers_pause_bytes) / WORK_BYTES;
                 self.hungry.push_back(conn);
                 controller.wants = Some(wanted);
                 return;

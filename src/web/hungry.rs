@@ -4,13 +4,13 @@
 //!
 //! Sessions over HTTP that have their answers, and a browser that waits for them, have a line of
 //! their own: an answer to a request is made for it alone, and so must wait as well. But what waits
-//! for them may be all that leaves no room. Then they get it one after the other: that makes room.
+//! for them may be all that leaves no room. So where what is on its way to others leaves a quarter,
+//! they get it one after the other: that makes room.
 
 use std::collections::VecDeque;
 
 use super::polled::PolledId;
 use super::session::Link;
-use super::taking::MUCH_BYTES;
 use super::{Application, SESSIONS_PER_TURN, SessionId, Web};
 use crate::edge::{ConnId, Net};
 
@@ -50,6 +50,8 @@ pub(super) struct Hungry {
     pub given: Option<ConnId>,
     /// Another one may have it in the next turn of the loop.
     pub is_due: bool,
+    /// Of the two lines the next is that of those who ask.
+    is_askers_turn: bool,
 }
 
 impl Hungry {
@@ -62,6 +64,24 @@ impl Hungry {
     pub fn push_taker(&mut self, id: SessionId) {
         self.takers.line.push_back(id);
         self.is_due = true;
+    }
+
+    /// Takes the first who is to be heard again, of both lines in turn, and whether it is one for
+    /// whom something is there.
+    fn pop(&mut self) -> Option<(SessionId, bool)> {
+        let Hungry { askers, takers, is_askers_turn, .. } = self;
+        *is_askers_turn ^= true;
+        let taker = |takers: &mut Queue| Some((takers.line.pop_front()?, true));
+        let asker = |askers: &mut Queue| Some((askers.line.pop_front()?, false));
+        match is_askers_turn {
+            true => taker(takers).or_else(|| asker(askers)),
+            false => asker(askers).or_else(|| taker(takers)),
+        }
+    }
+
+    /// What was given to a connection has gone out, or is lost.
+    pub fn has_gone(&mut self, conn: ConnId) {
+        self.is_due |= self.given == Some(conn);
     }
 
     /// Whether a session gets what is there for it though there is no room: once.
@@ -80,16 +100,14 @@ impl<P> Web<P> {
     pub(super) fn feed<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.hungry.is_due = false;
         for _ in 0..SESSIONS_PER_TURN {
-            let Hungry { askers, takers, .. } = &mut self.hungry;
-            if (askers.line.is_empty() && takers.line.is_empty()) || app.is_short(net) {
+            if !self.is_hungry() || app.is_short(net) {
                 break;
             }
-            let Some(id) = takers.line.pop_front().or_else(|| askers.line.pop_front()) else {
-                break;
-            };
-            match id.link() {
-                Link::Socket(conn, _) => self.socket_fed(net, app, conn),
-                Link::Polled(id) => self.polled_fed(id),
+            match self.hungry.pop().map(|(id, is_taker)| (id.link(), is_taker)) {
+                Some((Link::Socket(conn, _), _)) => self.socket_fed(net, app, conn),
+                Some((Link::Polled(id), true)) => self.taker_fed(id),
+                Some((Link::Polled(id), false)) => self.polled_fed(id),
+                None => break,
             }
         }
         self.feed_one(net);
@@ -103,7 +121,7 @@ impl<P> Web<P> {
     /// the one before has taken what it was given.
     fn feed_one(&mut self, net: &impl Net) {
         let (kept, max) = (net.kept(), self.limits.answers_bytes);
-        let is_taking = self.hungry.given.is_some_and(|conn| net.queued(conn) > MUCH_BYTES);
+        let is_taking = self.hungry.given.is_some_and(|conn| net.queued(conn) > 0);
         let has_turn = self.hungry.next.is_some_and(|id| self.sessions.contains(id));
         let on_their_way = kept.answers.saturating_sub(kept.answers_aside);
         if is_taking || has_turn || on_their_way > max - max / 4 {
@@ -113,7 +131,7 @@ impl<P> Web<P> {
         let Some(Link::Polled(id)) = line.pop_front().map(|id| id.link()) else { return };
         self.hungry.is_due = !line.is_empty();
         self.hungry.next = Some(id);
-        self.polled_fed(id);
+        self.taker_fed(id);
     }
 
     /// Whether a session is there, be it over for the application or not.

@@ -382,6 +382,7 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
+        self.hungry.has_gone(conn);
         match &self.lines[conn.index()] {
             Line::None => {}
             Line::Http(_) => net.resume(conn),
@@ -431,6 +432,7 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
+        self.hungry.has_gone(conn);
         self.addresses.leave(conn);
         self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {

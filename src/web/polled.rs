@@ -126,8 +126,10 @@ pub(super) struct Polled {
     /// Messages that came behind more answers than the browser has taken, or too fast: what is
     /// left of all arrays, as one ([`Messages::rest`]).
     pub pending: String,
-    /// The first of them waits for room for its answer, or the receiver does for what is there.
+    /// The first of them waits for room for its answer.
     pub is_hungry: bool,
+    /// The receiver waits for room for what is there.
+    pub is_taker: bool,
     /// How many bytes of those the door has counted.
     pub counted_bytes: usize,
     /// Connections whose messages are among those, and which get their answers when all is done.
@@ -164,6 +166,7 @@ impl Polled {
             response_bytes,
             pending: String::new(),
             is_hungry: false,
+            is_taker: false,
             counted_bytes: 0,
             senders: Vec::new(),
             taking: None,

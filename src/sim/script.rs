@@ -183,6 +183,7 @@ impl<G: Ground> Stage<G> {
                 channels_per_connection: limits.channels_per_connection / 2,
                 messages_burst: limits.messages_burst / 2,
                 control_frame_bytes: limits.control_frame_bytes / 2,
+                connections_per_address: 0,
                 ..limits
             }
         };

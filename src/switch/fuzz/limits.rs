@@ -33,7 +33,7 @@ pub(super) fn limits() -> Limits {
         state_bytes: 200,
         list_items: 3,
         channels_per_emit: 3,
-        publication_bytes: 4000,
+        publication_bytes: 1300,
         ..Limits::default()
     }
 }

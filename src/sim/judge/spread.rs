@@ -12,6 +12,10 @@ use crate::sim::intent::{Command, Emit};
 use crate::sim::record::{Refusal, need_auth};
 use crate::sim::tape::{Item, Place};
 
+/// Who has been reached is remembered, where that is asked for, of one part in so many of all
+/// subscriptions that there may be.
+const REACHED_PART: usize = 4;
+
 /// What is left of one.
 #[derive(Debug)]
 pub(super) struct Spread {
@@ -76,7 +80,16 @@ impl Judge {
     ) {
         spread.reached.extend(&self.reached);
         if result.is_ok() && !spread.channels.is_empty() {
-            return self.spreads.push_back(spread);
+            // One after the other where too many would be remembered.
+            let remembered = |spread: &Spread| match spread.emit.is_counted {
+                true => spread.reached.len(),
+                false => 0,
+            };
+            let reached = remembered(&spread) + self.spreads.iter().map(remembered).sum::<usize>();
+            return match reached > self.limits.subscriptions / REACHED_PART {
+                true => self.spreads.push_front(spread),
+                false => self.spreads.push_back(spread),
+            };
         }
         let result = result.map(|_| Outcome::Count(spread.reached.len()));
         if let Some(controller) = self.controller(spread.conn) {

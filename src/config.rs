@@ -375,6 +375,12 @@ impl Config {
         Ok(())
     }
 
+    /// What is wrong with this as the server key, if it is the key of a namespace as well.
+    pub fn opens_too_much(&self, key: &Secret) -> Option<String> {
+        let (name, _) = self.namespaces.iter().find(|(_, other)| other == key)?;
+        Some(format!("the server key is also the key of namespace {name:?}"))
+    }
+
     /// What can only be checked when all is known.
     fn finish(&mut self) -> Result<(), ConfigError> {
         if let Some(key) = &self.secret_key {
@@ -382,8 +388,7 @@ impl Config {
                 Source::Variable(name) => name,
                 _ => "secret_key",
             };
-            if let Some((name, _)) = self.namespaces.iter().find(|(_, other)| other == key) {
-                let wrong = format!("the server key is also the key of namespace {name:?}");
+            if let Some(wrong) = self.opens_too_much(key) {
                 return Err(at(place, wrong));
             }
             let weakness = key.weakness();

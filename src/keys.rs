@@ -42,7 +42,8 @@ pub enum KeyOrigin {
 /// there first (mode 0600, folder 0700). For starts: what others have left half-way goes as well.
 ///
 /// # Errors
-/// Those of the file system and of the random source; `InvalidData` for a file without a key.
+/// Those of the file system and of the random source; `InvalidData` for a file without a key, and
+/// for one with that of a namespace.
 pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
     sweep(&config.data);
     sweep(&config.data.join("keys"));
@@ -50,7 +51,7 @@ pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
         return Ok((key.clone(), KeyOrigin::Configured));
     }
     let path = server_key_path(&config.data);
-    if let Some(key) = read(&path)? {
+    if let Some(key) = checked_server_key(config)? {
         return Ok((key, KeyOrigin::Read(path)));
     }
     let mut bytes = [0; KEY_BYTES];
@@ -93,12 +94,10 @@ pub fn known_server_key(config: &Config) -> io::Result<Option<Secret>> {
 /// As [`known_server_key`]; `InvalidData` for the key of a namespace.
 pub fn checked_server_key(config: &Config) -> io::Result<Option<Secret>> {
     let key = known_server_key(config)?;
-    let is_it = |(_, other): &&(String, Secret)| Some(other) == key.as_ref();
-    if let Some((name, _)) = config.namespaces.iter().find(is_it) {
-        let wrong = format!("the server key is also the key of namespace {name:?}");
-        return Err(io::Error::new(ErrorKind::InvalidData, wrong));
+    match key.as_ref().and_then(|key| config.opens_too_much(key)) {
+        Some(wrong) => Err(io::Error::new(ErrorKind::InvalidData, wrong)),
+        None => Ok(key),
     }
-    Ok(key)
 }
 
 /// Where a start without a configured server key keeps it.

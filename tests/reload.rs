@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use common::browser::Browser;
-use common::command::{bad, fws, good};
+use common::command::{bad, fws, good, run};
 use common::control::Control;
 use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
 use common::web::Http;
@@ -574,6 +574,9 @@ fn a_service_is_not_reloaded_with_what_is_wrong() {
     let key = std::path::Path::new(&data).join("server.key");
     std::fs::create_dir(&data).unwrap();
     std::fs::write(&file, r#"{"namespaces":{"shop":"the-key-of-the-shop"}}"#).unwrap();
+    // It would get no further than to this port.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap().to_string();
     for (text, wrong) in [
         ("\n", "server.key: the key is empty"),
         ("the-key-of-the-shop\n", "the server key is also the key of namespace \"shop\""),
@@ -581,5 +584,8 @@ fn a_service_is_not_reloaded_with_what_is_wrong() {
         std::fs::write(&key, text).unwrap();
         let said = bad(check(), 2);
         assert!(said.contains(wrong), "{said}");
+        // Nor does a server start with what each reload would refuse.
+        let ran = run(fws(&[vec!["serve", "--ws", &taken], flags.split(' ').collect()].concat()));
+        assert!(ran.code == Some(1) && ran.err.contains(wrong), "{ran:?}");
     }
 }

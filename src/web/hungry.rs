@@ -26,10 +26,16 @@ struct Queue {
 }
 
 impl Queue {
-    /// Forgets those who have gone, when it is time.
-    fn tidy(&mut self, is_there: impl Fn(&SessionId) -> bool) {
+    /// Whether it is time to look who has gone.
+    fn is_untidy(&self) -> bool {
         let Queue { line, look_at } = self;
-        if line.len() >= *look_at || (line.is_empty() && line.capacity() > 2 * STALE) {
+        line.len() > *look_at || (line.is_empty() && line.capacity() > 2 * STALE)
+    }
+
+    /// Forgets those who have gone, if it is time.
+    fn tidy(&mut self, is_there: impl Fn(&SessionId) -> bool) {
+        if self.is_untidy() {
+            let Queue { line, look_at } = self;
             line.retain(is_there);
             line.shrink_to(2 * line.len());
             *look_at = 2 * line.len() + STALE;
@@ -46,7 +52,7 @@ pub(super) struct Hungry {
     takers: Queue,
     /// The one of these that has its turn, though there is no room.
     next: Option<PolledId>,
-    /// The connection of the one that had it last.
+    /// The connection of the one that had it last, while that has not taken all it was given.
     pub given: Option<ConnId>,
     /// Another one may have it in the next turn of the loop.
     pub is_due: bool,
@@ -81,7 +87,9 @@ impl Hungry {
 
     /// What was given to a connection has gone out, or is lost.
     pub fn has_gone(&mut self, conn: ConnId) {
-        self.is_due |= self.given == Some(conn);
+        if self.given.take_if(|given| *given == conn).is_some() {
+            self.is_due = !self.takers.line.is_empty();
+        }
     }
 
     /// Whether a session gets what is there for it though there is no room: once.
@@ -110,15 +118,19 @@ impl<P> Web<P> {
                 None => break,
             }
         }
-        self.feed_one(net);
-        let mut hungry = std::mem::take(&mut self.hungry);
-        hungry.askers.tidy(|id| self.is_there(*id));
-        hungry.takers.tidy(|id| self.is_there(*id));
-        self.hungry = hungry;
+        if !self.hungry.takers.line.is_empty() {
+            self.feed_one(net);
+        }
+        if self.hungry.askers.is_untidy() || self.hungry.takers.is_untidy() {
+            let mut hungry = std::mem::take(&mut self.hungry);
+            hungry.askers.tidy(|id| self.is_there(*id));
+            hungry.takers.tidy(|id| self.is_there(*id));
+            self.hungry = hungry;
+        }
     }
 
-    /// If what waits in sessions is all that leaves no room, the first of them has its turn, when
-    /// the one before has taken what it was given.
+    /// If what is on its way to others leaves a quarter of the room, the first taker has its turn,
+    /// when the one before has taken what it was given.
     fn feed_one(&mut self, net: &impl Net) {
         let (kept, max) = (net.kept(), self.limits.answers_bytes);
         let is_taking = self.hungry.given.is_some_and(|conn| net.queued(conn) > 0);

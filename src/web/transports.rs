@@ -337,9 +337,10 @@ impl<P> Web<P> {
                     self.hungry.push_taker(SessionId::of_polled(id));
                 }
             } else {
-                let conn = polled.receiver_conn();
+                if has_turn {
+                    self.hungry.given = polled.receiver_conn();
+                }
                 self.give(net, id);
-                self.hungry.given = if has_turn { conn } else { self.hungry.given };
             }
             if !self.go_on(net, app, id) {
                 break;

@@ -140,7 +140,10 @@ fn write(line: &str, priority: &str) {
     // worth another one, which might wait.
     let _ = match LOST.swap(0, Ordering::Relaxed) {
         0 => stderr.write(line.as_bytes()),
-        lost => stderr.write(with_lost(line, lost).as_bytes()),
+        lost => {
+            let start = if is_journal() { "<4>" } else { "fws: " };
+            stderr.write(with_lost(line, lost, start).as_bytes())
+        }
     };
 }
 
@@ -157,9 +160,9 @@ fn is_taken(stderr: &io::Stderr) -> bool {
 }
 
 /// The same line, with a word in front about those that are lost; no longer than a line may be.
-fn with_lost(line: &str, lost: u64) -> String {
+fn with_lost(line: &str, lost: u64, start: &str) -> String {
     let lines = Count(lost, "line of the log is", "lines of the log are");
-    let mut all = format!("fws: warning: {lines} lost, nobody took them\n{line}");
+    let mut all = format!("{start}warning: {lines} lost, nobody took them\n{line}");
     if all.len() > LINE_BYTES {
         let end = (0..LINE_BYTES).rev().find(|end| all.is_char_boundary(*end));
         all.truncate(end.unwrap_or_default());
@@ -217,8 +220,8 @@ mod tests {
     #[test]
     fn what_is_lost_is_told_in_front() {
         let start = "fws: warning: 7 lines of the log are lost, nobody took them\n";
-        assert_eq!(with_lost("a line\n", 7), format!("{start}a line\n"));
-        let long = with_lost(&"é".repeat(LINE_BYTES), 7);
+        assert_eq!(with_lost("a line\n", 7, "fws: "), format!("{start}a line\n"));
+        let long = with_lost(&"é".repeat(LINE_BYTES), 7, "fws: ");
         assert!(long.len() <= LINE_BYTES && long.starts_with(start) && long.ends_with("é\n"));
     }
 

@@ -38,7 +38,7 @@ test: setup lint ## set up everything, and run every test
 		$(CARGO) test --locked --test protocol --test bugs --test pressure \
 		--test chaos --test sessions
 
-test-32bit: ## the same on 32 bits, as many small boards have them (x86; needs gcc-multilib)
+test-32bit: setup ## the same on 32 bits, as many small boards have them (x86; needs gcc-multilib)
 	rustup target add i686-unknown-linux-gnu
 	$(CARGO) test --locked --target i686-unknown-linux-gnu
 

@@ -124,6 +124,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// What is not wrong but not good either: one line each, for the log at start.
     pub warnings: Vec<String>,
+    /// What is neither and worth a line there all the same.
+    pub notes: Vec<String>,
     sources: Vec<(&'static str, Source)>,
     limit_sources: Vec<(&'static str, Source)>,
 }
@@ -148,6 +150,7 @@ impl Default for Config {
             limits: Limits::default(),
             file: None,
             warnings: Vec::new(),
+            notes: Vec::new(),
             sources: Vec::new(),
             limit_sources: Vec::new(),
         }

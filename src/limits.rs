@@ -274,7 +274,7 @@ limits! {
     /// Grants of one namespace.
     grants_per_namespace: 1_000_000, 1..=100_000_000;
     /// Grants in all.
-    grants: 10_000_000, 1..=100_000_000;
+    grants: 2_000_000, 1..=100_000_000;
     /// States of one namespace.
     states_per_namespace: 1_000_000, 1..=100_000_000;
     /// Bytes of the states of one namespace, names and values together.

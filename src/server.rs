@@ -55,8 +55,10 @@ const CONTROL_RESERVE: usize = 20;
 /// What stands in the way of the start, as one line for the operator; afterwards only what no turn
 /// of the loop can mend, and at the end how much was acknowledged and is not on disk.
 pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
-    let fitted = memory::fit(&mut config);
-    config.warnings.extend(fitted);
+    if let Some(fitted) = memory::fit(&mut config) {
+        let said = if fitted.is_warning { &mut config.warnings } else { &mut config.notes };
+        said.push(fitted.text);
+    }
     match config.store {
         StoreKind::None => {
             let journal = MemoryJournal::new(crate::time::Clock::new().now().unix.0);
@@ -133,6 +135,9 @@ impl Start {
         log::info(at, format_args!("starting version {}", env!("CARGO_PKG_VERSION")));
         for warning in &config.warnings {
             log::warning(at, format_args!("{warning}"));
+        }
+        for note in &config.notes {
+            log::info(at, format_args!("{note}"));
         }
         if let Err(error) = make_folder(&config.data) {
             // Whoever needs it says so; with all that is configured nobody may.

@@ -53,7 +53,9 @@ fn run(call: &Call) -> Result<(), Stop> {
     if call.flag(QUIET.name).is_some() {
         return Ok(());
     }
-    let fitted = fit_memory(&mut config);
+    // What the machine has no room for is shown as what it is, and nothing is wrong.
+    let fitted = fit_memory(&mut config).filter(|fitted| fitted.is_warning);
+    let fitted = fitted.map(|fitted| fitted.text);
     let of_key = server_key.map(|key| keys::server_key_warnings(&config, &key));
     config.warnings.extend(fitted.into_iter().chain(of_key.into_iter().flatten()));
     for warning in &config.warnings {

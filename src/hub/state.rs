@@ -355,11 +355,11 @@ mod tests {
     fn a_list_is_what_it_would_be_and_takes_what_its_text_takes() {
         let elements =
             ["1", "\"\u{e9},]\"", "[[],{\"a\":\"\u{1f600}\"}]", &"9".repeat(3000), "null"];
-        let (mut list, mut all, mut random) = (List::default(), Vec::<Box<str>>::new(), 7_usize);
+        let (mut list, mut all, mut random) = (List::default(), Vec::<Box<str>>::new(), 7_u64);
         let mut undos = Vec::<(usize, Vec<Box<str>>, Vec<Box<str>>)>::new();
-        let mut next = |below| {
+        let mut next = |below: u64| {
             random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            (random >> 33) % below
+            ((random >> 33) % below) as usize
         };
         for round in 0..20_000 {
             let few = if round / 2000 % 2 == 0 { 5 } else { 3 };

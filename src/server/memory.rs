@@ -20,52 +20,70 @@ const LEAST: u64 = 24 << 20;
 /// One part in so many is lost between what is kept: measured were 10 %.
 const WASTE: u64 = 10;
 
-/// How a limit is fitted: by its name, what a unit of it takes in memory at most, in bytes, and
-/// which part of the room all of them may have together, in thousandths.
+/// How a limit is fitted: by its name, what a unit of it takes in memory at most, in eighths of a
+/// byte, and its weight, in thousandths, where not all have what they want.
 type Share = (&'static str, u64, u64);
 
 /// All that can be full at the same time.
-const SHARES: [Share; 15] = [
+const SHARES: [Share; 16] = [
     // The longest command, beyond all that is counted below: as the reply to a `get` though too
     // much waits already, as one that waits for the disk, in UTF-8, and on its way to the disk.
-    (FRAME, 4, 207),
+    (FRAME, 8 * 4, 207),
     // A message in all its forms that waits though too much waited already.
-    ("publication_bytes", 1, 179),
-    ("control_input_bytes", 1, 52),
+    ("publication_bytes", 8, 179),
+    ("control_input_bytes", 8, 52),
     // A command that is not large, and a read of what comes behind it.
-    (BACK_ENDS, 80 << 10, 34),
-    ("input_bytes", 1, 47),
-    ("bodies_bytes", 1, 20),
-    // Of the first there may be an eighth more, for what is short; of the second a quarter, for
-    // name spaces that are owed little, an eighth for what is short, and a quarter for large states
-    // that have just been taken: 42 thousandths in all.
-    ("queued_bytes", 1, 95),
-    ("answers_bytes", 1, 47),
+    (BACK_ENDS, 8 * (80 << 10), 34),
+    ("input_bytes", 8, 47),
+    ("bodies_bytes", 8, 20),
+    // There may be an eighth more, for what is short.
+    ("queued_bytes", 9, 107),
+    // A quarter more, for name spaces that are owed little, an eighth for what is short, and a
+    // quarter for large states that have just been taken.
+    (ANSWERS, 13, 77),
     // With the user and what the reactor has of it.
-    ("connections", 700, 43),
-    ("sessions", 512, 14),
+    ("connections", 8 * 700, 43),
+    ("sessions", 8 * 512, 14),
     // To a channel of its own, with a long name; and a grant with two.
-    ("subscriptions", 450, 88),
-    ("grants", 650, 37),
+    ("subscriptions", 8 * 450, 88),
+    ("grants", 8 * 650, 37),
     // One namespace gets eight ninths of this, and in that fits the largest state.
-    ("states_bytes", 1, 59),
-    ("states", 131, 12),
-    ("store_pending_bytes", 1, 14),
+    ("states_bytes", 8, 59),
+    ("states", 8 * 131, 12),
+    ("store_pending_bytes", 8, 14),
+    // All that are so short that they wait for no room; each of the back ends above has its part.
+    (REPLIES, 8, 10),
 ];
-/// Replies of all back ends that are so short that they wait for no room.
-const REPLIES: u64 = 10;
 const FRAME: &str = "control_frame_bytes";
 const BACK_ENDS: &str = "control_connections";
+const ANSWERS: &str = "answers_bytes";
+const REPLIES: &str = "control_replies_pause_bytes";
 /// No less than this.
 const ANSWERS_PAUSE_BYTES: u64 = 8192;
 
+/// Memory that the process may have, and what of it is gone before anybody comes, in bytes.
+struct Bound {
+    most: u64,
+    own: u64,
+    /// What else is said of it, if nobody has set it.
+    nature: &'static str,
+}
+
+/// What is said of limits that were lowered.
+pub struct Fitted {
+    pub text: String,
+    /// Somebody has given this process less than there is, and may want to give it more.
+    pub is_warning: bool,
+}
+
 /// Lowers what nobody set as far as it takes, which is nothing where there is enough. Returns what
 /// is said of that, in one line.
-pub fn fit(config: &mut Config) -> Option<String> {
-    let (most, own) = memory(config.store)?;
+pub fn fit(config: &mut Config) -> Option<Fitted> {
+    let Bound { most, own, nature } = bound(config.store)?;
     let room = most.saturating_sub(own);
+    let connections = super::open_connections(&config.limits).map_or(usize::MAX, |(open, _)| open);
     let mut lowered = Vec::new();
-    for (name, value) in limits_for(room.max(LEAST), &config.limits) {
+    for (name, value) in limits_for(room.max(LEAST), &config.limits, connections) {
         let floors = ORDERED.iter().filter(|(_, higher)| *higher == name);
         let floor = floors.filter_map(|(lower, _)| config.limits.get(lower)).max();
         let value = usize::try_from(value).unwrap_or(usize::MAX).max(floor.unwrap_or(0));
@@ -77,49 +95,104 @@ pub fn fit(config: &mut Config) -> Option<String> {
             }
         }
     }
-    let (mib, lowered) = (most >> 20, lowered.join(", "));
-    let least = (own + LEAST) >> 20;
+    let (mib, lowered, least) = (most >> 20, lowered.join(", "), (own + LEAST) >> 20);
     let short = format!("; that is too little: all that may come at once takes {least} MiB");
     let short = if room < LEAST { &*short } else { "" };
-    (!lowered.is_empty())
-        .then(|| format!("this process may have {mib} MiB of memory, so {lowered}{short}"))
+    (!lowered.is_empty()).then(|| Fitted {
+        text: format!("this process may have {mib} MiB of memory{nature}, so {lowered}{short}"),
+        is_warning: nature.is_empty() || room < LEAST,
+    })
 }
 
-/// What fits into so much room, what must not be more than another in front of that.
-fn limits_for(room: u64, limits: &Limits) -> Vec<(&'static str, u64)> {
-    let part = |thousandths: u64| (room - room / WASTE) / 1000 * thousandths;
-    let mut all: Vec<(&str, u64)> =
-        SHARES.iter().map(|(name, bytes, share)| (*name, part(*share) / bytes)).collect();
-    let of = |name| all.iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| *value);
-    let back_ends = of(BACK_ENDS).min(limits.control_connections as u64).max(1);
-    let frame = of(FRAME);
-    all.extend([
-        // Such a state fits the command that sets it.
-        ("state_bytes", frame.saturating_sub(1024)),
-        // Who has no key does not take the places of those who have one.
-        ("control_unauthenticated_connections", (of(BACK_ENDS) / 2).max(1)),
-        ("sessions_unauthenticated", of("sessions")),
-        // A crowd that comes at once is told when to come back before it takes all these places
-        // from itself. Behind it as many may come as anywhere: fewer, and a small flood would keep
-        // others out.
-        ("admissions_burst", (of("sessions") / 2).max(1)),
-        ("control_replies_pause_bytes", part(REPLIES) / back_ends),
-        // What is shorter than a small part of this waits for no room.
-        ("answers_pause_bytes", part(1).max(ANSWERS_PAUSE_BYTES)),
-    ]);
+/// What fits into so much room with so many connections at most, of all that does not, what must
+/// not be more than another in front of that.
+fn limits_for(room: u64, limits: &Limits, connections: usize) -> Vec<(&'static str, u64)> {
+    let wanted = |name| wanted(name, limits, connections);
+    let (mut left, mut weights) = ((room - room / WASTE) / 1000 * 8000, 1000);
+    let mut short = SHARES.to_vec();
+    // Whoever wants less than its share leaves more to the others.
+    loop {
+        let (per_weight, before) = (left / weights.max(1), short.len());
+        short.retain(|(name, eighths, weight)| {
+            let takes = wanted(name).saturating_mul(*eighths);
+            let is_short = takes > per_weight * weight;
+            if !is_short {
+                (left, weights) = (left - takes, weights - weight);
+            }
+            is_short
+        });
+        if short.len() == before {
+            break;
+        }
+    }
+    let mut all = Vec::new();
+    let mut back_ends = wanted(BACK_ENDS);
+    for (name, eighths, weight) in short {
+        let each = if name == REPLIES { back_ends.max(1) } else { 1 };
+        let value = left / weights * weight / eighths / each;
+        all.push((name, value));
+        match name {
+            // Such a state fits the command that sets it.
+            FRAME => all.push(("state_bytes", value.saturating_sub(1024))),
+            // Who has no key does not take the places of those who have one.
+            BACK_ENDS => {
+                back_ends = value;
+                all.push(("control_unauthenticated_connections", (value / 2).max(1)));
+            }
+            "sessions" => all.extend([
+                ("sessions_unauthenticated", value),
+                // A crowd that comes at once is told when to come back before it takes all these
+                // places from itself. Behind it as many may come as anywhere: fewer, and a small
+                // flood would keep others out.
+                ("admissions_burst", (value / 2).max(1)),
+            ]),
+            // What is shorter than a small part of this waits for no room.
+            ANSWERS => all.push(("answers_pause_bytes", (value / 47).max(ANSWERS_PAUSE_BYTES))),
+            _ => {}
+        }
+    }
     all
 }
 
-/// How much this process may have, and what of it is gone before anybody comes; `None` if nothing
-/// bounds it.
-fn memory(store: StoreKind) -> Option<(u64, u64)> {
+/// How many units of a limit there can be in all, where there are so many connections at most.
+fn wanted(name: &str, limits: &Limits, connections: usize) -> u64 {
+    let connections = connections.min(limits.connections);
+    let in_all = match name {
+        "connections" => connections,
+        "subscriptions" => {
+            connections.saturating_mul(limits.channels_per_connection).min(limits.subscriptions)
+        }
+        REPLIES => limits.control_connections.saturating_mul(limits.control_replies_pause_bytes),
+        _ => limits.get(name).unwrap_or(0),
+    };
+    in_all as u64
+}
+
+/// The bound that leaves the least room: what the process may have by its own limits or by those of
+/// its control groups, and what the machine has.
+fn bound(store: StoreKind) -> Option<Bound> {
     let own_space = OWN_SPACE + if store == StoreKind::None { 0 } else { STORE_SPACE };
-    let space = getrlimit(Resource::As).current.map(|bytes| (bytes, own_space));
-    let data = getrlimit(Resource::Data).current.map(|bytes| (bytes, OWN_SPACE));
+    let space = getrlimit(Resource::As).current.map(|bytes| (bytes, own_space, ""));
+    // Of what 32 bits can address, the kernel and the holes that an allocator leaves take half.
+    let narrow = (usize::BITS == 32).then_some((2 << 30, own_space, ", having 32 bits"));
+    let data = getrlimit(Resource::Data).current.map(|bytes| (bytes, OWN_SPACE, ""));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = group_bytes(&groups, Path::new("/sys/fs/cgroup"));
-    let group = group.map(|bytes| (bytes, OWN_MEMORY));
-    [space, data, group].into_iter().flatten().min_by_key(|(most, own)| most.saturating_sub(*own))
+    let group = group.map(|bytes| (bytes, OWN_MEMORY, ""));
+    // The rest is for sockets, in the kernel, and for whatever else runs there.
+    let machine = machine_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
+    let machine = machine.map(|all| (all / 4 * 3, OWN_MEMORY, ", three quarters of the machine's"));
+    let bounds = [space, narrow, data, group, machine].into_iter().flatten();
+    bounds
+        .map(|(most, own, nature)| Bound { most, own, nature })
+        .min_by_key(|bound| bound.most.saturating_sub(bound.own))
+}
+
+/// The memory of the machine, in bytes, by what `/proc/meminfo` says (proc_meminfo(5)).
+fn machine_bytes(meminfo: &str) -> Option<u64> {
+    let kib =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.strip_suffix("kB"))?;
+    kib.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The least bound of the control groups that a process is in, each of which is within the next,
@@ -152,21 +225,43 @@ mod tests {
     /// The limits that a server with so much room has.
     fn limits_in(room: u64) -> Limits {
         let mut limits = Limits::default();
-        for (name, value) in limits_for(room, &limits) {
-            let value = usize::try_from(value).unwrap().min(limits.get(name).unwrap());
+        for (name, value) in limits_for(room, &limits, usize::MAX) {
+            let value = usize::try_from(value).unwrap_or(usize::MAX).min(limits.get(name).unwrap());
             limits.set(name, value).unwrap();
         }
         limits
     }
 
-    /// What all of it takes, when all of it is full at once.
+    #[test]
+    fn the_memory_of_the_machine_is_read() {
+        let meminfo = "MemTotal:         506204 kB\nMemFree:          103528 kB\n";
+        assert_eq!(machine_bytes(meminfo), Some(506_204 << 10));
+        assert_eq!(machine_bytes(""), None);
+        assert_eq!(machine_bytes("MemTotal: 99999999999999999999 kB\n"), None);
+        let here = machine_bytes(&fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
+        assert!(here > LEAST, "{here}");
+    }
+
+    /// What all of it takes when all of it is full at once.
     fn held(limits: &Limits) -> u64 {
-        let shares = SHARES.iter();
-        let held: u64 =
-            shares.map(|(name, bytes, _)| limits.get(name).unwrap() as u64 * bytes).sum();
-        let replies = limits.control_connections * limits.control_replies_pause_bytes;
-        let beyond = limits.queued_bytes / 8 + limits.answers_bytes / 8 * 5;
-        held + (replies + beyond) as u64
+        let all = SHARES.map(|(name, eighths, _)| wanted(name, limits, usize::MAX) * eighths / 8);
+        all.iter().sum()
+    }
+
+    #[test]
+    fn a_machine_with_as_many_descriptors_as_a_shell_gives_runs_with_all_limits_as_they_are() {
+        let lowered = |gib: u64| {
+            let limits = Limits::default();
+            let room = (gib << 30) / 4 * 3 - OWN_MEMORY;
+            let mut lowered = limits_for(room, &limits, 20_000);
+            lowered.retain(|(name, value)| limits.get(name).unwrap() as u64 > *value);
+            lowered
+        };
+        assert_eq!(lowered(8), []);
+        let lowered = lowered(4);
+        let names: Vec<&str> = lowered.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["subscriptions", "grants", "states", REPLIES]);
+        assert!(lowered.iter().all(|(name, value)| *name == REPLIES || *value > 500_000));
     }
 
     #[test]
@@ -201,13 +296,13 @@ mod tests {
     #[test]
     fn a_container_lets_in_as_many_browsers_as_the_docs_say() {
         let connections = |mib: u64| limits_in((mib << 20) - OWN_MEMORY).connections;
-        assert_eq!([64, 256, 1024].map(connections), [2318, 13_449, 57_971]);
-        assert!(connections(200) >= 10_000 && connections(1792) >= 100_000);
+        assert_eq!([64, 256, 1024].map(connections), [2318, 14_360, 85_883]);
+        assert!(connections(200) >= 10_000 && connections(1280) >= 100_000);
     }
 
     #[test]
     fn all_that_can_be_full_at_once_fits() {
-        let mut before = Limits { connections: 0, ..Limits::default() };
+        let mut before = limits_in(LEAST);
         for mib in [24, 32, 48, 64, 100, 176, 432, 1000, 4096, 16_384] {
             let (room, limits) = (mib << 20, limits_in(mib << 20));
             let held = held(&limits);
@@ -216,7 +311,9 @@ mod tests {
                 assert!(limits.get(lower) <= limits.get(higher), "{mib} MiB: {lower}, {higher}");
             }
             // Nothing is less where there is more, and where there is least all of it is of use.
-            assert!(limits.connections > before.connections, "{mib} MiB");
+            for (name, ..) in SHARES.iter().filter(|(name, ..)| *name != REPLIES) {
+                assert!(before.get(name) <= limits.get(name), "{mib} MiB: {name}");
+            }
             assert!(limits.control_connections >= 8 && limits.connections >= 1000);
             assert!(limits.control_frame_bytes > 1 << 20 && limits.grants > 400);
             let names = 2 * limits.name_bytes;
@@ -226,10 +323,7 @@ mod tests {
             assert!(limits.admissions_burst <= limits.sessions.div_ceil(2), "{mib} MiB");
             before = limits;
         }
-        let share = |name| SHARES.iter().find(|(other, ..)| *other == name).unwrap().2;
-        let (queued, answers) = (share("queued_bytes"), share("answers_bytes"));
-        let beyond = (queued + 5 * answers).div_ceil(8);
-        assert_eq!(SHARES.iter().map(|(.., share)| share).sum::<u64>() + REPLIES + beyond, 1000);
+        assert_eq!(SHARES.iter().map(|(.., weight)| weight).sum::<u64>(), 1000);
         let limits = limits_in(176 << 20);
         let whole = Limits::default();
         assert_eq!(limits.control_frame_bytes, whole.control_frame_bytes);

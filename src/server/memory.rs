@@ -202,17 +202,19 @@ fn group_bytes(groups: &str, root: &Path) -> Option<u64> {
     let bounds = groups.lines().flat_map(|line| {
         let (_, rest) = line.split_once(':')?;
         let (kinds, path) = rest.split_once(':')?;
-        let (root, name) = match kinds {
-            "" => (root.to_owned(), "memory.max"),
+        let (root, names) = match kinds {
+            // Beyond the second one a process is made to wait.
+            "" => (root.to_owned(), &["memory.max", "memory.high"][..]),
             _ if kinds.split(',').any(|kind| kind == "memory") => {
-                (root.join("memory"), "memory.limit_in_bytes")
+                (root.join("memory"), &["memory.limit_in_bytes"][..])
             }
             _ => return None,
         };
         // In a container the path may be that of the host, of which its own root is the end.
         let path = Path::new(path.trim_start_matches('/'));
-        let files: Vec<_> = path.ancestors().map(|path| root.join(path).join(name)).collect();
-        Some(files)
+        let groups = path.ancestors().map(|path| root.join(path));
+        let files = groups.flat_map(|group| names.iter().map(move |name| group.join(name)));
+        Some(files.collect::<Vec<_>>())
     });
     let read = |file| fs::read_to_string(file).ok()?.trim().parse().ok();
     bounds.flatten().filter_map(read).min()
@@ -279,6 +281,8 @@ mod tests {
         assert_eq!(of("0::/system.slice/fws.service\n"), Some(500));
         bound("system.slice/fws.service/memory.max", "400\n");
         assert_eq!(of("0::/system.slice/fws.service\n"), Some(400));
+        bound("system.slice/fws.service/memory.high", "350\n");
+        assert_eq!(of("0::/system.slice/fws.service\n"), Some(350));
         assert_eq!(of("0::/other.slice\n"), None);
         // A container sees its own group as the root, under either version.
         bound("memory.max", "300\n");

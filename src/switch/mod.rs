@@ -430,8 +430,9 @@ impl<N: Net> Outbox for Delivery<'_, N> {
     }
 
     fn changed(&mut self, undo: Undo) {
-        // A text that a `push` has made a list was looked into, and what is dropped is long.
-        *self.work += undo.bytes() / WORK_BYTES;
+        // A text that a `push` has made a list was looked into, and what is dropped is long. That
+        // states end is nobody's command, and keeps none from being carried out.
+        *self.work += if undo.is_end() { 0 } else { undo.bytes() / WORK_BYTES };
         self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
     }

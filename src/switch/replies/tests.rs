@@ -597,3 +597,24 @@ fn an_old_key_ends_at_its_date_however_long_the_process_stood_still() {
     world.turn();
     assert!(world.switch.strangers.has(old), "it is somebody still");
 }
+
+#[test]
+fn states_that_end_keep_no_back_end_from_being_heard() {
+    let mut world = World::new(Limits::default());
+    let data = "x".repeat(600);
+    let set = |channel: usize| {
+        format!(r#"{{"action":"set","channel":{channel},"data":"{data}","params":{{"ttl":1}}}}"#)
+    };
+    let sets: Vec<String> = (0..2000).map(set).collect();
+    let conn = world.comes(1, &[AUTH]);
+    world.says(conn, &sets.iter().map(String::as_str).collect::<Vec<_>>());
+    while !world.input[&conn].is_empty() {
+        world.sync();
+    }
+    world.sync();
+    assert_eq!((world.takes(conn).len(), world.switch.hub.sizes()[4]), (2001, 2000));
+    world.net.now = 1000;
+    world.says(conn, &[PING]);
+    assert_eq!(world.takes(conn), [OK]);
+    assert_eq!(world.switch.hub.sizes()[4], 1000, "others end in the next turn");
+}

@@ -1,15 +1,15 @@
 //! Back ends on a disk that takes its time: what is owed, who waits for what, and for how long.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::super::Settings;
 use super::*;
 use crate::address::Address;
 use crate::edge::{Door, Handler, Kept};
-use crate::hub::{Change, Hub, Key, KeyRef, Seq, Undo};
-use crate::journal::{Event, Journal, Proposal};
+use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
+use crate::journal::{Event, Journal, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -28,6 +28,9 @@ struct Disk {
     /// Marks of the last change of each row.
     rows: Vec<(Key, u64)>,
     is_full: bool,
+    /// Ends of namespaces that are not durable, and those that are.
+    removals: VecDeque<Change<'static>>,
+    ordered: VecDeque<Event>,
 }
 
 impl Slow {
@@ -37,7 +40,11 @@ impl Slow {
 }
 
 impl Journal for Slow {
-    fn propose(&mut self, _: UnixMillis, _: &Change<'_>) -> Proposal {
+    fn propose(&mut self, _: UnixMillis, change: &Change<'_>) -> Proposal {
+        if matches!(change, Change::Remove { .. }) {
+            self.disk().removals.push_back(change.clone().into_owned());
+            return Proposal::Later(Ticket(1));
+        }
         Proposal::Now(Seq { term: 1, n: self.disk().mark + 1 })
     }
     fn changed(&mut self, undo: Undo) {
@@ -48,7 +55,7 @@ impl Journal for Slow {
     }
     fn commit(&mut self, _: &Hub, _: UnixMillis, _: Now) {}
     fn poll(&mut self) -> Option<Event> {
-        None
+        self.disk().ordered.pop_front()
     }
     fn mark(&self) -> Mark {
         Mark(self.disk().mark)
@@ -596,6 +603,25 @@ fn an_old_key_ends_at_its_date_however_long_the_process_stood_still() {
     world.net.now = 6000;
     world.turn();
     assert!(world.switch.strangers.has(old), "it is somebody still");
+}
+
+/// It cannot be taken back, so nothing else that is lost may make its back end believe so.
+#[test]
+fn the_end_of_a_namespace_is_told_as_soon_as_it_has_come() {
+    let mut world = World::new(Limits::default());
+    world.switch.declare("other", AUTH_KEY).unwrap();
+    world.sync();
+    let server = world.comes(1, &[r#"{"action":"removeNameSpace","name":"other","key":"server"}"#]);
+    let conn = world.comes(2, &[AUTH, &set("c", 10)]);
+    assert!(world.takes(server).is_empty());
+    let change = world.journal.disk().removals.pop_front().unwrap();
+    let entry = Entry { seq: Seq::default(), at: UnixMillis(0), change };
+    let event = Event::Entry(Some(Ticket(1)), entry, Mark::default());
+    world.journal.disk().ordered.push_back(event);
+    world.turn();
+    assert_eq!(world.switch.hub.namespace("other"), None);
+    assert_eq!((world.takes(server), world.takes(conn)), (vec![OK.into()], vec![OK.into()]));
+    assert_eq!(world.owed(conn), OK.len(), "what was set there is not durable yet");
 }
 
 #[test]

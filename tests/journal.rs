@@ -93,7 +93,7 @@ impl Loop {
         self.journal.commit(&self.hub, at, self.now());
         while let Some(event) = self.journal.poll() {
             match event {
-                Event::Entry(_, entry) => drop(self.apply(entry.at, &entry.change)),
+                Event::Entry(_, entry, _) => drop(self.apply(entry.at, &entry.change)),
                 Event::Failed(ticket) => self.failed.push(ticket),
                 Event::Undo(undo) => self.hub.undo(undo, &mut Out(&mut self.journal)),
                 Event::Lost { from, upto } => {

@@ -7,25 +7,24 @@
 
 #[cfg(test)]
 mod tests;
+mod withdrawn;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
 use std::ops::Range;
 
-use super::grants::GrantRef;
 use super::index::Slots;
 use super::{ChannelId, Hub, Namespace, NsId, Outbox, Outcome, PeerId};
 use super::{Subscription, User};
 use crate::arena::{Id, NIL};
 use crate::reason::CloseReason;
+use withdrawn::{Exit, Withdrawals};
 
 /// What it costs to let a connection go, in steps: it is told, closed, and written to.
 const LET_GO_STEPS: usize = 16;
 /// Each new subscription takes so many old ones out, so that those who come and go at once cannot
 /// leave more behind than they have taken.
 const PAID_STEPS: usize = 2;
-/// Of withdrawals that are looked through for who has come back since, so many are a step.
-const WITHDRAWALS_PER_STEP: usize = 16;
 /// Of a namespace that is removed, so many states are dropped at once; the others follow.
 const BURIED_AT_ONCE: usize = 1000;
 
@@ -42,8 +41,8 @@ pub(super) struct Leaving {
     /// because another namespace was removed meanwhile.
     sweep: Range<usize>,
     is_swept_again: bool,
-    /// Grants that were withdrawn while their users were in the channels, the last one last.
-    withdrawn: BTreeMap<(ChannelId, Id<User>), Vec<Withdrawal>>,
+    /// Grants that were withdrawn while their users were in the channels.
+    withdrawn: BTreeMap<(ChannelId, Id<User>), Withdrawals>,
     /// How many there have been, and those that are still there, in their order.
     withdrawals: u64,
     exits: VecDeque<Exit>,
@@ -51,25 +50,6 @@ pub(super) struct Leaving {
     kept: u64,
     /// What was in namespaces that are no more.
     graves: VecDeque<Grave>,
-}
-
-/// A user hears a channel no more, but for each connection that has come back meanwhile.
-#[derive(Debug)]
-struct Withdrawal {
-    number: u64,
-    mark: u64,
-    /// These have subscribed since, by another grant, and whether they had been in the channel.
-    readmitted: BTreeMap<PeerId, bool>,
-}
-
-/// A user is to leave a channel, when it is certain that the withdrawal is not taken back.
-#[derive(Debug)]
-struct Exit {
-    of: (ChannelId, Id<User>),
-    number: u64,
-    mark: u64,
-    /// So many of the user's connections, from the first on, have not been looked at.
-    left: usize,
 }
 
 /// What is still to be dropped of a namespace: nobody can find it.
@@ -219,9 +199,8 @@ impl Hub {
             return false;
         }
         let user = self.user_id(id);
-        let withdrawal = user.and_then(|user| self.leaving.withdrawn.get(&(channel, user)));
-        let last = withdrawal.and_then(|all| all.last());
-        last.is_some_and(|last| !last.readmitted.contains_key(&id))
+        let withdrawn = user.and_then(|user| self.leaving.withdrawn.get(&(channel, user)));
+        withdrawn.is_some_and(|withdrawn| !withdrawn.is_readmitted(id))
     }
 
     /// The user of a peer that is not gone.
@@ -248,9 +227,8 @@ impl Hub {
     pub(super) fn admitted(&mut self, id: PeerId, channel: ChannelId, was_in: bool) {
         if let Some(user) = self.user_id(id)
             && let Some(withdrawn) = self.leaving.withdrawn.get_mut(&(channel, user))
-            && let Some(last) = withdrawn.last_mut()
         {
-            last.readmitted.insert(id, was_in);
+            withdrawn.readmit(id, was_in);
         }
         if !self.leaving.gone.is_empty() {
             self.leaving.steps += PAID_STEPS;
@@ -264,7 +242,7 @@ impl Hub {
             && let Some(user) = self.user_id(id)
             && let Some(withdrawn) = self.leaving.withdrawn.get_mut(&(channel, user))
         {
-            withdrawn.iter_mut().for_each(|it| _ = it.readmitted.remove(&id));
+            withdrawn.forget(id, u64::MAX);
         }
     }
 
@@ -435,121 +413,6 @@ impl Hub {
             let grant = self.given.in_slot(slot).filter(|(_, grant)| grant.ns == ns);
             let id = grant.map(|(id, _)| id);
             id.and_then(|id| self.given.remove(id));
-        }
-    }
-
-    /// The number of the next withdrawal.
-    pub(super) fn next_withdrawal(&mut self) -> u64 {
-        self.leaving.withdrawals += 1;
-        self.leaving.withdrawals
-    }
-
-    /// A grant has been withdrawn: the user's connections hear nothing more in the channel, and
-    /// leave it when the change of that mark cannot be taken back any more.
-    pub(super) fn withdraw(&mut self, ns: NsId, grant: GrantRef<'_>, (number, mark): (u64, u64)) {
-        let Some(of) = self.find_grantee(ns, grant) else { return };
-        let heard = self.hearing(of).count();
-        if heard == 0 {
-            return;
-        }
-        self.count_subscriptions(ns, 0, heard);
-        let withdrawal = Withdrawal { number, mark, readmitted: BTreeMap::new() };
-        self.leaving.withdrawn.entry(of).or_default().push(withdrawal);
-        self.leaving.exits.push_back(Exit { of, number, mark, left: usize::MAX });
-        self.forget_withdrawn();
-    }
-
-    /// The last withdrawal of a grant is taken back: whoever heard the channel before hears it
-    /// again, even if there would be no room for that.
-    pub(super) fn undo_withdrawal(&mut self, ns: NsId, grant: GrantRef<'_>, number: u64) {
-        let Some(of) = self.find_grantee(ns, grant) else { return };
-        let Some(withdrawn) = self.leaving.withdrawn.get(&of) else { return };
-        if withdrawn.last().is_none_or(|last| last.number != number) {
-            return;
-        }
-        self.drop_withdrawal(of, number);
-        let heard = self.hearing(of).count();
-        self.count_subscriptions(ns, heard, 0);
-    }
-
-    /// A grant that was given is taken back: whoever has come in by it is out of the channel, or
-    /// where an earlier withdrawal, which may be taken back as well, has left it.
-    pub(super) fn undo_grant(&mut self, ns: NsId, grant: GrantRef<'_>) {
-        self.drop_grant(ns, grant);
-        let Some(of) = self.find_grantee(ns, grant) else { return };
-        let heard: Vec<PeerId> = self.hearing(of).collect();
-        let kept = self.leaving.kept;
-        for id in heard {
-            let last = self.leaving.withdrawn.get_mut(&of).and_then(|all| all.last_mut());
-            match last.filter(|last| last.mark > kept) {
-                Some(last) if last.readmitted.get(&id) == Some(&true) => {
-                    last.readmitted.remove(&id);
-                    self.count_subscriptions(ns, 0, 1);
-                }
-                _ => drop(self.leave(id, of.0)),
-            }
-        }
-    }
-
-    /// A channel and a user, while somebody is in the one, and the other is here.
-    fn find_grantee(&self, ns: NsId, grant: GrantRef<'_>) -> Option<(ChannelId, Id<User>)> {
-        let (channel, _) = self.find_channel(ns, grant.channel)?;
-        let (user, _) = self.find_user(ns, grant.user)?;
-        Some((channel, user))
-    }
-
-    /// A user's connections that hear a channel.
-    fn hearing(&self, (channel, user): (ChannelId, Id<User>)) -> impl Iterator<Item = PeerId> {
-        let peers = self.users.get(user).map_or(&[][..], |user| &user.peers);
-        let hears = move |id: &PeerId| self.is_member(*id, channel) && self.hears(*id, channel);
-        peers.iter().copied().filter(hears)
-    }
-
-    fn drop_withdrawal(&mut self, of: (ChannelId, Id<User>), number: u64) {
-        if let Some(withdrawn) = self.leaving.withdrawn.get_mut(&of) {
-            withdrawn.retain(|it| it.number != number);
-            if withdrawn.is_empty() {
-                self.leaving.withdrawn.remove(&of);
-            }
-        }
-    }
-
-    /// Checks that of nobody more is known than of those who are in the channel; for tests.
-    pub(super) fn check_withdrawn(&self) {
-        for ((channel, _), all) in &self.leaving.withdrawn {
-            let mut readmitted = all.iter().flat_map(|it| it.readmitted.keys());
-            assert!(readmitted.all(|id| self.is_member(*id, *channel)), "one has gone");
-        }
-    }
-
-    /// Takes those out of channels to whom they were granted no longer.
-    fn forget_withdrawn(&mut self) {
-        while self.leaving.has_exits()
-            && self.leaving.spend(1)
-            && let Some(exit) = self.leaving.exits.front_mut()
-        {
-            let (of, number) = (exit.of, exit.number);
-            let peers = self.users.get(of.1).map_or(&[][..], |user| &user.peers);
-            // Whoever leaves in between makes the list shorter, and fills the gap with the last.
-            let at = exit.left.min(peers.len());
-            let id = at.checked_sub(1).and_then(|at| peers.get(at)).copied();
-            let all = self.leaving.withdrawn.get(&of).map_or(&[][..], |all| all.as_slice());
-            let place = all.iter().position(|it| it.number == number).unwrap_or(all.len());
-            let since = all.get(place..).unwrap_or_default();
-            let steps = all.len() / WITHDRAWALS_PER_STEP;
-            let Some(id) = id.filter(|_| !since.is_empty()) else {
-                self.leaving.exits.pop_front();
-                self.drop_withdrawal(of, number);
-                self.leaving.spend(steps);
-                continue;
-            };
-            // Whoever has come back since has, even if that was withdrawn as well.
-            let is_to_leave = !since.iter().any(|it| it.readmitted.contains_key(&id));
-            exit.left = at - 1;
-            self.leaving.spend(steps);
-            if is_to_leave {
-                self.leave(id, of.0);
-            }
         }
     }
 

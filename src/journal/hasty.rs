@@ -76,7 +76,7 @@ impl HastyJournal {
         }
         for (ticket, _, change) in self.removals.drain(..removals).collect::<Vec<_>>() {
             let entry = Entry { seq: self.next_seq(), at, change };
-            self.ready.push_back(Event::Entry(Some(ticket), entry));
+            self.ready.push_back(Event::Entry(Some(ticket), entry, Mark::default()));
         }
     }
 

@@ -81,7 +81,7 @@ impl Journal for LateJournal {
             }
             self.last.n += 1;
             let entry = Entry { seq: self.last, at, change };
-            self.ready.push_back(Event::Entry(Some(ticket), entry));
+            self.ready.push_back(Event::Entry(Some(ticket), entry, self.mark()));
         }
         if self.turn >= self.sync_at {
             self.durable = self.mark();
@@ -103,7 +103,7 @@ impl Journal for LateJournal {
 
     fn horizon(&self, now: UnixMillis) -> UnixMillis {
         let ready = self.ready.iter().find_map(|event| match event {
-            Event::Entry(_, entry) => Some(entry.at),
+            Event::Entry(_, entry, _) => Some(entry.at),
             _ => None,
         });
         ready.or(self.waiting.front().map(|(_, _, at, _)| *at)).unwrap_or(now)
@@ -144,7 +144,7 @@ mod tests {
             journal.commit(&hub, UnixMillis(turn), Now::default());
             while let Some(event) = journal.poll() {
                 match event {
-                    Event::Entry(ticket, _) => back.push(ticket.unwrap()),
+                    Event::Entry(ticket, ..) => back.push(ticket.unwrap()),
                     Event::Failed(ticket) => {
                         failed += 1;
                         back.push(ticket);

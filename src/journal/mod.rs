@@ -43,8 +43,9 @@ pub enum Proposal {
 /// What a journal has to tell.
 #[derive(Debug)]
 pub enum Event {
-    /// The next entry in the order. Its ticket, if it was proposed here.
-    Entry(Option<Ticket>, Entry),
+    /// The next entry in the order. Its ticket, if it was proposed here; and what its reply waits
+    /// for, the mark of nothing if it is durable already.
+    Entry(Option<Ticket>, Entry, Mark),
     /// This proposal has not been and will not be ordered.
     Failed(Ticket),
     /// This change could not be kept: take it back. They come in reverse order, in as many turns as

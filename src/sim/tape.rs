@@ -18,8 +18,8 @@ use crate::time::{Millis, Now, UnixMillis};
 pub(super) enum Item {
     /// A change was proposed.
     Proposed { at: UnixMillis, change: Change<'static>, place: Place },
-    /// The journal handed an entry out.
-    Ordered { ticket: Option<Ticket>, entry: Entry },
+    /// The journal handed an entry out, whose reply waits for that mark.
+    Ordered { ticket: Option<Ticket>, entry: Entry, after: u64 },
     /// The journal will never order this one.
     Failed(Ticket),
     /// The last entry has changed what is recorded, which is durable with this mark; or it stays,
@@ -181,12 +181,13 @@ impl Journal for Traced {
 
     fn poll(&mut self) -> Option<Event> {
         let event = self.journal.poll();
-        if let Some(Event::Entry(Some(_), _) | Event::Failed(_)) = &event {
+        if let Some(Event::Entry(Some(_), ..) | Event::Failed(_)) = &event {
             self.tape.later.set(self.tape.later() - 1);
         }
         match &event {
-            Some(Event::Entry(ticket, entry)) => {
-                self.tape.write(Item::Ordered { ticket: *ticket, entry: entry.clone() });
+            Some(Event::Entry(ticket, entry, Mark(after))) => {
+                let (ticket, entry, after) = (*ticket, entry.clone(), *after);
+                self.tape.write(Item::Ordered { ticket, entry, after });
             }
             Some(Event::Failed(ticket)) => self.tape.write(Item::Failed(*ticket)),
             Some(Event::Lost { from, upto }) => {

@@ -40,7 +40,7 @@ use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::hub::{
     Change, ChannelId, Checked, Hub, KeyRef, NsId, Outbox, Outcome, Refusal, Route, Row, Undo,
 };
-use crate::journal::{Event, Journal, Ticket};
+use crate::journal::{Event, Journal, Mark, Ticket};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Refusals};
 use crate::publication::Publication;
@@ -305,9 +305,9 @@ impl Switch {
     }
 
     fn handle(&mut self, net: &mut impl Net, event: Event) {
-        let (ticket, entry) = match event {
-            Event::Entry(ticket, entry) => (ticket, Some(entry)),
-            Event::Failed(ticket) => (Some(ticket), None),
+        let (ticket, entry, mark) = match event {
+            Event::Entry(ticket, entry, mark) => (ticket, Some(entry), mark),
+            Event::Failed(ticket) => (Some(ticket), None, Mark::default()),
             Event::Undo(undo) => {
                 self.work += 1;
                 self.hub.keep(self.journal.durable().0);
@@ -331,7 +331,6 @@ impl Switch {
             _ => WHOLE,
         };
         let result = entry.map(|entry| self.apply(net, (entry.at, &entry.change), None, part));
-        let mark = self.journal.mark();
         match waiter {
             Some(Waiter::Command(conn)) => self.answer_late(net, conn, result, mark),
             Some(Waiter::Spread(spread, _)) => self.spread_on(net, *spread, result, mark),
@@ -430,8 +429,9 @@ impl<N: Net> Outbox for Delivery<'_, N> {
     }
 
     fn changed(&mut self, undo: Undo) {
-        // A text that a `push` has made a list was looked into, and what is dropped is long.
-        *self.work += undo.bytes() / WORK_BYTES;
+        // A text that a `push` has made a list was looked into, and what is dropped is long. That
+        // states end is nobody's command, and keeps none from being carried out.
+        *self.work += if undo.is_end() { 0 } else { undo.bytes() / WORK_BYTES };
         self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
     }

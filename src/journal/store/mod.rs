@@ -274,7 +274,7 @@ impl StoreJournal {
         for (ticket, change) in self.removals.drain(..flight.removals) {
             self.last.n += 1;
             let entry = Entry { seq: self.last, at: self.at, change };
-            self.ready.push_back(Event::Entry(Some(ticket), entry));
+            self.ready.push_back(Event::Entry(Some(ticket), entry, Mark::default()));
         }
         self.landed.push(flight);
         if matches!(self.recovery, Recovery::Debt | Recovery::AllSent) {
@@ -336,7 +336,7 @@ impl StoreJournal {
     /// is durable must not be written again.
     fn forget_removed(&mut self, hub: &Hub) {
         for event in self.ready.drain(..) {
-            let Event::Entry(_, Entry { change: Change::Remove { ns }, .. }) = event else {
+            let Event::Entry(_, Entry { change: Change::Remove { ns }, .. }, _) = event else {
                 continue;
             };
             if let Some(removed) = hub.number(ns) {

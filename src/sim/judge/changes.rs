@@ -36,9 +36,11 @@ impl Judge {
         self.replica.replay(items);
         self.record.advance(horizon);
         for (i, item) in items.iter().enumerate() {
-            let (ticket, entry) = match item {
-                Item::Ordered { ticket, entry } => (ticket.expect("all are ours"), Some(entry)),
-                Item::Failed(ticket) => (*ticket, None),
+            let (ticket, entry, after) = match item {
+                Item::Ordered { ticket, entry, after } => {
+                    (ticket.expect("all are ours"), Some(entry), *after)
+                }
+                Item::Failed(ticket) => (*ticket, None, 0),
                 Item::TakenBack { is_end } => {
                     self.record.is_taking_back = true;
                     if !is_end {
@@ -69,7 +71,6 @@ impl Judge {
                     self.apply(&pending, entry.at.0, following(items, i))
                 }
             };
-            let after = self.mark;
             if let Some(spread) = pending.of {
                 self.spread_on(*spread, result, after);
             } else if let Some(controller) = self.controller(conn) {

@@ -1,15 +1,17 @@
 //! Back ends on a disk that takes its time: what is owed, who waits for what, and for how long.
 
+mod places;
+
 use std::cell::{RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::super::Settings;
 use super::*;
 use crate::address::Address;
 use crate::edge::{Door, Handler, Kept};
-use crate::hub::{Change, Hub, Key, KeyRef, Seq, Undo};
-use crate::journal::{Event, Journal, Proposal};
+use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
+use crate::journal::{Event, Journal, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -28,6 +30,9 @@ struct Disk {
     /// Marks of the last change of each row.
     rows: Vec<(Key, u64)>,
     is_full: bool,
+    /// Ends of namespaces that are not durable, and those that are.
+    removals: VecDeque<Change<'static>>,
+    ordered: VecDeque<Event>,
 }
 
 impl Slow {
@@ -37,7 +42,11 @@ impl Slow {
 }
 
 impl Journal for Slow {
-    fn propose(&mut self, _: UnixMillis, _: &Change<'_>) -> Proposal {
+    fn propose(&mut self, _: UnixMillis, change: &Change<'_>) -> Proposal {
+        if matches!(change, Change::Remove { .. }) {
+            self.disk().removals.push_back(change.clone().into_owned());
+            return Proposal::Later(Ticket(1));
+        }
         Proposal::Now(Seq { term: 1, n: self.disk().mark + 1 })
     }
     fn changed(&mut self, undo: Undo) {
@@ -48,7 +57,7 @@ impl Journal for Slow {
     }
     fn commit(&mut self, _: &Hub, _: UnixMillis, _: Now) {}
     fn poll(&mut self) -> Option<Event> {
-        None
+        self.disk().ordered.pop_front()
     }
     fn mark(&self) -> Mark {
         Mark(self.disk().mark)
@@ -387,109 +396,6 @@ fn whoever_comes_with_a_wrong_name_does_not_wait_for_the_disk() {
 }
 
 #[test]
-fn whoever_has_said_all_makes_room_for_a_newcomer() {
-    let mut world = World::new(Limits { control_connections: 3, ..Limits::default() });
-    let gone = world.comes(0, &[AUTH, &set("k", 1)]);
-    let also = world.comes(1, &[AUTH, &set("big", LARGE), &get("big"), &get("big")]);
-    let here = world.comes(2, &[AUTH, &set("k", 1)]);
-    let first = world.comes(3, &[AUTH]);
-    assert_eq!(world.net.closed, [(first, CloseReason::Full)], "all of them are there");
-    world.ends(gone);
-    world.ends(also);
-    assert_eq!(world.net.closed.len(), 1, "they are owed something");
-    // Each of them makes room, once, and the one that has waited for longest first.
-    for (slot, goes) in [(4, gone), (5, also)] {
-        let newcomer = world.comes(slot, &[AUTH]);
-        assert_eq!(world.net.closed.last(), Some(&(goes, CloseReason::Full)));
-        assert_eq!(world.takes(newcomer), [OK]);
-    }
-    world.sync();
-    assert_eq!(world.takes(here), [OK, OK]);
-    assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
-}
-
-#[test]
-fn a_name_space_that_has_all_places_makes_room_for_others() {
-    const PLACES: usize = 64;
-    let mut world = World::new(Limits { control_connections: PLACES, ..Limits::default() });
-    world.switch.declare("other", AUTH_KEY).unwrap();
-    world.sync();
-    let other = AUTH.replace("site", "other").replace(KEY, AUTH_KEY);
-    let mut slots = 0..;
-    let mut come = |world: &mut World, commands: &[&str]| {
-        let conn = world.comes(slots.next().unwrap(), commands);
-        (conn, world.takes(conn))
-    };
-    // Two places are for those who have not said who they are.
-    let busy = come(&mut world, &[AUTH]).0;
-    let known: Vec<ConnId> = (3..PLACES).map(|_| come(&mut world, &[AUTH]).0).collect();
-    let (_, told) = come(&mut world, &[AUTH]);
-    let share = r#"Too many back ends in all, at most 62: what is left is for other name spaces"#;
-    assert_eq!(told, [format!("{{\"success\":false,\"reason\":\"{share}\",\"code\":313}}")]);
-    assert_eq!(world.net.closed, []);
-    // One of them is owed something.
-    world.says(busy, &[&set("k", 1)]);
-    // One that is owed nothing goes for each of the others, until both have as many.
-    for goes in &known[..31] {
-        assert_eq!(come(&mut world, &[&other]).1, [OK], "{goes:?}");
-        assert_eq!(world.net.closed.last(), Some(&(*goes, CloseReason::Full)));
-    }
-    assert_eq!(world.net.closed.len(), 31);
-    world.sync();
-    assert_eq!(world.takes(busy), [OK]);
-    for auth in [AUTH, &other] {
-        assert!(come(&mut world, &[auth]).1[0].contains(share), "nobody has more than others");
-    }
-    // Whoever has a place keeps it, whatever it says.
-    world.says(known[50], &[AUTH]);
-    assert_eq!(world.takes(known[50]), [OK]);
-    assert!(world.net.closed.iter().all(|(conn, _)| *conn != busy));
-}
-
-#[test]
-fn a_command_that_waits_for_room_has_its_time_when_it_has_it() {
-    let limits =
-        Limits { control_input_bytes: LARGE, control_frame_bytes: LARGE, ..Limits::default() };
-    let mut world = World::new(limits);
-    let [first, second] = [0, 1].map(|slot| world.comes(slot, &[AUTH]));
-    let frame = control::encode(set("k", LARGE - 100).as_bytes());
-    let (half, rest) = frame.split_at(20_000);
-    for conn in [first, second] {
-        world.input.get_mut(&conn).unwrap().extend_from_slice(half);
-        world.turn();
-    }
-    assert_eq!(world.net.deadlines[&first], Some(Millis(10_000)));
-    assert_eq!(world.net.paused, [second]);
-    assert_eq!(world.net.deadlines[&second], None, "it is not read: nothing can be late");
-    world.net.now = 9000;
-    world.input.get_mut(&first).unwrap().extend_from_slice(rest);
-    world.turn();
-    assert!(world.net.paused.is_empty());
-    world.turn();
-    assert_eq!(world.net.deadlines[&second], Some(Millis(19_000)));
-}
-
-#[test]
-fn newcomers_are_not_late_while_nobody_is_heard() {
-    let mut world = World::new(Limits::default());
-    world.journal.disk().is_full = true;
-    for slot in 0..100 {
-        let conn = world.comes(slot, &[AUTH]);
-        world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
-    }
-    assert_eq!(world.switch.crowded, [], "whoever is gone leaves nothing behind");
-    let conn = world.comes(100, &[AUTH]);
-    assert_eq!(world.net.deadlines[&conn], None);
-    world.net.now = 60_000;
-    world.turn();
-    // From then on it has what it had left.
-    world.journal.disk().is_full = false;
-    world.turn();
-    world.turn();
-    assert_eq!((world.takes(conn), world.net.deadlines[&conn]), (vec![OK.to_string()], None));
-}
-
-#[test]
 fn a_list_has_its_bound() {
     let name = "\u{1}".repeat(1000);
     let cid = crate::uuid::Uuid::from_random([7; 16]);
@@ -596,4 +502,44 @@ fn an_old_key_ends_at_its_date_however_long_the_process_stood_still() {
     world.net.now = 6000;
     world.turn();
     assert!(world.switch.strangers.has(old), "it is somebody still");
+}
+
+/// It cannot be taken back, so nothing else that is lost may make its back end believe so.
+#[test]
+fn the_end_of_a_namespace_is_told_as_soon_as_it_has_come() {
+    let mut world = World::new(Limits::default());
+    world.switch.declare("other", AUTH_KEY).unwrap();
+    world.sync();
+    let server = world.comes(1, &[r#"{"action":"removeNameSpace","name":"other","key":"server"}"#]);
+    let conn = world.comes(2, &[AUTH, &set("c", 10)]);
+    assert!(world.takes(server).is_empty());
+    let change = world.journal.disk().removals.pop_front().unwrap();
+    let entry = Entry { seq: Seq::default(), at: UnixMillis(0), change };
+    let event = Event::Entry(Some(Ticket(1)), entry, Mark::default());
+    world.journal.disk().ordered.push_back(event);
+    world.turn();
+    assert_eq!(world.switch.hub.namespace("other"), None);
+    assert_eq!((world.takes(server), world.takes(conn)), (vec![OK.into()], vec![OK.into()]));
+    assert_eq!(world.owed(conn), OK.len(), "what was set there is not durable yet");
+}
+
+#[test]
+fn states_that_end_keep_no_back_end_from_being_heard() {
+    let mut world = World::new(Limits::default());
+    let data = "x".repeat(600);
+    let set = |channel: usize| {
+        format!(r#"{{"action":"set","channel":{channel},"data":"{data}","params":{{"ttl":1}}}}"#)
+    };
+    let sets: Vec<String> = (0..2000).map(set).collect();
+    let conn = world.comes(1, &[AUTH]);
+    world.says(conn, &sets.iter().map(String::as_str).collect::<Vec<_>>());
+    while !world.input[&conn].is_empty() {
+        world.sync();
+    }
+    world.sync();
+    assert_eq!((world.takes(conn).len(), world.switch.hub.sizes()[4]), (2001, 2000));
+    world.net.now = 1000;
+    world.says(conn, &[PING]);
+    assert_eq!(world.takes(conn), [OK]);
+    assert_eq!(world.switch.hub.sizes()[4], 1000, "others end in the next turn");
 }

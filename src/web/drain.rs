@@ -39,7 +39,7 @@ impl<P> Web<P> {
                 }
                 net.close(conn, CloseReason::GoingAway);
             }
-            // The next who asks for the session is told.
+            // It gets what is on its way, and its session ends: no door is open to ask for more.
             Line::Taking(_) => net.close(conn, CloseReason::GoingAway),
             Line::Receiver(id) | Line::Sender(id, _) => {
                 let id = *id;

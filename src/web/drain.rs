@@ -44,6 +44,12 @@ impl<P> Web<P> {
             Line::Receiver(id) | Line::Sender(id, _) => {
                 let id = *id;
                 self.dismiss_polled(net, app, id, parting);
+                if app.is_short(net)
+                    && let Some(polled) = self.polled(id).filter(|polled| polled.owes_much())
+                {
+                    // There is no room for that, and no time to wait for some: it is told at least.
+                    polled.clear_inbox(net);
+                }
                 self.serve(net, app, id);
                 net.close(conn, CloseReason::GoingAway);
             }

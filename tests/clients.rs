@@ -145,3 +145,23 @@ fn back_ends_as_the_documents_show_them() {
         Browser::raw(server.ws).auth_with("demo", token);
     }
 }
+
+#[test]
+fn a_back_end_whose_connection_is_gone_hears_so() {
+    let server = Server::new();
+    let text = code("docs/protocol.md", "js");
+    let (class, _) = text.split_once("async function main").expect("a part that can be copied");
+    let rest = "
+        const fws = new Fws(PORT, '127.0.0.1');
+        const say = (error) => console.log(error.message);
+        fws.socket.on('connect', () => {
+            fws.call({ action: 'ping' }).catch(say);
+            fws.socket.destroy();
+        });
+        fws.socket.on('close', () => fws.call({ action: 'ping' }).catch(say));
+    ";
+    let rest = rest.replace("PORT", &server.control.port().to_string());
+    let script = server.dir().file("gone.js");
+    std::fs::write(&script, format!("{class}{rest}")).expect("a script");
+    assert_eq!(run("node", [&script]), "the connection is gone\n".repeat(2));
+}

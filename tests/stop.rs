@@ -11,7 +11,7 @@ use common::browser::{Browser, Heard, back_ms, upgrade};
 use common::eventually;
 use common::http;
 use common::server::{Options, Server};
-use common::web::{Http, session};
+use common::web::{Http, session, session_on};
 use common::wire::Wire;
 use fws::hub::{Change, Hub, Outbox, Route, Undo};
 use fws::journal::Journal;
@@ -155,6 +155,33 @@ fn requests_are_told_when_to_come_back() {
     let answer = half.answer();
     assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true));
     server.exited();
+}
+
+#[test]
+fn who_waits_for_room_over_http_is_told_when_to_come_back() {
+    let limits = [("answers_bytes", 1_000_000), ("kernel_send_bytes", 16_384), ("drain_ms", 2000)];
+    let mut options = Options::limits(&limits);
+    options.config["admin"] = json!("127.0.0.1:0");
+    let server = Server::start(&options);
+    let mut control = server.controller("demo");
+    let say = |action: &str, channel: &str, bytes: usize| {
+        json!({ "action": action, "channel": channel, "data": "x".repeat(bytes) }).to_string()
+    };
+    control.ok(&say("set", "big", 3_000_000));
+    let id = session_on(server.ws, 1, "c");
+    control.ok(&say("emit", "c", 9000));
+    let mut stuck = server.browser("demo", r#"{"i":2}"#);
+    stuck.say(r#"{"event":"subscribe","data":"big"}"#);
+    eventually("there is no room", || {
+        let page = http::request(server.admin(), "GET /metrics", &[]).ok()?.body;
+        page.contains("\nfws_shortages_total 1\n").then_some(())
+    });
+    let mut poll = Http::connect(server.ws);
+    poll.send(&format!("POST /socket/{id}/xhr"), &[], "");
+    poll.expect_silence();
+    server.terminate();
+    let told = poll.answer().body;
+    assert!(told.starts_with(r#"c[1001,"server going away, come back in "#), "{told}");
 }
 
 #[test]

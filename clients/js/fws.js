@@ -231,7 +231,7 @@
       if (this._link !== link) return; // closed by a handler
       link.ready = true; // only now: what the handlers asked for goes out once, here
       this._subscribeAll(link);
-      this._queue.splice(0).forEach((waiting) => this._send(link, ...waiting));
+      this._queue.splice(0).forEach((waiting) => call(() => this._send(link, ...waiting)));
     }
 
     _subscribeAll(link) {
@@ -478,7 +478,7 @@
     self[addOrRemove]('online', fn);
   }
 
-  /** One handler's exception must not keep the others from their message. */
+  /** An exception, of a handler or in what is to be written, must not keep others from theirs. */
   function call(fn, value) {
     try {
       fn(value);

@@ -39,11 +39,18 @@ impl<P> Web<P> {
                 }
                 net.close(conn, CloseReason::GoingAway);
             }
-            // The next who asks for the session is told.
+            // It gets what is on its way, and its session ends: no door is open to ask for more.
             Line::Taking(_) => net.close(conn, CloseReason::GoingAway),
             Line::Receiver(id) | Line::Sender(id, _) => {
-                let id = *id;
+                let (id, is_receiver) = (*id, matches!(line, Line::Receiver(_)));
                 self.dismiss_polled(net, app, id, parting);
+                if is_receiver
+                    && app.is_short(net)
+                    && let Some(polled) = self.polled(id).filter(|polled| polled.owes_much())
+                {
+                    // There is no room for that, and no time to wait for some: it is told at least.
+                    polled.clear_inbox(net);
+                }
                 self.serve(net, app, id);
                 net.close(conn, CloseReason::GoingAway);
             }

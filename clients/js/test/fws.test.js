@@ -168,6 +168,21 @@ test('emit before the connection waits, within bounds', async () => {
   assert.equal(world.socket.names('n')[255], 255);
 });
 
+test('a message that cannot be written takes none with it that waits', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  const loop = {};
+  loop.loop = loop;
+  fws.emit('before', 1);
+  fws.emit('loop', loop);
+  fws.emit('behind', 2);
+  await world.settle();
+  world.socket.ready();
+  assert.deepEqual(world.socket.events(), ['auth', 'before', 'behind']);
+  await world.pass(0);
+  assert.match(world.thrown[0], /circular/, 'and whoever looks for errors finds it');
+});
+
 test('callbacks of a lost connection get undefined; too many push out the oldest', async () => {
   const world = new World();
   const fws = await world.connected();

@@ -105,6 +105,21 @@ pub fn server_key_path(data: &Path) -> PathBuf {
     data.join("server.key")
 }
 
+/// The turn of a command that has the server make or end a key and then keeps what came of it; it
+/// lasts as long as the file is there. It waits for those that are at it, which end by deadlines
+/// of their own: so the key that is kept is the last one. `None` where no keys are kept.
+pub fn turn(data: &Path) -> Option<File> {
+    let folder = data.join("keys");
+    if data.is_dir() {
+        // If it cannot be made, none is kept in it either.
+        let _ = make_folder(&folder);
+    }
+    let folder = File::open(folder).ok()?;
+    // A file system that knows no locks gives no turns.
+    let _ = flock(&folder, FlockOperation::LockExclusive);
+    Some(folder)
+}
+
 /// Keeps the key of a namespace, in place of an earlier one (mode 0600, folders 0700), and says
 /// where.
 ///

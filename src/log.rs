@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::panic::{self, Location};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -20,6 +20,9 @@ const LINE_BYTES: usize = 4096;
 
 /// Lines that nobody took since the last one that somebody did.
 static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Whether what was taken last is a part of a line: so much a file takes before its disk is full.
+static IS_HALF: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static IS_MUTED: Cell<bool> = const { Cell::new(false) };
@@ -136,15 +139,20 @@ fn write(line: &str, priority: &str) {
         LOST.fetch_add(1, Ordering::Relaxed);
         return;
     }
+    let lost = LOST.swap(0, Ordering::Relaxed);
+    let text = match lost {
+        0 => line,
+        _ => &with_lost(line, lost, if is_journal() { "<4>" } else { "fws: " }),
+    };
     // One write, which a pipe takes as a whole if it is ready at all: the rest of a line is not
     // worth another one, which might wait.
-    let _ = match LOST.swap(0, Ordering::Relaxed) {
-        0 => stderr.write(line.as_bytes()),
-        lost => {
-            let start = if is_journal() { "<4>" } else { "fws: " };
-            stderr.write(with_lost(line, lost, start).as_bytes())
-        }
-    };
+    let count = stderr.write(text.as_bytes()).unwrap_or(0);
+    if count < text.len() {
+        LOST.fetch_add(lost + 1, Ordering::Relaxed);
+    }
+    if count > 0 {
+        IS_HALF.store(count < text.len(), Ordering::Relaxed);
+    }
 }
 
 /// Whether a write would not wait, be it that somebody reads or that it fails at once.
@@ -161,8 +169,9 @@ fn is_taken(stderr: &io::Stderr) -> bool {
 
 /// The same line, with a word in front about those that are lost; no longer than a line may be.
 fn with_lost(line: &str, lost: u64, start: &str) -> String {
+    let end_of_half = if IS_HALF.load(Ordering::Relaxed) { "\n" } else { "" };
     let lines = Count(lost, "line of the log is", "lines of the log are");
-    let mut all = format!("{start}warning: {lines} lost, nobody took them\n{line}");
+    let mut all = format!("{end_of_half}{start}warning: {lines} lost, nobody took them\n{line}");
     if all.len() > LINE_BYTES {
         let end = (0..LINE_BYTES).rev().find(|end| all.is_char_boundary(*end));
         all.truncate(end.unwrap_or_default());

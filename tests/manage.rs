@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::{self, File};
+use std::process::Stdio;
 
 use common::command::{at, bad, demo, fws, good, run};
 use common::server::{DEMO_KEY, Options, Server};
@@ -75,6 +76,29 @@ fn a_namespace_is_removed_when_it_is_meant() {
         ran.code == Some(0) && ran.err.contains("it comes back with the next start"),
         "{ran:?}"
     );
+}
+
+/// Of several who rotate at the same time the last one has the key that is good: that one is kept.
+#[test]
+fn the_key_that_is_kept_is_the_last_one() {
+    let (server, _) = with_shop();
+    for _ in 0..12 {
+        let rotate = || at(&server, &["rotate", "shop"]).stdout(Stdio::null()).spawn().unwrap();
+        for mut child in [rotate(), rotate(), rotate(), rotate()] {
+            assert!(child.wait().unwrap().success());
+        }
+        assert_eq!(good(at(&server, &["emit", "shop", "news", "1"])), "sent\n");
+    }
+}
+
+/// Nobody hears that it is removed; it is, and so is its key.
+#[test]
+fn the_key_of_what_was_removed_goes_though_nobody_listens() {
+    let (server, _) = with_shop();
+    let mut command = at(&server, &["remove", "shop", "--yes"]);
+    command.stdout(File::options().write(true).open("/dev/full").unwrap());
+    assert!(!command.status().unwrap().success());
+    assert!(!server.dir().file("data/keys/shop").exists());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use common::control::Control;
 use common::server::{Dir, Options};
 use common::{DEADLINE, eventually};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 const PING: &str = r#"{"action":"ping"}"#;
 const DONE: &str = r#"{"success":true}"#;
@@ -134,6 +134,32 @@ fn a_pipe_that_nobody_reads_does_not_hold_it_up() {
     server.reload(4000);
     let told = read_to(&mut ours, "session_ms is 4000");
     let lost = told.split_once("fws: warning: ").unwrap().1;
+    let lost: u64 = lost.split_once(" lines of the log are lost").unwrap().0.parse().unwrap();
+    assert!(lost > 300, "{told}");
+    assert_eq!(told.matches("are lost").count(), 1, "{told}");
+    server.stop();
+}
+
+#[test]
+fn a_full_disk_loses_lines_which_is_said_when_there_is_room() {
+    let dir = Dir::new();
+    let log = dir.file("log");
+    let lines = || std::fs::read_to_string(&log).unwrap();
+    let mut command = options().command(&dir);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let mut server = Mute::start(dir, command);
+    let pid = Pid::from_child(&server.child);
+    let bound = |bytes| {
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(pid), Resource::Fsize, limit).unwrap();
+    };
+    // There is room for a part of the next line.
+    bound(Some(lines().len() as u64 + 30));
+    server.chatter();
+    bound(None);
+    server.reload(4000);
+    let told = eventually("it says so", || Some(lines()).filter(|told| told.contains("is 4000")));
+    let lost = told.split_once("\nfws: warning: ").expect(&told).1;
     let lost: u64 = lost.split_once(" lines of the log are lost").unwrap().0.parse().unwrap();
     assert!(lost > 300, "{told}");
     assert_eq!(told.matches("are lost").count(), 1, "{told}");

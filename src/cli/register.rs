@@ -1,5 +1,7 @@
 //! `fws register`: a new namespace.
 
+use std::fs::File;
+
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON};
 use super::output::{out, out_json, tell};
 use super::session::{Body, Session, named, refusal};
@@ -34,13 +36,20 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [name] = call.words()?;
     let config = call.client_config()?;
     let body = Body::new("registerNameSpace").text("name", named("namespace", name)?);
-    let reply = ask(call, &config, name, body)?;
-    hand_over(call, &config, name, &reply)
+    let done = ask(call, &config, name, body)?;
+    hand_over(call, &config, name, &done.reply)
 }
 
-/// Sends a command that needs the server key, which is put behind its other fields. The reply, if
-/// the server has done it.
-pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Result<String, Stop> {
+/// What the server has done. As long as it is there, no other command on this machine has the
+/// server make or end a key.
+pub(super) struct Done {
+    pub reply: String,
+    _turn: Option<File>,
+}
+
+/// Sends a command that needs the server key, which is put behind its other fields. What came of
+/// it, if the server has done it.
+pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Result<Done, Stop> {
     let known = keys::known_server_key(config);
     let Some(server_key) = known.map_err(|e| owner::unreadable(call, &config.data, &e))? else {
         return Err(Stop::Failed(format!(
@@ -50,9 +59,10 @@ pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Resul
         )));
     };
     owner::refuse_root(call, &config.data)?;
+    let turn = keys::turn(&config.data);
     let reply = Session::connect(call, config)?.ask(body.text("key", server_key.expose()))?;
     match refusal(&reply) {
-        None => Ok(reply),
+        None => Ok(Done { reply, _turn: turn }),
         Some((306, _)) => Err("this is not the server key of that server".to_string()),
         Some((309, _)) => Err(format!("there is a namespace {name:?} already")),
         Some((404, _)) => Err(format!("there is no namespace {name:?}")),

@@ -38,9 +38,12 @@ fn run(call: &Call) -> Result<(), Stop> {
              grants, and close its connections: say it with --yes"
         )));
     }
-    register::ask(call, &config, name, Body::new("removeNameSpace").text("name", name))?;
+    let body = Body::new("removeNameSpace").text("name", name);
+    let _done = register::ask(call, &config, name, body)?;
+    // First, in case nobody reads our output.
+    let forgotten = keys::forget(&config.data, name);
     out("removed\n")?;
-    match keys::forget(&config.data, name) {
+    match forgotten {
         Ok(true) => tell("the key that was kept for it is removed as well"),
         Ok(false) => {}
         Err(e) => tell(&format!("warning: the key that was kept for it is still there: {e}")),

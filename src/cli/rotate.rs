@@ -38,8 +38,8 @@ fn run(call: &Call) -> Result<(), Stop> {
     let grace = grace.map(|grace| grace.to_string());
     let body =
         Body::new("rotateKey").text("name", named("namespace", name)?).params(&[("grace", grace)]);
-    let reply = register::ask(call, &config, name, body)?;
-    register::hand_over(call, &config, name, &reply)?;
+    let done = register::ask(call, &config, name, body)?;
+    register::hand_over(call, &config, name, &done.reply)?;
     register::tell_if_configured(
         &config,
         name,

@@ -181,6 +181,12 @@ pub trait Application {
         Ok(())
     }
 
+    /// Whether a session whose time is over, and which was not heard before, goes on if this
+    /// message is heard at once, in front of what was said before it.
+    fn renews(&self, _peer: &Self::Peer, _message: &str, _now: Now) -> bool {
+        false
+    }
+
     /// A session has ended: forget it.
     fn closed(&mut self, _peer: Self::Peer) {}
 

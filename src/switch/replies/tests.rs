@@ -239,6 +239,21 @@ fn what_is_lost_is_refused_like_what_is_not_taken() {
 }
 
 #[test]
+fn a_refusal_that_showed_what_is_lost_is_counted_once() {
+    let mut world = World::new(Limits::default());
+    let push = r#"{"action":"push","channel":"it","data":1}"#;
+    let conn = world.comes(0, &[AUTH, &set("it", 9), push]);
+    let (from, upto) = (world.journal.durable(), world.journal.mark());
+    world.switch.lose(&mut world.net, from, upto);
+    world.sync();
+    let lost = String::from_utf8(LOST.into()).unwrap();
+    assert_eq!(world.takes(conn), [OK, &lost, &lost]);
+    let metrics = world.switch.metrics();
+    let counts: Vec<_> = metrics.refused.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!((counts, metrics.store_failures), (vec![&(302, 1), &(314, 1)], 1));
+}
+
+#[test]
 fn a_state_that_is_too_much_as_one_browser_takes_it_is_refused() {
     let limits = Limits { state_bytes: 1000, publication_bytes: 3000, ..Limits::default() };
     let mut world = World::new(limits);

@@ -13,6 +13,11 @@ const fn at_most(value: u64) -> usize {
 /// A phone where the network is poor (40 kbit/s) gets half as much through when it loses some.
 const SLOW_LINK_BYTES_PER_MS: usize = 2;
 
+/// How long such a link needs for so many bytes, in milliseconds.
+pub fn slow_link_ms(bytes: usize) -> u64 {
+    (bytes / SLOW_LINK_BYTES_PER_MS) as u64
+}
+
 macro_rules! limits {
     ($(
         $(#[doc = $doc:literal])*
@@ -76,7 +81,7 @@ impl Limits {
     /// How long a slow link may need for what the kernel still has of so many bytes that it has
     /// taken for a peer: twice `kernel_send_bytes` at most. In milliseconds.
     pub fn link_ms(&self, bytes: usize) -> u64 {
-        (bytes.min(2 * self.kernel_send_bytes) / SLOW_LINK_BYTES_PER_MS) as u64
+        slow_link_ms(bytes.min(2 * self.kernel_send_bytes))
     }
 }
 

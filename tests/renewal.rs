@@ -68,7 +68,7 @@ fn expect_state(browser: &mut Browser) {
 fn a_token_that_is_renewed_behind_states_on_their_way_has_been_renewed_in_time() {
     let (server, mut control) = server(&[]);
     for path in ["raw", SOCKJS] {
-        let end = seconds() + 3;
+        let end = seconds() + 4;
         let mut renewed = held(&server, path, "a", end);
         let mut late = held(&server, path, "b", end);
         let mut other = held(&server, path, "c", end);
@@ -88,14 +88,16 @@ fn a_token_that_is_renewed_behind_states_on_their_way_has_been_renewed_in_time()
         }
         far.say(&renewal("d", end + 3600));
         eventually("three have ended", || (connections(&mut control, "c") == 1).then_some(()));
-        assert!(seconds() >= end && seconds() < end + 3);
+        assert!(seconds() >= end);
         // It is heard on, and all else in its turn.
         assert_eq!(connections(&mut control, "e"), 0);
         expect_state(&mut renewed);
-        let said = renewed.hear();
-        assert!(said.contains("auth ok") && said.contains("expiresIn"), "{said}");
-        renewed.expect(OK);
-        renewed.expect(OK);
+        // Where the machine stood still meanwhile its token ended a little later than the others':
+        // then it may have been heard in its turn.
+        let said = [(); 3].map(|()| renewed.hear());
+        assert_eq!(said.iter().filter(|said| **said == renewed.form(OK)).count(), 2, "{said:?}");
+        let is_renewed = |said: &String| said.contains("auth ok") && said.contains("expiresIn");
+        assert!(said.iter().any(is_renewed), "{said:?}");
         renewed.nothing();
         assert_eq!(connections(&mut control, "e"), 1);
         for mut ended in [late, other, far] {
@@ -118,20 +120,19 @@ fn a_token_is_renewed_more_than_once_behind_the_same_states() {
     browser.say(&renewal("a", end + 1));
     browser.say(&subscribe("e"));
     browser.say(&renewal("a", end + 3600));
+    // Both ends pass.
     while seconds() < end + 2 {
         wait(&mut control, 50);
     }
     expect_state(&mut browser);
-    for _ in 0..2 {
-        assert!(browser.hear().contains("auth ok"));
-    }
-    browser.expect(OK);
+    let said = [(); 3].map(|()| browser.hear());
+    assert_eq!(said.iter().filter(|said| said.contains("auth ok")).count(), 2, "{said:?}");
     browser.nothing();
 }
 
 #[test]
 fn a_token_that_is_renewed_over_http_behind_answers_that_wait_has_been_renewed_in_time() {
-    let (server, mut control) = server(&[]);
+    let (server, mut control) = server(&[("session_ms", 60_000)]);
     let open = |user: &str, end| {
         let path = format!("/socket/{}", session());
         assert_eq!(post(server.ws, &format!("{path}/xhr"), "").1, "o\n");
@@ -145,7 +146,7 @@ fn a_token_that_is_renewed_over_http_behind_answers_that_wait_has_been_renewed_i
         http.send(&format!("POST {path}/xhr_send"), &[], &json!(messages).to_string());
         http
     };
-    let end = seconds() + 2;
+    let end = seconds() + 4;
     let (renewed, late) = (open("a", end), open("b", end));
     let (c, e, f) = (subscribe("c"), subscribe("e"), subscribe("f"));
     let mut sent = send(&renewed, &[c.clone(), e.clone(), renewal("a", end + 3600), f.clone()]);
@@ -154,9 +155,11 @@ fn a_token_that_is_renewed_over_http_behind_answers_that_wait_has_been_renewed_i
     eventually("one has ended", || (connections(&mut control, "c") == 1).then_some(()));
     assert!(seconds() >= end);
     let poll = |path: &str| post(server.ws, &format!("{path}/xhr"), "").1;
-    let first = poll(&renewed);
-    assert!(first.len() > STATE_BYTES && first.contains("auth ok"), "{}", first.len());
-    assert_eq!(poll(&renewed).matches("callBackAnswer").count(), 2);
+    // As above: it comes behind the state, if not with it.
+    let (first, next) = (poll(&renewed), poll(&renewed));
+    assert!(first.len() > STATE_BYTES, "{}", first.len());
+    assert_eq!([first, next.clone()].concat().matches("auth ok").count(), 1);
+    assert_eq!(next.matches("callBackAnswer").count(), 2);
     assert_eq!(sent.answer().status, 204);
     assert!(poll(&late).len() > STATE_BYTES);
     assert_eq!(poll(&late), "c[3401,\"token expired\"]\n");

@@ -192,7 +192,11 @@ fn hex(bytes: &[u8]) -> String {
 fn read(path: &Path) -> io::Result<Option<Secret>> {
     // A reload reads it as well.
     match ConfigFile::read_again(path).map(|file| file.text) {
-        Ok(text) => secret(text.trim_end_matches(['\r', '\n']).to_string(), path).map(Some),
+        Ok(text) => {
+            // Some editors put a byte order mark there, which nobody sees.
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            secret(text.trim_end_matches(['\r', '\n']).to_string(), path).map(Some)
+        }
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(at(path, e)),
     }
@@ -304,6 +308,9 @@ mod tests {
             fs::write(&path, bad).unwrap();
             assert_eq!(server_key(&config).unwrap_err().kind(), ErrorKind::InvalidData, "{bad:?}");
         }
+        // As editors leave it that mark what is UTF-8, and end lines as Windows does.
+        fs::write(&path, format!("\u{feff}{}\r\n", made.expose())).unwrap();
+        assert_eq!(known_server_key(&config).unwrap(), Some(made));
         // Whoever writes to a pipe may never come: this ends all the same.
         fs::remove_file(&path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();

@@ -3,13 +3,20 @@
 
 use std::fmt;
 
-/// A largest value as the machine has it: where there are 32 bits, what is larger is that.
+/// A largest value as the machine has it: where there are 32 bits, what is larger is 2^30, so that
+/// sums of a few limits, and what is allowed beyond one, are no more than a number can hold.
 const fn at_most(value: u64) -> usize {
-    if value > usize::MAX as u64 { usize::MAX } else { value as usize }
+    const MOST: usize = usize::MAX / 4 + 1;
+    if value > MOST as u64 { MOST } else { value as usize }
 }
 
 /// A phone where the network is poor (40 kbit/s) gets half as much through when it loses some.
 const SLOW_LINK_BYTES_PER_MS: usize = 2;
+
+/// How long such a link needs for so many bytes, in milliseconds.
+pub fn slow_link_ms(bytes: usize) -> u64 {
+    (bytes / SLOW_LINK_BYTES_PER_MS) as u64
+}
 
 macro_rules! limits {
     ($(
@@ -74,7 +81,7 @@ impl Limits {
     /// How long a slow link may need for what the kernel still has of so many bytes that it has
     /// taken for a peer: twice `kernel_send_bytes` at most. In milliseconds.
     pub fn link_ms(&self, bytes: usize) -> u64 {
-        (bytes.min(2 * self.kernel_send_bytes) / SLOW_LINK_BYTES_PER_MS) as u64
+        slow_link_ms(bytes.min(2 * self.kernel_send_bytes))
     }
 }
 
@@ -304,7 +311,7 @@ limits! {
     emit_bytes: 8_388_608, 1024..=1_073_741_824;
     /// What one publication takes in memory, in all forms in which browsers that are here take
     /// theirs: SockJS escapes it, and does so anew for each transport.
-    publication_bytes: 134_217_728, 1024..=1_099_511_627_776;
+    publication_bytes: 134_217_728, 1024..=2_147_483_648;
 }
 
 #[cfg(test)]
@@ -326,5 +333,19 @@ mod tests {
         }
         assert_eq!(limits, Limits::default());
         assert_eq!(limits.set("no_such", 1), Err(LimitError::Unknown));
+    }
+
+    #[test]
+    fn no_limit_lets_a_length_or_a_sum_be_more_than_its_number_can_hold() {
+        for (name, _, high, _) in Limits::TABLE {
+            // What is allowed beyond a bound, and the largest thing behind it, are added to it.
+            assert!(high.checked_mul(3).is_some(), "{name}: {high}");
+            assert_eq!(at_most(u64::MAX), usize::MAX / 4 + 1);
+        }
+        // What has a length of its own (`frame::List` counts in 32 bits); a publication in all its forms is the largest of them.
+        for name in ["control_frame_bytes", "message_bytes", "state_bytes", "publication_bytes"] {
+            let row = Limits::TABLE.iter().find(|row| row.0 == name).unwrap();
+            assert!(i32::try_from(row.2 - 1).is_ok(), "{name}: {}", row.2);
+        }
     }
 }

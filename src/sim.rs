@@ -130,6 +130,8 @@ pub struct Report {
     /// What there was no room for, how often: by what the refusal says before the number, and
     /// whether that was the limit or what others need of it.
     pub full: BTreeMap<String, u64>,
+    /// Tokens that were renewed behind answers that had not been taken when they ended.
+    pub renewed: u64,
     /// Turns after which somebody was still on the way out.
     pub leaving_turns: u64,
     /// Times that other limits came to hold.

@@ -8,6 +8,8 @@ use common::control::wait;
 use common::eventually;
 use common::server::{Options, Server};
 use common::web::{Http, ask, session};
+use serde_json::json;
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -372,4 +374,58 @@ fn nothing_hangs_and_paths_stay_as_they_are() {
     http.raw("GET /socket HTTP/1.0\r\n\r\n");
     assert_eq!(http.answer().header("transfer-encoding"), None);
     http.expect_end();
+}
+
+const KEY: &str = "00000000-0000-4000-8000-000000000000";
+
+/// A page of the admin door that is far longer than what the kernels of both sides keep.
+fn long_page(limits: &[(&str, u64)]) -> (Server, Http) {
+    let quick = [("http_head_ms", 300), ("close_ms", 300), ("kernel_send_bytes", 16_384)];
+    let all = [&quick[..], &[("metrics_namespaces", 10_000)], limits].concat();
+    let mut options = Options::limits(&all);
+    let key = |number| format!("{}{number:04}", &KEY[..32]);
+    let long = (1..6000).map(|n| (format!("{n:0250}"), key(n)));
+    let spaces: HashMap<_, _> = long.chain([("demo".into(), key(0))]).collect();
+    options.config["admin"] = json!("127.0.0.1:0");
+    options.config["namespaces"] = json!(spaces);
+    let server = Server::start(&options);
+    let http = Http::connect(server.admin());
+    (server, http)
+}
+
+#[test]
+fn a_long_page_has_the_time_that_it_takes() {
+    let (server, mut http) = long_page(&[]);
+    let mut clock = server.control();
+    clock.auth_as("demo", KEY);
+    for (headers, goes_on) in [(&[][..], true), (&["Connection: close"], false)] {
+        http.send("GET /metrics", headers, "");
+        let head = http.head();
+        let length: usize = head.header("content-length").unwrap().parse().unwrap();
+        assert!(length > 2_000_000, "{length}");
+        let (mut body, start) = (Vec::new(), Instant::now());
+        while body.len() < length {
+            body.extend(http.bytes((length - body.len()).min(100_000)));
+            wait(&mut clock, 20);
+        }
+        assert!(start.elapsed() > Duration::from_millis(1000), "{:?}", start.elapsed());
+        assert!(body.ends_with(b"\n"));
+        if goes_on {
+            assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
+        } else {
+            http.expect_end();
+        }
+    }
+}
+
+#[test]
+fn a_long_page_that_is_not_taken_has_its_time_and_no_more() {
+    let (server, mut http) = long_page(&[("heartbeat_ms", 600)]);
+    let mut clock = server.control();
+    clock.auth_as("demo", KEY);
+    http.send("GET /metrics", &[], "");
+    let length: usize = http.head().header("content-length").unwrap().parse().unwrap();
+    wait(&mut clock, 2500);
+    let got = http.rest().len();
+    assert!(got < length, "{got} of {length}");
 }

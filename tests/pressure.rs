@@ -355,7 +355,7 @@ fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
         ("backlog_bytes", 1_000_000),
         ("queued_bytes", 8_000_000),
         ("emit_bytes", 1_000_000_000),
-        ("publication_bytes", 1_000_000_000_000),
+        ("publication_bytes", 1 << 31),
     ]));
     let mut control = server.controller("demo");
     let channels = channels(128);

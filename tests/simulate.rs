@@ -126,6 +126,8 @@ fn assert_rich(reports: &[Report]) {
         evicted > runs / 64,
         "large commands hardly ever made room for others: {evicted} times"
     );
+    let renewed = sum(reports, |report| report.renewed);
+    assert!(renewed > runs / 16, "tokens were hardly ever renewed behind answers: {renewed}");
     assert_full(reports);
     assert!(2 * sum(reports, |report| report.reloads) > runs, "limits were seldom changed");
     let often = ["control_auth_ms", "http_head_ms", "auth_ms", "heartbeat_ms", "leaves_per_turn"];

@@ -28,9 +28,14 @@ pub(super) fn refuse_root(call: &Call, data: &Path) -> Result<(), Stop> {
     )))
 }
 
-/// What is to be said, and done, if a server does not start for want of a permission in its data
-/// folder: nothing if all in it is its own.
+/// What is to be said, and done, if a server does not start because it may not write in its data
+/// folder: nothing if all in it is its own, and it is not that nobody may.
 pub(super) fn advice(error: &std::io::Error, data: &Path) -> String {
+    if error.kind() == ErrorKind::ReadOnlyFilesystem {
+        return "; a store, and a server key that is made, want a folder that can be written (--data): \
+                --store none keeps nothing, and FWS_SECRETKEY gives it a server key"
+            .into();
+    }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     if error.kind() != ErrorKind::PermissionDenied || user == ROOT {
         return String::new();
@@ -95,5 +100,7 @@ mod tests {
         fs::remove_dir(&data).unwrap();
         assert_eq!(not_of(us + 1, &data), None);
         assert_eq!(advice(&ErrorKind::NotFound.into(), &data), "");
+        let told = advice(&ErrorKind::ReadOnlyFilesystem.into(), &data);
+        assert!(told.contains("--data") && told.contains("--store none"), "{told}");
     }
 }

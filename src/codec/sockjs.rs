@@ -364,6 +364,25 @@ impl<'a> Messages<'a> {
         Messages { rest }
     }
 
+    /// Takes the first of these messages out of what is [left](Messages::rest), if there is one;
+    /// the others stay in their order.
+    pub fn take(rest: &mut String, is_it: impl Fn(&str) -> bool) -> Option<String> {
+        let mut messages = Messages::resume(rest);
+        loop {
+            let before = rest.len() - messages.rest.len();
+            let message = messages.next()?;
+            if is_it(&message) {
+                let message = message.into_owned();
+                let after = messages.rest.len();
+                rest.replace_range(before..rest.len() - after, "");
+                if Messages::resume(rest).is_over() {
+                    rest.clear();
+                }
+                return Some(message);
+            }
+        }
+    }
+
     /// Whether nothing is left.
     pub fn is_over(&self) -> bool {
         self.rest.trim_start_matches(BETWEEN).is_empty()

@@ -242,7 +242,7 @@ impl Claim {
         loop {
             let mut options = OpenOptions::new();
             options.write(true).create(true).mode(0o600).custom_flags(no_follow);
-            let file = options.open(&lock_path)?;
+            let file = options.open(&lock_path).map_err(|e| not_ours(&lock_path, e))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => {
                     let text = format!("another server is about to listen on {}", path.display());
@@ -256,6 +256,19 @@ impl Claim {
                 return Ok(Claim { _file: file, path: lock_path });
             }
         }
+    }
+}
+
+/// The error of opening a lock, which another user may have left.
+fn not_ours(lock_path: &Path, error: io::Error) -> io::Error {
+    let (path, us) = (lock_path.display(), rustix::process::geteuid().as_raw());
+    match fs::symlink_metadata(lock_path).map(|lock| lock.uid()) {
+        Ok(owner) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let whose = format!("it belongs to user {owner}, and this is user {us}");
+            let text = format!("{path}: {error}: {whose}; rm it if no server of theirs runs");
+            io::Error::new(error.kind(), text)
+        }
+        _ => error,
     }
 }
 
@@ -309,6 +322,19 @@ mod tests {
         assert_eq!(timeout_ms(&Limits::default()), 65_000);
         let patient = Limits { tcp_user_timeout_ms: 100_000, ..Limits::default() };
         assert_eq!(timeout_ms(&patient), 100_000);
+    }
+
+    #[test]
+    fn a_lock_that_another_user_has_left_is_named() {
+        let path = std::env::temp_dir().join(format!("fws-lock-{}", std::process::id()));
+        File::create(&path).unwrap();
+        let told = |kind: io::ErrorKind| not_ours(&path, kind.into()).to_string();
+        let (denied, other) = (told(io::ErrorKind::PermissionDenied), told(io::ErrorKind::Other));
+        fs::remove_file(&path).unwrap();
+        let us = rustix::process::geteuid().as_raw();
+        assert!(denied.starts_with(&format!("{}: permission denied", path.display())), "{denied}");
+        assert!(denied.contains(&format!(": it belongs to user {us}, and")), "{denied}");
+        assert_eq!(other, io::Error::from(io::ErrorKind::Other).to_string());
     }
 
     #[test]

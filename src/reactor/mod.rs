@@ -517,7 +517,7 @@ impl Reactor {
     /// behind that of others: it is heard first, and may be what was waited for.
     fn time_out(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
-        if peer.is(flag::READABLE) && !peer.is(flag::PAUSED) {
+        if peer.is(flag::READABLE | flag::ON_READY) && !peer.is(flag::PAUSED) {
             peer.set(flag::DUE, true);
             self.read(handler, conn);
             let Some(peer) = self.io.peer(conn) else { return };

@@ -400,6 +400,28 @@ impl Grammar<'_> {
         }
     }
 
+    /// A ping with a long answer.
+    pub fn ping(&mut self) -> (Event, String) {
+        let clb = format!("\"{}\"", "z".repeat(60));
+        let message = format!(r#"{{"event":"ping","clb":{clb}}}"#);
+        (Event::Ping { clb: Some(clb) }, message)
+    }
+
+    /// A good `auth` of the user who it is already, or now and then of another one.
+    pub fn renewal(&mut self, browser: &Browser, expires: Option<u64>) -> (Event, String) {
+        let (mut space, mut key) = self.space_and_key();
+        let mut user = self.user();
+        if let Some((id, name)) = &browser.who
+            && let Some(same) = self.judge.record.spaces.get(id)
+            && !self.prng.one_in(8)
+        {
+            (space, key, user) = (same.name.clone(), same.key.clone(), name.clone());
+        }
+        let (spelled, token) = (self.name(&space), jwt::sign(&user, &key, expires));
+        let message = format!(r#"{{"event":"auth","data":{{"i":{spelled},"s":"{token}"}}}}"#);
+        (Event::Auth(Auth { fault: None, space, key, user, expires }), message)
+    }
+
     /// A `clb`, or none, or one that is no answerable id.
     fn clb(&mut self) -> (Option<String>, String) {
         match self.prng.below(4) {

@@ -15,6 +15,7 @@ mod line;
 mod owed;
 mod queues;
 mod recovery;
+mod renewal;
 mod replica;
 mod roles;
 mod spread;
@@ -155,6 +156,10 @@ pub(super) struct Browser {
     pending: VecDeque<Event>,
     /// The first of those waits for room for its answer.
     is_hungry: bool,
+    /// Its token has ended, and more of what it said behind that is read, to see if it renewed it.
+    is_read_ahead: bool,
+    /// When that began.
+    read_ahead_at: Option<Millis>,
 }
 
 /// What a call into the switch found queued for its connection, and what it sent there.
@@ -224,6 +229,8 @@ pub(super) struct Judge {
     terms: Terms,
     /// What there was no room for, how often ([`super::Report::full`]).
     pub full: BTreeMap<String, u64>,
+    /// How many renewed their token behind what they had not taken.
+    pub renewed: u64,
     /// Since when publications that wait have taken too much memory, at the earliest; and since
     /// when the server must know of it.
     flooded_since: Option<Millis>,
@@ -266,6 +273,7 @@ impl Judge {
             replica: Replica::new(limits.clone(), now.unix.0),
             terms: Terms::new(limits.clone()),
             full: BTreeMap::new(),
+            renewed: 0,
             limits,
             lines: BTreeMap::new(),
             now,

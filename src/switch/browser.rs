@@ -7,8 +7,9 @@ use super::page::Demo;
 use super::shared::SharedStates;
 use super::shortage::has_reserve;
 use crate::codec::http::{Head, Response};
+use crate::codec::json;
+use crate::codec::jwt::{self, Claims};
 use crate::codec::ws::Bounds;
-use crate::codec::{json, jwt};
 use crate::edge::Net;
 use crate::hub::{Denied, Hub, Key, NsId, PeerId, Place};
 use crate::limits::Limits;
@@ -127,6 +128,20 @@ impl Application for Site<'_> {
         }
     }
 
+    /// A token of the same user that is good.
+    fn renews(&self, browser: &Browser, message: &str, now: Now) -> bool {
+        let Some(peer) = browser.peer().filter(|peer| self.hub.verdict(*peer).is_none()) else {
+            return false;
+        };
+        let members = json::members(message, &["event", "data"]);
+        let Ok(Some([Some(event), Some(data)])) = members else { return false };
+        json::string(event).is_some_and(|event| event == "auth")
+            && self.named(data).is_ok_and(|(ns, token)| {
+                let user = self.claims(ns, token, now).map(|claims| claims.user);
+                user.is_ok_and(|user| self.hub.identity(peer) == Some((ns, user.as_str())))
+            })
+    }
+
     fn closed(&mut self, browser: Browser) {
         if let Some(peer) = browser.peer() {
             self.hub.disconnect(peer);
@@ -220,16 +235,30 @@ impl Site<'_> {
         browser: &mut Browser,
         data: &str,
     ) -> Result<(), CloseReason> {
-        let [token, name] = json::members(data, &["s", "i"]).ok().flatten().unwrap_or_default();
-        let token = token.ok_or(CloseReason::AuthWithoutToken)?;
-        let name = name.ok_or(CloseReason::AuthWithoutNamespace)?;
-        let ns = json::text(name).and_then(|name| self.hub.namespace(&name));
-        let ns = ns.ok_or(CloseReason::UnknownNamespace)?;
+        let (ns, token) = self.named(data)?;
         let proved = self.prove(outlet, browser, ns, token);
         if let (Err(_), Some(name)) = (proved, self.hub.name(ns)) {
             self.concerned.note(name);
         }
         proved
+    }
+
+    /// The namespace that an `auth` names, and the token in it.
+    fn named<'a>(&self, data: &'a str) -> Result<(NsId, &'a str), CloseReason> {
+        let [token, name] = json::members(data, &["s", "i"]).ok().flatten().unwrap_or_default();
+        let token = token.ok_or(CloseReason::AuthWithoutToken)?;
+        let name = name.ok_or(CloseReason::AuthWithoutNamespace)?;
+        let ns = json::text(name).and_then(|name| self.hub.namespace(&name));
+        Ok((ns.ok_or(CloseReason::UnknownNamespace)?, token))
+    }
+
+    /// What a token of that namespace says, if it is a good one now.
+    fn claims(&self, ns: NsId, token: &str, now: Now) -> Result<Claims, CloseReason> {
+        let token = json::string(token).ok_or(CloseReason::InvalidToken)?;
+        let keys = self.hub.keys(ns, self.at(now));
+        let claims = jwt::verify(&token, keys, now.unix.seconds());
+        let claims = claims.ok().filter(|claims| claims.user.len() <= self.limits.name_bytes);
+        claims.ok_or(CloseReason::InvalidToken)
     }
 
     /// Makes of it the user whom the token names, in that namespace.
@@ -240,14 +269,8 @@ impl Site<'_> {
         ns: NsId,
         token: &str,
     ) -> Result<(), CloseReason> {
-        let token = json::string(token).ok_or(CloseReason::InvalidToken)?;
         let now = outlet.now();
-        let keys = self.hub.keys(ns, self.at(now));
-        let claims = jwt::verify(&token, keys, now.unix.seconds());
-        let claims = claims.map_err(|_| CloseReason::InvalidToken)?;
-        if claims.user.len() > self.limits.name_bytes {
-            return Err(CloseReason::InvalidToken);
-        }
+        let claims = self.claims(ns, token, now)?;
         let former = browser.peer();
         let cid = former.and_then(|peer| self.hub.cid(peer)).unwrap_or_else(|| {
             let mut bytes = [0; 16];

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
 use super::deadlines::Deadlines;
+use super::full::Next;
 use super::intake::Room;
 use super::replies::{Body, ReplySink, SUCCESS, WORK_BYTES, info, refusal, refused, success};
 use super::shortage::Wanted;
@@ -257,11 +258,19 @@ impl Switch {
             }
             let is_flooded = self.is_flooded(net)
                 && !self.is_short_enough(net, decoder.next_length(&input[used..]).unwrap_or(0));
-            let has_room = self.has_room() && !is_flooded;
+            let rest = &input[used..];
+            let next = match self.journal.has_room() {
+                true => Next::Heard,
+                false => self.next_while_full(controller, decoder, rest),
+            };
+            let has_room = next != Next::Waits && self.has_room_to_spread() && !is_flooded;
             if controller.is_behind(&self.limits) || !has_room {
                 self.crowded.push(conn);
                 controller.unhear(net, conn);
                 return Ok(used);
+            }
+            if next == Next::Half {
+                break;
             }
             let owed = queued + self.reply_buffer.len() + controller.replies_bytes;
             if owed >= self.limits.control_replies_pause_bytes {
@@ -508,7 +517,11 @@ impl Switch {
     /// Whether there is room for more: in the journal, and among the emits that take several turns,
     /// which outlive their back ends.
     fn has_room(&self) -> bool {
-        self.journal.has_room() && self.spreads.len() < self.limits.control_connections
+        self.journal.has_room() && self.has_room_to_spread()
+    }
+
+    fn has_room_to_spread(&self) -> bool {
+        self.spreads.len() < self.limits.control_connections
     }
 
     /// Reads those again for whom there is room now.

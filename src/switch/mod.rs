@@ -19,6 +19,7 @@ mod crowd;
 mod deadlines;
 mod drain;
 mod flood;
+mod full;
 mod fuzz;
 mod intake;
 mod page;

@@ -24,6 +24,9 @@ pub(super) const SUCCESS: &[u8] = b"{\"success\":true}";
 /// That of [`command::STORE_FAILED`]: all that is lost at once is answered with it.
 const LOST: &[u8] = b"{\"success\":false,\"reason\":\"Error store, try latter...\",\"code\":302}";
 
+/// How a refusal begins, and hardly a state that is shown.
+const REFUSED: &[u8] = b"{\"success\":false,\"reason\":";
+
 /// Body of a reply. Most are one and the same.
 pub(super) type Body = Cow<'static, [u8]>;
 
@@ -122,9 +125,11 @@ impl Switch {
             let acts_in = controller.auth.and_then(|(ns, _)| self.hub.name(ns));
             let is_lost = |mark: Mark| from < mark && mark <= upto;
             for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
+                // What was refused has been counted.
+                let is_news = !body.starts_with(REFUSED);
                 *body = Cow::Borrowed(LOST);
-                lost += 1;
-                if let Some(name) = acts_in {
+                lost += u64::from(is_news);
+                if let Some(name) = acts_in.filter(|_| is_news) {
                     self.concerned.note(name);
                 }
             }
@@ -260,7 +265,7 @@ pub(super) fn refused(refusal: Refusal) -> Refused {
 
 /// `{"success":false,"reason":TEXT,"code":NUMBER}` (protocol part 3).
 pub(super) fn refusal(refused: &Refused) -> Vec<u8> {
-    let mut out = b"{\"success\":false,\"reason\":".to_vec();
+    let mut out = REFUSED.to_vec();
     json::quote_into(&mut out, &refused.reason);
     out.extend_from_slice(format!(",\"code\":{}}}", refused.code).as_bytes());
     out

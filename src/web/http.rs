@@ -363,7 +363,7 @@ impl<P> Web<P> {
 
     /// Sends a response, and ends the connection if either side wants that.
     fn respond(
-        &self,
+        &mut self,
         net: &mut impl Net,
         conn: ConnId,
         head: &Head<'_>,
@@ -375,6 +375,10 @@ impl<P> Web<P> {
         let response = response.answering(head);
         let is_last = response.closes();
         answers::send(net, conn, response);
-        if is_last { Err(CloseReason::Answered) } else { Ok(Outcome::Answered) }
+        let close = is_last.then_some(CloseReason::Answered);
+        if self.page_takes_time(net, conn, close) {
+            return Ok(Outcome::Taken);
+        }
+        close.map_or(Ok(Outcome::Answered), Err)
     }
 }

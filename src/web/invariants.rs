@@ -19,7 +19,7 @@ impl<P> Web<P> {
             }
             if let Some(conn) = polled.taking {
                 let line = &self.lines[conn.index()];
-                assert!(matches!(line, Line::Taking(of) if of.id == id), "not what it takes");
+                assert!(matches!(line, Line::Taking(of) if of.id == Some(id)), "not what it takes");
             }
             assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
             for sender in &polled.senders {

@@ -181,6 +181,12 @@ pub trait Application {
         Ok(())
     }
 
+    /// Whether a session whose time is over, and which was not heard before, goes on if this
+    /// message is heard at once, in front of what was said before it.
+    fn renews(&self, _peer: &Self::Peer, _message: &str, _now: Now) -> bool {
+        false
+    }
+
     /// A session has ended: forget it.
     fn closed(&mut self, _peer: Self::Peer) {}
 
@@ -200,7 +206,7 @@ enum Line<P> {
     Http(Http),
     /// An answer waits for what a session has to say. Next: `Http`.
     Receiver(PolledId),
-    /// An answer of a session has all that it gets, and takes its time on the way. Next: `Http`.
+    /// An answer has all that it gets, and takes its time on the way. Next: `Http`.
     Taking(Box<Taking>),
     /// An answer waits for a session to have heard all. Next: `Http`.
     Sender(PolledId, Box<SenderReply>),
@@ -441,8 +447,10 @@ impl<P> Web<P> {
             // What was on its way to it is lost, so its session is over.
             Line::Receiver(id) => self.destroy(net, app, id),
             Line::Taking(taking) => {
-                if self.polled(taking.id).is_some_and(|polled| polled.taking == Some(conn)) {
-                    self.destroy(net, app, taking.id);
+                if let Some(id) = taking.id
+                    && self.polled(id).is_some_and(|polled| polled.taking == Some(conn))
+                {
+                    self.destroy(net, app, id);
                 }
             }
             Line::Socket(socket) => self.socket_closed(app, socket),

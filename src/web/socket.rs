@@ -2,6 +2,7 @@
 //! strictly one after the other, heartbeats, and the end. A [`Socket`] is all that is known of one,
 //! and small: what only some need for a while is boxed.
 
+mod ahead;
 mod beat;
 
 use std::mem;
@@ -58,9 +59,12 @@ pub(super) struct Socket<P> {
 /// for the next; or whose ping stands behind what waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Unheard {
-    /// What waits, for room or behind those answers: a raw message, or what is left of a frame of
-    /// SockJS, as it came ([`Messages::rest`]). At most as long as one WebSocket message.
+    /// What waits, for room or behind those answers ([`Messages::rest`]): what is left of a frame
+    /// of SockJS, or a raw message as a string of JSON, and what has been read ahead.
     text: String,
+    /// Bytes that may still be read ahead, because its time is over and it may have said that it
+    /// goes on; `None` while it is not. At most as long as one WebSocket message.
+    ahead: Option<usize>,
     /// What it had taken at the last beat.
     taken_at_beat: Option<u32>,
 }
@@ -171,6 +175,9 @@ impl<P> Socket<P> {
         // Not with the next input: it may never come.
         reader.forget_given();
         self.reader = reader;
+        if used.is_ok() && self.ahead().is_some() {
+            self.renew(around)?;
+        }
         used
     }
 
@@ -183,29 +190,24 @@ impl<P> Socket<P> {
         let (mut used, conn, now) = (0, around.conn, around.net.now().mono);
         loop {
             let Some(peer) = &self.peer else { return Ok(input.len()) };
-            if self.held == Held::Room {
-                return Ok(used);
-            }
-            if around.is_full(peer) {
-                self.hold(around.net, conn);
-                return Ok(used);
-            }
-            if self.bucket.is_spent(around.pace, now) {
-                self.hold_pace(around, input.len() - used);
-                return Ok(used);
-            }
+            let bounds = around.app.bounds(peer);
+            let Some(most) = self.may_read(around, input.len() - used) else { return Ok(used) };
             // Each error has its words.
             let broken = |error: WsError| Parting {
                 told: Some((error.close_code(), error.close_text())),
                 reason: error.into(),
                 back_ms: None,
             };
-            let bounds = around.app.bounds(peer);
-            let step = reader.read(Side::Server, &mut input[used..], &bounds).map_err(broken)?;
+            let piece = &mut input[used..used + most];
+            let step = reader.read(Side::Server, piece, &bounds).map_err(broken)?;
             used += step.consumed;
             self.bucket.take(around.pace, now, step.frames);
+            let is_ahead = self.has_read(if step.event.is_none() { most } else { step.consumed });
             match step.event {
+                None if self.ahead() == Some(0) => {}
                 None => return Ok(used),
+                Some(Event::Text(text)) if is_ahead => self.keep(text)?,
+                Some(Event::Binary(bytes)) if is_ahead => self.keep(utf8(bytes)?)?,
                 Some(Event::Text(text)) => self.text(around, text)?,
                 Some(Event::Binary(bytes)) => self.binary(around, bytes)?,
                 Some(Event::Ping(payload)) => around.net.send(conn, ws::pong_frame(payload)),
@@ -220,6 +222,25 @@ impl<P> Socket<P> {
         }
     }
 
+    /// How much of so many bytes that are there may be read now; `None` if it is not heard.
+    fn may_read<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+        there: usize,
+    ) -> Option<usize> {
+        let is_spent = self.bucket.is_spent(around.pace, around.net.now().mono);
+        let is_full = self.peer.as_ref().is_some_and(|peer| around.is_full(peer));
+        match self.ahead() {
+            Some(left) if left > 0 && !is_spent => return Some(left.min(there)),
+            Some(_) => around.net.pause(around.conn),
+            None if self.held == Held::Room => {}
+            None if is_full => self.hold(around.net, around.conn),
+            None if is_spent => self.hold_pace(around, there),
+            None => return Some(there),
+        }
+        None
+    }
+
     /// It speaks too fast: it is not read until its time has come.
     fn hold_pace<A: Application<Peer = P>>(
         &mut self,
@@ -232,19 +253,17 @@ impl<P> Socket<P> {
         self.wake(around, Some(self.bucket.again(around.pace, waiting)));
     }
 
-    /// Whether there is no room for the answer to a message: then all that is left waits, which
-    /// begins with it, and nothing else is heard meanwhile.
+    /// Whether there is no room for the answer to a message: then it waits, and all that is left,
+    /// and nothing else is heard meanwhile.
     fn puts_off<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
         message: &str,
-        left: &str,
     ) -> bool {
         let Some(peer) = &self.peer else { return false };
         if around.app.has_room(around.net, peer, message) {
             return false;
         }
-        self.unheard.get_or_insert_default().text = left.to_owned();
         self.held = Held::Room;
         around.net.put_off(around.conn, true);
         around.hungry.push(SessionId::of_socket(around.conn, self.form()));
@@ -283,13 +302,12 @@ impl<P> Socket<P> {
         text: &str,
     ) -> Result<(), Parting> {
         if self.form() == Form::Raw {
-            if self.puts_off(around, text, text) {
-                return Ok(());
+            if self.puts_off(around, text) {
+                return self.keep(text);
             }
             return self.tell(around, Message::Text(text));
         }
-        let broken = |_| Parting::from(CloseReason::BrokenFraming);
-        let messages = sockjs::parse_messages(text).map_err(broken)?;
+        let messages = messages(text)?;
         // The frame itself has been paid for.
         self.hear(around, messages, true)?;
         if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) && self.held == Held::No {
@@ -310,10 +328,12 @@ impl<P> Socket<P> {
         loop {
             let rest = messages.rest();
             let Some(message) = messages.next() else { return Ok(()) };
-            if self.puts_off(around, &message, rest) {
+            if self.puts_off(around, &message) {
+                self.unheard.get_or_insert_default().text = rest.to_owned();
                 return Ok(());
             }
-            let cost = usize::from(!mem::take(&mut is_paid));
+            // Raw messages are frames, which have been paid for.
+            let cost = usize::from(!self.is_raw && !mem::take(&mut is_paid));
             self.bucket.take(around.pace, around.net.now().mono, cost);
             self.tell(around, Message::Text(&message))?;
             if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
@@ -332,13 +352,14 @@ impl<P> Socket<P> {
     ) -> Result<(), Parting> {
         if self.form() == Form::Raw {
             // Whoever puts off a text in bytes takes it as a text.
-            if str::from_utf8(bytes).is_ok_and(|text| self.puts_off(around, text, text)) {
-                return Ok(());
+            if let Ok(text) = str::from_utf8(bytes)
+                && self.puts_off(around, text)
+            {
+                return self.keep(text);
             }
             return self.tell(around, Message::Binary(bytes));
         }
-        let text = str::from_utf8(bytes).map_err(|_| Parting::from(CloseReason::WsUtf8))?;
-        self.text(around, text)
+        self.text(around, utf8(bytes)?)
     }
 
     /// There is room for the answer to what it said.
@@ -364,10 +385,7 @@ impl<P> Socket<P> {
         }
         let unheard = self.unheard.as_mut().map(|unheard| mem::take(&mut unheard.text));
         if let Some(text) = unheard.filter(|text| !text.is_empty()) {
-            match self.form() {
-                Form::Raw => self.text(around, &text)?,
-                _ => self.hear(around, Messages::resume(&text), false)?,
-            }
+            self.hear(around, Messages::resume(&text), false)?;
             let is_full = self.peer.as_ref().is_some_and(|peer| around.is_full(peer));
             if is_full || self.held == Held::Room {
                 return Ok(());
@@ -387,6 +405,15 @@ impl<P> Socket<P> {
         }
         Ok(())
     }
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Parting> {
+    str::from_utf8(bytes).map_err(|_| CloseReason::WsUtf8.into())
+}
+
+/// The messages of a text in SockJS framing.
+fn messages(text: &str) -> Result<Messages<'_>, Parting> {
+    sockjs::parse_messages(text).map_err(|_| CloseReason::BrokenFraming.into())
 }
 
 impl<N: Net, A: Application> Around<'_, N, A> {

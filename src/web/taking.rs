@@ -1,10 +1,11 @@
-//! An answer of a session over HTTP that has all that it gets and takes its time on the way, and
-//! what gathers behind it: who is slow by that, and who is not.
+//! An answer that has all that it gets and takes its time on the way, and what gathers behind it
+//! where it is a session's: who is slow by that, and who is not. A page goes to whoever asks, so it
+//! has no longer than a slow link needs for it.
 
 use super::polled::{Finished, Polled, PolledId};
 use super::{Line, Session, Web};
 use crate::edge::{ConnId, Net};
-use crate::limits::Limits;
+use crate::limits::{Limits, slow_link_ms};
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
@@ -17,7 +18,8 @@ const LINK_BYTES_PER_MS: usize = 32;
 /// An answer that has all that it gets, and has not gone out.
 #[derive(Debug)]
 pub(super) struct Taking {
-    pub id: PolledId,
+    /// Whose answer it is; `None` for a page.
+    pub id: Option<PolledId>,
     /// The reason to close the connection behind it, if it does not go on.
     close: Option<CloseReason>,
     /// Much of it is what the browser asked for itself: however much gathers behind that is no lag.
@@ -51,6 +53,14 @@ impl Taking {
         }
     }
 
+    /// The end of its time, however it is taken, if nothing may be taken for so long.
+    fn until(&self, ms: u64) -> Millis {
+        match self.id {
+            Some(_) => Millis(u64::MAX),
+            None => self.since.plus(ms + slow_link_ms(self.bytes)),
+        }
+    }
+
     /// Its deadline has come: as long as some of it is taken, it has its time.
     pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId, limits: &Limits) {
         let (ms, reason) = self.term(limits);
@@ -58,7 +68,7 @@ impl Taking {
             // The kernel tells late that it has room.
             net.offer(conn);
         }
-        let due = self.look(net, conn).plus(ms);
+        let due = self.look(net, conn).plus(ms).min(self.until(ms));
         if due > net.now().mono {
             return net.deadline(conn, Some(due));
         }
@@ -84,9 +94,33 @@ impl<P> Web<P> {
         }
         let is_asked = asked > self.limits.backlog_soft_bytes;
         let taken = net.taken(conn);
-        let (since, taken_at) = (now, now);
+        let (since, taken_at, id) = (now, now, Some(id));
         let taking = Taking { id, close, is_asked, is_owed, since, bytes, queued, taken, taken_at };
-        net.deadline(conn, Some(now.plus(taking.term(&self.limits).0)));
+        self.take_time(net, conn, taking);
+    }
+
+    /// A page has been queued, behind which the connection is closed for that reason or goes on:
+    /// whether it is so long that it takes its time.
+    pub(super) fn page_takes_time(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        close: Option<CloseReason>,
+    ) -> bool {
+        let (now, taken) = (net.now().mono, net.taken(conn));
+        let queued = net.queued(conn);
+        if queued <= MUCH_BYTES {
+            return false;
+        }
+        let (id, is_asked, is_owed, since, taken_at) = (None, true, false, now, now);
+        let bytes = queued;
+        let taking = Taking { id, close, is_asked, is_owed, since, bytes, queued, taken, taken_at };
+        self.take_time(net, conn, taking);
+        true
+    }
+
+    fn take_time(&mut self, net: &mut impl Net, conn: ConnId, taking: Taking) {
+        net.deadline(conn, Some(net.now().mono.plus(taking.term(&self.limits).0)));
         self.lines[conn.index()] = Line::Taking(Box::new(taking));
         // The reactor tells when all has gone out only of those that are not read.
         net.pause(conn);
@@ -97,10 +131,12 @@ impl<P> Web<P> {
         let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         let now = net.now().mono;
         let in_kernel = taking.queued.min(2 * self.limits.kernel_send_bytes);
-        if let Some(polled) = self.polled(taking.id).filter(|polled| polled.taking == Some(conn)) {
+        if let Some(id) = taking.id
+            && let Some(polled) = self.polled(id).filter(|polled| polled.taking == Some(conn))
+        {
             (polled.taking, polled.alone_since) = (None, now);
             polled.took_ms = now.0 - taking.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;
-            self.mark_dirty(taking.id);
+            self.mark_dirty(id);
         }
         self.release(net, conn, taking.close, self.limits.link_ms(taking.bytes));
     }

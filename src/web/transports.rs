@@ -461,12 +461,31 @@ impl<P> Web<P> {
         let lag = lags_at.filter(|at| *at <= now.mono).map(|_| CloseReason::Lagging.into());
         let over = lag.or_else(|| app.timed_out(peer.as_mut()?, now).err());
         if let Some(parting) = over {
-            self.dismiss_polled(net, app, id, parting);
+            if lag.is_some() || !self.renew_polled(net, app, id) {
+                self.dismiss_polled(net, app, id, parting);
+            }
         } else if polled.has_receiver() && polled.beat_at <= now.mono {
             polled.beat_at = now.mono.plus(beat_ms);
             self.beat(net, id);
         }
         self.mark_dirty(id);
+    }
+
+    /// Hears what renews a session whose time is over, if that is among what waits: whether it was.
+    fn renew_polled<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+        id: PolledId,
+    ) -> bool {
+        let Some(Session { peer: Some(peer), polled }) = self.sessions.get_mut(id) else {
+            return false;
+        };
+        let now = net.now();
+        let renews = |message: &str| app.renews(peer, message, now);
+        let Some(message) = Messages::take(&mut polled.pending, renews) else { return false };
+        self.tell_polled(net, app, id, &message);
+        true
     }
 
     /// The receiver has waited for long: it hears that we are there, and takes it, or is gone.

@@ -10,7 +10,7 @@ use super::Content;
 const SIZE_DIGITS: usize = 8;
 /// Longest extension of one chunk, in bytes; extensions are passed over.
 const EXTENSION_BYTES: usize = 256;
-/// Longest trailer section, in bytes; trailers are passed over.
+/// Longest trailer section, in bytes; trailers must be such as headers are, and are passed over.
 const TRAILER_BYTES: usize = 4096;
 
 /// Why a body cannot be read.
@@ -36,16 +36,14 @@ enum At {
     /// Behind a chunk's data, and behind the CR there.
     DataEnd,
     DataEndLf,
-    /// In a trailer: bytes of its line, and of the section.
-    Trailer {
-        line: usize,
-        section: usize,
-    },
-    /// Behind the CR of a trailer's line.
-    TrailerEnd {
-        line: usize,
-        section: usize,
-    },
+    /// Where a line of the trailer section begins, in the name of one, in its value, and behind the
+    /// CR there: bytes of the section so far.
+    Trailer(usize),
+    TrailerName(usize),
+    TrailerValue(usize),
+    TrailerEnd(usize),
+    /// Behind the CR of the empty line.
+    SectionEnd,
     /// Behind the body.
     Done,
 }
@@ -140,21 +138,31 @@ impl BodyReader {
                 if self.total > self.max {
                     return Err(BodyError::TooLarge);
                 }
-                if size == 0 { At::Trailer { line: 0, section: 0 } } else { At::Data(size) }
+                if size == 0 { At::Trailer(0) } else { At::Data(size) }
             }
             (At::DataEnd, b'\r') => At::DataEndLf,
             (At::DataEndLf, b'\n') => At::Size(0),
-            (At::Trailer { line, section }, b'\r') => At::TrailerEnd { line, section },
-            (At::Trailer { line, section }, b'\t' | b' '..=b'~' | 0x80..)
-                if section < TRAILER_BYTES =>
+            (At::Trailer(_), b'\r') => At::SectionEnd,
+            (At::SectionEnd, b'\n') => At::Done,
+            (At::Trailer(bytes) | At::TrailerName(bytes), _)
+                if is_in_name(byte) && bytes < TRAILER_BYTES =>
             {
-                At::Trailer { line: line + 1, section: section + 1 }
+                At::TrailerName(bytes + 1)
             }
-            (At::TrailerEnd { line: 0, .. }, b'\n') => At::Done,
-            (At::TrailerEnd { section, .. }, b'\n') => At::Trailer { line: 0, section },
+            (At::TrailerName(bytes), b':') => At::TrailerValue(bytes + 1),
+            (At::TrailerValue(bytes), b'\r') => At::TrailerEnd(bytes),
+            (At::TrailerValue(bytes), b'\t' | b' '..=b'~' | 0x80..) if bytes < TRAILER_BYTES => {
+                At::TrailerValue(bytes + 1)
+            }
+            (At::TrailerEnd(bytes), b'\n') => At::Trailer(bytes),
             _ => return Err(BodyError::Chunks),
         })
     }
+}
+
+/// Whether a byte may be in the name of a header (RFC 9110, 5.6.2).
+fn is_in_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Fuzz target. The first byte says how the body is framed and in what steps it comes. Panics where
@@ -282,6 +290,31 @@ mod tests {
         let long = format!("0\r\n{}", "A: b\r\n".repeat(TRAILER_BYTES / 4 + 1));
         let mut reader = BodyReader::new(Content::Chunked, 20).unwrap();
         assert_eq!(reader.read(long.as_bytes(), None), Err(BodyError::Chunks));
+    }
+
+    #[test]
+    fn a_trailer_is_what_a_header_is() {
+        let good = |line: &[u8]| {
+            let input = [line, b"\r\n\r\n"].concat();
+            let mut headers = [httparse::EMPTY_HEADER; 2];
+            let parsed = httparse::parse_headers(&input, &mut headers);
+            let is_header = matches!(parsed, Ok(httparse::Status::Complete((_, [_]))));
+            let mut reader = BodyReader::new(Content::Chunked, 20).unwrap();
+            let read = reader.read(&[b"0\r\n", &input[..]].concat(), None);
+            assert_eq!(read.is_ok(), is_header, "{}", line.escape_ascii());
+            is_header
+        };
+        for byte in (0..=255).filter(|byte| !b"\r\n".contains(byte)) {
+            for line in [&[byte, b'A', b':'][..], &[b'A', byte, b':'], &[b'A', b':', byte]] {
+                good(line);
+            }
+        }
+        for line in ["A", ":", "A b: c", "A :b", " A: b", "GET / HTTP/1.1", "A: b\x7f"] {
+            assert!(!good(line.as_bytes()), "{line:?}");
+        }
+        for line in ["A:", "A: b", "A:\t b ", "a-B_1: é"] {
+            assert!(good(line.as_bytes()), "{line:?}");
+        }
     }
 
     #[test]

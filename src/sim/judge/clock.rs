@@ -21,7 +21,7 @@ const UNSEEN_FRAMES: u64 = 16;
 const SECOND_BYTES: u64 = 16 * 1024;
 
 /// Whether it has spoken too fast, and as many tokens are not back yet as what waits is worth.
-fn is_spent(browser: &Browser, limits: &Limits, now: Millis, view: View) -> bool {
+pub(super) fn is_spent(browser: &Browser, limits: &Limits, now: Millis, view: View) -> bool {
     let (rate, waiting) = (limits.messages_per_second as u64, view.delivered - view.consumed);
     let worth = (rate * waiting / SECOND_BYTES).clamp(1, rate);
     let back = limits.messages_burst - worth as usize;
@@ -111,6 +111,10 @@ impl Judge {
                 Some(_) => {}
             }
         }
+        let is_cut = items.iter().any(|item| matches!(item, Item::Closing { .. }));
+        if self.is_over(conn, view, CloseReason::TokenExpired) && !is_cut {
+            self.goes_on(conn, view);
+        }
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
         if let Some(reason) = over.filter(|_| !items.iter().any(is_answer)) {
@@ -127,6 +131,9 @@ impl Judge {
                     let line = &self.lines[&conn];
                     assert!(is_right, "{conn:?} is not over for {reason}: {line:?}, {view:?}");
                     self.note_end(conn, view, *reason);
+                    if *reason == CloseReason::TokenExpired {
+                        self.has_not_renewed(conn, view);
+                    }
                     let is_held = view.is_paused && view.queued > 0;
                     let is_unread = match reason {
                         CloseReason::ControlAuth => is_held,
@@ -314,15 +321,8 @@ impl Judge {
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;
                 assert!(!is_held || may_be, "{conn:?} is not heard");
-                if browser.expires.is_some_and(|end| end * 1000 <= unix) {
-                    let since = *browser.overdue_since.get_or_insert(now);
-                    // Deadlines are on the other clock; the next beat, or the end of the wait for
-                    // an answer, corrects them.
-                    let is_in_time = has_date_jumped && is_before(since, beat_ms);
-                    assert!(is_in_time, "{conn:?} has an expired token");
-                } else {
-                    browser.overdue_since = None;
-                }
+                let is_in_time = !browser.is_overdue(now, unix, beat_ms, has_date_jumped);
+                assert!(is_in_time, "{conn:?} has an expired token");
             }
         }
     }

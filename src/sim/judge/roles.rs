@@ -1,6 +1,6 @@
 //! What clients say, carried out when the server has consumed it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use super::expected::Expected;
 use super::{Browser, Controller, Judge, Line, Meter, Role, View};
@@ -79,6 +79,9 @@ impl Judge {
                 continue;
             }
             self.carry_out(conn, intent, (items, &mut next));
+        }
+        if self.browser(conn).is_some_and(|browser| browser.is_read_ahead) {
+            self.renew(conn);
         }
         self.note_half(conn, view);
     }
@@ -228,6 +231,9 @@ impl Judge {
                 return;
             }
         }
+        if let Some(browser) = self.browser(conn) {
+            browser.is_read_ahead = false;
+        }
     }
 
     /// It broke the rules: a browser is closed now, a controller when it has its answers.
@@ -310,27 +316,8 @@ impl Judge {
                     line.expect(Expected::SockOpen);
                 }
                 self.browsers += 1;
-                line.role = Role::Browser(Browser {
-                    number: self.browsers,
-                    form,
-                    who: None,
-                    cid: None,
-                    channels: BTreeSet::new(),
-                    held: BTreeMap::new(),
-                    is_stranger: true,
-                    parting: None,
-                    expires: None,
-                    overdue_since: None,
-                    auth_by,
-                    ping_at,
-                    pong_by: None,
-                    is_pong_behind: false,
-                    may_be_late: false,
-                    held_until: None,
-                    spent_until: (0, 0),
-                    pending: VecDeque::new(),
-                    is_hungry: false,
-                });
+                let browser = Browser::new(self.browsers, form, auth_by, ping_at);
+                line.role = Role::Browser(browser);
                 self.make_room_for_strangers();
             }
             Intent::Request { status, is_last } => {
@@ -363,6 +350,9 @@ impl Judge {
         let is_raw = self.browser(conn).is_some_and(|browser| browser.form == Form::Raw);
         if events.is_empty() && is_raw {
             events.push(Event::Nothing);
+        }
+        if let Some(browser) = self.browser(conn).filter(|browser| browser.is_read_ahead) {
+            return browser.pending.extend(events);
         }
         self.hear(conn, events.into());
     }
@@ -444,7 +434,7 @@ impl Judge {
         self.reply(conn, "{\"success\":true}".into());
     }
 
-    fn event(&mut self, conn: ConnId, event: Event) {
+    pub(super) fn event(&mut self, conn: ConnId, event: Event) {
         let ok = "{\"ok\":true}";
         if let Some(reason) = self.browser(conn).and_then(|browser| browser.parting) {
             return self.dismiss(conn, reason);
@@ -479,7 +469,8 @@ impl Judge {
         }
     }
 
-    fn auth(&mut self, conn: ConnId, auth: &Auth) -> Result<(), CloseReason> {
+    /// Whom an `auth` makes of a browser now.
+    pub(super) fn identity(&self, auth: &Auth) -> Result<(u32, String), CloseReason> {
         if let Some(fault @ (CloseReason::AuthWithoutToken | CloseReason::AuthWithoutNamespace)) =
             auth.fault
         {
@@ -493,7 +484,12 @@ impl Judge {
         if auth.fault.is_some() || !is_good {
             return Err(CloseReason::InvalidToken);
         }
-        let who = (space, auth.user.clone());
+        Ok((space, auth.user.clone()))
+    }
+
+    fn auth(&mut self, conn: ConnId, auth: &Auth) -> Result<(), CloseReason> {
+        let who = self.identity(auth)?;
+        let space = who.0;
         let Some(browser) = self.browser(conn) else { return Ok(()) };
         if browser.who.as_ref() != Some(&who) {
             self.leave(conn);

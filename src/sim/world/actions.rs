@@ -82,8 +82,8 @@ impl<G: Ground> World<G> {
     pub fn step(&mut self) {
         self.step += 1;
         let of_disk = usize::from(self.ground.store().is_some());
-        let often = [110, 600, 50, 20, 40, 80, 40, 5, 5, 20];
-        let seldom = [14, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk];
+        let often = [110, 600, 50, 20, 40, 80, 40, 5, 5, 24];
+        let seldom = [14, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk, 6];
         match self.net.prng.weighted(&[&often[..], &seldom].concat()) {
             0 => self.open(),
             1 => self.speak(),
@@ -108,6 +108,7 @@ impl<G: Ground> World<G> {
             }
             9 if self.net.prng.one_in(2) => self.throng(),
             9 => self.chorus(),
+            15 => self.linger(),
             10 => self.reload(),
             11 => self.starve(),
             12 => self.trouble(),
@@ -466,6 +467,47 @@ impl<G: Ground> World<G> {
             let conn = client.conn;
             self.note(|| format!("{conn:?} sends {count} bytes of {size} at once"));
         }
+    }
+
+    /// A browser whose token ends soon asks for much, takes nothing of it, and renews the token
+    /// behind that; or does not, or as somebody else.
+    fn linger(&mut self) {
+        let Some(i) = self.clients.iter().position(|client| {
+            let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
+            matches!(line.map(|line| &line.role),
+                Some(Role::Browser(browser)) if browser.who.is_some())
+                && client.can_speak()
+                && client.is_reading
+        }) else {
+            return;
+        };
+        let client = &mut self.clients[i];
+        client.is_reading = false;
+        let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
+        let Some(Role::Browser(browser)) = line.map(|line| &line.role) else { return };
+        let seconds = self.judge.now.unix.0 / 1000;
+        let (prng, judge, form) = (&mut self.net.prng, &self.judge, browser.form);
+        let ends = [Some(seconds + 3), *prng.pick(&[Some(seconds + 60), Some(seconds + 5), None])];
+        let mut grammar = Grammar { prng, judge, serial: &mut self.serial };
+        let asked = vec![grammar.ping(); 12];
+        let [first, again] = ends.map(|end| grammar.renewal(browser, end));
+        let more = grammar.event(Some(browser), true);
+        let mut said = [vec![first], asked, vec![more, again]].concat();
+        said.truncate(said.len() - usize::from(self.net.prng.one_in(4)));
+        for (event, message) in said {
+            let payload = match form {
+                Form::Raw => message.into_bytes(),
+                _ => {
+                    let mut spelled = Vec::new();
+                    sockjs::escape_into(&mut spelled, &message);
+                    spelled
+                }
+            };
+            let intent = Intent::Message(vec![event]);
+            client.write_message(&mut self.judge, &mut self.net.prng, &payload, intent);
+        }
+        let conn = client.conn;
+        self.note(|| format!("{conn:?} lingers until {ends:?}"));
     }
 
     /// A controller publishes much at once.

@@ -238,6 +238,7 @@ impl<G: Ground> World<G> {
             reloads: self.reloads,
             outlived,
             full: self.judge.full.clone(),
+            renewed: self.judge.renewed,
             ..self.report.clone()
         }
     }

@@ -1,5 +1,6 @@
 //! Back ends on a disk that takes its time: what is owed, who waits for what, and for how long.
 
+mod full;
 mod places;
 
 use std::cell::{RefCell, RefMut};
@@ -245,6 +246,21 @@ const LESS: usize = 90_000;
 #[test]
 fn what_is_lost_is_refused_like_what_is_not_taken() {
     assert_eq!(refusal(&command::STORE_FAILED), LOST);
+}
+
+#[test]
+fn a_refusal_that_showed_what_is_lost_is_counted_once() {
+    let mut world = World::new(Limits::default());
+    let push = r#"{"action":"push","channel":"it","data":1}"#;
+    let conn = world.comes(0, &[AUTH, &set("it", 9), push]);
+    let (from, upto) = (world.journal.durable(), world.journal.mark());
+    world.switch.lose(&mut world.net, from, upto);
+    world.sync();
+    let lost = String::from_utf8(LOST.into()).unwrap();
+    assert_eq!(world.takes(conn), [OK, &lost, &lost]);
+    let metrics = world.switch.metrics();
+    let counts: Vec<_> = metrics.refused.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!((counts, metrics.store_failures), (vec![&(302, 1), &(314, 1)], 1));
 }
 
 #[test]

@@ -19,7 +19,9 @@ impl<P> Socket<P> {
     ) -> Result<(), Parting> {
         let Some(peer) = &mut self.peer else { return Ok(()) };
         let (conn, now) = (around.conn, around.net.now());
-        around.app.timed_out(peer, now)?;
+        if let Err(parting) = around.app.timed_out(peer, now) {
+            return if self.goes_on(around)? { Ok(()) } else { Err(parting) };
+        }
         let was_too_fast = self.held == Held::Pace;
         if was_too_fast && !self.bucket.is_spent(around.pace, now.mono) {
             self.held = Held::No;

@@ -84,23 +84,3 @@ fn a_command_that_waits_for_room_has_its_time_when_it_has_it() {
     world.turn();
     assert_eq!(world.net.deadlines[&second], Some(Millis(19_000)));
 }
-
-#[test]
-fn newcomers_are_not_late_while_nobody_is_heard() {
-    let mut world = World::new(Limits::default());
-    world.journal.disk().is_full = true;
-    for slot in 0..100 {
-        let conn = world.comes(slot, &[AUTH]);
-        world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
-    }
-    assert_eq!(world.switch.crowded, [], "whoever is gone leaves nothing behind");
-    let conn = world.comes(100, &[AUTH]);
-    assert_eq!(world.net.deadlines[&conn], None);
-    world.net.now = 60_000;
-    world.turn();
-    // From then on it has what it had left.
-    world.journal.disk().is_full = false;
-    world.turn();
-    world.turn();
-    assert_eq!((world.takes(conn), world.net.deadlines[&conn]), (vec![OK.to_string()], None));
-}

@@ -1,0 +1,107 @@
+//! Tokens that end: who has renewed his in time, behind what he has not taken, and who has not.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::clock::is_spent;
+use super::terms::Term;
+use super::{Browser, Judge, View};
+use crate::edge::ConnId;
+use crate::publication::Form;
+use crate::sim::intent::Event;
+use crate::time::Millis;
+
+impl Browser {
+    pub fn new(number: u64, form: Form, auth_by: Term, ping_at: Term) -> Browser {
+        Browser {
+            number,
+            form,
+            who: None,
+            cid: None,
+            channels: BTreeSet::new(),
+            held: BTreeMap::new(),
+            is_stranger: true,
+            parting: None,
+            expires: None,
+            overdue_since: None,
+            auth_by,
+            ping_at,
+            pong_by: None,
+            is_pong_behind: false,
+            may_be_late: false,
+            held_until: None,
+            spent_until: (0, 0),
+            pending: VecDeque::new(),
+            is_hungry: false,
+            is_read_ahead: false,
+            read_ahead_at: None,
+        }
+    }
+
+    /// Whether its token has ended, and it should have been cut by now.
+    pub(super) fn is_overdue(
+        &mut self,
+        now: Millis,
+        unix: u64,
+        beat_ms: usize,
+        has_date_jumped: bool,
+    ) -> bool {
+        if self.expires.is_none_or(|end| end * 1000 > unix) {
+            self.overdue_since = None;
+            return false;
+        }
+        let since = *self.overdue_since.get_or_insert(now);
+        // Deadlines are on the other clock; the next beat, or the end of the wait for an answer,
+        // corrects them.
+        let is_uncertain = has_date_jumped && now < since.plus(beat_ms as u64);
+        // What it said behind what it has not taken is looked through for a moment.
+        !is_uncertain && self.read_ahead_at != Some(now)
+    }
+}
+
+impl Judge {
+    /// Of what waits an `auth` that renews the token is heard at once: whether there is one.
+    pub(super) fn renew(&mut self, conn: ConnId) -> bool {
+        let Some(browser) = self.browser(conn).filter(|browser| browser.parting.is_none()) else {
+            return false;
+        };
+        let (who, mut events) = (browser.who.clone(), std::mem::take(&mut browser.pending));
+        let at = events.iter().position(|event| {
+            matches!(event, Event::Auth(auth) if who.is_some() && self.identity(auth).ok() == who)
+        });
+        let renewal = at.and_then(|at| events.remove(at));
+        if let Some(browser) = self.browser(conn) {
+            browser.pending = events;
+            browser.is_read_ahead &= renewal.is_none();
+        }
+        let Some(renewal) = renewal else { return false };
+        self.renewed += 1;
+        self.event(conn, renewal);
+        true
+    }
+
+    /// Its token has ended, and it was not cut: it has renewed it, behind what it has not taken, or
+    /// that is being looked for, once.
+    pub(super) fn goes_on(&mut self, conn: ConnId, view: View) {
+        let is_held = view.is_paused;
+        assert!(is_held, "{conn:?} was heard, and goes on with a token that has ended");
+        let now = self.now.mono;
+        if !self.renew(conn)
+            && let Some(browser) = self.browser(conn)
+        {
+            let was = std::mem::replace(&mut browser.is_read_ahead, true);
+            assert!(!was, "{conn:?} has not renewed its token, and goes on");
+            browser.read_ahead_at = Some(now);
+        }
+    }
+
+    /// It is cut because its token has ended: had it said in time that it renews it, behind what it
+    /// has not taken, that would have been heard.
+    pub(super) fn has_not_renewed(&mut self, conn: ConnId, view: View) {
+        let (limits, now) = (self.limits.clone(), self.now.mono);
+        assert!(!self.renew(conn), "{conn:?} has renewed its token, and is cut");
+        let Some(browser) = self.browser(conn) else { return };
+        let is_full = view.is_paused && view.queued >= limits.answers_pause_bytes;
+        let is_behind = browser.is_hungry || is_full && !is_spent(browser, &limits, now, view);
+        assert!(!is_behind || browser.is_read_ahead, "{conn:?} may have renewed its token");
+    }
+}

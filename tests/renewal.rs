@@ -1,0 +1,166 @@
+//! A browser that renews its token while its states are on their way: its requests wait behind
+//! them, and the renewal is heard in time. The real binary, from outside.
+
+// A test that cannot go on panics, in its helpers as in itself.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::browser::{Browser, SOCKJS, auth_message};
+use common::control::{Control, wait};
+use common::eventually;
+use common::server::{DEMO_KEY, Options, Server};
+use common::token::token;
+use common::web::{Http, post, session};
+use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const STATE_BYTES: usize = 3_000_000;
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn renewal(user: &str, end: u64) -> String {
+    auth_message("demo", &token(&json!({ "i": user, "exp": end }).to_string(), DEMO_KEY))
+}
+
+fn subscribe(channel: &str) -> String {
+    json!({ "event": "subscribe", "data": channel, "clb": 7 }).to_string()
+}
+
+const OK: &str = r#"{"event":"callBackAnswer","clb":7,"data":{"ok":true}}"#;
+
+fn connections(control: &mut Control, channel: &str) -> u64 {
+    let info = control.ask(&format!(r#"{{"action":"channelInfo","channel":"{channel}"}}"#));
+    serde_json::from_str::<Value>(&info).unwrap()["countConnection"].as_u64().unwrap()
+}
+
+/// A server that keeps nothing in the kernel, and has a large state in `c`.
+fn server(limits: &[(&str, u64)]) -> (Server, Control) {
+    let never = [("kernel_send_bytes", 16_384), ("close_ms", 600_000)];
+    let server = Server::start(&Options::limits(&[&never[..], limits].concat()));
+    let mut control = server.controller("demo");
+    let data = "x".repeat(STATE_BYTES);
+    control.ok(&format!(r#"{{"action":"set","channel":"c","data":"{data}"}}"#));
+    (server, control)
+}
+
+/// A browser of that user whose token ends then, and who does not take the state of `c`.
+fn held(server: &Server, path: &str, user: &str, end: u64) -> Browser {
+    let mut browser = match path {
+        SOCKJS => Browser::sockjs(server.ws),
+        _ => Browser::raw(server.ws),
+    };
+    browser.say(&renewal(user, end));
+    assert!(browser.hear().contains("auth ok"));
+    browser.say(&subscribe("c"));
+    browser
+}
+
+#[track_caller]
+fn expect_state(browser: &mut Browser) {
+    browser.expect(OK);
+    assert!(browser.hear().len() > STATE_BYTES);
+}
+
+#[test]
+fn a_token_that_is_renewed_behind_states_on_their_way_has_been_renewed_in_time() {
+    let (server, mut control) = server(&[]);
+    for path in ["raw", SOCKJS] {
+        let end = seconds() + 4;
+        let mut renewed = held(&server, path, "a", end);
+        let mut late = held(&server, path, "b", end);
+        let mut other = held(&server, path, "c", end);
+        let mut far = held(&server, path, "d", end);
+        eventually("four are there", || (connections(&mut control, "c") == 4).then_some(()));
+        // One thing in front of it and one behind.
+        renewed.say(&subscribe("e"));
+        renewed.say(&renewal("a", end + 3600));
+        renewed.say(&subscribe("\u{1}\"f"));
+        late.say(&subscribe("e"));
+        // Another user's token is no renewal, nor is one that is not a good one.
+        other.say(&renewal("x", end + 3600));
+        other.say(&auth_message("demo", "bad"));
+        // So much is not read ahead.
+        for _ in 0..20 {
+            far.say(&subscribe(&"x".repeat(1000)));
+        }
+        far.say(&renewal("d", end + 3600));
+        eventually("three have ended", || (connections(&mut control, "c") == 1).then_some(()));
+        assert!(seconds() >= end);
+        // It is heard on, and all else in its turn.
+        assert_eq!(connections(&mut control, "e"), 0);
+        expect_state(&mut renewed);
+        // Where the machine stood still meanwhile its token ended a little later than the others':
+        // then it may have been heard in its turn.
+        let said = [(); 3].map(|()| renewed.hear());
+        assert_eq!(said.iter().filter(|said| **said == renewed.form(OK)).count(), 2, "{said:?}");
+        let is_renewed = |said: &String| said.contains("auth ok") && said.contains("expiresIn");
+        assert!(said.iter().any(is_renewed), "{said:?}");
+        renewed.nothing();
+        assert_eq!(connections(&mut control, "e"), 1);
+        for mut ended in [late, other, far] {
+            expect_state(&mut ended);
+            match path {
+                SOCKJS => assert_eq!(ended.hear(), "c[3401,\"token expired\"]"),
+                _ => ended.expect_closed(3401, "token expired"),
+            }
+        }
+        drop(renewed);
+        eventually("it has gone", || (connections(&mut control, "c") == 0).then_some(()));
+    }
+}
+
+#[test]
+fn a_token_is_renewed_more_than_once_behind_the_same_states() {
+    let (server, mut control) = server(&[]);
+    let end = seconds() + 2;
+    let mut browser = held(&server, "raw", "a", end);
+    browser.say(&renewal("a", end + 1));
+    browser.say(&subscribe("e"));
+    browser.say(&renewal("a", end + 3600));
+    // Both ends pass.
+    while seconds() < end + 2 {
+        wait(&mut control, 50);
+    }
+    expect_state(&mut browser);
+    let said = [(); 3].map(|()| browser.hear());
+    assert_eq!(said.iter().filter(|said| said.contains("auth ok")).count(), 2, "{said:?}");
+    browser.nothing();
+}
+
+#[test]
+fn a_token_that_is_renewed_over_http_behind_answers_that_wait_has_been_renewed_in_time() {
+    let (server, mut control) = server(&[("session_ms", 60_000)]);
+    let open = |user: &str, end| {
+        let path = format!("/socket/{}", session());
+        assert_eq!(post(server.ws, &format!("{path}/xhr"), "").1, "o\n");
+        let first = json!([renewal(user, end)]).to_string();
+        assert_eq!(post(server.ws, &format!("{path}/xhr_send"), &first).0, 204);
+        assert!(post(server.ws, &format!("{path}/xhr"), "").1.contains("auth ok"));
+        path
+    };
+    let send = |path: &str, messages: &[String]| {
+        let mut http = Http::connect(server.ws);
+        http.send(&format!("POST {path}/xhr_send"), &[], &json!(messages).to_string());
+        http
+    };
+    let end = seconds() + 4;
+    let (renewed, late) = (open("a", end), open("b", end));
+    let (c, e, f) = (subscribe("c"), subscribe("e"), subscribe("f"));
+    let mut sent = send(&renewed, &[c.clone(), e.clone(), renewal("a", end + 3600), f.clone()]);
+    send(&late, &[c, e]);
+    eventually("both are there", || (connections(&mut control, "c") == 2).then_some(()));
+    eventually("one has ended", || (connections(&mut control, "c") == 1).then_some(()));
+    assert!(seconds() >= end);
+    let poll = |path: &str| post(server.ws, &format!("{path}/xhr"), "").1;
+    // As above: it comes behind the state, if not with it.
+    let (first, next) = (poll(&renewed), poll(&renewed));
+    assert!(first.len() > STATE_BYTES, "{}", first.len());
+    assert_eq!([first, next.clone()].concat().matches("auth ok").count(), 1);
+    assert_eq!(next.matches("callBackAnswer").count(), 2);
+    assert_eq!(sent.answer().status, 204);
+    assert!(poll(&late).len() > STATE_BYTES);
+    assert_eq!(poll(&late), "c[3401,\"token expired\"]\n");
+}

@@ -67,7 +67,8 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     assert_says(&said, "reload: message_bytes is 16384, was 2000");
     assert_says(&said, "reload: message_unauthenticated_bytes is 4096, was 2000");
     // With fewer connections there is room for more of other things, where there is little memory.
-    let changes = said.iter().filter(|line| line.contains("fws: reload: ") && line.contains(" is "));
+    let changes =
+        said.iter().filter(|line| line.contains("fws: reload: ") && line.contains(" is "));
     assert_says(&said, &format!("reload: done, {} changes", changes.count()));
     // Whoever was here stays, over the limit or not.
     let mut control = server.controller("demo");

@@ -9,6 +9,7 @@ mod common;
 
 use common::browser::{Browser, Heard, RAW, SOCKJS, auth_message, masked};
 use common::control::Control;
+use common::eventually;
 use common::http;
 use common::server::{DEMO_KEY, Options, Server, mode};
 use common::token::token;
@@ -17,6 +18,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Cases that play at a time.
 const AT_A_TIME: usize = 4;
@@ -119,6 +121,21 @@ fn an_auth_without_data_is_none() {
         browser.say(&format!(r#"{{"event":"auth","data":{data}}}"#));
         browser.expect_closed(3002, "not found s - param, auth string");
     }
+}
+
+#[test]
+fn nobody_joins_a_channel_with_a_token_that_has_ended() {
+    let server = Server::new();
+    let seconds = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let mut browser = Browser::raw(server.ws);
+    let end = seconds() + 2;
+    browser.auth("demo", &format!(r#"{{"i":"5","exp":{end}}}"#));
+    // It asks in time, as far as it can see, and is heard later, before any deadline.
+    server.freeze();
+    browser.say(r#"{"event":"subscribe","data":"c","clb":1}"#);
+    eventually("its token has ended", || (seconds() >= end).then_some(()));
+    server.thaw();
+    browser.expect_closed(3401, "token expired");
 }
 
 #[test]

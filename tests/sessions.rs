@@ -394,6 +394,22 @@ fn what_comes_when_its_receiver_has_just_gone_ends_a_session_and_leaves_no_gap()
 }
 
 #[test]
+fn a_receiver_that_goes_ends_its_session_whatever_it_has_asked_for_behind_it() {
+    let server = Server::new();
+    let mut control = server.controller("demo");
+    for count in [1, 1000] {
+        let id = session_on(server.ws, 1, "c");
+        let mut http = Http::connect(server.ws);
+        http.send(&format!("POST /socket/{id}/xhr"), &[], "");
+        (0..count).for_each(|_| http.send("GET /socket", &[], ""));
+        http.expect_silence();
+        assert_eq!(info(&mut control, "c"), 1);
+        drop(http);
+        eventually("nobody is there", || (info(&mut control, "c") == 0).then_some(()));
+    }
+}
+
+#[test]
 fn who_sends_over_http_what_has_to_wait_is_answered_before_a_proxy_gives_up() {
     let pace = [("messages_per_second", 1), ("messages_burst", 10)];
     let server = Server::start(&Options::limits(&[&pace[..], &[("heartbeat_ms", 400)]].concat()));

@@ -314,6 +314,14 @@ impl<G: Ground> World<G> {
         if self.net.prng.one_in(2) {
             self.net.reset(conn);
         } else {
+            if self.model.is_waiting(visitor) && self.net.prng.one_in(2) {
+                // So much behind the request that waits is not read, and hides no end.
+                let more = "GET /socket HTTP/1.1\r\nHost: h\r\n\r\n".repeat(400);
+                self.net.arrive(conn, more.bytes());
+                if self.net.prng.one_in(2) {
+                    self.drive();
+                }
+            }
             self.net.arrive_end(conn);
         }
         self.drive();
@@ -456,7 +464,7 @@ impl<G: Ground> World<G> {
         let Some(socket) = self.net.socket(conn) else { return };
         socket.is_on_ready = false;
         if socket.is_paused && socket.phase == Phase::Open {
-            return;
+            return self.hang_up(conn);
         }
         let is_open = socket.phase == Phase::Open;
         let mut input = std::mem::take(&mut socket.tail);
@@ -495,6 +503,15 @@ impl<G: Ground> World<G> {
         if socket.phase == Phase::Open && is_at_end && !socket.is_on_ready {
             socket.is_end_told = true;
             self.switch.ended(&mut self.net, conn);
+        }
+        self.hang_up(conn);
+    }
+
+    /// Tells the switch that a visitor whom it does not hear has gone.
+    fn hang_up(&mut self, conn: ConnId) {
+        let Some(socket) = self.net.socket(conn) else { return };
+        if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
+            self.switch.hung_up(&mut self.net, conn);
         }
     }
 

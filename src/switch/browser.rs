@@ -44,6 +44,11 @@ impl Browser {
             Browser::Known { peer, .. } => Some(*peer),
         }
     }
+
+    /// Whether its token is good no longer, whenever that will be noticed.
+    fn has_expired(&self, now: Now) -> bool {
+        matches!(self, Browser::Known { expires, .. } if *expires <= now.unix)
+    }
 }
 
 /// The part of the switch that browsers speak with.
@@ -121,9 +126,7 @@ impl Application for Site<'_> {
             Browser::Stranger { auth_by } if *auth_by <= now.mono => {
                 Err(CloseReason::AuthTimeout.into())
             }
-            Browser::Known { expires, .. } if *expires <= now.unix => {
-                Err(CloseReason::TokenExpired.into())
-            }
+            _ if browser.has_expired(now) => Err(CloseReason::TokenExpired.into()),
             _ => Ok(()),
         }
     }
@@ -213,6 +216,10 @@ impl Site<'_> {
         let data = data.filter(|data| json::is_truthy(data));
         match (&*event, data) {
             ("auth", Some(data)) => self.auth(outlet, browser, data)?,
+            // Its deadline may be behind, when the date was set or the machine stood still.
+            ("subscribe", Some(_)) if browser.has_expired(outlet.now()) => {
+                return Err(CloseReason::TokenExpired);
+            }
             ("subscribe", Some(data)) => self.subscribe(outlet, browser, data, clb),
             ("unsubscribe", Some(data)) => {
                 if let (Some(peer), Some(channel)) = (browser.peer(), json::text(data)) {

@@ -374,9 +374,10 @@ impl<P> Web<P> {
     }
 
     /// The peer sends no more, and is not heard. A WebSocket is over with its stream: nobody waits
-    /// for what it said too fast, or without taking its answers. Requests may be answered yet.
+    /// for what it said too fast, or without taking its answers. So is a session whose receiver has
+    /// gone, whatever it has asked for behind that. Other requests may be answered yet.
     pub fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
-        if let Line::Socket(_) = self.lines[conn.index()] {
+        if let Line::Socket(_) | Line::Receiver(_) = self.lines[conn.index()] {
             net.close(conn, CloseReason::PeerClosed);
         }
     }

@@ -439,7 +439,13 @@ impl Judge {
         if let Some(reason) = self.browser(conn).and_then(|browser| browser.parting) {
             return self.dismiss(conn, reason);
         }
+        let (unix, expires) = (self.now.unix.0, self.browser(conn).and_then(|it| it.expires));
         match event {
+            Event::Subscribe { .. } | Event::BadSubscribe { .. }
+                if expires.is_some_and(|end| end * 1000 <= unix) =>
+            {
+                self.dismiss(conn, CloseReason::TokenExpired);
+            }
             Event::Nothing => {}
             Event::Ping { clb } => self.answer(conn, &clb, ok),
             Event::Auth(auth) => {

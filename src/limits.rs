@@ -342,7 +342,8 @@ mod tests {
             assert!(high.checked_mul(3).is_some(), "{name}: {high}");
             assert_eq!(at_most(u64::MAX), usize::MAX / 4 + 1);
         }
-        // What has a length of its own (`frame::List` counts in 32 bits); a publication in all its forms is the largest of them.
+        // What has a length of its own (`frame::List` counts in 32 bits); a publication in all its
+        // forms is the largest of them.
         for name in ["control_frame_bytes", "message_bytes", "state_bytes", "publication_bytes"] {
             let row = Limits::TABLE.iter().find(|row| row.0 == name).unwrap();
             assert!(i32::try_from(row.2 - 1).is_ok(), "{name}: {}", row.2);

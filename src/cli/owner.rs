@@ -32,9 +32,9 @@ pub(super) fn refuse_root(call: &Call, data: &Path) -> Result<(), Stop> {
 /// folder: nothing if all in it is its own, and it is not that nobody may.
 pub(super) fn advice(error: &std::io::Error, data: &Path) -> String {
     if error.kind() == ErrorKind::ReadOnlyFilesystem {
-        return "; a store, and a server key that is made, want a folder that can be written (--data): \
-                --store none keeps nothing, and FWS_SECRETKEY gives it a server key"
-            .into();
+        let what = "a store, and a server key that is made, want a folder that can be written";
+        let instead = "--store none keeps nothing, and FWS_SECRETKEY gives it a server key";
+        return format!("; {what} (--data): {instead}");
     }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     if error.kind() != ErrorKind::PermissionDenied || user == ROOT {

@@ -118,7 +118,7 @@ impl Controller {
     }
 
     /// Whether so many of its replies wait for the disk that it is not to ask for more.
-    fn is_behind(&self, limits: &Limits) -> bool {
+    pub(super) fn is_behind(&self, limits: &Limits) -> bool {
         self.replies.len() >= limits.control_replies_waiting
             || self.replies_bytes >= limits.control_replies_pause_bytes
     }
@@ -256,21 +256,13 @@ impl Switch {
                 net.pause(conn);
                 return Ok(used);
             }
-            let is_flooded = self.is_flooded(net)
-                && !self.is_short_enough(net, decoder.next_length(&input[used..]).unwrap_or(0));
-            let rest = &input[used..];
-            let next = match self.journal.has_room() {
-                true => Next::Heard,
-                false => self.next_while_full(controller, decoder, rest),
-            };
-            let has_room = next != Next::Waits && self.has_room_to_spread() && !is_flooded;
-            if controller.is_behind(&self.limits) || !has_room {
-                self.crowded.push(conn);
-                controller.unhear(net, conn);
-                return Ok(used);
-            }
-            if next == Next::Half {
-                break;
+            match self.next(net, controller, decoder, &input[used..]) {
+                Next::Heard => {}
+                Next::Half => break,
+                Next::Waits => {
+                    self.wait_for_room(net, conn, controller);
+                    return Ok(used);
+                }
             }
             let owed = queued + self.reply_buffer.len() + controller.replies_bytes;
             if owed >= self.limits.control_replies_pause_bytes {
@@ -520,7 +512,7 @@ impl Switch {
         self.journal.has_room() && self.has_room_to_spread()
     }
 
-    fn has_room_to_spread(&self) -> bool {
+    pub(super) fn has_room_to_spread(&self) -> bool {
         self.spreads.len() < self.limits.control_connections
     }
 

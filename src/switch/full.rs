@@ -1,13 +1,14 @@
-//! What goes on while the journal takes no more changes, because the disk does not keep up, or
-//! hangs: one tenant can have all that may wait for it. So the next command of a back end is looked
-//! at before it is consumed: only one that changes something waits, and what stands behind it.
-//! Called by `control`.
+//! Whether the next command is heard, and which is while the journal takes no more changes, because
+//! the disk does not keep up, or hangs: one tenant can have all that may wait for it. So a command
+//! is looked at before it is consumed, and only one that changes something waits, with what stands
+//! behind it. Called by `control`.
 
 use super::Switch;
 use super::command::{self, Command};
 use super::control::Controller;
 use super::text;
 use crate::codec::control;
+use crate::edge::{ConnId, Net};
 
 /// What becomes of the next command while there is no room for changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,38 @@ pub(super) enum Next {
 }
 
 impl Switch {
-    /// What becomes of the command at the start of this input.
-    pub(super) fn next_while_full(
+    /// What becomes of the command at the start of this input, as far as there is room.
+    #[inline]
+    pub(super) fn next(
+        &mut self,
+        net: &impl Net,
+        controller: &Controller,
+        decoder: &control::Decoder,
+        input: &[u8],
+    ) -> Next {
+        let is_flooded = self.is_flooded(net)
+            && !self.is_short_enough(net, decoder.next_length(input).unwrap_or(0));
+        if is_flooded || controller.is_behind(&self.limits) || !self.has_room_to_spread() {
+            return Next::Waits;
+        }
+        match self.journal.has_room() {
+            true => Next::Heard,
+            false => self.next_while_full(controller, decoder, input),
+        }
+    }
+
+    /// It is not heard until there is room.
+    pub(super) fn wait_for_room(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        controller: &mut Controller,
+    ) {
+        self.crowded.push(conn);
+        controller.unhear(net, conn);
+    }
+
+    fn next_while_full(
         &self,
         controller: &Controller,
         decoder: &control::Decoder,

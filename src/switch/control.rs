@@ -404,7 +404,7 @@ impl Switch {
             }
             Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: (**user).into() },
         };
-        self.propose(net, conn, controller, &change, command.counts())
+        self.propose(net, conn, controller, (at, &change), command.counts())
     }
 
     /// The state at a place, as soon as it is durable.
@@ -438,11 +438,10 @@ impl Switch {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        change: &Change<'_>,
+        (at, change): (UnixMillis, &Change<'_>),
         counts: bool,
     ) -> Result<Answer, Refused> {
         self.hand_out_before(net, change);
-        let at = self.at(net.now());
         let checked = self.hub.check(change, at).map_err(|refusal| {
             if matches!(change, Change::Push { .. }) {
                 // It may have been looked for what would be dropped.

@@ -132,12 +132,12 @@ pub fn each_member<'a>(
     depth_max: usize,
     tell: impl FnMut(&[u8], Raw<'a>),
 ) -> Result<bool, JsonError> {
-    told(text, depth_max, tell).ok_or_else(|| first_fault(text, depth_max))
+    told(text, depth_max, tell).ok_or_else(|| fault(text, depth_max))
 }
 
-/// What is wrong first with a text that the scan has refused.
+/// What is wrong first with a text that [`Members`] or [`each_member`] has refused.
 #[cold]
-fn first_fault(text: &str, depth_max: usize) -> JsonError {
+pub fn fault(text: &str, depth_max: usize) -> JsonError {
     let mut outline = Outline::new(&[], depth_max);
     outline.read(text.as_bytes());
     outline.members(text).err().unwrap_or(JsonError::Syntax)
@@ -146,33 +146,80 @@ fn first_fault(text: &str, depth_max: usize) -> JsonError {
 /// As [`each_member`]; `None` if the text is not JSON, or nested too deep.
 #[inline]
 fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>)) -> Option<bool> {
-    let mut scan = Scan::new(text);
-    if scan.next()? != b'{' {
-        scan.value(depth_max)?;
-        return scan.is_over().then_some(false);
-    }
-    scan.take(b'{')?;
-    let depth_max = depth_max.checked_sub(1)?;
-    if scan.take(b'}').is_some() {
-        return scan.is_over().then_some(true);
-    }
-    loop {
-        let (key, has_escapes) = scan.key()?;
-        let value = scan.value(depth_max)?;
+    let mut members = Members::of(text, depth_max)?;
+    while members.go_on()? {
+        let key = members.key()?;
+        let value = members.value()?;
         // A key that is no text cannot be one that is looked for, but is no error either.
-        if !has_escapes {
-            tell(key, value);
-        } else if let Some(key) = str::from_utf8(key).ok().and_then(unescaped) {
-            tell(key.as_bytes(), value);
+        if let Some(key) = key {
+            tell(&key, value);
         }
-        match scan.next()? {
-            b',' => scan.skip(),
-            b'}' => break,
+    }
+    Some(members.is_object)
+}
+
+/// The members of an object, one by one, for those who look for them in the text itself: as long
+/// as [`Members::go_on`] says so, a key has to be taken, and then the value behind it. `None` is
+/// everywhere the answer to a text that is not JSON, or nested too deep.
+pub struct Members<'a> {
+    scan: Scan<'a>,
+    depth_max: usize,
+    is_object: bool,
+    is_first: bool,
+}
+
+impl<'a> Members<'a> {
+    /// Those of a text; any other JSON has none.
+    #[inline(always)]
+    pub fn of(text: &'a str, depth_max: usize) -> Option<Members<'a>> {
+        let mut scan = Scan::new(text);
+        let is_object = scan.take(b'{').is_some();
+        let depth_max = if is_object { depth_max.checked_sub(1)? } else { depth_max };
+        Some(Members { scan, depth_max, is_object, is_first: true })
+    }
+
+    /// Whether there is another one.
+    #[inline(always)]
+    pub fn go_on(&mut self) -> Option<bool> {
+        if !self.is_object {
+            self.scan.value(self.depth_max)?;
+            return self.scan.is_over().then_some(false);
+        }
+        let is_first = std::mem::take(&mut self.is_first);
+        match self.scan.next()? {
+            b',' if !is_first => self.scan.skip(),
+            b'}' => {
+                self.scan.skip();
+                return self.scan.is_over().then_some(false);
+            }
+            _ if is_first => {}
             _ => return None,
         }
+        Some(true)
     }
-    scan.skip();
-    scan.is_over().then_some(true)
+
+    /// Takes the key that is next if it is written just like this, with its quotes and its colon.
+    #[inline(always)]
+    pub fn takes(&mut self, key: &[u8]) -> bool {
+        self.scan.takes(key)
+    }
+
+    /// The key that is next, decoded, however it is written; `None` in there if it is no text.
+    #[inline(always)]
+    pub fn key(&mut self) -> Option<Option<Cow<'a, [u8]>>> {
+        let (key, has_escapes) = self.scan.key()?;
+        if !has_escapes {
+            return Some(Some(Cow::Borrowed(key)));
+        }
+        let decoded = str::from_utf8(key).ok().and_then(unescaped);
+        Some(decoded.map(|key| Cow::Owned(key.into_bytes())))
+    }
+
+    /// Its value.
+    #[inline(always)]
+    pub fn value(&mut self) -> Option<Raw<'a>> {
+        self.scan.value(self.depth_max)
+    }
 }
 
 /// Tells of each element of an array, raw, for as long as that wants more. `None` for anything

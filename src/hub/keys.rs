@@ -52,6 +52,7 @@ impl Hub {
     }
 
     /// How often it has come to be otherwise whom a key lets in.
+    #[inline]
     pub fn key_changes(&self) -> u64 {
         self.key_changes
     }

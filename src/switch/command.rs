@@ -1,6 +1,8 @@
 //! Commands of the control port: from a JSON body to a checked [`Command`], pure. The order of the
 //! checks and the texts are the contract of protocol parts 3 and 4.
 
+mod fields;
+
 use std::borrow::Cow;
 
 use hashbrown::HashSet;
@@ -8,6 +10,9 @@ use hashbrown::HashSet;
 use crate::codec::json::{self, JsonError, Raw};
 use crate::limits::Limits;
 use crate::uuid::Uuid;
+use fields::{FIELD_BYTES, Fields};
+
+pub(super) use fields::{Outline, outline};
 
 /// An error reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,35 +98,6 @@ pub(super) struct StoreOptions<'a> {
     pub emit: bool,
 }
 
-/// The fields of a request, raw.
-#[derive(Default)]
-struct Fields<'a> {
-    action: Option<Raw<'a>>,
-    name: Option<Raw<'a>>,
-    key: Option<Raw<'a>>,
-    s_key: Option<Raw<'a>>,
-    channel: Option<Raw<'a>>,
-    channels: Option<Raw<'a>>,
-    data: Option<Raw<'a>>,
-    user: Option<Raw<'a>>,
-    params: Option<Raw<'a>>,
-}
-
-/// The longest name that `name_bytes` may allow, as long as it can be written.
-const FIELD_BYTES: usize = 6 * 65_535 + 2;
-
-/// The names of [`Fields`].
-const NAMES: &[&str; 9] =
-    &["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
-
-/// What is known of a large request while it arrives.
-pub(super) type Outline = json::Outline<{ NAMES.len() }>;
-
-/// Of a request of which nothing has been read.
-pub(super) fn outline() -> Outline {
-    Outline::new(NAMES, json::DEPTH_MAX)
-}
-
 /// Reads one request, or takes what has been read of it while it arrived.
 pub(super) fn parse<'a>(
     body: &'a str,
@@ -151,51 +127,7 @@ pub(super) fn parse<'a>(
     fields.command(&action, is_authenticated, limits)
 }
 
-impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
-    fn from(found: [Option<Raw<'a>>; NAMES.len()]) -> Fields<'a> {
-        let [action, name, key, s_key, channel, channels, data, user, params] = found;
-        Fields { action, name, key, s_key, channel, channels, data, user, params }
-    }
-}
-
 impl<'a> Fields<'a> {
-    /// Takes what a request has.
-    #[inline]
-    fn read(&mut self, body: &'a str) -> Result<(), JsonError> {
-        // Moved into it, it is one reference: else each of its fields is.
-        json::each_member(body, json::DEPTH_MAX, move |key, value| {
-            let field = match key {
-                b"action" => &mut self.action,
-                b"channel" => &mut self.channel,
-                b"data" => &mut self.data,
-                b"params" => &mut self.params,
-                b"name" => &mut self.name,
-                b"key" => &mut self.key,
-                b"sKey" => &mut self.s_key,
-                b"channels" => &mut self.channels,
-                b"userId" => &mut self.user,
-                _ => return,
-            };
-            *field = Some(value);
-        })?;
-        Ok(())
-    }
-
-    /// What is no data and no list of channels cannot be long, and is not looked at if it is.
-    fn check_lengths(&self, limits: &Limits) -> Result<(), Refused> {
-        let Fields { action, name, key, s_key, channel, user, params, .. } = *self;
-        let names = [("name", name), ("channel", channel), ("userId", user)];
-        let others = [("action", action), ("key", key), ("sKey", s_key), ("params", params)];
-        let names = names.map(|field| (field, limits.name_bytes));
-        let others = others.map(|field| (field, FIELD_BYTES));
-        for ((what, raw), max) in names.into_iter().chain(others) {
-            if raw.is_some_and(|raw| raw.get().len() > FIELD_BYTES) {
-                return Err(too_long(what, max));
-            }
-        }
-        Ok(())
-    }
-
     fn command(
         &self,
         action: &str,
@@ -494,6 +426,33 @@ mod tests {
             assert_eq!(refusal(body, is_authenticated), (code, reason.to_string()), "{body}");
         }
         assert_eq!(parse("{", None, true, &Limits::default()), Err(NOT_JSON));
+    }
+
+    #[test]
+    fn a_field_is_found_however_its_key_is_written() {
+        let get = |channel: &'static str| Ok(Command::Get { channel: channel.into(), user: None });
+        for body in [
+            r#"{"action":"get","channel":"c","params":{}}"#,
+            r#" { "action" : "get" , "channel" : "c" } "#,
+            r#"{"\u0061ction":"get","chann\u0065l":"c"}"#,
+            r#"{"action":"set","channel":"d","action":"get", "channel":"c"}"#,
+            r#"{"channel" :"d","channel":"c","actio":"set","\ud800":1,"":2,"action":"get"}"#,
+        ] {
+            assert_eq!(parse(body, None, true, &Limits::default()), get("c"), "{body}");
+        }
+        for body in [
+            r#"{"action":"get","channel":"c",}"#,
+            r#"{,"action":"get","channel":"c"}"#,
+            r#"{"action":"get""channel":"c"}"#,
+            r#"{"action":"get","channel":}"#,
+            r#"{"action":"get","channel":"#,
+            r#"{"action":"get"} {}"#,
+            r#"{"action":"#,
+            r#"{"action""#,
+            "{",
+        ] {
+            assert_eq!(parse(body, None, true, &Limits::default()), Err(NOT_JSON), "{body}");
+        }
     }
 
     #[test]

@@ -250,7 +250,7 @@ impl Switch {
         decoder: &mut control::Decoder,
         input: &[u8],
     ) -> Result<usize, CloseReason> {
-        let (mut used, mut commands, queued) = (0, 0, net.queued(conn));
+        let (mut used, mut commands, mut keys, queued) = (0, 0, None, net.queued(conn));
         loop {
             if controller.is_waiting() {
                 net.pause(conn);
@@ -276,11 +276,8 @@ impl Switch {
                 net.resume(conn);
                 return Ok(used);
             }
-            let body_max = match controller.auth {
-                Some(_) => self.limits.control_frame_bytes,
-                None => self.limits.control_frame_unauthenticated_bytes,
-            };
             let few = self.limits.control_frame_unauthenticated_bytes;
+            let body_max = controller.auth.map_or(few, |_| self.limits.control_frame_bytes);
             if let Some(bytes) = decoder.outgrows(&input[used..], few)
                 && bytes <= body_max
                 && !self.has_room_for(net, conn, controller, bytes)
@@ -301,6 +298,7 @@ impl Switch {
                 // Half a frame that was waited for is whole.
                 controller.watch_frame(net, conn, false, &self.limits);
             }
+            self.look_again_at_key(net, controller, &mut keys);
             let is_large = controller.room.is_some();
             self.command(net, conn, controller, (body, outline.as_deref_mut()))?;
             if is_large {
@@ -321,7 +319,6 @@ impl Switch {
         controller: &mut Controller,
         (body, mut outline): (&[u8], Option<&mut Outline>),
     ) -> Result<(), CloseReason> {
-        self.look_at_key(net, controller);
         let max = self.limits.control_frame_bytes;
         let body = match text::of_body(body, outline.as_deref_mut(), max) {
             Ok(body) => body,
@@ -405,7 +402,7 @@ impl Switch {
             }
             Command::Disconnect { user } => Change::Disconnect { ns: ns?, user: (**user).into() },
         };
-        self.propose(net, conn, controller, &change, command.counts())
+        self.propose(net, conn, controller, (at, &change), command.counts())
     }
 
     /// The state at a place, as soon as it is durable.
@@ -439,11 +436,10 @@ impl Switch {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        change: &Change<'_>,
+        (at, change): (UnixMillis, &Change<'_>),
         counts: bool,
     ) -> Result<Answer, Refused> {
         self.hand_out_before(net, change);
-        let at = self.at(net.now());
         let checked = self.hub.check(change, at).map_err(|refusal| {
             if matches!(change, Change::Push { .. }) {
                 // It may have been looked for what would be dropped.

@@ -260,6 +260,10 @@ impl Switch {
         controller: &mut Controller,
         command: &Command<'_>,
     ) -> bool {
+        // What others are answered with is short.
+        if !matches!(command, Command::Get { .. } | Command::Info { .. }) {
+            return false;
+        }
         match self.prospect(net, controller, command) {
             Prospect::Free => return false,
             Prospect::Owed(bytes) => {
@@ -290,9 +294,6 @@ impl Switch {
 
     /// What there is to know of the answer to a command before it is made.
     fn prospect(&self, net: &impl Net, controller: &Controller, command: &Command<'_>) -> Prospect {
-        if !matches!(command, Command::Get { .. } | Command::Info { .. }) {
-            return Prospect::Free;
-        }
         let is_behind = !controller.replies.is_empty();
         let may_be_owed = is_behind || self.journal.durable() < self.journal.mark();
         if !may_be_owed && !self.is_short(net) {

@@ -228,6 +228,21 @@ impl Switch {
         }
     }
 
+    /// The same before each command of one call, in which no time passes: a key that is good stays
+    /// so unless something has changed since the last look.
+    #[inline]
+    pub(super) fn look_again_at_key(
+        &self,
+        net: &impl Net,
+        controller: &mut Controller,
+        seen: &mut Option<u64>,
+    ) {
+        let changes = Some(self.hub.key_changes());
+        if std::mem::replace(seen, changes) != changes {
+            self.look_at_key(net, controller);
+        }
+    }
+
     /// Which of the namespace's keys this is.
     pub(super) fn key_epoch(
         &mut self,
@@ -319,7 +334,14 @@ impl Switch {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Settings;
+    use super::super::replies::tests::Wire;
     use super::*;
+    use crate::address::Address;
+    use crate::codec::control;
+    use crate::edge::{Door, Handler};
+    use crate::journal::MemoryJournal;
+    use crate::limits::Limits;
 
     /// One after the other from these places, four at most: who is left of them.
     fn left(places: &[Household]) -> Vec<usize> {
@@ -363,5 +385,30 @@ mod tests {
         conns.into_iter().chain(conns).for_each(|conn| strangers.remove(conn));
         strangers.check_invariants();
         assert_eq!((strangers.len(), strangers.first_to_go(Household::Unix)), (0, None));
+    }
+
+    #[test]
+    fn whose_key_a_command_ends_is_nobody_for_the_next_of_the_same_read() {
+        for end in [
+            r#"{"action":"rotateKey","name":"site","key":"server"}"#,
+            r#"{"action":"removeNameSpace","name":"site","key":"server"}"#,
+        ] {
+            let mut net = Wire::default();
+            let settings = Settings::new(Limits::default(), "server", net.now());
+            let mut switch = Switch::new(settings, MemoryJournal::new(1));
+            switch.declare("site", "key").unwrap();
+            let conn = ConnId::new(0, 0);
+            switch.opened(&mut net, conn, Door::Control, Address::Unix);
+            let auth = r#"{"action":"auth","name":"site","sKey":"key"}"#;
+            let get = r#"{"action":"get","channel":"c"}"#;
+            let mut input = Vec::new();
+            for body in [auth, get, end, get] {
+                control::encode_into(&mut input, body.as_bytes());
+            }
+            switch.received(&mut net, conn, &mut input).unwrap();
+            let told = String::from_utf8_lossy(&net.sent[&conn]).into_owned();
+            let told: Vec<&str> = told.split_terminator("}\0").collect();
+            assert!(told.last().unwrap().ends_with("\"code\":311"), "{end}: {told:?}");
+        }
     }
 }

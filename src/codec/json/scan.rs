@@ -42,6 +42,15 @@ impl<'a> Scan<'a> {
         self.at += 1;
     }
 
+    /// Takes these bytes, if they are here.
+    #[inline(always)]
+    pub fn takes(&mut self, bytes: &[u8]) -> bool {
+        let rest = self.text.as_bytes().get(self.at..);
+        let is_here = rest.is_some_and(|rest| rest.starts_with(bytes));
+        self.at += if is_here { bytes.len() } else { 0 };
+        is_here
+    }
+
     /// Whether nothing but white space is left.
     pub fn is_over(&mut self) -> bool {
         self.next().is_none()

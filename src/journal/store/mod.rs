@@ -368,6 +368,15 @@ impl StoreJournal {
         self.meters.failures += u64::from(self.health.is_good());
         self.health.fail(fault, refused, self.now);
     }
+
+    /// The end of a namespace comes when it is durable.
+    #[cold]
+    fn propose_removal(&mut self, change: &Change<'_>) -> Proposal {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.removals.push((ticket, change.clone().into_owned()));
+        Proposal::Later(ticket)
+    }
 }
 
 impl Journal for StoreJournal {
@@ -377,10 +386,7 @@ impl Journal for StoreJournal {
             return Proposal::Refused;
         }
         if matches!(change, Change::Remove { .. }) {
-            self.next_ticket += 1;
-            let ticket = Ticket(self.next_ticket);
-            self.removals.push((ticket, change.clone().into_owned()));
-            return Proposal::Later(ticket);
+            return self.propose_removal(change);
         }
         self.last.n += 1;
         Proposal::Now(self.last)

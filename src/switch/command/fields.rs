@@ -1,0 +1,104 @@
+//! What a request of a back end has of what is asked for: its fields, each as it was written. What
+//! they mean is the business of [`command`](super).
+
+use super::{Refused, too_long};
+use crate::codec::json::{self, JsonError, Members, Raw};
+use crate::limits::Limits;
+
+/// The fields of a request, raw.
+#[derive(Default)]
+pub(super) struct Fields<'a> {
+    pub action: Option<Raw<'a>>,
+    pub name: Option<Raw<'a>>,
+    pub key: Option<Raw<'a>>,
+    pub s_key: Option<Raw<'a>>,
+    pub channel: Option<Raw<'a>>,
+    pub channels: Option<Raw<'a>>,
+    pub data: Option<Raw<'a>>,
+    pub user: Option<Raw<'a>>,
+    pub params: Option<Raw<'a>>,
+}
+
+/// The longest name that `name_bytes` may allow, as long as it can be written.
+pub(super) const FIELD_BYTES: usize = 6 * 65_535 + 2;
+
+/// The names of [`Fields`].
+const NAMES: &[&str; 9] =
+    &["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
+
+/// What is known of a large request while it arrives.
+pub(in crate::switch) type Outline = json::Outline<{ NAMES.len() }>;
+
+/// Of a request of which nothing has been read.
+pub(in crate::switch) fn outline() -> Outline {
+    Outline::new(NAMES, json::DEPTH_MAX)
+}
+
+impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
+    fn from(found: [Option<Raw<'a>>; NAMES.len()]) -> Fields<'a> {
+        let [action, name, key, s_key, channel, channels, data, user, params] = found;
+        Fields { action, name, key, s_key, channel, channels, data, user, params }
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// Takes what a request has.
+    pub fn read(&mut self, body: &'a str) -> Result<(), JsonError> {
+        self.take(body).ok_or_else(|| json::fault(body, json::DEPTH_MAX))
+    }
+
+    #[inline(always)]
+    fn take(&mut self, body: &'a str) -> Option<()> {
+        let mut members = Members::of(body, json::DEPTH_MAX)?;
+        while members.go_on()? {
+            // What nearly all have is known at a glance, as nearly all write it.
+            let field = if members.takes(br#""action":"#) {
+                Some(&mut self.action)
+            } else if members.takes(br#""channel":"#) {
+                Some(&mut self.channel)
+            } else if members.takes(br#""data":"#) {
+                Some(&mut self.data)
+            } else if members.takes(br#""params":"#) {
+                Some(&mut self.params)
+            } else {
+                members.key()?.and_then(|key| self.named(&key))
+            };
+            let value = members.value()?;
+            if let Some(field) = field {
+                *field = Some(value);
+            }
+        }
+        Some(())
+    }
+
+    /// The field of that name.
+    fn named(&mut self, key: &[u8]) -> Option<&mut Option<Raw<'a>>> {
+        Some(match key {
+            b"action" => &mut self.action,
+            b"channel" => &mut self.channel,
+            b"data" => &mut self.data,
+            b"params" => &mut self.params,
+            b"name" => &mut self.name,
+            b"key" => &mut self.key,
+            b"sKey" => &mut self.s_key,
+            b"channels" => &mut self.channels,
+            b"userId" => &mut self.user,
+            _ => return None,
+        })
+    }
+
+    /// What is no data and no list of channels cannot be long, and is not looked at if it is.
+    pub fn check_lengths(&self, limits: &Limits) -> Result<(), Refused> {
+        let Fields { action, name, key, s_key, channel, user, params, .. } = *self;
+        let names = [("name", name), ("channel", channel), ("userId", user)];
+        let others = [("action", action), ("key", key), ("sKey", s_key), ("params", params)];
+        let names = names.map(|field| (field, limits.name_bytes));
+        let others = others.map(|field| (field, FIELD_BYTES));
+        for ((what, raw), max) in names.into_iter().chain(others) {
+            if raw.is_some_and(|raw| raw.get().len() > FIELD_BYTES) {
+                return Err(too_long(what, max));
+            }
+        }
+        Ok(())
+    }
+}

@@ -152,6 +152,8 @@ pub(super) struct Browser {
     /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if
     /// each was of as many frames as it may be.
     spent_until: (u64, u64),
+    /// When it was last heard.
+    heard_at: Millis,
     /// What it said in a SockJS array behind more answers than it had taken, or waits for room.
     pending: VecDeque<Event>,
     /// The first of those waits for room for its answer.

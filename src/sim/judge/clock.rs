@@ -90,6 +90,7 @@ impl Judge {
         };
         let (low, high) = browser.spent_until;
         assert!(low <= now + most_ms, "{conn:?} is heard too soon");
+        browser.heard_at = Millis(now);
         browser.spent_until = (low.max(now) + least * token_ms, high.max(now) + most * token_ms);
     }
 

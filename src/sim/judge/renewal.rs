@@ -30,6 +30,7 @@ impl Browser {
             may_be_late: false,
             held_until: None,
             spent_until: (0, 0),
+            heard_at: Millis(0),
             pending: VecDeque::new(),
             is_hungry: false,
             is_read_ahead: false,
@@ -97,11 +98,13 @@ impl Judge {
     /// It is cut because its token has ended: had it said in time that it renews it, behind what it
     /// has not taken, that would have been heard.
     pub(super) fn has_not_renewed(&mut self, conn: ConnId, view: View) {
-        let (limits, now) = (self.limits.clone(), self.now.mono);
+        let limits = self.limits.clone();
         assert!(!self.renew(conn), "{conn:?} has renewed its token, and is cut");
         let Some(browser) = self.browser(conn) else { return };
+        // Who had spoken too fast then may be held for that.
         let is_full = view.is_paused && view.queued >= limits.answers_pause_bytes;
-        let is_behind = browser.is_hungry || is_full && !is_spent(browser, &limits, now, view);
+        let is_behind =
+            browser.is_hungry || is_full && !is_spent(browser, &limits, browser.heard_at, view);
         assert!(!is_behind || browser.is_read_ahead, "{conn:?} may have renewed its token");
     }
 }

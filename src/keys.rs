@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
@@ -106,9 +107,9 @@ pub fn server_key_path(data: &Path) -> PathBuf {
 }
 
 /// The turn of a command that has the server make or end a key and then keeps what came of it; it
-/// lasts as long as the file is there. It waits for those that are at it, which end by deadlines
-/// of their own: so the key that is kept is the last one. `None` where no keys are kept.
-pub fn turn(data: &Path) -> Option<File> {
+/// lasts as long as the file is there. If another one is at it, `wait` is called, and it waits for
+/// that to end: so the key that is kept is the last one. `None` where no keys are kept.
+pub fn turn(data: &Path, wait: impl FnOnce()) -> Option<File> {
     let folder = data.join("keys");
     if data.is_dir() {
         // If it cannot be made, none is kept in it either.
@@ -116,7 +117,10 @@ pub fn turn(data: &Path) -> Option<File> {
     }
     let folder = File::open(folder).ok()?;
     // A file system that knows no locks gives no turns.
-    let _ = flock(&folder, FlockOperation::LockExclusive);
+    if let Err(Errno::WOULDBLOCK) = flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        wait();
+        let _ = flock(&folder, FlockOperation::LockExclusive);
+    }
     Some(folder)
 }
 

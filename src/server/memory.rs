@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::process::{Resource, getrlimit};
 
 use crate::config::{Config, ORDERED, Source, StoreKind};
-use crate::limits::Limits;
+use crate::limits::{LimitError, Limits};
 
 /// Address space that code, stacks, buffers and the allocator's own ways take, and memory that they
 /// do; and address space that the allocator sets apart for the thread of the store.
@@ -17,6 +17,11 @@ const STORE_SPACE: u64 = 64 << 20;
 const OWN_MEMORY: u64 = 24 << 20;
 /// The least room that limits are fitted into: with less, none of use would fit.
 const LEAST: u64 = 24 << 20;
+/// More is not counted.
+const MOST: u64 = 1 << 50;
+/// One part in so many of a control group is for what the kernel keeps of sockets, which is 1.5 KB
+/// for each idle browser.
+const KERNEL: u64 = 10;
 /// One part in so many is lost between what is kept: measured were 10 %.
 const WASTE: u64 = 10;
 
@@ -83,17 +88,21 @@ pub fn fit(config: &mut Config) -> Option<Fitted> {
     let room = most.saturating_sub(own);
     let connections = super::open_connections(&config.limits).map_or(usize::MAX, |(open, _)| open);
     let mut lowered = Vec::new();
-    for (name, value) in limits_for(room.max(LEAST), &config.limits, connections) {
+    let is_set = config.limit_source(BACK_ENDS) != Source::Default;
+    for (name, value) in limits_for(room.max(LEAST), &config.limits, connections, is_set) {
         let floors = ORDERED.iter().filter(|(_, higher)| *higher == name);
         let floor = floors.filter_map(|(lower, _)| config.limits.get(lower)).max();
         let value = usize::try_from(value).unwrap_or(usize::MAX).max(floor.unwrap_or(0));
         let is_less = config.limits.get(name).is_some_and(|now| value < now);
-        if is_less && config.limit_source(name) == Source::Default {
-            // A value out of bounds is one that is too low for any use.
-            if config.limits.set(name, value).is_ok() {
-                lowered.push(format!("{name} is {value}"));
-            }
+        if !is_less || config.limit_source(name) != Source::Default {
+            continue;
         }
+        // Less than is of any use it cannot be.
+        let value = match config.limits.set(name, value) {
+            Err(LimitError::Bounds { low, .. }) if config.limits.set(name, low).is_ok() => low,
+            _ => value,
+        };
+        lowered.push(format!("{name} is {value}"));
     }
     let (mib, lowered, least) = (most >> 20, lowered.join(", "), (own + LEAST) >> 20);
     let short = format!("; that is too little: all that may come at once takes {least} MiB");
@@ -106,8 +115,14 @@ pub fn fit(config: &mut Config) -> Option<Fitted> {
 
 /// What fits into so much room with so many connections at most, of all that does not, what must
 /// not be more than another in front of that.
-fn limits_for(room: u64, limits: &Limits, connections: usize) -> Vec<(&'static str, u64)> {
+fn limits_for(
+    room: u64,
+    limits: &Limits,
+    connections: usize,
+    has_set_back_ends: bool,
+) -> Vec<(&'static str, u64)> {
     let wanted = |name| wanted(name, limits, connections);
+    let room = room.min(MOST);
     let (mut left, mut weights) = ((room - room / WASTE) / 1000 * 8000, 1000);
     let mut short = SHARES.to_vec();
     // Whoever wants less than its share leaves more to the others.
@@ -136,7 +151,8 @@ fn limits_for(room: u64, limits: &Limits, connections: usize) -> Vec<(&'static s
             FRAME => all.push(("state_bytes", value.saturating_sub(1024))),
             // Who has no key does not take the places of those who have one.
             BACK_ENDS => {
-                back_ends = value;
+                // As many as somebody has set have their replies all the same.
+                back_ends = if has_set_back_ends { back_ends } else { value };
                 all.push(("control_unauthenticated_connections", (value / 2).max(1)));
             }
             "sessions" => all.extend([
@@ -178,9 +194,14 @@ fn bound(store: StoreKind) -> Option<Bound> {
     let data = getrlimit(Resource::Data).current.map(|bytes| (bytes, OWN_SPACE, ""));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = group_bytes(&groups, Path::new("/sys/fs/cgroup"));
-    let group = group.map(|bytes| (bytes, OWN_MEMORY, ""));
+    // It counts what the kernel keeps of their sockets as well.
+    let group = group.map(|bytes| (bytes, OWN_MEMORY + bytes / KERNEL, ""));
     // The rest is for sockets, in the kernel, and for whatever else runs there.
-    let machine = machine_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
+    let sysinfo = rustix::system::sysinfo();
+    let all = (sysinfo.totalram as u64).saturating_mul(sysinfo.mem_unit.into());
+    // A container may be shown less there; a service without `/proc` is shown nothing.
+    let shown = machine_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
+    let machine = shown.into_iter().chain([all]).filter(|bytes| *bytes > 0).min();
     let machine = machine.map(|all| (all / 4 * 3, OWN_MEMORY, ", three quarters of the machine's"));
     let bounds = [space, narrow, data, group, machine].into_iter().flatten();
     bounds
@@ -227,7 +248,7 @@ mod tests {
     /// The limits that a server with so much room has.
     fn limits_in(room: u64) -> Limits {
         let mut limits = Limits::default();
-        for (name, value) in limits_for(room, &limits, usize::MAX) {
+        for (name, value) in limits_for(room, &limits, usize::MAX, false) {
             let value = usize::try_from(value).unwrap_or(usize::MAX).min(limits.get(name).unwrap());
             limits.set(name, value).unwrap();
         }
@@ -241,7 +262,8 @@ mod tests {
         assert_eq!(machine_bytes(""), None);
         assert_eq!(machine_bytes("MemTotal: 99999999999999999999 kB\n"), None);
         let here = machine_bytes(&fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
-        assert!(here > LEAST, "{here}");
+        let bound = bound(StoreKind::None).unwrap();
+        assert!(here > LEAST && bound.most <= here / 4 * 3, "{here}, {}", bound.most);
     }
 
     /// What all of it takes when all of it is full at once.
@@ -255,7 +277,7 @@ mod tests {
         let lowered = |gib: u64| {
             let limits = Limits::default();
             let room = (gib << 30) / 4 * 3 - OWN_MEMORY;
-            let mut lowered = limits_for(room, &limits, 20_000);
+            let mut lowered = limits_for(room, &limits, 20_000, false);
             lowered.retain(|(name, value)| limits.get(name).unwrap() as u64 > *value);
             lowered
         };
@@ -299,9 +321,10 @@ mod tests {
     /// As `docs/operations.md` says under *Sizing*.
     #[test]
     fn a_container_lets_in_as_many_browsers_as_the_docs_say() {
-        let connections = |mib: u64| limits_in((mib << 20) - OWN_MEMORY).connections;
-        assert_eq!([64, 256, 1024].map(connections), [2318, 14_360, 85_883]);
-        assert!(connections(200) >= 10_000 && connections(1280) >= 100_000);
+        let room = |mib: u64| (mib << 20) - (mib << 20) / KERNEL - OWN_MEMORY;
+        let connections = |mib: u64| limits_in(room(mib)).connections;
+        assert_eq!([64, 256, 1024].map(connections), [1947, 12_489, 73_158]);
+        assert!(connections(224) >= 10_000 && connections(1536) >= 100_000);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use super::text;
 use crate::codec::control;
 use crate::edge::{ConnId, Net};
 
+/// A command of no more bytes than that is looked at: all of it fits into a read.
+const SHORT_BYTES: usize = 16 * 1024;
+
 /// What becomes of the next command while there is no room for changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -62,16 +65,24 @@ impl Switch {
         if decoder.is_midway() {
             return Next::Waits;
         }
-        let few = self.limits.control_frame_unauthenticated_bytes;
-        let Some(length) = decoder.next_length(input) else { return Next::Half };
+        let Some((length, rest)) = input.split_first_chunk() else { return Next::Half };
+        let Ok(length @ 1..) = usize::try_from(i32::from_le_bytes(*length)) else {
+            // It is closed for it.
+            return Next::Heard;
+        };
+        let few = self.limits.control_frame_unauthenticated_bytes.min(SHORT_BYTES);
+        if length > few {
+            return Next::Waits;
+        }
+        if rest.len() <= length {
+            return Next::Half;
+        }
         match control::Decoder::new().next(input, few) {
-            _ if length > few => Next::Waits,
             Ok(control::Decoded { body: Some(body), .. }) => {
                 self.next_of_body(controller.auth.is_some(), body)
             }
-            Ok(_) => Next::Half,
-            // It is closed for it.
-            Err(_) => Next::Heard,
+            // As above.
+            _ => Next::Heard,
         }
     }
 

@@ -56,3 +56,25 @@ fn whoever_changes_nothing_is_heard_while_others_fill_what_waits_for_the_disk() 
     world.sync();
     assert_eq!((world.takes(busy).len(), world.takes(other)), (2, vec![OK.into(), "null".into()]));
 }
+
+/// What stays unread and is not paused is read again each turn.
+#[test]
+fn what_can_never_be_a_command_waits_for_no_disk() {
+    let limits = Limits { control_frame_unauthenticated_bytes: 1 << 20, ..Limits::default() };
+    let mut world = World::new(limits);
+    world.journal.disk().is_full = true;
+    for length in [-1, i32::MIN, 0] {
+        let conn = world.comes(0, &[AUTH]);
+        let mut input = [&length.to_le_bytes()[..], &[b' '; 9]].concat();
+        let end = world.switch.received(&mut world.net, conn, &mut input);
+        assert_eq!(end, Err(CloseReason::ControlFraming), "{length}");
+        world.switch.closed(&mut world.net, conn, CloseReason::ControlFraming);
+        world.input.remove(&conn);
+    }
+    // One that is not short waits, and is not read meanwhile.
+    let conn = world.comes(1, &[AUTH]);
+    let text = format!(r#"{{"action":"emit","channel":"it","data":"{}"}}"#, "x".repeat(20_000));
+    world.input.get_mut(&conn).unwrap().extend(&control::encode(text.as_bytes())[..18_000]);
+    world.turn();
+    assert_eq!(world.net.paused, [conn]);
+}

@@ -54,6 +54,8 @@ pub(super) struct Controller {
     pub owes: Option<Room>,
     /// It is not read until its replies have gone out.
     pub is_held: bool,
+    /// Of those that are not heard, one whose next command waits for room in the journal alone.
+    pub waits_for_disk: bool,
     /// It sends no more, or is not heard any more: closed when all is answered.
     pub is_ended: bool,
     /// It is not heard any more, for this.
@@ -259,8 +261,8 @@ impl Switch {
             match self.next(net, controller, decoder, &input[used..]) {
                 Next::Heard => {}
                 Next::Half => break,
-                Next::Waits => {
-                    self.wait_for_room(net, conn, controller);
+                Next::Waits { for_disk } => {
+                    self.wait_for_room(net, conn, controller, for_disk);
                     return Ok(used);
                 }
             }
@@ -502,25 +504,22 @@ impl Switch {
         self.seats.put_back(conn, controller);
     }
 
-    /// Whether there is room for more: in the journal, and among the emits that take several turns,
-    /// which outlive their back ends.
-    fn has_room(&self) -> bool {
-        self.journal.has_room() && self.has_room_to_spread()
-    }
-
+    /// Whether there is room for more among the emits that take several turns, which outlive their
+    /// back ends.
     pub(super) fn has_room_to_spread(&self) -> bool {
         self.spreads.len() < self.limits.control_connections
     }
 
     /// Reads those again for whom there is room now.
     pub(super) fn readmit(&mut self, net: &mut impl Net) {
-        if !self.has_room() || self.flood.is_some() {
+        if !self.has_room_to_spread() || self.flood.is_some() {
             return;
         }
+        let is_full = !self.journal.has_room();
         let (seats, limits) = (&mut self.seats, &self.limits);
         self.crowded.retain(|conn| {
             let Some(controller) = seats.controller(*conn) else { return false };
-            if controller.is_behind(limits) {
+            if controller.is_behind(limits) || is_full && controller.waits_for_disk {
                 return true;
             }
             // One that waits for its replies to go out is read behind them, or is closed then.

@@ -10,6 +10,7 @@ use super::text;
 use crate::codec::control;
 use crate::edge::{ConnId, Net};
 
+const WAITS: Next = Next::Waits { for_disk: true };
 /// A command of no more bytes than that is looked at: all of it fits into a read.
 const SHORT_BYTES: usize = 16 * 1024;
 
@@ -20,8 +21,8 @@ pub(super) enum Next {
     Heard,
     /// Not all of it is here, and it is short: the rest is read, and then it is looked at.
     Half,
-    /// It waits for room, or may have to.
-    Waits,
+    /// It waits for room, or may have to: for that alone which the disk makes, or not.
+    Waits { for_disk: bool },
 }
 
 impl Switch {
@@ -37,7 +38,7 @@ impl Switch {
         let is_flooded = self.is_flooded(net)
             && !self.is_short_enough(net, decoder.next_length(input).unwrap_or(0));
         if is_flooded || controller.is_behind(&self.limits) || !self.has_room_to_spread() {
-            return Next::Waits;
+            return Next::Waits { for_disk: false };
         }
         match self.journal.has_room() {
             true => Next::Heard,
@@ -51,7 +52,9 @@ impl Switch {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
+        for_disk: bool,
     ) {
+        controller.waits_for_disk = for_disk;
         self.crowded.push(conn);
         controller.unhear(net, conn);
     }
@@ -63,7 +66,7 @@ impl Switch {
         input: &[u8],
     ) -> Next {
         if decoder.is_midway() {
-            return Next::Waits;
+            return WAITS;
         }
         let Some((length, rest)) = input.split_first_chunk() else { return Next::Half };
         let Ok(length @ 1..) = usize::try_from(i32::from_le_bytes(*length)) else {
@@ -72,7 +75,7 @@ impl Switch {
         };
         let few = self.limits.control_frame_unauthenticated_bytes.min(SHORT_BYTES);
         if length > few {
-            return Next::Waits;
+            return WAITS;
         }
         if rest.len() <= length {
             return Next::Half;
@@ -98,7 +101,7 @@ impl Switch {
                 | Command::Get { .. }
                 | Command::Info { .. },
             ) => Next::Heard,
-            _ => Next::Waits,
+            _ => WAITS,
         }
     }
 }

@@ -84,6 +84,8 @@ pub(in crate::switch) struct Wire {
     pub sent: BTreeMap<ConnId, Vec<u8>>,
     /// What has been sent and not been taken; and of whom the switch knows how much that is.
     answers: usize,
+    /// What publications that wait take.
+    published: usize,
     slow: Vec<ConnId>,
     deadlines: BTreeMap<ConnId, Option<Millis>>,
     paused: Vec<ConnId>,
@@ -103,7 +105,7 @@ impl Net for Wire {
         false
     }
     fn kept(&self) -> Kept {
-        Kept { answers: self.answers, ..Kept::default() }
+        Kept { bytes: self.published, answers: self.answers, ..Kept::default() }
     }
     fn queued(&self, conn: ConnId) -> usize {
         let is_slow = self.slow.contains(&conn);

@@ -78,3 +78,23 @@ fn what_can_never_be_a_command_waits_for_no_disk() {
     world.turn();
     assert_eq!(world.net.paused, [conn]);
 }
+
+#[test]
+fn whoever_waited_for_browsers_does_not_wait_for_the_disk_then() {
+    let mut world = World::new(Limits::default());
+    let (change, get) = (set("it", 9), r#"{"action":"get","channel":"none"}"#);
+    let [busy, other] = [0, 1].map(|slot| world.comes(slot, &[AUTH]));
+    world.journal.disk().is_full = true;
+    world.net.published = 2 * Limits::default().queued_bytes;
+    world.says(busy, &[&change]);
+    world.says(other, &[get]);
+    assert_eq!((world.takes(busy), world.takes(other)), (vec![OK.into()], vec![OK.into()]));
+    assert_eq!(world.net.paused, [busy, other]);
+    world.net.published = 0;
+    world.turn();
+    world.turn();
+    assert_eq!((world.takes(busy), world.takes(other)), (vec![], vec!["null".into()]));
+    assert_eq!(world.net.paused, [busy], "and it is not tried again and again");
+    world.turn();
+    assert_eq!(world.net.paused, [busy]);
+}

@@ -148,7 +148,10 @@ fn write(line: &str, priority: &str) {
     // worth another one, which might wait.
     let count = stderr.write(text.as_bytes()).unwrap_or(0);
     if count < text.len() {
-        LOST.fetch_add(lost + 1, Ordering::Relaxed);
+        // What stands in front of the line says of those before, if it has come out.
+        let told = text.len().saturating_sub(line.len());
+        let before = if count < told { lost } else { 0 };
+        LOST.fetch_add(before + 1, Ordering::Relaxed);
     }
     if count > 0 {
         IS_HALF.store(count < text.len(), Ordering::Relaxed);

@@ -412,4 +412,15 @@ fn the_check_shows_what_the_server_would_run_with() {
     let limit = |config: &Value, name: &str| config["limits"][name].as_u64().unwrap();
     assert!(limit(&little, "states_bytes") < limit(&ample, "states_bytes"));
     assert_eq!(limit(&little, "sessions"), 99_999);
+    // As many back ends as somebody wants share what there is for replies, and get something.
+    let mut check =
+        common::command::fws(&["check", "--json", "--limit", "control_connections=1000"]);
+    let check = little_of(&mut check, 160_000);
+    assert_eq!(limit(&check, "control_connections"), 1000);
+    assert_eq!(limit(&check, "control_replies_pause_bytes"), 1024, "the least of it");
+}
+
+/// What `fws check --json` shows in so much address space.
+fn little_of(check: &mut Command, kib: u32) -> Value {
+    serde_json::from_slice(&little(check, kib).output().unwrap().stdout).unwrap()
 }

@@ -63,7 +63,8 @@ pub(super) struct Unheard {
     /// of SockJS, or a raw message as a string of JSON, and what has been read ahead.
     text: String,
     /// Bytes that may still be read ahead, because its time is over and it may have said that it
-    /// goes on; `None` while it is not. At most as long as one WebSocket message.
+    /// goes on; `None` while it is not. At most as long as one WebSocket message, and less the more
+    /// waits: that may be, quotes of a raw message escaped, six times as long.
     ahead: Option<usize>,
     /// What it had taken at the last beat.
     taken_at_beat: Option<u32>,

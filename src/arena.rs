@@ -202,6 +202,11 @@ impl<T> Slots<T> {
         len > Self::KEPT || capacity > 4 * Self::KEPT || (self.used == 0 && capacity > Self::KEPT)
     }
 
+    /// Whether there are more than are kept, and a quarter of them is in use.
+    pub fn is_busy(&self) -> bool {
+        self.has_spare() && self.used > self.entries.len() / 4
+    }
+
     /// Once three quarters are free, lets go of those behind the highest in use, and gives the
     /// memory back: a part of it. Whether there may be more.
     #[inline]

@@ -1,14 +1,17 @@
 //! Bytes on their way out. A [`Frame`] is encoded once and shared by all who receive it; an
 //! [`OutQueue`] is one peer's list of frames, 8 bytes beside the peer. The frames of all peers are
-//! in one [`FramePool`]: one that waits alone costs a node of 16 bytes there, only from the second
-//! on is there a record of the list, an idle peer costs nothing, and a fan-out makes no allocation
-//! once the pool has grown to its size. The pool's [`Ledger`] knows what all publications that wait
-//! take together, and what all answers do, each counted once however many wait for it.
+//! in one [`FramePool`]: one that waits alone costs 16 bytes there, only from the second on is
+//! there a record, with a ring, an idle peer costs nothing, and a fan-out makes no allocation
+//! once the pool has grown to its size. What one peer waits for lies together: whoever is cut with
+//! hundreds of frames in line would otherwise cost a page for each. The pool's [`Ledger`] knows
+//! what all publications that wait take together, and what all answers do, each counted once
+//! however many wait for it.
 
 #[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
+use std::collections::{VecDeque, vec_deque};
 use std::io::IoSlice;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -81,7 +84,7 @@ pub struct Ledger {
     aside: [usize; 2],
 }
 
-/// What one more place in which a frame waits costs: a node, in a pool that may be half empty.
+/// What one more place in which a frame waits costs, in a ring that may be half empty.
 pub const PLACE_COST_BYTES: usize = 32;
 
 impl Ledger {
@@ -132,11 +135,23 @@ impl Ledger {
     }
 }
 
+/// A frame in a queue.
 #[derive(Debug)]
-struct Node {
+struct Place {
     frame: Frame,
-    next: u32,
     kind: Kind,
+}
+
+impl Place {
+    /// What of it counts as published.
+    fn published(&self) -> usize {
+        if self.kind == Kind::Published { self.frame.len() } else { 0 }
+    }
+
+    /// What of it counts as backlog, behind the head.
+    fn counted(&self, counted_max: usize) -> usize {
+        self.published().min(counted_max)
+    }
 }
 
 /// Whether a frame can make a slow consumer of a peer.
@@ -152,7 +167,7 @@ pub enum Kind {
 /// calls [`FramePool::clear`] first.
 #[derive(Debug)]
 pub struct OutQueue {
-    /// The node of the one frame that waits, of which nothing has gone out; or the record of
+    /// The place of the one frame that waits, of which nothing has gone out; or the record of
     /// several, marked with [`LIST`]; or [`NIL`].
     first: u32,
     /// Bytes that the socket has taken in all, modulo 2^32.
@@ -162,23 +177,36 @@ pub struct OutQueue {
 /// For so long few frames have waited when the memory of many is given back.
 const SHRINK_MS: u64 = 1000;
 
-/// Marks the number of a record among those of nodes.
+/// Marks the number of a record among those of frames that wait alone.
 const LIST: u32 = 1 << 31;
+/// A ring of no more places is kept when all have gone out of it, for who is next; and one with
+/// more gives the half of them back that is not used.
+const RING_KEPT: usize = 32;
+/// Rings that are let go of at a time.
+const RINGS_LET_GO: usize = 256;
 
 /// The record of a queue in which several frames wait, or a part of one.
 #[derive(Debug)]
 struct List {
-    head: u32,
-    tail: u32,
-    /// Bytes of the head frame that the socket has taken.
+    places: VecDeque<Place>,
+    /// Bytes of the first frame that the socket has taken.
     head_sent: u32,
-    frames: u32,
     /// Bytes of the publications behind the head, as far as they count.
     backlog: usize,
     /// Bytes not yet taken by the socket, over all frames.
     bytes: usize,
     /// Bytes of the publications that have not gone out as a whole.
     published: usize,
+}
+
+impl List {
+    /// Gives memory back, once three quarters of a large ring are not used.
+    fn give_back(&mut self) {
+        let (capacity, len) = (self.places.capacity(), self.places.len());
+        if capacity > RING_KEPT && len <= capacity / 4 {
+            self.places.shrink_to(2 * len);
+        }
+    }
 }
 
 /// What waits in a queue.
@@ -236,10 +264,15 @@ impl OutQueue {
 /// The frames of all queues.
 #[derive(Debug)]
 pub struct FramePool {
-    nodes: Slots<Node>,
+    /// Those that wait alone.
+    single: Slots<Place>,
     lists: Slots<List>,
+    /// Rings without frames, for the lists that come next.
+    rings: Vec<VecDeque<Place>>,
     /// When many frames waited last.
     busy_at: Millis,
+    /// How many frames wait, in all queues together.
+    len: usize,
     /// Bytes that wait, in all queues together.
     bytes: usize,
     /// So many bytes of one publication count in a backlog.
@@ -253,9 +286,11 @@ impl FramePool {
     /// backlog: nobody is slow because one message is large.
     pub fn new(counted_max: usize) -> FramePool {
         FramePool {
-            nodes: Slots::new(),
+            single: Slots::new(),
             lists: Slots::new(),
+            rings: Vec::new(),
             busy_at: Millis(0),
+            len: 0,
             bytes: 0,
             counted_max,
             ledger: Ledger::default(),
@@ -266,18 +301,13 @@ impl FramePool {
     pub fn set_counted_max(&mut self, counted_max: usize) {
         self.counted_max = counted_max;
         for (_, list) in self.lists.iter_mut() {
-            list.backlog = 0;
-            let mut at = self.nodes.get(list.head).map_or(NIL, |head| head.next);
-            while let Some(node) = self.nodes.get(at) {
-                list.backlog += counted(counted_max, node);
-                at = node.next;
-            }
+            list.backlog = list.places.iter().skip(1).map(|one| one.counted(counted_max)).sum();
         }
     }
 
     /// Frames that wait, in all queues together.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.len
     }
 
     /// Bytes that wait, in all queues together: a frame that many share counts for each.
@@ -287,7 +317,7 @@ impl FramePool {
 
     /// Whether no frame waits anywhere.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.lists.is_empty()
+        self.single.is_empty() && self.lists.is_empty()
     }
 
     /// What waits in a queue.
@@ -295,15 +325,15 @@ impl FramePool {
         match queue.list().map(|list| &self.lists[list]) {
             Some(list) => Waiting {
                 bytes: list.bytes,
-                frames: list.frames as usize,
+                frames: list.places.len(),
                 published: list.published,
                 backlog: list.backlog,
                 is_begun: list.head_sent > 0,
             },
-            None => self.nodes.get(queue.first).map_or_else(Waiting::default, |node| Waiting {
-                bytes: node.frame.len(),
+            None => self.single.get(queue.first).map_or_else(Waiting::default, |one| Waiting {
+                bytes: one.frame.len(),
                 frames: 1,
-                published: if node.kind == Kind::Published { node.frame.len() } else { 0 },
+                published: one.published(),
                 ..Waiting::default()
             }),
         }
@@ -314,7 +344,7 @@ impl FramePool {
     pub fn bytes_of(&self, queue: &OutQueue) -> usize {
         match queue.list() {
             Some(list) => self.lists[list].bytes,
-            None => self.nodes.get(queue.first).map_or(0, |node| node.frame.len()),
+            None => self.single.get(queue.first).map_or(0, |one| one.frame.len()),
         }
     }
 
@@ -323,7 +353,7 @@ impl FramePool {
     pub fn only(&self, queue: &OutQueue) -> Option<&Frame> {
         match queue.list() {
             Some(_) => None,
-            None => self.nodes.get(queue.first).map(|node| &node.frame),
+            None => self.single.get(queue.first).map(|one| &one.frame),
         }
     }
 
@@ -333,26 +363,27 @@ impl FramePool {
         if frame.is_empty() {
             return;
         }
+        self.len += 1;
         self.bytes += frame.len();
         self.ledger.add(&frame, kind);
-        let node = self.nodes.insert(Node { frame, next: NIL, kind });
-        assert!(node < LIST, "fewer than 2^31 frames");
-        match queue.first {
-            NIL => queue.first = node,
-            _ => self.append(queue, node),
+        let place = Place { frame, kind };
+        if queue.is_empty() {
+            queue.first = self.single.insert(place);
+            assert!(queue.first < LIST, "fewer than 2^31 frames");
+        } else {
+            self.append(queue, place);
         }
     }
 
-    /// Puts a node behind others.
-    fn append(&mut self, queue: &mut OutQueue, node: u32) {
+    /// Puts a frame behind others.
+    fn append(&mut self, queue: &mut OutQueue, place: Place) {
+        let counted = place.counted(self.counted_max);
         let list = self.list(queue);
-        let (list, Node { frame, kind, .. }) = (&mut self.lists[list], &self.nodes[node]);
-        list.bytes += frame.len();
-        list.published += if *kind == Kind::Published { frame.len() } else { 0 };
-        list.backlog += counted(self.counted_max, &self.nodes[node]);
-        list.frames += 1;
-        let last = std::mem::replace(&mut list.tail, node);
-        self.nodes[last].next = node;
+        let list = &mut self.lists[list];
+        list.bytes += place.frame.len();
+        list.published += place.published();
+        list.backlog += counted;
+        list.places.push_back(place);
     }
 
     /// The record of a queue that is not empty. It is made if there is none yet.
@@ -361,40 +392,48 @@ impl FramePool {
             return list;
         }
         let Waiting { bytes, published, .. } = self.waiting(queue);
-        let (head, tail) = (queue.first, queue.first);
-        let list = List { head, tail, head_sent: 0, backlog: 0, bytes, published, frames: 1 };
-        let list = self.lists.insert(list);
+        let mut places = self.rings.pop().unwrap_or_default();
+        if let Some(first) = self.single.remove(queue.first) {
+            places.push_back(first);
+        }
+        let list = self.lists.insert(List { places, head_sent: 0, backlog: 0, bytes, published });
         queue.first = list | LIST;
         list
     }
 
-    /// The node at the head of a queue.
-    fn head(&self, queue: &OutQueue) -> u32 {
-        queue.list().map_or(queue.first, |list| self.lists[list].head)
+    /// Nothing waits in a queue that had a record.
+    fn end_list(&mut self, queue: &mut OutQueue) {
+        let ended = queue.list().and_then(|list| self.lists.remove(list));
+        queue.first = NIL;
+        if let Some(List { places, .. }) = ended
+            && places.capacity() <= RING_KEPT
+        {
+            self.rings.push(places);
+        }
     }
 
     /// The frames that wait in a queue, in their order.
     pub fn frames(&self, queue: &OutQueue) -> impl Iterator<Item = &Frame> {
-        self.nodes(queue).map(|node| &node.frame)
+        self.places(queue).map(|one| &one.frame)
     }
 
-    fn nodes(&self, queue: &OutQueue) -> impl Iterator<Item = &Node> {
-        let mut at = self.head(queue);
-        std::iter::from_fn(move || {
-            let node = self.nodes.get(at)?;
-            at = node.next;
-            Some(node)
-        })
+    #[inline]
+    fn places(&self, queue: &OutQueue) -> impl Iterator<Item = &Place> {
+        let (one, several) = match queue.list() {
+            Some(list) => (None, self.lists[list].places.iter()),
+            None => (self.single.get(queue.first), vec_deque::Iter::default()),
+        };
+        one.into_iter().chain(several)
     }
 
     /// Memory that the answers in a queue take, each shared by all who wait for it.
     pub fn owed(&self, queue: &OutQueue) -> usize {
-        let answers = self.nodes(queue).filter(|node| node.kind == Kind::Asked);
+        let answers = self.places(queue).filter(|one| one.kind == Kind::Asked);
         let share = |Frame(body): &Frame| {
             let places = body.waiting[Kind::Asked as usize].get().max(1) as usize;
             (body.bytes.len() + FRAME_COST_BYTES) / places + PLACE_COST_BYTES
         };
-        answers.map(|node| share(&node.frame)).sum()
+        answers.map(|one| share(&one.frame)).sum()
     }
 
     /// The unsent bytes of the first frames, as many as `slices` has room for; returns how many
@@ -416,8 +455,7 @@ impl FramePool {
         queue.taken = queue.taken.wrapping_add(sent as u32);
         self.bytes -= sent;
         if self.only(queue).is_some_and(|frame| frame.len() == sent) {
-            let node = std::mem::replace(&mut queue.first, NIL);
-            return self.drop_node(node);
+            return self.drop_single(queue);
         }
         if sent > 0 {
             self.sent_of_list(queue, sent);
@@ -426,32 +464,31 @@ impl FramePool {
 
     /// As [`FramePool::sent`], of several frames or a part of one.
     fn sent_of_list(&mut self, queue: &mut OutQueue, sent: usize) {
-        let place = self.list(queue);
-        let list = &mut self.lists[place];
+        let list = self.list(queue);
+        let list = &mut self.lists[list];
         debug_assert!(sent <= list.bytes);
         list.bytes -= sent;
         list.head_sent += sent as u32;
-        while let Some(node) = self.nodes.get(list.head) {
-            // No frame is as long as 4 GiB, nor is what a kernel takes at once.
-            let bytes = node.frame.len() as u32;
-            if list.head_sent < bytes {
-                return;
-            }
-            list.head_sent -= bytes;
-            list.frames -= 1;
-            if node.kind == Kind::Published {
-                list.published -= node.frame.len();
-            }
-            self.ledger.remove(&node.frame, node.kind);
-            let head = std::mem::replace(&mut list.head, node.next);
-            self.nodes.remove(head);
-            if let Some(next) = self.nodes.get(list.head) {
-                list.backlog -= counted(self.counted_max, next);
+        // No frame is as long as 4 GiB, nor is what a kernel takes at once.
+        while let Some(one) =
+            list.places.front().filter(|one| one.frame.len() as u32 <= list.head_sent)
+        {
+            list.head_sent -= one.frame.len() as u32;
+            list.published -= one.published();
+            self.ledger.remove(&one.frame, one.kind);
+            self.len -= 1;
+            list.places.pop_front();
+            if let Some(next) = list.places.front() {
+                list.backlog -= next.counted(self.counted_max);
             }
         }
-        debug_assert!((list.bytes, list.published, list.backlog, list.head_sent) == (0, 0, 0, 0));
-        self.lists.remove(place);
-        queue.first = NIL;
+        list.give_back();
+        if list.places.is_empty() {
+            debug_assert!(
+                (list.bytes, list.published, list.backlog, list.head_sent) == (0, 0, 0, 0)
+            );
+            self.end_list(queue);
+        }
     }
 
     /// Drops the publications that wait in a queue, and if `is_all` the answers as well, but for
@@ -466,52 +503,48 @@ impl FramePool {
         if queue.is_empty() {
             return;
         }
-        let place = self.list(queue);
-        let list = &mut self.lists[place];
-        let (mut at, mut last, mut number) = (list.head, NIL, 0);
-        let begun = if list.head_sent > 0 { list.head } else { NIL };
-        while let Some(node) = self.nodes.get_mut(at) {
-            let (this, next, bytes) = (at, node.next, node.frame.len());
-            at = next;
+        let list = self.list(queue);
+        let (list, ledger) = (&mut self.lists[list], &mut self.ledger);
+        let begun = (list.head_sent > 0).then_some(0);
+        let (mut number, mut bytes) = (0, 0);
+        let before = list.places.len();
+        list.places.retain_mut(|Place { frame, kind }| {
+            let this = number;
             number += 1;
-            if node.kind == Kind::Published {
-                list.published -= bytes;
+            if Some(this) == begun {
+                ledger.remove(frame, *kind);
+                *kind = Kind::Asked;
+                ledger.add(frame, *kind);
+                return true;
             }
-            if this == begun {
-                self.ledger.remove(&node.frame, node.kind);
-                node.kind = Kind::Asked;
-                self.ledger.add(&node.frame, node.kind);
-            } else if is_all || node.kind == Kind::Published {
-                self.ledger.remove(&node.frame, node.kind);
-                self.nodes.remove(this);
-                (list.bytes, self.bytes) = (list.bytes - bytes, self.bytes - bytes);
-                list.frames -= 1;
-                dropped(number - 1);
-                match self.nodes.get_mut(last) {
-                    Some(last) => last.next = next,
-                    None => list.head = next,
-                }
-                continue;
+            if !is_all && *kind == Kind::Asked {
+                return true;
             }
-            last = this;
-        }
-        (list.tail, list.backlog) = (last, 0);
-        if list.frames == 0 {
-            self.lists.remove(place);
-            queue.first = NIL;
+            ledger.remove(frame, *kind);
+            bytes += frame.len();
+            dropped(this);
+            false
+        });
+        list.bytes -= bytes;
+        (list.published, list.backlog) = (0, 0);
+        list.give_back();
+        self.bytes -= bytes;
+        self.len -= before - list.places.len();
+        if list.places.is_empty() {
+            self.end_list(queue);
         }
     }
 
     /// Drops all that waits in a queue.
     pub fn clear(&mut self, queue: &mut OutQueue) {
         self.bytes -= self.bytes_of(queue);
-        let mut at = self.head(queue);
-        while let Some(node) = self.nodes.get(at) {
-            let this = std::mem::replace(&mut at, node.next);
-            self.drop_node(this);
-        }
         if let Some(list) = queue.list() {
-            self.lists.remove(list);
+            let List { places, .. } = &mut self.lists[list];
+            self.len -= places.len();
+            places.drain(..).for_each(|one| self.ledger.remove(&one.frame, one.kind));
+            self.end_list(queue);
+        } else if !queue.is_empty() {
+            self.drop_single(queue);
         }
         *queue = OutQueue::default();
     }
@@ -522,11 +555,20 @@ impl FramePool {
         if !self.has_spare() {
             return;
         }
-        let is_busy = self.nodes.len() > self.nodes.slots() / 4;
+        let is_busy = self.single.is_busy() || self.lists.is_busy();
         let is_time = self.busy_at.plus(SHRINK_MS) <= now;
-        if is_busy || is_time && !(self.nodes.trim() | self.lists.trim()) {
+        if is_busy || is_time && !(self.let_go() | self.single.trim() | self.lists.trim()) {
             self.busy_at = now;
         }
+    }
+
+    /// Lets go of some rings: whether there were any.
+    fn let_go(&mut self) -> bool {
+        self.rings.truncate(self.rings.len().saturating_sub(RINGS_LET_GO));
+        if self.rings.is_empty() {
+            self.rings = Vec::new();
+        }
+        !self.rings.is_empty()
     }
 
     /// When [`FramePool::shrink`] is wanted at the latest.
@@ -535,22 +577,16 @@ impl FramePool {
     }
 
     fn has_spare(&self) -> bool {
-        self.nodes.has_spare() || self.lists.has_spare()
+        self.single.has_spare() || self.lists.has_spare() || !self.rings.is_empty()
     }
 
-    /// Drops the frame of a node, which waits there no longer.
+    /// Drops the one frame of a queue, which waits there no longer.
     #[inline]
-    fn drop_node(&mut self, node: u32) {
-        if let Some(Node { frame, kind, .. }) = self.nodes.remove(node) {
+    fn drop_single(&mut self, queue: &mut OutQueue) {
+        let one = self.single.remove(std::mem::replace(&mut queue.first, NIL));
+        if let Some(Place { frame, kind }) = one {
+            self.len -= 1;
             self.ledger.remove(&frame, kind);
         }
-    }
-}
-
-/// What of a frame behind the head counts as backlog.
-fn counted(counted_max: usize, node: &Node) -> usize {
-    match node.kind {
-        Kind::Asked => 0,
-        Kind::Published => node.frame.len().min(counted_max),
     }
 }

@@ -175,8 +175,8 @@ fn an_answer_counts_once_and_whoever_is_cut_is_owed_none() {
 }
 
 #[test]
-fn a_node_stays_small() {
-    const { assert!(Slots::<Node>::SLOT_BYTES <= 16 && Slots::<List>::SLOT_BYTES <= 48) };
+fn a_place_stays_small() {
+    const { assert!(Slots::<Place>::SLOT_BYTES <= 16 && Slots::<List>::SLOT_BYTES <= 64) };
     assert_eq!(size_of::<OutQueue>(), 8);
 }
 
@@ -187,16 +187,18 @@ fn memory_is_given_back_when_few_have_waited_for_a_while() {
     let frame = Frame::from(&b"to all"[..]);
     let mut now = Millis(10_000);
     for _ in 0..3 {
-        for queue in &mut queues {
-            pool.push(queue, frame.clone(), Kind::Published);
-            pool.push(queue, frame.clone(), Kind::Published);
+        for _ in 0..2 {
+            for queue in &mut queues {
+                pool.push(queue, frame.clone(), Kind::Published);
+            }
         }
         pool.shrink(now);
         assert_eq!(pool.shrink_at(), Some(now.plus(SHRINK_MS)));
         queues.iter_mut().for_each(|queue| pool.sent(queue, 12));
         now = now.plus(SHRINK_MS - 1);
         pool.shrink(now);
-        assert!(pool.is_empty() && pool.nodes.slots() == 10_000, "the next crowd may be near");
+        let kept = [pool.single.slots(), pool.lists.slots(), pool.rings.len()];
+        assert_eq!((pool.is_empty(), kept), (true, [5000; 3]), "the next crowd may be near");
     }
     // When that has begun it goes on in each turn.
     let mut turns = 0;
@@ -205,7 +207,8 @@ fn memory_is_given_back_when_few_have_waited_for_a_while() {
         turns += 1;
     }
     assert!(turns > 8, "{turns}");
-    assert!(pool.nodes.capacity() <= 4096 && pool.lists.capacity() <= 2048);
+    assert!(pool.single.capacity() <= 4096 && pool.lists.capacity() <= 2048);
+    assert_eq!(pool.rings.capacity(), 0);
     assert_eq!(pool.shrink_at(), None);
 }
 
@@ -219,4 +222,26 @@ fn a_backlog_may_be_longer_than_32_bits_can_say() {
     (0..18).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
     assert_eq!(pool.waiting(&queue).backlog, 17 * most);
     pool.clear(&mut queue);
+}
+
+/// A queue that was long and is not empty has no more memory than what waits there needs.
+#[test]
+fn a_long_queue_gives_memory_back_while_it_is_taken() {
+    let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
+    let frame = Frame::from(&b"."[..]);
+    (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
+    let ring = |pool: &FramePool, queue: &OutQueue| {
+        queue.list().map_or(0, |list| pool.lists[list].places.capacity())
+    };
+    assert!(ring(&pool, &queue) >= 10_000);
+    while pool.bytes() > 1 {
+        pool.sent(&mut queue, 1);
+        assert!(ring(&pool, &queue) <= RING_KEPT.max(4 * pool.len()) + 1);
+    }
+    pool.push(&mut queue, frame.clone(), Kind::Asked);
+    (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
+    pool.drop_waiting(&mut queue, false, |_| ());
+    assert!(pool.len() == 1 && ring(&pool, &queue) <= 2);
+    pool.clear(&mut queue);
+    assert!(pool.rings.iter().all(|ring| ring.capacity() <= RING_KEPT && ring.is_empty()));
 }

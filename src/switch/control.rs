@@ -569,7 +569,7 @@ impl Switch {
         self.report_soon(net.now());
     }
 
-    fn check_server_key(&self, key: &str) -> Result<(), Refused> {
+    pub(super) fn check_server_key(&self, key: &str) -> Result<(), Refused> {
         let is_right = jwt::same_key(key.as_bytes(), self.server_key.as_bytes());
         if is_right { Ok(()) } else { Err(command::INVALID_KEY) }
     }

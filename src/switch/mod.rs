@@ -199,9 +199,9 @@ impl Switch {
         }
     }
 
-    /// All are gone: what is not written yet is written now.
-    pub fn close(&mut self, now: Now) -> usize {
-        self.journal.close(&self.hub, self.at(now), now)
+    /// All are gone: what is not written yet is written now ([`Journal::close`]).
+    pub fn close(&mut self, now: Now, is_urged: &mut dyn FnMut() -> bool) -> usize {
+        self.journal.close(&self.hub, self.at(now), now, is_urged)
     }
 
     /// The time on the scale of entries and states.

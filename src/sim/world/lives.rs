@@ -270,7 +270,7 @@ impl<G: Ground> World<G> {
 
     /// The last thing a server does. Whether all that it had is on disk.
     fn close(&mut self) -> bool {
-        self.switch.close(self.net.now);
+        self.switch.close(self.net.now, &mut || false);
         !self.is_failing()
     }
 

@@ -5,9 +5,11 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::process::Stdio;
 
 use common::command::{at, bad, demo, fws, good, run};
+use common::eventually;
 use common::server::{DEMO_KEY, Options, Server};
 use serde_json::{Value, json};
 
@@ -88,6 +90,36 @@ fn the_key_that_is_kept_is_the_last_one() {
             assert!(child.wait().unwrap().success());
         }
         assert_eq!(good(at(&server, &["emit", "shop", "news", "1"])), "sent\n");
+    }
+}
+
+/// Whoever has its key is not waited for until somebody reads what it prints.
+#[test]
+fn a_command_that_cannot_print_keeps_out_no_other() {
+    let (server, _) = with_shop();
+    let (_reader, writer) = std::io::pipe().unwrap();
+    // There is no room in it for more.
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while (&writer).write(&[0; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let stuck =
+        |words: &[&str]| at(&server, words).stdout(writer.try_clone().unwrap()).spawn().unwrap();
+    let registers = || {
+        let mut child = at(&server, &["register", "blog"]).stdout(Stdio::null()).spawn().unwrap();
+        assert!(eventually("it ends", || child.try_wait().unwrap()).success());
+    };
+    let [shop, blog] = ["shop", "blog"].map(|name| server.dir().file("data/keys").join(name));
+    let before = fs::read_to_string(&shop).unwrap();
+    let rotates = stuck(&["rotate", "shop"]);
+    eventually("it has another key", || (fs::read_to_string(&shop).ok()? != before).then_some(()));
+    registers();
+    let removes = stuck(&["remove", "blog", "--yes"]);
+    eventually("its key is gone", || (!blog.exists()).then_some(()));
+    registers();
+    for mut child in [rotates, removes] {
+        assert!(child.try_wait().unwrap().is_none(), "it has printed");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
 

@@ -568,6 +568,7 @@ impl Journal for StoreJournal {
         is_urged: &mut dyn FnMut() -> bool,
     ) -> usize {
         let (clock, mut is_stuck, watch) = ((at, now.unix), false, Stopwatch::start());
+        let left = || CLOSE.saturating_sub(Duration::from_micros(watch.elapsed_us()));
         loop {
             if self.flight.is_none() {
                 let is_done = self.changed.is_empty() && self.ended.is_empty();
@@ -581,11 +582,10 @@ impl Journal for StoreJournal {
                 }
             }
             self.gather_all(hub);
-            let waited = Duration::from_micros(watch.elapsed_us());
             // Those were promised: an end in a hurry is no reason to lose them.
             let is_owed = self.unkept() > 0;
             let mut is_over = || !is_owed && is_urged();
-            match self.helper.wait(CLOSE.saturating_sub(waited), &mut is_over) {
+            match self.helper.wait(left(), &mut is_over) {
                 Some(report) => self.handle(report),
                 None => {
                     is_stuck = true;
@@ -596,7 +596,7 @@ impl Journal for StoreJournal {
         }
         // Whoever has waited for the disk in vain does not do so twice.
         if !is_stuck && self.helper.ask(Job::Stop) {
-            let mut wait = || self.helper.wait(CLOSE, &mut *is_urged);
+            let mut wait = || self.helper.wait(left(), &mut *is_urged);
             while wait().is_some_and(|report| report != Report::Stopped) {}
         }
         self.unkept()

@@ -273,7 +273,8 @@ impl Start {
         self.turn(&mut handler, InForce { config, server_key, reread })?;
         let mut switch = handler.into_switch();
         let (at, waited) = (self.now().unix, Stopwatch::start());
-        let unkept = switch.close(self.now());
+        let now = self.now();
+        let unkept = switch.close(now, &mut || self.reactor.is_urged());
         let metrics = switch.metrics();
         let came = log::Count(metrics.opened, "connection", "connections");
         let said = log::Count(metrics.deliveries, "message was", "messages were");

@@ -132,6 +132,11 @@ pub struct Report {
     pub full: BTreeMap<String, u64>,
     /// Tokens that were renewed behind answers that had not been taken when they ended.
     pub renewed: u64,
+    /// Times that a back end waited at rest for a disk that hung, with what was to be recorded; and
+    /// commands that were carried out beside.
+    pub waited: u64,
+    /// See there.
+    pub heard_beside: u64,
     /// Turns after which somebody was still on the way out.
     pub leaving_turns: u64,
     /// Times that other limits came to hold.

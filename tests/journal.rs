@@ -311,7 +311,7 @@ fn a_stopped_server_has_written_everything() {
         this.begin();
         this.set("new", "2").unwrap();
         let (hub, at, now) = (&this.hub, this.at(), this.now());
-        this.journal.close(hub, at, now);
+        this.journal.close(hub, at, now, &mut || false);
         assert_eq!(this.on_disk(), this.rows());
         let seal = this.folder.sealed().unwrap();
         let content = Content::read(this.folder.store()).unwrap();
@@ -332,7 +332,7 @@ fn a_stopped_server_leaves_no_part_of_a_namespace() {
     this.journal.commit(&this.hub, at, now);
     this.propose(Change::Rotate { ns, key: "new".into(), grace_ms: 5 }).unwrap();
     this.set("old", "2").unwrap();
-    this.journal.close(&this.hub, at, now);
+    this.journal.close(&this.hub, at, now, &mut || false);
     assert_eq!(this.on_disk(), BTreeMap::new());
 }
 

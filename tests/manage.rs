@@ -5,10 +5,14 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
 use std::process::Stdio;
 
 use common::command::{at, bad, demo, fws, good, run};
-use common::server::{DEMO_KEY, Options, Server};
+use common::eventually;
+use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server, fill, on_small_disk};
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 /// A server that has made its server key itself, and the key of its namespace `shop`.
@@ -88,6 +92,72 @@ fn the_key_that_is_kept_is_the_last_one() {
             assert!(child.wait().unwrap().success());
         }
         assert_eq!(good(at(&server, &["emit", "shop", "news", "1"])), "sent\n");
+    }
+}
+
+/// What cannot be recorded does not come to be, whoever names it.
+#[test]
+fn what_was_removed_does_not_come_back_while_the_store_fails() {
+    let (dir, mut options) = (Dir::new(), Options::default());
+    let server = Server::spawn(on_small_disk(&options, &dir, 2), dir, false);
+    let mut control = server.controller("demo");
+    control
+        .ok(&json!({"action": "removeNameSpace", "name": "other", "key": SERVER_KEY}).to_string());
+    let root = format!("/proc/{}/root", server.pid().as_raw_nonzero());
+    fill(&Path::new(&root).join(server.dir().file("data").strip_prefix("/").unwrap()));
+    let mut number = 0;
+    eventually("the store fails", || {
+        number += 1;
+        let set = json!({"action": "set", "channel": number, "data": "x".repeat(20_000)});
+        control.ask(&set.to_string()).contains("302").then_some(())
+    });
+    let reload = |options: &Options| {
+        fs::write(server.dir().file("config.json"), options.config.to_string()).unwrap();
+        kill_process(server.pid(), Signal::HUP).unwrap();
+    };
+    options.config["limits"] = json!({ "name_bytes": 20 });
+    reload(&options);
+    let told = server.told("reload: nothing is changed");
+    assert!(told.ends_with("the store fails, and namespace \"other\" cannot be written to it"));
+    let auth = json!({"action": "auth", "name": "other", "sKey": OTHER_KEY}).to_string();
+    assert!(control.ask(&auth).contains("404"));
+    // It need not be there to be taken out of the file.
+    options.config["namespaces"].as_object_mut().unwrap().remove("other");
+    reload(&options);
+    server.told("reload: done, 1 change");
+    // And whoever can come in by the file can be kept out by it, whatever becomes of the disk.
+    options.config["namespaces"].as_object_mut().unwrap().remove("demo");
+    reload(&options);
+    server.told("nobody can open namespace \"demo\" any more");
+}
+
+/// Whoever has its key is not waited for until somebody reads what it prints.
+#[test]
+fn a_command_that_cannot_print_keeps_out_no_other() {
+    let (server, _) = with_shop();
+    let (_reader, writer) = std::io::pipe().unwrap();
+    // There is no room in it for more.
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while (&writer).write(&[0; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let stuck =
+        |words: &[&str]| at(&server, words).stdout(writer.try_clone().unwrap()).spawn().unwrap();
+    let registers = || {
+        let mut child = at(&server, &["register", "blog"]).stdout(Stdio::null()).spawn().unwrap();
+        assert!(eventually("it ends", || child.try_wait().unwrap()).success());
+    };
+    let [shop, blog] = ["shop", "blog"].map(|name| server.dir().file("data/keys").join(name));
+    let before = fs::read_to_string(&shop).unwrap();
+    let rotates = stuck(&["rotate", "shop"]);
+    eventually("it has another key", || (fs::read_to_string(&shop).ok()? != before).then_some(()));
+    registers();
+    let removes = stuck(&["remove", "blog", "--yes"]);
+    eventually("its key is gone", || (!blog.exists()).then_some(()));
+    registers();
+    for mut child in [rotates, removes] {
+        assert!(child.try_wait().unwrap().is_none(), "it has printed");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
 

@@ -201,6 +201,10 @@ fn whole_server() {
         assert!(count > runs / 4, "{count} {what} in {runs} runs are few");
     }
     assert!(met(|met| met.batches) > 10 * runs, "few batches");
+    let waited = sum(&reports, |report| report.waited);
+    let beside = sum(&reports, |report| report.heard_beside);
+    assert!(waited > runs / 2, "few waited for a disk that hung: {waited}");
+    assert!(beside > runs, "few were heard beside: {beside}");
     if runs * number("FWS_SIM_STEPS").unwrap_or(STORE_STEPS) >= MANY_STEPS {
         assert_outlived(&reports, &OUTLIVED);
     }

@@ -216,8 +216,8 @@ fn a_crowd_of_newcomers_is_let_in_at_a_pace() {
     drop(eventually("a WebSocket is let in", alive));
 }
 
-/// A disk that hangs behind each batch.
-struct Hangs(SimFolder);
+/// A disk that takes its time for each batch, and hangs at the end.
+struct Hangs(SimFolder, Duration);
 
 impl Medium for Hangs {
     type Backend = SimFile;
@@ -232,15 +232,16 @@ impl Medium for Hangs {
         self.0.install_next()
     }
     fn is_in_place(&self) -> std::io::Result<()> {
-        loop {
-            std::thread::park();
-        }
+        std::thread::park_timeout(self.1);
+        Ok(())
     }
     fn seal(&self, seal: &Seal) -> std::io::Result<()> {
         self.0.seal(seal)
     }
     fn sync_seal(&self) -> std::io::Result<()> {
-        self.0.sync_seal()
+        loop {
+            std::thread::park();
+        }
     }
 }
 
@@ -254,15 +255,23 @@ impl Outbox for Recorded<'_> {
     }
 }
 
-#[test]
-fn a_disk_that_hangs_is_waited_for_once() {
+/// A batch takes so long that it is as good as for ever.
+const EVER: Duration = Duration::from_secs(3600);
+
+/// A state is set, and the store closed over a disk on which a batch takes so long, and the end for
+/// ever: how many states are lost that were acknowledged, and how long that took.
+fn close_stuck(
+    sync: SyncPolicy,
+    batch: Duration,
+    is_urged: &mut dyn FnMut() -> bool,
+) -> (usize, Duration) {
     let (start, limits) = (UnixMillis(1_800_000_000_000), Limits::default());
     let facts = Facts { key: [7; 32], term: 1, batch: 0, clock: (start, start) };
     let folder = SimFolder::new(SimFile::default());
     let writer = Writer::create(folder.open().unwrap(), &facts).unwrap();
-    let (sync, wake) = (SyncPolicy::Every(1000), Box::new(|| ()));
-    let opened = (facts, Ok(writer));
-    let mut journal = StoreJournal::start(Hangs(folder), opened, sync, &limits, wake).unwrap();
+    let (opened, wake) = ((facts, Ok(writer)), Box::new(|| ()));
+    let mut journal =
+        StoreJournal::start(Hangs(folder, batch), opened, sync, &limits, wake).unwrap();
     let mut hub = Hub::new(limits, start);
     hub.declare("a", "k", &mut Recorded(&mut journal)).unwrap();
     let set = Change::Set {
@@ -274,8 +283,32 @@ fn a_disk_that_hangs_is_waited_for_once() {
         emit: false,
     };
     hub.apply(start, &set, &mut Recorded(&mut journal)).unwrap();
-    let began = Instant::now();
-    let unkept = journal.close(&hub, start, Now { unix: start, ..Now::default() });
-    assert_eq!(unkept, 1);
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let (began, now) = (Instant::now(), Now { unix: start, ..Now::default() });
+    let unkept = journal.close(&hub, start, now, is_urged);
+    (unkept, began.elapsed())
+}
+
+#[test]
+fn a_disk_that_hangs_is_waited_for_once() {
+    let every = SyncPolicy::Every(1000);
+    let (unkept, took) = close_stuck(every, EVER, &mut || false);
+    assert!(unkept == 1 && took < Duration::from_secs(13), "{unkept} {took:?}");
+    let (unkept, took) = close_stuck(every, Duration::from_secs(6), &mut || false);
+    assert!(unkept == 0 && took < Duration::from_secs(13), "{unkept} {took:?}");
+}
+
+#[test]
+fn a_second_signal_waits_for_no_disk_but_for_what_was_acknowledged() {
+    let mut asked = 0;
+    let mut is_urged = || {
+        asked += 1;
+        asked == 2
+    };
+    let (unkept, took) = close_stuck(SyncPolicy::Always, EVER, &mut is_urged);
+    assert!(unkept == 0 && took < Duration::from_secs(5), "{took:?}");
+    // It may come back yet, and has.
+    let (every, batch) = (SyncPolicy::Every(1000), Duration::from_secs(2));
+    let (unkept, took) = close_stuck(every, batch, &mut || true);
+    assert!(unkept == 0 && took >= batch, "{unkept} {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

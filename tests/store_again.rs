@@ -141,7 +141,7 @@ fn a_stop_while_the_store_comes_back_loses_nothing_that_was_acknowledged() {
         server.stepper.time_out();
         server.hear();
         assert!(server.journal.is_failing(), "what is missing has not come");
-        let unkept = server.journal.close(&server.hub, AT, server.now());
+        let unkept = server.journal.close(&server.hub, AT, server.now(), &mut || false);
         let kept = format!("{:?}", server.on_disk());
         assert_eq!((unkept, kept.contains(r#"text: \"1\""#)), (0, true), "{how:?}: {kept}");
     }

@@ -37,13 +37,13 @@ fn run(call: &Call) -> Result<(), Stop> {
     let config = call.client_config()?;
     let body = Body::new("registerNameSpace").text("name", named("namespace", name)?);
     let done = ask(call, &config, name, body)?;
-    hand_over(call, &config, name, &done.reply)
+    hand_over(call, &config, name, done)
 }
 
 /// What the server has done. As long as it is there, no other command on this machine has the
-/// server make or end a key.
+/// server make or end a key: it goes before anything is printed, which may take for ever.
 pub(super) struct Done {
-    pub reply: String,
+    reply: String,
     _turn: Option<File>,
 }
 
@@ -73,11 +73,12 @@ pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Resul
 }
 
 /// Prints the key that is in the reply, and keeps it where the server's folder is here.
-pub(super) fn hand_over(call: &Call, config: &Config, name: &str, reply: &str) -> Result<(), Stop> {
-    let key = key_in(reply)
+pub(super) fn hand_over(call: &Call, config: &Config, name: &str, done: Done) -> Result<(), Stop> {
+    let key = key_in(&done.reply)
         .ok_or_else(|| Stop::Failed("this is no fws server: its reply has no key".into()))?;
     // It cannot be had again: kept first, in case nobody reads our output.
     let kept = config.data.is_dir().then(|| keys::store(&config.data, name, &key));
+    drop(done);
     match call.flag(JSON.name) {
         Some(_) => {
             let file = kept.as_ref().and_then(|kept| kept.as_ref().ok());

@@ -39,9 +39,10 @@ fn run(call: &Call) -> Result<(), Stop> {
         )));
     }
     let body = Body::new("removeNameSpace").text("name", name);
-    let _done = register::ask(call, &config, name, body)?;
+    let done = register::ask(call, &config, name, body)?;
     // First, in case nobody reads our output.
     let forgotten = keys::forget(&config.data, name);
+    drop(done);
     out("removed\n")?;
     match forgotten {
         Ok(true) => tell("the key that was kept for it is removed as well"),

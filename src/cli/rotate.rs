@@ -39,7 +39,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let body =
         Body::new("rotateKey").text("name", named("namespace", name)?).params(&[("grace", grace)]);
     let done = register::ask(call, &config, name, body)?;
-    register::hand_over(call, &config, name, &done.reply)?;
+    register::hand_over(call, &config, name, done)?;
     register::tell_if_configured(
         &config,
         name,

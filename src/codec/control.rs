@@ -7,7 +7,7 @@ use std::fmt;
 use crate::frame::Frame;
 
 /// Bytes of the length.
-const LENGTH_BYTES: usize = 4;
+pub const LENGTH_BYTES: usize = 4;
 /// The longest body that the length can say, in bytes.
 pub const BODY_MAX: usize = i32::MAX as usize;
 /// The byte behind the body.

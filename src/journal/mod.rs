@@ -133,9 +133,17 @@ pub trait Journal {
     }
 
     /// The doors are closed and all are gone: writes what has not been written, for as long as
-    /// that takes. Returns how many rows were acknowledged as changed, and are not on disk as they
+    /// that takes; once `is_urged` says so, only what was acknowledged. It is asked again and again
+    /// meanwhile. Returns how many rows were acknowledged as changed, and are not on disk as they
     /// are now.
-    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
+    fn close(
+        &mut self,
+        hub: &Hub,
+        at: UnixMillis,
+        now: Now,
+        is_urged: &mut dyn FnMut() -> bool,
+    ) -> usize {
+        let _ = is_urged;
         self.commit(hub, at, now);
         0
     }

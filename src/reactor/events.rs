@@ -75,7 +75,7 @@ impl Reactor {
     }
 
     /// Notes what an event says of signals; how many of those ask to stop.
-    fn note_signal(&mut self, token: usize) -> usize {
+    pub(super) fn note_signal(&mut self, token: usize) -> usize {
         let signal = token.checked_sub(SIGNALS).and_then(|at| self.signals.get_mut(at));
         let Some((stream, signal)) = signal else { return 0 };
         let (mut bytes, mut came) = ([0; 16], 0);

@@ -1,6 +1,7 @@
 //! The way to the end: doors closed, what has arrived heard, everybody let go. Part of the
 //! reactor, whose turn calls it.
 
+use super::events::SIGNALS;
 use super::peer::{Peer, Phase, flag};
 use super::{EVENTS_MAX, Listener, Reactor};
 use crate::arena::NIL;
@@ -22,6 +23,17 @@ const PART_MS: u64 = 1000;
 const CLOSING_MS: u64 = 200;
 
 impl Reactor {
+    /// Whether a second signal to stop has come, also if that was behind the last turn: what is
+    /// left to be done then is to be done at once.
+    pub fn is_urged(&mut self) -> bool {
+        self.io.now = self.read_clock();
+        let signals = 0..self.signals.len();
+        if signals.map(|at| self.note_signal(SIGNALS + at)).sum::<usize>() > 0 {
+            self.stop();
+        }
+        self.stops > 1
+    }
+
     /// A signal to stop has come: the doors close but for the admin's, and nobody lingers as long
     /// as usual, least of all those who do already.
     pub(super) fn stop(&mut self) {

@@ -5,13 +5,13 @@
 use std::borrow::Cow;
 use std::io;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use super::{bounds, memory, namespace_full, open_connections, sockjs};
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret};
 use crate::demo;
-use crate::hub::Declared;
+use crate::hub::{Declared, Hub};
 use crate::keys;
 use crate::limits::Limits;
 use crate::log::{self, News};
@@ -87,11 +87,26 @@ impl InForce<'_> {
             return Err(namespace_full(name, max));
         }
         let store = switch.journal().meters(reactor.now());
-        let keys_change = self.config.namespaces != config.namespaces;
-        if keys_change && store.is_some_and(|store| store.is_failing) {
-            return Err("the store fails, and namespaces cannot be written to it".into());
+        if store.is_some_and(|store| store.is_failing)
+            && let Some(name) = self.first_written(&config, switch.hub())
+        {
+            return Err(format!("the store fails, and namespace {name:?} cannot be written to it"));
         }
         Ok(Checked { read, config, server_key, connections })
+    }
+
+    /// The first namespace that would be written to the store: one that is new, or has another key.
+    /// One that a command has removed is new if it is still named.
+    fn first_written<'a>(&self, config: &'a Config, hub: &Hub) -> Option<&'a str> {
+        let before = self.config.namespaces.iter().map(|(name, key)| (name.as_str(), key));
+        let before: HashMap<&str, &Secret> = before.collect();
+        let is_new = |name: &str| hub.namespace(name).is_none();
+        let is_written = |(name, key): &&(String, Secret)| {
+            is_new(name) || before.get(name.as_str()) != Some(&key)
+        };
+        let named = config.namespaces.iter().find(is_written).map(|(name, _)| name.as_str());
+        let is_demo_new = config.adds_demo() && is_new(demo::NAMESPACE);
+        named.or(is_demo_new.then_some(demo::NAMESPACE))
     }
 
     /// Puts it in force. Returns how many more changes there are in it.

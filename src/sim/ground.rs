@@ -215,6 +215,18 @@ impl Store {
         format!("{count} calls fail after {after} for {ms} ms: {how:?}")
     }
 
+    /// It hangs for some time from now on; for how many milliseconds, unless this server could not
+    /// write yet that there is one.
+    pub fn hang(&mut self, prng: &mut Prng, now: Millis) -> Option<u64> {
+        let ms = 500 + prng.below(20_000) as u64;
+        let may_hang = self.stepper().is_begun() && self.hangs_until != HELD;
+        may_hang.then(|| {
+            self.hangs_until = now.plus(ms);
+            self.met.hangs += 1;
+            ms
+        })
+    }
+
     /// What is sent to the disk from now on waits for the end of the server.
     pub fn hold(&mut self) {
         self.hangs_until = HELD;

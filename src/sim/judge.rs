@@ -10,6 +10,7 @@ mod addresses;
 mod changes;
 mod clock;
 mod expected;
+mod full;
 mod intake;
 mod line;
 mod owed;
@@ -35,6 +36,7 @@ use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use addresses::{Whereabouts, household};
 use expected::Expected;
+use full::Clog;
 use queues::Queue;
 use recovery::{Disk, Past};
 use replica::Replica;
@@ -257,8 +259,9 @@ pub(super) struct Judge {
     strangers: u64,
     pub is_stopping: bool,
     disk: Disk,
-    /// The disk hangs: who is not heard may wait for it, and for nothing else.
+    /// The disk hangs: who is not heard may wait for it; and who does.
     pub is_disk_stuck: bool,
+    pub clog: Clog,
     /// And all browsers have gone.
     is_last_call: bool,
     /// How many browsers there have been.
@@ -303,6 +306,7 @@ impl Judge {
             is_stopping: false,
             disk: Disk::default(),
             is_disk_stuck: false,
+            clog: Clog::default(),
             is_last_call: false,
             browsers: 0,
             meter: Meter::default(),

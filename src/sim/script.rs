@@ -327,7 +327,7 @@ impl<G: Ground> Stage<G> {
         let now = self.net.now;
         let Some(store) = self.ground.store() else { return };
         let rows = if how == End::Closed {
-            self.door.switch_mut().close(now);
+            self.door.switch_mut().close(now, &mut || false);
             let meters = self.door.switch().journal().meters(now).unwrap_or_default();
             // Of a namespace that is on its way out nothing is kept.
             (!meters.is_failing && self.tape.later() == 0).then(|| rows(self.door.switch().hub()))

@@ -239,8 +239,14 @@ impl Journal for Traced {
         self.journal.meters(now)
     }
 
-    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
-        let unkept = self.journal.close(hub, at, now);
+    fn close(
+        &mut self,
+        hub: &Hub,
+        at: UnixMillis,
+        now: Now,
+        is_urged: &mut dyn FnMut() -> bool,
+    ) -> usize {
+        let unkept = self.journal.close(hub, at, now, is_urged);
         self.note_durable();
         unkept
     }

@@ -2,6 +2,7 @@
 //! lets one step follow another. The turn is that of the real reactor, call by call.
 
 mod actions;
+mod clog;
 mod lives;
 
 use std::io::Write;

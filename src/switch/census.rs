@@ -123,7 +123,7 @@ impl Switch {
         for conn in self.seats.all_controllers() {
             let Some(controller) = self.seats.look_at(conn) else { continue };
             let is_owed = !controller.replies.is_empty();
-            let bytes: usize = controller.replies.iter().map(|(_, body)| body.len()).sum();
+            let bytes: usize = controller.replies.iter().map(|(_, owed)| owed.body().len()).sum();
             assert_eq!(bytes, controller.replies_bytes, "bytes that {conn:?} is owed");
             assert!(is_owed || controller.owes.is_none(), "{conn:?} is owed nothing");
             reserved += controller.owes.as_ref().map_or(0, Room::bytes);

@@ -57,6 +57,33 @@ pub(super) enum Command<'a> {
 }
 
 impl Command<'_> {
+    /// Whether anything of it is recorded, if it is carried out, and so has to be kept by the disk.
+    pub fn is_recorded(&self) -> bool {
+        match self {
+            Command::Register { .. }
+            | Command::Remove { .. }
+            | Command::Rotate { .. }
+            | Command::Store { .. }
+            | Command::Grant { .. } => true,
+            Command::Ping
+            | Command::Auth { .. }
+            | Command::Emit { .. }
+            | Command::Get { .. }
+            | Command::Info { .. }
+            | Command::Disconnect { .. } => false,
+        }
+    }
+
+    /// What it says that the server key is, if it needs that.
+    pub fn server_key(&self) -> Option<&str> {
+        match self {
+            Command::Register { key, .. }
+            | Command::Remove { key, .. }
+            | Command::Rotate { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     /// Whether the reply says how many it has reached.
     pub fn counts(&self) -> bool {
         match self {

@@ -13,7 +13,7 @@ use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions}
 use super::deadlines::Deadlines;
 use super::full::Next;
 use super::intake::Room;
-use super::replies::{Body, ReplySink, SUCCESS, WORK_BYTES, info, refusal, refused, success};
+use super::replies::{Body, Owed, ReplySink, SUCCESS, WORK_BYTES, info, refused, success};
 use super::shortage::Wanted;
 use super::{Switch, WHOLE, Waiter, text};
 use crate::address::Household;
@@ -47,8 +47,8 @@ pub(super) struct Controller {
     pub wants: Option<Wanted>,
     /// The reply to the command that waits, or is spread, says how many it has reached.
     pub counts: bool,
-    /// Bodies of replies that wait until their mark is durable, and their bytes.
-    pub replies: VecDeque<(Mark, Body)>,
+    /// Replies that wait until their mark is durable, and their bytes.
+    pub replies: VecDeque<(Mark, Owed)>,
     pub replies_bytes: usize,
     /// Room for a large one of those.
     pub owes: Option<Room>,
@@ -483,19 +483,19 @@ impl Switch {
     ) {
         let Some(mut controller) = self.seats.take(conn) else { return };
         (controller.waits, controller.is_spreading) = (None, false);
-        let body = match result {
-            Some(Ok(outcome)) => success(&outcome, controller.counts),
-            Some(Err(why)) => {
-                let refused = refused(why);
-                self.count_refused(net, &controller, &refused);
-                refusal(&refused).into()
+        let refused = match result {
+            Some(Ok(outcome)) => {
+                let body = success(&outcome, controller.counts);
+                self.reply_sink().reply(conn, &mut controller, &body, mark);
+                None
             }
-            None => {
-                self.count_refused(net, &controller, &command::STORE_FAILED);
-                refusal(&command::STORE_FAILED).into()
-            }
+            Some(Err(why)) => Some(refused(why)),
+            None => Some(command::STORE_FAILED),
         };
-        self.reply_sink().reply(conn, &mut controller, &body, mark);
+        if let Some(refused) = refused {
+            self.count_refused(net, &controller, &refused);
+            self.reply_sink().refuse(conn, &mut controller, &refused, mark);
+        }
         self.send_replies(net, conn);
         if controller.fault.is_none() {
             controller.hear(net, conn);
@@ -569,7 +569,7 @@ impl Switch {
         self.report_soon(net.now());
     }
 
-    fn check_server_key(&self, key: &str) -> Result<(), Refused> {
+    pub(super) fn check_server_key(&self, key: &str) -> Result<(), Refused> {
         let is_right = jwt::same_key(key.as_bytes(), self.server_key.as_bytes());
         if is_right { Ok(()) } else { Err(command::INVALID_KEY) }
     }

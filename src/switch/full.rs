@@ -1,7 +1,7 @@
 //! Whether the next command is heard, and which is while the journal takes no more changes, because
 //! the disk does not keep up, or hangs: one tenant can have all that may wait for it. So a command
-//! is looked at before it is consumed, and only one that changes something waits, with what stands
-//! behind it. Called by `control`.
+//! is looked at before it is consumed, and only one that would be recorded waits, or is too long to
+//! look at, with what stands behind it. Called by `control`.
 
 use super::Switch;
 use super::command::{self, Command};
@@ -42,7 +42,7 @@ impl Switch {
         }
         match self.journal.has_room() {
             true => Next::Heard,
-            false => self.next_while_full(controller, decoder, input),
+            false => self.next_while_full(net, controller, decoder, input),
         }
     }
 
@@ -61,47 +61,49 @@ impl Switch {
 
     fn next_while_full(
         &self,
+        net: &impl Net,
         controller: &Controller,
         decoder: &control::Decoder,
         input: &[u8],
     ) -> Next {
-        if decoder.is_midway() {
-            return WAITS;
-        }
-        let Some((length, rest)) = input.split_first_chunk() else { return Next::Half };
-        let Ok(length @ 1..) = usize::try_from(i32::from_le_bytes(*length)) else {
-            // It is closed for it.
-            return Next::Heard;
+        let few = self.limits.control_frame_unauthenticated_bytes;
+        let body_max = controller.auth.map_or(few, |_| self.limits.control_frame_bytes);
+        let (head, arrived) = match decoder.is_midway() {
+            true => (0, decoder.arrived()),
+            false => (control::LENGTH_BYTES, &[][..]),
         };
-        let few = self.limits.control_frame_unauthenticated_bytes.min(SHORT_BYTES);
-        if length > few {
+        let Some(length) = decoder.next_length(input) else {
+            // Half of a length, or a negative one, for which it is closed.
+            return if input.len() < head { Next::Half } else { Next::Heard };
+        };
+        if head > 0 && !(1..=body_max).contains(&length) {
+            // As above.
+            return Next::Heard;
+        }
+        if length > few.min(SHORT_BYTES) {
             return WAITS;
         }
-        if rest.len() <= length {
-            return Next::Half;
-        }
-        match control::Decoder::new().next(input, few) {
-            Ok(control::Decoded { body: Some(body), .. }) => {
-                self.next_of_body(controller.auth.is_some(), body)
-            }
-            // As above.
+        let missing = length + 1 - arrived.len();
+        let Some(rest) = input.get(head..head + missing) else { return Next::Half };
+        match [arrived, rest].concat().split_last() {
+            Some((0, body)) => self.next_of_body(self.is_somebody(net, controller), body),
             _ => Next::Heard,
         }
     }
 
-    fn next_of_body(&self, is_authenticated: bool, body: &[u8]) -> Next {
+    fn next_of_body(&self, is_somebody: bool, body: &[u8]) -> Next {
         let Ok(body) = text::of_body(body, None, self.limits.control_frame_bytes) else {
             return Next::Heard;
         };
-        match command::parse(&body, None, is_authenticated, &self.limits) {
-            Ok(
-                Command::Ping
-                | Command::Auth { .. }
-                | Command::Emit { .. }
-                | Command::Get { .. }
-                | Command::Info { .. },
-            ) => Next::Heard,
-            _ => WAITS,
+        // What is refused for what it says changes nothing.
+        match command::parse(&body, None, is_somebody, &self.limits) {
+            Ok(command) if command.is_recorded() && self.has_right_key(&command) => WAITS,
+            _ => Next::Heard,
         }
+    }
+
+    /// Whether it does not need the server key, or has it.
+    fn has_right_key(&self, command: &Command<'_>) -> bool {
+        command.server_key().is_none_or(|key| self.check_server_key(key).is_ok())
     }
 }

@@ -116,7 +116,7 @@ pub struct Switch {
     reply_buffer: Vec<u8>,
     /// Controllers with replies, or a request, that wait until something is durable.
     owing: Vec<ConnId>,
-    /// Not all of them had their turn; one of them may have sent its end.
+    /// Not all of them had their turn, or other limits hold; one of them may have sent its end.
     is_releasing: bool,
     may_be_ended: bool,
     /// Room for large replies of that kind.
@@ -199,9 +199,9 @@ impl Switch {
         }
     }
 
-    /// All are gone: what is not written yet is written now.
-    pub fn close(&mut self, now: Now) -> usize {
-        self.journal.close(&self.hub, self.at(now), now)
+    /// All are gone: what is not written yet is written now ([`Journal::close`]).
+    pub fn close(&mut self, now: Now, is_urged: &mut dyn FnMut() -> bool) -> usize {
+        self.journal.close(&self.hub, self.at(now), now, is_urged)
     }
 
     /// The time on the scale of entries and states.

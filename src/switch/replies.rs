@@ -24,11 +24,36 @@ pub(super) const SUCCESS: &[u8] = b"{\"success\":true}";
 /// That of [`command::STORE_FAILED`]: all that is lost at once is answered with it.
 const LOST: &[u8] = b"{\"success\":false,\"reason\":\"Error store, try latter...\",\"code\":302}";
 
-/// How a refusal begins, and hardly a state that is shown.
-const REFUSED: &[u8] = b"{\"success\":false,\"reason\":";
-
 /// Body of a reply. Most are one and the same.
 pub(super) type Body = Cow<'static, [u8]>;
+
+/// A reply that waits for the disk.
+#[derive(Debug)]
+pub(super) enum Owed {
+    /// [`SUCCESS`]
+    Success,
+    /// Anything else that a command has done, or shows.
+    Said(Box<[u8]>),
+    /// What it was refused for; that has been counted.
+    Refusal(Box<[u8]>),
+    /// What it reported or showed is lost: [`LOST`].
+    Lost,
+}
+
+impl Owed {
+    fn of(body: &[u8]) -> Owed {
+        if body == SUCCESS { Owed::Success } else { Owed::Said(body.into()) }
+    }
+
+    /// What it says.
+    pub fn body(&self) -> &[u8] {
+        match self {
+            Owed::Success => SUCCESS,
+            Owed::Said(body) | Owed::Refusal(body) => body,
+            Owed::Lost => LOST,
+        }
+    }
+}
 
 /// Where replies go: out with the next [`Switch::send_replies`], or to those that wait for the
 /// disk.
@@ -45,17 +70,25 @@ impl ReplySink<'_> {
         if controller.replies.is_empty() && mark <= self.durable {
             return control::encode_into(self.buffer, body);
         }
-        self.owe(conn, controller, body, mark);
+        self.owe(conn, controller, Owed::of(body), mark);
+    }
+
+    /// The same for a refusal.
+    pub fn refuse(&mut self, conn: ConnId, controller: &mut Controller, why: &Refused, mark: Mark) {
+        let body = refusal(why);
+        if controller.replies.is_empty() && mark <= self.durable {
+            return control::encode_into(self.buffer, &body);
+        }
+        self.owe(conn, controller, Owed::Refusal(body.into()), mark);
     }
 
     /// Keeps a reply until that is durable, and what is owed before it has left.
-    fn owe(&mut self, conn: ConnId, controller: &mut Controller, body: &[u8], mark: Mark) {
+    fn owe(&mut self, conn: ConnId, controller: &mut Controller, owed: Owed, mark: Mark) {
         if controller.replies.is_empty() {
             self.owing.push(conn);
         }
-        let body = if body == SUCCESS { Cow::Borrowed(SUCCESS) } else { Cow::Owned(body.into()) };
-        controller.replies_bytes += body.len();
-        controller.replies.push_back((mark, body));
+        controller.replies_bytes += owed.body().len();
+        controller.replies.push_back((mark, owed));
     }
 }
 
@@ -105,7 +138,7 @@ impl Switch {
             313 | 314 => self.journal.mark_of_states(),
             _ => Mark::default(),
         };
-        self.reply_sink().reply(conn, controller, &refusal(refused), mark);
+        self.reply_sink().refuse(conn, controller, refused, mark);
         match refused.code {
             301 => return Err(CloseReason::ControlJson),
             305 | 306 => controller.wrong_keys += 1,
@@ -124,16 +157,16 @@ impl Switch {
             let Some(controller) = self.seats.controller(*conn) else { continue };
             let acts_in = controller.auth.and_then(|(ns, _)| self.hub.name(ns));
             let is_lost = |mark: Mark| from < mark && mark <= upto;
-            for (_, body) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
-                // What was refused has been counted.
-                let is_news = !body.starts_with(REFUSED);
-                *body = Cow::Borrowed(LOST);
+            for (_, owed) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
+                let is_news = !matches!(owed, Owed::Refusal(_));
+                *owed = Owed::Lost;
                 lost += u64::from(is_news);
                 if let Some(name) = acts_in.filter(|_| is_news) {
                     self.concerned.note(name);
                 }
             }
-            controller.replies_bytes = controller.replies.iter().map(|(_, b)| b.len()).sum();
+            controller.replies_bytes =
+                controller.replies.iter().map(|(_, owed)| owed.body().len()).sum();
         }
         self.metrics.store_failures += lost;
         self.metrics.count_refused(command::STORE_FAILED.code, lost);
@@ -194,9 +227,9 @@ impl Switch {
         {
             let Some(mut controller) = self.seats.take(conn) else { continue };
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
-                let Some((_, body)) = controller.replies.pop_front() else { break };
-                controller.replies_bytes -= body.len();
-                control::encode_into(&mut self.reply_buffer, &body);
+                let Some((_, owed)) = controller.replies.pop_front() else { break };
+                controller.replies_bytes -= owed.body().len();
+                control::encode_into(&mut self.reply_buffer, owed.body());
             }
             work += self.reply_buffer.len().div_ceil(WORK_BYTES);
             self.send_replies(net, conn);
@@ -265,7 +298,7 @@ pub(super) fn refused(refusal: Refusal) -> Refused {
 
 /// `{"success":false,"reason":TEXT,"code":NUMBER}` (protocol part 3).
 pub(super) fn refusal(refused: &Refused) -> Vec<u8> {
-    let mut out = REFUSED.to_vec();
+    let mut out = b"{\"success\":false,\"reason\":".to_vec();
     json::quote_into(&mut out, &refused.reason);
     out.extend_from_slice(format!(",\"code\":{}}}", refused.code).as_bytes());
     out

@@ -95,6 +95,8 @@ impl Switch {
         self.hub.set_limits(limits.clone());
         self.journal.reload(limits);
         self.intake.reload();
+        // Whoever waits may find room now, and nothing else may happen for long.
+        self.is_releasing = true;
         self.shared.reload(limits);
         self.web.reload(vec![service(sockjs, limits)], limits.clone(), now);
     }

@@ -206,7 +206,11 @@ impl Switch {
         };
         let until = controller.auth.map(|(ns, epoch)| self.hub.key_until(ns, epoch));
         match (until.filter(|until| at < *until), self.strangers.has(conn)) {
-            (None, false) => self.meet(net, conn, false),
+            (None, false) => {
+                // What it may not do any more it is told at once.
+                controller.waits_for_disk = false;
+                self.meet(net, conn, false);
+            }
             (None, true) => {}
             (Some(until), is_stranger) => {
                 if is_stranger {
@@ -219,11 +223,17 @@ impl Switch {
         }
     }
 
-    /// It acts in its namespace for as long as its key is good.
+    /// Whether it acts in a namespace: it does for as long as its key is good.
+    #[inline]
+    pub(super) fn is_somebody(&self, net: &impl Net, controller: &Controller) -> bool {
+        let at = self.at(net.now());
+        controller.auth.is_some_and(|(ns, epoch)| at < self.hub.key_until(ns, epoch))
+    }
+
+    /// The same, noted: whose key has ended is nobody from now on.
     #[inline]
     pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
-        let at = self.at(net.now());
-        if controller.auth.is_some_and(|(ns, epoch)| at >= self.hub.key_until(ns, epoch)) {
+        if !self.is_somebody(net, controller) {
             controller.auth = None;
         }
     }

@@ -19,6 +19,8 @@ use crate::time::Stopwatch;
 
 /// Without a batch for so long, the file is looked after.
 const IDLE: Duration = Duration::from_secs(1);
+/// While it is waited for, whether anybody still does is asked so often.
+const ASK: Duration = Duration::from_millis(100);
 /// And without one for so long, whether it is still there.
 const LOOK: Duration = Duration::from_secs(5);
 /// A file may be so many times as long as what is in it, and this much longer: when there is
@@ -85,13 +87,20 @@ impl Helper {
         self.reports.try_recv()
     }
 
-    /// Waits for a report. `None` if none has come in that time.
-    pub fn wait(&self, time: Duration) -> Option<Report> {
-        match &self.stepper {
-            None => self.reports.recv(Some(time)).ok(),
-            Some(stepper) => {
-                stepper.work();
-                self.report()
+    /// Waits for a report. `None` if none has come in that time, or until `is_over`, which is asked
+    /// ten times a second.
+    pub fn wait(&self, time: Duration, is_over: &mut dyn FnMut() -> bool) -> Option<Report> {
+        if let Some(stepper) = &self.stepper {
+            stepper.work();
+            return self.report();
+        }
+        let watch = Stopwatch::start();
+        loop {
+            let left = time.saturating_sub(Duration::from_micros(watch.elapsed_us()));
+            match self.reports.recv(Some(left.min(ASK))) {
+                Ok(report) => return Some(report),
+                Err(Nothing::Yet) if !left.is_zero() && !is_over() => {}
+                Err(_) => return None,
             }
         }
     }

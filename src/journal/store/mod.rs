@@ -310,6 +310,15 @@ impl StoreJournal {
         self.changed.states().count() + others.filter(is_other).count()
     }
 
+    /// How many states were acknowledged as changed, and are not on disk.
+    fn unkept(&self) -> usize {
+        match self.sync {
+            // Nobody was told that those are there.
+            SyncPolicy::Always => 0,
+            SyncPolicy::Every(_) => self.pending_states(),
+        }
+    }
+
     /// Whether states were acknowledged as changed, and neither are on disk nor on their way.
     fn has_unkept(&self) -> bool {
         let waiting = self.changed.states().chain(self.owed.states()).next();
@@ -551,8 +560,15 @@ impl Journal for StoreJournal {
         })
     }
 
-    fn close(&mut self, hub: &Hub, at: UnixMillis, now: Now) -> usize {
+    fn close(
+        &mut self,
+        hub: &Hub,
+        at: UnixMillis,
+        now: Now,
+        is_urged: &mut dyn FnMut() -> bool,
+    ) -> usize {
         let (clock, mut is_stuck, watch) = ((at, now.unix), false, Stopwatch::start());
+        let left = || CLOSE.saturating_sub(Duration::from_micros(watch.elapsed_us()));
         loop {
             if self.flight.is_none() {
                 let is_done = self.changed.is_empty() && self.ended.is_empty();
@@ -566,8 +582,10 @@ impl Journal for StoreJournal {
                 }
             }
             self.gather_all(hub);
-            let waited = Duration::from_micros(watch.elapsed_us());
-            match self.helper.wait(CLOSE.saturating_sub(waited)) {
+            // Those were promised: an end in a hurry is no reason to lose them.
+            let is_owed = self.unkept() > 0;
+            let mut is_over = || !is_owed && is_urged();
+            match self.helper.wait(left(), &mut is_over) {
                 Some(report) => self.handle(report),
                 None => {
                     is_stuck = true;
@@ -578,13 +596,10 @@ impl Journal for StoreJournal {
         }
         // Whoever has waited for the disk in vain does not do so twice.
         if !is_stuck && self.helper.ask(Job::Stop) {
-            while self.helper.wait(CLOSE).is_some_and(|report| report != Report::Stopped) {}
+            let mut wait = || self.helper.wait(left(), &mut *is_urged);
+            while wait().is_some_and(|report| report != Report::Stopped) {}
         }
-        match self.sync {
-            // Nobody was told that those are there.
-            SyncPolicy::Always => 0,
-            SyncPolicy::Every(_) => self.pending_states(),
-        }
+        self.unkept()
     }
 }
 

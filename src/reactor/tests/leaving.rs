@@ -33,6 +33,24 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
     assert_eq!(reactor.io.parting.count, 0);
 }
 
+/// What is left to be done then may take its time.
+#[test]
+fn a_second_signal_to_stop_is_heard_behind_the_last_turn() {
+    let mut reactor = Reactor::new(bounds()).unwrap();
+    let (mut signals, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    reactor.add_signals(UnixStream::from_std(ours), Signal::Stop).unwrap();
+    signals.write_all(&[0]).unwrap();
+    reactor.run(&mut Crowd::default()).unwrap();
+    assert!(!reactor.is_urged());
+    signals.write_all(&[0, 0]).unwrap();
+    assert!(!reactor.is_urged(), "those that come together are one");
+    reactor.same_stop_until = Millis(0);
+    assert!(!reactor.is_urged());
+    signals.write_all(&[0]).unwrap();
+    assert!(reactor.is_urged() && reactor.is_urged());
+}
+
 #[test]
 fn who_is_turned_away_and_stays_makes_place_for_the_next() {
     let mut reactor = Reactor::new(Bounds { connections: 0, ..bounds() }).unwrap();

@@ -276,6 +276,7 @@ impl Judge {
         let may_wait = self.is_flooded() || self.is_disk_stuck;
         let (is_short, durable) = (self.short_since.is_some(), self.durable);
         self.nobody_is_slow(conn);
+        self.waits_rightly(conn, view);
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;

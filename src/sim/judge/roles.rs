@@ -365,6 +365,7 @@ impl Judge {
 
     fn command(&mut self, conn: ConnId, command: Command, orders: (&[Item], &mut usize)) {
         let at = self.at();
+        self.clog.heard += u64::from(self.clog.is_met);
         let Some(Controller { auth, waits, .. }) = self.controller(conn) else {
             panic!("{conn:?} is no controller")
         };

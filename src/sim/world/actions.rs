@@ -83,7 +83,7 @@ impl<G: Ground> World<G> {
         self.step += 1;
         let of_disk = usize::from(self.ground.store().is_some());
         let often = [110, 600, 50, 20, 40, 80, 40, 5, 5, 24];
-        let seldom = [14, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk, 6];
+        let seldom = [14, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk, 6, 4 * of_disk];
         match self.net.prng.weighted(&[&often[..], &seldom].concat()) {
             0 => self.open(),
             1 => self.speak(),
@@ -114,6 +114,7 @@ impl<G: Ground> World<G> {
             12 => self.trouble(),
             13 => self.crash(),
             14 => self.stop_and_start(),
+            16 => self.clog(),
             _ => {
                 let ms = self.net.prng.below(200_000) as u64;
                 let is_back = self.net.prng.one_in(2);
@@ -247,7 +248,7 @@ impl<G: Ground> World<G> {
         self.clients.push(client);
     }
 
-    fn controller_speaks(&mut self, client: &mut Client) {
+    pub(super) fn controller_speaks(&mut self, client: &mut Client) {
         let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
         let auth = match line.map(|line| &line.role) {
             Some(Role::Controller(controller)) => controller.auth.as_ref().map(|auth| auth.0),
@@ -510,15 +511,19 @@ impl<G: Ground> World<G> {
         self.note(|| format!("{conn:?} lingers until {ends:?}"));
     }
 
-    /// A controller publishes much at once.
-    fn flood(&mut self) {
-        let controllers = self.clients.iter().position(|client| {
+    /// The first controller that has authenticated and may speak.
+    pub(super) fn settled_controller(&self) -> Option<usize> {
+        self.clients.iter().position(|client| {
             let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
             matches!(line.map(|line| &line.role),
                 Some(Role::Controller(controller)) if controller.auth.is_some())
                 && client.can_speak()
-        });
-        let Some(i) = controllers else { return };
+        })
+    }
+
+    /// A controller publishes much at once.
+    fn flood(&mut self) {
+        let Some(i) = self.settled_controller() else { return };
         if crate::sim::is_crowded(self.options.seed) && self.net.prng.one_in(2) {
             return self.hoard(i);
         }

@@ -52,6 +52,8 @@ impl<G: Ground> World<G> {
         let now = self.net.now.mono;
         let Some(store) = self.ground.store() else { return };
         self.judge.is_disk_stuck = store.is_stuck(now);
+        self.judge.clog.is_full = !self.switch.journal().has_room();
+        self.judge.clog.is_met = false;
         if !store.is_well(now) {
             return;
         }
@@ -239,6 +241,8 @@ impl<G: Ground> World<G> {
             outlived,
             full: self.judge.full.clone(),
             renewed: self.judge.renewed,
+            waited: self.judge.clog.waited,
+            heard_beside: self.judge.clog.heard,
             ..self.report.clone()
         }
     }
@@ -270,7 +274,7 @@ impl<G: Ground> World<G> {
 
     /// The last thing a server does. Whether all that it had is on disk.
     fn close(&mut self) -> bool {
-        self.switch.close(self.net.now);
+        self.switch.close(self.net.now, &mut || false);
         !self.is_failing()
     }
 

@@ -226,7 +226,7 @@ impl World {
         self.switch
             .seats
             .look_at(conn)
-            .map_or(0, |it| it.replies.iter().map(|(_, b)| b.len()).sum())
+            .map_or(0, |it| it.replies.iter().map(|(_, owed)| owed.body().len()).sum())
     }
 }
 
@@ -263,6 +263,17 @@ fn a_refusal_that_showed_what_is_lost_is_counted_once() {
     let metrics = world.switch.metrics();
     let counts: Vec<_> = metrics.refused.iter().filter(|(_, count)| *count > 0).collect();
     assert_eq!((counts, metrics.store_failures), (vec![&(302, 1), &(314, 1)], 1));
+}
+
+#[test]
+fn a_state_that_reads_like_a_refusal_is_none() {
+    let mut world = World::new(Limits::default());
+    let state = r#"{"success":false,"reason":1}"#;
+    let set = format!(r#"{{"action":"set","channel":"it","data":{state}}}"#);
+    world.comes(0, &[AUTH, &set, &get("it")]);
+    let (from, upto) = (world.journal.durable(), world.journal.mark());
+    world.switch.lose(&mut world.net, from, upto);
+    assert_eq!(world.switch.metrics().store_failures, 2);
 }
 
 #[test]

@@ -2,18 +2,19 @@
 
 use super::*;
 
+const REGISTER: &str = r#"{"action":"registerNameSpace","name":"new","key":"server"}"#;
+
 #[test]
 fn newcomers_are_not_late_while_nobody_is_heard() {
     let mut world = World::new(Limits::default());
     world.journal.disk().is_full = true;
     // What changes something waits, and all behind it.
-    let change = set("it", 9);
     for slot in 0..100 {
-        let conn = world.comes(slot, &[&change, AUTH]);
+        let conn = world.comes(slot, &[REGISTER, AUTH]);
         world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
     }
     assert_eq!(world.switch.crowded, [], "whoever is gone leaves nothing behind");
-    let conn = world.comes(100, &[&change, AUTH]);
+    let conn = world.comes(100, &[REGISTER, AUTH]);
     assert_eq!(world.net.deadlines[&conn], None);
     world.net.now = 60_000;
     world.turn();
@@ -21,8 +22,10 @@ fn newcomers_are_not_late_while_nobody_is_heard() {
     world.journal.disk().is_full = false;
     world.turn();
     world.turn();
-    let need_auth = String::from_utf8(refusal(&command::NEED_AUTH)).unwrap();
-    assert_eq!(world.takes(conn), [&need_auth, OK]);
+    world.sync();
+    let told = world.takes(conn);
+    assert!(told[0].starts_with(r#"{"success":true,"secretKey":"#), "{told:?}");
+    assert_eq!(told[1..], [OK]);
     assert_eq!(world.net.deadlines[&conn], None);
 }
 
@@ -97,4 +100,122 @@ fn whoever_waited_for_browsers_does_not_wait_for_the_disk_then() {
     assert_eq!(world.net.paused, [busy], "and it is not tried again and again");
     world.turn();
     assert_eq!(world.net.paused, [busy]);
+}
+
+/// The codes of what it has been told.
+fn codes(world: &mut World, conn: ConnId) -> Vec<String> {
+    let told = world.takes(conn);
+    let code = |body: &String| body.rsplit_once("\"code\":").map_or(body.clone(), |it| it.1.into());
+    told.iter().map(code).collect()
+}
+
+#[test]
+fn what_is_refused_waits_for_no_disk() {
+    let mut world = World::new(Limits::default());
+    let conn = world.comes(0, &[AUTH]);
+    assert_eq!(world.takes(conn), [OK]);
+    world.journal.disk().is_full = true;
+    let disconnect = r#"{"action":"disconnect","params":{"userId":5}}"#;
+    world.says(conn, &[disconnect, r#"{"action":"set","channel":"it"}"#, "{}", PING]);
+    assert_eq!(codes(&mut world, conn), [r#"{"success":true,"count":0}"#, "300}", "300}", OK]);
+    let wrong_key = REGISTER.replace("server", "another");
+    let stranger = world.comes(1, &[&set("it", 9), "{}", &wrong_key]);
+    assert_eq!(codes(&mut world, stranger), ["311}", "300}", "306}"]);
+    let mut no_json = control::encode(b"{").to_vec();
+    let end = world.switch.received(&mut world.net, stranger, &mut no_json);
+    assert_eq!(end, Err(CloseReason::ControlJson));
+    // Whose key has ended by now is one as well.
+    world.journal.disk().is_full = false;
+    let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":1}}"#;
+    world.comes(2, &[rotate]);
+    world.sync();
+    world.rest();
+    world.journal.disk().is_full = true;
+    world.net.now = 1000;
+    world.says(conn, &[&set("it", 9), PING]);
+    assert_eq!(codes(&mut world, conn), ["311}", OK]);
+}
+
+#[test]
+fn whose_key_ends_waits_for_no_disk_any_more() {
+    let mut world = World::new(Limits::default());
+    let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":1}}"#;
+    let (conn, operator) = (world.comes(0, &[AUTH]), world.comes(1, &[rotate]));
+    world.sync();
+    world.rest();
+    world.takes(conn);
+    world.journal.disk().is_full = true;
+    world.says(conn, &[&set("it", 9), PING]);
+    world.says(operator, &[rotate]);
+    assert_eq!((world.takes(conn).len(), world.net.paused.len()), (0, 2));
+    world.net.now = 1000;
+    world.turn();
+    world.turn();
+    assert_eq!(codes(&mut world, conn), ["311}", OK]);
+    assert_eq!(world.net.paused, [operator]);
+}
+
+#[test]
+fn half_of_what_changes_nothing_waits_for_no_disk_if_it_is_taken_before() {
+    let mut world = World::new(Limits::default());
+    let conns = [get("none"), set("it", 9)].map(|body| {
+        let conn = world.comes(body.len() as u32, &[AUTH]);
+        assert_eq!(world.takes(conn), [OK]);
+        (conn, control::encode(body.as_bytes()))
+    });
+    // The decoder has some of it, and the rest comes in pieces.
+    for (conn, frame) in &conns {
+        world.input.entry(*conn).or_default().extend_from_slice(&frame[..9]);
+    }
+    world.turn();
+    world.journal.disk().is_full = true;
+    for piece in [9..10, 10..20] {
+        for (conn, frame) in &conns {
+            world.input.entry(*conn).or_default().extend_from_slice(&frame[piece.clone()]);
+        }
+        world.turn();
+        assert_eq!(world.net.paused, []);
+    }
+    let [(asks, _), (changes, _)] = conns;
+    for (conn, frame) in &conns {
+        let rest = [&frame[20..], &control::encode(PING.as_bytes())].concat();
+        world.input.entry(*conn).or_default().extend_from_slice(&rest);
+    }
+    world.turn();
+    assert_eq!((world.takes(asks), world.takes(changes)), (vec!["null".into(), OK.into()], vec![]));
+    assert_eq!(world.net.paused, [changes]);
+    world.journal.disk().is_full = false;
+    world.turn();
+    world.turn();
+    world.sync();
+    assert_eq!(world.takes(changes), [OK, OK]);
+}
+
+#[test]
+fn what_is_too_long_to_be_a_command_waits_for_no_disk() {
+    let limits = Limits { control_frame_bytes: 30_000, ..Limits::default() };
+    let (few, most) = (limits.control_frame_unauthenticated_bytes, limits.control_frame_bytes);
+    let mut world = World::new(limits);
+    world.journal.disk().is_full = true;
+    for (commands, length) in [(&[PING][..], few + 1), (&[AUTH], most + 1)] {
+        let conn = world.comes(length as u32, commands);
+        let mut input = (length as i32).to_le_bytes();
+        let end = world.switch.received(&mut world.net, conn, &mut input);
+        assert_eq!(end, Err(CloseReason::ControlFraming), "{length}");
+    }
+}
+
+#[test]
+fn other_limits_are_noticed_by_those_who_wait() {
+    let mut world = World::new(Limits::default());
+    world.journal.disk().is_full = true;
+    let conn = world.comes(0, &[AUTH, &set("it", 9)]);
+    assert_eq!((world.takes(conn), world.rest()), (vec![OK.into()], 0));
+    world.journal.disk().is_full = false;
+    let now = world.net.now();
+    world.switch.reload(&Limits::default(), crate::switch::SockJs::default(), now);
+    assert!(world.rest() > 0, "nobody looks whether there is room now");
+    world.turn();
+    world.sync();
+    assert_eq!(world.takes(conn), [OK]);
 }

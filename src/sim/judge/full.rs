@@ -1,0 +1,80 @@
+//! Who waits for a disk that hangs, and who does not. While as much waits for it as may, only what
+//! would be recorded does, or is too long to be looked at, and what stands behind that: whatever
+//! else back ends say is heard, in pieces or not, and answered.
+
+use super::expected::Expected;
+use super::{Due, Judge, Line, Role, View};
+use crate::edge::ConnId;
+use crate::limits::Limits;
+use crate::sim::intent::{Command, Intent};
+
+/// What is known of those who wait.
+#[derive(Debug, Default)]
+pub(in crate::sim) struct Clog {
+    /// As much waits for the disk as may.
+    pub is_full: bool,
+    /// Somebody waited for it when all was at rest last.
+    pub is_met: bool,
+    /// Times that somebody did, and commands that were carried out beside.
+    pub waited: u64,
+    pub heard: u64,
+}
+
+impl Line {
+    /// Whether what it says next is to wait until more may be recorded.
+    fn waits_for_disk(&self, limits: &Limits, delivered: u64) -> bool {
+        let (Role::Controller(controller), Some((from, to, intent))) =
+            (&self.role, self.intents.front())
+        else {
+            return false;
+        };
+        let is_command = matches!(intent, Intent::Command(_) | Intent::NotJson);
+        let few = limits.control_frame_unauthenticated_bytes as u64;
+        let is_recorded = match intent {
+            Intent::Command(
+                Command::Register { has_key, .. }
+                | Command::Remove { has_key, .. }
+                | Command::Rotate { has_key, .. },
+            ) => *has_key,
+            Intent::Command(Command::Store(_) | Command::Grant { .. }) => controller.auth.is_some(),
+            _ => false,
+        };
+        // The length is in front; and what is short is looked at when it is whole.
+        let is_long = is_command && to - from > few + 5 && from + 4 <= delivered;
+        is_long || is_recorded && *to <= delivered
+    }
+
+    /// Whether so many replies wait that nothing more is asked for; how long a list is nobody knows.
+    fn is_behind(&self, limits: &Limits) -> bool {
+        let bytes = |due: &Due| match &due.what {
+            Expected::Reply(body) => body.len(),
+            _ => limits.control_replies_pause_bytes,
+        };
+        self.expected.len() >= limits.control_replies_waiting
+            || self.expected.iter().map(bytes).sum::<usize>() >= limits.control_replies_pause_bytes
+    }
+}
+
+impl Judge {
+    /// All is quiet: whoever is not heard has a reason, and whoever is heard has been.
+    pub(super) fn waits_rightly(&mut self, conn: ConnId, view: View) {
+        let (limits, line) = (&self.limits, &self.lines[&conn]);
+        let Role::Controller(controller) = &line.role else { return };
+        if controller.is_ended {
+            return;
+        }
+        if !view.is_paused {
+            let whole = line.intents.front().filter(|(_, to, _)| *to <= view.delivered);
+            assert!(whole.is_none(), "{conn:?} has said {whole:?}, and is not heard");
+            return;
+        }
+        let is_busy = controller.waits || controller.wants.is_some() || view.queued > 0;
+        let has_other = is_busy || line.is_behind(limits) || line.may_wait_for_room(view, limits);
+        if has_other || !self.is_disk_stuck || self.is_flooded() {
+            return;
+        }
+        let is_right = self.clog.is_full && line.waits_for_disk(limits, view.delivered);
+        assert!(is_right, "{conn:?} waits for a disk that it does not need: {line:?}");
+        (self.clog.is_met, self.clog.waited) = (true, self.clog.waited + 1);
+    }
+}

@@ -240,3 +240,28 @@ fn time_that_is_not_over_any_more_is_time_to_be_heard() {
         held.world.end();
     }
 }
+
+#[test]
+fn a_session_over_http_hears_first_what_renews_it() {
+    let mut world = World::new();
+    let [receiver, first, sender] = [(); 3].map(|()| world.connect(Address::Unix));
+    let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";
+    let send = |messages: &[&str]| {
+        let body = serde_json::to_string(messages).unwrap();
+        let length = body.len();
+        let head = "POST /socket/0/0/xhr_send HTTP/1.1\r\nHost: a\r\n";
+        format!("{head}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+    };
+    world.give(receiver, poll);
+    world.give(first, &send(&["x".repeat(FULL - 8).as_str()]));
+    world.give(sender, &send(&["one", RENEWAL, "two"]));
+    assert!(world.net.peers[sender.index()].output.is_empty());
+    world.door.app.is_over = true;
+    world.give(receiver, poll);
+    world.net.peers[receiver.index()].output.clear();
+    world.give(receiver, poll);
+    let output = String::from_utf8_lossy(&world.net.peers[receiver.index()].output).into_owned();
+    assert!(output.ends_with("a[\"renew\",\"one\",\"two\"]\n"), "{output}");
+    assert!(world.net.peers[sender.index()].output.starts_with(b"HTTP/1.1 204"));
+    world.end();
+}

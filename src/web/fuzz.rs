@@ -16,8 +16,9 @@ use crate::time::{Millis, Now, UnixMillis};
 /// More turns than it takes to come to rest.
 const TURNS_MAX: usize = 10_000;
 
-/// What renews a session.
+/// What renews a session, and what makes it somebody else's.
 const RENEWAL: &str = "renew";
+const OTHER: &str = "other";
 
 /// Says what it hears.
 #[derive(Debug, Default)]
@@ -68,8 +69,8 @@ impl Application for Echo {
         if self.is_over { Err(CloseReason::TokenExpired.into()) } else { Ok(()) }
     }
 
-    fn renews(&self, _: &(), message: &str, _: Now) -> bool {
-        message == RENEWAL
+    fn renews(&self, _: &(), message: &str, _: Now) -> Option<bool> {
+        matches!(message, RENEWAL | OTHER).then_some(message == RENEWAL)
     }
 
     fn bounds(&self, _: &()) -> Bounds {

@@ -72,10 +72,13 @@ impl Judge {
             return false;
         };
         let (who, mut events) = (browser.who.clone(), std::mem::take(&mut browser.pending));
-        let at = events.iter().position(|event| {
-            matches!(event, Event::Auth(auth) if who.is_some() && self.identity(auth).ok() == who)
-        });
-        let renewal = at.and_then(|at| events.remove(at));
+        // Not in front of an `auth` as somebody else.
+        let at = events.iter().position(|event| matches!(event, Event::Auth(_)));
+        let renews = |at: &usize| match &events[*at] {
+            Event::Auth(auth) => who.is_some() && self.identity(auth).ok() == who,
+            _ => false,
+        };
+        let renewal = at.filter(renews).and_then(|at| events.remove(at));
         if let Some(browser) = self.browser(conn) {
             browser.pending = events;
             browser.is_read_ahead &= renewal.is_none();

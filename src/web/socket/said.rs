@@ -24,17 +24,16 @@ impl Said {
         Waiting(&self.0)
     }
 
-    /// Takes the first of which that holds; the others stay in their order.
-    pub fn take(&mut self, is_it: impl Fn(&str) -> bool) -> Option<String> {
+    /// Takes the first of which that can be said, if it holds; the others stay in their order.
+    pub fn take(&mut self, is_it: impl Fn(&str) -> Option<bool>) -> Option<String> {
         let (mut messages, all) = (self.iter(), self.0.len());
         loop {
             let start = all - messages.0.len();
             let message = messages.next()?;
-            if is_it(message) {
-                let (message, end) = (message.to_owned(), all - messages.0.len());
-                self.0.replace_range(start..end, "");
-                return Some(message);
-            }
+            let Some(is_it) = is_it(message) else { continue };
+            let (message, end) = (is_it.then(|| message.to_owned())?, all - messages.0.len());
+            self.0.replace_range(start..end, "");
+            return Some(message);
         }
     }
 
@@ -94,11 +93,13 @@ mod tests {
     fn the_first_that_is_meant_is_taken_out() {
         for (at, message) in MESSAGES.iter().enumerate().filter(|(at, _)| *at != 4) {
             let mut said = said();
-            assert_eq!(said.take(|other| other == *message).as_deref(), Some(*message));
+            assert_eq!(said.take(|_| Some(false)), None);
+            let is_it = |other: &str| (other == *message).then_some(true);
+            assert_eq!(said.take(is_it).as_deref(), Some(*message));
             let mut others = MESSAGES.to_vec();
             others.remove(at);
             assert_eq!(said.iter().collect::<Vec<_>>(), others);
-            assert_eq!(said.take(|_| false), None);
+            assert_eq!(said.take(|_| None), None);
         }
     }
 

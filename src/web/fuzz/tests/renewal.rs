@@ -226,6 +226,20 @@ fn who_does_not_renew_it_ends_whatever_happens_meanwhile() {
 }
 
 #[test]
+fn nothing_is_heard_in_front_of_what_makes_it_somebody_else() {
+    for form in FORMS {
+        let mut held = Held::behind_an_answer(form);
+        held.world.door.app.is_over = true;
+        held.time_out();
+        held.say(&["one", OTHER, RENEWAL]);
+        assert_eq!(held.take(), [long()]);
+        held.time_out();
+        assert!(held.peer().is_closing);
+        held.world.end();
+    }
+}
+
+#[test]
 fn time_that_is_not_over_any_more_is_time_to_be_heard() {
     for form in FORMS {
         let mut held = Held::behind_an_answer(form);

@@ -70,7 +70,7 @@ reasons! {
     SlowConsumer = "slow_consumer", 3008 "too slow";
     /// Much of what publishers send it has waited for too long.
     Lagging = "lagging", 3008 "too slow";
-    /// What publishers send it waits, and it takes nothing at all.
+    /// What publishers send it waits, or an answer over HTTP, and it takes nothing at all.
     Stalled = "stalled", 3008 "too slow";
     /// What publishers send takes too much memory, and of that it is owed most.
     Largest = "largest", 3008 "too slow";

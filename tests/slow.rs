@@ -195,7 +195,7 @@ fn an_answer_over_http_takes_its_time_and_its_session_waits() {
     let sent = post(server.ws, &format!("/socket/{id}/xhr_send"), &subscribe.to_string());
     assert_eq!((sent.0, subscribers(&mut control, "large")), (204, 1));
     eventually("it is let go", || (subscribers(&mut control, "large") == 0).then_some(()));
-    assert_eq!(closed(&server, "no_heartbeat"), 1.0);
+    assert_eq!((closed(&server, "stalled"), closed(&server, "no_heartbeat")), (1.0, 0.0));
 }
 
 #[test]

@@ -364,22 +364,21 @@ impl<'a> Messages<'a> {
         Messages { rest }
     }
 
-    /// Takes the first of these messages out of what is [left](Messages::rest), if there is one;
-    /// the others stay in their order.
-    pub fn take(rest: &mut String, is_it: impl Fn(&str) -> bool) -> Option<String> {
+    /// Takes the first of these messages of which that can be said out of what is
+    /// [left](Messages::rest), if it holds; the others stay in their order.
+    pub fn take(rest: &mut String, is_it: impl Fn(&str) -> Option<bool>) -> Option<String> {
         let mut messages = Messages::resume(rest);
         loop {
             let before = rest.len() - messages.rest.len();
             let message = messages.next()?;
-            if is_it(&message) {
-                let message = message.into_owned();
-                let after = messages.rest.len();
-                rest.replace_range(before..rest.len() - after, "");
-                if Messages::resume(rest).is_over() {
-                    rest.clear();
-                }
-                return Some(message);
+            let Some(is_it) = is_it(&message) else { continue };
+            let message = is_it.then(|| message.into_owned())?;
+            let after = messages.rest.len();
+            rest.replace_range(before..rest.len() - after, "");
+            if Messages::resume(rest).is_over() {
+                rest.clear();
             }
+            return Some(message);
         }
     }
 

@@ -131,18 +131,17 @@ impl Application for Site<'_> {
         }
     }
 
-    /// A token of the same user that is good.
-    fn renews(&self, browser: &Browser, message: &str, now: Now) -> bool {
-        let Some(peer) = browser.peer().filter(|peer| self.hub.verdict(*peer).is_none()) else {
-            return false;
-        };
-        let members = json::members(message, &["event", "data"]);
-        let Ok(Some([Some(event), Some(data)])) = members else { return false };
-        json::string(event).is_some_and(|event| event == "auth")
-            && self.named(data).is_ok_and(|(ns, token)| {
-                let user = self.claims(ns, token, now).map(|claims| claims.user);
-                user.is_ok_and(|user| self.hub.identity(peer) == Some((ns, user.as_str())))
-            })
+    /// A token of the same user that is good. Whoever says in front of that that it is somebody
+    /// else, and then again who it was, is heard in that order, or not at all.
+    fn renews(&self, browser: &Browser, message: &str, now: Now) -> Option<bool> {
+        let peer = browser.peer().filter(|peer| self.hub.verdict(*peer).is_none())?;
+        let [event, data] = json::members(message, &["event", "data"]).ok()??;
+        json::string(event?).filter(|event| event == "auth")?;
+        let data = data.filter(|data| json::is_truthy(data))?;
+        Some(self.named(data).is_ok_and(|(ns, token)| {
+            let user = self.claims(ns, token, now).map(|claims| claims.user);
+            user.is_ok_and(|user| self.hub.identity(peer) == Some((ns, user.as_str())))
+        }))
     }
 
     fn closed(&mut self, browser: Browser) {

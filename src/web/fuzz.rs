@@ -16,11 +16,17 @@ use crate::time::{Millis, Now, UnixMillis};
 /// More turns than it takes to come to rest.
 const TURNS_MAX: usize = 10_000;
 
+/// What renews a session, and what makes it somebody else's.
+const RENEWAL: &str = "renew";
+const OTHER: &str = "other";
+
 /// Says what it hears.
 #[derive(Debug, Default)]
 struct Echo {
     /// There is no room for answers.
     is_short: bool,
+    /// The time of all is over.
+    is_over: bool,
 }
 
 impl Application for Echo {
@@ -38,7 +44,10 @@ impl Application for Echo {
     ) -> Result<(), Parting> {
         match message {
             Message::Text("end") => return Err(CloseReason::Disconnected.into()),
-            Message::Text(text) => outlet.send(text),
+            Message::Text(text) => {
+                self.is_over &= text != RENEWAL;
+                outlet.send(text);
+            }
             Message::Binary(bytes) => outlet.send_binary(bytes),
         }
         Ok(())
@@ -46,6 +55,22 @@ impl Application for Echo {
 
     fn is_short(&self, _: &impl Net) -> bool {
         self.is_short
+    }
+
+    fn has_room(&self, _: &impl Net, _: &(), message: &str) -> bool {
+        !self.is_short || message == RENEWAL
+    }
+
+    fn deadline(&self, _: &(), now: Now) -> Option<Millis> {
+        self.is_over.then_some(now.mono)
+    }
+
+    fn timed_out(&mut self, _: &mut (), _: Now) -> Result<(), Parting> {
+        if self.is_over { Err(CloseReason::TokenExpired.into()) } else { Ok(()) }
+    }
+
+    fn renews(&self, _: &(), message: &str, _: Now) -> Option<bool> {
+        matches!(message, RENEWAL | OTHER).then_some(message == RENEWAL)
     }
 
     fn bounds(&self, _: &()) -> Bounds {
@@ -68,6 +93,9 @@ struct Peer {
     is_closing: bool,
     is_paused: bool,
     is_ready: bool,
+    deadline: Option<Millis>,
+    /// Bytes of what it said that wait to be heard.
+    kept: usize,
 }
 
 /// The network: every peer takes at once what is sent to it.
@@ -126,7 +154,17 @@ impl Net for FakeNet {
         }
     }
 
-    fn deadline(&mut self, _: ConnId, _: Option<Millis>) {}
+    fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
+        if let Some(peer) = self.open(conn) {
+            peer.deadline = at;
+        }
+    }
+
+    fn keeps(&mut self, conn: ConnId, bytes: usize) {
+        if let Some(peer) = self.open(conn) {
+            peer.kept = bytes;
+        }
+    }
 
     fn pause(&mut self, conn: ConnId) {
         if let Some(peer) = self.open(conn) {
@@ -358,6 +396,8 @@ fn check_echo(body: &[u8], output: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    mod renewal;
+
     use super::super::SessionId;
     use super::*;
     use crate::publication::Publication;

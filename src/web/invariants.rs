@@ -1,6 +1,5 @@
 //! What must hold of the web door between two calls; for simulators, fuzzers and tests.
 
-use super::socket::Held;
 use super::{LINES_KEPT, Line, Session, Web};
 use crate::publication::Form;
 
@@ -36,9 +35,7 @@ impl<P> Web<P> {
                     assert!(self.sessions.contains(*id), "{id:?} is gone");
                 }
                 Line::Socket(socket) => {
-                    assert!(!socket.reader.keeps_given(), "a message that has been heard");
-                    let is_idle = socket.held == Held::No && !socket.awaits_answer;
-                    assert!(!is_idle || socket.unheard.is_none(), "memory for nothing");
+                    socket.check_invariants();
                     *if socket.form() == Form::Raw { &mut raw } else { &mut sockjs } += 1;
                 }
             }

@@ -182,9 +182,10 @@ pub trait Application {
     }
 
     /// Whether a session whose time is over, and which was not heard before, goes on if this
-    /// message is heard at once, in front of what was said before it.
-    fn renews(&self, _peer: &Self::Peer, _message: &str, _now: Now) -> bool {
-        false
+    /// message is heard at once, in front of what was said before it; `None` if it has no say in
+    /// that. In front of one that does, and renews nothing, no other is heard.
+    fn renews(&self, _peer: &Self::Peer, _message: &str, _now: Now) -> Option<bool> {
+        None
     }
 
     /// A session has ended: forget it.

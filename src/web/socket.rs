@@ -4,6 +4,7 @@
 
 mod ahead;
 mod beat;
+mod said;
 
 use std::mem;
 
@@ -12,13 +13,14 @@ use super::outlet::Way;
 use super::pace::{Bucket, Pace};
 use super::strangers::{Strangers, pause_bytes};
 use super::{Application, Line, Message, Outlet, Parting, SessionId, Web};
-use crate::codec::sockjs::{self, Messages};
+use crate::codec::sockjs;
 use crate::codec::ws::{self, Event, Side, WsError};
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::Millis;
+use said::Said;
 
 /// Why a connection is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +61,12 @@ pub(super) struct Socket<P> {
 /// for the next; or whose ping stands behind what waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Unheard {
-    /// What waits, for room or behind those answers ([`Messages::rest`]): what is left of a frame
-    /// of SockJS, or a raw message as a string of JSON, and what has been read ahead.
-    text: String,
+    /// What waits, for room or behind those answers: what is left of a frame of SockJS, a raw
+    /// message, and what has been read ahead.
+    said: Said,
     /// Bytes that may still be read ahead, because its time is over and it may have said that it
     /// goes on; `None` while it is not. At most as long as one WebSocket message, and less the more
-    /// waits: that may be, quotes of a raw message escaped, six times as long.
+    /// waits.
     ahead: Option<usize>,
     /// What it had taken at the last beat.
     taken_at_beat: Option<u32>,
@@ -82,6 +84,12 @@ struct Around<'a, N, A> {
     hungry: &'a mut Hungry,
     /// How often somebody was held back for speaking too fast.
     held_count: &'a mut u64,
+}
+
+impl Unheard {
+    fn is_empty(&self) -> bool {
+        self.said.bytes() == 0 && self.ahead.is_none() && self.taken_at_beat.is_none()
+    }
 }
 
 impl<P> Socket<P> {
@@ -105,9 +113,21 @@ impl<P> Socket<P> {
         if self.is_raw { Form::Raw } else { Form::SockJs }
     }
 
+    /// Checks all that must hold; for tests.
+    pub(super) fn check_invariants(&self) {
+        assert!(!self.reader.keeps_given(), "a message that has been heard");
+        let is_held = self.held != Held::No;
+        assert!(is_held || self.awaits_answer || self.unheard.is_none(), "memory for nothing");
+        assert!(!is_held || !self.awaits_answer, "an answer is awaited that is not heard");
+        let is_behind = matches!(self.held, Held::Answers | Held::Room);
+        let waits = |unheard: &Unheard| unheard.said.bytes() > 0 || unheard.ahead.is_some();
+        let waits = self.unheard.as_deref().is_some_and(waits);
+        assert!(is_behind || !waits, "something waits behind nothing");
+    }
+
     /// Memory for what it said, in bytes: half a message, and messages that wait to be heard.
     fn kept_bytes(&self) -> usize {
-        let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.text.capacity());
+        let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.said.kept_bytes());
         self.reader.kept_bytes() + unheard
     }
 
@@ -166,7 +186,8 @@ impl<P> Socket<P> {
         }
         if self.awaits_answer {
             // Any byte shows that somebody is there.
-            (self.awaits_answer, self.unheard) = (false, None);
+            self.awaits_answer = false;
+            self.forget_beat();
             self.beat_at = around.net.now().mono.plus(around.limits.heartbeat_ms as u64);
             self.reschedule(around);
         }
@@ -203,12 +224,10 @@ impl<P> Socket<P> {
             let step = reader.read(Side::Server, piece, &bounds).map_err(broken)?;
             used += step.consumed;
             self.bucket.take(around.pace, now, step.frames);
-            let is_ahead = self.has_read(if step.event.is_none() { most } else { step.consumed });
+            self.has_read(if step.event.is_none() { most } else { step.consumed });
             match step.event {
                 None if self.ahead() == Some(0) => {}
                 None => return Ok(used),
-                Some(Event::Text(text)) if is_ahead => self.keep(text)?,
-                Some(Event::Binary(bytes)) if is_ahead => self.keep(utf8(bytes)?)?,
                 Some(Event::Text(text)) => self.text(around, text)?,
                 Some(Event::Binary(bytes)) => self.binary(around, bytes)?,
                 Some(Event::Ping(payload)) => around.net.send(conn, ws::pong_frame(payload)),
@@ -234,7 +253,7 @@ impl<P> Socket<P> {
         match self.ahead() {
             Some(left) if left > 0 && !is_spent => return Some(left.min(there)),
             Some(_) => around.net.pause(around.conn),
-            None if self.held == Held::Room => {}
+            None if self.held != Held::No => {}
             None if is_full => self.hold(around.net, around.conn),
             None if is_spent => self.hold_pace(around, there),
             None => return Some(there),
@@ -296,54 +315,40 @@ impl<P> Socket<P> {
         Ok(())
     }
 
-    /// One text: one message, or on SockJS any number of them.
+    /// One text: one message, or on SockJS any number of them, each of which costs a token.
     fn text<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
         text: &str,
     ) -> Result<(), Parting> {
-        if self.form() == Form::Raw {
-            if self.puts_off(around, text) {
-                return self.keep(text);
-            }
-            return self.tell(around, Message::Text(text));
+        if self.is_raw {
+            return self.hear(around, text);
         }
-        let messages = messages(text)?;
-        // The frame itself has been paid for.
-        self.hear(around, messages, true)?;
-        if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) && self.held == Held::No {
-            self.hold(around.net, around.conn);
+        let messages = sockjs::parse_messages(text).map_err(|_| CloseReason::BrokenFraming)?;
+        for (at, message) in messages.enumerate() {
+            // The first is paid for with the frame.
+            self.bucket.take(around.pace, around.net.now().mono, usize::from(at > 0));
+            self.hear(around, &message)?;
         }
         Ok(())
     }
 
-    /// Gives the application the messages of a frame, up to the first whose answer there is no room
-    /// for, or that stands behind answers that are not taken: what is left waits. Each costs a
-    /// token, but for the first of them if that is paid for.
+    /// Gives the application a message, unless there is no room for its answer, or it stands behind
+    /// one for which there was none, or behind answers that are not taken: then it waits.
     fn hear<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
-        mut messages: Messages<'_>,
-        mut is_paid: bool,
+        message: &str,
     ) -> Result<(), Parting> {
-        loop {
-            let rest = messages.rest();
-            let Some(message) = messages.next() else { return Ok(()) };
-            if self.puts_off(around, &message) {
-                self.unheard.get_or_insert_default().text = rest.to_owned();
-                return Ok(());
-            }
-            // Raw messages are frames, which have been paid for.
-            let cost = usize::from(!self.is_raw && !mem::take(&mut is_paid));
-            self.bucket.take(around.pace, around.net.now().mono, cost);
-            self.tell(around, Message::Text(&message))?;
-            if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
-                if !messages.is_over() {
-                    self.unheard.get_or_insert_default().text = messages.rest().to_owned();
-                }
-                return Ok(());
-            }
+        if self.held != Held::No || self.puts_off(around, message) {
+            self.unheard.get_or_insert_default().said.push(message);
+            return Ok(());
         }
+        self.tell(around, Message::Text(message))?;
+        if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
+            self.hold(around.net, around.conn);
+        }
+        Ok(())
     }
 
     fn binary<A: Application<Peer = P>>(
@@ -351,16 +356,14 @@ impl<P> Socket<P> {
         around: &mut Around<'_, impl Net, A>,
         bytes: &[u8],
     ) -> Result<(), Parting> {
-        if self.form() == Form::Raw {
-            // Whoever puts off a text in bytes takes it as a text.
-            if let Ok(text) = str::from_utf8(bytes)
-                && self.puts_off(around, text)
-            {
-                return self.keep(text);
+        // Whoever puts off a text in bytes takes it as a text.
+        match str::from_utf8(bytes) {
+            Ok(text) if !self.is_raw || self.held != Held::No || self.puts_off(around, text) => {
+                self.text(around, text)
             }
-            return self.tell(around, Message::Binary(bytes));
+            Err(_) if !self.is_raw || self.held != Held::No => Err(CloseReason::WsUtf8.into()),
+            _ => self.tell(around, Message::Binary(bytes)),
         }
-        self.text(around, utf8(bytes)?)
     }
 
     /// There is room for the answer to what it said.
@@ -381,40 +384,47 @@ impl<P> Socket<P> {
         &mut self,
         around: &mut Around<'_, impl Net, A>,
     ) -> Result<(), Parting> {
-        if self.held == Held::Room {
-            return Ok(());
-        }
-        let unheard = self.unheard.as_mut().map(|unheard| mem::take(&mut unheard.text));
-        if let Some(text) = unheard.filter(|text| !text.is_empty()) {
-            self.hear(around, Messages::resume(&text), false)?;
-            let is_full = self.peer.as_ref().is_some_and(|peer| around.is_full(peer));
-            if is_full || self.held == Held::Room {
-                return Ok(());
+        match self.held {
+            Held::Room => Ok(()),
+            Held::Answers => self.catch_up(around),
+            Held::No | Held::Pace => {
+                let is_behind = self.stands_behind();
+                self.forget_beat();
+                if self.awaits_answer && is_behind {
+                    // The ping has gone out with it, behind as much as the kernel keeps for one
+                    // peer.
+                    let patience_ms = around.patience_ms(usize::MAX);
+                    self.beat_at = self.beat_at.max(around.net.now().mono.plus(patience_ms));
+                    self.reschedule(around);
+                }
+                Ok(())
             }
         }
-        let is_behind = self.stands_behind();
-        self.unheard = None;
-        if self.awaits_answer && is_behind {
-            // The ping has gone out with it, behind as much as the kernel keeps for one peer.
-            let patience_ms = around.patience_ms(usize::MAX);
-            self.beat_at = self.beat_at.max(around.net.now().mono.plus(patience_ms));
-            self.reschedule(around);
+    }
+
+    /// Its answers have gone out, or there is room for the next: hears what waits, and goes on
+    /// behind that.
+    fn catch_up<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+    ) -> Result<(), Parting> {
+        if self.is_over(around) {
+            return Ok(());
         }
-        if self.held == Held::Answers {
-            self.held = Held::No;
-            around.net.resume(around.conn);
+        self.held = Held::No;
+        let unheard = self.unheard.take().unwrap_or_default();
+        let mut messages = unheard.said.iter();
+        while self.held == Held::No
+            && let Some(message) = messages.next()
+        {
+            self.hear(around, message)?;
+        }
+        match self.held {
+            Held::No => around.net.resume(around.conn),
+            _ => self.unheard.get_or_insert_default().said.append(messages),
         }
         Ok(())
     }
-}
-
-fn utf8(bytes: &[u8]) -> Result<&str, Parting> {
-    str::from_utf8(bytes).map_err(|_| CloseReason::WsUtf8.into())
-}
-
-/// The messages of a text in SockJS framing.
-fn messages(text: &str) -> Result<Messages<'_>, Parting> {
-    sockjs::parse_messages(text).map_err(|_| CloseReason::BrokenFraming.into())
 }
 
 impl<N: Net, A: Application> Around<'_, N, A> {

@@ -45,12 +45,10 @@ impl Taking {
         self.taken_at
     }
 
-    /// How long nothing of it may be taken, and the reason to close the connection then.
-    fn term(&self, limits: &Limits) -> (u64, CloseReason) {
-        match self.is_owed {
-            true => (limits.stall_ms as u64, CloseReason::Stalled),
-            false => (limits.heartbeat_ms as u64, CloseReason::NoHeartbeat),
-        }
+    /// How long nothing of it may be taken, in milliseconds.
+    fn term(&self, limits: &Limits) -> u64 {
+        let ms = if self.is_owed { limits.stall_ms } else { limits.heartbeat_ms };
+        ms as u64
     }
 
     /// The end of its time, however it is taken, if nothing may be taken for so long.
@@ -63,7 +61,7 @@ impl Taking {
 
     /// Its deadline has come: as long as some of it is taken, it has its time.
     pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId, limits: &Limits) {
-        let (ms, reason) = self.term(limits);
+        let ms = self.term(limits);
         if self.look(net, conn).plus(ms) <= net.now().mono {
             // The kernel tells late that it has room.
             net.offer(conn);
@@ -74,7 +72,7 @@ impl Taking {
         }
         // It is cut short, so that nobody takes it for whole.
         net.drop_all(conn);
-        net.close(conn, reason);
+        net.close(conn, CloseReason::Stalled);
     }
 }
 
@@ -120,7 +118,7 @@ impl<P> Web<P> {
     }
 
     fn take_time(&mut self, net: &mut impl Net, conn: ConnId, taking: Taking) {
-        net.deadline(conn, Some(net.now().mono.plus(taking.term(&self.limits).0)));
+        net.deadline(conn, Some(net.now().mono.plus(taking.term(&self.limits))));
         self.lines[conn.index()] = Line::Taking(Box::new(taking));
         // The reactor tells when all has gone out only of those that are not read.
         net.pause(conn);

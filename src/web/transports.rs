@@ -1,34 +1,29 @@
 //! The requests of SockJS over HTTP: those that attach to a session and those that send to it;
 //! what becomes of a session with time.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::http::SenderReply;
 use super::outlet::Way;
 use super::polled::{Polled, PolledId, Receiver, Reply};
 use super::strangers::pause_bytes;
+use super::uploads::payload;
 use super::{
     Application, KeyRef, Line, Message, Outlet, Parting, Session, SessionId, Web, answers,
 };
 use crate::codec::http::{Head, LAST_CHUNK, Response};
-use crate::codec::sockjs::{self, Envelope, Messages, SendError, Transport};
+use crate::codec::sockjs::{self, Envelope, Messages, Transport};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
 use crate::publication::{chunk, stream_frame};
 use crate::reason::CloseReason;
-
-/// What `xhr_send` takes for JSON; all else has no payload. The last is of old Konquerors.
-const SEND_TYPES: [&str; 6] =
-    ["", "text/plain", "application/json", "application/xml", "text/xml", "t"];
+use crate::time::Now;
 
 /// The list of names has room for so many more than there are, and is given back beyond that.
 const NAMES_KEPT: usize = 1024;
 
 /// So many requests that send wait for their session at most.
 const SENDERS_MAX: usize = 64;
-
-const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// Service, name of the session, transport.
 type Place<'a> = (usize, &'a str, Transport);
@@ -396,7 +391,15 @@ impl<P> Web<P> {
         else {
             return false;
         };
-        let text = std::mem::take(&mut polled.pending);
+        if polled.pending.is_empty() {
+            return false;
+        }
+        if self.is_over(app, net.now(), id) {
+            // What renews it may stand behind the others. If nothing does, its deadline has come.
+            return self.renew_polled(net, app, id);
+        }
+        let text = self.polled(id).map(|polled| std::mem::take(&mut polled.pending));
+        let text = text.unwrap_or_default();
         let mut messages = Messages::resume(&text);
         loop {
             let rest = messages.rest();
@@ -469,6 +472,12 @@ impl<P> Web<P> {
             self.beat(net, id);
         }
         self.mark_dirty(id);
+    }
+
+    /// Whether the time of a session is over.
+    fn is_over<A: Application<Peer = P>>(&mut self, app: &mut A, now: Now, id: PolledId) -> bool {
+        let peer = self.sessions.get_mut(id).and_then(|session| session.peer.as_mut());
+        peer.is_some_and(|peer| app.timed_out(peer, now).is_err())
     }
 
     /// Hears what renews a session whose time is over, if that is among what waits: whether it was.
@@ -578,22 +587,4 @@ impl<P> Web<P> {
             self.release_sender(net, conn, id);
         }
     }
-}
-
-/// The JSON in the body of a request that sends.
-fn payload<'a>(
-    head: &Head<'_>,
-    transport: Transport,
-    body: &'a [u8],
-) -> Result<Cow<'a, [u8]>, SendError> {
-    let content_type = head.header("content-type").unwrap_or_default();
-    let content_type = content_type.split(';').next().unwrap_or_default().trim();
-    let content_type = content_type.to_ascii_lowercase();
-    if transport == Transport::JsonpSend && content_type == FORM_TYPE {
-        return sockjs::form_field(body, b"d").map(Cow::Owned).ok_or(SendError::Payload);
-    }
-    if SEND_TYPES.contains(&content_type.as_str()) {
-        return Ok(Cow::Borrowed(body));
-    }
-    Err(SendError::Payload)
 }

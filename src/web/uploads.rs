@@ -1,12 +1,14 @@
 //! Bodies of requests while they arrive: how slowly they may, and how much of them is kept, with
 //! the messages in them that wait to be heard. When that is too much in all, the largest go. Called
-//! by `http`, and by `transports` for what waits.
+//! by `http`, and by `transports` for what waits, and for the messages in a body.
+
+use std::borrow::Cow;
 
 use super::answers;
 use super::polled::PolledId;
 use super::{Application, Http, Line, Session, Web, origin};
 use crate::codec::http::{BodyError, BodyReader, Head, Response};
-use crate::codec::sockjs::{Route, Transport};
+use crate::codec::sockjs::{self, Route, SendError, Transport};
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -15,6 +17,12 @@ use crate::time::Millis;
 /// From the end of the head on, a body has so long before its pace counts: a phone may send it a
 /// second behind its head, and lose the packet, which is sent again a second and then two later.
 const GRACE_MS: u64 = 4000;
+
+/// What `xhr_send` takes for JSON; all else has no payload. The last is of old Konquerors.
+const SEND_TYPES: [&str; 6] =
+    ["", "text/plain", "application/json", "application/xml", "text/xml", "t"];
+
+const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// A request whose body arrives.
 #[derive(Debug)]
@@ -175,4 +183,22 @@ impl<P> Web<P> {
             }
         }
     }
+}
+
+/// The JSON in the body of a request that sends.
+pub(super) fn payload<'a>(
+    head: &Head<'_>,
+    transport: Transport,
+    body: &'a [u8],
+) -> Result<Cow<'a, [u8]>, SendError> {
+    let content_type = head.header("content-type").unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim();
+    let content_type = content_type.to_ascii_lowercase();
+    if transport == Transport::JsonpSend && content_type == FORM_TYPE {
+        return sockjs::form_field(body, b"d").map(Cow::Owned).ok_or(SendError::Payload);
+    }
+    if SEND_TYPES.contains(&content_type.as_str()) {
+        return Ok(Cow::Borrowed(body));
+    }
+    Err(SendError::Payload)
 }

@@ -113,8 +113,10 @@ impl Judge {
             }
         }
         let is_cut = items.iter().any(|item| matches!(item, Item::Closing { .. }));
-        if self.is_over(conn, view, CloseReason::TokenExpired) && !is_cut {
-            self.goes_on(conn, view);
+        match self.is_over(conn, view, CloseReason::TokenExpired) {
+            true if is_cut => {}
+            true => self.goes_on(conn, view),
+            false => self.is_in_time(conn, view, items),
         }
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
@@ -213,7 +215,7 @@ impl Judge {
                 browser.who.is_none() && browser.auth_by.is_over(now)
             }
             (Role::Browser(browser), CloseReason::TokenExpired) => {
-                browser.expires.is_some_and(|end| end * 1000 <= self.now.unix.0)
+                browser.has_expired(self.now.unix.0)
             }
             _ => false,
         }
@@ -321,7 +323,9 @@ impl Judge {
                 let is_in_time = now < browser.heard_by(view, late_ms);
                 assert!(is_in_time, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
-                let may_be = is_spent(browser, &limits, now, view) || browser.is_hungry && is_short;
+                let may_be = is_spent(browser, &limits, now, view)
+                    || browser.is_hungry && is_short
+                    || browser.read_ahead_at == Some(now);
                 assert!(!is_held || may_be, "{conn:?} is not heard");
                 let is_in_time = !browser.is_overdue(now, unix, beat_ms, has_date_jumped);
                 assert!(is_in_time, "{conn:?} has an expired token");

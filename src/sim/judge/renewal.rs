@@ -8,6 +8,7 @@ use super::{Browser, Judge, View};
 use crate::edge::ConnId;
 use crate::publication::Form;
 use crate::sim::intent::Event;
+use crate::sim::tape::Item;
 use crate::time::Millis;
 
 impl Browser {
@@ -38,6 +39,11 @@ impl Browser {
         }
     }
 
+    /// Whether its token has ended.
+    pub(super) fn has_expired(&self, unix: u64) -> bool {
+        self.expires.is_some_and(|end| end * 1000 <= unix)
+    }
+
     /// Whether its token has ended, and it should have been cut by now.
     pub(super) fn is_overdue(
         &mut self,
@@ -46,7 +52,7 @@ impl Browser {
         beat_ms: usize,
         has_date_jumped: bool,
     ) -> bool {
-        if self.expires.is_none_or(|end| end * 1000 > unix) {
+        if !self.has_expired(unix) {
             self.overdue_since = None;
             return false;
         }
@@ -66,10 +72,13 @@ impl Judge {
             return false;
         };
         let (who, mut events) = (browser.who.clone(), std::mem::take(&mut browser.pending));
-        let at = events.iter().position(|event| {
-            matches!(event, Event::Auth(auth) if who.is_some() && self.identity(auth).ok() == who)
-        });
-        let renewal = at.and_then(|at| events.remove(at));
+        // Not in front of an `auth` as somebody else.
+        let at = events.iter().position(|event| matches!(event, Event::Auth(_)));
+        let renews = |at: &usize| match &events[*at] {
+            Event::Auth(auth) => who.is_some() && self.identity(auth).ok() == who,
+            _ => false,
+        };
+        let renewal = at.filter(renews).and_then(|at| events.remove(at));
         if let Some(browser) = self.browser(conn) {
             browser.pending = events;
             browser.is_read_ahead &= renewal.is_none();
@@ -78,6 +87,29 @@ impl Judge {
         self.renewed += 1;
         self.event(conn, renewal);
         true
+    }
+
+    /// Hears what waited, unless it waits for room, or stands in front of what may renew a token
+    /// that has ended.
+    pub(super) fn catch_up(&mut self, conn: ConnId) {
+        let unix = self.now.unix.0;
+        let Some(browser) = self.browser(conn) else { return };
+        if browser.is_hungry || browser.has_expired(unix) {
+            return;
+        }
+        browser.is_read_ahead = false;
+        let pending = std::mem::take(&mut browser.pending);
+        self.hear(conn, pending);
+    }
+
+    /// A deadline came, and no token has ended, or none any more: who has taken all is heard.
+    pub(super) fn is_in_time(&mut self, conn: ConnId, view: View, items: &[Item]) {
+        let Some(browser) = self.browser(conn) else { return };
+        browser.is_read_ahead = false;
+        if view.queued == 0 && !browser.pending.is_empty() {
+            self.meter_from(conn, view.queued, items);
+            self.catch_up(conn);
+        }
     }
 
     /// Its token has ended, and it was not cut: it has renewed it, behind what it has not taken, or

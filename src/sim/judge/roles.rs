@@ -96,8 +96,7 @@ impl Judge {
         }
         let Some(browser) = self.browser(conn) else { panic!("{conn:?} asks for nothing") };
         assert!(std::mem::take(&mut browser.is_hungry), "{conn:?} does not wait for room");
-        let pending = std::mem::take(&mut browser.pending);
-        self.hear(conn, pending);
+        self.catch_up(conn);
     }
 
     /// A command of a back end waits for room for its reply.
@@ -146,11 +145,7 @@ impl Judge {
     /// All that was queued for a connection has gone out: what waited behind that is heard now.
     pub fn drained(&mut self, conn: ConnId, view: View, items: &[Item]) {
         self.meter(conn, view, items);
-        if self.browser(conn).is_some_and(|browser| browser.is_hungry) {
-            return;
-        }
-        let pending = self.browser(conn).map(|browser| std::mem::take(&mut browser.pending));
-        self.hear(conn, pending.unwrap_or_default());
+        self.catch_up(conn);
     }
 
     /// Notes what a call into the switch found queued, and what it sent.
@@ -160,7 +155,7 @@ impl Judge {
         self.meter_from(conn, view.queued.saturating_sub(sent), items);
     }
 
-    fn meter_from(&mut self, conn: ConnId, before: usize, items: &[Item]) {
+    pub(super) fn meter_from(&mut self, conn: ConnId, before: usize, items: &[Item]) {
         let sent = items.iter().filter_map(|item| sent_to(conn, item)).collect();
         let start = self.lines.get(&conn).map_or(0, |line| line.expected.len());
         let is_put_off = |item: &Item| match item {
@@ -210,7 +205,7 @@ impl Judge {
     }
 
     /// Carries out events until too much is queued; the others wait.
-    fn hear(&mut self, conn: ConnId, mut events: VecDeque<Event>) {
+    pub(super) fn hear(&mut self, conn: ConnId, mut events: VecDeque<Event>) {
         while let Some(event) = events.pop_front() {
             // After a close nothing is heard any more.
             if self.lines.get(&conn).is_none_or(|line| line.closing.is_some()) {

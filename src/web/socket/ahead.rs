@@ -2,9 +2,7 @@
 //! may have said in time that it goes on, behind what waits. So a little is read ahead, and what
 //! renews it is heard at once; all else waits in its order.
 
-use super::{Around, Held, Socket, messages};
-use crate::codec::json;
-use crate::codec::sockjs::Messages;
+use super::{Around, Held, Socket};
 use crate::edge::Net;
 use crate::web::{Application, Message, Parting};
 
@@ -17,28 +15,47 @@ impl<P> Socket<P> {
         self.unheard.as_ref().and_then(|unheard| unheard.ahead)
     }
 
-    /// So many bytes have been read: whether that was ahead.
-    pub(super) fn has_read(&mut self, bytes: usize) -> bool {
-        let ahead = self.unheard.as_mut().and_then(|unheard| unheard.ahead.as_mut());
-        ahead.map(|left| *left = left.saturating_sub(bytes)).is_some()
+    /// So many bytes have been read, perhaps ahead.
+    pub(super) fn has_read(&mut self, bytes: usize) {
+        if let Some(left) = self.unheard.as_mut().and_then(|unheard| unheard.ahead.as_mut()) {
+            *left = left.saturating_sub(bytes);
+        }
     }
 
-    /// Has a text wait behind all that waits.
-    pub(super) fn keep(&mut self, text: &str) -> Result<(), Parting> {
-        let quoted;
-        let said = match self.is_raw {
-            true => {
-                quoted = json::quote(text);
-                &quoted
-            }
-            false => messages(text)?.rest(),
-        };
-        let waiting = &mut self.unheard.get_or_insert_default().text;
-        if !waiting.is_empty() {
-            waiting.push(',');
+    /// Nothing is read ahead any more.
+    fn end_ahead<A>(&mut self, around: &mut Around<'_, impl Net, A>) {
+        if self.unheard.as_mut().and_then(|unheard| unheard.ahead.take()).is_some() {
+            around.net.pause(around.conn);
         }
-        waiting.push_str(said);
-        Ok(())
+    }
+
+    /// Whether its time is over, and it may have said that it goes on: what waits is not heard
+    /// then, because that may stand behind it. The deadline, which has come, decides.
+    pub(super) fn is_over<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+    ) -> bool {
+        let now = around.net.now();
+        let Some(peer) = self.peer.as_mut().filter(|peer| around.app.is_known(peer)) else {
+            return false;
+        };
+        let is_over = around.app.timed_out(peer, now).is_err();
+        if is_over && self.ahead().is_none() {
+            self.reschedule(around);
+        }
+        is_over
+    }
+
+    /// Its time is not over, or not any more: what has not been heard for that reason is.
+    pub(super) fn is_in_time<A: Application<Peer = P>>(
+        &mut self,
+        around: &mut Around<'_, impl Net, A>,
+    ) -> Result<(), Parting> {
+        self.end_ahead(around);
+        match self.held {
+            Held::Answers if around.net.queued(around.conn) == 0 => self.catch_up(around),
+            _ => Ok(()),
+        }
     }
 
     /// Hears what renews it, if that is among what waits: whether it was. Nothing is read ahead
@@ -52,9 +69,8 @@ impl<P> Socket<P> {
         };
         let now = around.net.now();
         let renews = |message: &str| around.app.renews(peer, message, now);
-        let Some(message) = Messages::take(&mut unheard.text, renews) else { return Ok(false) };
-        unheard.ahead = None;
-        around.net.pause(around.conn);
+        let Some(message) = unheard.said.take(renews) else { return Ok(false) };
+        self.end_ahead(around);
         self.tell(around, Message::Text(&message))?;
         self.reschedule(around);
         Ok(true)
@@ -76,7 +92,7 @@ impl<P> Socket<P> {
         let Some(peer) = &self.peer else { return Ok(false) };
         let most = around.app.bounds(peer).message_bytes;
         let unheard = self.unheard.get_or_insert_default();
-        unheard.ahead = Some((2 * most).saturating_sub(unheard.text.len()).min(most));
+        unheard.ahead = Some((2 * most).saturating_sub(unheard.said.bytes()).min(most));
         around.net.resume(around.conn);
         around.net.deadline(around.conn, Some(around.net.now().mono.plus(TURN_MS)));
         Ok(true)

@@ -22,6 +22,7 @@ impl<P> Socket<P> {
         if let Err(parting) = around.app.timed_out(peer, now) {
             return if self.goes_on(around)? { Ok(()) } else { Err(parting) };
         }
+        self.is_in_time(around)?;
         let was_too_fast = self.held == Held::Pace;
         if was_too_fast && !self.bucket.is_spent(around.pace, now.mono) {
             self.held = Held::No;
@@ -80,6 +81,14 @@ impl<P> Socket<P> {
     /// Whether something waited when the ping was sent, and not all of that has gone out.
     pub(super) fn stands_behind(&self) -> bool {
         self.unheard.as_ref().is_some_and(|unheard| unheard.taken_at_beat.is_some())
+    }
+
+    /// What it had taken at the last beat counts no more.
+    pub(super) fn forget_beat(&mut self) {
+        self.unheard.take_if(|unheard| {
+            unheard.taken_at_beat = None;
+            unheard.is_empty()
+        });
     }
 
     /// Whether the ping still stands behind something, of which it has taken a part since it was

@@ -1,0 +1,281 @@
+//! A WebSocket whose time ends while its answers are on their way: every order of what may happen
+//! then.
+
+use super::*;
+use crate::codec::ws::{self, Opcode};
+use crate::publication::Form;
+
+/// As much as may wait for a browser that is heard on.
+const FULL: usize = 2048;
+
+/// A WebSocket that takes nothing unless it is told to.
+struct Held {
+    world: World,
+    conn: ConnId,
+    form: Form,
+    /// What has come and is not read.
+    input: Vec<u8>,
+}
+
+impl Held {
+    fn new(form: Form) -> Held {
+        let mut world = World::new();
+        let conn = world.connect(Address::Unix);
+        let path = if form == Form::Raw { "websocket" } else { "0/0/websocket" };
+        let upgrade = format!(
+            "GET /socket/{path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        world.give(conn, upgrade.as_bytes());
+        world.net.peers[conn.index()].output.clear();
+        Held { world, conn, form, input: Vec::new() }
+    }
+
+    /// One that is not read, because it has not taken an answer.
+    fn behind_an_answer(form: Form) -> Held {
+        let mut held = Held::new(form);
+        held.say(&["x".repeat(FULL - 8).as_str()]);
+        assert!(held.peer().is_paused);
+        held
+    }
+
+    fn peer(&mut self) -> &mut Peer {
+        &mut self.world.net.peers[self.conn.index()]
+    }
+
+    /// Says these, each in a frame; they are read if anything is.
+    fn say(&mut self, messages: &[&str]) {
+        for message in messages {
+            let mut text = message.as_bytes().to_vec();
+            if self.form != Form::Raw {
+                text = serde_json::to_vec(&[message]).unwrap();
+            }
+            ws::encode_masked_into(&mut self.input, Opcode::Text, &text, *b"mask");
+        }
+        self.read();
+    }
+
+    fn read(&mut self) {
+        if self.peer().is_paused || self.peer().is_closing {
+            return;
+        }
+        let mut input = std::mem::take(&mut self.input);
+        let World { door, net } = &mut self.world;
+        let used = door.received(net, self.conn, &mut input).unwrap();
+        self.input = input.split_off(used);
+        self.world.door.check_invariants();
+    }
+
+    fn time_out(&mut self) {
+        let World { door, net } = &mut self.world;
+        door.timed_out(net, self.conn);
+        self.world.door.check_invariants();
+        self.read();
+    }
+
+    /// It takes all that waits for it: what it has been told since the last time.
+    fn take(&mut self) -> Vec<String> {
+        let peer = self.peer();
+        peer.queued = 0;
+        let mut output = std::mem::take(&mut peer.output);
+        let World { door, net } = &mut self.world;
+        door.drained(net, self.conn);
+        self.world.door.check_invariants();
+        self.read();
+        let (mut reader, mut rest) = (ws::Reader::default(), &mut output[..]);
+        let bounds = Bounds { message_bytes: usize::MAX, fragments: 1 };
+        let mut told = Vec::new();
+        while !rest.is_empty() {
+            let step = reader.read(ws::Side::Client, rest, &bounds).unwrap();
+            match step.event.unwrap() {
+                ws::Event::Text(text) => match text.strip_prefix('a') {
+                    Some(array) if self.form != Form::Raw => {
+                        told.extend(serde_json::from_str::<Vec<String>>(array).unwrap());
+                    }
+                    _ => told.push(text.to_owned()),
+                },
+                ws::Event::Close(said) => told.push(format!("{said:?}")),
+                _ => {}
+            }
+            let used = step.consumed;
+            rest = &mut rest[used..];
+        }
+        // Of what is long the beginning will do.
+        told.iter().map(|text| text.chars().take(12).collect()).collect()
+    }
+
+    /// The same, until nothing more comes.
+    fn take_all(&mut self) -> Vec<String> {
+        let mut told = self.take();
+        while self.peer().queued > 0 {
+            told.extend(self.take());
+        }
+        told
+    }
+}
+
+const FORMS: [Form; 2] = [Form::Raw, Form::SockJs];
+
+fn long() -> String {
+    "x".repeat(12)
+}
+
+#[test]
+fn what_waits_takes_no_more_than_twice_what_it_came_in() {
+    for form in FORMS {
+        for message in ["\u{1}", "\"", "", "ü", "a", "\\"] {
+            let mut held = Held::behind_an_answer(form);
+            held.world.door.app.is_over = true;
+            held.time_out();
+            let message = message.repeat(20);
+            held.say(&[&*message; 4]);
+            let came = 4 * (6 + message.len());
+            assert!(held.peer().kept <= 2 * came, "{form:?} {message:.1}: {}", held.peer().kept);
+            held.say(&[RENEWAL]);
+            let mut told = vec![long(), RENEWAL.to_owned()];
+            told.extend([(); 4].map(|()| message.chars().take(12).collect::<String>()));
+            assert_eq!(held.take_all(), told);
+            assert_eq!(held.peer().kept, 0);
+            held.world.end();
+        }
+    }
+}
+
+#[test]
+fn the_moment_in_which_it_is_read_ahead_ends_also_if_its_time_is_not_over_any_more() {
+    for form in FORMS {
+        for is_short in [false, true] {
+            let mut held = Held::behind_an_answer(form);
+            held.world.door.app.is_over = true;
+            held.time_out();
+            held.say(&["one"]);
+            assert!(!held.peer().is_paused && held.input.is_empty());
+            // The date is set back.
+            held.world.door.app.is_over = false;
+            if is_short {
+                // It takes all, and what it said asks for more than there is room for.
+                held.world.door.app.is_short = true;
+                assert_eq!(held.take(), [long()]);
+            } else {
+                held.time_out();
+            }
+            assert!(held.peer().is_paused, "{form:?}: read ahead for ever");
+            held.say(&["two", RENEWAL]);
+            assert!(!held.input.is_empty());
+            // Its time may end again.
+            held.world.door.app.is_over = true;
+            held.time_out();
+            assert!(held.input.is_empty() && held.peer().is_paused);
+            held.world.door.app.is_short = false;
+            let World { door, net } = &mut held.world;
+            door.settle(net);
+            let told = held.take_all();
+            let told: Vec<_> = told.iter().filter(|text| **text != long()).collect();
+            assert_eq!(told, [RENEWAL, "one", "two"]);
+            held.world.end();
+        }
+    }
+}
+
+#[test]
+fn nothing_is_heard_while_what_may_renew_it_is_looked_for() {
+    for form in FORMS {
+        for is_ahead in [true, false] {
+            let mut held = Held::behind_an_answer(form);
+            held.world.door.app.is_over = true;
+            held.time_out();
+            held.say(&["one", RENEWAL, "two", "three"]);
+            // What renewed it was heard; its time ends again.
+            held.world.door.app.is_over = true;
+            if is_ahead {
+                held.time_out();
+            }
+            // In this moment it takes all.
+            assert_eq!(held.take(), [&*long(), RENEWAL]);
+            assert_eq!(held.take(), [""; 0], "{form:?}: heard in front of what renews it");
+            if !is_ahead {
+                let now = held.world.net.now;
+                assert_eq!(held.peer().deadline, Some(now));
+                held.time_out();
+            }
+            held.say(&["four", RENEWAL]);
+            assert_eq!(held.take_all(), [RENEWAL, "one", "two", "three", "four"]);
+            assert!(!held.peer().is_paused);
+            held.world.end();
+        }
+    }
+}
+
+#[test]
+fn who_does_not_renew_it_ends_whatever_happens_meanwhile() {
+    for form in FORMS {
+        for takes in [false, true] {
+            let mut held = Held::behind_an_answer(form);
+            held.world.door.app.is_over = true;
+            held.time_out();
+            held.say(&["one"]);
+            if takes {
+                held.take();
+            }
+            held.time_out();
+            assert!(held.peer().is_closing);
+            held.world.end();
+        }
+    }
+}
+
+#[test]
+fn nothing_is_heard_in_front_of_what_makes_it_somebody_else() {
+    for form in FORMS {
+        let mut held = Held::behind_an_answer(form);
+        held.world.door.app.is_over = true;
+        held.time_out();
+        held.say(&["one", OTHER, RENEWAL]);
+        assert_eq!(held.take(), [long()]);
+        held.time_out();
+        assert!(held.peer().is_closing);
+        held.world.end();
+    }
+}
+
+#[test]
+fn time_that_is_not_over_any_more_is_time_to_be_heard() {
+    for form in FORMS {
+        let mut held = Held::behind_an_answer(form);
+        held.world.door.app.is_over = true;
+        held.time_out();
+        held.say(&["one"]);
+        assert_eq!(held.take(), [long()]);
+        held.world.door.app.is_over = false;
+        held.time_out();
+        held.say(&["two"]);
+        assert_eq!(held.take_all(), ["one", "two"]);
+        held.world.end();
+    }
+}
+
+#[test]
+fn a_session_over_http_hears_first_what_renews_it() {
+    let mut world = World::new();
+    let [receiver, first, sender] = [(); 3].map(|()| world.connect(Address::Unix));
+    let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";
+    let send = |messages: &[&str]| {
+        let body = serde_json::to_string(messages).unwrap();
+        let length = body.len();
+        let head = "POST /socket/0/0/xhr_send HTTP/1.1\r\nHost: a\r\n";
+        format!("{head}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+    };
+    world.give(receiver, poll);
+    world.give(first, &send(&["x".repeat(FULL - 8).as_str()]));
+    world.give(sender, &send(&["one", RENEWAL, "two"]));
+    assert!(world.net.peers[sender.index()].output.is_empty());
+    world.door.app.is_over = true;
+    world.give(receiver, poll);
+    world.net.peers[receiver.index()].output.clear();
+    world.give(receiver, poll);
+    let output = String::from_utf8_lossy(&world.net.peers[receiver.index()].output).into_owned();
+    assert!(output.ends_with("a[\"renew\",\"one\",\"two\"]\n"), "{output}");
+    assert!(world.net.peers[sender.index()].output.starts_with(b"HTTP/1.1 204"));
+    world.end();
+}

@@ -99,11 +99,8 @@ pub fn members_within<'a, const N: usize>(
     Ok(found.map(|found| found.map(|raw| raw.map(Raw::get))))
 }
 
-/// As [`members_within`], for those who go on with what the scan knows.
-///
-/// # Errors
-/// [`JsonError`] if the text is not JSON, or nested deeper than that.
-pub fn raw_members<'a, const N: usize>(
+/// As [`members_within`], with what the scan knows of the values.
+fn raw_members<'a, const N: usize>(
     text: &'a str,
     names: &[&str; N],
     depth_max: usize,
@@ -155,12 +152,13 @@ fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>
             tell(&key, value);
         }
     }
-    Some(members.is_object)
+    members.is_over().then_some(members.is_object)
 }
 
 /// The members of an object, one by one, for those who look for them in the text itself: as long
-/// as [`Members::go_on`] says so, a key has to be taken, and then the value behind it. `None` is
-/// everywhere the answer to a text that is not JSON, or nested too deep.
+/// as [`Members::go_on`] says so, a key has to be taken, and then the value behind it; and then
+/// [`Members::is_over`] says whether that was all. `None` is everywhere the answer to a text that
+/// is not JSON, or nested too deep.
 pub struct Members<'a> {
     scan: Scan<'a>,
     depth_max: usize,
@@ -172,7 +170,11 @@ impl<'a> Members<'a> {
     /// Those of a text; any other JSON has none.
     #[inline(always)]
     pub fn of(text: &'a str, depth_max: usize) -> Option<Members<'a>> {
-        let mut scan = Scan::new(text);
+        Members::at(Scan::new(text), depth_max)
+    }
+
+    #[inline(always)]
+    fn at(mut scan: Scan<'a>, depth_max: usize) -> Option<Members<'a>> {
         let is_object = scan.take(b'{').is_some();
         let depth_max = if is_object { depth_max.checked_sub(1)? } else { depth_max };
         Some(Members { scan, depth_max, is_object, is_first: true })
@@ -182,15 +184,14 @@ impl<'a> Members<'a> {
     #[inline(always)]
     pub fn go_on(&mut self) -> Option<bool> {
         if !self.is_object {
-            self.scan.value(self.depth_max)?;
-            return self.scan.is_over().then_some(false);
+            return self.scan.value(self.depth_max).map(|_| false);
         }
         let is_first = std::mem::take(&mut self.is_first);
         match self.scan.next()? {
             b',' if !is_first => self.scan.skip(),
             b'}' => {
                 self.scan.skip();
-                return self.scan.is_over().then_some(false);
+                return Some(false);
             }
             _ if is_first => {}
             _ => return None,
@@ -198,10 +199,17 @@ impl<'a> Members<'a> {
         Some(true)
     }
 
-    /// Takes the key that is next if it is written just like this, with its quotes and its colon.
+    /// Whether nothing stands behind the last of them.
     #[inline(always)]
-    pub fn takes(&mut self, key: &[u8]) -> bool {
-        self.scan.takes(key)
+    pub fn is_over(&mut self) -> bool {
+        self.scan.is_over()
+    }
+
+    /// Takes what is next if it is written just like this: a key with its quotes and its colon, or
+    /// a value behind which no digit can stand.
+    #[inline(always)]
+    pub fn takes(&mut self, text: &[u8]) -> bool {
+        self.scan.takes(text)
     }
 
     /// The key that is next, decoded, however it is written; `None` in there if it is no text.
@@ -219,6 +227,16 @@ impl<'a> Members<'a> {
     #[inline(always)]
     pub fn value(&mut self) -> Option<Raw<'a>> {
         self.scan.value(self.depth_max)
+    }
+
+    /// Its value, whose own members are handed to that; it goes through all of them.
+    #[inline(always)]
+    pub fn object(&mut self, read: impl FnOnce(&mut Members<'a>) -> Option<()>) -> Option<Raw<'a>> {
+        self.scan.next()?;
+        let mut members = Members::at(self.scan, self.depth_max)?;
+        read(&mut members)?;
+        let before = std::mem::replace(&mut self.scan, members.scan);
+        self.scan.behind(before)
     }
 }
 
@@ -355,7 +373,10 @@ pub fn is_null(raw: &str) -> bool {
 /// however that is written.
 #[inline]
 pub fn is_truthy(raw: &str) -> bool {
-    !matches!(raw, "null" | "false" | r#""""#) && number(raw) != Some(0.0)
+    match raw.starts_with('"') {
+        true => raw != r#""""#,
+        false => !matches!(raw, "null" | "false") && number(raw) != Some(0.0),
+    }
 }
 
 /// A text as JSON.

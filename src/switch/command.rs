@@ -10,7 +10,7 @@ use hashbrown::HashSet;
 use crate::codec::json::{self, JsonError, Raw};
 use crate::limits::Limits;
 use crate::uuid::Uuid;
-use fields::{FIELD_BYTES, Fields};
+use fields::{FIELD_BYTES, Fields, Params};
 
 pub(super) use fields::{Outline, outline};
 
@@ -166,8 +166,8 @@ impl<'a> Fields<'a> {
             "set" | "push" if is_authenticated => self.store(action == "push", limits),
             "get" if is_authenticated => {
                 let channel = self.channel(limits)?;
-                let [user] = self.params(&["userId"]);
-                Ok(Command::Get { channel, user: user_id(user, "params.userId", limits)? })
+                let user = user_id(self.given().user, "params.userId", limits)?;
+                Ok(Command::Get { channel, user })
             }
             "channelInfo" if is_authenticated => {
                 Ok(Command::Info { channel: self.channel(limits)? })
@@ -215,8 +215,8 @@ impl<'a> Fields<'a> {
 
     fn rotate(&self, limits: &Limits) -> Result<Command<'a>, Refused> {
         let (name, key) = self.name_and_key(limits)?;
-        let [grace] = self.params(&["grace"]);
-        let grace_ms = seconds(grace, "params.grace", limits.grace_seconds)?.unwrap_or(0);
+        let grace_ms = seconds(self.given().grace, "params.grace", limits.grace_seconds)?;
+        let grace_ms = grace_ms.unwrap_or(0);
         Ok(Command::Rotate { name, key, grace_ms })
     }
 
@@ -241,7 +241,7 @@ impl<'a> Fields<'a> {
         };
         let data = self.data.ok_or(Refused::new(300, "Need argument data"))?.get();
         check_emit_bytes(&channels, data, limits)?;
-        let [user, except, count] = self.params(&["userId", "exceptCid", "count"]);
+        let Params { user, except, count, .. } = self.given();
         let user = match user_id(user, "params.userId", limits)? {
             Some(user) => Some(user),
             // Beside `channel`, as the first README of the original has it.
@@ -262,7 +262,7 @@ impl<'a> Fields<'a> {
     fn store(&self, is_push: bool, limits: &Limits) -> Result<Command<'a>, Refused> {
         let channel = self.channel(limits)?;
         let data = self.data.ok_or(Refused::new(300, "Need argument data"))?.get();
-        let [user, ttl, emit] = self.params(&["userId", "ttl", "emit"]);
+        let Params { user, ttl, emit, .. } = self.given();
         let options = StoreOptions {
             user: user_id(user, "params.userId", limits)?,
             ttl_ms: seconds(ttl, "params.ttl", limits.ttl_seconds)?,
@@ -282,21 +282,16 @@ impl<'a> Fields<'a> {
             return Err(Refused::new(300, "Need argument params"));
         }
         let need = Refused::new(300, "Need argument params.userId");
-        let [user] = self.params(&["userId"]);
-        match user_id(user, "params.userId", limits) {
+        match user_id(self.given().user, "params.userId", limits) {
             Ok(user) => user.ok_or(need),
             Err(refused) if refused.reason.starts_with("Invalid") => Err(need),
             Err(refused) => Err(refused),
         }
     }
 
-    /// Members of `params`; one that is absent, null or no object has none.
     #[inline(always)]
-    fn params<const N: usize>(&self, names: &[&str; N]) -> [Option<Raw<'a>>; N] {
-        // Most have none, and say so: that is seen where they are asked for.
-        let params = self.params.filter(|raw| raw.get() != "{}");
-        let members = |raw: Raw<'a>| json::raw_members(raw.get(), names, json::DEPTH_MAX);
-        params.and_then(|raw| members(raw).ok().flatten()).unwrap_or([None; N])
+    fn given(&self) -> Params<'a> {
+        self.given.unwrap_or_default()
     }
 }
 
@@ -479,6 +474,42 @@ mod tests {
             "{",
         ] {
             assert_eq!(parse(body, None, true, &Limits::default()), Err(NOT_JSON), "{body}");
+        }
+    }
+
+    #[test]
+    fn of_parameters_that_are_there_twice_the_last_count() {
+        let get = |user: Option<&'static str>| {
+            Ok(Command::Get { channel: "c".into(), user: user.map(Into::into) })
+        };
+        for (params, expected) in [
+            (r#""params":{"userId":"a"}"#, get(Some("a"))),
+            (r#""params":{"userId":"a","x":[{}],"userId":"b"}"#, get(Some("b"))),
+            (r#""params" : { "x":{"userId":"b"} , "user\u0049d" : 5 } "#, get(Some("5"))),
+            (r#""params":{"userId":"a"},"params":{"ttl":5}"#, get(None)),
+            (r#""params":{"userId":"a"},"params":{}"#, get(None)),
+            (r#""params":{"userId":"a"},"param\u0073":["userId"]"#, get(None)),
+            (r#""params":5,"param\u0073":{"userId":"a"}"#, get(Some("a"))),
+            (r#""params":{"userId":"a"},"params":{"userId":"b""#, Err(NOT_JSON)),
+            (r#""params":{"userId":"a",}"#, Err(NOT_JSON)),
+            (r#""params":{"userId":"a"}}"#, Err(NOT_JSON)),
+            (r#""params":{}}"#, Err(NOT_JSON)),
+            (r#""params":{"#, Err(NOT_JSON)),
+            (r#""params":"#, Err(NOT_JSON)),
+        ] {
+            let body = format!(r#"{{"action":"get",{params},"channel":"c"}}"#);
+            let mut outline = outline();
+            outline.read(body.as_bytes());
+            for outline in [None, Some(&outline)] {
+                let found = parse(&body, outline, true, &Limits::default());
+                assert_eq!(found, expected, "{body}");
+            }
+        }
+        for (depth, is_refused) in [(62, false), (63, true)] {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            let body = format!(r#"{{"action":"ping","params":{{"x":{open}{close}}}}}"#);
+            let found = parse(&body, None, true, &Limits::default());
+            assert_eq!(found.is_err(), is_refused, "{depth}");
         }
     }
 

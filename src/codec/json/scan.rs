@@ -9,6 +9,7 @@ pub(super) const LEVELS_MAX: usize = u128::BITS as usize;
 
 /// Where in a text we are. What every member has is inlined and keeps this in registers; the rest
 /// is given a place and returns another.
+#[derive(Clone, Copy)]
 pub(super) struct Scan<'a> {
     text: &'a str,
     at: usize,
@@ -69,13 +70,15 @@ impl<'a> Scan<'a> {
         let (start, mut is_plain) = (self.at, false);
         match byte {
             b'"' => is_plain = !self.string()?,
-            // Parameters that are none.
-            b'{' if depth_max > 0 && self.text.as_bytes().get(start + 1) == Some(&b'}') => {
-                self.at += 2;
-            }
             _ => self.at = other(self.text, start, depth_max)?,
         }
         Some(Raw { text: self.text.get(start..self.at)?, is_plain })
+    }
+
+    /// What stands between that place and this.
+    #[inline(always)]
+    pub fn behind(&self, before: Scan<'a>) -> Option<Raw<'a>> {
+        Some(self.text.get(before.at..self.at)?.into())
     }
 
     /// The key of a member and the colon behind it: what is between its quotes, and whether there

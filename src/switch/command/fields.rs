@@ -17,6 +17,19 @@ pub(super) struct Fields<'a> {
     pub data: Option<Raw<'a>>,
     pub user: Option<Raw<'a>>,
     pub params: Option<Raw<'a>>,
+    /// What is in there, if that is an object with anything in it.
+    pub given: Option<Params<'a>>,
+}
+
+/// Members of `params` that mean something.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Params<'a> {
+    pub user: Option<Raw<'a>>,
+    pub except: Option<Raw<'a>>,
+    pub count: Option<Raw<'a>>,
+    pub ttl: Option<Raw<'a>>,
+    pub emit: Option<Raw<'a>>,
+    pub grace: Option<Raw<'a>>,
 }
 
 /// The longest name that `name_bytes` may allow, as long as it can be written.
@@ -37,7 +50,9 @@ pub(in crate::switch) fn outline() -> Outline {
 impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
     fn from(found: [Option<Raw<'a>>; NAMES.len()]) -> Fields<'a> {
         let [action, name, key, s_key, channel, channels, data, user, params] = found;
-        Fields { action, name, key, s_key, channel, channels, data, user, params }
+        // Longer ones are refused for that.
+        let given = params.filter(|raw| raw.get().len() <= FIELD_BYTES).map(Params::of);
+        Fields { action, name, key, s_key, channel, channels, data, user, params, given }
     }
 }
 
@@ -51,6 +66,7 @@ impl<'a> Fields<'a> {
     fn take(&mut self, body: &'a str) -> Option<()> {
         let mut members = Members::of(body, json::DEPTH_MAX)?;
         while members.go_on()? {
+            let mut is_params = false;
             // What nearly all have is known at a glance, as nearly all write it.
             let field = if members.takes(br#""action":"#) {
                 Some(&mut self.action)
@@ -59,14 +75,33 @@ impl<'a> Fields<'a> {
             } else if members.takes(br#""data":"#) {
                 Some(&mut self.data)
             } else if members.takes(br#""params":"#) {
-                Some(&mut self.params)
+                is_params = true;
+                None
             } else {
-                members.key()?.and_then(|key| self.named(&key))
+                let key = members.key()?;
+                is_params = key.as_deref() == Some(b"params");
+                key.and_then(|key| self.named(&key))
             };
+            if is_params {
+                self.take_params(&mut members)?;
+                continue;
+            }
             let value = members.value()?;
             if let Some(field) = field {
                 *field = Some(value);
             }
+        }
+        members.is_over().then_some(())
+    }
+
+    /// Takes the value of `params`, which is read where it stands, and not once more.
+    #[inline(always)]
+    fn take_params(&mut self, members: &mut Members<'a>) -> Option<()> {
+        (self.params, self.given) = (Some("{}".into()), None);
+        // Most have none, and say so.
+        if !members.takes(b"{}") {
+            let given = self.given.insert(Params::default());
+            self.params = Some(members.object(|members| given.read(members))?);
         }
         Some(())
     }
@@ -77,7 +112,6 @@ impl<'a> Fields<'a> {
             b"action" => &mut self.action,
             b"channel" => &mut self.channel,
             b"data" => &mut self.data,
-            b"params" => &mut self.params,
             b"name" => &mut self.name,
             b"key" => &mut self.key,
             b"sKey" => &mut self.s_key,
@@ -100,5 +134,46 @@ impl<'a> Fields<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl<'a> Params<'a> {
+    /// Those of a request that has been read: it is JSON.
+    fn of(raw: Raw<'a>) -> Params<'a> {
+        let mut params = Params::default();
+        if let Some(mut members) = Members::of(raw.get(), json::DEPTH_MAX) {
+            params.read(&mut members);
+        }
+        params
+    }
+
+    /// Takes what there is; whatever is no object has nothing.
+    #[inline(never)]
+    fn read(&mut self, members: &mut Members<'a>) -> Option<()> {
+        while members.go_on()? {
+            let field = if members.takes(br#""userId":"#) {
+                Some(&mut self.user)
+            } else {
+                members.key()?.and_then(|key| self.named(&key))
+            };
+            let value = members.value()?;
+            if let Some(field) = field {
+                *field = Some(value);
+            }
+        }
+        Some(())
+    }
+
+    /// The one of that name.
+    fn named(&mut self, key: &[u8]) -> Option<&mut Option<Raw<'a>>> {
+        Some(match key {
+            b"userId" => &mut self.user,
+            b"exceptCid" => &mut self.except,
+            b"count" => &mut self.count,
+            b"ttl" => &mut self.ttl,
+            b"emit" => &mut self.emit,
+            b"grace" => &mut self.grace,
+            _ => return None,
+        })
     }
 }

@@ -96,8 +96,8 @@
     /**
      * Calls `fn(data)` for each message of that event, and for `connected` (the socket is open),
      * `auth` (gets the connection id), `disconnect` (gets a {@link Disconnect}), with every
-     * connection anew. What a handler of these three registers with `on` or `channel` takes the
-     * place of what the same handler registered the last time.
+     * connection anew. What a handler of these three registers with `on` or `channel`, itself or
+     * by handlers that it registers, takes the place of what it registered the last time.
      */
     on(event, fn) {
       this._add(this._events, String(event), fn);
@@ -416,7 +416,7 @@
     _announce(name, value) {
       (this._events.get(name) || []).forEach((entry) => {
         const outer = this._caller;
-        this._caller = entry.fn;
+        this._caller = entry.by || entry.fn; // a handler's handler is a new function each time
         call(entry.fn, value);
         this._caller = outer;
       });

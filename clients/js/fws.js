@@ -13,8 +13,9 @@
  * it is in fws.mjs.
  */
 (function (root, define) {
-  if (typeof module === 'object' && module.exports) module.exports = define();
-  else root.FWS = define();
+  const FWS = define();
+  if (typeof module === 'object' && module.exports) module.exports = FWS.FWS = FWS;
+  else root.FWS = FWS;
 }(typeof self === 'undefined' ? this || globalThis : self, function () {
   'use strict';
 

@@ -18,11 +18,16 @@ declare class FWS {
   close(): void;
 }
 
-declare namespace FWS {
-  /** The auth token, or a function that returns one, or a Promise of one, or passes one on. */
-  type Token = string | ((done: (token: string) => void) => string | Promise<string> | void);
+// `import { FWS }` of a compiler that makes `require` of it.
+import Client = FWS;
 
-  interface Disconnect {
+declare namespace FWS {
+  export { Client as FWS };
+
+  /** The auth token, or a function that returns one, or a Promise of one, or passes one on. */
+  export type Token = string | ((done: (token: string) => void) => string | Promise<string> | void);
+
+  export interface Disconnect {
     /** Close code of the server; 1006 when the connection was lost, 1000 after `close()`. */
     code: number;
     reason: string;

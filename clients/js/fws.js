@@ -13,8 +13,9 @@
  * it is in fws.mjs.
  */
 (function (root, define) {
-  if (typeof module === 'object' && module.exports) module.exports = define();
-  else root.FWS = define();
+  const FWS = define();
+  if (typeof module === 'object' && module.exports) module.exports = FWS.FWS = FWS;
+  else root.FWS = FWS;
 }(typeof self === 'undefined' ? this || globalThis : self, function () {
   'use strict';
 
@@ -96,8 +97,8 @@
     /**
      * Calls `fn(data)` for each message of that event, and for `connected` (the socket is open),
      * `auth` (gets the connection id), `disconnect` (gets a {@link Disconnect}), with every
-     * connection anew. What a handler of these three registers with `on` or `channel` takes the
-     * place of what the same handler registered the last time.
+     * connection anew. What a handler of these three registers with `on` or `channel`, itself or
+     * by handlers that it registers, takes the place of what it registered the last time.
      */
     on(event, fn) {
       this._add(this._events, String(event), fn);
@@ -416,7 +417,7 @@
     _announce(name, value) {
       (this._events.get(name) || []).forEach((entry) => {
         const outer = this._caller;
-        this._caller = entry.fn;
+        this._caller = entry.by || entry.fn; // a handler's handler is a new function each time
         call(entry.fn, value);
         this._caller = outer;
       });

@@ -255,6 +255,30 @@ test('handlers that register with every connection do not pile up', async () => 
   }
 });
 
+test('handlers that a handler registers may register in turn, and nothing piles up', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  const got = [];
+  let round = 0;
+  fws.on('connected', () => {
+    round += 1;
+    fws.on('auth', () => {
+      fws.channel('news', (data) => got.push(data));
+      fws.channel(`room-${round}`, (data) => got.push(data));
+    });
+    fws.on('disconnect', () => got.push('gone'));
+  });
+  for (let n = 1; n <= 4; n++) {
+    await world.pass(1000);
+    world.socket.ready();
+    assert.deepEqual(world.socket.names('subscribe').sort(), ['news', `room-${n}`]);
+    got.length = 0;
+    for (const event of ['news', `room-${n}`]) world.socket.receive({ event, data: event });
+    world.socket.drop();
+    assert.deepEqual(got, ['news', `room-${n}`, 'gone']);
+  }
+});
+
 test('handlers that register other names with every connection leave the old ones', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');

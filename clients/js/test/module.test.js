@@ -21,6 +21,8 @@ test('import and require give the same class, by path and by name', async () => 
   }
   assert.equal((await import('../fws.js')).default, FWS);
   assert.equal(require(manifest.name), FWS);
+  // What a compiler to CommonJS makes of `import { FWS }`: TypeScript, or Babel for Jest.
+  assert.equal(require(manifest.name).FWS, FWS);
   assert.equal(globalThis.FWS, undefined);
 });
 

@@ -98,6 +98,12 @@ impl Record {
         self.spaces.values().map(|space| space.states.len()).sum()
     }
 
+    /// Those that have not ended by then, and so are there whatever is being taken back.
+    pub fn living(&self, at: u64) -> usize {
+        let states = self.spaces.values().flat_map(|space| space.states.values());
+        states.filter(|state| state.ends.is_none_or(|end| at < end)).count()
+    }
+
     /// Whether a change can be made as things stand at that time.
     pub fn check(&self, command: &Command, id: Option<u32>, at: u64) -> Result<(), Refusal> {
         if let Command::Register { name, .. } = command {

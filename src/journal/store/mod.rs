@@ -302,21 +302,16 @@ impl StoreJournal {
         }
     }
 
-    /// How many states have changed and are not on disk.
-    fn pending_states(&self) -> usize {
+    /// How many states were acknowledged as changed, and are not on disk.
+    fn unkept(&self) -> usize {
+        if self.sync == SyncPolicy::Always {
+            // Nobody was told that those are there.
+            return 0;
+        }
         let flying = self.flight.iter().flat_map(|flight| flight.rows.states());
         let others = self.owed.states().chain(flying);
         let is_other = |key: &&Key| self.changed.get(key.as_ref()).is_none();
         self.changed.states().count() + others.filter(is_other).count()
-    }
-
-    /// How many states were acknowledged as changed, and are not on disk.
-    fn unkept(&self) -> usize {
-        match self.sync {
-            // Nobody was told that those are there.
-            SyncPolicy::Always => 0,
-            SyncPolicy::Every(_) => self.pending_states(),
-        }
     }
 
     /// Whether states were acknowledged as changed, and neither are on disk nor on their way.
@@ -584,20 +579,16 @@ impl Journal for StoreJournal {
             self.gather_all(hub);
             // Those were promised: an end in a hurry is no reason to lose them.
             let is_owed = self.unkept() > 0;
-            let mut is_over = || !is_owed && is_urged();
-            match self.helper.wait(left(), &mut is_over) {
-                Some(report) => self.handle(report),
-                None => {
-                    is_stuck = true;
-                    break;
-                }
-            }
+            let Some(report) = self.helper.wait(left(), &mut || !is_owed && is_urged()) else {
+                is_stuck = true;
+                break;
+            };
+            self.handle(report);
             self.forget_removed(hub);
         }
         // Whoever has waited for the disk in vain does not do so twice.
         if !is_stuck && self.helper.ask(Job::Stop) {
-            let mut wait = || self.helper.wait(left(), &mut *is_urged);
-            while wait().is_some_and(|report| report != Report::Stopped) {}
+            while self.helper.wait(left(), is_urged).is_some_and(|it| it != Report::Stopped) {}
         }
         self.unkept()
     }

@@ -44,7 +44,7 @@ impl Line {
         is_long || is_recorded && *to <= delivered
     }
 
-    /// Whether so many replies wait that nothing more is asked for; how long a list is nobody knows.
+    /// Whether so many replies wait that no more is asked for; how long a list is nobody knows.
     fn is_behind(&self, limits: &Limits) -> bool {
         let bytes = |due: &Due| match &due.what {
             Expected::Reply(body) => body.len(),

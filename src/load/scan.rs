@@ -130,7 +130,8 @@ fn framed(frame: &[u8], length: &mut usize, found: Found<'_>) -> Result<(), Faul
 }
 
 /// Lines of an answer that goes on: frames of SockJS among the marks of chunks and the heads of
-/// further answers, which never begin like one.
+/// further answers, which never begin like one. Our server sends each frame as a chunk of its own;
+/// a proxy may begin another one within it, which is a fault here.
 fn lines(input: &[u8], found: Found<'_>) -> Result<usize, Fault> {
     let (mut at, mut length, mut message) = (0, 0, 0);
     loop {
@@ -145,6 +146,12 @@ fn lines(input: &[u8], found: Found<'_>) -> Result<usize, Fault> {
             },
         };
         match &rest[..end] {
+            line if line.starts_with(b"a[") && line.ends_with(b"\r") => {
+                return Err(Fault::new(
+                    "its answers are cut into other chunks on the way: xhr-streaming is measured \
+                     past every proxy",
+                ));
+            }
             line if line.starts_with(b"a[") => {
                 length = end;
                 framed(line, &mut message, found)?;
@@ -335,6 +342,9 @@ mod tests {
             b"\r\n8\r\na[\"m\"]\n\r\n8\r\na[\"n\"]\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n2\r\nh\n";
         let expected = ["message m", "message n", "AnswerOver"];
         assert_eq!(all(Protocol::XhrStreaming, http), expected);
+        let cut = b"\r\n4\r\na[\"m\r\n3\r\n\"]\n\r\n";
+        let fault = scan(Protocol::XhrStreaming, cut, &mut Kept::default(), &mut |_| Ok(()));
+        assert!(fault.unwrap_err().to_string().contains("past every proxy"));
     }
 
     #[test]

@@ -478,7 +478,7 @@ impl Config {
     fn warn_of_proxies(&mut self) {
         for network in self.proxies.networks.iter().filter(|network| network.is_everything()) {
             self.warnings
-                .push(format!("trusted_proxy: with {network} anybody may say that he is anybody"));
+                .push(format!("trusted_proxy: with {network} anybody may claim any address"));
         }
         let is_capped = self.limits.connections_per_address > 0;
         if is_capped && self.ws_unix.is_some() && !self.proxies.is_unix {
@@ -519,12 +519,12 @@ pub fn exposure(key: &str, address: SocketAddr) -> Option<String> {
     let port = address.port();
     match key {
         "control" => Some(format!(
-            "control: keys go to {address} as they are, and whoever reaches it may try some: only \
-             back ends should, over a private network; 127.0.0.1:{port} is for this machine alone"
+            "control: keys are sent to {address} in the clear, and whoever reaches it may try \
+             some: let only back ends reach it; 127.0.0.1:{port} is for this machine only"
         )),
         "admin" => Some(format!(
             "admin: whoever reaches {address} sees the names of all namespaces and how much is \
-             going on: 127.0.0.1:{port} is for this machine alone"
+             going on: 127.0.0.1:{port} is for this machine only"
         )),
         _ => None,
     }

@@ -8,15 +8,15 @@ use crate::codec::json;
 
 pub(super) const COMMAND: Command = Command {
     name: "info",
-    summary: "show who has subscribed to a channel",
+    summary: "show who is subscribed to a channel",
     usage: &["NAME CHANNEL [OPTION…]"],
     about: "\
-Prints how many users and connections there are in the channel, and then, one
-a line, the id of each connection and its user.",
+Prints how many users and connections there are in the channel, and then a line
+for each connection, with its id and its user.",
     flags: &[JSON, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
-        ("fws info shop news", "who listens to `news`"),
-        ("fws info shop news --json | jq -r '.members[].user' | sort -u", "its users alone"),
+        ("fws info shop news", "who is subscribed to `news`"),
+        ("fws info shop news --json | jq -r '.members[].user' | sort -u", "only its users"),
     ],
     run,
 };

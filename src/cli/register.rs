@@ -12,22 +12,22 @@ use crate::keys;
 
 pub(super) const COMMAND: Command = Command {
     name: "register",
-    summary: "make a namespace and print its key",
+    summary: "create a namespace and print its key",
     usage: &["NAME [OPTION…]"],
     about: "\
 A namespace is one site: its channels, users and states, and a key that only
-the site's back end may know. The key is printed on standard output, alone,
-and cannot be asked for again. On the server's own machine it is also kept in
-the data folder, so that the other commands find it.
+the site's back end may know. Only the key is printed on standard output, and it
+is never shown again. On the server's machine it is also kept in the data folder,
+where the other commands find it.
 
-Needs the server key: FWS_SECRETKEY, or secret_key in the file, or the one
-that the server has made in its data folder. There it is for the user of the
-server: root is refused where the folder is another user's.",
+Needs the server key: FWS_SECRETKEY, secret_key in the file, or the one that the
+server has created in its data folder. In the latter case run it as the server's
+user: root is refused if the folder belongs to another user.",
     flags: &[JSON, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws register shop", "a namespace `shop`"),
-        ("KEY=$(fws register shop --data /var/lib/fws)", "its key into a variable of the shell"),
-        ("fws register shop --json", "with its name, and the file that keeps it, for a program"),
+        ("KEY=$(fws register shop --data /var/lib/fws)", "its key in a shell variable"),
+        ("fws register shop --json", "with its name, and the file it is kept in, for a program"),
     ],
     run,
 };

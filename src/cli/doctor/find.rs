@@ -56,32 +56,32 @@ pub(super) fn listens(site: &Site) -> Finding {
     let check = "connection";
     let place = if site.is_unix() { site.address.clone() } else { site.url.tcp() };
     match reach(&place) {
-        Ok(()) => Finding::ok(check, format!("{place} takes connections")),
+        Ok(()) => Finding::ok(check, format!("{place} accepts connections")),
         Err(ClientError::Connect(_, e)) => {
             let (says, advice) = match e.kind() {
                 ErrorKind::ConnectionRefused | ErrorKind::NotFound => (
                     format!("nothing listens at {place}"),
                     match site.is_unix() {
-                        true => "start `fws serve`, or mend the path of its socket",
-                        false => "start the proxy or `fws serve`, or mend the port in the URL",
+                        true => "start `fws serve`, or fix the path of its socket",
+                        false => "start the proxy or `fws serve`, or fix the port in the URL",
                     },
                 ),
                 ErrorKind::TimedOut => (
                     format!("{place} does not answer at all"),
-                    "look for a firewall on the way that drops what it does not like",
+                    "look for a firewall on the way that drops the packets",
                 ),
                 _ if site.is_unix() => (
                     format!("no connection to {place}: {e}"),
-                    "is it a socket, and may you open it? Look at its rights and its group",
+                    "is it a socket, and may you open it? Check its permissions and its group",
                 ),
                 _ => (
                     format!("no connection to {place}: {e}"),
-                    "is the name right? Ask with `getent hosts NAME` for its address",
+                    "is the name right? `getent hosts NAME` shows its address",
                 ),
             };
             Finding::wrong(check, says, &[advice])
         }
-        Err(e) => Finding::wrong(check, e.to_string(), &["look at the network"]),
+        Err(e) => Finding::wrong(check, e.to_string(), &["check the network"]),
     }
 }
 
@@ -91,13 +91,13 @@ pub(super) fn tls(site: &mut Site) -> (Finding, bool) {
     let error = match ask_within(site, ["GET", ""], CLOSE, HANDSHAKE_MS) {
         Err(error @ ClientError::Tls(_)) => error,
         // Whatever else has happened, it has happened behind the handshake.
-        _ => return (Finding::ok(check, "the certificate is good for this name"), true),
+        _ => return (Finding::ok(check, "the certificate is valid for this name"), true),
     };
     if error.is_certificate() {
         site.address = site.url.address(false);
-        let advice = "give the proxy a certificate for this name, with all that stand between it \
-                      and its root; browsers say nothing and do not connect";
-        let says = format!("{error}; the rest is looked at all the same");
+        let advice = "give the proxy a certificate for this name, with all intermediate ones; \
+                      browsers fail to connect and do not say why";
+        let says = format!("{error}; the rest is checked all the same");
         return (Finding::wrong(check, says, &[advice]), true);
     }
     let by_hand = format!(
@@ -160,9 +160,9 @@ fn under(site: &Site) -> Finding {
     }
     let text = visit.text();
     if text == sockjs::GREETING && streams::is_another(site) {
-        let says = "a SockJS server answers, and no `ping` that it gets: it is another one";
-        let advice = "does something still lead to the server of before, as to the original? Look \
-                      for the port in the proxy's rule";
+        let says = "a SockJS server answers, but does not know `ping`: it is another one";
+        let advice = "does the proxy still lead to the old server, such as the original? Check \
+                      the port in its rule";
         return Finding::wrong(check, says, &[advice]);
     }
     if text == sockjs::GREETING {
@@ -210,7 +210,7 @@ pub(super) fn origin(site: &mut Site) -> (Finding, bool) {
         let says = format!("{}/info is not what the server says: {:?}", site.url.path, {
             first_line(&visit.text())
         });
-        let advice = "take the cache, the filter or the other server away that answers it";
+        let advice = "remove the cache, the filter or the other server that answers it";
         return (Finding::wrong(check, says, &[advice]), true);
     }
     let allowed: Vec<&str> = visit.values("access-control-allow-origin").collect();
@@ -225,8 +225,8 @@ pub(super) fn origin(site: &mut Site) -> (Finding, bool) {
                 site.origin
             ),
             match others {
-                ["*"] => &["the server says so where no Origin comes: let the proxy pass that on \
-                            as it is, and set no header of CORS itself"],
+                ["*"] => &["the server sends * if there is no Origin: let the proxy forward that \
+                            as it is, and set no CORS header itself"],
                 _ => &["the server sends it: let the proxy neither add one nor change it"],
             },
         ),

@@ -62,9 +62,9 @@ fn carries(site: &Site, check: &'static str, below: &str, first: Option<&str>) -
         ),
         _ => Finding::wrong(
             check,
-            "opens, and no frame gets through",
-            &["let the proxy pass bytes on as they come once it has answered 101: no buffer, no \
-               inspection of what is in them"],
+            "opens, but no frame gets through",
+            &["let the proxy forward bytes as they come after the 101: no buffering, no \
+               inspection"],
         ),
     }
 }
@@ -77,13 +77,13 @@ fn not_opened(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
     match visit.status {
         101 => Finding::wrong(
             check,
-            "the answer to the upgrade is none of RFC 6455",
-            &["take the cache or the filter away that has made it"],
+            "the answer to the upgrade violates RFC 6455",
+            &["remove the cache or the filter that has made it"],
         ),
         // The same server, or its proxy, has answered other requests just now.
         200..=299 | 404 | 405 | 426 | 501 => Finding::wrong(
             check,
-            format!("{} in place of 101: something on the way takes no upgrade", visit.status),
+            format!("{} in place of 101: something on the way takes no upgrades", visit.status),
             UPGRADE,
         ),
         _ => refused(site, check, visit),
@@ -210,7 +210,7 @@ fn clocks(
     let seconds = theirs.abs_diff(ours);
     let way = if theirs > ours { "ahead of" } else { "behind" };
     if seconds <= CLOCK_SECONDS {
-        return Finding::ok("clock", format!("{whose} is ours, to {CLOCK_SECONDS} s"));
+        return Finding::ok("clock", format!("{whose} agrees with ours, to {CLOCK_SECONDS} s"));
     }
     let advice = "set both clocks by NTP: tokens end by the server's, and there is no leeway";
     off("clock", format!("{whose} is {seconds} s {way} ours"), &[advice])

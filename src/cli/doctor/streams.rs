@@ -50,7 +50,7 @@ impl Stream {
             return refused(site, check, &mut visit);
         }
         if let Some(coding) = visit.header("content-encoding") {
-            return kept_back(check, &format!("{coding} packs it up"));
+            return kept_back(check, &format!("{coding} compresses it"));
         }
         match visit.read_until(self.open, AT_ONCE_MS) {
             Ok(true) => {}
@@ -69,7 +69,7 @@ impl Stream {
                 Finding::ok(check, format!("first frame in {first}, a later one in {second}"))
             }
             Ok(false) => ended(check),
-            Err(ClientError::Silence) => kept_back(check, "a frame behind the first one waits"),
+            Err(ClientError::Silence) => kept_back(check, "a later frame does not come"),
             Err(error) => failed(site, check, &error),
         }
     }
@@ -87,7 +87,7 @@ fn kept_back(check: &'static str, what: &str) -> Finding {
 }
 
 fn ended(check: &'static str) -> Finding {
-    let advice = ["let the proxy pass on answers that go on, in chunks and without a length"];
+    let advice = ["let the proxy forward streaming answers, in chunks and without a length"];
     Finding::wrong(check, "the answer ends before its time", &advice)
 }
 
@@ -103,9 +103,9 @@ fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Resul
         Ok(visit) if visit.status == 204 => Ok(()),
         Ok(visit) if visit.status == 404 => Err(Finding::wrong(
             check,
-            "what is sent comes to a server that does not know the session",
-            &["behind a balancer of several servers, all requests of one session must go to one: \
-               by the path, or by a cookie (JSESSIONID)"],
+            "messages reach a server that does not know the session",
+            &["with a load balancer, all requests of one session must go to the same server: by \
+               the path, or by a cookie (JSESSIONID)"],
         )),
         Ok(mut visit) => Err(refused(site, check, &mut visit)),
         Err(error) => Err(failed(site, check, &error)),

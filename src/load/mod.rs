@@ -149,10 +149,9 @@ pub struct Plan {
     pub pid: Option<u32>,
 }
 
-/// Bytes of the smallest message, and of the largest: its number, and what it is known by; and as
-/// much as the one read buffer can hold with what is around it.
+/// Bytes of the smallest message: its number, and what it is known by.
 pub const BYTES_MIN: usize = 32;
-/// See [`BYTES_MIN`].
+/// Bytes of the largest message: the one read buffer must hold it with its framing.
 pub const BYTES_MAX: usize = 32_768;
 
 impl Plan {

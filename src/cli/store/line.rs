@@ -41,6 +41,19 @@ pub(super) struct Namespace<'a> {
     pub old_key: Option<(Cow<'a, str>, UnixMillis)>,
 }
 
+impl Namespace<'_> {
+    /// The same with texts of its own.
+    pub fn into_owned(self) -> Namespace<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Namespace {
+            name: own(self.name),
+            key: self.key.map(own),
+            replaces: self.replaces.map(own),
+            old_key: self.old_key.map(|(key, until)| (own(key), until)),
+        }
+    }
+}
+
 const NAMES: [&str; 13] = [
     "fws",
     "version",

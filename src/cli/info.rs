@@ -35,7 +35,6 @@ fn run(call: &Call) -> Result<(), Stop> {
 }
 
 /// Who is there.
-#[derive(Default)]
 struct Presence {
     users: i64,
     connections: i64,
@@ -43,11 +42,8 @@ struct Presence {
     each: Vec<(String, String)>,
 }
 
-/// What the reply says: `false` or three fields (protocol part 4, channelInfo).
+/// What the reply says (protocol part 4, channelInfo).
 fn presence(reply: &str) -> Option<Presence> {
-    if reply == "false" {
-        return Some(Presence::default());
-    }
     let names = &["countUser", "countConnection", "connId_UserId"];
     let [users, connections, ids] = json::members(reply, names).ok()??;
     let mut each = Vec::new();
@@ -91,7 +87,7 @@ mod tests {
         let reply = r#"{"countUser":1,"countConnection":2,"connId_UserId":{"a":"5","b":"5\n"}}"#;
         let words = |reply| presence(reply).map(|it| it.in_words());
         assert_eq!(words(reply).unwrap(), "1 user, 2 connections\na\t5\nb\t5\\n\n");
-        assert_eq!(words("false").unwrap(), "0 users, 0 connections\n");
+        assert_eq!(words("false"), None);
         assert_eq!(words("{}"), None);
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON};
 use super::output::{out, out_json, tell};
-use super::session::{Body, Session, named, refusal};
+use super::session::{Body, Session, named, refusal, refused};
 use super::{Call, Command, Stop, owner};
 use crate::codec::json;
 use crate::config::{Config, Secret};
@@ -64,12 +64,11 @@ pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Resul
     let reply = Session::connect(call, config)?.ask(body.text("key", server_key.expose()))?;
     match refusal(&reply) {
         None => Ok(Done { reply, _turn: turn }),
-        Some((306, _)) => Err("this is not the server key of that server".to_string()),
-        Some((309, _)) => Err(format!("there is a namespace {name:?} already")),
-        Some((404, _)) => Err(format!("there is no namespace {name:?}")),
-        Some((code, reason)) => Err(format!("the server says: {reason} (code {code})")),
+        Some((306, _)) => Err(Stop::Failed("this is not the server key of that server".into())),
+        Some((309, _)) => Err(Stop::Failed(format!("there is a namespace {name:?} already"))),
+        Some((404, _)) => Err(Stop::Failed(format!("there is no namespace {name:?}"))),
+        Some((code, reason)) => Err(refused(code, &reason)),
     }
-    .map_err(Stop::Failed)
 }
 
 /// Prints the key that is in the reply, and keeps it where the server's folder is here.

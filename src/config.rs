@@ -1,9 +1,10 @@
-//! Flags, environment and a file → one checked [`Config`]. A flag is over the environment, the
-//! environment over the file, the file over the default. Owns the names of all settings and the
-//! rules for their values; opens no port and writes nothing. Called by the command line.
+//! Flags, environment and a file → one checked [`Config`]. A flag overrides the environment, the
+//! environment the file, the file the default. Owns the names of all settings and the rules for
+//! their values; opens no port and writes nothing. Called by the command line; the server runs by
+//! it.
 //!
-//! Names in the environment do not collide with those that Kubernetes puts there for a service
-//! called `fws` (`FWS_PORT=tcp://…`, `FWS_SERVICE_HOST`, …).
+//! Names in the environment do not collide with those that Kubernetes sets for a service called
+//! `fws` (`FWS_PORT=tcp://…`, `FWS_SERVICE_HOST`, …).
 
 mod address;
 mod environment;

@@ -1,5 +1,5 @@
-//! What `--demo` adds: a namespace whose key lies in the data folder, and a page to try the server
-//! with. Called by the server at its start, and at a reload for the key.
+//! What `--demo` adds: a namespace whose key is in the data folder, and a demo page. Called by the
+//! server at its start, and at a reload for the key.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! `fws bench`: load on a server, and what it makes of it.
+//! `fws bench`: puts load on a server, and prints what it measured.
 
 #[cfg(feature = "bench")]
 mod plan;

@@ -1,4 +1,4 @@
-//! `fws check`: what `fws serve` with the same flags would run with.
+//! `fws check`: the configuration with which `fws serve` would run.
 
 use std::io::ErrorKind;
 

@@ -1,4 +1,4 @@
-//! `fws disconnect`: a user's connections are closed.
+//! `fws disconnect`: closes all connections of a user.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
 use super::output::{out, out_json};

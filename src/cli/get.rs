@@ -1,4 +1,4 @@
-//! `fws get`: the state of a channel.
+//! `fws get`: prints the state of a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, KEY, USER};
 use super::output::{out, printable_json};

@@ -1,4 +1,4 @@
-//! `fws grant`: a user may join a private channel.
+//! `fws grant`: lets a user join a private channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY};
 use super::output::{out, printable};

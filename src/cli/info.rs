@@ -1,4 +1,4 @@
-//! `fws info`: who is there.
+//! `fws info`: who is subscribed to a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
 use super::output::{array, object, out, out_json};

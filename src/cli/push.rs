@@ -1,4 +1,4 @@
-//! `fws push`: one more element for a state that is a list.
+//! `fws push`: appends to a state that is a list.
 
 use super::output::out;
 use super::{Call, Command, Stop, set};

@@ -1,4 +1,4 @@
-//! `fws register`: a new namespace.
+//! `fws register`: creates a namespace. And what all commands share that need the server key.
 
 use std::fs::File;
 

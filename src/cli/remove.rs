@@ -1,4 +1,4 @@
-//! `fws remove`: the end of a namespace.
+//! `fws remove`: removes a namespace.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag};
 use super::output::{out, tell};

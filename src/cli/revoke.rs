@@ -1,4 +1,4 @@
-//! `fws revoke`: a user may no longer be in a private channel.
+//! `fws revoke`: withdraws a grant.
 
 use super::output::{out, printable};
 use super::{Call, Command, Stop, grant};

@@ -1,4 +1,4 @@
-//! `fws rotate`: another key for a namespace.
+//! `fws rotate`: gives a namespace a new key.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, JSON};
 use super::session::{Body, named, seconds};

@@ -1,4 +1,4 @@
-//! `fws serve`: the server itself.
+//! `fws serve`: runs the server.
 
 use super::{Call, Command, Stop, flags, owner};
 use crate::server;

@@ -1,4 +1,4 @@
-//! `fws set`: the state of a channel.
+//! `fws set`: sets the state of a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY, USER};
 use super::output::{out, tell};

@@ -1,4 +1,4 @@
-//! `fws stat`: the metrics of a running server, for a person.
+//! `fws stat`: the metrics of a running server, in a terminal.
 
 mod screen;
 

@@ -1,4 +1,4 @@
-//! `fws token`: makes and explains the tokens with which browsers prove who their user is.
+//! `fws token`: makes and checks the tokens that authenticate the users of browsers.
 
 use hmac::{Hmac, KeyInit, Mac};
 

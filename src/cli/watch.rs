@@ -1,4 +1,4 @@
-//! `fws watch`: what a browser would get.
+//! `fws watch`: subscribes as a browser does, and prints what comes.
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, JSON, KEY, ORIGIN};
 use super::output::{end_with_reader, out, printable, printable_json, tell};

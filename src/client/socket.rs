@@ -1,4 +1,4 @@
-//! A browser without a browser: a raw WebSocket to `/socket/websocket` (protocol part 6, RFC 6455).
+//! A client of the raw WebSocket endpoint, `/socket/websocket` (protocol part 6, RFC 6455).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

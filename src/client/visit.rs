@@ -1,5 +1,5 @@
-//! One request over HTTP/1.1 and its answer, which may go on for long: what a browser does, and
-//! what the admin door is asked.
+//! One request over HTTP/1.1 and its answer, which may be a stream: for the doctor, for WebSocket
+//! handshakes, and for the admin door.
 
 use super::{ANSWER_MS, Address, ClientError, Deadline, Stream};
 use crate::codec::http::{BodyReader, Content};

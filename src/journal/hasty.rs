@@ -1,7 +1,7 @@
-//! A journal that answers at once and sometimes has to take it back, for tests: as a disk does that
-//! turns out to be full. What it took in becomes durable some turns later in one batch, or all that
-//! is not durable yet is undone. The end of a namespace alone, which nothing could undo, is ordered
-//! when it is durable.
+//! A journal for tests that answers at once and sometimes takes it back, as a disk does that turns
+//! out to be full. Its changes become durable some turns later, in one batch, or everything that is
+//! not durable yet is undone. Only the end of a namespace, which cannot be undone, is ordered when
+//! it is durable.
 
 use std::collections::VecDeque;
 

@@ -1,6 +1,6 @@
-//! A journal that is never in a hurry, for tests: it never answers at once, hands entries over in
-//! batches some turns later, makes them durable later still, and sometimes fails. It keeps the
-//! seam honest: whatever runs on it runs on a journal that many nodes share.
+//! A journal for tests that never answers at once: it hands entries over in batches some turns
+//! later, makes them durable later still, and sometimes fails. It tests the seam: whatever runs on
+//! it runs on a journal that many nodes share.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! What the journals for tests decide by chance: the same seed decides the same.
+//! The chance by which the journals for tests behave; the same seed gives the same behaviour.
 
 /// A xorshift generator (Marsaglia, 2003), and how often it lets something fail.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! The load generator: drives a server from outside, over its real ports, and counts. Subscribers
-//! and publishers of a run are connections of one reactor in one thread; each delivery is checked,
-//! so a run that lost a message, or brought one twice, has no figures. Called by `fws bench`.
+//! and publishers of a run are connections of one reactor in one thread. Each delivery is checked,
+//! so a run in which a message was lost or duplicated has no figures. Called by `fws bench`.
 //!
-//! It must be cheaper than what it measures: input is cut in the one read buffer (`scan`), a
-//! message is known by its length and a number at a fixed place, and publications of a turn leave
-//! in one write.
+//! It must be cheaper than what it measures: input is parsed in the one read buffer (`scan`), a
+//! message is recognised by its length and a number at a fixed place, and publications of a turn
+//! are sent in one write.
 
 mod churn;
 mod control;

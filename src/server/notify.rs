@@ -1,5 +1,5 @@
-//! What a service manager is told (sd_notify(3)): that the server is ready, alive, and about to
-//! stop. Does nothing where nobody asks. Called by the server's loop.
+//! Tells a service manager (sd_notify(3)) that the server is ready, alive, reloading or about to
+//! stop. Does nothing if there is none. Called by the server's loop.
 
 use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;

@@ -1,6 +1,5 @@
-//! What an answer says that is not the one that was hoped for: who has given it, as far as its
-//! words tell, and what to do about it. The words of our own server are compared with its code by
-//! the tests.
+//! Explains unexpected answers: who gave them, as far as their text shows, and what to do about it.
+//! A test compares the texts of our own server with its source.
 
 use super::{Finding, Site};
 use crate::client::{ClientError, Visit};

@@ -1,5 +1,5 @@
-//! What must be there before anything is said: somebody who listens, TLS, the path, a site that
-//! may connect, and room for what browsers send along.
+//! The first checks, which all others need: something listens, TLS, the path, the origin, and room
+//! for the headers of browsers.
 
 use std::io::ErrorKind;
 

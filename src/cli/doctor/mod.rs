@@ -1,6 +1,6 @@
-//! `fws doctor`: goes the way that browsers go, through whatever stands there, and says in plain
-//! words what is wrong with it. Owns the order of the checks and what is printed; each check knows
-//! one thing, and what to do about it.
+//! `fws doctor`: connects like a browser, through every proxy on the way, and says what is wrong
+//! and what to do. Owns the order of the checks and the output; each check knows one thing, and the
+//! advice for it.
 
 mod answer;
 mod find;

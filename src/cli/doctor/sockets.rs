@@ -1,4 +1,5 @@
-//! WebSockets: whether they open, whether frames get through at once, and whether a token does.
+//! Checks of WebSockets: whether they open, whether frames get through at once, and whether a token
+//! is accepted.
 
 use super::answer::{UPGRADE, failed, refused};
 use super::find::{ANSWER_MS, head};

@@ -1,5 +1,5 @@
-//! Answers over HTTP that go on and on, for browsers that get no WebSocket through: whether their
-//! pieces come at once. And silence, on both ways: whether a connection is left alone.
+//! Checks of streaming over HTTP, for browsers without WebSocket: whether the pieces of an answer
+//! come at once. And of idle time: whether a silent connection stays open.
 
 use super::answer::{BUFFERING, TIMEOUT, failed, refused};
 use super::find::{ANSWER_MS, CLOSE, PACKED, ask, head};

@@ -1,4 +1,4 @@
-//! `fws store check`: is the store whole, and what is in it?
+//! `fws store check`: verifies the store, and prints what is in it.
 
 use super::{failed, holder, now, unopened};
 use crate::cli::flags::{CONFIG, DATA, JSON};

@@ -1,4 +1,4 @@
-//! `fws store export`: all that is in the store, as lines of JSON.
+//! `fws store export`: writes the contents of the store as lines of JSON.
 
 use hashbrown::HashMap;
 

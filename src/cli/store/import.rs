@@ -1,4 +1,4 @@
-//! `fws store import`: lines of JSON into the store, all of them or none.
+//! `fws store import`: reads lines of JSON into the store, all of them or none.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};

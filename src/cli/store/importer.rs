@@ -1,5 +1,5 @@
-//! What is taken into a store: checks it against the limits and against what is there, and writes
-//! it into the store that takes the place of this one, or into none. Knows neither lines nor
+//! Puts rows into a store: checks them against the limits and the existing rows, and writes a new
+//! store that replaces the old one at the end, or leaves that as it is. Knows neither lines nor
 //! Redis.
 
 use std::hash::BuildHasher;

@@ -1,5 +1,5 @@
-//! The lines of an export: one JSON object each. The first says what this is, the last that it is
-//! all; between them namespaces, then what is in them.
+//! The lines of an export: one JSON object each. The first and the last line mark the beginning and
+//! the end; between them are namespaces, each before its contents.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! `fws store`: what is in the store of a data folder that no server uses. The commands read and
-//! write the files themselves, and never speak to a server.
+//! `fws store`: works on the store of a data folder while no server uses it. The commands read and
+//! write the files themselves, and never contact a server.
 
 mod check;
 mod export;

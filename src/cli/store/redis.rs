@@ -1,6 +1,6 @@
-//! `fws store import-redis`: what an original server keeps in Redis, into the store (reference
-//! part 10). Its keys are joined by colons without any escape; the other files of this module know
-//! how one is read, and how Redis is asked.
+//! `fws store import-redis`: imports what an original server keeps in Redis (reference part 10).
+//! The files of this module know how its keys, joined by colons without escapes, are read, and how
+//! Redis is asked.
 
 #[cfg(feature = "import-redis")]
 mod client;

@@ -2,7 +2,7 @@
 //! A test compares the texts of our own server with its source.
 
 use super::{Finding, Site};
-use crate::client::{ClientError, Visit};
+use crate::client::{ClientError, Response};
 use crate::codec::http::HttpError;
 use crate::codec::sockjs;
 
@@ -98,10 +98,10 @@ fn unavailable(text: &str, wrong: &impl Fn(String, &[&str]) -> Finding) -> Optio
 }
 
 /// An answer that is not the one that was hoped for.
-pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
+pub(super) fn refused(site: &Site, check: &'static str, response: &mut Response) -> Finding {
     // Without its end it says enough.
-    let _ = visit.read_all(super::find::ANSWER_MS);
-    let text = visit.text();
+    let _ = response.read_all(super::find::ANSWER_MS);
+    let text = response.text();
     let text = text.trim();
     let is_ours = |words: &str| text == words;
     let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
@@ -137,16 +137,16 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
     if text.contains("plain HTTP request was sent to HTTPS port") {
         return wrong("TLS is expected here".into(), &["write https:// in place of http://"]);
     }
-    from_others(site, check, visit, text)
+    from_others(site, check, response, text)
 }
 
 /// One that is not from our server.
-fn from_others(site: &Site, check: &'static str, visit: &Visit, text: &str) -> Finding {
+fn from_others(site: &Site, check: &'static str, response: &Response, text: &str) -> Finding {
     let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
-    let said = format!("{}{}", visit.status, by(visit));
-    match visit.status {
+    let said = format!("{}{}", response.status, by(response));
+    match response.status {
         300..=399 => {
-            let to = visit.header("location").unwrap_or("nowhere").to_owned();
+            let to = response.header("location").unwrap_or("nowhere").to_owned();
             let advice = "give browsers the URL it leads to: a WebSocket follows no redirects";
             wrong(format!("{said}: redirects to {to}"), &[advice])
         }
@@ -221,8 +221,8 @@ pub(super) fn failed(site: &Site, check: &'static str, error: &ClientError) -> F
 }
 
 /// Who answers, if it says so. Our own server does not.
-fn by(visit: &Visit) -> String {
-    visit.header("server").map_or(String::new(), |server| format!(" from {server}"))
+fn by(response: &Response) -> String {
+    response.header("server").map_or(String::new(), |server| format!(" from {server}"))
 }
 
 /// As much of a text as a line has room for.

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use super::answer::{HEAD, below, failed, first_line, refused};
 use super::{Finding, Site, Verdict, streams};
-use crate::client::{ClientError, Visit, reach};
+use crate::client::{ClientError, Response, reach};
 use crate::codec::{json, sockjs};
 
 /// Time for an answer, in milliseconds.
@@ -40,15 +40,20 @@ pub(super) fn head(site: &Site, method: &str, below: &str) -> String {
 }
 
 /// A request and the head of its answer. `more` are further headers, each with its line end.
-pub(super) fn ask(site: &Site, request: [&str; 2], more: &str) -> Result<Visit, ClientError> {
+pub(super) fn ask(site: &Site, request: [&str; 2], more: &str) -> Result<Response, ClientError> {
     ask_within(site, request, more, ANSWER_MS)
 }
 
-fn ask_within(site: &Site, request: [&str; 2], more: &str, ms: u64) -> Result<Visit, ClientError> {
+fn ask_within(
+    site: &Site,
+    request: [&str; 2],
+    more: &str,
+    ms: u64,
+) -> Result<Response, ClientError> {
     let [method, below] = request;
     let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
     let request = head(site, method, below) + more + length + "\r\n";
-    Visit::ask(&site.address, request.as_bytes(), ms)
+    Response::ask(&site.address, request.as_bytes(), ms)
 }
 
 /// Whether anybody listens.
@@ -133,32 +138,33 @@ pub(super) fn path(site: &mut Site) -> (Finding, bool) {
 }
 
 /// Whether an answer leads to the same path with a `/` behind it.
-fn adds_slash(site: &Site, visit: &Visit) -> bool {
-    let to = visit.header("location").unwrap_or_default();
+fn adds_slash(site: &Site, response: &Response) -> bool {
+    let to = response.header("location").unwrap_or_default();
     let place = |behind| str::trim_start_matches(behind, |c| c != '/');
     let path = to.split_once("://").map_or(to, |(_, behind)| place(behind));
-    (300..400).contains(&visit.status) && path.strip_suffix('/') == Some(&site.url.path)
+    (300..400).contains(&response.status) && path.strip_suffix('/') == Some(&site.url.path)
 }
 
 /// Whether a server of ours answers under the path of the URL as it is.
 fn under(site: &Site) -> Finding {
     let check = "path";
-    let asked = ask(site, ["GET", ""], CLOSE).and_then(|visit| match adds_slash(site, &visit) {
-        // Clients ask for what is below alone.
-        true => ask(site, ["GET", "/"], CLOSE),
-        false => Ok(visit),
-    });
-    let mut visit = match asked {
-        Ok(visit) => visit,
+    let asked =
+        ask(site, ["GET", ""], CLOSE).and_then(|response| match adds_slash(site, &response) {
+            // Clients ask for what is below alone.
+            true => ask(site, ["GET", "/"], CLOSE),
+            false => Ok(response),
+        });
+    let mut response = match asked {
+        Ok(response) => response,
         Err(error) => return failed(site, check, &error),
     };
-    if visit.status != 200 {
-        return refused(site, check, &mut visit);
+    if response.status != 200 {
+        return refused(site, check, &mut response);
     }
-    if let Err(error) = visit.read_all(ANSWER_MS) {
+    if let Err(error) = response.read_all(ANSWER_MS) {
         return failed(site, check, &error);
     }
-    let text = visit.text();
+    let text = response.text();
     if text == sockjs::GREETING && streams::is_another(site) {
         let says = "a SockJS server answers, but does not know `ping`: it is another one";
         let advice = "does the proxy still lead to the old server, such as the original? Check \
@@ -194,26 +200,26 @@ fn is_info(text: &str) -> bool {
 /// be seen. Takes down its date.
 pub(super) fn origin(site: &mut Site) -> (Finding, bool) {
     let check = "origin";
-    let mut visit = match ask(site, ["GET", "/info"], CLOSE) {
-        Ok(visit) => visit,
+    let mut response = match ask(site, ["GET", "/info"], CLOSE) {
+        Ok(response) => response,
         Err(error) => return (failed(site, check, &error), false),
     };
-    let date = visit.header("date").and_then(crate::time::UnixMillis::from_http_date);
+    let date = response.header("date").and_then(crate::time::UnixMillis::from_http_date);
     site.date = date.map(|date| date.seconds());
-    if visit.status != 200 {
-        return (refused(site, check, &mut visit), false);
+    if response.status != 200 {
+        return (refused(site, check, &mut response), false);
     }
-    if let Err(error) = visit.read_all(ANSWER_MS) {
+    if let Err(error) = response.read_all(ANSWER_MS) {
         return (failed(site, check, &error), false);
     }
-    if !is_info(&visit.text()) {
+    if !is_info(&response.text()) {
         let says = format!("{}/info is not what the server says: {:?}", site.url.path, {
-            first_line(&visit.text())
+            first_line(&response.text())
         });
         let advice = "remove the cache, the filter or the other server that answers it";
         return (Finding::wrong(check, says, &[advice]), true);
     }
-    let allowed: Vec<&str> = visit.values("access-control-allow-origin").collect();
+    let allowed: Vec<&str> = response.values("access-control-allow-origin").collect();
     let finding = match allowed.as_slice() {
         [one] if *one == site.origin => {
             Finding::ok(check, format!("pages of {} may connect", site.origin))
@@ -239,14 +245,14 @@ pub(super) fn room(site: &Site) -> Finding {
     let check = "headers";
     let cookie = format!("Cookie: doctor={}\r\n{CLOSE}", "x".repeat(COOKIE_BYTES));
     match ask(site, ["GET", "/info"], &cookie) {
-        Ok(visit) if visit.status == 200 => {
+        Ok(response) if response.status == 200 => {
             Finding::ok(check, format!("{COOKIE_BYTES} bytes of cookies get through"))
         }
-        Ok(mut visit) => {
-            let finding = refused(site, check, &mut visit);
+        Ok(mut response) => {
+            let finding = refused(site, check, &mut response);
             let says = format!("with {COOKIE_BYTES} bytes of cookies: {}", finding.says);
             // Without cookies the same was answered just now, whatever a proxy calls it.
-            match visit.status {
+            match response.status {
                 400 => Finding::wrong(check, says, HEAD),
                 _ => Finding { says, ..finding },
             }

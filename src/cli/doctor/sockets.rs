@@ -4,7 +4,7 @@
 use super::answer::{UPGRADE, failed, refused};
 use super::find::{ANSWER_MS, head};
 use super::{CLOCK_SECONDS, Finding, Pass, Site, session, time};
-use crate::client::{ClientError, Message, Socket, Visit};
+use crate::client::{ClientError, Message, Response, Socket};
 use crate::codec::{json, jwt};
 use crate::time::{Clock, Stopwatch};
 
@@ -31,7 +31,7 @@ fn carries(site: &Site, check: &'static str, below: &str, first: Option<&str>) -
     let watch = Stopwatch::start();
     let mut socket = match open(site, below) {
         Ok(Ok(socket)) => socket,
-        Ok(Err(mut visit)) => return not_opened(site, check, &mut visit),
+        Ok(Err(mut response)) => return not_opened(site, check, &mut response),
         Err(error) => return failed(site, check, &error),
     };
     let opened = time(watch.elapsed_us());
@@ -70,12 +70,12 @@ fn carries(site: &Site, check: &'static str, below: &str, first: Option<&str>) -
     }
 }
 
-fn open(site: &Site, below: &str) -> Result<Result<Socket, Visit>, ClientError> {
+fn open(site: &Site, below: &str) -> Result<Result<Socket, Response>, ClientError> {
     Socket::open(&site.address, &head(site, "GET", below))
 }
 
-fn not_opened(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
-    match visit.status {
+fn not_opened(site: &Site, check: &'static str, response: &mut Response) -> Finding {
+    match response.status {
         101 => Finding::wrong(
             check,
             "the answer to the upgrade violates RFC 6455",
@@ -84,10 +84,10 @@ fn not_opened(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
         // The same server, or its proxy, has answered other requests just now.
         200..=299 | 404 | 405 | 426 | 501 => Finding::wrong(
             check,
-            format!("{} in place of 101: something on the way takes no upgrades", visit.status),
+            format!("{} in place of 101: something on the way takes no upgrades", response.status),
             UPGRADE,
         ),
-        _ => refused(site, check, visit),
+        _ => refused(site, check, response),
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) fn auth(site: &Site) -> (Vec<Finding>, bool) {
             socket.send(pass.message().as_bytes())?;
             socket.next_within(ANSWER_MS)
         }
-        Err(visit) => Err(ClientError::Foreign(format!("it answers HTTP {}", visit.status))),
+        Err(response) => Err(ClientError::Foreign(format!("it answers HTTP {}", response.status))),
     });
     let now = Clock::new().now().unix.seconds();
     match reply {

@@ -1,5 +1,5 @@
 //! The members of an object whose text is still arriving, so that a large one need not be scanned
-//! at once when it is complete. The grammar of [`scan`](super::scan) again, as a state machine that
+//! at once when it is complete. The grammar of [`scan`] again, as a state machine that
 //! can stop after each byte; `oracle` checks that the two agree. Unlike the scan it also says which
 //! error of a text comes first.
 

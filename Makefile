@@ -20,13 +20,13 @@ run: build ## build, and run the server with the demo page
 build: ## the release binary: target/release/fws
 	$(CARGO) build --release --locked
 
-# Rust brings all that such a binary is linked with and its linker, for other processors as well.
-static: ## one binary that needs nothing of its Linux, or of another: TARGET=aarch64-unknown-linux-musl
+# Rust brings the libraries and the linker for such a binary, for other processors as well.
+static: ## one binary without shared libraries, for this processor or TARGET=aarch64-unknown-linux-musl
 	rustup target add $(TARGET)
 	$(CARGO) build --release --locked --target $(TARGET) --config 'target.$(TARGET).linker="rust-lld"'
 	@ls -l target/$(TARGET)/release/fws
 
-deb: build ## a package for Debian of the release binary, in target/deb
+deb: build ## a Debian package of the release binary, in target/deb
 	scripts/deb
 
 setup: ## install what the tests need (PHP, Node and Python packages, Chromium), if it is missing
@@ -38,7 +38,7 @@ test: setup lint ## set up everything, and run every test
 		$(CARGO) test --locked --test protocol --test bugs --test pressure \
 		--test chaos --test sessions
 
-test-32bit: setup ## the same on 32 bits, as many small boards have them (x86; needs gcc-multilib)
+test-32bit: setup ## the same on 32 bits (x86; needs gcc-multilib)
 	rustup target add i686-unknown-linux-gnu
 	$(CARGO) test --locked --target i686-unknown-linux-gnu
 
@@ -83,7 +83,7 @@ growth: ## set SETS (1000000) short-lived states, and watch the file
 fuzz: fuzzer ## fuzz each target for MINUTES minutes (10)
 	fuzz/run $(MINUTES)
 
-coverage: ## lines of codecs, hub and switch that the corpus of the fuzzers reaches; 95 % at least
+coverage: ## lines of codecs, hub and switch that the fuzz corpus reaches; at least 95 %
 	fuzz/coverage
 
 smoke: fuzzer ## fuzz each target for five seconds, and a small campaign, to see that they work
@@ -97,7 +97,7 @@ fuzzer:
 	scripts/setup
 	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.2 --locked
 
-bench: ## counts that must not grow, and our server beside the floor: five minutes
+bench: ## counts that must not grow, and the server beside the floor: five minutes
 	$(CARGO) bench --locked --bench counts --bench transports --bench micro
 	$(CARGO) bench --locked --bench floors
 
@@ -107,7 +107,7 @@ bench-peers: ## our server beside others, into docs/performance.md: half an hour
 measure: build ## sizes, memory and system calls of the release binary, and what its store costs
 	scripts/measure
 
-proxies: build ## try nginx, HAProxy, Caddy and Apache, as docs/operations.md sets them up
+proxies: build ## test nginx, HAProxy, Caddy and Apache as docs/operations.md sets them up
 	scripts/proxies
 
 clean: ## remove what was built

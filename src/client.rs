@@ -3,9 +3,9 @@
 //! [`crate::cli`].
 
 mod control;
+mod response;
 mod socket;
 mod tls;
-mod visit;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,8 +18,8 @@ use crate::mailbox::mailbox;
 use crate::time::{Clock, Millis};
 
 pub use control::Control;
+pub use response::{Response, page};
 pub use socket::{Message, Socket};
-pub use visit::{Visit, page};
 
 use tls::Tls;
 

@@ -1,9 +1,10 @@
-//! Flags, environment and a file → one checked [`Config`]. A flag is over the environment, the
-//! environment over the file, the file over the default. Owns the names of all settings and the
-//! rules for their values; opens no port and writes nothing. Called by the command line.
+//! Flags, environment and a file → one checked [`Config`]. A flag overrides the environment, the
+//! environment the file, the file the default. Owns the names of all settings and the rules for
+//! their values; opens no port and writes nothing. Called by the command line; the server runs by
+//! it.
 //!
-//! Names in the environment do not collide with those that Kubernetes puts there for a service
-//! called `fws` (`FWS_PORT=tcp://…`, `FWS_SERVICE_HOST`, …).
+//! Names in the environment do not collide with those that Kubernetes sets for a service called
+//! `fws` (`FWS_PORT=tcp://…`, `FWS_SERVICE_HOST`, …).
 
 mod address;
 mod environment;
@@ -478,7 +479,7 @@ impl Config {
     fn warn_of_proxies(&mut self) {
         for network in self.proxies.networks.iter().filter(|network| network.is_everything()) {
             self.warnings
-                .push(format!("trusted_proxy: with {network} anybody may say that he is anybody"));
+                .push(format!("trusted_proxy: with {network} anybody may claim any address"));
         }
         let is_capped = self.limits.connections_per_address > 0;
         if is_capped && self.ws_unix.is_some() && !self.proxies.is_unix {
@@ -519,12 +520,12 @@ pub fn exposure(key: &str, address: SocketAddr) -> Option<String> {
     let port = address.port();
     match key {
         "control" => Some(format!(
-            "control: keys go to {address} as they are, and whoever reaches it may try some: only \
-             back ends should, over a private network; 127.0.0.1:{port} is for this machine alone"
+            "control: keys are sent to {address} in the clear, and whoever reaches it may try \
+             some: let only back ends reach it; 127.0.0.1:{port} is for this machine only"
         )),
         "admin" => Some(format!(
             "admin: whoever reaches {address} sees the names of all namespaces and how much is \
-             going on: 127.0.0.1:{port} is for this machine alone"
+             going on: 127.0.0.1:{port} is for this machine only"
         )),
         _ => None,
     }

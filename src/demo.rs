@@ -1,5 +1,5 @@
-//! What `--demo` adds: a namespace whose key lies in the data folder, and a page to try the server
-//! with. Called at the start only.
+//! What `--demo` adds: a namespace whose key is in the data folder, and a demo page. Called by the
+//! server at its start, and at a reload for the key.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -22,7 +22,7 @@ pub fn key(config: &Config) -> io::Result<Secret> {
         return Ok(key);
     }
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
+    keys::random(&mut bytes)?;
     let key = Secret::new(Uuid::from_random(bytes).to_string()).map_err(io::Error::other)?;
     keys::store(&config.data, NAMESPACE, &key)?;
     Ok(key)

@@ -1,5 +1,5 @@
-//! Folders and files that are there after a power cut: the sync of a file keeps what is in it, and
-//! not its name, which stands in the folder around it. Called by whoever makes some.
+//! Creates folders and makes names durable: the sync of a file keeps its contents, but not its
+//! name, which is in the folder around it. Called by whoever creates files.
 
 use std::fs::{DirBuilder, File};
 use std::io::{Error, ErrorKind, Result};

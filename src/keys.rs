@@ -1,6 +1,6 @@
-//! Keys on disk: the server key (`DATA/server.key`) and those of namespaces (`DATA/keys/NAME`),
-//! for the commands on the same machine. Owns the form of these files; prints and logs nothing.
-//! Called by the server at start and by the command line.
+//! Keys on disk: the server key (`DATA/server.key`) and those of namespaces (`DATA/keys/NAME`), for
+//! the commands on the same machine. Owns the form of these files; prints and logs nothing. Called
+//! by the server, at its start and at a reload, and by the command line.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};

@@ -120,62 +120,60 @@ pub enum LimitError {
 }
 
 limits! {
-    /// Connections in all; fewer if the descriptor limit allows fewer. Back ends find room for 20
-    /// more; those behind them wait until somebody leaves.
+    /// Connections in total, or fewer if the descriptor limit allows fewer. Back ends get 20 more;
+    /// later ones wait until somebody leaves.
     connections: 1_000_000, 16..=16_000_000;
-    /// Connections of browsers let in in a second; the others are told when to come back.
+    /// Connections of browsers accepted in a second; the others are told when to come back.
     admissions_per_second: 20_000, 1..=1_000_000;
-    /// Connections of browsers let in at once, after a time without.
+    /// Connections of browsers accepted at once after a quiet time.
     admissions_burst: 20_000, 1..=16_000_000;
-    /// Connections of browsers from one address, and in IPv6 from one network of 64 bits; 0: any
-    /// number.
+    /// Connections of browsers from one address, in IPv6 from one network of 64 bits; 0: no limit.
     connections_per_address: 0, 0..=16_000_000;
-    /// Connections to the control port. For one more goes one that has sent its end and waits for
-    /// the disk, or one that has not authenticated, if there is any. One place in 32, 32 at most,
-    /// is for those that have not; beyond that `auth` is refused, or one goes of the namespace with
-    /// most.
+    /// Connections to the control port. A further one replaces one that has sent its end and only
+    /// waits for the disk, or one that has not authenticated, if there is any. One place in 32, at
+    /// most 32, is kept for those that have not; beyond that `auth` is refused, or replaces one of
+    /// the namespace with the most.
     control_connections: 1024, 1..=1_000_000;
-    /// Connections to the control port that have not authenticated; beyond that the oldest of the
-    /// address that has most of them goes.
+    /// Connections to the control port that have not authenticated; beyond that the oldest from the
+    /// address with the most of them is closed.
     control_unauthenticated_connections: 64, 1..=1_000_000;
-    /// Time between a connection to the control port, or the end of its key, and a good `auth`;
-    /// without that in which it was not heard for want of room.
+    /// Time for a successful `auth` from the start of a connection to the control port, or from the
+    /// end of its key; without the time in which it was not read for lack of room.
     control_auth_ms: 5000, 100..=3_600_000;
-    /// A back end whose machine has said nothing for so long is asked by the kernel whether it is
-    /// still there, and again each quarter of that (TCP keepalive, RFC 9293 3.8.4); whole seconds.
+    /// A back end whose machine has been silent for so long is probed by TCP keepalive (RFC 9293
+    /// 3.8.4), and again after each quarter of that; whole seconds.
     control_keepalive_ms: 60_000, 1000..=32_767_000;
-    /// Wrong keys on one control connection that close it.
+    /// Wrong keys that close a control connection.
     control_wrong_keys: 5, 1..=1_000_000;
     /// Body of a control frame.
     control_frame_bytes: 8_388_608, 1024..=1_073_741_824;
     /// Body of a control frame before `auth`.
     control_frame_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
-    /// Half a control frame and no more for so long closes.
+    /// Time for a control frame to be complete; a slower one closes its connection.
     control_frame_ms: 10_000, 100..=3_600_000;
-    /// Control frames that arrive and are longer than `control_frame_unauthenticated_bytes`, by the
-    /// length that they declare, in all; beyond that others wait, unread, in their order.
+    /// Arriving control frames longer than `control_frame_unauthenticated_bytes`, by their declared
+    /// lengths, in total; beyond that others wait, unread, in their order.
     control_input_bytes: 67_108_864, 1024..=1_099_511_627_776;
-    /// Replies that wait unread on a control connection before it is no longer read.
+    /// Unread replies of a control connection at which it is no longer read.
     control_replies_pause_bytes: 262_144, 1024..=1_073_741_824;
-    /// Replies that wait unread on a control connection for so long, while it is not read, close
-    /// it.
+    /// Time for which replies may wait unread while their control connection is not read, before it
+    /// is closed.
     control_replies_ms: 60_000, 100..=3_600_000;
-    /// Replies of one control connection that wait until what they report is on disk, before it is
-    /// no longer read.
+    /// Replies of a control connection that wait for the disk, at which it is no longer read.
     control_replies_waiting: 1024, 1..=1_000_000;
-    /// Commands of one control connection carried out in one turn of the loop.
+    /// Commands of one control connection carried out in one turn of the event loop.
     control_commands_per_turn: 64, 1..=1_000_000;
-    /// Messages handed out in one turn of the loop, or connections listed or looked at for one,
-    /// after which no other command is begun; of an `emit` that has more to hand out to several
-    /// channels, the rest follows in the next turns, channel by channel.
+    /// Messages delivered, or connections listed or looked at, in one turn of the event loop, after
+    /// which no other command is begun; an `emit` to several channels with more goes on in the next
+    /// turns, channel by channel.
     deliveries_per_turn: 1024, 1..=1_000_000;
-    /// Steps in which connections leave in one turn of the loop: one ends a subscription, sixteen
-    /// let a connection go; the rest follows in the next turns.
+    /// Steps in one turn of the event loop for connections that leave: one ends a subscription,
+    /// sixteen end a connection; the rest follows in the next turns.
     leaves_per_turn: 2048, 1..=1_000_000;
-    /// Connections to the admin door; more wait until one of them ends, or has asked for nothing
-    /// for the longest time.
+    /// Connections to the admin door; more wait until one of them ends, or is closed because it has
+    /// been without a request for the longest time.
     admin_connections: 8, 1..=8;
-    /// Namespaces that the admin door shows by name; what happens in the others it sums up.
+    /// Namespaces with metrics of their own; the others are summed up.
     metrics_namespaces: 100, 0..=10_000;
     /// Head of an HTTP request.
     http_head_bytes: 8192, 512..=65_536;
@@ -189,29 +187,26 @@ limits! {
     http_body_bytes: 65_536, 1024..=1_073_741_824;
     /// Time for the body of an HTTP request, from the end of its head.
     http_body_ms: 10_000, 100..=3_600_000;
-    /// Bytes of such a body in a second, four seconds after its head and on the whole; a slower one
-    /// is not waited for.
+    /// Slowest pace of such a body, from four seconds after its head on; a slower one is refused.
     http_body_bytes_per_second: 500, 1..=1_000_000_000;
     /// Body of an HTTP request with messages for a session that has not authenticated.
     http_body_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
-    /// Bodies of HTTP requests that arrive, and messages in them that wait to be heard, in all;
-    /// beyond that the largest go.
+    /// Arriving bodies of HTTP requests, and waiting messages in them, in total; beyond that the
+    /// largest are ended.
     bodies_bytes: 67_108_864, 65_536..=1_099_511_627_776;
-    /// Input of browsers that waits to be understood or heard, in all; beyond that those of whom
-    /// the most waits go.
+    /// Unprocessed input of browsers in total; beyond that those with the most are closed.
     input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
-    /// Sessions over HTTP, those without a request that waits included. For one more the oldest
-    /// goes that has not authenticated, or is over.
+    /// Sessions over HTTP, including those without a waiting request. For a further one the oldest
+    /// is ended that has not authenticated, or forgotten that is over.
     sessions: 100_000, 1..=16_000_000;
-    /// A session over HTTP ends after so long without a request that waits.
+    /// A session over HTTP ends after so long without a waiting request.
     session_ms: 5000, 100..=3_600_000;
-    /// An HTTP answer that goes on ends after so many bytes of frames; its session goes on in the
-    /// next.
+    /// A streaming HTTP answer ends after so many bytes of frames; its session goes on in the next.
     stream_response_bytes: 131_072, 1024..=1_073_741_824;
-    /// Time between the opening of a WebSocket or session and a good `auth`.
+    /// Time for a successful `auth` from the opening of a WebSocket or session.
     auth_ms: 10_000, 100..=3_600_000;
     /// Sessions, over WebSockets and over HTTP, that have not authenticated; beyond that the oldest
-    /// goes.
+    /// is closed.
     sessions_unauthenticated: 32_768, 1..=16_000_000;
     /// A WebSocket message.
     message_bytes: 16_384, 64..=1_073_741_824;
@@ -222,49 +217,50 @@ limits! {
     /// Messages and frames of a browser in a second; beyond that it is not read until its time has
     /// come.
     messages_per_second: 20, 1..=1_000_000;
-    /// Messages and frames of a browser that has been silent before that holds.
+    /// Messages and frames of a browser at once, before that limit applies.
     messages_burst: 200, 1..=1_000_000;
-    /// Between two pings or `h` frames to a browser.
+    /// Time between two pings or `h` frames to a browser.
     heartbeat_ms: 25_000, 100..=3_600_000;
-    /// Silence after a ping until the connection is given up; longer by as long as a slow link, of
-    /// 2 KB/s, needs for what may be in front of it.
+    /// Silence after a ping until the connection is closed; longer by the time that a slow link, of
+    /// 2 KB/s, needs for what may be queued before the ping.
     heartbeat_answer_ms: 8000, 100..=3_600_000;
-    /// From a close frame, or the last byte sent, to the end of the connection.
+    /// Time from a close frame, or the last byte sent, to the end of the connection.
     close_ms: 5000, 100..=600_000;
-    /// From SIGTERM to the end of the process.
+    /// Time from SIGTERM to the end of the process.
     drain_ms: 10_000, 100..=600_000;
-    /// What was sent and the peer's machine has not acknowledged, or has no room for, for so long
-    /// ends the connection; for back ends `control_replies_ms` and `close_ms`, if that is longer.
-    /// Not at a port for browsers with a loopback address.
+    /// Time for which the peer's machine may not acknowledge what was sent, or have no room for it,
+    /// until the connection ends; for back ends `control_replies_ms` and `close_ms`, if that is
+    /// longer. Not on a port for browsers with a loopback address.
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
-    /// What the kernel keeps for one browser or back end that does not read; it takes twice as much
+    /// What the kernel keeps for one browser or back end that does not read; it uses twice as much
     /// memory for it.
     kernel_send_bytes: 65_536, 4096..=1_073_741_824;
-    /// What the kernel keeps of what one browser says while it is not read; it takes twice as much
-    /// memory for it.
+    /// What the kernel keeps of the input of one browser while it is not read; it uses twice as
+    /// much memory for it.
     kernel_receive_bytes: 65_536, 4096..=1_073_741_824;
     /// Publications that wait for a browser behind the one that is being sent to it, before it is
-    /// cut. No more than a quarter of this counts of each, however large it is.
+    /// closed. Of each no more than a quarter of this counts, however large it is.
     backlog_bytes: 262_144, 1024..=1_073_741_824;
-    /// A browser with more than `backlog_bytes` that takes not one byte for so long is cut; at once
-    /// when more than half of `queued_bytes` is in use.
+    /// Time after which a browser with more than `backlog_bytes` that takes not a single byte is
+    /// closed; at once when more than half of `queued_bytes` is in use.
     backlog_ms: 1000, 0..=3_600_000;
     /// The same, when so much waits all the time for `backlog_soft_ms`.
     backlog_soft_bytes: 65_536, 256..=1_073_741_824;
-    /// How long a browser may have a backlog above `backlog_soft_bytes` before it is cut.
+    /// Time for which a browser may have a backlog above `backlog_soft_bytes` before it is closed.
     backlog_soft_ms: 10_000, 100..=3_600_000;
-    /// A browser that publications wait for, and that takes not one byte for so long, is cut.
+    /// Time after which a browser that publications wait for, and that takes not a single byte, is
+    /// closed.
     stall_ms: 10_000, 100..=3_600_000;
     /// Memory of all publications that wait for browsers, each counted once. Above it back ends
-    /// wait, and of the browsers that take nothing those go first that are owed most.
+    /// wait, and of the browsers that take nothing those that are owed the most are closed first.
     queued_bytes: 67_108_864, 65_536..=1_099_511_627_776;
-    /// Memory of all answers that wait, states among them, for browsers and back ends, each counted
-    /// once. Above it requests for more than a little wait, and of those who take nothing they go
-    /// first that are owed most. Of such replies to back ends as wait for the disk an eighth of it
-    /// again, or one; no `channelInfo` is longer.
+    /// Memory of all waiting answers, including states, for browsers and back ends, each counted
+    /// once. Above it requests for more than a little wait, and of those who take nothing the ones
+    /// that are owed the most are closed first. Such replies to back ends may take an eighth of it
+    /// in addition, or one reply, while they wait for the disk; no `channelInfo` is longer.
     answers_bytes: 67_108_864, 65_536..=1_099_511_627_776;
-    /// What waits for a browser, answers and messages, before it is no longer read; it is read
-    /// again when all of that has gone out.
+    /// Answers and messages that wait for a browser, at which it is no longer read; it is read
+    /// again when all of that has been sent.
     answers_pause_bytes: 65_536, 1024..=1_073_741_824;
     /// The same before `auth`.
     answers_unauthenticated_bytes: 4096, 512..=1_073_741_824;
@@ -280,37 +276,37 @@ limits! {
     name_bytes: 255, 8..=65_535;
     /// Grants of one namespace.
     grants_per_namespace: 1_000_000, 1..=100_000_000;
-    /// Grants in all.
+    /// Grants in total.
     grants: 2_000_000, 1..=100_000_000;
     /// States of one namespace.
     states_per_namespace: 1_000_000, 1..=100_000_000;
     /// Bytes of the states of one namespace, names and values together.
     states_bytes_per_namespace: 67_108_864, 64..=1_099_511_627_776;
-    /// States in all.
+    /// States in total.
     states: 10_000_000, 1..=100_000_000;
-    /// Bytes of all states, names and values together: what they take in memory and on disk is
-    /// about this, and 131 bytes for each.
+    /// Bytes of all states, names and values together: they take about as much in memory and on
+    /// disk, and 131 bytes more for each.
     states_bytes: 268_435_456, 64..=1_099_511_627_776;
-    /// One state. 8 MiB less a kilobyte, so that it fits the frame that sets it.
+    /// One state. 8 MiB less a kilobyte, so that it fits in the frame that sets it.
     state_bytes: 8_387_584, 64..=1_073_741_824;
-    /// What has changed and is not on disk yet; beyond that back ends wait.
+    /// Changes that are not on disk yet, in bytes; beyond that back ends wait.
     store_pending_bytes: 16_777_216, 65_536..=1_073_741_824;
     /// Changes that are not on disk yet; beyond that back ends wait.
     store_pending_changes: 65_536, 16..=16_777_216;
-    /// Between two attempts to get at a disk that failed.
+    /// Time between two attempts to reach a disk that failed.
     store_retry_ms: 400, 10..=60_000;
     /// Elements of a list state; beyond that `push` drops the oldest.
     list_items: 1000, 1..=10_000_000;
     /// Longest life of a state.
     ttl_seconds: 315_360_000, 1..=3_153_600_000;
-    /// Longest time that an old key is good after `rotateKey`.
+    /// Longest time for which an old key is accepted after `rotateKey`.
     grace_seconds: 2_592_000, 1..=315_360_000;
     /// Channels of one `emit`.
     channels_per_emit: 1000, 1..=1_000_000;
-    /// What one `emit` to several channels says in all: its data and a name, for each of them.
+    /// Data and a name for each channel of one `emit` to several channels, in total.
     emit_bytes: 8_388_608, 1024..=1_073_741_824;
-    /// What one publication takes in memory, in all forms in which browsers that are here take
-    /// theirs: SockJS escapes it, and does so anew for each transport.
+    /// Memory of one publication, in all forms that connected browsers use: SockJS escapes it,
+    /// differently for each transport.
     publication_bytes: 134_217_728, 1024..=2_147_483_648;
 }
 

@@ -1,5 +1,5 @@
-//! The server as a process: descriptors, keys, doors, signals; then the loop. It joins the parts
-//! and decides nothing that they decide. `fws serve` calls it.
+//! The server as a process: descriptors, keys, doors, signals; then the loop. It joins the parts,
+//! and makes none of their decisions. Called by `fws serve`.
 
 mod doors;
 mod memory;

@@ -67,7 +67,7 @@ fn the_server_itself_is_well() {
         assert_eq!(check["verdict"], "ok", "{check}");
     }
     let checks = [
-        ("connection", "takes connections"),
+        ("connection", "accepts connections"),
         ("path", "under /socket"),
         ("origin", "may connect"),
         ("headers", "4096 bytes"),
@@ -226,7 +226,7 @@ fn answers_that_are_kept_back() {
         });
     };
     let (_, found) = doctor(proxy(server.ws, as_it_is, pack), &[]);
-    expect(&found, "eventsource", "wrong", "gzip packs it up");
+    expect(&found, "eventsource", "wrong", "gzip compresses it");
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn a_redirect_that_no_client_meets() {
         });
     };
     let found = doctor(proxy(server.ws, bare, elsewhere), &[]).1;
-    expect_only(&found, "path", "301: leads on to https://a.example/socket");
+    expect_only(&found, "path", "301: redirects to https://a.example/socket");
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn a_unix_socket_past_the_proxy() {
     // The name leads nowhere, and TLS is the proxy's.
     let (code, found) = doctor_at("https://push.example/socket", &words);
     assert_eq!(code, Some(0), "{found}");
-    expect(&found, "connection", "ok", &format!("unix:{path} takes connections"));
+    expect(&found, "connection", "ok", &format!("unix:{path} accepts connections"));
     expect(&found, "origin", "ok", "https://push.example");
     expect(&found, "idle", "ok", "stays open for 1 s");
     assert!(!found.to_string().contains("\"tls\""), "{found}");
@@ -418,7 +418,7 @@ fn what_proxies_answer_in_place_of_the_server() {
         ("HTTP/1.1 429 T\r\n\r\n", "429: too many requests"),
         (
             "HTTP/1.1 301 M\r\nLocation: https://a.example/\r\n\r\n",
-            "leads on to https://a.example/",
+            "redirects to https://a.example/",
         ),
         ("HTTP/1.1 200 OK\r\n\r\n<html>Hello", "something else answers there: \"<html>Hello\""),
         ("HTTP/1.1 503 S\r\n\r\ntoo many sessions\n", "there is no room for one more"),
@@ -439,14 +439,14 @@ fn hosts_and_addresses_that_a_proxy_gets_wrong() {
     let server = Server::start(&Options::limits(&[("connections_per_address", 1)]));
     let held = common::browser::Browser::raw(server.ws);
     let (_, found) = doctor(server.ws, &[]);
-    expect_only(&found, "path", "takes this for it");
+    expect_only(&found, "path", "which it takes for yours");
     drop(held);
     let server = Server::new();
     let two: Request = |head| with(&head, &[], "Host: other.example");
     expect_only(&doctor(proxy(server.ws, two, at_once), &[]).1, "path", "no Host, or two");
     let introduced: Request = |head| format!("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n{head}");
     let (_, found) = doctor(proxy(server.ws, introduced, at_once), &[]);
-    expect_only(&found, "path", "something that is no request");
+    expect_only(&found, "path", "something that is not a request");
 }
 
 #[test]
@@ -474,7 +474,7 @@ fn sites_that_may_not_connect() {
     let take: Request = |head| with(&head, &["Origin:"], "X: y");
     let found = doctor(proxy(server.ws, take, at_once), &[]).1;
     expect_only(&found, "origin", "browsers want one Access-Control-Allow-Origin");
-    assert!(found.to_string().contains("let the proxy pass that on as it is"), "{found}");
+    assert!(found.to_string().contains("let the proxy forward that as it is"), "{found}");
     expect(&found, "websocket", "ok", "opens");
 }
 

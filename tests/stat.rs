@@ -177,7 +177,7 @@ fn an_address_that_others_can_reach_is_worth_a_word() {
     let ran = common::command::run(fws(&["check", "--control", "10.0.0.5:8085"]));
     assert_eq!(ran.code, Some(0));
     assert!(
-        ran.err.contains("warning: control: keys go to 10.0.0.5:8085 as they are"),
+        ran.err.contains("warning: control: keys are sent to 10.0.0.5:8085 in the clear"),
         "{}",
         ran.err
     );

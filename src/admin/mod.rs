@@ -1,7 +1,7 @@
-//! The admin door: metrics and health for whoever watches the server, over HTTP. It stands in
-//! front of the switch as a [`Handler`] and hands on all that came through other doors, so the
-//! switch knows nothing of it; what it shows it reads there, changing nothing. HTTP is that of the
-//! web door, with its limits and deadlines. Called by a reactor; the server makes it.
+//! The admin door: metrics and health over HTTP, for monitoring. It stands in front of the switch
+//! as a [`Handler`] and passes on everything that came through other doors, so the switch knows
+//! nothing of it; what it shows it reads there, without changing anything. Its HTTP is that of the
+//! web door, with the same limits and deadlines. Made by the server, called by the reactor.
 
 mod report;
 

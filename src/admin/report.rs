@@ -1,4 +1,4 @@
-//! The page of all metrics, made when it is asked for.
+//! The page of all metrics, made on request.
 
 use super::Pages;
 use crate::codec::prometheus::{Exposition, seconds};

@@ -1,4 +1,4 @@
-//! `fws check`: what `fws serve` with the same flags would run with.
+//! `fws check`: the configuration with which `fws serve` would run.
 
 use std::io::ErrorKind;
 
@@ -8,8 +8,7 @@ use super::{Call, Command, Stop};
 use crate::keys;
 use crate::server::fit_memory;
 
-const QUIET: Flag =
-    Flag { name: "quiet", value: "", about: "say nothing but what is wrong, warnings neither" };
+const QUIET: Flag = Flag { name: "quiet", value: "", about: "print errors only, no warnings" };
 
 /// Those of `serve`, and two more.
 const FLAGS: [Flag; SERVE.len() + 2] = {
@@ -25,17 +24,20 @@ pub(super) const COMMAND: Command = Command {
     summary: "check the configuration and show it with every limit",
     usage: &["[OPTION…]"],
     about: "\
-Takes the same flags, environment and file as `fws serve`, and starts nothing.
-The server key in the data folder is read as well, by whoever may.
-Shows each setting with its value and where that comes from, and each limit
-with its meaning. The name of a limit ends in its unit. Keys are not shown.
+Takes the same flags, environment and file as `fws serve`, but starts nothing.
+Also checks the server key in the data folder, if it may read it.
+Shows each setting with its value and its source, and each limit with its
+meaning. The name of a limit ends in its unit. Keys are not shown.
 
-Exit code 0: all is well; 2: something is wrong, and a line says what.",
+Exit code 0: everything is right; 2: something is wrong, and a line says what.",
     flags: &FLAGS,
     examples: &[
-        ("fws check --config fws.json", "is the file right, and what follows from it?"),
+        ("fws check --config fws.json", "is the file right, and what does it set?"),
         ("fws check --json --limit message_bytes=32768", "the same for a program"),
-        ("fws check --quiet --config fws.json && kill -HUP 4711", "a reload that is not refused"),
+        (
+            "fws check --quiet --config fws.json && kill -HUP 4711",
+            "reload only if the file is right",
+        ),
     ],
     run,
 };

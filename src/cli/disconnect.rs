@@ -1,4 +1,4 @@
-//! `fws disconnect`: a user's connections are closed.
+//! `fws disconnect`: closes all connections of a user.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
 use super::output::{out, out_json};
@@ -11,12 +11,12 @@ pub(super) const COMMAND: Command = Command {
     summary: "close all connections of a user",
     usage: &["NAME USER [OPTION…]"],
     about: "\
-Closes every connection of USER in namespace NAME, and says how many there were.
-It does not keep the user from coming back with a token that is good: have the
-back end make no more of them first, and mind how long the last one lasts.",
+Closes every connection of USER in namespace NAME, and prints how many there were.
+It does not keep the user from coming back with a valid token: first let the back
+end make no more tokens for this user, and consider how long the last one is valid.",
     flags: &[JSON, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
-        ("fws disconnect shop 5", "user 5 goes"),
+        ("fws disconnect shop 5", "close all connections of user 5"),
         ("fws disconnect shop bob --data /var/lib/fws", "with the key that is kept there"),
     ],
     run,

@@ -1,4 +1,4 @@
-//! `fws emit`: a message to who is there.
+//! `fws emit`: a message to all subscribers of a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, JSON, KEY, USER};
 use super::output::{out, out_json};
@@ -6,24 +6,25 @@ use super::session::{self, Body, Session};
 use super::{Call, Command, Stop};
 use crate::codec::json;
 
-const COUNT: Flag = Flag { name: "count", value: "", about: "say how many connections it reaches" };
+const COUNT: Flag =
+    Flag { name: "count", value: "", about: "print how many connections it reaches" };
 
 const JSON_COUNT: Flag = Flag { about: "the same as one JSON object", ..JSON };
 
 pub(super) const COMMAND: Command = Command {
     name: "emit",
-    summary: "send a message to who has subscribed",
+    summary: "send a message to all subscribers",
     usage: &["NAME CHANNEL DATA [OPTION…]"],
     about: "\
-Sends DATA to every connection that has subscribed to CHANNEL in namespace
-NAME. Nothing is kept for those who are away; `fws set` does that.
+Sends DATA to every connection that is subscribed to CHANNEL in namespace NAME.
+Nothing is kept for users who are away; use `fws set` for that.
 
 DATA is JSON. Text that is not JSON is sent as a string, so hello and
 '\"hello\"' are the same; `-` reads it from standard input.",
     flags: &[USER, COUNT, JSON_COUNT, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
-        ("fws emit shop news '{\"text\":\"hello\"}' --count", "to everybody who listens to `news`"),
-        ("date | fws emit shop @inbox - --user 5", "what another program says, to user 5 alone"),
+        ("fws emit shop news '{\"text\":\"hello\"}' --count", "to all subscribers of `news`"),
+        ("date | fws emit shop @inbox - --user 5", "the output of another program, only to user 5"),
     ],
     run,
 };

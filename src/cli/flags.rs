@@ -24,50 +24,44 @@ pub(super) const WS: Flag = Flag {
 pub(super) const WS_UNIX: Flag = Flag {
     name: "ws-unix",
     value: "PATH",
-    about: "a unix socket for browsers as well, or with --ws none (no socket)",
+    about: "also a unix socket for browsers; with --ws none only that (none)",
 };
 pub(super) const CONTROL: Flag =
     Flag { name: "control", value: "ADDR:PORT", about: "where back ends connect (127.0.0.1:8085)" };
-pub(super) const CONTROL_UNIX: Flag = Flag {
-    name: "control-unix",
-    value: "PATH",
-    about: "a unix socket for back ends as well (no socket)",
-};
-pub(super) const ADMIN: Flag = Flag {
-    name: "admin",
-    value: "ADDR:PORT",
-    about: "where metrics and health are shown (nowhere)",
-};
+pub(super) const CONTROL_UNIX: Flag =
+    Flag { name: "control-unix", value: "PATH", about: "also a unix socket for back ends (none)" };
+pub(super) const ADMIN: Flag =
+    Flag { name: "admin", value: "ADDR:PORT", about: "where metrics and health are served (off)" };
 pub(super) const DATA: Flag =
     Flag { name: "data", value: "DIR", about: "the data folder (./fws-data)" };
 pub(super) const STORE: Flag = Flag {
     name: "store",
     value: "KIND",
-    about: "redb: a file in the data folder; none: nothing stays (redb)",
+    about: "redb: a file in the data folder; none: nothing is kept (redb)",
 };
 pub(super) const SYNC: Flag = Flag {
     name: "sync",
     value: "WHEN",
-    about: "a state is on disk: always, or so long after, as 1s (always)",
+    about: "write states at once or within a time: always, 1s, … (always)",
 };
 pub(super) const CONFIG: Flag =
     Flag { name: "config", value: "FILE", about: "settings in a JSON file (none)" };
 pub(super) const DEMO: Flag =
-    Flag { name: "demo", value: "", about: "serve a page to try it, for a namespace `demo`" };
+    Flag { name: "demo", value: "", about: "serve the demo page, for a namespace `demo`" };
 pub(super) const ALLOW_ORIGIN: Flag = Flag {
     name: "allow-origin",
     value: "ORIGIN",
-    about: "a site whose pages may connect, may come often (any site)",
+    about: "a site whose pages may connect, repeatable (any site)",
 };
 pub(super) const TRUSTED_PROXY: Flag = Flag {
     name: "trusted-proxy",
     value: "CIDR",
-    about: "a proxy that may say where its clients are, may come often (none)",
+    about: "a proxy that may name client addresses, repeatable (none)",
 };
 pub(super) const LIMIT: Flag = Flag {
     name: "limit",
     value: "NAME=VALUE",
-    about: "set a limit, may come often (`fws check` lists them)",
+    about: "set a limit, repeatable (`fws check` lists them)",
 };
 
 /// Where a command finds the server.
@@ -79,7 +73,7 @@ pub(super) const AT_CONTROL: Flag = Flag {
 pub(super) const AT_CONTROL_UNIX: Flag = Flag {
     name: "control-unix",
     value: "PATH",
-    about: "its unix socket, instead (FWS_LISTEN_CONTROL_UNIX, no socket)",
+    about: "its unix socket instead (FWS_LISTEN_CONTROL_UNIX, none)",
 };
 pub(super) const AT_WS: Flag = Flag {
     name: "ws",
@@ -94,12 +88,12 @@ pub(super) const AT_ADMIN: Flag = Flag {
 pub(super) const AT_WS_UNIX: Flag = Flag {
     name: "ws-unix",
     value: "PATH",
-    about: "its unix socket, instead (FWS_LISTEN_WS_UNIX, no socket)",
+    about: "its unix socket instead (FWS_LISTEN_WS_UNIX, none)",
 };
 pub(super) const ORIGIN: Flag = Flag {
     name: "origin",
     value: "ORIGIN",
-    about: "the site of the page to be, where only some may connect (none)",
+    about: "connect as a page of this site, if only some may connect (none)",
 };
 pub(super) const AT_DATA: Flag = Flag {
     name: "data",
@@ -111,11 +105,14 @@ pub(super) const AT_CONFIG: Flag = Flag {
     value: "FILE",
     about: "the server's JSON file, for all of these (FWS_CONFIG_FILE, none)",
 };
-pub(super) const KEY: Flag =
-    Flag { name: "key", value: "KEY", about: "key of the namespace (FWS_NAMESPACE_KEY, or kept)" };
+pub(super) const KEY: Flag = Flag {
+    name: "key",
+    value: "KEY",
+    about: "key of the namespace (FWS_NAMESPACE_KEY, or data folder)",
+};
 pub(super) const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object" };
 pub(super) const USER: Flag =
-    Flag { name: "user", value: "USER", about: "for this user alone (everybody)" };
+    Flag { name: "user", value: "USER", about: "only for this user (everybody)" };
 
 /// Flags of `serve`, and of what checks them.
 pub(super) const SERVE: [Flag; 13] = [

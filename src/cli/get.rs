@@ -1,4 +1,4 @@
-//! `fws get`: the state of a channel.
+//! `fws get`: prints the state of a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, KEY, USER};
 use super::output::{out, printable_json};
@@ -11,7 +11,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "print the state of a channel",
     usage: &["NAME CHANNEL [OPTION…]"],
     about: "\
-Prints the state that `fws set` or a back end has set, as JSON; null if there
+Prints the state that `fws set` or a back end has set, as JSON, or null if there
 is none.",
     flags: &[USER, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[

@@ -1,4 +1,4 @@
-//! `fws grant`: a user may join a private channel.
+//! `fws grant`: lets a user join a private channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY};
 use super::output::{out, printable};
@@ -14,8 +14,8 @@ pub(super) const COMMAND: Command = Command {
     usage: &["NAME CHANNEL USER [OPTION…]"],
     about: "\
 A channel whose name begins with # is private: only users with a grant may
-join it. A grant subscribes nobody, and a browser that tried before must try
-again. In most shells # must be quoted.",
+join it. A grant subscribes nobody: a browser that was refused before must try
+again. Most shells need quotes around #.",
     flags: FLAGS,
     examples: &[
         ("fws grant shop '#vip' 5", "user 5 may join `#vip`"),

@@ -5,7 +5,7 @@ use super::{COMMANDS, Command, store};
 /// What `fws` is and which commands it has.
 pub(super) fn overview() -> String {
     let mut text = String::from(
-        "fws: a push server. Back ends publish, browsers that proved who they are receive.\n\n\
+        "fws: a push server. Back ends publish, authenticated browsers receive.\n\n\
          usage: fws COMMAND [OPTION…] …\n\n",
     );
     for command in COMMANDS {

@@ -1,4 +1,4 @@
-//! `fws info`: who is there.
+//! `fws info`: who is subscribed to a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON, KEY};
 use super::output::{array, object, out, out_json};
@@ -8,15 +8,15 @@ use crate::codec::json;
 
 pub(super) const COMMAND: Command = Command {
     name: "info",
-    summary: "show who has subscribed to a channel",
+    summary: "show who is subscribed to a channel",
     usage: &["NAME CHANNEL [OPTION…]"],
     about: "\
-Prints how many users and connections there are in the channel, and then, one
-a line, the id of each connection and its user.",
+Prints how many users and connections there are in the channel, and then a line
+for each connection, with its id and its user.",
     flags: &[JSON, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
-        ("fws info shop news", "who listens to `news`"),
-        ("fws info shop news --json | jq -r '.members[].user' | sort -u", "its users alone"),
+        ("fws info shop news", "who is subscribed to `news`"),
+        ("fws info shop news --json | jq -r '.members[].user' | sort -u", "only its users"),
     ],
     run,
 };
@@ -35,7 +35,6 @@ fn run(call: &Call) -> Result<(), Stop> {
 }
 
 /// Who is there.
-#[derive(Default)]
 struct Presence {
     users: i64,
     connections: i64,
@@ -43,11 +42,8 @@ struct Presence {
     each: Vec<(String, String)>,
 }
 
-/// What the reply says: `false` or three fields (protocol part 4, channelInfo).
+/// What the reply says (protocol part 4, channelInfo).
 fn presence(reply: &str) -> Option<Presence> {
-    if reply == "false" {
-        return Some(Presence::default());
-    }
     let names = &["countUser", "countConnection", "connId_UserId"];
     let [users, connections, ids] = json::members(reply, names).ok()??;
     let mut each = Vec::new();
@@ -91,7 +87,7 @@ mod tests {
         let reply = r#"{"countUser":1,"countConnection":2,"connId_UserId":{"a":"5","b":"5\n"}}"#;
         let words = |reply| presence(reply).map(|it| it.in_words());
         assert_eq!(words(reply).unwrap(), "1 user, 2 connections\na\t5\nb\t5\\n\n");
-        assert_eq!(words("false").unwrap(), "0 users, 0 connections\n");
+        assert_eq!(words("false"), None);
         assert_eq!(words("{}"), None);
     }
 }

@@ -2,8 +2,8 @@
 //! a person reads; speaks to a running server only through its ports ([`crate::client`]). Called
 //! by `main`.
 //!
-//! Exit codes: 0 done, 1 failed, 2 asked in a way that cannot work. Standard output that is closed
-//! ends a command quietly; errors are one line on standard error.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. A closed standard output ends a command quietly;
+//! errors are one line on standard error.
 
 mod bench;
 mod check;
@@ -81,7 +81,7 @@ const COMMANDS: &[&Command] = &[
 /// Why a command ends before it is done.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
-    /// It was asked in a way that cannot work: exit 2.
+    /// Wrong usage: exit 2.
     Usage(String),
     /// It did not work: exit 1.
     Failed(String),

@@ -1,5 +1,5 @@
-//! What a command says. Never panics: a closed standard output ends the command, a closed standard
-//! error is nobody's loss.
+//! Standard output and standard error of the commands. Never panics: if standard output is closed
+//! the command ends, and a closed standard error is ignored.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};

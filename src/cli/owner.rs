@@ -1,5 +1,5 @@
-//! Whose the data folder is. What root puts into the folder of another user, that user's server
-//! could not open: so it is not put there. And a server that cannot open a file says whose it is.
+//! The owner of the data folder. Root may not write into the folder of another user, whose server
+//! could not open the files; and a command that cannot open a file says who owns it.
 
 use std::fs;
 use std::io::ErrorKind;

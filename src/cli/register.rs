@@ -1,10 +1,10 @@
-//! `fws register`: a new namespace.
+//! `fws register`: creates a namespace. And what all commands share that need the server key.
 
 use std::fs::File;
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, JSON};
 use super::output::{out, out_json, tell};
-use super::session::{Body, Session, named, refusal};
+use super::session::{Body, Session, named, refusal, refused};
 use super::{Call, Command, Stop, owner};
 use crate::codec::json;
 use crate::config::{Config, Secret};
@@ -12,22 +12,22 @@ use crate::keys;
 
 pub(super) const COMMAND: Command = Command {
     name: "register",
-    summary: "make a namespace and print its key",
+    summary: "create a namespace and print its key",
     usage: &["NAME [OPTION…]"],
     about: "\
 A namespace is one site: its channels, users and states, and a key that only
-the site's back end may know. The key is printed on standard output, alone,
-and cannot be asked for again. On the server's own machine it is also kept in
-the data folder, so that the other commands find it.
+the site's back end may know. Only the key is printed on standard output, and it
+is never shown again. On the server's machine it is also kept in the data folder,
+where the other commands find it.
 
-Needs the server key: FWS_SECRETKEY, or secret_key in the file, or the one
-that the server has made in its data folder. There it is for the user of the
-server: root is refused where the folder is another user's.",
+Needs the server key: FWS_SECRETKEY, secret_key in the file, or the one that the
+server has created in its data folder. In the latter case run it as the server's
+user: root is refused if the folder belongs to another user.",
     flags: &[JSON, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws register shop", "a namespace `shop`"),
-        ("KEY=$(fws register shop --data /var/lib/fws)", "its key into a variable of the shell"),
-        ("fws register shop --json", "with its name, and the file that keeps it, for a program"),
+        ("KEY=$(fws register shop --data /var/lib/fws)", "its key in a shell variable"),
+        ("fws register shop --json", "with its name, and the file it is kept in, for a program"),
     ],
     run,
 };
@@ -64,12 +64,11 @@ pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Resul
     let reply = Session::connect(call, config)?.ask(body.text("key", server_key.expose()))?;
     match refusal(&reply) {
         None => Ok(Done { reply, _turn: turn }),
-        Some((306, _)) => Err("this is not the server key of that server".to_string()),
-        Some((309, _)) => Err(format!("there is a namespace {name:?} already")),
-        Some((404, _)) => Err(format!("there is no namespace {name:?}")),
-        Some((code, reason)) => Err(format!("the server says: {reason} (code {code})")),
+        Some((306, _)) => Err(Stop::Failed("this is not the server key of that server".into())),
+        Some((309, _)) => Err(Stop::Failed(format!("there is a namespace {name:?} already"))),
+        Some((404, _)) => Err(Stop::Failed(format!("there is no namespace {name:?}"))),
+        Some((code, reason)) => Err(refused(code, &reason)),
     }
-    .map_err(Stop::Failed)
 }
 
 /// Prints the key that is in the reply, and keeps it where the server's folder is here.

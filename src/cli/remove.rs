@@ -1,4 +1,4 @@
-//! `fws remove`: the end of a namespace.
+//! `fws remove`: removes a namespace.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag};
 use super::output::{out, tell};
@@ -15,11 +15,10 @@ pub(super) const COMMAND: Command = Command {
     about: "\
 Removes namespace NAME for good: its key, its states and its grants. Its browsers
 are closed, its back ends cannot act in it any more, and the name is free. The key
-that is kept for it in the data folder goes as well.
+that is kept for it in the data folder is removed as well.
 
-Needs the server key, as `fws register` does. A namespace that stands in the file
-of the server comes back, empty, with the next start or reload: take it out there
-first.",
+Needs the server key, as `fws register` does. A namespace that the server's file
+names comes back, empty, with the next start or reload: remove it there first.",
     flags: &[YES, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws remove shop --yes", "`shop` is gone"),

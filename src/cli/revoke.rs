@@ -1,15 +1,15 @@
-//! `fws revoke`: a user may no longer be in a private channel.
+//! `fws revoke`: withdraws a grant.
 
 use super::output::{out, printable};
 use super::{Call, Command, Stop, grant};
 
 pub(super) const COMMAND: Command = Command {
     name: "revoke",
-    summary: "take a user's grant for a private channel back",
+    summary: "withdraw a user's grant for a private channel",
     usage: &["NAME CHANNEL USER [OPTION…]"],
     about: "\
-Takes back what `fws grant` gave: the user's connections leave the channel at
-once and cannot come back.",
+Withdraws what `fws grant` gave: the user's connections leave the channel at
+once and cannot join it again.",
     flags: grant::FLAGS,
     examples: &[
         ("fws revoke shop '#vip' 5", "user 5 leaves `#vip`"),

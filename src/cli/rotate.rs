@@ -1,4 +1,4 @@
-//! `fws rotate`: another key for a namespace.
+//! `fws rotate`: gives a namespace a new key.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, JSON};
 use super::session::{Body, named, seconds};
@@ -7,26 +7,25 @@ use super::{Call, Command, Stop, register};
 const GRACE: Flag = Flag {
     name: "grace",
     value: "SECONDS",
-    about: "the old key is good for so long as well (no longer)",
+    about: "also accept the old key for so long (not at all)",
 };
 
 pub(super) const COMMAND: Command = Command {
     name: "rotate",
-    summary: "give a namespace another key and print it",
+    summary: "give a namespace a new key and print it",
     usage: &["NAME [OPTION…]"],
     about: "\
 The server makes a new key for namespace NAME. It is printed and kept as by
-`fws register`; hand it to the site's back end. The old key is worthless at once,
-and tokens signed with it with it, unless --grace leaves time to bring the new one
-everywhere. Browsers that are connected stay.
+`fws register`; give it to the site's back end. The old key, and all tokens signed
+with it, become invalid at once, unless --grace leaves time to distribute the new
+one. Connected browsers stay.
 
-Needs the server key, as `fws register` does. Where the key stands in the file of
-the server the new one is good all the same; write it there, where other commands
-look for it.",
+Needs the server key, as `fws register` does. The new key also replaces one from
+the server's file; write it there too, because other commands look for it there.",
     flags: &[GRACE, JSON, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws rotate shop", "the old key has leaked"),
-        ("fws rotate shop --grace 3600", "both keys are good for an hour"),
+        ("fws rotate shop --grace 3600", "both keys are valid for an hour"),
     ],
     run,
 };

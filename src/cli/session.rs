@@ -1,5 +1,5 @@
-//! What the commands share that act through the control port: where it is, which key opens the
-//! namespace, what a reply says to a person.
+//! What the commands share that use the control port: its address, the key of the namespace, and
+//! the meaning of replies.
 
 use std::fmt::Display;
 use std::io::Read;

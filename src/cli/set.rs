@@ -1,4 +1,4 @@
-//! `fws set`: the state of a channel.
+//! `fws set`: sets the state of a channel.
 
 use super::flags::{AT_CONFIG, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, Flag, KEY, USER};
 use super::output::{out, tell};
@@ -7,8 +7,8 @@ use super::{Call, Command, Stop};
 use crate::codec::json;
 
 const TTL: Flag =
-    Flag { name: "ttl", value: "SECONDS", about: "the state is gone after so long (never)" };
-const EMIT: Flag = Flag { name: "emit", value: "", about: "send it to who has subscribed as well" };
+    Flag { name: "ttl", value: "SECONDS", about: "the state expires after so long (never)" };
+const EMIT: Flag = Flag { name: "emit", value: "", about: "also send it to current subscribers" };
 
 pub(super) const FLAGS: &[Flag] =
     &[USER, TTL, EMIT, KEY, AT_CONTROL, AT_CONTROL_UNIX, AT_DATA, AT_CONFIG];
@@ -19,14 +19,14 @@ pub(super) const COMMAND: Command = Command {
     usage: &["NAME CHANNEL DATA [OPTION…]"],
     about: "\
 The state is what a browser gets as soon as it subscribes. Setting it replaces
-the one before with its time to live; the DATA null removes it. For a channel
-@name, each user has a state of their own: give --user.
+the previous state and its time to live; the DATA null removes it. In a channel
+@name each user has their own state: give --user.
 
 DATA is JSON. Text that is not JSON is sent as a string; `-` reads it from
 standard input.",
     flags: FLAGS,
     examples: &[
-        ("fws set shop price 9.90 --emit", "who comes later gets it, who is there gets it now"),
+        ("fws set shop price 9.90 --emit", "to all subscribers now, and to later ones first"),
         ("fws set shop @cart '[1,2]' --user 5 --ttl 3600", "for user 5, for an hour"),
     ],
     run,

@@ -1,4 +1,4 @@
-//! `fws stat`: the metrics of a running server, for a person.
+//! `fws stat`: the metrics of a running server, in a terminal.
 
 mod screen;
 
@@ -30,24 +30,23 @@ const LINE: &str = "\x1b[K";
 const REST: &str = "\x1b[J";
 const WRAP: &str = "\x1b[?7h";
 
-const ONCE: Flag = Flag { name: "once", value: "", about: "one look, without rates" };
+const ONCE: Flag = Flag { name: "once", value: "", about: "print once and exit, without rates" };
 const JSON: Flag =
     Flag { name: "json", value: "", about: "one JSON object a line, with every number" };
 
 pub(super) const COMMAND: Command = Command {
     name: "stat",
-    summary: "show what a server does, live",
+    summary: "show the metrics of a server, live",
     usage: &["[OPTION…]"],
     about: "\
 Shows how many are connected, what is published and delivered, how long turns of
-the loop and batches of the store take, and the busiest namespaces; again each
-second, with rates, until ctrl-C. Needs the server's admin door: start it with
-`fws serve --admin 127.0.0.1:8086`. Times of turns are upper bounds: a number is
-known to within its bucket. A narrow window has one column, and a low one the
-first lines; where nothing can be drawn (TERM=dumb, a pipe) one look follows the
-other.
+the event loop and batches of the store take, and the busiest namespaces; again
+each second, with rates, until Ctrl-C. Needs the server's admin door: start it
+with `fws serve --admin 127.0.0.1:8086`. Times of turns are upper bounds, known
+only to within a bucket of the histogram. A narrow terminal gets one column, a low
+one the first lines; with TERM=dumb, or in a pipe, it prints again and again.
 
-Exit code 1 if there is no admin door, or it is gone.",
+Exit code 1 if there is no admin door, or it has gone.",
     flags: &[AT_ADMIN, ONCE, JSON, AT_CONFIG],
     examples: &[
         ("fws stat", "the server on this machine, live"),

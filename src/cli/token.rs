@@ -1,4 +1,4 @@
-//! `fws token`: makes and explains the tokens with which browsers prove who their user is.
+//! `fws token`: makes and checks the tokens that authenticate the users of browsers.
 
 use hmac::{Hmac, KeyInit, Mac};
 
@@ -15,11 +15,11 @@ use crate::codec::jwt::{self, Claims, TokenError};
 use crate::limits::Limits;
 use crate::time::{Clock, UnixMillis};
 
-const TTL: Flag = Flag { name: "ttl", value: "SECONDS", about: "good for so long (for ever)" };
+const TTL: Flag = Flag { name: "ttl", value: "SECONDS", about: "valid for so long (for ever)" };
 const CHECK: Flag = Flag {
     name: "check",
     value: "TOKEN",
-    about: "say what is in a token, and whether it is valid",
+    about: "print what is in a token, and whether it is valid",
 };
 const JSON_CHECK: Flag = Flag { about: "with --check: the same as one JSON object", ..JSON };
 
@@ -30,15 +30,15 @@ pub(super) const COMMAND: Command = Command {
     about: "\
 A token proves to the server who the user of a browser is. It is signed with
 the key of namespace NAME; normally the site's back end makes it. This command
-does not ask the server.
+does not contact the server.
 
 With --check: prints header and payload of a token; exit code 0 if it is valid
-and 1 if not. With a key, by --key or kept for NAME, the signature is checked
-too; that there is none for NAME is exit code 2.",
+and 1 if not. The signature is checked if there is a key: by --key, or the one
+kept for NAME. Exit code 2 if there is none for NAME.",
     flags: &[TTL, CHECK, JSON_CHECK, KEY, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws token shop 5 --ttl 3600", "for user 5, for an hour"),
-        ("fws token --check eyJ0… shop", "what is in it, and is it good for `shop`?"),
+        ("fws token --check eyJ0… shop", "what is in it, and is it valid for `shop`?"),
     ],
     run,
 };

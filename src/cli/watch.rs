@@ -1,4 +1,4 @@
-//! `fws watch`: what a browser would get.
+//! `fws watch`: subscribes as a browser does, and prints what comes.
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, JSON, KEY, ORIGIN};
 use super::output::{end_with_reader, out, printable, printable_json, tell};
@@ -17,9 +17,10 @@ const WATCH: &str = "watch";
 const USER: Flag = Flag {
     name: "user",
     value: "USER",
-    about: "the user to be, whose @ and # channels count (watch)",
+    about: "the user to connect as, for @ and # channels (watch)",
 };
-const COUNT: Flag = Flag { name: "count", value: "N", about: "end after so many messages (never)" };
+const COUNT: Flag =
+    Flag { name: "count", value: "N", about: "exit after so many messages (never)" };
 const JSON_LINES: Flag = Flag { about: "one JSON object a line: channel and data", ..JSON };
 
 pub(super) const COMMAND: Command = Command {
@@ -29,8 +30,8 @@ pub(super) const COMMAND: Command = Command {
     about: "\
 Connects as a browser does, with a token it makes itself, and prints one line
 per message: the channel, a tab, and the data as JSON; first the state of each
-channel, if there is one. Runs until ctrl-C, until so many messages have come as
---count says, or until nobody reads its output.
+channel, if there is one. Runs until Ctrl-C, until --count messages have come, or
+until nobody reads its output.
 
 Exit code 1 if the server refuses a channel or the connection is lost.",
     flags: &[USER, COUNT, JSON_LINES, ORIGIN, KEY, AT_WS, AT_WS_UNIX, AT_DATA, AT_CONFIG],

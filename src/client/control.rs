@@ -1,5 +1,4 @@
-//! A controller: commands to the control port and their replies (protocol parts 2 to 4), one at a
-//! time.
+//! A client of the control port: commands and their replies (protocol parts 2 to 4), one at a time.
 
 use super::{ANSWER_MS, Address, ClientError, Deadline, MESSAGE_BYTES, Stream};
 use crate::codec::control::{self, Decoder};

@@ -1,9 +1,9 @@
-//! A browser without a browser: a raw WebSocket to `/socket/websocket` (protocol part 6, RFC 6455).
+//! A client of the raw WebSocket endpoint, `/socket/websocket` (protocol part 6, RFC 6455).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{ANSWER_MS, Address, ClientError, Deadline, MESSAGE_BYTES, Stream, Visit};
+use super::{ANSWER_MS, Address, ClientError, Deadline, MESSAGE_BYTES, Response, Stream};
 use crate::codec::ws::{self, Bounds, Event, Opcode, Reader, Side};
 use crate::keys;
 
@@ -49,7 +49,7 @@ impl Socket {
             named => named.to_string(),
         };
         let head = format!("GET /socket/websocket HTTP/1.1\r\nHost: {host}\r\n{origin}");
-        Socket::open(address, &head)?.map_err(|visit| match visit.status {
+        Socket::open(address, &head)?.map_err(|response| match response.status {
             403 => ClientError::Origin,
             503 => ClientError::Full,
             101 => ClientError::Foreign("it does not know WebSocket".into()),
@@ -63,7 +63,7 @@ impl Socket {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn open(address: &Address, head: &str) -> Result<Result<Socket, Visit>, ClientError> {
+    pub fn open(address: &Address, head: &str) -> Result<Result<Socket, Response>, ClientError> {
         let mut bytes = [0; 16];
         keys::random(&mut bytes).map_err(ClientError::Random)?;
         let key = STANDARD.encode(bytes);
@@ -71,12 +71,12 @@ impl Socket {
             "{head}Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: {key}\r\n\r\n"
         );
-        let visit = Visit::ask(address, request.as_bytes(), ANSWER_MS)?;
-        let is_accepted = visit.header("sec-websocket-accept") == Some(&ws::accept_key(&key));
-        if visit.status != 101 || !is_accepted {
-            return Ok(Err(visit));
+        let response = Response::ask(address, request.as_bytes(), ANSWER_MS)?;
+        let is_accepted = response.header("sec-websocket-accept") == Some(&ws::accept_key(&key));
+        if response.status != 101 || !is_accepted {
+            return Ok(Err(response));
         }
-        let (stream, buffer) = visit.into_stream();
+        let (stream, buffer) = response.into_stream();
         let (start, end) = (0, buffer.len());
         let reader = Reader::default();
         Ok(Ok(Socket { stream, reader, buffer, start, end, pings: 0 }))

@@ -1,5 +1,5 @@
-//! TLS by the program `openssl`, through pipes: the one command that goes over the open Internet
-//! needs it, and a library for it would be larger than the server. Owns the process.
+//! TLS through the program `openssl`, by pipes: only `fws doctor` needs it, and a library for it
+//! would be larger than the server. Owns the process.
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};

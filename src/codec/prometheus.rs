@@ -1,5 +1,5 @@
-//! The text format of Prometheus, version 0.0.4: written for whoever scrapes the admin door, and
-//! read by `fws stat`. Pure. Numbers of others are never believed to be numbers.
+//! The text format of Prometheus, version 0.0.4: written for the admin door, read by `fws stat`.
+//! Pure. Does not trust the numbers of others.
 
 use std::fmt::{Display, Write};
 

@@ -1,6 +1,6 @@
-//! What a proxy says of whom it speaks for: the PROXY protocol, versions 1 and 2, in front of the
-//! first request of a connection; and the header `X-Forwarded-For` in each. Pure over slices; who
-//! is believed is decided elsewhere. Called by the web door.
+//! What a proxy says about the address of its client: the PROXY protocol, versions 1 and 2, before
+//! the first request of a connection; and the header `X-Forwarded-For` in each request. Pure over
+//! slices; which proxies are trusted is decided elsewhere. Called by the web door.
 //!
 //! Source: "The PROXY protocol, versions 1 & 2" of HAProxy, parts 2.1 and 2.2.
 

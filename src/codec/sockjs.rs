@@ -2,7 +2,7 @@
 //! WebSocket, the headers of its HTTP answers.
 //!
 //! Owns nothing. Frames are text here; who sends them wraps them for the transport. Called by the
-//! switch, and by publications for the form that SockJS connections receive.
+//! web door, and by publications for the form that SockJS connections receive.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! WebSocket (RFC 6455): the key of the upgrade, the frame reader, the frame encoders.
 //!
 //! Owns the bytes of a message that is not yet complete, and nothing else; it never answers a ping
-//! or a close, never sends, and knows nothing of what a message says. Called by the switch (server
-//! side) and by the command line's own WebSocket client.
+//! or a close, never sends, and knows nothing of what a message says. Called by the web door
+//! (server side), and by the command line's and the load generator's clients.
 
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;

@@ -1,5 +1,5 @@
-//! Addresses to listen on, and those of proxies. Pure. Takes what can mean one thing only, and for
-//! the rest says what to write.
+//! Addresses to listen on, and those of proxies. Pure. Accepts what is unambiguous, and explains
+//! the rest.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

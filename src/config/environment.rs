@@ -1,4 +1,4 @@
-//! Names in the environment: ours, those that are nearly ours, and those that others put there.
+//! Names in the environment: ours, misspelt ones, and those that others set.
 
 use super::nearest::within;
 use super::{ConfigError, SETTINGS, at};

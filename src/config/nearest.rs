@@ -1,5 +1,5 @@
-//! The right name for a name that is nearly right. Pure. Called wherever a name that a person
-//! wrote is not one of ours.
+//! Suggests the right name for a misspelt one. Pure. Called wherever a person's word is not a known
+//! name.
 
 /// Longer names are not compared: ours are shorter, and the comparison is quadratic.
 const NAME_BYTES: usize = 64;

@@ -1,5 +1,5 @@
-//! Sites, as browsers write them in `Origin`: compared byte by byte, so what no browser would ever
-//! write is an error here, and not a site that can never connect.
+//! Sites, as browsers write them in `Origin`. They are compared byte by byte, so one that no
+//! browser would write is an error here, rather than a site that can never connect.
 
 /// One or more, with commas or white space between them.
 ///

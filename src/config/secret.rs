@@ -1,4 +1,4 @@
-//! A key that does not show itself. Owns the text; prints it nowhere.
+//! A key that is never printed. Owns the text.
 
 use std::fmt;
 

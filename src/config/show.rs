@@ -1,4 +1,4 @@
-//! The effective configuration for people and for programs. Shows no key.
+//! The effective configuration as text and as JSON. Shows no key.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Values of settings, from the text that a flag, the environment or the file has for them.
+//! Parses the values of settings, from a flag, the environment or the file.
 
 use std::path::PathBuf;
 

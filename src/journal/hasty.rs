@@ -1,10 +1,11 @@
-//! A journal that answers at once and sometimes has to take it back, for tests: as a disk does that
-//! turns out to be full. What it took in becomes durable some turns later in one batch, or all that
-//! is not durable yet is undone. The end of a namespace alone, which nothing could undo, is ordered
-//! when it is durable.
+//! A journal for tests that answers at once and sometimes takes it back, as a disk does that turns
+//! out to be full. Its changes become durable some turns later, in one batch, or everything that is
+//! not durable yet is undone. Only the end of a namespace, which cannot be undone, is ordered when
+//! it is durable.
 
 use std::collections::VecDeque;
 
+use super::moods::Moods;
 use super::{Event, Journal, Mark, Proposal, Ticket};
 use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::time::{Millis, Now, UnixMillis};
@@ -15,10 +16,7 @@ const WAITING_MAX: usize = 24;
 /// A hasty and moody journal; the same seed gives the same moods.
 #[derive(Debug)]
 pub struct HastyJournal {
-    /// State of a xorshift generator; never zero.
-    random: u64,
-    /// One batch in so many fails; 0 for none.
-    fails_one_in: u64,
+    moods: Moods,
     last: Seq,
     next_ticket: u64,
     /// What is not durable yet, each with its mark.
@@ -41,8 +39,7 @@ impl HastyJournal {
     /// `fails_one_in`: one batch in so many fails; 0 for none.
     pub fn new(term: u64, seed: u64, fails_one_in: u64) -> HastyJournal {
         HastyJournal {
-            random: seed | 1 << 63,
-            fails_one_in,
+            moods: Moods::new(seed, fails_one_in),
             last: Seq { term, n: 0 },
             next_ticket: 0,
             undos: VecDeque::new(),
@@ -55,13 +52,6 @@ impl HastyJournal {
             turn: 0,
             works_at: 0,
         }
-    }
-
-    fn draw(&mut self, below: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % below
     }
 
     fn next_seq(&mut self) -> Seq {
@@ -91,7 +81,7 @@ impl HastyJournal {
         let failed = self.removals.drain(..).map(|(ticket, ..)| Event::Failed(ticket));
         self.ready.extend(failed);
         self.ready.push_back(Event::Lost { from, upto });
-        self.works_at = self.turn + self.draw(6);
+        self.works_at = self.turn + self.moods.draw(6);
     }
 }
 
@@ -123,13 +113,13 @@ impl Journal for HastyJournal {
             && turn <= self.turn
         {
             self.batch = None;
-            if self.fails_one_in > 0 && self.draw(self.fails_one_in) == 0 {
+            if self.moods.fails() {
                 return self.lose();
             }
             self.keep(upto, removals, at);
         }
         if self.batch.is_none() && !(self.undos.is_empty() && self.removals.is_empty()) {
-            let turn = self.turn + 1 + self.draw(4);
+            let turn = self.turn + 1 + self.moods.draw(4);
             self.batch = Some((self.mark, self.removals.len(), turn));
         }
     }

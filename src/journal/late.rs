@@ -1,9 +1,10 @@
-//! A journal that is never in a hurry, for tests: it never answers at once, hands entries over in
-//! batches some turns later, makes them durable later still, and sometimes fails. It keeps the
-//! seam honest: whatever runs on it runs on a journal that many nodes share.
+//! A journal for tests that never answers at once: it hands entries over in batches some turns
+//! later, makes them durable later still, and sometimes fails. It tests the seam: whatever runs on
+//! it runs on a journal that many nodes share.
 
 use std::collections::VecDeque;
 
+use super::moods::Moods;
 use super::{Event, Journal, Mark, Proposal, Ticket};
 use crate::hub::{Change, Entry, Hub, Seq, Undo};
 use crate::time::{Millis, Now, UnixMillis};
@@ -14,10 +15,7 @@ const WAITING_MAX: usize = 256;
 /// A slow and moody journal; the same seed gives the same moods.
 #[derive(Debug)]
 pub struct LateJournal {
-    /// State of a xorshift generator; never zero.
-    random: u64,
-    /// One proposal in so many fails; 0 for none.
-    fails_one_in: u64,
+    moods: Moods,
     last: Seq,
     next_ticket: u64,
     /// In the order of proposal, each with the turn in which it comes back. `at` never falls along
@@ -35,8 +33,7 @@ impl LateJournal {
     /// `fails_one_in`: one proposal in so many fails; 0 for none.
     pub fn new(term: u64, seed: u64, fails_one_in: u64) -> LateJournal {
         LateJournal {
-            random: seed | 1 << 63,
-            fails_one_in,
+            moods: Moods::new(seed, fails_one_in),
             last: Seq { term, n: 0 },
             next_ticket: 0,
             waiting: VecDeque::new(),
@@ -45,13 +42,6 @@ impl LateJournal {
             durable: Mark(0),
             sync_at: 0,
         }
-    }
-
-    fn draw(&mut self, below: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % below
     }
 }
 
@@ -62,7 +52,7 @@ impl Journal for LateJournal {
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        let delay = 1 + self.draw(4);
+        let delay = 1 + self.moods.draw(4);
         self.waiting.push_back((self.turn + delay, ticket, at, change.clone().into_owned()));
         Proposal::Later(ticket)
     }
@@ -75,7 +65,7 @@ impl Journal for LateJournal {
         self.turn += 1;
         while self.waiting.front().is_some_and(|(turn, ..)| *turn <= self.turn) {
             let Some((_, ticket, at, change)) = self.waiting.pop_front() else { break };
-            if self.fails_one_in > 0 && self.draw(self.fails_one_in) == 0 {
+            if self.moods.fails() {
                 self.ready.push_back(Event::Failed(ticket));
                 continue;
             }
@@ -85,7 +75,7 @@ impl Journal for LateJournal {
         }
         if self.turn >= self.sync_at {
             self.durable = self.mark();
-            self.sync_at = self.turn + self.draw(3);
+            self.sync_at = self.turn + self.moods.draw(3);
         }
     }
 

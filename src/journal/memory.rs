@@ -1,4 +1,5 @@
-//! Keeps nothing: every proposal is ordered at once and as durable as it will ever be.
+//! A journal that keeps nothing: every proposal is ordered at once and as durable as it will ever
+//! be.
 
 use super::{Event, Journal, Mark, Proposal};
 use crate::hub::{Change, Hub, KeyRef, Seq, Undo};

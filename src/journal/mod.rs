@@ -6,6 +6,7 @@
 mod hasty;
 mod late;
 mod memory;
+mod moods;
 pub mod store;
 
 pub use hasty::HastyJournal;

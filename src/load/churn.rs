@@ -1,4 +1,4 @@
-//! Browsers that come, say who they are, subscribe and go, so many at a time.
+//! Browsers that connect, authenticate, subscribe and close, so many at a time.
 
 use super::crowd::Greeting;
 use super::histogram::Histogram;

@@ -1,4 +1,4 @@
-//! Commands and their replies: so many without a reply on each of some connections.
+//! Commands and their replies: so many in flight on each of some connections.
 
 use std::collections::VecDeque;
 

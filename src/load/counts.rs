@@ -1,4 +1,4 @@
-//! What is counted of messages to many, and the figures that it makes.
+//! The counts of messages to many, and the figures made of them.
 
 use super::Fault;
 use super::histogram::Histogram;

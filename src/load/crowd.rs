@@ -1,4 +1,5 @@
-//! The crowd: who connects, what they have said so far, and who sits on which connection.
+//! The subscribers: which of them are connected, at which step of their greeting, and on which
+//! connection.
 
 use std::fmt;
 

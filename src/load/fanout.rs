@@ -1,5 +1,5 @@
-//! Messages to many: to all of them, or to one at a time; as fast as they arrive, or so many a
-//! second; and while some do not read. Every delivery is checked against what was published.
+//! Messages to all subscribers, or to one at a time; as fast as they arrive, or so many a second;
+//! and while some do not read. Every delivery is checked against what was published.
 
 use super::counts::Counts;
 use super::crowd::{Crowd, Greeting, words};

@@ -1,4 +1,4 @@
-//! Messages under way, by their numbers.
+//! Messages in flight, by their numbers.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! How long things took: a histogram with buckets that grow with their values, as HdrHistogram's
-//! do. A quantile is exact below 256 µs, and known to within 1/128 above.
+//! A histogram of latencies with buckets that grow with their values, like HdrHistogram's. A
+//! quantile is exact below 256 µs, and known to within 1/128 above.
 
 /// Buckets of each power of two.
 const STEPS_BITS: u32 = 7;

@@ -1,4 +1,4 @@
-//! Nothing happens: what a subscribed connection takes, and what is left when all have gone.
+//! Idle subscribers: the memory of each, and what remains when all have gone.
 
 use super::crowd::{Crowd, words};
 use super::outcome::{Measurement, Outcome, Unit};

@@ -1,10 +1,10 @@
 //! The load generator: drives a server from outside, over its real ports, and counts. Subscribers
-//! and publishers of a run are connections of one reactor in one thread; each delivery is checked,
-//! so a run that lost a message, or brought one twice, has no figures. Called by `fws bench`.
+//! and publishers of a run are connections of one reactor in one thread. Each delivery is checked,
+//! so a run in which a message was lost or duplicated has no figures. Called by `fws bench`.
 //!
-//! It must be cheaper than what it measures: input is cut in the one read buffer (`scan`), a
-//! message is known by its length and a number at a fixed place, and publications of a turn leave
-//! in one write.
+//! It must be cheaper than what it measures: input is parsed in the one read buffer (`scan`), a
+//! message is recognised by its length and a number at a fixed place, and publications of a turn
+//! are sent in one write.
 
 mod churn;
 mod control;
@@ -149,10 +149,9 @@ pub struct Plan {
     pub pid: Option<u32>,
 }
 
-/// Bytes of the smallest message, and of the largest: its number, and what it is known by; and as
-/// much as the one read buffer can hold with what is around it.
+/// Bytes of the smallest message: its number, and what it is known by.
 pub const BYTES_MIN: usize = 32;
-/// See [`BYTES_MIN`].
+/// Bytes of the largest message: the one read buffer must hold it with its framing.
 pub const BYTES_MAX: usize = 32_768;
 
 impl Plan {

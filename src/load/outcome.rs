@@ -1,4 +1,4 @@
-//! What came out of a run: figures with names, for a table or for a program.
+//! The outcome of a run: figures with names, for a table or for JSON.
 
 use super::Fault;
 use super::histogram::Histogram;

@@ -1,4 +1,4 @@
-//! When messages are due of which so many go each second, whatever has become of those before.
+//! When messages are due at a fixed rate, whatever has become of those before.
 
 /// A message that goes within two ticks of the loop's clock, in microseconds, goes in time.
 const TICKS_US: u64 = 2000;

@@ -1,4 +1,4 @@
-//! What the system knows of the server under load and of everybody else, from `/proc`.
+//! Processor time and memory of the server under load, and of everybody else, from `/proc`.
 
 use std::fs;
 

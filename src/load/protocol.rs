@@ -1,5 +1,5 @@
-//! What is said to each kind of server: how somebody subscribes, how somebody publishes, and which
-//! answer shows that it worked. Owns the bytes; sends none.
+//! The protocols of all kinds of servers: how to subscribe, how to publish, and which answer shows
+//! that it worked. Owns the bytes; sends none.
 
 use super::scan::{FILL, NUMBER_BYTES};
 use super::{Action, Plan, Workload};

@@ -1,5 +1,4 @@
-//! What a server answers to whoever publishes or commands: each answer is looked at, and none may
-//! be an error.
+//! Replies of a server to publishers and commands: each is checked, and none may be an error.
 
 use super::crowd::words;
 use super::protocol::{Protocol, SUCCESS};

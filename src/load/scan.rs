@@ -1,5 +1,5 @@
-//! What comes from a server, cut into messages without copying them: WebSocket frames and what lies
-//! in them, lines of a streamed answer, numbers inside messages. Pure over slices.
+//! Parses what a server sends into messages, without copying them: WebSocket frames and their
+//! contents, lines of a streamed answer, numbers inside messages. Pure over slices.
 
 use super::Fault;
 use super::protocol::Protocol;

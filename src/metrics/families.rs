@@ -50,60 +50,60 @@ families! {
     BUILD = "fws_build_info" Gauge "Version of the server, as a label; the value is 1.";
     DRAINING = "fws_draining" Gauge "1 from the signal to stop on, else 0.";
     CONNECTIONS = "fws_connections" Gauge
-        "Connections and sessions by kind; those that are closing are not among them.";
-    SOCKETS = "fws_sockets" Gauge "Sockets, those that are closing included.";
-    OPENED = "fws_connections_opened_total" Counter "Connections let in, by door.";
+        "Connections and sessions by kind, without those that are closing.";
+    SOCKETS = "fws_sockets" Gauge "Sockets, including those that are closing.";
+    OPENED = "fws_connections_opened_total" Counter "Connections accepted, by door.";
     CLOSED = "fws_connections_closed_total" Counter "Connections ended, by reason.";
     SESSIONS_CLOSED = "fws_sessions_closed_total" Counter
-        "Sessions over HTTP ended, by reason, whether or not anybody was told.";
+        "Sessions over HTTP ended, by reason, whether or not the client was told.";
     TURNED_AWAY = "fws_connections_turned_away_total" Counter
-        "Connections that were not let in, by reason.";
+        "Connections that were not accepted, by reason.";
     HELD = "fws_browsers_held_total" Counter
-        "Times that a browser was not read because it spoke too fast.";
+        "Times that a browser was not read because it sent too much.";
     STRANGERS = "fws_sessions_unauthenticated" Gauge
         "Sessions and WebSockets that have not authenticated.";
     BODIES = "fws_bodies_bytes" Gauge
-        "Memory for bodies of requests that arrive, and for messages in them that wait.";
+        "Memory for arriving request bodies, and for messages in them that wait.";
     BODIES_EVICTED = "fws_bodies_evicted_total" Counter
-        "Times that somebody had to go because that memory was too much.";
+        "Uploads ended because request bodies took too much memory.";
     FLOODS = "fws_floods_total" Counter
-        "Times that back ends had to wait because publications that wait took too much memory.";
+        "Times that back ends had to wait because waiting publications took too much memory.";
     SHORTAGES = "fws_shortages_total" Counter
-        "Times that requests had to wait because answers that wait took too much memory.";
+        "Times that requests had to wait because waiting answers took too much memory.";
     REPLIES_OWED = "fws_replies_owed_bytes" Gauge
         "Bytes of replies to back ends that wait for the disk.";
     CONTROL_INPUT = "fws_control_input_bytes" Gauge
-        "Bytes of large commands of back ends that arrive, by the lengths that they declare.";
+        "Bytes of large commands that are arriving, by their declared lengths.";
     CONTROL_INPUT_WAITS = "fws_control_input_waits_total" Counter
-        "Times that a large command was not read for a while because that was too much.";
+        "Times that a large command had to wait because arriving commands took too much memory.";
     CONTROL_INPUT_EVICTED = "fws_control_input_evicted_total" Counter
-        "Times that a back end had to go, with half of one, to make room for others.";
+        "Back ends closed in the middle of a large command to make room for others.";
     COMMANDS = "fws_commands_total" Counter "Commands of back ends.";
     LONG_EMITS = "fws_long_emits_total" Counter
         "Emits to several channels that took more than one turn.";
     REFUSED = "fws_commands_refused_total" Counter "Commands answered with an error, by its code.";
     WRONG_KEYS = "fws_wrong_keys_total" Counter "Wrong keys of namespaces or of the server.";
     PUBLICATIONS = "fws_publications_total" Counter
-        "Messages published, whether or not anybody heard them.";
+        "Messages published, whether or not anybody received them.";
     DELIVERIES = "fws_deliveries_total" Counter "Messages handed to subscribers.";
     RECEIVED = "fws_received_bytes_total" Counter "Bytes read from all connections.";
     SENT = "fws_sent_bytes_total" Counter "Bytes that the kernel has taken for all connections.";
     QUEUED_BYTES = "fws_queued_bytes" Gauge
-        "Bytes that wait for the kernel to take them; those shared by many count for each.";
+        "Bytes that wait for the kernel to take them; shared ones count for each connection.";
     QUEUED_FRAMES = "fws_queued_frames" Gauge "Frames that wait for the kernel to take them.";
     INPUT = "fws_input_bytes" Gauge
-        "Bytes of browsers that have been read and wait to be understood or heard.";
+        "Bytes of browsers that have been read but not processed.";
     INPUT_EVICTED = "fws_input_evicted_total" Counter
-        "Times that a browser had to go because that was too much.";
+        "Browsers closed because unprocessed input took too much memory.";
     KEPT_BYTES = "fws_kept_bytes" Gauge
         "Memory of the publications that wait for browsers, each counted once.";
     ANSWERS_BYTES = "fws_answers_bytes" Gauge
         "Memory of the answers that wait for browsers and back ends, each counted once.";
     BLOCKED = "fws_blocked_browsers" Gauge
-        "Connections of browsers that have not taken yet what was published to them.";
-    TURNS = "fws_turn_seconds" Histogram "Turns of the loop, by their time without waiting.";
+        "Connections of browsers that have not yet taken what was published to them.";
+    TURNS = "fws_turn_seconds" Histogram "Turns of the event loop, by their time without waiting.";
     STOOD_STILL = "fws_stood_still_seconds_total" Counter
-        "Time in which the process stood still, a second and more at a time.";
+        "Time in which the process did not run, a second or more at a time.";
     NAMESPACES = "fws_namespaces" Gauge "Namespaces.";
     CHANNELS = "fws_channels" Gauge "Channels with subscribers.";
     USERS = "fws_users" Gauge "Users with connections.";
@@ -117,7 +117,7 @@ families! {
         "Changes refused because the store was failing.";
     STORE_PENDING_CHANGES = "fws_store_pending_changes" Gauge "Changes not on disk yet.";
     STORE_PENDING_BYTES = "fws_store_pending_bytes" Gauge
-        "Bytes of what has changed and is not on disk yet, and of how to take it back.";
+        "Bytes of changes that are not on disk yet, and of what is needed to undo them.";
     STORE_LAG = "fws_store_lag_seconds" Gauge "Age of the oldest change that is not on disk.";
     STORE_BATCHES = "fws_store_batch_seconds" Histogram
         "Batches written, by their time from the first write to the end of the sync.";
@@ -130,10 +130,10 @@ families! {
         "Messages handed to subscribers, by namespace.";
     NS_PEERS = "fws_namespace_peers" Gauge "Browsers that have authenticated, by namespace.";
     NS_STATES = "fws_namespace_states" Gauge "States, by namespace.";
-    CPU = "process_cpu_seconds_total" Counter "Processor time, of the user and of the system.";
+    CPU = "process_cpu_seconds_total" Counter "Processor time, user and system.";
     RESIDENT = "process_resident_memory_bytes" Gauge "Memory in use.";
     OPEN_FDS = "process_open_fds" Gauge "Open file descriptors.";
-    MAX_FDS = "process_max_fds" Gauge "File descriptors that the process may have.";
+    MAX_FDS = "process_max_fds" Gauge "File descriptors that the process may open.";
     STARTED = "process_start_time_seconds" Gauge "Start of the process, in seconds since 1970.";
 }
 

@@ -1,6 +1,5 @@
-//! The doors of the server: those that the configuration names, and those that a service manager
-//! has opened before the start (sd_listen_fds(3)), which stand in for them. Called by the server's
-//! start.
+//! Opens the doors of the server: those that the configuration names, and in their place those that
+//! a service manager has passed (sd_listen_fds(3)). Called by the server's start.
 
 use std::env;
 use std::io::{self, ErrorKind};

@@ -1,6 +1,7 @@
-//! Limits that nobody set, where the process may have little memory: all that others can make the
-//! server hold, all of it at once, must fit, because a program whose memory runs out is ended.
-//! Called by the server's start, before anything is made by these limits, and at each reload.
+//! Lowers limits that nobody set where the process may have little memory: everything that others
+//! can make the server hold must fit at the same time, because a process that runs out of memory is
+//! killed. Called by the server's start, before anything is made by these limits, and at each
+//! reload.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What a service manager is told (sd_notify(3)): that the server is ready, alive, and about to
-//! stop. Does nothing where nobody asks. Called by the server's loop.
+//! Tells a service manager (sd_notify(3)) that the server is ready, alive, reloading or about to
+//! stop. Does nothing if there is none. Called by the server's loop.
 
 use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
@@ -16,7 +16,7 @@ const STATUS_CHARS: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// It hears so often that we are alive.
+    /// How often it is told that the loop turns, if it asks for that.
     watchdog_ms: Option<u64>,
     alive_at: Millis,
 }
@@ -31,14 +31,14 @@ impl Notifier {
         });
         let socket = address.and_then(|address| {
             let socket = UnixDatagram::unbound().ok()?;
-            // Sending to one who does not take what there is would wait for him.
+            // A service manager that does not read must not hold up the loop.
             socket.set_nonblocking(true).ok()?;
             Some((socket, address))
         });
         let number = |name: &str| -> Option<u64> { variable(name)?.to_str()?.parse().ok() };
         let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-        // Twice in the time that it gives us, as sd_watchdog_enabled(3) advises: the loop turns as
-        // often as that at least, and says so when a quarter of the time is over.
+        // sd_watchdog_enabled(3) advises to notify at half of the time. The loop turns at least
+        // every quarter of it, and notifies in the first turn after a quarter: at half, at worst.
         let watchdog = number("WATCHDOG_USEC").filter(|_| is_ours && socket.is_some());
         Notifier {
             socket,

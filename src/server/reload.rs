@@ -1,6 +1,6 @@
-//! Another configuration for a server that runs (SIGHUP): read, checked as a whole, and only then
-//! put in force; or not, and the one before stays. What was decided goes to the log, by name.
-//! Called by the server's loop between two turns.
+//! A new configuration for a running server (SIGHUP): read, checked as a whole, and only then
+//! applied; if anything is wrong the old one stays. The log names what has changed. Called by the
+//! server's loop between two turns.
 
 use std::borrow::Cow;
 use std::io;

@@ -19,12 +19,16 @@ pub struct Ran {
 pub fn fws(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fws"));
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("FWS_") {
-            command.env_remove(name);
-        }
-    }
+    forget_settings(&mut command);
     command
+}
+
+/// Takes the settings of whoever runs the tests out of a command's environment.
+pub fn forget_settings(command: &mut Command) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| name.to_string_lossy().starts_with("FWS_")).for_each(|name| {
+        command.env_remove(name);
+    });
 }
 
 /// Runs it to its end.

@@ -1,6 +1,7 @@
 //! The server under test: starts the binary on ports of its own choice, keeps its log, ends it.
 
 use super::browser::Browser;
+use super::command::forget_settings;
 use super::control::Control;
 use super::{DEADLINE, eventually};
 use rustix::process::{Pid, Signal, kill_process};
@@ -115,11 +116,7 @@ impl Options {
         if self.unix {
             command.arg("--control-unix").arg(dir.file("control.sock"));
         }
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("FWS_") {
-                command.env_remove(name);
-            }
-        }
+        forget_settings(&mut command);
         if let Some(key) = &self.key {
             command.env("FWS_SECRETKEY", key);
         }

@@ -1,4 +1,4 @@
-//! What the flags of `fws bench` ask for, carried out.
+//! The flags of `fws bench`, as a plan for the load generator, and its run.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::net::{SocketAddr, ToSocketAddrs};

@@ -1,4 +1,4 @@
-//! Figures of a run, for a person and for a program.
+//! The figures of a run, as a table or as JSON.
 
 use std::fmt::Write;
 

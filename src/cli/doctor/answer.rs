@@ -1,22 +1,21 @@
-//! What an answer says that is not the one that was hoped for: who has given it, as far as its
-//! words tell, and what to do about it. The words of our own server are compared with its code by
-//! the tests.
+//! Explains unexpected answers: who gave them, as far as their text shows, and what to do about it.
+//! A test compares the texts of our own server with its source.
 
 use super::{Finding, Site};
-use crate::client::{ClientError, Visit};
+use crate::client::{ClientError, Response};
 use crate::codec::http::HttpError;
 use crate::codec::sockjs;
 
-/// For proxies that keep `Upgrade` to themselves.
+/// For proxies that do not forward `Upgrade`.
 pub(super) const UPGRADE: &[&str] = &[
     "nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header \
      Connection \"upgrade\";",
     "Apache: a2enmod proxy_wstunnel, or from 2.4.47 on ProxyPass … upgrade=websocket",
-    "HAProxy, Caddy: they pass it by themselves in mode http and with reverse_proxy; look for a \
+    "HAProxy in mode http and Caddy's reverse_proxy forward it by themselves: look for another \
      proxy before or behind them, and for HTTP/2 towards the server",
 ];
 
-/// For proxies that keep an answer until there is more of it.
+/// For proxies that buffer answers.
 pub(super) const BUFFERING: &[&str] = &[
     "nginx: proxy_buffering off; and no gzip for this path",
     "Caddy: no encode for this path, and no response_buffers",
@@ -24,11 +23,11 @@ pub(super) const BUFFERING: &[&str] = &[
     "HAProxy: no compression, no http-buffer-request and no cache for this path",
 ];
 
-/// For proxies that cut silent connections.
+/// For proxies that close idle connections.
 pub(super) const TIMEOUT: &[&str] = &[
-    "let the proxy wait longer than the 25 s between two heartbeats (heartbeat_ms), at least 60 s",
+    "its timeout must be longer than the 25 s between two heartbeats (heartbeat_ms): 60 s or more",
     "nginx: proxy_read_timeout 60s; HAProxy: timeout server, client and tunnel 60s",
-    "Apache: ProxyTimeout 60; a balancer of a cloud: its idle time-out",
+    "Apache: ProxyTimeout 60; a cloud load balancer: its idle timeout",
 ];
 
 const PATH: &[&str] = &[
@@ -49,39 +48,38 @@ const FULL: &[&str] =
     &["raise the limit connections and the descriptor limit (see docs/operations.md, Sizing)"];
 
 const CROWD: &[&str] = &[
-    "nginx: limit_req and limit_conn answer so: take this path out of them, as a browser that \
-     comes back makes several requests",
-    "HAProxy, a balancer: look whether it has taken the server off, and why",
+    "nginx: limit_req and limit_conn answer like this: exempt this path, because a browser that \
+     reconnects makes several requests",
+    "HAProxy, a load balancer: check whether it has marked the server as down, and why",
 ];
 
 const ADDRESS: &[&str] = &[
-    "if it is a proxy's: let that send X-Forwarded-For, and `fws serve --trusted-proxy` name it",
+    "if it is a proxy's: let it send X-Forwarded-For, and name it with fws serve --trusted-proxy",
     "if it is yours: raise the limit connections_per_address",
 ];
 
 const PROXY: &[&str] = &[
-    "a proxy that says by the PROXY protocol whom it speaks for (HAProxy: send-proxy-v2) must be \
-     named with `fws serve --trusted-proxy`",
-    "let the proxy speak HTTP/1.1 towards the server, and no HTTP/2",
+    "a proxy that uses the PROXY protocol (HAProxy: send-proxy-v2) must be named with \
+     `fws serve --trusted-proxy`",
+    "let the proxy speak HTTP/1.1 to the server, not HTTP/2",
 ];
 
 pub(super) const HEAD: &[&str] = &[
-    "fewer or smaller cookies on this host, or a host of its own for the server",
-    "the limits http_head_bytes and http_headers; nginx: large_client_header_buffers; HAProxy: \
-     tune.bufsize; Apache: LimitRequestFieldSize",
+    "use fewer or smaller cookies on this host, or another host name for the server",
+    "raise the limits http_head_bytes and http_headers; nginx: large_client_header_buffers; \
+     HAProxy: tune.bufsize; Apache: LimitRequestFieldSize",
 ];
 
 const HOST: &[&str] = &[
-    "let the proxy pass exactly one Host: nginx: proxy_set_header Host $host; Apache: \
+    "let the proxy forward exactly one Host: nginx: proxy_set_header Host $host; Apache: \
      ProxyPreserveHost On",
-    "does the proxy know this name? Look at server_name, ServerName or the site's address",
+    "does the proxy know this name? Check server_name, ServerName or the site's address",
 ];
 
-const LOGIN: &[&str] =
-    &["take the check of passwords away from this path: the token says who somebody is"];
+const LOGIN: &[&str] = &["remove the password check from this path: the token identifies the user"];
 
 const OTHER: &[&str] =
-    &["look into the log of whatever answers at this address, and at its rule for this path"];
+    &["check the log of whatever answers at this address, and its rule for this path"];
 
 /// What our own words for a server that takes nobody more come to.
 fn unavailable(text: &str, wrong: &impl Fn(String, &[&str]) -> Finding) -> Option<Finding> {
@@ -93,17 +91,17 @@ fn unavailable(text: &str, wrong: &impl Fn(String, &[&str]) -> Finding) -> Optio
         return Some(wrong(format!("503 {text}: there is no room for one more"), FULL));
     }
     if is_ours("Too many come at once") || is_ours("The server is stopping") {
-        let says = format!("503 {text}: the server is there, and takes nobody at this moment");
-        return Some(wrong(says, &["try again in the seconds that its Retry-After names"]));
+        let says = format!("503 {text}: the server runs, but accepts nobody at this moment");
+        return Some(wrong(says, &["try again after the seconds in its Retry-After"]));
     }
     None
 }
 
 /// An answer that is not the one that was hoped for.
-pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
+pub(super) fn refused(site: &Site, check: &'static str, response: &mut Response) -> Finding {
     // Without its end it says enough.
-    let _ = visit.read_all(super::find::ANSWER_MS);
-    let text = visit.text();
+    let _ = response.read_all(super::find::ANSWER_MS);
+    let text = response.text();
     let text = text.trim();
     let is_ours = |words: &str| text == words;
     let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
@@ -111,8 +109,8 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
         return below(site, check);
     }
     if is_ours("Not a valid websocket request") {
-        let says = "the request came to the server without Upgrade or Connection: something on \
-                    the way has taken them out";
+        let says = "the request reached the server without Upgrade or Connection: something on \
+                    the way removes them";
         return wrong(says.into(), UPGRADE);
     }
     if is_ours("Origin not allowed") {
@@ -127,30 +125,30 @@ pub(super) fn refused(site: &Site, check: &'static str, visit: &mut Visit) -> Fi
         return finding;
     }
     if is_ours("Too many connections from your address") {
-        let says = "the server has too many connections from one address, and takes this for it";
+        let says = "the server has too many connections from one address, which it takes for yours";
         return wrong(says.into(), ADDRESS);
     }
     if is_ours(&HttpError::Host.to_string()) {
-        return wrong("the server got no Host, or two, or one that is none".into(), HOST);
+        return wrong("the server got no Host, or two, or an invalid one".into(), HOST);
     }
     if is_ours(&HttpError::Malformed.to_string()) {
-        return wrong("the server got something that is no request".into(), PROXY);
+        return wrong("the server got something that is not a request".into(), PROXY);
     }
     if text.contains("plain HTTP request was sent to HTTPS port") {
         return wrong("TLS is expected here".into(), &["write https:// in place of http://"]);
     }
-    from_others(site, check, visit, text)
+    from_others(site, check, response, text)
 }
 
-/// One that is none of ours.
-fn from_others(site: &Site, check: &'static str, visit: &Visit, text: &str) -> Finding {
+/// One that is not from our server.
+fn from_others(site: &Site, check: &'static str, response: &Response, text: &str) -> Finding {
     let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
-    let said = format!("{}{}", visit.status, by(visit));
-    match visit.status {
+    let said = format!("{}{}", response.status, by(response));
+    match response.status {
         300..=399 => {
-            let to = visit.header("location").unwrap_or("nowhere").to_owned();
-            let advice = "give browsers the URL it leads to: they follow none for a WebSocket";
-            wrong(format!("{said}: leads on to {to}"), &[advice])
+            let to = response.header("location").unwrap_or("nowhere").to_owned();
+            let advice = "give browsers the URL it leads to: a WebSocket follows no redirects";
+            wrong(format!("{said}: redirects to {to}"), &[advice])
         }
         401 | 407 => wrong(format!("{said}: asks for a password"), LOGIN),
         403 => wrong(
@@ -160,14 +158,14 @@ fn from_others(site: &Site, check: &'static str, visit: &Visit, text: &str) -> F
         404 => wrong(format!("{said}: there is no {}", site.url.path), NO_RULE),
         408 => wrong(
             format!("{said}: the request came too slowly"),
-            &["look at the network between the proxy and the server"],
+            &["check the network between the proxy and the server"],
         ),
         413 | 414 | 431 => wrong(format!("{said}: the request is too large"), HEAD),
         421 => wrong(format!("{said}: the wrong host for this address"), HOST),
         429 => wrong(
             format!("{said}: too many requests"),
-            &["take this path out of the proxy's limit of requests: a browser that comes back \
-               makes several"],
+            &["exempt this path from the proxy's rate limit: a browser that reconnects makes \
+               several requests"],
         ),
         502 | 504 => wrong(format!("{said}: the proxy does not reach the server"), UNREACHED),
         // The path was answered just now.
@@ -193,8 +191,8 @@ pub(super) fn below(site: &Site, check: &'static str) -> Finding {
 pub(super) fn origin(site: &Site, check: &'static str) -> Finding {
     let origin = &site.origin;
     let says = format!("pages of {origin} may not connect");
-    let advice = format!("`fws serve --allow-origin {origin}`, beside those that are allowed");
-    let guessed = "or say with --origin which site the pages are from that shall connect";
+    let advice = format!("`fws serve --allow-origin {origin}`, beside the allowed sites");
+    let guessed = "or name the site of your pages with --origin";
     let lines = [advice.as_str(), guessed];
     Finding::wrong(check, says, if site.is_origin_given { &lines[..1] } else { &lines })
 }
@@ -205,17 +203,17 @@ pub(super) fn failed(site: &Site, check: &'static str, error: &ClientError) -> F
     match error {
         ClientError::Silence => Finding::wrong(
             check,
-            format!("{place} takes connections and does not answer"),
+            format!("{place} accepts connections but does not answer"),
             &["is it the port for browsers? Does the proxy wait for a server that hangs?"],
         ),
         ClientError::Lost => Finding::wrong(
             check,
             format!("{place} closes without an answer"),
-            &["is it the port for browsers? The control port closes so; and one for TLS may"],
+            &["is it the port for browsers? The control port closes like this, and a TLS port may"],
         ),
         ClientError::Foreign(what) => Finding::wrong(
             check,
-            format!("{place} is no such server: {what}"),
+            format!("{place} is not such a server: {what}"),
             &["is the port right? Where TLS is spoken the URL begins with https://"],
         ),
         e => Finding::wrong(check, e.to_string(), OTHER),
@@ -223,8 +221,8 @@ pub(super) fn failed(site: &Site, check: &'static str, error: &ClientError) -> F
 }
 
 /// Who answers, if it says so. Our own server does not.
-fn by(visit: &Visit) -> String {
-    visit.header("server").map_or(String::new(), |server| format!(" from {server}"))
+fn by(response: &Response) -> String {
+    response.header("server").map_or(String::new(), |server| format!(" from {server}"))
 }
 
 /// As much of a text as a line has room for.

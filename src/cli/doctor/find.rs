@@ -1,11 +1,11 @@
-//! What must be there before anything is said: somebody who listens, TLS, the path, a site that
-//! may connect, and room for what browsers send along.
+//! The first checks, which all others need: something listens, TLS, the path, the origin, and room
+//! for the headers of browsers.
 
 use std::io::ErrorKind;
 
 use super::answer::{HEAD, below, failed, first_line, refused};
 use super::{Finding, Site, Verdict, streams};
-use crate::client::{ClientError, Visit, reach};
+use crate::client::{ClientError, Response, reach};
 use crate::codec::{json, sockjs};
 
 /// Time for an answer, in milliseconds.
@@ -40,15 +40,20 @@ pub(super) fn head(site: &Site, method: &str, below: &str) -> String {
 }
 
 /// A request and the head of its answer. `more` are further headers, each with its line end.
-pub(super) fn ask(site: &Site, request: [&str; 2], more: &str) -> Result<Visit, ClientError> {
+pub(super) fn ask(site: &Site, request: [&str; 2], more: &str) -> Result<Response, ClientError> {
     ask_within(site, request, more, ANSWER_MS)
 }
 
-fn ask_within(site: &Site, request: [&str; 2], more: &str, ms: u64) -> Result<Visit, ClientError> {
+fn ask_within(
+    site: &Site,
+    request: [&str; 2],
+    more: &str,
+    ms: u64,
+) -> Result<Response, ClientError> {
     let [method, below] = request;
     let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
     let request = head(site, method, below) + more + length + "\r\n";
-    Visit::ask(&site.address, request.as_bytes(), ms)
+    Response::ask(&site.address, request.as_bytes(), ms)
 }
 
 /// Whether anybody listens.
@@ -56,32 +61,32 @@ pub(super) fn listens(site: &Site) -> Finding {
     let check = "connection";
     let place = if site.is_unix() { site.address.clone() } else { site.url.tcp() };
     match reach(&place) {
-        Ok(()) => Finding::ok(check, format!("{place} takes connections")),
+        Ok(()) => Finding::ok(check, format!("{place} accepts connections")),
         Err(ClientError::Connect(_, e)) => {
             let (says, advice) = match e.kind() {
                 ErrorKind::ConnectionRefused | ErrorKind::NotFound => (
                     format!("nothing listens at {place}"),
                     match site.is_unix() {
-                        true => "start `fws serve`, or mend the path of its socket",
-                        false => "start the proxy or `fws serve`, or mend the port in the URL",
+                        true => "start `fws serve`, or fix the path of its socket",
+                        false => "start the proxy or `fws serve`, or fix the port in the URL",
                     },
                 ),
                 ErrorKind::TimedOut => (
                     format!("{place} does not answer at all"),
-                    "look for a firewall on the way that drops what it does not like",
+                    "look for a firewall on the way that drops the packets",
                 ),
                 _ if site.is_unix() => (
                     format!("no connection to {place}: {e}"),
-                    "is it a socket, and may you open it? Look at its rights and its group",
+                    "is it a socket, and may you open it? Check its permissions and its group",
                 ),
                 _ => (
                     format!("no connection to {place}: {e}"),
-                    "is the name right? Ask with `getent hosts NAME` for its address",
+                    "is the name right? `getent hosts NAME` shows its address",
                 ),
             };
             Finding::wrong(check, says, &[advice])
         }
-        Err(e) => Finding::wrong(check, e.to_string(), &["look at the network"]),
+        Err(e) => Finding::wrong(check, e.to_string(), &["check the network"]),
     }
 }
 
@@ -91,13 +96,13 @@ pub(super) fn tls(site: &mut Site) -> (Finding, bool) {
     let error = match ask_within(site, ["GET", ""], CLOSE, HANDSHAKE_MS) {
         Err(error @ ClientError::Tls(_)) => error,
         // Whatever else has happened, it has happened behind the handshake.
-        _ => return (Finding::ok(check, "the certificate is good for this name"), true),
+        _ => return (Finding::ok(check, "the certificate is valid for this name"), true),
     };
     if error.is_certificate() {
         site.address = site.url.address(false);
-        let advice = "give the proxy a certificate for this name, with all that stand between it \
-                      and its root; browsers say nothing and do not connect";
-        let says = format!("{error}; the rest is looked at all the same");
+        let advice = "give the proxy a certificate for this name, with all intermediate ones; \
+                      browsers fail to connect and do not say why";
+        let says = format!("{error}; the rest is checked all the same");
         return (Finding::wrong(check, says, &[advice]), true);
     }
     let by_hand = format!(
@@ -133,36 +138,37 @@ pub(super) fn path(site: &mut Site) -> (Finding, bool) {
 }
 
 /// Whether an answer leads to the same path with a `/` behind it.
-fn adds_slash(site: &Site, visit: &Visit) -> bool {
-    let to = visit.header("location").unwrap_or_default();
+fn adds_slash(site: &Site, response: &Response) -> bool {
+    let to = response.header("location").unwrap_or_default();
     let place = |behind| str::trim_start_matches(behind, |c| c != '/');
     let path = to.split_once("://").map_or(to, |(_, behind)| place(behind));
-    (300..400).contains(&visit.status) && path.strip_suffix('/') == Some(&site.url.path)
+    (300..400).contains(&response.status) && path.strip_suffix('/') == Some(&site.url.path)
 }
 
 /// Whether a server of ours answers under the path of the URL as it is.
 fn under(site: &Site) -> Finding {
     let check = "path";
-    let asked = ask(site, ["GET", ""], CLOSE).and_then(|visit| match adds_slash(site, &visit) {
-        // Clients ask for what is below alone.
-        true => ask(site, ["GET", "/"], CLOSE),
-        false => Ok(visit),
-    });
-    let mut visit = match asked {
-        Ok(visit) => visit,
+    let asked =
+        ask(site, ["GET", ""], CLOSE).and_then(|response| match adds_slash(site, &response) {
+            // Clients ask for what is below alone.
+            true => ask(site, ["GET", "/"], CLOSE),
+            false => Ok(response),
+        });
+    let mut response = match asked {
+        Ok(response) => response,
         Err(error) => return failed(site, check, &error),
     };
-    if visit.status != 200 {
-        return refused(site, check, &mut visit);
+    if response.status != 200 {
+        return refused(site, check, &mut response);
     }
-    if let Err(error) = visit.read_all(ANSWER_MS) {
+    if let Err(error) = response.read_all(ANSWER_MS) {
         return failed(site, check, &error);
     }
-    let text = visit.text();
+    let text = response.text();
     if text == sockjs::GREETING && streams::is_another(site) {
-        let says = "a SockJS server answers, and no `ping` that it gets: it is another one";
-        let advice = "does something still lead to the server of before, as to the original? Look \
-                      for the port in the proxy's rule";
+        let says = "a SockJS server answers, but does not know `ping`: it is another one";
+        let advice = "does the proxy still lead to the old server, such as the original? Check \
+                      the port in its rule";
         return Finding::wrong(check, says, &[advice]);
     }
     if text == sockjs::GREETING {
@@ -194,26 +200,26 @@ fn is_info(text: &str) -> bool {
 /// be seen. Takes down its date.
 pub(super) fn origin(site: &mut Site) -> (Finding, bool) {
     let check = "origin";
-    let mut visit = match ask(site, ["GET", "/info"], CLOSE) {
-        Ok(visit) => visit,
+    let mut response = match ask(site, ["GET", "/info"], CLOSE) {
+        Ok(response) => response,
         Err(error) => return (failed(site, check, &error), false),
     };
-    let date = visit.header("date").and_then(crate::time::UnixMillis::from_http_date);
+    let date = response.header("date").and_then(crate::time::UnixMillis::from_http_date);
     site.date = date.map(|date| date.seconds());
-    if visit.status != 200 {
-        return (refused(site, check, &mut visit), false);
+    if response.status != 200 {
+        return (refused(site, check, &mut response), false);
     }
-    if let Err(error) = visit.read_all(ANSWER_MS) {
+    if let Err(error) = response.read_all(ANSWER_MS) {
         return (failed(site, check, &error), false);
     }
-    if !is_info(&visit.text()) {
+    if !is_info(&response.text()) {
         let says = format!("{}/info is not what the server says: {:?}", site.url.path, {
-            first_line(&visit.text())
+            first_line(&response.text())
         });
-        let advice = "take the cache, the filter or the other server away that answers it";
+        let advice = "remove the cache, the filter or the other server that answers it";
         return (Finding::wrong(check, says, &[advice]), true);
     }
-    let allowed: Vec<&str> = visit.values("access-control-allow-origin").collect();
+    let allowed: Vec<&str> = response.values("access-control-allow-origin").collect();
     let finding = match allowed.as_slice() {
         [one] if *one == site.origin => {
             Finding::ok(check, format!("pages of {} may connect", site.origin))
@@ -225,8 +231,8 @@ pub(super) fn origin(site: &mut Site) -> (Finding, bool) {
                 site.origin
             ),
             match others {
-                ["*"] => &["the server says so where no Origin comes: let the proxy pass that on \
-                            as it is, and set no header of CORS itself"],
+                ["*"] => &["the server sends * if there is no Origin: let the proxy forward that \
+                            as it is, and set no CORS header itself"],
                 _ => &["the server sends it: let the proxy neither add one nor change it"],
             },
         ),
@@ -239,14 +245,14 @@ pub(super) fn room(site: &Site) -> Finding {
     let check = "headers";
     let cookie = format!("Cookie: doctor={}\r\n{CLOSE}", "x".repeat(COOKIE_BYTES));
     match ask(site, ["GET", "/info"], &cookie) {
-        Ok(visit) if visit.status == 200 => {
+        Ok(response) if response.status == 200 => {
             Finding::ok(check, format!("{COOKIE_BYTES} bytes of cookies get through"))
         }
-        Ok(mut visit) => {
-            let finding = refused(site, check, &mut visit);
+        Ok(mut response) => {
+            let finding = refused(site, check, &mut response);
             let says = format!("with {COOKIE_BYTES} bytes of cookies: {}", finding.says);
             // Without cookies the same was answered just now, whatever a proxy calls it.
-            match visit.status {
+            match response.status {
                 400 => Finding::wrong(check, says, HEAD),
                 _ => Finding { says, ..finding },
             }

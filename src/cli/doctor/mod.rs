@@ -1,6 +1,6 @@
-//! `fws doctor`: goes the way that browsers go, through whatever stands there, and says in plain
-//! words what is wrong with it. Owns the order of the checks and what is printed; each check knows
-//! one thing, and what to do about it.
+//! `fws doctor`: connects like a browser, through every proxy on the way, and says what is wrong
+//! and what to do. Owns the order of the checks and the output; each check knows one thing, and the
+//! advice for it.
 
 mod answer;
 mod find;
@@ -34,12 +34,15 @@ const ORIGIN: Flag = Flag {
     value: "ORIGIN",
     about: "the site of the page, as browsers name it (that of URL)",
 };
-const TOKEN: Flag =
-    Flag { name: "token", value: "TOKEN", about: "a token of the site's back end (one made here)" };
+const TOKEN: Flag = Flag {
+    name: "token",
+    value: "TOKEN",
+    about: "a token from the site's back end (one made here)",
+};
 const WAIT: Flag = Flag {
     name: "wait",
     value: "SECONDS",
-    about: "look for so long whether a silent connection stays (not)",
+    about: "test for so long whether idle connections stay open (no test)",
 };
 const WS_UNIX: Flag = Flag {
     name: AT_WS_UNIX.name,
@@ -50,21 +53,21 @@ const JSON: Flag = Flag { name: "json", value: "", about: "as one JSON object, a
 
 pub(super) const COMMAND: Command = Command {
     name: "doctor",
-    summary: "say what is wrong between browsers and the server",
+    summary: "find what is wrong between browsers and the server",
     usage: &["URL [NAME] [OPTION…]"],
     about: "\
-Connects to URL as the page of a browser does, through every proxy on the way:
-what the page gives to its client, as https://example.org/socket. Prints one line
-for each check: ok, wrong, or ?, where it cannot tell; and below what is wrong,
-what to do about it. It publishes nothing and joins no channel. With --ws-unix
-it goes to a server's unix socket, without TLS, as a proxy for that URL would.
+Connects to URL as a page in a browser does, through every proxy on the way. URL is
+what the page gives to its client, such as https://example.org/socket. Prints one
+line for each check: ok, wrong, or ? if it cannot tell; and below a wrong one, how
+to fix it. It publishes nothing and joins no channel. With --ws-unix it connects
+to a server's unix socket, without TLS, as a proxy for that URL would.
 
-With a namespace NAME it authenticates too, with a token of the site's back end
-or one that it makes by the key. That shows whether the clocks agree. With NAME
-and --wait 60 it also sees proxies that cut silent connections; heartbeats come
-every 25 s. TLS is made by the program openssl: without it https and wss are ?.
+With a namespace NAME it authenticates too, with a token from the site's back end
+or one that it signs with the key. That shows whether the clocks agree. With NAME
+and --wait 60 it also finds proxies that close idle connections; heartbeats come
+every 25 s. TLS needs the program openssl: without it https and wss are ?.
 
-Exit code 0: nothing wrong was found; 1: something was; 2: it was asked wrongly.",
+Exit code 0: nothing wrong was found; 1: something was; 2: wrong usage.",
     flags: &[ORIGIN, TOKEN, KEY, WAIT, WS_UNIX, JSON, AT_DATA, AT_CONFIG],
     examples: &[
         ("fws doctor https://example.org/socket", "do browsers get through?"),

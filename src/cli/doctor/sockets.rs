@@ -1,9 +1,10 @@
-//! WebSockets: whether they open, whether frames get through at once, and whether a token does.
+//! Checks of WebSockets: whether they open, whether frames get through at once, and whether a token
+//! is accepted.
 
 use super::answer::{UPGRADE, failed, refused};
 use super::find::{ANSWER_MS, head};
 use super::{CLOCK_SECONDS, Finding, Pass, Site, session, time};
-use crate::client::{ClientError, Message, Socket, Visit};
+use crate::client::{ClientError, Message, Response, Socket};
 use crate::codec::{json, jwt};
 use crate::time::{Clock, Stopwatch};
 
@@ -30,7 +31,7 @@ fn carries(site: &Site, check: &'static str, below: &str, first: Option<&str>) -
     let watch = Stopwatch::start();
     let mut socket = match open(site, below) {
         Ok(Ok(socket)) => socket,
-        Ok(Err(mut visit)) => return not_opened(site, check, &mut visit),
+        Ok(Err(mut response)) => return not_opened(site, check, &mut response),
         Err(error) => return failed(site, check, &error),
     };
     let opened = time(watch.elapsed_us());
@@ -62,31 +63,31 @@ fn carries(site: &Site, check: &'static str, below: &str, first: Option<&str>) -
         ),
         _ => Finding::wrong(
             check,
-            "opens, and no frame gets through",
-            &["let the proxy pass bytes on as they come once it has answered 101: no buffer, no \
-               inspection of what is in them"],
+            "opens, but no frame gets through",
+            &["let the proxy forward bytes as they come after the 101: no buffering, no \
+               inspection"],
         ),
     }
 }
 
-fn open(site: &Site, below: &str) -> Result<Result<Socket, Visit>, ClientError> {
+fn open(site: &Site, below: &str) -> Result<Result<Socket, Response>, ClientError> {
     Socket::open(&site.address, &head(site, "GET", below))
 }
 
-fn not_opened(site: &Site, check: &'static str, visit: &mut Visit) -> Finding {
-    match visit.status {
+fn not_opened(site: &Site, check: &'static str, response: &mut Response) -> Finding {
+    match response.status {
         101 => Finding::wrong(
             check,
-            "the answer to the upgrade is none of RFC 6455",
-            &["take the cache or the filter away that has made it"],
+            "the answer to the upgrade violates RFC 6455",
+            &["remove the cache or the filter that has made it"],
         ),
         // The same server, or its proxy, has answered other requests just now.
         200..=299 | 404 | 405 | 426 | 501 => Finding::wrong(
             check,
-            format!("{} in place of 101: something on the way takes no upgrade", visit.status),
+            format!("{} in place of 101: something on the way takes no upgrades", response.status),
             UPGRADE,
         ),
-        _ => refused(site, check, visit),
+        _ => refused(site, check, response),
     }
 }
 
@@ -102,7 +103,7 @@ pub(super) fn auth(site: &Site) -> (Vec<Finding>, bool) {
             socket.send(pass.message().as_bytes())?;
             socket.next_within(ANSWER_MS)
         }
-        Err(visit) => Err(ClientError::Foreign(format!("it answers HTTP {}", visit.status))),
+        Err(response) => Err(ClientError::Foreign(format!("it answers HTTP {}", response.status))),
     });
     let now = Clock::new().now().unix.seconds();
     match reply {
@@ -210,7 +211,7 @@ fn clocks(
     let seconds = theirs.abs_diff(ours);
     let way = if theirs > ours { "ahead of" } else { "behind" };
     if seconds <= CLOCK_SECONDS {
-        return Finding::ok("clock", format!("{whose} is ours, to {CLOCK_SECONDS} s"));
+        return Finding::ok("clock", format!("{whose} agrees with ours, to {CLOCK_SECONDS} s"));
     }
     let advice = "set both clocks by NTP: tokens end by the server's, and there is no leeway";
     off("clock", format!("{whose} is {seconds} s {way} ours"), &[advice])

@@ -1,11 +1,11 @@
-//! Answers over HTTP that go on and on, for browsers that get no WebSocket through: whether their
-//! pieces come at once. And silence, on both ways: whether a connection is left alone.
+//! Checks of streaming over HTTP, for browsers without WebSocket: whether the pieces of an answer
+//! come at once. And of idle time: whether a silent connection stays open.
 
 use super::answer::{BUFFERING, TIMEOUT, failed, refused};
 use super::find::{ANSWER_MS, CLOSE, PACKED, ask, head};
 use super::sockets::{ANSWER, PING};
 use super::{Finding, Site, session, time};
-use crate::client::{ClientError, Message, Socket, Visit};
+use crate::client::{ClientError, Message, Response, Socket};
 use crate::codec::json;
 use crate::time::Stopwatch;
 
@@ -38,21 +38,21 @@ impl Stream {
     pub fn check(&self, site: &Site) -> Finding {
         let check = self.name;
         let watch = Stopwatch::start();
-        let (session, mut visit) = match self.begin(site) {
+        let (session, mut response) = match self.begin(site) {
             Ok(begun) => begun,
             Err(ClientError::Silence) => return kept_back(check, "not even the head of it"),
             Err(error) => return failed(site, check, &error),
         };
-        if visit.status == 404 && check == "htmlfile" {
+        if response.status == 404 && check == "htmlfile" {
             return Finding::unknown(check, "not there: switched off, or the proxy has no rule");
         }
-        if visit.status != 200 {
-            return refused(site, check, &mut visit);
+        if response.status != 200 {
+            return refused(site, check, &mut response);
         }
-        if let Some(coding) = visit.header("content-encoding") {
-            return kept_back(check, &format!("{coding} packs it up"));
+        if let Some(coding) = response.header("content-encoding") {
+            return kept_back(check, &format!("{coding} compresses it"));
         }
-        match visit.read_until(self.open, AT_ONCE_MS) {
+        match response.read_until(self.open, AT_ONCE_MS) {
             Ok(true) => {}
             Ok(false) => return ended(check),
             Err(ClientError::Silence) => return kept_back(check, "its first frame does not come"),
@@ -63,22 +63,22 @@ impl Stream {
         if let Err(finding) = send(site, check, &session, PING) {
             return finding;
         }
-        match visit.read_until(ANSWER, AT_ONCE_MS) {
+        match response.read_until(ANSWER, AT_ONCE_MS) {
             Ok(true) => {
                 let second = time(watch.elapsed_us());
                 Finding::ok(check, format!("first frame in {first}, a later one in {second}"))
             }
             Ok(false) => ended(check),
-            Err(ClientError::Silence) => kept_back(check, "a frame behind the first one waits"),
+            Err(ClientError::Silence) => kept_back(check, "a later frame does not come"),
             Err(error) => failed(site, check, &error),
         }
     }
 
-    fn begin(&self, site: &Site) -> Result<(String, Visit), ClientError> {
+    fn begin(&self, site: &Site) -> Result<(String, Response), ClientError> {
         let session = session()?;
         let below = format!("/{session}/{}{}", self.name, self.query);
-        let visit = ask(site, [self.method, &below], PACKED)?;
-        Ok((session, visit))
+        let response = ask(site, [self.method, &below], PACKED)?;
+        Ok((session, response))
     }
 }
 
@@ -87,7 +87,7 @@ fn kept_back(check: &'static str, what: &str) -> Finding {
 }
 
 fn ended(check: &'static str) -> Finding {
-    let advice = ["let the proxy pass on answers that go on, in chunks and without a length"];
+    let advice = ["let the proxy forward streaming answers, in chunks and without a length"];
     Finding::wrong(check, "the answer ends before its time", &advice)
 }
 
@@ -99,15 +99,15 @@ fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Resul
         head(site, "POST", &format!("/{session}/xhr_send")),
         body.len()
     );
-    match Visit::ask(&site.address, request.as_bytes(), ANSWER_MS) {
-        Ok(visit) if visit.status == 204 => Ok(()),
-        Ok(visit) if visit.status == 404 => Err(Finding::wrong(
+    match Response::ask(&site.address, request.as_bytes(), ANSWER_MS) {
+        Ok(response) if response.status == 204 => Ok(()),
+        Ok(response) if response.status == 404 => Err(Finding::wrong(
             check,
-            "what is sent comes to a server that does not know the session",
-            &["behind a balancer of several servers, all requests of one session must go to one: \
-               by the path, or by a cookie (JSESSIONID)"],
+            "messages reach a server that does not know the session",
+            &["with a load balancer, all requests of one session must go to the same server: by \
+               the path, or by a cookie (JSESSIONID)"],
         )),
-        Ok(mut visit) => Err(refused(site, check, &mut visit)),
+        Ok(mut response) => Err(refused(site, check, &mut response)),
         Err(error) => Err(failed(site, check, &error)),
     }
 }
@@ -117,8 +117,8 @@ fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Resul
 pub(super) fn is_another(site: &Site) -> bool {
     let Ok(session) = session() else { return false };
     let poll = || {
-        let mut visit = ask(site, ["POST", &format!("/{session}/xhr")], CLOSE)?;
-        visit.read_all(ANSWER_MS).map(|()| visit.text())
+        let mut response = ask(site, ["POST", &format!("/{session}/xhr")], CLOSE)?;
+        response.read_all(ANSWER_MS).map(|()| response.text())
     };
     if !matches!(poll(), Ok(text) if text == "o\n") || send(site, "path", &session, PING).is_err() {
         return false;
@@ -134,12 +134,14 @@ pub(super) fn polling(site: &Site) -> Finding {
     let check = "xhr";
     let polled = session().and_then(|session| ask(site, ["POST", &format!("/{session}/xhr")], ""));
     match polled {
-        Ok(mut visit) if visit.status == 200 => match visit.read_until("o\n", AT_ONCE_MS) {
-            Ok(true) => Finding::ok(check, "a poll is answered"),
-            Ok(false) => ended(check),
-            Err(error) => failed(site, check, &error),
-        },
-        Ok(mut visit) => refused(site, check, &mut visit),
+        Ok(mut response) if response.status == 200 => {
+            match response.read_until("o\n", AT_ONCE_MS) {
+                Ok(true) => Finding::ok(check, "a poll is answered"),
+                Ok(false) => ended(check),
+                Err(error) => failed(site, check, &error),
+            }
+        }
+        Ok(mut response) => refused(site, check, &mut response),
         Err(error) => failed(site, check, &error),
     }
 }
@@ -224,7 +226,7 @@ fn silent_socket(site: &Site, is_in: bool) -> Silence {
     let opened = Socket::open(&site.address, &head(site, "GET", "/websocket"));
     let mut socket = match opened {
         Ok(Ok(socket)) => socket,
-        Ok(Err(mut visit)) => return Silence::Failed(refused(site, "idle", &mut visit)),
+        Ok(Err(mut response)) => return Silence::Failed(refused(site, "idle", &mut response)),
         Err(error) => return Silence::Failed(failed(site, "idle", &error)),
     };
     if is_in
@@ -250,12 +252,12 @@ fn silent_socket(site: &Site, is_in: bool) -> Silence {
 
 fn silent_stream(site: &Site, is_in: bool) -> Silence {
     let [stream, ..] = &STREAMS;
-    let (session, mut visit) = match stream.begin(site) {
+    let (session, mut response) = match stream.begin(site) {
         Ok(begun) => begun,
         Err(error) => return Silence::Failed(failed(site, "idle_stream", &error)),
     };
-    if visit.status != 200 {
-        return Silence::Failed(refused(site, "idle_stream", &mut visit));
+    if response.status != 200 {
+        return Silence::Failed(refused(site, "idle_stream", &mut response));
     }
     if is_in
         && let Some(pass) = &site.pass
@@ -265,12 +267,12 @@ fn silent_stream(site: &Site, is_in: bool) -> Silence {
     }
     let watch = Stopwatch::start();
     while seconds(&watch) < site.wait {
-        let is_over = match visit.read(LOOK_MS) {
+        let is_over = match response.read(LOOK_MS) {
             Ok(is_open) => !is_open,
             Err(ClientError::Silence) => false,
             Err(_) => true,
         };
-        let text = visit.text();
+        let text = response.text();
         if let Some((_, words)) = text.split_once("\nc[") {
             return Silence::Closed(words.trim_end().trim_end_matches(']').to_owned());
         }
@@ -278,7 +280,7 @@ fn silent_stream(site: &Site, is_in: bool) -> Silence {
             return Silence::Cut(seconds(&watch));
         }
     }
-    let text = visit.text();
+    let text = response.text();
     // The first line is the prelude.
     let beats = text.lines().skip(1).filter(|line| *line == "h").count();
     Silence::Stays(beats as u64)

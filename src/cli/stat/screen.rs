@@ -1,4 +1,4 @@
-//! What `fws stat` shows: one reading, and what has changed since the one before.
+//! The screen of `fws stat`: the numbers of one reading, and their rates since the one before.
 
 use super::super::output::printable;
 use crate::codec::prometheus::Sample;

@@ -1,4 +1,4 @@
-//! `fws store check`: is the store whole, and what is in it?
+//! `fws store check`: verifies the store, and prints what is in it.
 
 use super::{failed, holder, now, unopened};
 use crate::cli::flags::{CONFIG, DATA, JSON};
@@ -13,19 +13,19 @@ pub(super) const COMMAND: Command = Command {
     summary: "check the store, and say what is in it",
     usage: &["[OPTION…]"],
     about: "\
-Reads all of the store and verifies every page and every row. Nothing is made
-or changed, so that it works on a copy in a read-only folder as well. No server
-may use the folder meanwhile.
+Reads the whole store and verifies every page and every row. Creates and changes
+nothing, so it works on a copy in a read-only folder as well. No server may use
+the folder meanwhile.
 
 Prints the format, the terms (starts of a server) and batches written, how many
-namespaces, grants and states there are, how many of the states have ended and
+namespaces, grants and states there are, how many of the states have expired and
 only wait to be removed, the bytes of all these rows, and those of the file.
 
-Exit code 0: it is whole; 1: it is damaged or gone, and a line says how.",
+Exit code 0: it is intact; 1: it is damaged or gone, and a line says how.",
     flags: &[JSON, DATA, CONFIG],
     examples: &[
         ("fws store check", "the store in ./fws-data"),
-        ("fws store check --data /mnt/backup/fws-data", "is that copy any good?"),
+        ("fws store check --data /mnt/backup/fws-data", "is that copy intact?"),
     ],
     run,
 };

@@ -1,4 +1,4 @@
-//! `fws store export`: all that is in the store, as lines of JSON.
+//! `fws store export`: writes the contents of the store as lines of JSON.
 
 use hashbrown::HashMap;
 
@@ -12,30 +12,30 @@ use crate::journal::store::{DAMAGED_ADVICE, Facts, Folder, Found, Home, Lost, Op
 use crate::time::Now;
 
 const DAMAGED: Flag =
-    Flag { name: "damaged", value: "", about: "of a damaged store, whatever can still be read" };
+    Flag { name: "damaged", value: "", about: "whatever can still be read from a damaged store" };
 
 pub(super) const COMMAND: Command = Command {
     name: "store export",
-    summary: "write all that is in the store as lines of JSON",
+    summary: "write the contents of the store as lines of JSON",
     usage: &["[FILE] [OPTION…]"],
     about: "\
-Writes to standard output, or to FILE (mode 0600), which must not be there yet:
-a first line that says what this is, then namespaces with their keys, grants,
-states, and a last line that says that this is all. `fws store import` takes
-that in. States that have ended are left out; `expires` is a date in
-milliseconds since 1970, and `data` is JSON digit for digit as it was set.
+Writes to standard output, or to FILE (mode 0600), which must not exist yet: a
+first line that says what this is, then namespaces with their keys, grants,
+states, and a last line that says that this is all. `fws store import` reads it.
+States that have expired are left out; `expires` is a date in milliseconds since
+1970, and `data` is JSON, digit for digit as it was set.
 
-THE OUTPUT HOLDS THE KEYS of all namespaces: keep it as you keep those.
+THE OUTPUT CONTAINS THE KEYS of all namespaces: keep it as safe as those.
 
-With --damaged: every row of a damaged store that still is as it was written;
-standard error says how many are not. What was in a namespace whose own row is
-lost comes in a namespace without a key, `lost-NUMBER`, to be renamed by hand.
+With --damaged: every row of a damaged store that is still as it was written;
+standard error says how many are not. The contents of a namespace whose own row
+is lost come in a namespace without a key, `lost-NUMBER`, to be renamed by hand.
 
 No server may use the folder meanwhile.",
     flags: &[DAMAGED, DATA, CONFIG],
     examples: &[
         ("fws store export backup.jsonl --data /var/lib/fws", "a backup"),
-        ("fws store export | grep -c '\"kind\":\"state\"'", "how many states live?"),
+        ("fws store export | grep -c '\"kind\":\"state\"'", "how many states are there?"),
     ],
     run,
 };

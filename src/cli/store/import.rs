@@ -1,4 +1,4 @@
-//! `fws store import`: lines of JSON into the store, all of them or none.
+//! `fws store import`: reads lines of JSON into the store, all of them or none.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -17,25 +17,22 @@ pub(super) const COMMAND: Command = Command {
     summary: "take lines of JSON into the store",
     usage: &["[FILE] [OPTION…]"],
     about: "\
-Reads what `fws store export` has written, from FILE or, without one or for
-`-`, from standard input, and takes it into the store, which is made if there
-is none: all of it, or nothing if one line is wrong, whose number is said then.
+Reads what `fws store export` has written, from FILE, or from standard input
+without one or with `-`, into the store, which is created if there is none. If a
+line is wrong, its number is printed and nothing is changed.
 
-Grants and states are added to those that are there; of two for the same place
-the one of the last line counts. States that have ended are left out, and so is
-what belongs to a user with an empty name. That a namespace is there with another
-key is an error, unless --replace is given.
-The limits are those of the server: names, states, and how many there may be.
+Grants and states are added to the existing ones; of two for the same place, the
+last one counts. Expired states are left out, and so is what belongs to a user
+with an empty name. A namespace that exists with another key is an error, unless
+--replace is given. The limits of the server apply: names, states, and how many
+there may be.
 
-No server may use the folder meanwhile. It is for the user of the server: root is
-refused where the folder is another user's.",
+No server may use the folder meanwhile. Run it as the server's user: root is
+refused if the folder belongs to another user.",
     flags: &[REPLACE, DATA, CONFIG, LIMIT],
     examples: &[
-        ("fws store import backup.jsonl --data /var/lib/fws", "a backup comes back"),
-        (
-            "ssh old fws store export | fws store import",
-            "from another machine, with nothing in between",
-        ),
+        ("fws store import backup.jsonl --data /var/lib/fws", "restore a backup"),
+        ("ssh old fws store export | fws store import", "directly from another machine"),
     ],
     run,
 };

@@ -1,8 +1,7 @@
-//! What is taken into a store: checks it against the limits and against what is there, and writes
-//! it into the store that takes the place of this one, or into none. Knows neither lines nor
+//! Puts rows into a store: checks them against the limits and the existing rows, and writes a new
+//! store that replaces the old one at the end, or leaves that as it is. Knows neither lines nor
 //! Redis.
 
-use std::borrow::Cow;
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
@@ -16,13 +15,6 @@ use crate::hub::{Key, Place, Row};
 use crate::journal::store::{Folder, Rewrite};
 use crate::limits::Limits;
 use crate::time::{Now, UnixMillis};
-
-/// Places of the counts.
-const NAMESPACES: usize = 0;
-const GRANTS: usize = 1;
-const STATES: usize = 2;
-const ENDED: usize = 3;
-const NOBODYS: usize = 4;
 
 /// Why something is not taken in.
 pub(super) enum Refused {
@@ -73,6 +65,18 @@ struct Known {
     is_taken: bool,
 }
 
+/// What was taken in, and what was not.
+#[derive(Default)]
+struct Counts {
+    namespaces: u64,
+    grants: u64,
+    states: u64,
+    /// States that had expired.
+    expired: u64,
+    /// Rows of a user with an empty name, which no token and no command can name.
+    nameless: u64,
+}
+
 /// Takes rows in, until the end.
 pub(super) struct Importer {
     rewrite: Rewrite,
@@ -89,9 +93,7 @@ pub(super) struct Importer {
     /// with that, and nothing else is decided by it.
     hasher: DefaultHashBuilder,
     known: HashMap<u64, Known>,
-    /// Namespaces, grants, states that were taken in, and what was not: states that had ended, and
-    /// rows of a user with an empty name, whom no token and no command can name.
-    counts: [u64; 5],
+    counts: Counts,
 }
 
 impl Importer {
@@ -114,7 +116,7 @@ impl Importer {
             size: Size::default(),
             hasher: DefaultHashBuilder::default(),
             known: HashMap::new(),
-            counts: [0; 5],
+            counts: Counts::default(),
         };
         if let Some(content) = content {
             let mut stop = None;
@@ -133,16 +135,10 @@ impl Importer {
     fn keep(&mut self, key: Key, row: Row<'_>) -> Result<(), Stop> {
         match (&key, row) {
             (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
-                let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
                 // Kept as a date until the end, like those that come.
                 let date = |until| self.rewrite.facts().date(until);
-                let row = Namespace {
-                    name: own(name),
-                    key: key.map(own),
-                    replaces: replaces.map(own),
-                    old_key: old_key.map(|(key, until)| (own(key), date(until))),
-                };
-                self.insert(*ns, row);
+                let old_key = old_key.map(|(key, until)| (key, date(until)));
+                self.insert(*ns, Namespace { name, key, replaces, old_key }.into_owned());
                 Ok(())
             }
             (Key::State { .. }, Row::State { expires: Some(end), .. })
@@ -171,20 +167,14 @@ impl Importer {
         if keys.into_iter().flatten().any(|key| key.is_empty()) {
             return Err("the key is empty".to_owned().into());
         }
-        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
-        let row = Namespace {
-            name: own(row.name),
-            key: row.key.map(own),
-            replaces: row.replaces.map(own),
-            old_key: row.old_key.map(|(key, until)| (own(key), until)),
-        };
+        let row = row.into_owned();
         let Some(place) = self.names.get(&*row.name).copied() else {
             if self.spaces.len() >= self.limits.namespaces {
                 return Err(full("namespaces", self.limits.namespaces, "namespaces"));
             }
             let last = self.spaces.last().map_or(0, |space| space.number);
             self.insert(last + 1, row);
-            self.counts[NAMESPACES] += 1;
+            self.counts.namespaces += 1;
             return Ok(());
         };
         let Some(Space { row: there, .. }) = self.spaces.get_mut(place) else { return Ok(()) };
@@ -205,7 +195,7 @@ impl Importer {
             }
             (Some(_), _) => *there = row,
         }
-        self.counts[NAMESPACES] += 1;
+        self.counts.namespaces += 1;
         Ok(())
     }
 
@@ -218,7 +208,7 @@ impl Importer {
         }
         let ns = self.number(namespace)?;
         if user.is_empty() {
-            self.counts[NOBODYS] += 1;
+            self.counts.nameless += 1;
             return Ok(());
         }
         let key = Key::Grant { ns, channel: channel.into(), user: user.into() };
@@ -243,11 +233,11 @@ impl Importer {
         }
         let ns = self.number(namespace)?;
         if expires.is_some_and(|date| date <= self.now.unix) {
-            self.counts[ENDED] += 1;
+            self.counts.expired += 1;
             return Ok(());
         }
         if place.user.as_deref() == Some("") {
-            self.counts[NOBODYS] += 1;
+            self.counts.nameless += 1;
             return Ok(());
         }
         let expires = expires.map(|date| self.rewrite.moment(date));
@@ -292,8 +282,7 @@ impl Importer {
 
     /// Sizes of the namespace of a row, and of all.
     fn of_space(&self, key: &Key) -> (Size, Size) {
-        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
-        let space = self.place(*ns).and_then(|place| self.spaces.get(place));
+        let space = self.place(number_in(key)).and_then(|place| self.spaces.get(place));
         (space.map_or(Size::default(), |space| space.size), self.size)
     }
 
@@ -307,10 +296,10 @@ impl Importer {
         let now = Known { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), is_taken };
         let before = self.known.insert(self.hasher.hash_one(key), now);
         if is_taken && !before.is_some_and(|before| before.is_taken) {
-            self.counts[if is_grant { GRANTS } else { STATES }] += 1;
+            let Counts { grants, states, .. } = &mut self.counts;
+            *(if is_grant { grants } else { states }) += 1;
         }
-        let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
-        let space = self.place(*ns).and_then(|place| self.spaces.get_mut(place));
+        let space = self.place(number_in(key)).and_then(|place| self.spaces.get_mut(place));
         for size in space.map(|space| &mut space.size).into_iter().chain([&mut self.size]) {
             match before {
                 Some(before) => size.bytes -= before.bytes as usize,
@@ -357,18 +346,24 @@ impl Importer {
             self.rewrite.put(Key::Namespace { ns: number }, row).map_err(failed)?;
         }
         self.rewrite.finish().map_err(failed)?;
-        let [namespaces, grants, states, ended, nobodys] = self.counts;
+        let Counts { namespaces, grants, states, expired, nameless } = self.counts;
         let (namespaces, grants) = (count(namespaces, "namespace"), count(grants, "grant"));
         let mut text = format!("took in {namespaces}, {grants}, {}\n", count(states, "state"));
-        if ended > 0 {
-            text.push_str(&format!("left out {} that had ended\n", count(ended, "state")));
+        if expired > 0 {
+            text.push_str(&format!("left out {} that had ended\n", count(expired, "state")));
         }
-        if nobodys > 0 {
-            let rows = count(nobodys, "row");
+        if nameless > 0 {
+            let rows = count(nameless, "row");
             text.push_str(&format!("left out {rows} of a user with an empty name\n"));
         }
         Ok(text)
     }
+}
+
+/// The number of the namespace that a row belongs to.
+fn number_in(key: &Key) -> u64 {
+    let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
+    *ns
 }
 
 fn full(what: &str, max: usize, limit: &str) -> Refused {

@@ -1,5 +1,5 @@
-//! The lines of an export: one JSON object each. The first says what this is, the last that it is
-//! all; between them namespaces, then what is in them.
+//! The lines of an export: one JSON object each. The first and the last line mark the beginning and
+//! the end; between them are namespaces, each before its contents.
 
 use std::borrow::Cow;
 
@@ -39,6 +39,19 @@ pub(super) struct Namespace<'a> {
     pub key: Option<Cow<'a, str>>,
     pub replaces: Option<Cow<'a, str>>,
     pub old_key: Option<(Cow<'a, str>, UnixMillis)>,
+}
+
+impl Namespace<'_> {
+    /// The same with texts of its own.
+    pub fn into_owned(self) -> Namespace<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Namespace {
+            name: own(self.name),
+            key: self.key.map(own),
+            replaces: self.replaces.map(own),
+            old_key: self.old_key.map(|(key, until)| (own(key), until)),
+        }
+    }
 }
 
 const NAMES: [&str; 13] = [

@@ -1,5 +1,5 @@
-//! `fws store`: what is in the store of a data folder that no server uses. The commands read and
-//! write the files themselves, and never speak to a server.
+//! `fws store`: works on the store of a data folder while no server uses it. The commands read and
+//! write the files themselves, and never contact a server.
 
 mod check;
 mod export;
@@ -21,7 +21,7 @@ pub(super) const NAME: &str = "store";
 
 pub(super) const COMMAND: Command = Command {
     name: NAME,
-    summary: "check, save and fill the store of a data folder",
+    summary: "check, export and import the store of a data folder",
     usage: &["check [OPTION…]", "export [FILE] …", "import [FILE] …", "import-redis URL …"],
     about: "\
 What is registered, granted and set is kept in one file of the data folder.
@@ -29,7 +29,7 @@ These commands read and write it while no server uses it. `fws help store check`
 explains one of them.",
     flags: &[DATA, CONFIG],
     examples: &[
-        ("fws store check --data /var/lib/fws", "is it whole?"),
+        ("fws store check --data /var/lib/fws", "is it intact?"),
         ("fws store export backup.jsonl", "a backup"),
     ],
     run: |call| Err(call.misused()),

@@ -1,4 +1,4 @@
-//! Responses: whole ones, in one frame, and those that go on in chunks.
+//! Responses: whole ones, in one frame, and streaming ones, in chunks.
 
 use std::io::Write;
 

@@ -1,7 +1,7 @@
-//! The members of an object whose text is still arriving, so that a large one is not read in one go
-//! when it is there. The grammar of [`scan`](super::scan) once more, as a machine that can stop
-//! behind each byte; `oracle` holds the two together. It says besides what is wrong first with a
-//! text, which the scan does not.
+//! The members of an object whose text is still arriving, so that a large one need not be scanned
+//! at once when it is complete. The grammar of [`scan`] again, as a state machine that
+//! can stop after each byte; `oracle` checks that the two agree. Unlike the scan it also says which
+//! error of a text comes first.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! The last elements of a long list, found from its end: what stands in front of them is not looked
-//! at. Called by the hub, whose lists are bounded.
+//! The last elements of a long list, found from its end, without looking at those before. Called by
+//! the hub, whose lists are bounded.
 
 /// The last elements of an array, raw, at most so many, in their order. `raw` must be JSON; `None`
 /// if that is no array.

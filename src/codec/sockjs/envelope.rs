@@ -1,5 +1,5 @@
-//! What a SockJS frame is wrapped in on its way over HTTP, and what stands in front of the first
-//! one. Owns nothing; a script that a browser runs is never broken out of, whatever a message says.
+//! How the HTTP transports wrap SockJS frames, and their preludes. Owns nothing; no message can
+//! break out of a script that a browser runs.
 
 use super::{LARGE, count};
 

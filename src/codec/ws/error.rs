@@ -1,4 +1,4 @@
-//! What can be wrong with the frames of a peer, and what it is told of it.
+//! Errors in a peer's frames, and the close codes for them.
 
 use std::fmt;
 

@@ -1,6 +1,5 @@
-//! What holds for any bytes on a WebSocket: where they are cut makes no difference, and
-//! tungstenite's reader finds the same messages in them, where it is there (feature `oracle`, which
-//! tests and fuzzers have).
+//! What must hold for any bytes on a WebSocket: it makes no difference where they are split, and
+//! tungstenite's reader finds the same messages in them (feature `oracle`, for tests and fuzzers).
 
 use super::{Bounds, Event, Reader, Side, WsError, close_frame};
 

@@ -1,7 +1,7 @@
-//! Between redb and the disk. A [`Guard`] stands around a backend and holds on to one law: what a
-//! failed commit has written is never found again, and a backend that has failed once is not used
-//! any more. A [`Overlay`] reads a file and keeps all writes to itself, so that a file can be
-//! looked at, in whatever state it is, without a byte of it being changed.
+//! Between redb and the disk. A [`Guard`] around a backend enforces one rule: what a failed commit
+//! has written is never found again, and a backend that has failed once is not used any more. An
+//! [`Overlay`] reads a file and keeps all writes in memory, so that a file in any state can be read
+//! without changing a byte of it.
 
 use std::fmt;
 use std::fs::File;

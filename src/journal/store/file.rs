@@ -1,5 +1,5 @@
-//! One store file: reading all of it and being sure of it, and writing batches into it. Knows redb;
-//! knows neither folders nor threads.
+//! One store file: reading and verifying all of it, and writing batches into it. Knows redb; knows
+//! neither folders nor threads.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

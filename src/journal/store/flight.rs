@@ -1,6 +1,6 @@
-//! What has changed and is not durable yet: row by row, and as the batch that is on its way. A
-//! batch holds what was recorded at one moment, and is gathered in more turns than one if it is
-//! large: what is changed meanwhile goes into it as it was.
+//! What has changed and is not durable yet: row by row, and as the batch that is being written. A
+//! batch holds what was recorded at one moment. A large one is gathered over several turns; a row
+//! that changes meanwhile goes into it as it was.
 
 use std::hash::BuildHasher;
 

@@ -1,5 +1,5 @@
-//! The data folder of a store: who holds it, which file is the store, and a small seal beside it
-//! that remembers what the store was last known to be. Owns names, modes and the order of file
+//! The data folder of a store: its lock, the file that is the store, and the small seal beside it
+//! that remembers the last known state of the store. Owns names, modes and the order of file
 //! operations; knows nothing of rows.
 
 use std::cell::RefCell;

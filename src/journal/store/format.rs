@@ -1,4 +1,4 @@
-//! What is in the file: keys and values. No two keys can be taken for each other; each value begins
+//! The keys and values in the file. No two keys can be mistaken for each other. Each value begins
 //! with a tag, a keyed checksum over key and value, so that nobody who chooses a value can make
 //! bytes that pass for another row.
 //!

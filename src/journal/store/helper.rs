@@ -1,9 +1,9 @@
 //! The worker that waits for the disk. It owns the file; the loop sends it batches, one at a time,
-//! and is woken when a batch is durable or has failed. After a fault it tries by itself to get at
-//! the disk again, and asks the loop for what is missing there.
+//! and is woken when a batch is durable or has failed. After a fault it tries by itself to use the
+//! disk again, and asks the loop for what is missing there.
 //!
-//! It has a thread of its own; or a [`Stepper`] lets it work, job by job, where a simulator wants
-//! it to be on the thread of the loop and at a moment of its choice.
+//! It has a thread of its own, or a [`Stepper`], by which a simulator runs it job by job on the
+//! thread of the loop.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! The start of a store: is it there, is all of it as it was written, and what is in it? Nothing of
-//! a file is changed before all of it has been verified.
+//! The start of a store: is it there, is all of it as it was written, and what is in it? A file is
+//! not changed before all of it has been verified.
 
 use std::fmt;
 use std::io;

@@ -1,10 +1,10 @@
-//! The trees in a file of redb, read without redb and without believing any of it: for files that
-//! are damaged, and for those with tables of an older format. What is asked of the file lies in it,
-//! no page is read for two places of a tree, and what is no page of a tree is passed over. Changes
+//! Reads the trees in a file of redb without redb, and without trusting any of it: for files that
+//! are damaged, and for those with tables of an older format. It reads nothing outside the file,
+//! reads no page for two places of a tree, and ignores what is not a page of a tree. Changes
 //! nothing, and knows nothing of rows.
 //!
-//! How pages look says `docs/design.md` of redb. Their checksums are not looked at: a row has a tag
-//! of its own.
+//! The layout of pages is in `docs/design.md` of redb. Their checksums are not checked: a row has a
+//! tag of its own.
 
 use std::cmp::Ordering;
 

@@ -1,5 +1,5 @@
-//! A store that takes the place of the one that is there: written beside it, all of it, and put in
-//! its place at the end or not at all. For what changes much at once while no server runs.
+//! Writes a new store beside the existing one, and puts it in its place at the end or not at all.
+//! For large changes while no server runs.
 
 use redb::StorageBackend;
 

@@ -1,9 +1,9 @@
-//! What can still be read of a damaged file. A row is taken for what its tag says of it and nothing
-//! else; a page that leads nowhere costs the rows behind it, and no others. Changes nothing.
+//! What can still be read of a damaged file. Only its tag decides whether a row is valid; a page
+//! that leads nowhere loses the rows below it, and no others. Changes nothing.
 //!
-//! redb opens a file that a crash left behind only after it has verified all of it, and a damaged
-//! one then not at all. Where it is led by what stands in a page that rotted it asks for as much
-//! memory as that says. So it is left out here.
+//! redb does not help here: it opens a file that a crash left behind only after it has verified all
+//! of it, and a damaged one not at all. Where it follows a rotted page it asks for as much memory
+//! as the page says.
 
 use redb::StorageBackend;
 

@@ -1,5 +1,5 @@
-//! What goes to the helper, one job at a time: a batch of what has changed, or, when the store is
-//! written anew, a part of all that there is. No turn gathers more than a part.
+//! What is sent to the helper, one job at a time: a batch of what has changed, or, when the store
+//! is written anew, a part of all rows. No turn gathers more than one part.
 
 use super::disk::Fault;
 use super::file::Batch;

@@ -1,5 +1,5 @@
-//! The tables of a file, in the format that they are in: that of today, or the former one, which a
-//! start turns into that of today. Reads pages itself ([`Pages`]), be they verified or damaged.
+//! The tables of a file, in its format: the current one, or the former one, which a start converts.
+//! Reads pages itself ([`Pages`]), whether verified or damaged.
 
 use std::cmp::Ordering;
 

@@ -1,5 +1,5 @@
-//! Reads Redis and hands what it says to the importer. Only reading commands are sent, and none of
-//! those that hold up a large Redis.
+//! Reads Redis and passes what it finds to the importer. Sends only commands that read, and none
+//! that block a large Redis.
 
 use std::io;
 

@@ -1,6 +1,6 @@
-//! What is spoken with Redis: RESP, second version (redis.io, "Redis serialization protocol"), over
-//! TCP or a unix socket. Knows no command but those that open a connection, and believes no length:
-//! what is announced is not allocated before it has come.
+//! RESP 2, the protocol of Redis (redis.io, "Redis serialization protocol"), over TCP or a unix
+//! socket. Knows only the commands that open a connection, and trusts no length: what is announced
+//! is not allocated before it has come.
 
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
 

@@ -1,4 +1,4 @@
-//! Where a Redis is, from its URL. Pure.
+//! The URL of a Redis. Pure.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! One request over HTTP/1.1 and its answer, which may go on for long: what a browser does, and
-//! what the admin door is asked.
+//! One request over HTTP/1.1 and its answer, which may be a stream: for the doctor, for WebSocket
+//! handshakes, and for the admin door.
 
 use super::{ANSWER_MS, Address, ClientError, Deadline, Stream};
 use crate::codec::http::{BodyReader, Content};
@@ -17,9 +17,9 @@ const TLS_ALERT: &[u8] = b"\x15\x03";
 /// Read at a time, in bytes.
 const PIECE_BYTES: usize = 16_384;
 
-/// An answer whose head is here.
+/// A response whose head has arrived; its body may still be coming.
 #[derive(Debug)]
-pub struct Visit {
+pub struct Response {
     stream: Stream,
     /// The status.
     pub status: u16,
@@ -39,19 +39,19 @@ pub struct Visit {
 /// [`ClientError`].
 pub fn page(address: &Address, path: &str) -> Result<(u16, String), ClientError> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let mut visit = Visit::ask(address, request.as_bytes(), ANSWER_MS)?;
-    visit.read_all(ANSWER_MS)?;
-    let body = String::from_utf8(visit.body).map_err(|_| foreign("its answer is no text"))?;
-    Ok((visit.status, body))
+    let mut response = Response::ask(address, request.as_bytes(), ANSWER_MS)?;
+    response.read_all(ANSWER_MS)?;
+    let body = String::from_utf8(response.body).map_err(|_| foreign("its answer is no text"))?;
+    Ok((response.status, body))
 }
 
-impl Visit {
+impl Response {
     /// Connects, within 4 s, sends a whole request, and waits up to `ms` milliseconds for the head
     /// of the answer.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn ask(address: &Address, request: &[u8], ms: u64) -> Result<Visit, ClientError> {
+    pub fn ask(address: &Address, request: &[u8], ms: u64) -> Result<Response, ClientError> {
         let mut stream = Stream::connect(address)?;
         let deadline = Deadline::after(ms);
         stream.write_all(request, &deadline)?;
@@ -60,9 +60,10 @@ impl Visit {
             if let Some((end, status, headers)) = parse(&raw)? {
                 raw.drain(..end);
                 let reader = content(status, &headers)?;
-                let mut visit = Visit { stream, status, headers, reader, raw, body: Vec::new() };
-                visit.take_apart()?;
-                return Ok(visit);
+                let mut response =
+                    Response { stream, status, headers, reader, raw, body: Vec::new() };
+                response.take_apart()?;
+                return Ok(response);
             }
             if raw.len() > HEAD_BYTES {
                 return Err(foreign("its answer has no end"));
@@ -207,7 +208,7 @@ mod tests {
     use std::net::TcpListener;
 
     /// What is made of an answer that comes byte by byte and then ends.
-    fn visit(answer: &'static [u8]) -> Result<(u16, String), ClientError> {
+    fn response(answer: &'static [u8]) -> Result<(u16, String), ClientError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::to_reach(listener.local_addr().unwrap());
         let server = std::thread::spawn(move || {
@@ -235,9 +236,9 @@ mod tests {
         let length = b"HTTP/1.1 503 x\r\nA: b\r\ncontent-length: 3\r\n\r\nabc";
         let chunks = b"HTTP/1.1 503 x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
         for answer in [&length[..], chunks, b"HTTP/1.0 503 x\r\n\r\nabc"] {
-            assert_eq!(visit(answer).unwrap(), (503, "abc".into()));
+            assert_eq!(response(answer).unwrap(), (503, "abc".into()));
         }
-        assert_eq!(visit(b"HTTP/1.1 204 x\r\n\r\n").unwrap(), (204, String::new()));
+        assert_eq!(response(b"HTTP/1.1 204 x\r\n\r\n").unwrap(), (204, String::new()));
     }
 
     #[test]
@@ -257,7 +258,7 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", "closed before the answer"),
             (b"HTTP/1.1 200 OK\r\n", "closed before the answer"),
         ] {
-            let error = visit(bad).unwrap_err().to_string();
+            let error = response(bad).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
     }

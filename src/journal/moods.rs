@@ -1,0 +1,29 @@
+//! The chance by which the journals for tests behave; the same seed gives the same behaviour.
+
+/// A xorshift generator (Marsaglia, 2003), and how often it lets something fail.
+#[derive(Debug)]
+pub(super) struct Moods {
+    /// Never zero.
+    state: u64,
+    fails_one_in: u64,
+}
+
+impl Moods {
+    /// `fails_one_in`: one thing in so many fails; 0 for none.
+    pub fn new(seed: u64, fails_one_in: u64) -> Moods {
+        Moods { state: seed | 1 << 63, fails_one_in }
+    }
+
+    /// A number below that one, which is not zero.
+    pub fn draw(&mut self, below: u64) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state % below
+    }
+
+    /// Whether the next thing fails.
+    pub fn fails(&mut self) -> bool {
+        self.fails_one_in > 0 && self.draw(self.fails_one_in) == 0
+    }
+}

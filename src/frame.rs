@@ -200,11 +200,11 @@ struct List {
 }
 
 impl List {
-    /// Gives memory back, once three quarters of a large ring are not used.
+    /// Gives memory back, once half of a large ring is not used.
     fn give_back(&mut self) {
         let (capacity, len) = (self.places.capacity(), self.places.len());
-        if capacity > RING_KEPT && len <= capacity / 4 {
-            self.places.shrink_to(2 * len);
+        if capacity > RING_KEPT && len <= capacity / 2 {
+            self.places.shrink_to(len + len / 2);
         }
     }
 }
@@ -233,7 +233,7 @@ impl Waiting {
     }
 }
 
-/// What a queued frame costs beside its bytes: its node, and the head of its allocation.
+/// What a queued frame costs beside its bytes: its place, and the head of its allocation.
 pub const FRAME_COST_BYTES: usize = 64;
 
 impl Default for OutQueue {
@@ -406,7 +406,7 @@ impl FramePool {
         let ended = queue.list().and_then(|list| self.lists.remove(list));
         queue.first = NIL;
         if let Some(List { places, .. }) = ended
-            && places.capacity() <= RING_KEPT
+            && (1..=RING_KEPT).contains(&places.capacity())
         {
             self.rings.push(places);
         }
@@ -555,7 +555,9 @@ impl FramePool {
         if !self.has_spare() {
             return;
         }
-        let is_busy = self.single.is_busy() || self.lists.is_busy();
+        // A few who are slow keep their records, and not the rings of the many who were not.
+        let has_rings = self.rings.len() > 3 * self.lists.len();
+        let is_busy = !has_rings && (self.single.is_busy() || self.lists.is_busy());
         let is_time = self.busy_at.plus(SHRINK_MS) <= now;
         if is_busy || is_time && !(self.let_go() | self.single.trim() | self.lists.trim()) {
             self.busy_at = now;

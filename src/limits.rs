@@ -201,7 +201,8 @@ limits! {
     /// the most waits go.
     input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
     /// Sessions over HTTP, those without a request that waits included. For one more the oldest
-    /// goes that has not authenticated, or is over.
+    /// goes that has not authenticated, or is over; first those that a connection has made beside
+    /// another such one.
     sessions: 100_000, 1..=16_000_000;
     /// A session over HTTP ends after so long without a request that waits.
     session_ms: 5000, 100..=3_600_000;
@@ -211,7 +212,7 @@ limits! {
     /// Time between the opening of a WebSocket or session and a good `auth`.
     auth_ms: 10_000, 100..=3_600_000;
     /// Sessions, over WebSockets and over HTTP, that have not authenticated; beyond that the oldest
-    /// goes.
+    /// goes, first of those over HTTP that a connection has made beside another such one.
     sessions_unauthenticated: 32_768, 1..=16_000_000;
     /// A WebSocket message.
     message_bytes: 16_384, 64..=1_073_741_824;

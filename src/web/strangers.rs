@@ -181,8 +181,8 @@ impl<P> Web<P> {
         self.strangers.places = places;
     }
 
-    /// All places for sessions over HTTP are taken: one that has not authenticated, or is over, goes
-    /// altogether. Whether there was one.
+    /// All places for sessions over HTTP are taken: one that has not authenticated, or is over,
+    /// goes altogether. Whether there was one.
     pub(super) fn make_place<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,

@@ -197,7 +197,8 @@ limits! {
     /// Unprocessed input of browsers in total; beyond that those with the most are closed.
     input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
     /// Sessions over HTTP, including those without a waiting request. For a further one the oldest
-    /// is ended that has not authenticated, or forgotten that is over.
+    /// is ended that has not authenticated, or forgotten that is over; first those that a
+    /// connection has opened while an earlier one of its own had not authenticated.
     sessions: 100_000, 1..=16_000_000;
     /// A session over HTTP ends after so long without a waiting request.
     session_ms: 5000, 100..=3_600_000;
@@ -206,7 +207,7 @@ limits! {
     /// Time for a successful `auth` from the opening of a WebSocket or session.
     auth_ms: 10_000, 100..=3_600_000;
     /// Sessions, over WebSockets and over HTTP, that have not authenticated; beyond that the oldest
-    /// is closed.
+    /// is closed, first of those over HTTP that a connection has opened beside another such one.
     sessions_unauthenticated: 32_768, 1..=16_000_000;
     /// A WebSocket message.
     message_bytes: 16_384, 64..=1_073_741_824;

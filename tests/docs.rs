@@ -19,7 +19,7 @@ fn read(path: &str) -> String {
 /// The code of a file, without its tests.
 fn source(path: &str) -> String {
     let text = read(path);
-    text.split("#[cfg(test)]").next().unwrap_or_default().to_string()
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string()
 }
 
 /// The protocol from this heading to the next of the same depth.

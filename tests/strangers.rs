@@ -288,6 +288,27 @@ fn strangers_and_those_who_are_over_make_place_for_sessions() {
     }
 }
 
+/// A connection is let in once, and can make sessions over HTTP as fast as they are answered: by so
+/// many of its own nobody else may lose the time to say who they are.
+#[test]
+fn who_makes_many_sessions_takes_no_place_from_others() {
+    for limit in ["sessions", "sessions_unauthenticated"] {
+        let server = Server::start(&Options::limits(&[(limit, 3), ("session_ms", 600_000)]));
+        let mut socket = Browser::raw(server.ws);
+        let polled = open(&server, None);
+        let mut crowd = Http::connect(server.ws);
+        for _ in 0..9 {
+            let made = crowd.ask(&format!("POST /socket/{}/xhr", session()), &[], "");
+            assert_eq!(made.status, 200);
+        }
+        socket.auth("demo", r#"{"i":1}"#);
+        let auth = auth_message("demo", &token(r#"{"i":2}"#, DEMO_KEY));
+        let sent = post(server.ws, &format!("{polled}/xhr_send"), &json!([auth]).to_string());
+        assert_eq!(sent.0, 204, "{limit}");
+        assert!(post(server.ws, &format!("{polled}/xhr"), "").1.contains("auth ok"), "{limit}");
+    }
+}
+
 #[test]
 fn when_bodies_take_too_much_the_largest_goes() {
     let (server, admin) = watched(&[("bodies_bytes", 90_000), ("http_body_ms", 60_000)]);

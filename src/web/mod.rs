@@ -442,6 +442,7 @@ impl<P> Web<P> {
     ) {
         self.hungry.has_gone(conn);
         self.addresses.leave(conn);
+        self.strangers.forget_maker(conn);
         self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}

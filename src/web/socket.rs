@@ -471,7 +471,7 @@ impl<P> Web<P> {
             socket.reschedule(around);
             Ok(())
         });
-        self.meet(net, app, id);
+        self.meet(net, app, id, false);
     }
 
     /// Does something with a socket, which ends it or not.

@@ -83,7 +83,7 @@ impl<P> Web<P> {
             None if self.names.len() >= self.limits.sessions && !self.make_place(net, app) => {
                 return Some(Response::new(503).text("too many sessions\n").close());
             }
-            None => self.open_session(net, app, (at as u16, Rc::from(name))),
+            None => self.open_session(net, app, (conn, (at as u16, Rc::from(name)))),
         };
         let closes = response.closes();
         let envelope = match transport {
@@ -113,7 +113,7 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        key: super::Key,
+        (conn, key): (ConnId, super::Key),
     ) -> PolledId {
         let service = usize::from(key.0);
         let polled = Box::new(Polled::new(key.clone(), self.services[service].response_bytes));
@@ -125,8 +125,9 @@ impl<P> Web<P> {
             Ok(opened) => *peer = Some(opened),
             Err(parting) => polled.end(net, parting),
         }
-        self.stand_in_line(app, id);
-        self.meet(net, app, session);
+        let goes_first = self.makes_more(app, conn, id);
+        self.stand_in_line(app, id, goes_first);
+        self.meet(net, app, session, goes_first);
         id
     }
 
@@ -539,7 +540,7 @@ impl<P> Web<P> {
         }
         let peer = peer.take();
         self.forget(app, peer);
-        self.stand_in_line(app, id);
+        self.stand_in_line(app, id, true);
     }
 
     pub(super) fn polled(&mut self, id: PolledId) -> Option<&mut Polled> {

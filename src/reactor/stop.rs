@@ -26,9 +26,12 @@ impl Reactor {
     /// Whether a second signal to stop has come, also if that was behind the last turn: what is
     /// left to be done then is to be done at once.
     pub fn is_urged(&mut self) -> bool {
+        let before = self.io.now.mono;
         self.io.now = self.read_clock();
         let signals = 0..self.signals.len();
-        if signals.map(|at| self.note_signal(SIGNALS + at)).sum::<usize>() > 0 {
+        let came = signals.map(|at| self.note_signal(SIGNALS + at)).sum::<usize>();
+        // It may have come at any moment since the last look: in doubt it is the same.
+        if came > 0 && before >= self.same_stop_until {
             self.stop();
         }
         self.stops > 1

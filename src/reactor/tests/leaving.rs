@@ -33,15 +33,21 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
     assert_eq!(reactor.io.parting.count, 0);
 }
 
-/// What is left to be done then may take its time.
-#[test]
-fn a_second_signal_to_stop_is_heard_behind_the_last_turn() {
+/// A reactor that a signal has stopped, and where the next one comes from.
+fn stopped() -> (Reactor, std::os::unix::net::UnixStream) {
     let mut reactor = Reactor::new(bounds()).unwrap();
     let (mut signals, ours) = std::os::unix::net::UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     reactor.add_signals(UnixStream::from_std(ours), Signal::Stop).unwrap();
     signals.write_all(&[0]).unwrap();
     reactor.run(&mut Crowd::default()).unwrap();
+    (reactor, signals)
+}
+
+/// What is left to be done then may take its time.
+#[test]
+fn a_second_signal_to_stop_is_heard_behind_the_last_turn() {
+    let (mut reactor, mut signals) = stopped();
     assert!(!reactor.is_urged());
     signals.write_all(&[0, 0]).unwrap();
     assert!(!reactor.is_urged(), "those that come together are one");
@@ -49,6 +55,22 @@ fn a_second_signal_to_stop_is_heard_behind_the_last_turn() {
     assert!(!reactor.is_urged());
     signals.write_all(&[0]).unwrap();
     assert!(reactor.is_urged() && reactor.is_urged());
+}
+
+/// It is looked for now and then: one may be read long after it has come.
+#[test]
+fn a_signal_that_came_with_the_first_is_none_more_if_it_is_read_later() {
+    let (mut reactor, mut signals) = stopped();
+    reactor.same_stop_until = Millis(u64::MAX);
+    signals.write_all(&[0]).unwrap();
+    assert!(!reactor.is_urged(), "it came with the first");
+    let looked_at = reactor.io.now.mono;
+    reactor.same_stop_until = looked_at.plus(1);
+    signals.write_all(&[0]).unwrap();
+    while reactor.read_clock().mono < reactor.same_stop_until {}
+    assert!(!reactor.is_urged(), "it may have come at any moment since");
+    signals.write_all(&[0]).unwrap();
+    assert!(reactor.is_urged(), "nothing was there when it was looked last, behind that time");
 }
 
 #[test]

@@ -6,10 +6,11 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use common::command::{at, bad, demo, fws, good, run};
+use common::control::Control;
 use common::eventually;
 use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server, fill, on_small_disk};
 use rustix::process::{Signal, kill_process};
@@ -95,6 +96,35 @@ fn the_key_that_is_kept_is_the_last_one() {
     }
 }
 
+/// The folder of a server on a small disk.
+fn folder(server: &Server) -> PathBuf {
+    let root = format!("/proc/{}/root", server.pid().as_raw_nonzero());
+    Path::new(&root).join(server.dir().file("data").strip_prefix("/").unwrap())
+}
+
+/// Its disk is full from now on, and it has noticed.
+fn let_fail(server: &Server, control: &mut Control) {
+    fill(&folder(server));
+    let mut number = 0;
+    eventually("the store fails", || {
+        number += 1;
+        let set = json!({"action": "set", "channel": number, "data": "x".repeat(20_000)});
+        control.ask(&set.to_string()).contains("302").then_some(())
+    });
+}
+
+fn reload(server: &Server, options: &Options) {
+    fs::write(server.dir().file("config.json"), options.config.to_string()).unwrap();
+    kill_process(server.pid(), Signal::HUP).unwrap();
+}
+
+#[track_caller]
+fn assert_cannot_write(server: &Server, name: &str) {
+    let told = server.told("reload: ");
+    let why = format!("the store fails, and namespace {name:?} cannot be written to it");
+    assert!(told.contains("nothing is changed") && told.ends_with(&why), "{told}");
+}
+
 /// What cannot be recorded does not come to be, whoever names it.
 #[test]
 fn what_was_removed_does_not_come_back_while_the_store_fails() {
@@ -103,22 +133,11 @@ fn what_was_removed_does_not_come_back_while_the_store_fails() {
     let mut control = server.controller("demo");
     control
         .ok(&json!({"action": "removeNameSpace", "name": "other", "key": SERVER_KEY}).to_string());
-    let root = format!("/proc/{}/root", server.pid().as_raw_nonzero());
-    fill(&Path::new(&root).join(server.dir().file("data").strip_prefix("/").unwrap()));
-    let mut number = 0;
-    eventually("the store fails", || {
-        number += 1;
-        let set = json!({"action": "set", "channel": number, "data": "x".repeat(20_000)});
-        control.ask(&set.to_string()).contains("302").then_some(())
-    });
-    let reload = |options: &Options| {
-        fs::write(server.dir().file("config.json"), options.config.to_string()).unwrap();
-        kill_process(server.pid(), Signal::HUP).unwrap();
-    };
+    let_fail(&server, &mut control);
+    let reload = |options: &Options| reload(&server, options);
     options.config["limits"] = json!({ "name_bytes": 20 });
     reload(&options);
-    let told = server.told("reload: nothing is changed");
-    assert!(told.ends_with("the store fails, and namespace \"other\" cannot be written to it"));
+    assert_cannot_write(&server, "other");
     let auth = json!({"action": "auth", "name": "other", "sKey": OTHER_KEY}).to_string();
     assert!(control.ask(&auth).contains("404"));
     // It need not be there to be taken out of the file.
@@ -129,6 +148,49 @@ fn what_was_removed_does_not_come_back_while_the_store_fails() {
     options.config["namespaces"].as_object_mut().unwrap().remove("demo");
     reload(&options);
     server.told("nobody can open namespace \"demo\" any more");
+}
+
+/// Nor does a key that the file or the data folder gives in place of a command's.
+#[test]
+fn a_key_that_a_command_gave_stays_while_the_store_fails() {
+    let (dir, mut options) = (Dir::new(), Options::default());
+    let server = Server::spawn(on_small_disk(&options, &dir, 2), dir, false);
+    let mut control = server.controller("demo");
+    let mut manage = |action: &str, name: &str| {
+        let reply = control.ask(
+            &json!({ "action": action, "name": name, "key": SERVER_KEY, "params": {} }).to_string(),
+        );
+        serde_json::from_str::<Value>(&reply).unwrap()["secretKey"].clone()
+    };
+    manage("removeNameSpace", "other");
+    let key = manage("registerNameSpace", "other");
+    let_fail(&server, &mut control);
+    options.config["limits"] = json!({ "name_bytes": 20 });
+    reload(&server, &options);
+    assert_cannot_write(&server, "other");
+    let auth = json!({ "action": "auth", "name": "other", "sKey": key }).to_string();
+    control.ok(&auth);
+
+    let (dir, mut options) = (Dir::new(), Options::default());
+    options.config["namespaces"].as_object_mut().unwrap().remove("demo");
+    options.config["demo"] = json!(true);
+    let server = Server::spawn(on_small_disk(&options, &dir, 2), dir, false);
+    let mut control = server.controller("other");
+    // As `fws rotate` does it.
+    let rotate = json!({ "action": "rotateKey", "name": "demo", "key": SERVER_KEY });
+    let reply: Value = serde_json::from_str(&control.ask(&rotate.to_string())).unwrap();
+    let path = folder(&server).join("keys/demo");
+    fs::write(&path, reply["secretKey"].as_str().unwrap()).unwrap();
+    let_fail(&server, &mut control);
+    options.config["limits"] = json!({ "name_bytes": 20 });
+    reload(&server, &options);
+    assert_cannot_write(&server, "demo");
+    // Without that file there would be one more key, and it is not made.
+    fs::remove_file(&path).unwrap();
+    reload(&server, &options);
+    let refused = |log: Vec<String>| log.iter().filter(|it| it.contains("is changed")).count();
+    eventually("it is refused as well", || (refused(server.log()) == 2).then_some(()));
+    assert!(!path.exists());
 }
 
 /// Whoever has its key is not waited for until somebody reads what it prints.

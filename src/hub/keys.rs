@@ -104,6 +104,13 @@ impl Hub {
         Some(Declared::New)
     }
 
+    /// Whether [`Hub::declare`] with these would have something recorded: it is not there, or has a
+    /// recorded key that was not put in place of this one.
+    pub fn would_record(&self, name: &str, key: &str) -> bool {
+        let space = self.namespace(name).and_then(|ns| self.namespaces.get(ns));
+        space.is_none_or(|it| it.key.is_some() && it.configured.as_deref() != Some(key))
+    }
+
     /// The configuration names a namespace no more: the key that it gave it opens nothing, also
     /// where `rotateKey` has given it a time. One that `rotateKey` has put in its place goes on,
     /// and so does all that is in the namespace. Whether nobody can open it now.
@@ -227,7 +234,11 @@ mod tests {
         }
 
         fn declare(&mut self, key: &str) -> Declared {
-            self.hub.declare("a", key, &mut Undos::default()).unwrap()
+            let (is_recorded, mut out) = (self.hub.would_record("a", key), Undos::default());
+            let declared = self.hub.declare("a", key, &mut out).unwrap();
+            assert_eq!(is_recorded, !out.0.is_empty());
+            assert!(!self.hub.would_record("a", key), "once is enough");
+            declared
         }
 
         fn keys(&self) -> Vec<&str> {
@@ -297,6 +308,21 @@ mod tests {
             assert_eq!(world.declare("file"), Declared::OtherKey);
             assert_eq!(world.keys(), ["file"]);
         }
+    }
+
+    #[test]
+    fn a_key_is_recorded_that_takes_the_place_of_one_that_a_command_has_given() {
+        let mut world = World::new();
+        assert!(world.hub.would_record("b", "file"), "it is not there");
+        world.declare("file");
+        // Its key was the one of the file, and the file may still say so.
+        world.hub.apply(AT, &Change::Remove { ns: world.ns }, &mut world.out).unwrap();
+        assert!(world.hub.would_record("a", "file"));
+        let register = Change::Register { name: "a".into(), key: "new".into() };
+        world.hub.apply(AT, &register, &mut world.out).unwrap();
+        world.ns = world.hub.namespace("a").unwrap();
+        assert!(world.hub.would_record("a", "file"));
+        assert_eq!(world.declare("file"), Declared::OtherKey);
     }
 
     #[test]

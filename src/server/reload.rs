@@ -95,18 +95,23 @@ impl InForce<'_> {
         Ok(Checked { read, config, server_key, connections })
     }
 
-    /// The first namespace that would be written to the store: one that is new, or has another key.
-    /// One that a command has removed is new if it is still named.
+    /// The first namespace that would be written to the store, or is one that the file did not
+    /// name before, or with another key.
     fn first_written<'a>(&self, config: &'a Config, hub: &Hub) -> Option<&'a str> {
         let before = self.config.namespaces.iter().map(|(name, key)| (name.as_str(), key));
         let before: HashMap<&str, &Secret> = before.collect();
-        let is_new = |name: &str| hub.namespace(name).is_none();
         let is_written = |(name, key): &&(String, Secret)| {
-            is_new(name) || before.get(name.as_str()) != Some(&key)
+            hub.would_record(name, key.expose()) || before.get(name.as_str()) != Some(&key)
         };
         let named = config.namespaces.iter().find(is_written).map(|(name, _)| name.as_str());
-        let is_demo_new = config.adds_demo() && is_new(demo::NAMESPACE);
-        named.or(is_demo_new.then_some(demo::NAMESPACE))
+        let is_demo_written = || match keys::load(&config.data, demo::NAMESPACE) {
+            // Without a key one would be made.
+            Ok(key) => key.is_none_or(|key| hub.would_record(demo::NAMESPACE, key.expose())),
+            // It would stay as it is.
+            Err(_) => false,
+        };
+        let adds_demo = config.adds_demo();
+        named.or_else(|| (adds_demo && is_demo_written()).then_some(demo::NAMESPACE))
     }
 
     /// Puts it in force. Returns how many more changes there are in it.

@@ -97,6 +97,12 @@ impl Switch {
         self.intake.reload();
         // Whoever waits may find room now, and nothing else may happen for long.
         self.is_releasing = true;
+        // And what waits for the disk may be refused now: it is looked at again.
+        for conn in &self.crowded {
+            if let Some(controller) = self.seats.controller(*conn) {
+                controller.waits_for_disk = false;
+            }
+        }
         self.shared.reload(limits);
         self.web.reload(vec![service(sockjs, limits)], limits.clone(), now);
     }

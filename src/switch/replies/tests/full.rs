@@ -219,3 +219,23 @@ fn other_limits_are_noticed_by_those_who_wait() {
     world.sync();
     assert_eq!(world.takes(conn), [OK]);
 }
+
+#[test]
+fn what_a_reload_has_refused_waits_for_no_disk_any_more() {
+    for (server_key, name_bytes, code) in [("another", 255, "306}"), ("server", 2, "300}")] {
+        let mut world = World::new(Limits::default());
+        world.journal.disk().is_full = true;
+        let registers = world.comes(0, &[REGISTER, PING]);
+        let sets = world.comes(1, &[AUTH, &set("it", 9)]);
+        assert_eq!((world.takes(registers), world.takes(sets)), (vec![], vec![OK.into()]));
+        let (limits, now) = (Limits { name_bytes, ..Limits::default() }, world.net.now());
+        world.switch.reload(&limits, crate::switch::SockJs::default(), now);
+        world.switch.set_server_key(server_key);
+        world.turn();
+        world.turn();
+        assert_eq!(codes(&mut world, registers), [code, OK]);
+        // Whoever must wait does, and is not looked at again and again.
+        assert_eq!((world.takes(sets), world.net.paused.clone()), (vec![], vec![sets]));
+        assert_eq!(world.rest(), 0);
+    }
+}

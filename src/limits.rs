@@ -18,6 +18,12 @@ pub fn slow_link_ms(bytes: usize) -> u64 {
     (bytes / SLOW_LINK_BYTES_PER_MS) as u64
 }
 
+/// How much somebody has of what it may have, to compare it with others: in parts of 2^20, and more
+/// than that if it has more.
+pub fn share(bytes: usize, most: usize) -> u64 {
+    (bytes as u64).saturating_mul(1 << 20) / most.max(1) as u64
+}
+
 macro_rules! limits {
     ($(
         $(#[doc = $doc:literal])*
@@ -195,10 +201,10 @@ limits! {
     /// Body of an HTTP request with messages for a session that has not authenticated.
     http_body_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
     /// Bodies of HTTP requests that arrive, and messages in them that wait to be heard, in all;
-    /// beyond that the largest go.
+    /// beyond that those go who have most beside what each may have.
     bodies_bytes: 67_108_864, 65_536..=1_099_511_627_776;
     /// Input of browsers that waits to be understood or heard, in all; beyond that those of whom
-    /// the most waits go.
+    /// the most waits, beside how long a message of theirs may be, go.
     input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
     /// Sessions over HTTP, those without a request that waits included. For one more the oldest
     /// goes that has not authenticated, or is over; first those that a connection has made beside

@@ -145,6 +145,12 @@ pub trait Handler {
         0
     }
 
+    /// How long a message of that peer may be, in bytes: less before it has said who it is. Asked
+    /// when too much waits in all: those go first of whom most waits beside that.
+    fn message_bytes(&mut self, _conn: ConnId) -> usize {
+        1
+    }
+
     /// When `tick` is wanted at the latest, as things stand behind the turn's output.
     fn due(&self, _net: &impl Net) -> Option<Millis> {
         None

@@ -18,6 +18,12 @@ pub fn slow_link_ms(bytes: usize) -> u64 {
     (bytes / SLOW_LINK_BYTES_PER_MS) as u64
 }
 
+/// How much somebody has of what it may have, to compare it with others: in parts of 2^20, and more
+/// than that if it has more.
+pub fn share(bytes: usize, most: usize) -> u64 {
+    (bytes as u64).saturating_mul(1 << 20) / most.max(1) as u64
+}
+
 macro_rules! limits {
     ($(
         $(#[doc = $doc:literal])*
@@ -192,9 +198,10 @@ limits! {
     /// Body of an HTTP request with messages for a session that has not authenticated.
     http_body_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
     /// Arriving bodies of HTTP requests, and waiting messages in them, in total; beyond that the
-    /// largest are ended.
+    /// largest are ended, relative to what each may have.
     bodies_bytes: 67_108_864, 65_536..=1_099_511_627_776;
-    /// Unprocessed input of browsers in total; beyond that those with the most are closed.
+    /// Unprocessed input of browsers in total; beyond that those with the most are closed,
+    /// relative to how long a message of theirs may be.
     input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
     /// Sessions over HTTP, including those without a waiting request. For a further one the oldest
     /// is ended that has not authenticated, or forgotten that is over; first those that a

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::browser::{Browser, auth_message};
+use common::browser::{Browser, auth_message, masked};
 use common::http::request;
 use common::server::{DEMO_KEY, Options, Server};
 use common::token::token;
@@ -326,4 +326,57 @@ fn when_bodies_take_too_much_the_largest_goes() {
     }
     assert_eq!(ask(server.ws, "GET /socket", &[], "").status, 200);
     shows(admin, "fws_bodies_bytes", 0.0);
+}
+
+#[test]
+fn strangers_who_fill_the_room_for_input_go_before_those_who_have_said_who_they_are() {
+    let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
+    let ping = json!({ "event": "ping", "clb": 1, "data": "y".repeat(12_000) }).to_string();
+    let ping = masked(0x81, ping.as_bytes());
+    let auth = auth_message("demo", &token(r#"{"i":2}"#, DEMO_KEY));
+    let auth = masked(0x81, auth.as_bytes());
+    let mut client = server.browser("demo", r#"{"i":1}"#);
+    client.send_raw(&ping[..11_000]);
+    let mut newcomer = Browser::raw(server.ws);
+    newcomer.send_raw(&auth[..100]);
+    let half = |_| {
+        let mut http = Http::connect(server.ws);
+        http.raw(format!("GET /socket HTTP/1.1\r\nHost: a\r\nA: {}", "a".repeat(7900)));
+        http
+    };
+    let _crowd: Vec<Http> = (0..200).map(half).collect();
+    eventually("some had to go", || {
+        (metric(admin, "fws_input_evicted_total") >= 20.0).then_some(())
+    });
+    client.send_raw(&ping[11_000..]);
+    assert!(client.hear().contains("callBackAnswer"));
+    newcomer.send_raw(&auth[100..]);
+    assert!(newcomer.hear().contains("auth ok"));
+}
+
+#[test]
+fn strangers_who_fill_the_room_for_bodies_go_before_those_who_have_said_who_they_are() {
+    let limits = [("bodies_bytes", 300_000), ("session_ms", 60_000)];
+    let (server, admin) = watched(&limits);
+    let begin = |user, length, there| {
+        posting(&server, &format!("{}/xhr_send", open(&server, user)), length, there)
+    };
+    let mut client = begin(Some("1"), 50_000, 30_000);
+    let mut newcomer = begin(None, 1000, 500);
+    // Those whose body nobody wants have no more than a head.
+    let nobody = || {
+        let mut http = Http::connect(server.ws);
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nA: {}\r\n", "a".repeat(8000));
+        http.raw(head + "Content-Length: 2\r\n\r\n");
+        http
+    };
+    let stranger = || begin(None, 16_000, 15_900);
+    let _crowd: Vec<[Http; 2]> = (0..25).map(|_| [nobody(), stranger()]).collect();
+    eventually("some had to go", || {
+        (metric(admin, "fws_bodies_evicted_total") >= 10.0).then_some(())
+    });
+    for (http, missing) in [(&mut client, 20_000), (&mut newcomer, 500)] {
+        http.raw(" ".repeat(missing));
+        assert_eq!(http.answer().status, 500, "it was read to its end");
+    }
 }

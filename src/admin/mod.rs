@@ -267,6 +267,11 @@ impl Handler for AdminDoor {
         self.switch.strangers()
     }
 
+    /// Whoever watches has said to nobody who it is.
+    fn message_bytes(&mut self, conn: ConnId) -> usize {
+        self.switch.message_bytes(conn)
+    }
+
     fn due(&self, net: &impl Net) -> Option<Millis> {
         self.switch.due(net)
     }

@@ -461,7 +461,7 @@ impl Reactor {
                     if let Some(peer) = peers.get_mut(conn).filter(|p| p.phase == Phase::Open) {
                         debug_assert!(filled - used < READ_BYTES || peer.is(flag::PAUSED));
                         tails.keep(peer, &self.scratch[used.min(filled)..filled]);
-                        self.relieve();
+                        self.relieve(handler);
                     }
                 }
                 Err(reason) => return crate::edge::Net::close(&mut self.io, conn, reason),

@@ -1,7 +1,7 @@
 //! Input that waits: what the handler has not consumed, because it is half of something or its
 //! connection is paused; and how much of it the handler says that it keeps itself. That of browsers
-//! is bounded in all; when it is too much, those of whom the most waits go; and whoever waits and
-//! has gone is told of. Part of the reactor, which reads.
+//! is bounded in all; when it is too much, those go of whom the most waits beside what they may
+//! say; and whoever waits and has gone is told of. Part of the reactor, which reads.
 
 use std::cmp::Reverse;
 
@@ -10,6 +10,7 @@ use super::io::Io;
 use super::peer::{Peer, Phase, flag};
 use crate::arena::{NIL, Slots};
 use crate::edge::{ConnId, Door, Handler, Net};
+use crate::limits::share;
 use crate::reason::CloseReason;
 
 /// What waits of one connection.
@@ -114,18 +115,19 @@ impl Reactor {
     }
 
     /// If too much waits in all, the largest go, until a quarter is free: so that looking for them
-    /// costs little for each byte that had to come before.
-    pub(super) fn relieve(&mut self) {
+    /// costs little for each byte that had to come before. The largest are those who have most
+    /// beside what they may: strangers may have little, and who uses all of that goes before others.
+    pub(super) fn relieve(&mut self, handler: &mut impl Handler) {
         let most = self.bounds.input_bytes;
         if self.io.tails.bytes <= most {
             return;
         }
         let waiting = |(conn, peer): (ConnId, &Peer)| {
             let bytes = if peer.phase == Phase::Open { self.io.tails.counts(peer) } else { 0 };
-            (bytes > 0).then_some((bytes, conn))
+            (bytes > 0).then(|| (share(bytes, handler.message_bytes(conn)), conn))
         };
-        let mut largest: Vec<(usize, ConnId)> = self.io.peers.iter().filter_map(waiting).collect();
-        largest.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        let mut largest: Vec<(u64, ConnId)> = self.io.peers.iter().filter_map(waiting).collect();
+        largest.sort_unstable_by_key(|(share, _)| Reverse(*share));
         for (_, conn) in largest {
             if self.io.tails.bytes <= most - most / 4 {
                 return;

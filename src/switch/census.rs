@@ -1,8 +1,9 @@
 //! What there is and what happened, for whoever looks into the switch: the server at its end, the
 //! admin door, tests. Changes nothing.
 
-use super::Switch;
+use super::browser::Browser;
 use super::intake::Room;
+use super::{Switch, Waiter};
 use crate::edge::ConnId;
 use crate::hub::Hub;
 use crate::journal::Journal;
@@ -96,6 +97,33 @@ impl Switch {
         usize::try_from(web_opened.saturating_sub(web_closed)).unwrap_or_default()
     }
 
+    /// Checks all that must hold; for tests.
+    ///
+    /// # Panics
+    /// If anything does not hold.
+    pub fn check_invariants(&self) {
+        self.hub.check_invariants();
+        self.web.check_invariants();
+        self.check_census();
+        self.check_intake();
+        self.check_owed();
+        let is_known = |browser: &&Browser| {
+            browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
+        };
+        let peers = self.web.peers().filter(is_known);
+        assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
+        let controllers = self.seats.all_controllers();
+        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger)));
+        self.strangers.check_invariants();
+        let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
+        assert!(!controllers.iter().any(is_served), "one is not put back");
+        for (ticket, waiter) in &self.waiting {
+            let Waiter::Command(conn) = waiter else { continue };
+            let controller = self.seats.look_at(*conn);
+            assert!(controller.is_some_and(|c| c.waits == Some(*ticket)));
+        }
+    }
+
     /// Checks that nothing is left of anybody, when all have gone; for tests.
     ///
     /// # Panics
@@ -118,7 +146,7 @@ impl Switch {
     }
 
     /// Checks that whoever waits stands in the line for that, once; for tests.
-    pub(super) fn check_owed(&self) {
+    fn check_owed(&self) {
         let mut reserved = 0;
         for conn in self.seats.all_controllers() {
             let Some(controller) = self.seats.look_at(conn) else { continue };
@@ -140,7 +168,7 @@ impl Switch {
     }
 
     /// Checks that what was counted is what there is; for tests.
-    pub(super) fn check_census(&self) {
+    fn check_census(&self) {
         let count = self.seats.browsers().count();
         assert_eq!(count, self.web_connections(), "connections of the web door");
         let strangers = self.web.peers().filter(|browser| browser.peer().is_none());

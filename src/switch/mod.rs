@@ -338,33 +338,6 @@ impl Switch {
             None => {}
         }
     }
-
-    /// Checks all that must hold; for tests.
-    ///
-    /// # Panics
-    /// If anything does not hold.
-    pub fn check_invariants(&self) {
-        self.hub.check_invariants();
-        self.web.check_invariants();
-        self.check_census();
-        self.check_intake();
-        self.check_owed();
-        let is_known = |browser: &&Browser| {
-            browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
-        };
-        let peers = self.web.peers().filter(is_known);
-        assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
-        let controllers = self.seats.all_controllers();
-        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger)));
-        self.strangers.check_invariants();
-        let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
-        assert!(!controllers.iter().any(is_served), "one is not put back");
-        for (ticket, waiter) in &self.waiting {
-            let Waiter::Command(conn) = waiter else { continue };
-            let controller = self.seats.look_at(*conn);
-            assert!(controller.is_some_and(|c| c.waits == Some(*ticket)));
-        }
-    }
 }
 
 /// The outbox of one entry.
@@ -552,6 +525,11 @@ impl Handler for Switch {
 
     fn strangers(&self) -> usize {
         self.strangers.len()
+    }
+
+    fn message_bytes(&mut self, conn: ConnId) -> usize {
+        let (web, site) = self.split();
+        web.message_bytes(&site, conn)
     }
 
     fn due(&self, net: &impl Net) -> Option<Millis> {

@@ -225,7 +225,7 @@ impl<P> Web<P> {
         if head.expects_continue() && behind.is_empty() {
             net.send(conn, Frame::from(CONTINUE));
         }
-        self.begin_upload(net, app, conn, (head_bytes, reader, body), used);
+        self.begin_upload(net, app, conn, (head_bytes, reader, body, bytes_max), used);
         Ok(used)
     }
 

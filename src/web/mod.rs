@@ -506,6 +506,18 @@ impl<P> Web<P> {
         }
     }
 
+    /// How long a message of that connection may be ([`Application::bounds`]): of a session that it
+    /// is, or that its request waits for; any other is a stranger's.
+    pub fn message_bytes<A: Application<Peer = P>>(&self, app: &A, conn: ConnId) -> usize {
+        let peer = match self.lines.get(conn.index()) {
+            Some(Line::Socket(socket)) => socket.peer.as_ref(),
+            Some(Line::Receiver(id) | Line::Sender(id, _)) => self.peer(SessionId::of_polled(*id)),
+            _ => None,
+        };
+        let stranger = self.limits.message_unauthenticated_bytes;
+        peer.map_or(stranger, |peer| app.bounds(peer).message_bytes)
+    }
+
     /// Lets a session go: it is told why, and hears nothing more.
     pub fn dismiss<A: Application<Peer = P>>(
         &mut self,

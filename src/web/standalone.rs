@@ -93,6 +93,10 @@ impl<A: Application> Handler for Standalone<A> {
         self.web.abandon(net, &mut self.app, usize::MAX);
     }
 
+    fn message_bytes(&mut self, conn: ConnId) -> usize {
+        self.web.message_bytes(&self.app, conn)
+    }
+
     fn due(&self, _: &impl Net) -> Option<Millis> {
         self.web.due()
     }

@@ -1,6 +1,7 @@
 //! Bodies of requests while they arrive: how slowly they may, and how much of them is kept, with
-//! the messages in them that wait to be heard. When that is too much in all, the largest go. Called
-//! by `http`, and by `transports` for what waits, and for the messages in a body.
+//! the messages in them that wait to be heard. When that is too much in all, those go that have most
+//! beside what they may. Called by `http`, and by `transports` for what waits, and for the messages
+//! in a body.
 
 use std::borrow::Cow;
 
@@ -10,7 +11,7 @@ use super::{Application, Http, Line, Session, Web, origin};
 use crate::codec::http::{BodyError, BodyReader, Head, Response};
 use crate::codec::sockjs::{self, Route, SendError, Transport};
 use crate::edge::{ConnId, Net};
-use crate::limits::Limits;
+use crate::limits::{Limits, share};
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
@@ -33,6 +34,8 @@ pub(super) struct Upload {
     reader: BodyReader,
     /// What of it has come; `None` if nobody wants to know.
     body: Option<Vec<u8>>,
+    /// Bytes of it that may be kept.
+    most: usize,
     started: Millis,
     /// Bytes that have come for it.
     got: u64,
@@ -44,6 +47,11 @@ impl Upload {
         let used = self.reader.read(input, self.body.as_mut())?;
         self.got += used as u64;
         Ok(used)
+    }
+
+    /// How much is kept of it, beside what may be.
+    fn share(&self) -> u64 {
+        share(self.bytes(), self.most)
     }
 
     pub fn is_done(&self) -> bool {
@@ -107,10 +115,17 @@ impl<P> Web<P> {
         let Some(id) = id.filter(|_| is_sender) else {
             return (most, false);
         };
-        let peer = self.sessions.get(*id).and_then(|session| session.peer.as_ref());
-        let is_known = peer.is_some_and(|peer| app.is_known(peer));
-        let small = most.min(self.limits.http_body_unauthenticated_bytes);
-        (if is_known { most } else { small }, true)
+        (self.body_bytes(app, self.sessions.get(*id)), true)
+    }
+
+    /// How long a body for that session may be.
+    fn body_bytes<A: Application<Peer = P>>(&self, app: &A, session: Option<&Session<P>>) -> usize {
+        let peer = session.and_then(|session| session.peer.as_ref());
+        let most = self.limits.http_body_bytes;
+        match peer.is_some_and(|peer| app.is_known(peer)) {
+            true => most,
+            false => most.min(self.limits.http_body_unauthenticated_bytes),
+        }
     }
 
     /// A body has begun, and not all of it is there.
@@ -119,11 +134,13 @@ impl<P> Web<P> {
         net: &mut impl Net,
         app: &mut A,
         conn: ConnId,
-        (head, reader, body): (&[u8], BodyReader, Option<Vec<u8>>),
+        (head, reader, body, body_max): (&[u8], BodyReader, Option<Vec<u8>>, usize),
         got: usize,
     ) {
+        // Of one that nobody wants the head is all.
+        let most = if body.is_some() { body_max } else { self.limits.http_head_bytes };
         let (started, got) = (net.now().mono, got as u64);
-        let upload = Upload { conn, head: head.into(), reader, body, started, got };
+        let upload = Upload { conn, head: head.into(), reader, body, most, started, got };
         net.deadline(conn, Some(upload.due(&self.limits)));
         self.bodies.bytes += upload.bytes();
         self.lines[conn.index()] = Line::Http(Http::uploading(upload));
@@ -147,22 +164,25 @@ impl<P> Web<P> {
     }
 
     /// If too much is kept in all, the largest go, until a quarter is free: so that looking for
-    /// them costs little for each byte that had to come before.
+    /// them costs little for each byte that had to come before. The largest are those who have most
+    /// beside what they may: strangers may have little, and who uses all of that goes before others.
     pub(super) fn relieve<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         if self.bodies.bytes <= self.limits.bodies_bytes {
             return;
         }
         let uploads = self.lines.iter().filter_map(|line| match line {
             Line::Http(http) => {
-                http.upload.as_ref().map(|upload| (upload.bytes(), Owner::Conn(upload.conn)))
+                http.upload.as_ref().map(|upload| (upload.share(), Owner::Conn(upload.conn)))
             }
             _ => None,
         });
-        let sessions = self.sessions.iter().filter_map(|(id, Session { polled, .. })| {
-            (polled.counted_bytes > 0).then_some((polled.counted_bytes, Owner::Session(id)))
+        let sessions = self.sessions.iter().filter_map(|(id, session)| {
+            let bytes = session.polled.counted_bytes;
+            let most = || self.body_bytes(app, Some(session));
+            (bytes > 0).then(|| (share(bytes, most()), Owner::Session(id)))
         });
-        let mut owners: Vec<(usize, Owner)> = uploads.chain(sessions).collect();
-        owners.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let mut owners: Vec<(u64, Owner)> = uploads.chain(sessions).collect();
+        owners.sort_unstable_by_key(|(share, _)| std::cmp::Reverse(*share));
         let enough = self.limits.bodies_bytes - self.limits.bodies_bytes / 4;
         for (_, owner) in owners {
             if self.bodies.bytes <= enough {

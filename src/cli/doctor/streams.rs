@@ -12,6 +12,9 @@ use crate::time::Stopwatch;
 /// What comes later than this, in milliseconds, was kept back by somebody.
 const AT_ONCE_MS: u64 = 2000;
 
+/// After so long without a piece, in milliseconds, none is on its way.
+const QUIET_MS: u64 = 500;
+
 /// Between two looks whether a silent connection is still there, in milliseconds.
 const LOOK_MS: u64 = 500;
 
@@ -38,7 +41,7 @@ impl Stream {
     pub fn check(&self, site: &Site) -> Finding {
         let check = self.name;
         let watch = Stopwatch::start();
-        let (session, mut visit) = match self.begin(site) {
+        let (session, mut visit) = match self.begin(site, PACKED) {
             Ok(begun) => begun,
             Err(ClientError::Silence) => return kept_back(check, "not even the head of it"),
             Err(error) => return failed(site, check, &error),
@@ -49,8 +52,8 @@ impl Stream {
         if visit.status != 200 {
             return refused(site, check, &mut visit);
         }
-        if let Some(coding) = visit.header("content-encoding") {
-            return kept_back(check, &format!("{coding} packs it up"));
+        if let Some(coding) = visit.header("content-encoding").map(str::to_owned) {
+            return packed(site, check, &coding, &session, &mut visit);
         }
         match visit.read_until(self.open, AT_ONCE_MS) {
             Ok(true) => {}
@@ -74,11 +77,55 @@ impl Stream {
         }
     }
 
-    fn begin(&self, site: &Site) -> Result<(String, Visit), ClientError> {
+    /// Its session and its answer. `more` are further headers, each with its line end.
+    fn begin(&self, site: &Site, more: &str) -> Result<(String, Visit), ClientError> {
         let session = session()?;
         let below = format!("/{session}/{}{}", self.name, self.query);
-        let visit = ask(site, [self.method, &below], PACKED)?;
+        let visit = ask(site, [self.method, &below], more)?;
         Ok((session, visit))
+    }
+}
+
+/// Whether a packed answer comes piece by piece, as where nginx packs and does not buffer. Nothing
+/// here unpacks it: its time tells.
+fn packed(
+    site: &Site,
+    check: &'static str,
+    coding: &str,
+    session: &str,
+    visit: &mut Visit,
+) -> Finding {
+    let judged = |error| match error {
+        ClientError::Silence => kept_back(check, &format!("{coding} packs it up")),
+        error => failed(site, check, &error),
+    };
+    // The prelude and the first frame; what is still on its way would pass for the later one.
+    let watch = Stopwatch::start();
+    match visit.read_more(AT_ONCE_MS) {
+        Ok(true) => {}
+        Ok(false) => return ended(check),
+        Err(error) => return judged(error),
+    }
+    while watch.elapsed_us() < AT_ONCE_MS * 1000 {
+        match visit.read_more(QUIET_MS) {
+            Ok(true) => {}
+            Ok(false) => return ended(check),
+            Err(ClientError::Silence) => break,
+            Err(error) => return judged(error),
+        }
+    }
+    let watch = Stopwatch::start();
+    if let Err(finding) = send(site, check, session, PING) {
+        return finding;
+    }
+    match visit.read_more(AT_ONCE_MS) {
+        Ok(true) => {
+            let later = time(watch.elapsed_us());
+            let says = format!("{coding} packs it up, and its pieces come at once: one in {later}");
+            Finding::ok(check, says)
+        }
+        Ok(false) => ended(check),
+        Err(error) => judged(error),
     }
 }
 
@@ -250,7 +297,8 @@ fn silent_socket(site: &Site, is_in: bool) -> Silence {
 
 fn silent_stream(site: &Site, is_in: bool) -> Silence {
     let [stream, ..] = &STREAMS;
-    let (session, mut visit) = match stream.begin(site) {
+    // Heartbeats are counted, so it is asked for unpacked.
+    let (session, mut visit) = match stream.begin(site, "") {
         Ok(begun) => begun,
         Err(error) => return Silence::Failed(failed(site, "idle_stream", &error)),
     };

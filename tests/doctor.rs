@@ -219,14 +219,64 @@ fn answers_that_are_kept_back() {
     };
     let (_, found) = doctor(proxy(server.ws, as_it_is, blocks), &[]);
     expect(&found, "xhr_streaming", "wrong", "its first frame does not come");
-    // Packed up.
-    let pack: Answer = |server, client| {
-        changed(server, client, |text| {
-            text.replacen("Transfer-Encoding", "Content-Encoding: gzip\r\nTransfer-Encoding", 1)
-        });
+}
+
+/// Says of an answer that goes on that it is packed up. What is in it cannot be read any more.
+fn packed(text: String) -> String {
+    match text.split_once("Transfer-Encoding") {
+        Some((head, rest)) => format!("{head}Content-Encoding: gzip\r\nTransfer-Encoding{rest}"),
+        None if text.starts_with("HTTP/1.1 ") => text,
+        // Chunks end so, which keep their size; frames of a WebSocket do not.
+        None if text.ends_with("\r\n") => text.replace("callBackAnswer", "zzzzzzzzzzzzzz"),
+        None => text,
+    }
+}
+
+#[test]
+fn answers_that_are_packed_up_are_judged_by_their_time() {
+    let server = Server::start(&Options::limits(&[("heartbeat_ms", 400)]));
+    // As nginx does it with `gzip on` and `proxy_buffering off`: piece by piece.
+    let pack: Answer = |server, client| changed(server, client, packed);
+    let words = [&KEY[..], &["--wait", "2"]].concat();
+    let (code, found) = doctor(proxy(server.ws, as_it_is, pack), &words);
+    assert_eq!(code, Some(0), "{found}");
+    for check in ["xhr_streaming", "eventsource", "htmlfile"] {
+        expect(&found, check, "ok", "gzip compresses it, and its pieces come at once");
+    }
+    // The prelude comes, and nothing behind it.
+    let server = Server::new();
+    let hold: Answer = |server, client| {
+        let mut piece = [0; 65536];
+        let count = server.read(&mut piece).unwrap();
+        let text = String::from_utf8_lossy(&piece[..count]).into_owned();
+        let is_stream = text.contains("Transfer-Encoding");
+        let _ = client.write_all(packed(text).as_bytes());
+        match is_stream {
+            true => drop(server.read_to_end(&mut Vec::new())),
+            false => at_once(server, client),
+        }
     };
-    let (_, found) = doctor(proxy(server.ws, as_it_is, pack), &[]);
-    expect(&found, "eventsource", "wrong", "gzip compresses it");
+    let (_, found) = doctor(proxy(server.ws, as_it_is, hold), &[]);
+    for check in ["xhr_streaming", "eventsource", "htmlfile"] {
+        expect(&found, check, "wrong", "piece by piece: gzip compresses it");
+    }
+    expect(&found, "websocket", "ok", "");
+    // Not even that.
+    let nothing: Answer = |server, client| {
+        let mut piece = [0; 65536];
+        let count = server.read(&mut piece).unwrap();
+        let text = packed(String::from_utf8_lossy(&piece[..count]).into_owned());
+        let end = text.find("\r\n\r\n").map_or(text.len(), |at| at + 4);
+        if text.contains("Content-Encoding") {
+            let _ = client.write_all(&text.as_bytes()[..end]);
+            let _ = server.read_to_end(&mut Vec::new());
+            return;
+        }
+        let _ = client.write_all(text.as_bytes());
+        at_once(server, client);
+    };
+    let (_, found) = doctor(proxy(server.ws, as_it_is, nothing), &[]);
+    expect(&found, "eventsource", "wrong", "piece by piece: gzip compresses it");
 }
 
 #[test]

@@ -23,6 +23,9 @@
   const BACKOFF_CAP_MS = 30000;
   const STABLE_MS = 10000; // a connection that lived so long makes the back-off start anew
   const DIAL_MS = 10000; // for the token, and again from dialling to `auth ok`
+  const IDLE_MS = 60000; // without a word, on a page that is not hidden, before a ping
+  const IDLE_STATES_MS = 180000; // the same while states are on their way
+  const IDLE_JITTER = 0.2; // a tenth more or less of these two: a crowd hears the same message
   const PROBE_MS = 2000; // without a word after a ping, when the page has come back
   const PROBE_MAX_MS = 35000; // the same while states are on their way; servers wait 33 s
   const DOUBLINGS_MAX = 5; // of these two
@@ -174,7 +177,9 @@
         answers: new Map(), // clb → function of the page
         own: new Map(), // clb → function of this client
         limit: null, // timer: token, dial
+        idle: null, // timer: nothing has come
         probe: null, // timer: answer to a ping
+        patient: false, // it is one that nobody waits for
         states: null, // timer: a ping behind what was asked for; it is kept until the answer
         more: false, // asked for since that ping
         renewal: null, // timer: next token
@@ -208,7 +213,9 @@
       };
       socket.onmessage = (event) => {
         this._received(link, event.data);
-        if (link.probe && this._link === link) this._listen(link); // a sign of life
+        if (this._link !== link) return;
+        if (link.probe) this._listen(link); // a sign of life
+        else this._watch(link);
       };
       socket.onclose = (event) => this._lost(link, event.code, event.reason);
       socket.onerror = () => {}; // a close follows; WebSockets of Node throw what nobody hears
@@ -266,7 +273,7 @@
       if (this._link !== link) return;
       this._link = null;
       this.cid = null;
-      [link.limit, link.probe, link.states, link.renewal].forEach(clearTimeout);
+      [link.limit, link.idle, link.probe, link.states, link.renewal].forEach(clearTimeout);
       if (link.socket) {
         link.socket.onopen = link.socket.onmessage = link.socket.onclose = null;
         link.socket.close();
@@ -301,9 +308,10 @@
 
     /** The page is shown again, or the network is back: timers and sockets may have slept. */
     _wake() {
+      if (this._link) this._watch(this._link); // not while it is hidden
       if (this._closed || hidden()) return;
       if (this._link) {
-        if (this._link.ready) this._probe(this._link);
+        if (this._link.ready) this._probe(this._link, false);
       } else if (Date.now() >= this._backAt) {
         this._failures = 0;
         this._dial();
@@ -316,10 +324,29 @@
       }
     }
 
-    /** A socket can look open long after its network has gone; only an answer proves it. */
-    _probe(link) {
-      if (link.probe) return;
+    /**
+     * Nobody tells a page whose way goes silent, and scripts see no pings of the server: who is
+     * looked at and hears nothing for long has to ask.
+     */
+    _watch(link) {
+      clearTimeout(link.idle);
+      if (!link.ready || link.probe || hidden()) return;
+      const wait = link.states ? IDLE_STATES_MS : IDLE_MS;
+      link.idle = setTimeout(() => this._probe(link, true),
+        wait * (1 + (Math.random() - 0.5) * IDLE_JITTER));
+    }
+
+    /**
+     * A socket can look open long after its network has gone; only an answer proves it. `patient`:
+     * nothing hints that it has gone. Who comes back meanwhile waits no longer than ever.
+     */
+    _probe(link, patient) {
+      const isAsked = link.probe;
+      if (isAsked && !link.patient) return;
+      clearTimeout(link.idle);
+      link.patient = patient;
       this._listen(link);
+      if (isAsked) return;
       this._send(link, 'ping', 1, () => {
         clearTimeout(link.probe);
         link.probe = null;
@@ -330,13 +357,15 @@
     /**
      * From now on the link has so long to bring a message. Of a large one nothing is seen until it
      * is whole, so there is time for one as large as any before, or for states that were asked
-     * for; and twice as much after each wait in vain. In two halves: if the page slept or was busy
-     * in the first, what came meanwhile is heard in the second.
+     * for, and twice as much after each wait in vain; in a patient probe never less than for
+     * states. In two halves: if the page slept or was busy in the first, what came meanwhile is
+     * heard in the second.
      */
     _listen(link) {
       clearTimeout(link.probe);
       const message = Math.max(PROBE_MS, Math.min(PROBE_MAX_MS, this._largest / PACE));
-      const wait = (link.states ? PROBE_MAX_MS : message) * 2 ** this._unanswered;
+      const grown = (link.states ? PROBE_MAX_MS : message) * 2 ** this._unanswered;
+      const wait = link.patient ? Math.max(PROBE_MAX_MS, grown) : grown;
       link.probe = setTimeout(() => {
         link.probe = setTimeout(() => {
           this._unanswered = Math.min(DOUBLINGS_MAX, this._unanswered + 1);
@@ -357,6 +386,7 @@
           if (link.more) this._expect(link);
         }, link.own);
       });
+      this._watch(link);
     }
 
     _limit(link, reason) {

@@ -107,6 +107,22 @@ impl Response {
         Ok(true)
     }
 
+    /// Waits up to `ms` milliseconds for something of the body, if there is nothing yet, and throws
+    /// it away; `false` if the body has ended.
+    ///
+    /// # Errors
+    /// [`ClientError`]; after [`ClientError::Silence`] it may be called again.
+    pub fn read_more(&mut self, ms: u64) -> Result<bool, ClientError> {
+        let deadline = Deadline::after(ms);
+        while self.body.is_empty() {
+            if !self.read(deadline.left_ms()?)? {
+                return Ok(false);
+            }
+        }
+        self.body.clear();
+        Ok(true)
+    }
+
     /// Reads the body to its end, within `ms` milliseconds.
     ///
     /// # Errors

@@ -296,7 +296,7 @@ test('shown again while a state is on its way: it may take as long as the server
   world.socket.receive({ event: 'small', data: 2 });
   world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
   world.socket.receive({ event: 'callBackAnswer', clb: 2, data: 1 });
-  assert.deepEqual([states, world.sockets.length, world.timers()], [[1, 2], 1, []]);
+  assert.deepEqual([states, world.sockets.length, world.timers()], [[1, 2], 1, [60000]]); // alone
   world.show(); // nothing is on its way any more
   await world.pass(2000);
   assert.equal(world.sockets.length, 2);
@@ -383,6 +383,91 @@ test('a page that slept in a probe hears first what has come meanwhile', async (
   assert.equal(world.sockets.length, 1);
 });
 
+test('looked at and silent: asked once a minute, and replaced when nothing comes', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  const told = watch(fws);
+  const pings = () => world.socket.names('ping').length;
+  for (let minute = 1; minute <= 10; minute++) {
+    assert.deepEqual(world.timers(), [60000]); // one alone
+    await world.pass(59999);
+    assert.equal(pings(), minute - 1);
+    await world.pass(1);
+    assert.equal(pings(), minute);
+    world.socket.answer();
+  }
+  for (let n = 0; n < 10; n++) { // whoever hears something need not ask
+    await world.pass(59999);
+    world.socket.receive({ event: 'news', data: n });
+  }
+  assert.deepEqual([pings(), world.timers()], [10, [60000]]);
+  await world.pass(60000 + 34999); // a large message may be on its way
+  assert.deepEqual([pings(), world.sockets.length, told], [11, 1, []]);
+  world.socket.receive({ event: 'news', data: 'large' });
+  await world.pass(34999);
+  assert.equal(world.sockets.length, 1);
+  await world.pass(1);
+  assert.deepEqual(told, [{ code: 1006, reason: 'no answer to a ping', willReconnect: true }]);
+  assert.equal(world.sockets.length, 2);
+  world.socket.ready();
+  fws.close();
+  assert.deepEqual(world.timers(), []);
+});
+
+test('looked at and silent: a crowd that heard one message does not ask at once', async () => {
+  for (const [chance, wait] of [[0, 54000], [0.5, 60000], [1, 66000]]) {
+    const world = new World();
+    world.chance = chance;
+    await world.connected();
+    assert.deepEqual(world.timers().map(Math.round), [wait]);
+  }
+});
+
+test('silent: a hidden page asks nothing, and has no timer', async () => {
+  const world = new World();
+  await world.connected();
+  world.hide();
+  assert.deepEqual(world.timers(), []);
+  world.socket.receive({ event: 'news', data: 1 });
+  await world.pass(3600000);
+  assert.deepEqual([world.socket.events(), world.timers()], [['auth'], []]);
+  world.show();
+  world.socket.answer();
+  assert.deepEqual(world.timers(), [60000]);
+  world.socket.drop(); // nothing is left of a connection that has ended
+  assert.deepEqual(world.timers(), [250]);
+  await world.pass(250);
+  world.hide(); // before it is authenticated
+  world.socket.ready();
+  assert.deepEqual(world.timers(), []);
+});
+
+test('silent while a state is on its way: it has three minutes more', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  await world.pass(50000);
+  fws.channel('big', () => {});
+  await world.pass(179999);
+  assert.equal(world.socket.names('ping').length, 1); // behind the subscribe
+  await world.pass(1 + 34999);
+  assert.deepEqual([world.socket.names('ping').length, world.sockets.length], [2, 1]);
+  await world.pass(1);
+  assert.equal(world.sockets.length, 2);
+});
+
+test('shown again while it asks by itself: from then on it has 2 s', async () => {
+  const world = new World();
+  await world.connected();
+  await world.pass(60000 + 10000);
+  world.page('online');
+  await world.pass(1000);
+  world.page('pageshow'); // begins nothing anew
+  await world.pass(999);
+  assert.deepEqual([world.sockets.length, world.socket.names('ping').length], [1, 1]);
+  await world.pass(1);
+  assert.equal(world.sockets.length, 2);
+});
+
 test('shown again while a dial is under way: it is left alone', async () => {
   const world = new World();
   new world.FWS('http://host/socket', 'demo', 't');
@@ -465,17 +550,18 @@ test('token: renewed at 80 % of its life, on the open connection', async () => {
   let auths = 0;
   fws.on('auth', () => { auths += 1; });
   fws.channel('news', () => {});
-  await world.pass(479999);
+  const sent = () => world.socket.sent.filter(({ event }) => event !== 'ping');
+  await world.passAlive(479999);
   assert.equal(calls, 1);
   await world.pass(1);
-  assert.deepEqual(world.socket.sent.slice(3), [
+  assert.deepEqual(sent().slice(2), [
     { event: 'auth', data: { i: 'demo', s: 'token 2' } },
   ]);
   world.socket.authOk({ expiresIn: 100 });
-  assert.equal(world.socket.sent.length, 4); // no second subscribe,
+  assert.equal(sent().length, 3); // no second subscribe,
   assert.equal(auths, 0); // no second announcement
-  await world.pass(80000);
-  assert.equal(world.socket.sent[4].data.s, 'token 3');
+  await world.passAlive(80000);
+  assert.equal(sent()[3].data.s, 'token 3');
   assert.equal(world.sockets.length, 1);
 });
 
@@ -487,7 +573,7 @@ test('token: renewed for another user, everything is subscribed anew', async () 
   const fws = await world.connected(() => token(users.shift()), { expiresIn: 100 });
   fws.channel('news', () => {});
   for (const subscribes of [1, 2, 3, 3]) {
-    await world.pass(80000);
+    await world.passAlive(80000);
     world.socket.authOk({ expiresIn: 100 });
     assert.equal(world.socket.names('subscribe').length, subscribes);
   }
@@ -500,9 +586,9 @@ test('token: a renewal that fails is tried again in what time is left', async ()
     calls += 1;
     return calls === 2 ? Promise.reject(new Error('down')) : `token ${calls}`;
   }, { expiresIn: 100 });
-  await world.pass(80000);
-  assert.deepEqual(world.socket.events(), ['auth']);
-  await world.pass(16000);
+  await world.passAlive(80000);
+  assert.deepEqual(world.socket.names('auth').length, 1);
+  await world.passAlive(16000);
   assert.equal(world.socket.names('auth')[1].s, 'token 3');
 });
 
@@ -511,11 +597,11 @@ test('token: no renewal without expiresIn, with a fixed token, or after the end'
   for (const [token, data] of never) {
     const world = new World();
     await world.connected(token, data);
-    assert.deepEqual(world.timers(), []);
+    assert.deepEqual(world.timers(), [60000]); // a look at the silence, and none else
   }
   const world = new World();
   const fws = await world.connected(() => 't', { expiresIn: 1e12 }); // more than a timer can hold
-  assert.deepEqual(world.timers(), [0x7fffffff]);
+  assert.deepEqual(world.timers(), [60000, 0x7fffffff]);
   fws.close();
   assert.deepEqual(world.timers(), []);
 });

@@ -12,6 +12,9 @@ use crate::time::Stopwatch;
 /// What comes later than this, in milliseconds, was kept back by somebody.
 const AT_ONCE_MS: u64 = 2000;
 
+/// After so long without a piece, in milliseconds, none is on its way.
+const QUIET_MS: u64 = 500;
+
 /// Between two looks whether a silent connection is still there, in milliseconds.
 const LOOK_MS: u64 = 500;
 
@@ -38,7 +41,7 @@ impl Stream {
     pub fn check(&self, site: &Site) -> Finding {
         let check = self.name;
         let watch = Stopwatch::start();
-        let (session, mut response) = match self.begin(site) {
+        let (session, mut response) = match self.begin(site, PACKED) {
             Ok(begun) => begun,
             Err(ClientError::Silence) => return kept_back(check, "not even the head of it"),
             Err(error) => return failed(site, check, &error),
@@ -49,8 +52,8 @@ impl Stream {
         if response.status != 200 {
             return refused(site, check, &mut response);
         }
-        if let Some(coding) = response.header("content-encoding") {
-            return kept_back(check, &format!("{coding} compresses it"));
+        if let Some(coding) = response.header("content-encoding").map(str::to_owned) {
+            return packed(site, check, &coding, &session, &mut response);
         }
         match response.read_until(self.open, AT_ONCE_MS) {
             Ok(true) => {}
@@ -74,11 +77,56 @@ impl Stream {
         }
     }
 
-    fn begin(&self, site: &Site) -> Result<(String, Response), ClientError> {
+    /// Its session and its answer. `more` are further headers, each with its line end.
+    fn begin(&self, site: &Site, more: &str) -> Result<(String, Response), ClientError> {
         let session = session()?;
         let below = format!("/{session}/{}{}", self.name, self.query);
-        let response = ask(site, [self.method, &below], PACKED)?;
+        let response = ask(site, [self.method, &below], more)?;
         Ok((session, response))
+    }
+}
+
+/// Whether a compressed answer comes piece by piece, as where nginx packs and does not buffer. Nothing
+/// here unpacks it: its time tells.
+fn packed(
+    site: &Site,
+    check: &'static str,
+    coding: &str,
+    session: &str,
+    response: &mut Response,
+) -> Finding {
+    let judged = |error| match error {
+        ClientError::Silence => kept_back(check, &format!("{coding} compresses it")),
+        error => failed(site, check, &error),
+    };
+    // The prelude and the first frame; what is still on its way would pass for the later one.
+    let watch = Stopwatch::start();
+    match response.read_more(AT_ONCE_MS) {
+        Ok(true) => {}
+        Ok(false) => return ended(check),
+        Err(error) => return judged(error),
+    }
+    while watch.elapsed_us() < AT_ONCE_MS * 1000 {
+        match response.read_more(QUIET_MS) {
+            Ok(true) => {}
+            Ok(false) => return ended(check),
+            Err(ClientError::Silence) => break,
+            Err(error) => return judged(error),
+        }
+    }
+    let watch = Stopwatch::start();
+    if let Err(finding) = send(site, check, session, PING) {
+        return finding;
+    }
+    match response.read_more(AT_ONCE_MS) {
+        Ok(true) => {
+            let later = time(watch.elapsed_us());
+            let says =
+                format!("{coding} compresses it, and its pieces come at once: one in {later}");
+            Finding::ok(check, says)
+        }
+        Ok(false) => ended(check),
+        Err(error) => judged(error),
     }
 }
 
@@ -252,7 +300,8 @@ fn silent_socket(site: &Site, is_in: bool) -> Silence {
 
 fn silent_stream(site: &Site, is_in: bool) -> Silence {
     let [stream, ..] = &STREAMS;
-    let (session, mut response) = match stream.begin(site) {
+    // Heartbeats are counted, so it is asked for unpacked.
+    let (session, mut response) = match stream.begin(site, "") {
         Ok(begun) => begun,
         Err(error) => return Silence::Failed(failed(site, "idle_stream", &error)),
     };

@@ -116,7 +116,7 @@ impl Reactor {
 
     /// If too much waits in all, the largest go, until a quarter is free: so that looking for them
     /// costs little for each byte that had to come before. The largest are those who have most
-    /// beside what they may: strangers may have little, and who uses all of that goes before others.
+    /// beside what they may: strangers may have little, and whoever uses all of it goes first.
     pub(super) fn relieve(&mut self, handler: &mut impl Handler) {
         let most = self.bounds.input_bytes;
         if self.io.tails.bytes <= most {

@@ -1,7 +1,7 @@
 //! Bodies of requests while they arrive: how slowly they may, and how much of them is kept, with
-//! the messages in them that wait to be heard. When that is too much in all, those go that have most
-//! beside what they may. Called by `http`, and by `transports` for what waits, and for the messages
-//! in a body.
+//! the messages in them that wait to be heard. When that is too much in all, those go that have
+//! most beside what they may. Called by `http`, and by `transports` for what waits, and for the
+//! messages in a body.
 
 use std::borrow::Cow;
 
@@ -165,7 +165,7 @@ impl<P> Web<P> {
 
     /// If too much is kept in all, the largest go, until a quarter is free: so that looking for
     /// them costs little for each byte that had to come before. The largest are those who have most
-    /// beside what they may: strangers may have little, and who uses all of that goes before others.
+    /// beside what they may: strangers may have little, and whoever uses all of it goes first.
     pub(super) fn relieve<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         if self.bodies.bytes <= self.limits.bodies_bytes {
             return;

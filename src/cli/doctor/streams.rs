@@ -86,8 +86,8 @@ impl Stream {
     }
 }
 
-/// Whether a compressed answer comes piece by piece, as where nginx packs and does not buffer. Nothing
-/// here unpacks it: its time tells.
+/// Whether a compressed answer comes piece by piece, as where nginx compresses and does not buffer.
+/// Nothing here decompresses it: its time tells.
 fn packed(
     site: &Site,
     check: &'static str,

@@ -61,7 +61,7 @@ fn names_decide_which_door_is_which() {
     let log = server.log().join("\n");
     assert!(log.contains("2 sockets were handed over"), "{log}");
     assert_eq!(log.matches("listening ").count(), 2, "no other is opened: {log}");
-    assert!(!log.contains("keys go to"), "{log}");
+    assert!(!log.contains("keys are sent to"), "{log}");
     server.assert_alive();
     server.stop();
 }
@@ -74,7 +74,7 @@ fn a_door_that_others_reach_is_warned_of_whoever_has_opened_it() {
     let command = handed(&dir, &Options::default(), "control:web", sockets);
     let server = Server::spawn(command, dir, false);
     let log = server.log().join("\n");
-    assert!(log.contains("warning: control: keys go to 0.0.0.0:"), "{log}");
+    assert!(log.contains("warning: control: keys are sent to 0.0.0.0:"), "{log}");
     server.stop();
 }
 

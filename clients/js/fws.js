@@ -90,7 +90,8 @@
       this._retry = null; // timer of the next dial
       this._backAt = 0; // when the server wants us back at the earliest,
       this._back = 0; // and in how long that was: the clock may be set in between
-      this._caller = null; // own-event handler that runs at this moment
+      this._caller = null; // own-event handler whose registrations those of this moment are,
+      this._running = null; // and the entry that is being called
       this._closed = false;
       this._wake = this._wake.bind(this);
       pageEvents('addEventListener', this._wake);
@@ -429,7 +430,7 @@
     _add(handlers, name, fn, refused) {
       const entry = { fn, refused, by: this._caller, round: this._round };
       const mine = (other) => other.by && other.by === entry.by;
-      const old = (other) => mine(other) && other.round !== entry.round;
+      const old = (other) => mine(other) && other.round !== entry.round && other !== this._running;
       const known = handlers.get(name) || [];
       if (entry.by && !known.some(mine)) { // another name than the last time, perhaps
         handlers.forEach((entries, other) => {
@@ -446,10 +447,11 @@
     /** Calls the handlers of an event of this client's own, and notes what they register. */
     _announce(name, value) {
       (this._events.get(name) || []).forEach((entry) => {
-        const outer = this._caller;
+        const outer = [this._caller, this._running];
         this._caller = entry.by || entry.fn; // a handler's handler is a new function each time
+        this._running = entry; // which does not end itself
         call(entry.fn, value);
-        this._caller = outer;
+        [this._caller, this._running] = outer;
       });
     }
 

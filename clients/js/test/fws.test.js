@@ -279,6 +279,28 @@ test('handlers that a handler registers may register in turn, and nothing piles 
   }
 });
 
+test('a handler that another has registered once is not ended by what it registers itself', async () => {
+  const world = new World();
+  const fws = new world.FWS('http://host/socket', 'demo', 't');
+  let isFirst = true;
+  let calls = 0;
+  fws.on('connected', () => {
+    if (!isFirst) return;
+    isFirst = false;
+    fws.on('auth', () => {
+      calls += 1;
+      fws.on(`to-${calls}`, () => {});
+    });
+  });
+  for (let n = 1; n <= 4; n++) {
+    await world.pass(1000);
+    world.socket.ready();
+    assert.equal(calls, n);
+    world.socket.drop();
+  }
+  assert.equal(fws._events.size, 3, 'of the others the last is left');
+});
+
 test('handlers that register other names with every connection leave the old ones', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');

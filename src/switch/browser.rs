@@ -132,8 +132,7 @@ impl Application for Site<'_> {
     }
 
     /// Whether this is an `auth` with a valid token of the same user. Any other `auth` is
-    /// `Some(false)`, which ends the search: a change of user before a renewal is handled first, or
-    /// neither is.
+    /// `Some(false)`, and no renewal behind it is heard.
     fn renews(&self, browser: &Browser, message: &str, now: Now) -> Option<bool> {
         let peer = browser.peer().filter(|peer| self.hub.verdict(*peer).is_none())?;
         let [event, data] = json::members(message, &["event", "data"]).ok()??;

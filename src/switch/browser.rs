@@ -24,7 +24,7 @@ const CLB_BYTES: usize = 64;
 
 const OK: &str = "{\"ok\":true}";
 
-/// The expiry of a token without one.
+/// The expiry of a token that does not expire.
 const NEVER: UnixMillis = UnixMillis(u64::MAX);
 
 /// What the switch keeps of a browser, besides its transport and what the hub knows.

@@ -127,7 +127,7 @@ pub(super) struct StoreOptions<'a> {
     pub emit: bool,
 }
 
-/// Parses a request, or takes over the scan made while it arrived.
+/// Parses a request, from its outline if it was scanned while it arrived.
 pub(super) fn parse<'a>(
     body: &'a str,
     outline: Option<&Outline>,

@@ -2,8 +2,8 @@
 //! the other, replies out in the same order.
 //!
 //! Life of a command: `received` → parsed → either answered from the hub, or *proposed*. A proposal
-//! that is ordered at once is applied at once. While one is ordered later, the connection waits
-//! (`waits`) and is not read until its entry has come, so replies stay in order. A reply that
+//! that is ordered at once is applied at once. If it is ordered later, the connection waits
+//! (`waits`) and is not read until its entry has come, so order needs no further care. A reply that
 //! reports or shows something that is not durable yet waits in `replies`.
 
 use std::borrow::Cow;
@@ -35,7 +35,7 @@ pub(super) struct Controller {
     /// Room for the large frame that is arriving, or its place in the queue for that.
     pub room: Option<Room>,
     pub place: Option<u64>,
-    /// Where it is, for evicting strangers.
+    /// The address or network that it comes from, by which strangers are evicted.
     pub household: Household,
     /// The namespace it acts in, and the epoch of the key it used.
     pub auth: Option<(NsId, u32)>,
@@ -509,7 +509,7 @@ impl Switch {
         self.spreads.len() < self.limits.control_connections
     }
 
-    /// Reads those again for which there is room now.
+    /// Reads the `crowded` connections again for which there is room now.
     pub(super) fn readmit(&mut self, net: &mut impl Net) {
         if !self.has_room_to_spread() || self.flood.is_some() {
             return;

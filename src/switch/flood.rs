@@ -7,7 +7,7 @@ use crate::edge::Net;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// A browser that took something within this time is not closed for the memory of all.
+/// A browser that took something within this time is not closed to free memory.
 const IDLE_MS: u64 = 1000;
 /// If there is still no room after this time, the largest queue is closed even if its browser takes
 /// something: else many that take a little could block all back ends for ever.

@@ -21,7 +21,7 @@ pub(super) enum Next {
     Heard,
     /// It is short and incomplete: the rest is read, and then it is examined.
     Half,
-    /// It waits for room, or may have to; `for_disk`: only the disk can make that room.
+    /// It waits for room, or may have to: `for_disk` if only the disk can make that room.
     Waits { for_disk: bool },
 }
 

@@ -3,7 +3,7 @@
 //! it, its connection is not read; small commands of others wait for nothing. Room goes to the
 //! namespace that would then have the least, and the deadline of a frame that has waited starts
 //! when it gets room. While a frame waits, connections are evicted that send too slowly to finish
-//! in time, or whose namespace has more than the waiting one would have, largest first. So
+//! in time, or whose namespace has more than the waiting one would have, the largest first. So
 //! incomplete frames block nobody, however many there are. Called by the switch before each frame,
 //! and at the end of each turn.
 

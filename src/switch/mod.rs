@@ -1,6 +1,6 @@
-//! The switch gives bytes their meaning. It owns the role of every connection, the hub and the
-//! journal, and carries messages between them. It never touches a socket or a clock: a reactor or a
-//! simulator calls it through [`Handler`].
+//! The switch: the protocol logic of the server. It owns the role of every connection, the hub and
+//! the journal, and carries messages between them. It never touches a socket or a clock: a reactor
+//! or a simulator calls it through [`Handler`].
 //!
 //! One file per role. Back ends: `control`, with `text`, `command`, `deadlines`, `replies` and
 //! `strangers`. Browsers: `browser` for their messages (the web door, [`Web`], owns their
@@ -72,7 +72,7 @@ pub use settings::{Settings, SockJs};
 /// The most states that expire in one turn: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
 
-/// What waits for a change to get its place in the order.
+/// What waits until the journal has ordered its change.
 #[derive(Debug)]
 enum Waiter {
     /// A back end's command.
@@ -106,9 +106,9 @@ pub struct Switch {
     key_watch: KeyWatch,
     /// The sessions of all browsers.
     web: Web<Browser>,
-    /// The next slot to count for a cap per address that came later than the connections.
+    /// The next slot to count towards a cap per address that a reload has introduced.
     count_from: Option<usize>,
-    /// What waits for a place in the order, by its ticket.
+    /// What waits until the journal has ordered its change, by ticket.
     waiting: HashMap<Ticket, Waiter>,
     /// Emits to several channels that go on in the next turns, round-robin.
     spreads: VecDeque<Spread>,
@@ -116,8 +116,9 @@ pub struct Switch {
     reply_buffer: Vec<u8>,
     /// Controllers with replies, or a request, that wait until something is durable.
     owing: Vec<ConnId>,
-    /// Some of `owing` had no turn yet, or the limits changed; some of `owing` may be ended.
+    /// Some of `owing` had no turn yet, or the limits have changed.
     is_releasing: bool,
+    /// Some of `owing` may be ended: see [`Switch::dismiss_ended`].
     may_be_ended: bool,
     /// Bytes reserved for large replies that wait for the disk.
     owed: Reserve,
@@ -140,8 +141,8 @@ pub struct Switch {
     metrics: Metrics,
     /// Work done for the commands of this turn, in messages delivered.
     work: usize,
-    /// Date at the zero of the monotonic clock, taken at the start: states live by the monotonic
-    /// clock, so setting the date does not move their ends.
+    /// Date at the zero of the monotonic clock. States live by that clock: setting the date moves
+    /// none.
     epoch: u64,
     /// Set while the server stops and disconnects everybody.
     drain: Option<Drain>,
@@ -209,7 +210,7 @@ impl Switch {
         UnixMillis(self.epoch.saturating_add(now.mono.0))
     }
 
-    /// Splits off the hub and the outbox it delivers to.
+    /// Borrows the hub, and the outbox that it delivers to.
     fn delivery<'a, N: Net>(&'a mut self, net: &'a mut N) -> (&'a mut Hub, Delivery<'a, N>) {
         let delivery = Delivery {
             net,
@@ -279,7 +280,7 @@ impl Switch {
         }
     }
 
-    /// Splits off the web door and the application behind it.
+    /// Borrows the web door, and the application behind it.
     fn split(&mut self) -> (&mut Web<Browser>, Site<'_>) {
         let site = Site {
             hub: &mut self.hub,
@@ -369,7 +370,7 @@ impl<N: Net> Outbox for Delivery<'_, N> {
         }
         // A slow peer is disconnected, not given a thinned stream: it reconnects and gets the
         // state. Not counted: the frame being sent, answers it asked for, frames not yet offered to
-        // the kernel. No single message is too much. Past the limit the net queues nothing more.
+        // the kernel. No message is too much by itself. Past the limit the net queues nothing more.
         if self.web.publish(self.net, route, publication) {
             self.leaving.push((route, CloseReason::SlowConsumer));
         }
@@ -549,7 +550,7 @@ impl Handler for Switch {
         self.is_flooded(net);
         self.note_shortage(net);
         self.depart(net);
-        // An entry that comes late still meets the states of its own time: see `Journal::horizon`.
+        // Only up to the horizon: an entry that comes late still meets the states of its own time.
         self.advance(net);
         self.hear_journal(net);
         self.look_at_keys(net);

@@ -21,7 +21,7 @@ const MEMBER_BYTES: usize = 52;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 pub(super) const SUCCESS: &[u8] = b"{\"success\":true}";
-/// The reply for [`command::STORE_FAILED`], which all replies that are lost turn into.
+/// The body of [`command::STORE_FAILED`], which replaces every reply that is lost.
 const LOST: &[u8] = b"{\"success\":false,\"reason\":\"Error store, try latter...\",\"code\":302}";
 
 /// The body of a reply. Most are [`SUCCESS`], which is not copied.
@@ -93,7 +93,7 @@ impl ReplySink<'_> {
 }
 
 impl Switch {
-    /// The sink for replies of this turn.
+    /// Borrows the reply sink.
     pub(super) fn reply_sink(&mut self) -> ReplySink<'_> {
         let durable = self.journal.durable();
         ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable }
@@ -131,9 +131,8 @@ impl Switch {
         refused: &Refused,
     ) -> Result<(), CloseReason> {
         self.count_refused(net, controller, refused);
-        // "Name taken" and refusals because of states show what is recorded, so they wait for the
-        // disk. No name goes before that is durable, and a key is known by what it opens: others do
-        // not wait.
+        // A refusal for a taken name or for a state shows what is recorded: it waits for the disk.
+        // Others do not: no name goes before that is durable, and a key is known by what it opens.
         let mark = match refused.code {
             309 => self.journal.mark(),
             313 | 314 => self.journal.mark_of_states(),
@@ -188,7 +187,7 @@ impl Switch {
         }
     }
 
-    /// Returns the mark that a reply waits for that shows a state.
+    /// Returns the mark that a reply showing this state waits for.
     pub(super) fn mark_of(&self, ns: NsId, spot: Spot<'_>) -> Mark {
         let number = self.hub.number(ns).unwrap_or_default();
         self.journal.mark_of(KeyRef::State { ns: number, spot })
@@ -198,7 +197,7 @@ impl Switch {
     /// for the disk, the one that has waited longest is closed without its replies. Most of those
     /// have nobody left to read them. Returns whether there was one.
     pub(super) fn dismiss_ended(&mut self, net: &mut impl Net) -> bool {
-        // Spares the search of all of `owing` for each newcomer.
+        // Saves a search of all of `owing` for each newcomer.
         if !self.may_be_ended {
             return false;
         }
@@ -244,7 +243,7 @@ impl Switch {
             self.close_when_answered(net, conn, &mut controller);
             self.seats.put_back(conn, controller);
         }
-        // The rest has its turn next.
+        // The rest follow in the next turn.
         self.is_releasing = owing.len() > 0;
         self.may_be_ended |= self.is_releasing;
         let seen = std::mem::replace(&mut self.owing, owing.collect());

@@ -63,7 +63,7 @@ enum Prospect {
     Free,
     /// It may be made now, but has to wait for the disk; its size in bytes.
     Owed(usize),
-    /// It would have to wait for the disk, and there is no room for that: its request does.
+    /// It would have to wait for the disk, and there is no room: the request waits.
     Disk,
     /// It could be sent, but there is no room for its size in bytes.
     Room(usize),
@@ -351,7 +351,7 @@ impl Switch {
         wanted: Command<'_>,
     ) {
         let answer = self.execute(net, conn, controller, &wanted);
-        // Only a command with a wrong key could fail here, and none of those waits for room.
+        // It fails for too many wrong keys only, and no command with a key waits for room.
         let _ = self.say(net, conn, controller, answer);
         self.send_replies(net, conn);
         if controller.fault.is_none() {

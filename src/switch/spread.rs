@@ -65,7 +65,7 @@ impl Switch {
         self.work >= self.limits.deliveries_per_turn
     }
 
-    /// Whether an emit exceeds the budget of one turn.
+    /// Whether an emit to several channels exceeds the budget of one turn.
     pub(super) fn is_long(&self, ns: NsId, channels: &[Cow<'_, str>], user: Option<&str>) -> bool {
         if channels.len() < 2 {
             return false;

@@ -181,7 +181,7 @@ impl Switch {
     }
 
     /// After keys have changed or expired: makes strangers of the connections whose key is no
-    /// longer valid, and readmits those whose key is valid after all. Some per turn.
+    /// longer valid, and the reverse where a key is valid after all. Some per turn.
     pub(super) fn look_at_keys(&mut self, net: &mut impl Net) {
         if self.keys_due().is_none_or(|due| net.now().mono < due) {
             return;
@@ -273,12 +273,12 @@ impl Switch {
         found.ok_or(INVALID_SKEY)
     }
 
-    /// Makes sure that there is a connection for one more authenticated back end of that namespace.
-    /// If all are taken, a back end of the namespace with the most is closed, provided that the
-    /// newcomer's would still have fewer: preferably one that is not busy.
+    /// Makes sure that one more back end of that namespace may authenticate. If all places are
+    /// taken, one of the namespace with the most is closed, preferably one that is not busy,
+    /// provided that the newcomer's has fewer even with the newcomer.
     ///
     /// # Errors
-    /// 313: no namespace has that many more.
+    /// 313: no namespace has enough more.
     pub(super) fn find_place(
         &mut self,
         net: &mut impl Net,
@@ -370,7 +370,7 @@ mod tests {
     fn who_comes_fastest_takes_places_from_nobody_else() {
         let [a, b, c, d, e, unix] =
             [1, 2, 3, 4, 5, 0].map(|ip| if ip == 0 { Household::Unix } else { Household::V4(ip) });
-        // One before a crowd, and one amid it.
+        // A single one before a crowd, and amid one.
         assert_eq!(left(&[a, b, b, b, b, b, b]), [0, 4, 5, 6]);
         assert_eq!(left(&[b, b, b, b, b, a, b, b, b, b]), [5, 7, 8, 9]);
         // Of crowds of equal size, the one whose oldest came first.

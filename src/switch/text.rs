@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::command::{Outline, Refused};
 
-/// So many bytes are searched for invalid ones one by one, before the fast scan of all the rest.
+/// Bytes searched for invalid UTF-8 one by one, before the fast scan of all the rest.
 const NEAR_BYTES: usize = 64;
 /// The most invalid bytes that are replaced by one character.
 const INVALID_BYTES_MAX: usize = 3;
@@ -17,7 +17,7 @@ const REPLACED_MAX: usize = 512 * 1024;
 /// body is not JSON, whatever they become.
 ///
 /// # Errors
-/// 300: the text is longer than `body_max`, since U+FFFD has three bytes, or has too many of them.
+/// 300: too many bytes are invalid, or the text is longer than `body_max` (U+FFFD has three bytes).
 #[inline]
 pub(super) fn of_body<'a>(
     body: &'a [u8],

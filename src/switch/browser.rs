@@ -1,6 +1,6 @@
-//! Browsers (protocol parts 7 to 9): what their messages mean, over whatever transport they come.
-//! Events are carried out strictly one after the other, so that a `subscribe` right behind `auth`
-//! works every time. The web door calls it.
+//! What the messages of browsers mean (protocol parts 7 to 9), over any transport. Events of one
+//! browser are carried out strictly one after the other, so a `subscribe` right behind `auth`
+//! always works. Called by the web door.
 
 use super::concerned::Concerned;
 use super::page::Demo;
@@ -19,25 +19,25 @@ use crate::time::{Millis, Now, UnixMillis};
 use crate::uuid::Uuid;
 use crate::web::{Application, Message, Outlet, Parting};
 
-/// Longest `clb` that is given back, in bytes: a counter or a short string.
+/// Longest `clb` that is echoed, in bytes: enough for a counter or a short string.
 const CLB_BYTES: usize = 64;
 
 const OK: &str = "{\"ok\":true}";
 
-/// The far end of time.
+/// The expiry of a token that does not expire.
 const NEVER: UnixMillis = UnixMillis(u64::MAX);
 
-/// What is known of a browser, beside how it is reached, and what the hub knows.
+/// What the switch keeps of a browser, besides its transport and what the hub knows.
 #[derive(Debug)]
 pub(super) enum Browser {
-    /// It has not authenticated, and must have by then.
+    /// It has not authenticated, and must do so in time.
     Stranger { auth_by: Millis },
-    /// Who it proved to be, and when its token ends: at the far end of time if that does not say.
+    /// Its authenticated peer, and when its token expires: [`NEVER`] if the token does not say.
     Known { peer: PeerId, expires: UnixMillis },
 }
 
 impl Browser {
-    /// Who it proved to be.
+    /// Returns its peer, if it has authenticated.
     pub fn peer(&self) -> Option<PeerId> {
         match self {
             Browser::Stranger { .. } => None,
@@ -45,23 +45,23 @@ impl Browser {
         }
     }
 
-    /// Whether its token is good no longer, whenever that will be noticed.
+    /// Whether its token has expired, even if its deadline has not fired yet.
     fn has_expired(&self, now: Now) -> bool {
         matches!(self, Browser::Known { expires, .. } if *expires <= now.unix)
     }
 }
 
-/// The part of the switch that browsers speak with.
+/// The part of the switch that browsers interact with.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub hub: &'a mut Hub,
-    /// Large states on their way to those who subscribed.
+    /// Encoded frames of large states on their way to subscribers.
     pub shared: &'a mut SharedStates,
-    /// Whose refusals they are.
+    /// The namespaces whose refusals they were.
     pub concerned: &'a mut Concerned,
     pub limits: &'a Limits,
     pub demo: Option<&'a Demo>,
-    /// Answers that wait take too much memory, or did until a moment ago.
+    /// Queued answers take too much memory, or did until a moment ago.
     pub is_short: bool,
     /// Date at the zero of the monotonic clock.
     pub epoch: u64,
@@ -94,7 +94,7 @@ impl Application for Site<'_> {
         self.is_short || net.kept().answers > self.limits.answers_bytes
     }
 
-    /// Only a state may be too much.
+    /// Only an answer that shows a state can be too large.
     fn has_room(&self, net: &impl Net, browser: &Browser, message: &str) -> bool {
         !self.is_short(net) || !self.asks_for_much(net, browser, message)
     }
@@ -131,8 +131,8 @@ impl Application for Site<'_> {
         }
     }
 
-    /// A token of the same user that is good. Whoever says in front of that that it is somebody
-    /// else, and then again who it was, is heard in that order, or not at all.
+    /// Whether this is an `auth` with a valid token of the same user. Any other `auth` is
+    /// `Some(false)`, and no renewal behind it is heard.
     fn renews(&self, browser: &Browser, message: &str, now: Now) -> Option<bool> {
         let peer = browser.peer().filter(|peer| self.hub.verdict(*peer).is_none())?;
         let [event, data] = json::members(message, &["event", "data"]).ok()??;
@@ -155,7 +155,7 @@ impl Application for Site<'_> {
     }
 }
 
-/// `{"event":"callBackAnswer","clb":N,"data":X}` for those who asked for an answer.
+/// Sends `{"event":"callBackAnswer","clb":N,"data":X}` to a browser that asked for an answer.
 fn answer(outlet: &mut Outlet<'_, impl Net>, clb: Option<&str>, data: &str) {
     if let Some(clb) = clb {
         outlet.send(
@@ -169,12 +169,12 @@ fn refuse(outlet: &mut Outlet<'_, impl Net>, clb: Option<&str>, reason: &str) {
 }
 
 impl Site<'_> {
-    /// The time on the scale of entries and states.
+    /// Returns the time on the scale of entries and states.
     pub fn at(&self, now: Now) -> UnixMillis {
         UnixMillis(self.epoch.saturating_add(now.mono.0))
     }
 
-    /// Whether this subscribes to a channel with more than a little for a state.
+    /// Whether this subscribes to a channel with a large state.
     fn asks_for_much(&self, net: &impl Net, browser: &Browser, text: &str) -> bool {
         let Some((ns, user)) = browser.peer().and_then(|peer| self.hub.identity(peer)) else {
             return false;
@@ -191,8 +191,8 @@ impl Site<'_> {
         self.shared.is_worth(bytes) && !has_reserve(self.limits, net, bytes)
     }
 
-    /// What is no event, and events that nobody knows, are passed over in silence: clients in the
-    /// field send them.
+    /// Carries out one event. What is not an event, and unknown events, are ignored silently:
+    /// clients in the field send them.
     fn event(
         &mut self,
         outlet: &mut Outlet<'_, impl Net>,
@@ -200,7 +200,7 @@ impl Site<'_> {
         text: &str,
     ) -> Result<(), CloseReason> {
         if let Some(reason) = browser.peer().and_then(|peer| self.hub.verdict(peer)) {
-            // It is about to be told so, and nothing that it says means anything.
+            // It is about to be disconnected for this reason; what it says no longer counts.
             return Err(reason);
         }
         let members = json::members(text, &["event", "data", "clb"]);
@@ -215,7 +215,7 @@ impl Site<'_> {
         let data = data.filter(|data| json::is_truthy(data));
         match (&*event, data) {
             ("auth", Some(data)) => self.auth(outlet, browser, data)?,
-            // Its deadline may be behind, when the date was set or the machine stood still.
+            // The deadline may not have fired: the date was set, or the machine was suspended.
             ("subscribe", Some(_)) if browser.has_expired(outlet.now()) => {
                 return Err(CloseReason::TokenExpired);
             }
@@ -234,7 +234,7 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Who are you? The checks in the order of protocol part 7.
+    /// Authenticates the browser, with the checks in the order of protocol part 7.
     fn auth(
         &mut self,
         outlet: &mut Outlet<'_, impl Net>,
@@ -249,7 +249,7 @@ impl Site<'_> {
         proved
     }
 
-    /// The namespace that an `auth` names, and the token in it.
+    /// Finds the namespace that an `auth` names, and its token.
     fn named<'a>(&self, data: &'a str) -> Result<(NsId, &'a str), CloseReason> {
         let [token, name] = json::members(data, &["s", "i"]).ok().flatten().unwrap_or_default();
         let token = token.ok_or(CloseReason::AuthWithoutToken)?;
@@ -258,7 +258,7 @@ impl Site<'_> {
         Ok((ns.ok_or(CloseReason::UnknownNamespace)?, token))
     }
 
-    /// What a token of that namespace says, if it is a good one now.
+    /// Verifies a token with the keys of that namespace that are valid now.
     fn claims(&self, ns: NsId, token: &str, now: Now) -> Result<Claims, CloseReason> {
         let token = json::string(token).ok_or(CloseReason::InvalidToken)?;
         let keys = self.hub.keys(ns, self.at(now));
@@ -267,7 +267,7 @@ impl Site<'_> {
         claims.ok_or(CloseReason::InvalidToken)
     }
 
-    /// Makes of it the user whom the token names, in that namespace.
+    /// Makes the browser the user that the token names, in that namespace.
     fn prove(
         &mut self,
         outlet: &mut Outlet<'_, impl Net>,
@@ -286,7 +286,7 @@ impl Site<'_> {
         let peer = match former {
             Some(peer) if self.hub.identity(peer) == Some((ns, claims.user.as_str())) => peer,
             _ => {
-                // Somebody else from now on: what the former user heard is over.
+                // A different user from now on: the subscriptions of the former one end.
                 if let Some(former) = former {
                     self.hub.disconnect(former);
                 }
@@ -298,15 +298,15 @@ impl Site<'_> {
         *browser = Browser::Known { peer, expires };
         outlet.reschedule();
         let left = claims.expires.map_or(String::new(), |end| {
-            // Whole seconds that are certain to be left.
+            // Rounded down: these whole seconds are certain to be left.
             format!(",\"expiresIn\":{}", end.saturating_mul(1000).saturating_sub(now.unix.0) / 1000)
         });
         outlet.send(&format!("{{\"event\":\"auth ok\",\"data\":{{\"cid\":\"{cid}\"{left}}}}}"));
         Ok(())
     }
 
-    /// Joins a channel and sends its state. Old clients learn nothing else; those that gave a
-    /// `clb` are told whether it worked, and why not.
+    /// Subscribes to a channel and sends its state. Old clients learn nothing else; those that gave
+    /// a `clb` are told whether it worked, and why not.
     fn subscribe(
         &mut self,
         outlet: &mut Outlet<'_, impl Net>,

@@ -1,5 +1,5 @@
-//! What there is and what happened, for whoever looks into the switch: the server at its end, the
-//! admin door, tests. Changes nothing.
+//! State and counters of the switch, for the server at its end, the admin listener and tests.
+//! Changes nothing.
 
 use super::browser::Browser;
 use super::intake::Room;
@@ -13,67 +13,67 @@ use crate::reason::CloseReason;
 use crate::time::Now;
 use crate::web::{Bodies, Ways};
 
-/// How many connections there are, by what they are.
+/// The number of connections of each kind, and what waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Census {
-    /// Of back ends.
+    /// Connections of back ends.
     pub control: usize,
-    /// Browsers, by how they are reached.
+    /// Browsers, by transport.
     pub ways: Ways,
-    /// Connections of browsers that are not WebSockets: between two requests, in one, or waiting
-    /// for what a session has to say.
+    /// Connections of browsers that are not WebSockets: idle between two requests, in a request, or
+    /// waiting for messages of a session.
     pub http: usize,
     /// Browsers that have not authenticated.
     pub strangers: usize,
-    /// What is kept of bodies of requests.
+    /// Memory held for request bodies.
     pub bodies: Bodies,
     /// Bytes of replies to back ends that wait for the disk.
     pub replies_owed: usize,
-    /// Bytes reserved for large frames of back ends that arrive.
+    /// Bytes reserved for large frames of back ends that are arriving.
     pub control_input: usize,
-    /// Times that such a frame had to wait for room.
+    /// How often such a frame had to wait for room.
     pub control_input_waits: u64,
-    /// Times that one had to make room for others.
+    /// How often the connection of one was closed to make room for others.
     pub control_input_evicted: u64,
 }
 
 impl Switch {
-    /// What happened so far.
+    /// Returns the counters of what has happened so far.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// The hub, to look into.
+    /// Returns the hub, for reading.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
 
-    /// The journal, to look into.
+    /// Returns the journal, for reading.
     pub fn journal(&self) -> &dyn Journal {
         &*self.journal
     }
 
-    /// The limits in force.
+    /// Returns the limits in force.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Whether replies that could leave wait for the next turn.
+    /// Whether replies that could be sent wait for the next turn.
     pub fn is_releasing(&self) -> bool {
         self.is_releasing
     }
 
-    /// How many browsers are spoken with, over sockets and sessions.
+    /// Returns the number of browser sessions, over WebSockets and HTTP.
     pub fn sessions(&self) -> usize {
         self.web.sessions()
     }
 
-    /// How many sessions over HTTP have ended, by [`CloseReason`].
+    /// Returns how many sessions over HTTP have ended, by [`CloseReason`].
     pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
         self.web.parted()
     }
 
-    /// How many connections of each kind are open.
+    /// Counts the open connections of each kind.
     pub fn census(&self) -> Census {
         let ways = self.web.ways();
         let http = self.web_connections().saturating_sub(ways.raw + ways.sockjs);
@@ -91,16 +91,16 @@ impl Switch {
         }
     }
 
-    /// How many connections have come through the web door and are open.
+    /// Returns how many connections of the web door are open.
     pub(super) fn web_connections(&self) -> usize {
         let Metrics { web_opened, web_closed, .. } = self.metrics;
         usize::try_from(web_opened.saturating_sub(web_closed)).unwrap_or_default()
     }
 
-    /// Checks all that must hold; for tests.
+    /// Checks all invariants; for tests.
     ///
     /// # Panics
-    /// If anything does not hold.
+    /// If an invariant does not hold.
     pub fn check_invariants(&self) {
         self.hub.check_invariants();
         self.web.check_invariants();
@@ -124,10 +124,10 @@ impl Switch {
         }
     }
 
-    /// Checks that nothing is left of anybody, when all have gone; for tests.
+    /// Checks that nothing is left after all connections have gone; for tests.
     ///
     /// # Panics
-    /// If anything is.
+    /// If anything is left.
     pub fn check_drained(&self, now: Now) {
         assert_eq!(self.seats.browsers().count(), 0, "a browser is kept");
         let queues = [self.seats.controllers(), self.strangers.len(), self.waiting.len()];
@@ -145,7 +145,7 @@ impl Switch {
         assert_eq!(pending, (0, 0, 0), "what waits for the disk");
     }
 
-    /// Checks that whoever waits stands in the line for that, once; for tests.
+    /// Checks that each waiting controller is in the right queue, once; for tests.
     fn check_owed(&self) {
         let mut reserved = 0;
         for conn in self.seats.all_controllers() {
@@ -167,7 +167,7 @@ impl Switch {
         assert_eq!(reserved, self.owed.reserved(), "room for replies that are owed");
     }
 
-    /// Checks that what was counted is what there is; for tests.
+    /// Checks the counters against what there is; for tests.
     fn check_census(&self) {
         let count = self.seats.browsers().count();
         assert_eq!(count, self.web_connections(), "connections of the web door");

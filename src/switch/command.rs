@@ -1,5 +1,5 @@
-//! Commands of the control port: from a JSON body to a checked [`Command`], pure. The order of the
-//! checks and the texts are the contract of protocol parts 3 and 4.
+//! Commands of the control port: from a JSON body to a checked [`Command`], without side effects.
+//! The order of the checks and the texts are the contract of protocol parts 3 and 4.
 
 mod fields;
 #[cfg(test)]
@@ -42,7 +42,7 @@ pub(super) const NEED_AUTH: Refused = Refused::new(311, "Need auth");
 const INVALID_ACTION: Refused = Refused::new(312, "Invalid action...");
 pub(super) const NO_NAMESPACE: Refused = Refused::new(404, "Name space not found");
 
-/// A command whose arguments are in order. Texts are decoded; `data` is raw JSON.
+/// A command with valid arguments. Texts are decoded; `data` is raw JSON.
 #[derive(Debug, PartialEq)]
 pub(super) enum Command<'a> {
     Ping,
@@ -59,7 +59,7 @@ pub(super) enum Command<'a> {
 }
 
 impl Command<'_> {
-    /// Whether anything of it is recorded, if it is carried out, and so has to be kept by the disk.
+    /// Whether it records anything when carried out, which the disk then has to keep.
     pub fn is_recorded(&self) -> bool {
         match self {
             Command::Register { .. }
@@ -76,7 +76,7 @@ impl Command<'_> {
         }
     }
 
-    /// What it says that the server key is, if it needs that.
+    /// Returns the server key that it gives, if it needs one.
     pub fn server_key(&self) -> Option<&str> {
         match self {
             Command::Register { key, .. }
@@ -86,7 +86,7 @@ impl Command<'_> {
         }
     }
 
-    /// Whether the reply says how many it has reached.
+    /// Whether the reply tells how many were reached.
     pub fn counts(&self) -> bool {
         match self {
             Command::Emit { options, .. } => options.count,
@@ -95,7 +95,7 @@ impl Command<'_> {
     }
 }
 
-/// Where a message goes: almost always to one channel.
+/// The channels of a message: almost always one.
 #[derive(Debug, PartialEq)]
 pub(super) enum Channels<'a> {
     One([Cow<'a, str>; 1]),
@@ -127,7 +127,7 @@ pub(super) struct StoreOptions<'a> {
     pub emit: bool,
 }
 
-/// Reads one request, or takes what has been read of it while it arrived.
+/// Parses a request, from its outline if it was scanned while it arrived.
 pub(super) fn parse<'a>(
     body: &'a str,
     outline: Option<&Outline>,
@@ -197,7 +197,7 @@ impl<'a> Fields<'a> {
     }
 
     fn grant(&self, is_withdrawn: bool, limits: &Limits) -> Result<Command<'a>, Refused> {
-        // Any text will do, the empty one too: it is no private channel.
+        // Any text is accepted here, even an empty one: it fails the next check.
         let channel = self.channel.and_then(json::text);
         let channel = channel.ok_or(Refused::new(300, "Need argument channel"))?;
         let channel = bounded(channel, "channel", limits)?;
@@ -208,7 +208,7 @@ impl<'a> Fields<'a> {
         Ok(Command::Grant { channel, user, is_withdrawn })
     }
 
-    /// The arguments of those who hold the server key. A key that is no string is a wrong key.
+    /// The arguments that go with the server key. A key that is not a string is a wrong key.
     fn name_and_key(&self, limits: &Limits) -> Result<(Cow<'a, str>, Cow<'a, str>), Refused> {
         let name = self.name.and_then(name_of).ok_or(Refused::new(300, "Need name"))?;
         let key = self.key.ok_or(Refused::new(300, "Need key"))?;
@@ -226,8 +226,8 @@ impl<'a> Fields<'a> {
         let need_name = Refused::new(300, "Need name - name space");
         let name = self.name.and_then(name_of).ok_or(need_name)?;
         let key = self.s_key.ok_or(Refused::new(300, "Need sKey - secret key"))?;
-        // A name that is too long was never registered. A key that is no string is a wrong key,
-        // which is said only of a namespace that is there.
+        // A name that is too long was never registered. A key that is not a string is a wrong key,
+        // but that is reported only if the namespace exists.
         let key = json::string(key).unwrap_or_default();
         let name = bounded(name, "name", limits).map_err(|_| NO_NAMESPACE)?;
         Ok(Command::Auth { name, key })
@@ -246,7 +246,7 @@ impl<'a> Fields<'a> {
         let Params { user, except, count, .. } = self.given();
         let user = match user_id(user, "params.userId", limits)? {
             Some(user) => Some(user),
-            // Beside `channel`, as the first README of the original has it.
+            // Beside `channel`, as in the first README of the original server.
             None => user_id(self.user, "userId", limits)?,
         };
         let except = match except.filter(|raw| !json::is_null(raw.get())) {
@@ -297,7 +297,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A name is a string that is not empty, or a number.
+/// A name is a non-empty string, or a number.
 #[inline]
 fn name_of(raw: Raw<'_>) -> Option<Cow<'_, str>> {
     json::text(raw).filter(|name| !name.is_empty())
@@ -316,8 +316,8 @@ fn too_long(what: &str, max: usize) -> Refused {
     Refused { code: 300, reason }
 }
 
-/// Absent and null mean nobody in particular. The number 0, false and "" once did, too, and sent
-/// what was meant for one to everybody: they are refused.
+/// Parses a user id; absent and null mean all users. The number 0, false and "" once did, too, and
+/// sent to everybody what was meant for one user: they are refused.
 #[inline(always)]
 fn user_id<'a>(
     raw: Option<Raw<'a>>,
@@ -351,7 +351,7 @@ fn channel_list<'a>(raw: Raw<'a>, limits: &Limits) -> Result<Vec<Cow<'a, str>>, 
     for raw in items {
         let name = name_of(raw.into()).ok_or_else(|| Refused::invalid("channels"))?;
         let name = bounded(name, "channels", limits)?;
-        // Named twice is meant once.
+        // A name given twice counts once.
         if names.insert(name.clone()) {
             channels.push(name);
         }
@@ -359,14 +359,14 @@ fn channel_list<'a>(raw: Raw<'a>, limits: &Limits) -> Result<Vec<Cow<'a, str>>, 
     Ok(channels)
 }
 
-/// The message to each channel is one of its own, and all of them are queued before anybody can
-/// take any. What goes to one channel is no longer than its command.
+/// Bounds an emit to several channels: each gets a message of its own, and all are queued before
+/// any is sent. A message to a single channel is no longer than its command.
 fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> Result<(), Refused> {
     if channels.len() < 2 {
         return Ok(());
     }
     let max = limits.emit_bytes;
-    // Of many channels this may be more than a machine with 32 bits can count.
+    // With many channels this may exceed 32 bits.
     let bytes = channels.iter().map(|channel| (channel.len() + data.len()) as u64).sum::<u64>();
     if bytes <= max as u64 {
         return Ok(());
@@ -375,7 +375,7 @@ fn check_emit_bytes(channels: &[Cow<'_, str>], data: &str, limits: &Limits) -> R
     Err(Refused { code: 300, reason })
 }
 
-/// A time in seconds, to milliseconds. Absent, null, false, "" and 0 mean none.
+/// Converts a time in seconds to milliseconds. Absent, null, false, "" and 0 mean none.
 #[inline(always)]
 fn seconds(raw: Option<Raw<'_>>, what: &str, max: usize) -> Result<Option<u64>, Refused> {
     match raw {

@@ -1,6 +1,5 @@
-//! The line of the log about refusals, and whose they are: the first few namespaces, which it
-//! names, so that one site that fails can be found. Names of namespaces that there are, and nothing
-//! that a stranger has made up.
+//! The log line about refusals, with the first few namespaces concerned, so that a failing site can
+//! be found. It names existing namespaces only, never text made up by a stranger.
 
 use std::fmt;
 
@@ -8,12 +7,12 @@ use super::Switch;
 use crate::log;
 use crate::time::Now;
 
-/// Between two log lines about refusals.
+/// Interval between two log lines about refusals.
 pub(super) const REPORT_MS: u64 = 10_000;
-/// So many are named; of the others it is said that there are some.
+/// The most namespaces named; of others the line says only that there are some.
 const NAMES_MAX: usize = 4;
 
-/// Namespaces, each with how much of its was refused.
+/// Namespaces, each with its number of refusals.
 #[derive(Debug, Default)]
 pub(super) struct Concerned {
     names: Vec<(Box<str>, u64)>,
@@ -21,7 +20,7 @@ pub(super) struct Concerned {
 }
 
 impl Concerned {
-    /// One more refusal of this namespace.
+    /// Counts one more refusal for this namespace.
     pub fn note(&mut self, name: &str) {
         if let Some((_, count)) = self.names.iter_mut().find(|(known, _)| **known == *name) {
             *count += 1;
@@ -33,7 +32,7 @@ impl Concerned {
     }
 }
 
-/// `; namespace "shop" 3, "other" 1, and others`; nothing if there is none.
+/// `; namespace "shop" 3, "other" 1, and others`; nothing if there are none.
 impl fmt::Display for Concerned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (name, count)) in self.names.iter().enumerate() {
@@ -45,12 +44,12 @@ impl fmt::Display for Concerned {
 }
 
 impl Switch {
-    /// Has the next line come in due time.
+    /// Schedules the next line, if none is scheduled yet.
     pub(super) fn report_soon(&mut self, now: Now) {
         self.report_at.get_or_insert(now.mono.plus(REPORT_MS));
     }
 
-    /// Every ten seconds at most, one line about what was turned away and why.
+    /// Logs one line about what was refused and why, at most every ten seconds.
     pub(super) fn report(&mut self, now: Now) {
         let Some(at) = self.report_at else { return };
         if now.mono < at {

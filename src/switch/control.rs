@@ -1,10 +1,10 @@
 //! Back ends on the control port (protocol parts 2 to 4): frames in, commands carried out one after
 //! the other, replies out in the same order.
 //!
-//! Life of a command. `received` → parsed → either answered from the hub, or *proposed*. A proposal
-//! ordered at once is applied at once. One that is ordered later makes the connection wait
-//! (`waits`): it is not read until its entry has come, so order needs no further care. A reply that
-//! reports or shows what is not yet durable waits in `replies`.
+//! Life of a command: `received` → parsed → either answered from the hub, or *proposed*. A proposal
+//! that is ordered at once is applied at once. If it is ordered later, the connection waits
+//! (`waits`) and is not read until its entry has come, so order needs no further care. A reply that
+//! reports or shows something that is not durable yet waits in `replies`.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -26,18 +26,18 @@ use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
 use crate::uuid::Uuid;
 
-/// A connection of a back end.
+/// The connection of a back end.
 #[derive(Debug, Default)]
 pub(super) struct Controller {
     pub decoder: control::Decoder,
-    /// What is known of a large request that is arriving.
+    /// What is known of a large request while it arrives.
     outline: Option<Box<Outline>>,
-    /// Room for the large frame that is arriving; or the place in line of one that may not yet.
+    /// Room for the large frame that is arriving, or its place in the queue for that.
     pub room: Option<Room>,
     pub place: Option<u64>,
-    /// Where it is.
+    /// The address or network that it comes from, by which strangers are evicted.
     pub household: Household,
-    /// The namespace it acts in, and which of its keys opened it.
+    /// The namespace it acts in, and the epoch of the key it used.
     pub auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
     pub waits: Option<Ticket>,
@@ -45,50 +45,50 @@ pub(super) struct Controller {
     pub is_spreading: bool,
     /// Its last command waits for room for its reply.
     pub wants: Option<Wanted>,
-    /// The reply to the command that waits, or is spread, says how many it has reached.
+    /// The reply to the command that waits, or is a long emit, tells how many it has reached.
     pub counts: bool,
     /// Replies that wait until their mark is durable, and their bytes.
     pub replies: VecDeque<(Mark, Owed)>,
     pub replies_bytes: usize,
-    /// Room for a large one of those.
+    /// The reservation for a large reply among those.
     pub owes: Option<Room>,
-    /// It is not read until its replies have gone out.
+    /// It is not read until its replies have been sent.
     pub is_held: bool,
-    /// Of those that are not heard, one whose next command waits for room in the journal alone.
+    /// It is not read because its next command waits for room in the journal, and for nothing else.
     pub waits_for_disk: bool,
-    /// It sends no more, or is not heard any more: closed when all is answered.
+    /// It sends no more, or is no longer read: closed once all is answered.
     pub is_ended: bool,
-    /// It is not heard any more, for this.
+    /// Why it is no longer read, if that is a fault.
     pub fault: Option<CloseReason>,
     pub deadlines: Deadlines,
-    /// Wrong keys that it has tried.
+    /// Number of wrong keys that it has tried.
     pub wrong_keys: usize,
 }
 
-/// What became of a command.
+/// The result of a command.
 pub(super) enum Answer {
-    /// This body, as soon as this is durable.
+    /// This reply, to be sent once this mark is durable.
     Body(Body, Mark),
-    /// It has had its reply.
+    /// Its reply has been made.
     Said,
-    /// Nothing yet.
+    /// There is no reply yet.
     Later,
 }
 
 impl Answer {
-    /// A body that neither reports nor shows anything that could be lost.
+    /// A reply that neither reports nor shows anything that could be lost.
     fn now(body: impl Into<Body>) -> Answer {
         Answer::Body(body.into(), Mark::default())
     }
 }
 
 impl Controller {
-    /// One that has just come.
+    /// Creates the controller of a new connection.
     pub fn new(household: Household) -> Controller {
         Controller { household, ..Controller::default() }
     }
 
-    /// All replies have gone to the kernel.
+    /// All replies have gone to the kernel: reads it again if it was held for that.
     pub fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
         if std::mem::take(&mut self.is_held) {
             self.deadlines.replies(None);
@@ -96,15 +96,14 @@ impl Controller {
         }
     }
 
-    /// Reads it again. There may be nothing to read: its time goes on from now, and not from its
-    /// next byte.
+    /// Reads it again. Its deadlines run on from now, not from its next byte: there may be none.
     pub fn hear(&mut self, net: &mut impl Net, conn: ConnId) {
         self.deadlines.heard(net.now().mono);
         net.deadline(conn, self.deadlines.next());
         net.resume(conn);
     }
 
-    /// The namespace it acts in.
+    /// Returns the namespace it acts in.
     pub fn namespace(&self) -> Option<NsId> {
         self.auth.map(|(ns, _)| ns)
     }
@@ -114,18 +113,18 @@ impl Controller {
         self.waits.is_some() || self.is_spreading || self.wants.is_some()
     }
 
-    /// Whether it is in the midst of something.
+    /// Whether a command, a reply or part of a frame is pending.
     pub fn is_busy(&self) -> bool {
         self.is_waiting() || !self.replies.is_empty() || self.decoder.is_midway()
     }
 
-    /// Whether so many of its replies wait for the disk that it is not to ask for more.
+    /// Whether so many of its replies wait for the disk that it must not send more commands.
     pub(super) fn is_behind(&self, limits: &Limits) -> bool {
         self.replies.len() >= limits.control_replies_waiting
             || self.replies_bytes >= limits.control_replies_pause_bytes
     }
 
-    /// Reads no more until the replies have gone out, and gives up if they never do.
+    /// Stops reading until the replies have been sent, and sets the deadline for that.
     fn hold(&mut self, net: &mut impl Net, conn: ConnId, limits: &Limits) {
         self.is_held = true;
         let by = net.now().mono.plus(limits.control_replies_ms as u64);
@@ -135,23 +134,23 @@ impl Controller {
         net.pause(conn);
     }
 
-    /// Reads no more until there is room. Neither half a frame is waited for meanwhile, nor who it
-    /// is.
+    /// Stops reading until there is room. Meanwhile the deadlines of its frame and of `auth` stand
+    /// still.
     pub fn unhear(&mut self, net: &mut impl Net, conn: ConnId) {
         self.deadlines.starved(net.now().mono);
         net.deadline(conn, self.deadlines.next());
         net.pause(conn);
     }
 
-    /// Its deadline has come: it does not read, has sent half a frame and no more, or has not said
-    /// who it is.
+    /// Its deadline has passed: it does not read its replies, has left a frame incomplete, or has
+    /// not authenticated.
     pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
         let reason = self.deadlines.reason(net.now().mono);
         if self.is_held { net.close(conn, reason) } else { self.let_go(net, conn, reason) }
     }
 
-    /// Closes it: at once, or when it has the replies that it is owed. A fault of its own that is
-    /// known already stays the reason.
+    /// Closes it: at once, or once it has the replies it is owed. A known fault of its own stays
+    /// the reason.
     pub fn let_go(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         let reason = self.fault.unwrap_or(reason);
         self.end();
@@ -162,7 +161,7 @@ impl Controller {
         }
     }
 
-    /// Hears no more of it; it is closed when it has the replies that it is owed.
+    /// Stops reading it; it is closed once it has the replies it is owed.
     fn give_up(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         self.fault = Some(reason);
         self.end();
@@ -171,21 +170,21 @@ impl Controller {
         net.pause(conn);
     }
 
-    /// Nothing more of it will be carried out: the half of a frame that is there is of no use.
+    /// Carries out no more of it: a partial frame is of no use then.
     pub fn end(&mut self) {
         self.is_ended = true;
         (self.decoder, self.outline, self.room) = Default::default();
     }
 
-    /// So much has arrived of a request that is not whole. A large one is read meanwhile: all at
-    /// once, one of eight megabytes would hold up everybody for ten milliseconds.
+    /// Takes what has arrived of an incomplete request. A large one is scanned as it arrives:
+    /// scanning eight megabytes at once would block everybody for ten milliseconds.
     fn read_on(&mut self, arrived: &[u8], limits: &Limits) {
         if arrived.len() > limits.control_frame_unauthenticated_bytes {
             self.outline.get_or_insert_with(|| Box::new(command::outline())).read(arrived);
         }
     }
 
-    /// A request is whole: what is known of it, if it is a large one.
+    /// Completes the scan of a large request; `None` for a small one.
     #[inline]
     fn whole(&mut self, body: &[u8]) -> Option<Box<Outline>> {
         let mut outline = self.outline.take()?;
@@ -193,13 +192,13 @@ impl Controller {
         Some(outline)
     }
 
-    /// It is somebody, or must have proved by then that it is.
+    /// Notes that it has authenticated (`None`), or when it must have.
     pub fn admit(&mut self, net: &mut impl Net, conn: ConnId, auth_by: Option<Millis>) {
         self.deadlines.auth_by(auth_by, net.now().mono);
         net.deadline(conn, self.deadlines.next());
     }
 
-    /// The deadline of a half frame runs from its first byte, and bytes do not extend it.
+    /// The deadline of a frame runs from its first byte, and bytes do not extend it.
     pub fn watch_frame(
         &mut self,
         net: &mut impl Net,
@@ -227,14 +226,14 @@ impl Switch {
         if controller.is_ended {
             return Ok(input.len());
         }
-        // Out of the controller meanwhile, so that a body needs no copy to be carried out.
+        // Taken out of the controller meanwhile, so that a body is carried out without a copy.
         let mut decoder = std::mem::take(&mut controller.decoder);
         self.reply_buffer.clear();
         let used = self.commands(net, conn, controller, &mut decoder, input);
         self.send_replies(net, conn);
         controller.decoder = decoder;
         match used {
-            // What came before the fault is answered first.
+            // Commands before the fault are answered first.
             Err(reason) if !controller.replies.is_empty() => {
                 controller.give_up(net, conn, reason);
                 Ok(input.len())
@@ -243,7 +242,7 @@ impl Switch {
         }
     }
 
-    /// Carries out the commands that are there, as far as this turn's budget goes.
+    /// Carries out the commands that have arrived, within the budget of this turn.
     fn commands(
         &mut self,
         net: &mut impl Net,
@@ -274,7 +273,7 @@ impl Switch {
             let is_over =
                 commands == self.limits.control_commands_per_turn || self.has_worked_enough();
             if is_over && used < input.len() {
-                // The others' turn; ours comes again.
+                // It is the turn of others; this one continues in the next.
                 net.resume(conn);
                 return Ok(used);
             }
@@ -297,7 +296,7 @@ impl Switch {
             commands += 1;
             self.metrics.commands += 1;
             if commands == 1 {
-                // Half a frame that was waited for is whole.
+                // The incomplete frame that was waited for is complete.
                 controller.watch_frame(net, conn, false, &self.limits);
             }
             self.look_again_at_key(net, controller, &mut keys);
@@ -313,7 +312,7 @@ impl Switch {
         Ok(used)
     }
 
-    /// Carries out one command and sends, or owes, its reply.
+    /// Carries out one command, and sends its reply or queues it until it is durable.
     fn command(
         &mut self,
         net: &mut impl Net,
@@ -407,7 +406,7 @@ impl Switch {
         self.propose(net, conn, controller, (at, &change), command.counts())
     }
 
-    /// The state at a place, as soon as it is durable.
+    /// Replies with the state at a place, once that is durable.
     fn show(
         &mut self,
         conn: ConnId,
@@ -423,12 +422,12 @@ impl Switch {
         sink.reply(conn, controller, state.as_bytes(), mark);
     }
 
-    /// Who is in a channel: whoever is cut by what was published in front of this is not.
+    /// Lists the members of a channel, without peers closed by publications that came before.
     fn list(&mut self, net: &mut impl Net, ns: NsId, channel: &str) -> Result<Answer, Refused> {
         self.hand_out(net);
         self.work += self.hub.audience_max(ns, channel, None);
         let presence = self.hub.presence(ns, channel);
-        // With what stands behind the last of them.
+        // Leaves room for the closing braces.
         let max = self.limits.answers_bytes.min(control::BODY_MAX - 2);
         Ok(Answer::now(info(&presence, max)?))
     }
@@ -444,7 +443,7 @@ impl Switch {
         self.hand_out_before(net, change);
         let checked = self.hub.check(change, at).map_err(|refusal| {
             if matches!(change, Change::Push { .. }) {
-                // It may have been looked for what would be dropped.
+                // The check may have searched the list for elements to drop.
                 self.work += LOOKED_INTO_BYTES / WORK_BYTES;
             }
             refused(refusal)
@@ -455,7 +454,7 @@ impl Switch {
             Proposal::Now(_) => {
                 let outcome = self.apply(net, (at, change), Some(checked), WHOLE);
                 let outcome = outcome.map_err(refused)?;
-                // Also if nothing had to be changed: then what was there may wait itself.
+                // Also if nothing had to change: what was there may not be durable itself.
                 let mark = match (is_recorded, is_state) {
                     (true, true) => self.journal.mark_of_states(),
                     (true, false) => self.journal.mark(),
@@ -472,8 +471,8 @@ impl Switch {
         }
     }
 
-    /// The place of a waiting command has come, or will never come (`None`). The reply leaves when
-    /// that is durable.
+    /// Answers a waiting command whose entry has come, or never will (`None`), once `mark` is
+    /// durable.
     pub(super) fn answer_late(
         &mut self,
         net: &mut impl Net,
@@ -504,13 +503,13 @@ impl Switch {
         self.seats.put_back(conn, controller);
     }
 
-    /// Whether there is room for more among the emits that take several turns, which outlive their
-    /// back ends.
+    /// Whether there is room for another long emit. They outlive their back ends, so they are
+    /// bounded separately.
     pub(super) fn has_room_to_spread(&self) -> bool {
         self.spreads.len() < self.limits.control_connections
     }
 
-    /// Reads those again for whom there is room now.
+    /// Reads the `crowded` connections again for which there is room now.
     pub(super) fn readmit(&mut self, net: &mut impl Net) {
         if !self.has_room_to_spread() || self.flood.is_some() {
             return;
@@ -522,7 +521,7 @@ impl Switch {
             if controller.is_behind(limits) || is_full && controller.waits_for_disk {
                 return true;
             }
-            // One that waits for its replies to go out is read behind them, or is closed then.
+            // A held one is read again, or closed, once its replies have been sent.
             if !controller.is_held && !controller.is_ended {
                 controller.hear(net, *conn);
             }
@@ -530,7 +529,7 @@ impl Switch {
         });
     }
 
-    /// Closes a connection that sends no more, once it has all its answers.
+    /// Closes a connection that is ended, once it has all its answers.
     pub(super) fn close_when_answered(
         &mut self,
         net: &mut impl Net,
@@ -547,7 +546,7 @@ impl Switch {
         }
     }
 
-    /// Counts the errors, and reports those that an operator may want to act on.
+    /// Counts an error reply, and reports those that an operator may want to act on.
     pub(super) fn count_refused(
         &mut self,
         net: &mut impl Net,
@@ -562,7 +561,7 @@ impl Switch {
             _ => return,
         }
         let acts_in = controller.auth.and_then(|(ns, _)| self.hub.name(ns));
-        // A wrong key is for whatever namespace was asked for.
+        // A wrong key concerns the namespace that was named: see `key_epoch`.
         if let (302 | 313, Some(name)) = (refused.code, acts_in) {
             self.concerned.note(name);
         }

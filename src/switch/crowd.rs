@@ -1,7 +1,7 @@
-//! What a back end publishes for everybody in one channel, one message right behind the other: it
-//! is gathered, and the channel's members are walked once for all of it, so that each gets one
-//! frame. Nothing happens to the channel in between: whatever else is to be carried out,
-//! [`Switch::hand_out`] comes before it, and at the end of what was read of the back end.
+//! Gathers what a back end publishes to all of one channel, one message right after the other: the
+//! members are walked once for all of it, and each gets one frame. Nothing may happen to the
+//! channel in between: [`Switch::hand_out`] runs before anything else is carried out, and at the
+//! end of each read from the back end.
 
 use super::Switch;
 use super::command::Refused;
@@ -13,12 +13,12 @@ use crate::publication::{Kinds, Publication, Run};
 use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 
-/// Messages that everybody in one channel is to be given.
+/// Messages gathered for all members of one channel.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    /// The channel, while anything is gathered for it.
+    /// The channel, while messages are gathered for it.
     channel: Option<ChannelId>,
-    /// Its namespace and name: what it is asked for by.
+    /// Its namespace and name, as commands give them.
     ns: Option<NsId>,
     name: String,
     run: Run,
@@ -30,8 +30,8 @@ impl Crowd {
         self.channel.is_none()
     }
 
-    /// Whether this change may be carried out before what is gathered has been handed out: it says
-    /// more to the same.
+    /// Whether this change may be carried out before the gathered messages are delivered: only if
+    /// it is one more message to the same channel, and there is room for it.
     fn goes_on_with(&self, change: &Change) -> bool {
         let is_more = |(ns, name, data): (NsId, &str, &str)| {
             self.ns == Some(ns) && self.name == name && self.run.has_room(data)
@@ -39,8 +39,8 @@ impl Crowd {
         self.is_empty() || change.is_for_all_in().is_some_and(is_more)
     }
 
-    /// Takes a message for everybody in a channel, if it is not too long: a long one gains nothing,
-    /// and would be copied once more.
+    /// Takes a message to all of a channel. Refuses a long one: gathering gains nothing, and would
+    /// copy it once more.
     pub fn gather(&mut self, ns: NsId, channel: ChannelId, name: &str, data: &str) -> bool {
         if self.is_empty() {
             self.run.begin(name);
@@ -58,8 +58,8 @@ impl Crowd {
 }
 
 impl Switch {
-    /// Refuses to publish what would take too much memory, in the forms of those who are here:
-    /// what escapes make of it cannot be told from its length.
+    /// Refuses a publication that would take too much memory in all wire forms in use. A bound from
+    /// its length is checked first; only above that are the escapes counted.
     #[inline]
     pub(super) fn check_publication(&self, channels: usize, data: &str) -> Result<(), Refused> {
         let bytes_max = Kinds::bytes_max(data.len()).saturating_mul(channels);
@@ -77,8 +77,8 @@ impl Switch {
         Err(self.too_much())
     }
 
-    /// Refuses to keep what would take as much for a single browser that asks for it, whichever
-    /// transport that has. A push adds to what is there.
+    /// Refuses a state that would take too much memory for a single browser that subscribes, over
+    /// any transport. A push adds to the state that is there.
     pub(super) fn check_state(
         &mut self,
         (ns, spot): (NsId, Spot<'_>),
@@ -97,7 +97,7 @@ impl Switch {
             return Ok(());
         }
         let bytes: usize = parts.iter().map(|part| Written::of(part).on_its_way()).sum();
-        // To count a long one takes its time.
+        // Counting the escapes of a long state takes time.
         self.work += length / WORK_BYTES;
         if bytes <= max { Ok(()) } else { Err(self.too_much()) }
     }
@@ -108,14 +108,14 @@ impl Switch {
         Refused { code: 300, reason: reason.into() }
     }
 
-    /// Hands out what is gathered, unless this change says more to the same.
+    /// Delivers the gathered messages, unless this change adds to them.
     pub(super) fn hand_out_before(&mut self, net: &mut impl Net, change: &Change) {
         if !self.crowd.goes_on_with(change) {
             self.hand_out(net);
         }
     }
 
-    /// Hands out what is gathered.
+    /// Delivers the gathered messages.
     pub(super) fn hand_out(&mut self, net: &mut impl Net) {
         let Some(channel) = self.crowd.channel.take() else { return };
         let publication = Publication::of(&self.crowd.run);

@@ -1,6 +1,6 @@
-//! By when a back end must have done what: said who it is, sent the rest of a frame, read its
-//! replies. Each is set once, and no byte moves it. Knows no connection; `control` keeps one of
-//! these for each, and gives the net the earliest.
+//! The deadlines of a back end: to authenticate, to send the rest of a frame, to read its replies.
+//! Each is set once, and arriving bytes do not extend it. This knows no connection; `control` keeps
+//! one for each, and gives the net the earliest.
 
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -8,66 +8,65 @@ use crate::time::Millis;
 /// The deadlines of one back end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Deadlines {
-    /// It must have authenticated; none while it is somebody.
+    /// When it must have authenticated; `None` once it has.
     auth_by: Option<Millis>,
-    /// The end of a half frame must be there, and how long it has in all, in milliseconds.
+    /// When an incomplete frame must be complete, and its total time in milliseconds.
     frame_by: Option<Millis>,
     frame_ms: u64,
-    /// Its replies must have been read, which it does not hurry to do.
+    /// When its queued replies must have been read, while it is not read for that.
     replies_by: Option<Millis>,
-    /// Since when it is not heard: for so long it could not have sent the rest of a frame.
+    /// Since when it is not read: in that time it cannot send the rest of a frame.
     unheard_since: Option<Millis>,
-    /// Since when that is for want of room, and no fault of its own: nor could it say who it is.
+    /// Since when that is for lack of room, not its own fault: then it cannot authenticate either.
     starved_since: Option<Millis>,
 }
 
 impl Deadlines {
-    /// It must have authenticated by then; `None`: it has.
+    /// Sets when it must have authenticated; `None`: it has.
     pub fn auth_by(&mut self, by: Option<Millis>, now: Millis) {
         self.auth_by = by;
         self.starved_since = self.starved_since.map(|_| now);
     }
 
-    /// Whether half a frame is there, and if one has just begun, how long it has.
+    /// Notes whether a frame is incomplete; one that has just begun gets `ms` milliseconds.
     pub fn frame(&mut self, is_midway: bool, now: Millis, ms: u64) {
         if !is_midway || self.frame_by.is_none() {
             (self.frame_by, self.frame_ms) = (is_midway.then(|| now.plus(ms)), ms);
         }
     }
 
-    /// For how long half a frame has been waited for, and how long it has in all, in milliseconds;
-    /// `None` if there is none, or it is not heard.
+    /// How long an incomplete frame has been waited for, and its total time, in milliseconds;
+    /// `None` if there is none, or the connection is not read.
     pub fn waited(&self, now: Millis) -> Option<(u64, u64)> {
         let left = self.frame_by.filter(|_| self.unheard_since.is_none())?.0.saturating_sub(now.0);
         Some((self.frame_ms.saturating_sub(left), self.frame_ms))
     }
 
-    /// Its replies wait, and must have been read by then; `None`: they have been.
+    /// Sets when its queued replies must have been read; `None`: they have been.
     pub fn replies(&mut self, by: Option<Millis>) {
         self.replies_by = by;
     }
 
-    /// It is not heard from now on, and has to see to that itself.
+    /// It is not read from now on, for a reason that it must remove itself.
     pub fn unheard(&mut self, now: Millis) {
         self.fed(now);
         self.unheard_since.get_or_insert(now);
     }
 
-    /// It is not heard from now on, for want of room.
+    /// It is not read from now on, for lack of room.
     pub fn starved(&mut self, now: Millis) {
         self.unheard(now);
         self.starved_since = Some(now);
     }
 
-    /// It is not want of room any more for which it is not heard.
+    /// Lack of room is no longer the reason that it is not read: extends `auth_by` by that time.
     fn fed(&mut self, now: Millis) {
         if let Some(since) = self.starved_since.take() {
             self.auth_by = self.auth_by.map(|by| by.plus(now.0.saturating_sub(since.0)));
         }
     }
 
-    /// It is heard again: its frame, and to say who it is, it has as much time as it had left, and
-    /// no more.
+    /// It is read again: its frame and its `auth` get the time that they had left, and no more.
     pub fn heard(&mut self, now: Millis) {
         self.fed(now);
         if let Some(since) = self.unheard_since.take() {
@@ -76,19 +75,19 @@ impl Deadlines {
         }
     }
 
-    /// It is to be closed as soon as it has what it is owed, and is waited for in nothing else.
+    /// Drops all deadlines: it is closed as soon as it has the replies it is owed.
     pub fn give_up(&mut self) {
         *self = Deadlines::default();
     }
 
-    /// The earliest of them.
+    /// The earliest deadline that is running.
     pub fn next(&self) -> Option<Millis> {
         let auth_by = self.auth_by.filter(|_| self.starved_since.is_none());
         let frame_by = self.frame_by.filter(|_| self.unheard_since.is_none());
         [auth_by, frame_by, self.replies_by].into_iter().flatten().min()
     }
 
-    /// What it has failed to do when the earliest has come.
+    /// What it failed to do when the earliest deadline has passed.
     pub fn reason(&self, now: Millis) -> CloseReason {
         let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now);
         match (is_over(self.auth_by), self.replies_by) {
@@ -109,7 +108,7 @@ mod tests {
         deadlines.auth_by(Some(Millis(5000)), Millis(0));
         deadlines.frame(true, Millis(200), 800);
         assert_eq!(deadlines.next(), Some(Millis(1000)));
-        // More of it has come: that is no more time.
+        // More bytes of the frame do not extend its time.
         deadlines.frame(true, Millis(500), 1000);
         assert_eq!(deadlines.next(), Some(Millis(1000)));
         assert_eq!(deadlines.waited(Millis(600)), Some((400, 800)));
@@ -142,13 +141,13 @@ mod tests {
         assert_eq!(deadlines.next(), None);
         deadlines.heard(Millis(9000));
         assert_eq!(deadlines.next(), Some(Millis(13_000)));
-        // Who does not read what it is told is to blame.
+        // A connection that does not read its replies is itself to blame.
         deadlines.unheard(Millis(10_000));
         assert_eq!(deadlines.next(), Some(Millis(13_000)));
         deadlines.starved(Millis(11_000));
         deadlines.unheard(Millis(12_000));
         assert_eq!(deadlines.next(), Some(Millis(14_000)));
-        // Nor does it get more than that if it is nobody again meanwhile.
+        // It gets no more time than that if its key ends meanwhile.
         deadlines.starved(Millis(12_000));
         deadlines.auth_by(Some(Millis(18_000)), Millis(13_000));
         deadlines.heard(Millis(14_000));

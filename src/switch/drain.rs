@@ -1,35 +1,34 @@
-//! The way out, when the server stops. Browsers are let go evenly over the time that there is, so
-//! that they do not all come back at once, and each is told when to: the next server lets in no
-//! more at a time than it can. Back ends are served until the last browser has gone, so what they
-//! have to say at the end is still heard.
+//! The shutdown. Browsers are disconnected evenly over the time there is, so that they do not all
+//! reconnect at once, and each is told when to: no more at a time than the next server admits. Back
+//! ends are served until the last browser has gone, so what they say at the end is still delivered.
 
 use super::Switch;
 use crate::edge::{ConnId, Net};
 use crate::time::Millis;
 
-/// Let go in one turn, at most.
+/// The most connections let go in one turn.
 const PER_TURN: usize = 64;
-/// Seats looked at in one turn for somebody to let go.
+/// The most slots examined in one turn for a connection to let go.
 const SEATS_PER_TURN: usize = 4096;
-/// No slower than that: a few browsers are no crowd to be spread.
+/// The longest interval between two browsers: a few need not be spread over all the time there is.
 const MS_FOR_EACH: u64 = 50;
-/// From the end of this server until the next one lets anybody in.
+/// Assumed time from the end of this server until the next one admits connections.
 const RESTART_MS: u64 = 1000;
 
-/// Who is still to go, and when.
+/// The progress of the shutdown.
 #[derive(Debug)]
 pub(super) struct Drain {
     /// The first browser goes at the beginning of this span, the last one at its end.
     until: Millis,
     span_ms: u64,
-    /// Browsers come back over such a span.
+    /// The span over which browsers reconnect.
     back_ms: u64,
     /// Connections at the web door at the beginning, and how many have been let go.
     count: u64,
     gone: u64,
-    /// The next seat to look at.
+    /// The next slot to examine.
     slot: usize,
-    /// All browsers have gone, and the back ends are let go; so far as this one.
+    /// All browsers have gone and the back ends are let go; `last` is the last one so far.
     is_last: bool,
     last: Option<ConnId>,
     is_over: bool,
@@ -52,20 +51,20 @@ impl Drain {
         }
     }
 
-    /// How many browsers may be there at that moment.
+    /// Returns how many browsers may still be connected at that moment.
     fn goal(&self, now: Millis) -> u64 {
         let left_ms = self.until.0.saturating_sub(now.0).min(self.span_ms);
         self.count.saturating_mul(left_ms) / self.span_ms.max(1)
     }
 
-    /// When the next of so many has to go.
+    /// Returns when the next browser has to go while `live` are left.
     fn next_at(&self, live: u64) -> Millis {
         let left_ms = live.saturating_mul(self.span_ms).saturating_sub(1) / self.count.max(1);
         Millis(self.until.0.saturating_sub(left_ms.min(self.span_ms)))
     }
 
-    /// In how long the next who goes is to come back: places in a line that begins when the next
-    /// server is there.
+    /// Returns in how many milliseconds the next browser to go is to reconnect: its place in a
+    /// queue that starts when the next server is up.
     fn back_in(&self, now: Millis) -> u64 {
         let place_ms = self.back_ms.saturating_mul(self.gone) / self.count.max(1);
         self.until.plus(RESTART_MS).plus(place_ms).0.saturating_sub(now.0)
@@ -73,20 +72,20 @@ impl Drain {
 }
 
 impl Switch {
-    /// The server stops: everybody is gone by that moment.
+    /// Begins the shutdown: all connections are to be gone by `end`.
     pub(super) fn begin_drain(&mut self, now: Millis, end: Millis) {
         let rate = self.limits.admissions_per_second as u64;
         self.drain = Some(Drain::new(now, end, self.web_connections() as u64, rate));
     }
 
-    /// When the drain goes on.
+    /// Returns when the shutdown continues.
     pub(super) fn drain_due(&self) -> Option<Millis> {
         let drain = self.drain.as_ref().filter(|drain| !drain.is_over)?;
         let live = self.web_connections() as u64;
         Some(if live > 0 { drain.next_at(live) } else { Millis(0) })
     }
 
-    /// Lets those go whose time has come.
+    /// Lets go the connections whose time has come.
     pub(super) fn drain(&mut self, net: &mut impl Net) {
         let (now, live) = (net.now().mono, self.web_connections());
         let Some(drain) = self.drain.as_mut().filter(|drain| !drain.is_over) else { return };
@@ -113,7 +112,7 @@ impl Switch {
         for _ in 0..SEATS_PER_TURN {
             let Some(drain) = self.drain.as_mut().filter(|_| left > 0) else { return };
             let Some(seat) = self.seats.browser(drain.slot) else {
-                // Whoever is left was not there when their seat was looked at.
+                // Those that are left opened in slots that had been passed already: start over.
                 drain.slot = 0;
                 return;
             };
@@ -133,7 +132,7 @@ impl Switch {
         left.retain(|conn| last.is_none_or(|last| *conn > last));
         for conn in left.iter().take(PER_TURN) {
             let Some(mut controller) = self.seats.take(*conn) else { continue };
-            // What has been carried out is answered first; what has not is not begun.
+            // Commands carried out are answered first; no others are begun.
             controller.end();
             self.close_when_answered(net, *conn, &mut controller);
             self.seats.put_back(*conn, controller);
@@ -157,7 +156,7 @@ mod tests {
         assert_eq!(drain.goal(Millis(4000)), 60_000);
         assert_eq!(drain.next_at(90_000), Millis(1001));
         assert_eq!(drain.next_at(1), end);
-        // The first comes when the next server is there, the last eighteen seconds later.
+        // The first comes back when the next server is up, the last eighteen seconds later.
         assert_eq!(drain.back_in(start), 10_000);
         drain.gone = 45_000;
         assert_eq!(drain.back_in(Millis(5500)), 5500 + 9000);

@@ -1,30 +1,30 @@
-//! What there is when publications that wait for browsers take too much memory: back ends are not
-//! heard until there is room, and of the browsers that take nothing those go first that are owed
-//! most. Called by the switch at the end of each turn, and before each command.
+//! What happens when publications queued for browsers take too much memory: back ends are not read
+//! until there is room, and browsers that take nothing are closed, the largest queue first. Called
+//! by the switch at the end of each turn, and before each command.
 
 use super::Switch;
 use crate::edge::Net;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// Whoever has taken something within so long is not cut for the memory that all need.
+/// A browser that took something within this time is not closed to free memory.
 const IDLE_MS: u64 = 1000;
-/// If there is no room after so long, whoever is owed most goes, even if it takes something: else
-/// many who take a little could hold all back ends back for ever.
+/// If there is still no room after this time, the largest queue is closed even if its browser takes
+/// something: else many that take a little could block all back ends for ever.
 const PATIENCE_MS: u64 = 5000;
-/// Between two looks while nobody may be cut.
+/// Interval between two scans while no browser may be closed.
 const LOOK_MS: u64 = 100;
 
-/// Too much waits.
+/// A flood: queued publications take too much memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flood {
     since: Millis,
-    /// When to look again.
+    /// When to scan again.
     pub look_at: Millis,
 }
 
 impl Switch {
-    /// Whether back ends must wait. They are heard again when a quarter of the room is free.
+    /// Whether back ends must wait. They are read again when a quarter of the room is free.
     #[inline]
     pub(super) fn is_flooded(&mut self, net: &impl Net) -> bool {
         let (kept, max, now) = (net.kept().bytes, self.limits.queued_bytes, net.now().mono);
@@ -38,9 +38,9 @@ impl Switch {
         self.flood.is_some()
     }
 
-    /// Whether a command of that length may be heard all the same: a short one adds little, for as
-    /// long as no more than an eighth beyond the bound waits. So what one publishes to slow readers
-    /// does not silence all others.
+    /// Whether a command of that length may be handled all the same: a short one adds little, as
+    /// long as no more than an eighth beyond the limit is queued. So what one back end publishes to
+    /// slow readers does not silence all others.
     pub(super) fn is_short_enough(&self, net: &impl Net, bytes: usize) -> bool {
         let max = self.limits.queued_bytes;
         bytes <= self.limits.control_frame_unauthenticated_bytes
@@ -52,14 +52,14 @@ impl Switch {
         net.kept().bytes <= max - max / 4
     }
 
-    /// When a turn is wanted at the latest: at once if what the last one wrote has made room.
+    /// When a turn is wanted at the latest: at once if the output of the last one has made room.
     pub(super) fn flood_due(&self, net: &impl Net) -> Option<Millis> {
         let flood = self.flood?;
         Some(if self.has_ebbed(net) { Millis(0) } else { flood.look_at })
     }
 
-    /// Cuts the one for whom most waits, until there is room: one in a turn, because for each all
-    /// are looked at that do not take what is published.
+    /// Closes the browser with the largest queue, one per turn until there is room, because each
+    /// search examines all browsers that do not take what is published.
     pub(super) fn relieve(&mut self, net: &mut impl Net) {
         if !self.is_flooded(net) {
             return;
@@ -70,7 +70,7 @@ impl Switch {
         let idle_since = if is_patient { Millis(now.0.saturating_sub(IDLE_MS)) } else { now };
         let socket = net.largest(idle_since);
         let owed = socket.map_or(0, |(_, bytes)| bytes);
-        // Looked at only if one of them may be the largest.
+        // Searched only if one of them may be the largest.
         let inbox = if net.kept().aside > owed { self.web.largest() } else { None };
         let (web, mut site) = self.split();
         match (socket, inbox.filter(|(_, bytes)| *bytes > owed)) {

@@ -1,7 +1,7 @@
-//! Whether the next command is heard, and which is while the journal takes no more changes, because
-//! the disk does not keep up, or hangs: one tenant can have all that may wait for it. So a command
-//! is looked at before it is consumed, and only one that would be recorded waits, or is too long to
-//! look at, with what stands behind it. Called by `control`.
+//! Whether the next command is handled. While the journal takes no more changes, because the disk
+//! is slow or hangs, one tenant can use up all room for pending changes. So a command is examined
+//! before it is consumed; it waits, with all behind it, only if it would be recorded or is too long
+//! to be examined. Called by `control`.
 
 use super::Switch;
 use super::command::{self, Command};
@@ -11,22 +11,22 @@ use crate::codec::control;
 use crate::edge::{ConnId, Net};
 
 const WAITS: Next = Next::Waits { for_disk: true };
-/// A command of no more bytes than that is looked at: all of it fits into a read.
+/// The longest command that is examined: it fits into one read.
 const SHORT_BYTES: usize = 16 * 1024;
 
-/// What becomes of the next command while there is no room for changes.
+/// What happens to the next command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It changes nothing, and is carried out.
+    /// It is carried out: there is room, or it changes nothing.
     Heard,
-    /// Not all of it is here, and it is short: the rest is read, and then it is looked at.
+    /// It is short and incomplete: the rest is read, and then it is examined.
     Half,
-    /// It waits for room, or may have to: for that alone which the disk makes, or not.
+    /// It waits for room, or may have to: `for_disk` if only the disk can make that room.
     Waits { for_disk: bool },
 }
 
 impl Switch {
-    /// What becomes of the command at the start of this input, as far as there is room.
+    /// Decides what happens to the command at the start of this input.
     #[inline]
     pub(super) fn next(
         &mut self,
@@ -46,7 +46,7 @@ impl Switch {
         }
     }
 
-    /// It is not heard until there is room.
+    /// Stops reading the connection until there is room.
     pub(super) fn wait_for_room(
         &mut self,
         net: &mut impl Net,
@@ -73,11 +73,11 @@ impl Switch {
             false => (control::LENGTH_BYTES, &[][..]),
         };
         let Some(length) = decoder.next_length(input) else {
-            // Half of a length, or a negative one, for which it is closed.
+            // Part of a length, or a negative length: `commands` closes the connection for that.
             return if input.len() < head { Next::Half } else { Next::Heard };
         };
         if head > 0 && !(1..=body_max).contains(&length) {
-            // As above.
+            // As above: the length is out of bounds.
             return Next::Heard;
         }
         if length > few.min(SHORT_BYTES) {
@@ -95,14 +95,14 @@ impl Switch {
         let Ok(body) = text::of_body(body, None, self.limits.control_frame_bytes) else {
             return Next::Heard;
         };
-        // What is refused for what it says changes nothing.
+        // A command that is refused for its content changes nothing.
         match command::parse(&body, None, is_somebody, &self.limits) {
             Ok(command) if command.is_recorded() && self.has_right_key(&command) => WAITS,
             _ => Next::Heard,
         }
     }
 
-    /// Whether it does not need the server key, or has it.
+    /// Whether the command needs no server key, or has the right one.
     fn has_right_key(&self, command: &Command<'_>) -> bool {
         command.server_key().is_none_or(|key| self.check_server_key(key).is_ok())
     }

@@ -1,6 +1,6 @@
-//! What holds for the whole switch, whatever browsers and back ends send. Owns a network of a few
-//! peers in memory, where nothing is left to chance: all that happens is in the input. Called by
-//! the fuzzer and by the test that replays its corpus, never by the server.
+//! Fuzz targets for the whole switch: its invariants hold whatever browsers and back ends send. A
+//! few peers in an in-memory network play a script; the input determines everything that happens.
+//! Called by the fuzzer and by the test that replays its corpus, never by the server.
 //!
 //! An input is a script that a person can read and write. A line is one letter and its text:
 //!
@@ -8,17 +8,17 @@
 //! |---|---|
 //! | `a` `b` | a browser sends the text as one WebSocket message |
 //! | `c` `d` | another does so over SockJS |
-//! | `h` | somebody sends the text and a newline to the browsers' port: HTTP |
+//! | `h` | an HTTP client sends the text and a newline to the browsers' port |
 //! | `k` `l` | a back end sends the text as one command |
-//! | upper case | the same peer sends the text as it is, framed by nobody |
-//! | `.` | time passes, 40 ms for each unit of the next byte |
+//! | upper case | the same peer sends the text as raw bytes, without framing |
+//! | `.` | time passes, 40 ms times the value of the next byte |
 //! | `!` | the peer named next stops reading, or reads again |
-//! | `$` | the peer named next sends its last byte |
-//! | `~` | the peer named next is lost |
+//! | `$` | the peer named next half-closes: it sends no more |
+//! | `~` | the connection of the peer named next is lost |
 //!
-//! A peer that is not there connects first. Behind each line the switch comes to rest, except where
-//! the line ends in `+`: what it sends comes together with the next. A script that begins with `*`
-//! plays on a [`LateJournal`].
+//! A peer that is not connected connects first. After each line the switch runs until it is idle,
+//! except after a line that ends in `+`: its bytes arrive together with those of the next. A script
+//! that begins with `*` uses a [`LateJournal`].
 
 use super::concerned::REPORT_MS;
 use super::{Demo, Settings, Switch};
@@ -41,18 +41,18 @@ mod tests;
 const PEERS: [u8; 7] = *b"abcdhkl";
 /// Key of the namespace `site`.
 const KEY: &str = "11111111-1111-4111-8111-111111111111";
-/// The date at which every script begins.
+/// The date at the start of every script.
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 /// One unit of `.`, in milliseconds.
 const STEP_MS: u64 = 40;
-/// No script lasts long enough for the switch to write a line about refusals.
+/// Scripts end before the switch would log a line about refusals.
 const END: Millis = Millis(REPORT_MS - 1);
-/// Lines between two looks at the invariants, which take longer than the lines do.
+/// Lines between two checks of the invariants, which take longer than the lines do.
 const LOOK_EVERY: usize = 8;
-/// More turns than it takes to come to rest.
+/// More turns than the switch ever needs to become idle.
 const TURNS_MAX: usize = 10_000;
 
-/// Fuzz target: a script of browsers. A back end, `k`, has authenticated.
+/// Fuzz target: a script of browsers. One back end, `k`, has authenticated.
 ///
 /// # Panics
 /// If an invariant of the switch, a law of [`crate::edge`] or a wire format is broken.
@@ -60,7 +60,7 @@ pub fn fuzz_browser(data: &[u8]) {
     run(&[], data);
 }
 
-/// Fuzz target: a script of back ends. Besides, two users listen, over WebSocket and SockJS.
+/// Fuzz target: a script of back ends. Two users listen as well, over WebSocket and SockJS.
 ///
 /// # Panics
 /// As [`fuzz_browser`].
@@ -68,7 +68,7 @@ pub fn fuzz_commands(data: &[u8]) {
     run(&[('a', "1"), ('d', "2")], data);
 }
 
-/// Plays the script, for an audience of these peers and users.
+/// Plays the script to an audience of these peers and users.
 fn run(audience: &[(char, &str)], data: &[u8]) {
     let opening = opening(audience);
     match data.strip_prefix(b"*") {
@@ -97,35 +97,35 @@ fn play(journal: impl Journal + 'static, opening: &str, script: &[u8]) {
     world.end();
 }
 
-/// How far a connection has come.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
-    /// There is none. Next: `Open`.
+    /// There is no connection. Next: `Open`.
     #[default]
     Absent,
-    /// The switch knows it. Next: `Doomed`.
+    /// The switch knows the connection. Next: `Doomed`.
     Open,
-    /// The switch is told of its end at the end of the turn. Next: `Absent`.
+    /// The switch will be told of its end when the turn ends. Next: `Absent`.
     Doomed,
 }
 
-/// A connection and who is at its other end.
+/// A connection and the peer at its other end.
 #[derive(Debug, Default)]
 struct Peer {
     generation: u32,
     phase: Phase,
     /// What the peer has sent and the switch has not consumed.
     input: Vec<u8>,
-    /// All that the switch has sent.
+    /// Everything that the switch has sent.
     output: Vec<u8>,
-    /// How many bytes of that the peer has not taken, and how many of them are publications that
-    /// came while it took nothing.
+    /// Bytes of the output that the peer has not taken, and those of them that were published while
+    /// it took nothing.
     queued: usize,
     backlog: usize,
     deadline: Option<Millis>,
-    /// It is to be read in the next turn.
+    /// It is read in the next turn.
     is_ready: bool,
-    /// Something was queued in this turn.
+    /// A frame was queued in this turn.
     is_dirty: bool,
     is_paused: bool,
     /// The peer does not read.
@@ -133,7 +133,7 @@ struct Peer {
     was_blocked: bool,
     is_ended: bool,
     is_end_told: bool,
-    /// How many commands it has sent; `None` if it has sent bytes that are none.
+    /// Number of commands it has sent; `None` if it has sent raw bytes.
     commands: Option<usize>,
 }
 
@@ -156,7 +156,7 @@ impl FakeNet {
         (peer.generation == conn.generation && peer.phase == Phase::Open).then_some(peer)
     }
 
-    /// Queues a frame; returns how many bytes waited before.
+    /// Queues a frame; returns how many bytes were queued before.
     fn queue(&mut self, conn: ConnId, frame: &Frame) -> usize {
         let Some(peer) = self.open(conn) else { return 0 };
         peer.output.extend_from_slice(frame);
@@ -171,7 +171,7 @@ impl Net for FakeNet {
         Now { mono: self.mono, unix: START.plus(self.mono.0) }
     }
 
-    /// No two draws are alike, which is all the chance there is.
+    /// No two draws are the same: that is all the randomness the switch needs.
     fn random(&mut self, out: &mut [u8]) {
         self.drawn += 1;
         let bytes = self.drawn.to_le_bytes();
@@ -186,7 +186,7 @@ impl Net for FakeNet {
         let max = limits().backlog_bytes;
         let Some(peer) = self.open(conn).filter(|peer| peer.backlog <= max) else { return false };
         if peer.queued > max {
-            // Offered at once; the turn's own flush tells that it has drained.
+            // Flushed at once; the flush at the end of the turn reports that it has drained.
             peer.was_blocked |= peer.is_stuck;
             if !peer.is_stuck {
                 (peer.queued, peer.backlog) = (0, 0);
@@ -295,7 +295,7 @@ impl World {
         }
     }
 
-    /// A peer sends something, unless it cannot any more.
+    /// Lets a peer send something, unless it has closed its side.
     fn say(&mut self, slot: usize, letter: u8, text: &[u8]) {
         if self.net.peers[slot].phase == Phase::Absent {
             self.connect(slot);
@@ -348,7 +348,7 @@ impl World {
         }
     }
 
-    /// Turns until there is nothing to do before time passes or somebody speaks.
+    /// Runs turns until nothing is left to do before time passes or a peer sends.
     fn rest(&mut self) {
         for _ in 0..TURNS_MAX {
             self.turn();
@@ -360,7 +360,7 @@ impl World {
         panic!("the switch does not come to rest: {:?}", self.net);
     }
 
-    /// One turn, in the order of the reactor's.
+    /// Runs one turn, in the order of the reactor's.
     fn turn(&mut self) {
         self.switch.tick(&mut self.net);
         for slot in 0..PEERS.len() {
@@ -428,7 +428,7 @@ impl World {
         }
     }
 
-    /// Everybody reads and gets what is owed; then the server stops, and nobody is left.
+    /// All peers read and get what they are owed; then the server stops, and no connection is left.
     fn end(mut self) {
         for peer in &mut self.net.peers {
             (peer.is_stuck, peer.is_dirty) = (false, peer.queued > 0);
@@ -442,7 +442,7 @@ impl World {
                 assert_eq!(Some(replies), peer.commands, "each command has one reply");
             }
         }
-        // A line in the log for each of a million scripts is read by nobody.
+        // Nobody reads a log line for each of a million scripts.
         self.switch.report_at = None;
         self.switch.stopping(&mut self.net, Millis(0));
         self.rest();
@@ -455,7 +455,7 @@ impl World {
     }
 }
 
-/// What came to a peer is whole, and of its protocol.
+/// Checks that what a peer received is complete, and follows its protocol.
 fn check_output(slot: usize, output: &mut [u8]) {
     match PEERS[slot] {
         b'k' | b'l' => {
@@ -465,7 +465,7 @@ fn check_output(slot: usize, output: &mut [u8]) {
     }
 }
 
-/// Replies are frames of JSON; returns how many there are.
+/// Checks that replies are frames of JSON; returns how many there are.
 fn check_control(mut output: &[u8]) -> usize {
     let (mut decoder, mut replies) = (control::Decoder::new(), 0);
     while !output.is_empty() {
@@ -479,7 +479,7 @@ fn check_control(mut output: &[u8]) -> usize {
     replies
 }
 
-/// HTTP responses, up to one that makes a WebSocket of the connection.
+/// Checks HTTP responses, up to one that upgrades the connection to a WebSocket.
 fn check_web(mut output: &mut [u8]) {
     while !output.is_empty() {
         let end = http::find_head_end(output, 0).expect("a response has a head");
@@ -496,18 +496,18 @@ fn check_web(mut output: &mut [u8]) {
         }
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
         if length.is_none() && head.starts_with("HTTP/1.1 200 ") {
-            // An answer to HTTP/1.0 that goes on up to the end of the connection.
+            // An answer to HTTP/1.0 that ends with the connection.
             assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
             return;
         }
         let length = length.map_or(0, |length| length.parse().expect("a length is a number"));
-        // To HEAD there is a length and no body.
+        // The response to HEAD has a length and no body.
         let has_body = !rest.is_empty() && !rest.starts_with(b"HTTP/1.1 ");
         output = &mut rest[if has_body { length } else { 0 }..];
     }
 }
 
-/// Where an answer in chunks ends; `None` if it goes on.
+/// Returns where a chunked response ends; `None` if it is incomplete.
 fn end_of_chunks(output: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -522,7 +522,7 @@ fn end_of_chunks(output: &[u8]) -> Option<usize> {
     }
 }
 
-/// WebSocket frames, in SockJS framing if they begin with its `o`; nothing comes after a close.
+/// Checks WebSocket frames, in SockJS framing if the first is `o`; nothing may follow a close.
 fn check_frames(output: &mut [u8]) {
     let mut reader = Reader::default();
     let bounds = Bounds { message_bytes: usize::MAX, fragments: 1 };
@@ -556,7 +556,7 @@ fn check_frames(output: &mut [u8]) {
 
 fn check_message(message: &str) {
     match json::members(message, &["event"]) {
-        // What a list of states holds is one deeper than what may come in.
+        // A list of states is nested one deeper than what clients may send.
         Err(JsonError::Depth { .. }) | Ok(Some([Some(_)])) => {}
         other => panic!("{message}: {other:?}"),
     }

@@ -1,11 +1,11 @@
-//! Room for what back ends are sending. A frame of which more has arrived than strangers may send
-//! reserves the length that it declares, out of `control_input_bytes`; while there is no room for
-//! it its connection is not read, and others are: small commands wait for nothing. Room goes to
-//! the namespace that has least of it then, and a frame that has waited has its time from then on.
-//! While somebody waits, those make room who send too slowly to be done in time, and those of a
-//! namespace that has more than the one that waits would have: the largest first. So nobody is
-//! kept out by halves, however many there are. Called by the switch before each frame, and at the
-//! end of each turn.
+//! Memory for frames that back ends are sending. A frame of which more has arrived than a stranger
+//! may send reserves its declared length out of `control_input_bytes`. While there is no room for
+//! it, its connection is not read; small commands of others wait for nothing. Room goes to the
+//! namespace that would then have the least, and the deadline of a frame that has waited starts
+//! when it gets room. While a frame waits, connections are evicted that send too slowly to finish
+//! in time, or whose namespace has more than the waiting one would have, the largest first. So
+//! incomplete frames block nobody, however many there are. Called by the switch before each frame,
+//! and at the end of each turn.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -19,18 +19,17 @@ use crate::hub::NsId;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// So long a frame has room, whoever waits.
+/// A frame keeps its room for at least this long, whatever waits.
 const GRACE_MS: u64 = 1000;
-/// Between two looks at all while somebody waits.
+/// Interval between two scans while a frame waits.
 const LOOK_MS: u64 = 100;
-/// Steps in one turn: in each somebody is let in, or has to make room.
+/// Steps in one turn: each admits a frame or evicts a connection.
 const STEPS_PER_TURN: usize = 8;
 
-/// Whose commands they are.
+/// The namespace of a connection; `None` before `auth`.
 type Tenant = Option<NsId>;
 
-/// Room for one frame, or for a reply. It is given back when this is dropped, whichever way that
-/// ends.
+/// A reservation for one frame or one reply. It is released on drop, however that one ends.
 #[derive(Debug)]
 pub(super) struct Room {
     bytes: usize,
@@ -38,23 +37,23 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// How much.
+    /// Returns the bytes reserved.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 }
 
-/// How much of some room is reserved.
+/// The sum of the reservations in one pool.
 #[derive(Debug, Default)]
 pub(super) struct Reserve(Rc<Cell<usize>>);
 
 impl Reserve {
-    /// Bytes that are reserved.
+    /// Returns the bytes reserved.
     pub fn reserved(&self) -> usize {
         self.0.get()
     }
 
-    /// Whoever is alone finds room: a limit that has become lower holds up nobody for ever.
+    /// Whether so many bytes fit. One reservation alone always does: a lowered limit blocks nobody.
     pub fn has_room(&self, bytes: usize, max: usize) -> bool {
         let reserved = self.reserved();
         reserved == 0 || reserved.saturating_add(bytes) <= max
@@ -72,7 +71,7 @@ impl Drop for Room {
     }
 }
 
-/// Who waits for room.
+/// A connection that waits for room.
 #[derive(Clone, Copy, Debug)]
 struct InLine {
     place: u64,
@@ -81,21 +80,21 @@ struct InLine {
     bytes: usize,
 }
 
-/// Who has room.
+/// A connection that has room.
 #[derive(Clone, Copy, Debug)]
 struct Holder {
     conn: ConnId,
     tenant: Tenant,
     bytes: usize,
-    /// What has not arrived of it.
+    /// Bytes of the frame that have not arrived.
     missing: usize,
-    /// At its pace it is not whole in time.
+    /// At its pace it will not be complete in time.
     is_late: bool,
-    /// It may have to go: it has had its time, and is owed nothing.
+    /// It may be evicted: it has had its grace time, and is owed no replies.
     is_ripe: bool,
 }
 
-/// What each namespace has reserved.
+/// The bytes reserved by each namespace.
 #[derive(Debug, Default)]
 struct Shares(BTreeMap<Tenant, usize>);
 
@@ -104,13 +103,13 @@ impl Shares {
         self.0.get(&tenant).copied().unwrap_or_default()
     }
 
-    /// The first of those who wait: of that namespace that would have least.
+    /// The waiter to admit first: the one whose namespace would have the least.
     fn first<'a>(&self, waiters: &'a [InLine]) -> Option<(usize, &'a InLine)> {
         let would_have = |waiter: &InLine| self.of(waiter.tenant) + waiter.bytes;
         waiters.iter().enumerate().min_by_key(|(_, waiter)| (would_have(waiter), waiter.place))
     }
 
-    /// The one that is to make room for it, if anybody is.
+    /// The connection to evict for that waiter, if there is one.
     fn offender<'a>(&self, holders: &'a [Holder], first: &InLine) -> Option<(usize, &'a Holder)> {
         let would_have = self.of(first.tenant) + first.bytes;
         let may_go = |it: &Holder| it.is_ripe && (it.is_late || self.of(it.tenant) > would_have);
@@ -120,30 +119,30 @@ impl Shares {
     }
 }
 
-/// What is reserved in all, and who waits for room.
+/// The pool for arriving frames, and the queue for it.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
     reserve: Reserve,
-    /// Who waits, each with its place and for how much, in the order in which they came.
+    /// Place, connection and frame length of each waiter, in order of arrival.
     line: VecDeque<(u64, ConnId, usize)>,
-    /// Who waits may have changed since the last look, or how much there may be.
+    /// The waiters or the limit may have changed since the last scan.
     is_stale: bool,
-    /// What was reserved at the last look, and when to look again at the latest.
+    /// Bytes reserved at the last scan, and when to scan again at the latest.
     seen: usize,
     look_at: Millis,
-    /// How many have waited so far.
+    /// How many frames have waited so far.
     pub waits: u64,
-    /// How many had to make room.
+    /// How many connections were evicted.
     pub evicted: u64,
 }
 
 impl Intake {
-    /// Bytes that are reserved.
+    /// Returns the bytes reserved.
     pub fn reserved(&self) -> usize {
         self.reserve.reserved()
     }
 
-    /// Room for a frame that begins, or the place in line of its connection.
+    /// Reserves room for a frame that begins, or returns the place of its connection in the queue.
     fn reserve(&mut self, conn: ConnId, bytes: usize, max: usize) -> Result<Room, u64> {
         if self.line.is_empty() && self.reserve.has_room(bytes, max) {
             return Ok(self.reserve.room(bytes));
@@ -154,14 +153,14 @@ impl Intake {
         Err(self.waits)
     }
 
-    /// When a look is wanted at the latest.
+    /// When a scan is wanted at the latest.
     pub fn due(&self) -> Option<Millis> {
         let is_moving = self.is_stale || self.reserved() < self.seen;
         let at = if is_moving { Millis(0) } else { self.look_at };
         (!self.line.is_empty()).then_some(at)
     }
 
-    /// Whoever had that place waits no longer.
+    /// Removes the waiter with that place.
     pub fn leave(&mut self, place: u64) {
         if let Ok(at) = self.line.binary_search_by_key(&place, |(place, ..)| *place) {
             self.line.remove(at);
@@ -169,19 +168,19 @@ impl Intake {
         self.is_stale = true;
     }
 
-    /// There may be room for more than before.
+    /// Scans again: there may be more room than before.
     pub fn reload(&mut self) {
         self.is_stale = true;
     }
 
-    /// Checks that nobody waits and nothing is reserved; for tests.
+    /// Checks that nothing waits and nothing is reserved; for tests.
     pub fn check_drained(&self) {
         assert_eq!((self.reserved(), self.line.len()), (0, 0), "room for frames that arrive");
     }
 }
 
 impl Switch {
-    /// Whether the rest of a frame of so many bytes may come, of which a first part is there. Else
+    /// Whether the rest of a frame of so many bytes, which has begun to arrive, may come. If not,
     /// its connection is not read until there is room.
     pub(super) fn has_room_for(
         &mut self,
@@ -206,7 +205,7 @@ impl Switch {
         false
     }
 
-    /// Reads those again whose turn has come, and lets those go who make room for others.
+    /// Admits waiters whose turn has come, and evicts connections to make room for others.
     pub(super) fn take_in(&mut self, net: &mut impl Net) {
         let now = net.now().mono;
         if self.intake.due().is_none_or(|due| due > now) {
@@ -241,7 +240,7 @@ impl Switch {
         self.intake.look_at = now.plus(LOOK_MS);
     }
 
-    /// Those in line who are heard when there is room.
+    /// The waiters that may still be admitted.
     fn waiters(&self) -> Vec<InLine> {
         let waiter = |(place, conn, bytes): &(u64, ConnId, usize)| {
             let controller = self.seats.look_at(*conn).filter(|it| !it.is_ended)?;
@@ -257,7 +256,7 @@ impl Switch {
             let bytes = controller.room.as_ref()?.bytes;
             let arrived = controller.decoder.arrived().len();
             let missing = bytes.saturating_sub(arrived);
-            // Whoever does not take its replies is to blame that it is not heard; else nobody is.
+            // Not being read is the connection's own fault only if it does not read its replies.
             let (is_late, is_ripe) = match controller.deadlines.waited(now) {
                 Some((ms, of)) => {
                     let due = u128::from(ms.saturating_sub(GRACE_MS)) * bytes as u128;
@@ -272,7 +271,7 @@ impl Switch {
         self.seats.all_controllers().into_iter().filter_map(holder).collect()
     }
 
-    /// There is room for it: its time begins.
+    /// Gives a waiter its room: the deadline of its frame starts now.
     fn let_in(&mut self, net: &mut impl Net, InLine { place, conn, bytes, .. }: InLine) {
         self.intake.leave(place);
         let room = self.intake.reserve.room(bytes);
@@ -283,7 +282,7 @@ impl Switch {
         net.resume(conn);
     }
 
-    /// It makes room for somebody.
+    /// Evicts a connection.
     fn turn_out(&mut self, net: &mut impl Net, conn: ConnId) {
         if let Some(controller) = self.seats.controller(conn) {
             controller.end();
@@ -292,7 +291,7 @@ impl Switch {
         }
     }
 
-    /// Checks that what is reserved and who waits is what the controllers say; for tests.
+    /// Checks that reservations and queue agree with the controllers; for tests.
     pub(super) fn check_intake(&self) {
         let conns = self.seats.all_controllers();
         let controllers = || conns.iter().filter_map(|conn| self.seats.look_at(*conn));
@@ -333,7 +332,7 @@ mod tests {
         assert_eq!(intake.due(), Some(Millis(7)));
         drop(first);
         assert_eq!(intake.due(), Some(Millis(0)));
-        // There would be room for this one, but others have come before.
+        // There would be room for this one, but others came before.
         assert_eq!(intake.reserve(conn(5), 30, 100).unwrap_err(), 2);
         let has_room = |bytes, max| intake.reserve.has_room(bytes, max);
         assert!(has_room(60, 100) && !has_room(61, 100));
@@ -363,12 +362,12 @@ mod tests {
         assert_eq!((first(&line[..]), first(&line[..1]), first(&[])), (Some(1), Some(0), None));
         let all = [holder(1, 1, 10), holder(2, 1, 30), holder(3, 2, 39)];
         let goes = |all: &[Holder], line: &InLine| shares.offender(all, line).map(|(at, _)| at);
-        // Of the namespace that has most, the one of which most is missing.
+        // From the namespace that has the most: the connection with the most bytes missing.
         assert_eq!(goes(&all, &line[1]), Some(1));
-        // That which would have as much as the others has nobody let go for it.
+        // Nothing is evicted for a namespace that would then have as much as the others.
         assert_eq!(goes(&all, &waiter(1, 2, 40)), None);
         assert_eq!(goes(&all, &line[0]), None);
-        // But who is late goes for everybody, unless it is owed something, or has just begun.
+        // A late one may go for any waiter, unless it is owed a reply or has just begun.
         let late = Holder { is_late: true, ..all[2] };
         assert_eq!(goes(&[all[0], late], &line[0]), Some(1));
         assert_eq!(goes(&[Holder { is_ripe: false, ..late }], &line[0]), None);

@@ -1,14 +1,14 @@
-//! The switch: what a byte means. It owns the role of every connection, the hub and the journal,
-//! and carries messages between them. It never touches a socket or a clock: a reactor, or a
-//! simulator, calls it through [`Handler`].
+//! The switch: the protocol logic of the server. It owns the role of every connection, the hub and
+//! the journal, and carries messages between them. It never touches a socket or a clock: a reactor
+//! or a simulator calls it through [`Handler`].
 //!
-//! One file per role: `control` for back ends (and `text`, `command`, `deadlines`, `replies` and
-//! `strangers` for theirs), `browser` for what browsers say, whose connections and sessions are the
-//! web door's ([`Web`]), `page` for the page to try it all, `seats` for who is what, `crowd` for
-//! what is said to all in a channel, `spread` for what is said in so many that it takes several
-//! turns, `flood`, `shortage`, `intake` and `drain` for the days on which there is too much or it
-//! is over, and `concerned` for whose refusals they were. This file has what is between the roles:
-//! the order of changes, delivery, and the end of connections.
+//! One file per role. Back ends: `control`, with `text`, `command`, `deadlines`, `replies` and
+//! `strangers`. Browsers: `browser` for their messages (the web door, [`Web`], owns their
+//! connections and sessions), `page` for the demo page. `seats` keeps the role of each connection,
+//! `crowd` gathers publications to a whole channel, `spread` splits an emit to many channels over
+//! several turns. `flood`, `shortage` and `intake` handle overload, `full` a full journal, `drain`
+//! the shutdown, `concerned` names the namespaces in the log line about refusals. This file has
+//! what lies between the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
@@ -69,29 +69,29 @@ pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use page::Demo;
 pub use settings::{Settings, SockJs};
 
-/// States that end in one turn, at most: about a millisecond.
+/// The most states that expire in one turn: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
 
-/// Who waits for a place in the order.
+/// What waits until the journal has ordered its change.
 #[derive(Debug)]
 enum Waiter {
-    /// The command of a back end.
+    /// A back end's command.
     Command(ConnId),
-    /// A part of a long emit, and whether it is the first.
+    /// A part of a long emit, and whether it is the first part.
     Spread(Box<Spread>, bool),
 }
 
-/// What an entry is of the command that it stands for.
+/// How an entry relates to the command it came from.
 struct Part<'a> {
     is_first: bool,
-    /// Those whom the command has reached, if they are to be counted.
+    /// The routes that the command has reached, if they are to be counted.
     reached: Option<&'a mut HashSet<Route>>,
 }
 
-/// All of it.
+/// The entry is the whole command.
 const WHOLE: Part<'static> = Part { is_first: true, reached: None };
 
-/// The connections, the hub, and the way between them.
+/// The connections, the hub, and the message flow between them.
 #[derive(Debug)]
 pub struct Switch {
     limits: Limits,
@@ -99,67 +99,68 @@ pub struct Switch {
     demo: Option<Demo>,
     hub: Hub,
     journal: Box<dyn Journal>,
-    /// Who is connected, and as what.
+    /// The open connections and their roles.
     seats: Seats,
     /// Back ends that have not authenticated.
     strangers: Strangers,
     key_watch: KeyWatch,
-    /// All browsers.
+    /// The sessions of all browsers.
     web: Web<Browser>,
-    /// From which slot on those are to be counted who came before there was a cap on addresses.
+    /// The next slot to count towards a cap per address that a reload has introduced.
     count_from: Option<usize>,
-    /// Who waits for a place in the order.
+    /// What waits until the journal has ordered its change, by ticket.
     waiting: HashMap<Ticket, Waiter>,
-    /// Emits to several channels that go on in the next turns, in turn.
+    /// Emits to several channels that go on in the next turns, round-robin.
     spreads: VecDeque<Spread>,
-    /// Replies to the back end that is being heard, which go out as one.
+    /// Replies to the back end whose input is being handled; they are sent as one frame.
     reply_buffer: Vec<u8>,
     /// Controllers with replies, or a request, that wait until something is durable.
     owing: Vec<ConnId>,
-    /// Not all of them had their turn, or other limits hold; one of them may have sent its end.
+    /// Some of `owing` had no turn yet, or the limits have changed.
     is_releasing: bool,
+    /// Some of `owing` may be ended: see [`Switch::dismiss_ended`].
     may_be_ended: bool,
-    /// Room for large replies of that kind.
+    /// Bytes reserved for large replies that wait for the disk.
     owed: Reserve,
-    /// Controllers that are not read until the journal, or the list of their replies, has room.
+    /// Controllers not read until there is room, of any kind that [`Switch::next`] checks.
     crowded: Vec<ConnId>,
-    /// Room for large frames that arrive.
+    /// Bytes reserved for large frames that are arriving, and the queue for them.
     intake: Intake,
-    /// What the back end that is being heard says to everybody in a channel.
+    /// Publications to a whole channel, gathered from the back end whose input is being handled.
     crowd: Crowd,
-    /// Publications that wait take too much memory.
+    /// Set while queued publications take too much memory.
     flood: Option<Flood>,
-    /// Answers that wait take too much memory.
+    /// Set while queued answers take too much memory.
     shortage: Option<Shortage>,
     /// Back ends with a request that waits for room for its answer.
     hungry: VecDeque<ConnId>,
-    /// Large states on their way to those who subscribed.
+    /// Encoded frames of large states on their way to subscribers.
     shared: SharedStates,
-    /// Peers to be let go once the hub has finished speaking.
+    /// Peers to disconnect once the hub call in progress has returned.
     leaving: Vec<(SessionId, CloseReason)>,
     metrics: Metrics,
-    /// What the commands of this turn have come to, in messages handed out.
+    /// Work done for the commands of this turn, in messages delivered.
     work: usize,
-    /// Date at the zero of the monotonic clock, as it was at the start: states live by the
-    /// monotonic clock, whatever happens to the date.
+    /// Date at the zero of the monotonic clock. States live by that clock: setting the date moves
+    /// none.
     epoch: u64,
-    /// The server stops, and everybody is let go.
+    /// Set while the server stops and disconnects everybody.
     drain: Option<Drain>,
-    /// When to report refusals next, and those that have been reported.
+    /// When to log refusals next, and the counts at the last report.
     report_at: Option<Millis>,
     reported: Refusals,
-    /// Whose they are, since then.
+    /// The namespaces whose refusals they were, since the last report.
     concerned: Concerned,
 }
 
 impl Switch {
-    /// A switch over an empty hub.
+    /// Creates a switch over an empty hub.
     pub fn new(settings: Settings, journal: impl Journal + 'static) -> Switch {
         let hub = Hub::new(settings.limits.clone(), settings.at);
         Switch::over(hub, settings, Box::new(journal))
     }
 
-    /// A switch over a hub that holds what an earlier run has recorded.
+    /// Creates a switch over a hub that holds what an earlier run recorded.
     pub fn over(hub: Hub, settings: Settings, journal: Box<dyn Journal>) -> Switch {
         let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
@@ -199,17 +200,17 @@ impl Switch {
         }
     }
 
-    /// All are gone: what is not written yet is written now ([`Journal::close`]).
+    /// Writes what is not written yet, after all connections are gone ([`Journal::close`]).
     pub fn close(&mut self, now: Now, is_urged: &mut dyn FnMut() -> bool) -> usize {
         self.journal.close(&self.hub, self.at(now), now, is_urged)
     }
 
-    /// The time on the scale of entries and states.
+    /// Returns the time on the scale of entries and states.
     fn at(&self, now: Now) -> UnixMillis {
         UnixMillis(self.epoch.saturating_add(now.mono.0))
     }
 
-    /// The hub, and the outbox that it speaks to.
+    /// Borrows the hub, and the outbox that it delivers to.
     fn delivery<'a, N: Net>(&'a mut self, net: &'a mut N) -> (&'a mut Hub, Delivery<'a, N>) {
         let delivery = Delivery {
             net,
@@ -226,8 +227,8 @@ impl Switch {
         (&mut self.hub, delivery)
     }
 
-    /// Applies an entry and lets its effects out. That of a command which is being carried out has
-    /// been checked, and what it says to everybody in a channel may be gathered.
+    /// Applies an entry and delivers its effects. With `checked` it is a command being carried out,
+    /// and its publications to a whole channel may be gathered.
     fn apply(
         &mut self,
         net: &mut impl Net,
@@ -250,14 +251,14 @@ impl Switch {
         outcome
     }
 
-    /// States whose time has come are no longer kept.
+    /// Drops states that have expired.
     fn advance(&mut self, net: &mut impl Net) {
         let horizon = self.journal.horizon(self.at(net.now()));
         let (hub, mut delivery) = self.delivery(net);
         hub.advance(horizon, ENDS_PER_TURN, &mut delivery);
     }
 
-    /// Those who are on their way out go on, as far as one turn goes.
+    /// Continues disconnecting the peers that are leaving, up to the limit of one turn.
     fn depart(&mut self, net: &mut impl Net) {
         let steps = self.limits.leaves_per_turn;
         let (hub, mut delivery) = self.delivery(net);
@@ -279,7 +280,7 @@ impl Switch {
         }
     }
 
-    /// The web door, and what stands behind it.
+    /// Borrows the web door, and the application behind it.
     fn split(&mut self) -> (&mut Web<Browser>, Site<'_>) {
         let site = Site {
             hub: &mut self.hub,
@@ -293,8 +294,8 @@ impl Switch {
         (&mut self.web, site)
     }
 
-    /// Takes in what the journal has to tell. A change that is taken back is work like any other:
-    /// those that a turn has no room for come in the next.
+    /// Handles what the journal reports. Undoing a change counts as work: what exceeds the budget
+    /// of this turn is undone in the next.
     fn hear_journal(&mut self, net: &mut impl Net) {
         while let Some(event) = self.journal.poll() {
             let is_undo = matches!(event, Event::Undo(_));
@@ -320,7 +321,7 @@ impl Switch {
             Event::Lost { from, upto } => {
                 self.hub.all_taken_back();
                 self.lose(net, from, upto);
-                // What came back may have ended meanwhile.
+                // A state that was restored may have expired meanwhile.
                 return self.advance(net);
             }
         };
@@ -344,7 +345,7 @@ impl Switch {
 struct Delivery<'a, N> {
     net: &'a mut N,
     web: &'a mut Web<Browser>,
-    /// What goes to everybody in a channel of that namespace is gathered.
+    /// Gathers what goes to all of a channel in the namespace `gathers_in`.
     crowd: &'a mut Crowd,
     gathers_in: Option<NsId>,
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
@@ -352,7 +353,7 @@ struct Delivery<'a, N> {
     shared: &'a mut SharedStates,
     deliveries: &'a mut u64,
     work: &'a mut usize,
-    /// Whom it has reached, if they are to be counted.
+    /// The routes reached, if they are to be counted.
     reached: Option<&'a mut HashSet<Route>>,
 }
 
@@ -367,9 +368,9 @@ impl<N: Net> Outbox for Delivery<'_, N> {
         if let Some(reached) = &mut self.reached {
             reached.insert(route);
         }
-        // A slow peer is cut, not thinned: it comes back and gets the state. Neither what is being
-        // sent counts against it, nor what it asked for itself, nor what has not yet been offered
-        // to it; and no message by its size. Behind what was too much, the net takes nothing more.
+        // A slow peer is disconnected, not given a thinned stream: it reconnects and gets the
+        // state. Not counted: the frame being sent, answers it asked for, frames not yet offered to
+        // the kernel. No message is too much by itself. Past the limit the net queues nothing more.
         if self.web.publish(self.net, route, publication) {
             self.leaving.push((route, CloseReason::SlowConsumer));
         }
@@ -403,8 +404,8 @@ impl<N: Net> Outbox for Delivery<'_, N> {
     }
 
     fn changed(&mut self, undo: Undo) {
-        // A text that a `push` has made a list was looked into, and what is dropped is long. That
-        // states end is nobody's command, and keeps none from being carried out.
+        // A `push` that made a list of a text has parsed the text, and dropped elements may be
+        // long. Expiry is no command's work, and must not keep commands from being carried out.
         *self.work += if undo.is_end() { 0 } else { undo.bytes() / WORK_BYTES };
         self.shared.forget(undo.key.as_ref());
         self.journal.changed(undo);
@@ -426,12 +427,12 @@ impl Handler for Switch {
                 self.seats.seat_browser(conn);
                 self.web.opened(net, conn, from);
             }
-            // It is the admin's, who has a handler of its own.
+            // The admin door has a handler of its own.
             Door::Admin => {}
         }
     }
 
-    /// States and keys end at a date, and not later because nobody was there.
+    /// States and keys expire by date: the time for which the process stood still counts.
     fn stood_still(&mut self, ms: u64) {
         self.epoch = self.epoch.saturating_add(ms);
     }
@@ -549,7 +550,7 @@ impl Handler for Switch {
         self.is_flooded(net);
         self.note_shortage(net);
         self.depart(net);
-        // An entry meets the states of its own moment, even if it comes late.
+        // Only up to the horizon: an entry that comes late still meets the states of its own time.
         self.advance(net);
         self.hear_journal(net);
         self.look_at_keys(net);

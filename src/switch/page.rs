@@ -1,5 +1,4 @@
-//! What the browsers' port serves beside the protocol: the page to try the server with. Without
-//! `--demo` there is nothing.
+//! The demo page, which the browsers' port serves beside the protocol. Nothing without `--demo`.
 
 use super::browser::Site;
 use crate::codec::http::{Head, Response};
@@ -9,12 +8,12 @@ use crate::frame::Frame;
 
 const JSON: &str = "application/json; charset=UTF-8";
 
-/// What a person is told who looks at the port of a server without the page.
+/// What a person is told who opens the port of a server without the page.
 const FOR_PERSONS: &str = "\
 This is fws, a push server: clients connect under /socket; with --demo there is a page here.
 ";
 
-/// How long the token of a guest of the demo page is good.
+/// How long the token of a demo guest is valid.
 const DEMO_TOKEN_SECONDS: u64 = 600;
 
 /// What `--demo` serves beside the protocol.
@@ -27,7 +26,7 @@ pub struct Demo {
 }
 
 impl Site<'_> {
-    /// The page to try the server with; not found without `--demo`, and at `/` with a word on it.
+    /// Answers a request for the demo. Without `--demo` that is 404, with an explanation at `/`.
     pub(super) fn answer_demo(&self, net: &mut impl Net, head: &Head<'_>) -> Response {
         let not_found = || Response::new(404).text(sockjs::NOT_FOUND);
         let Some(demo) = self.demo else {
@@ -45,7 +44,7 @@ impl Site<'_> {
                 let ns = self.hub.namespace(&demo.namespace);
                 let key = ns.and_then(|ns| self.hub.keys(ns, self.at(now)).next());
                 let Some(key) = key else { return not_found() };
-                // A page that comes back for a new token stays who it was.
+                // A page that asks for a new token stays the same guest.
                 let said = head.query().and_then(|query| query.strip_prefix("guest="));
                 let guest = said.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
                     let mut bytes = [0; 4];

@@ -1,5 +1,5 @@
-//! Replies to back ends: what they say, and how they leave. All that may leave by the end of a call
-//! leaves as one frame; what reports or shows something that is not durable yet waits for that.
+//! Replies to back ends: their texts, and how they leave. Those that may leave by the end of a call
+//! do so as one frame; one that reports or shows what is not durable yet waits for that.
 
 use std::borrow::Cow;
 
@@ -13,18 +13,18 @@ use crate::hub::{KeyRef, NsId, Outcome, Presence, Refusal, Spot};
 use crate::journal::Mark;
 use crate::reason::CloseReason;
 
-/// So many bytes of replies count as one message handed out, of the work of a turn.
+/// Bytes of replies that count as one message delivered, in the work of a turn.
 pub(super) const WORK_BYTES: usize = 256;
-/// What one connection with a name of ten bytes is in the answer to `channelInfo`.
+/// Size of one connection in the answer to `channelInfo`, with a user name of ten bytes.
 const MEMBER_BYTES: usize = 52;
-/// Memory that is kept for replies to come.
+/// The most memory allocated in advance for the next replies.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 pub(super) const SUCCESS: &[u8] = b"{\"success\":true}";
-/// That of [`command::STORE_FAILED`]: all that is lost at once is answered with it.
+/// The body of [`command::STORE_FAILED`], which replaces every reply that is lost.
 const LOST: &[u8] = b"{\"success\":false,\"reason\":\"Error store, try latter...\",\"code\":302}";
 
-/// Body of a reply. Most are one and the same.
+/// The body of a reply. Most are [`SUCCESS`], which is not copied.
 pub(super) type Body = Cow<'static, [u8]>;
 
 /// A reply that waits for the disk.
@@ -32,9 +32,9 @@ pub(super) type Body = Cow<'static, [u8]>;
 pub(super) enum Owed {
     /// [`SUCCESS`]
     Success,
-    /// Anything else that a command has done, or shows.
+    /// Any other result of a command.
     Said(Box<[u8]>),
-    /// What it was refused for; that has been counted.
+    /// A refusal, which has been counted.
     Refusal(Box<[u8]>),
     /// What it reported or showed is lost: [`LOST`].
     Lost,
@@ -45,7 +45,7 @@ impl Owed {
         if body == SUCCESS { Owed::Success } else { Owed::Said(body.into()) }
     }
 
-    /// What it says.
+    /// Returns the bytes that are sent.
     pub fn body(&self) -> &[u8] {
         match self {
             Owed::Success => SUCCESS,
@@ -55,8 +55,8 @@ impl Owed {
     }
 }
 
-/// Where replies go: out with the next [`Switch::send_replies`], or to those that wait for the
-/// disk.
+/// Takes replies: those that may leave go out with the next [`Switch::send_replies`], the others
+/// wait for the disk.
 pub(super) struct ReplySink<'a> {
     pub buffer: &'a mut Vec<u8>,
     pub owing: &'a mut Vec<ConnId>,
@@ -64,7 +64,7 @@ pub(super) struct ReplySink<'a> {
 }
 
 impl ReplySink<'_> {
-    /// Says a reply, or owes it until what it reports or shows is durable.
+    /// Adds a reply, or queues it until what it reports or shows is durable.
     #[inline]
     pub fn reply(&mut self, conn: ConnId, controller: &mut Controller, body: &[u8], mark: Mark) {
         if controller.replies.is_empty() && mark <= self.durable {
@@ -82,7 +82,7 @@ impl ReplySink<'_> {
         self.owe(conn, controller, Owed::Refusal(body.into()), mark);
     }
 
-    /// Keeps a reply until that is durable, and what is owed before it has left.
+    /// Queues a reply until its mark is durable and all replies before it have left.
     fn owe(&mut self, conn: ConnId, controller: &mut Controller, owed: Owed, mark: Mark) {
         if controller.replies.is_empty() {
             self.owing.push(conn);
@@ -93,19 +93,19 @@ impl ReplySink<'_> {
 }
 
 impl Switch {
-    /// Where replies go.
+    /// Borrows the reply sink.
     pub(super) fn reply_sink(&mut self) -> ReplySink<'_> {
         let durable = self.journal.durable();
         ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable }
     }
 
-    /// Bytes of all replies that wait for the disk.
+    /// Returns the bytes of all replies that wait for the disk.
     pub(super) fn replies_owed(&self) -> usize {
         let owing = self.owing.iter().filter_map(|conn| self.seats.look_at(*conn));
         owing.map(|controller| controller.replies_bytes).sum()
     }
 
-    /// Sends, or owes, what a command is answered with.
+    /// Sends the answer to a command, or queues it.
     #[inline(always)]
     pub(super) fn say(
         &mut self,
@@ -122,7 +122,7 @@ impl Switch {
         Ok(())
     }
 
-    /// Sends, or owes, the refusal of a command. An error closes the connection behind it.
+    /// Sends the refusal of a command, or queues it. An error closes the connection after that.
     pub(super) fn refuse(
         &mut self,
         net: &mut impl Net,
@@ -131,8 +131,8 @@ impl Switch {
         refused: &Refused,
     ) -> Result<(), CloseReason> {
         self.count_refused(net, controller, refused);
-        // What is said of a name that is taken, and of states, shows how they are. No name goes
-        // before that is durable, and a key is known by what it opens.
+        // A refusal for a taken name or for a state shows what is recorded: it waits for the disk.
+        // Others do not: no name goes before that is durable, and a key is known by what it opens.
         let mark = match refused.code {
             309 => self.journal.mark(),
             313 | 314 => self.journal.mark_of_states(),
@@ -150,7 +150,7 @@ impl Switch {
         Ok(())
     }
 
-    /// What was recorded between these marks is lost, and undone: whoever waited for it is told.
+    /// Tells the waiting back ends that what was recorded between these marks is lost and undone.
     pub(super) fn lose(&mut self, net: &mut impl Net, from: Mark, upto: Mark) {
         let mut lost = 0;
         for conn in &self.owing {
@@ -173,7 +173,7 @@ impl Switch {
         self.report_soon(net.now());
     }
 
-    /// A back end is gone, and waits for nothing any more.
+    /// Removes a back end that has gone from all queues.
     pub(super) fn leave_lines(&mut self, conn: ConnId, controller: &Controller) {
         let is_another = |other: &ConnId| *other != conn;
         self.owing.retain(is_another);
@@ -187,17 +187,17 @@ impl Switch {
         }
     }
 
-    /// What a reply waits for that shows a state.
+    /// Returns the mark that a reply showing this state waits for.
     pub(super) fn mark_of(&self, ns: NsId, spot: Spot<'_>) -> Mark {
         let number = self.hub.number(ns).unwrap_or_default();
         self.journal.mark_of(KeyRef::State { ns: number, spot })
     }
 
-    /// Somebody wants a place, and all are taken: of those who have said all that they will, and
-    /// wait for nothing but the disk, the one that has waited for longest goes without its replies.
-    /// Most have nobody left to read them. Whether there was one.
+    /// Makes a place when all connections are taken: of the back ends that are ended and wait only
+    /// for the disk, the one that has waited longest is closed without its replies. Most of those
+    /// have nobody left to read them. Returns whether there was one.
     pub(super) fn dismiss_ended(&mut self, net: &mut impl Net) -> bool {
-        // Not all are looked at for every newcomer.
+        // Saves a search of all of `owing` for each newcomer.
         if !self.may_be_ended {
             return false;
         }
@@ -218,7 +218,7 @@ impl Switch {
         true
     }
 
-    /// Sends the replies that have become durable, as many as fit in a turn.
+    /// Sends the replies that have become durable, within the budget of a turn.
     pub(super) fn release(&mut self, net: &mut impl Net) {
         let (durable, mut work) = (self.journal.durable(), 0);
         let mut owing = std::mem::take(&mut self.owing).into_iter();
@@ -243,7 +243,7 @@ impl Switch {
             self.close_when_answered(net, conn, &mut controller);
             self.seats.put_back(conn, controller);
         }
-        // The others' turn is the next.
+        // The rest follow in the next turn.
         self.is_releasing = owing.len() > 0;
         self.may_be_ended |= self.is_releasing;
         let seen = std::mem::replace(&mut self.owing, owing.collect());
@@ -252,15 +252,15 @@ impl Switch {
         self.readmit(net);
     }
 
-    /// Sends the replies that are there, as one frame: clients read a reply as one piece (protocol
-    /// part 2), and the kernel takes many as one.
+    /// Sends the pending replies as one frame: clients read a reply as one piece (protocol part 2),
+    /// and one write takes many.
     pub(super) fn send_replies(&mut self, net: &mut impl Net, conn: ConnId) {
         if self.reply_buffer.is_empty() {
             return;
         }
-        // States of megabytes take their time as well.
+        // Copying states of megabytes takes time, too.
         self.work += self.reply_buffer.len() / WORK_BYTES;
-        // As much memory as these have taken waits for those that come next, unless it is much.
+        // The next replies get a buffer of the same size, up to a bound.
         let next = Vec::with_capacity(self.reply_buffer.len().min(BUFFER_BYTES));
         let frame = Frame::from(std::mem::replace(&mut self.reply_buffer, next));
         net.send(conn, frame);
@@ -304,8 +304,8 @@ pub(super) fn refusal(refused: &Refused) -> Vec<u8> {
     out
 }
 
-/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 4), unless
-/// that takes more than `max` bytes: names that are long and all escapes could be gigabytes.
+/// `{"countUser":2,"countConnection":3,"connId_UserId":{"CID":"1",…}}` (protocol part 4), refused
+/// if longer than `max` bytes: long names full of escapes could make gigabytes.
 pub(super) fn info(presence: &Presence<'_>, max: usize) -> Result<Vec<u8>, Refused> {
     let (users, connections) = (presence.users, presence.connections.len());
     let mut out =

@@ -1,45 +1,45 @@
-//! Who is connected, and as what: back ends, each with what is known of it, and by their slots
-//! those who have come through the web door, which knows the rest of them.
+//! The open connections and their roles: back ends, each with its [`Controller`], and browsers, by
+//! slot only, because the web door keeps the rest about them.
 
 use std::collections::BTreeMap;
 
 use super::control::Controller;
 use crate::edge::ConnId;
 
-/// So many places are kept, however few are taken.
+/// Entries that are kept allocated, however few are used.
 const KEPT: usize = 1024;
 
-/// All connections but those of the admin.
+/// All connections except those of the admin listener.
 #[derive(Debug, Default)]
 pub(super) struct Seats {
-    /// None, while it is being served.
+    /// `None` while the controller is taken out to be served.
     controllers: BTreeMap<ConnId, Option<Box<Controller>>>,
-    /// By the slot of the connection: which life of the slot it is, and one more; 0 for nobody.
+    /// By slot: generation of the connection plus one; 0 if there is none.
     browsers: Vec<u32>,
 }
 
 impl Seats {
-    /// How many back ends there are.
+    /// Returns the number of back ends.
     pub fn controllers(&self) -> usize {
         self.controllers.len()
     }
 
-    /// All back ends, in the order of their slots.
+    /// Returns all back ends, in the order of their slots.
     pub fn all_controllers(&self) -> Vec<ConnId> {
         self.controllers.keys().copied().collect()
     }
 
-    /// So many back ends at most, from that one on.
+    /// Returns at most `most` back ends, starting with `conn`.
     pub fn controllers_from(&self, conn: ConnId, most: usize) -> Vec<ConnId> {
         self.controllers.range(conn..).map(|(conn, _)| *conn).take(most).collect()
     }
 
-    /// A back end, unless it is being served.
+    /// Returns a back end, unless it is taken out to be served.
     pub fn controller(&mut self, conn: ConnId) -> Option<&mut Controller> {
         self.controllers.get_mut(&conn)?.as_deref_mut()
     }
 
-    /// The same, to look at.
+    /// The same, for reading.
     pub fn look_at(&self, conn: ConnId) -> Option<&Controller> {
         self.controllers.get(&conn)?.as_deref()
     }
@@ -49,34 +49,34 @@ impl Seats {
         self.controllers.contains_key(&conn)
     }
 
-    /// Whether somebody of either kind is here.
+    /// Whether this connection, of either kind, is open.
     pub fn has(&self, conn: ConnId) -> bool {
         self.is_controller(conn) || self.is_browser(conn)
     }
 
-    /// A back end, to be served and put back.
+    /// Takes a back end out to serve it; the caller puts it back.
     pub fn take(&mut self, conn: ConnId) -> Option<Box<Controller>> {
         self.controllers.get_mut(&conn)?.take()
     }
 
-    /// One that has been served.
+    /// Puts back a back end that has been served.
     pub fn put_back(&mut self, conn: ConnId, controller: Box<Controller>) {
         if let Some(place) = self.controllers.get_mut(&conn) {
             *place = Some(controller);
         }
     }
 
-    /// A back end has come.
+    /// Adds a back end.
     pub fn seat_controller(&mut self, conn: ConnId, controller: Controller) {
         self.controllers.insert(conn, Some(Box::new(controller)));
     }
 
-    /// A back end has gone, if this was one.
+    /// Removes a back end, if this is one.
     pub fn leave_controller(&mut self, conn: ConnId) -> Option<Box<Controller>> {
         self.controllers.remove(&conn).flatten()
     }
 
-    /// Somebody has come through the web door.
+    /// Adds a connection of the web door.
     pub fn seat_browser(&mut self, conn: ConnId) {
         if self.browsers.len() <= conn.index() {
             self.browsers.resize(conn.index() + 1, 0);
@@ -84,24 +84,24 @@ impl Seats {
         self.browsers[conn.index()] = conn.generation.wrapping_add(1);
     }
 
-    /// Who is in that slot, if they came through the web door. `None` behind the last of them.
+    /// Returns the web connection in that slot, `Some(None)` for none; `None` past the last slot.
     pub fn browser(&self, slot: usize) -> Option<Option<ConnId>> {
         let life = *self.browsers.get(slot)?;
         let conn = (life != 0).then(|| ConnId::new(slot as u32, life.wrapping_sub(1)));
         Some(conn)
     }
 
-    /// Whether this is one of them.
+    /// Whether this is a connection of the web door.
     pub fn is_browser(&self, conn: ConnId) -> bool {
         self.browser(conn.index()).flatten() == Some(conn)
     }
 
-    /// All of them.
+    /// All connections of the web door.
     pub fn browsers(&self) -> impl Iterator<Item = ConnId> {
         (0..self.browsers.len()).filter_map(|slot| self.browser(slot).flatten())
     }
 
-    /// One of them has gone. Places behind the last are given back when most are empty.
+    /// Removes one; drops trailing empty entries, and memory when most of it is unused.
     pub fn leave_browser(&mut self, conn: ConnId) {
         if let Some(life) = self.browsers.get_mut(conn.index()) {
             *life = 0;

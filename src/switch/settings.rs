@@ -1,4 +1,4 @@
-//! What a switch is told at the start, and what of it may be another while the server runs.
+//! The settings of a switch at the start, and those that can change while the server runs.
 
 use super::{Demo, Switch};
 use crate::address::Proxies;
@@ -12,47 +12,47 @@ use crate::reason::CloseReason;
 use crate::time::{Now, UnixMillis};
 use crate::web::Service;
 
-/// Places at which it is looked in one turn whether somebody is there: about 50 µs.
+/// Slots examined in one turn for connections to count: about 50 µs.
 const COUNTED_PER_TURN: usize = 64;
 
-/// What a switch is told at the start.
+/// The settings of a switch at the start.
 #[derive(Debug)]
 pub struct Settings {
     /// All limits.
     pub limits: Limits,
-    /// Opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.
+    /// The key required for `registerNameSpace`, `removeNameSpace` and `rotateKey`.
     pub server_key: String,
-    /// The page to try the server with, if it is to be served.
+    /// The demo page, if it is served.
     pub demo: Option<Demo>,
-    /// How browsers are served.
+    /// How browsers are served over SockJS.
     pub sockjs: SockJs,
-    /// Proxies that are believed where they say whom they speak for.
+    /// Trusted proxies: their word is taken for the address of the client they forward.
     pub proxies: Proxies,
     /// The time at the start.
     pub now: Now,
-    /// The same moment on the scale of entries and states; the date, unless an earlier run had
-    /// another idea of it.
+    /// The same moment on the scale of entries and states: the date, unless an earlier run recorded
+    /// another.
     pub at: UnixMillis,
 }
 
-/// What of SockJS can be switched, and how it is.
+/// The SockJS options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SockJs {
-    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
+    /// Whether answers set the cookie `JSESSIONID`, which some load balancers use for stickiness.
     pub cookie: bool,
-    /// Whether `jsonp` is served: scripts of other sites then run in the page.
+    /// Whether `jsonp` is served: it lets scripts of other sites run in the page.
     pub jsonp: bool,
     /// Whether `htmlfile` is served.
     pub htmlfile: bool,
-    /// The script that the iframe page loads, if it is not the server's own.
+    /// URL of the script that the iframe page loads, if it is not the server's own.
     pub script: Option<String>,
-    /// Sites whose pages may connect; all may if there is none here.
+    /// Origins whose pages may connect; all may if this is empty.
     pub origins: Vec<String>,
 }
 
 impl Settings {
-    /// These limits and this key for the operator, and of all else what there is without a
-    /// configuration, from now on.
+    /// Creates settings with these limits and this server key, defaults for all else, starting at
+    /// `now`.
     pub fn new(limits: Limits, server_key: &str, now: Now) -> Settings {
         let (sockjs, proxies) = (SockJs::default(), Proxies::default());
         let (server_key, at) = (server_key.to_owned(), now.unix);
@@ -67,9 +67,9 @@ impl Default for SockJs {
 }
 
 impl Switch {
-    /// Makes a namespace with a key that the configuration gives it, before the doors open; or
-    /// gives it to the one that is there. Its key is not recorded: the configuration is the record
-    /// of that. `None` if there is no room for it.
+    /// Declares a namespace of the configuration, at the start or a reload: creates it with this
+    /// key, or gives it the key ([`crate::hub::Hub::declare`]). The key is not recorded: the
+    /// configuration is its record. Returns `None` if there is no room.
     pub fn declare(&mut self, name: &str, key: &str) -> Option<Declared> {
         struct Recorded<'a>(&'a mut dyn Journal);
         impl Outbox for Recorded<'_> {
@@ -85,8 +85,8 @@ impl Switch {
         self.hub.declare(name, key, &mut Recorded(&mut *self.journal))
     }
 
-    /// From now on these limits hold, and browsers are served like this. What has begun goes on as
-    /// it is: nobody is let go because there would be no room for them any more.
+    /// Applies new limits and SockJS options. What has begun continues: no connection is closed
+    /// because it would exceed a new limit.
     pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
         if self.limits.connections_per_address == 0 && limits.connections_per_address > 0 {
             self.count_from = Some(0);
@@ -95,9 +95,9 @@ impl Switch {
         self.hub.set_limits(limits.clone());
         self.journal.reload(limits);
         self.intake.reload();
-        // Whoever waits may find room now, and nothing else may happen for long.
+        // Waiting connections may find room now, and nothing else may wake the loop for long.
         self.is_releasing = true;
-        // And what waits for the disk may be refused now: it is looked at again.
+        // A command that waits for the disk may be refused under the new limits: look at it again.
         for conn in &self.crowded {
             if let Some(controller) = self.seats.controller(*conn) {
                 controller.waits_for_disk = false;
@@ -107,8 +107,7 @@ impl Switch {
         self.web.reload(vec![service(sockjs, limits)], limits.clone(), now);
     }
 
-    /// Those who came when there was no cap on the connections of one address, and have not been
-    /// counted yet, are: some in a turn.
+    /// Counts the connections that were opened while there was no cap per address, a few per turn.
     pub(super) fn count_in(&mut self, net: &impl Net) {
         let Some(from) = self.count_from else { return };
         let slots = from..from + COUNTED_PER_TURN;
@@ -124,23 +123,23 @@ impl Switch {
         self.count_from = Some(slots.end);
     }
 
-    /// From now on this key opens `registerNameSpace`, `removeNameSpace` and `rotateKey`.
+    /// Sets the key for `registerNameSpace`, `removeNameSpace` and `rotateKey`.
     pub fn set_server_key(&mut self, key: &str) {
         key.clone_into(&mut self.server_key);
     }
 
-    /// The configuration names a namespace no more (see [`crate::hub::Hub::undeclare`]).
+    /// Withdraws a namespace from the configuration (see [`crate::hub::Hub::undeclare`]).
     pub fn undeclare(&mut self, name: &str) -> bool {
         self.hub.undeclare(name)
     }
 }
 
-/// States shorter than this are not shared: what is queued for a connection anyway is the bound.
+/// States shorter than this are not shared: the queue limit of each connection bounds them already.
 pub(super) const fn shared_bytes_min(limits: &Limits) -> usize {
     limits.answers_pause_bytes / 64
 }
 
-/// The one place where SockJS is served.
+/// The one service, at the one prefix, for SockJS.
 pub(super) fn service(options: SockJs, limits: &Limits) -> Service {
     let service = Service::new(sockjs::PREFIX, limits);
     let SockJs { cookie, jsonp, htmlfile, script, origins } = options;

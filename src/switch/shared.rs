@@ -1,8 +1,8 @@
-//! Large states that are on their way to somebody: encoded once for each wire form, however many
-//! subscribe. It owns nothing but references to frames, and lets go of those that nobody waits for
-//! any more. The switch asks it at each subscribe and tells it of each change.
+//! Large states on their way to subscribers: encoded once for each wire form, however many
+//! subscribe. It holds only references to frames, and drops those that no connection has queued any
+//! more. The switch asks it at each subscribe and tells it of each change.
 //!
-//! A state that nobody asks for costs nothing here, and a small one is not worth the care: what a
+//! A state that nobody asks for costs nothing here. A small one is not worth sharing: what a
 //! connection may have queued beside one state is bounded anyway.
 
 use hashbrown::HashMap;
@@ -14,18 +14,18 @@ use crate::limits::Limits;
 use crate::publication::{Form, Publication};
 use crate::time::Millis;
 
-/// Between two looks for frames that nobody waits for any more.
+/// Interval between two sweeps for frames that nobody else holds any more.
 const SWEEP_MS: u64 = 1000;
-/// What may be held for nobody before that: one part in so many of what may wait for all.
+/// Unused frames that may be held until then: one part in so many of the limit on queued answers.
 const HELD_PART: usize = 4;
 
-/// Frames of states, by the name of their row.
+/// Frames of states, by the key of their row.
 #[derive(Debug)]
 pub(super) struct SharedStates {
     /// States shorter than this are not shared.
     bytes_min: usize,
     frames: HashMap<Key, Vec<(Form, Frame)>>,
-    /// Bytes of all frames, and how many of them are too many to wait for the next look.
+    /// Bytes of all frames, and the number of bytes above which a sweep does not wait for its time.
     bytes: usize,
     bytes_max: usize,
     held_max: usize,
@@ -33,26 +33,26 @@ pub(super) struct SharedStates {
 }
 
 impl SharedStates {
-    /// Shares what is worth it by these limits.
+    /// Creates a store with the thresholds that follow from these limits.
     pub fn new(limits: &Limits) -> SharedStates {
         let (bytes_min, held_max) = (shared_bytes_min(limits), limits.answers_bytes / HELD_PART);
         let (frames, bytes_max) = (HashMap::new(), held_max);
         SharedStates { bytes_min, frames, bytes: 0, bytes_max, held_max, sweep_at: None }
     }
 
-    /// From now on these limits hold.
+    /// Applies new limits.
     pub fn reload(&mut self, limits: &Limits) {
         self.bytes_min = shared_bytes_min(limits);
         self.held_max = limits.answers_bytes / HELD_PART;
         self.bytes_max = self.bytes_max.min(self.bytes + self.held_max);
     }
 
-    /// Whether a state of so many bytes is worth the care.
+    /// Whether a state of so many bytes is large enough to be shared.
     pub fn is_worth(&self, bytes: usize) -> bool {
         bytes >= self.bytes_min
     }
 
-    /// Gives a publication of the state under that key the frames that it has been given before.
+    /// Gives the frames encoded earlier for the state under that key to a publication of it.
     pub fn lend(&self, key: &Key, publication: &Publication<'_>) {
         for (form, frame) in self.frames.get(key).into_iter().flatten() {
             publication.lend(*form, frame);
@@ -74,19 +74,19 @@ impl SharedStates {
         }
     }
 
-    /// The state under that key is no longer what it was.
+    /// Drops the frames of a state that has changed.
     pub fn forget(&mut self, key: KeyRef<'_>) {
         if self.frames.is_empty() {
             return;
         }
         for (_, frame) in self.frames.remove(&key).into_iter().flatten() {
             self.bytes -= frame.len();
-            // It may have been waited for.
+            // If the frame was in use, `bytes_max` included it.
             self.bytes_max = self.held_max.max(self.bytes_max - frame.len());
         }
     }
 
-    /// Any state may be another now.
+    /// Drops all frames: any state may have changed.
     pub fn clear(&mut self) {
         (self.frames, self.sweep_at) = (HashMap::new(), None);
         (self.bytes, self.bytes_max) = (0, self.held_max);
@@ -97,14 +97,14 @@ impl SharedStates {
         self.sweep_at
     }
 
-    /// Time has gone on.
+    /// Sweeps if it is time to.
     pub fn tick(&mut self, now: Millis) {
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(now);
         }
     }
 
-    /// Lets go of what nobody waits for.
+    /// Drops frames that nobody else holds.
     fn sweep(&mut self, now: Millis) {
         self.frames.retain(|_, kept| {
             kept.retain(|(_, frame)| frame.is_shared());
@@ -116,7 +116,7 @@ impl SharedStates {
             self.bytes = self.frames.values().flatten().map(|(_, frame)| frame.len()).sum();
             self.sweep_at = Some(now.plus(SWEEP_MS));
         }
-        // What is left is waited for, and costs nothing here.
+        // What is left is in use by others, and costs nothing more here.
         self.bytes_max = self.bytes + self.held_max;
     }
 }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::hub::Place;
 
-    /// Shares all that is not empty.
+    /// Shares every state that is not empty.
     fn shared() -> SharedStates {
         SharedStates::new(&Limits { answers_pause_bytes: 64, ..Limits::default() })
     }
@@ -171,7 +171,7 @@ mod tests {
             let publication = Publication::new("c", &data);
             publication.frame(Form::Raw);
             shared.keep(key(&number.to_string()), &publication, Millis(0));
-            // That one is not handed over yet.
+            // The frame just added is not handed over yet.
             assert!(shared.bytes <= held_max + data.len() + 64);
         }
     }

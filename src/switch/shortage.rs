@@ -1,7 +1,8 @@
-//! What there is when answers that wait, for browsers and for back ends, take too much memory:
-//! requests for more than a little wait until there is room, and of those who take nothing they go
-//! first that are owed most. Whoever takes its answers, at whatever pace, gets them. Called by the
-//! switch at the end of each turn, and where back ends ask.
+//! What happens when queued answers, for browsers and back ends, take too much memory: requests for
+//! large answers wait for room, and connections that take nothing are closed, the largest queue
+//! first. A client that takes its answers, at whatever pace, gets them, unless room is still
+//! missing after `PATIENCE_MS`. Called by the switch at the end of each turn, and where back ends
+//! ask.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -18,53 +19,53 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// Between two looks at all: whoever has taken nothing from one to the next may be cut.
+/// Interval between two scans: a connection that took nothing in between may be closed.
 const IDLE_MS: u64 = 1000;
-/// If there is no room after so long, one at each look goes that has taken least, though it takes
-/// something: else a few who take a byte now and then could keep all others waiting for ever.
+/// If there is still no room after this time, each scan may close the slowest connection though it
+/// takes something: else a few that take a byte now and then could block all others for ever.
 const PATIENCE_MS: u64 = 60_000;
-/// Connections cut in one turn.
+/// Connections closed in one turn.
 const CUTS_PER_TURN: usize = 4;
-/// What one connection takes in a list of those who are in a channel, beside the name of its user.
+/// Size of one connection in the answer to `channelInfo`, without the name of its user.
 const LISTED_BYTES: usize = 48;
-/// Of the room for answers so much again is for those that wait for the disk: one part in so many.
+/// Room for answers that wait for the disk: one part in so many of the limit, in addition to it.
 const OWED_PART: usize = 8;
-/// And for name spaces that are owed little, while there is no room: so much beyond what waited
-/// when that began, which was one answer more than the room, and what had become durable, at most.
+/// Room in a shortage for namespaces that are owed little: one part in so many of the limit, beyond
+/// what was queued at its start (at most the limit, one answer, and what had just become durable).
 const SHARES_PART: usize = 4;
-/// Between two counts of what each name space is owed.
+/// Interval between two counts of what each namespace is owed.
 const COUNT_MS: u64 = 100;
 
-/// Too much waits.
+/// A shortage: queued answers take too much memory.
 #[derive(Debug)]
 pub(super) struct Shortage {
     since: Millis,
-    /// When to look at all again.
+    /// When to scan again.
     look_at: Millis,
-    /// Who was owed answers at the last look: what each had taken when it was first seen, and then.
+    /// Connections with queued answers at the last scan: bytes taken when first seen, and then.
     seen: BTreeMap<ConnId, (u32, u32)>,
-    /// Those who are to go, the one that is owed most at the end, with what each had taken.
+    /// Connections to close, the largest queue last, with the bytes that each had taken.
     chosen: Vec<Owed>,
-    /// What waits for those who are on their way out.
+    /// Bytes queued for connections that are being closed.
     going: usize,
-    /// What waited when it began.
+    /// Bytes queued when the shortage began.
     before: usize,
-    /// What the back ends of each name space are owed, since the last count: what they have taken
-    /// by then is no longer in it. Nothing is known before the first.
+    /// What each namespace's back ends are owed: the queues at the last count, and what was granted
+    /// since. `None` before the first count.
     shares: Option<BTreeMap<NsId, usize>>,
     count_at: Millis,
 }
 
-/// What there is to know of an answer before it is made.
+/// What is known of an answer before it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prospect {
     /// It may be made now.
     Free,
-    /// The same; but it will wait for the disk, and is of so many bytes.
+    /// It may be made now, but has to wait for the disk; its size in bytes.
     Owed(usize),
-    /// It would wait for the disk, and there is no room for that: so its request does.
+    /// It would have to wait for the disk, and there is no room: the request waits.
     Disk,
-    /// It could leave, of so many bytes, and there is no room for it.
+    /// It could be sent, but there is no room for its size in bytes.
     Room(usize),
 }
 
@@ -98,9 +99,9 @@ impl Wanted {
     }
 }
 
-/// Whether there is room for so short an answer all the same: an eighth beyond the bound, and
-/// beyond what name spaces have that are owed little, is for those, which a few that take their
-/// time over large ones would keep from everybody.
+/// Whether there is room for such a short answer all the same. Short answers have an eighth of the
+/// limit beyond it and beyond the share of namespaces that are owed little, so that a few slow
+/// readers of large answers do not block them.
 pub(super) fn has_reserve(limits: &Limits, net: &impl Net, bytes: usize) -> bool {
     let max = limits.answers_bytes;
     let is_little = bytes <= limits.answers_pause_bytes / 4;
@@ -114,10 +115,9 @@ impl Shortage {
         Shortage { since: now, look_at, seen, chosen, going: 0, before, shares, count_at }
     }
 
-    /// Whether a name space gets an answer of so many bytes all the same, and notes it: as long as
-    /// what it is owed then is not more than what is left then (as in `hub/share.rs`). So the first
-    /// that comes gets half of what there is for those, the next a quarter, and there is always
-    /// something for one more.
+    /// Grants a namespace an answer of so many bytes, and notes it, if what it is owed then is not
+    /// more than the room left then (as in `hub/share.rs`). So the first namespace gets half of
+    /// that room, the next a quarter, and something is always left for one more.
     fn takes_share(&mut self, (ns, bytes): (NsId, usize), answers: usize, max: usize) -> bool {
         let Some(shares) = &mut self.shares else { return false };
         let most = self.before + max / SHARES_PART;
@@ -129,7 +129,7 @@ impl Shortage {
         is_fair
     }
 
-    /// Counts what each name space is owed.
+    /// Counts what each namespace is owed.
     fn count(&mut self, net: &impl Net, seats: &Seats) {
         let mut shares = BTreeMap::new();
         for conn in seats.all_controllers() {
@@ -141,7 +141,7 @@ impl Shortage {
         self.count_at = net.now().mono.plus(COUNT_MS);
     }
 
-    /// Looks at all for whom answers wait, but for those of the admin's door.
+    /// Scans all connections with queued answers, except those of the admin door.
     fn look(&mut self, net: &impl Net, seats: &Seats) {
         let now = net.now().mono;
         let before = std::mem::take(&mut self.seen);
@@ -180,7 +180,7 @@ impl Shortage {
 }
 
 impl Switch {
-    /// Notes whether too much waits. It is over when a quarter of the room is free.
+    /// Notes the start of a shortage, or its end, when a quarter of the room is free.
     pub(super) fn note_shortage(&mut self, net: &impl Net) {
         let answers = net.kept().answers;
         if self.shortage.is_none() && answers > self.limits.answers_bytes {
@@ -201,7 +201,7 @@ impl Switch {
         self.shortage.is_some() || net.kept().answers > self.limits.answers_bytes
     }
 
-    /// When a turn is wanted at the latest: at once if what the last one wrote has made room.
+    /// When a turn is wanted at the latest: at once if the output of the last one has made room.
     pub(super) fn shortage_due(&self, net: &impl Net) -> Option<Millis> {
         match &self.shortage {
             Some(shortage) if shortage.chosen.is_empty() && !self.has_room_again(net) => {
@@ -213,7 +213,7 @@ impl Switch {
         }
     }
 
-    /// Cuts those who take nothing and are owed most, a few in each turn, until there is room.
+    /// Closes connections that take nothing, the largest queues first, until there is room.
     pub(super) fn make_room(&mut self, net: &mut impl Net) {
         self.note_shortage(net);
         let Some(mut shortage) = self.shortage.take() else { return };
@@ -228,16 +228,16 @@ impl Switch {
             let Some(owed) = shortage.chosen.pop() else { break };
             let is_patient = net.now().mono < shortage.since.plus(PATIENCE_MS);
             let is_taking = is_patient && net.taken(owed.conn) != owed.taken;
-            // The look may be some turns old: whoever has gone meanwhile is nobody any more.
+            // The scan may be some turns old: skip connections that have gone meanwhile.
             if is_taking || !self.seats.has(owed.conn) {
                 continue;
             }
             net.drop_all(owed.conn);
-            // Of what has begun to go out the rest is still there.
+            // The rest of a frame that is partly sent is still queued.
             shortage.going += net.queued(owed.conn).min(owed.bytes);
             match self.seats.controller(owed.conn) {
                 Some(controller) => {
-                    // Nobody is to make room for it any more.
+                    // It is closed already: nobody has to make room for it any more.
                     controller.end();
                     net.close(owed.conn, CloseReason::Largest);
                 }
@@ -251,7 +251,7 @@ impl Switch {
         self.note_shortage(net);
     }
 
-    /// Whether the answer to a command has to wait: then nothing else of that back end is heard
+    /// Whether the answer to a command has to wait: then nothing else of that back end is handled
     /// meanwhile.
     pub(super) fn puts_off(
         &mut self,
@@ -260,7 +260,7 @@ impl Switch {
         controller: &mut Controller,
         command: &Command<'_>,
     ) -> bool {
-        // What others are answered with is short.
+        // Answers to all other commands are short.
         if !matches!(command, Command::Get { .. } | Command::Info { .. }) {
             return false;
         }
@@ -271,7 +271,7 @@ impl Switch {
                 return false;
             }
             Prospect::Disk if controller.replies.is_empty() => self.owing.push(conn),
-            // There it is already.
+            // It is in `owing` already.
             Prospect::Disk => {}
             Prospect::Room(bytes) if self.takes_share(net, controller, bytes) => return false,
             Prospect::Room(_) => self.hungry.push_back(conn),
@@ -282,8 +282,8 @@ impl Switch {
         true
     }
 
-    /// Whether a back end gets an answer of so many bytes though there is no room, because its name
-    /// space is owed little.
+    /// Grants a back end an answer of so many bytes though there is no room, if its namespace is
+    /// owed little.
     fn takes_share(&mut self, net: &impl Net, controller: &Controller, bytes: usize) -> bool {
         let (answers, max) = (net.kept().answers, self.limits.answers_bytes);
         let (Some(shortage), Some(ns)) = (&mut self.shortage, controller.namespace()) else {
@@ -292,7 +292,7 @@ impl Switch {
         shortage.takes_share((ns, bytes), answers, max)
     }
 
-    /// What there is to know of the answer to a command before it is made.
+    /// Estimates the answer to a command before it is made.
     fn prospect(&self, net: &impl Net, controller: &Controller, command: &Command<'_>) -> Prospect {
         let is_behind = !controller.replies.is_empty();
         let may_be_owed = is_behind || self.journal.durable() < self.journal.mark();
@@ -309,7 +309,7 @@ impl Switch {
                 (bytes, self.shared.is_worth(bytes) && is_owed())
             }
             Command::Info { channel } => {
-                // Of a long list the names of the first speak for all.
+                // A long list is estimated from its first names.
                 let most = self.limits.answers_pause_bytes / LISTED_BYTES;
                 let users = self.hub.users_in(ns, channel).take(most);
                 let bytes: usize = users.map(|user| LISTED_BYTES + user.len()).sum();
@@ -325,14 +325,14 @@ impl Switch {
             _ if !self.shared.is_worth(bytes) => Prospect::Free,
             (false, false) => Prospect::Free,
             (false, true) => Prospect::Room(bytes),
-            // A list shows nothing that could be lost: it waits until what is in front is durable.
+            // A list shows nothing that could be lost: it waits only for the replies before it.
             (true, false) if may_be_kept && self.owed.has_room(bytes, max) => Prospect::Owed(bytes),
             (true, _) => Prospect::Disk,
         }
     }
 
-    /// What somebody asked for who has all replies that were owed: whether it has to wait for the
-    /// disk still. Else it waits for room alone.
+    /// Whether the request of a back end that has all owed replies still has to wait for the disk.
+    /// If not, it is queued for room.
     pub(super) fn still_wants(&mut self, net: &impl Net, conn: ConnId, it: &Controller) -> bool {
         let Some(wanted) = &it.wants else { return false };
         let is_for_disk = self.prospect(net, it, &wanted.command()) == Prospect::Disk;
@@ -342,7 +342,7 @@ impl Switch {
         is_for_disk
     }
 
-    /// There is room for the reply to a command that waited for that.
+    /// Answers a command that waited for room.
     fn answer_wanted(
         &mut self,
         net: &mut impl Net,
@@ -351,7 +351,7 @@ impl Switch {
         wanted: Command<'_>,
     ) {
         let answer = self.execute(net, conn, controller, &wanted);
-        // Nothing that is wanted has to do with keys that could be wrong.
+        // It fails for too many wrong keys only, and no command with a key waits for room.
         let _ = self.say(net, conn, controller, answer);
         self.send_replies(net, conn);
         if controller.fault.is_none() {
@@ -360,9 +360,9 @@ impl Switch {
         self.close_when_answered(net, conn, controller);
     }
 
-    /// Answers the back ends for whose answers there is room now: one at least, whatever others
-    /// have asked for in this turn. While there is none, all are looked at now and then: some may
-    /// be of name spaces that are owed little.
+    /// Answers the back ends for whose answers there is room now: at least one, whatever others
+    /// have asked for in this turn. During a shortage all are examined now and then: the namespace
+    /// of some may be owed little.
     pub(super) fn feed(&mut self, net: &mut impl Net) {
         if self.is_short(net) && !self.count_shares(net) {
             return;
@@ -374,7 +374,7 @@ impl Switch {
         {
             left -= 1;
             let Some(mut controller) = self.seats.take(conn) else { continue };
-            // Whose key has ended is owed nothing large.
+            // A back end whose key has expired gets no large answer.
             self.look_at_key(net, &mut controller);
             if let Some(wanted) = controller.wants.take() {
                 self.feed_one(net, conn, &mut controller, wanted);
@@ -383,7 +383,7 @@ impl Switch {
         }
     }
 
-    /// Counts what each name space is owed, if somebody waits and it is time to; whether it did.
+    /// Counts what each namespace is owed, if a back end waits and it is time; whether it did.
     fn count_shares(&mut self, net: &impl Net) -> bool {
         let Some(shortage) = &mut self.shortage else { return false };
         let is_due = !self.hungry.is_empty() && shortage.count_at <= net.now().mono;
@@ -393,7 +393,7 @@ impl Switch {
         is_due
     }
 
-    /// Answers a back end, if there is room for that; or it waits on.
+    /// Answers a back end if there is room for that; else it continues to wait.
     fn feed_one(
         &mut self,
         net: &mut impl Net,
@@ -404,13 +404,13 @@ impl Switch {
         let command = wanted.command();
         match self.prospect(net, controller, &command) {
             Prospect::Disk => {
-                // It has changed since.
+                // The state has changed since.
                 self.owing.push(conn);
                 controller.wants = Some(wanted);
                 return;
             }
             Prospect::Room(bytes) if !self.takes_share(net, controller, bytes) => {
-                // It was looked at, and of a list at the names of the first.
+                // The estimate is work; for a list it has read the first names.
                 let is_list = matches!(command, Command::Info { .. });
                 let seen = if is_list { bytes.min(self.limits.answers_pause_bytes) } else { 0 };
                 self.work += 1 + seen / WORK_BYTES;
@@ -436,7 +436,7 @@ mod tests {
     use crate::journal::MemoryJournal;
     use crate::time::{Now, UnixMillis};
 
-    /// What waits for each of some peers, who take nothing; a part of each has begun to go out.
+    /// What is queued for each peer, none of which takes anything; a part of each is being sent.
     struct Stuck {
         now: Now,
         owed: Vec<usize>,
@@ -494,15 +494,15 @@ mod tests {
         assert_eq!(net.closed, 0, "they have had no time to take anything");
         net.now.mono = net.now.mono.plus(IDLE_MS);
         switch.make_room(&mut net);
-        // 1300 wait, of which 900 may stay: each that goes leaves what has begun to go out, which
-        // is gone a moment later.
+        // 1300 are queued, of which 900 may stay: each that is closed leaves the part being sent,
+        // which is gone a moment later.
         assert_eq!((net.closed, net.kept().answers), (4, 940));
         switch.make_room(&mut net);
         assert_eq!(net.closed, 4);
     }
 
-    /// Of those who are to go only a few do in a turn. Whoever has gone before its own is nobody
-    /// any more, and in its place may be somebody else.
+    /// Few of the chosen are closed in a turn. One that has gone before its turn is skipped:
+    /// another connection may have its slot.
     #[test]
     fn who_is_gone_when_it_would_have_to_go_is_left_alone() {
         let now = Now { mono: Millis(0), unix: UnixMillis(0) };
@@ -519,7 +519,7 @@ mod tests {
         net.now.mono = net.now.mono.plus(IDLE_MS);
         switch.make_room(&mut net);
         assert_eq!(net.closed, CUTS_PER_TURN);
-        // These are next, and all are lost in this moment.
+        // These are next, and all are lost at this moment.
         (4..13).for_each(|slot| switch.closed(&mut net, conn(slot), CloseReason::PeerLost));
         switch.make_room(&mut net);
         assert_eq!((net.closed, &net.owed[4..8]), (CUTS_PER_TURN, &[300; 4][..]));

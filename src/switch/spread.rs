@@ -1,7 +1,7 @@
-//! An `emit` to many channels that has more to hand out than one turn has room for. It goes on
-//! channel by channel, some in each turn, as if it had been several, one right behind the other.
-//! Its back end has the reply when the last of them has gone out, and is not heard before; others
-//! are. Called where such a command comes, and at the end of each turn.
+//! Long emits: an `emit` to several channels that delivers more than one turn has room for. It
+//! continues channel by channel, some in each turn, as if it had been several commands in a row.
+//! Its back end gets the reply after the last channel and is not read before; others are. Called
+//! where such a command arrives, and at the end of each turn.
 
 use std::borrow::Cow;
 
@@ -16,27 +16,27 @@ use crate::hub::{Change, NsId, Outcome, Refusal, Route};
 use crate::journal::{Mark, Proposal};
 use crate::uuid::Uuid;
 
-/// How many of those who have been reached are remembered for all emits together: as many as one
-/// part in so many of all subscriptions that there may be.
+/// All emits together remember the reached routes of one part in so many of the limit on
+/// subscriptions; beyond that they are finished one after the other.
 const REACHED_PART: usize = 4;
 
-/// What is left of an emit.
+/// The rest of an emit.
 #[derive(Debug)]
 pub(super) struct Spread {
-    /// Who waits for the reply, if it is still there.
+    /// The connection that waits for the reply; it may be gone.
     conn: ConnId,
     ns: NsId,
-    /// The names of all channels, one behind the other, and where each ends.
+    /// The names of all channels, concatenated, and where each ends.
     names: String,
     ends: Vec<usize>,
-    /// So many of them have been handed out to.
+    /// How many of the channels are done.
     pub done: usize,
     data: Box<str>,
     user: Option<Box<str>>,
     except: Option<Uuid>,
-    /// Who has been reached, if that is asked for.
+    /// The routes reached, if the command asks for their number.
     pub reached: Option<HashSet<Route>>,
-    /// What the command has reserved it keeps for as long as it is here.
+    /// The memory that the command's frame has reserved, held until the emit is done.
     pub room: Option<Room>,
 }
 
@@ -46,7 +46,7 @@ impl Spread {
         self.names.get(start.copied().unwrap_or(0)..*self.ends.get(number)?)
     }
 
-    /// The emit to the channels up to that one to which it has not gone out.
+    /// The emit to the channels from `done` up to `upto`, which is excluded.
     fn part(&self, upto: usize) -> Change<'_> {
         let names = (self.done..upto).filter_map(|number| self.name(number));
         Change::Emit {
@@ -60,26 +60,26 @@ impl Spread {
 }
 
 impl Switch {
-    /// Whether the commands of this turn have come to as much as one turn has room for.
+    /// Whether the commands of this turn have used up its budget.
     pub(super) fn has_worked_enough(&self) -> bool {
         self.work >= self.limits.deliveries_per_turn
     }
 
-    /// Whether one turn has no room for all of an emit.
+    /// Whether an emit to several channels exceeds the budget of one turn.
     pub(super) fn is_long(&self, ns: NsId, channels: &[Cow<'_, str>], user: Option<&str>) -> bool {
         if channels.len() < 2 {
             return false;
         }
         let audience = |channel: &Cow<'_, str>| self.hub.audience_max(ns, channel, user);
         let count = match user {
-            // As many in each.
+            // The bound is the same for each channel.
             Some(_) => channels.len() * channels.first().map_or(0, audience),
             None => channels.iter().map(audience).sum(),
         };
         count > self.limits.deliveries_per_turn
     }
 
-    /// Begins with an emit that is long: the end of this turn has the first part of it.
+    /// Begins a long emit: its first part goes out at the end of this turn.
     pub(super) fn begin_spread(
         &mut self,
         conn: ConnId,
@@ -110,8 +110,8 @@ impl Switch {
         Answer::Later
     }
 
-    /// Goes on with what has been begun, in turn, as far as there is room in this turn: with one
-    /// channel at least.
+    /// Continues long emits, round-robin, within the budget of this turn, but with one channel at
+    /// least; not while publications take too much memory.
     pub(super) fn spread(&mut self, net: &mut impl Net) {
         let mut is_first = true;
         while (std::mem::take(&mut is_first) || !self.has_worked_enough())
@@ -155,13 +155,13 @@ impl Switch {
         self.spread_on(net, spread, result, Mark::default());
     }
 
-    /// How many are remembered as reached.
+    /// How many routes all queued emits remember as reached.
     fn reached(&self) -> usize {
         self.spreads.iter().filter_map(|spread| spread.reached.as_ref()).map(HashSet::len).sum()
     }
 
-    /// A part has been handed out, or will never be: the rest comes later, or there is none, and
-    /// that is the reply.
+    /// Continues after a part that was delivered or failed: queues the rest, or replies if there is
+    /// none or the part failed.
     pub(super) fn spread_on(
         &mut self,
         net: &mut impl Net,
@@ -173,7 +173,7 @@ impl Switch {
             Some(Ok(_)) if spread.done < spread.ends.len() => {
                 let reached = self.reached() + spread.reached.as_ref().map_or(0, HashSet::len);
                 return match reached > self.limits.subscriptions / REACHED_PART {
-                    // One after the other until there is less to remember.
+                    // One emit after the other until there is less to remember.
                     true => self.spreads.push_front(spread),
                     false => self.spreads.push_back(spread),
                 };
@@ -199,7 +199,7 @@ mod tests {
 
     const NOW: Now = Now { mono: Millis(0), unix: UnixMillis(0) };
 
-    /// A switch with one namespace, and limits of which each is small.
+    /// A switch with one namespace and small limits.
     fn switch(subscriptions: usize) -> (Switch, NsId) {
         let limits = Limits { subscriptions, deliveries_per_turn: 10, ..Limits::default() };
         let settings = Settings::new(limits, "server", NOW);
@@ -211,7 +211,7 @@ mod tests {
 
     type Small = (Switch, NsId);
 
-    /// So many connections of a user each hear these channels.
+    /// Connects `count` peers of a user, each subscribed to these channels.
     fn come((switch, ns): &mut Small, count: u32, user: &str, channels: &[&str]) -> Vec<PeerId> {
         let one = |number| {
             let route = Route::of_socket(ConnId::new(number, 0), Form::Raw);
@@ -225,7 +225,7 @@ mod tests {
         (0..count).map(one).collect()
     }
 
-    /// So many back ends emit this. Returns what they are told, and in how many turns that is.
+    /// Lets `count` back ends emit this. Returns what they are told, and how many turns it took.
     fn emit(
         (switch, ns): &mut Small,
         count: u32,
@@ -273,11 +273,11 @@ mod tests {
         let options = EmitOptions { user: Some("one".into()), ..EmitOptions::default() };
         let (said, turns) = emit(&mut small, 3, &names, &options, |_| {});
         assert_eq!((said.len(), turns), (3, 3 * 50 * 5 / 10));
-        // Nor if they have gone, and are in the channel yet.
+        // Peers that have left and are still in the channel count as well.
         let crowd = come(&mut small, 50, "crowd", &["a"]);
         let (switch, ns) = &mut small;
         crowd.into_iter().for_each(|peer| switch.hub.disconnect(peer));
-        // Nor if nobody ever was in any of them.
+        // And so do channels that nobody ever was in.
         for names in [vec!["a"], vec!["x"; 50]] {
             let channels: Vec<Cow<'_, str>> = names.into_iter().map(Cow::Borrowed).collect();
             let (channels, data) = (channels.into(), "1".into());

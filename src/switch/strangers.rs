@@ -1,7 +1,7 @@
-//! Back ends that have not authenticated: so many at most, and where each of them is. One too many,
-//! or one who finds all places taken, makes room at the place that has most of them, so that nobody
-//! who comes as fast as can be, from wherever that is, takes the places of others. Whose key is
-//! good no longer is one of them again. `control` tells who comes and goes.
+//! Strangers are back ends that have not authenticated, or whose key is no longer valid. Their
+//! number is bounded. When there is one too many, or all connections are taken, the oldest of the
+//! household (address or network) with the most strangers is evicted, so that a fast client can
+//! take only its own household's places. `control` tells who comes and goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,15 +17,15 @@ use crate::hub::{NsId, Refusal};
 use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
 
-/// Of all places one in so many is for those who have not authenticated, but no more than that: a
-/// namespace whose back ends have taken all others keeps nobody from saying who it is.
+/// Connections reserved for strangers: one in `PLACES_PART`, at most `PLACES_MAX`, so that a
+/// namespace whose back ends have taken all others keeps nobody from authenticating.
 const PLACES_PART: usize = 32;
 const PLACES_MAX: usize = 32;
-/// Back ends whose keys are looked at in one turn, at most.
+/// The most back ends whose keys are checked in one turn.
 const LOOKED_AT_PER_TURN: usize = 64;
 
-/// How many of so many back ends may have authenticated. Of a few all: whoever comes then waits
-/// for one to leave.
+/// How many of so many connections may be authenticated. If there are few, all of them: then a
+/// newcomer waits for one to leave.
 fn known_max(connections: usize) -> usize {
     match (connections / PLACES_PART).min(PLACES_MAX) {
         0 => usize::MAX,
@@ -33,40 +33,40 @@ fn known_max(connections: usize) -> usize {
     }
 }
 
-/// How soon one of a household makes room: the later, the fewer they are, and of as many the later
-/// the first of them came.
+/// Order of eviction among households: the most members first; among equals, the one whose oldest
+/// member came first.
 type Rank = (usize, Reverse<u64>, Household);
 
-/// Those who have not authenticated.
+/// The back ends that have not authenticated.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     /// How many have come so far: the age of the next.
     next: u64,
-    /// Where each is, and its age.
+    /// Household and age of each.
     places: BTreeMap<ConnId, (Household, u64)>,
-    /// Those of each household, the oldest first.
+    /// The members of each household, the oldest first.
     households: BTreeMap<Household, BTreeMap<u64, ConnId>>,
-    /// All households: the first to make room stands last.
+    /// All households; the first to be evicted from is last.
     ranks: BTreeSet<Rank>,
 }
 
 impl Strangers {
-    /// How many there are.
+    /// Returns how many strangers there are.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// All of them.
+    /// All strangers.
     pub fn iter(&self) -> impl Iterator<Item = ConnId> {
         self.places.keys().copied()
     }
 
-    /// Whether it is one.
+    /// Whether this connection is a stranger.
     pub fn has(&self, conn: ConnId) -> bool {
         self.places.contains_key(&conn)
     }
 
-    /// One has come, or is one again.
+    /// Adds a stranger: a new connection, or one whose key is no longer valid.
     pub fn insert(&mut self, conn: ConnId, household: Household) {
         self.remove(conn);
         let age = self.next;
@@ -75,16 +75,16 @@ impl Strangers {
         self.change(household, |members| members.insert(age, conn));
     }
 
-    /// One has authenticated or gone, if it was one.
+    /// Removes a stranger that has authenticated or gone; does nothing for other connections.
     pub fn remove(&mut self, conn: ConnId) {
         if let Some((household, age)) = self.places.remove(&conn) {
             self.change(household, |members| members.remove(&age));
         }
     }
 
-    /// Who makes room for one who has come from there, and is among them: the oldest of those who
-    /// are most at one place. Nobody behind a unix socket, whom the machine's own permissions have
-    /// let in, for anybody who is not.
+    /// The stranger to evict for a newcomer of that household, which is in the set already: the
+    /// oldest of the largest household. A peer on a unix socket, which file permissions have let
+    /// in, is never evicted for one that is not.
     pub fn first_to_go(&self, newcomer: Household) -> Option<ConnId> {
         let may_go = |household| newcomer == Household::Unix || household != Household::Unix;
         let (.., household) = self.ranks.iter().rev().find(|(.., other)| may_go(*other))?;
@@ -115,7 +115,7 @@ impl Strangers {
         }
     }
 
-    /// Checks all that must hold; for tests.
+    /// Checks all invariants; for tests.
     pub fn check_invariants(&self) {
         assert_eq!(self.ranks.len(), self.households.len());
         let members: usize = self.households.values().map(BTreeMap::len).sum();
@@ -124,21 +124,21 @@ impl Strangers {
     }
 }
 
-/// What is known of the keys that back ends have come with.
+/// The state of the check for keys that have changed or expired.
 #[derive(Debug, Default)]
 pub(super) struct KeyWatch {
-    /// Changes of keys for which it has been looked who is somebody.
+    /// The [`Hub::key_changes`](crate::hub::Hub::key_changes) that the last scan was started for.
     seen: u64,
-    /// From whom on that is still to be looked at.
+    /// The connection with which a scan in progress continues.
     next: Option<ConnId>,
-    /// When the first of those keys ends that have an end, as far as is known.
+    /// The earliest known end of a key in use.
     ends: Option<UnixMillis>,
 }
 
 impl Switch {
-    /// Somebody is a stranger from now on, and has its time to authenticate. If it is one too many,
-    /// or has found all places taken, one of them goes, once it has what it is owed; where nobody
-    /// may, that is the newcomer.
+    /// Makes a connection a stranger, with its time to authenticate. If that is one too many, or
+    /// all connections are taken, a stranger is evicted, after the replies it is owed; it may be
+    /// the newcomer itself.
     pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId, is_full: bool) {
         let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
         let Some(controller) = self.seats.controller(conn) else { return };
@@ -154,7 +154,7 @@ impl Switch {
         }
     }
 
-    /// Of those who have not authenticated, one makes room for one who came from there.
+    /// Evicts one stranger for a newcomer of that household.
     pub(super) fn evict_stranger(&mut self, net: &mut impl Net, newcomer: Household) {
         let Some(conn) = self.strangers.first_to_go(newcomer) else { return };
         self.strangers.remove(conn);
@@ -166,7 +166,7 @@ impl Switch {
 }
 
 impl Switch {
-    /// When it is to be looked whose key is no longer good.
+    /// When keys are to be checked next.
     pub(super) fn keys_due(&self) -> Option<Millis> {
         if self.drain.is_some() {
             return None;
@@ -175,13 +175,13 @@ impl Switch {
         if next.is_some() || seen != self.hub.key_changes() {
             return Some(Millis(0));
         }
-        // Whoever it was about may have gone, and all others with it.
+        // The connection with that key may have gone, and all others with it.
         let ends = ends.filter(|_| self.seats.controllers() > 0)?;
         Some(Millis(ends.0.saturating_sub(self.epoch)))
     }
 
-    /// When keys have changed or ended: whoever came with one of those is a stranger again, and
-    /// whose key is good after all is not. Some in a turn.
+    /// After keys have changed or expired: makes strangers of the connections whose key is no
+    /// longer valid, and the reverse where a key is valid after all. Some per turn.
     pub(super) fn look_at_keys(&mut self, net: &mut impl Net) {
         if self.keys_due().is_none_or(|due| net.now().mono < due) {
             return;
@@ -207,14 +207,14 @@ impl Switch {
         let until = controller.auth.map(|(ns, epoch)| self.hub.key_until(ns, epoch));
         match (until.filter(|until| at < *until), self.strangers.has(conn)) {
             (None, false) => {
-                // What it may not do any more it is told at once.
+                // Commands it may no longer give are refused now, not when the disk has room.
                 controller.waits_for_disk = false;
                 self.meet(net, conn, false);
             }
             (None, true) => {}
             (Some(until), is_stranger) => {
                 if is_stranger {
-                    // The change of its key was taken back.
+                    // The change of its key was undone.
                     controller.admit(net, conn, None);
                     self.strangers.remove(conn);
                 }
@@ -223,14 +223,14 @@ impl Switch {
         }
     }
 
-    /// Whether it acts in a namespace: it does for as long as its key is good.
+    /// Whether the connection acts in a namespace, which it does while its key is valid.
     #[inline]
     pub(super) fn is_somebody(&self, net: &impl Net, controller: &Controller) -> bool {
         let at = self.at(net.now());
         controller.auth.is_some_and(|(ns, epoch)| at < self.hub.key_until(ns, epoch))
     }
 
-    /// The same, noted: whose key has ended is nobody from now on.
+    /// The same, and clears `auth` if the key is no longer valid.
     #[inline]
     pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
         if !self.is_somebody(net, controller) {
@@ -238,8 +238,8 @@ impl Switch {
         }
     }
 
-    /// The same before each command of one call, in which no time passes: a key that is good stays
-    /// so unless something has changed since the last look.
+    /// The same before each command of one call, in which no time passes: the key is checked only
+    /// if keys have changed since the last check.
     #[inline]
     pub(super) fn look_again_at_key(
         &self,
@@ -253,7 +253,7 @@ impl Switch {
         }
     }
 
-    /// Which of the namespace's keys this is.
+    /// Returns the epoch of this key of the namespace.
     pub(super) fn key_epoch(
         &mut self,
         ns: NsId,
@@ -273,12 +273,12 @@ impl Switch {
         found.ok_or(INVALID_SKEY)
     }
 
-    /// Whether there is a place for one more back end of that namespace, by what it came with.
-    /// Where there is none, one makes room of the namespace that has most, if that has more than
-    /// the newcomer's would have then: one that is owed nothing, if there is one.
+    /// Makes sure that one more back end of that namespace may authenticate. If all places are
+    /// taken, one of the namespace with the most is closed, preferably one that is not busy,
+    /// provided that the newcomer's has fewer even with the newcomer.
     ///
     /// # Errors
-    /// 313: no namespace has more.
+    /// 313: no namespace has enough more.
     pub(super) fn find_place(
         &mut self,
         net: &mut impl Net,
@@ -300,10 +300,10 @@ impl Switch {
                 (*count, *first) = (*count + 1, candidate.min(*first));
             }
         }
-        // Each was looked at.
+        // All of them were examined.
         self.work += known;
         if shares.values().map(|(count, _)| count).sum::<usize>() < max {
-            // The others are on their way out.
+            // The others are being closed.
             return Ok(());
         }
         let own = shares.get(&ns).map_or(0, |(count, _)| *count);
@@ -319,7 +319,7 @@ impl Switch {
         Ok(())
     }
 
-    /// A back end has proved who it is, with that key of its namespace.
+    /// Notes that a back end has authenticated with that key of its namespace.
     pub(super) fn recognize(
         &mut self,
         net: &mut impl Net,
@@ -333,7 +333,7 @@ impl Switch {
         self.note_key(self.hub.key_until(ns, epoch));
     }
 
-    /// Somebody has come with a key that is good until then.
+    /// Notes a key in use that is valid until then.
     fn note_key(&mut self, until: UnixMillis) {
         if until != UnixMillis(u64::MAX) {
             let ends = self.key_watch.ends.map_or(until, |ends| ends.min(until));
@@ -353,7 +353,7 @@ mod tests {
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
 
-    /// One after the other from these places, four at most: who is left of them.
+    /// Adds strangers of these households one by one, four at most; returns which are left.
     fn left(places: &[Household]) -> Vec<usize> {
         let mut strangers = Strangers::default();
         for (slot, household) in (0..).zip(places) {
@@ -370,14 +370,14 @@ mod tests {
     fn who_comes_fastest_takes_places_from_nobody_else() {
         let [a, b, c, d, e, unix] =
             [1, 2, 3, 4, 5, 0].map(|ip| if ip == 0 { Household::Unix } else { Household::V4(ip) });
-        // One in front of a crowd, and in the midst of it.
+        // A single one before a crowd, and amid one.
         assert_eq!(left(&[a, b, b, b, b, b, b]), [0, 4, 5, 6]);
         assert_eq!(left(&[b, b, b, b, b, a, b, b, b, b]), [5, 7, 8, 9]);
-        // Of crowds that are as large, the one whose first came first.
+        // Of crowds of equal size, the one whose oldest came first.
         assert_eq!(left(&[a, a, b, b, a]), [1, 2, 3, 4]);
         assert_eq!(left(&[a, a, b, b, c]), [1, 2, 3, 4]);
         assert_eq!(left(&[a, b, c, d, e]), [1, 2, 3, 4], "the oldest of all");
-        // Who comes through the socket of this machine stays, whoever comes by another way.
+        // Peers on the unix socket stay, whatever comes by another way.
         assert_eq!(left(&[unix, a, b, c, d, e]), [0, 3, 4, 5]);
         assert_eq!(left(&[unix, unix, unix, unix, a]), [0, 1, 2, 3]);
         assert_eq!(left(&[a, b, unix, unix, unix]), [0, 1, 3, 4]);

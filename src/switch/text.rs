@@ -1,21 +1,23 @@
-//! Bodies of commands as text, whatever bytes they are. Called by `control` for each command.
+//! Bodies of commands as text, whatever bytes they hold. Called by `control` for each command.
 
 use std::borrow::Cow;
 
 use super::command::{Outline, Refused};
 
-/// So far is looked for what is no text before much of it is looked at.
+/// Bytes searched for invalid UTF-8 one by one, before the fast scan of all the rest.
 const NEAR_BYTES: usize = 64;
-/// More bytes are never replaced by one character.
+/// The most invalid bytes that are replaced by one character.
 const INVALID_BYTES_MAX: usize = 3;
-/// Times that bytes are replaced in one body: three milliseconds. A text in another encoding has
-/// fewer, unless it is long and in no Latin script.
+/// The most replacements in one body: three milliseconds. Text in another encoding needs fewer,
+/// unless it is long and not in Latin script.
 const REPLACED_MAX: usize = 512 * 1024;
 
-/// A body as text. Bytes that are not UTF-8 become U+FFFD, as for the original, unless that makes
-/// it longer than a body may be, which has three bytes for each of them, or they are very many.
-/// What is known of the body, if it is a large one, is moved to where it is in the text: such bytes
-/// stand in strings, or make the body no JSON, whatever they become.
+/// Returns a body as text. Bytes that are not UTF-8 become U+FFFD, as in the original server. The
+/// outline of a large body is adjusted to the new positions: invalid bytes are in strings, or the
+/// body is not JSON, whatever they become.
+///
+/// # Errors
+/// 300: too many bytes are invalid, or the text is longer than `body_max` (U+FFFD has three bytes).
 #[inline]
 pub(super) fn of_body<'a>(
     body: &'a [u8],
@@ -58,9 +60,9 @@ fn made_text(
     Ok(text)
 }
 
-/// What stands in front that is text, and how many bytes behind it are not.
+/// Returns the valid text at the start, and how many invalid bytes follow it.
 fn next_chunk(bytes: &[u8]) -> (&str, usize) {
-    // Much text is looked at many bytes at a time, and a little of it byte by byte.
+    // The fast scan pays only for long valid text; short runs are faster byte by byte.
     let (near, _) = bytes.split_at(bytes.len().min(NEAR_BYTES));
     if let Some(chunk) = near.utf8_chunks().next()
         && chunk.valid().len() + chunk.invalid().len() + INVALID_BYTES_MAX < near.len()

@@ -1,5 +1,4 @@
-//! What a request of a back end has of what is asked for: its fields, each as it was written. What
-//! they mean is the business of [`command`](super).
+//! The fields of a request of a back end, as raw JSON. [`command`](super) interprets them.
 
 use super::{Refused, too_long};
 use crate::codec::json::{self, JsonError, Members, Raw};
@@ -17,11 +16,11 @@ pub(super) struct Fields<'a> {
     pub data: Option<Raw<'a>>,
     pub user: Option<Raw<'a>>,
     pub params: Option<Raw<'a>>,
-    /// What is in there, if that is an object with anything in it.
+    /// The members of `params`; `None` if there are none.
     pub given: Option<Params<'a>>,
 }
 
-/// Members of `params` that mean something.
+/// The members of `params` that have a meaning.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Params<'a> {
     pub user: Option<Raw<'a>>,
@@ -32,17 +31,17 @@ pub(super) struct Params<'a> {
     pub grace: Option<Raw<'a>>,
 }
 
-/// The longest name that `name_bytes` may allow, as long as it can be written.
+/// The longest raw field: a name of the largest `name_bytes`, each byte escaped, and its quotes.
 pub(super) const FIELD_BYTES: usize = 6 * 65_535 + 2;
 
 /// The names of [`Fields`].
 const NAMES: &[&str; 9] =
     &["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
 
-/// What is known of a large request while it arrives.
+/// The scan of a large request while it arrives.
 pub(in crate::switch) type Outline = json::Outline<{ NAMES.len() }>;
 
-/// Of a request of which nothing has been read.
+/// A scan that has read nothing yet.
 pub(in crate::switch) fn outline() -> Outline {
     Outline::new(NAMES, json::DEPTH_MAX)
 }
@@ -50,14 +49,14 @@ pub(in crate::switch) fn outline() -> Outline {
 impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {
     fn from(found: [Option<Raw<'a>>; NAMES.len()]) -> Fields<'a> {
         let [action, name, key, s_key, channel, channels, data, user, params] = found;
-        // Longer ones are refused for that.
+        // Longer `params` are refused in any case.
         let given = params.filter(|raw| raw.get().len() <= FIELD_BYTES).map(Params::of);
         Fields { action, name, key, s_key, channel, channels, data, user, params, given }
     }
 }
 
 impl<'a> Fields<'a> {
-    /// Takes what a request has.
+    /// Reads the fields of a request.
     pub fn read(&mut self, body: &'a str) -> Result<(), JsonError> {
         self.take(body).ok_or_else(|| json::fault(body, json::DEPTH_MAX))
     }
@@ -67,7 +66,7 @@ impl<'a> Fields<'a> {
         let mut members = Members::of(body, json::DEPTH_MAX)?;
         while members.go_on()? {
             let mut is_params = false;
-            // What nearly all have is known at a glance, as nearly all write it.
+            // Fast path: the most common keys, without whitespace or escapes.
             let field = if members.takes(br#""action":"#) {
                 Some(&mut self.action)
             } else if members.takes(br#""channel":"#) {
@@ -94,11 +93,11 @@ impl<'a> Fields<'a> {
         members.is_over().then_some(())
     }
 
-    /// Takes the value of `params`, which is read where it stands, and not once more.
+    /// Reads the value of `params` in place, in the same pass.
     #[inline(always)]
     fn take_params(&mut self, members: &mut Members<'a>) -> Option<()> {
         (self.params, self.given) = (Some("{}".into()), None);
-        // Most have none, and say so.
+        // Most requests have empty `params`.
         if !members.takes(b"{}") {
             let given = self.given.insert(Params::default());
             self.params = Some(members.object(|members| given.read(members))?);
@@ -106,7 +105,7 @@ impl<'a> Fields<'a> {
         Some(())
     }
 
-    /// The field of that name.
+    /// Returns the field with that name.
     fn named(&mut self, key: &[u8]) -> Option<&mut Option<Raw<'a>>> {
         Some(match key {
             b"action" => &mut self.action,
@@ -121,7 +120,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// What is no data and no list of channels cannot be long, and is not looked at if it is.
+    /// Only `data` and `channels` may be long: any other long field is refused without parsing it.
     pub fn check_lengths(&self, limits: &Limits) -> Result<(), Refused> {
         let Fields { action, name, key, s_key, channel, user, params, .. } = *self;
         let names = [("name", name), ("channel", channel), ("userId", user)];
@@ -138,7 +137,7 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Params<'a> {
-    /// Those of a request that has been read: it is JSON.
+    /// Reads the members of `params` in a request that is known to be JSON.
     fn of(raw: Raw<'a>) -> Params<'a> {
         let mut params = Params::default();
         if let Some(mut members) = Members::of(raw.get(), json::DEPTH_MAX) {
@@ -147,7 +146,7 @@ impl<'a> Params<'a> {
         params
     }
 
-    /// Takes what there is; whatever is no object has nothing.
+    /// Reads the members; a value that is not an object has none.
     #[inline(never)]
     fn read(&mut self, members: &mut Members<'a>) -> Option<()> {
         while members.go_on()? {
@@ -164,7 +163,7 @@ impl<'a> Params<'a> {
         Some(())
     }
 
-    /// The one of that name.
+    /// Returns the member with that name.
     fn named(&mut self, key: &[u8]) -> Option<&mut Option<Raw<'a>>> {
         Some(match key {
             b"userId" => &mut self.user,

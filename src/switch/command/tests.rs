@@ -1,4 +1,4 @@
-//! Requests, read and refused.
+//! Parsing of requests, and refusals.
 
 use super::*;
 

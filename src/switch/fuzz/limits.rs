@@ -2,7 +2,7 @@
 
 use crate::limits::Limits;
 
-/// So small that a short script reaches them.
+/// Limits so small that a short script reaches them.
 pub(super) fn limits() -> Limits {
     Limits {
         control_frame_bytes: 2048,

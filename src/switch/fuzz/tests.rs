@@ -1,10 +1,10 @@
-//! That the targets see what they look at, and that they would say so.
+//! The targets reach what they check, and report what is broken.
 
 use super::*;
 use crate::address::Household;
 use crate::journal::HastyJournal;
 
-/// What a peer has received since it connected, after the opening and a script.
+/// Returns what a peer has received since it connected, after the opening and a script.
 fn output(journal: impl Journal + 'static, script: &str, peer: u8) -> String {
     let mut world = World::new(journal);
     world.play(opening(&[('a', "1"), ('d', "2")]).as_bytes());
@@ -54,7 +54,7 @@ fn a_back_end_goes_for_the_first_reason_that_there_was() {
     world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
     world.line(b"L\xff\xff\xff\xff");
     world.turn();
-    // It is owed the key that was drawn for it, and meanwhile it is to make room.
+    // It is owed the key that was generated for it, and is evicted meanwhile.
     world.switch.evict_stranger(&mut world.net, Household::Unix);
     world.rest();
     let closed = world.switch.metrics.closed;
@@ -68,7 +68,7 @@ fn behind_the_last_call_nothing_is_carried_out() {
     let mut world = World::new(HastyJournal::new(1, 0, 0));
     world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
     world.turn();
-    // It is owed the key that was drawn for it.
+    // It is owed the key that was generated for it.
     world.switch.drain_control(&mut world.net);
     let before = world.switch.metrics.commands;
     world.line(br#"l{"action":"ping"}"#);
@@ -84,7 +84,7 @@ fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
     world.play(opening(&[('a', "1")]).as_bytes());
     world.play(b"!a");
     for _ in 0..3 {
-        // It takes all, and no more: as many answers wait for it as it may have, at each beat.
+        // It takes all, once per heartbeat; then as many answers as are allowed are queued again.
         world.play(b"!a\n!a");
         (0..19).for_each(|_| world.line(br#"a{"event":"ping","clb":1}"#));
         world.rest();
@@ -108,7 +108,7 @@ fn an_emit_to_many_channels_goes_on_in_the_next_turns() {
     }
 }
 
-/// A turn has room for two messages.
+/// One turn has room for two messages.
 fn spread(journal: impl Journal + 'static) {
     let mut world = World::new(journal);
     world.play(opening(&[('a', "1"), ('b', "2")]).as_bytes());

@@ -1,4 +1,4 @@
-//! Back ends on a disk that takes its time: what is owed, who waits for what, and for how long.
+//! Back ends on a slow disk: what they are owed, what waits for what, and for how long.
 
 mod full;
 mod places;
@@ -20,7 +20,7 @@ const KEY: &str = "11111111-1111-4111-8111-111111111111";
 const AUTH: &str =
     r#"{"action":"auth","name":"site","sKey":"11111111-1111-4111-8111-111111111111"}"#;
 
-/// A journal whose disk does nothing unless it is told to, through a clone.
+/// A journal whose disk does nothing until a test tells it to, through a clone.
 #[derive(Clone, Debug, Default)]
 struct Slow(Rc<RefCell<Disk>>);
 
@@ -28,10 +28,10 @@ struct Slow(Rc<RefCell<Disk>>);
 struct Disk {
     mark: u64,
     durable: u64,
-    /// Marks of the last change of each row.
+    /// The mark of the last change of each row.
     rows: Vec<(Key, u64)>,
     is_full: bool,
-    /// Ends of namespaces that are not durable, and those that are.
+    /// Removals of namespaces that are not durable yet, and those that are.
     removals: VecDeque<Change<'static>>,
     ordered: VecDeque<Event>,
 }
@@ -80,12 +80,13 @@ impl Journal for Slow {
 #[derive(Default)]
 pub(in crate::switch) struct Wire {
     now: u64,
-    /// What each has been told, and has not taken.
+    /// What each has been sent and has not taken.
     pub sent: BTreeMap<ConnId, Vec<u8>>,
-    /// What has been sent and not been taken; and of whom the switch knows how much that is.
+    /// Bytes sent and not taken.
     answers: usize,
-    /// What publications that wait take.
+    /// Memory taken by queued publications.
     published: usize,
+    /// Connections for which [`Net::queued`] tells what they have not taken.
     slow: Vec<ConnId>,
     deadlines: BTreeMap<ConnId, Option<Millis>>,
     paused: Vec<ConnId>,
@@ -131,7 +132,7 @@ impl Net for Wire {
     }
 }
 
-/// A switch, its network, and what back ends have said that it has not heard.
+/// A switch, its network, and what back ends have sent that the switch has not read.
 struct World {
     switch: Switch,
     journal: Slow,
@@ -152,7 +153,7 @@ impl World {
         world
     }
 
-    /// A back end comes and says this.
+    /// A back end connects and sends these commands.
     fn comes(&mut self, slot: u32, commands: &[&str]) -> ConnId {
         let conn = ConnId::new(slot, 0);
         self.switch.opened(&mut self.net, conn, Door::Control, Address::Unix);
@@ -166,7 +167,7 @@ impl World {
         self.turn();
     }
 
-    /// It sends no more, and all that it has sent has been heard.
+    /// It sends no more, and all that it has sent has been read.
     fn ends(&mut self, conn: ConnId) {
         self.switch.ended(&mut self.net, conn);
         self.turn();
@@ -190,14 +191,14 @@ impl World {
         self.switch.check_invariants();
     }
 
-    /// All that was recorded by now is durable.
+    /// Everything recorded by now becomes durable.
     fn sync(&mut self) {
         let mark = self.journal.mark().0;
         self.journal.disk().durable = mark;
         self.turn();
     }
 
-    /// Turns until the switch wants none.
+    /// Runs turns until the switch wants none; returns how many.
     fn rest(&mut self) -> usize {
         let is_due = |world: &World| world.switch.due(&world.net).is_some_and(|at| at.0 == 0);
         let mut turns = 0;
@@ -209,7 +210,7 @@ impl World {
         turns
     }
 
-    /// What a back end has received, and has not looked at yet.
+    /// Takes the replies that a back end has received.
     fn takes(&mut self, conn: ConnId) -> Vec<String> {
         let bytes = self.net.sent.remove(&conn).unwrap_or_default();
         self.net.answers -= bytes.len();
@@ -280,7 +281,7 @@ fn a_state_that_reads_like_a_refusal_is_none() {
 fn a_state_that_is_too_much_as_one_browser_takes_it_is_refused() {
     let limits = Limits { state_bytes: 1000, publication_bytes: 3000, ..Limits::default() };
     let mut world = World::new(limits);
-    // A mark is one byte as it waits, and six in the script that `jsonp` is.
+    // A `<` takes one byte in a queue, and six in the script that `jsonp` sends.
     let command = |action: &str, marks: usize| {
         let data = "<".repeat(marks);
         format!(r#"{{"action":"{action}","channel":"it","data":"{data}"}}"#)
@@ -311,8 +312,8 @@ fn large_answers_are_not_made_before_they_may_leave() {
     for conn in &conns {
         assert_eq!(world.takes(*conn), [OK], "of the others nothing is durable");
     }
-    // A large one waits for the disk, with all that is short; and for what the others asked there
-    // is room later.
+    // One large answer waits for the disk, with all short ones; the requests for the others wait
+    // for room.
     let owed: usize = conns.iter().map(|conn| world.owed(*conn)).sum();
     assert_eq!(owed, LARGE + conns.len() * OK.len() + OK.len());
     assert_eq!(world.switch.census().replies_owed, owed);
@@ -322,7 +323,7 @@ fn large_answers_are_not_made_before_they_may_leave() {
     for _ in 0..100 {
         world.rest();
         assert!(world.net.answers <= 10 * LARGE, "{} wait", world.net.answers);
-        // They take it one after the other.
+        // They take their answers one after the other.
         let next = (0..conns.len()).find(|i| world.net.sent.contains_key(&conns[*i]));
         let Some(next) = next else { break };
         got[next].extend(world.takes(conns[next]));
@@ -351,7 +352,7 @@ fn whoever_is_owed_little_is_answered_while_others_take_all_the_room() {
         world.net.sent.get(conn).is_some_and(|bytes| bytes.len() > LESS)
     };
     let answered = |world: &World, all: &[ConnId]| all.iter().filter(|it| has(world, it)).count();
-    // One more than there is room for, as ever; and a quarter of the room is for others.
+    // One more than there is room for, as always; a quarter of the room is for other namespaces.
     assert_eq!(answered(&world, &site), 8);
     world.net.slow.extend(&others);
     world.says(others[0], &[&get("big")]);
@@ -359,10 +360,10 @@ fn whoever_is_owed_little_is_answered_while_others_take_all_the_room() {
     for other in &others[1..] {
         world.says(*other, &[&get("big")]);
     }
-    // Half of that quarter is for those that come behind this name space.
+    // Half of that quarter is left for other namespaces.
     assert_eq!(answered(&world, &others), 1);
     assert!(world.net.answers <= 8 * LARGE + 8 * LARGE / 4 + LARGE);
-    // It takes what it is owed, and has the next before the others have any.
+    // Each takes its answer, and then the next of them is answered before the rest of `site`.
     for (at, other) in others.iter().enumerate() {
         assert_eq!(answered(&world, &others), 1, "{at}");
         assert_eq!(world.takes(*other).pop().map(|reply| reply.len()), Some(LESS));
@@ -376,12 +377,12 @@ fn whoever_is_owed_little_is_answered_while_others_take_all_the_room() {
 fn a_state_that_is_never_at_rest_is_shown_all_the_same() {
     let mut world = World::new(Limits { answers_bytes: LARGE, ..Limits::default() });
     let writer = world.comes(0, &[AUTH, &set("hot", LARGE)]);
-    // There is room for one of these at a time that waits for the disk.
+    // There is room for one such answer at a time to wait for the disk.
     let readers: Vec<ConnId> =
         (1..=3).map(|slot| world.comes(slot, &[AUTH, &get("hot")])).collect();
     let mut got = vec![Vec::new(); readers.len()];
     for _ in 0..readers.len() {
-        // When one change is durable the next has come already.
+        // When one change is durable, the next has been made already.
         let before = world.journal.disk().mark;
         world.says(writer, &[&set("hot", LARGE)]);
         world.journal.disk().durable = before;
@@ -446,7 +447,7 @@ fn room_for_a_reply_is_nobody_s_whose_key_has_ended() {
     world.sync();
     let reply = world.takes(other).pop().unwrap();
     let key = reply.split('"').rev().nth(1).unwrap().to_owned();
-    // There is no room for the answer to this for a while.
+    // For a while there is no room for the answer to this.
     world.net.answers += 9 * LARGE;
     world.says(old, &[&get("big")]);
     assert_eq!(world.switch.hungry.len(), 1);
@@ -479,8 +480,8 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     let waits = world.comes(1, &[AUTH, &set("k", 1)]);
     half(&mut world, waits);
     assert_eq!(world.switch.census().control_input_waits, 1);
-    // Both are strangers from now on, and there is room for one: the first of them has a reply to
-    // come, and goes when it has that.
+    // Both are strangers from now on, and there is room for one: the first is owed a reply, and is
+    // closed when it has that.
     world.comes(2, &[AUTH, r#"{"action":"rotateKey","name":"site","key":"server"}"#]);
     world.net.now = 5000;
     world.rest();
@@ -491,7 +492,7 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     assert_eq!(world.net.closed, [(waits, CloseReason::ControlAuth)]);
 }
 
-/// Each looks through a long text for what would be dropped.
+/// Each push searches a long list for elements to drop.
 #[test]
 fn pushes_that_are_refused_are_work_as_well() {
     let mut world = World::new(Limits { states_bytes_per_namespace: 70_000, ..Limits::default() });
@@ -533,7 +534,7 @@ fn an_old_key_ends_at_its_date_however_long_the_process_stood_still() {
     assert!(world.switch.strangers.has(old), "it is somebody still");
 }
 
-/// It cannot be taken back, so nothing else that is lost may make its back end believe so.
+/// A removal cannot be undone, so the loss of other changes must not be reported as its failure.
 #[test]
 fn the_end_of_a_namespace_is_told_as_soon_as_it_has_come() {
     let mut world = World::new(Limits::default());

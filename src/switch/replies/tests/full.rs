@@ -1,4 +1,4 @@
-//! Who waits, and who does not, while nothing more may wait for the disk.
+//! Which commands wait, and which do not, while the journal is full.
 
 use super::*;
 
@@ -8,7 +8,7 @@ const REGISTER: &str = r#"{"action":"registerNameSpace","name":"new","key":"serv
 fn newcomers_are_not_late_while_nobody_is_heard() {
     let mut world = World::new(Limits::default());
     world.journal.disk().is_full = true;
-    // What changes something waits, and all behind it.
+    // A command that changes something waits, and all behind it.
     for slot in 0..100 {
         let conn = world.comes(slot, &[REGISTER, AUTH]);
         world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
@@ -18,7 +18,7 @@ fn newcomers_are_not_late_while_nobody_is_heard() {
     assert_eq!(world.net.deadlines[&conn], None);
     world.net.now = 60_000;
     world.turn();
-    // From then on it has what it had left.
+    // From then on it has the time that it had left.
     world.journal.disk().is_full = false;
     world.turn();
     world.turn();
@@ -41,7 +41,7 @@ fn whoever_changes_nothing_is_heard_while_others_fill_what_waits_for_the_disk() 
         (world.takes(busy), world.takes(other)),
         (vec![OK.into()], vec![OK.into(), "null".into(), OK.into()])
     );
-    // In pieces, and again, and up to what does change something.
+    // The same in pieces, and again, up to a command that does change something.
     let emit = r#"{"action":"emit","channel":"it","data":1}"#;
     let (first, rest) = get.split_at(9);
     world.input.entry(other).or_default().extend_from_slice(&(get.len() as u32).to_le_bytes());
@@ -60,7 +60,7 @@ fn whoever_changes_nothing_is_heard_while_others_fill_what_waits_for_the_disk() 
     assert_eq!((world.takes(busy).len(), world.takes(other)), (2, vec![OK.into(), "null".into()]));
 }
 
-/// What stays unread and is not paused is read again each turn.
+/// Input that stays unread while its connection is not paused would be read again each turn.
 #[test]
 fn what_can_never_be_a_command_waits_for_no_disk() {
     let limits = Limits { control_frame_unauthenticated_bytes: 1 << 20, ..Limits::default() };
@@ -74,7 +74,7 @@ fn what_can_never_be_a_command_waits_for_no_disk() {
         world.switch.closed(&mut world.net, conn, CloseReason::ControlFraming);
         world.input.remove(&conn);
     }
-    // One that is not short waits, and is not read meanwhile.
+    // A long one waits, and its connection is not read meanwhile.
     let conn = world.comes(1, &[AUTH]);
     let text = format!(r#"{{"action":"emit","channel":"it","data":"{}"}}"#, "x".repeat(20_000));
     world.input.get_mut(&conn).unwrap().extend(&control::encode(text.as_bytes())[..18_000]);
@@ -102,7 +102,7 @@ fn whoever_waited_for_browsers_does_not_wait_for_the_disk_then() {
     assert_eq!(world.net.paused, [busy]);
 }
 
-/// The codes of what it has been told.
+/// The codes of the replies that it has received.
 fn codes(world: &mut World, conn: ConnId) -> Vec<String> {
     let told = world.takes(conn);
     let code = |body: &String| body.rsplit_once("\"code\":").map_or(body.clone(), |it| it.1.into());
@@ -124,7 +124,7 @@ fn what_is_refused_waits_for_no_disk() {
     let mut no_json = control::encode(b"{").to_vec();
     let end = world.switch.received(&mut world.net, stranger, &mut no_json);
     assert_eq!(end, Err(CloseReason::ControlJson));
-    // Whose key has ended by now is one as well.
+    // A back end whose key has ended meanwhile is a stranger, too.
     world.journal.disk().is_full = false;
     let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":1}}"#;
     world.comes(2, &[rotate]);
@@ -163,7 +163,7 @@ fn half_of_what_changes_nothing_waits_for_no_disk_if_it_is_taken_before() {
         assert_eq!(world.takes(conn), [OK]);
         (conn, control::encode(body.as_bytes()))
     });
-    // The decoder has some of it, and the rest comes in pieces.
+    // The decoder has the start of each, and the rest comes in pieces.
     for (conn, frame) in &conns {
         world.input.entry(*conn).or_default().extend_from_slice(&frame[..9]);
     }
@@ -234,7 +234,7 @@ fn what_a_reload_has_refused_waits_for_no_disk_any_more() {
         world.turn();
         world.turn();
         assert_eq!(codes(&mut world, registers), [code, OK]);
-        // Whoever must wait does, and is not looked at again and again.
+        // The one that must wait does, and is not looked at again and again.
         assert_eq!((world.takes(sets), world.net.paused.clone()), (vec![], vec![sets]));
         assert_eq!(world.rest(), 0);
     }

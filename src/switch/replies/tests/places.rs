@@ -1,4 +1,4 @@
-//! Who gets a place, or room for a command, that others have.
+//! Who gets a connection, or room for a command, when all are taken.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn whoever_has_said_all_makes_room_for_a_newcomer() {
     world.ends(gone);
     world.ends(also);
     assert_eq!(world.net.closed.len(), 1, "they are owed something");
-    // Each of them makes room, once, and the one that has waited for longest first.
+    // Each makes room once, and the one that has waited longest goes first.
     for (slot, goes) in [(4, gone), (5, also)] {
         let newcomer = world.comes(slot, &[AUTH]);
         assert_eq!(world.net.closed.last(), Some(&(goes, CloseReason::Full)));
@@ -36,16 +36,16 @@ fn a_name_space_that_has_all_places_makes_room_for_others() {
         let conn = world.comes(slots.next().unwrap(), commands);
         (conn, world.takes(conn))
     };
-    // Two places are for those who have not said who they are.
+    // Two places are reserved for strangers.
     let busy = come(&mut world, &[AUTH]).0;
     let known: Vec<ConnId> = (3..PLACES).map(|_| come(&mut world, &[AUTH]).0).collect();
     let (_, told) = come(&mut world, &[AUTH]);
     let share = r#"Too many back ends in all, at most 62: what is left is for other name spaces"#;
     assert_eq!(told, [format!("{{\"success\":false,\"reason\":\"{share}\",\"code\":313}}")]);
     assert_eq!(world.net.closed, []);
-    // One of them is owed something.
+    // This one is owed a reply.
     world.says(busy, &[&set("k", 1)]);
-    // One that is owed nothing goes for each of the others, until both have as many.
+    // One that is owed nothing is closed for each newcomer, until both namespaces have as many.
     for goes in &known[..31] {
         assert_eq!(come(&mut world, &[&other]).1, [OK], "{goes:?}");
         assert_eq!(world.net.closed.last(), Some(&(*goes, CloseReason::Full)));
@@ -56,7 +56,7 @@ fn a_name_space_that_has_all_places_makes_room_for_others() {
     for auth in [AUTH, &other] {
         assert!(come(&mut world, &[auth]).1[0].contains(share), "nobody has more than others");
     }
-    // Whoever has a place keeps it, whatever it says.
+    // A back end that has a place keeps it, whatever it sends.
     world.says(known[50], &[AUTH]);
     assert_eq!(world.takes(known[50]), [OK]);
     assert!(world.net.closed.iter().all(|(conn, _)| *conn != busy));

@@ -21,7 +21,7 @@ pub enum Conn {}
 /// Identifies one connection, for as long as it is open.
 pub type ConnId = Id<Conn>;
 
-/// A listener: it determines the protocol of the connections accepted on it.
+/// A listener, called a *door* in the code: it determines the protocol of its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
     /// Back ends: the control port, TCP or unix socket.
@@ -36,8 +36,8 @@ pub enum Door {
 /// Memory of frames that wait to be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// Memory of all publications that wait, each counted once, plus a small cost for each queue
-    /// that it waits in.
+    /// Memory of all publications that wait, each counted once, plus a small cost for each place
+    /// in which one waits.
     pub bytes: usize,
     /// Bytes of those publications handed to [`Net::keep`], counted once for each call.
     pub aside: usize,
@@ -87,7 +87,7 @@ pub trait Handler {
     /// A connection was accepted on a listener, from that address.
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, door: Door, from: Address);
 
-    /// The process did not run for so many milliseconds, which [`Now::mono`] leaves out.
+    /// The process did not run for that many milliseconds, which [`Now::mono`] leaves out.
     fn stood_still(&mut self, _ms: u64) {}
 
     /// A connection was refused, and never opened.
@@ -187,11 +187,11 @@ pub trait Net {
     /// `backlog_ms`, or memory is short. From then on nothing more is queued.
     ///
     /// Queued frames are offered to the kernel at once before more than `backlog_bytes` wait, and
-    /// again before a peer is judged too slow, so none is without having been asked. A peer for
-    /// which such frames still wait is passed to [`Handler::too_slow`] when its time is up.
+    /// again before the peer is judged too slow. If some still wait after an offer,
+    /// [`Handler::too_slow`] is called when the peer's time is up.
     fn publish(&mut self, conn: ConnId, frame: Frame) -> bool;
 
-    /// Offers queued output to the kernel now, as it reports late that it has room again.
+    /// Offers queued output to the kernel now, which reports late that it has room again.
     fn offer(&mut self, _: ConnId) {}
 
     /// Drops all publications that wait, except a frame already sent in part. For a peer that is

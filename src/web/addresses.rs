@@ -19,7 +19,7 @@ use crate::reason::CloseReason;
 /// When a refused client may try again.
 const RETRY_AFTER_SECONDS: &str = "30";
 
-/// A table keeps room for so many entries.
+/// The entries that a table always keeps room for.
 const KEPT: usize = 64;
 
 /// What is known of one connection.

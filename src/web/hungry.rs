@@ -14,7 +14,7 @@ use super::session::Link;
 use super::{Application, SESSIONS_PER_TURN, SessionId, Web};
 use crate::edge::{ConnId, Net};
 
-/// A queue may hold so many stale ids before it is cleaned up.
+/// Stale ids tolerated in a queue before it is cleaned up.
 const STALE: usize = 64;
 
 /// The sessions that wait, in order of arrival.

@@ -218,7 +218,7 @@ impl Polled {
     /// Attaches a receiver; there must be none.
     pub fn attach(&mut self, receiver: Receiver) {
         debug_assert!(self.receiver.is_none());
-        // A client that asks again has the answer in flight, or has given it up.
+        // A client that asks again has received the answer in flight, or has given it up.
         self.taking = None;
         self.receiver = Some(receiver);
     }

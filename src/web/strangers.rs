@@ -14,7 +14,7 @@ use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 
-/// A queue may hold so many stale ids before it is cleaned up.
+/// Stale ids tolerated in a queue before it is cleaned up.
 const STALE: usize = 64;
 /// Spare capacity of `makers` that is never given back.
 const MAKERS_KEPT: usize = 1024;
@@ -69,7 +69,7 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// None yet, and at most so many.
+    /// Creates an empty list with that limit.
     pub fn new(most: usize) -> Strangers {
         Strangers { most, ..Strangers::default() }
     }
@@ -148,7 +148,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// A connection has opened a session; returns whether an earlier one of it is a stranger's.
+    /// A connection has opened a session. Whether an earlier one has not authenticated, or has ended.
     pub(super) fn makes_more<A: Application<Peer = P>>(
         &mut self,
         app: &A,

@@ -11,8 +11,8 @@ use crate::time::Millis;
 
 /// An answer with more bytes queued is tracked until it has gone out.
 const MUCH_BYTES: usize = 16 * 1024;
-/// The link rate by which the kernel's rest of an answer, at most twice `kernel_send_bytes`, is
-/// assumed to arrive once the answer has gone out.
+/// The link rate assumed for what the kernel still holds of an answer that has gone out, which is
+/// at most twice `kernel_send_bytes`.
 const LINK_BYTES_PER_MS: usize = 32;
 
 /// An answer that is complete and has not gone out.
@@ -51,7 +51,7 @@ impl Taking {
         ms as u64
     }
 
-    /// The end of its total time, if `ms` without progress are allowed; none for a session's answer.
+    /// The end of its total time, given its time without progress; none for a session's answer.
     fn until(&self, ms: u64) -> Millis {
         match self.id {
             Some(_) => Millis(u64::MAX),
@@ -169,7 +169,7 @@ impl<P> Web<P> {
 }
 
 impl Polled {
-    /// When the session is given up: so long after its last answer can have arrived.
+    /// When the session is given up: `session_ms` after its last answer can have arrived.
     pub fn alone_until(&self, session_ms: usize) -> Millis {
         self.alone_since.plus(self.link_ms + session_ms as u64)
     }

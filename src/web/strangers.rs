@@ -148,7 +148,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// A connection has opened a session. Whether an earlier one has not authenticated, or has ended.
+    /// A connection has opened a session. Whether its earlier one is unauthenticated, or has ended.
     pub(super) fn makes_more<A: Application<Peer = P>>(
         &mut self,
         app: &A,

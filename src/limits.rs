@@ -1,25 +1,25 @@
-//! Every limit of the server: its name, unit, default, bounds and meaning, in one table. Nothing
-//! is unlimited. Beside them, how long a state may not be on disk.
+//! Every limit of the server in one table: name, unit, default, bounds and meaning. Nothing is
+//! unlimited. Also the policy for syncing states to disk.
 
 use std::fmt;
 
-/// A largest value as the machine has it: where there are 32 bits, what is larger is 2^30, so that
-/// sums of a few limits, and what is allowed beyond one, are no more than a number can hold.
+/// Caps the upper bound of a limit at 2^30 on 32-bit machines, so that sums of a few limits, and
+/// what is allowed beyond one, do not overflow.
 const fn at_most(value: u64) -> usize {
     const MOST: usize = usize::MAX / 4 + 1;
     if value > MOST as u64 { MOST } else { value as usize }
 }
 
-/// A phone where the network is poor (40 kbit/s) gets half as much through when it loses some.
+/// A phone on a poor network (40 kbit/s), which gets half of that through when it loses packets.
 const SLOW_LINK_BYTES_PER_MS: usize = 2;
 
-/// How long such a link needs for so many bytes, in milliseconds.
+/// The time that such a link needs for so many bytes, in milliseconds.
 pub fn slow_link_ms(bytes: usize) -> u64 {
     (bytes / SLOW_LINK_BYTES_PER_MS) as u64
 }
 
-/// How much somebody has of what it may have, to compare it with others: in parts of 2^20, and more
-/// than that if it has more.
+/// The fraction of an allowance in use, for comparisons: in units of 2^-20, and above 2^20 if the
+/// allowance is exceeded.
 pub fn share(bytes: usize, most: usize) -> u64 {
     (bytes as u64).saturating_mul(1 << 20) / most.max(1) as u64
 }
@@ -29,7 +29,7 @@ macro_rules! limits {
         $(#[doc = $doc:literal])*
         $name:ident: $default:literal, $low:literal..=$high:literal;
     )*) => {
-        /// The limits in force. The name of each ends in its unit.
+        /// The limits in force. Each name ends in its unit.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Limits { $($(#[doc = $doc])* pub $name: usize,)* }
 
@@ -57,16 +57,16 @@ macro_rules! limits {
 }
 
 impl Limits {
-    /// The value of the limit of that name.
+    /// Returns the value of the limit with that name.
     pub fn get(&self, name: &str) -> Option<usize> {
         let mut values = Limits::TABLE.iter().zip(self.values());
         values.find(|((known, ..), _)| *known == name).map(|(_, value)| value)
     }
 
-    /// Sets the limit of that name.
+    /// Sets the limit with that name.
     ///
     /// # Errors
-    /// [`LimitError`] for a name that is none, and for a value out of its bounds.
+    /// [`LimitError`] if there is no such limit, or the value is out of bounds.
     pub fn set(&mut self, name: &str, value: usize) -> Result<(), LimitError> {
         let mut places = Limits::TABLE.iter().zip(self.places());
         match places.find(|((known, ..), _)| *known == name) {
@@ -79,25 +79,25 @@ impl Limits {
         }
     }
 
-    /// `store_retry_ms` as a time.
+    /// `store_retry_ms` as a duration.
     pub fn store_retry(&self) -> std::time::Duration {
         std::time::Duration::from_millis(self.store_retry_ms as u64)
     }
 
-    /// How long a slow link may need for what the kernel still has of so many bytes that it has
-    /// taken for a peer: twice `kernel_send_bytes` at most. In milliseconds.
+    /// The time, in milliseconds, that a slow link may still need for bytes that the kernel has
+    /// taken for a peer. The kernel holds at most twice `kernel_send_bytes` of them.
     pub fn link_ms(&self, bytes: usize) -> u64 {
         slow_link_ms(bytes.min(2 * self.kernel_send_bytes))
     }
 }
 
-/// When a state must be on disk.
+/// When a change to a state must be on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncPolicy {
     /// Before it is acknowledged.
     Always,
-    /// So many milliseconds later at the latest: a crash may lose that much. Keys
-    /// and grants are synced before they are acknowledged all the same.
+    /// At most so many milliseconds later: a crash may lose the changes of that time. Keys and
+    /// grants are still synced before they are acknowledged.
     Every(u64),
 }
 

@@ -1,5 +1,5 @@
-//! Counters of what happened; plain numbers, kept by those to whom it happened: the switch, a
-//! reactor, a journal. Counting is an addition; whoever wants to see the numbers pays for the rest.
+//! Counters: plain numbers, kept by the part that they belong to (the switch, a reactor, a
+//! journal). Counting is one addition; aggregating and formatting are left to the reader.
 
 pub mod families;
 
@@ -14,25 +14,25 @@ pub use families::{Family, MetricKind};
 pub const BUCKETS_US: [u64; 13] =
     [100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
 
-/// How long something took, counted by how long.
+/// A histogram of durations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durations {
-    /// How many fell into each bucket of [`BUCKETS_US`] and into none before it; the last counts
-    /// those that were longer than all.
+    /// The number of durations in each bucket: over the bound before it and up to its own (not
+    /// cumulative). The last one counts those over all bounds.
     pub counts: [u64; BUCKETS_US.len() + 1],
-    /// All of them together, in microseconds.
+    /// The sum of all durations, in microseconds.
     pub sum_us: u64,
 }
 
 impl Durations {
-    /// Counts one more.
+    /// Counts one duration.
     pub fn record(&mut self, us: u64) {
         let bucket = BUCKETS_US.iter().position(|bound| us <= *bound);
         self.counts[bucket.unwrap_or(BUCKETS_US.len())] += 1;
         self.sum_us = self.sum_us.saturating_add(us);
     }
 
-    /// How many were counted.
+    /// The number of durations counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -41,65 +41,65 @@ impl Durations {
 /// What a reactor counts.
 #[derive(Clone, Debug, Default)]
 pub struct Meters {
-    /// Connections, those that are closing included.
+    /// Open connections, including those that are closing.
     pub sockets: usize,
-    /// Bytes read from all of them.
+    /// Bytes read from all connections.
     pub received_bytes: u64,
-    /// Bytes that the kernel has taken for all of them.
+    /// Bytes that the kernel has taken for all connections.
     pub sent_bytes: u64,
-    /// Bytes that wait for the kernel to take them.
+    /// Bytes that wait for the kernel to take them; shared frames count for each connection.
     pub queued_bytes: usize,
     /// Frames that wait for the kernel to take them.
     pub queued_frames: usize,
-    /// Bytes of browsers that have been read and wait to be understood or heard.
+    /// Bytes from browsers that have been read and wait to be parsed or processed.
     pub input_bytes: usize,
-    /// How often one of them had to go because that was too much.
+    /// Browsers closed because that was too much.
     pub input_evicted: u64,
-    /// Memory of all publications that wait for somebody, each counted once.
+    /// Memory of all waiting publications, each counted once.
     pub kept_bytes: usize,
-    /// Memory of the answers that wait, each counted once.
+    /// Memory of all waiting answers, each counted once.
     pub answers_bytes: usize,
-    /// Peers that do not take at once what is published to them.
+    /// Peers that have not taken at once what was published to them.
     pub watched: usize,
-    /// Turns of the loop, without the time in which it waited.
+    /// Turns of the event loop, without the time spent waiting.
     pub turns: Durations,
-    /// Milliseconds in which the process stood still.
+    /// Milliseconds in which the process did not run.
     pub stood_still_ms: u64,
     /// A signal to stop has come.
     pub is_draining: bool,
 }
 
-/// What the system knows of the process; `None` where it does not tell.
+/// What the system reports about the process; `None` where it does not.
 #[derive(Clone, Debug, Default)]
 pub struct Process {
     /// Memory in use.
     pub resident_bytes: Option<u64>,
     /// Open file descriptors.
     pub open_fds: Option<u64>,
-    /// File descriptors that it may have.
+    /// The limit on open file descriptors.
     pub max_fds: Option<u64>,
-    /// Processor time, of the user and of the system.
+    /// Processor time, user and system.
     pub cpu_ms: Option<u64>,
 }
 
-/// What a journal with a store counts.
+/// Counters of a journal with a store.
 #[derive(Clone, Debug, Default)]
 pub struct StoreMeters {
-    /// Changes are refused now.
+    /// Changes are being refused.
     pub is_failing: bool,
-    /// Times that it began to fail.
+    /// How often the store began to fail.
     pub failures: u64,
     /// Changes refused.
     pub refused_changes: u64,
     /// Changes that are not on disk yet.
     pub pending_changes: usize,
-    /// Bytes of those that are not on their way yet, and of how to take back all of them.
+    /// Bytes of changes not yet being written, and of the undo data of all pending changes.
     pub pending_bytes: usize,
-    /// Age of the oldest change that is not on disk, in milliseconds.
+    /// Age of the oldest change that is not on disk yet, in milliseconds.
     pub lag_ms: u64,
     /// Batches written.
     pub batches: Durations,
-    /// Time of the last of them, in microseconds.
+    /// Duration of the last batch, in microseconds.
     pub last_batch_us: u64,
     /// Length of the file.
     pub file_bytes: u64,
@@ -107,48 +107,48 @@ pub struct StoreMeters {
     pub content_bytes: u64,
 }
 
-/// Every code of an error on the control port: those that have not been seen are shown as 0, so
-/// that their first one shows as a rise.
+/// Every error code of the control port. Codes not seen yet are exported as 0, so that the first
+/// occurrence shows as an increase.
 pub const ERROR_CODES: [u16; 12] = [300, 301, 302, 305, 306, 309, 311, 312, 313, 314, 343, 404];
 
-/// What happened since the start.
+/// Counters since the start.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Connections let in.
+    /// Connections accepted.
     pub opened: u64,
-    /// Those of them that came through the web door.
+    /// Of those, the ones on the web listener.
     pub web_opened: u64,
-    /// Of those, the ones that have ended.
+    /// Of the web connections, the ones that have ended.
     pub web_closed: u64,
     /// Connections ended, by [`CloseReason`].
     pub closed: [u64; CloseReason::ALL.len()],
     /// Commands of back ends.
     pub commands: u64,
-    /// Commands answered with an error, by its code; those of [`ERROR_CODES`] from the start.
+    /// Commands answered with an error, by code; those of [`ERROR_CODES`] are always listed.
     pub refused: Vec<(u16, u64)>,
     /// Commands with a wrong namespace key (305) or server key (306).
     pub wrong_keys: u64,
     /// Commands that the store refused (302).
     pub store_failures: u64,
-    /// Commands that would have passed a limit of namespaces, grants or states (313).
+    /// Commands refused because of a limit on namespaces, grants or states (313).
     pub over_limits: u64,
-    /// Messages published, whether or not anybody heard them.
+    /// Messages published, whether or not anybody received them.
     pub publications: u64,
     /// Messages handed to subscribers.
     pub deliveries: u64,
-    /// Emits to several channels that had more to hand out than one turn has room for.
+    /// Emits to several channels with more deliveries than one turn has room for.
     pub long_emits: u64,
-    /// Connections that were not let in, by [`TurnedAway`].
+    /// Connections that were not accepted, by [`TurnedAway`].
     pub turned_away: [u64; TurnedAway::ALL.len()],
-    /// Times that a browser was not read because it spoke too fast.
+    /// How often a browser was not read because it sent too fast.
     pub browsers_held: u64,
-    /// Times that back ends had to wait because what is published to browsers took too much memory.
+    /// How often back ends had to wait because waiting publications took too much memory.
     pub floods: u64,
-    /// Times that requests had to wait because answers that wait took too much memory.
+    /// How often requests had to wait because waiting answers took too much memory.
     pub shortages: u64,
 }
 
-/// What an operator may want to act on, up to some moment.
+/// A snapshot of the counters that an operator may want to act on.
 #[derive(Clone, Debug)]
 pub struct Refusals {
     closed: [u64; CloseReason::ALL.len()],
@@ -190,7 +190,7 @@ impl Metrics {
         self.closed[reason as usize] += 1;
     }
 
-    /// Counts so many commands that were answered with this error.
+    /// Counts commands answered with this error.
     pub fn count_refused(&mut self, code: u16, count: u64) {
         match self.refused.iter_mut().find(|(known, _)| *known == code) {
             Some((_, counted)) => *counted += count,
@@ -198,7 +198,7 @@ impl Metrics {
         }
     }
 
-    /// The refusals up to now.
+    /// A snapshot of the refusals up to now.
     pub fn refusals(&self) -> Refusals {
         Refusals {
             closed: self.closed,
@@ -211,8 +211,8 @@ impl Metrics {
         }
     }
 
-    /// `invalid_token 3, no_heartbeat 1`: what was refused since `before`, connections by the
-    /// reason of their end and commands by their error. Empty if nothing was.
+    /// Lists what was refused since `before`, as in `invalid_token 3, no_heartbeat 1`: connections
+    /// by close reason and commands by error. Empty if nothing was.
     pub fn refusals_since(&self, before: &Refusals) -> String {
         let ended = CloseReason::ALL.iter().filter(|reason| !reason.is_ordinary()).map(|reason| {
             let i = *reason as usize;

@@ -18,8 +18,8 @@ macro_rules! reasons {
                 match self { $(CloseReason::$name => $label,)* }
             }
 
-            /// Close code (RFC 6455, 7.4) and reason that a browser is told; `None` where it is
-            /// told nothing, because it is gone or was never greeted.
+            /// Close code (RFC 6455, 7.4) and reason sent to a browser; `None` if nothing is sent,
+            /// because it is gone or was never greeted.
             pub const fn told(self) -> Option<(u16, &'static str)> {
                 match self { $(CloseReason::$name => reasons!(@told $($code $text)?),)* }
             }
@@ -30,15 +30,15 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The peer closed, in an orderly way.
+    /// The peer closed in an orderly way.
     PeerClosed = "peer_closed";
-    /// The transport failed: reset, or an error on read or write.
+    /// The transport failed (reset, I/O error), or the client left its session over HTTP.
     PeerLost = "peer_lost";
-    /// All that was asked has been answered.
+    /// All requests have been answered.
     Answered = "answered";
-    /// The server stops.
+    /// The server is stopping.
     GoingAway = "going_away", 1001 "server going away";
-    /// WebSocket frames against RFC 6455.
+    /// WebSocket frames that violate RFC 6455.
     WsProtocol = "ws_protocol", 1002 "protocol error";
     /// Text that is not UTF-8.
     WsUtf8 = "ws_utf8", 1007 "Could not decode a text frame as UTF-8";
@@ -52,58 +52,58 @@ reasons! {
     AuthWithoutToken = "auth_without_token", 3002 "not found s - param, auth string";
     /// `auth` without `i`.
     AuthWithoutNamespace = "auth_without_namespace", 3002 "not found i - param, site id";
-    /// `auth` for a namespace that is not there.
+    /// `auth` for a namespace that does not exist.
     UnknownNamespace = "unknown_namespace", 3404 "site id not registered";
-    /// The token is bad in any way.
+    /// The token is invalid in any way.
     InvalidToken = "invalid_token", 3404 "invalid JWT";
-    /// The token's `exp` has come while the connection was open.
+    /// The token's `exp` passed while the connection was open.
     TokenExpired = "token_expired", 3401 "token expired";
-    /// The site's back end asked for it (`disconnect`).
+    /// The site's back end requested it (`disconnect`).
     Disconnected = "disconnected", 3403 "disconnected by the site";
-    /// The user has as many connections as one may have.
+    /// The user has the maximum number of connections.
     UserFull = "user_full", 3429 "too many connections";
     /// The namespace was removed.
     NamespaceRemoved = "namespace_removed", 3404 "site id not registered";
-    /// No `auth` in time.
+    /// No successful `auth` in time.
     AuthTimeout = "auth_timeout", 3408 "no auth in time";
-    /// Too much of what publishers send it waits.
+    /// Too many publications wait for it, or too much of its own input.
     SlowConsumer = "slow_consumer", 3008 "too slow";
-    /// Much of what publishers send it has waited for too long.
+    /// Many publications have waited for it for too long.
     Lagging = "lagging", 3008 "too slow";
-    /// What publishers send it waits, or an answer over HTTP, and it takes nothing at all.
+    /// Publications or an HTTP answer wait for it, and it takes nothing at all.
     Stalled = "stalled", 3008 "too slow";
-    /// What publishers send takes too much memory, and of that it is owed most.
+    /// Waiting output takes too much memory, and this connection is owed the most.
     Largest = "largest", 3008 "too slow";
-    /// The server's own limits: on connections, or on what it keeps of all of them.
+    /// A limit of the whole server: on connections, or on memory kept for all of them.
     Full = "full";
-    /// As many connections as one address may have.
+    /// The maximum number of connections from one address is reached.
     AddressFull = "address_full";
-    /// Half a request, head or frame, and no more in time.
+    /// An incomplete request, head or frame, and the rest did not come in time.
     HalfRequest = "half_request";
-    /// A page of a site that is not on the list of those that may connect.
+    /// A page of a site that is not on the list of allowed origins.
     OriginRefused = "origin_refused";
-    /// HTTP that is not HTTP, or over a limit.
+    /// Malformed HTTP, or HTTP over a limit.
     BadHttp = "bad_http";
-    /// Length of a control frame out of bounds, or its final byte not 0x00.
+    /// A control frame with a length out of bounds, or whose final byte is not 0x00.
     ControlFraming = "control_framing";
-    /// Body of a control frame that is not JSON.
+    /// A control frame whose body is not JSON.
     ControlJson = "control_json";
-    /// The peer of the control port does not read its replies.
+    /// A back end does not read its replies.
     RepliesUnread = "replies_unread";
-    /// No good `auth` on the control port in time, or too many others wait for theirs.
+    /// No successful `auth` on the control port in time, or too many others wait for theirs.
     ControlAuth = "control_auth";
     /// Too many wrong keys on one control connection.
     WrongKeys = "wrong_keys";
 }
 
 impl CloseReason {
-    /// Whether it is in the course of things, so that no operator needs to hear of it.
+    /// Whether this is part of normal operation, so that no operator needs to hear of it.
     pub const fn is_ordinary(self) -> bool {
         use CloseReason::*;
         matches!(self, PeerClosed | PeerLost | Answered | GoingAway | Disconnected | TokenExpired)
     }
 
-    /// Whether it does not take what publishers send it: then that is not sent any more.
+    /// Whether the peer does not take publications: then those that wait for it are dropped.
     pub const fn is_slow(self) -> bool {
         use CloseReason::*;
         matches!(self, SlowConsumer | Lagging | Stalled | Largest)

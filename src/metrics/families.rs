@@ -1,19 +1,19 @@
-//! Every metric that the admin door shows: its name, what it is, what it says. One table, so that
-//! no name is written twice; `tests/docs.rs` compares it with `docs/operations.md`.
+//! Every metric of the admin listener: name, kind and help text. One table, so that no name is
+//! written twice; `tests/docs.rs` compares it with `docs/operations.md`.
 
-/// What a metric is, in the words of Prometheus.
+/// The type of a metric, in Prometheus terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It only grows, from zero at the start.
+    /// Only grows, from zero at the start of the server.
     Counter,
-    /// It is as it is now.
+    /// The current value.
     Gauge,
-    /// Counts by how long something took.
+    /// Counts of durations, by bucket.
     Histogram,
 }
 
 impl MetricKind {
-    /// The word for it in the text format.
+    /// Its name in the text format.
     pub const fn word(self) -> &'static str {
         match self {
             MetricKind::Counter => "counter",
@@ -23,14 +23,14 @@ impl MetricKind {
     }
 }
 
-/// One metric, with all its labels.
+/// One metric, including all its labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
-    /// Its name, which ends in its unit.
+    /// The name, ending in the unit.
     pub name: &'static str,
-    /// What it is.
+    /// The type.
     pub kind: MetricKind,
-    /// What it says, in one line.
+    /// The help text, in one line.
     pub help: &'static str,
 }
 
@@ -41,7 +41,7 @@ macro_rules! families {
             pub const $id: Family =
                 Family { name: $name, kind: MetricKind::$kind, help: $help };
         )*
-        /// All of them.
+        /// All metrics.
         pub const ALL: &[Family] = &[$($id,)*];
     };
 }

@@ -1,8 +1,8 @@
-//! Where clients are: counts the connections of each household, and refuses more than it may have.
-//! Who comes straight is counted when it comes. Who comes by a proxy that is believed is counted
-//! for where the proxy says it is: from the introduction of the connection on, or from each request
-//! on that says so. Without a cap nothing is kept, and the kernel is asked where those are who are
-//! here when there is one. Called by `http`, and where connections come and go.
+//! Counts the connections of each household (an IPv4 address or IPv6 /64), and refuses those over
+//! the limit. A direct connection is counted when accepted. One from a trusted proxy is counted for
+//! the client that the proxy names: in a PROXY header at the start, or in each request. Without a
+//! limit nothing is kept; when one is set, the kernel is asked for the addresses of existing
+//! connections. Called by `http`, and where connections begin and end.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -16,22 +16,22 @@ use crate::codec::proxy;
 use crate::edge::{ConnId, Net};
 use crate::reason::CloseReason;
 
-/// When who is refused may come back.
+/// When a refused client may try again.
 const RETRY_AFTER_SECONDS: &str = "30";
 
-/// However few are left, there is room for so many.
+/// The entries that a table always keeps room for.
 const KEPT: usize = 64;
 
 /// What is known of one connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
-    /// The proxy that it comes by, which may say with each request where its client is.
+    /// The proxy it comes from, which may name its client with each request.
     proxy: Option<Household>,
-    /// Whose connection it is. Of one by a proxy this is not known before that has spoken.
+    /// The household it is counted for; `None` until a proxy has named it.
     counted: Option<Household>,
 }
 
-/// When a table has become much too large for those that are left, it gets smaller.
+/// Shrinks a table that has become much too large.
 fn fit<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     let left = table.len().max(KEPT);
     if left <= table.capacity() / 8 {
@@ -39,15 +39,15 @@ fn fit<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     }
 }
 
-/// All connections that count, and how many each household has.
+/// All counted connections, and how many each household has.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    /// Connections of one household; 0: any number, and nothing is kept but who is spoken for.
+    /// Connections per household; 0: no limit, and only connections with a PROXY header are kept.
     max: usize,
-    /// The most that one may have had at any time.
+    /// The highest limit that has been in force.
     most: usize,
     pub proxies: Proxies,
-    /// By the slot of the connection.
+    /// Indexed by the slot of the connection.
     places: HashMap<u32, Place>,
     counts: HashMap<Household, usize>,
 }
@@ -59,13 +59,13 @@ impl Addresses {
         Addresses { max, most, proxies: Proxies::default(), places, counts }
     }
 
-    /// From now on so many. Whoever is here stays.
+    /// Changes the limit. Existing connections stay.
     pub fn set_max(&mut self, max: usize) {
         self.max = max;
         self.most = if max == 0 { usize::MAX } else { self.most.max(max) };
     }
 
-    /// A connection is of that household from now on; whether that may have it.
+    /// Counts a connection for that household; returns false if the household is at its limit.
     fn count(&mut self, conn: ConnId, household: Household) -> bool {
         let place = self.places.get(&conn.slot).copied().unwrap_or_default();
         if place.counted == Some(household) {
@@ -85,7 +85,7 @@ impl Addresses {
         self.places.insert(conn.slot, Place { counted: Some(household), ..place });
     }
 
-    /// A connection counts no more.
+    /// Stops counting a connection.
     pub fn leave(&mut self, conn: ConnId) {
         let Some(household) = self.places.remove(&conn.slot).and_then(|place| place.counted) else {
             return fit(&mut self.places);
@@ -100,7 +100,7 @@ impl Addresses {
         }
     }
 
-    /// Checks all that must hold; for tests.
+    /// Checks all invariants; for tests.
     pub fn check_invariants(&self, is_open: impl Fn(usize) -> bool) {
         assert!(
             self.places.keys().all(|slot| is_open(*slot as usize)),
@@ -119,7 +119,7 @@ impl Addresses {
 }
 
 impl<P> Web<P> {
-    /// A peer came from that address. One whose word is believed has yet to say whom it speaks for.
+    /// A connection was accepted from that address. A trusted proxy has yet to name its client.
     pub(super) fn arrive(
         &mut self,
         net: &mut impl Net,
@@ -137,8 +137,8 @@ impl<P> Web<P> {
         self.admit(net, conn, from.into())
     }
 
-    /// Somebody is here who came when there was no cap, and counts from now on, however many there
-    /// are. One by a proxy counts from its next request on that says for whom that is.
+    /// Counts a connection accepted when there was no limit, even if that exceeds the limit. One
+    /// from a proxy is counted from its next request that names a client.
     pub fn count_in(&mut self, net: &impl Net, conn: ConnId) {
         let Addresses { max, places, proxies, .. } = &self.addresses;
         if *max == 0 || places.contains_key(&conn.slot) || !self.has(conn) {
@@ -148,7 +148,7 @@ impl<P> Web<P> {
         self.addresses.add(conn, from.into(), Place::default());
     }
 
-    /// A proxy has said from what address its client comes; `None` if it speaks for itself.
+    /// A PROXY header has named the client's address; `None` if the proxy speaks for itself.
     pub(super) fn introduced(
         &mut self,
         net: &mut impl Net,
@@ -159,14 +159,14 @@ impl<P> Web<P> {
         self.addresses.leave(conn);
         let Addresses { max, places, proxies, .. } = &mut self.addresses;
         if *max == 0 && !proxies.has(source.into()) {
-            // There may be a cap when it asks: what it says of others does not count then either.
+            // If a limit is set later, this client must not name others either.
             places.insert(conn.slot, Place::default());
         }
-        // As if it had come from there: what it says of others counts if it is a proxy, too.
+        // As if accepted from there: if that is a trusted proxy too, it may name its client.
         self.arrive(net, conn, source.into())
     }
 
-    /// A request has come. One by a proxy says where its client is; or else the proxy is meant.
+    /// A request has arrived. From a proxy it is counted for the client it names, or for the proxy.
     pub(super) fn requested(
         &mut self,
         net: &mut impl Net,
@@ -178,7 +178,7 @@ impl<P> Web<P> {
         let household = match places.get(&conn.slot) {
             Some(Place { proxy: None, .. }) => return Ok(()),
             Some(Place { proxy: Some(proxy), .. }) => client().unwrap_or(*proxy),
-            // It came when there was no cap. Before it says for whom, it counts for nobody.
+            // Accepted when there was no limit: not counted until it names a client.
             None => {
                 let Some(client) = client().filter(|_| *max > 0) else { return Ok(()) };
                 let from = net.address(conn).filter(|from| proxies.has(*from));
@@ -225,7 +225,7 @@ mod tests {
         addresses.check_invariants(|slot| slot < 10);
         let room = [addresses.places.capacity(), addresses.counts.capacity()];
         assert!(room.iter().all(|room| *room <= 8 * KEPT), "{room:?}");
-        // Those who are left count on.
+        // Those still connected are counted.
         assert!(addresses.count(ConnId::new(10, 0), Household::V4(3)));
         assert!(!addresses.count(ConnId::new(11, 0), Household::V4(3)));
     }

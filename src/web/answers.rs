@@ -1,5 +1,5 @@
-//! Answers that need no session: the greeting, what the server offers, the iframe page and its
-//! script, preflights, and what is not there.
+//! Answers that need no session: the greeting, the info, the iframe page and its script, CORS
+//! preflights, 404 and 405.
 
 use sha1::{Digest, Sha1};
 
@@ -13,16 +13,16 @@ const JSON: &str = "application/json; charset=UTF-8";
 const HTML: &str = "text/html; charset=UTF-8";
 const SCRIPT: &str = "application/javascript; charset=UTF-8";
 
-/// The script that the iframe page loads, unless it is told to load another: ours, so that the
-/// page needs nobody else.
+/// The script that the iframe page loads by default: built in, so that the page needs no other
+/// server.
 const IFRAME_SCRIPT: &str = include_str!("../../clients/js/iframe.js");
 
-/// A text that never changes while the server runs, shared by all who take it, and its `ETag`.
+/// A text that is fixed while the server runs, shared by all answers, and its `ETag`.
 #[derive(Debug)]
 struct Page {
     text: Frame,
     etag: String,
-    /// Says how long it may be cached.
+    /// Adds the caching headers.
     cached: fn(Response) -> Response,
 }
 
@@ -34,7 +34,7 @@ impl Page {
     }
 
     fn answer(&self, head: &Head<'_>, content_type: &str) -> Response {
-        // Whoever compresses it on the way makes the tag a weak one (RFC 9110, 13.1.2).
+        // An intermediary that compresses the page makes the tag weak (RFC 9110, 13.1.2).
         let is_ours = |tag: &[u8]| {
             let strong = tag.strip_prefix(b"W/").unwrap_or(tag);
             strong == self.etag.as_bytes() || tag == b"*"
@@ -48,7 +48,7 @@ impl Page {
     }
 }
 
-/// The pages of a service.
+/// The static pages of a service.
 #[derive(Debug)]
 pub(super) struct Pages {
     iframe: Page,
@@ -58,16 +58,16 @@ pub(super) struct Pages {
 impl Pages {
     pub fn new(service: &Service) -> Pages {
         Pages {
-            // Its address has the version of the client in it, and SockJS wants the year.
+            // Its URL contains the client's version, and SockJS asks for a year.
             iframe: Page::new(sockjs::iframe_page(&service.script), sockjs::cached_for_a_year),
-            // Pages that are cached know no other address: what stands there must stay fresh.
+            // Cached iframe pages refer to this URL without a version: it must stay fresh.
             script: Page::new(IFRAME_SCRIPT.to_owned(), sockjs::cached_for_an_hour),
         }
     }
 }
 
-/// The method that a transport is for, and those to be named when another one comes, in the
-/// original's order.
+/// The method of a transport, and the methods that a 405 lists, in the order of the original SockJS
+/// server.
 pub(super) fn method_of(transport: Transport) -> (&'static str, &'static str) {
     match transport {
         Transport::WebSocket | Transport::EventSource | Transport::HtmlFile | Transport::Jsonp => {
@@ -78,7 +78,7 @@ pub(super) fn method_of(transport: Transport) -> (&'static str, &'static str) {
     }
 }
 
-/// Whether a service has that route at all.
+/// Whether a service offers that route.
 pub(super) fn has(service: &Service, route: &Route<'_>) -> bool {
     match route {
         Route::NotFound | Route::ChunkingTest => false,
@@ -93,7 +93,7 @@ pub(super) fn has(service: &Service, route: &Route<'_>) -> bool {
     }
 }
 
-/// The answer to a request for anything but a transport.
+/// Answers a request for anything but a transport.
 pub(super) fn answer(
     net: &mut impl Net,
     head: &Head<'_>,
@@ -120,7 +120,7 @@ pub(super) fn answer(
     }
 }
 
-/// Sends an answer, as of now.
+/// Sends a response, dated now.
 pub(super) fn send(net: &mut impl Net, conn: ConnId, response: Response) {
     let (frame, body) = response.frames(Some(net.now().unix));
     net.send(conn, frame);
@@ -129,7 +129,7 @@ pub(super) fn send(net: &mut impl Net, conn: ConnId, response: Response) {
     }
 }
 
-/// Sends a frame of SockJS as the answer to a poll: as a line, or for `jsonp` as a call.
+/// Sends a SockJS frame as the answer to a poll: as a line, or as a call for `jsonp`.
 pub(super) fn send_polled(
     net: &mut impl Net,
     conn: ConnId,
@@ -158,8 +158,8 @@ pub(super) fn not_found() -> Response {
     Response::new(404).text(sockjs::NOT_FOUND)
 }
 
-/// Adds what every answer of a transport has: it is never cached, and pages of any origin may read
-/// it where a script could. The cookie is the client's own, or one that says nothing.
+/// Adds the headers common to a transport's answers: no caching, and CORS where scripts read them.
+/// The cookie repeats the client's, or has a dummy value.
 pub(super) fn transport_headers(
     response: Response,
     head: &Head<'_>,

@@ -1,56 +1,56 @@
-//! How many sessions there are and were, for whoever looks into the web door. Numbers alone, each
-//! known without a search. Changes nothing.
+//! The numbers of sessions now and so far, for monitoring: each is known without a scan, except for
+//! [`Web::peers`]. Changes nothing.
 
 use super::{Bodies, Line, Web};
 use crate::publication::Kinds;
 use crate::reason::CloseReason;
 
-/// How many sessions there are, by how they are carried.
+/// The numbers of sessions, by how they are carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
     /// Raw WebSockets.
     pub raw: usize,
-    /// WebSockets of SockJS.
+    /// SockJS over WebSocket.
     pub sockjs: usize,
-    /// Sessions over HTTP, those that nobody asks for included.
+    /// Sessions over HTTP, including those without a receiver.
     pub polled: usize,
 }
 
 impl<P> Web<P> {
-    /// How many sessions there are, of any kind.
+    /// The number of sessions of all kinds.
     pub fn sessions(&self) -> usize {
         self.raw_sockets + self.sockjs_sockets + self.sessions.len()
     }
 
-    /// How many sessions there are, of each kind.
+    /// The number of sessions of each kind.
     pub fn ways(&self) -> Ways {
         let (raw, sockjs) = (self.raw_sockets, self.sockjs_sockets);
         Ways { raw, sockjs, polled: self.sessions.len() }
     }
 
-    /// What kinds of sessions there are.
+    /// Which kinds of sessions there are.
     pub fn kinds(&self) -> Kinds {
         let Ways { raw, sockjs, polled } = self.ways();
         Kinds { raw: raw > 0, sockjs: sockjs > 0, polled: polled > 0 }
     }
 
-    /// What is kept of bodies of requests.
+    /// The memory of request bodies.
     pub fn bodies(&self) -> Bodies {
         self.bodies
     }
 
-    /// How often somebody was held back for speaking too fast.
+    /// How often a browser was not read because it sent too fast.
     pub fn held(&self) -> u64 {
         self.held
     }
 
-    /// How many sessions over HTTP have ended, by [`CloseReason`]: also those of which nobody asked
-    /// to be told so.
+    /// The number of sessions over HTTP that have ended, by [`CloseReason`], including those whose
+    /// client was not told.
     pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
         &self.parted
     }
 
-    /// What the application knows of the sessions that live.
+    /// The application's state of all live sessions.
     pub fn peers(&self) -> impl Iterator<Item = &P> {
         let sockets = self.lines.iter().filter_map(|line| match line {
             Line::Socket(socket) => socket.peer.as_ref(),

@@ -1,5 +1,5 @@
-//! How the door's connections end when the server stops: each is told so, and when to come back.
-//! Who is let go when is for the handler to say.
+//! How connections end when the server stops: each is told so, and when to reconnect. The handler
+//! decides which connection ends when.
 
 use super::answers;
 use super::polled::PolledId;
@@ -8,20 +8,20 @@ use crate::codec::http::Response;
 use crate::edge::{ConnId, Net};
 use crate::reason::CloseReason;
 
-/// What is told to those who want to be spoken with, and to those in the midst of a request.
+/// The answer to requests for a new session, and to incomplete requests.
 pub(super) fn unavailable(back_ms: u64) -> Response {
     let seconds = back_ms.div_ceil(1000).to_string();
     Response::new(503).header("Retry-After", &seconds).text("The server is stopping\n").close()
 }
 
 impl<P> Web<P> {
-    /// From now on nobody new is spoken with: they are told to come back in so long.
+    /// From now on refuses new sessions, and tells clients to come back after that time.
     pub fn refuse_new(&mut self, back_ms: u64) {
         self.back_ms = Some(back_ms);
     }
 
-    /// Lets a connection go, because the server stops, and tells it to come back in so long, if
-    /// that is known.
+    /// Ends a connection because the server stops, and tells the client when to come back, if that
+    /// is known.
     pub fn let_go<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -39,7 +39,7 @@ impl<P> Web<P> {
                 }
                 net.close(conn, CloseReason::GoingAway);
             }
-            // It gets what is on its way, and its session ends: no door is open to ask for more.
+            // The answer in flight goes out, and its session ends: it could not ask for more.
             Line::Taking(_) => net.close(conn, CloseReason::GoingAway),
             Line::Receiver(id) | Line::Sender(id, _) => {
                 let (id, is_receiver) = (*id, matches!(line, Line::Receiver(_)));
@@ -48,7 +48,7 @@ impl<P> Web<P> {
                     && app.is_short(net)
                     && let Some(polled) = self.polled(id).filter(|polled| polled.owes_much())
                 {
-                    // There is no room for that, and no time to wait for some: it is told at least.
+                    // No room for its output, and no time to wait: at least it is told of the end.
                     polled.clear_inbox(net);
                 }
                 self.serve(net, app, id);
@@ -58,7 +58,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// Forgets sessions to which nobody is connected, at most so many. Whether that was all.
+    /// Removes at most `count` sessions without a receiver; returns whether those were all.
     pub fn abandon<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,

@@ -1,6 +1,6 @@
-//! What holds for the web door, whatever comes through it. Owns a network of a few connections in
-//! memory, where nothing is left to chance, and an application that echoes. Called by the fuzzer
-//! and by the test that replays its corpus, never by the server.
+//! Properties of the web listener that hold for any input. Owns a deterministic in-memory network
+//! of a few connections, and an application that echoes. Called by the fuzzer and by the test that
+//! replays its corpus, never by the server.
 
 use super::{Application, Message, Outlet, Parting, Service, Standalone};
 use crate::address::{Address, Proxies};
@@ -13,19 +13,19 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 
-/// More turns than it takes to come to rest.
+/// More turns than the listener needs to come to rest.
 const TURNS_MAX: usize = 10_000;
 
-/// What renews a session, and what makes it somebody else's.
+/// A message that renews a session, and one that changes its user.
 const RENEWAL: &str = "renew";
 const OTHER: &str = "other";
 
-/// Says what it hears.
+/// Echoes every message.
 #[derive(Debug, Default)]
 struct Echo {
     /// There is no room for answers.
     is_short: bool,
-    /// The time of all is over.
+    /// All sessions have expired.
     is_over: bool,
 }
 
@@ -82,7 +82,7 @@ impl Application for Echo {
     }
 }
 
-/// One connection, by its slot.
+/// One connection.
 #[derive(Debug, Default)]
 struct Peer {
     input: Vec<u8>,
@@ -94,18 +94,18 @@ struct Peer {
     is_paused: bool,
     is_ready: bool,
     deadline: Option<Millis>,
-    /// Bytes of what it said that wait to be heard.
+    /// Bytes of its input that wait to be handled.
     kept: usize,
 }
 
-/// The network: every peer takes at once what is sent to it.
+/// The network: every peer takes its output at the end of the turn.
 #[derive(Debug, Default)]
 struct FakeNet {
     peers: Vec<Peer>,
     now: Millis,
-    /// No peer has taken anything for long.
+    /// No peer has taken anything for a long time.
     is_stuck: bool,
-    /// Bytes of answers that are on their way to others.
+    /// Bytes of answers in flight to other connections.
     answers: usize,
 }
 
@@ -215,7 +215,7 @@ impl World {
         conn
     }
 
-    /// Bytes come, and all is played out.
+    /// Gives a connection input, and runs turns until nothing is left to do.
     fn give(&mut self, conn: ConnId, bytes: &[u8]) {
         if let Some(peer) = self.net.open(conn) {
             peer.input.extend_from_slice(bytes);
@@ -277,7 +277,7 @@ impl World {
     }
 }
 
-/// What comes out of a connection into which these bytes go, in pieces of that length.
+/// The output of a connection whose input arrives in pieces of that length, and whether it is open.
 fn output(bytes: &[u8], piece: usize) -> (Vec<u8>, bool) {
     let mut world = World::new();
     let conn = world.connect(Address::Unix);
@@ -287,7 +287,7 @@ fn output(bytes: &[u8], piece: usize) -> (Vec<u8>, bool) {
     let peer = &mut world.net.peers[conn.index()];
     let (mut output, is_open) = (std::mem::take(&mut peer.output), peer.is_open);
     world.end();
-    // Whether a body is asked for depends on when it comes, as it should.
+    // Whether `100 Continue` is sent rightly depends on when the body arrives.
     while let Some(at) = find(&output, http::CONTINUE) {
         output.drain(at..at + http::CONTINUE.len());
     }
@@ -298,12 +298,11 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// Fuzz target: all the bytes of one connection, by a proxy that may introduce it; the first says
-/// in what pieces they come. Panics
-/// where the pieces make a difference, and where an answer is not one.
+/// Fuzz target: the bytes of one connection from a trusted proxy. The first byte gives the length
+/// of the pieces in which the others arrive.
 ///
 /// # Panics
-/// If an invariant of the door is broken.
+/// If the pieces make a difference, an answer is malformed, or an invariant is broken.
 pub fn fuzz_connection(data: &[u8]) {
     let Some((first, bytes)) = data.split_first() else { return };
     let whole = output(bytes, bytes.len().max(1));
@@ -312,7 +311,7 @@ pub fn fuzz_connection(data: &[u8]) {
     check_answers(&whole.0);
 }
 
-/// Answers stand one behind the other, up to one that goes on or upgrades.
+/// Checks that the output is a series of answers, up to one that streams or upgrades.
 fn check_answers(mut output: &[u8]) {
     while !output.is_empty() {
         let end = http::find_head_end(output, 0).expect("an answer has a head");
@@ -330,18 +329,17 @@ fn check_answers(mut output: &[u8]) {
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
         let length: usize = length.map_or(0, |length| length.parse().expect("a length"));
         let rest = &output[end..];
-        // To HEAD there is a length and no body.
+        // The answer to HEAD has a length and no body.
         let has_body = rest.len() >= length && !rest.starts_with(b"HTTP/1.1 ");
         output = &rest[if has_body { length } else { 0 }..];
     }
 }
 
-/// Fuzz target: a path under `/socket`, a content type and a body, each up to a newline, posted to
-/// a door with one open session, `0/0`. Panics where a body that is taken does not come back as
-/// the messages that are in it.
+/// Fuzz target: a path under `/socket`, a content type and a body, separated by newlines, posted to
+/// a listener with one open session, `0/0`.
 ///
 /// # Panics
-/// If an invariant of the door is broken.
+/// If an accepted body does not come back as its messages, or an invariant is broken.
 pub fn fuzz_sockjs(data: &[u8]) {
     let mut parts = data.splitn(3, |byte| *byte == b'\n');
     let path = parts.next().unwrap_or_default();
@@ -376,7 +374,7 @@ pub fn fuzz_sockjs(data: &[u8]) {
     world.end();
 }
 
-/// The messages in a body come back in a poll, unless it had none.
+/// Checks that the messages of a body come back in a poll.
 fn check_echo(body: &[u8], output: &[u8]) {
     let Ok(messages) = sockjs::parse_body(body) else { return assert_eq!(output, b"") };
     let messages: Vec<String> = messages.map(std::borrow::Cow::into_owned).collect();
@@ -426,7 +424,7 @@ mod tests {
         let get = "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n";
         let post = "POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab";
         let whole = [get, post].concat().repeat(5);
-        // One more, of which the first turn sees half a body.
+        // The input of the first turn ends inside the last request's body.
         let (now, later) = whole.split_at(whole.len() - 1);
         let answers = |world: &World| {
             let output = &world.net.peers[conn.index()].output;
@@ -474,7 +472,7 @@ mod tests {
         }
     }
 
-    /// Whose answer goes on has the next before anything gathers, however long the last one took.
+    /// A streaming answer has a receiver all the time, however long the last answer took.
     #[test]
     fn what_the_net_calls_too_much_is_too_much() {
         let mut world = World::new();
@@ -502,7 +500,7 @@ mod tests {
         assert!(web.is_hungry());
         web.dismiss(net, app, id, CloseReason::Disconnected.into());
         web.settle(net, app);
-        // So many have gone that the line is looked through.
+        // So many stale ids that the queue is cleaned up.
         (0..10_000).for_each(|_| web.hungry.push(SessionId::NOWHERE));
         web.settle(net, app);
         app.is_short = false;
@@ -512,7 +510,7 @@ mod tests {
         world.end();
     }
 
-    /// The sign of life is short, and brings nothing else with it.
+    /// The heartbeat is short, and nothing else is sent with it.
     #[test]
     fn while_there_is_no_room_a_receiver_hears_that_we_are_there_and_no_more() {
         for transport in ["xhr", "xhr_streaming"] {
@@ -524,7 +522,7 @@ mod tests {
             let World { door: Standalone { web, .. }, net } = &mut world;
             let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
             assert!(!web.publish(net, id, &Publication::new("c", &data)));
-            // Not what waits for this one alone leaves no room: that it would be given.
+            // What fills the room is not this session's own output: that would be sent.
             (world.door.app.is_short, world.net.answers) = (true, usize::MAX);
             world.give(conn, ask.as_bytes());
             world.net.peers[conn.index()].output.clear();

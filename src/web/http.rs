@@ -1,5 +1,5 @@
-//! HTTP/1.1 on the web door: one request after the other, head and body, each answered before the
-//! next is looked at (RFC 9112). What is ambiguous is refused and ends the connection.
+//! HTTP/1.1 on the web listener: one request at a time, head and body, each answered before the
+//! next is parsed (RFC 9112). Ambiguous input is refused and ends the connection.
 
 use super::polled::PolledId;
 use super::uploads::Upload;
@@ -19,49 +19,49 @@ use crate::reason::CloseReason;
 /// A connection between requests, or inside one.
 #[derive(Debug, Default)]
 pub(super) struct Http {
-    /// Bytes of the input in which the end of the head is known not to begin.
+    /// Bytes of the input already searched for the end of the head.
     scanned: u32,
-    /// Nothing has been asked yet.
+    /// No request has come yet.
     is_first: bool,
-    /// What comes may begin with an introduction: nothing has come yet, and the peer is believed.
+    /// The input may begin with a PROXY header: nothing has come yet, and the peer is trusted.
     may_introduce: bool,
-    /// The request whose body is not all there.
+    /// The request whose body is still arriving.
     pub upload: Option<Box<Upload>>,
 }
 
-/// The answer that a sender gets when all that it sent has been heard.
+/// The answer for a sender when all its messages have been handled.
 #[derive(Debug)]
 pub(super) struct SenderReply {
     pub frame: Frame,
     pub closes: bool,
 }
 
-/// What a request has come to.
+/// The outcome of a request.
 enum Outcome {
-    /// It is answered, and the connection goes on.
+    /// It is answered, and the connection stays between requests.
     Answered,
-    /// The connection is something else now, or waits for an answer.
+    /// The connection has changed its state, or waits for an answer.
     Taken,
 }
 
 impl Http {
-    /// Whether a request has begun and is not all there.
+    /// Whether a request has begun and is incomplete.
     pub fn is_midway(&self) -> bool {
         self.scanned > 0 || self.upload.is_some()
     }
 
-    /// A connection has come, perhaps by a proxy that is believed.
+    /// A new connection, perhaps from a trusted proxy.
     pub fn new(is_proxy: bool) -> Http {
         Http { is_first: true, may_introduce: is_proxy, ..Http::default() }
     }
 
-    /// A request has come, and its body is on its way.
+    /// A connection whose request is complete up to its body.
     pub fn uploading(upload: Upload) -> Http {
         Http { upload: Some(Box::new(upload)), ..Http::default() }
     }
 
-    /// The request did not come in time. A connection that was between two requests is closed
-    /// without a word, as both sides may at any moment.
+    /// The request did not come in time. A connection idle between two requests is closed silently,
+    /// as either side may do at any moment.
     pub fn time_out(&self, net: &mut impl Net, conn: ConnId) -> CloseReason {
         let is_half = self.is_midway();
         if is_half {
@@ -74,16 +74,16 @@ impl Http {
     }
 }
 
-/// Answers what is no request, and gives the reason to end the connection.
+/// Answers a malformed request; returns the reason to close the connection.
 fn refuse(net: &mut impl Net, conn: ConnId, error: HttpError) -> CloseReason {
     answers::send(net, conn, error.response());
     CloseReason::BadHttp
 }
 
 impl<P> Web<P> {
-    /// Answers the first of the requests that are there, and the next one when that answer has gone
-    /// out: one in a turn, so that others have theirs, and no more than one answer waits for
-    /// whoever takes none.
+    /// Handles the first request of the input, and the next one when its answer has gone out. That
+    /// is one per turn, so that other connections have theirs, and at most one answer waits for a
+    /// client that takes none.
     pub(super) fn http_received<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -101,7 +101,7 @@ impl<P> Web<P> {
             if let Some(upload) = &mut http.upload {
                 let before = upload.bytes();
                 let read = upload.read(rest);
-                // Some of it may have come before what is wrong.
+                // Some of it may have been valid before the error.
                 self.bodies.bytes = self.bodies.bytes - before + upload.bytes();
                 used += read.map_err(|e| refuse(net, conn, e.into()))?;
                 if !upload.is_done() {
@@ -121,7 +121,7 @@ impl<P> Web<P> {
                 }
                 continue;
             }
-            // An empty line in front of a request is passed over (RFC 9112, 2.2).
+            // Empty lines before a request are skipped (RFC 9112, 2.2).
             if rest.starts_with(b"\r\n") {
                 (http.scanned, used) = (0, used + 2);
                 continue;
@@ -136,7 +136,7 @@ impl<P> Web<P> {
         Ok(used)
     }
 
-    /// Where the head of the next request ends, if all of it is there.
+    /// The end of the next request's head, if it has arrived.
     fn head_end(
         &mut self,
         net: &mut impl Net,
@@ -150,7 +150,7 @@ impl<P> Web<P> {
         if let Some(end) = end.filter(|end| *end <= most) {
             return Ok(Some(end));
         }
-        // With such a line the end of the head may never come.
+        // After a bare line end, the end of the head may never come.
         if http::has_bare_end(&input[..input.len().min(most)], scanned) {
             return Err(refuse(net, conn, HttpError::Malformed));
         }
@@ -159,15 +159,15 @@ impl<P> Web<P> {
         }
         http.scanned = input.len() as u32;
         if scanned == 0 && !http.is_first && !matches!(input, [] | [b'\r', ..]) {
-            // It has begun behind a pause, and has its own time from then on; an empty line in
-            // front of it, of which there may be any number, has not.
+            // A request that begins after a pause has a time limit of its own. Empty lines in front
+            // of it do not begin it: there may be any number of them.
             self.next_request(net, conn, 0);
         }
         Ok(None)
     }
 
-    /// What stands at the start of a connection by a proxy that is believed. Returns how long
-    /// it is, if all of it is there.
+    /// Handles the PROXY header at the start of a connection from a trusted proxy. Returns its
+    /// length, 0 if there is none, or `None` if it is incomplete.
     fn introduction(
         &mut self,
         net: &mut impl Net,
@@ -201,8 +201,8 @@ impl<P> Web<P> {
         http::parse_head(head, &bounds)
     }
 
-    /// A head is complete. Carries the request out if its body is as well; returns how much of
-    /// what came behind the head was body.
+    /// A head is complete. Handles the request if its body is complete as well; returns how many
+    /// bytes behind the head were body.
     fn begin<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -229,7 +229,7 @@ impl<P> Web<P> {
         Ok(used)
     }
 
-    /// The service that a request is for, and what it wants there; `None` if it is for none.
+    /// The service that a request is for, and the route below it; `None` if it is for no service.
     pub(super) fn route<'a>(&self, head: &Head<'a>) -> Option<(usize, Route<'a>)> {
         let path = head.path();
         self.services.iter().enumerate().find_map(|(at, service)| {
@@ -239,7 +239,7 @@ impl<P> Web<P> {
         })
     }
 
-    /// Answers one request, whose body is all there; `None` if nobody wanted to know what it says.
+    /// Handles a request whose body is complete; `body` is `None` if it was discarded.
     fn request<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -248,7 +248,7 @@ impl<P> Web<P> {
         head: &Head<'_>,
         body: Option<&[u8]>,
     ) -> Result<(), CloseReason> {
-        // Whatever comes of it, the connection is between requests unless that says otherwise.
+        // Between requests, unless one of the branches below changes that.
         self.lines[conn.index()] = Line::Http(Http::default());
         let outcome = match self.route(head).filter(|_| A::HAS_SESSIONS) {
             None => {
@@ -291,14 +291,14 @@ impl<P> Web<P> {
         Ok(())
     }
 
-    /// The next request has its own time, from when the answer before has arrived.
+    /// Starts the time limit of the next request, after the last answer can have arrived.
     fn next_request(&self, net: &mut impl Net, conn: ConnId, link_ms: u64) {
         let ms = self.limits.http_head_ms as u64 + link_ms;
         net.deadline(conn, Some(net.now().mono.plus(ms)));
     }
 
-    /// An answer that was waited for is through, and may be on a slow link for so long yet: the
-    /// connection ends, or goes on with what came meanwhile.
+    /// A delayed answer has been sent, and may need `link_ms` more on a slow link: closes the
+    /// connection, or goes on with input that has arrived meanwhile.
     pub(super) fn release(
         &mut self,
         net: &mut impl Net,
@@ -316,14 +316,14 @@ impl<P> Web<P> {
         }
     }
 
-    /// The session does not owe this one an answer any more.
+    /// Removes a sender from those that the session must answer.
     pub(super) fn forget_sender(&mut self, id: PolledId, conn: ConnId) {
         if let Some(polled) = self.polled(id) {
             polled.senders.retain(|sender| *sender != conn);
         }
     }
 
-    /// The sender's answer, and its connection goes on.
+    /// Sends a sender its answer; the connection goes on.
     pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: PolledId) {
         let Line::Sender(of, reply) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         debug_assert_eq!(of, id);
@@ -332,7 +332,7 @@ impl<P> Web<P> {
         self.release(net, conn, reply.closes.then_some(CloseReason::Answered), 0);
     }
 
-    /// Makes a WebSocket of the connection, or says why not.
+    /// Upgrades the connection to a WebSocket, or refuses to.
     fn upgrade<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -361,7 +361,7 @@ impl<P> Web<P> {
         Ok(Outcome::Taken)
     }
 
-    /// Sends a response, and ends the connection if either side wants that.
+    /// Sends a response, and closes the connection if either side wants that.
     fn respond(
         &mut self,
         net: &mut impl Net,
@@ -369,7 +369,7 @@ impl<P> Web<P> {
         head: &Head<'_>,
         response: Response,
     ) -> Result<Outcome, CloseReason> {
-        // A handshake that is refused may have frames behind it: they are no requests.
+        // Frames may follow a refused handshake: they are not requests.
         let is_handshake = head.list_has("connection", "upgrade");
         let response = if is_handshake { response.close() } else { response };
         let response = response.answering(head);

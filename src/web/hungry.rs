@@ -1,11 +1,11 @@
-//! Those whose next message waits for room for its answer, because answers that wait take too much
-//! memory: a line, in which they are heard again as soon as there is room. What they say is bounded
-//! as input that waits is.
+//! The queue of sessions whose next message waits for room for its answer, because waiting answers
+//! take too much memory. They go on as soon as there is room. Their input is bounded like all input
+//! that waits.
 //!
-//! Sessions over HTTP that have their answers, and a browser that waits for them, have a line of
-//! their own: an answer to a request is made for it alone, and so must wait as well. But what waits
-//! for them may be all that leaves no room. So where what is on its way to others leaves a quarter,
-//! they get it one after the other: that makes room.
+//! Sessions over HTTP with output and a receiver have a queue of their own: an answer to a request
+//! is encoded for it alone, so it must wait as well. But the output that waits for them may be all
+//! that takes up the room. So while answers in flight leave a quarter of it free, they are served
+//! one after another, which makes room.
 
 use std::collections::VecDeque;
 
@@ -14,25 +14,25 @@ use super::session::Link;
 use super::{Application, SESSIONS_PER_TURN, SessionId, Web};
 use crate::edge::{ConnId, Net};
 
-/// So many in a line who have gone are not worth a look.
+/// Stale ids tolerated in a queue before it is cleaned up.
 const STALE: usize = 64;
 
-/// Who waits, in the order in which they came.
+/// The sessions that wait, in order of arrival.
 #[derive(Debug, Default)]
 struct Queue {
     line: VecDeque<SessionId>,
-    /// It is looked through for those who have gone when it is as long as this.
+    /// The length at which the queue is next searched for stale ids.
     look_at: usize,
 }
 
 impl Queue {
-    /// Whether it is time to look who has gone.
+    /// Whether the queue is due to be cleaned up.
     fn is_untidy(&self) -> bool {
         let Queue { line, look_at } = self;
         line.len() > *look_at || (line.is_empty() && line.capacity() > 2 * STALE)
     }
 
-    /// Forgets those who have gone, if it is time.
+    /// Removes stale ids, if that is due.
     fn tidy(&mut self, is_there: impl Fn(&SessionId) -> bool) {
         if self.is_untidy() {
             let Queue { line, look_at } = self;
@@ -43,37 +43,36 @@ impl Queue {
     }
 }
 
-/// Both lines.
+/// Both queues.
 #[derive(Debug, Default)]
 pub(super) struct Hungry {
-    /// Those who ask for more.
+    /// Sessions that wait for room for the answer to a message.
     askers: Queue,
-    /// Those for whom it is there.
+    /// Sessions that wait for room to give a receiver its output.
     takers: Queue,
-    /// The one of these that has its turn, though there is no room.
+    /// The taker that is served next, although there is no room.
     next: Option<PolledId>,
-    /// The connection of the one that had it last, while that has not taken all it was given.
+    /// The connection of the last such taker, until it has taken all it was given.
     pub given: Option<ConnId>,
-    /// Another one may have it in the next turn of the loop.
+    /// Another taker may be served in the next turn.
     pub is_due: bool,
-    /// Of the two lines the next is that of those who ask.
+    /// The next session is taken from the askers, if there are any.
     is_askers_turn: bool,
 }
 
 impl Hungry {
-    /// One more waits with what it asks for.
+    /// Adds a session whose message waits.
     pub fn push(&mut self, id: SessionId) {
         self.askers.line.push_back(id);
     }
 
-    /// One more waits for what is there for it.
+    /// Adds a session whose output waits.
     pub fn push_taker(&mut self, id: SessionId) {
         self.takers.line.push_back(id);
         self.is_due = true;
     }
 
-    /// Takes the first who is to be heard again, of both lines in turn, and whether it is one for
-    /// whom something is there.
+    /// Removes the next session, alternating between the queues, and says whether it is a taker.
     fn pop(&mut self) -> Option<(SessionId, bool)> {
         let Hungry { askers, takers, is_askers_turn, .. } = self;
         *is_askers_turn ^= true;
@@ -85,26 +84,26 @@ impl Hungry {
         }
     }
 
-    /// What was given to a connection has gone out, or is lost.
+    /// The output given to a connection has gone out, or is lost.
     pub fn has_gone(&mut self, conn: ConnId) {
         if self.given.take_if(|given| *given == conn).is_some() {
             self.is_due = !self.takers.line.is_empty();
         }
     }
 
-    /// Whether a session gets what is there for it though there is no room: once.
+    /// Whether a session may give out its output although there is no room; true only once.
     pub fn has_turn(&mut self, id: PolledId) -> bool {
         self.next.take_if(|next| *next == id).is_some()
     }
 }
 
 impl<P> Web<P> {
-    /// Whether somebody waits for room.
+    /// Whether any session waits for room.
     pub fn is_hungry(&self) -> bool {
         !self.hungry.askers.line.is_empty() || !self.hungry.takers.line.is_empty()
     }
 
-    /// Hears those again for whose answers there is room now.
+    /// Resumes sessions while there is room for their answers.
     pub(super) fn feed<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.hungry.is_due = false;
         for _ in 0..SESSIONS_PER_TURN {
@@ -129,8 +128,8 @@ impl<P> Web<P> {
         }
     }
 
-    /// If what is on its way to others leaves a quarter of the room, the first taker has its turn,
-    /// when the one before has taken what it was given.
+    /// Serves the first taker if answers in flight leave a quarter of the room free, and the taker
+    /// before has taken what it was given.
     fn feed_one(&mut self, net: &impl Net) {
         let (kept, max) = (net.kept(), self.limits.answers_bytes);
         let is_taking = self.hungry.given.is_some_and(|conn| net.queued(conn) > 0);
@@ -146,7 +145,7 @@ impl<P> Web<P> {
         self.taker_fed(id);
     }
 
-    /// Whether a session is there, be it over for the application or not.
+    /// Whether a session exists, even if it has ended for the application.
     fn is_there(&self, id: SessionId) -> bool {
         match id.link() {
             Link::Socket(conn, _) => self.socket(conn).is_some(),

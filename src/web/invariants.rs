@@ -1,13 +1,13 @@
-//! What must hold of the web door between two calls; for simulators, fuzzers and tests.
+//! Invariants of the web listener between two calls; for simulators, fuzzers and tests.
 
 use super::{LINES_KEPT, Line, Session, Web};
 use crate::publication::Form;
 
 impl<P> Web<P> {
-    /// Checks all that must hold; for tests.
+    /// Checks all invariants; for tests.
     ///
     /// # Panics
-    /// If anything does not hold.
+    /// If one is broken.
     pub fn check_invariants(&self) {
         for (id, Session { peer, polled }) in self.sessions.iter() {
             assert_eq!(self.names.get(&polled.key), Some(&id));
@@ -58,10 +58,10 @@ impl<P> Web<P> {
         self.addresses.check_invariants(is_open);
     }
 
-    /// Checks that nothing is left of anybody, when all have gone.
+    /// Checks that nothing is kept when all connections and sessions have gone.
     ///
     /// # Panics
-    /// If anything is.
+    /// If anything is kept.
     pub fn check_drained(&self) {
         assert!(self.lines.is_empty() && self.lines.capacity() < LINES_KEPT, "lines are kept");
         assert_eq!(self.sessions() + self.strangers(), 0, "sessions that are counted");

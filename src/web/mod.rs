@@ -1,17 +1,17 @@
-//! The web door: HTTP/1.1, WebSocket and SockJS, for whatever application stands behind it.
+//! The web listener ("door"): HTTP/1.1, WebSocket and SockJS, for any [`Application`].
 //!
-//! It owns every connection that came through [`Door::Web`](crate::edge::Door), and every
-//! *session*: one browser that is spoken with, over a WebSocket or over requests that come and go.
-//! It never knows what a message says: that is told to an [`Application`], which speaks to one
-//! session through an [`Outlet`], and to any of them with [`Web::publish`]. Called by the switch,
-//! and by [`Standalone`] for applications that have nothing else.
+//! It owns every connection accepted on [`Door::Web`](crate::edge::Door), and every *session*: one
+//! browser, over a WebSocket or over a series of HTTP requests. It does not interpret messages: it
+//! hands them to the application, which writes to the current session through an [`Outlet`], and to
+//! any session with [`Web::publish`]. Called by the switch, and by [`Standalone`] for applications
+//! that need nothing else.
 //!
-//! One file per role: `http` for requests, `answers` for those that need no session, `service` for
-//! what is served where, `addresses` for where clients are, `origin` for the sites whose pages may
-//! connect, `pace` for how fast they may speak, `publish` for what others say to them, `hungry` for
-//! those whose answers there is no room for, `polled` for a session over HTTP, `transports` for its
-//! coming and going and `taking` for answers that take their time, `socket` for WebSockets, `drain`
-//! for the end of all when the server stops.
+//! One file per role: `http` parses and routes requests, `answers` answers those that need no
+//! session, `service` says what is served where, `addresses` counts connections per client address,
+//! `origin` checks the sites whose pages may connect, `pace` limits message rates, `publish`
+//! delivers publications, `hungry` queues sessions while memory for answers is short, `polled` is a
+//! session over HTTP, `transports` its life cycle, `taking` its answers that are slow to leave,
+//! `socket` serves WebSockets, `drain` ends all connections when the server stops.
 
 mod addresses;
 mod answers;
@@ -70,37 +70,37 @@ pub use session::SessionId;
 pub use standalone::Standalone;
 pub use uploads::Bodies;
 
-/// Sessions over HTTP that are seen to in one turn, for their deadlines and for what there is to
-/// say. The others come in the next one.
+/// Sessions over HTTP served in one turn, for expired timers and for output. The rest follow in the
+/// next turn.
 const SESSIONS_PER_TURN: usize = 128;
-/// Bytes given to receivers in one turn, after which the others come in the next one: what each of
-/// them gets is made for it alone.
+/// Bytes given to receivers in one turn; the rest follow in the next turn. Every receiver gets an
+/// answer encoded for it alone.
 const GIVEN_PER_TURN: usize = 256 * 1024;
-/// So many places of connections that have gone are kept for those who come.
+/// Spare entries that `lines` keeps for new connections when it shrinks.
 const LINES_KEPT: usize = 1024;
 
-/// What a browser said.
+/// A message from a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Text.
     Text(&'a str),
-    /// Bytes, over a raw WebSocket alone.
+    /// Bytes; only over a raw WebSocket.
     Binary(&'a [u8]),
 }
 
 /// How a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parting {
-    /// Code and text that the browser is told (RFC 6455, 7.4); `None` where it is told nothing.
+    /// Close code and text sent to the browser (RFC 6455, 7.4); `None` if nothing is sent.
     pub told: Option<(u16, &'static str)>,
-    /// What is counted.
+    /// The reason that is counted.
     pub reason: CloseReason,
-    /// In how many milliseconds it is to come back, if that is known.
+    /// In how many milliseconds the browser is to reconnect, if known.
     pub back_ms: Option<u64>,
 }
 
 impl Parting {
-    /// Code and text that the browser is told, with the time to come back.
+    /// Close code and text for the browser, including the time to reconnect.
     pub fn words(&self) -> Option<(u16, Cow<'static, str>)> {
         let (code, text) = self.told?;
         let text = match self.back_ms {
@@ -117,26 +117,26 @@ impl From<CloseReason> for Parting {
     }
 }
 
-/// What stands behind the door. Nothing called here may call the [`Web`]; what is to be said to
-/// the session that speaks goes through the [`Outlet`].
+/// The application served on the listener. Its methods cannot call the [`Web`]; they write to the
+/// current session through the [`Outlet`].
 pub trait Application {
-    /// What it knows of one session.
+    /// The application's state for one session.
     type Peer: std::fmt::Debug;
 
-    /// Whether there are any. Where there are pages alone, the rest is not compiled for it.
+    /// Whether the application has sessions. If it serves pages only, the rest is not compiled in.
     const HAS_SESSIONS: bool = true;
 
-    /// A session begins, at the service of that index.
+    /// A session begins, on the service with that index.
     ///
     /// # Errors
-    /// How it ends at once.
+    /// How the session ends, at once.
     fn opened(
         &mut self,
         outlet: &mut Outlet<'_, impl Net>,
         service: usize,
     ) -> Result<Self::Peer, Parting>;
 
-    /// The browser said something. Messages of one session come strictly one after the other.
+    /// Handles a message from the browser. Messages of one session come strictly one after another.
     ///
     /// # Errors
     /// How the session ends.
@@ -147,33 +147,33 @@ pub trait Application {
         message: Message<'_>,
     ) -> Result<(), Parting>;
 
-    /// Whether answers that wait take too much memory.
+    /// Whether waiting answers take too much memory.
     fn is_short(&self, _net: &impl Net) -> bool {
         false
     }
 
-    /// Whether there is room for the answer to this message: else it waits until there is, and all
-    /// behind it.
+    /// Whether there is room for the answer to this message. If not, it waits until there is, and
+    /// so do all messages behind it.
     fn has_room(&self, _net: &impl Net, _peer: &Self::Peer, _message: &str) -> bool {
         true
     }
 
-    /// What may come from that session at most: the next message.
+    /// The bounds on the session's next message.
     fn bounds(&self, peer: &Self::Peer) -> Bounds;
 
-    /// Whether it has proved who it is. Before that it gets less: of what it says, and of what
-    /// waits for it.
+    /// Whether the session has authenticated. Before that its limits are lower: for what it sends,
+    /// and for what may wait for it.
     fn is_known(&self, _peer: &Self::Peer) -> bool {
         true
     }
 
-    /// When [`Application::timed_out`] is wanted. Asked when a session begins, after its deadline,
-    /// and when [`Outlet::reschedule`] says so.
+    /// When [`Application::timed_out`] is to be called. Queried when a session begins, after a
+    /// deadline has passed, and after [`Outlet::reschedule`].
     fn deadline(&self, _peer: &Self::Peer, _now: Now) -> Option<Millis> {
         None
     }
 
-    /// A deadline has come, perhaps not the one that was asked for.
+    /// A deadline has passed, possibly not the one requested.
     ///
     /// # Errors
     /// How the session ends.
@@ -181,35 +181,34 @@ pub trait Application {
         Ok(())
     }
 
-    /// Whether a session whose time is over, and which was not heard before, goes on if this
-    /// message is heard at once, in front of what was said before it; `None` if it has no say in
-    /// that. In front of one that does, and renews nothing, no other is heard.
+    /// For a session that has expired while its messages wait: `Some(true)` if this message renews
+    /// it when handled ahead of those before it; `Some(false)` if it does not, and no message
+    /// behind it may overtake it; `None` if it has no bearing on the expiry.
     fn renews(&self, _peer: &Self::Peer, _message: &str, _now: Now) -> Option<bool> {
         None
     }
 
-    /// A session has ended: forget it.
+    /// A session has ended: its state is to be dropped.
     fn closed(&mut self, _peer: Self::Peer) {}
 
-    /// The answer to a request that is not for a service. The body of the request is read and
-    /// thrown away.
+    /// Answers a request that is not for a service. The body of the request is read and discarded.
     fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response;
 }
 
-/// What a connection is. What is known of a WebSocket stands here and nowhere else, because most
-/// are idle and there may be a million; all else is rare, or lives for a moment.
+/// The state of a connection. A WebSocket is stored inline, with nothing elsewhere, because most
+/// are idle and there may be a million; all other states are rare or short-lived.
 #[derive(Debug, Default)]
 enum Line<P> {
-    /// Closed, or not of this door.
+    /// Closed, or not a web connection.
     #[default]
     None,
     /// Between requests or inside one. Next: any.
     Http(Http),
-    /// An answer waits for what a session has to say. Next: `Http`.
+    /// A request waits for output of a session. Next: `Http`.
     Receiver(PolledId),
-    /// An answer has all that it gets, and takes its time on the way. Next: `Http`.
+    /// An answer is complete but has not all been sent. Next: `Http`.
     Taking(Box<Taking>),
-    /// An answer waits for a session to have heard all. Next: `Http`.
+    /// A request that sent messages waits until its session has handled them all. Next: `Http`.
     Sender(PolledId, Box<SenderReply>),
     /// A WebSocket, which is a session. Next: `None`.
     Socket(Socket<P>),
@@ -218,15 +217,15 @@ enum Line<P> {
 /// A session over HTTP.
 #[derive(Debug)]
 struct Session<P> {
-    /// What the application knows of it; `None` once it has been told of the end.
+    /// The application's state; `None` once it has been told of the end.
     peer: Option<P>,
     polled: Box<Polled>,
 }
 
-/// The name of a session over HTTP: its service, and what the client made up.
+/// Identifies a session over HTTP: its service, and the name chosen by the client.
 type Key = (u16, Rc<str>);
 
-/// A [`Key`] to look up.
+/// A borrowed [`Key`], for lookups.
 #[derive(Hash)]
 struct KeyRef<'a>(u16, &'a str);
 
@@ -236,46 +235,46 @@ impl hashbrown::Equivalent<Key> for KeyRef<'_> {
     }
 }
 
-/// All connections and sessions of the door.
+/// All connections and sessions of the web listener.
 #[derive(Debug)]
 pub struct Web<P> {
     limits: Limits,
     addresses: Addresses,
     pace: Pace,
-    /// How often somebody was held back for speaking too fast.
+    /// How often a browser was not read because it sent too fast.
     held: u64,
     /// Sessions over HTTP that have ended, by [`CloseReason`].
     parted: [u64; CloseReason::ALL.len()],
     services: Vec<Service>,
     pages: Vec<Pages>,
-    /// By the slot of the connection.
+    /// Indexed by the slot of the connection.
     lines: Vec<Line<P>>,
-    /// Sessions over HTTP, and their ids by their names.
+    /// Sessions over HTTP, and their ids by key.
     sessions: Arena<Session<P>, PolledKind>,
     names: HashMap<Key, PolledId>,
-    /// Bodies that arrive, and what waits of them.
+    /// Memory of arriving request bodies, and of messages in them that wait.
     bodies: Bodies,
     /// Sessions that have not authenticated.
     strangers: Strangers,
-    /// Deadlines of sessions over HTTP.
+    /// Timers of sessions over HTTP.
     wheel: Wheel<PolledId>,
-    /// Those whose next message waits for room for its answer.
+    /// Sessions that wait for room for an answer.
     hungry: Hungry,
-    /// Sessions over HTTP of which something has changed in this turn.
+    /// Sessions over HTTP that have changed and wait to be served.
     dirty: VecDeque<PolledId>,
     /// Bytes of messages given to receivers in this turn.
     given: usize,
-    /// There is more memory to be given back.
+    /// More memory can be given back.
     is_shrinking: bool,
-    /// How many sessions there are over WebSockets, raw ones and those of SockJS.
+    /// The number of WebSocket sessions, raw and SockJS.
     raw_sockets: usize,
     sockjs_sockets: usize,
-    /// The server stops, and nobody new is spoken with: they come back in so long.
+    /// Set while the server stops: new clients are refused, and told to come back after this time.
     back_ms: Option<u64>,
 }
 
 impl<P> Web<P> {
-    /// A door to these services.
+    /// Creates the state for these services.
     pub fn new(services: Vec<Service>, limits: Limits, now: Now) -> Web<P> {
         Web {
             pages: services.iter().map(Pages::new).collect(),
@@ -301,8 +300,8 @@ impl<P> Web<P> {
         }
     }
 
-    /// From now on these services, as many as before, are served like this, within these limits:
-    /// what has begun goes on as it is.
+    /// Replaces the services, of which there must be as many as before, and the limits. Requests
+    /// and uploads that have begun go on as they are.
     pub fn reload(&mut self, services: Vec<Service>, limits: Limits, now: Now) {
         debug_assert_eq!(services.len(), self.services.len());
         self.pages = services.iter().map(Pages::new).collect();
@@ -312,13 +311,13 @@ impl<P> Web<P> {
         (self.services, self.limits) = (services, limits);
     }
 
-    /// Believes these proxies where they say whom they speak for.
+    /// Trusts these proxies to state the addresses of their clients.
     pub fn believing(mut self, proxies: Proxies) -> Web<P> {
         self.addresses.proxies = proxies;
         self
     }
 
-    /// A peer came through the door, from that address.
+    /// A connection was accepted from that address.
     pub fn opened(&mut self, net: &mut impl Net, conn: ConnId, from: Address) {
         net.deadline(conn, Some(net.now().mono.plus(self.limits.http_head_ms as u64)));
         if self.lines.len() <= conn.index() {
@@ -331,12 +330,12 @@ impl<P> Web<P> {
         }
     }
 
-    /// Whether a connection is of this door and not yet closed.
+    /// Whether a connection belongs to this listener and is not closed.
     pub fn has(&self, conn: ConnId) -> bool {
         !matches!(self.lines.get(conn.index()), None | Some(Line::None))
     }
 
-    /// Bytes came (see [`Handler::received`](crate::edge::Handler::received)).
+    /// Bytes arrived (see [`Handler::received`](crate::edge::Handler::received)).
     ///
     /// # Errors
     /// The reason for which the connection must be closed.
@@ -352,14 +351,14 @@ impl<P> Web<P> {
             Line::Http(_) => {
                 let used = self.http_received(net, app, conn, input)?;
                 if used < input.len() && matches!(self.lines[conn.index()], Line::Socket(_)) {
-                    // The first message may ride in the same segment as the request.
+                    // The first message may arrive in the same segment as the request.
                     return Ok(used + self.received(net, app, conn, &mut input[used..])?);
                 }
                 Ok(used)
             }
             Line::Socket(_) => Ok(self.socket_received(net, app, conn, input)),
-            // The next request waits for the answer to this one. The end of the stream must be
-            // noticed meanwhile, so the connection is read as long as little waits.
+            // The next request waits for the answer to this one. The connection is still read while
+            // little input waits, to notice the end of the stream.
             Line::Receiver(_) | Line::Taking(_) | Line::Sender(..) => {
                 if input.len() >= self.limits.http_head_bytes {
                     net.pause(conn);
@@ -369,21 +368,22 @@ impl<P> Web<P> {
         }
     }
 
-    /// The peer sends no more.
+    /// The peer has ended its stream.
     pub fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         net.close(conn, CloseReason::PeerClosed);
     }
 
-    /// The peer sends no more, and is not heard. A WebSocket is over with its stream: nobody waits
-    /// for what it said too fast, or without taking its answers. So is a session whose receiver has
-    /// gone, whatever it has asked for behind that. Other requests may be answered yet.
+    /// The peer has ended its stream while it is paused. A WebSocket ends with it: messages sent
+    /// too fast, or without taking their answers, are not waited for. So does a session whose
+    /// receiver is gone, whatever requests follow on that connection. Other requests may still be
+    /// answered.
     pub fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
         if let Line::Socket(_) | Line::Receiver(_) = self.lines[conn.index()] {
             net.close(conn, CloseReason::PeerClosed);
         }
     }
 
-    /// All that was queued has gone to the kernel.
+    /// All queued output has gone to the kernel.
     pub fn drained<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -415,7 +415,7 @@ impl<P> Web<P> {
             Line::Http(http) => {
                 let due = http.upload.as_ref().map(|upload| upload.due(&self.limits));
                 if due.is_some_and(|due| due > net.now().mono) {
-                    // More of it has come meanwhile.
+                    // More of it has arrived meanwhile.
                     return net.deadline(conn, due);
                 }
                 let reason = http.time_out(net, conn);
@@ -428,12 +428,12 @@ impl<P> Web<P> {
                 self.forget_sender(id, conn);
                 self.release_sender(net, conn, id);
             }
-            // Those have no deadline: the session's counts.
+            // No deadline on the connection: a receiver's session has a timer of its own.
             Line::None | Line::Receiver(_) => {}
         }
     }
 
-    /// The connection is gone.
+    /// The connection is closed.
     pub fn closed<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -447,7 +447,7 @@ impl<P> Web<P> {
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
             Line::Sender(id, _) => self.forget_sender(id, conn),
-            // What was on its way to it is lost, so its session is over.
+            // Output on its way to it is lost, so its session ends.
             Line::Receiver(id) => self.destroy(net, app, id),
             Line::Taking(taking) => {
                 if let Some(id) = taking.id
@@ -461,8 +461,8 @@ impl<P> Web<P> {
         self.is_shrinking |= self.give_back_lines();
     }
 
-    /// Gives a part of the memory of the last places back, while nobody is there. Whether there may
-    /// be more.
+    /// Gives back part of the memory of free entries at the end of `lines`. Returns whether more
+    /// can be given back.
     fn give_back_lines(&mut self) -> bool {
         let (len, capacity) = (self.lines.len(), self.lines.capacity());
         let is_free = |line: &&Line<P>| matches!(line, Line::None);
@@ -475,13 +475,13 @@ impl<P> Web<P> {
         free == TRIMMED_MAX || self.lines.capacity() < capacity
     }
 
-    /// When a turn is wanted at the latest.
+    /// When the next turn is needed at the latest.
     pub fn due(&self) -> Option<Millis> {
         let is_busy = !self.dirty.is_empty() || self.is_shrinking || self.hungry.is_due;
         if is_busy { Some(Millis(0)) } else { self.wheel.next_at().map(Millis) }
     }
 
-    /// Once a turn, before its input.
+    /// Runs once a turn, before its input.
     pub fn tick<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.given = 0;
         self.is_shrinking = self.sessions.trim() | self.wheel.trim() | self.give_back_lines();
@@ -492,7 +492,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// Once a turn, after its input: polls are answered, whoever waited goes on.
+    /// Runs once a turn, after its input: answers polls and resumes sessions that waited.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         self.feed(net, app);
         for served in 0..SESSIONS_PER_TURN {
@@ -506,8 +506,8 @@ impl<P> Web<P> {
         }
     }
 
-    /// How long a message of that connection may be ([`Application::bounds`]): of a session that it
-    /// is, or that its request waits for; any other is a stranger's.
+    /// The longest message allowed on that connection ([`Application::bounds`]): by its WebSocket
+    /// session, or by the session its request waits for; otherwise the limit before `auth`.
     pub fn message_bytes<A: Application<Peer = P>>(&self, app: &A, conn: ConnId) -> usize {
         let peer = match self.lines.get(conn.index()) {
             Some(Line::Socket(socket)) => socket.peer.as_ref(),
@@ -518,7 +518,7 @@ impl<P> Web<P> {
         peer.map_or(stranger, |peer| app.bounds(peer).message_bytes)
     }
 
-    /// Lets a session go: it is told why, and hears nothing more.
+    /// Ends a session: the browser is told why, and receives nothing more.
     pub fn dismiss<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -532,7 +532,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// What the application knows of a session, until it has been told of the end.
+    /// The application's state for a session, until it has been told of the end.
     fn peer(&self, id: SessionId) -> Option<&P> {
         match id.link() {
             Link::Socket(conn, _) => self.socket(conn)?.peer.as_ref(),
@@ -547,7 +547,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_an_idle_connection_stays_small() {
-        /// As much as the switch knows of a browser.
+        /// The size of what the switch keeps for a browser.
         type Known = (u64, u64, bool);
         assert!(size_of::<Line<()>>() <= 48, "{}", size_of::<Line<()>>());
         assert!(size_of::<Line<Known>>() <= 64, "{}", size_of::<Line<Known>>());

@@ -1,6 +1,6 @@
-//! The sites whose pages may connect. A browser says in `Origin` which page a request comes from,
-//! and no page can change that; other clients may say what they like, so this keeps strangers'
-//! pages out and nobody else. Called by `http` in front of every request for a service.
+//! The origins whose pages may connect. A browser states in `Origin` which page a request comes
+//! from, and no page can change that. Other clients can send anything, so this keeps out only the
+//! pages of other sites. Called by `http` for every request to a service.
 
 use super::Service;
 use crate::codec::http::{Head, Response};
@@ -8,17 +8,17 @@ use crate::codec::sockjs::{Route, Transport};
 
 /// Whether the page behind this request may connect.
 ///
-/// Browsers name the page at every WebSocket and at every request that sends, and at every other
-/// request to a site that is not the page's own. What a page asks of its own site with `GET` has no
-/// `Origin`, but `Sec-Fetch-Site` where the browser is not an old one. Nobody gets anywhere with
-/// such requests alone: a session that has not sent has no user.
+/// Browsers send `Origin` with every WebSocket handshake, every sending request, and every other
+/// request to another origin. A `GET` to the page's own origin has none, but `Sec-Fetch-Site`
+/// unless the browser is old. Such requests alone achieve nothing: a session that has not sent has
+/// no user.
 pub(super) fn may_connect(head: &Head<'_>, service: &Service, route: &Route<'_>) -> bool {
     if service.origins.is_empty() {
         return true;
     }
     match route {
         Route::Greeting | Route::NotFound | Route::ChunkingTest => return true,
-        // Its requests come from our own site, whoever has it in a frame.
+        // Its requests come from the server's own origin, whichever site embeds it.
         Route::Iframe | Route::IframeScript => return false,
         Route::Info | Route::RawWebSocket | Route::Session { .. } => {}
     }
@@ -34,7 +34,7 @@ pub(super) fn may_connect(head: &Head<'_>, service: &Service, route: &Route<'_>)
     head.method == "GET" && !is_socket && is_own
 }
 
-/// 403. Nothing more is heard on that connection.
+/// 403; the connection is closed.
 pub(super) fn refusal() -> Response {
     Response::new(403).text("Origin not allowed\n").close()
 }

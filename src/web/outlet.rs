@@ -1,4 +1,4 @@
-//! What an application speaks to one session with, while that session is being served.
+//! What an application uses to write to a session while that session is being served.
 
 use super::SessionId;
 use super::polled::Polled;
@@ -8,14 +8,14 @@ use crate::frame::Frame;
 use crate::publication::{Form, Publication, message_frame};
 use crate::time::Now;
 
-/// How what is said reaches the browser.
+/// How output reaches the browser.
 #[derive(Debug)]
 pub(super) enum Way<'a> {
     Socket(ConnId, Form),
     Polled(&'a mut Polled),
 }
 
-/// One session's ear. What is said here was asked for: it is never a reason to cut the session.
+/// Writes to one session. Its output was asked for, so it is never a reason to end the session.
 #[derive(Debug)]
 pub struct Outlet<'a, N> {
     net: &'a mut N,
@@ -29,8 +29,8 @@ impl<'a, N: Net> Outlet<'a, N> {
         Outlet { net, id, way, is_rescheduled: false }
     }
 
-    /// Whose it is: for [`Web::publish`](super::Web::publish) and
-    /// [`Web::dismiss`](super::Web::dismiss), later.
+    /// The session's id, for later use with [`Web::publish`](super::Web::publish) and
+    /// [`Web::dismiss`](super::Web::dismiss).
     pub fn session(&self) -> SessionId {
         self.id
     }
@@ -45,17 +45,17 @@ impl<'a, N: Net> Outlet<'a, N> {
         self.net.random(out);
     }
 
-    /// Says a message.
+    /// Sends a message.
     pub fn send(&mut self, message: &str) {
         self.send_as(|form| message_frame(form, message));
     }
 
-    /// Says a message that may have been encoded for others already.
+    /// Sends a message that may already have been encoded for other sessions.
     pub fn send_publication(&mut self, publication: &Publication<'_>) {
         self.send_as(|form| publication.frame(form).clone());
     }
 
-    /// The form in which a message goes to the session now.
+    /// The form in which a message is sent to the session now.
     pub fn form(&self) -> Form {
         match &self.way {
             Way::Socket(_, form) => *form,
@@ -63,14 +63,14 @@ impl<'a, N: Net> Outlet<'a, N> {
         }
     }
 
-    /// Says bytes, which only a raw WebSocket can carry; on all others nothing is said.
+    /// Sends bytes. Only a raw WebSocket can carry them; on all others nothing is sent.
     pub fn send_binary(&mut self, bytes: &[u8]) {
         if let Way::Socket(conn, Form::Raw) = self.way {
             self.net.send(conn, ws::binary_frame(bytes));
         }
     }
 
-    /// The session's deadline is another one from now on.
+    /// The session's deadline has changed.
     pub fn reschedule(&mut self) {
         self.is_rescheduled = true;
     }

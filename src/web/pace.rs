@@ -1,47 +1,45 @@
-//! How fast a browser may speak: a bucket of tokens, one for each message or frame, which come back
-//! with time. Whoever has none left is not read; nothing of what it says is lost, unless it goes
-//! meanwhile. It knows the time of the turn alone, and costs nobody a scan. Called by `socket` and
-//! `transports`.
+//! Rate limit for browsers: a token bucket, with one token per message or frame. A browser without
+//! tokens is not read; none of its input is lost, unless it leaves meanwhile. It uses only the time
+//! of the turn, and scans nothing. Called by `socket` and `transports`.
 
 use crate::limits::Limits;
 use crate::time::Millis;
 
-/// What waits for tokens is read once more each time some are there. So that this costs no more
-/// than so many bytes a second, and a wake-up for each message, the tokens come back one by one for
-/// whoever has said little, and more at a time the more waits; about a second's at most.
+/// Input that waits for tokens is read again each time some are back. To cost no more than so many
+/// bytes a second, and a wake-up per message, a browser waits for one token if little input waits,
+/// and for more the more waits; at most about a second's worth.
 const REREAD_BYTES_PER_SECOND: u64 = 16 * 1024;
-/// Thousandths of a token, which is what comes back in a millisecond for each token in a second.
+/// Clock units per token. A rate in tokens per second is the same in units per millisecond.
 const TOKEN: u64 = 1000;
 
-/// The rule, which is the same for all, and its clock. That counts the tokens that have come back
-/// since the start, so that what somebody has spent comes back at the pace in force, whatever that
-/// was when it was spent.
+/// The rate, the same for all browsers, and its clock, which counts the units refilled since the
+/// start. So tokens come back at the rate in force, whatever it was when they were spent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Tokens that come back in a second.
+    /// Tokens refilled per second.
     rate: u64,
-    /// Since when they do, and what the clock showed then.
+    /// When this rate began, and the clock then.
     since: (Millis, u64),
-    /// Tokens that a bucket holds.
+    /// The capacity of a bucket, in tokens.
     burst: u64,
-    /// About a second's: whoever is held back is heard again when so many are there, at the latest.
+    /// About a second's tokens: a browser waits for no more than these before it is read again.
     refill: u64,
 }
 
-/// What one browser has left.
+/// The token bucket of one browser.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket {
-    /// What the clock of the pace shows when all tokens are back.
+    /// The clock when the bucket is full.
     full_at: u64,
 }
 
 impl Pace {
-    /// The pace from the start on.
+    /// The rate from the start on.
     pub fn new(limits: &Limits) -> Pace {
         Pace::since((Millis(0), 0), limits)
     }
 
-    /// The pace from now on.
+    /// Changes the rate from now on.
     pub fn change(&mut self, limits: &Limits, now: Millis) {
         *self = Pace::since((now, self.clock(now)), limits);
     }
@@ -56,13 +54,13 @@ impl Pace {
         shown.saturating_add(now.0.saturating_sub(since).saturating_mul(self.rate))
     }
 
-    /// When the clock shows that.
+    /// The time at which the clock has that value.
     fn moment(&self, shown: u64) -> Millis {
         let (since, before) = self.since;
         since.plus(shown.saturating_sub(before).div_ceil(self.rate.max(1)))
     }
 
-    /// Tokens for which it is worth hearing somebody of whom so many bytes wait.
+    /// The tokens to wait for before reading a browser with so many bytes of waiting input.
     fn worth(&self, waiting: usize) -> u64 {
         let share = self.refill.saturating_mul(waiting as u64) / REREAD_BYTES_PER_SECOND;
         share.clamp(1, self.refill)
@@ -70,23 +68,23 @@ impl Pace {
 }
 
 impl Bucket {
-    /// So much has been said. It may be more than there were tokens: then the next waits longer.
+    /// Spends tokens, possibly more than there are: then the next message waits longer.
     pub fn take(&mut self, pace: &Pace, now: Millis, count: usize) {
         let spent = TOKEN.saturating_mul(count as u64);
         self.full_at = self.full_at.max(pace.clock(now)).saturating_add(spent);
     }
 
-    /// Whether the browser may not speak now.
+    /// Whether there is no token now.
     pub fn is_spent(&self, pace: &Pace, now: Millis) -> bool {
         self.back(pace, 1) > pace.clock(now)
     }
 
-    /// When a browser that may not speak, and of which so many bytes wait, is to be heard again.
+    /// When a browser without tokens, and with so many bytes of input waiting, is to be read again.
     pub fn again(&self, pace: &Pace, waiting: usize) -> Millis {
         pace.moment(self.back(pace, pace.worth(waiting)))
     }
 
-    /// What the clock shows when so many tokens are back.
+    /// The clock when so many tokens are back.
     fn back(&self, pace: &Pace, count: u64) -> u64 {
         self.full_at.saturating_sub(TOKEN * (pace.burst - count))
     }
@@ -96,10 +94,10 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    /// So much waits that a second's tokens are worth it.
+    /// Waiting input for which a second's tokens are awaited.
     const MUCH: usize = 64 * 1024;
 
-    /// When somebody of whom much waits is to be heard again, unless that is now.
+    /// When a browser with much waiting input is to be read again; `None` if now.
     fn wait(bucket: Bucket, pace: &Pace, now: Millis) -> Option<Millis> {
         bucket.is_spent(pace, now).then(|| bucket.again(pace, MUCH))
     }
@@ -123,12 +121,12 @@ mod tests {
             bucket.take(&pace, now, 1);
         }
         assert_eq!(bucket.again(&pace, MUCH), now.plus(1000));
-        // More than there was is paid for afterwards.
+        // An overdraft is paid back afterwards.
         now = now.plus(1000);
         bucket.take(&pace, now, 60);
         assert_eq!(bucket.again(&pace, MUCH), now.plus(3000));
         assert_eq!(bucket.again(&pace, 10), now.plus(2050));
-        // And silence fills the bucket, not more.
+        // Silence fills the bucket, but no further.
         now = now.plus(3_600_000);
         bucket.take(&pace, now, 200);
         assert!(bucket.is_spent(&pace, now));
@@ -141,12 +139,12 @@ mod tests {
         let now = Millis(1_000_000);
         bucket.take(&pace, now, 150);
         assert_eq!(wait(bucket, &pace, now), None);
-        // Who speaks within the limit is not held back because there is more for all.
+        // A higher rate does not hold back a browser within the limit.
         pace.change(&limits(100), now);
         assert_eq!(wait(bucket, &pace, now), None);
         bucket.take(&pace, now, 50);
         assert_eq!(wait(bucket, &pace, now), Some(now.plus(1000)));
-        // What has come back stays, and the rest takes the time that it takes from now on.
+        // Tokens that are back stay; the rest comes back at the new rate.
         let later = now.plus(500);
         pace.change(&limits(10), later);
         assert_eq!(wait(bucket, &pace, later), None);

@@ -1,5 +1,5 @@
-//! A session over HTTP: requests attach to it, wait for what it has to say, and leave. Owns what
-//! waits for the browser between two of them; never knows a connection but by its id.
+//! A session over HTTP: requests attach to it, wait for output, and leave. Owns the output that
+//! waits between two requests; refers to connections only by id.
 
 use std::collections::VecDeque;
 
@@ -20,37 +20,37 @@ use crate::wheel::Timer;
 #[derive(Debug)]
 pub(super) enum PolledKind {}
 
-/// One session over HTTP, for as long as it lives.
+/// Identifies one session over HTTP, for as long as it lives.
 pub(super) type PolledId = Id<PolledKind>;
 
-/// An answer of so many bytes never waits for room.
+/// Output of up to this size never waits for room.
 const LITTLE_BYTES: usize = 4096;
 
-/// How an answer to a receiver looks.
+/// The shape of an answer to a receiver.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// One frame, in one answer with a length; with a callback if it is `jsonp`.
+    /// One frame in an answer of known length; for `jsonp` in a call of the callback.
     Poll { response: Box<Response>, callback: Option<Box<str>> },
-    /// Frame after frame.
+    /// A streaming answer: frame after frame.
     Stream { envelope: Envelope, is_chunked: bool },
 }
 
-/// A request that waits for what the session has to say.
+/// A request that waits for output of the session.
 #[derive(Debug)]
 pub(super) struct Receiver {
     pub conn: ConnId,
     pub reply: Reply,
-    /// The connection ends with the answer.
+    /// The connection closes after the answer.
     pub closes: bool,
-    /// Bytes of frames so far, less what they are wrapped in as chunks.
+    /// Bytes of frames sent so far, without chunk framing.
     pub sent: usize,
-    /// Those of what the browser asked for itself.
+    /// Of those, the bytes that the browser asked for itself.
     asked: usize,
-    /// Some of what it was given at once was published.
+    /// It was given publications that had waited for a receiver.
     is_owed: bool,
-    /// What it had taken at the last beat, when more was queued for it.
+    /// The output taken at the last beat, if more was queued then.
     pub taken_at_beat: Option<u32>,
-    /// It is not read, so that we hear when all has gone out.
+    /// The connection is paused, so that `drained` is called.
     pub is_held: bool,
 }
 
@@ -60,7 +60,7 @@ impl Receiver {
         Receiver { conn, reply, closes, sent: 0, asked: 0, is_owed, taken_at_beat, is_held }
     }
 
-    /// Memory for what it repeats of its request while it waits, in bytes.
+    /// Memory of what the answer repeats from the request, held while it waits, in bytes.
     pub fn kept_bytes(&self) -> usize {
         match &self.reply {
             Reply::Poll { response, callback } => {
@@ -70,7 +70,7 @@ impl Receiver {
         }
     }
 
-    /// Sends a frame of SockJS on an answer that goes on.
+    /// Sends a SockJS frame on a streaming answer.
     fn send_frame(&mut self, net: &mut impl Net, frame: &[u8]) {
         if let Reply::Stream { envelope, is_chunked } = self.reply {
             let frame = stream_frame(envelope, is_chunked, &[frame]);
@@ -80,69 +80,69 @@ impl Receiver {
     }
 }
 
-/// What of a frame counts against the length of an answer.
+/// The bytes of a frame that count towards the length of an answer.
 fn payload_bytes(frame: &[u8], is_chunked: bool) -> usize {
     if is_chunked { http::chunk_payload_bytes(frame.len()) } else { frame.len() }
 }
 
-/// What an answer has come to, and what becomes of its connection.
+/// A finished answer, and what becomes of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Finished {
     pub conn: ConnId,
-    /// The reason to close it, if it does not go on.
+    /// The reason to close the connection; `None` if it stays open.
     pub close: Option<CloseReason>,
-    /// Bytes of it that the browser asked for itself.
+    /// Bytes of the answer that the browser asked for itself.
     pub asked: usize,
-    /// Bytes of its frames.
+    /// Bytes of the answer's frames.
     pub bytes: usize,
-    /// Some of it was published.
+    /// Whether it includes publications that had waited.
     pub is_owed: bool,
 }
 
-/// One session.
+/// One session over HTTP.
 #[derive(Debug)]
 pub(super) struct Polled {
     pub key: Key,
     receiver: Option<Receiver>,
-    /// What waits for a receiver: strings of a JSON array ([`Form::Item`]).
+    /// Output that waits for a receiver: strings of a JSON array ([`Form::Item`]).
     inbox: VecDeque<(Frame, Kind)>,
     inbox_bytes: usize,
     /// Bytes of publications in the inbox.
     published: usize,
-    /// Those of them that came when there was no receiver, but for one in front; of each as many as
-    /// count.
+    /// Of those, what counts as backlog: publications that came while there was no receiver and
+    /// something else waited, each up to a quarter of `backlog_bytes`.
     backlog: usize,
-    /// That is too much, and has been since then behind an answer that is on its way.
+    /// Since when the backlog behind an answer in flight has been too large.
     pub over_since: Option<Millis>,
-    /// The browser has been told that the session is open.
+    /// The browser has been sent the open frame.
     is_opened: bool,
-    /// It is over, and every further receiver is told so.
+    /// The session has ended, and every further receiver is told so.
     pub ended: Option<Parting>,
-    /// Somebody has been told so.
+    /// A receiver has been told so.
     is_end_told: bool,
     is_given_up: bool,
-    /// Bytes after which an answer that goes on ends.
+    /// Bytes after which a streaming answer ends.
     response_bytes: usize,
-    /// Messages that came behind more answers than the browser has taken, or too fast: what is
-    /// left of all arrays, as one ([`Messages::rest`]).
+    /// Messages that wait, because the browser does not take its answers, sends too fast, or there
+    /// is no room: the rest of all received arrays, joined ([`Messages::rest`]).
     pub pending: String,
-    /// The first of them waits for room for its answer.
+    /// The first waiting message needs room for its answer.
     pub is_hungry: bool,
-    /// The receiver waits for room for what is there.
+    /// The receiver waits for room for its output.
     pub is_taker: bool,
-    /// How many bytes of those the door has counted.
+    /// The bytes of waiting messages that are counted in `Web::bodies`.
     pub counted_bytes: usize,
-    /// Connections whose messages are among those, and which get their answers when all is done.
+    /// Connections whose messages wait; each is answered when all have been handled.
     pub senders: Vec<ConnId>,
-    /// The connection on which its last answer is still on its way.
+    /// The connection on which the last answer is still in flight.
     pub taking: Option<ConnId>,
     /// When it was last left without a receiver.
     pub alone_since: Millis,
-    /// How long the last answer, if it was a large one, was on its way, and at most still may be.
+    /// How long the last answer, if it was large, was in flight, plus what the kernel still needs.
     pub took_ms: u64,
-    /// How long a slow link may still need for it: so much later the browser can ask again.
+    /// How long a slow link may still need for it: the next request may be that much later.
     pub link_ms: u64,
-    /// When the receiver is told that we are still there.
+    /// When the receiver is due a heartbeat.
     pub beat_at: Millis,
     pub timer: Option<Timer>,
     pub bucket: Bucket,
@@ -180,12 +180,12 @@ impl Polled {
         }
     }
 
-    /// Notes that something has changed; whether that is news.
+    /// Marks the session as changed; returns whether it was not marked before.
     pub fn mark_dirty(&mut self) -> bool {
         !std::mem::replace(&mut self.is_dirty, true)
     }
 
-    /// All that has changed will be looked at now.
+    /// Clears the mark: the session is being served.
     pub fn unmark_dirty(&mut self) {
         self.is_dirty = false;
     }
@@ -198,7 +198,7 @@ impl Polled {
         self.receiver.is_some()
     }
 
-    /// Whether nobody waits for what it has to say, or takes it.
+    /// Whether no receiver waits and no answer is in flight.
     pub fn is_alone(&self) -> bool {
         self.receiver.is_none() && self.taking.is_none()
     }
@@ -215,16 +215,16 @@ impl Polled {
         self.ended.is_some()
     }
 
-    /// A receiver comes; there is none.
+    /// Attaches a receiver; there must be none.
     pub fn attach(&mut self, receiver: Receiver) {
         debug_assert!(self.receiver.is_none());
-        // Whoever asks again has given up what was on its way, or has it.
+        // A client that asks again has received the answer in flight, or has given it up.
         self.taking = None;
         self.receiver = Some(receiver);
     }
 
-    /// It ends. What is on its way still comes first, unless it was too much: that goes, even if it
-    /// is over already.
+    /// Ends the session. Waiting output still goes first, unless the browser was too slow for it:
+    /// then it is dropped, even if the session had ended before.
     pub fn end(&mut self, net: &mut impl Net, parting: Parting) {
         if self.ended.is_none() {
             self.ended = Some(parting);
@@ -238,7 +238,7 @@ impl Polled {
         }
     }
 
-    /// Drops what waits for a receiver.
+    /// Drops the output that waits for a receiver.
     pub fn clear_inbox(&mut self, net: &mut impl Net) {
         for (item, kind) in std::mem::take(&mut self.inbox) {
             net.unkeep(&item, kind);
@@ -246,12 +246,12 @@ impl Polled {
         (self.inbox_bytes, self.published, self.backlog, self.over_since) = (0, 0, 0, None);
     }
 
-    /// Too much was published to it: nothing more is.
+    /// Too much was published to the session: it is given no more publications.
     pub fn give_up(&mut self) {
         self.is_given_up = true;
     }
 
-    /// Bytes that wait for a receiver.
+    /// Bytes of output that wait for a receiver.
     pub fn inbox_bytes(&self) -> usize {
         self.inbox_bytes
     }
@@ -261,8 +261,8 @@ impl Polled {
         self.published
     }
 
-    /// The form in which a message is said now: on an answer that goes on and can take it, or for
-    /// the inbox.
+    /// The form in which a message is encoded now: for a streaming answer that can take it, or else
+    /// for the inbox.
     pub fn form(&self) -> Form {
         let is_ready = self.is_opened && self.inbox.is_empty() && self.ended.is_none();
         match &self.receiver {
@@ -275,7 +275,7 @@ impl Polled {
         }
     }
 
-    /// Says a message that was asked for.
+    /// Sends a message that the browser asked for.
     pub fn send(&mut self, net: &mut impl Net, frame: impl FnOnce(Form) -> Frame) {
         let form = self.form();
         if let (Form::Stream { is_chunked, .. }, Some(receiver)) = (form, &mut self.receiver) {
@@ -290,10 +290,10 @@ impl Polled {
         self.inbox.push_back((item, Kind::Asked));
     }
 
-    /// Says a message that somebody else sent. Returns whether that was too much: more than
-    /// `backlog_max` bytes of such wait behind the first, of each a quarter of that at most. While
-    /// a receiver is there, it gets all that waits, as soon as it is its turn: that is no more held
-    /// against it than against a socket what has not been offered to it.
+    /// Sends a message that somebody else published. Returns true if too much waits: more than
+    /// `backlog_max` bytes of publications behind the first frame, each counting for a quarter of
+    /// that at most. While there is a receiver nothing counts: it gets all as soon as it is served,
+    /// as with output not yet offered to a socket. On a streaming answer the `Net` decides.
     pub fn publish(
         &mut self,
         net: &mut impl Net,
@@ -320,8 +320,8 @@ impl Polled {
         self.receiver.is_none() && self.backlog > backlog_max
     }
 
-    /// Whether the receiver is to be looked at in this turn: it waits for a frame, or has had all
-    /// that it gets.
+    /// Whether the receiver must be served in this turn: it waits for a frame, or its answer has
+    /// reached its full length.
     pub fn is_answer_due(&self) -> bool {
         self.receiver.as_ref().is_some_and(|receiver| {
             let is_poll = matches!(receiver.reply, Reply::Poll { .. });
@@ -329,13 +329,13 @@ impl Polled {
         })
     }
 
-    /// Whether what the receiver is to be given is more than a little. It is a frame of its own,
-    /// however many others get the same.
+    /// Whether the receiver is due more than a little output. It is encoded for this receiver
+    /// alone, however many others get the same.
     pub fn owes_much(&self) -> bool {
         self.receiver.is_some() && self.inbox_bytes > LITTLE_BYTES
     }
 
-    /// These wait behind all that wait.
+    /// Appends messages to those that wait.
     pub fn put_behind(&mut self, messages: &Messages<'_>) {
         if !self.pending.is_empty() {
             self.pending.push(',');
@@ -343,20 +343,20 @@ impl Polled {
         self.pending.push_str(messages.rest());
     }
 
-    /// Memory for what the browser sent and waits to be heard, in bytes.
+    /// Memory of messages that wait to be handled, in bytes.
     pub fn pending_bytes(&self) -> usize {
         self.pending.capacity()
     }
 
-    /// Whether it has so much to take that nothing more is asked on its behalf.
+    /// Whether so much output waits that no more of its messages are handled.
     pub fn is_full(&self, net: &impl Net, answers_pause_bytes: usize) -> bool {
         let waiting = self.inbox_bytes + self.inbox.len() * FRAME_COST_BYTES;
         let queued = self.receiver.as_ref().map_or(0, |receiver| net.queued(receiver.conn));
         waiting + queued >= answers_pause_bytes
     }
 
-    /// Gives the receiver what there is. Returns what becomes of its connection if that was all
-    /// that it gets.
+    /// Gives the receiver the output that waits. If that ends the answer, returns what becomes of
+    /// its connection.
     pub fn flush(&mut self, net: &mut impl Net) -> Option<Finished> {
         match self.receiver.as_ref()?.reply {
             Reply::Poll { .. } => {
@@ -367,8 +367,8 @@ impl Polled {
         }
     }
 
-    /// The receiver is told that we are there, and nothing else: for what waits there may be no
-    /// room.
+    /// Sends the receiver a heartbeat and nothing else: there may be no room for the output that
+    /// waits.
     pub fn beat(&mut self, net: &mut impl Net) -> Option<Finished> {
         match self.receiver.as_mut()? {
             Receiver { reply: Reply::Poll { .. }, .. } => {
@@ -381,7 +381,7 @@ impl Polled {
         }
     }
 
-    /// The next frame that waits, if there is one; of a session that is over there always is.
+    /// The next frame that waits, if any; a session that has ended always has one.
     fn next_frame(&mut self, net: &mut impl Net) -> Option<Vec<u8>> {
         if !std::mem::replace(&mut self.is_opened, true) {
             return Some(sockjs::OPEN.into());
@@ -438,15 +438,15 @@ impl Polled {
         Some(Finished { conn, close, asked, bytes, is_owed })
     }
 
-    /// The first who is told of an end that an operator may want to hear of is closed for that
-    /// reason, so that it is counted once.
+    /// The first receiver told of an end that is not ordinary is closed with its reason, so that
+    /// it is counted once.
     fn reason_to_close(&mut self, frame: &[u8]) -> Option<CloseReason> {
         let reason = self.ended?.reason;
         let is_first = frame.starts_with(b"c") && !std::mem::replace(&mut self.is_end_told, true);
         (is_first && !reason.is_ordinary()).then_some(reason)
     }
 
-    /// Checks all that must hold; for tests.
+    /// Checks all invariants; for tests.
     pub fn check_invariants(&self, has_peer: bool) {
         let bytes: usize = self.inbox.iter().map(|(item, _)| item.len()).sum();
         assert_eq!(bytes, self.inbox_bytes);

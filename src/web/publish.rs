@@ -1,4 +1,4 @@
-//! What others say to a browser, and what becomes of one that does not take it.
+//! Delivers publications to browsers, and ends those that do not take them.
 
 use super::polled::PolledId;
 use super::session::Link;
@@ -8,8 +8,8 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 
 impl<P> Web<P> {
-    /// Gives a message of somebody else to a session. Returns whether that was too much, and it
-    /// must be let go: it does not take what it was given before.
+    /// Gives a publication to a session. Returns true if it must be ended, because it does not take
+    /// what it was given before.
     #[inline]
     pub fn publish(
         &mut self,
@@ -18,7 +18,7 @@ impl<P> Web<P> {
         publication: &Publication<'_>,
     ) -> bool {
         match id.link() {
-            // The net knows whether that connection is still there.
+            // The `Net` recognizes a stale connection id.
             Link::Socket(conn, form) => net.publish(conn, publication.frame(form).clone()),
             Link::Polled(id) => self.publish_polled(net, id, publication),
         }
@@ -33,7 +33,7 @@ impl<P> Web<P> {
         let max = self.limits.backlog_bytes;
         let Some(polled) = self.polled(id) else { return false };
         let is_too_much = polled.publish(net, publication, max);
-        // Of an answer that goes on the net has judged, and takes nothing more.
+        // On a streaming answer the `Net` has decided, and queues nothing more.
         let is_lost = is_too_much && (polled.has_receiver() || self.is_lost(net, id));
         let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return false };
         if is_lost {
@@ -45,8 +45,8 @@ impl<P> Web<P> {
         let has_room =
             self.given < GIVEN_PER_TURN && net.kept().answers <= self.limits.answers_bytes;
         if polled.inbox_bytes() > max && has_room {
-            // Offered at once, as to a socket, if there is room for an answer of its own: what
-            // comes now finds nobody who waits.
+            // Offered at once, as to a socket, if there is room for its answer. Publications that
+            // follow find no receiver.
             self.give(net, id);
         }
         is_lost
@@ -66,8 +66,8 @@ impl<P> Web<P> {
                 self.dismiss_polled(net, app, id, reason.into());
             }
             Line::Socket(_) => self.dismiss_socket(net, app, conn, reason.into()),
-            // What is left there is of a session that goes on elsewhere. It is cut short, so that
-            // nobody takes it for whole.
+            // The output left there is of a session that goes on elsewhere. It is cut short, so
+            // that the client does not take it for complete.
             Line::Http(_) | Line::Taking(_) | Line::Sender(..) => {
                 net.drop_all(conn);
                 net.close(conn, reason);
@@ -76,7 +76,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// The session over HTTP for which most publications wait, and how many bytes. Looks at all.
+    /// The session over HTTP with the most publications waiting, and their bytes. Scans all.
     pub fn largest(&self) -> Option<(SessionId, usize)> {
         let inboxes =
             self.sessions.iter().map(|(id, Session { polled, .. })| (id, polled.published()));

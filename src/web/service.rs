@@ -1,33 +1,32 @@
-//! What the web door serves, and where. Made by whoever opens the door.
+//! What the web listener serves, and where. Set by the code that opens the listener.
 
 use crate::limits::Limits;
 
-/// One place where SockJS is served, and how.
+/// One path prefix under which SockJS is served, and its options.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// The path that everything is under, as `/socket`.
+    /// The path prefix, such as `/socket`.
     pub prefix: String,
     /// Whether WebSockets are served.
     pub websocket: bool,
-    /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
+    /// Whether answers set the cookie `JSESSIONID`, which some load balancers use.
     pub cookie: bool,
     /// Whether `jsonp` and `jsonp_send` are served.
     pub jsonp: bool,
     /// Whether `htmlfile` is served.
     pub htmlfile: bool,
-    /// The script that the iframe page loads: a path, or an `http` address.
+    /// The script that the iframe page loads: a path or an `http` URL.
     pub script: String,
-    /// Bytes of frames after which an answer that goes on ends; the session goes on in the next.
+    /// Bytes of frames after which a streaming answer ends; the session continues in the next one.
     pub response_bytes: usize,
     /// Whether raw WebSockets are pinged.
     pub raw_heartbeat: bool,
-    /// Sites whose pages may connect, each as browsers write it in `Origin`; all may if there is
-    /// none here.
+    /// Origins whose pages may connect, as browsers write them in `Origin`; if empty, all may.
     pub origins: Vec<String>,
 }
 
 impl Service {
-    /// All transports under this prefix, and the page with the script that the server has itself.
+    /// Offers all transports under this prefix, and the built-in iframe script.
     pub fn new(prefix: &str, limits: &Limits) -> Service {
         Service {
             prefix: prefix.to_owned(),

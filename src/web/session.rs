@@ -1,4 +1,4 @@
-//! The names of sessions, each of which says how its session is reached.
+//! Session ids, each of which says how its session is reached.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use super::polled::PolledId;
 use crate::edge::ConnId;
 use crate::publication::Form;
 
-/// Bits of a slot; above them stands the kind. No limit lets in as many connections or sessions as
-/// would need one more.
+/// Bits of the slot; the kind is above them. The limits allow fewer connections and sessions than
+/// would need another bit.
 const SLOT_BITS: u32 = 30;
 const SLOT: u32 = (1 << SLOT_BITS) - 1;
 
@@ -15,13 +15,13 @@ const RAW: u32 = 0;
 const SOCKJS: u32 = 1;
 const POLLED: u32 = 2;
 
-/// One session, for as long as it lives, and nothing afterwards. Whoever has something for a
-/// WebSocket knows by this alone for which connection that is, and looks nothing up.
+/// Identifies one session for as long as it lives. The id of a WebSocket session contains its
+/// connection, so that a publication needs no lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId {
     /// The kind, and the slot of the connection or of the session over HTTP.
     place: u32,
-    /// Which life of the slot.
+    /// The generation of the slot.
     generation: u32,
 }
 
@@ -30,22 +30,22 @@ pub struct SessionId {
 pub(super) enum Link {
     /// Over a WebSocket, raw or in SockJS framing.
     Socket(ConnId, Form),
-    /// Over requests that come and go.
+    /// Over HTTP requests.
     Polled(PolledId),
 }
 
 impl SessionId {
-    /// That of no session.
+    /// The id of no session.
     pub const NOWHERE: SessionId =
         SessionId { place: POLLED << SLOT_BITS | SLOT, generation: u32::MAX };
 
-    /// The session of a WebSocket: its connection has no other, for life.
+    /// The id of a WebSocket's session, the only one of its connection.
     pub fn of_socket(conn: ConnId, form: Form) -> SessionId {
         let kind = if form == Form::Raw { RAW } else { SOCKJS };
         SessionId::new(kind, conn.slot, conn.generation)
     }
 
-    /// A session over HTTP.
+    /// The id of a session over HTTP.
     pub(super) fn of_polled(id: PolledId) -> SessionId {
         SessionId::new(POLLED, id.slot, id.generation)
     }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn no_limit_needs_more_slots_than_a_name_has_bits_for() {
         let highest = |name| Limits::TABLE.iter().find(|row| row.0 == name).unwrap().2;
-        // Those of back ends and the few beyond the limits are connections, too.
+        // Back ends and the few connections beyond the limits need slots, too.
         assert!(highest("connections") + highest("control_connections") < SLOT as usize / 2);
         assert!(highest("sessions") < SLOT as usize / 2);
     }

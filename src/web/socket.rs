@@ -1,6 +1,6 @@
-//! Browsers over WebSocket, raw or in SockJS framing: frames in, messages out to the application
-//! strictly one after the other, heartbeats, and the end. A [`Socket`] is all that is known of one,
-//! and small: what only some need for a while is boxed.
+//! Browsers over WebSocket, raw or with SockJS framing: reads frames, hands messages to the
+//! application strictly one after another, sends heartbeats, and closes. A [`Socket`] is the whole
+//! state of one, kept small: what only some need for a while is boxed.
 
 mod ahead;
 mod beat;
@@ -25,54 +25,54 @@ use said::Said;
 /// Why a connection is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
-    /// It is.
+    /// It is read.
     No,
-    /// Until its answers have gone out.
+    /// Until the queued answers have been sent.
     Answers,
-    /// Until it has tokens again.
+    /// Until its token bucket has tokens again.
     Pace,
-    /// Until there is room for the answer to what it said: it stands in the line of those.
+    /// Until there is room for the answer to its message: it is queued in [`Hungry`].
     Room,
 }
 
-/// A connection that speaks WebSocket, and the session over it.
+/// A WebSocket connection and its session.
 #[derive(Debug)]
 pub(super) struct Socket<P> {
-    /// What the application knows of it; `None` once it has been told of the end.
+    /// The application's state; `None` once it has been told of the end.
     pub peer: Option<P>,
     pub(super) reader: ws::Reader,
-    /// There is some only while its answers are not taken.
+    /// Only while it is not read, or while a ping waits behind queued output.
     pub(super) unheard: Option<Box<Unheard>>,
-    /// The next ping, or the end of the wait for an answer.
+    /// When the next ping is due, or the answer to the last one.
     beat_at: Millis,
     bucket: Bucket,
-    /// Which life of the connection's slot.
+    /// The generation of the connection's slot.
     generation: u32,
-    /// It speaks as it likes, and not in SockJS framing.
+    /// Whether messages are plain, without SockJS framing.
     is_raw: bool,
-    /// What it had taken at the last beat, in as many `TAKEN_UNIT_BYTES`, modulo 256.
+    /// The output taken by the last beat, in `TAKEN_UNIT_BYTES`, modulo 256.
     taken_before: u8,
-    /// A ping is out, and nothing has come since.
+    /// A ping has been sent, and nothing has been received since.
     pub(super) awaits_answer: bool,
     pub(super) held: Held,
 }
 
-/// What there is of a socket that is not read until its answers have gone out, or there is room
-/// for the next; or whose ping stands behind what waits for it.
+/// Extra state of a socket that is not read until its answers have been sent or there is room for
+/// the next, or whose ping waits behind queued output.
 #[derive(Debug, Default)]
 pub(super) struct Unheard {
-    /// What waits, for room or behind those answers: what is left of a frame of SockJS, a raw
+    /// Messages that wait for room, or for answers to be sent: the rest of a SockJS frame, a raw
     /// message, and what has been read ahead.
     said: Said,
-    /// Bytes that may still be read ahead, because its time is over and it may have said that it
-    /// goes on; `None` while it is not. At most as long as one WebSocket message, and less the more
-    /// waits.
+    /// Bytes that may still be read ahead in search of a renewal, because the session has expired;
+    /// `None` if it has not. At most the length of one WebSocket message, less the more messages
+    /// already wait.
     ahead: Option<usize>,
-    /// What it had taken at the last beat.
+    /// Output bytes that the kernel had taken at the last beat.
     taken_at_beat: Option<u32>,
 }
 
-/// What is around a socket while it is served.
+/// A socket's environment while it is served.
 #[derive(Debug)]
 struct Around<'a, N, A> {
     net: &'a mut N,
@@ -82,7 +82,7 @@ struct Around<'a, N, A> {
     pace: &'a Pace,
     strangers: &'a mut Strangers,
     hungry: &'a mut Hungry,
-    /// How often somebody was held back for speaking too fast.
+    /// How often a browser was not read because it sent too fast.
     held_count: &'a mut u64,
 }
 
@@ -108,12 +108,12 @@ impl<P> Socket<P> {
         }
     }
 
-    /// How it wants its messages wrapped.
+    /// The wire form of its messages.
     pub(super) fn form(&self) -> Form {
         if self.is_raw { Form::Raw } else { Form::SockJs }
     }
 
-    /// Checks all that must hold; for tests.
+    /// Checks all invariants; for tests.
     pub(super) fn check_invariants(&self) {
         assert!(!self.reader.keeps_given(), "a message that has been heard");
         let is_held = self.held != Held::No;
@@ -125,21 +125,21 @@ impl<P> Socket<P> {
         assert!(is_behind || !waits, "something waits behind nothing");
     }
 
-    /// Memory for what it said, in bytes: half a message, and messages that wait to be heard.
+    /// Memory for its input, in bytes: an incomplete message, and messages that wait.
     fn kept_bytes(&self) -> usize {
         let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.said.kept_bytes());
         self.reader.kept_bytes() + unheard
     }
 
-    /// What it asked for and has not taken is no reason to cut it, but one to hear no more
-    /// requests: TCP holds it back.
+    /// Stops reading requests while too many answers are queued. Answers that it asked for are no
+    /// reason to close it: TCP holds it back.
     fn hold(&mut self, net: &mut impl Net, conn: ConnId) {
         self.held = Held::Answers;
         net.pause(conn);
     }
 
-    /// Tells a browser why it is let go (protocol part 10): on SockJS in a `c[…]` frame,
-    /// followed by an ordinary close, otherwise in the close frame itself.
+    /// Tells the browser why it is closed (protocol part 10): on SockJS in a `c[…]` frame followed
+    /// by a normal close, otherwise in the close frame itself.
     fn farewell(&self, net: &mut impl Net, conn: ConnId, parting: Parting) {
         let Some((code, text)) = parting.words() else { return };
         use CloseReason::{BrokenFraming, PeerClosed, WsProtocol, WsTooLarge, WsUtf8};
@@ -155,14 +155,14 @@ impl<P> Socket<P> {
         }
     }
 
-    /// Sets the one deadline of the connection.
+    /// Sets the connection's only deadline.
     fn reschedule<A: Application<Peer = P>>(&self, around: &mut Around<'_, impl Net, A>) {
-        // How much waits is not known any more: looking too early is no harm.
+        // How much input waits is no longer known: checking too early does no harm.
         let again = (self.held == Held::Pace).then(|| self.bucket.again(around.pace, 0));
         self.wake(around, again);
     }
 
-    /// The same; it is to be heard again then, if not before.
+    /// As `reschedule`; the socket is to be read again at `again` if that comes first.
     fn wake<A: Application<Peer = P>>(
         &self,
         around: &mut Around<'_, impl Net, A>,
@@ -174,27 +174,27 @@ impl<P> Socket<P> {
         around.net.deadline(around.conn, Some(again.map_or(at, |again| again.min(at))));
     }
 
-    /// Bytes came; returns how many are done with.
+    /// Handles received bytes; returns how many were consumed.
     fn received<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
         input: &mut [u8],
     ) -> Result<usize, Parting> {
         if self.peer.is_none() {
-            // It has been dismissed.
+            // It has been dismissed: its input is discarded.
             return Ok(input.len());
         }
         if self.awaits_answer {
-            // Any byte shows that somebody is there.
+            // Any byte shows that the peer is alive.
             self.awaits_answer = false;
             self.forget_beat();
             self.beat_at = around.net.now().mono.plus(around.limits.heartbeat_ms as u64);
             self.reschedule(around);
         }
-        // Out of the socket meanwhile, because a message may lie in the reader.
+        // Moved out of the socket meanwhile, because a message may borrow from the reader.
         let mut reader = mem::take(&mut self.reader);
         let used = self.frames(around, &mut reader, input);
-        // Not with the next input: it may never come.
+        // Freed now and not with the next input, which may never come.
         reader.forget_given();
         self.reader = reader;
         if used.is_ok() && self.ahead().is_some() {
@@ -214,7 +214,7 @@ impl<P> Socket<P> {
             let Some(peer) = &self.peer else { return Ok(input.len()) };
             let bounds = around.app.bounds(peer);
             let Some(most) = self.may_read(around, input.len() - used) else { return Ok(used) };
-            // Each error has its words.
+            // Each error has its own close code and text.
             let broken = |error: WsError| Parting {
                 told: Some((error.close_code(), error.close_text())),
                 reason: error.into(),
@@ -242,7 +242,7 @@ impl<P> Socket<P> {
         }
     }
 
-    /// How much of so many bytes that are there may be read now; `None` if it is not heard.
+    /// How many of the available bytes may be read now; `None` if it is not to be read.
     fn may_read<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -261,7 +261,7 @@ impl<P> Socket<P> {
         None
     }
 
-    /// It speaks too fast: it is not read until its time has come.
+    /// It sends too fast: stops reading until it has tokens again.
     fn hold_pace<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -273,8 +273,8 @@ impl<P> Socket<P> {
         self.wake(around, Some(self.bucket.again(around.pace, waiting)));
     }
 
-    /// Whether there is no room for the answer to a message: then it waits, and all that is left,
-    /// and nothing else is heard meanwhile.
+    /// Whether there is no room for the answer to a message. If so, the message waits, with
+    /// everything behind it, and nothing is handled meanwhile.
     fn puts_off<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -290,7 +290,7 @@ impl<P> Socket<P> {
         true
     }
 
-    /// Gives the application one message.
+    /// Passes one message to the application.
     fn tell<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -307,15 +307,15 @@ impl<P> Socket<P> {
         around.strangers.note(was_known, around.app.is_known(peer));
         let after = around.app.deadline(peer, now);
         heard?;
-        // A deadline that comes too early is set anew when it comes: most who authenticate are gone
-        // by then, or will be asked for a sign of life.
+        // Only an earlier deadline is set at once. A later one is set when the current one passes:
+        // most that authenticate are gone by then, or are due for a ping anyway.
         if is_rescheduled && after.is_some_and(|after| before.is_none_or(|at| after < at)) {
             self.reschedule(around);
         }
         Ok(())
     }
 
-    /// One text: one message, or on SockJS any number of them, each of which costs a token.
+    /// Handles one text frame: one message, or on SockJS any number of them, each costing a token.
     fn text<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -326,15 +326,15 @@ impl<P> Socket<P> {
         }
         let messages = sockjs::parse_messages(text).map_err(|_| CloseReason::BrokenFraming)?;
         for (at, message) in messages.enumerate() {
-            // The first is paid for with the frame.
+            // The frame has paid for the first one.
             self.bucket.take(around.pace, around.net.now().mono, usize::from(at > 0));
             self.hear(around, &message)?;
         }
         Ok(())
     }
 
-    /// Gives the application a message, unless there is no room for its answer, or it stands behind
-    /// one for which there was none, or behind answers that are not taken: then it waits.
+    /// Passes a message to the application, unless there is no room for its answer, or it is behind
+    /// one that waits for room, or behind answers that have not been sent: then it waits.
     fn hear<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -356,7 +356,7 @@ impl<P> Socket<P> {
         around: &mut Around<'_, impl Net, A>,
         bytes: &[u8],
     ) -> Result<(), Parting> {
-        // Whoever puts off a text in bytes takes it as a text.
+        // A binary message that has to wait is treated as text.
         match str::from_utf8(bytes) {
             Ok(text) if !self.is_raw || self.held != Held::No || self.puts_off(around, text) => {
                 self.text(around, text)
@@ -366,7 +366,7 @@ impl<P> Socket<P> {
         }
     }
 
-    /// There is room for the answer to what it said.
+    /// There is room for the answer to its message.
     fn fed<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -379,7 +379,7 @@ impl<P> Socket<P> {
         self.drained(around)
     }
 
-    /// All that was queued for it has gone to the kernel: it is heard again.
+    /// All queued output has gone to the kernel: reads on.
     fn drained<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -391,8 +391,7 @@ impl<P> Socket<P> {
                 let is_behind = self.stands_behind();
                 self.forget_beat();
                 if self.awaits_answer && is_behind {
-                    // The ping has gone out with it, behind as much as the kernel keeps for one
-                    // peer.
+                    // The ping went out too, behind as much as the kernel buffers for one peer.
                     let patience_ms = around.patience_ms(usize::MAX);
                     self.beat_at = self.beat_at.max(around.net.now().mono.plus(patience_ms));
                     self.reschedule(around);
@@ -402,8 +401,8 @@ impl<P> Socket<P> {
         }
     }
 
-    /// Its answers have gone out, or there is room for the next: hears what waits, and goes on
-    /// behind that.
+    /// Its answers have been sent, or there is room for the next: handles the messages that wait,
+    /// then reads on.
     fn catch_up<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -428,7 +427,7 @@ impl<P> Socket<P> {
 }
 
 impl<N: Net, A: Application> Around<'_, N, A> {
-    /// Whether so much waits for the socket that nothing more is heard of it.
+    /// Whether so much output waits for the socket that it is not read.
     fn is_full(&self, peer: &A::Peer) -> bool {
         let most = pause_bytes(self.limits, self.app.is_known(peer));
         self.net.queued(self.conn) >= most
@@ -436,7 +435,7 @@ impl<N: Net, A: Application> Around<'_, N, A> {
 }
 
 impl<P> Web<P> {
-    /// The socket of a connection, if it is the one that is meant.
+    /// The socket of a connection; `None` for a stale id.
     pub(super) fn socket(&self, conn: ConnId) -> Option<&Socket<P>> {
         match self.lines.get(conn.index())? {
             Line::Socket(socket) if socket.generation == conn.generation => Some(socket),
@@ -444,7 +443,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// A connection has been upgraded, and told so. Its session begins.
+    /// Begins the session of a connection that has been upgraded and told so.
     pub(super) fn open_socket<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -474,7 +473,7 @@ impl<P> Web<P> {
         self.meet(net, app, id, false);
     }
 
-    /// Does something with a socket, which ends it or not.
+    /// Runs an operation on a socket, and dismisses the socket if it fails.
     fn serve_socket<T: Default, N: Net, A: Application<Peer = P>>(
         &mut self,
         net: &mut N,
@@ -518,7 +517,7 @@ impl<P> Web<P> {
         let used = |socket: &mut Socket<P>, around: &mut Around<'_, _, A>| {
             socket.received(around, input).map(Some)
         };
-        // Nothing of one that is dismissed is kept.
+        // A dismissed socket keeps no input.
         self.serve_socket(net, app, conn, used).unwrap_or(all)
     }
 
@@ -551,7 +550,7 @@ impl<P> Web<P> {
         self.serve_socket(net, app, conn, |socket, around| socket.timed_out(around));
     }
 
-    /// Lets a socket go: it is told why, and hears nothing more.
+    /// Ends a socket's session: the browser is told why, and receives nothing more.
     pub(super) fn dismiss_socket<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -572,7 +571,7 @@ impl<P> Web<P> {
         net.close(conn, parting.reason);
     }
 
-    /// The connection of a socket is gone.
+    /// The connection of a socket is closed.
     pub(super) fn socket_closed<A: Application<Peer = P>>(
         &mut self,
         app: &mut A,

@@ -1,5 +1,5 @@
-//! A web door with an application and nothing else: what a [`Reactor`](crate::edge) can be run
-//! with. It adds nothing of its own, so the transports are what they are in the server.
+//! A web listener with an application and nothing else, to run a [`Reactor`](crate::edge) with. It
+//! adds nothing of its own, so the transports behave as in the server.
 
 use super::{Application, Service, Web};
 use crate::address::{Address, Proxies};
@@ -8,36 +8,36 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 
-/// The handler of an application that has nothing but a web door.
+/// The handler for an application that has only a web listener.
 #[derive(Debug)]
 pub struct Standalone<A: Application> {
     pub(super) web: Web<A::Peer>,
     pub(super) app: A,
-    /// The last slot that a connection was in.
+    /// The last connection of each slot.
     slots: Vec<ConnId>,
 }
 
 impl<A: Application> Standalone<A> {
-    /// A door to these services, behind which that application stands.
+    /// Creates the handler for these services and that application.
     pub fn new(services: Vec<Service>, limits: Limits, now: Now, app: A) -> Standalone<A> {
         Standalone { web: Web::new(services, limits, now), app, slots: Vec::new() }
     }
 
-    /// Believes these proxies where they say whom they speak for.
+    /// Trusts these proxies to state the addresses of their clients.
     pub fn believing(mut self, proxies: Proxies) -> Standalone<A> {
         self.web = self.web.believing(proxies);
         self
     }
 
-    /// How many sessions there are, of any kind.
+    /// The number of sessions of all kinds.
     pub fn sessions(&self) -> usize {
         self.web.sessions()
     }
 
-    /// Checks all that must hold; for tests.
+    /// Checks all invariants; for tests.
     ///
     /// # Panics
-    /// If anything does not hold.
+    /// If one is broken.
     pub fn check_invariants(&self) {
         self.web.check_invariants();
     }
@@ -85,7 +85,7 @@ impl<A: Application> Handler for Standalone<A> {
         self.web.closed(net, &mut self.app, conn);
     }
 
-    /// All at once: what a crowd would do to the next server is not for this one to know.
+    /// Closes all at once: it knows of no other server that a crowd of reconnects could overload.
     fn stopping(&mut self, net: &mut impl Net, _: Millis) {
         for conn in &self.slots {
             self.web.let_go(net, &mut self.app, *conn, None);

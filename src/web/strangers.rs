@@ -1,8 +1,8 @@
-//! Sessions that have not authenticated: less may wait for them, there are so many at most, and
-//! over HTTP they make place for others. Those go first that a connection has made on top of
-//! another: else a single one, which is let in once, could make them so fast that nobody else had
-//! the time to authenticate. Each costs its place here, and nothing afterwards. Called where
-//! sessions begin, are heard and end.
+//! Sessions that have not authenticated ("strangers"): less output may wait for them, their number
+//! is limited, and those over HTTP make room for new sessions. The first to go are those that a
+//! connection opened beside an earlier one: otherwise a single connection, admitted once, could
+//! open them so fast that nobody else had time to authenticate. Each costs an entry in a queue and
+//! no further work. Called where sessions begin, handle messages and end.
 
 use std::collections::VecDeque;
 
@@ -14,12 +14,12 @@ use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 
-/// So many in the line who are no strangers any more are not worth a look.
+/// Stale ids tolerated in a queue before it is cleaned up.
 const STALE: usize = 64;
-/// The list of makers has room for so many more than there are, and is given back beyond that.
+/// Spare capacity of `makers` that is never given back.
 const MAKERS_KEPT: usize = 1024;
 
-/// Those who go first, and behind all of them the others; both in the order in which they came.
+/// A queue of two priorities: the first to go, then all others; each in order of arrival.
 #[derive(Debug)]
 struct Queue<T>([VecDeque<T>; 2]);
 
@@ -43,7 +43,7 @@ impl<T> Queue<T> {
         self.0.iter().map(VecDeque::len).sum()
     }
 
-    /// Forgets all others, and gives back what they took.
+    /// Keeps only the elements that `stays` accepts, and gives back memory.
     fn retain(&mut self, stays: impl Fn(&T) -> bool) {
         for line in &mut self.0 {
             line.retain(&stays);
@@ -52,44 +52,44 @@ impl<T> Queue<T> {
     }
 }
 
-/// Those who have not authenticated.
+/// Sessions that have not authenticated.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    /// Among others who have authenticated or gone meanwhile.
+    /// May include stale ids and sessions that have authenticated since.
     line: Queue<SessionId>,
-    /// Sessions over HTTP as they came, and again as they were let go, among others who have gone.
+    /// Sessions over HTTP, queued when opened and again when ended; may include stale ids.
     places: Queue<PolledId>,
-    /// A session over HTTP that each connection has made, by its slot: none that was nobody's then
-    /// is older.
+    /// By connection slot, a session over HTTP that the connection opened: the oldest that had not
+    /// authenticated when the connection last opened one.
     makers: HashMap<u32, PolledId>,
-    /// How many there are.
+    /// The number of strangers.
     count: usize,
-    /// The most that there may have been at any time.
+    /// The highest limit that has been in force.
     most: usize,
 }
 
 impl Strangers {
-    /// Nobody yet, and so many at most.
+    /// Creates an empty list with that limit.
     pub fn new(most: usize) -> Strangers {
         Strangers { most, ..Strangers::default() }
     }
 
-    /// There may be so many from now on. Whoever is here stays.
+    /// Changes the limit. Existing strangers stay.
     pub fn set_max(&mut self, max: usize) {
         self.most = self.most.max(max);
     }
 
-    /// The application has heard somebody: whether it knew who that is, and knows now.
+    /// Updates the count after a message: whether its session was authenticated, and is now.
     pub fn note(&mut self, was_known: bool, is_known: bool) {
         self.count = self.count + usize::from(was_known) - usize::from(is_known);
     }
 
-    /// No session over HTTP is left.
+    /// The last session over HTTP has gone.
     pub fn give_back_places(&mut self) {
         self.places.retain(|_| false);
     }
 
-    /// A connection has gone.
+    /// A connection is closed.
     pub fn forget_maker(&mut self, conn: ConnId) {
         if self.makers.remove(&conn.slot).is_some()
             && self.makers.capacity() > 8 * self.makers.len() + MAKERS_KEPT
@@ -98,7 +98,7 @@ impl Strangers {
         }
     }
 
-    /// Somebody has gone.
+    /// A session has ended.
     pub fn forget(&mut self, was_known: bool) {
         self.count -= usize::from(!was_known);
         if self.count == 0 {
@@ -107,20 +107,20 @@ impl Strangers {
     }
 }
 
-/// What may wait for a session that is not heard meanwhile.
+/// The amount of waiting output at which a session's messages are no longer handled.
 pub(super) fn pause_bytes(limits: &Limits, is_known: bool) -> usize {
     let most = limits.answers_pause_bytes;
     if is_known { most } else { most.min(limits.answers_unauthenticated_bytes) }
 }
 
 impl<P> Web<P> {
-    /// How many sessions have not authenticated.
+    /// The number of sessions that have not authenticated.
     pub fn strangers(&self) -> usize {
         self.strangers.count
     }
 
-    /// A session has begun. If it is one too many of those that have not authenticated, one of them
-    /// goes: one for one, so that a lower limit sends nobody away and costs no turn more.
+    /// A session has begun. If it exceeds the limit on strangers, one of them is closed: one for
+    /// one, so that a lowered limit closes none at once and no turn costs more.
     pub(super) fn meet<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -148,7 +148,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// A connection has made a session over HTTP: whether one that it had made before is nobody's.
+    /// A connection has opened a session. Whether its earlier one is unauthenticated, or has ended.
     pub(super) fn makes_more<A: Application<Peer = P>>(
         &mut self,
         app: &A,
@@ -164,8 +164,8 @@ impl<P> Web<P> {
         makes_more
     }
 
-    /// A session over HTTP has begun, or is over and waits for somebody to tell: from now on it may
-    /// have to make place, in its turn.
+    /// A session over HTTP has begun, or has ended and waits for a receiver to be told: from now on
+    /// it may have to make room, in its turn.
     pub(super) fn stand_in_line<A: Application<Peer = P>>(
         &mut self,
         app: &A,
@@ -174,15 +174,15 @@ impl<P> Web<P> {
     ) {
         let mut places = std::mem::take(&mut self.strangers.places);
         places.push(id, goes_first);
-        // No session stands in it more than twice.
+        // No session is in it more than twice.
         if places.len() > 4 * self.sessions.len() + STALE {
             places.retain(|id| self.makes_place(app, *id));
         }
         self.strangers.places = places;
     }
 
-    /// All places for sessions over HTTP are taken: one that has not authenticated, or is over,
-    /// goes altogether. Whether there was one.
+    /// All places for sessions over HTTP are taken: removes one that has not authenticated, or has
+    /// ended. Returns whether there was one.
     pub(super) fn make_place<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -199,8 +199,8 @@ impl<P> Web<P> {
         false
     }
 
-    /// Whether a session is nobody's, and nobody waits to be given more than a little of it, for
-    /// which there may be no room.
+    /// Whether a session may be removed: it has no authenticated user, and no receiver that is due
+    /// more than a little output, for which there may be no room.
     fn makes_place<A: Application<Peer = P>>(&self, app: &A, id: PolledId) -> bool {
         let session = self.sessions.get(id);
         session.is_some_and(|session| session.is_nobodys(app) && !session.polled.owes_much())
@@ -210,7 +210,7 @@ impl<P> Web<P> {
         self.peer(id).is_some_and(|peer| !app.is_known(peer))
     }
 
-    /// A session is over for the application.
+    /// A session has ended for the application.
     pub(super) fn forget<A: Application<Peer = P>>(&mut self, app: &mut A, peer: Option<P>) {
         if let Some(peer) = peer {
             self.strangers.forget(app.is_known(&peer));
@@ -230,7 +230,7 @@ impl<P> Web<P> {
 }
 
 impl<P> Session<P> {
-    /// Whether nobody has said in it who they are, or it is over.
+    /// Whether the session has not authenticated, or has ended.
     fn is_nobodys<A: Application<Peer = P>>(&self, app: &A) -> bool {
         self.peer.as_ref().is_none_or(|peer| !app.is_known(peer))
     }

@@ -1,6 +1,6 @@
-//! An answer that has all that it gets and takes its time on the way, and what gathers behind it
-//! where it is a session's: who is slow by that, and who is not. A page goes to whoever asks, so it
-//! has no longer than a slow link needs for it.
+//! An answer that is complete but still in flight, and the backlog behind it if it is a session's:
+//! decides which clients are too slow. A page, which anybody can request, gets only the time that a
+//! slow link needs for it.
 
 use super::polled::{Finished, Polled, PolledId};
 use super::{Line, Session, Web};
@@ -9,34 +9,34 @@ use crate::limits::{Limits, slow_link_ms};
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// An answer of more bytes than that may take its time until it has gone out.
+/// An answer with more bytes queued is tracked until it has gone out.
 const MUCH_BYTES: usize = 16 * 1024;
-/// What the kernel still has of an answer that has gone out, twice `kernel_send_bytes` at most, is
-/// on its way for as long as a link of so many bytes a millisecond needs.
+/// The link rate assumed for what the kernel still holds of an answer that has gone out, which is
+/// at most twice `kernel_send_bytes`.
 const LINK_BYTES_PER_MS: usize = 32;
 
-/// An answer that has all that it gets, and has not gone out.
+/// An answer that is complete and has not gone out.
 #[derive(Debug)]
 pub(super) struct Taking {
-    /// Whose answer it is; `None` for a page.
+    /// The session that it belongs to; `None` for a page.
     pub id: Option<PolledId>,
-    /// The reason to close the connection behind it, if it does not go on.
+    /// The reason to close the connection after it; `None` if it stays open.
     close: Option<CloseReason>,
-    /// Much of it is what the browser asked for itself: however much gathers behind that is no lag.
+    /// The browser asked for much of it itself: then a backlog behind it is no lag.
     is_asked: bool,
-    /// Some of it was published.
+    /// It includes publications that had waited.
     is_owed: bool,
     since: Millis,
-    /// Bytes of all of it, and those that had not gone out when it had all that it gets.
+    /// The length of the answer, and the bytes still queued when it was complete.
     bytes: usize,
     queued: usize,
-    /// What of it had been taken when that was last looked at, and when that had changed.
+    /// The output taken at the last look, and when that last changed.
     taken: u32,
     taken_at: Millis,
 }
 
 impl Taking {
-    /// When some of it was last taken.
+    /// Returns when some of it was last taken.
     fn look(&mut self, net: &impl Net, conn: ConnId) -> Millis {
         let taken = net.taken(conn);
         if std::mem::replace(&mut self.taken, taken) != taken {
@@ -45,13 +45,13 @@ impl Taking {
         self.taken_at
     }
 
-    /// How long nothing of it may be taken, in milliseconds.
+    /// How long it may go without progress, in milliseconds.
     fn term(&self, limits: &Limits) -> u64 {
         let ms = if self.is_owed { limits.stall_ms } else { limits.heartbeat_ms };
         ms as u64
     }
 
-    /// The end of its time, however it is taken, if nothing may be taken for so long.
+    /// The end of its total time, given its time without progress; none for a session's answer.
     fn until(&self, ms: u64) -> Millis {
         match self.id {
             Some(_) => Millis(u64::MAX),
@@ -59,25 +59,25 @@ impl Taking {
         }
     }
 
-    /// Its deadline has come: as long as some of it is taken, it has its time.
+    /// Its deadline has passed: extends it if there is progress and total time left.
     pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId, limits: &Limits) {
         let ms = self.term(limits);
         if self.look(net, conn).plus(ms) <= net.now().mono {
-            // The kernel tells late that it has room.
+            // The kernel reports late that it has room.
             net.offer(conn);
         }
         let due = self.look(net, conn).plus(ms).min(self.until(ms));
         if due > net.now().mono {
             return net.deadline(conn, Some(due));
         }
-        // It is cut short, so that nobody takes it for whole.
+        // Cut short, so that the client does not take it for complete.
         net.drop_all(conn);
         net.close(conn, CloseReason::Stalled);
     }
 }
 
 impl<P> Web<P> {
-    /// An answer has come to its end: the session is alone, for a while.
+    /// An answer is complete: the session has no receiver for now.
     pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
         let (now, Finished { conn, close, asked, bytes, is_owed }) = (net.now().mono, finished);
         let link_ms = self.limits.link_ms(bytes);
@@ -97,8 +97,8 @@ impl<P> Web<P> {
         self.take_time(net, conn, taking);
     }
 
-    /// A page has been queued, behind which the connection is closed for that reason or goes on:
-    /// whether it is so long that it takes its time.
+    /// A page has been queued, after which the connection closes for that reason or stays open.
+    /// Returns whether it is so long that it is tracked.
     pub(super) fn page_takes_time(
         &mut self,
         net: &mut impl Net,
@@ -120,11 +120,11 @@ impl<P> Web<P> {
     fn take_time(&mut self, net: &mut impl Net, conn: ConnId, taking: Taking) {
         net.deadline(conn, Some(net.now().mono.plus(taking.term(&self.limits))));
         self.lines[conn.index()] = Line::Taking(Box::new(taking));
-        // The reactor tells when all has gone out only of those that are not read.
+        // `drained` is called only after a refusal by the kernel, or if it is paused.
         net.pause(conn);
     }
 
-    /// An answer has gone out: its session waits for the next request from now on.
+    /// An answer has gone out: its session starts to wait for the next request.
     pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
         let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         let now = net.now().mono;
@@ -139,11 +139,10 @@ impl<P> Web<P> {
         self.release(net, conn, taking.close, self.limits.link_ms(taking.bytes));
     }
 
-    /// Whether a session that nobody asks for, and for which too much waits, is to be let go: when
-    /// memory is short, at once; between two requests, when the next does not come in time, longer
-    /// by as long as the last answer took, some of which may still be on its way; while an answer
-    /// is on its way, when nothing of it is taken. Who takes it has more time, which the session's
-    /// deadline knows of.
+    /// Whether a session without a receiver and with too large a backlog is to be ended. If memory
+    /// is short, at once. Between two requests, if the next is `backlog_ms` late, plus the time of
+    /// the last answer, part of which may still be in flight. During an answer, if nothing of it is
+    /// taken for `backlog_ms`; a client that takes it has until [`Polled::lags_at`].
     pub(super) fn is_lost(&mut self, net: &mut impl Net, id: PolledId) -> bool {
         if net.kept().bytes > self.limits.queued_bytes / 2 {
             return true;
@@ -163,19 +162,19 @@ impl<P> Web<P> {
         if taking.look(net, conn).plus(ms) > now {
             return false;
         }
-        // The kernel tells late that it has room.
+        // The kernel reports late that it has room.
         net.offer(conn);
         taking.look(net, conn).plus(ms) <= now
     }
 }
 
 impl Polled {
-    /// When nobody will ask for it any more: that long after its last answer can have arrived.
+    /// When the session is given up: `session_ms` after its last answer can have arrived.
     pub fn alone_until(&self, session_ms: usize) -> Millis {
         self.alone_since.plus(self.link_ms + session_ms as u64)
     }
 
-    /// When too much has waited for so long behind the answer that is on its way.
+    /// When the backlog behind the answer in flight has been too large for that time.
     pub fn lags_at(&self, ms: usize) -> Option<Millis> {
         Some(self.taking.and(self.over_since)?.plus(ms as u64))
     }

@@ -1,5 +1,5 @@
-//! The requests of SockJS over HTTP: those that attach to a session and those that send to it;
-//! what becomes of a session with time.
+//! The SockJS transports over HTTP: requests that receive from a session, requests that send to it,
+//! and the timers of sessions.
 
 use std::rc::Rc;
 
@@ -19,17 +19,17 @@ use crate::publication::{chunk, stream_frame};
 use crate::reason::CloseReason;
 use crate::time::Now;
 
-/// The list of names has room for so many more than there are, and is given back beyond that.
+/// Spare capacity of `names` that is never given back.
 const NAMES_KEPT: usize = 1024;
 
-/// So many requests that send wait for their session at most.
+/// The most sending requests that wait for one session.
 const SENDERS_MAX: usize = 64;
 
 /// Service, name of the session, transport.
 type Place<'a> = (usize, &'a str, Transport);
 
 impl<P> Web<P> {
-    /// A request of a transport, with the right method. Returns the answer, unless it has been
+    /// Serves a transport request with the right method. Returns the answer, unless it has been
     /// sent or will come later.
     pub(super) fn transport<A: Application<Peer = P>>(
         &mut self,
@@ -49,7 +49,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// A request that waits for what the session has to say.
+    /// Serves a request that receives: it waits for output of the session.
     fn receive<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -131,7 +131,7 @@ impl<P> Web<P> {
         id
     }
 
-    /// A receiver finds its session; if another one is there, it is told so.
+    /// Attaches a receiver to its session. If there is one already, the new one is told so.
     fn attach(&mut self, net: &mut impl Net, id: PolledId, receiver: Receiver) {
         let (now, beat_ms) = (net.now().mono, self.limits.heartbeat_ms as u64);
         let conn = receiver.conn;
@@ -161,7 +161,7 @@ impl<P> Web<P> {
         self.release(net, conn, receiver.closes.then_some(CloseReason::Answered), 0);
     }
 
-    /// A request with messages for the application.
+    /// Serves a request that sends messages to the application.
     fn send<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -191,12 +191,12 @@ impl<P> Web<P> {
             polled.pending.len() >= most || polled.senders.len() >= SENDERS_MAX
         });
         if is_full {
-            // A client sends when it has been answered: those of whom so much waits do not.
+            // A well-behaved client sends again only after it has been answered.
             return Some(wrap(Response::new(503).text("too many messages wait\n").close()));
         }
         let done = match transport {
             Transport::JsonpSend => Response::new(200).text("ok"),
-            // Some browsers take an answer without a type for broken XML.
+            // Some browsers report an answer without a type as broken XML.
             _ => Response::new(204).header("Content-Type", "text/plain; charset=UTF-8"),
         };
         let done = wrap(done);
@@ -207,7 +207,7 @@ impl<P> Web<P> {
         if polled.pending.is_empty() {
             return Some(done);
         }
-        // Its answer waits until all that it sent has been heard, but no longer than a proxy does.
+        // Answered when all its messages have been handled, but no later than a proxy waits.
         polled.senders.push(conn);
         let done = done.answering(head);
         let closes = done.closes();
@@ -218,8 +218,8 @@ impl<P> Web<P> {
         None
     }
 
-    /// Gives messages to the application, as long as their answers are taken and they do not come
-    /// too fast; the rest waits.
+    /// Passes messages to the application while their answers are taken and they do not come too
+    /// fast; the rest waits.
     fn hear<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -250,8 +250,8 @@ impl<P> Web<P> {
         self.mark_dirty(id);
     }
 
-    /// Whether there is no room for the answer to a message: then nothing of the session is heard
-    /// until there is.
+    /// Whether there is no room for the answer to a message. If so, none of the session's messages
+    /// is handled until there is.
     fn puts_off<A: Application<Peer = P>>(
         &mut self,
         net: &impl Net,
@@ -270,14 +270,14 @@ impl<P> Web<P> {
         true
     }
 
-    /// What is left of all that waits.
+    /// Replaces the waiting messages by what is left of them.
     fn keep_pending(&mut self, id: PolledId, rest: &str) {
         if let Some(polled) = self.polled(id) {
             polled.pending = rest.to_owned();
         }
     }
 
-    /// There is room for the answer to what a session said.
+    /// There is room for the answer to a session's next message.
     pub(super) fn polled_fed(&mut self, id: PolledId) {
         if let Some(polled) = self.polled(id) {
             polled.is_hungry = false;
@@ -285,7 +285,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// There is room for what is there for a session, or it has its turn.
+    /// There is room for a session's waiting output, or it is its turn to get it.
     pub(super) fn taker_fed(&mut self, id: PolledId) {
         if let Some(polled) = self.polled(id) {
             polled.is_taker = false;
@@ -293,7 +293,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// Gives the application one message.
+    /// Passes one message to the application.
     fn tell_polled<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -317,8 +317,8 @@ impl<P> Web<P> {
         }
     }
 
-    /// Something has changed: gives the receiver what there is, hears what waited, and sets the
-    /// deadline.
+    /// Serves a session that has changed: gives the receiver its output, handles waiting messages,
+    /// and sets the timer.
     pub(super) fn serve<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -354,14 +354,14 @@ impl<P> Web<P> {
         } else if polled.is_full(net, pause_bytes)
             && let Some(receiver) = polled.receiver_mut()
         {
-            // The reactor tells when all has gone out only of those that are not read.
+            // `drained` is called only after a refusal by the kernel, or if it is paused.
             receiver.is_held = true;
             net.pause(receiver.conn);
         }
         self.schedule(net, app, id);
     }
 
-    /// Gives the receiver what there is.
+    /// Gives the receiver the output that waits.
     pub(super) fn give(&mut self, net: &mut impl Net, id: PolledId) {
         let Some(polled) = self.polled(id) else { return };
         let before = polled.inbox_bytes();
@@ -373,8 +373,8 @@ impl<P> Web<P> {
         }
     }
 
-    /// Hears messages that waited for the browser to take its answers, or for their time to come;
-    /// whether there were any.
+    /// Handles messages that waited for the browser to take its answers, or for tokens. Returns
+    /// whether any was handled.
     fn go_on<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -396,7 +396,7 @@ impl<P> Web<P> {
             return false;
         }
         if self.is_over(app, net.now(), id) {
-            // What renews it may stand behind the others. If nothing does, its deadline has come.
+            // A renewal may be behind the others. Without one, the deadline, now passed, ends it.
             return self.renew_polled(net, app, id);
         }
         let text = self.polled(id).map(|polled| std::mem::take(&mut polled.pending));
@@ -424,14 +424,14 @@ impl<P> Web<P> {
         }
     }
 
-    /// Sets the one timer of a session over HTTP.
+    /// Sets the only timer of a session.
     fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: PolledId) {
         let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
         let alone_until = polled.alone_until(self.limits.session_ms);
         let own = match (polled.has_receiver(), polled.is_alone()) {
             (true, _) => polled.beat_at,
             (false, true) => alone_until,
-            // It is told when that has gone out.
+            // An answer is in flight: `taken` tells the session when it has gone out.
             (false, false) => net.now().mono.plus(self.limits.heartbeat_ms as u64),
         };
         let own = polled.lags_at(self.limits.backlog_soft_ms).map_or(own, |at| at.min(own));
@@ -447,7 +447,7 @@ impl<P> Web<P> {
         polled.timer = Some(self.wheel.insert(at.0, id));
     }
 
-    /// A session's deadline has come.
+    /// The timer of a session has expired.
     pub(super) fn polled_timed_out<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -475,13 +475,13 @@ impl<P> Web<P> {
         self.mark_dirty(id);
     }
 
-    /// Whether the time of a session is over.
+    /// Whether a session has expired.
     fn is_over<A: Application<Peer = P>>(&mut self, app: &mut A, now: Now, id: PolledId) -> bool {
         let peer = self.sessions.get_mut(id).and_then(|session| session.peer.as_mut());
         peer.is_some_and(|peer| app.timed_out(peer, now).is_err())
     }
 
-    /// Hears what renews a session whose time is over, if that is among what waits: whether it was.
+    /// Handles a waiting message that renews an expired session; returns whether there was one.
     fn renew_polled<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -498,14 +498,14 @@ impl<P> Web<P> {
         true
     }
 
-    /// The receiver has waited for long: it hears that we are there, and takes it, or is gone.
+    /// Sends a heartbeat to a receiver that has waited for long, or closes one that takes nothing.
     fn beat(&mut self, net: &mut impl Net, id: PolledId) {
         let Some(polled) = self.polled(id) else { return };
         let Some(receiver) = polled.receiver_mut() else { return };
         let queued = net.queued(receiver.conn);
         let taken = (queued > 0).then(|| net.taken(receiver.conn));
         if taken.is_some() && taken == receiver.taken_at_beat {
-            // Nothing of it was taken in all that time. With the connection ends the session.
+            // It took nothing for a whole interval. The session ends with the connection.
             return net.close(receiver.conn, CloseReason::NoHeartbeat);
         }
         receiver.taken_at_beat = taken;
@@ -516,7 +516,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// All that was queued for a receiver has gone to the kernel.
+    /// All output queued for a receiver has gone to the kernel.
     pub(super) fn receiver_drained(&mut self, net: &mut impl Net, id: PolledId) {
         let Some(receiver) = self.polled(id).and_then(Polled::receiver_mut) else { return };
         if std::mem::take(&mut receiver.is_held) {
@@ -525,7 +525,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// Lets a session over HTTP go: the next who asks for it is told why.
+    /// Ends a session over HTTP: the next request that receives from it is told why.
     pub(super) fn dismiss_polled<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -553,14 +553,14 @@ impl<P> Web<P> {
         }
     }
 
-    /// What may wait for a session that is not heard meanwhile.
+    /// The amount of waiting output at which a session's messages are no longer handled.
     fn answers_max<A: Application<Peer = P>>(&self, app: &A, id: PolledId) -> usize {
         let peer = self.sessions.get(id).and_then(|session| session.peer.as_ref());
         pause_bytes(&self.limits, peer.is_none_or(|peer| app.is_known(peer)))
     }
 
-    /// A session over HTTP is no more. Whoever sent to it is answered: it was heard as far as there
-    /// was anybody to hear it.
+    /// Removes a session over HTTP. Requests that sent to it are answered: their messages were
+    /// handled as far as there was a session to handle them.
     pub(super) fn destroy<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -568,7 +568,7 @@ impl<P> Web<P> {
         id: PolledId,
     ) {
         let Some(Session { peer, mut polled }) = self.sessions.remove(id) else { return };
-        // Nobody let it go: it was nobody's any more.
+        // A session that was not ended by the server was left by its client.
         let reason = polled.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
         self.parted[reason as usize] += 1;
         self.names.remove(&polled.key);

@@ -1,7 +1,7 @@
-//! Bodies of requests while they arrive: how slowly they may, and how much of them is kept, with
-//! the messages in them that wait to be heard. When that is too much in all, those go that have
-//! most beside what they may. Called by `http`, and by `transports` for what waits, and for the
-//! messages in a body.
+//! Request bodies as they arrive: their minimum rate, and the memory kept for them and for the
+//! messages in them that wait. If that is too much in total, those with the most, relative to their
+//! allowance, are evicted. Called by `http`, and by `transports` for messages that wait and to
+//! decode a body.
 
 use std::borrow::Cow;
 
@@ -15,41 +15,41 @@ use crate::limits::{Limits, share};
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// From the end of the head on, a body has so long before its pace counts: a phone may send it a
-/// second behind its head, and lose the packet, which is sent again a second and then two later.
+/// The time after the head before the minimum rate applies: a phone may send the body a second
+/// later and lose the packet, which is retransmitted after one second, and two later.
 const GRACE_MS: u64 = 4000;
 
-/// What `xhr_send` takes for JSON; all else has no payload. The last is of old Konquerors.
+/// Content types that `xhr_send` takes for JSON; others are refused. The last is of old Konquerors.
 const SEND_TYPES: [&str; 6] =
     ["", "text/plain", "application/json", "application/xml", "text/xml", "t"];
 
 const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
-/// A request whose body arrives.
+/// A request whose body is arriving.
 #[derive(Debug)]
 pub(super) struct Upload {
-    /// The connection that it comes by.
+    /// The connection it arrives on.
     conn: ConnId,
     head: Box<[u8]>,
     reader: BodyReader,
-    /// What of it has come; `None` if nobody wants to know.
+    /// The body so far; `None` if it is discarded.
     body: Option<Vec<u8>>,
-    /// Bytes of it that may be kept.
+    /// The memory it may use, in bytes.
     most: usize,
     started: Millis,
-    /// Bytes that have come for it.
+    /// Bytes of the body received.
     got: u64,
 }
 
 impl Upload {
-    /// Reads on; returns how many bytes were body.
+    /// Reads input; returns how many bytes belonged to the body.
     pub fn read(&mut self, input: &[u8]) -> Result<usize, BodyError> {
         let used = self.reader.read(input, self.body.as_mut())?;
         self.got += used as u64;
         Ok(used)
     }
 
-    /// How much is kept of it, beside what may be.
+    /// The memory in use, relative to what it may use.
     fn share(&self) -> u64 {
         share(self.bytes(), self.most)
     }
@@ -58,17 +58,17 @@ impl Upload {
         self.reader.is_done()
     }
 
-    /// Memory for what of it is kept.
+    /// The memory in use, in bytes.
     pub fn bytes(&self) -> usize {
         self.head.len() + self.body.as_ref().map_or(0, Vec::capacity)
     }
 
-    /// Head and body.
+    /// The head and the body.
     pub fn into_parts(self) -> (Box<[u8]>, Option<Vec<u8>>) {
         (self.head, self.body)
     }
 
-    /// When it must be complete, or more of it must have come.
+    /// When the body must be complete, or more of it must have arrived.
     pub fn due(&self, limits: &Limits) -> Millis {
         let earned_ms = self.got.saturating_mul(1000) / limits.http_body_bytes_per_second as u64;
         let ms = (limits.http_body_ms as u64).min(GRACE_MS + earned_ms);
@@ -76,16 +76,16 @@ impl Upload {
     }
 }
 
-/// What is kept of all bodies.
+/// The memory of all bodies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bodies {
-    /// Memory for those that arrive, and for messages in them that wait to be heard.
+    /// Bytes of arriving bodies, and of messages in them that wait.
     pub bytes: usize,
-    /// How often somebody had to go because that was too much.
+    /// Uploads and sessions ended because that was too much.
     pub evicted: u64,
 }
 
-/// Who has something of that.
+/// The owner of some of that memory.
 #[derive(Clone, Copy, Debug)]
 enum Owner {
     Conn(ConnId),
@@ -93,8 +93,8 @@ enum Owner {
 }
 
 impl<P> Web<P> {
-    /// How long the body of this request may be, and whether anybody will want to know what it
-    /// says: there must be a session that hears it. Of one that has not authenticated it is less.
+    /// The longest body allowed for this request, and whether its content is kept: only if there is
+    /// a session to receive it. Less is allowed if that has not authenticated.
     pub(super) fn body_wanted<A: Application<Peer = P>>(
         &self,
         app: &A,
@@ -118,7 +118,7 @@ impl<P> Web<P> {
         (self.body_bytes(app, self.sessions.get(*id)), true)
     }
 
-    /// How long a body for that session may be.
+    /// The longest body allowed for that session.
     fn body_bytes<A: Application<Peer = P>>(&self, app: &A, session: Option<&Session<P>>) -> usize {
         let peer = session.and_then(|session| session.peer.as_ref());
         let most = self.limits.http_body_bytes;
@@ -128,7 +128,7 @@ impl<P> Web<P> {
         }
     }
 
-    /// A body has begun, and not all of it is there.
+    /// The body of a request has begun and is incomplete.
     pub(super) fn begin_upload<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
@@ -137,7 +137,7 @@ impl<P> Web<P> {
         (head, reader, body, body_max): (&[u8], BodyReader, Option<Vec<u8>>, usize),
         got: usize,
     ) {
-        // Of one that nobody wants the head is all.
+        // If the body is discarded, only the head uses memory.
         let most = if body.is_some() { body_max } else { self.limits.http_head_bytes };
         let (started, got) = (net.now().mono, got as u64);
         let upload = Upload { conn, head: head.into(), reader, body, most, started, got };
@@ -147,7 +147,7 @@ impl<P> Web<P> {
         self.relieve(net, app);
     }
 
-    /// A body is all there, or nobody waits for the rest.
+    /// Removes an upload that is complete or given up.
     pub(super) fn take_upload(&mut self, conn: ConnId) -> Option<Box<Upload>> {
         let Line::Http(http) = &mut self.lines[conn.index()] else { return None };
         let upload = http.upload.take()?;
@@ -155,7 +155,7 @@ impl<P> Web<P> {
         Some(upload)
     }
 
-    /// What waits in a session is another amount than before.
+    /// Updates the memory counted for a session's waiting messages.
     pub(super) fn recount(&mut self, id: PolledId) {
         let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return };
         let bytes = polled.pending_bytes();
@@ -163,9 +163,9 @@ impl<P> Web<P> {
         self.bodies.bytes = self.bodies.bytes - counted + bytes;
     }
 
-    /// If too much is kept in all, the largest go, until a quarter is free: so that looking for
-    /// them costs little for each byte that had to come before. The largest are those who have most
-    /// beside what they may: strangers may have little, and whoever uses all of it goes first.
+    /// If too much memory is in use, evicts the largest until a quarter is free, so that the search
+    /// costs little for each byte received before. The largest are those with the most relative to
+    /// their allowance: before `auth` that is small, so whoever exhausts it goes first.
     pub(super) fn relieve<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
         if self.bodies.bytes <= self.limits.bodies_bytes {
             return;
@@ -205,7 +205,7 @@ impl<P> Web<P> {
     }
 }
 
-/// The JSON in the body of a request that sends.
+/// Extracts the JSON from the body of a sending request.
 pub(super) fn payload<'a>(
     head: &Head<'_>,
     transport: Transport,

@@ -1,36 +1,36 @@
-//! A WebSocket whose time is over while it is not read, because its answers have not gone out: it
-//! may have said in time that it goes on, behind what waits. So a little is read ahead, and what
-//! renews it is heard at once; all else waits in its order.
+//! Read-ahead on a WebSocket whose session expires while it is not read, because its answers have
+//! not been sent. It may have sent a renewal in time, behind the messages that wait. So a bounded
+//! amount is read ahead, and a renewal is handled at once; all else waits in order.
 
 use super::{Around, Held, Socket};
 use crate::edge::Net;
 use crate::web::{Application, Message, Parting};
 
-/// What has not been given to us when the time is over is given in the next turn.
+/// How long to read ahead: input not delivered before the expiry is delivered in the next turn.
 const TURN_MS: u64 = 1;
 
 impl<P> Socket<P> {
-    /// Bytes that may still be read ahead; `None` if it is read in order, or not.
+    /// Bytes that may still be read ahead; `None` if it is read in order, or not at all.
     pub(super) fn ahead(&self) -> Option<usize> {
         self.unheard.as_ref().and_then(|unheard| unheard.ahead)
     }
 
-    /// So many bytes have been read, perhaps ahead.
+    /// Counts bytes that have been read, perhaps ahead.
     pub(super) fn has_read(&mut self, bytes: usize) {
         if let Some(left) = self.unheard.as_mut().and_then(|unheard| unheard.ahead.as_mut()) {
             *left = left.saturating_sub(bytes);
         }
     }
 
-    /// Nothing is read ahead any more.
+    /// Stops reading ahead.
     fn end_ahead<A>(&mut self, around: &mut Around<'_, impl Net, A>) {
         if self.unheard.as_mut().and_then(|unheard| unheard.ahead.take()).is_some() {
             around.net.pause(around.conn);
         }
     }
 
-    /// Whether its time is over, and it may have said that it goes on: what waits is not heard
-    /// then, because that may stand behind it. The deadline, which has come, decides.
+    /// Whether the session has expired. Its waiting messages are not handled then, because a
+    /// renewal may be behind them; the deadline, which has passed, decides.
     pub(super) fn is_over<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -46,7 +46,7 @@ impl<P> Socket<P> {
         is_over
     }
 
-    /// Its time is not over, or not any more: what has not been heard for that reason is.
+    /// The session has not expired, or not any more: handles messages held back because it had.
     pub(super) fn is_in_time<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -58,8 +58,8 @@ impl<P> Socket<P> {
         }
     }
 
-    /// Hears what renews it, if that is among what waits: whether it was. Nothing is read ahead
-    /// then, and all that was waits for its turn.
+    /// Handles a renewal, if there is one among the waiting messages; returns whether there was.
+    /// Reading ahead ends then, and the messages read ahead wait in order.
     pub(super) fn renew<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -76,7 +76,7 @@ impl<P> Socket<P> {
         Ok(true)
     }
 
-    /// Whether it goes on though its time is over, for a moment or because it has been renewed.
+    /// Whether an expired session continues, for a moment or because it has been renewed.
     pub(super) fn goes_on<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -88,7 +88,7 @@ impl<P> Socket<P> {
         if self.ahead().is_some() || self.renew(around)? {
             return Ok(self.ahead().is_none());
         }
-        // What waits is a message at most, or has been read ahead before.
+        // What waits is one message at most, or has been read ahead before.
         let Some(peer) = &self.peer else { return Ok(false) };
         let most = around.app.bounds(peer).message_bytes;
         let unheard = self.unheard.get_or_insert_default();

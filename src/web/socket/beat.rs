@@ -1,4 +1,4 @@
-//! Deadlines of WebSockets: pings, and what shows that somebody is there.
+//! Deadlines of WebSockets: pings, and the signs that a peer is alive.
 
 use std::mem;
 
@@ -8,11 +8,11 @@ use crate::edge::Net;
 use crate::reason::CloseReason;
 use crate::web::{Application, Parting};
 
-/// What was taken between two beats is counted in these.
+/// The unit in which output taken between two beats is counted.
 const TAKEN_UNIT_BYTES: u32 = 16 * 1024;
 
 impl<P> Socket<P> {
-    /// A deadline has come.
+    /// A deadline has passed.
     pub(super) fn timed_out<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
@@ -32,12 +32,12 @@ impl<P> Socket<P> {
             let next = now.mono.plus(around.limits.heartbeat_ms as u64);
             let taken = self.taken_since_beat(around);
             if was_too_fast || self.held == Held::Room {
-                // Its pongs stand behind what it said too fast, or what there is no room for. What
-                // the ping shows is whether its machine is there, which must acknowledge it.
+                // Its pongs are behind input that is not read. The ping only tests whether its
+                // machine is there, which must acknowledge it.
                 around.net.send(conn, ws::ping_frame(b""));
                 self.beat_at = next;
             } else if self.held == Held::Answers {
-                // It is not read, so its pongs are not heard: what it takes shows that it lives.
+                // It is not read, so pongs are not seen: taking output shows that it is alive.
                 let taken = Some(around.net.taken(conn));
                 let before = &mut self.unheard.get_or_insert_default().taken_at_beat;
                 if mem::replace(before, taken) == taken {
@@ -58,8 +58,8 @@ impl<P> Socket<P> {
         Ok(())
     }
 
-    /// Bytes that the kernel has taken for it since the last beat: some of them may be there yet,
-    /// or on a slow link, and the next ping behind them.
+    /// Bytes that the kernel has taken since the last beat. Some may still be in the kernel, or on
+    /// a slow link, in front of the next ping.
     fn taken_since_beat<A: Application<Peer = P>>(
         &mut self,
         around: &Around<'_, impl Net, A>,
@@ -69,7 +69,7 @@ impl<P> Socket<P> {
         usize::from(units) * TAKEN_UNIT_BYTES as usize
     }
 
-    /// Asks for a sign of life, behind whatever waits.
+    /// Sends a ping, behind whatever is queued.
     fn ping<A: Application<Peer = P>>(&mut self, around: &mut Around<'_, impl Net, A>) {
         if around.net.queued(around.conn) > 0 {
             let taken = Some(around.net.taken(around.conn));
@@ -78,12 +78,12 @@ impl<P> Socket<P> {
         around.net.send(around.conn, ws::ping_frame(b""));
     }
 
-    /// Whether something waited when the ping was sent, and not all of that has gone out.
+    /// Whether output was queued when the ping was sent, and not all of it has gone out.
     pub(super) fn stands_behind(&self) -> bool {
         self.unheard.as_ref().is_some_and(|unheard| unheard.taken_at_beat.is_some())
     }
 
-    /// What it had taken at the last beat counts no more.
+    /// Forgets how much had been taken at the last beat.
     pub(super) fn forget_beat(&mut self) {
         self.unheard.take_if(|unheard| {
             unheard.taken_at_beat = None;
@@ -91,8 +91,8 @@ impl<P> Socket<P> {
         });
     }
 
-    /// Whether the ping still stands behind something, of which it has taken a part since it was
-    /// looked at last: that is a sign of life.
+    /// Whether the ping is still queued behind other output, of which some has been taken since the
+    /// last check: a sign of life.
     fn is_taking<A: Application<Peer = P>>(&mut self, around: &Around<'_, impl Net, A>) -> bool {
         let is_behind = around.net.queued(around.conn) > 0;
         let taken = Some(around.net.taken(around.conn));
@@ -105,8 +105,8 @@ impl<P> Socket<P> {
 
 impl<N: Net, A> Around<'_, N, A> {
     /// How long the answer to a ping may take, with so many bytes in front of it that the kernel
-    /// has: over a slow link it is read no sooner. That a machine is gone the kernel finds out
-    /// meanwhile (`tcp_user_timeout_ms`).
+    /// has taken: over a slow link the ping arrives no sooner. Meanwhile the kernel detects a
+    /// machine that is gone (`tcp_user_timeout_ms`).
     pub(super) fn patience_ms(&self, in_front: usize) -> u64 {
         self.limits.heartbeat_answer_ms as u64 + self.limits.link_ms(in_front)
     }

@@ -1,31 +1,31 @@
-//! Messages that wait to be heard.
+//! Messages that wait to be handled.
 
 use std::fmt::Write;
 
-/// Messages as they were said, in one text, so that they take hardly more than they came in: in
-/// front of each stand its length in bytes and a colon, which is no more than a raw frame has
-/// around it, and one or two bytes more than an array of SockJS from a hundred bytes on.
+/// Messages in one string, so that they take hardly more memory than their frames did. Each is
+/// prefixed by its length in bytes and a colon: no more than the header of a raw frame, and from a
+/// hundred bytes on one or two bytes more than in a SockJS array.
 #[derive(Debug, Default)]
 pub(super) struct Said(String);
 
 impl Said {
-    /// One more waits behind the others.
+    /// Appends a message.
     pub fn push(&mut self, message: &str) {
-        // Memory takes all that is written.
+        // Writing to a string cannot fail.
         let _ = write!(self.0, "{}:{message}", message.len());
     }
 
-    /// All these wait behind the others.
+    /// Appends the messages that are left of an iterator.
     pub fn append(&mut self, messages: Waiting<'_>) {
         self.0.push_str(messages.0);
     }
 
-    /// All of them, in order.
+    /// Iterates over all messages, in order.
     pub fn iter(&self) -> Waiting<'_> {
         Waiting(&self.0)
     }
 
-    /// Takes the first of which that can be said, if it holds; the others stay in their order.
+    /// Removes the first message for which `is_it` returns `Some`, if that is `Some(true)`.
     pub fn take(&mut self, is_it: impl Fn(&str) -> Option<bool>) -> Option<String> {
         let (mut messages, all) = (self.iter(), self.0.len());
         loop {
@@ -38,18 +38,18 @@ impl Said {
         }
     }
 
-    /// How long all of them are, in bytes, with what stands in front of each.
+    /// The length of all messages with their prefixes, in bytes.
     pub fn bytes(&self) -> usize {
         self.0.len()
     }
 
-    /// Memory for them, in bytes.
+    /// The memory they take, in bytes.
     pub fn kept_bytes(&self) -> usize {
         self.0.capacity()
     }
 }
 
-/// Messages that have not been handed out.
+/// The messages that an iterator has not yielded yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting<'a>(&'a str);
 
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// With the header of its frame, which is masked, none takes more than it came in.
+    /// No message takes more than its frame did, with the header of a masked frame.
     #[test]
     fn no_message_takes_more_than_its_frame() {
         for length in [0, 1, 9, 10, 125, 126, 9999, 65_535, 65_536, 100_000] {

@@ -1,19 +1,19 @@
-//! A WebSocket whose time ends while its answers are on their way: every order of what may happen
-//! then.
+//! A WebSocket session that expires while its answers are in flight: every order of events that may
+//! follow.
 
 use super::*;
 use crate::codec::ws::{self, Opcode};
 use crate::publication::Form;
 
-/// As much as may wait for a browser that is heard on.
+/// The output at which a browser is no longer read.
 const FULL: usize = 2048;
 
-/// A WebSocket that takes nothing unless it is told to.
+/// A WebSocket that takes no output unless it is told to.
 struct Held {
     world: World,
     conn: ConnId,
     form: Form,
-    /// What has come and is not read.
+    /// Input that has arrived and has not been read.
     input: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ impl Held {
         Held { world, conn, form, input: Vec::new() }
     }
 
-    /// One that is not read, because it has not taken an answer.
+    /// A socket that is not read, because it has not taken an answer.
     fn behind_an_answer(form: Form) -> Held {
         let mut held = Held::new(form);
         held.say(&["x".repeat(FULL - 8).as_str()]);
@@ -44,7 +44,7 @@ impl Held {
         &mut self.world.net.peers[self.conn.index()]
     }
 
-    /// Says these, each in a frame; they are read if anything is.
+    /// Sends each message in a frame of its own, and reads them if the socket is read.
     fn say(&mut self, messages: &[&str]) {
         for message in messages {
             let mut text = message.as_bytes().to_vec();
@@ -74,7 +74,7 @@ impl Held {
         self.read();
     }
 
-    /// It takes all that waits for it: what it has been told since the last time.
+    /// Takes all queued output; returns the messages received.
     fn take(&mut self) -> Vec<String> {
         let peer = self.peer();
         peer.queued = 0;
@@ -101,11 +101,11 @@ impl Held {
             let used = step.consumed;
             rest = &mut rest[used..];
         }
-        // Of what is long the beginning will do.
+        // The start of a long message is enough.
         told.iter().map(|text| text.chars().take(12).collect()).collect()
     }
 
-    /// The same, until nothing more comes.
+    /// Takes all output until there is no more.
     fn take_all(&mut self) -> Vec<String> {
         let mut told = self.take();
         while self.peer().queued > 0 {
@@ -151,10 +151,10 @@ fn the_moment_in_which_it_is_read_ahead_ends_also_if_its_time_is_not_over_any_mo
             held.time_out();
             held.say(&["one"]);
             assert!(!held.peer().is_paused && held.input.is_empty());
-            // The date is set back.
+            // The expiry is postponed.
             held.world.door.app.is_over = false;
             if is_short {
-                // It takes all, and what it said asks for more than there is room for.
+                // It takes all its output, and its message needs more room than there is.
                 held.world.door.app.is_short = true;
                 assert_eq!(held.take(), [long()]);
             } else {
@@ -163,7 +163,7 @@ fn the_moment_in_which_it_is_read_ahead_ends_also_if_its_time_is_not_over_any_mo
             assert!(held.peer().is_paused, "{form:?}: read ahead for ever");
             held.say(&["two", RENEWAL]);
             assert!(!held.input.is_empty());
-            // Its time may end again.
+            // It may expire again.
             held.world.door.app.is_over = true;
             held.time_out();
             assert!(held.input.is_empty() && held.peer().is_paused);
@@ -186,12 +186,12 @@ fn nothing_is_heard_while_what_may_renew_it_is_looked_for() {
             held.world.door.app.is_over = true;
             held.time_out();
             held.say(&["one", RENEWAL, "two", "three"]);
-            // What renewed it was heard; its time ends again.
+            // The renewal was handled; it expires again.
             held.world.door.app.is_over = true;
             if is_ahead {
                 held.time_out();
             }
-            // In this moment it takes all.
+            // Now it takes all its output.
             assert_eq!(held.take(), [&*long(), RENEWAL]);
             assert_eq!(held.take(), [""; 0], "{form:?}: heard in front of what renews it");
             if !is_ahead {

@@ -1,6 +1,6 @@
 //! Addresses of peers and listeners, IP networks, and the proxies that are trusted to say where a
-//! client is. Pure. The reactor tells the address of each peer, the configuration the networks; the
-//! web door asks.
+//! client is. Pure. The reactor supplies the address of each peer, the configuration the networks;
+//! the web module uses both.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -127,9 +127,9 @@ impl fmt::Display for Network {
 /// The proxies that are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// Those in these networks.
+    /// Peers in these networks are trusted.
     pub networks: Vec<Network>,
-    /// Whether peers on a unix socket are.
+    /// Whether peers on a unix socket are trusted.
     pub is_unix: bool,
 }
 
@@ -158,7 +158,7 @@ impl Proxies {
 }
 
 /// A group of clients whose connections are counted together: an IPv4 address, or an IPv6 network
-/// of 64 bits, because every home has one and all of its addresses.
+/// of 64 bits, because a home gets one and may use every address in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Household {
     /// An IPv4 address.

@@ -1,11 +1,11 @@
 //! Output queues. A [`Frame`] is encoded once and shared by all peers that receive it; an
 //! [`OutQueue`] is one peer's queue of frames, 8 bytes beside the peer. The frames of all queues
 //! are in one [`FramePool`]: a frame that is alone in its queue costs 16 bytes there, a record with
-//! a ring is made only for the second, an idle peer costs nothing, and a fan-out allocates nothing
-//! once the pool has grown. The frames of one queue lie together: closing a peer with hundreds of
-//! queued frames would otherwise cost a page for each. The pool's [`Ledger`] knows the memory of
-//! all waiting publications, and of all waiting answers, each frame counted once however many peers
-//! wait for it.
+//! a ring buffer is made only for the second, an idle peer costs nothing, and a fan-out allocates
+//! nothing once the pool has grown. The frames of one queue lie together: closing a peer with
+//! hundreds of queued frames would otherwise touch a page for each. The pool's [`Ledger`] knows the
+//! memory of all waiting publications, and of all waiting answers, each frame counted once however
+//! many peers wait for it.
 
 #[cfg(test)]
 mod tests;
@@ -174,7 +174,7 @@ pub struct OutQueue {
     taken: u32,
 }
 
-/// Few frames must have waited for this long before the memory of many is given back.
+/// How long only few frames must have waited before memory is given back.
 const SHRINK_MS: u64 = 1000;
 
 /// Marks the slot of a record, as opposed to that of a single frame.
@@ -269,7 +269,7 @@ pub struct FramePool {
     lists: Slots<List>,
     /// Emptied rings, for the next records.
     rings: Vec<VecDeque<Place>>,
-    /// When many frames waited last.
+    /// When many frames last waited.
     busy_at: Millis,
     /// How many frames wait, in all queues together.
     len: usize,

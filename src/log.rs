@@ -21,7 +21,7 @@ const LINE_BYTES: usize = 4096;
 /// Lines that were lost since the last one that was written.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the last write ended in the middle of a line, as in a file on a disk that is full.
+/// Whether the last write ended in the middle of a line, as when a disk becomes full.
 static IS_HALF: AtomicBool = AtomicBool::new(false);
 
 thread_local! {

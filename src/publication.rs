@@ -15,7 +15,7 @@ pub enum Form {
     Raw,
     /// SockJS over WebSocket: `a["…"]` in a text message.
     SockJs,
-    /// SockJS message waiting in a session for the next receiver: a JSON string, one of an array.
+    /// SockJS message that waits in a session for a receiver: a JSON string, an array element.
     Item,
     /// SockJS over a streaming response, `a["…"]` in its envelope; in a chunk of its own, or
     /// without one for HTTP/1.0 clients.

@@ -19,7 +19,7 @@ pub struct Rules {
     pub backlog_bytes: usize,
     /// How long that is; no time at all while more than `spare_bytes` wait for all peers.
     pub backlog_ms: u64,
-    /// Memory of waiting publications up to which there is room to spare.
+    /// Up to this many bytes of waiting publications, memory is not short.
     pub spare_bytes: usize,
     /// Soft limit: a backlog above this, for `soft_ms` without interruption.
     pub soft_bytes: usize,
@@ -63,9 +63,9 @@ impl WatchId {
     }
 }
 
-/// A peer that took something is offered its output once more after this part of `stall_ms`. What
+/// A peer that took something is offered its output again after `stall_ms` divided by this. What
 /// was in flight has arrived by then and made a little room, which the kernel does not report:
-/// taken only at the deadline, that would pass for progress, and earn the peer as much time again.
+/// taken only at the deadline, it would pass for progress and earn the peer as much time again.
 const SETTLED_AFTER: u64 = 8;
 /// At most this many peers that made progress are rescheduled at a time: some 50 µs.
 const PUT_OFF_MAX: usize = 512;
@@ -77,7 +77,7 @@ struct Watch {
     /// When the kernel last took something; or when the first publication was refused, if that is
     /// later.
     taken_at: Millis,
-    /// Whether its output has been offered once more since then.
+    /// Whether its output has been offered again since then.
     is_settled: bool,
     /// Whether its backlog is above the hard limit.
     is_over: bool,
@@ -200,8 +200,8 @@ impl Watches {
     }
 
     /// The next peer to look at. The caller offers its output to the kernel, which may have
-    /// unreported room; then [`Watches::judge`] says whether the peer is slow. `None` also after
-    /// many that made progress since their timers were set: then [`Watches::next_at`] is due again.
+    /// unreported room; then [`Watches::judge`] says whether it is slow. `None` also after a batch
+    /// of peers that made progress: then [`Watches::next_at`] is due at once.
     pub fn next(&mut self, now: Millis) -> Option<ConnId> {
         self.wheel.advance(now.0);
         for _ in 0..PUT_OFF_MAX {
@@ -262,7 +262,7 @@ impl Watches {
         [stalled, over, soft].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// When the little that fits in after the last progress can be taken.
+    /// When bytes in flight at the last progress have arrived, and its output is offered again.
     fn settled_at(&self, id: WatchId) -> Option<Millis> {
         let watch = self.watches.get(id.0)?;
         Some(watch.taken_at.plus(self.rules.stall_ms / SETTLED_AFTER))

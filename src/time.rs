@@ -136,7 +136,7 @@ impl Clock {
 }
 
 /// Measures durations: for counters, and for the reactor, which leaves to the next turn what takes
-/// too long. Only the moment of work may depend on it, never the result.
+/// too long. It may decide when something is done, never what is done.
 #[derive(Debug)]
 pub struct Stopwatch(Instant);
 

@@ -53,19 +53,19 @@ impl Spot<'_> {
 /// borrowed from the command, until the change has to be kept ([`Change::into_owned`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    /// A new namespace.
+    /// Registers a namespace.
     Register {
         /// Its name.
         name: Box<str>,
         /// Its key.
         key: Box<str>,
     },
-    /// The end of a namespace and all that is in it.
+    /// Removes a namespace with all that is in it.
     Remove {
         /// The namespace.
         ns: NsId,
     },
-    /// A new key for a namespace.
+    /// Gives a namespace a new key.
     Rotate {
         /// The namespace.
         ns: NsId,
@@ -74,7 +74,7 @@ pub enum Change<'a> {
         /// How long the old key stays valid.
         grace_ms: u64,
     },
-    /// A grant: gives a user access to a `#` channel.
+    /// Grants a user access to a `#` channel.
     Grant {
         /// In which namespace.
         ns: NsId,
@@ -92,7 +92,7 @@ pub enum Change<'a> {
         /// The user.
         user: Box<str>,
     },
-    /// A new state, replacing the old one and its ttl.
+    /// Sets a state, replacing the old one and its ttl.
     Set {
         /// In which namespace.
         ns: NsId,
@@ -122,7 +122,7 @@ pub enum Change<'a> {
         /// Whether the element is also published.
         emit: bool,
     },
-    /// A message; nothing of it is stored.
+    /// Publishes a message; nothing of it is stored.
     Emit {
         /// In which namespace.
         ns: NsId,

@@ -10,7 +10,7 @@ use crate::arena::{Arena, Id};
 
 /// No table is shrunk below room for this many entries.
 const KEPT: usize = 64;
-/// Entries in one table before it is split; an eighth of that joins the parts again.
+/// A table with this many entries is split; an eighth of that is joined again.
 const ONE_MAX: usize = 32_768;
 /// Number of tables after the split.
 const TABLES: usize = 128;

@@ -1,9 +1,9 @@
 //! Keys of namespaces: which open something now, which the configuration gives, and by which
 //! `rotateKey` has replaced them.
 //!
-//! The store does not keep a current key that is the configured one. The exception is a key that
-//! `rotateKey` made and the configuration has adopted: it is kept while an old key is kept beside
-//! it, because a start must know whether the configuration still gives the key that replaced that.
+//! The store does not keep a current key that is the configured one, except a key that `rotateKey`
+//! made and the configuration then adopted, while there is an old key: a start has to compare it
+//! with the configuration, because the old key is valid only beside the key that replaced it.
 
 use std::borrow::Cow;
 

@@ -19,7 +19,7 @@ use crate::arena::{Id, NIL};
 use crate::reason::CloseReason;
 use withdrawn::{Exit, Withdrawals};
 
-/// Steps that closing a connection costs: it is told, closed, and written to.
+/// Steps that closing a connection costs: it gets a last message, is closed, and written to.
 const LET_GO_STEPS: usize = 16;
 /// Old subscriptions that each new one removes, so that clients that connect and disconnect cannot
 /// leave more behind than they have taken.
@@ -134,7 +134,7 @@ impl Leaving {
 }
 
 impl Hub {
-    /// Goes on with the removals. `steps` is the budget until the next call, whoever spends it. A
+    /// Goes on with the removals. `steps` is the budget of all operations until the next call. A
     /// step removes one subscription or looks at one connection; closing a connection takes
     /// sixteen.
     pub fn depart(&mut self, steps: usize, out: &mut impl Outbox) {

@@ -1,5 +1,5 @@
-//! The hub: namespaces, channels, users, grants, states, presence. It knows who may hear what and
-//! who does; it never sees a socket, a clock or a byte of any protocol. The switch calls it.
+//! The hub: namespaces, channels, users, grants, states, presence. It knows which connections may
+//! hear a channel and which do; it sees no socket, clock or protocol. The switch calls it.
 //!
 //! *Recorded* data (namespaces, grants, states) changes by [`Hub::apply`] in a journal's order,
 //! else only by expiry, configuration, restore and undo. Connections and subscriptions are not
@@ -62,15 +62,15 @@ pub trait Outbox {
     /// Delivers a message to the peer on this route.
     fn deliver(&mut self, route: Route, publication: &Publication<'_>);
     /// Offers a message for all `count` members of a channel. `true` if the outbox takes it: then
-    /// it gets the routes from [`Hub::audience`] before anything else happens to the channel.
-    /// `false` has the hub deliver the message now.
+    /// it gets the routes from [`Hub::audience`] before anything else happens to the channel. On
+    /// `false` the hub delivers the message itself.
     fn gather(&mut self, _: ChannelId, _count: usize, _channel: &str, _data: &str) -> bool {
         false
     }
     /// Closes this peer. The hub has forgotten it already.
     fn close(&mut self, route: Route, reason: CloseReason);
     /// A state is about to be replaced by one of `bytes` bytes. `true` if no undo is needed,
-    /// because the change will never be undone; `false` has [`Outbox::changed`] called.
+    /// because the change will never be undone; on `false` [`Outbox::changed`] follows.
     fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
@@ -254,11 +254,11 @@ impl Named for User {
 pub enum Denied {
     /// A `#` channel without a grant.
     NoGrant,
-    /// The peer has as many channels as one may have: this many.
+    /// The peer has reached its limit of channels, this number.
     TooManyChannels(usize),
-    /// All peers together have as many subscriptions as allowed: this many.
+    /// The server has reached its limit of subscriptions, this number.
     TooManySubscriptions(usize),
-    /// What is left of that total is reserved for other namespaces or other connections.
+    /// What is left of that limit is reserved for other namespaces or other connections.
     Share(usize),
     /// The peer is gone.
     Gone,
@@ -273,7 +273,7 @@ pub struct Presence<'a> {
     pub connections: Vec<(Uuid, &'a str)>,
 }
 
-/// All that the server knows.
+/// All namespaces, with their contents and connections.
 #[derive(Debug)]
 pub struct Hub {
     limits: Limits,
@@ -283,7 +283,7 @@ pub struct Hub {
     /// The namespaces by number, and the number of the next one.
     numbers: HashMap<u64, NsId>,
     next_number: u64,
-    /// The grace periods of all old keys are over at this time.
+    /// When the last grace period of an old key ends.
     graces_end: UnixMillis,
     key_changes: u64,
     channels: Arena<Channel>,
@@ -300,7 +300,7 @@ pub struct Hub {
     leaving: Leaving,
     /// When states expire, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
-    /// A series of changes is being undone, and not all of it has been.
+    /// A series of changes is being undone, until [`Hub::all_taken_back`].
     is_taking_back: bool,
     /// There may be more memory to give back.
     is_shrinking: bool,
@@ -426,7 +426,7 @@ impl Hub {
         members.iter().map(|member| member.route)
     }
 
-    /// At most how many peers a message to a channel, or to one user in it, reaches and looks at.
+    /// How many peers a message to a channel, or to one user in it, looks at; it reaches no more.
     pub fn audience_max(&self, ns: NsId, channel: &str, user: Option<&str>) -> usize {
         let Some(user) = user else {
             return self.find_channel(ns, channel).map_or(0, |(_, channel)| channel.members.len());

@@ -23,9 +23,9 @@ pub enum Key {
     Grant {
         /// Number of the namespace.
         ns: u64,
-        /// To which channel.
+        /// The channel.
         channel: Box<str>,
-        /// For whom.
+        /// The user.
         user: Box<str>,
     },
     /// A state.
@@ -80,9 +80,9 @@ pub enum KeyRef<'a> {
     Grant {
         /// Number of the namespace.
         ns: u64,
-        /// To which channel.
+        /// The channel.
         channel: &'a str,
-        /// For whom.
+        /// The user.
         user: &'a str,
     },
     /// A state.
@@ -157,7 +157,7 @@ pub struct Undo {
 /// What was there before.
 #[derive(Debug)]
 pub(super) enum Before {
-    /// Irrelevant: the change is not undone, written or not.
+    /// No undo is needed: the change stays, whether it is written or not.
     Kept,
     Nothing,
     Grant {

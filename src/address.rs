@@ -1,31 +1,31 @@
-//! Where peers are, and where servers listen: addresses, networks of them, and the proxies whose
-//! word is taken for where somebody else is. Pure. The reactor tells the address of each peer, the
-//! configuration the networks; the web door asks.
+//! Addresses of peers and listeners, IP networks, and the proxies that are trusted to say where a
+//! client is. Pure. The reactor supplies the address of each peer, the configuration the networks;
+//! the web module uses both.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// Where a peer is.
+/// The address of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// Behind this IP address. One of IPv4 that is written in IPv6 is one of IPv4.
+    /// An IP address. An IPv4-mapped IPv6 address counts as IPv4.
     Ip(IpAddr),
-    /// On this machine, behind a unix socket.
+    /// A unix socket on this machine.
     Unix,
 }
 
-/// Where a server listens.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// At this port.
+    /// An IP address and a port.
     Ip(SocketAddr),
-    /// At the unix socket of that path.
+    /// The path of a unix socket.
     Unix(PathBuf),
 }
 
 impl Place {
-    /// Where who listens there is, as a peer.
+    /// The address that a peer in this place has.
     pub fn address(&self) -> Address {
         match self {
             Place::Ip(at) => at.ip().into(),
@@ -49,14 +49,14 @@ impl From<IpAddr> for Address {
     }
 }
 
-/// An IP network: an address of which so many bits count.
+/// An IP network: an address of which the first `bits` bits count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     ip: IpAddr,
     bits: u8,
 }
 
-/// An address as one number, its bits at the top.
+/// An address as a number, its bits at the top.
 fn number(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => u128::from(u32::from(ip)) << 96,
@@ -64,14 +64,14 @@ fn number(ip: IpAddr) -> u128 {
     }
 }
 
-/// The first so many bits of an address; the others are zero.
+/// The first `bits` bits of an address; the others are zero.
 fn first_bits(ip: IpAddr, bits: u8) -> u128 {
     let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
     number(ip) & mask
 }
 
 impl Network {
-    /// `10.0.0.0/8`, `fd00::/8`, or an address alone.
+    /// Parses `10.0.0.0/8`, `fd00::/8`, or a single address.
     ///
     /// # Errors
     /// What is wrong, and how to write it right.
@@ -104,12 +104,12 @@ impl Network {
         })
     }
 
-    /// Whether that address is in it.
+    /// Whether this address is in the network.
     pub fn contains(&self, ip: IpAddr) -> bool {
         ip.is_ipv4() == self.ip.is_ipv4() && first_bits(ip, self.bits) == number(self.ip)
     }
 
-    /// Whether every address of its kind is in it.
+    /// Whether the network contains every address of its IP version.
     pub fn is_everything(&self) -> bool {
         self.bits == 0
     }
@@ -124,25 +124,25 @@ impl fmt::Display for Network {
     }
 }
 
-/// The proxies that are believed.
+/// The proxies that are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// Those in these networks.
+    /// Peers in these networks are trusted.
     pub networks: Vec<Network>,
-    /// Whoever comes through a unix socket.
+    /// Whether peers on a unix socket are trusted.
     pub is_unix: bool,
 }
 
 impl Proxies {
-    /// The word for whoever comes through a unix socket.
+    /// What stands for peers on a unix socket in the configuration.
     pub const UNIX: &'static str = "unix";
 
-    /// Whether there are none.
+    /// Whether no proxy is trusted.
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty() && !self.is_unix
     }
 
-    /// Whether what a peer there says of where others are is believed.
+    /// Whether a peer at this address is trusted to say where its clients are.
     pub fn has(&self, address: Address) -> bool {
         match address {
             Address::Ip(ip) => self.networks.iter().any(|network| network.contains(ip)),
@@ -150,22 +150,22 @@ impl Proxies {
         }
     }
 
-    /// Each as it is written in the configuration.
+    /// The networks and `unix`, as the configuration writes them.
     pub fn names(&self) -> impl Iterator<Item = String> {
         let unix = self.is_unix.then(|| Proxies::UNIX.to_owned());
         self.networks.iter().map(Network::to_string).chain(unix)
     }
 }
 
-/// Whose connections are counted together: those of one address, and in IPv6 those of one network
-/// of 64 bits, because every home has one of its own and all of its addresses.
+/// A group of clients whose connections are counted together: an IPv4 address, or an IPv6 network
+/// of 64 bits, because a home gets one and may use every address in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Household {
-    /// An address of IPv4.
+    /// An IPv4 address.
     V4(u32),
-    /// The first half of an address of IPv6.
+    /// The first 64 bits of an IPv6 address.
     V6(u64),
-    /// All who come through a unix socket.
+    /// All clients on a unix socket.
     #[default]
     Unix,
 }

@@ -1,9 +1,8 @@
-//! Slots that are used again. [`Slots`] are bare, for lists that link their own elements; in an
-//! [`Arena`] each has a generation, and whoever keeps an [`Id`] past the life of what it names
-//! finds nothing, never a stranger in the same slot. Both give memory back when a crowd has gone, a
-//! part each time that their owner says so: all of it when nobody is left, as other tables do,
-//! because a block that only shrinks stays where the crowd has pushed it, and the allocator gives
-//! back nothing that lies in front of it.
+//! Reusable slots. [`Slots`] are bare, for lists that link their own elements; in an [`Arena`] each
+//! value has a generation, so an [`Id`] that outlives its value is stale and finds nothing, never
+//! another value in the same slot. Both give memory back after a crowd, a part per call of `trim`,
+//! and all of it when nothing is left, as other tables do: a block that only shrinks stays where
+//! the crowd has pushed it, and the allocator returns nothing that lies in front of it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,13 +14,13 @@ use std::ops::{Index, IndexMut};
 pub struct Id<K> {
     /// Index of the slot; reused.
     pub slot: u32,
-    /// Which life of the slot.
+    /// Tells the successive values of a slot apart.
     pub generation: u32,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K> Id<K> {
-    /// An id from its two numbers, for arenas that live elsewhere (a simulator's).
+    /// Makes an id from its two numbers, for arenas that live elsewhere (a simulator's).
     pub const fn new(slot: u32, generation: u32) -> Id<K> {
         Id { slot, generation, kind: PhantomData }
     }
@@ -60,34 +59,34 @@ impl<K> fmt::Debug for Id<K> {
     }
 }
 
-/// No slot: the end of a list.
+/// No slot; the end of a list.
 pub const NIL: u32 = u32::MAX;
-/// So much memory is kept, however few slots are used, so that a few that come and go cost nothing.
+/// This much is kept, however few slots are used, so that a few that come and go cost nothing.
 const KEEP_BYTES: usize = 16 * 1024;
-/// Slots that are let go of at a time: some 20 µs.
+/// Slots that are removed at a time: some 20 µs.
 pub const TRIMMED_MAX: usize = 1024;
-/// Slots whose memory is given back at a time: the kernel takes 50 µs for a megabyte.
+/// Slots whose memory is returned at a time: the kernel takes 50 µs for a megabyte.
 const SHRUNK_MAX: usize = 16 * 1024;
 
-/// Gives a part of the memory of a list back, on the way to as much as is wanted.
+/// Gives back a part of the capacity of a vector, on the way to the `wanted` one.
 pub fn shrink_some<T>(list: &mut Vec<T>, wanted: usize) {
     list.shrink_to(wanted.max(list.capacity().saturating_sub(SHRUNK_MAX)));
 }
 
-/// Values in numbered slots, for crowds: unlike a slab's, the memory of those that are freed comes
-/// back without a search ([`Slots::trim`]). The slot that was freed last is used first. All takes
-/// constant time, but for what a vector takes to grow.
+/// Values in numbered slots, for crowds: unlike a slab, it gives the memory of freed slots back
+/// without a search ([`Slots::trim`]). The slot freed last is reused first. All operations take
+/// constant time, except for the growth of a vector.
 #[derive(Debug)]
 pub struct Slots<T> {
     entries: Vec<Entry<T>>,
-    /// The free slot that is used next.
+    /// The free slot to be used next: the head of the free list.
     free: u32,
     used: usize,
 }
 
 #[derive(Debug)]
 enum Entry<T> {
-    /// With its neighbours in the list of those that are free.
+    /// With its neighbours in the free list.
     Free {
         previous: u32,
         next: u32,
@@ -102,37 +101,37 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// Memory of one.
+    /// Memory of one slot.
     pub const SLOT_BYTES: usize = size_of::<Entry<T>>();
-    /// So many are kept.
+    /// Slots that are kept.
     const KEPT: usize = KEEP_BYTES / Self::SLOT_BYTES;
 
-    /// None yet. Allocates nothing.
+    /// Creates an empty set. Allocates nothing.
     pub const fn new() -> Slots<T> {
         Slots { entries: Vec::new(), free: NIL, used: 0 }
     }
 
-    /// How many are in use.
+    /// Number of slots in use.
     pub fn len(&self) -> usize {
         self.used
     }
 
-    /// Whether none is.
+    /// Whether no slot is in use.
     pub fn is_empty(&self) -> bool {
         self.used == 0
     }
 
-    /// How many there are, those in use and those that are free.
+    /// Number of slots, in use and free.
     pub fn slots(&self) -> usize {
         self.entries.len()
     }
 
-    /// How many there is memory for.
+    /// Number of slots that there is memory for.
     pub fn capacity(&self) -> usize {
         self.entries.capacity()
     }
 
-    /// Puts a value into a free slot, and returns which.
+    /// Puts a value into a free slot; returns the slot.
     ///
     /// # Panics
     /// At 2^32 - 1 values, which no machine of this kind holds.
@@ -152,7 +151,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// All slots are in use: one more.
+    /// Adds a slot, because all are in use.
     fn add(&mut self, value: T) -> u32 {
         let slot = self.entries.len() as u32;
         assert!(self.entries.len() < NIL as usize, "fewer than 2^32 slots");
@@ -160,7 +159,7 @@ impl<T> Slots<T> {
         slot
     }
 
-    /// The value in that slot.
+    /// The value in this slot.
     #[inline]
     pub fn get(&self, slot: u32) -> Option<&T> {
         match self.entries.get(slot as usize) {
@@ -169,7 +168,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// The value in that slot.
+    /// The value in this slot.
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         match self.entries.get_mut(slot as usize) {
@@ -178,7 +177,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Takes the value out of that slot.
+    /// Removes the value from this slot.
     #[inline]
     pub fn remove(&mut self, slot: u32) -> Option<T> {
         let entry = self.entries.get_mut(slot as usize)?;
@@ -187,7 +186,7 @@ impl<T> Slots<T> {
         }
         let free = Entry::Free { previous: NIL, next: self.free };
         let Entry::Used(value) = std::mem::replace(entry, free) else { return None };
-        // The link back is for whoever leaves the list from its middle: the first one has none.
+        // The link back is for removal from the middle of the list; that of the head is never used.
         if let Some(Entry::Free { previous, .. }) = self.entries.get_mut(self.free as usize) {
             *previous = slot;
         }
@@ -196,19 +195,19 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    /// Whether there are more than are kept.
+    /// Whether there is more than is kept.
     pub fn has_spare(&self) -> bool {
         let (len, capacity) = (self.entries.len(), self.entries.capacity());
         len > Self::KEPT || capacity > 4 * Self::KEPT || (self.used == 0 && capacity > Self::KEPT)
     }
 
-    /// Whether there are more than are kept, and a quarter of them is in use.
+    /// Whether there is more than is kept, and more than a quarter of the slots is in use.
     pub fn is_busy(&self) -> bool {
         self.has_spare() && self.used > self.entries.len() / 4
     }
 
-    /// Once three quarters are free, lets go of those behind the highest in use, and gives the
-    /// memory back: a part of it. Whether there may be more.
+    /// Once three quarters are free, removes slots behind the highest in use, and gives memory
+    /// back: a part per call. Returns whether there may be more.
     #[inline]
     pub fn trim(&mut self) -> bool {
         self.has_spare() && self.used <= self.entries.capacity() / 4 && self.trim_some()
@@ -245,12 +244,12 @@ impl<T> Slots<T> {
         before != (self.entries.len(), self.entries.capacity())
     }
 
-    /// All that are in use, in their order.
+    /// The slots in use, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.iter_from(0)
     }
 
-    /// All that are in use, in their order.
+    /// The slots in use, in order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
         (0..).zip(&mut self.entries).filter_map(|(slot, entry)| match entry {
             Entry::Used(value) => Some((slot, value)),
@@ -258,7 +257,7 @@ impl<T> Slots<T> {
         })
     }
 
-    /// That slot and those behind it that are in use, in their order.
+    /// The slots in use from `first` on, in order.
     pub fn iter_from(&self, first: u32) -> impl Iterator<Item = (u32, &T)> {
         let rest = self.entries.get(first as usize..).unwrap_or_default();
         (first..).zip(rest).filter_map(|(slot, entry)| match entry {
@@ -281,12 +280,12 @@ impl<T> IndexMut<u32> for Slots<T> {
     }
 }
 
-/// Slots whose keys carry a generation. `K` is the kind of its ids, by default the value itself.
+/// Slots whose ids carry a generation. `K` is the kind of its ids, by default the value itself.
 #[derive(Debug)]
 pub struct Arena<T, K = T> {
     slots: Slots<(u32, T)>,
-    /// Generation of the next value. 2^32 insertions pass before one returns, and then it would
-    /// have to meet an id of that age in the same slot.
+    /// Generation of the next value. It repeats after 2^32 insertions, which only matters to an id
+    /// of that age for the same slot.
     next: u32,
     kind: PhantomData<fn() -> K>,
 }
@@ -298,25 +297,25 @@ impl<T, K> Default for Arena<T, K> {
 }
 
 impl<T, K> Arena<T, K> {
-    /// Memory of one value.
+    /// Memory of one slot.
     pub const SLOT_BYTES: usize = Slots::<(u32, T)>::SLOT_BYTES;
 
-    /// How many values live.
+    /// Number of values.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many slots there are, those in use and those that are free.
+    /// Number of slots, in use and free.
     pub fn slots(&self) -> usize {
         self.slots.slots()
     }
 
-    /// Whether none lives.
+    /// Whether there is no value.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Takes a value in.
+    /// Adds a value.
     ///
     /// # Panics
     /// As [`Slots::insert`].
@@ -326,21 +325,21 @@ impl<T, K> Arena<T, K> {
         Id::new(self.slots.insert((generation, value)), generation)
     }
 
-    /// The value of that id, if it still lives.
+    /// The value with this id; `None` if the id is stale.
     #[inline]
     pub fn get(&self, id: Id<K>) -> Option<&T> {
         let (generation, value) = self.slots.get(id.slot)?;
         (*generation == id.generation).then_some(value)
     }
 
-    /// The value of that id, if it still lives.
+    /// The value with this id; `None` if the id is stale.
     #[inline]
     pub fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
         let (generation, value) = self.slots.get_mut(id.slot)?;
         (*generation == id.generation).then_some(value)
     }
 
-    /// Takes the value of that id out, if it still lives.
+    /// Removes the value with this id; `None` if the id is stale.
     pub fn remove(&mut self, id: Id<K>) -> Option<T> {
         self.get(id)?;
         self.slots.remove(id.slot).map(|(_, value)| value)
@@ -352,40 +351,40 @@ impl<T, K> Arena<T, K> {
         self.slots.trim()
     }
 
-    /// Whether that id still names a value.
+    /// Whether this id names a value, and is not stale.
     pub fn contains(&self, id: Id<K>) -> bool {
         self.get(id).is_some()
     }
 
-    /// The id of whatever lives in that slot now.
+    /// The id of the value in this slot.
     pub fn at(&self, slot: usize) -> Option<Id<K>> {
         let slot = u32::try_from(slot).ok()?;
         self.slots.get(slot).map(|(generation, _)| Id::new(slot, *generation))
     }
 
-    /// What lives in that slot now, and its id.
+    /// The value in this slot, with its id.
     #[inline]
     pub fn in_slot(&self, slot: u32) -> Option<(Id<K>, &T)> {
         self.slots.get(slot).map(|(generation, value)| (Id::new(slot, *generation), value))
     }
 
-    /// The same, to be changed.
+    /// The value in this slot.
     #[inline]
     pub fn in_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.slots.get_mut(slot).map(|(_, value)| value)
     }
 
-    /// All that live, in the order of their slots.
+    /// All values, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
         self.iter_from(0)
     }
 
-    /// All that live, in the order of their slots.
+    /// All values, in the order of their slots.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id<K>, &mut T)> {
         self.slots.iter_mut().map(|(slot, (g, value))| (Id::new(slot, *g), value))
     }
 
-    /// Those that live in that slot or behind it, in the order of their slots.
+    /// The values in this slot and behind it, in the order of their slots.
     pub fn iter_from(&self, slot: usize) -> impl Iterator<Item = (Id<K>, &T)> {
         let first = u32::try_from(slot).unwrap_or(NIL);
         self.slots.iter_from(first).map(|(slot, (g, value))| (Id::new(slot, *g), value))
@@ -409,7 +408,7 @@ mod tests {
         assert_eq!(arena.at(second.index()), Some(second));
     }
 
-    /// Those that are free, in the order in which they will be used.
+    /// The free slots, in the order in which they will be used.
     fn free<T>(slots: &Slots<T>) -> Vec<u32> {
         let (mut at, mut before, mut all) = (slots.free, NIL, Vec::new());
         while let Some(Entry::Free { previous, next }) = slots.entries.get(at as usize) {
@@ -433,7 +432,7 @@ mod tests {
         assert_eq!([7, 8, 9, 10].map(|value| slots.insert(value)), [2, 4, 1, 5]);
     }
 
-    /// As often as there is something, a bounded part each time. How often.
+    /// Trims until nothing is left to do, checking the bounds of each part; returns the calls.
     fn trim<T>(slots: &mut Slots<T>) -> usize {
         let mut times = 0;
         loop {
@@ -465,7 +464,7 @@ mod tests {
     #[test]
     fn a_crowd_leaves_no_memory_behind_in_whatever_order_it_goes() {
         const ALL: u32 = 20_000;
-        // None has a factor in common with that: each order meets all.
+        // No step has a factor in common with `ALL`: each order visits all slots.
         for step in [1, ALL - 1, 7, 12_347, 9_999] {
             let mut slots = Slots::new();
             (0..ALL).for_each(|n| assert_eq!(slots.insert(n), n));

@@ -1,12 +1,12 @@
-//! Creates folders and makes names durable: the sync of a file keeps its contents, but not its
-//! name, which is in the folder around it. Called by whoever creates files.
+//! Creates folders and makes names durable: syncing a file keeps its contents, but not its name,
+//! which is in the folder around it. Called by all code that creates files.
 
 use std::fs::{DirBuilder, File};
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-/// Makes a folder, mode 0700, and those around it that are missing, durably.
+/// Creates a folder, mode 0700, and its missing parents, durably.
 ///
 /// # Errors
 /// Those of the file system, with the path in front.
@@ -20,7 +20,7 @@ pub fn make_folder(path: &Path) -> Result<()> {
     made.into_iter().try_for_each(sync_name).map_err(|e| at(path, e))
 }
 
-/// Makes durable that a file or folder is, or is not, in the folder around it.
+/// Makes it durable that a file or folder is in its parent folder, or no longer is.
 ///
 /// # Errors
 /// Those of the file system.
@@ -28,7 +28,7 @@ pub fn sync_name(path: &Path) -> Result<()> {
     let around = path.parent().filter(|around| !around.as_os_str().is_empty());
     match File::open(around.unwrap_or(Path::new("."))) {
         Ok(folder) => folder.sync_all(),
-        // Where names can be made and not be read, nobody can do more.
+        // A folder that can be written to but not read cannot be synced.
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(()),
         Err(e) => Err(e),
     }

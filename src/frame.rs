@@ -1,11 +1,11 @@
-//! Bytes on their way out. A [`Frame`] is encoded once and shared by all who receive it; an
-//! [`OutQueue`] is one peer's list of frames, 8 bytes beside the peer. The frames of all peers are
-//! in one [`FramePool`]: one that waits alone costs 16 bytes there, only from the second on is
-//! there a record, with a ring, an idle peer costs nothing, and a fan-out makes no allocation
-//! once the pool has grown to its size. What one peer waits for lies together: whoever is cut with
-//! hundreds of frames in line would otherwise cost a page for each. The pool's [`Ledger`] knows
-//! what all publications that wait take together, and what all answers do, each counted once
-//! however many wait for it.
+//! Output queues. A [`Frame`] is encoded once and shared by all peers that receive it; an
+//! [`OutQueue`] is one peer's queue of frames, 8 bytes beside the peer. The frames of all queues
+//! are in one [`FramePool`]: a frame that is alone in its queue costs 16 bytes there, a record with
+//! a ring buffer is made only for the second, an idle peer costs nothing, and a fan-out allocates
+//! nothing once the pool has grown. The frames of one queue lie together: closing a peer with
+//! hundreds of queued frames would otherwise touch a page for each. The pool's [`Ledger`] knows the
+//! memory of all waiting publications, and of all waiting answers, each frame counted once however
+//! many peers wait for it.
 
 #[cfg(test)]
 mod tests;
@@ -31,12 +31,12 @@ struct Body {
 }
 
 impl Frame {
-    /// Whether it is that very one, and not only equal to it.
+    /// Whether both are the same frame, not only equal ones.
     pub fn is(&self, other: &Frame) -> bool {
         Rc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether somebody else has it as well.
+    /// Whether there are other references to it.
     pub fn is_shared(&self) -> bool {
         Rc::strong_count(&self.0) > 1
     }
@@ -68,27 +68,27 @@ impl Deref for Frame {
     }
 }
 
-/// What all frames of one kind that wait anywhere take together.
+/// Total of the waiting frames of one kind.
 #[derive(Clone, Copy, Debug, Default)]
 struct Total {
     bytes: usize,
     places: usize,
 }
 
-/// What all publications that wait anywhere take together, and what all answers do: each counts
-/// once, and each place in which it waits a little.
+/// Memory of all waiting publications, and of all waiting answers: each frame counts once, and each
+/// place in which it waits counts a little.
 #[derive(Debug, Default)]
 pub struct Ledger {
     totals: [Total; 2],
-    /// Bytes of each kind that wait outside of the pool, each frame counted in every place.
+    /// Bytes of each kind that wait outside the pool; a frame counts in every place.
     aside: [usize; 2],
 }
 
-/// What one more place in which a frame waits costs, in a ring that may be half empty.
+/// Cost of one more place in which a frame waits, in a ring that may be half empty.
 pub const PLACE_COST_BYTES: usize = 32;
 
 impl Ledger {
-    /// A frame waits in one more place.
+    /// Counts a frame in one more place.
     #[inline]
     pub fn add(&mut self, frame: &Frame, kind: Kind) {
         let (total, waiting) = (&mut self.totals[kind as usize], &frame.0.waiting[kind as usize]);
@@ -99,7 +99,7 @@ impl Ledger {
         total.places += 1;
     }
 
-    /// It waits there no longer.
+    /// Counts a frame in one place less.
     #[inline]
     pub fn remove(&mut self, frame: &Frame, kind: Kind) {
         let (total, waiting) = (&mut self.totals[kind as usize], &frame.0.waiting[kind as usize]);
@@ -111,24 +111,24 @@ impl Ledger {
         total.places -= 1;
     }
 
-    /// A frame waits in one more place, which is no queue of the pool.
+    /// Counts a frame in one more place that is not a queue of the pool.
     pub fn add_aside(&mut self, frame: &Frame, kind: Kind) {
         self.add(frame, kind);
         self.aside[kind as usize] += frame.len();
     }
 
-    /// It waits there no longer.
+    /// Counts a frame in one such place less.
     pub fn remove_aside(&mut self, frame: &Frame, kind: Kind) {
         self.remove(frame, kind);
         self.aside[kind as usize] -= frame.len();
     }
 
-    /// Bytes of all of that kind that wait outside of the pool, as often as they do.
+    /// Bytes of this kind that wait outside the pool; a frame counts in every place.
     pub fn aside(&self, kind: Kind) -> usize {
         self.aside[kind as usize]
     }
 
-    /// Memory that all take which are of that kind.
+    /// Memory of all waiting frames of this kind.
     pub fn weight(&self, kind: Kind) -> usize {
         let Total { bytes, places } = self.totals[kind as usize];
         bytes + places * PLACE_COST_BYTES
@@ -143,64 +143,64 @@ struct Place {
 }
 
 impl Place {
-    /// What of it counts as published.
+    /// Bytes that count as published.
     fn published(&self) -> usize {
         if self.kind == Kind::Published { self.frame.len() } else { 0 }
     }
 
-    /// What of it counts as backlog, behind the head.
+    /// Bytes that count as backlog, if it is behind the head.
     fn counted(&self, counted_max: usize) -> usize {
         self.published().min(counted_max)
     }
 }
 
-/// Whether a frame can make a slow consumer of a peer.
+/// Whether a frame can make its peer a slow consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// No: the peer asked for it.
     Asked,
-    /// Yes: somebody else sent it.
+    /// Yes: someone else published it.
     Published,
 }
 
-/// One peer's frames in the order of sending. They are in a [`FramePool`]; whoever drops a queue
-/// calls [`FramePool::clear`] first.
+/// One peer's frames in the order of sending. They are stored in a [`FramePool`]: call
+/// [`FramePool::clear`] before dropping a queue.
 #[derive(Debug)]
 pub struct OutQueue {
-    /// The place of the one frame that waits, of which nothing has gone out; or the record of
-    /// several, marked with [`LIST`]; or [`NIL`].
+    /// Slot of the only frame, if nothing of it has been sent; or of the record, marked with
+    /// [`LIST`]; or [`NIL`].
     first: u32,
     /// Bytes that the socket has taken in all, modulo 2^32.
     taken: u32,
 }
 
-/// For so long few frames have waited when the memory of many is given back.
+/// How long only few frames must have waited before memory is given back.
 const SHRINK_MS: u64 = 1000;
 
-/// Marks the number of a record among those of frames that wait alone.
+/// Marks the slot of a record, as opposed to that of a single frame.
 const LIST: u32 = 1 << 31;
-/// A ring of no more places is kept when all have gone out of it, for who is next; and one with
-/// more gives the half of them back that is not used.
+/// An emptied ring of at most this capacity is kept for reuse; a larger ring gives memory back when
+/// half of it is unused.
 const RING_KEPT: usize = 32;
-/// Rings that are let go of at a time.
+/// Spare rings that are freed at a time.
 const RINGS_LET_GO: usize = 256;
 
-/// The record of a queue in which several frames wait, or a part of one.
+/// The record of a queue with several frames, or one that is sent in part.
 #[derive(Debug)]
 struct List {
     places: VecDeque<Place>,
     /// Bytes of the first frame that the socket has taken.
     head_sent: u32,
-    /// Bytes of the publications behind the head, as far as they count.
+    /// Bytes of the publications behind the head, each up to [`FramePool::counted_max`].
     backlog: usize,
     /// Bytes not yet taken by the socket, over all frames.
     bytes: usize,
-    /// Bytes of the publications that have not gone out as a whole.
+    /// Bytes of the publications that have not been sent completely.
     published: usize,
 }
 
 impl List {
-    /// Gives memory back, once half of a large ring is not used.
+    /// Gives memory back, once half of a large ring is unused.
     fn give_back(&mut self) {
         let (capacity, len) = (self.places.capacity(), self.places.len());
         if capacity > RING_KEPT && len <= capacity / 2 {
@@ -216,24 +216,24 @@ pub struct Waiting {
     pub bytes: usize,
     /// How many frames.
     pub frames: usize,
-    /// Bytes of the publications, the one that is being sent included.
+    /// Bytes of the publications, including the one being sent.
     pub published: usize,
-    /// Bytes of the publications behind the frame that is being sent, of each as many as count:
+    /// Bytes of the publications behind the frame being sent, each up to the bound that counts:
     /// what makes a slow consumer.
     pub backlog: usize,
-    /// Whether a part of the first frame has been sent.
+    /// Whether the first frame has been sent in part.
     pub is_begun: bool,
 }
 
 impl Waiting {
-    /// Memory that waits: the bytes, and the cost of each frame, so that many small ones are not
-    /// taken for little.
+    /// Memory that waits: the bytes plus the cost of each frame, so that many small frames do not
+    /// pass for little.
     pub fn weight(&self) -> usize {
         self.bytes + self.frames * FRAME_COST_BYTES
     }
 }
 
-/// What a queued frame costs beside its bytes: its place, and the head of its allocation.
+/// Cost of a queued frame besides its bytes: its place, and the header of its allocation.
 pub const FRAME_COST_BYTES: usize = 64;
 
 impl Default for OutQueue {
@@ -243,7 +243,7 @@ impl Default for OutQueue {
 }
 
 impl OutQueue {
-    /// Whether all has been sent.
+    /// Whether everything has been sent.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.first == NIL
@@ -254,7 +254,7 @@ impl OutQueue {
         self.taken
     }
 
-    /// The place of its record, if it has one.
+    /// Slot of its record, if it has one.
     #[inline]
     fn list(&self) -> Option<u32> {
         (self.first != NIL && self.first & LIST != 0).then_some(self.first & !LIST)
@@ -264,26 +264,26 @@ impl OutQueue {
 /// The frames of all queues.
 #[derive(Debug)]
 pub struct FramePool {
-    /// Those that wait alone.
+    /// Frames that are alone in their queues.
     single: Slots<Place>,
     lists: Slots<List>,
-    /// Rings without frames, for the lists that come next.
+    /// Emptied rings, for the next records.
     rings: Vec<VecDeque<Place>>,
-    /// When many frames waited last.
+    /// When many frames last waited.
     busy_at: Millis,
     /// How many frames wait, in all queues together.
     len: usize,
     /// Bytes that wait, in all queues together.
     bytes: usize,
-    /// So many bytes of one publication count in a backlog.
+    /// At most this many bytes of one publication count as backlog.
     counted_max: usize,
-    /// The frames that wait, here and wherever else they are kept.
+    /// Counts the frames that wait, here and elsewhere.
     pub ledger: Ledger,
 }
 
 impl FramePool {
-    /// An empty pool, in whose queues no more than so many bytes of one publication count as
-    /// backlog: nobody is slow because one message is large.
+    /// Creates an empty pool. At most `counted_max` bytes of one publication count as backlog: no
+    /// peer is slow because one message is large.
     pub fn new(counted_max: usize) -> FramePool {
         FramePool {
             single: Slots::new(),
@@ -297,7 +297,7 @@ impl FramePool {
         }
     }
 
-    /// From now on so many bytes of one publication count. What waits is counted anew.
+    /// Sets how many bytes of one publication count as backlog, and recounts what waits.
     pub fn set_counted_max(&mut self, counted_max: usize) {
         self.counted_max = counted_max;
         for (_, list) in self.lists.iter_mut() {
@@ -305,12 +305,12 @@ impl FramePool {
         }
     }
 
-    /// Frames that wait, in all queues together.
+    /// Number of waiting frames, in all queues together.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Bytes that wait, in all queues together: a frame that many share counts for each.
+    /// Waiting bytes, in all queues together: a shared frame counts in each.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -339,7 +339,7 @@ impl FramePool {
         }
     }
 
-    /// Bytes that wait in a queue.
+    /// Waiting bytes of a queue.
     #[inline]
     pub fn bytes_of(&self, queue: &OutQueue) -> usize {
         match queue.list() {
@@ -348,7 +348,7 @@ impl FramePool {
         }
     }
 
-    /// The frame that waits in a queue, if there is one only and nothing of it has gone out.
+    /// The frame of a queue, if it is the only one and nothing of it has been sent.
     #[inline]
     pub fn only(&self, queue: &OutQueue) -> Option<&Frame> {
         match queue.list() {
@@ -357,7 +357,7 @@ impl FramePool {
         }
     }
 
-    /// Puts a frame at the end of a queue. An empty frame is nothing to send.
+    /// Appends a frame to a queue. An empty frame is ignored.
     #[inline]
     pub fn push(&mut self, queue: &mut OutQueue, frame: Frame, kind: Kind) {
         if frame.is_empty() {
@@ -375,7 +375,7 @@ impl FramePool {
         }
     }
 
-    /// Puts a frame behind others.
+    /// Appends a frame to a queue that is not empty.
     fn append(&mut self, queue: &mut OutQueue, place: Place) {
         let counted = place.counted(self.counted_max);
         let list = self.list(queue);
@@ -386,7 +386,7 @@ impl FramePool {
         list.places.push_back(place);
     }
 
-    /// The record of a queue that is not empty. It is made if there is none yet.
+    /// The record of a queue that is not empty; made if there is none yet.
     fn list(&mut self, queue: &mut OutQueue) -> u32 {
         if let Some(list) = queue.list() {
             return list;
@@ -401,7 +401,7 @@ impl FramePool {
         list
     }
 
-    /// Nothing waits in a queue that had a record.
+    /// Removes the record of a queue in which nothing waits any more.
     fn end_list(&mut self, queue: &mut OutQueue) {
         let ended = queue.list().and_then(|list| self.lists.remove(list));
         queue.first = NIL;
@@ -412,7 +412,7 @@ impl FramePool {
         }
     }
 
-    /// The frames that wait in a queue, in their order.
+    /// The frames of a queue, in order.
     pub fn frames(&self, queue: &OutQueue) -> impl Iterator<Item = &Frame> {
         self.places(queue).map(|one| &one.frame)
     }
@@ -426,7 +426,7 @@ impl FramePool {
         one.into_iter().chain(several)
     }
 
-    /// Memory that the answers in a queue take, each shared by all who wait for it.
+    /// Memory of the answers in a queue, each divided among all places in which it waits.
     pub fn owed(&self, queue: &OutQueue) -> usize {
         let answers = self.places(queue).filter(|one| one.kind == Kind::Asked);
         let share = |Frame(body): &Frame| {
@@ -436,8 +436,8 @@ impl FramePool {
         answers.map(|one| share(&one.frame)).sum()
     }
 
-    /// The unsent bytes of the first frames, as many as `slices` has room for; returns how many
-    /// slices were filled.
+    /// Fills `slices` with the unsent bytes of the first frames; returns how many slices were
+    /// filled.
     pub fn slices<'a>(&'a self, queue: &OutQueue, slices: &mut [IoSlice<'a>]) -> usize {
         let mut skip = queue.list().map_or(0, |list| self.lists[list].head_sent as usize);
         let mut filled = 0;
@@ -449,7 +449,7 @@ impl FramePool {
         filled
     }
 
-    /// Notes that the socket took `sent` more bytes, and drops the frames that are through.
+    /// Notes that the socket took `sent` more bytes, and drops the frames sent completely.
     #[inline]
     pub fn sent(&mut self, queue: &mut OutQueue, sent: usize) {
         queue.taken = queue.taken.wrapping_add(sent as u32);
@@ -462,14 +462,14 @@ impl FramePool {
         }
     }
 
-    /// As [`FramePool::sent`], of several frames or a part of one.
+    /// The same for several frames, or a part of one.
     fn sent_of_list(&mut self, queue: &mut OutQueue, sent: usize) {
         let list = self.list(queue);
         let list = &mut self.lists[list];
         debug_assert!(sent <= list.bytes);
         list.bytes -= sent;
         list.head_sent += sent as u32;
-        // No frame is as long as 4 GiB, nor is what a kernel takes at once.
+        // 32 bits suffice: no frame is 4 GiB long, and no kernel takes as much at once.
         while let Some(one) =
             list.places.front().filter(|one| one.frame.len() as u32 <= list.head_sent)
         {
@@ -491,9 +491,9 @@ impl FramePool {
         }
     }
 
-    /// Drops the publications that wait in a queue, and if `is_all` the answers as well, but for
-    /// one of which a part has gone out: that one is no longer counted among publications. Tells of
-    /// each that it drops which frame it was, counted from the front.
+    /// Drops the publications in a queue, with `is_all` also the answers, but no frame that has
+    /// been sent in part: that one stays, and no longer counts as a publication. Calls `dropped`
+    /// with the index of each frame that it drops, counted from the front.
     pub fn drop_waiting(
         &mut self,
         queue: &mut OutQueue,
@@ -535,7 +535,7 @@ impl FramePool {
         }
     }
 
-    /// Drops all that waits in a queue.
+    /// Drops all frames of a queue.
     pub fn clear(&mut self, queue: &mut OutQueue) {
         self.bytes -= self.bytes_of(queue);
         if let Some(list) = queue.list() {
@@ -549,13 +549,13 @@ impl FramePool {
         *queue = OutQueue::default();
     }
 
-    /// Gives the memory of a past crowd back, once only few frames have waited at the end of each
-    /// turn for a while: a part in each.
+    /// Gives back the memory of a past crowd, a part in each turn, once only few frames have waited
+    /// at the end of each turn for a while.
     pub fn shrink(&mut self, now: Millis) {
         if !self.has_spare() {
             return;
         }
-        // A few who are slow keep their records, and not the rings of the many who were not.
+        // A few slow peers keep their records, but not the rings of the many that were not slow.
         let has_rings = self.rings.len() > 3 * self.lists.len();
         let is_busy = !has_rings && (self.single.is_busy() || self.lists.is_busy());
         let is_time = self.busy_at.plus(SHRINK_MS) <= now;
@@ -564,7 +564,7 @@ impl FramePool {
         }
     }
 
-    /// Lets go of some rings: whether there were any.
+    /// Frees some spare rings. Returns whether there are more.
     fn let_go(&mut self) -> bool {
         self.rings.truncate(self.rings.len().saturating_sub(RINGS_LET_GO));
         if self.rings.is_empty() {
@@ -573,7 +573,7 @@ impl FramePool {
         !self.rings.is_empty()
     }
 
-    /// When [`FramePool::shrink`] is wanted at the latest.
+    /// When [`FramePool::shrink`] should be called at the latest.
     pub fn shrink_at(&self) -> Option<Millis> {
         self.has_spare().then(|| self.busy_at.plus(SHRINK_MS))
     }
@@ -582,7 +582,7 @@ impl FramePool {
         self.single.has_spare() || self.lists.has_spare() || !self.rings.is_empty()
     }
 
-    /// Drops the one frame of a queue, which waits there no longer.
+    /// Drops the only frame of a queue.
     #[inline]
     fn drop_single(&mut self, queue: &mut OutQueue) {
         let one = self.single.remove(std::mem::replace(&mut queue.first, NIL));

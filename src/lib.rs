@@ -1,6 +1,6 @@
 //! Fire Web Socket: a real-time push server in one small binary.
 //!
-//! The house, top to bottom; a module uses only what stands below it:
+//! The layers, top to bottom; a module uses only modules below it:
 //!
 //! | module | what it is |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | [`client`] | blocking clients of both ports, for the command line |
 //! | [`load`] | the load generator of `fws bench`, over the reactor |
 //! | [`server`], [`demo`] | joins reactor, switch and journal, and runs them |
-//! | [`admin`] | the admin door in front of the switch: metrics and health |
+//! | [`admin`] | the admin listener in front of the switch: metrics and health |
 //! | [`switch`] | what a byte means: roles of connections, commands, browser messages |
 //! | [`journal`] | every change passes through it and comes back in order |
 //! | [`hub`] | namespaces, channels, users, grants, states; no sockets, no clock |
@@ -18,9 +18,9 @@
 //! | leaves | [`edge`], [`frame`], [`slow`], [`wheel`], [`arena`], [`reason`], [`durable`] |
 //! | more leaves | [`address`], [`limits`], [`uuid`], [`time`], [`log`], [`mailbox`], [`metrics`] |
 //!
-//! Aside stands [`reactor`]: sockets and deadlines, over the leaves alone. The server is its
-//! handler, and so is the load generator. [`sim`] is its twin for tests: the same seam, a network
-//! that exists only in memory.
+//! The [`reactor`] stands beside them: sockets and deadlines, over the leaves alone. The server is
+//! its handler, and so is the load generator. [`sim`] replaces it in tests: the same interface over
+//! a network that exists only in memory.
 #![forbid(unsafe_code)]
 
 pub mod address;

@@ -1,6 +1,6 @@
 //! The log: one line to standard error, in one write, and no line can break or stop the server.
-//! Owns the form of a line. No key, token or payload is ever handed to it. Called by the server
-//! and by `fws serve`; the other commands speak to a person and do not log.
+//! Owns the form of a line. It is never given a key, token or payload. Called by the server and by
+//! `fws serve`; the other commands speak to a person and do not log.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -18,10 +18,10 @@ use crate::time::{Clock, UnixMillis};
 /// Longest line in bytes with its newline: what a pipe takes undivided (PIPE_BUF on Linux).
 const LINE_BYTES: usize = 4096;
 
-/// Lines that nobody took since the last one that somebody did.
+/// Lines that were lost since the last one that was written.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Whether what was taken last is a part of a line: so much a file takes before its disk is full.
+/// Whether the last write ended in the middle of a line, as when a disk becomes full.
 static IS_HALF: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -43,7 +43,7 @@ pub fn error(at: UnixMillis, message: fmt::Arguments<'_>) {
     write(&line(at, "error: ", message), "<3>");
 }
 
-/// How many there are, and what is said of one and of several: `1 change`, `2 changes`.
+/// A number with its noun, singular and plural: `1 change`, `2 changes`.
 #[derive(Clone, Copy, Debug)]
 pub struct Count(pub u64, pub &'static str, pub &'static str);
 
@@ -54,8 +54,8 @@ impl fmt::Display for Count {
     }
 }
 
-/// Lines that one event may bring a hundred thousand of: the first are written, and then how many
-/// more there are.
+/// Log lines of an event that may cause a hundred thousand of them: the first are written, and then
+/// how many more there are.
 #[derive(Debug)]
 pub struct News {
     prefix: &'static str,
@@ -66,12 +66,12 @@ pub struct News {
 impl News {
     const WRITTEN_MAX: usize = 20;
 
-    /// None yet. Each will begin with that prefix.
+    /// Starts with no lines. Each will begin with `prefix`.
     pub fn new(prefix: &'static str, at: UnixMillis) -> News {
         News { prefix, at, count: 0 }
     }
 
-    /// One more.
+    /// Writes one more line, or only counts it.
     pub fn tell(&mut self, message: fmt::Arguments<'_>) {
         self.count += 1;
         if self.count <= News::WRITTEN_MAX {
@@ -79,7 +79,7 @@ impl News {
         }
     }
 
-    /// That was all. How many there were.
+    /// Writes how many more lines there were; returns the number of all.
     pub fn end(self) -> usize {
         let more = self.count.saturating_sub(News::WRITTEN_MAX);
         if more > 0 {
@@ -89,14 +89,13 @@ impl News {
     }
 }
 
-/// From now on the lines of this thread are dropped, or written again: simulated days are nobody's
-/// news.
+/// Mutes the log lines of this thread, or unmutes them: nobody wants to read about simulated days.
 pub(crate) fn mute(is_muted: bool) {
     IS_MUTED.set(is_muted);
 }
 
-/// From now on a panic of any thread is one line: where it was, and what it says if that stands in
-/// the source as it is. What was put together at that moment may hold what a peer has sent.
+/// Has each panic of any thread logged as one line: its place, and its message if that is a literal
+/// in the source. A message formatted at run time may contain what a peer has sent.
 pub fn tell_panics() {
     panic::set_hook(Box::new(|panic| {
         let message = panic_message(panic.location(), panic.payload());
@@ -110,8 +109,8 @@ fn panic_message(place: Option<&Location<'_>>, payload: &(dyn Any + Send)) -> St
     format!("panic at {place}{said}; this is a fault of fws, please report it")
 }
 
-/// Whether standard error is the journal of systemd, as systemd.exec(5) says how to find out: it
-/// takes the priority of a line from `<4>` in front of it (sd-daemon(3)).
+/// Whether standard error is the systemd journal, by the test given in systemd.exec(5). The journal
+/// takes the priority of a line from a prefix such as `<4>` (sd-daemon(3)).
 fn is_journal() -> bool {
     static IS_JOURNAL: OnceLock<bool> = OnceLock::new();
     *IS_JOURNAL.get_or_init(|| {
@@ -122,14 +121,14 @@ fn is_journal() -> bool {
     })
 }
 
-/// A closed or full standard error is no reason to stop serving, nor to wait: a line that nobody
-/// takes now is lost, and the next one that somebody takes says how many were. `priority` is for
-/// the journal alone.
+/// Writes a line. A closed or full standard error must neither stop the server nor block it: a line
+/// that cannot be written is lost, and the next one that can says how many were. `priority` is for
+/// the journal only.
 fn write(line: &str, priority: &str) {
     if IS_MUTED.get() {
         return;
     }
-    // The journal has the time and the name of each line already.
+    // The journal adds the time and the name itself.
     let line = &match line.split_once(" fws: ") {
         Some((_, said)) if is_journal() => [priority, said].concat(),
         _ => line.to_owned(),
@@ -144,11 +143,11 @@ fn write(line: &str, priority: &str) {
         0 => line,
         _ => &with_lost(line, lost, if is_journal() { "<4>" } else { "fws: " }),
     };
-    // One write, which a pipe takes as a whole if it is ready at all: the rest of a line is not
-    // worth another one, which might wait.
+    // One write: a pipe that is ready takes it as a whole. For the rest of a line another write,
+    // which might block, is not worth it.
     let count = stderr.write(text.as_bytes()).unwrap_or(0);
     if count < text.len() {
-        // What stands in front of the line says of those before, if it has come out.
+        // The text before the line reports the earlier losses, if it has been written completely.
         let told = text.len().saturating_sub(line.len());
         let before = if count < told { lost } else { 0 };
         LOST.fetch_add(before + 1, Ordering::Relaxed);
@@ -158,19 +157,19 @@ fn write(line: &str, priority: &str) {
     }
 }
 
-/// Whether a write would not wait, be it that somebody reads or that it fails at once.
+/// Whether a write would return at once, because it is taken or because it fails.
 fn is_taken(stderr: &io::Stderr) -> bool {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {
         match poll(&mut [PollFd::new(stderr, PollFlags::OUT)], Some(&at_once)) {
-            // A signal came before an answer.
+            // Interrupted by a signal: try again.
             Err(Errno::INTR) => {}
             ready => return ready.is_ok_and(|count| count > 0),
         }
     }
 }
 
-/// The same line, with a word in front about those that are lost; no longer than a line may be.
+/// Prepends a warning about the lost lines; no longer in all than a line may be.
 fn with_lost(line: &str, lost: u64, start: &str) -> String {
     let end_of_half = if IS_HALF.load(Ordering::Relaxed) { "\n" } else { "" };
     let lines = Count(lost, "line of the log is", "lines of the log are");
@@ -183,19 +182,19 @@ fn with_lost(line: &str, lost: u64, start: &str) -> String {
     all
 }
 
-/// A text from elsewhere, such that it can neither move the cursor nor begin a line.
+/// Escapes text from outside, so that it can neither move the cursor nor start a new line.
 pub fn printable(text: &str) -> String {
     let escape = |c: char| if is_command(c) { c.escape_default().collect() } else { vec![c] };
     text.chars().flat_map(escape).collect()
 }
 
-/// What a terminal may obey, U+0080 to U+009F included, or some program take for the end of a line.
+/// Whether a terminal may obey it (as U+0080 to U+009F), or a program take it for a line end.
 pub(crate) fn is_command(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// One line of at most [`LINE_BYTES`]. Control characters are escaped: a name that a peer chose
-/// can neither forge a second line nor move the cursor of who reads the first.
+/// Formats one line of at most [`LINE_BYTES`]. Control characters are escaped: a name that a peer
+/// chose can neither forge a second line nor move the reader's cursor.
 fn line(at: UnixMillis, kind: &str, message: fmt::Arguments<'_>) -> String {
     let mut line = format!("{} fws: {kind}", at.to_rfc3339());
     for c in message.to_string().chars() {

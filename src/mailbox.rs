@@ -1,16 +1,16 @@
-//! A queue from one thread to another. What the standard library has for that is compiled three
-//! times over for each kind of message, 50 KB in all, and this is what is needed of it. Used by the
-//! store's helper and by the blocking clients of the command line.
+//! A queue from one thread to another. The channel of the standard library is compiled three times
+//! over for each type of message, 50 KB in all; this is the part of it that is needed. Used by the
+//! store's helper thread and by the blocking clients of the command line.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The end that messages are put in at. When it is dropped, no more come.
+/// The sending end. Once it is dropped, no more messages come.
 #[derive(Debug)]
 pub struct Sender<T>(Arc<Shared<T>>);
 
-/// The end that they are taken out at. When it is dropped, no more are taken in.
+/// The receiving end. Once it is dropped, no more messages are accepted.
 #[derive(Debug)]
 pub struct Receiver<T>(Arc<Shared<T>>);
 
@@ -29,13 +29,13 @@ struct Queue<T> {
 /// Why there is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nothing {
-    /// None has come in that time.
+    /// None came within the time.
     Yet,
     /// None will come.
     More,
 }
 
-/// The two ends of a queue.
+/// Creates a queue, and returns its two ends.
 pub fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
     let queue = Mutex::new(Queue { messages: VecDeque::new(), is_open: true });
     let shared = Arc::new(Shared { queue, changed: Condvar::new() });
@@ -44,7 +44,7 @@ pub fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
 
 impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, Queue<T>> {
-        // Whoever panicked here had nothing half done.
+        // A thread that panicked here has left nothing half done.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -53,7 +53,7 @@ impl<T> Shared<T> {
         self.changed.notify_all();
     }
 
-    /// Puts a message in, if somebody can take it out.
+    /// Appends a message if the queue is open; returns whether it was.
     fn put(&self, mut queue: MutexGuard<'_, Queue<T>>, message: T) -> bool {
         let is_open = queue.is_open;
         if is_open {
@@ -66,12 +66,12 @@ impl<T> Shared<T> {
 }
 
 impl<T> Sender<T> {
-    /// Sends a message; `false` if nobody is there any more.
+    /// Sends a message; `false` if the receiver is gone.
     pub fn send(&self, message: T) -> bool {
         self.0.put(self.0.lock(), message)
     }
 
-    /// The same, unless so many wait already: then it waits until one is taken out.
+    /// The same, but waits while `most` messages are queued.
     pub fn send_within(&self, most: usize, message: T) -> bool {
         let is_full = |queue: &mut Queue<T>| queue.is_open && queue.messages.len() >= most;
         let queue = self.0.changed.wait_while(self.0.lock(), is_full);
@@ -80,17 +80,17 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// A message that is there.
+    /// Takes the next message, if there is one.
     pub fn try_recv(&self) -> Option<T> {
         let message = self.0.lock().messages.pop_front();
-        // To tell of it is a system call, whether anybody waits or not.
+        // Notifying is a system call, whether anybody waits or not.
         if message.is_some() {
             self.0.changed.notify_all();
         }
         message
     }
 
-    /// The next message, waited for no longer than that; `None`: for as long as it takes.
+    /// Waits for the next message, at most for `time`; `None`: without limit.
     ///
     /// # Errors
     /// [`Nothing`]

@@ -1,5 +1,5 @@
-//! One message to many, or a run of them to the same many: the JSON of each once, each wire form at
-//! most once, and only if somebody needs it. The hub passes publications on without looking inside.
+//! A message for many peers, or a run of messages for the same many: the JSON is built once, and
+//! each wire form at most once, when a peer needs it. The hub passes it on without looking inside.
 
 use std::cell::OnceCell;
 
@@ -8,30 +8,30 @@ use crate::codec::sockjs::{self, Envelope, Written};
 use crate::codec::{json, ws};
 use crate::frame::Frame;
 
-/// How a peer wants its messages wrapped.
+/// How a peer wants its messages framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// One WebSocket text message is one JSON message.
     Raw,
     /// SockJS over WebSocket: `a["…"]` in a text message.
     SockJs,
-    /// What waits in a SockJS session for somebody to collect it: the string of an array.
+    /// SockJS message that waits in a session for a receiver: a JSON string, an array element.
     Item,
-    /// SockJS over an answer that goes on and on, `a["…"]` in its envelope; in a chunk of its own,
-    /// or, for clients of HTTP/1.0, without one.
+    /// SockJS over a streaming response, `a["…"]` in its envelope; in a chunk of its own, or
+    /// without one for HTTP/1.0 clients.
     Stream {
         /// What the frame is wrapped in.
         envelope: Envelope,
-        /// Whether that is a chunk.
+        /// Whether that is sent as a chunk.
         is_chunked: bool,
     },
 }
 
 impl Form {
-    /// How many there are.
+    /// Number of forms.
     const COUNT: usize = 9;
 
-    /// Every one, in the order of their numbers.
+    /// All forms, in the order of their numbers.
     const ALL: [Form; Form::COUNT] = {
         let mut all = [Form::Raw; Form::COUNT];
         (all[1], all[2]) = (Form::SockJs, Form::Item);
@@ -58,25 +58,25 @@ impl Form {
     }
 }
 
-/// What kinds of peers there are: each takes messages in forms of its own.
+/// Which kinds of peers there are: each takes messages in forms of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kinds {
     /// Raw WebSockets.
     pub raw: bool,
-    /// WebSockets of SockJS.
+    /// SockJS over WebSocket.
     pub sockjs: bool,
     /// SockJS over HTTP.
     pub polled: bool,
 }
 
 impl Kinds {
-    /// No message with so many bytes of data takes more than this in all forms of all kinds.
+    /// Upper bound of [`Kinds::bytes`] for any data of that length and any kinds.
     pub fn bytes_max(data_bytes: usize) -> usize {
         data_bytes.saturating_mul(Form::COUNT * Written::FACTOR_MAX)
     }
 
-    /// Bytes that a message with this data takes in all forms of these kinds together, at most;
-    /// but for its channel and what stands around it.
+    /// How many bytes a message with this data takes at most in all forms of these kinds together,
+    /// not counting its channel and framing.
     pub fn bytes(self, data: &str) -> usize {
         let raw = if self.raw { data.len() } else { 0 };
         if !self.sockjs && !self.polled {
@@ -84,28 +84,28 @@ impl Kinds {
         }
         let Written { string, event, script } = Written::of(data);
         let sockjs = if self.sockjs { string } else { 0 };
-        // Each envelope with chunks and without, and what waits in sessions.
+        // Each envelope, chunked and unchunked, and the items that wait in sessions.
         let polled = if self.polled { string + 2 * (string + event + script) } else { 0 };
         raw + sockjs + polled
     }
 }
 
-/// So many bytes of a run are one frame at most, but for a run of one message.
+/// Upper bound of the WebSocket frames of a run together.
 pub const RUN_BYTES_MAX: usize = 64 * 1024;
 
-/// Messages published on one channel, one right behind the other.
+/// Messages published on one channel, one directly after the other.
 #[derive(Debug, Default)]
 pub struct Run {
     /// What each message begins with: `{"event":CHANNEL,"data":`.
     head: Vec<u8>,
-    /// As WebSocket frames, one behind the other.
+    /// The messages as WebSocket frames, one after the other.
     frames: Vec<u8>,
-    /// Where each message begins and ends in there.
+    /// Where each message begins and ends in `frames`.
     messages: Vec<(usize, usize)>,
 }
 
 impl Run {
-    /// Whether there is none.
+    /// Whether it has no messages.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
@@ -115,13 +115,13 @@ impl Run {
         self.frames.len() + self.head.len() + data.len() + ws::HEADER_BYTES < RUN_BYTES_MAX
     }
 
-    /// Begins anew, for that channel.
+    /// Starts an empty run for a channel.
     pub fn begin(&mut self, channel: &str) {
         self.clear();
         write_head(&mut self.head, channel);
     }
 
-    /// Adds a message. `data` is JSON text and goes out as it is.
+    /// Appends a message. `data` is JSON text and goes out as it is.
     pub fn push(&mut self, data: &str) {
         let bytes = self.head.len() + data.len() + 1;
         let (header, header_bytes) = ws::header(ws::Opcode::Text, bytes);
@@ -134,7 +134,7 @@ impl Run {
         self.messages.push((start, self.frames.len()));
     }
 
-    /// Forgets all of it, but not the memory.
+    /// Removes all messages, but keeps the memory.
     pub fn clear(&mut self) {
         self.head.clear();
         self.frames.clear();
@@ -147,7 +147,7 @@ impl Run {
     }
 }
 
-/// What is said.
+/// The content of a publication.
 #[derive(Clone, Copy, Debug)]
 enum Said<'a> {
     One { channel: &'a str, data: &'a str },
@@ -162,7 +162,7 @@ pub struct Publication<'a> {
 }
 
 impl<'a> Publication<'a> {
-    /// `data` is JSON text and goes out as it is.
+    /// A single message. `data` is JSON text and goes out as it is.
     pub fn new(channel: &'a str, data: &'a str) -> Publication<'a> {
         Publication { said: Said::One { channel, data }, frames: Default::default() }
     }
@@ -172,7 +172,7 @@ impl<'a> Publication<'a> {
         Publication { said: Said::Run(run), frames: Default::default() }
     }
 
-    /// The bytes for peers of that form; encoded at the first call, shared afterwards.
+    /// The frame for peers of this form; encoded at the first call, shared afterwards.
     #[inline]
     pub fn frame(&self, form: Form) -> &Frame {
         self.frames[form.number()].get_or_init(|| match form {
@@ -180,7 +180,7 @@ impl<'a> Publication<'a> {
                 Said::One { channel, data } => one_frame(form, channel, data),
                 Said::Run(run) => run_frame(form, run),
             },
-            // Escaping is what costs most: it is done once for all forms over HTTP.
+            // Escaping costs most: it is done once for all forms over HTTP.
             Form::Stream { envelope, is_chunked } => {
                 stream_frame(envelope, is_chunked, &[b"a[", self.frame(Form::Item), b"]"])
             }
@@ -193,7 +193,7 @@ impl<'a> Publication<'a> {
         frames.filter_map(|(form, cell)| Some((form, cell.get()?)))
     }
 
-    /// Takes a frame that an equal publication has encoded before.
+    /// Uses a frame that an equal publication has encoded before.
     pub fn lend(&self, form: Form, frame: &Frame) {
         self.frames[form.number()].get_or_init(|| frame.clone());
     }
@@ -204,16 +204,16 @@ impl<'a> Publication<'a> {
     }
 }
 
-/// `{"event":CHANNEL,"data":`, to be followed by the data and `}` (protocol part 7).
+/// Writes `{"event":CHANNEL,"data":`; the data and `}` follow (protocol part 7).
 fn write_head(out: &mut Vec<u8>, channel: &str) {
     out.extend_from_slice(b"{\"event\":");
     json::quote_into(out, channel);
     out.extend_from_slice(b",\"data\":");
 }
 
-/// A single message.
+/// Encodes a single message.
 fn one_frame(form: Form, channel: &str, data: &str) -> Frame {
-    // If the channel's name needs no escapes.
+    // Exact if the channel name needs no escapes.
     let bytes = channel.len() + data.len() + r#"{"event":"","data":}"#.len();
     if form == Form::Raw {
         let (header, header_bytes) = ws::header(ws::Opcode::Text, bytes);
@@ -232,12 +232,12 @@ fn one_frame(form: Form, channel: &str, data: &str) -> Frame {
     message_parts_frame(form, &[str::from_utf8(&head).unwrap_or_default(), data, "}"])
 }
 
-/// All messages of a run: their frames one behind the other, or the strings of an array.
+/// Encodes a run: its frames one after the other, or its strings separated by commas.
 fn run_frame(form: Form, run: &Run) -> Frame {
     if form == Form::Raw {
         return Frame::from(&run.frames[..]);
     }
-    // Quotes are the most that most messages have to escape.
+    // Most messages have nothing to escape but quotes.
     let mut out = Vec::with_capacity(run.frames.len() + run.frames.len() / 4);
     let mut scratch = Vec::new();
     for message in run.messages() {
@@ -255,18 +255,18 @@ fn run_frame(form: Form, run: &Run) -> Frame {
     Frame::from(out)
 }
 
-/// One JSON message, wrapped for a peer of that form.
+/// Encodes one JSON message for a peer of this form.
 pub fn message_frame(form: Form, message: &str) -> Frame {
     match form {
-        // In one piece it needs no buffer in between.
+        // A message in one piece needs no intermediate buffer.
         Form::Raw => ws::text_frame(message.as_bytes()),
         _ => message_parts_frame(form, &[message]),
     }
 }
 
-/// The same of a message in parts.
+/// The same for a message in parts.
 fn message_parts_frame(form: Form, parts: &[&str]) -> Frame {
-    // Quotes are the most that most messages have to escape.
+    // Most messages have nothing to escape but quotes.
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let capacity = bytes + bytes / 4 + 16;
     match form {
@@ -290,8 +290,8 @@ fn message_parts_frame(form: Form, parts: &[&str]) -> Frame {
     }
 }
 
-/// The SockJS frame of all these items (see [`Form::Item`]), `a["…","…"]`, with room for the end
-/// of a line.
+/// The SockJS frame of all these items (see [`Form::Item`]), `a["…","…"]`, with room for a line
+/// end.
 pub fn array<'a>(items: impl IntoIterator<Item = &'a Frame> + Clone) -> Vec<u8> {
     let bytes: usize = items.clone().into_iter().map(|item| item.len() + 1).sum();
     let mut out = Vec::with_capacity(bytes + 3);
@@ -306,7 +306,7 @@ pub fn array<'a>(items: impl IntoIterator<Item = &'a Frame> + Clone) -> Vec<u8> 
     out
 }
 
-/// A SockJS frame of any kind, in parts, wrapped for an answer that goes on.
+/// Wraps a SockJS frame of any kind, in parts, for a streaming response.
 pub fn stream_frame(envelope: Envelope, is_chunked: bool, frame: &[&[u8]]) -> Frame {
     let bytes: usize = frame.iter().map(|part| part.len()).sum();
     let mut payload = Vec::with_capacity(bytes + bytes / 8 + 64);
@@ -314,7 +314,7 @@ pub fn stream_frame(envelope: Envelope, is_chunked: bool, frame: &[&[u8]]) -> Fr
     if is_chunked { chunk(payload) } else { Frame::from(payload) }
 }
 
-/// A chunk of an answer.
+/// Makes a chunk of a chunked response.
 pub fn chunk(mut payload: Vec<u8>) -> Frame {
     let header = http::chunk_header(payload.len());
     payload.reserve_exact(header.len() + 2);

@@ -1,8 +1,8 @@
-//! Who does not take what others publish: the peers that the kernel has refused something for, and
-//! for how long. Owns one small record for each of those, and nothing for all others; never reads a
-//! clock and never cuts anybody: it says who is due. Called by the reactor and by its twin in the
-//! simulation, whenever they have queued a publication for such a peer, or the kernel has taken
-//! bytes of it.
+//! Slow consumers: peers that do not take what others publish, and for how long. Keeps one small
+//! record for each peer for which the kernel has refused output, and nothing for all others. Never
+//! reads a clock and never closes a peer: it says which one is due. Called by the reactor, and by
+//! its counterpart in the simulation, when they have queued a publication for such a peer, or the
+//! kernel has taken bytes of it.
 
 use crate::arena::{NIL, Slots};
 use crate::edge::ConnId;
@@ -12,25 +12,25 @@ use crate::reason::CloseReason;
 use crate::time::Millis;
 use crate::wheel::{Timer, Wheel};
 
-/// From when on a peer is slow.
+/// When a peer counts as slow.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// A backlog above this, if the kernel has taken nothing for `backlog_ms`.
+    /// Hard limit: a backlog above this, if the kernel has taken nothing for `backlog_ms`.
     pub backlog_bytes: usize,
-    /// How long that is; no time at all when more than `spare_bytes` wait for all.
+    /// How long that is; no time at all while more than `spare_bytes` wait for all peers.
     pub backlog_ms: u64,
-    /// Memory for what waits that there is to spare.
+    /// Up to this many bytes of waiting publications, memory is not short.
     pub spare_bytes: usize,
-    /// A backlog above this, for `soft_ms` without interruption.
+    /// Soft limit: a backlog above this, for `soft_ms` without interruption.
     pub soft_bytes: usize,
     /// How long that is.
     pub soft_ms: u64,
-    /// Publications are owed to it, and the kernel has taken nothing of it for so long.
+    /// Publications wait, and the kernel has taken nothing for this long.
     pub stall_ms: u64,
 }
 
 impl Rules {
-    /// The rules that these limits make.
+    /// Derives the rules from the limits.
     pub fn new(limits: &Limits) -> Rules {
         Rules {
             backlog_bytes: limits.backlog_bytes,
@@ -42,53 +42,53 @@ impl Rules {
         }
     }
 
-    /// So many bytes of one publication count in a backlog: whoever reads one large message is not
-    /// slow because others, as large, come right behind it.
+    /// How many bytes of one publication count as backlog: a peer that reads one large message is
+    /// not slow because others of that size come right behind it.
     pub fn counted_max(&self) -> usize {
         self.backlog_bytes / 4
     }
 }
 
-/// The place of a record, beside the peer that it is about; none for most.
+/// The slot of a peer's record, stored beside the peer; most have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchId(u32);
 
 impl WatchId {
-    /// It is not watched.
+    /// The peer is not watched.
     pub const NONE: WatchId = WatchId(NIL);
 
-    /// Whether it is not watched.
+    /// Whether the peer is not watched.
     pub fn is_none(self) -> bool {
         self == WatchId::NONE
     }
 }
 
-/// Who has taken something is asked once more after this part of `stall_ms`. What was on its way
-/// has arrived by then, and left room for a little, which the kernel does not tell of: taken only
-/// when its time is over, that would pass for progress, and earn it as much time again.
+/// A peer that took something is offered its output again after `stall_ms` divided by this. What
+/// was in flight has arrived by then and made a little room, which the kernel does not report:
+/// taken only at the deadline, it would pass for progress and earn the peer as much time again.
 const SETTLED_AFTER: u64 = 8;
-/// So many who have made progress are put off at a time: some 50 µs.
+/// At most this many peers that made progress are rescheduled at a time: some 50 µs.
 const PUT_OFF_MAX: usize = 512;
 
-/// One peer that is watched.
+/// The record of one watched peer.
 #[derive(Debug)]
 struct Watch {
     conn: ConnId,
-    /// The kernel last took something then; or, if that is later, the first publication was
-    /// refused.
+    /// When the kernel last took something; or when the first publication was refused, if that is
+    /// later.
     taken_at: Millis,
-    /// Since then it has been asked once more.
+    /// Whether its output has been offered again since then.
     is_settled: bool,
-    /// Its backlog is above the hard limit.
+    /// Whether its backlog is above the hard limit.
     is_over: bool,
-    /// Its backlog has been above the soft limit since; or, if much that it asked for stood in the
-    /// way before, will have been from then on.
+    /// Since when its backlog has been above the soft limit, counted from later on if much that it
+    /// asked for was in the way before.
     over_since: Option<Millis>,
-    /// Publications have waited since, with much that it asked for.
+    /// Since when publications have waited together with much that it asked for.
     served_since: Option<Millis>,
     /// Bytes of publications that wait for it.
     owed: usize,
-    /// To be looked at again then, which is not after it is due.
+    /// When to look at it again, which is not after it is due, and the timer for that.
     timer: Option<(Millis, Timer)>,
 }
 
@@ -108,9 +108,9 @@ impl Watch {
 }
 
 impl Watch {
-    /// How long the backlog has been above the soft limit. While much that it asked for is being
-    /// taken, that is no lag, however much gathers behind it; and then it has as long as that took
-    /// to catch up, and the usual time besides.
+    /// Updates since when the backlog has been above the soft limit. While much that the peer asked
+    /// for is being taken there is no lag, however much gathers behind it; then the peer has as
+    /// long as that took to catch up, and the usual time besides.
     fn look_behind(&mut self, waiting: Waiting, soft_bytes: usize, now: Millis) {
         if waiting.bytes.saturating_sub(waiting.published) > soft_bytes {
             self.served_since.get_or_insert(now);
@@ -124,7 +124,7 @@ impl Watch {
     }
 }
 
-/// All who are watched.
+/// All watched peers.
 #[derive(Debug)]
 pub struct Watches {
     rules: Rules,
@@ -133,7 +133,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Nobody is watched yet.
+    /// Starts with no peer watched.
     pub fn new(rules: Rules, now: Millis) -> Watches {
         Watches { rules, watches: Slots::new(), wheel: Wheel::new(now.0) }
     }
@@ -143,24 +143,24 @@ impl Watches {
         &self.rules
     }
 
-    /// From now on these hold. Who is watched is looked at by them when their time comes.
+    /// Replaces the rules. Watched peers are judged by the new ones when their timers expire.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
     }
 
-    /// How many are watched.
+    /// How many peers are watched.
     pub fn len(&self) -> usize {
         self.watches.len()
     }
 
-    /// Whether nobody is.
+    /// Whether no peer is watched.
     pub fn is_empty(&self) -> bool {
         self.watches.is_empty()
     }
 
-    /// Notes how things stand with a peer that the kernel has refused something for, or that is
-    /// watched already; whether the kernel has just taken something. The watch ends when no
-    /// publication is owed.
+    /// Updates the record of a peer for which the kernel has refused output, or that is watched
+    /// already. `has_taken`: the kernel has just taken something. The watch ends when no
+    /// publication waits.
     pub fn note(
         &mut self,
         id: &mut WatchId,
@@ -185,7 +185,7 @@ impl Watches {
         self.arm(*id);
     }
 
-    /// It is watched no longer.
+    /// Ends the watch of a peer.
     pub fn end(&mut self, id: &mut WatchId) {
         let watch = self.watches.remove(id.0);
         if let Some(Watch { timer: Some((_, timer)), .. }) = watch {
@@ -194,14 +194,14 @@ impl Watches {
         *id = WatchId::NONE;
     }
 
-    /// When [`Watches::next`] is wanted at the latest.
+    /// When [`Watches::next`] should be called at the latest.
     pub fn next_at(&self) -> Option<Millis> {
         self.wheel.next_at().map(Millis)
     }
 
-    /// The next who is to be looked at: the kernel may take something of it now, which nobody has
-    /// been told. Then [`Watches::judge`] says whether it is slow. `None` also when many have made
-    /// progress since their timers were set, and [`Watches::next_at`] says that there may be more.
+    /// The next peer to look at. The caller offers its output to the kernel, which may have
+    /// unreported room; then [`Watches::judge`] says whether it is slow. `None` also after a batch
+    /// of peers that made progress: then [`Watches::next_at`] is due at once.
     pub fn next(&mut self, now: Millis) -> Option<ConnId> {
         self.wheel.advance(now.0);
         for _ in 0..PUT_OFF_MAX {
@@ -218,12 +218,12 @@ impl Watches {
         None
     }
 
-    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    /// Gives back a part of the memory of a past crowd. Returns whether there may be more.
     pub fn trim(&mut self) -> bool {
         self.watches.trim() | self.wheel.trim()
     }
 
-    /// Why it is to be cut now, if it is.
+    /// Why the peer is to be closed now; `None` if it is not, and then its timer is set again.
     pub fn judge(&mut self, id: WatchId, now: Millis) -> Option<CloseReason> {
         let due = self.due(id).filter(|(at, _)| *at <= now);
         if due.is_none() {
@@ -236,22 +236,22 @@ impl Watches {
         due.map(|(_, reason)| reason)
     }
 
-    /// Whether its backlog is too large now, when publications that wait for all take so much.
+    /// Whether its backlog is too large now, if all waiting publications take `kept` bytes.
     pub fn is_lost(&self, id: WatchId, kept: usize, now: Millis) -> bool {
         let Some(watch) = self.watches.get(id.0) else { return false };
         let ms = if kept > self.rules.spare_bytes { 0 } else { self.rules.backlog_ms };
         watch.is_over && watch.taken_at.plus(ms) <= now
     }
 
-    /// Of those of whom the kernel has taken nothing after that moment, the one that is owed most,
-    /// and how much that is. Looks at everybody who is watched.
+    /// Of the peers of which the kernel has taken nothing after `since`, the one that is owed the
+    /// most, and how much that is. Scans all watched peers.
     pub fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
         let idle = self.watches.iter().filter(|(_, watch)| watch.taken_at <= since);
         let largest = idle.max_by_key(|(place, watch)| (watch.owed, std::cmp::Reverse(*place)));
         largest.map(|(_, watch)| (watch.conn, watch.owed))
     }
 
-    /// When it is to be cut, and why, if nothing changes.
+    /// When it is to be closed, and why, if nothing changes.
     fn due(&self, id: WatchId) -> Option<(Millis, CloseReason)> {
         use CloseReason::{Lagging, SlowConsumer, Stalled};
         let watch = self.watches.get(id.0)?;
@@ -262,21 +262,21 @@ impl Watches {
         [stalled, over, soft].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// When it has had the time to take what fits in a moment later.
+    /// When bytes in flight at the last progress have arrived, and its output is offered again.
     fn settled_at(&self, id: WatchId) -> Option<Millis> {
         let watch = self.watches.get(id.0)?;
         Some(watch.taken_at.plus(self.rules.stall_ms / SETTLED_AFTER))
     }
 
-    /// When it is to be asked again.
+    /// When to look at it again.
     fn look_at(&self, id: WatchId) -> Option<Millis> {
         let is_settled = self.watches.get(id.0)?.is_settled;
         let settled = self.settled_at(id).filter(|_| !is_settled);
         [self.due(id).map(|(at, _)| at), settled].into_iter().flatten().min()
     }
 
-    /// Sets its timer, if it has none that comes early enough. One that comes too early is set
-    /// again then, so that progress costs nothing here.
+    /// Sets its timer, unless it has one that is early enough. A timer that expires too early is
+    /// set again then, so that progress costs nothing here.
     fn arm(&mut self, id: WatchId) {
         let Some(at) = self.look_at(id) else { return };
         let Some(watch) = self.watches.get_mut(id.0) else { return };
@@ -337,7 +337,7 @@ mod tests {
             self.watches.note(&mut self.id, conn, waiting, has_taken, Millis(now));
         }
 
-        /// Nobody is due at that moment; it may be asked, and takes nothing.
+        /// Asserts that no peer is due at `at`; it may be asked, and takes nothing.
         fn quiet(&mut self, at: u64) {
             while self.watches.next(Millis(at)).is_some() {
                 self.note(false, at);
@@ -345,7 +345,7 @@ mod tests {
             }
         }
 
-        /// Nobody is due before that moment, and this one is then, for that.
+        /// Asserts that the peer is due at `at` for that reason, and not before.
         fn expect(&mut self, at: u64, reason: CloseReason) {
             self.quiet(at - 1);
             assert_eq!(self.watches.next(Millis(at)), Some(ConnId::new(7, 7)));
@@ -365,7 +365,7 @@ mod tests {
         world.take(1, 1099);
         world.take(4000, 2098);
         world.expect(3098, CloseReason::Stalled);
-        // The kernel has taken something when it was asked.
+        // The kernel took something when it was asked.
         world.take(1, 3098);
         assert_eq!(world.watches.judge(world.id, Millis(3098)), None);
         world.take(1018, 3099);
@@ -389,14 +389,14 @@ mod tests {
         world.push(50, Kind::Published, 0);
         world.push(100, Kind::Published, 0);
         world.push(1, Kind::Published, 10);
-        // Progress alone does not help, as long as so much waits.
+        // Progress alone does not help while that much waits.
         world.take(49, 300);
         world.expect(510, CloseReason::Lagging);
         world.take(1, 510);
         assert_eq!(world.watches.judge(world.id, Millis(510)), None, "it is busy with the next");
         world.push(100, Kind::Published, 600);
         world.expect(1100, CloseReason::Lagging);
-        // However large one is behind the one that is being sent.
+        // However large the message behind the one being sent is.
         let mut world = World::new();
         world.push(5000, Kind::Published, 0);
         world.watches.rules.soft_bytes = RULES.counted_max();
@@ -414,8 +414,8 @@ mod tests {
             world.take(1000, 900 * now);
             world.quiet(900 * now);
         }
-        // So much of it is little; for as long as it stood in the way, and half a second besides,
-        // it may lag.
+        // Little of what it asked for is left; now it may lag for as long as that was in the way,
+        // and half a second besides.
         world.take(900, 4000);
         for now in [4900, 5800, 6700, 7600, 8400] {
             world.take(1, now);

@@ -14,7 +14,7 @@ pub struct Millis(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
 
-/// Months as HTTP writes them, the first of the year that begins in March first.
+/// Months as HTTP writes them, in a year that begins in March.
 const MONTHS: [&str; 12] =
     ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"];
 
@@ -48,7 +48,7 @@ impl UnixMillis {
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 
-    /// `Sun, 06 Nov 1994 08:49:37 GMT`, as `Date` of HTTP has it (RFC 9110, 5.6.7).
+    /// `Sun, 06 Nov 1994 08:49:37 GMT`, as in the HTTP field `Date` (RFC 9110, 5.6.7).
     pub fn to_http_date(self) -> String {
         const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
         let (year, month, day) = self.civil();
@@ -64,8 +64,8 @@ impl UnixMillis {
         (second / 3600, second / 60 % 60, second % 60)
     }
 
-    /// Year, month and day. From a day count, in the calendar whose year begins in March: the leap
-    /// day is then the last day of the year, and months follow a linear rule.
+    /// Year, month and day. Computed in a calendar whose year begins in March: the leap day is then
+    /// the last day of the year, and months follow a linear rule.
     const fn civil(self) -> (u64, u64, u64) {
         let shifted = self.seconds() / 86_400 + 719_468;
         let era = shifted / 146_097;
@@ -79,7 +79,7 @@ impl UnixMillis {
         (year_of_era + era * 400 + (month <= 2) as u64, month, day)
     }
 
-    /// Reads what [`UnixMillis::to_http_date`] writes; the obsolete forms are none.
+    /// Parses what [`UnixMillis::to_http_date`] writes, not the obsolete forms.
     pub fn from_http_date(text: &str) -> Option<UnixMillis> {
         let (_, date) = text.strip_suffix(" GMT")?.split_once(", ")?;
         let mut words = date.split([' ', ':']);
@@ -92,7 +92,7 @@ impl UnixMillis {
         if !(1970..10_000).contains(&year) || day == 0 || day > 31 || second > 60 {
             return None;
         }
-        // The reverse of what is written above.
+        // The reverse of [`UnixMillis::civil`].
         let year = year - u64::from(month_from_march >= 10);
         let (era, year_of_era) = (year / 400, year % 400);
         let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
@@ -103,7 +103,7 @@ impl UnixMillis {
     }
 }
 
-/// One reading of both clocks; the same for all that happens in one turn of the loop.
+/// One reading of both clocks, the same for everything in one turn of the loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// For deadlines.
@@ -135,18 +135,18 @@ impl Clock {
     }
 }
 
-/// Measures how long something takes: for counters, and for the reactor, which leaves to the next
-/// turn what takes too long. What is done may not depend on it, only when.
+/// Measures durations: for counters, and for the reactor, which leaves to the next turn what takes
+/// too long. It may decide when something is done, never what is done.
 #[derive(Debug)]
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {
-    /// Begins now.
+    /// Starts measuring.
     pub fn start() -> Stopwatch {
         Stopwatch(Instant::now())
     }
 
-    /// Microseconds since then.
+    /// Microseconds since the start.
     pub fn elapsed_us(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
     }

@@ -1,21 +1,21 @@
-//! Version 4 UUIDs (RFC 9562, 5.4): connection ids and namespace keys. Made from random bytes that
-//! the caller brings.
+//! Version 4 UUIDs (RFC 9562, 5.4), used as connection ids and namespace keys. Made from random
+//! bytes that the caller provides.
 
 use std::fmt;
 
-/// 128 bits, of which a version 4 UUID leaves 122 to chance.
+/// 128 bits, of which 122 are random in version 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uuid([u8; 16]);
 
 impl Uuid {
-    /// Sets version and variant in sixteen random bytes.
+    /// Makes a UUID of sixteen random bytes: sets version and variant.
     pub const fn from_random(mut bytes: [u8; 16]) -> Uuid {
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Uuid(bytes)
     }
 
-    /// Reads the 36 characters that [`fmt::Display`] writes, in either case; `None` for any others.
+    /// Parses the 36 characters that [`fmt::Display`] writes, in either case; else `None`.
     pub fn parse(text: &str) -> Option<Uuid> {
         let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
         let mut bytes = [0; 16];
@@ -36,7 +36,7 @@ impl Uuid {
 }
 
 impl Uuid {
-    /// Its 36 characters.
+    /// The 36 characters of its text form.
     pub fn text(&self) -> [u8; 36] {
         const DIGITS: [u8; 16] = *b"0123456789abcdef";
         let (mut text, mut at) = ([b'-'; 36], 0);

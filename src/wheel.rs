@@ -1,22 +1,22 @@
-//! Timers by the million: a hierarchical wheel (Varghese and Lauck, 1987). Owns what is to expire
-//! and when; never reads a clock (it is told the time) and never calls anybody back (what has
-//! expired is popped). Called by the reactor for deadlines and by the hub for the life of states.
+//! Timers by the million: a hierarchical timing wheel (Varghese and Lauck, 1987). Owns what is to
+//! expire and when; never reads a clock (it is told the time) and never calls back (expired timers
+//! are popped). Used by the reactor for deadlines and by the hub for the expiry of states.
 //!
 //! A moment is a 64-bit number of milliseconds, written as eleven digits of six bits. A pending
 //! timer lies on the level of the highest digit in which its moment differs from the wheel's own
-//! place in time, in the slot of that digit. So a slot of level 0 is one millisecond, one of
-//! level 1 is 64 of them, and so on, and the lowest level in use holds the earliest timers. When
-//! the wheel reaches a slot above level 0, the slot's timers are filed again, on lower levels: at
-//! most ten times in the life of a timer. One bitmap per level finds the next slot in use, so
-//! empty time costs nothing, however long.
+//! place in time, in the slot of that digit. So a slot of level 0 is one millisecond, one of level
+//! 1 is 64 of them, and so on, and the lowest level in use holds the earliest timers. When the
+//! wheel reaches a slot above level 0, the slot's timers cascade: they are filed again on lower
+//! levels, at most ten times in the life of a timer. One bitmap per level finds the next slot in
+//! use, so empty time costs nothing, however long.
 //!
-//! A crowd that ends together is filed again in parts, one for each time that the wheel is told the
-//! time, so that no turn pays for all of it. Until that is done the wheel stays where the slot
-//! begins, what comes meanwhile for the time of that slot stands behind the others in it, and
-//! nothing later expires.
+//! A crowd that expires together is filed again in parts, one per call of [`Wheel::advance`], so
+//! that no turn pays for all of it. Until that is done the wheel stays at the beginning of the
+//! slot, new timers for the time of that slot queue behind the others in it, and nothing later
+//! expires.
 //!
-//! Timers of the same moment always share a slot, and filing keeps their order: they expire in
-//! the order of insertion.
+//! Timers of the same moment always share a slot, and filing keeps their order: they expire in the
+//! order of insertion.
 
 #[cfg(test)]
 mod tests;
@@ -32,10 +32,10 @@ const DIGIT_BITS: u32 = 6;
 const SLOTS: usize = 1 << DIGIT_BITS;
 /// Digits of a moment. The highest has four bits only, and uses 16 of its slots.
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
-/// Timers that are filed again each time that a wheel is told the time: some 20 µs.
+/// Timers that are filed again per call of [`Wheel::advance`]: some 20 µs.
 const FILED_PER_ADVANCE: usize = 4096;
 
-/// Names one timer of one [`Wheel`] as long as it is pending, and nothing afterwards.
+/// Names one timer of one [`Wheel`] while it is pending; stale once that is popped or cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timer {
     slot: u32,
@@ -43,8 +43,8 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Where the wheel has it. Whoever forgets that when the timer is popped finds the timer again
-    /// with [`Wheel::timer_in`], and needs to remember no more.
+    /// The slot of its node. A caller that forgets it when the timer is popped can get the timer
+    /// back with [`Wheel::timer_in`], and needs to store no more than this.
     pub fn place(self) -> u32 {
         self.slot
     }
@@ -54,8 +54,8 @@ impl Timer {
 struct Node<T> {
     at: u64,
     item: T,
-    /// Which life of the node; counts insertions, so it also orders them. Zero is for those who
-    /// store it: their mark of vacancy would cost 8 bytes more.
+    /// Tells successive nodes of a slot apart; counts insertions, so it also orders them. Never
+    /// zero: without that niche the `Option<Timer>` in other types would take 8 bytes more.
     generation: NonZeroU32,
     /// Neighbours in the ring of the slot: the node itself if it is alone; [`NIL`] if it is in
     /// [`Wheel::overdue`], and in no slot.
@@ -76,17 +76,17 @@ struct Level {
 #[derive(Debug)]
 pub struct Wheel<T> {
     nodes: Slots<Node<T>>,
-    /// Apart: what holds a wheel is moved about as it is made, and these are 3 KB.
+    /// Boxed: a value with a wheel in it is moved while it is made, and these are 3 KB.
     levels: Box<[Level; LEVELS]>,
     /// Timers inserted at a moment that the wheel had already reached, in order of expiry:
     /// moment, generation, node.
     overdue: BTreeSet<(u64, NonZeroU32, u32)>,
-    /// What the caller last said; nothing later expires.
+    /// The time that the caller last told; nothing later expires.
     now: u64,
     /// The wheel's place in time, which all slots are relative to: `now`, or before it the moment
     /// of the earliest timer in a slot that has expired and was not yet popped.
     reached: u64,
-    /// The level on which the slot at that place is being filed again; 0 if none is.
+    /// The level of the slot at that place that is being filed again; 0 if none is.
     filing: usize,
     /// How many timers may be filed again before the wheel is next told the time.
     filings: usize,
@@ -109,19 +109,19 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// How many timers are pending, the expired that were not popped included.
+    /// Number of pending timers, including expired ones that were not popped.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Whether none is.
+    /// Whether no timer is pending.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 
     /// Adds a timer that expires at the moment `at`; at once if that has passed. Constant time,
-    /// but for a moment that has passed already: that is sorted in among others of its kind. Where
-    /// it makes a slot longer that is being filed again, two are filed for it, so that ends.
+    /// except that timers whose moment has passed are kept sorted. A timer that is added to a slot
+    /// while that is being filed again has two timers filed, so the slot becomes empty in the end.
     ///
     /// # Panics
     /// At 2^32 timers at a time, which no machine of this kind holds.
@@ -141,24 +141,24 @@ impl<T> Wheel<T> {
         Timer { slot, generation }
     }
 
-    /// The pending timer that is in that place.
+    /// The pending timer whose node is in this slot.
     pub fn timer_in(&self, place: u32) -> Option<Timer> {
         let node = self.nodes.get(place)?;
         Some(Timer { slot: place, generation: node.generation })
     }
 
-    /// Takes a timer out before it is popped. `None` if it is no longer pending. Constant time
-    /// for a timer that has not expired.
+    /// Cancels a timer and returns its item; `None` if it is no longer pending. Constant time for a
+    /// timer that has not expired.
     pub fn cancel(&mut self, timer: Timer) -> Option<T> {
         let node = self.nodes.get(timer.slot)?;
         (node.generation == timer.generation).then(|| self.take(timer.slot)).flatten().map(|t| t.1)
     }
 
-    /// Tells the wheel the time. It does not go back: an earlier moment than before is ignored.
-    /// Costs nothing for empty time, and a step for each timer in a slot that is filed again: a
-    /// bounded number, with the rest for the next call, also one within the same moment.
+    /// Tells the wheel the time; an earlier one than before is ignored. Empty time costs nothing.
+    /// Each timer in a slot that is filed again costs a step: a bounded number per call, and the
+    /// rest comes with the next one, even within the same moment.
     pub fn advance(&mut self, now: u64) {
-        // What is told again and again within one moment is settled, but for a crowd.
+        // Nothing is left to do within the same moment, except for a crowd.
         if now > self.now || self.filing > 0 {
             self.now = self.now.max(now);
             self.filings = FILED_PER_ADVANCE;
@@ -166,16 +166,15 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Whether a timer has expired. If none has, [`Wheel::pop_expired`] takes out none.
+    /// Whether a timer has expired. If none has, [`Wheel::pop_expired`] returns `None`.
     #[inline]
     pub fn has_expired(&self) -> bool {
         self.head() != NIL || !self.overdue.is_empty()
     }
 
-    /// Takes out one timer that has expired, with the moment it was set for: the earliest, and of
-    /// several at one moment the one inserted first. `None` also if that is in a slot of which not
-    /// all is filed again: then [`Wheel::advance`] is wanted once more, and
-    /// [`Wheel::next_at`] says so.
+    /// Removes one expired timer; returns it with the moment it was set for: the earliest, and of
+    /// several at one moment the one inserted first. `None` also while that one is in a slot of
+    /// which not all is filed again: then [`Wheel::next_at`] asks for another [`Wheel::advance`].
     pub fn pop_expired(&mut self) -> Option<(u64, T)> {
         let head = self.head();
         let slot = match self.overdue.first() {
@@ -188,12 +187,12 @@ impl<T> Wheel<T> {
     }
 
     /// When to call [`Wheel::advance`] next; `None` if no timer is pending. Never after the
-    /// earliest timer, and always later than now, unless one has expired already or there is a
-    /// crowd to be filed again.
+    /// earliest timer, and always later than now, unless a timer has expired or a crowd is being
+    /// filed again.
     ///
     /// May be earlier than the earliest timer: if that is far off, it is the moment at which its
-    /// slot is to be filed again, after which the answer is nearer the truth. To sleep through
-    /// to a timer takes at most ten such calls.
+    /// slot is to be filed again, and the next answer is closer. To sleep through to a timer takes
+    /// at most ten such calls.
     pub fn next_at(&self) -> Option<u64> {
         let overdue = self.overdue.first().map(|&(at, ..)| at);
         let slot = if self.filing > 0 {
@@ -204,7 +203,7 @@ impl<T> Wheel<T> {
         overdue.into_iter().chain(slot).min()
     }
 
-    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    /// Gives back a part of the memory of a past crowd. Returns whether there may be more.
     pub fn trim(&mut self) -> bool {
         self.nodes.trim()
     }
@@ -265,7 +264,7 @@ impl<T> Wheel<T> {
     }
 
     /// Moves the wheel's place in time to the earliest expired timer in a slot, or to `now` if
-    /// there is none; or as far on the way as there is work allowed.
+    /// there is none; or as far towards it as the budget of filings allows.
     fn settle(&mut self) {
         loop {
             while self.filing > 0 {
@@ -286,13 +285,13 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// The slot that is being filed again, if one is: the only one above level 0 at the wheel's
-    /// place.
+    /// The slot that is being filed again, if one is: the only one in use above level 0 at the
+    /// wheel's place.
     fn filing_place(&self) -> (usize, usize) {
         (self.filing, digit(self.reached, self.filing))
     }
 
-    /// Files the first timer of that slot, on a level below.
+    /// Moves the first timer of that slot to a lower level.
     fn file_one(&mut self) {
         let (level, index) = self.filing_place();
         let slot = self.levels[level].heads[index];
@@ -300,7 +299,7 @@ impl<T> Wheel<T> {
         self.link(slot, place_of(self.nodes[slot].at, self.reached));
     }
 
-    /// Puts a node at the end of a slot.
+    /// Appends a node to the ring of a slot.
     fn link(&mut self, slot: u32, (level, index): (usize, usize)) {
         let level = &mut self.levels[level];
         let (previous, next) = match level.heads[index] {

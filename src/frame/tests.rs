@@ -1,4 +1,4 @@
-//! Queues of frames, written in pieces.
+//! Output queues, written in pieces.
 
 use super::*;
 
@@ -8,14 +8,14 @@ fn gather(pool: &FramePool, queue: &OutQueue) -> Vec<u8> {
     slices[..filled].iter().flat_map(|s| s.to_vec()).collect()
 }
 
-/// Bytes that wait, and those of the backlog.
+/// Waiting bytes, and those of the backlog.
 fn counts(pool: &FramePool, queue: &OutQueue) -> (usize, usize) {
     let Waiting { bytes, backlog, .. } = pool.waiting(queue);
     assert_eq!(bytes, pool.bytes_of(queue));
     (bytes, backlog)
 }
 
-/// Memory of the publications that wait.
+/// Memory of the waiting publications.
 fn weight(pool: &FramePool) -> usize {
     pool.ledger.weight(Kind::Published)
 }
@@ -78,7 +78,7 @@ fn backlog_is_what_waits_behind_the_head() {
     pool.clear(&mut queue);
     assert!(queue.is_empty() && pool.is_empty() && pool.bytes() == 0);
     assert_eq!(weight(&pool), 0);
-    // Of a large one counts a part.
+    // Only a part of a large one counts.
     pool.push(&mut queue, Frame::from(&[0; 5][..]), Kind::Published);
     pool.push(&mut queue, Frame::from(&[0; 5000][..]), Kind::Published);
     pool.push(&mut queue, Frame::from(&[0; 50][..]), Kind::Published);
@@ -162,7 +162,7 @@ fn an_answer_counts_once_and_whoever_is_cut_is_owed_none() {
     assert_eq!((answers(&pool), weight(&pool)), (all, 4 * (own + PLACE_COST_BYTES)));
     let share = (1000 + FRAME_COST_BYTES) / 4 + own + 2 * PLACE_COST_BYTES;
     assert_eq!(pool.owed(&queues[0]), share);
-    // One has begun, another has not.
+    // The frame of one queue is sent in part, that of the other is not.
     pool.sent(&mut queues[0], 1);
     for (queue, left) in queues.iter_mut().zip([999, 0]) {
         pool.drop_waiting(queue, true, |_| ());
@@ -200,7 +200,7 @@ fn memory_is_given_back_when_few_have_waited_for_a_while() {
         let kept = [pool.single.slots(), pool.lists.slots(), pool.rings.len()];
         assert_eq!((pool.is_empty(), kept), (true, [5000; 3]), "the next crowd may be near");
     }
-    // When that has begun it goes on in each turn.
+    // Once that has begun, it goes on in each turn.
     let mut turns = 0;
     while pool.shrink_at().is_some_and(|at| at <= now.plus(1)) {
         pool.shrink(now.plus(1));
@@ -217,7 +217,7 @@ fn memory_is_given_back_when_few_have_waited_for_a_while() {
 fn a_backlog_may_be_longer_than_32_bits_can_say() {
     let most = 1 << 28;
     let (mut pool, mut queue) = (FramePool::new(most), OutQueue::default());
-    // One frame, and the kernel gives it no memory before something is written there.
+    // One frame; the kernel backs it with no memory until something is written there.
     let frame = Frame::from(vec![0; most]);
     (0..18).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
     assert_eq!(pool.waiting(&queue).backlog, 17 * most);
@@ -232,7 +232,7 @@ fn who_is_slow_keeps_no_memory_of_those_who_were_not() {
     for queue in &mut queues {
         (0..3).for_each(|_| pool.push(queue, frame.clone(), Kind::Published));
     }
-    // Those who came first, and have the first records, take nothing.
+    // The first peers, which have the first records, take nothing.
     queues.iter_mut().skip(300).for_each(|queue| pool.sent(queue, 18));
     assert_eq!(pool.rings.len(), 19_700);
     (0..1000).for_each(|turn| pool.shrink(Millis(10_000 + turn * SHRINK_MS / 4)));
@@ -240,7 +240,7 @@ fn who_is_slow_keeps_no_memory_of_those_who_were_not() {
     queues.iter_mut().for_each(|queue| pool.clear(queue));
 }
 
-/// A queue that was long and is not empty has no more memory than what waits there needs.
+/// A long queue that has shortened has no more memory than its frames need.
 #[test]
 fn a_long_queue_gives_memory_back_while_it_is_taken() {
     let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());

@@ -1,4 +1,4 @@
-//! The one way in which what is recorded changes.
+//! Applies ordered changes: the one way by which commands change what is recorded.
 
 use std::borrow::Cow;
 
@@ -12,17 +12,17 @@ use crate::arena::Id;
 use crate::publication::Publication;
 use crate::uuid::Uuid;
 
-/// States that end with one entry, at most.
+/// Expired states that are dropped with one entry, at most.
 const ENDS_PER_ENTRY: usize = 16;
 
-/// A change that can be applied, with nothing in between but the end of states.
+/// What a check found. Valid until the hub changes in any way other than by states that expire.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Checked {
-    /// The state at the place that it is about, which may have ended.
+    /// The state at the place of the change, if there is one; it may have expired.
     state: Option<Id<State>>,
 }
 
-/// Whom a message goes to, among the subscribers of a channel.
+/// Which of the subscribers of a channel a message is for.
 #[derive(Clone, Copy, Default)]
 struct Audience<'a> {
     user: Option<&'a str>,
@@ -30,15 +30,15 @@ struct Audience<'a> {
 }
 
 impl Hub {
-    /// Whether a change could be applied as things stand: asked before it is ordered, so that what
-    /// is certain to fail is never recorded. What is ordered in between may still refuse it.
+    /// Checks whether a change could be applied now. Called before the change is ordered, so that
+    /// what is certain to fail is never recorded; what is ordered in between may still refuse it.
     ///
     /// # Errors
     /// [`Refusal`]
     #[inline]
     pub fn check(&self, change: &Change<'_>, at: UnixMillis) -> Result<Checked, Refusal> {
         match change {
-            // Nothing stands in the way of a message but the end of its namespace.
+            // A message fails only if its namespace is gone.
             Change::Emit { ns, .. } if self.namespaces.contains(*ns) => Ok(Checked::default()),
             _ => self.look_into(change, at),
         }
@@ -97,7 +97,7 @@ impl Hub {
         }
     }
 
-    /// Whether an element can be appended to the list at a place.
+    /// Checks whether an element can be appended to the list at a place.
     fn check_push(
         &self,
         (ns, space): (NsId, &Namespace),
@@ -109,12 +109,12 @@ impl Hub {
         if state.is_some_and(|state| !state.value.is_list()) {
             return Err(Refusal::NotAList);
         }
-        // The list around the element takes two bytes more.
+        // A list of this one element takes two bytes more.
         let max = self.limits.state_bytes;
         if data.len() + 2 > max {
             return Err(Refusal::StateTooLarge(max));
         }
-        // What is dropped for it at the other end counts where there is no room for more.
+        // If there is no room for more, a push still fits when it drops as much at the front.
         let bytes = match state {
             Some(_) => data.len() + 1,
             None => spot.bytes() + data.len() + 2,
@@ -128,7 +128,7 @@ impl Hub {
         Ok(Checked { state: found })
     }
 
-    /// Whether there is room for a state that takes so many bytes more.
+    /// Checks whether there is room for a state that takes `bytes` more bytes.
     fn check_state(
         &self,
         space: &Namespace,
@@ -159,7 +159,7 @@ impl Hub {
         Ok(())
     }
 
-    /// The state at a place, and what it is unless it has ended.
+    /// The state at a place: its id, and its value unless it has expired.
     #[inline]
     fn live_state(
         &self,
@@ -171,11 +171,11 @@ impl Hub {
         (id, state.filter(|state| state.lives(at)))
     }
 
-    /// Applies a change that has been ordered for that moment: changes what is recorded, and tells
-    /// the outbox who hears of it.
+    /// Applies a change that was ordered at the time `at`: updates what is recorded, and hands the
+    /// messages that follow from it to the outbox.
     ///
     /// # Errors
-    /// [`Refusal`], if what was ordered before it stands in its way; nothing has changed then.
+    /// [`Refusal`], if a change ordered before it prevents it; nothing has changed then.
     pub fn apply(
         &mut self,
         at: UnixMillis,
@@ -185,7 +185,7 @@ impl Hub {
         self.apply_checked(at, change, None, out)
     }
 
-    /// [`Hub::apply`] for a change that may have been checked for its moment, with nothing in
+    /// [`Hub::apply`] for a change that may have been checked for the time `at`, with nothing in
     /// between.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ impl Hub {
     ) -> Result<Outcome, Refusal> {
         self.advance(at, ENDS_PER_ENTRY, out);
         let checked = match checked {
-            // What has ended by now is no longer there.
+            // The state may have been dropped just now.
             Some(Checked { state }) => {
                 Checked { state: state.filter(|id| self.states.contains(*id)) }
             }
@@ -256,7 +256,7 @@ impl Hub {
         }
     }
 
-    /// Publishes what becomes of a state, to the user whose it is or to all.
+    /// Publishes the new value of a state, to its user or to the whole channel.
     fn publish_at(&self, ns: NsId, spot: Spot<'_>, data: &str, out: &mut impl Outbox) {
         self.publish(ns, spot.channel, data, Audience { user: spot.user, except: None }, out);
     }
@@ -284,7 +284,7 @@ impl Hub {
             let old = space.key.replace(key.into()).filter(|_| was_open);
             space.old_key = old.map(|old| (old, grace_until));
             if !was_open {
-                // It stands in no key's place, as after a start, which knows of none.
+                // The new key replaces none; nor does it after a restart, which knows no such key.
                 space.configured = None;
             }
             self.graces_end = self.graces_end.max(grace_until);
@@ -340,7 +340,7 @@ impl Hub {
         self.put(ns, spot, id, Value::Json(text.into()), expires, out);
     }
 
-    /// Sets a state, in place of that one if there is one, and tells how to take that back.
+    /// Sets a state, replacing the one with that id if given, and reports the undo.
     fn put(
         &mut self,
         ns: NsId,
@@ -388,7 +388,7 @@ impl Hub {
     ) {
         let Some(number) = self.number(ns) else { return };
         self.show(KeyRef::State { ns: number, spot }, out);
-        // One that has ended, and is only not dropped yet, is replaced like any other.
+        // A state that has expired but is not dropped yet is replaced as a whole.
         let lives = |id: &Id<State>| self.states.get(*id).is_some_and(|state| state.lives(at));
         let Some(id) = found.filter(lives) else {
             let mut list = super::state::List::default();
@@ -411,7 +411,7 @@ impl Hub {
         out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }
 
-    /// Changes a list state, and what it weighs. Gives back the text that it was, if it was one.
+    /// Changes a list and its byte counts. Also returns the old value if that was plain text.
     pub(super) fn change_list<T>(
         &mut self,
         id: Id<State>,
@@ -426,8 +426,8 @@ impl Hub {
         Some((changed, was))
     }
 
-    /// Publishes on several channels; returns how many connections were reached. One that is in
-    /// two of them gets two messages and counts once.
+    /// Publishes on several channels; returns how many connections were reached. A connection that
+    /// is in two of them gets two messages and counts once.
     fn emit(
         &self,
         ns: NsId,
@@ -439,7 +439,7 @@ impl Hub {
         if let [channel] = channels {
             return self.publish(ns, channel, data, to, out);
         }
-        // Each channel for itself, so that whoever is in two of them can be told.
+        // Channel by channel, collecting the peers, so that one that is in two counts once.
         let mut reached = Vec::new();
         out.look_at(channels.len());
         for channel in channels {
@@ -453,7 +453,7 @@ impl Hub {
         reached.len()
     }
 
-    /// Has a message given to the subscribers of a channel; returns how many they are.
+    /// Publishes a message to the subscribers of a channel; returns how many they are.
     fn publish(
         &self,
         ns: NsId,
@@ -474,7 +474,7 @@ impl Hub {
         reached
     }
 
-    /// Hands a message to the subscribers of a channel, and tells of each.
+    /// Delivers a message to the subscribers of a channel, and calls `reached` for each.
     fn hand_out(
         &self,
         ns: NsId,

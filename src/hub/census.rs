@@ -1,16 +1,16 @@
-//! How much there is in the hub, and in each namespace; what was published there. Numbers alone,
-//! each known without a search.
+//! Counts: how much there is in the hub and in each namespace, and what was published there.
+//! Numbers only, each known without a search.
 
 use super::leave::Present;
 use super::state::State;
 use super::{Hub, Namespace, NsId, PeerId};
 
-/// What is counted of one namespace.
+/// The counts of one namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Messages published, since the namespace is there.
+    /// Messages published since the namespace was created or restored.
     pub publications: u64,
-    /// Messages handed to subscribers, since then.
+    /// Messages delivered to subscribers since then.
     pub deliveries: u64,
     /// Authenticated connections, now.
     pub peers: usize,
@@ -19,8 +19,8 @@ pub struct Tally {
 }
 
 impl Hub {
-    /// How many namespaces, channels, users, peers and states there are. Those who are on their way
-    /// out do not count, but for the channels that they have not been taken out of.
+    /// Numbers of namespaces, channels, users, peers and states. What is leaving does not count,
+    /// but a channel does until its leaving members have been taken out.
     pub fn sizes(&self) -> [usize; 5] {
         [
             self.namespaces.len(),
@@ -31,17 +31,17 @@ impl Hub {
         ]
     }
 
-    /// What the namespace is called; `None` if it is gone.
+    /// The name of a namespace; `None` if it is gone.
     pub fn name(&self, ns: NsId) -> Option<&str> {
         self.namespaces.get(ns).map(|ns| &*ns.name)
     }
 
-    /// How many grants there are, and how many bytes of states.
+    /// Number of grants, and bytes of all states.
     pub fn grants_and_states_bytes(&self) -> (usize, usize) {
         (self.grants, self.states_bytes)
     }
 
-    /// Counts messages that were published, and handed to so many together.
+    /// Counts published messages, and the deliveries of all of them together.
     pub fn count_publications(&mut self, ns: NsId, publications: u64, deliveries: u64) {
         if let Some(space) = self.namespaces.get_mut(ns) {
             space.tally.publications += publications;
@@ -49,7 +49,7 @@ impl Hub {
         }
     }
 
-    /// So many peers more in a namespace, and so many less.
+    /// Counts `more` peers in a namespace and `less` fewer.
     pub(super) fn count_peers(&mut self, ns: NsId, more: usize, less: usize) {
         if let Some(space) = self.namespaces.get_mut(ns) {
             space.tally.peers = space.tally.peers + more - less;
@@ -57,7 +57,7 @@ impl Hub {
         }
     }
 
-    /// So many subscriptions more in a namespace, and so many less.
+    /// Counts `more` subscriptions in a namespace and `less` fewer.
     pub(super) fn count_subscriptions(&mut self, ns: NsId, more: usize, less: usize) {
         if let Some(space) = self.namespaces.get_mut(ns) {
             space.subscriptions = space.subscriptions + more - less;
@@ -65,18 +65,18 @@ impl Hub {
         }
     }
 
-    /// Name and numbers of the namespaces in the first `slots` places. A namespace keeps its place
-    /// for life, so whoever is among them stays among them.
+    /// Names and counts of the namespaces in the first `slots` slots. A namespace keeps its slot
+    /// for life, so one that is shown stays shown.
     pub fn tallies(&self, slots: usize) -> impl Iterator<Item = (&str, Tally)> {
         let first = (0..slots).filter_map(|slot| self.namespaces.at(slot));
         let spaces = first.filter_map(|id| self.namespaces.get(id));
         spaces.map(|space| (&*space.name, Tally { states: space.states.len(), ..space.tally }))
     }
 
-    /// Checks what is counted beside the tables.
+    /// Checks the counts against the tables.
     ///
     /// # Panics
-    /// If anything does not hold.
+    /// If one does not match.
     pub(super) fn check_numbers(&self) {
         let living = |state: &State| self.namespaces.contains(state.ns);
         for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
@@ -109,7 +109,7 @@ impl Hub {
         let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
         assert_eq!(total(|ns| ns.states.len()), self.living);
         assert_eq!(self.living + buried, self.states.len());
-        // Of those, some may have ended in their graves.
+        // Some of those states may have expired after their namespace was removed.
         assert!(buried <= self.leaving.buried());
         assert_eq!(total(|ns| ns.grants.len()), self.grants);
         assert_eq!(self.grants + self.leaving.buried_grants(), self.given.len());

@@ -17,18 +17,18 @@ pub struct Place {
 }
 
 impl Place {
-    /// Length of its names.
+    /// Total length of its names.
     pub fn bytes(&self) -> usize {
         self.channel.len() + self.user.as_ref().map_or(0, |user| user.len())
     }
 
-    /// As it is looked up.
+    /// The borrowed form, for lookups.
     pub fn spot(&self) -> Spot<'_> {
         Spot { channel: &self.channel, user: self.user.as_deref() }
     }
 }
 
-/// A [`Place`] to look up.
+/// A borrowed [`Place`], for lookups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Spot<'a> {
     /// Name of the channel.
@@ -38,61 +38,61 @@ pub struct Spot<'a> {
 }
 
 impl Spot<'_> {
-    /// Length of its names.
+    /// Total length of its names.
     pub fn bytes(&self) -> usize {
         self.channel.len() + self.user.map_or(0, str::len)
     }
 
-    /// As it is kept.
+    /// The owned form.
     pub fn place(&self) -> Place {
         Place { channel: self.channel.into(), user: self.user.map(Into::into) }
     }
 }
 
-/// A proposal. JSON values are text and stay as they were written. What comes often is borrowed
-/// from the command that asks for it, until somebody keeps it ([`Change::into_owned`]).
+/// A proposed change. JSON values are text and stay as they were written. What comes often is
+/// borrowed from the command, until the change has to be kept ([`Change::into_owned`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    /// A new namespace.
+    /// Registers a namespace.
     Register {
         /// Its name.
         name: Box<str>,
         /// Its key.
         key: Box<str>,
     },
-    /// The end of a namespace and all that is in it.
+    /// Removes a namespace with all that is in it.
     Remove {
-        /// Which.
+        /// The namespace.
         ns: NsId,
     },
-    /// A new key for a namespace.
+    /// Gives a namespace a new key.
     Rotate {
-        /// Which.
+        /// The namespace.
         ns: NsId,
         /// The new key.
         key: Box<str>,
-        /// How long the old one is still good.
+        /// How long the old key stays valid.
         grace_ms: u64,
     },
-    /// A right to a `#` channel.
+    /// Grants a user access to a `#` channel.
     Grant {
         /// In which namespace.
         ns: NsId,
-        /// To which channel.
+        /// The channel.
         channel: Box<str>,
-        /// For whom.
+        /// The user.
         user: Box<str>,
     },
-    /// The end of such a right; the user's connections leave the channel.
+    /// Revokes a grant; the user's connections leave the channel.
     Revoke {
         /// In which namespace.
         ns: NsId,
-        /// To which channel.
+        /// The channel.
         channel: Box<str>,
-        /// For whom.
+        /// The user.
         user: Box<str>,
     },
-    /// A new state, in place of the old one and its ttl.
+    /// Sets a state, replacing the old one and its ttl.
     Set {
         /// In which namespace.
         ns: NsId,
@@ -102,12 +102,12 @@ pub enum Change<'a> {
         user: Option<Cow<'a, str>>,
         /// JSON text; `null` removes the state.
         data: Cow<'a, str>,
-        /// How long it lives; `None` for ever.
+        /// How long it lives; `None`: for ever.
         ttl_ms: Option<u64>,
         /// Whether `data` is also published, to `user` alone if there is one.
         emit: bool,
     },
-    /// One more element of a list state, whose ttl is replaced.
+    /// Appends an element to a list state, whose ttl is replaced.
     Push {
         /// In which namespace.
         ns: NsId,
@@ -117,12 +117,12 @@ pub enum Change<'a> {
         user: Option<Cow<'a, str>>,
         /// JSON text.
         data: Cow<'a, str>,
-        /// How long the list lives from now; `None` for ever.
+        /// How long the list lives from now; `None`: for ever.
         ttl_ms: Option<u64>,
         /// Whether the element is also published.
         emit: bool,
     },
-    /// A message; nothing of it stays.
+    /// Publishes a message; nothing of it is stored.
     Emit {
         /// In which namespace.
         ns: NsId,
@@ -130,22 +130,22 @@ pub enum Change<'a> {
         channels: Cow<'a, [Cow<'a, str>]>,
         /// JSON text.
         data: Cow<'a, str>,
-        /// To this user alone.
+        /// Only to this user.
         user: Option<Cow<'a, str>>,
         /// To all but this connection.
         except: Option<Uuid>,
     },
-    /// The end of all connections of a user.
+    /// Closes all connections of a user.
     Disconnect {
         /// In which namespace.
         ns: NsId,
-        /// Whose.
+        /// The user.
         user: Box<str>,
     },
 }
 
 impl Change<'_> {
-    /// The same, with all that it is about.
+    /// The same change, owning all its text.
     pub fn into_owned(self) -> Change<'static> {
         fn own(text: Cow<'_, str>) -> Cow<'static, str> {
             Cow::Owned(text.into_owned())
@@ -172,12 +172,12 @@ impl Change<'_> {
         }
     }
 
-    /// Whether anything of it stays, so that an answer to it must wait until that is durable.
+    /// Whether it is stored, so that its reply has to wait until it is durable.
     pub fn is_recorded(&self) -> bool {
         !matches!(self, Change::Emit { .. } | Change::Disconnect { .. })
     }
 
-    /// The namespace that a message is published in by this change, if one is.
+    /// The namespace in which this change publishes a message, if it publishes one.
     pub fn publishes_in(&self) -> Option<NsId> {
         match self {
             Change::Emit { ns, .. }
@@ -187,7 +187,7 @@ impl Change<'_> {
         }
     }
 
-    /// The one channel on which everybody is to hear this, if that is so, and what.
+    /// Namespace, channel and data of a message for all subscribers of exactly one channel.
     pub fn is_for_all_in(&self) -> Option<(NsId, &str, &str)> {
         match self {
             Change::Emit { ns, channels, data, user: None, except: None } => match &channels[..] {
@@ -203,20 +203,20 @@ impl Change<'_> {
     }
 }
 
-/// Place of an entry in the order.
+/// Position of an entry in the order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seq {
-    /// A stretch of the order without a break; each start of a server begins a new one.
+    /// An uninterrupted part of the order; each start of a server begins a new one.
     pub term: u64,
     /// Counts from 1 within the term.
     pub n: u64,
 }
 
-/// A change with its place in the order. Applying the same entries in the same order leads every
-/// hub to the same contents: `at` is the only time that `apply` knows.
+/// A change with its position in the order. Applying the same entries in the same order gives every
+/// hub the same contents: `at` is the only time that `apply` knows.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its place.
+    /// Its position.
     pub seq: Seq,
     /// When it was ordered.
     pub at: UnixMillis,
@@ -224,32 +224,32 @@ pub struct Entry {
     pub change: Change<'static>,
 }
 
-/// What an applied entry did.
+/// Result of an applied entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As asked.
+    /// Done as asked.
     Done,
-    /// A namespace has this key from now on.
+    /// The key that the namespace has from now on.
     Key(Box<str>),
-    /// So many connections were reached by a message, or closed.
+    /// How many connections a message reached, or how many were closed.
     Reached(usize),
 }
 
-/// Why a change was not applied. Nothing of it has happened then.
+/// Why a change was not applied. Nothing of it has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The name is taken.
+    /// A namespace of this name exists.
     NameTaken,
-    /// The namespace that it was to act in is no longer there.
+    /// The namespace in which it was to act is gone.
     Gone,
-    /// The namespace that it was about is no longer there.
+    /// The namespace to be removed, or to get a new key, is gone.
     NoNamespace,
-    /// `push` onto a state that is no list.
+    /// `push` onto a state that is not a list.
     NotAList,
     /// A state would be larger than this, in bytes.
     StateTooLarge(usize),
-    /// There are this many already, and no more may be.
+    /// The limit, this number, has been reached.
     TooMany(&'static str, usize),
-    /// All together may have this many, and what is left of that is for other namespaces.
+    /// What is left of the total, this number, is reserved for other namespaces.
     Share(&'static str, usize),
 }

@@ -1,23 +1,23 @@
-//! A list that is short for most, and needs no memory of its own then: the channels of a peer (a
-//! shared one and its own), the connections of a user, the members of a private channel.
+//! A list that is mostly short, and then needs no allocation: the channels of a peer (a shared one
+//! and its own), the connections of a user, the members of a private channel.
 
 use std::ops::{Deref, DerefMut};
 
-/// What can be told from nothing, so that a place for it needs no mark.
+/// A type with a value that means "none", so that an empty place needs no flag.
 pub(super) trait Blank: Copy {
-    /// Nothing.
+    /// The value that means "none".
     const BLANK: Self;
 
-    /// Whether this is nothing.
+    /// Whether this is that value.
     fn is_blank(&self) -> bool;
 }
 
-/// A list in its order: up to `N` in place, more elsewhere.
+/// A list of values: up to `N` inline, more in an allocation.
 #[derive(Debug)]
 pub(super) struct Few<T, const N: usize> {
-    /// In front those that there are, unless there are more.
+    /// The elements, from the front, if there are at most `N`.
     few: [T; N],
-    /// All of them, if there are more.
+    /// All elements, if there are more than `N`.
     #[allow(clippy::box_collection)] // one word, because it is rarely there
     many: Option<Box<Vec<T>>>,
 }
@@ -33,7 +33,7 @@ impl<T: Blank, const N: usize> Few<T, N> {
         self.few.iter().position(T::is_blank).unwrap_or(N)
     }
 
-    /// Puts one more at the end.
+    /// Appends an element.
     pub fn push(&mut self, value: T) {
         debug_assert!(!value.is_blank());
         if let Some(many) = &mut self.many {
@@ -50,10 +50,10 @@ impl<T: Blank, const N: usize> Few<T, N> {
         self.many = Some(Box::new(all));
     }
 
-    /// Takes one out; the last one takes its place. Gives memory back as the list gets short.
+    /// Removes an element; the last one takes its place. Gives memory back as the list gets short.
     ///
     /// # Panics
-    /// If there is none at that index.
+    /// If `index` is out of bounds.
     pub fn swap_remove(&mut self, index: usize) -> T {
         let Some(many) = &mut self.many else {
             let last = self.count() - 1;

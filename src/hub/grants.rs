@@ -8,7 +8,7 @@ use super::index::Named;
 use super::{Hub, NsId};
 use crate::arena::Id;
 
-/// A right of a user to a `#` channel.
+/// The right of a user to hear a `#` channel.
 #[derive(Debug)]
 pub(super) struct Grant {
     pub ns: NsId,
@@ -16,7 +16,7 @@ pub(super) struct Grant {
     pub user: Box<str>,
 }
 
-/// A [`Grant`] of a namespace, to look up.
+/// A borrowed [`Grant`] of a namespace, for lookups.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct GrantRef<'a> {
     pub channel: &'a str,
@@ -46,7 +46,7 @@ impl Hub {
         self.find_grant(ns, GrantRef { channel, user }).is_some()
     }
 
-    /// Gives a grant. Whether it is new.
+    /// Adds a grant. Returns whether it is new.
     pub(super) fn admit(&mut self, ns: NsId, channel: Box<str>, user: Box<str>) -> bool {
         if self.is_granted(ns, &channel, &user) {
             return false;
@@ -58,7 +58,7 @@ impl Hub {
         true
     }
 
-    /// Drops a grant. Whether there was one.
+    /// Removes a grant. Returns whether there was one.
     pub(super) fn drop_grant(&mut self, ns: NsId, grant: GrantRef<'_>) -> bool {
         let Some(id) = self.find_grant(ns, grant) else { return false };
         let hash = self.hash(grant);

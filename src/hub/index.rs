@@ -1,6 +1,6 @@
-//! A table from names to what they name. Both stay where they are, in the arena: an entry costs no
-//! more than the number of its slot and a byte. A large one is many tables, which grow one by one:
-//! all at once, a million names would take a hundred milliseconds to be moved.
+//! A hash table from names to values. Both stay in the arena: an entry costs only a slot number and
+//! a byte. A large index is split into many tables, which grow one by one: moving a million names
+//! at once would take a hundred milliseconds.
 
 use std::marker::PhantomData;
 
@@ -8,11 +8,11 @@ use hashbrown::{DefaultHashBuilder, HashTable, hash_table};
 
 use crate::arena::{Arena, Id};
 
-/// However few there are, there is room for so many.
+/// No table is shrunk below room for this many entries.
 const KEPT: usize = 64;
-/// So many are no longer in one table; and in one again when an eighth of them is left.
+/// A table with this many entries is split; an eighth of that is joined again.
 const ONE_MAX: usize = 32_768;
-/// How many tables there are then.
+/// Number of tables after the split.
 const TABLES: usize = 128;
 
 /// What is found by its name.
@@ -21,12 +21,12 @@ pub(super) trait Named {
     fn hash(&self, hasher: &DefaultHashBuilder) -> u64;
 }
 
-/// Slots of an arena, by the hash of the name of what is in them.
+/// Slots of an arena, hashed by the names of the values in them.
 #[derive(Debug)]
 pub(super) struct Index<T>(Tables, PhantomData<fn() -> T>);
 
-/// The hash of what is in a slot, for a table that moves what it has: not a type of its own for
-/// each kind of index, for which all tables would be compiled anew.
+/// Hashes the value in a slot, for a table that moves its entries. `dyn`, so that the table code is
+/// not compiled anew for each kind of index.
 type Rehash<'a> = &'a dyn Fn(&u32) -> u64;
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ enum Tables {
 #[derive(Debug)]
 struct Many {
     tables: [HashTable<u32>; TABLES],
-    /// Slots in all of them.
+    /// Entries in all of them.
     len: usize,
 }
 
@@ -49,7 +49,7 @@ impl Many {
     }
 }
 
-/// Which of many: by bits of the hash that a table itself does not look at.
+/// Which of the tables: by bits of the hash that a table itself does not use.
 fn number(hash: u64) -> usize {
     (hash >> 32) as usize % TABLES
 }
@@ -76,7 +76,7 @@ impl Tables {
         }
     }
 
-    /// Adds what is not there yet.
+    /// Adds a slot that is not there yet.
     fn insert(&mut self, slot: u32, rehash: Rehash<'_>) {
         if matches!(self, Tables::One(table) if table.len() == ONE_MAX) {
             self.turn_into(Tables::Many(Box::new(Many::new())), rehash);
@@ -92,15 +92,15 @@ impl Tables {
         }
     }
 
-    /// Takes one out, if it is there. When the table has become much too large for those that are
-    /// left, it gets smaller.
+    /// Removes a slot, if it is there, and shrinks the table when it has become much too large for
+    /// what is left.
     fn remove(&mut self, hash: u64, slot: u32, rehash: Rehash<'_>) {
         let is_one = matches!(self, Tables::One(_));
         let table = self.of_mut(hash);
         let Ok(entry) = table.find_entry(hash, |it| *it == slot) else { return };
         entry.remove();
         let left = table.len().max(KEPT);
-        // Of many, which get shorter at the same pace, not all at about the same time.
+        // Many tables get shorter at the same pace: not all of them shrink at about the same time.
         let part = if is_one { 8 } else { 8 + number(hash) % 8 };
         if left <= table.capacity() / part {
             table.shrink_to(2 * left, rehash);
@@ -113,7 +113,7 @@ impl Tables {
         }
     }
 
-    /// Makes one table into many, or many into one.
+    /// Splits one table into many, or joins many into one.
     fn turn_into(&mut self, tables: Tables, rehash: Rehash<'_>) {
         for slot in std::mem::replace(self, tables).into_slots() {
             self.put(slot, rehash);
@@ -170,12 +170,12 @@ impl<T: Named> Index<T> {
         self.0.len()
     }
 
-    /// All slots, in no order, one after the other.
+    /// All slots, in no particular order.
     pub fn into_slots(self) -> Slots {
         self.0.into_slots()
     }
 
-    /// What has that hash and is it, and its id.
+    /// Finds the value with this hash for which `is_it` holds, and its id.
     pub fn find<'a>(
         &self,
         arena: &'a Arena<T>,
@@ -186,12 +186,12 @@ impl<T: Named> Index<T> {
         self.0.of(hash).find(hash, is_there).and_then(|slot| arena.in_slot(*slot))
     }
 
-    /// Adds what is not there yet.
+    /// Adds a value that is not there yet.
     pub fn insert(&mut self, arena: &Arena<T>, id: Id<T>, hasher: &DefaultHashBuilder) {
         self.0.insert(id.slot, &|slot| hash_of(arena, *slot, hasher));
     }
 
-    /// Takes one out, if it is there.
+    /// Removes a value, if it is there.
     pub fn remove(&mut self, arena: &Arena<T>, hash: u64, id: Id<T>, hasher: &DefaultHashBuilder) {
         self.0.remove(hash, id.slot, &|slot| hash_of(arena, *slot, hasher));
     }
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// How many names were hashed for this.
+    /// How many names `work` hashed.
     fn hashed(work: impl FnOnce()) -> usize {
         let before = HASHED.get();
         work();

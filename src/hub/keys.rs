@@ -1,9 +1,9 @@
-//! Keys of namespaces: which open something now, which the configuration gives, and what
-//! `rotateKey` has put in their place.
+//! Keys of namespaces: which open something now, which the configuration gives, and by which
+//! `rotateKey` has replaced them.
 //!
-//! The store keeps no key that the configuration gives, but one that `rotateKey` has made and the
-//! configuration names by now, for as long as there is an old one beside it: only so can a start
-//! tell whether the configuration still means the key that the old one was good beside.
+//! The store does not keep a current key that is the configured one, except a key that `rotateKey`
+//! made and the configuration then adopted, while there is an old key: a start has to compare it
+//! with the configuration, because the old key is valid only beside the key that replaced it.
 
 use std::borrow::Cow;
 
@@ -11,22 +11,22 @@ use super::record::{Before, Key, KeyRef, Row, Undo};
 use super::{Hub, Namespace, NsId, Outbox};
 use crate::time::UnixMillis;
 
-/// What became of a namespace that the configuration names.
+/// What [`Hub::declare`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Declared {
-    /// It was there, with that key, or with one that `rotateKey` has put in its place.
+    /// It existed, with this key, or with one by which `rotateKey` has replaced it.
     AsBefore,
-    /// It was not there.
+    /// It did not exist.
     New,
-    /// It was there with another key.
+    /// It existed with another key.
     OtherKey,
-    /// It was there, and no key opened it: the configuration had ceased to name it, or this is a
-    /// start.
+    /// It existed, but no key opened it: the configuration had stopped naming it, or the server is
+    /// starting.
     Opened,
 }
 
 impl Hub {
-    /// The keys that open the namespace at that time, the current one first.
+    /// The keys that open the namespace at the time `at`, the current one first.
     pub fn keys(&self, ns: NsId, at: UnixMillis) -> impl Iterator<Item = &str> {
         let ns = self.namespaces.get(ns);
         let old = ns.and_then(Namespace::old_key).filter(|(_, until)| at < *until);
@@ -34,13 +34,13 @@ impl Hub {
         key.into_iter().chain(old.map(|(key, _)| key))
     }
 
-    /// Which key of the namespace is the current one, as a number to keep; `None` if it is gone.
+    /// A number that stands for the current key of the namespace; `None` if that is gone.
     pub fn key_epoch(&self, ns: NsId) -> Option<u32> {
         self.namespaces.get(ns).map(|ns| ns.key_epoch)
     }
 
-    /// Until when a key that was current at that epoch opens the namespace: always, for a time,
-    /// or not since the beginning of all time.
+    /// Until when the key that was current at `epoch` opens the namespace: for ever, for a time, or
+    /// no longer (0).
     #[inline]
     pub fn key_until(&self, ns: NsId, epoch: u32) -> UnixMillis {
         let Some(space) = self.namespaces.get(ns) else { return UnixMillis(0) };
@@ -51,16 +51,16 @@ impl Hub {
         }
     }
 
-    /// How often it has come to be otherwise whom a key lets in.
+    /// Rises whenever the keys that open an existing namespace may have changed.
     #[inline]
     pub fn key_changes(&self) -> u64 {
         self.key_changes
     }
 
-    /// A namespace that the configuration names, with the key that it gives it: it stays the one
-    /// of an earlier run. A key that `rotateKey` has put in place of this one stays as well, until
-    /// the configuration has another; if that is the very key that `rotateKey` gave, the one before
-    /// stays good for its time. `None` if there is no room for it.
+    /// Declares a namespace that the configuration names, with its configured key. One that exists
+    /// is kept, and so is a key by which `rotateKey` has replaced this one, until the configuration
+    /// gives another. If that is the very key that `rotateKey` made, the previous one stays valid
+    /// for its time. `None` if there is no room for a new namespace.
     pub fn declare(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Option<Declared> {
         let there = self.namespace(name);
         if let Some(ns) = there.and_then(|ns| self.number(ns)) {
@@ -82,7 +82,7 @@ impl Hub {
             }
             if space.key.as_deref() != Some(key) {
                 (space.key, space.old_key) = (Some(key.into()), None);
-                // Whoever came with another key is nobody any more.
+                // Connections that came with any other key lose access.
                 space.key_epoch = space.key_epoch.wrapping_add(1);
                 self.key_changes += 1;
             }
@@ -104,27 +104,27 @@ impl Hub {
         Some(Declared::New)
     }
 
-    /// Whether [`Hub::declare`] with these would have something recorded: it is not there, or has a
-    /// recorded key that was not put in place of this one.
+    /// Whether [`Hub::declare`] with these arguments would record something: the namespace does not
+    /// exist, or has a recorded key that did not replace this one.
     pub fn would_record(&self, name: &str, key: &str) -> bool {
         let space = self.namespace(name).and_then(|ns| self.namespaces.get(ns));
         space.is_none_or(|it| it.key.is_some() && it.configured.as_deref() != Some(key))
     }
 
-    /// The configuration names a namespace no more: the key that it gave it opens nothing, also
-    /// where `rotateKey` has given it a time. One that `rotateKey` has put in its place goes on,
-    /// and so does all that is in the namespace. Whether nobody can open it now.
+    /// The configuration no longer names a namespace: the key that it gave opens nothing, not even
+    /// as an old key in its grace period. A key by which `rotateKey` replaced it stays valid, and
+    /// all contents stay. Returns whether the namespace has lost its last valid key.
     pub fn undeclare(&mut self, name: &str) -> bool {
         let space = self.namespace(name).and_then(|ns| self.namespaces.get_mut(ns));
         let Some(space) = space else { return false };
         let was_open = space.current_key().is_some();
-        // Nothing of that is recorded: the next start finds it so by itself.
+        // Not recorded: the next start finds out by itself.
         self.key_changes += u64::from(std::mem::replace(&mut space.is_named, false));
         was_open && space.current_key().is_none()
     }
 
-    /// Gives a namespace back the keys that it had, unless the configuration has given it another
-    /// meanwhile, or this one.
+    /// Restores the previous keys of a namespace, unless the configuration has meanwhile given it
+    /// another key, or adopted the current one.
     pub(super) fn undo_keys(&mut self, ns: NsId, before: Keys) {
         let is_last = |space: &&mut Namespace| {
             let is_next = space.key_epoch == before.epoch.wrapping_add(1);
@@ -139,7 +139,7 @@ impl Hub {
     }
 }
 
-/// The keys that a namespace had.
+/// Former keys of a namespace.
 #[derive(Debug)]
 pub(super) struct Keys {
     key: Option<Box<str>>,
@@ -149,23 +149,23 @@ pub(super) struct Keys {
 }
 
 impl Namespace {
-    /// Whether a key of it opens anything: one of the configuration does while that names it.
+    /// Whether `key`, one of its own, is valid: a configured one only while `is_named`.
     fn opens(&self, key: &str) -> bool {
         self.is_named || self.configured.as_deref() != Some(key)
     }
 
-    /// The key that opens it, if one does.
+    /// The key that opens it now, if there is one.
     pub(super) fn current_key(&self) -> Option<&str> {
         self.key.as_deref().filter(|key| self.opens(key))
     }
 
-    /// The key before, and until when it is good beside the current one.
+    /// The previous key, and until when it is valid beside the current one.
     fn old_key(&self) -> Option<(&str, UnixMillis)> {
         let (key, until) = self.old_key.as_ref().filter(|_| self.current_key().is_some())?;
         self.opens(key).then_some((key, *until))
     }
 
-    /// As it is recorded.
+    /// The row to be recorded.
     pub(super) fn row(&self) -> Row<'_> {
         let is_kept = self.key != self.configured || self.old_key.is_some();
         let key = self.key.as_deref().filter(|_| is_kept);
@@ -178,7 +178,7 @@ impl Namespace {
         }
     }
 
-    /// How to give it back the keys that it has.
+    /// An undo that restores its present keys.
     pub(super) fn undo(&self) -> Undo {
         let (key, old_key, epoch) = (self.key.clone(), self.old_key.clone(), self.key_epoch);
         let before =
@@ -245,7 +245,7 @@ mod tests {
             self.hub.keys(self.ns, AT).collect()
         }
 
-        /// What a start finds in the store.
+        /// The hub that a start restores from the store.
         fn restart(&self) -> World {
             let number = self.hub.number(self.ns).unwrap();
             let row = self.hub.row(KeyRef::Namespace { ns: number }).unwrap();
@@ -269,7 +269,7 @@ mod tests {
         assert!(again.keys().is_empty(), "the configuration has not named it yet");
         assert_eq!(again.declare("new"), Declared::Opened);
         assert_eq!(again.keys(), ["new", "file"]);
-        // Another key ends it all, in the same run or over a start.
+        // Another key ends both, in the same run or after a start.
         for mut world in [world.restart(), again] {
             world.declare("third");
             assert_eq!(world.keys(), ["third"]);
@@ -315,7 +315,7 @@ mod tests {
         let mut world = World::new();
         assert!(world.hub.would_record("b", "file"), "it is not there");
         world.declare("file");
-        // Its key was the one of the file, and the file may still say so.
+        // The configuration may still give it the key that it had.
         world.hub.apply(AT, &Change::Remove { ns: world.ns }, &mut world.out).unwrap();
         assert!(world.hub.would_record("a", "file"));
         let register = Change::Register { name: "a".into(), key: "new".into() };

@@ -1,9 +1,8 @@
-//! How the hub forgets. Whoever leaves is gone at once for everybody who asks or publishes; taking
-//! them out of the tables costs a step for each subscription, and telling them some more, and a
-//! turn takes no more steps than it has ([`Hub::depart`]). What is left goes on in the next one.
-//!
-//! Nobody needs to look at those who are on their way out but [`Hub::hears`], and only while there
-//! are any: `is_calm` says that there are none.
+//! Removal. A connection, user or namespace that leaves is gone at once for every query and
+//! publication. Taking it out of the tables costs a step for each subscription, closing its
+//! connections more; each turn has a budget of steps ([`Hub::depart`]), and the rest goes on in the
+//! next one. Only [`Hub::hears`] has to consider peers that are still leaving, and only while there
+//! are any: [`Leaving::is_calm`] says that there are none.
 
 #[cfg(test)]
 mod tests;
@@ -20,77 +19,77 @@ use crate::arena::{Id, NIL};
 use crate::reason::CloseReason;
 use withdrawn::{Exit, Withdrawals};
 
-/// What it costs to let a connection go, in steps: it is told, closed, and written to.
+/// Steps that closing a connection costs: it gets a last message, is closed, and written to.
 const LET_GO_STEPS: usize = 16;
-/// Each new subscription takes so many old ones out, so that those who come and go at once cannot
+/// Old subscriptions that each new one removes, so that clients that connect and disconnect cannot
 /// leave more behind than they have taken.
 const PAID_STEPS: usize = 2;
-/// Of a namespace that is removed, so many states are dropped at once; the others follow.
+/// States and grants freed at once when a namespace is removed; the rest follow later.
 const BURIED_AT_ONCE: usize = 1000;
 
-/// All that is on its way out.
+/// Everything that is gone, but not yet removed from the tables.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
-    /// Steps that may still be taken in this turn.
+    /// Steps left in this turn.
     steps: usize,
-    /// Peers that are gone, and still in their channels.
+    /// Peers that are gone and still listed in their channels.
     gone: VecDeque<PeerId>,
-    /// Users whose connections are all to be let go.
+    /// Users whose connections are all to be closed.
     users: VecDeque<Id<User>>,
-    /// Slots to be looked at for peers whose namespace is no more, and whether all are once more,
-    /// because another namespace was removed meanwhile.
+    /// Slots still to be scanned for peers of removed namespaces, and whether to scan all once
+    /// more, because another namespace was removed meanwhile.
     sweep: Range<usize>,
     is_swept_again: bool,
-    /// Grants that were withdrawn while their users were in the channels.
+    /// Grants that were withdrawn while connections of the user were in the channel.
     withdrawn: BTreeMap<(ChannelId, Id<User>), Withdrawals>,
-    /// How many there have been, and those that are still there, in their order.
+    /// How many withdrawals there have been, and the exits still to be made, in order.
     withdrawals: u64,
     exits: VecDeque<Exit>,
-    /// No change up to this mark is taken back.
+    /// No change up to this mark is undone.
     kept: u64,
-    /// What was in namespaces that are no more.
+    /// The contents of removed namespaces.
     graves: VecDeque<Grave>,
 }
 
-/// What is still to be dropped of a namespace: nobody can find it.
+/// What is still to be freed of a removed namespace; it cannot be found any more.
 #[derive(Debug)]
 struct Grave {
-    /// The namespace that was, and slots of its states and grants: of states that have ended
-    /// meanwhile, others may have the slots.
+    /// The removed namespace, and the slots of its states and grants. The slot of a state that has
+    /// expired meanwhile may have been reused.
     ns: NsId,
     states: Slots,
     grants: Slots,
 }
 
-/// How many there are, without those who are on their way out.
+/// How many there are, without those that are leaving.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Present {
     pub channels: usize,
     pub users: usize,
     pub peers: usize,
-    /// Each a channel that a peer hears.
+    /// Pairs of a peer and a channel that it hears.
     pub subscriptions: usize,
 }
 
 impl Leaving {
-    /// Whether there was a step left to begin with something that takes so many.
+    /// Takes `steps` from the budget. Returns whether any were left: the last one may overdraw it.
     fn spend(&mut self, steps: usize) -> bool {
         let is_affordable = self.steps > 0;
         self.steps = self.steps.saturating_sub(steps);
         is_affordable
     }
 
-    /// Whether nobody who must not hear anything is still in a channel.
+    /// Whether every member of every channel may hear what is published there.
     pub fn is_calm(&self) -> bool {
         self.gone.is_empty() && self.users.is_empty() && self.withdrawn.is_empty()
     }
 
-    /// Whether anything is left of namespaces that are no more.
+    /// Whether removed namespaces have contents still to be freed.
     pub fn has_graves(&self) -> bool {
         !self.graves.is_empty()
     }
 
-    /// Whether nobody who must not hear anything is still in this channel.
+    /// Whether every member of this channel may hear what is published there.
     pub fn is_calm_in(&self, channel: ChannelId) -> bool {
         let all = Id::new(0, 0)..=Id::new(NIL, NIL);
         let of_it = (channel, *all.start())..=(channel, *all.end());
@@ -100,23 +99,23 @@ impl Leaving {
                 && self.withdrawn.range(of_it).next().is_none()
     }
 
-    /// Whether users are to leave channels now.
+    /// Whether the next withdrawal is final, so that connections have to leave the channel.
     fn has_exits(&self) -> bool {
         self.exits.front().is_some_and(|exit| exit.mark <= self.kept)
     }
 
-    /// States that nobody can find any more.
+    /// Slots of states still to be freed with their namespaces.
     pub fn buried(&self) -> usize {
         self.graves.iter().map(|grave| grave.states.len()).sum()
     }
 
-    /// Grants that nobody can find any more.
+    /// Slots of grants still to be freed with their namespaces.
     pub fn buried_grants(&self) -> usize {
         self.graves.iter().map(|grave| grave.grants.len()).sum()
     }
 
-    /// Takes states and grants out of graves, as many of both together: whose they were, and
-    /// their slots.
+    /// Takes up to `count` slots out of the graves, of states and of grants (`count` in all), each
+    /// with the namespace that it belonged to.
     fn dig(&mut self, count: usize) -> [Vec<(NsId, u32)>; 2] {
         let (mut dug, mut left) = ([Vec::new(), Vec::new()], count);
         while let Some(grave) = self.graves.front_mut().filter(|_| left > 0) {
@@ -135,16 +134,16 @@ impl Leaving {
 }
 
 impl Hub {
-    /// Goes on with whatever has been left to do: so many steps, those that are taken by the end
-    /// of the turn included. A step ends one subscription, or looks at one connection; to let one
-    /// go takes sixteen.
+    /// Goes on with the removals. `steps` is the budget of all operations until the next call. A
+    /// step removes one subscription or looks at one connection; closing a connection takes
+    /// sixteen.
     pub fn depart(&mut self, steps: usize, out: &mut impl Outbox) {
         self.leaving.steps = steps;
         self.go_on(out);
         self.shrink();
     }
 
-    /// Gives the memory back that a crowd has left behind: a part of each table.
+    /// Gives back memory that a crowd has left behind: a part of each table per call.
     fn shrink(&mut self) {
         let Hub { namespaces, channels, users, peers, states, given, ends, .. } = self;
         let here = channels.trim() | users.trim() | peers.trim();
@@ -152,14 +151,14 @@ impl Hub {
         self.is_shrinking = here | kept;
     }
 
-    /// Whether anything is left to do.
+    /// Whether any removal is unfinished.
     pub fn is_leaving(&self) -> bool {
         let Leaving { sweep, gone, users, .. } = &self.leaving;
         let is_anybody = !gone.is_empty() || !users.is_empty() || self.leaving.has_exits();
         is_anybody || !sweep.is_empty() || self.leaving.has_graves()
     }
 
-    /// No change up to this mark ([`Outbox::mark`]) is taken back any more.
+    /// No change up to this mark ([`Outbox::mark`]) will be undone any more.
     pub fn keep(&mut self, mark: u64) {
         self.leaving.kept = mark;
     }
@@ -171,25 +170,25 @@ impl Hub {
         self.forget_gone();
     }
 
-    /// Whether a peer is here: connected, and neither its namespace nor its user on the way out.
+    /// Whether a peer is connected, and neither its namespace nor its user is being removed.
     pub(super) fn is_here(&self, peer: PeerId) -> bool {
         self.verdict(peer).is_none()
     }
 
-    /// Why a peer is about to be let go, if it is: nothing that it says means anything.
+    /// Why a peer is about to be closed; `None` if it is not. What such a peer sends is ignored.
     pub fn verdict(&self, peer: PeerId) -> Option<CloseReason> {
         let Some(user) = self.user_of(peer) else { return Some(CloseReason::Disconnected) };
         let is_lost = !self.namespaces.contains(user.ns);
         is_lost.then_some(CloseReason::NamespaceRemoved)
     }
 
-    /// The user of a peer; none if the peer is gone, or the user can no longer be found.
+    /// The user of a peer; `None` if the peer is gone, or the user can no longer be found.
     pub(super) fn user_of(&self, peer: PeerId) -> Option<&User> {
         let peer = self.peers.get(peer).filter(|peer| !peer.is_gone())?;
         self.users.in_slot(peer.user).map(|(_, user)| user).filter(|user| !user.is_leaving())
     }
 
-    /// Whether a member of a channel is to hear what is said there.
+    /// Whether a member of a channel is to hear what is published there.
     pub(super) fn hears(&self, peer: PeerId, channel: ChannelId) -> bool {
         self.leaving.is_calm() || self.is_here(peer) && !self.is_withdrawn(peer, channel)
     }
@@ -222,8 +221,8 @@ impl Hub {
         }
     }
 
-    /// A peer has subscribed, which had been in the channel or not: whatever was withdrawn before
-    /// does not concern it. Takes out some of those who are gone.
+    /// A peer has subscribed, and may have been listed in the channel already: earlier withdrawals
+    /// no longer concern it. Also removes some subscriptions of peers that are gone.
     pub(super) fn admitted(&mut self, id: PeerId, channel: ChannelId, was_in: bool) {
         if let Some(user) = self.user_id(id)
             && let Some(withdrawn) = self.leaving.withdrawn.get_mut(&(channel, user))
@@ -236,7 +235,7 @@ impl Hub {
         }
     }
 
-    /// A peer is about to leave a channel: that it has come back there no longer matters.
+    /// A peer is about to leave a channel: forgets that it was readmitted there.
     fn forget_readmission(&mut self, id: PeerId, channel: ChannelId) {
         if !self.leaving.withdrawn.is_empty()
             && let Some(user) = self.user_id(id)
@@ -246,7 +245,7 @@ impl Hub {
         }
     }
 
-    /// The same of all its channels, because it goes.
+    /// The same for all its channels, because the peer goes.
     fn forget_readmissions(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(id).filter(|_| !self.leaving.withdrawn.is_empty()) else {
             return;
@@ -256,7 +255,7 @@ impl Hub {
         channels.into_iter().for_each(|channel| self.forget_readmission(id, channel));
     }
 
-    /// A connection is gone: it hears nothing more, and leaves all its channels.
+    /// A connection is gone: it hears nothing more, and will be taken out of all its channels.
     pub fn disconnect(&mut self, peer: PeerId) {
         self.take_leave(peer);
         self.forget_gone();
@@ -290,7 +289,7 @@ impl Hub {
         }
     }
 
-    /// A user can no longer be found.
+    /// Makes a user impossible to find.
     fn close_user(&mut self, id: Id<User>) {
         let Some(user) = self.users.get_mut(id) else { return };
         let hash = self.hasher.hash_one(&*user.name);
@@ -301,7 +300,7 @@ impl Hub {
         }
     }
 
-    /// Takes those who are gone out of their channels.
+    /// Takes peers that are gone out of their channels, while steps are left.
     fn forget_gone(&mut self) {
         while let Some(id) = self.leaving.gone.front().copied()
             && self.leaving.spend(1)
@@ -322,7 +321,7 @@ impl Hub {
         }
     }
 
-    /// All connections of a user are to be let go; returns how many.
+    /// Disconnects a user: all its connections will be closed. Returns how many they are.
     pub(super) fn expel(&mut self, ns: NsId, user: &str, out: &mut impl Outbox) -> Outcome {
         let Some((id, _)) = self.find_user(ns, user) else { return Outcome::Reached(0) };
         let peers = self.users.get(id).map_or(&[][..], |user| &user.peers);
@@ -353,8 +352,8 @@ impl Hub {
         }
     }
 
-    /// Removes a namespace: it is out of reach at once, and its peers are let go in the order of
-    /// their slots; that of the tables is chance.
+    /// Removes a namespace. It is out of reach at once; its peers are closed in the order of their
+    /// slots, because the order of the tables is random.
     pub(super) fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
         let Some(space) = self.namespaces.remove(ns) else { return Outcome::Reached(0) };
         let Namespace { number, name, channels, users, states, grants, tally, .. } = space;
@@ -380,7 +379,7 @@ impl Hub {
         Outcome::Reached(tally.peers)
     }
 
-    /// Lets those go whose namespace is no more.
+    /// Closes peers of removed namespaces, while steps are left.
     fn sweep(&mut self, out: &mut impl Outbox) {
         while !self.leaving.sweep.is_empty() && self.leaving.spend(1) {
             let Some(slot) = self.leaving.sweep.next() else { return };
@@ -398,7 +397,7 @@ impl Hub {
         }
     }
 
-    /// Drops what was in namespaces that are no more: states and grants, at most so many.
+    /// Frees states and grants of removed namespaces, at most `count` in all.
     pub(super) fn bury(&mut self, count: usize) {
         let [states, grants] = self.leaving.dig(count);
         for (ns, slot) in states {
@@ -416,13 +415,13 @@ impl Hub {
         }
     }
 
-    /// Takes a peer out of a channel, in constant time but for the search among the peer's own
-    /// subscriptions, which are few. Frees the channel with its last member. Whether it was in it.
+    /// Takes a peer out of a channel; returns whether it was in it. Constant time, except for a
+    /// search among the peer's own few subscriptions. Frees the channel with its last member.
     pub(super) fn leave(&mut self, id: PeerId, channel: ChannelId) -> bool {
         self.channels.contains(channel) && self.leave_slot(id, channel.slot)
     }
 
-    /// The same, with the channel that lives in that slot.
+    /// The same for the channel in that slot.
     fn leave_slot(&mut self, id: PeerId, slot: u32) -> bool {
         let Some(channel_id) = self.channels.at(slot as usize) else { return false };
         let ns = self.user_of(id).map(|user| user.ns);

@@ -1,9 +1,9 @@
-//! The hub: namespaces, channels, users, grants, states, presence. It owns who may hear what and
-//! who does; it never sees a socket, a clock or a byte of any protocol. The switch calls it.
+//! The hub: namespaces, channels, users, grants, states, presence. It knows which connections may
+//! hear a channel and which do; it sees no socket, clock or protocol. The switch calls it.
 //!
-//! What is *recorded* (namespaces, grants, states) changes only by [`Hub::apply`], in the order
-//! that a journal gave. Who is *here* (connections, subscriptions) is nobody else's business and
-//! changes at once. Nothing that can be seen from outside depends on the order of a hash table.
+//! *Recorded* data (namespaces, grants, states) changes by [`Hub::apply`] in a journal's order,
+//! else only by expiry, configuration, restore and undo. Connections and subscriptions are not
+//! recorded and change at once. Nothing visible from outside depends on the order of a hash table.
 
 mod apply;
 mod census;
@@ -43,63 +43,63 @@ use index::{Index, Named};
 use leave::{Leaving, Present};
 use state::State;
 
-/// A namespace, for as long as it lives: one that is removed and registered again is another.
+/// A namespace, for as long as it lives: one removed and registered again gets another id.
 pub type NsId = Id<Namespace>;
-/// A connection as the hub knows it: somebody who can be delivered to.
+/// An authenticated connection as the hub knows it: something that messages can be delivered to.
 pub type PeerId = Id<Peer>;
 
 /// A channel, as long as it has subscribers.
 pub type ChannelId = Id<Channel>;
-/// How a peer is reached: whoever connects it says that, and is told it again at each delivery. The
-/// hub never looks inside.
+/// How a peer is reached. Given to [`Hub::connect`] and handed back at each delivery; the hub never
+/// looks inside.
 pub type Route = crate::web::SessionId;
 
-/// What the hub speaks to. It is a sink: nothing called here may call the hub.
+/// Where the output of the hub goes. It is a sink: no method of it may call the hub.
 pub trait Outbox {
-    /// So many are looked at for a message, whether they are given it or not; or so many channels,
-    /// of several.
+    /// `count` peers are looked at for a message, whether they receive it or not; or that many
+    /// channels, for a message to several.
     fn look_at(&mut self, _count: usize) {}
-    /// Give whoever is reached like this this message.
+    /// Delivers a message to the peer on this route.
     fn deliver(&mut self, route: Route, publication: &Publication<'_>);
-    /// Everybody in this channel, and they are so many, is to be given this. Whether it is taken:
-    /// then the hub is asked for [`Hub::audience`] before anything else happens to the channel.
-    /// Otherwise the hub delivers it now.
+    /// Offers a message for all `count` members of a channel. `true` if the outbox takes it: then
+    /// it gets the routes from [`Hub::audience`] before anything else happens to the channel. On
+    /// `false` the hub delivers the message itself.
     fn gather(&mut self, _: ChannelId, _count: usize, _channel: &str, _data: &str) -> bool {
         false
     }
-    /// Let this peer go. The hub has forgotten it already.
+    /// Closes this peer. The hub has forgotten it already.
     fn close(&mut self, route: Route, reason: CloseReason);
-    /// A state is about to become one of so many bytes. Whether that is all that need be known of
-    /// it, because nobody will want to take it back; otherwise [`Outbox::changed`] comes.
+    /// A state is about to be replaced by one of `bytes` bytes. `true` if no undo is needed,
+    /// because the change will never be undone; on `false` [`Outbox::changed`] follows.
     fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
-    /// A row of what is recorded is about to change, and this is what it is now.
+    /// A recorded row is about to change; `row` returns it as it is now.
     fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
-    /// The mark of the last change, which rises: no change is taken back that [`Hub::keep`] has
-    /// been told of. Without marks none ever is.
+    /// The mark of the last change, which never decreases. A change is not undone once its mark has
+    /// been given to [`Hub::keep`]; an outbox without marks never undoes any.
     fn mark(&self) -> u64 {
         0
     }
-    /// A row of what is recorded has changed; this takes it back.
+    /// A recorded row has changed; `undo` reverts that.
     fn changed(&mut self, undo: Undo) {
         drop(undo);
     }
 }
 
-/// One site.
+/// One tenant: a site with its own keys, channels, users, grants and states.
 #[derive(Debug)]
 pub struct Namespace {
-    /// No other namespace ever has it.
+    /// Unique for ever: no other namespace gets it, not even one of the same name.
     number: u64,
     name: Box<str>,
-    /// `None`: nobody can open it, until the configuration or `rotateKey` gives it a key.
+    /// `None`: nobody can open it until the configuration or `rotateKey` gives it a key.
     key: Option<Box<str>>,
-    /// The key that the configuration gives it, which may have been replaced.
+    /// The key that the configuration gives it; `rotateKey` may have replaced it.
     configured: Option<Box<str>>,
-    /// The configuration names it, so that this key opens something.
+    /// Whether the configuration names it now; if not, `configured` opens nothing.
     is_named: bool,
-    /// The key before, and until when it is good.
+    /// The previous key, and until when it is valid.
     old_key: Option<(Box<str>, UnixMillis)>,
     /// Counts the keys that this namespace has had.
     key_epoch: u32,
@@ -122,10 +122,10 @@ pub struct Channel {
     members: Few<Member, 1>,
 }
 
-/// One subscription, from the channel's side.
+/// One subscription, as stored in the channel.
 #[derive(Clone, Copy, Debug)]
 struct Member {
-    /// The peer's, so that a publication needs to look at nothing else.
+    /// Copied from the peer, so that a publication has to look at nothing else.
     route: Route,
     /// Slot of the peer.
     peer: u32,
@@ -133,7 +133,7 @@ struct Member {
     subscription: u32,
 }
 
-/// One subscription, from the peer's side.
+/// One subscription, as stored in the peer.
 #[derive(Clone, Copy, Debug)]
 struct Subscription {
     /// Slot of the channel.
@@ -169,14 +169,14 @@ impl Blank for PeerId {
 /// A user with connections; one without is not kept.
 #[derive(Debug)]
 struct User {
-    /// Nowhere, once it can no longer be found and all its connections are let go.
+    /// [`User::NOWHERE`] once the user can no longer be found and its connections are being closed.
     ns: NsId,
     name: SmolStr,
     peers: Few<PeerId, 1>,
 }
 
 impl User {
-    /// The namespace of those who can no longer be found.
+    /// Stands for the namespace of users that can no longer be found.
     const NOWHERE: NsId = Id::new(u32::MAX, u32::MAX);
 
     fn is_leaving(&self) -> bool {
@@ -187,18 +187,18 @@ impl User {
 /// An authenticated connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// Slot of the user, while the peer is not gone.
+    /// Slot of the user, unless the peer is gone.
     user: u32,
     /// Index in the user's `peers`.
     place: u32,
     cid: Uuid,
     route: Route,
-    /// A shared channel and its own one are what most have.
+    /// Most peers have two: a shared channel and a channel of their own.
     subscriptions: Few<Subscription, 2>,
 }
 
 impl Peer {
-    /// Of those who hear nothing more, and only have to be taken out of their channels.
+    /// The `place` of a peer that hears nothing more and only has to be taken out of its channels.
     const GONE: u32 = u32::MAX;
 
     fn go(&mut self) {
@@ -254,36 +254,36 @@ impl Named for User {
 pub enum Denied {
     /// A `#` channel without a grant.
     NoGrant,
-    /// The peer has as many channels as it may have, which is this.
+    /// The peer has reached its limit of channels, this number.
     TooManyChannels(usize),
-    /// All together have as many as they may have, which is this.
+    /// The server has reached its limit of subscriptions, this number.
     TooManySubscriptions(usize),
-    /// What is left of those is for other namespaces, or for other connections.
+    /// What is left of that limit is reserved for other namespaces or other connections.
     Share(usize),
     /// The peer is gone.
     Gone,
 }
 
-/// Who is in a channel (protocol part 4, channelInfo).
+/// The subscribers of a channel (protocol part 4, channelInfo).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Presence<'a> {
     /// How many different users.
     pub users: usize,
-    /// Each connection with its user, in the order of joining as long as nobody left.
+    /// Each connection with its user, in the order of joining as long as nobody has left.
     pub connections: Vec<(Uuid, &'a str)>,
 }
 
-/// All that the server knows.
+/// All namespaces, with their contents and connections.
 #[derive(Debug)]
 pub struct Hub {
     limits: Limits,
     hasher: DefaultHashBuilder,
     names: Index<Namespace>,
     namespaces: Arena<Namespace>,
-    /// The namespaces by their numbers, and the number of the next one.
+    /// The namespaces by number, and the number of the next one.
     numbers: HashMap<u64, NsId>,
     next_number: u64,
-    /// No old key is good any more from this moment on.
+    /// When the last grace period of an old key ends.
     graces_end: UnixMillis,
     key_changes: u64,
     channels: Arena<Channel>,
@@ -295,19 +295,19 @@ pub struct Hub {
     living: usize,
     states_bytes: usize,
     grants: usize,
-    /// Those who are here, and those who are on their way out.
+    /// Counts of what is present, and what is gone but not yet removed from the tables.
     present: Present,
     leaving: Leaving,
-    /// When states end, on the scale of `Entry::at`.
+    /// When states expire, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
-    /// Some of several changes have been taken back, and not all.
+    /// A series of changes is being undone, until [`Hub::all_taken_back`].
     is_taking_back: bool,
-    /// There is more memory to be given back.
+    /// There may be more memory to give back.
     is_shrinking: bool,
 }
 
 impl Hub {
-    /// An empty hub, whose first entry will not be older than `at`.
+    /// Creates an empty hub; no entry for it may be older than `at`.
     pub fn new(limits: Limits, at: UnixMillis) -> Hub {
         Hub {
             limits,
@@ -334,7 +334,7 @@ impl Hub {
         }
     }
 
-    /// From now on these limits hold, for what comes next: what is there already stays.
+    /// Sets the limits for what comes next; what exists already stays.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
@@ -344,7 +344,7 @@ impl Hub {
         self.hasher.hash_one(key)
     }
 
-    /// The namespace of that name.
+    /// Finds a namespace by name.
     pub fn namespace(&self, name: &str) -> Option<NsId> {
         let found = self.names.find(&self.namespaces, self.hash(name), |ns| *ns.name == *name);
         found.map(|(id, _)| id)
@@ -360,7 +360,7 @@ impl Hub {
         table.find(&self.users, self.hash(name), |user| *user.name == *name)
     }
 
-    /// Who is subscribed to a channel; nobody, if it or its namespace is not there.
+    /// The subscribers of a channel; empty if the channel or its namespace does not exist.
     pub fn presence(&self, ns: NsId, channel: &str) -> Presence<'_> {
         let most = self.audience_max(ns, channel, None);
         let mut users: Vec<u32> = Vec::with_capacity(most);
@@ -374,13 +374,13 @@ impl Hub {
         Presence { users: users.len(), connections }
     }
 
-    /// The users of those who are subscribed to a channel, once for each connection. Looks at no
-    /// more of them than are asked for.
+    /// The users subscribed to a channel, once for each connection. Lazy: looks at no more members
+    /// than are asked for.
     pub fn users_in(&self, ns: NsId, channel: &str) -> impl Iterator<Item = &str> {
         self.hearers(ns, channel).map(|(_, user)| user)
     }
 
-    /// Who hears a channel, each with the name of its user.
+    /// The peers that hear a channel, each with the name of its user.
     fn hearers(&self, ns: NsId, channel: &str) -> impl Iterator<Item = (&Peer, &str)> {
         let found = self.find_channel(ns, channel).into_iter();
         let members =
@@ -392,7 +392,7 @@ impl Hub {
         })
     }
 
-    /// A connection has proved to be that user. `None` if the namespace is gone, or the user has
+    /// Adds an authenticated connection of a user. `None` if the namespace is gone, or the user has
     /// as many connections as one may have.
     pub fn connect(&mut self, ns: NsId, user: &str, cid: Uuid, route: Route) -> Option<PeerId> {
         let id = match self.find_user(ns, user) {
@@ -418,15 +418,15 @@ impl Hub {
         Some(peer)
     }
 
-    /// How everybody is reached who is in a channel, in the order of the members' list. Only asked
-    /// while all who are in it are to hear what is said there (see [`Outbox::gather`]).
+    /// The routes of all members of a channel, in the order of the members' list. Only called while
+    /// every member is to hear what is published there (see [`Outbox::gather`]).
     pub fn audience(&self, channel: ChannelId) -> impl Iterator<Item = Route> {
         debug_assert!(self.leaving.is_calm_in(channel));
         let members = self.channels.get(channel).map_or(&[][..], |channel| &channel.members);
         members.iter().map(|member| member.route)
     }
 
-    /// How many a message on a channel may reach, or one to that user there: as many are looked at.
+    /// How many peers a message to a channel, or to one user in it, looks at; it reaches no more.
     pub fn audience_max(&self, ns: NsId, channel: &str, user: Option<&str>) -> usize {
         let Some(user) = user else {
             return self.find_channel(ns, channel).map_or(0, |(_, channel)| channel.members.len());
@@ -434,22 +434,22 @@ impl Hub {
         self.find_user(ns, user).map_or(0, |(_, user)| user.peers.len())
     }
 
-    /// The namespace and user of a peer; `None` if it is gone, or about to be let go.
+    /// The namespace and user of a peer; `None` if it is gone or about to be closed.
     pub fn identity(&self, peer: PeerId) -> Option<(NsId, &str)> {
         let user = self.user_of(peer).filter(|user| self.namespaces.contains(user.ns))?;
         Some((user.ns, &user.name))
     }
 
-    /// The id of a connection, as others are told it.
+    /// The id of a connection, as it is shown to others.
     pub fn cid(&self, peer: PeerId) -> Option<Uuid> {
         self.peers.get(peer).map(|peer| peer.cid)
     }
 
-    /// A peer wants to hear a channel. Returns the state that it is to be sent, if there is one:
-    /// the channel's, or in an `@` channel its own (protocol part 9).
+    /// Subscribes a peer to a channel. Returns the state to send to the peer, if there is one: the
+    /// channel's, or in an `@` channel the peer's own (protocol part 9).
     ///
     /// # Errors
-    /// [`Denied`]; the peer hears nothing new then.
+    /// [`Denied`]; the peer is subscribed to nothing new then.
     pub fn subscribe(
         &mut self,
         peer: PeerId,
@@ -479,7 +479,7 @@ impl Hub {
         Ok(self.state(ns, channel, user, at))
     }
 
-    /// A peer no longer wants to hear a channel. Whether it did before.
+    /// Unsubscribes a peer from a channel. Returns whether it was subscribed.
     pub fn unsubscribe(&mut self, peer: PeerId, channel: &str) -> bool {
         let user = self.user_of(peer);
         let found = user.and_then(|user| self.find_channel(user.ns, channel));
@@ -518,10 +518,10 @@ impl Hub {
         id
     }
 
-    /// Checks all that must hold between the tables; for tests.
+    /// Checks the invariants between the tables; for tests.
     ///
     /// # Panics
-    /// If anything does not hold.
+    /// If one does not hold.
     pub fn check_invariants(&self) {
         for (id, channel) in self.channels.iter() {
             assert!(!channel.members.is_empty(), "an empty channel is kept");

@@ -1,5 +1,5 @@
-//! What is recorded, row by row: the keys and rows that a journal writes down, and how one change
-//! of one row is taken back.
+//! What is recorded, row by row: the keys and rows that a journal stores, and how one change of one
+//! row is undone.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
@@ -10,8 +10,8 @@ use super::state::Value;
 use super::{Hub, Namespace, NsId, Outbox, Place, Spot};
 use crate::time::UnixMillis;
 
-/// The name under which something is recorded. `ns` is the number of a namespace, which no other
-/// one ever has, unlike its name.
+/// The key of a recorded row. `ns` is the number of a namespace, which no other one ever has,
+/// unlike its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// A namespace itself.
@@ -23,16 +23,16 @@ pub enum Key {
     Grant {
         /// Number of the namespace.
         ns: u64,
-        /// To which channel.
+        /// The channel.
         channel: Box<str>,
-        /// For whom.
+        /// The user.
         user: Box<str>,
     },
     /// A state.
     State {
         /// Number of the namespace.
         ns: u64,
-        /// Where.
+        /// Its channel and user.
         place: Place,
     },
 }
@@ -43,7 +43,7 @@ impl Key {
         self.as_ref().ns()
     }
 
-    /// Length of its names.
+    /// Total length of its names.
     pub fn bytes(&self) -> usize {
         match self {
             Key::Namespace { .. } => 0,
@@ -52,7 +52,7 @@ impl Key {
         }
     }
 
-    /// As it is looked up.
+    /// The borrowed form, for lookups.
     pub fn as_ref(&self) -> KeyRef<'_> {
         match self {
             Key::Namespace { ns } => KeyRef::Namespace { ns: *ns },
@@ -68,7 +68,7 @@ impl Hash for Key {
     }
 }
 
-/// A [`Key`] to look up.
+/// A borrowed [`Key`], for lookups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyRef<'a> {
     /// A namespace itself.
@@ -80,16 +80,16 @@ pub enum KeyRef<'a> {
     Grant {
         /// Number of the namespace.
         ns: u64,
-        /// To which channel.
+        /// The channel.
         channel: &'a str,
-        /// For whom.
+        /// The user.
         user: &'a str,
     },
     /// A state.
     State {
         /// Number of the namespace.
         ns: u64,
-        /// Where.
+        /// Its channel and user.
         spot: Spot<'a>,
     },
 }
@@ -101,7 +101,7 @@ impl KeyRef<'_> {
         *ns
     }
 
-    /// As it is kept.
+    /// The owned form.
     pub fn key(&self) -> Key {
         match *self {
             KeyRef::Namespace { ns } => Key::Namespace { ns },
@@ -126,11 +126,11 @@ pub enum Row<'a> {
     Namespace {
         /// Its name.
         name: Cow<'a, str>,
-        /// Its key; `None` if it is the one that the configuration gave it, which has it alone.
+        /// Its key; `None` if it is the configured one and is not stored (see `keys.rs`).
         key: Option<Cow<'a, str>>,
-        /// The key of the configuration that this one has replaced.
+        /// The configured key that `key` has replaced.
         replaces: Option<Cow<'a, str>>,
-        /// The key before, and until when it is good.
+        /// The previous key, and until when it is valid.
         old_key: Option<(Cow<'a, str>, UnixMillis)>,
     },
     /// A right to a `#` channel.
@@ -144,12 +144,12 @@ pub enum Row<'a> {
     },
 }
 
-/// How to take one change of one row back: [`Hub::undo`], in reverse order of the changes.
+/// Reverts one change of one row: see [`Hub::undo`], called in reverse order of the changes.
 #[derive(Debug)]
 pub struct Undo {
     /// Which row was changed.
     pub key: Key,
-    /// Bytes of the row as it is now.
+    /// Bytes of the row after the change.
     pub row_bytes: usize,
     before: Before,
 }
@@ -157,7 +157,7 @@ pub struct Undo {
 /// What was there before.
 #[derive(Debug)]
 pub(super) enum Before {
-    /// It does not matter: the change stays, written or not.
+    /// No undo is needed: the change stays, whether it is written or not.
     Kept,
     Nothing,
     Grant {
@@ -169,12 +169,12 @@ pub(super) enum Before {
         value: Value,
         expires: Option<UnixMillis>,
     },
-    /// A state whose time had come: no entry changed it.
+    /// A state that expired: time changed it, not an entry.
     Ended {
         value: Value,
         expires: Option<UnixMillis>,
     },
-    /// A list without its last element, of so many bytes, and with these at its beginning.
+    /// A list without its last element, of `pushed` bytes, and with `dropped` at its front.
     Shorter {
         pushed: usize,
         dropped: Vec<Box<str>>,
@@ -187,7 +187,7 @@ impl Undo {
         Undo { key, row_bytes, before }
     }
 
-    /// Memory that is kept for it, in bytes.
+    /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         let before = match &self.before {
             Before::State { value, .. } | Before::Ended { value, .. } => value.bytes(),
@@ -197,7 +197,7 @@ impl Undo {
         size_of::<Undo>() + self.key.bytes() + before
     }
 
-    /// Whether time made this change, and no entry.
+    /// Whether time made this change, not an entry.
     pub fn is_end(&self) -> bool {
         matches!(self.before, Before::Ended { .. })
     }
@@ -221,13 +221,13 @@ impl Hub {
         }
     }
 
-    /// Shows a row as it is, before it is changed.
+    /// Shows the outbox a row before it is changed.
     pub(super) fn show(&self, key: KeyRef<'_>, out: &mut impl Outbox) {
         out.changes(key, &|| self.row(key));
     }
 
-    /// Puts a row back that was recorded in an earlier run: namespaces before what is in them.
-    /// Whether there was a place for it.
+    /// Restores a row that an earlier run recorded; namespaces come before what is in them. Returns
+    /// whether there was a place for it.
     pub fn restore(&mut self, key: Key, row: Row<'_>) -> bool {
         match (key, row) {
             (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
@@ -259,17 +259,17 @@ impl Hub {
         }
     }
 
-    /// Takes a change back. Undone in reverse order, changes leave nothing behind. No state ends
-    /// before the last of them is, which is [`Hub::all_taken_back`].
+    /// Undoes a change. Undone in reverse order, changes leave nothing behind. From the first call
+    /// until [`Hub::all_taken_back`] no state expires.
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
         self.is_taking_back = true;
         let Undo { key, before, .. } = undo;
-        // Whatever was in a namespace went with it.
+        // Without its namespace there is nothing left to undo.
         let Some(id) = self.numbers.get(&key.ns()).copied() else { return };
         match (key, before) {
             (_, Before::Kept) => {}
             (Key::Namespace { .. }, Before::Nothing) => {
-                // Unless the configuration has named it meanwhile.
+                // It stays if the configuration has named it meanwhile.
                 if self.namespaces.get(id).is_some_and(|space| !space.is_named) {
                     self.remove(id, out);
                 }
@@ -301,13 +301,13 @@ impl Hub {
         }
     }
 
-    /// All that was to be taken back has been.
+    /// Ends a series of [`Hub::undo`]: everything has been undone.
     pub fn all_taken_back(&mut self) {
         self.is_taking_back = false;
     }
 
-    /// Rows from `cursor` on, for as long as `each` wants more, in an order that holds while
-    /// nothing is recorded; and where to go on, `None` at the end.
+    /// Passes rows from `cursor` on to `each` until it returns `false`; their order holds while
+    /// nothing is recorded. Returns where to go on, also between kinds of rows; `None` at the end.
     pub fn rows(
         &self,
         cursor: Cursor,
@@ -352,7 +352,7 @@ impl Hub {
     }
 }
 
-/// Where [`Hub::rows`] goes on.
+/// Where [`Hub::rows`] continues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     part: Part,

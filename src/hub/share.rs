@@ -1,37 +1,37 @@
-//! How much of what is there for all one of many may have. No fixed part, which would be too little
-//! for one alone and too much for many: as much as stands in proportion to what is left, so that
-//! something is left for whoever comes next (the dynamic thresholds of Choudhury and Hahne, 1998,
-//! by which the queues of a switch share its memory).
+//! Fair shares of totals. A fixed part would be too little for a single user of the total and too
+//! much for each of many; so a share depends on what is left, and something stays for the next one
+//! (the dynamic thresholds of Choudhury and Hahne, 1998, by which the queues of a switch share its
+//! memory).
 
 use super::{Denied, Hub, Namespace, Refusal};
 
-/// A namespace gets more while what it has is not more than so many times what is left: eight
-/// ninths of all, if it is alone.
+/// A namespace gets more while it has at most this many times what is left: eight ninths of all, if
+/// it is alone.
 const NAMESPACE: usize = 8;
-/// A connection gets one more channel while those that it has are not more than one in so many of
-/// what its namespace may still get.
+/// A connection gets one more channel while it has at most one in this many of what its namespace
+/// may still get.
 const CONNECTION: usize = 64;
 
-/// How much more of a total of `most` somebody gets who has `own` of the `taken`: one after the
-/// other, as long as what it has then is not more than so many times what is left then.
+/// How many more of a total of `most` a namespace gets that has `own` of the `taken`: one by one,
+/// while what it has then is at most [`NAMESPACE`] times what is left then.
 fn room(most: usize, taken: usize, own: usize) -> usize {
     let left = most.saturating_sub(taken);
     let spare = left.saturating_mul(NAMESPACE).checked_sub(own);
     spare.map_or(0, |spare| (spare / (NAMESPACE + 1) + 1).min(left))
 }
 
-/// Something that all namespaces together have a limit of.
+/// A limit that all namespaces share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Total {
     pub what: &'static str,
     pub most: usize,
-    /// What all have, and what the namespace has that wants more.
+    /// What all namespaces have, and the one that wants more.
     pub taken: usize,
     pub own: usize,
 }
 
 impl Total {
-    /// Whether the namespace gets so much more.
+    /// Checks whether the namespace gets `more`.
     pub fn check(&self, more: usize) -> Result<(), Refusal> {
         let Total { what, most, taken, own } = *self;
         if more > most.saturating_sub(taken) {
@@ -42,7 +42,7 @@ impl Total {
 }
 
 impl Hub {
-    /// Whether a peer of that namespace that has so many channels may have one more.
+    /// Checks whether a peer of that namespace, in `channels` channels, may join one more.
     pub(super) fn check_subscription(
         &self,
         space: &Namespace,
@@ -57,8 +57,8 @@ impl Hub {
             return Err(Denied::TooManySubscriptions(max));
         }
         let room = room(max, taken, space.subscriptions);
-        // The first of a crowd do not take all that the others need. Of so few that the part of
-        // one is nothing it is first come, first served.
+        // The first of a crowd must not take what the others need. Where the total is so small that
+        // a connection's part would be nothing, it is first come, first served.
         let is_fair = room > 0 && (max < CONNECTION || channels <= room / CONNECTION);
         if is_fair { Ok(()) } else { Err(Denied::Share(max)) }
     }
@@ -68,7 +68,7 @@ impl Hub {
 mod tests {
     use super::*;
 
-    /// What each of so many has of a total, when each in turn has taken all that it gets.
+    /// What each of `count` gets of a total, if each in turn takes all that it may.
     fn taken(most: usize, count: usize) -> Vec<usize> {
         let mut all = Vec::new();
         for _ in 0..count {

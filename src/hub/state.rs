@@ -11,8 +11,8 @@ use crate::codec::json;
 use crate::time::UnixMillis;
 use crate::wheel::Timer;
 
-/// A longer text is not looked into for what a `push` would drop of it, because whoever is refused
-/// may ask again: that takes as long as reading as much does.
+/// Longer texts are not searched for the elements that a `push` would drop: that takes as long as
+/// reading a command of that length, and a caller that is refused may ask again and again.
 pub const LOOKED_INTO_BYTES: usize = 64 * 1024;
 
 /// One state of a channel, or of a user in a channel.
@@ -21,7 +21,7 @@ pub(super) struct State {
     pub ns: NsId,
     pub place: Place,
     pub value: Value,
-    /// Most states have no end, and pay only for the pointer.
+    /// Most states never expire, and pay only for the pointer.
     pub end: Option<Box<End>>,
 }
 
@@ -31,12 +31,12 @@ impl Named for State {
     }
 }
 
-/// The end of a state.
+/// The expiry of a state.
 #[derive(Debug)]
 pub(super) struct End {
     /// Not readable from this moment on.
     pub at: UnixMillis,
-    /// In the hub's wheel, until it has come.
+    /// Its timer in the hub's wheel, until that has expired.
     pub timer: Option<Timer>,
 }
 
@@ -47,15 +47,15 @@ pub(super) enum Value {
     List(Box<List>),
 }
 
-/// JSON text of an array that grows at its end and loses elements at its beginning. It stands in
-/// one piece: a list takes little more memory than its text, however short its elements are.
+/// JSON text of an array that grows at its end and loses elements at its front. Stored in one
+/// piece: a list takes little more memory than its text, however short its elements are.
 #[derive(Debug)]
 pub(super) struct List {
-    /// What is no longer part of it, and behind that the text, without white space between its
-    /// elements.
+    /// Unused bytes up to `start`, such as dropped elements, then the text, without white space
+    /// between its elements.
     all: String,
     start: usize,
-    /// How many elements there are.
+    /// Number of elements.
     items: usize,
 }
 
@@ -95,12 +95,12 @@ impl Value {
         self.text().len()
     }
 
-    /// Whether it is that text, as it was set.
+    /// Whether it is exactly this text, and not a list.
     pub fn is(&self, text: &str) -> bool {
         matches!(self, Value::Json(own) if **own == *text)
     }
 
-    /// Takes another text in place of the one before: in the same memory, if it is as long.
+    /// Replaces the value by another text: in the same memory, if that is as long.
     pub fn overwrite(&mut self, text: &str) {
         match self {
             Value::Json(own) if own.len() == text.len() => {
@@ -121,8 +121,8 @@ impl Value {
         }
     }
 
-    /// Whether the list gets no longer by one more element of that length, because as much is
-    /// dropped for it by these bounds. A text that is long is not looked into, and gets longer.
+    /// Whether one more element of `item` bytes makes the list no longer, because these bounds drop
+    /// as much for it. A text above [`LOOKED_INTO_BYTES`] is not searched, and counts as longer.
     pub fn stays_as_short(&self, item: usize, items_max: usize, bytes_max: usize) -> bool {
         let bounds = (items_max, bytes_max);
         match self {
@@ -143,9 +143,9 @@ impl Value {
         }
     }
 
-    /// The value as a list, made one if it is the text of one, which is given back: of no more than
-    /// so many of its last elements, because what stands in front of them would take far more time.
-    /// `None` if it is neither.
+    /// Returns the value as a list. The text of an array is converted and returned as well. Only
+    /// its last `items_max` elements are kept, because converting all of them would take far more
+    /// time. `None` if it is neither.
     pub fn as_list(&mut self, items_max: usize) -> Option<(&mut List, Option<Value>)> {
         let mut was = None;
         if let Value::Json(text) = self {
@@ -163,9 +163,9 @@ impl Value {
     }
 }
 
-/// Whether a list of so many elements and one more, which is so long with it, is no longer than it
-/// was before when as many of the first have gone as must. `each` tells of them from the first on,
-/// for as long as that wants more: of no more than make up for the one.
+/// Whether a list of `items` elements and one more, `bytes` long with that, is no longer than
+/// `before` once the bounds have dropped its first elements. `each` passes these to its callback
+/// while that returns `true`, which is until they make up for the new one.
 fn is_no_longer(
     (items, mut bytes, before): (usize, usize, usize),
     (items_max, bytes_max): (usize, usize),
@@ -194,7 +194,7 @@ impl List {
         self.all.get(self.start..).unwrap_or("[]")
     }
 
-    /// Adds an element, raw.
+    /// Appends an element, as raw JSON.
     pub fn push(&mut self, item: &str) {
         self.make_room(item.len() + 1);
         self.all.pop();
@@ -206,8 +206,8 @@ impl List {
         self.items += 1;
     }
 
-    /// Makes room for so much text behind that which is there. The more of it there is, the more
-    /// is made at once, or had been dropped before.
+    /// Makes room for `bytes` more at the end: by removing unused bytes in front if they are more
+    /// than a quarter of the text, else by allocating at least that quarter.
     fn make_room(&mut self, bytes: usize) {
         let spare = self.text().len() / 4;
         if self.all.len() + bytes > self.all.capacity() && self.start > spare {
@@ -219,15 +219,15 @@ impl List {
         }
     }
 
-    /// Gives memory back, if there is more than so many times that of the text.
+    /// Gives memory back, if the capacity is more than `times` the length of the text.
     fn tidy(&mut self, times: usize) {
         if self.all.capacity() > times * self.text().len() {
             (self.all, self.start) = (self.text().into(), 0);
         }
     }
 
-    /// Drops the oldest elements until the list has at most that many and is at most that long;
-    /// returns them, the oldest first.
+    /// Drops the oldest elements until the list is within both bounds; returns them, the oldest
+    /// first.
     pub fn bound(&mut self, items_max: usize, bytes_max: usize) -> Vec<Box<str>> {
         let mut dropped = Vec::new();
         while self.items > items_max || self.text().len() > bytes_max {
@@ -251,14 +251,14 @@ impl List {
         if self.items == 0 {
             *self = List::default();
         } else {
-            // The comma behind it becomes the bracket of what is left.
+            // The comma behind it becomes the opening bracket of the rest.
             self.start += 1 + first.len();
             self.all.replace_range(self.start..=self.start, "[");
         }
         Some(first)
     }
 
-    /// Takes back a `push` of so many bytes, and what [`List::bound`] dropped for it.
+    /// Undoes a `push` of `bytes` bytes, and restores what [`List::bound`] dropped for it.
     pub fn unpush(&mut self, bytes: usize, dropped: &[Box<str>]) {
         let behind = bytes + 1 + usize::from(self.items > 1);
         self.all.truncate(self.all.len().saturating_sub(behind));
@@ -271,7 +271,7 @@ impl List {
         if self.items > 0 {
             front.push(',');
         }
-        // In the place of the bracket, and before it: where it mostly still stands.
+        // Overwrites the bracket and what precedes it, where the dropped text mostly still is.
         let rest = self.start + 1;
         match rest.checked_sub(front.len()).filter(|at| self.all.is_char_boundary(*at)) {
             Some(at) => {
@@ -280,7 +280,7 @@ impl List {
             }
             None => {
                 let rest = self.all.get(rest..).unwrap_or("]");
-                // With room for those that come next.
+                // Leaves room in front for the next ones.
                 self.start = front.len() + rest.len();
                 self.all = format!("{:1$}{front}{rest}", "", self.start);
             }
@@ -349,8 +349,8 @@ mod tests {
         assert!(list.all.capacity() < 100, "{}", list.all.capacity());
     }
 
-    /// Whatever is pushed, dropped and taken back: it is the list, and takes little more memory
-    /// than its text.
+    /// After any sequence of push, drop and undo the list is what it should be, and takes little
+    /// more memory than its text.
     #[test]
     fn a_list_is_what_it_would_be_and_takes_what_its_text_takes() {
         let elements =

@@ -1,4 +1,4 @@
-//! The states of the hub: where they are found, what they weigh, and how they end.
+//! The states of the hub: how they are found, how their bytes are counted, and how they expire.
 
 use super::record::{Before, Key, KeyRef, Undo};
 use super::state::{End, State, Value};
@@ -7,7 +7,7 @@ use crate::arena::Id;
 use crate::time::UnixMillis;
 
 impl Hub {
-    /// The state at a place, as JSON text, at that time.
+    /// The state at a place, as JSON text, at the time `at`.
     pub fn state(
         &self,
         ns: NsId,
@@ -24,9 +24,9 @@ impl Hub {
         table.find(&self.states, self.hash(spot), |state| state.place.spot() == spot)
     }
 
-    /// Drops states whose time has come, at most so many: the others come next, and cannot be read
-    /// meanwhile either. [`Hub::next_end`] tells whether there are any. None is dropped while
-    /// changes are taken back: one of them may have given it its end.
+    /// Drops up to `count` expired states; the rest come next, and cannot be read meanwhile either.
+    /// [`Hub::next_end`] tells whether there are any. Drops none while changes are being undone:
+    /// the expiry may be what one of these set.
     #[inline(always)]
     pub fn advance(&mut self, at: UnixMillis, count: usize, out: &mut impl Outbox) {
         if self.is_taking_back {
@@ -38,7 +38,7 @@ impl Hub {
         }
     }
 
-    /// Drops what has ended, and then what was in namespaces that are no more.
+    /// Drops expired states, then the contents of removed namespaces.
     fn drop_ended(&mut self, count: usize, out: &mut impl Outbox) {
         for _ in 0..count {
             let Some((_, id)) = self.ends.pop_expired() else { return self.bury(count) };
@@ -59,18 +59,18 @@ impl Hub {
         }
     }
 
-    /// When `advance` is wanted next.
+    /// When [`Hub::advance`] or [`Hub::depart`] is wanted next; 0: at once.
     pub fn next_end(&self) -> Option<UnixMillis> {
         let is_busy = self.is_leaving() || self.is_shrinking;
         if is_busy { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
     }
 
-    /// Whether anything ends after that moment: a state, or the grace of an old key.
+    /// Whether anything expires after that time: a state, or the grace period of an old key.
     pub fn has_ends(&self, at: UnixMillis) -> bool {
         !self.ends.is_empty() || at < self.graces_end
     }
 
-    /// Sets the state at a place, in place of the one that is there.
+    /// Sets the state at a place, replacing the one that is there.
     pub(super) fn put_state(
         &mut self,
         ns: NsId,
@@ -96,7 +96,7 @@ impl Hub {
         self.end_at(id, expires);
     }
 
-    /// Gives a state another value; returns the one before.
+    /// Replaces the value of a state; returns the previous one.
     pub(super) fn replace_value(&mut self, id: Id<State>, value: Value) -> Option<Value> {
         let state = self.states.get_mut(id)?;
         let before = std::mem::replace(&mut state.value, value);
@@ -105,7 +105,7 @@ impl Hub {
         Some(before)
     }
 
-    /// Gives a state another text in place of the one before, which nobody wants any more.
+    /// Replaces the text of a state; the previous one is not needed any more.
     #[inline]
     pub(super) fn overwrite(&mut self, id: Id<State>, text: &str) {
         let Some(state) = self.states.get_mut(id) else { return };
@@ -114,7 +114,7 @@ impl Hub {
         self.weigh(ns, before, text.len());
     }
 
-    /// States of a namespace take so many bytes in place of so many.
+    /// Replaces `before` bytes by `after` in the counts of a namespace and of the hub.
     #[inline]
     pub(super) fn weigh(&mut self, ns: NsId, before: usize, after: usize) {
         if before != after
@@ -125,7 +125,7 @@ impl Hub {
         }
     }
 
-    /// Gives a state its end in place of the one before.
+    /// Replaces the expiry of a state.
     #[inline]
     pub(super) fn end_at(&mut self, id: Id<State>, expires: Option<UnixMillis>) {
         let Some(state) = self.states.get_mut(id) else { return };
@@ -206,7 +206,7 @@ mod tests {
         }
     }
 
-    /// The undo of a list that has grown needs the list.
+    /// The undo of a push needs the list to be there.
     #[test]
     fn no_state_ends_while_changes_are_taken_back() {
         struct Undos(Vec<Undo>);

@@ -1,4 +1,4 @@
-//! The wheel beside an ordered map, and what it promises besides.
+//! Compares the wheel with an ordered map, and checks what it promises besides.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ impl Xorshift {
     }
 }
 
-/// The wheel beside the plain truth.
+/// A wheel and its model, an ordered map.
 struct Pair {
     wheel: Wheel<u64>,
     truth: BTreeMap<(u64, u64), Timer>,
@@ -57,7 +57,7 @@ impl Pair {
         self.wheel.advance(to);
     }
 
-    /// Pops one and says whether there was one. What was left over is asked for again.
+    /// Pops a timer; returns whether there was one. Advances again while a crowd is being filed.
     fn pop(&mut self) -> bool {
         let first = self.truth.keys().next().copied().filter(|&(at, _)| at <= self.now);
         let mut popped = self.wheel.pop_expired();
@@ -72,8 +72,8 @@ impl Pair {
         first.is_some_and(|key| self.truth.remove(&key).is_some())
     }
 
-    /// Pops what there is by now; whether that was as it must be: the first of all, or nothing
-    /// as long as a crowd is filed again.
+    /// Pops a timer that is due; returns whether the result is right: the earliest of all, or none
+    /// while a crowd is being filed again.
     fn pop_in_order(&mut self) -> bool {
         let Some(popped) = self.wheel.pop_expired() else {
             let first = self.truth.keys().next();
@@ -125,8 +125,8 @@ fn run(seed: u64, start: u64, steps: usize, bits: u64) {
     assert!(pair.wheel.is_empty() && pair.truth.is_empty());
 }
 
-/// As [`run`], with crowds that end within a moment of any length, and more of what may happen
-/// while one is filed again. Returns how often one was in the midst of that.
+/// As [`run`], with crowds that expire within a span of any length, and more operations while one
+/// is being filed again. Returns how often that was in progress.
 fn run_crowds(seed: u64) -> usize {
     let mut random = Xorshift(seed);
     let mut pair = Pair::new(seed << 12);
@@ -200,7 +200,7 @@ fn a_crowd_that_ends_together_is_filed_again_in_parts() {
             break;
         }
         assert_eq!((wheel.next_at(), wheel.pop_expired()), (Some(4096), None));
-        // Others come for the same time, as many as there is time for: they pay their way.
+        // New timers for the same time, as many as there is time for: each pays for its own filing.
         insert(&mut wheel, 2000);
         before = left(&wheel);
         assert!(before < after, "it does not come to an end");

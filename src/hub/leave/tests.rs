@@ -1,4 +1,4 @@
-//! Crowds that leave: who hears what meanwhile, and how much is done in one turn.
+//! Crowds that leave: who hears what meanwhile, and how much work one turn does.
 
 use super::*;
 use crate::edge::ConnId;
@@ -15,7 +15,7 @@ const AT: UnixMillis = UnixMillis(1000);
 struct Out {
     closed: Vec<(Route, CloseReason)>,
     delivered: Vec<Route>,
-    /// What has changed, and the mark of all that.
+    /// The undos of what has changed, and the mark to report.
     undos: Vec<Undo>,
     mark: u64,
 }
@@ -39,7 +39,7 @@ struct World {
     hub: Hub,
     out: Out,
     ns: NsId,
-    /// How they are reached.
+    /// Each peer with its route.
     peers: Vec<(Route, PeerId)>,
 }
 
@@ -57,7 +57,7 @@ impl World {
         self.hub.apply(AT, &change, &mut self.out).unwrap()
     }
 
-    /// Connections of users of that name, in so many channels each.
+    /// Connects `count` peers of one user, each subscribed to these channels.
     fn crowd(&mut self, count: usize, user: &str, channels: &[&str]) -> Vec<PeerId> {
         let mut one = |i: usize| {
             let cid = Uuid::from_random([i as u8; 16]);
@@ -106,7 +106,7 @@ impl World {
         self.hub.check_invariants();
     }
 
-    /// Who hears the channel, and nobody else is counted.
+    /// Checks that exactly these peers hear the channel and are counted.
     fn assert_heard(&mut self, peers: &[PeerId]) {
         let (mut heard, mut expected) = (self.emit("#vip"), peers.to_vec());
         heard.sort_unstable();
@@ -116,7 +116,7 @@ impl World {
         self.hub.check_invariants();
     }
 
-    /// Turns until nobody is leaving any more, each of which must keep its budget.
+    /// Runs turns until nothing is leaving; checks that each keeps its budget.
     fn rest(&mut self, steps: usize) -> usize {
         let mut turns = 0;
         while self.hub.is_leaving() {
@@ -158,7 +158,7 @@ fn a_crowd_that_closes_at_once_leaves_step_by_step() {
 fn whoever_comes_pays_for_those_who_left() {
     let mut world = World::new();
     for _ in 0..50 {
-        // No turn begins: nobody takes a step but those who subscribe.
+        // No turn begins: only those who subscribe take steps.
         for peer in world.crowd(10, "guest", &["a", "b", "c"]) {
             world.hub.disconnect(peer);
         }
@@ -175,7 +175,7 @@ fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     world.apply(Change::Set { ns, channel, user: None, data, ttl_ms: None, emit: false });
     assert_eq!(world.apply(Change::Remove { ns }), Outcome::Reached(200));
     assert_eq!(world.hub.sizes()[..4], [0; 4]);
-    // Its name can be had again, and those who were in it hear nothing of the new one.
+    // Its name is free again, and its former peers hear nothing of the new one.
     world.apply(Change::Register { name: "a".into(), key: "k".into() });
     world.ns = world.hub.namespace("a").unwrap();
     let new = world.crowd(1, "guest", &["a"]);
@@ -187,7 +187,7 @@ fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     assert_eq!(world.out.closed.len(), 199);
     assert!(world.out.closed.iter().all(|(_, why)| *why == CloseReason::NamespaceRemoved));
     assert_eq!(world.hub.sizes(), [1, 1, 1, 1, 0]);
-    // One that goes while the last one is still being swept out is not forgotten.
+    // A namespace removed while the previous one is still being swept is not forgotten.
     world.crowd(100, "guest", &["a"]);
     assert!(world.hub.declare("b", "k", &mut world.out).is_some());
     let (first, second) = (world.ns, world.hub.namespace("b").unwrap());
@@ -209,7 +209,7 @@ fn a_user_with_a_crowd_of_connections_is_let_go_step_by_step() {
     assert_eq!(world.apply(disconnect.clone()), Outcome::Reached(200));
     assert_eq!(world.apply(disconnect), Outcome::Reached(0));
     assert_eq!(world.hub.sizes()[2..4], [0, 0]);
-    // The same user may come again, and is another.
+    // The same user may connect again, and counts as another.
     let again = world.crowd(1, "guest", &["a"]);
     assert_eq!(world.emit("a"), again);
     assert_eq!(world.hub.verdict(crowd[0]), Some(CloseReason::Disconnected));
@@ -229,7 +229,7 @@ fn a_grant_withdrawn_from_a_crowd_holds_at_once() {
     assert_eq!(world.emit("#vip"), []);
     assert_eq!(world.hub.presence(world.ns, "#vip").connections.len(), 0);
     assert!(world.hub.subscribe(crowd[1], "#vip", AT).is_err());
-    // With another grant whoever subscribes again hears again, and nobody else.
+    // After another grant, only connections that subscribe again hear the channel.
     world.grant(false);
     assert_eq!(world.emit("#vip"), []);
     world.hub.subscribe(crowd[1], "#vip", AT).unwrap();
@@ -272,17 +272,17 @@ fn a_withdrawal_that_is_taken_back_leaves_everybody_where_he_was() {
     let crowd = world.crowd(5, "guest", &["#vip"]);
     world.grant_for_now(true);
     world.assert_heard(&[]);
-    // As long as that is not certain nobody has gone, and no turn comes for it.
+    // Until the withdrawal is final nobody has left, and no turn is wanted for it.
     world.hub.depart(100, &mut world.out);
     assert!(!world.hub.is_leaving());
     assert_eq!(world.subscriptions(), 5);
     assert!(world.hub.subscribe(crowd[0], "#vip", AT).is_err());
-    // Whoever goes himself has gone.
+    // Those who leave by themselves are gone.
     world.hub.unsubscribe(crowd[1], "#vip");
     world.hub.disconnect(crowd[2]);
     world.undo();
     world.assert_heard(&[crowd[0], crowd[3], crowd[4]]);
-    // And when it is certain they have gone as well.
+    // Once it is final, they have left as well.
     world.grant_for_now(true);
     world.hub.keep(world.out.mark);
     assert!(world.hub.is_leaving());
@@ -290,8 +290,8 @@ fn a_withdrawal_that_is_taken_back_leaves_everybody_where_he_was() {
     assert_eq!(world.subscriptions(), 0);
 }
 
-/// A world in which all of this is not certain: withdrawn from the first three, granted, the first
-/// one and the fourth have subscribed, withdrawn, granted, the first one has subscribed.
+/// A world in which none of this is final: withdrawn from the first three, granted, the first and
+/// the fourth subscribed, withdrawn, granted, the first subscribed.
 fn back_and_forth() -> (World, Vec<PeerId>) {
     let mut world = World::new();
     world.grant(false);
@@ -319,7 +319,7 @@ fn withdrawals_are_taken_back_one_after_the_other() {
     world.undo();
     world.assert_heard(&[]);
     world.undo();
-    // Whoever had come in by what is lost is out.
+    // Those who subscribed by the undone grant are out.
     world.assert_heard(&crowd[..3]);
     world.hub.keep(world.out.mark);
     world.rest(100);
@@ -378,21 +378,21 @@ fn many_withdrawals_that_become_certain_at_once_take_many_turns() {
         world.hub.subscribe(peer, "#vip", AT).unwrap();
     }
     world.hub.keep(world.out.mark);
-    // Each of the two is looked at for each withdrawal.
+    // Each withdrawal looks at each of the two connections.
     let turns = world.rest(100);
     assert!((20..40).contains(&turns), "{turns} turns");
     world.assert_heard(&[peer]);
 }
 
-/// Who has come in by which grants: what the hub must make of a private channel and one user.
+/// A model of a private channel and one user: who subscribed by which grant.
 #[derive(Default)]
 struct Private {
-    /// The grants by which each has subscribed, and not left since, the last one last.
+    /// The grants by which each has subscribed without leaving since, the last one last.
     members: BTreeMap<PeerId, Vec<u64>>,
-    /// The one that holds, and how many there have been.
+    /// The grant in force, and how many there have been.
     grant: Option<u64>,
     grants: u64,
-    /// What is not certain: each grant that was given, or withdrawn.
+    /// What is not final: each grant given, or withdrawn.
     uncertain: VecDeque<(u64, bool)>,
 }
 
@@ -411,7 +411,7 @@ impl Private {
         }
     }
 
-    /// The first change that is not certain is.
+    /// The first change that is not final becomes so.
     fn keep(&mut self) {
         if let Some((grant, true)) = self.uncertain.pop_front() {
             self.members.values_mut().for_each(|by| by.retain(|it| *it > grant));
@@ -419,7 +419,7 @@ impl Private {
         }
     }
 
-    /// The last one has never been.
+    /// The last change is undone.
     fn undo(&mut self) {
         let (grant, is_withdrawn) = self.uncertain.pop_back().unwrap();
         self.grant = is_withdrawn.then_some(grant);

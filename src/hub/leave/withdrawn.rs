@@ -1,6 +1,6 @@
-//! Grants that are withdrawn while their users are in the channels: those hear nothing there from
-//! then on, and leave when it is certain. Until then it may be taken back, and they may have been
-//! given another meanwhile. Part of the hub.
+//! Grants that are withdrawn while connections of the user are in the channel: these hear nothing
+//! there from then on, but leave only when the withdrawal is final. Until then it may be undone,
+//! and the user may have been granted access again. Part of the hub.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,29 +9,29 @@ use super::super::{ChannelId, Hub, NsId, PeerId, User};
 use super::Leaving;
 use crate::arena::Id;
 
-/// A user hears a channel no more, but for each connection that has come back since the last of
-/// these. They become certain from the first on, and are taken back from the last on.
+/// Pending withdrawals for one channel and user: they become final from the front, and are undone
+/// from the back. Only connections that subscribed again after the last one hear the channel.
 #[derive(Debug, Default)]
 pub(super) struct Withdrawals {
-    /// Their numbers and marks.
+    /// Number and mark of each, oldest first.
     all: VecDeque<(u64, u64)>,
-    /// Who has subscribed by another grant, behind which of them, and whether it had been in the
-    /// channel.
+    /// Connections that subscribed by a later grant, each with the number of the last withdrawal
+    /// before that, and whether it was still listed in the channel.
     pub readmitted: BTreeMap<(PeerId, u64), bool>,
 }
 
 impl Withdrawals {
-    /// The number of the last one.
+    /// The number of the last withdrawal.
     fn last(&self) -> u64 {
         self.all.back().map_or(0, |(number, _)| *number)
     }
 
-    /// Whether the first is that one.
+    /// Whether the first withdrawal has this number.
     fn begin_with(&self, number: u64) -> bool {
         self.all.front().is_some_and(|(first, _)| *first == number)
     }
 
-    /// A connection is in the channel again.
+    /// A connection has subscribed to the channel again.
     pub fn readmit(&mut self, id: PeerId, was_in: bool) {
         self.readmitted.insert((id, self.last()), was_in);
     }
@@ -40,15 +40,15 @@ impl Withdrawals {
         self.readmitted.contains_key(&(id, self.last()))
     }
 
-    /// That one is certain. Whether a connection has come back behind it, even if that was
-    /// withdrawn as well: what it had been before is of no account any more.
+    /// Withdrawal `number` is final. Returns whether the connection subscribed again after it, even
+    /// if that was withdrawn too; it then counts as one that was not in the channel before.
     fn has_come_back(&mut self, id: PeerId, number: u64) -> bool {
         self.forget(id, number);
         let first = self.readmitted.range_mut((id, number)..=(id, u64::MAX)).next();
         first.map(|(_, was_in)| *was_in = false).is_some()
     }
 
-    /// That a connection has come back before that one no longer matters.
+    /// Forgets that a connection subscribed again before withdrawal `before`.
     pub fn forget(&mut self, id: PeerId, before: u64) {
         while let Some((&key, _)) = self.readmitted.range((id, 0)..(id, before)).next() {
             self.readmitted.remove(&key);
@@ -56,25 +56,25 @@ impl Withdrawals {
     }
 }
 
-/// A user is to leave a channel, when it is certain that the withdrawal is not taken back.
+/// A user that has to leave a channel once a withdrawal is final.
 #[derive(Debug)]
 pub(super) struct Exit {
     of: (ChannelId, Id<User>),
     number: u64,
     pub mark: u64,
-    /// So many of the user's connections, from the first on, have not been looked at.
+    /// How many of the user's connections, counted from the first, are still to be looked at.
     left: usize,
 }
 
 impl Hub {
-    /// The number of the next withdrawal.
+    /// Allocates the number of the next withdrawal.
     pub(in crate::hub) fn next_withdrawal(&mut self) -> u64 {
         self.leaving.withdrawals += 1;
         self.leaving.withdrawals
     }
 
-    /// A grant has been withdrawn: the user's connections hear nothing more in the channel, and
-    /// leave it when the change of that mark cannot be taken back any more.
+    /// Withdraws a grant: the user's connections hear nothing more in the channel, and leave it
+    /// when the change with that mark can no longer be undone.
     pub(in crate::hub) fn withdraw(
         &mut self,
         ns: NsId,
@@ -92,8 +92,8 @@ impl Hub {
         self.forget_withdrawn();
     }
 
-    /// The last withdrawal of a grant is taken back: whoever heard the channel before hears it
-    /// again, even if there would be no room for that.
+    /// Undoes the last withdrawal of a grant: connections that heard the channel before hear it
+    /// again, even if the limits have no room for that.
     pub(in crate::hub) fn undo_withdrawal(&mut self, ns: NsId, grant: GrantRef<'_>, number: u64) {
         let Some(of) = self.find_grantee(ns, grant) else { return };
         if self.leaving.withdrawn.get(&of).is_none_or(|withdrawn| withdrawn.last() != number) {
@@ -104,8 +104,8 @@ impl Hub {
         self.count_subscriptions(ns, heard, 0);
     }
 
-    /// A grant that was given is taken back: whoever has come in by it is out of the channel, or
-    /// where an earlier withdrawal, which may be taken back as well, has left it.
+    /// Undoes a grant: a connection that subscribed by it leaves the channel, or is as an earlier
+    /// withdrawal left it, if that one may still be undone as well.
     pub(in crate::hub) fn undo_grant(&mut self, ns: NsId, grant: GrantRef<'_>) {
         self.drop_grant(ns, grant);
         let Some(of) = self.find_grantee(ns, grant) else { return };
@@ -124,21 +124,21 @@ impl Hub {
         }
     }
 
-    /// A channel and a user, while somebody is in the one, and the other is here.
+    /// Finds channel and user of a grant, if the channel has members and the user connections.
     fn find_grantee(&self, ns: NsId, grant: GrantRef<'_>) -> Option<(ChannelId, Id<User>)> {
         let (channel, _) = self.find_channel(ns, grant.channel)?;
         let (user, _) = self.find_user(ns, grant.user)?;
         Some((channel, user))
     }
 
-    /// A user's connections that hear a channel.
+    /// The user's connections that hear a channel.
     fn hearing(&self, (channel, user): (ChannelId, Id<User>)) -> impl Iterator<Item = PeerId> {
         let peers = self.users.get(user).map_or(&[][..], |user| &user.peers);
         let hears = move |id: &PeerId| self.is_member(*id, channel) && self.hears(*id, channel);
         peers.iter().copied().filter(hears)
     }
 
-    /// The first of the withdrawals, or the last, is over, if it is that one.
+    /// Ends the withdrawal of this number, if it is the first or the last.
     fn drop_withdrawal(&mut self, of: (ChannelId, Id<User>), number: u64) {
         let Some(withdrawn) = self.leaving.withdrawn.get_mut(&of) else { return };
         if withdrawn.begin_with(number) {
@@ -151,7 +151,7 @@ impl Hub {
         }
     }
 
-    /// Checks that of nobody more is known than of those who are in the channel; for tests.
+    /// Checks that readmissions are kept only for members of the channel; for tests.
     pub(in crate::hub) fn check_withdrawn(&self) {
         for ((channel, _), withdrawn) in &self.leaving.withdrawn {
             let mut readmitted = withdrawn.readmitted.keys();
@@ -159,7 +159,7 @@ impl Hub {
         }
     }
 
-    /// Takes those out of channels to whom they were granted no longer.
+    /// Takes connections out of channels whose grant is finally withdrawn, while steps are left.
     pub(super) fn forget_withdrawn(&mut self) {
         while self.leaving.has_exits()
             && self.leaving.spend(1)
@@ -168,10 +168,10 @@ impl Hub {
         {
             let (of, number) = (exit.of, exit.number);
             let peers = self.users.get(of.1).map_or(&[][..], |user| &user.peers);
-            // Whoever leaves in between makes the list shorter, and fills the gap with the last.
+            // A connection that leaves in between shortens the list; the last one fills its gap.
             let at = exit.left.min(peers.len());
             let id = at.checked_sub(1).and_then(|at| peers.get(at)).copied();
-            // It may have been taken back.
+            // The withdrawal may have been undone.
             let withdrawn = withdrawn.get_mut(&of).filter(|it| it.begin_with(number));
             let Some((id, withdrawn)) = id.zip(withdrawn) else {
                 exits.pop_front();

@@ -54,7 +54,7 @@ pub enum Address {
         host: String,
         /// Port.
         port: u16,
-        /// Whether a certificate that a browser would reject ends it.
+        /// Whether to fail on a certificate that a browser would reject.
         is_verified: bool,
     },
 }

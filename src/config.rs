@@ -456,7 +456,7 @@ impl Config {
         Ok(())
     }
 
-    /// Whoever has a token of a namespace can guess at its key offline, unseen.
+    /// Warns of weak keys: with a token of a namespace its key can be guessed offline, unseen.
     fn warn_of_keys(&mut self) {
         let mut weak = self
             .namespaces

@@ -168,7 +168,7 @@ pub(crate) fn random(out: &mut [u8]) -> io::Result<()> {
 }
 
 /// Encodes letters, digits, `_` and `-` as they are, all other bytes as `%2F`. Two names never
-/// share a file: `+`, which stands before the hash of a long one, is in no other.
+/// share a file: `+`, which stands before the hash of a long name, is in no other.
 fn file_name(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len());
     for byte in name.bytes() {

@@ -152,7 +152,7 @@ impl Start {
         self.reactor.now()
     }
 
-    /// Returns what earlier runs have recorded, the time on their scale, and the next journal.
+    /// Returns what earlier runs have recorded, the time on its scale, and the journal, open.
     fn open_store(&mut self, config: &Config) -> io::Result<(Hub, UnixMillis, StoreJournal)> {
         let now = self.now();
         let holder = format!(

@@ -95,9 +95,9 @@ impl Pages<'_> {
         }
     }
 
-    /// Each namespace in one of the first places, and the sum of all others. That is the rest of
-    /// the total, so it needs no look at any of them; it contains what was counted in namespaces
-    /// that are gone, and so its counters never go down.
+    /// Each namespace in one of the first places, and the sum of all others: what is left of the
+    /// total, without a look at any of them. It contains the counts of namespaces that are gone,
+    /// and so its counters only go down when a reload raises `metrics_namespaces`.
     fn namespaces(&self, text: &mut Exposition) {
         let hub = self.switch.hub();
         let metrics = self.switch.metrics();

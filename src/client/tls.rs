@@ -14,7 +14,7 @@ const PIECES: usize = 16;
 /// Most bytes that are read of the program's error output.
 const COMPLAINT_BYTES: u64 = 65_536;
 
-/// How an error begins for a certificate that a browser would reject.
+/// Prefix of the error for a certificate that a browser would reject.
 pub(super) const CERTIFICATE: &str = "the certificate is refused: ";
 
 /// What the program prints when the handshake is over.

@@ -9,7 +9,7 @@ use super::Reactor;
 use super::peer::{Phase, flag};
 use crate::reason::CloseReason;
 
-/// Tokens of what has no slot. Listeners and connections have the numbers below.
+/// Tokens of the waker and of signals. Those of listeners and connections are their slots.
 pub(super) const WAKER: usize = usize::MAX / 2;
 pub(super) const SIGNALS: usize = WAKER + 1;
 

@@ -81,8 +81,8 @@ pub(super) struct Io {
     pub close_ms: u64,
     /// Maximum time from the last byte sent to the end of the connection.
     pub linger_ms: u64,
-    /// The peers that do not take what is published to them; and how much may be queued for a peer
-    /// before it is offered to the kernel in the middle of a turn.
+    /// Tracks the peers that do not take what is published to them. Its rules also bound what may
+    /// be queued for a peer before it is offered to the kernel in the middle of a turn.
     watches: Watches,
     random: Vec<u8>,
     /// Counters; [`Net::meters`] adds what can be read elsewhere.
@@ -93,7 +93,7 @@ pub(super) struct Io {
     pub tails: Tails,
     /// There is more memory to give back.
     pub is_shrinking: bool,
-    /// Where the system reports on the process.
+    /// Files in which the system reports on this process.
     files: Files,
 }
 

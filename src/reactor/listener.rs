@@ -70,8 +70,8 @@ impl Listener {
 
     /// Sets bounds for connections accepted from now on, if this is a TCP listener: how long sent
     /// bytes may stay unacknowledged before the connection ends, and how much the kernel buffers
-    /// for a peer that does not read, or of a browser that is not read, where its own choice may be
-    /// megabytes. Set here because accepted sockets inherit it, which saves three calls for each.
+    /// for a peer that does not read, or from a browser that is not read (its own choice may be
+    /// megabytes). Set here because accepted sockets inherit it, which saves three calls for each.
     /// The admin listener needs none of it: it serves few clients, all bound by the deadlines of
     /// requests, also if they do not take their answers.
     ///

@@ -94,13 +94,13 @@ pub struct Reactor {
     standstills: Standstills,
     io: Io,
     bounds: Bounds,
-    /// The listeners; their slots, among those of the connections, hold an index into this. Once
+    /// The listeners. Their slots, in the same slab as connections, hold an index into this. Once
     /// the server drains only the admin listener is left.
     doors: Slab<Listener>,
-    /// For each signal a stream on which a byte arrives when it comes, and what it asks for.
+    /// Streams on which a byte arrives for each signal, and what that signal asks for.
     signals: Vec<(UnixStream, Signal)>,
     scratch: Vec<u8>,
-    /// Nothing is accepted before then, unless fewer than `starved_sockets` are open.
+    /// No connection is accepted before this, unless fewer sockets are open than so many.
     accept_at: Millis,
     starved_sockets: usize,
     spares: Spares,
@@ -217,7 +217,7 @@ impl Reactor {
         })
     }
 
-    /// Bounds the wait of every turn, whatever is due.
+    /// Limits how long any turn waits for events.
     pub fn wake_every(&mut self, ms: u64) {
         self.idle_ms = Some(ms);
     }
@@ -513,8 +513,8 @@ impl Reactor {
         }
     }
 
-    /// The handler's deadline of a connection has passed. Input that arrived in time may still be
-    /// queued behind that of others: it is read first, and may be what was waited for.
+    /// Handles an expired deadline that the handler has set. Input that arrived in time may still
+    /// be queued behind that of others: it is read first, and may be what was waited for.
     fn time_out(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
         if peer.is(flag::READABLE | flag::ON_READY) && !peer.is(flag::PAUSED) {

@@ -13,7 +13,7 @@ use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::time::Millis;
 
 /// Connections turned away that may be closing at a time, beyond the room for connections: they
-/// have descriptors too. At that number the oldest makes place, once its response is written.
+/// have descriptors too. At that number the oldest makes room, once its response is written.
 const TURNED_AWAY_MAX: usize = 8;
 /// Shortest time until a client is to come back, if there is no room.
 const FULL_SECONDS: u64 = 5;
@@ -47,7 +47,7 @@ impl Reactor {
         }
     }
 
-    /// Returns whether there is a place for one, or a closing connection that makes place.
+    /// Returns whether there is a place for one, or a closing connection that can be ended.
     pub(super) fn has_room(&self, door: Door) -> bool {
         self.is_within(door) || (door != Door::Admin && self.io.parting.count > 0)
     }
@@ -94,7 +94,7 @@ impl Reactor {
             match self.obstacle(listener.door).filter(|_| !self.can_refuse(listener)) {
                 None => Some(self.accept_from()),
                 Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_from())),
-                // The end of a connection makes a turn.
+                // The end of a connection causes a turn.
                 Some(TurnedAway::Full) => None,
             }
         };

@@ -18,7 +18,7 @@ pub(super) const READS_MAX: usize = 32;
 const FIRST_READS_MAX: usize = 128;
 /// Bytes of those passed to the handler in one turn, after which no other of them is read.
 const FIRST_ROUND_BYTES: u64 = 128 * 1024;
-/// The same for browsers. Sent as frames without content only, this is five thousand of them.
+/// The same for browsers. As frames without content alone, this is five thousand of them.
 const READ_ROUND_BYTES: u64 = 32 * 1024;
 /// Connections written to in one turn.
 pub(super) const FLUSHES_MAX: usize = 128;
@@ -29,7 +29,7 @@ const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 pub(super) const LIGHT_BYTES: usize = 16 * 1024;
 /// Bytes written in one turn to connections with more queued, after which no other of them is
 /// written to. The kernel must find memory for each, and on a virtual machine so must the host: ten
-/// microseconds per page after an idle time. That is a third of a millisecond, elsewhere a tenth.
+/// microseconds a page after an idle time. That is a third of a millisecond, and a tenth elsewhere.
 pub(super) const HEAVY_ROUND_BYTES: u64 = 128 * 1024;
 /// Such connections written to in one turn; ending one takes ten microseconds.
 const HEAVY_FLUSHES_MAX: usize = 32;

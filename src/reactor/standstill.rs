@@ -1,6 +1,6 @@
-//! Standstills: times when the process did not run, because its container or machine was paused, or
-//! by a debugger or a busy host. What peers sent meanwhile is in the kernel, and a peer that did
-//! what it should is not cut for it. Part of the reactor, whose turn calls it.
+//! Standstills: times when the process did not run, because of a pause of its container or machine,
+//! a debugger, or a busy host. What peers sent meanwhile is in the kernel, and a peer that did what
+//! it should must not be cut for it. Part of the reactor, whose turn calls it.
 
 use std::time::Duration;
 

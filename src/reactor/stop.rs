@@ -13,13 +13,13 @@ use crate::time::Millis;
 const SAME_STOP_MS: u64 = 100;
 /// Maximum time from the last byte sent to the end of a connection while the server stops.
 const LINGER_MS: u64 = 500;
-/// How long input is still handled, and no longer than half the drain time: a peer that never falls
-/// silent, or does not take its answers, is not waited for.
+/// How long input is still handled, at most half the drain time: a peer that never falls silent, or
+/// does not take its answers, is not waited for.
 const HEAR_MS: u64 = 1000;
-/// How long before the end the last peers are closed, and no longer than a quarter of the drain
-/// time: they need time to take what is queued, and to answer.
+/// How long before the end the last peers are closed, at most a quarter of the drain time: they
+/// need time to take what is queued, and to answer.
 const PART_MS: u64 = 1000;
-/// From the last turn to the end of the process, and no longer than a tenth of the drain time.
+/// From the last turn to the end of the process, at most a tenth of the drain time.
 const CLOSING_MS: u64 = 200;
 
 impl Reactor {

@@ -1,6 +1,6 @@
 //! Tails: input that the handler has not consumed, because it is incomplete or its connection is
-//! paused, and how much consumed input the handler keeps itself. The total is bounded, but for back
-//! ends; beyond the bound the connections with the most, relative to how much they may send, are
+//! paused, and how much consumed input the handler keeps itself. The total, without back ends, is
+//! bounded: beyond that the connections with the most, relative to how much they may send, are
 //! closed. Also reports peers that hang up while paused. Part of the reactor, which reads.
 
 use std::cmp::Reverse;
@@ -116,7 +116,7 @@ impl Reactor {
 
     /// If the total is too large, closes the connections with the most until a quarter is free, so
     /// that the search costs little per byte received. The most is relative to what each may send:
-    /// an unauthenticated one may send little, and if it uses all of it goes first.
+    /// one that has not authenticated may send little, and goes first if it uses all of that.
     pub(super) fn relieve(&mut self, handler: &mut impl Handler) {
         let most = self.bounds.input_bytes;
         if self.io.tails.bytes <= most {

@@ -48,10 +48,10 @@ impl Handler for Late {
 #[derive(Default)]
 struct Crowd {
     conns: Vec<ConnId>,
-    /// Consumes one byte per turn, of the connection that comes first; and has done so.
+    /// Consumes one byte per turn, of the first connection that is read; and has done so.
     is_curt: bool,
     has_enough: bool,
-    /// Connections that have not authenticated.
+    /// How many connections have not authenticated.
     strangers: usize,
     heard: usize,
     heard_of: Vec<ConnId>,

@@ -81,7 +81,7 @@ impl Doors {
         self.stray.clone().into_iter().chain(exposed)
     }
 
-    /// Returns the address of the first listener of that name, if `is_port` of the first on TCP.
+    /// Returns the address of the first listener of that name; with `is_port`, of the first on TCP.
     pub fn address(&self, name: &str, is_port: bool) -> Option<String> {
         let is_it = |(other, it): &&(&str, Listener)| *other == name && !(is_port && it.is_unix());
         self.all.iter().find(is_it).map(|(_, listener)| listener.address())
@@ -132,7 +132,7 @@ fn door_of(name: &str, address: Option<SocketAddr>, config: &Config) -> (&'stati
 }
 
 /// Returns why sockets that a service manager has opened are not for this process, if there are
-/// any: their owner is named, and a process hands its environment on to its children.
+/// any: `LISTEN_PID` names the process they are for, and children inherit that.
 fn stray() -> Option<String> {
     let count = env::var("LISTEN_FDS").ok()?;
     let pid = env::var("LISTEN_PID").ok();

@@ -20,10 +20,10 @@ const OWN_MEMORY: u64 = 24 << 20;
 const LEAST: u64 = 24 << 20;
 /// Room beyond this is not counted.
 const MOST: u64 = 1 << 50;
-/// One part in this many of a control group's memory is for what the kernel keeps for sockets: 1.5
+/// One part in this many of a control group is for what the kernel keeps for sockets, which is 1.5
 /// KB for each idle browser.
 const KERNEL: u64 = 10;
-/// One part in this many is lost to fragmentation: 10 % were measured.
+/// One part in this many is lost to fragmentation; 10 % were measured.
 const WASTE: u64 = 10;
 
 /// How a limit is fitted: its name; the most memory that a unit of it takes, in eighths of a byte;
@@ -67,18 +67,18 @@ const REPLIES: &str = "control_replies_pause_bytes";
 /// The least that `answers_pause_bytes` is lowered to.
 const ANSWERS_PAUSE_BYTES: u64 = 8192;
 
-/// Memory that the process may have, and how much is gone before a client comes, in bytes.
+/// Memory that the process may have, and what is used before any client comes, in bytes.
 struct Bound {
     most: u64,
     own: u64,
-    /// Where the bound comes from, for the log, if nobody has set it.
+    /// Where the bound comes from, for the log, unless it was set for the process.
     nature: &'static str,
 }
 
 /// The log line about limits that were lowered.
 pub struct Fitted {
     pub text: String,
-    /// The process was given less than there is, or too little: somebody may want to change that.
+    /// A bound was set for the process, or is too low: the operator may want to raise it.
     pub is_warning: bool,
 }
 
@@ -159,7 +159,7 @@ fn limits_for(
             "sessions" => all.extend([
                 ("sessions_unauthenticated", value),
                 // A crowd that comes at once is told when to come back before it takes all these
-                // places. The rate after it is not lowered: then a small flood would keep others
+                // places. The rate after that is not lowered: a small flood would then keep others
                 // out.
                 ("admissions_burst", (value / 2).max(1)),
             ]),
@@ -197,10 +197,10 @@ fn bound(store: StoreKind) -> Option<Bound> {
     let group = group_bytes(&groups, Path::new("/sys/fs/cgroup"));
     // A group also counts what the kernel keeps for the sockets of its processes.
     let group = group.map(|bytes| (bytes, OWN_MEMORY + bytes / KERNEL, ""));
-    // Three quarters of it: the rest is for sockets, in the kernel, and other processes.
+    // A quarter is left for sockets, in the kernel, and for other processes.
     let sysinfo = rustix::system::sysinfo();
     let all = (sysinfo.totalram as u64).saturating_mul(sysinfo.mem_unit.into());
-    // `/proc` may show a container less; a service without `/proc` has only this.
+    // `/proc` may show a container less; a service without `/proc` has `sysinfo` alone.
     let shown = machine_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
     let machine = shown.into_iter().chain([all]).filter(|bytes| *bytes > 0).min();
     let machine = machine.map(|all| (all / 4 * 3, OWN_MEMORY, ", three quarters of the machine's"));
@@ -232,7 +232,7 @@ fn group_bytes(groups: &str, root: &Path) -> Option<u64> {
             }
             _ => return None,
         };
-        // In a container this may be the path on the host, of which its own root is the end.
+        // In a container this may be the path on the host, while its own group is the root.
         let path = Path::new(path.trim_start_matches('/'));
         let groups = path.ancestors().map(|path| root.join(path));
         let files = groups.flat_map(|group| names.iter().map(move |name| group.join(name)));

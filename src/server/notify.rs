@@ -72,7 +72,7 @@ impl Notifier {
         self.tell("RELOADING=1");
     }
 
-    /// Reports that this is over, with its outcome as the status of the service.
+    /// Reports the end of a reload, with its outcome as the status of the service.
     pub fn reloaded(&self, outcome: &str) {
         let line = outcome.chars().filter(|c| !c.is_control());
         let line: String = line.take(STATUS_CHARS).collect();

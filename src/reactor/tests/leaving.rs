@@ -19,7 +19,7 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
         assert!(reactor.io.peers.get(gone).is_none() && reactor.io.peers.get(third).is_some());
         assert_eq!(reactor.connections(), 3);
     }
-    // No open connection makes place; and nothing is left of those that were closed.
+    // No open connection is ended for a new one; and nothing is left of those that were closed.
     peers.push(std::net::TcpStream::connect(&address).unwrap());
     turns(&mut reactor, &mut crowd, 6, |_, crowd| crowd.conns.len());
     peers.push(std::net::TcpStream::connect(&address).unwrap());

@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt}
 use super::*;
 use crate::frame::{Frame, Kind};
 
-/// Nothing that is waited for takes longer.
+/// A wait that takes longer has failed.
 const DEADLINE_US: u64 = 20_000_000;
 
 /// Random numbers that are the same for the same seed: xorshift.

@@ -35,9 +35,8 @@ impl Config {
     }
 
     /// Returns one JSON object: `ws`, `ws_unix`, `control`, `control_unix`, `admin`, `data`,
-    /// `store`,
-    /// `sync`, `demo`, `allow_origin`, `trusted_proxy`, `secret_key` (`"set"` or `"not set"`),
-    /// `namespaces` (their names), `sockjs`, `limits`.
+    /// `store`, `sync`, `demo`, `allow_origin`, `trusted_proxy`, `namespaces` (their names),
+    /// `secret_key` (`"set"` or `"not set"`), `sockjs`, `limits`.
     pub fn to_json(&self) -> String {
         let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
         let limits: Vec<String> = Limits::TABLE

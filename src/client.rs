@@ -23,7 +23,7 @@ pub use socket::{Message, Socket};
 
 use tls::Tls;
 
-/// Whether anybody takes a connection at `address`, within 4 s.
+/// Checks that a connection to `address` is accepted within 4 s.
 ///
 /// # Errors
 /// [`ClientError::Connect`].
@@ -31,37 +31,37 @@ pub fn reach(address: &Address) -> Result<(), ClientError> {
     Stream::connect(address).map(drop)
 }
 
-/// Time for a TCP connection, in milliseconds.
+/// Time to connect, in milliseconds.
 const CONNECT_MS: u64 = 4000;
 
 /// Time for an answer, in milliseconds.
 pub(crate) const ANSWER_MS: u64 = 10_000;
 
-/// Longest message or reply that is taken from a server, in bytes: 16 times what its limits allow
-/// if nobody changes them, and no more than a machine has.
+/// Longest message or reply accepted from a server, in bytes: 16 times what its default limits
+/// allow, and no more than a machine has.
 const MESSAGE_BYTES: usize = 1 << 27;
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// `HOST:PORT`; the host may be a name.
     Tcp(String),
     /// A unix socket.
     Unix(PathBuf),
-    /// The same over TLS, by the program `openssl`.
+    /// TCP with TLS, through the program `openssl`.
     Tls {
-        /// A name or an address, an IPv6 one without brackets.
+        /// A name or an IP address, IPv6 without brackets.
         host: String,
         /// Port.
         port: u16,
-        /// Whether a certificate that a browser would refuse ends it.
+        /// Whether to fail on a certificate that a browser would reject.
         is_verified: bool,
     },
 }
 
 impl Address {
-    /// Where to connect to what listens at `address`: for one that means every interface, this
-    /// machine.
+    /// Returns where to reach a server that listens at `address`: on this machine, if that means
+    /// every interface.
     pub fn to_reach(mut address: SocketAddr) -> Address {
         if address.ip().is_unspecified() {
             address.set_ip(match address {
@@ -84,7 +84,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a conversation with a server failed, in words for a person.
+/// Why communication with a server failed, in words for a user.
 #[derive(Debug)]
 pub enum ClientError {
     /// No connection.
@@ -95,9 +95,9 @@ pub enum ClientError {
     Silence,
     /// The server closed, or the network failed.
     Lost,
-    /// What came is not what a server of ours says.
+    /// What came is not from a server of ours.
     Foreign(String),
-    /// It does not take pages of that site.
+    /// It does not accept pages of that site.
     Origin,
     /// It has no room now.
     Full,
@@ -134,13 +134,13 @@ impl fmt::Display for ClientError {
 impl std::error::Error for ClientError {}
 
 impl ClientError {
-    /// Whether TLS would do, but for a certificate that a browser refuses.
+    /// Returns whether TLS failed only for a certificate that a browser rejects.
     pub fn is_certificate(&self) -> bool {
         matches!(self, ClientError::Tls(why) if why.starts_with(tls::CERTIFICATE))
     }
 }
 
-/// A moment until which something must have happened.
+/// The time by which something must have happened.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     clock: Clock,
@@ -154,12 +154,12 @@ impl Deadline {
         Deadline { clock, at }
     }
 
-    /// What is left, `None` if nothing.
+    /// Returns the time left, `None` if there is none.
     fn left(&self) -> Option<Duration> {
         Some(self.at.after(self.clock.now().mono)).filter(|left| !left.is_zero())
     }
 
-    /// The same in milliseconds.
+    /// Returns the time left in milliseconds, at least 1.
     fn left_ms(&self) -> Result<u64, ClientError> {
         let left = self.left().ok_or(ClientError::Silence)?;
         Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1))
@@ -175,7 +175,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Connects, within 4 s, the search for the address of a name included.
+    /// Connects within 4 s, the look-up of a name included.
     pub(crate) fn connect(address: &Address) -> Result<Stream, ClientError> {
         if let Address::Tls { host, port, is_verified } = address {
             return Tls::start(host, *port, *is_verified).map(Stream::Tls);
@@ -183,8 +183,8 @@ impl Stream {
         let failed = |e| ClientError::Connect(address.clone(), e);
         let (sender, receiver) = mailbox();
         let place = address.clone();
-        // On a thread of its own: neither the search for a name's address nor a unix socket has a
-        // time limit to set. Who comes too late finds nobody listening, and the process ends soon.
+        // On a thread of its own: neither the look-up of a name nor a unix socket has a time limit
+        // to set. A late result finds no receiver, and the process ends soon.
         let connect = move || {
             sender.send(match place {
                 Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
@@ -196,13 +196,13 @@ impl Stream {
         let late = |_| Err(ErrorKind::TimedOut.into());
         let stream = connected.unwrap_or_else(late).map_err(failed)?;
         if let Stream::Tcp(stream) = &stream {
-            // One that cannot be set costs a delay, no more.
+            // If this fails, it costs a delay, no more.
             let _ = stream.set_nodelay(true);
         }
         Ok(stream)
     }
 
-    /// Some bytes, at least one.
+    /// Reads at least one byte.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
@@ -246,7 +246,7 @@ impl Stream {
     }
 }
 
-/// A socket whose time-out has come says `WouldBlock`; the deadline decides whether that is final.
+/// Whether to try again: an expired time-out is a `WouldBlock`; the deadline decides what is final.
 fn is_retried(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

@@ -1,7 +1,7 @@
-//! Flags, environment and a file → one checked [`Config`]. A flag overrides the environment, the
-//! environment the file, the file the default. Owns the names of all settings and the rules for
-//! their values; opens no port and writes nothing. Called by the command line; the server runs by
-//! it.
+//! Builds one checked [`Config`] from flags, environment and a file. A flag overrides the
+//! environment, the environment the file, the file the default. Owns the names of all settings and
+//! the rules for their values; opens no port and writes nothing. Called by the command line; the
+//! server runs by it.
 //!
 //! Names in the environment do not collide with those that Kubernetes sets for a service called
 //! `fws` (`FWS_PORT=tcp://…`, `FWS_SERVICE_HOST`, …).
@@ -30,7 +30,7 @@ pub use origin::check_page;
 pub use secret::Secret;
 use value::{parse_bool, parse_path, parse_store, parse_sync, parse_unix_path, unit};
 
-/// Of so many namespaces it is said by name that their keys may be guessed.
+/// Namespaces with weak keys that are warned of by name, at most.
 const WEAK_KEYS_TOLD: usize = 20;
 
 /// The namespace that `demo` adds.
@@ -57,7 +57,7 @@ const SETTINGS: [Setting; 11] = [
     Setting { key: "trusted_proxy", flag: "--trusted-proxy", variable: "FWS_TRUSTED_PROXY" },
 ];
 
-/// Limits of which the first must not be more than the second.
+/// Pairs of limits of which the first must not exceed the second.
 pub const ORDERED: [(&str, &str); 6] = [
     ("control_connections", "connections"),
     ("control_frame_bytes", "control_input_bytes"),
@@ -67,12 +67,12 @@ pub const ORDERED: [(&str, &str); 6] = [
     ("answers_unauthenticated_bytes", "answers_pause_bytes"),
 ];
 
-/// What of SockJS can be switched, under the key `sockjs` of the file.
+/// The parts of SockJS that can be switched, under the key `sockjs` of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SockJs {
     /// Whether answers set the cookie `JSESSIONID`, which some load balancers go by.
     pub cookie: bool,
-    /// Whether `jsonp` is served: a script of the server's then runs in the page.
+    /// Whether `jsonp` is served, by which a script of the server's runs in the page.
     pub jsonp: bool,
     /// Whether `htmlfile` is served.
     pub htmlfile: bool,
@@ -89,20 +89,20 @@ impl Default for SockJs {
 /// The configuration in force, checked: every value is within its bounds.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where browsers connect, unless they come through the unix socket alone. Port 0: the system
-    /// picks one.
+    /// Where browsers connect; `None` if only through the unix socket. Port 0: the system picks
+    /// one.
     pub ws: Option<SocketAddr>,
-    /// Where browsers, or proxies for them, connect as well, if set: a unix socket.
+    /// A unix socket where browsers, or proxies for them, connect as well, if set.
     pub ws_unix: Option<PathBuf>,
-    /// Where back ends connect. Loopback unless told otherwise. Port 0: the system picks one.
+    /// Where back ends connect; loopback by default. Port 0: the system picks one.
     pub control: SocketAddr,
-    /// Where back ends connect as well, if set: a unix socket.
+    /// A unix socket where back ends connect as well, if set.
     pub control_unix: Option<PathBuf>,
-    /// Where metrics and health are shown, if set. Port 0: the system picks one.
+    /// Where metrics and health are served, if set. Port 0: the system picks one.
     pub admin: Option<SocketAddr>,
     /// The data folder. Need not exist yet.
     pub data: PathBuf,
-    /// What keeps what is recorded.
+    /// What stores recorded changes.
     pub store: StoreKind,
     /// When a state must be on disk.
     pub sync: SyncPolicy,
@@ -110,14 +110,14 @@ pub struct Config {
     pub demo: bool,
     /// The server key, if it is configured; see [`crate::keys::server_key`].
     pub secret_key: Option<Secret>,
-    /// Namespaces that are there from the start, with their keys, in the order of the file. No
-    /// name comes twice.
+    /// Namespaces that exist from the start, with their keys, in the order of the file. Names are
+    /// unique.
     pub namespaces: Vec<(String, Secret)>,
-    /// What of SockJS can be switched.
+    /// The parts of SockJS that can be switched.
     pub sockjs: SockJs,
-    /// Sites whose pages may connect, each as browsers write it in `Origin`. Empty: all may.
+    /// Origins whose pages may connect, as browsers write them in `Origin`. Empty: all may.
     pub allow_origin: Vec<String>,
-    /// Proxies that are believed where they say whom they speak for. None unless told otherwise.
+    /// Proxies that are trusted to name the client they speak for. None by default.
     pub proxies: Proxies,
     /// Every limit.
     pub limits: Limits,
@@ -125,7 +125,7 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// What is not wrong but not good either: one line each, for the log at start.
     pub warnings: Vec<String>,
-    /// What is neither and worth a line there all the same.
+    /// Other lines for the log at start.
     pub notes: Vec<String>,
     sources: Vec<(&'static str, Source)>,
     limit_sources: Vec<(&'static str, Source)>,
@@ -158,12 +158,12 @@ impl Default for Config {
     }
 }
 
-/// What keeps what is recorded.
+/// What stores recorded changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
     /// A file in the data folder.
     Redb,
-    /// Nothing: it is lost when the server ends.
+    /// Nothing: they are lost when the server ends.
     None,
 }
 
@@ -179,7 +179,7 @@ impl fmt::Display for StoreKind {
 /// Where the value of a setting comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody said anything.
+    /// It is not configured.
     Default,
     /// The configuration file.
     File,
@@ -199,8 +199,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// One line: where (flag, variable, or file and key), what is wrong there, and the nearest right
-/// name. Holds no key.
+/// One line: where (flag, variable, or file and key), what is wrong, and the nearest correct name.
+/// Contains no key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
 
@@ -213,12 +213,12 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Makes the configuration. `flags` are names without dashes and their values, of which those
-    /// that are no setting are passed over; `environment` is the whole of it; `read_file` is
-    /// called for the configuration file, if one is named ([`ConfigFile::read`]).
+    /// Builds the configuration. `flags` are names without dashes and their values; those that are
+    /// no setting are ignored. `environment` is all of it; `read_file` is called for the
+    /// configuration file, if one is named ([`ConfigFile::read`]).
     ///
     /// # Errors
-    /// The first thing that is wrong, whether or not a stronger source hides it.
+    /// The first thing that is wrong, also if a stronger source overrides it.
     pub fn load<'a>(
         flags: &[(&'a str, &'a str)],
         environment: &[(String, String)],
@@ -248,8 +248,8 @@ impl Config {
         Ok(config)
     }
 
-    /// This configuration, with what of another one a running server can take: all but where it
-    /// listens, what it holds, and the limit that is another thread's.
+    /// Returns this configuration with what a running server can take from another one: keys,
+    /// namespaces, SockJS, origins, and limits but `store_retry_ms`, which another thread has.
     pub(crate) fn adopting(&self, other: &Config) -> Config {
         let store_retry_ms = self.limits.store_retry_ms;
         Config {
@@ -263,22 +263,22 @@ impl Config {
         }
     }
 
-    /// Whether the demo has a namespace that is none of the configured ones.
+    /// Returns whether the demo adds a namespace that is not configured.
     pub fn adds_demo(&self) -> bool {
         self.demo && !self.namespaces.iter().any(|(name, _)| name == DEMO_NAMESPACE)
     }
 
-    /// Where the value of a setting (by its key in the file) comes from.
+    /// Returns where the value of a setting (by its key in the file) comes from.
     pub fn source(&self, key: &str) -> Source {
         last(&self.sources, key)
     }
 
-    /// Where the value of a limit comes from.
+    /// Returns where the value of a limit comes from.
     pub fn limit_source(&self, name: &str) -> Source {
         last(&self.limit_sources, name)
     }
 
-    /// The file, if one is named, first by its flag and then by its variable.
+    /// Reads the file, if one is named; its flag is stronger than its variable.
     fn read(
         &mut self,
         flags: &[(&str, &str)],
@@ -320,11 +320,11 @@ impl Config {
             "allow_origin" => {
                 let origins = origin::parse_all(value)?;
                 if origins.is_empty() {
-                    // As a script writes whose variable is not set: that must open nothing.
+                    // As from a script whose variable is not set: that must not let every site in.
                     return Err("there is no site in it: leave it out if any may connect".into());
                 }
                 if self.source(setting.key) != source {
-                    // A stronger list replaces the weaker one.
+                    // The list of a stronger source replaces the weaker one.
                     self.allow_origin.clear();
                 }
                 self.allow_origin.extend(origins);
@@ -379,13 +379,13 @@ impl Config {
         Ok(())
     }
 
-    /// What is wrong with this as the server key, if it is the key of a namespace as well.
+    /// Returns what is wrong with this as the server key, if a namespace has the same key.
     pub fn opens_too_much(&self, key: &Secret) -> Option<String> {
         let (name, _) = self.namespaces.iter().find(|(_, other)| other == key)?;
         Some(format!("the server key is also the key of namespace {name:?}"))
     }
 
-    /// What can only be checked when all is known.
+    /// Checks what can only be checked when everything is known.
     fn finish(&mut self) -> Result<(), ConfigError> {
         if let Some(key) = &self.secret_key {
             let place = match self.source("secret_key") {
@@ -456,7 +456,7 @@ impl Config {
         Ok(())
     }
 
-    /// Whoever has a token of a namespace can try keys, and nobody sees it.
+    /// Warns of weak keys: with a token of a namespace its key can be guessed offline, unseen.
     fn warn_of_keys(&mut self) {
         let mut weak = self
             .namespaces
@@ -491,7 +491,7 @@ impl Config {
         }
     }
 
-    /// A limit that nobody set follows the one that it must not exceed.
+    /// Checks [`ORDERED`]; a limit that is not configured follows the one that it must not exceed.
     fn order_limits(&mut self) -> Result<(), ConfigError> {
         for (small, large) in ORDERED {
             let (Some(low), Some(high)) = (self.limits.get(small), self.limits.get(large)) else {
@@ -511,8 +511,8 @@ impl Config {
     }
 }
 
-/// What is to be known of a port that others than this machine reach: `key` is the setting that
-/// says where it is, of back ends or of the admin's.
+/// Returns a warning about a port that other machines can reach. `key` is the setting that says
+/// where it is, for back ends or for the admin.
 pub fn exposure(key: &str, address: SocketAddr) -> Option<String> {
     if address.ip().is_loopback() {
         return None;

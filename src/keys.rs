@@ -1,6 +1,6 @@
 //! Keys on disk: the server key (`DATA/server.key`) and those of namespaces (`DATA/keys/NAME`), for
-//! the commands on the same machine. Owns the form of these files; prints and logs nothing. Called
-//! by the server, at its start and at a reload, and by the command line.
+//! commands on the same machine. Owns the format of these files; prints and logs nothing. Called by
+//! the server, at its start and at a reload, and by the command line.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -15,17 +15,17 @@ use sha2::{Digest, Sha256};
 use crate::config::{Config, ConfigFile, Secret};
 use crate::durable::{at, make_folder, sync_name};
 
-/// A file name longer than this (in bytes) is cut, and ended with a hash of the whole. Most file
-/// systems take 255.
+/// A file name longer than this (in bytes) is cut, and ends in a hash of the whole name. Most file
+/// systems allow 255.
 const FILE_NAME_BYTES: usize = 180;
 
-/// Bytes drawn for a new server key: 192 bits.
+/// Random bytes of a new server key: 192 bits.
 const KEY_BYTES: usize = 24;
 
-/// How the name of a file begins that is not whole yet, before random digits.
+/// Prefix of the name of a file that is not complete yet, before random digits.
 const TEMPORARY: &str = ".new-";
 
-/// Bytes drawn for these digits, two of each.
+/// Random bytes for these digits, two of each.
 const TEMPORARY_BYTES: usize = 8;
 
 /// Where the server key comes from.
@@ -39,8 +39,8 @@ pub enum KeyOrigin {
     Made(PathBuf),
 }
 
-/// The server key: the configured one, or the one in the data folder, or a new one, which is put
-/// there first (mode 0600, folder 0700). For starts: what others have left half-way goes as well.
+/// Returns the server key: the configured one, or the one in the data folder, or a new one, which
+/// is stored there first (mode 0600, folder 0700). For starts: also removes incomplete files.
 ///
 /// # Errors
 /// Those of the file system and of the random source; `InvalidData` for a file without a key, and
@@ -63,7 +63,7 @@ pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
     Ok((key, KeyOrigin::Made(path)))
 }
 
-/// What is to be said of a server key that is not configured but read from its file: others than
+/// Returns warnings about a server key that is not configured but read from its file: others than
 /// its owner may read it, or the key may be guessed.
 pub fn server_key_warnings(config: &Config, key: &Secret) -> Vec<String> {
     if config.secret_key.is_some() {
@@ -78,7 +78,7 @@ pub fn server_key_warnings(config: &Config, key: &Secret) -> Vec<String> {
     open.into_iter().chain(weak).collect()
 }
 
-/// The server key, if it is configured or a start has made one.
+/// Returns the server key, if it is configured or an earlier start has made one.
 ///
 /// # Errors
 /// As [`server_key`].
@@ -89,7 +89,7 @@ pub fn known_server_key(config: &Config) -> io::Result<Option<Secret>> {
     }
 }
 
-/// The same for a configuration that is checked: the key may be no namespace's as well.
+/// As [`known_server_key`], for a configuration to be checked: no namespace may have this key.
 ///
 /// # Errors
 /// As [`known_server_key`]; `InvalidData` for the key of a namespace.
@@ -101,22 +101,22 @@ pub fn checked_server_key(config: &Config) -> io::Result<Option<Secret>> {
     }
 }
 
-/// Where a start without a configured server key keeps it.
+/// Returns where a start without a configured server key keeps it.
 pub fn server_key_path(data: &Path) -> PathBuf {
     data.join("server.key")
 }
 
-/// The turn of a command that has the server make or end a key and then keeps what came of it; it
-/// lasts as long as the file is there. If another one is at it, `wait` is called, and it waits for
-/// that to end: so the key that is kept is the last one. `None` where no keys are kept.
+/// Takes the lock for a command that has the server make or revoke a key and then stores the
+/// outcome; held while the returned file is open. If another command has it, calls `wait` and
+/// blocks, so that the last key made is the one stored. `None` if no keys are kept.
 pub fn turn(data: &Path, wait: impl FnOnce()) -> Option<File> {
     let folder = data.join("keys");
     if data.is_dir() {
-        // If it cannot be made, none is kept in it either.
+        // If it cannot be made, no key is kept in it either.
         let _ = make_folder(&folder);
     }
     let folder = File::open(folder).ok()?;
-    // A file system that knows no locks gives no turns.
+    // On a file system without locks, commands do not wait for each other.
     if let Err(Errno::WOULDBLOCK) = flock(&folder, FlockOperation::NonBlockingLockExclusive) {
         wait();
         let _ = flock(&folder, FlockOperation::LockExclusive);
@@ -124,8 +124,8 @@ pub fn turn(data: &Path, wait: impl FnOnce()) -> Option<File> {
     Some(folder)
 }
 
-/// Keeps the key of a namespace, in place of an earlier one (mode 0600, folders 0700), and says
-/// where.
+/// Stores the key of a namespace, in place of an earlier one (mode 0600, folders 0700), and returns
+/// its path.
 ///
 /// # Errors
 /// Those of the file system.
@@ -136,7 +136,7 @@ pub fn store(data: &Path, name: &str, key: &Secret) -> io::Result<PathBuf> {
     Ok(path(data, name))
 }
 
-/// The key of a namespace, if it is kept here.
+/// Returns the key of a namespace, if it is kept here.
 ///
 /// # Errors
 /// Those of the file system; `InvalidData` for a file without a key.
@@ -144,7 +144,7 @@ pub fn load(data: &Path, name: &str) -> io::Result<Option<Secret>> {
     read(&path(data, name))
 }
 
-/// Takes the key of a namespace away, if it is kept here; `false` if it is not.
+/// Removes the key of a namespace; returns `false` if none is kept here.
 ///
 /// # Errors
 /// Those of the file system.
@@ -157,7 +157,7 @@ pub fn forget(data: &Path, name: &str) -> io::Result<bool> {
     }
 }
 
-/// Where the key of a namespace is kept.
+/// Returns where the key of a namespace is kept.
 pub fn path(data: &Path, name: &str) -> PathBuf {
     data.join("keys").join(file_name(name))
 }
@@ -167,8 +167,8 @@ pub(crate) fn random(out: &mut [u8]) -> io::Result<()> {
     getrandom::fill(out).map_err(|e| io::Error::other(format!("no random numbers: {e}")))
 }
 
-/// Letters, digits, `_` and `-` as they are, all other bytes as `%2F`. Two names never share a
-/// file: `+`, which ends the part that was kept of a long one, is in no other.
+/// Encodes letters, digits, `_` and `-` as they are, all other bytes as `%2F`. Two names never
+/// share a file: `+`, which stands before the hash of a long name, is in no other.
 fn file_name(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -194,10 +194,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn read(path: &Path) -> io::Result<Option<Secret>> {
-    // A reload reads it as well.
+    // A reload reads it too, and must not wait for the writer of a pipe.
     match ConfigFile::read_again(path).map(|file| file.text) {
         Ok(text) => {
-            // Some editors put a byte order mark there, which nobody sees.
+            // Some editors write a byte order mark, which is invisible.
             let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             secret(text.trim_end_matches(['\r', '\n']).to_string(), path).map(Some)
         }
@@ -210,7 +210,7 @@ fn secret(key: String, path: &Path) -> io::Result<Secret> {
     Secret::server(key).map_err(|wrong| at(path, io::Error::new(ErrorKind::InvalidData, wrong)))
 }
 
-/// All or nothing, also if the machine stops half-way: a new file, on disk, then renamed.
+/// Writes atomically, even if the machine stops half-way: a new file, synced, then renamed.
 fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
     sweep(folder);
     let path = folder.join(name);
@@ -225,27 +225,27 @@ fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
         written.inspect_err(|_| drop(fs::remove_file(&temporary)))
     };
     let written = replace().or_else(|e| match e.kind() {
-        // Who sweeps may have come between the file and its lock: hardly twice.
+        // A sweep may have come between the file and its lock: hardly twice.
         ErrorKind::NotFound => replace(),
         _ => Err(e),
     });
     written.map_err(|e| at(&path, e))
 }
 
-/// A new file, and where it is. As long as it is open it is locked, which no file is that a
-/// process has left when it was killed.
+/// Creates a file and returns it with its path. It is locked as long as it is open, unlike those
+/// left by processes that were killed.
 fn temporary(folder: &Path) -> io::Result<(File, PathBuf)> {
     let mut bytes = [0; TEMPORARY_BYTES];
     random(&mut bytes)?;
     let path = folder.join(format!("{TEMPORARY}{}", hex(&bytes)));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    // A file system that knows no locks gives none to who sweeps either.
+    // On a file system without locks a sweep gets none either.
     let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
     Ok((file, path))
 }
 
-/// Takes away what processes that were killed have left half-way, and nothing else. Nobody is told
-/// what fails: it is in nobody's way, and the next one tries again.
+/// Removes what processes that were killed have left incomplete, and nothing else. Errors are
+/// ignored: such a file does no harm, and the next sweep tries again.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_str().is_some_and(is_temporary)
@@ -270,7 +270,7 @@ fn is_temporary(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// A folder that is there for one test.
+    /// A folder that exists for one test.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -312,10 +312,10 @@ mod tests {
             fs::write(&path, bad).unwrap();
             assert_eq!(server_key(&config).unwrap_err().kind(), ErrorKind::InvalidData, "{bad:?}");
         }
-        // As editors leave it that mark what is UTF-8, and end lines as Windows does.
+        // As left by an editor that writes a byte order mark and Windows line ends.
         fs::write(&path, format!("\u{feff}{}\r\n", made.expose())).unwrap();
         assert_eq!(known_server_key(&config).unwrap(), Some(made));
-        // Whoever writes to a pipe may never come: this ends all the same.
+        // A pipe may never have a writer: this ends all the same.
         fs::remove_file(&path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
         assert_eq!(known_server_key(&config).unwrap_err().kind(), ErrorKind::InvalidInput);

@@ -1,5 +1,5 @@
-//! The server as a process: descriptors, keys, doors, signals; then the loop. It joins the parts,
-//! and makes none of their decisions. Called by `fws serve`.
+//! The server as a process: descriptors, keys, listeners, signals; then the loop. It joins the
+//! parts, and makes none of their decisions. Called by `fws serve`.
 
 mod doors;
 mod memory;
@@ -37,23 +37,23 @@ use reload::InForce;
 pub use memory::fit as fit_memory;
 pub use reload::Reread;
 
-/// Descriptors kept for what is no connection that is counted in `connections`: 20 for back ends
-/// that come late, eight for newcomers that are turned away, eight for those who watch; and of the
-/// rest 25 for standard streams, doors, epoll, signals, the store and the service manager, and
-/// three for files that are opened for a moment, as when the store is written anew.
+/// Descriptors reserved for what is not counted in `connections`: 20 for late back ends, eight for
+/// connections that are turned away, eight for admin clients; of the rest 25 for standard streams,
+/// listeners, epoll, signals, the store and the service manager, and three for files that are open
+/// for a moment, as when the store is rewritten.
 const DESCRIPTORS_KEPT: u64 = 64;
-/// A server with less room than this is none.
+/// With room for fewer connections the server does not start.
 const CONNECTIONS_MIN: usize = 16;
-/// Of those kept, so many are for back ends that come when `connections` are open: browsers, who
-/// come in crowds, must not lock out those who speak to them.
+/// Of those reserved, how many are for back ends that come when `connections` are open: browsers,
+/// which come in crowds, must not lock out the back ends that speak to them.
 const CONTROL_RESERVE: usize = 20;
 
-/// Runs the server until it is told to stop by SIGTERM or SIGINT. At SIGHUP it takes the
-/// configuration that `reread` gives it, if that is good.
+/// Runs the server until SIGTERM or SIGINT tells it to stop. On SIGHUP applies the configuration
+/// that `reread` returns, if it is valid.
 ///
 /// # Errors
-/// What stands in the way of the start, as one line for the operator; afterwards only what no turn
-/// of the loop can mend, and at the end how much was acknowledged and is not on disk.
+/// What prevents the start, as one line for the operator; afterwards only what no turn of the loop
+/// can fix, and at the end how much was acknowledged and is not on disk.
 pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
     if let Some(fitted) = memory::fit(&mut config) {
         let said = if fitted.is_warning { &mut config.warnings } else { &mut config.notes };
@@ -72,7 +72,7 @@ pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
     }
 }
 
-/// [`run`] on a journal that keeps nothing.
+/// As [`run`], with a journal that keeps nothing.
 ///
 /// # Errors
 /// As [`run`].
@@ -88,7 +88,7 @@ pub fn run_with(
     start.run(config, hub, at, Box::new(journal), reread)
 }
 
-/// Says which limits there is more than, as in a store that comes from a larger machine.
+/// Logs which limits are exceeded, as by a store that comes from a larger machine.
 fn tell_of_too_much(hub: &Hub, limits: &Limits, at: UnixMillis) {
     let ([namespaces, .., states], (grants, bytes)) = (hub.sizes(), hub.grants_and_states_bytes());
     let all = [
@@ -103,32 +103,32 @@ fn tell_of_too_much(hub: &Hub, limits: &Limits, at: UnixMillis) {
     }
 }
 
-/// A server on its way to its first turn.
+/// A server before its first turn.
 struct Start {
     reactor: Reactor,
-    /// A signal to stop ends the process, and not the loop, which does not turn yet.
+    /// While set, a stop signal ends the process, since the loop does not turn yet.
     is_loading: Arc<AtomicBool>,
 }
 
 impl Start {
     fn new(config: &Config) -> io::Result<Start> {
         log::tell_panics();
-        // What we make is ours alone; the unix socket has its own mode.
+        // Our files are for this user only; the unix socket has its own mode.
         umask(rustix::fs::Mode::from_raw_mode(0o077));
         let (connections, descriptors) = open_connections(&config.limits)?;
         let mut reactor = Reactor::new(bounds(&config.limits, connections))?;
-        // The signal that would end the process means something else from here on.
+        // SIGHUP would end the process; from here on it means reload.
         reactor.add_signals(signals(&[SIGHUP])?, Signal::Reload)?;
         let is_loading = Arc::new(AtomicBool::new(true));
         for stop in [SIGTERM, SIGINT] {
-            // What the kernel does by itself, but not in the first process of a container: there
-            // it would be lost.
+            // The kernel does this by default, but not for the first process of a container, where
+            // the signal would be lost.
             let is_loading = is_loading.clone();
             signal_hook::flag::register_conditional_shutdown(stop, 0, is_loading)?;
         }
         for stray in [SIGUSR1, SIGUSR2, SIGXFSZ] {
-            // Nobody looks whether it has come: it means nothing here, and is to end nothing. Of a
-            // file that may be no longer the write itself says so.
+            // These mean nothing here and must not end the process: the flags are never read. If a
+            // file may not grow, the write itself reports it.
             signal_hook::flag::register(stray, Arc::default())?;
         }
         let at = reactor.now().unix;
@@ -140,7 +140,7 @@ impl Start {
             log::info(at, format_args!("{note}"));
         }
         if let Err(error) = make_folder(&config.data) {
-            // Whoever needs it says so; with all that is configured nobody may.
+            // What needs the folder reports it; if everything is configured, nothing may.
             log::warning(at, format_args!("no data folder, so no key is kept: {error}"));
         }
         let room = log::Count(connections as u64, "connection", "connections");
@@ -152,7 +152,7 @@ impl Start {
         self.reactor.now()
     }
 
-    /// What earlier runs have recorded, the time on their scale, and the journal that goes on.
+    /// Returns what earlier runs have recorded, the time on its scale, and the journal, open.
     fn open_store(&mut self, config: &Config) -> io::Result<(Hub, UnixMillis, StoreJournal)> {
         let now = self.now();
         let holder = format!(
@@ -181,7 +181,7 @@ impl Start {
         Ok((hub, at, journal))
     }
 
-    /// Turns until the end, and keeps the service manager informed.
+    /// Runs turns until the end, and keeps the service manager informed.
     fn turn(&mut self, handler: &mut AdminDoor, mut in_force: InForce<'_>) -> io::Result<()> {
         let mut notifier = Notifier::new(|name| std::env::var_os(name));
         if let Some(ms) = notifier.wake_every() {
@@ -211,7 +211,7 @@ impl Start {
         Ok(())
     }
 
-    /// Says that a signal to stop has come, and what happens until the end.
+    /// Logs that a stop signal has come, and what happens until the end.
     fn tell_of_stop(&self, drain_ms: usize) {
         let count = self.reactor.connections() as u64;
         let there = log::Count(count, "connection is", "connections are");
@@ -229,9 +229,9 @@ impl Start {
     ) -> io::Result<()> {
         self.reactor.add_signals(signals(&[SIGTERM, SIGINT])?, Signal::Stop)?;
         self.is_loading.store(false, Ordering::Relaxed);
-        // Only now that the folder is ours: it may have to be made there.
+        // Only now that we hold the data folder: the key may have to be created there.
         let server_key = server_key(&config, self.now().unix)?;
-        // Bound, so that their addresses are known; nobody is let in before the loop runs.
+        // Bound now, so that the addresses are known; nothing is accepted before the loop runs.
         let doors = Doors::open(&config)?;
         let control = doors.address("control", false).unwrap_or_default();
         let command = demo::command(&config, &control);
@@ -290,7 +290,7 @@ impl Start {
     }
 }
 
-/// How many connections there is room for, and the descriptors that this process may have.
+/// Returns how many connections there is room for, and the limit of descriptors.
 fn open_connections(limits: &Limits) -> io::Result<(usize, u64)> {
     let descriptors = raise_descriptor_limit();
     let room = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_KEPT));
@@ -305,7 +305,7 @@ fn open_connections(limits: &Limits) -> io::Result<(usize, u64)> {
     Ok((connections, descriptors))
 }
 
-/// The bounds of the reactor, with room for so many connections.
+/// Returns the bounds of the reactor, with room for so many connections.
 fn bounds(limits: &Limits, connections: usize) -> Bounds {
     Bounds {
         connections,
@@ -321,13 +321,13 @@ fn bounds(limits: &Limits, connections: usize) -> Bounds {
     }
 }
 
-/// How browsers are served.
+/// Returns the settings for browsers: SockJS and the allowed origins.
 fn sockjs(config: &Config) -> SockJs {
     let crate::config::SockJs { cookie, jsonp, htmlfile, script } = config.sockjs.clone();
     SockJs { cookie, jsonp, htmlfile, script, origins: config.allow_origin.clone() }
 }
 
-/// The server key; where it is goes to the log, what it is does not.
+/// Returns the server key, and logs where it is; never what it is.
 fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
     let (key, origin) = keys::server_key(config)?;
     match origin {
@@ -344,7 +344,7 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
     Ok(key)
 }
 
-/// The namespaces that the configuration names, and the demo's.
+/// Declares the namespaces that the configuration names, and the demo's.
 fn declare(config: &Config, switch: &mut Switch, at: UnixMillis) -> io::Result<()> {
     let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
     let mut news = News::new("", at);
@@ -365,7 +365,7 @@ fn namespace_full(name: &str, max: usize) -> String {
     format!("no room for namespace {name:?}: there are {max} (limit namespaces)")
 }
 
-/// A stream on which a byte arrives for each of these signals.
+/// Returns a stream on which a byte arrives for each of these signals.
 fn signals(signals: &[i32]) -> io::Result<mio::net::UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;

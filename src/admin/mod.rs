@@ -1,7 +1,7 @@
-//! The admin door: metrics and health over HTTP, for monitoring. It stands in front of the switch
-//! as a [`Handler`] and passes on everything that came through other doors, so the switch knows
-//! nothing of it; what it shows it reads there, without changing anything. Its HTTP is that of the
-//! web door, with the same limits and deadlines. Made by the server, called by the reactor.
+//! The admin listener: metrics and health over HTTP, for monitoring. It wraps the switch as a
+//! [`Handler`] and passes on what came through other listeners, so the switch knows nothing of it;
+//! it reads from the switch what it shows, and changes nothing. Its HTTP is that of the web
+//! listener, with the same limits and deadlines. Made by the server, called by the reactor.
 
 mod report;
 
@@ -18,13 +18,13 @@ use crate::switch::{SockJs, Switch};
 use crate::time::{Millis, Now};
 use crate::web::{Application, Message, Outlet, Parting, Web};
 
-/// A switch, and the door through which it can be watched.
+/// A switch, and the listener through which it is monitored.
 #[derive(Debug)]
 pub struct AdminDoor {
     switch: Switch,
     web: Web<Infallible>,
-    /// Who came through this door, a few, and mostly nobody: first whoever has asked for nothing
-    /// for the longest time.
+    /// Connections of this listener, few and mostly none; first the one that has been without a
+    /// request for the longest time.
     conns: Vec<ConnId>,
     started: Now,
     /// Only this machine can reach it, which includes the browsers that run there.
@@ -32,36 +32,36 @@ pub struct AdminDoor {
 }
 
 impl AdminDoor {
-    /// In front of this switch, at the start of the server.
+    /// Wraps this switch, at the start of the server.
     pub fn new(switch: Switch, now: Now) -> AdminDoor {
         let web = Web::new(Vec::new(), own_limits(switch.limits()), now);
         AdminDoor { switch, web, conns: Vec::new(), started: now, is_local: false }
     }
 
-    /// Whether it is a port that only this machine can reach: then it answers to no name but
+    /// Sets whether only this machine can reach the port: then the one host name it answers to is
     /// `localhost`.
     pub fn at_loopback(mut self, is_local: bool) -> AdminDoor {
         self.is_local = is_local;
         self
     }
 
-    /// From now on these limits hold, at this door and behind it (see [`Switch::reload`]).
+    /// Applies new limits, to this listener and to the switch (see [`Switch::reload`]).
     pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
         self.web.reload(Vec::new(), own_limits(limits), now);
         self.switch.reload(limits, sockjs, now);
     }
 
-    /// What stands behind it, to look into.
+    /// Returns the switch, to read it.
     pub fn switch(&self) -> &Switch {
         &self.switch
     }
 
-    /// What stands behind it, to change it.
+    /// Returns the switch, to change it.
     pub fn switch_mut(&mut self) -> &mut Switch {
         &mut self.switch
     }
 
-    /// What stands behind it.
+    /// Unwraps the switch.
     pub fn into_switch(self) -> Switch {
         self.switch
     }
@@ -70,8 +70,8 @@ impl AdminDoor {
         self.conns.contains(&conn)
     }
 
-    /// The last place is taken by whoever has just come: of those who are served nothing now, the
-    /// one that asked for nothing for the longest time makes room for the next.
+    /// If the newest connection took the last place, makes room for the next: of the others that
+    /// have nothing queued, closes the one that has been without a request for the longest time.
     fn make_room(&mut self, net: &mut impl Net) {
         if self.conns.len() < self.switch.limits().admin_connections {
             return;
@@ -91,13 +91,13 @@ impl AdminDoor {
     }
 }
 
-/// Limits of this door. Those who watch are few, and mostly on one machine: what browsers of one
-/// address may have is no matter of theirs.
+/// Limits of this listener. Its clients are few, and mostly on one machine: the bound for browsers
+/// of one address does not apply to them.
 fn own_limits(limits: &Limits) -> Limits {
     Limits { connections_per_address: 0, ..limits.clone() }
 }
 
-/// What is shown. There are no sessions behind this door, only pages.
+/// What is shown. There are no sessions here, only pages.
 #[derive(Debug)]
 struct Pages<'a> {
     switch: &'a Switch,
@@ -105,19 +105,19 @@ struct Pages<'a> {
     is_local: bool,
 }
 
-/// Whether a request is for an address, or `localhost`, and so not from a page whose own name was
-/// made to point here (DNS rebinding). HTTP/1.0 may say nothing, and browsers always do.
+/// Returns whether a request is for an address or `localhost`, and so not from a page whose own
+/// name was made to point here (DNS rebinding). HTTP/1.0 needs no `Host`; browsers always send it.
 fn is_for_address(head: &Head<'_>) -> bool {
     let Some(host) = head.only("host") else { return !head.has("host") };
     let name = host.split_once(':').map_or(host, |(name, _)| name);
-    // What stands in brackets is an address: the codec has looked.
+    // In brackets it is an address: the codec has checked that.
     host.starts_with('[')
         || name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
 impl Pages<'_> {
-    /// Why nobody should be sent here now, if so.
+    /// Returns why no traffic should be sent here now, if so.
     fn trouble(&self, net: &impl Net) -> Option<&'static str> {
         if net.meters().is_draining {
             return Some("draining\n");
@@ -187,7 +187,7 @@ impl Handler for AdminDoor {
         self.switch.stood_still(ms);
     }
 
-    /// Nobody is turned away at this door, so it was another one.
+    /// This listener turns nothing away, so it was another one.
     fn turned_away(&mut self, now: Now, why: TurnedAway) {
         self.switch.turned_away(now, why);
     }
@@ -210,7 +210,7 @@ impl Handler for AdminDoor {
         self.switch.received(net, conn, input)
     }
 
-    /// Nothing is published to those of this door.
+    /// Nothing is published to connections of this listener.
     fn too_slow(&mut self, net: &mut impl Net, conn: ConnId, reason: CloseReason) {
         self.switch.too_slow(net, conn, reason);
     }
@@ -223,7 +223,7 @@ impl Handler for AdminDoor {
     }
 
     fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
-        // At this door nobody has more than requests.
+        // Connections of this listener have nothing but requests.
         if !self.is_ours(conn) {
             self.switch.hung_up(net, conn);
         }
@@ -254,7 +254,7 @@ impl Handler for AdminDoor {
         self.switch.closed(net, conn, reason);
     }
 
-    /// Whoever watches may watch to the end: nobody waits for them.
+    /// Admin clients may stay to the end: nothing waits for them.
     fn stopping(&mut self, net: &mut impl Net, until: Millis) {
         self.switch.stopping(net, until);
     }
@@ -267,7 +267,7 @@ impl Handler for AdminDoor {
         self.switch.strangers()
     }
 
-    /// Whoever watches has said to nobody who it is.
+    /// Admin clients never authenticate.
     fn message_bytes(&mut self, conn: ConnId) -> usize {
         self.switch.message_bytes(conn)
     }

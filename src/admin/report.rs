@@ -7,11 +7,11 @@ use crate::hub::Tally;
 use crate::metrics::{Family, families as f};
 use crate::reason::CloseReason;
 
-/// One number of a namespace.
+/// One value of a namespace.
 type Count = fn(&Tally) -> u64;
 
 impl Pages<'_> {
-    /// All metrics, as text.
+    /// Returns all metrics, as text.
     pub(super) fn report(&self, net: &impl Net) -> String {
         let mut text = Exposition::default();
         text.begin(&f::BUILD);
@@ -95,9 +95,9 @@ impl Pages<'_> {
         }
     }
 
-    /// Each namespace in one of the first places, and all others in one sum. What is left of the
-    /// total is theirs, so that sum is right without a look at any of them; it also has what was
-    /// counted in namespaces that are gone, and so it never goes down.
+    /// Each namespace in one of the first places, and the sum of all others: what is left of the
+    /// total, without a look at any of them. It contains the counts of namespaces that are gone,
+    /// and so its counters only go down when a reload raises `metrics_namespaces`.
     fn namespaces(&self, text: &mut Exposition) {
         let hub = self.switch.hub();
         let metrics = self.switch.metrics();

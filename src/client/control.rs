@@ -3,10 +3,10 @@
 use super::{ANSWER_MS, Address, ClientError, Deadline, MESSAGE_BYTES, Stream};
 use crate::codec::control::{self, Decoder};
 
-/// Longest command in bytes: no limit of a server allows more.
+/// Longest command in bytes: no server's limit allows more.
 const COMMAND_BYTES: usize = 1 << 30;
 
-/// Read at a time, in bytes.
+/// Bytes read at a time.
 const PIECE_BYTES: usize = 16_384;
 
 /// One connection to a control port.
@@ -24,10 +24,10 @@ impl Control {
         Ok(Control { stream: Stream::connect(address)? })
     }
 
-    /// Sends a command, which is JSON, and waits for the body of its reply, 10 s at most.
+    /// Sends a command, which is JSON, and waits up to 10 s for the body of its reply.
     ///
     /// # Errors
-    /// [`ClientError`], after which the connection is of no more use.
+    /// [`ClientError`], after which the connection cannot be used.
     pub fn ask(&mut self, command: &[u8]) -> Result<String, ClientError> {
         if command.len() > COMMAND_BYTES {
             return Err(ClientError::TooLong(command.len()));
@@ -38,7 +38,7 @@ impl Control {
         self.stream.write_all(&frame, &deadline)?;
         let mut decoder = Decoder::new();
         let mut piece = [0; PIECE_BYTES];
-        // What the decoder left, up to three bytes of a length, stands before what comes next.
+        // What the decoder left, up to three bytes of a length, precedes what comes next.
         let mut kept = 0;
         loop {
             let filled = kept + self.stream.read(&mut piece[kept..], &deadline)?;
@@ -66,7 +66,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// Asks a server that reads a frame of three bytes and says these pieces, each in a segment.
+    /// Asks a server that reads a frame of three bytes and sends these pieces, each in a segment.
     fn ask(pieces: Vec<Vec<u8>>) -> Result<String, ClientError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::to_reach(listener.local_addr().unwrap());

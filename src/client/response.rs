@@ -1,20 +1,20 @@
-//! One request over HTTP/1.1 and its answer, which may be a stream: for the doctor, for WebSocket
-//! handshakes, and for the admin door.
+//! One request over HTTP/1.1 and its response, which may be a stream: for the doctor, for WebSocket
+//! handshakes, and for the admin listener.
 
 use super::{ANSWER_MS, Address, ClientError, Deadline, Stream};
 use crate::codec::http::{BodyReader, Content};
 
-/// Longest answer that is read, in bytes.
+/// Longest body that is read, in bytes.
 const BODY_BYTES: usize = 64 << 20;
 
-/// Longest head of an answer, in bytes, and most lines in it.
+/// Longest head of a response, in bytes, and most lines in it.
 const HEAD_BYTES: usize = 65_536;
 const HEADERS: usize = 128;
 
-/// How a record of TLS begins that is an alert (RFC 8446, 5.1 and 6).
+/// The start of a TLS record that is an alert (RFC 8446, 5.1 and 6).
 const TLS_ALERT: &[u8] = b"\x15\x03";
 
-/// Read at a time, in bytes.
+/// Bytes read at a time.
 const PIECE_BYTES: usize = 16_384;
 
 /// A response whose head has arrived; its body may still be coming.
@@ -25,15 +25,15 @@ pub struct Response {
     pub status: u16,
     /// Names and values, in their order.
     headers: Vec<(String, String)>,
-    /// How the body ends, if not with the connection.
+    /// Finds the end of the body; `None` if that is the end of the connection.
     reader: Option<BodyReader>,
-    /// What has arrived and is not taken apart.
+    /// Received and not parsed yet.
     raw: Vec<u8>,
-    /// What has come of the body.
+    /// What has been received of the body.
     pub body: Vec<u8>,
 }
 
-/// Connects, within 4 s, and asks for a page, within 10 s: its status and body.
+/// Connects within 4 s and requests a page within 10 s; returns its status and body.
 ///
 /// # Errors
 /// [`ClientError`].
@@ -46,8 +46,8 @@ pub fn page(address: &Address, path: &str) -> Result<(u16, String), ClientError>
 }
 
 impl Response {
-    /// Connects, within 4 s, sends a whole request, and waits up to `ms` milliseconds for the head
-    /// of the answer.
+    /// Connects within 4 s, sends a complete request, and waits up to `ms` milliseconds for the
+    /// head of the response.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -73,18 +73,18 @@ impl Response {
         }
     }
 
-    /// The value of the first header of that name, in any case.
+    /// Returns the value of the first header of that name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.values(name).next()
     }
 
-    /// The values of all headers of that name.
+    /// Returns the values of all headers of that name.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         let is_it = move |(it, _): &&(String, String)| it.eq_ignore_ascii_case(name);
         self.headers.iter().filter(is_it).map(|(_, value)| value.as_str())
     }
 
-    /// The body so far, as text.
+    /// Returns the body so far, as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -107,8 +107,8 @@ impl Response {
         Ok(true)
     }
 
-    /// Waits up to `ms` milliseconds for something of the body, if there is nothing yet, and throws
-    /// it away; `false` if the body has ended.
+    /// Waits up to `ms` milliseconds for a part of the body, if there is none yet, and discards it;
+    /// `false` if the body has ended.
     ///
     /// # Errors
     /// [`ClientError`]; after [`ClientError::Silence`] it may be called again.
@@ -150,7 +150,7 @@ impl Response {
         }
     }
 
-    /// The connection, and what has come on it behind the head, for what is no HTTP any more.
+    /// Returns the connection and what has come behind the head, for another protocol than HTTP.
     pub(super) fn into_stream(self) -> (Stream, Vec<u8>) {
         (self.stream, [self.body, self.raw].concat())
     }
@@ -178,13 +178,13 @@ fn foreign(what: &str) -> ClientError {
 /// Length, status and headers of a head.
 type Head = (usize, u16, Vec<(String, String)>);
 
-/// A head, if all of it is there.
+/// Parses a head; `None` if it is incomplete.
 fn parse(input: &[u8]) -> Result<Option<Head>, ClientError> {
     if input.starts_with(TLS_ALERT) {
         return Err(foreign("it speaks TLS, not plain HTTP"));
     }
     if !input.is_empty() && TLS_ALERT.starts_with(input) {
-        // The first byte of it may come alone.
+        // Its first byte may come alone.
         return Ok(None);
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
@@ -200,7 +200,7 @@ fn parse(input: &[u8]) -> Result<Option<Head>, ClientError> {
     }
 }
 
-/// How the body of an answer ends (RFC 9112, 6.3); `None`: with the connection.
+/// Returns how the body of a response ends (RFC 9112, 6.3); `None`: with the connection.
 fn content(status: u16, headers: &[(String, String)]) -> Result<Option<BodyReader>, ClientError> {
     let named = |name: &str| headers.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
     let content = if matches!(status, 204 | 304) {
@@ -223,7 +223,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// What is made of an answer that comes byte by byte and then ends.
+    /// Returns what `page` makes of a response that comes byte by byte and then ends.
     fn response(answer: &'static [u8]) -> Result<(u16, String), ClientError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::to_reach(listener.local_addr().unwrap());

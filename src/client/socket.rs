@@ -7,10 +7,10 @@ use super::{ANSWER_MS, Address, ClientError, Deadline, MESSAGE_BYTES, Response, 
 use crate::codec::ws::{self, Bounds, Event, Opcode, Reader, Side};
 use crate::keys;
 
-/// Read at a time, in bytes.
+/// Bytes read at a time.
 const PIECE_BYTES: usize = 16_384;
 
-/// What we take from a server.
+/// Bounds of what is accepted from a server.
 const BOUNDS: Bounds = Bounds { message_bytes: MESSAGE_BYTES, fragments: 1 << 20 };
 
 /// What comes from the server.
@@ -29,7 +29,7 @@ pub enum Message {
 pub struct Socket {
     stream: Stream,
     reader: Reader,
-    /// What has arrived and is not yet read: `buffer[start..end]`.
+    /// Received and not read yet: `buffer[start..end]`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -37,7 +37,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects, within 4 s, and opens the WebSocket, within 10 s: as a page of the site `origin`
+    /// Connects within 4 s and opens the WebSocket within 10 s, as a page of the site `origin`
     /// does, if one is given.
     ///
     /// # Errors
@@ -57,9 +57,9 @@ impl Socket {
         })
     }
 
-    /// The same with a request of one's own: `head` is its first line and its headers but for
-    /// those of the handshake, each with its line end. An answer that is no WebSocket is given
-    /// back.
+    /// As [`Socket::connect`], with a request of one's own: `head` is the request line and the
+    /// headers but those of the handshake, each with its line end. A response that is no WebSocket
+    /// is returned.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -82,7 +82,7 @@ impl Socket {
         Ok(Ok(Socket { stream, reader, buffer, start, end, pings: 0 }))
     }
 
-    /// How many pings have come.
+    /// Returns how many pings have come.
     pub fn pings(&self) -> u64 {
         self.pings
     }
@@ -90,12 +90,12 @@ impl Socket {
     /// Sends a message.
     ///
     /// # Errors
-    /// [`ClientError`], after which the connection is of no more use.
+    /// [`ClientError`], after which the connection cannot be used.
     pub fn send(&mut self, message: &[u8]) -> Result<(), ClientError> {
         self.send_frame(Opcode::Text, message)
     }
 
-    /// Asks for a sign of life.
+    /// Sends a ping, which the server is to answer with a pong.
     ///
     /// # Errors
     /// As [`Socket::send`].
@@ -103,11 +103,11 @@ impl Socket {
         self.send_frame(Opcode::Ping, b"")
     }
 
-    /// Waits for the next message. Answers pings meanwhile. `None` after `ms` milliseconds in
-    /// which nothing came at all.
+    /// Waits for the next message, and answers pings meanwhile. Returns `None` if nothing at all
+    /// has come for `ms` milliseconds.
     ///
     /// # Errors
-    /// [`ClientError`], after which the connection is of no more use.
+    /// [`ClientError`], after which the connection cannot be used.
     pub fn next(&mut self, ms: u64) -> Result<Option<Message>, ClientError> {
         loop {
             if let Some(message) = self.read_message()? {
@@ -119,7 +119,7 @@ impl Socket {
         }
     }
 
-    /// The same, but `None` after `ms` milliseconds whatever else has come, pings among it.
+    /// As [`Socket::next`], but `None` after `ms` milliseconds even if something came, as pings.
     ///
     /// # Errors
     /// As [`Socket::next`].
@@ -135,7 +135,7 @@ impl Socket {
         }
     }
 
-    /// Reads what has arrived; `false` if that is nothing.
+    /// Reads what has arrived; `false` if nothing has in time.
     fn fill(&mut self, deadline: &Deadline) -> Result<bool, ClientError> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -148,7 +148,7 @@ impl Socket {
         Ok(true)
     }
 
-    /// The next message of those that have arrived.
+    /// Returns the next message that has arrived completely.
     fn read_message(&mut self) -> Result<Option<Message>, ClientError> {
         loop {
             let input = &mut self.buffer[self.start..self.end];
@@ -165,7 +165,7 @@ impl Socket {
                     let (code, reason) = said.unwrap_or((1005, ""));
                     let closed = Message::Closed(code, reason.into());
                     let answer = said.map(|(code, _)| code.to_be_bytes());
-                    // A courtesy: the server need not wait for us. It may be gone already.
+                    // A courtesy: the server need not wait for it, and may be gone already.
                     let _ = self.send_frame(Opcode::Close, answer.as_ref().map_or(&[], |it| it));
                     return Ok(Some(closed));
                 }
@@ -196,7 +196,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
-    /// Connects to a server that takes the handshake and then does this.
+    /// Connects to a server that accepts the handshake and then calls `serve`.
     fn connect(serve: impl FnOnce(TcpStream) + Send + 'static) -> Socket {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::to_reach(listener.local_addr().unwrap());
@@ -210,7 +210,7 @@ mod tests {
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: \
                  Upgrade\r\nsec-websocket-ACCEPT: {accept}\r\n\r\n"
             );
-            // The first frame rides in the same segment.
+            // The first frame is in the same segment.
             let first = ws::text_frame(b"first").to_vec();
             stream.write_all(&[answer.as_bytes(), &first].concat()).unwrap();
             serve(stream);

@@ -1,4 +1,4 @@
-//! TLS through the program `openssl`, by pipes: only `fws doctor` needs it, and a library for it
+//! TLS through the program `openssl`, over pipes: only `fws doctor` needs it, and a library for it
 //! would be larger than the server. Owns the process.
 
 use std::io::{Read, Write};
@@ -7,17 +7,17 @@ use std::process::{Child, Command, Stdio};
 use super::{ClientError, Deadline};
 use crate::mailbox::{Nothing, Receiver, mailbox};
 
-/// Read at a time, in bytes, and how many of those wait.
+/// Bytes read at a time, and how many such pieces may be queued.
 const PIECE_BYTES: usize = 16_384;
 const PIECES: usize = 16;
 
-/// Most that is read of what the program has to complain about, in bytes.
+/// Most bytes that are read of the program's error output.
 const COMPLAINT_BYTES: u64 = 65_536;
 
-/// What it says when the certificate is not one that a browser would take.
+/// Prefix of the error for a certificate that a browser would reject.
 pub(super) const CERTIFICATE: &str = "the certificate is refused: ";
 
-/// What it says when the handshake is over.
+/// What the program prints when the handshake is over.
 const ESTABLISHED: &str = "CONNECTION ESTABLISHED";
 
 /// One connection.
@@ -25,13 +25,13 @@ const ESTABLISHED: &str = "CONNECTION ESTABLISHED";
 pub(crate) struct Tls {
     child: Child,
     pieces: Receiver<Vec<u8>>,
-    /// What has come and is not read.
+    /// Received and not read yet.
     rest: Vec<u8>,
     has_read: bool,
 }
 
 impl Tls {
-    /// Starts the program. Whether it gets through shows when something is read.
+    /// Starts the program. Whether the connection succeeds shows at the first read.
     pub fn start(host: &str, port: u16, is_verified: bool) -> Result<Tls, ClientError> {
         let failed = |e: std::io::Error| {
             ClientError::Tls(format!("the program openssl, which makes it, does not start: {e}"))
@@ -39,8 +39,8 @@ impl Tls {
         let is_ip = host.parse::<std::net::IpAddr>().is_ok();
         let place = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let mut command = Command::new("openssl");
-        // Quiet: no word beside what the server says, and no letter of ours is a command. Brief: on
-        // its standard error it says when the handshake is over.
+        // `-quiet`: it prints only what the server sends, and no byte of ours is a command.
+        // `-brief`: it prints on standard error that the handshake is over.
         command.args(["s_client", "-quiet", "-brief", "-connect", &format!("{place}:{port}")]);
         match is_ip {
             true => command.arg("-noservername"),
@@ -100,18 +100,18 @@ impl Tls {
         }
     }
 
-    /// Why nothing has ever come, and nothing will: for another reason than TLS if there is TLS.
+    /// Returns why nothing has come and nothing will: `otherwise` if TLS itself has worked.
     fn complaint(&mut self, otherwise: ClientError) -> ClientError {
         let mut said = Vec::new();
         // It may have ended by itself.
         let _ = self.child.kill();
         if let Some(stderr) = self.child.stderr.take() {
-            // Half of it may say enough.
+            // A part of it may say enough.
             let _ = stderr.take(COMPLAINT_BYTES).read_to_end(&mut said);
         }
         let said = String::from_utf8_lossy(&said);
         match said.split_once(ESTABLISHED) {
-            // What it says of a certificate that is not verified stands before.
+            // Errors of a certificate that is not verified are printed before that line.
             Some((_, behind)) => reason(behind).map_or(otherwise, ClientError::Tls),
             None => ClientError::Tls(
                 reason(&said).unwrap_or_else(|| "the handshake is not answered".into()),
@@ -128,7 +128,7 @@ impl Drop for Tls {
     }
 }
 
-/// What the program has complained about, in its own words.
+/// Returns the error that the program reports, in its own words.
 fn reason(said: &str) -> Option<String> {
     let verify = said.lines().find_map(|line| line.strip_prefix("verify error:num="));
     if let Some((_, what)) = verify.and_then(|verify| verify.split_once(':')) {

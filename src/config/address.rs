@@ -1,15 +1,15 @@
-//! Addresses to listen on, and those of proxies. Pure. Accepts what is unambiguous, and explains
-//! the rest.
+//! Parses addresses to listen on, and those of proxies. Pure. Accepts what is unambiguous, and
+//! explains the rest.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::address::{Network, Proxies};
 
-/// `127.0.0.1:8080`, `[::1]:8080`, or `localhost:8080` for the first of them. `usual` is the port
-/// that examples have.
+/// Parses `127.0.0.1:8080`, `[::1]:8080`, or `localhost:8080` for the first of them. `usual` is the
+/// port used in examples.
 ///
 /// # Errors
-/// What is wrong, and how to write it right.
+/// What is wrong, and how to write it correctly.
 pub fn parse_address(text: &str, usual: u16) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -17,7 +17,7 @@ pub fn parse_address(text: &str, usual: u16) -> Result<SocketAddr, String> {
     let wrong = |help: String| Err(format!("{text:?} is not ADDR:PORT: {help}"));
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
     if let (Ok(ip), Ok(port)) = (host.parse::<Ipv6Addr>(), port.parse()) {
-        // It may be an address without a port as well: these are written like that.
+        // It may be an address without a port, too: those are written like that.
         let whole = SocketAddr::new(ip.into(), port);
         return wrong(format!("an IPv6 address stands in brackets, as in {whole}"));
     }
@@ -36,11 +36,11 @@ pub fn parse_address(text: &str, usual: u16) -> Result<SocketAddr, String> {
     }
 }
 
-/// Adds one or more proxies, with commas or white space between them: networks, addresses, or the
-/// word for those that come through a unix socket.
+/// Adds one or more proxies, separated by commas or white space: networks, addresses, or the word
+/// for those that connect through a unix socket.
 ///
 /// # Errors
-/// What is wrong, and how to write it right.
+/// What is wrong, and how to write it correctly.
 pub fn parse_proxies(text: &str, proxies: &mut Proxies) -> Result<(), String> {
     for word in text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty()) {
         if word == Proxies::UNIX {

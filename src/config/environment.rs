@@ -3,16 +3,16 @@
 use super::nearest::within;
 use super::{ConfigError, SETTINGS, at};
 
-/// Names the server key; the original server reads the same variable.
+/// The variable of the server key; the original server reads the same one.
 pub const SECRET_KEY: &str = "FWS_SECRETKEY";
 
-/// Names the configuration file.
+/// The variable that names the configuration file.
 pub const FILE: &str = "FWS_CONFIG_FILE";
 
-/// The key of a namespace, for the commands that act in one.
+/// The variable of a namespace's key, for the commands that act in one.
 pub const NAMESPACE_KEY: &str = "FWS_NAMESPACE_KEY";
 
-/// Refuses every name that begins like ours and is none, unless others put it there.
+/// Rejects every name that begins like ours and is not one, unless others put it there.
 pub fn check_names(environment: &[(String, String)]) -> Result<(), ConfigError> {
     let ours =
         || SETTINGS.iter().map(|setting| setting.variable).chain([SECRET_KEY, FILE, NAMESPACE_KEY]);
@@ -33,16 +33,15 @@ pub fn check_names(environment: &[(String, String)]) -> Result<(), ConfigError> 
     Ok(())
 }
 
-/// Whether what is ours has all the words of what is not: `FWS_DATA` is short for `FWS_DATA_DIR`.
+/// Returns whether a name of ours has all words of another: `FWS_DATA` means `FWS_DATA_DIR`.
 fn has_words(known: &str, name: &str) -> bool {
     let (known, name) = (&known["FWS_".len()..], &name["FWS_".len()..]);
     name.split('_').all(|word| !word.is_empty() && known.contains(word))
 }
 
-/// Whether others have a right to such a name: Kubernetes and container links, for a service or
-/// container whose name begins with `fws` (`…_SERVICE_HOST`, `…_SERVICE_PORT`,
-/// `…_SERVICE_PORT_WS`, `…_PORT`, `…_PORT_8080_TCP`, `…_PORT_8080_TCP_ADDR`, `…_NAME`,
-/// `…_ENV_PATH`), and our own tests.
+/// Returns whether others may set such a name: Kubernetes and container links, for a service or
+/// container whose name begins with `fws` (`…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_WS`,
+/// `…_PORT`, `…_PORT_8080_TCP`, `…_PORT_8080_TCP_ADDR`, `…_NAME`, `…_ENV_PATH`), and our own tests.
 fn is_foreign(name: &str) -> bool {
     let is_of_port = |(_, rest): (&str, &str)| {
         let mut words = rest.split('_');

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{Config, SETTINGS, Secret, Source, hint, nearest};
 
-/// Bytes of a file at most: a hundred thousand namespaces with their keys.
+/// Longest file in bytes: a hundred thousand namespaces with their keys.
 const BYTES_MAX: u64 = 16 << 20;
 
 /// A configuration file as it was read.
@@ -29,7 +29,7 @@ impl ConfigFile {
     /// Reads it from disk, or from a pipe.
     ///
     /// # Errors
-    /// Those of the file system, text that is not UTF-8 or takes more than 16 MiB.
+    /// Those of the file system; and text that is not UTF-8 or longer than 16 MiB.
     pub fn read(path: &Path) -> io::Result<ConfigFile> {
         let file = File::open(path)?;
         let mode = file.metadata()?.permissions().mode();
@@ -44,10 +44,10 @@ impl ConfigFile {
         Ok(ConfigFile { text, mode })
     }
 
-    /// Reads it from disk in a running server, which must not wait for whoever writes to a pipe.
+    /// Reads it from disk in a running server, which must not wait for the writer of a pipe.
     ///
     /// # Errors
-    /// As [`ConfigFile::read`], and where it is no regular file.
+    /// As [`ConfigFile::read`], and if it is not a regular file.
     pub fn read_again(path: &Path) -> io::Result<ConfigFile> {
         if !fs::metadata(path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
@@ -72,7 +72,7 @@ const MORE: [&str; 4] = ["secret_key", "namespaces", "sockjs", "limits"];
 /// Keys inside `sockjs`.
 const SOCKJS: [&str; 4] = ["cookie", "jsonp", "htmlfile", "script"];
 
-/// An object as it is written: keys in order, equal ones not yet refused.
+/// An object as written: keys in order, duplicates not yet rejected.
 struct Object(Vec<(String, Box<RawValue>)>);
 
 impl<'de> Deserialize<'de> for Object {
@@ -97,9 +97,9 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// Puts what the file says into the configuration. The error begins with the key.
+/// Applies the file to the configuration. The error begins with the key.
 pub fn apply(config: &mut Config, text: &str) -> Result<(), String> {
-    // Some editors put a byte order mark there, which nobody sees.
+    // Some editors write a byte order mark, which is invisible.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (key, value) in members(text)? {
         let value = value.get();
@@ -178,7 +178,7 @@ fn sockjs(config: &mut Config, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The address of a script: it stands in a page, between quotes.
+/// Returns the address of a script, which is put into a page between quotes.
 fn script(value: &str) -> Result<String, String> {
     let address = string(value)?;
     let is_whole = ["/", "http://", "https://"].iter().any(|start| address.starts_with(start));
@@ -196,10 +196,10 @@ fn limits(config: &mut Config, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The members of an object, no name twice.
+/// Returns the members of an object; a duplicate name is an error.
 fn members(text: &str) -> Result<Vec<(String, Box<RawValue>)>, String> {
-    // serde's text for a wrong type shows the value, which may be a key; its texts for wrong
-    // syntax show places only.
+    // serde's message for a wrong type shows the value, which may be a key; those for wrong syntax
+    // show positions only.
     let Object(members) = serde_json::from_str(text).map_err(|e| match e.is_data() {
         true => "must be an object, as in {\"name\": …}".to_string(),
         false => format!("this is not JSON: {e}"),
@@ -216,7 +216,7 @@ fn string(value: &str) -> Result<String, String> {
     serde_json::from_str(value).map_err(|_| "must be a string".into())
 }
 
-/// A list of strings, as one text.
+/// Parses a list of strings.
 fn strings(value: &str) -> Result<Vec<String>, String> {
     serde_json::from_str(value).map_err(|_| "must be a list of strings, as in [\"…\"]".into())
 }

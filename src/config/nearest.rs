@@ -1,17 +1,17 @@
-//! Suggests the right name for a misspelt one. Pure. Called wherever a person's word is not a known
+//! Suggests the correct name for a misspelt one. Pure. Called wherever a user's word is not a known
 //! name.
 
 /// Longer names are not compared: ours are shorter, and the comparison is quadratic.
 const NAME_BYTES: usize = 64;
 
-/// The one of `names` that is most like `wrong`; `None` if none is. Case, `_` and `-` do not
-/// count, and a third of the letters may differ.
+/// Returns the one of `names` that is most like `wrong`, or `None` if none is. Ignores case, `_`
+/// and `-`; a third of the letters, or two, may differ.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     within(wrong, names, (wrong.len() / 3).max(2))
 }
 
-/// The one of `names` that is most like `wrong`, if at most `most` letters are to be inserted,
-/// dropped or replaced. Case, `_` and `-` do not count.
+/// Returns the one of `names` that is most like `wrong`, if at most `most` letters are to be
+/// inserted, dropped or replaced. Ignores case, `_` and `-`.
 pub fn within<'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a str>,
@@ -28,7 +28,7 @@ pub fn within<'a>(
     (distance <= most).then_some(name)
 }
 
-/// ` (did you mean NAME?)`, or nothing.
+/// Returns ` (did you mean NAME?)`, or nothing.
 pub fn hint(nearest: Option<&str>) -> String {
     nearest.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
 }

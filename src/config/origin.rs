@@ -1,20 +1,19 @@
-//! Sites, as browsers write them in `Origin`. They are compared byte by byte, so one that no
-//! browser would write is an error here, rather than a site that can never connect.
+//! Origins ("sites"), as browsers write them in `Origin`. They are compared byte by byte, so one
+//! that no browser would write is an error here, rather than one that can never connect.
 
-/// One or more, with commas or white space between them.
+/// Parses one or more, separated by commas or white space.
 ///
 /// # Errors
-/// What no browser would write.
+/// An origin that no browser would write.
 pub fn parse_all(text: &str) -> Result<Vec<String>, String> {
     let words = text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty());
     words.map(|word| parse(word).map(|()| word.to_owned())).collect()
 }
 
-/// Whether a page may say that it is from there. `null` is what browsers write for one that is
-/// from nowhere.
+/// Checks that a page may have this origin. Browsers write `null` for a page that has none.
 ///
 /// # Errors
-/// What no browser would write.
+/// An origin that no browser would write.
 pub fn check_page(text: &str) -> Result<(), String> {
     if text == "null" { Ok(()) } else { parse(text) }
 }

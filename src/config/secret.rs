@@ -7,14 +7,13 @@ use subtle::ConstantTimeEq;
 /// The key of the sample configuration of the original server: known to everybody.
 const SAMPLE: &str = "asd82nvakadfs";
 
-/// A key shorter than this (in bytes) is worth a warning, and so is one of fewer different bytes
-/// than that: those that the server makes have 36 and 48, of which hardly ever fewer than ten
-/// differ.
+/// A key shorter than this (in bytes) is warned of, and so is one with fewer different bytes than
+/// this. Keys that the server makes have 36 and 48, and hardly ever fewer than ten different ones.
 const GOOD_BYTES: usize = 16;
 const DIFFERENT_BYTES: usize = 6;
 
-/// The server key or the key of a namespace. Its `Debug` is `***`, it has no `Display`, and two
-/// are compared in constant time.
+/// The server key or the key of a namespace. Its `Debug` is `***`, it has no `Display`, and it is
+/// compared in constant time.
 #[derive(Clone)]
 pub struct Secret(String);
 
@@ -22,13 +21,13 @@ impl Secret {
     /// Wraps a key.
     ///
     /// # Errors
-    /// What is wrong with it, if it is empty. The text of the error does not hold the key.
+    /// What is wrong with it, if it is empty. The message does not contain the key.
     pub fn new(key: impl Into<String>) -> Result<Secret, &'static str> {
         let key = key.into();
         if key.is_empty() { Err("the key is empty") } else { Ok(Secret(key)) }
     }
 
-    /// Wraps a key that is to open the whole server.
+    /// Wraps the key of the whole server.
     ///
     /// # Errors
     /// What is wrong with it: it is empty, or the sample key of the original server.
@@ -41,12 +40,12 @@ impl Secret {
         Ok(key)
     }
 
-    /// The key itself: for a signature, a comparison or the wire; never for a log or an error.
+    /// Returns the key itself: for a signature, a comparison or the wire, never a log or an error.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Why it may be guessed, if that is easy; the text does not hold the key.
+    /// Returns why the key is easy to guess, if it is; the text does not contain the key.
     pub fn weakness(&self) -> Option<String> {
         let key = self.0.as_bytes();
         if key.len() < GOOD_BYTES {
@@ -57,7 +56,7 @@ impl Secret {
         (different < DIFFERENT_BYTES).then(text)
     }
 
-    /// Whether this is the key; takes the same time wherever the two differ.
+    /// Returns whether this is the key; takes the same time wherever the two differ.
     pub fn matches(&self, key: &str) -> bool {
         self.0.as_bytes().ct_eq(key.as_bytes()).into()
     }

@@ -1,4 +1,4 @@
-//! The effective configuration as text and as JSON. Shows no key.
+//! The effective configuration as text and as JSON, without keys.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,8 @@ use crate::limits::Limits;
 use crate::log::printable;
 
 impl Config {
-    /// Every setting with its value and source, and every limit with its value, source, meaning
-    /// and default; many lines. Names and paths stand there as a terminal may be shown them.
+    /// Returns every setting with its value and source, and every limit with its value, source,
+    /// meaning and default; many lines. Names and paths are escaped for a terminal.
     pub fn to_text(&self) -> String {
         let mut text = match &self.file {
             Some(path) => {
@@ -34,9 +34,9 @@ impl Config {
         text
     }
 
-    /// One JSON object: `ws`, `ws_unix`, `control`, `control_unix`, `admin`, `data`, `store`,
-    /// `sync`, `demo`, `allow_origin`, `trusted_proxy`, `secret_key` (`"set"` or `"not set"`),
-    /// `namespaces` (their names), `sockjs`, `limits`.
+    /// Returns one JSON object: `ws`, `ws_unix`, `control`, `control_unix`, `admin`, `data`,
+    /// `store`, `sync`, `demo`, `allow_origin`, `trusted_proxy`, `namespaces` (their names),
+    /// `secret_key` (`"set"` or `"not set"`), `sockjs`, `limits`.
     pub fn to_json(&self) -> String {
         let names: Vec<String> = self.namespaces.iter().map(|(name, _)| quoted(name)).collect();
         let limits: Vec<String> = Limits::TABLE
@@ -67,7 +67,7 @@ impl Config {
         )
     }
 
-    /// Every setting but the limits, with its value as text; of keys, whether there are any.
+    /// Returns every setting but the limits, with its value as text; of keys, whether they are set.
     pub(crate) fn settings(&self) -> [(&'static str, String); 14] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [

@@ -1,8 +1,8 @@
-//! Flags, environment and file, and what is said about wrong ones.
+//! Flags, environment and file, and the messages about wrong ones.
 
 use super::*;
 
-/// A crowd that comes at once, and those who come behind it while it authenticates.
+/// A crowd that comes at once, and the clients that come while it authenticates.
 #[test]
 fn a_crowd_that_is_let_in_has_the_time_to_say_who_it_is() {
     let limits = Limits::default();
@@ -81,7 +81,7 @@ fn the_strongest_list_of_origins_counts() {
     let error = error(&[("allow-origin", "https://e/")], &[], "");
     assert!(error.starts_with("--allow-origin: \"https://e/\" must be a scheme"), "{error}");
     assert!(load(&[], &[], r#"{"allow_origin":[]}"#).unwrap().allow_origin.is_empty());
-    // A variable of a script that is not set must not open what the file closes.
+    // A script's variable that is not set must not open what the file closes.
     let nothing = "there is no site in it: leave it out if any may connect";
     let error = |flags: &[_], env: &[_], text: &str| load(flags, env, text).unwrap_err();
     assert_eq!(error(&[("allow-origin", "")], &[], text), format!("--allow-origin: {nothing}"));
@@ -350,6 +350,6 @@ fn a_limit_is_a_number_of_what_its_name_says() {
         assert_eq!(limit(text).unwrap_err(), format!("--limit: {wrong}"));
     }
     assert_eq!(limit("auth_ms=5000").unwrap().auth_ms, 5000);
-    // A folder of that name can be said as well.
+    // A folder of that name can be written as well.
     assert!(load(&[("data", "./~")], &[], "{}").is_ok());
 }

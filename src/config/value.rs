@@ -8,7 +8,7 @@ use crate::limits::SyncPolicy;
 /// Longest path of a unix socket in bytes (`sun_path` of unix(7), less its final zero).
 const UNIX_PATH_BYTES: usize = 107;
 
-/// Longest time that a state may be acknowledged and not on disk.
+/// Longest time for which a state may be acknowledged and not on disk.
 const SYNC_MS_MAX: u64 = 600_000;
 
 pub(super) fn parse_bool(value: &str) -> Result<bool, String> {
@@ -27,7 +27,7 @@ pub(super) fn parse_store(value: &str) -> Result<StoreKind, String> {
     }
 }
 
-/// `always`, or a time such as `1s` or `250ms`.
+/// Parses `always`, or a time such as `1s` or `250ms`.
 pub(super) fn parse_sync(value: &str) -> Result<SyncPolicy, String> {
     if value == "always" {
         return Ok(SyncPolicy::Always);
@@ -48,7 +48,7 @@ pub(super) fn parse_sync(value: &str) -> Result<SyncPolicy, String> {
     }
 }
 
-/// What a limit counts, where its name says so.
+/// Returns the unit of a limit, if its name ends in one.
 pub(super) fn unit(limit: &str) -> &'static str {
     match limit.rsplit_once('_') {
         Some((_, "bytes")) => " of bytes",

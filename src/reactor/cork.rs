@@ -1,20 +1,20 @@
-//! Frames joined for one write. In a fan-out most peers wait for the same frames in the same order:
-//! they are joined once, and each of those peers gets the bytes in one plain write, which costs the
-//! kernel less than a list of slices. And what is too long for one write is parted. Part of the
-//! reactor's writing.
+//! Joins frames for one write. In a fan-out most peers have the same frames queued in the same
+//! order: these are joined once, and each such peer gets the bytes in one plain write, which costs
+//! the kernel less than a list of slices. Output too long for one write is split. Part of the
+//! reactor, which writes.
 
 use std::io::IoSlice;
 
 use crate::frame::{Frame, FramePool, OutQueue};
 
-/// So much is joined at most; above that copying costs more than it saves.
+/// Bytes joined at most; above that copying costs more than it saves.
 const JOINED_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes given to the kernel in one write: a long one to a single peer would hold up all others.
+/// Bytes passed to the kernel in one write: a longer one to a single peer would delay all others.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// What was joined last, and the frames it was made of. It holds them, so that no other frame can
-/// be in their place.
+/// The bytes joined last, and the frames they were made of. Holding the frames keeps any other
+/// frame from being allocated in their place.
 #[derive(Debug, Default)]
 pub(super) struct Cork {
     frames: Vec<Frame>,
@@ -22,8 +22,8 @@ pub(super) struct Cork {
 }
 
 impl Cork {
-    /// All that waits in a queue as one run of bytes, if it is worth that: at least two frames,
-    /// none of them begun, and not too long.
+    /// Returns everything in a queue as one run of bytes, if joining pays: at least two frames,
+    /// none of them partly sent, and not too long.
     pub fn join(&mut self, pool: &FramePool, queue: &OutQueue) -> Option<&[u8]> {
         let waiting = pool.waiting(queue);
         if waiting.is_begun || waiting.bytes > JOINED_BYTES_MAX || waiting.frames < 2 {
@@ -41,15 +41,15 @@ impl Cork {
         Some(&self.bytes)
     }
 
-    /// Lets go of the frames: what comes now waits for others.
+    /// Releases the frames: what is queued from now on is for other peers.
     pub fn clear(&mut self) {
         self.frames.clear();
         self.bytes.clear();
     }
 }
 
-/// As many of these as one write takes, and how many bytes that is; of the first, if it must be, a
-/// part.
+/// Passes as many of these slices as one write takes, and their total length, to `write`; of a
+/// first slice that is too long, a part.
 pub(super) fn portion<T>(
     slices: &[IoSlice<'_>],
     write: impl FnOnce(&[IoSlice<'_>], usize) -> T,

@@ -1,5 +1,5 @@
-//! The way out: connections that this end opens, for the load generator. Part of the reactor, to
-//! which they are connections like those that come through a door.
+//! Outgoing connections, for the load generator. Part of the reactor, which treats them like those
+//! accepted from a listener.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,12 +15,12 @@ use crate::address::Place;
 use crate::edge::{Door, Handler};
 
 impl Reactor {
-    /// Opens a connection, from that address of ours if it matters. The handler hears at once that
-    /// it is `opened`, as if it had come through that door, and may speak: what it says is sent
-    /// when the peer has answered. If the peer refuses, the connection is `closed` as lost.
+    /// Opens a connection, from that local address if one is given. Calls [`Handler::opened`] at
+    /// once, as if it had come through that listener; the handler may send, which goes out when the
+    /// peer has answered. If the peer refuses, the connection is `closed` as lost.
     ///
     /// # Errors
-    /// Those of the kernel, if it does not even try.
+    /// Those of the kernel, if the attempt cannot even start.
     pub fn dial(
         &mut self,
         handler: &mut impl Handler,
@@ -51,7 +51,7 @@ impl Reactor {
         }
         let conn = self.io.insert(Stream::from(fd), door);
         let Some(peer) = self.io.peer(conn) else { return Ok(()) };
-        // The event that says that the peer has answered says this too.
+        // The event that reports the peer's answer sets this too.
         peer.set(flag::WRITABLE, false);
         if let Err(error) = peer.stream.register(self.poll.registry(), Token(conn.index())) {
             self.io.free(conn);

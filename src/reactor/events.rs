@@ -1,5 +1,5 @@
-//! What the kernel reports: who may be read, who may be written to, who has come, which signals.
-//! Part of the reactor, whose turn calls it.
+//! Handles what the kernel reports: connections that can be read or written to, arrivals at
+//! listeners, signals. Part of the reactor, whose turn calls it.
 
 use std::io::Read;
 
@@ -9,22 +9,22 @@ use super::Reactor;
 use super::peer::{Phase, flag};
 use crate::reason::CloseReason;
 
-/// What the kernel calls those who have no slot: doors and connections have the numbers below.
+/// Tokens of the waker and of signals. Those of listeners and connections are their slots.
 pub(super) const WAKER: usize = usize::MAX / 2;
 pub(super) const SIGNALS: usize = WAKER + 1;
 
-/// What a signal asks the process for.
+/// What a signal asks the process to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// To stop.
+    /// Stop.
     Stop,
-    /// To read its configuration again.
+    /// Read its configuration again.
     Reload,
 }
 
 impl Reactor {
-    /// Notes what each event says. Nobody new gets a slot before all of them are noted, so no event
-    /// can meet another life of its slot.
+    /// Records what each event says. No connection gets a slot before all events are recorded, so
+    /// no event can reach a later occupant of its slot.
     pub(super) fn read_events(&mut self) {
         let mut stopped = 0;
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
@@ -54,7 +54,7 @@ impl Reactor {
                 peer.set(flag::WRITABLE, true);
             }
             let has_output = !peer.out.is_empty();
-            // What came before a reset is still heard: the read behind it finds the error.
+            // What came before a reset is still handled: the read behind it finds the error.
             let is_heard = peer.phase == Phase::Open && !peer.is(flag::PAUSED);
             if event.is_error() && !is_heard {
                 self.io.lose(id, CloseReason::PeerLost);
@@ -74,7 +74,7 @@ impl Reactor {
         }
     }
 
-    /// Notes what an event says of signals; how many of those ask to stop.
+    /// Reads the signals that an event reports. Returns how many of them ask to stop.
     pub(super) fn note_signal(&mut self, token: usize) -> usize {
         let signal = token.checked_sub(SIGNALS).and_then(|at| self.signals.get_mut(at));
         let Some((stream, signal)) = signal else { return 0 };

@@ -1,5 +1,5 @@
-//! The reactor's side of the seam: all connections, the lists of what is to be done, and the
-//! [`Net`] that a handler acts through. Nothing here calls the handler.
+//! The reactor's side of the seam: all connections, the work lists, and the [`Net`] through which
+//! the handler acts. Nothing here calls the handler.
 
 use std::collections::VecDeque;
 use std::io::{self as stdio, IoSlice};
@@ -23,77 +23,77 @@ use crate::slow::{Rules, WatchId, Watches};
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
 
-/// Frames given to the kernel in one write.
+/// Frames passed to the kernel in one write.
 const SLICES_MAX: usize = 64;
-/// Bytes given to the kernel in the midst of one turn, because much waits for somebody.
+/// Bytes written in the middle of one turn, before its flush, because a peer has much queued.
 pub(super) const OFFER_ROUND_BYTES: u64 = 128 * 1024;
-/// Each list keeps room for so many, however few are on it.
+/// Entries that each list keeps room for, however few it has.
 pub(super) const LIST_KEPT: usize = 2048;
 /// Random bytes fetched from the system at a time.
 const RANDOM_BYTES: usize = 512;
 
-/// What became of a flush.
+/// Result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
-    /// All is written, and nobody waits for that.
+    /// Everything is written, and nothing waits for that.
     Quiet,
-    /// All is written.
+    /// Everything is written.
     All,
-    /// So much waits, or it is on its way out, that others come first. Nothing is written.
+    /// Much is queued, or the connection is closing: others come first. Nothing is written.
     Much,
-    /// The kernel will tell when it takes more.
+    /// The kernel takes no more, and will report when it does.
     Blocked,
-    /// There is more to write in the next turn.
+    /// More is to be written in the next turn.
     More,
-    /// The peer is gone.
+    /// The connection is lost.
     Lost,
 }
 
-/// All connections and lists.
+/// All connections and work lists.
 #[derive(Debug)]
 pub(super) struct Io {
     pub peers: Slots,
     pub frames: FramePool,
     pub now: Now,
-    /// Deadlines, each with the slot of its connection, which drops it before it goes.
+    /// Deadlines, each with the slot of its connection, which cancels it before the slot is freed.
     pub wheel: Wheel<u32>,
-    /// Connections to be read or served again without a new event.
+    /// Connections of browsers to be read or served again without a new event.
     pub ready: VecDeque<ConnId>,
-    /// The same of back ends.
+    /// The same for back ends and admin clients.
     pub first: VecDeque<ConnId>,
     /// Connections with output to be flushed at the end of this turn.
     pub dirty: VecDeque<ConnId>,
-    /// Those of them for whom much waits.
+    /// Those of them that have much queued, or are closing.
     pub heavy: VecDeque<ConnId>,
-    /// What several peers wait for alike.
+    /// Frames joined for several peers that have the same ones queued.
     pub cork: Cork,
-    /// Connections on their way out that may still say something.
+    /// Closing connections whose input is still to be read and discarded.
     pub leaving: VecDeque<ConnId>,
     /// Bytes that the kernel had taken before this turn.
     pub sent_before: u64,
     /// Connections closed in this turn, for the handler to forget.
     pub doomed: Vec<(ConnId, CloseReason)>,
-    /// Those who were let go and have not ended yet.
+    /// Closing connections that have not ended yet.
     pub parting: Parting,
-    /// Those of the connections that were turned away and have not ended yet, in their order.
+    /// Connections that were turned away and have not ended yet, oldest first.
     pub turned_away: Vec<ConnId>,
-    /// From a close to the end of the connection, at most.
+    /// Maximum time from a close to the end of the connection.
     pub close_ms: u64,
-    /// From the last byte sent to the end of the connection, at most.
+    /// Maximum time from the last byte sent to the end of the connection.
     pub linger_ms: u64,
-    /// Who does not take what is published to them, and what may wait for a peer before the kernel
-    /// is asked to take it in the midst of a turn.
+    /// Tracks the peers that do not take what is published to them. Its rules also bound what may
+    /// be queued for a peer before it is offered to the kernel in the middle of a turn.
     watches: Watches,
     random: Vec<u8>,
-    /// What was counted; `Net::meters` adds what can be seen.
+    /// Counters; [`Net::meters`] adds what can be read elsewhere.
     pub meters: Meters,
-    /// Connections of the admin door.
+    /// Number of connections of the admin listener.
     admins: usize,
-    /// Input that waits.
+    /// Input that the handler has not consumed.
     pub tails: Tails,
-    /// There is more memory to be given back.
+    /// There is more memory to give back.
     pub is_shrinking: bool,
-    /// What the system says of the process.
+    /// Files in which the system reports on this process.
     files: Files,
 }
 
@@ -126,7 +126,7 @@ impl Io {
         }
     }
 
-    /// From now on these rules hold. What counts of the backlogs is counted anew.
+    /// Applies new rules, and recounts how much of each backlog counts.
     pub fn set_rules(&mut self, rules: Rules) {
         self.frames.set_counted_max(rules.counted_max());
         self.watches.set_rules(rules);
@@ -136,7 +136,7 @@ impl Io {
         self.peers.get_mut(conn)
     }
 
-    /// The connection, if the handler still knows it.
+    /// Returns the connection if the handler still knows it.
     fn open(&mut self, conn: ConnId) -> Option<&mut Peer> {
         self.peer(conn).filter(|peer| peer.phase == Phase::Open)
     }
@@ -146,7 +146,7 @@ impl Io {
         self.peers.insert(Peer::new(stream, door))
     }
 
-    /// Frees the slot; the stream closes.
+    /// Frees the slot, which closes the stream.
     pub fn free(&mut self, conn: ConnId) {
         self.set_timer(conn, None);
         let Some(mut peer) = self.peers.remove(conn) else { return };
@@ -160,7 +160,7 @@ impl Io {
         self.leave_line(&peer);
     }
 
-    /// The peer is lost, or has ended in every direction: nothing more can be sent.
+    /// Ends a connection that is lost, or over in both directions: nothing more can be sent.
     pub fn lose(&mut self, conn: ConnId, reason: CloseReason) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let was_open = peer.phase == Phase::Open;
@@ -196,7 +196,7 @@ impl Io {
         }
     }
 
-    /// Whether the handler knows a connection no more.
+    /// Returns whether the connection is closing: the handler no longer knows it.
     pub fn is_leaving(&self, conn: ConnId) -> bool {
         self.peers.get(conn).is_some_and(|peer| peer.phase != Phase::Open)
     }
@@ -208,15 +208,15 @@ impl Io {
             return;
         }
         self.frames.push(&mut peer.out, frame, kind);
-        // Whom the kernel has refused something for is written to when it says so: a thousand of
-        // those must not stand in front of who takes what it gets.
+        // A peer for which the kernel has refused output is written to when the kernel reports
+        // room: a thousand of those must not stand in front of peers that take what they get.
         if peer.is(flag::WRITABLE) && !peer.is(flag::ON_DIRTY) {
             peer.set(flag::ON_DIRTY, true);
             self.dirty.push_back(conn);
         }
     }
 
-    /// Queues a publication, but for one who takes all that it gets.
+    /// Queues a publication for a peer that has not taken everything it was sent.
     #[cold]
     fn publish_with_care(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
@@ -231,7 +231,7 @@ impl Io {
         self.queue(conn, frame, Kind::Published);
         self.watch(conn, false);
         if self.is_lost(conn) {
-            // It may have taken something since the kernel refused; that report comes next turn.
+            // It may have taken something since the kernel refused; that event comes next turn.
             self.offer(conn);
         }
         let is_lost = self.is_lost(conn);
@@ -241,8 +241,8 @@ impl Io {
         is_lost
     }
 
-    /// Has the kernel take what it will in the midst of a turn. If that is all, the turn finds it
-    /// out when it flushes.
+    /// Writes in the middle of a turn as much as the kernel takes. If that is everything, the flush
+    /// of this turn notices it.
     fn offer(&mut self, conn: ConnId) {
         let mut flushed = Flushed::More;
         while flushed == Flushed::More {
@@ -255,8 +255,8 @@ impl Io {
         }
     }
 
-    /// One write for all that waits, unless the kernel has refused and not yet said otherwise, or
-    /// more than so many bytes wait; whoever is on the way out waits unless that is no bound.
+    /// Writes what is queued, in one write; not after a refusal until the kernel reports room, nor
+    /// above `most` queued bytes, nor to a closing connection unless `most` is `usize::MAX`.
     #[inline]
     pub fn flush(&mut self, conn: ConnId, most: usize) -> Flushed {
         let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
@@ -269,7 +269,7 @@ impl Io {
             peer.set(flag::ON_DIRTY, false);
             return Flushed::Blocked;
         }
-        // Most wait for one frame, which the kernel takes.
+        // The usual case: a single frame, which the kernel takes whole.
         let (offered, written) = (frame.len(), peer.stream.write(frame));
         let is_taken = written.as_ref().is_ok_and(|sent| *sent == offered);
         peer.set(flag::ON_DIRTY, false);
@@ -282,7 +282,7 @@ impl Io {
         if is_awaited { Flushed::All } else { Flushed::Quiet }
     }
 
-    /// As [`Io::flush`], for one for whom not one small frame waits.
+    /// As [`Io::flush`], if what is queued is not one small frame of an open connection.
     fn flush_list(&mut self, conn: ConnId, most: usize) -> Flushed {
         let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
         let is_much = peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > most;
@@ -312,7 +312,7 @@ impl Io {
         self.written(conn, offered, written)
     }
 
-    /// Notes what the kernel has said to a write.
+    /// Records the result of a write.
     fn written(&mut self, conn: ConnId, offered: usize, written: stdio::Result<usize>) -> Flushed {
         let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
         match written {
@@ -343,7 +343,7 @@ impl Io {
         }
     }
 
-    /// Watches a peer that the kernel has refused something for, as long as publications wait.
+    /// Watches a peer for which the kernel has refused output, as long as publications are queued.
     fn watch(&mut self, conn: ConnId, has_taken: bool) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         if peer.phase == Phase::Open && (!peer.is(flag::WRITABLE) || !peer.watch.is_none()) {
@@ -352,15 +352,15 @@ impl Io {
         }
     }
 
-    /// Whether too much was published to it.
+    /// Returns whether too much was published to the peer.
     fn is_lost(&mut self, conn: ConnId) -> bool {
         let (now, kept) = (self.now.mono, self.frames.ledger.weight(Kind::Published));
         let watch = self.open(conn).map_or(WatchId::NONE, |peer| peer.watch);
         self.watches.is_lost(watch, kept, now)
     }
 
-    /// The next peer that has not taken what was published to it for too long. It may take
-    /// something now, of which the kernel has not told us: it does so only when there is much room.
+    /// Returns the next peer that is due for a check, and why to cut it if it is too slow. It is
+    /// offered its queue first: the kernel reports room only when there is much.
     pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
         let conn = self.watches.next(self.now.mono)?;
         self.offer(conn);
@@ -369,7 +369,7 @@ impl Io {
         Some((conn, reason))
     }
 
-    /// When [`Io::overdue`] is wanted at the latest.
+    /// Returns when [`Io::overdue`] must be called at the latest.
     pub fn overdue_at(&self) -> Option<Millis> {
         self.watches.next_at()
     }
@@ -383,7 +383,7 @@ impl Io {
         peer.timer = at.map_or(NIL, |at| self.wheel.insert(at.0, conn.slot).place());
     }
 
-    /// The next connection whose timer has come, which holds none any more.
+    /// Returns the next connection whose timer has expired; it has none any more.
     pub fn expired(&mut self) -> Option<(ConnId, Phase)> {
         let (_, slot) = self.wheel.pop_expired()?;
         let conn = self.peers.at(slot as usize)?;
@@ -392,13 +392,13 @@ impl Io {
         Some((conn, peer.phase))
     }
 
-    /// Gives the memory back that a crowd has left behind: of tables a part.
+    /// Gives back memory that a past crowd has used; of tables a part per call.
     pub fn shrink(&mut self) {
         self.frames.shrink(self.now.mono);
         let Io { peers, wheel, tails, watches, .. } = self;
         self.is_shrinking = peers.trim() | wheel.trim() | tails.trim() | watches.trim();
         let Io { ready, first, dirty, heavy, leaving, peers, .. } = self;
-        // By the crowd that is there: for one that stays a list is filled again in the next turn.
+        // By the number of connections: while a crowd stays, a list fills again in the next turn.
         let crowd = peers.len();
         for list in [ready, first, dirty, heavy, leaving] {
             let needed = list.len().max(crowd);
@@ -410,12 +410,12 @@ impl Io {
         }
     }
 
-    /// How many connections there are, in any phase, but for those of the admin door.
+    /// Returns the number of connections in any phase, without those of the admin listener.
     pub fn connections(&self) -> usize {
         self.peers.len() - self.admins
     }
 
-    /// How many connections of the admin door there are, in any phase.
+    /// Returns the number of connections of the admin listener, in any phase.
     pub fn admins(&self) -> usize {
         self.admins
     }
@@ -434,8 +434,8 @@ impl Net for Io {
         for byte in out {
             if self.random.is_empty() {
                 self.random.resize(RANDOM_BYTES, 0);
-                // Without a random source no key could be made and no peer told from another:
-                // there is nothing to go on with.
+                // Without a random source no key can be made and no peer told from another: the
+                // server cannot go on.
                 getrandom::fill(&mut self.random).expect("the system has a random source");
             }
             *byte = self.random.pop().unwrap_or_default();
@@ -536,7 +536,7 @@ impl Net for Io {
         self.line_up(conn);
         self.set_timer(conn, Some(self.now.mono.plus(ms)));
         self.mark_dirty(conn);
-        // What the peer still sends is read and thrown away.
+        // What the peer still sends is read and discarded.
         self.mark_ready(conn);
     }
 
@@ -544,7 +544,7 @@ impl Net for Io {
         if let Some(peer) = self.open(conn) {
             peer.set(flag::HASTY, true);
             if peer.out.is_empty() {
-                // There are no last words that could be lost: its own end is not awaited.
+                // No last words could be lost, so the peer's own end is not awaited.
                 peer.set(flag::ENDED, true);
             }
             self.close(conn, reason);

@@ -1,4 +1,4 @@
-//! Doors: listening sockets, made ready before anybody can reach them.
+//! Listeners ("doors"): listening sockets, fully set up before a client can reach them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,32 +21,32 @@ use crate::edge::{Door, TurnedAway};
 use crate::frame::Frame;
 use crate::limits::Limits;
 
-/// Connections that the kernel completes before they are accepted; more are turned away by it.
+/// Connections that the kernel completes before they are accepted; it turns more away.
 const BACKLOG: i32 = 4096;
 
-/// Words for those who are not let in: for what, and in how many seconds they may come back.
+/// Makes the response to a connection that is not let in: why, and in how many seconds to retry.
 pub type Refusal = fn(TurnedAway, u64) -> Frame;
 
-/// Device and inode: a path may lead to another file by now.
+/// Device and inode: the path may lead to another file later.
 type FileId = (u64, u64);
 
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    /// With the path of its file, and what file that is if it is to be removed at the end.
+    /// With the path of its file, and the file's identity if it is to be removed at the end.
     Unix(UnixListener, PathBuf, Option<FileId>),
 }
 
-/// A listening socket and the door it belongs to.
+/// A listening socket and the kind of client that it serves.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    /// Which door it is.
+    /// The kind of client that it serves.
     pub door: Door,
-    /// Whether there may be somebody to accept. Epoll reports arrivals once: whoever stops
-    /// accepting early leaves this set, and the reactor asks again.
+    /// Whether a connection may be waiting. Epoll reports arrivals once: when accepting stops early
+    /// this stays set, and the reactor tries again.
     pub(super) is_ready: bool,
-    /// What whoever cannot be let in is told, before the connection ends.
+    /// The response to a connection that cannot be let in.
     pub(super) refusal: Option<Refusal>,
 }
 
@@ -54,7 +54,7 @@ impl Listener {
     /// Listens on a TCP address; port 0 lets the kernel choose.
     ///
     /// # Errors
-    /// Those of the kernel; most often that the address is in use, or not of this machine.
+    /// Those of the kernel; most often that the address is in use, or not one of this machine.
     pub fn tcp(door: Door, addr: SocketAddr) -> io::Result<Listener> {
         let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -68,22 +68,22 @@ impl Listener {
         Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
-    /// Bounds what comes through a TCP door from now on: what is sent and not acknowledged for so
-    /// long ends the connection, and the kernel keeps no more than so much for a peer that does
-    /// not read, or for a browser that is not read, which its own choice may make megabytes. Set
-    /// here, because accepted sockets inherit it, which saves three calls for each. The admin door
-    /// is for few, who all have the deadlines of requests, answers that nobody takes included, and
-    /// needs none of it.
+    /// Sets bounds for connections accepted from now on, if this is a TCP listener: how long sent
+    /// bytes may stay unacknowledged before the connection ends, and how much the kernel buffers
+    /// for a peer that does not read, or from a browser that is not read (its own choice may be
+    /// megabytes). Set here because accepted sockets inherit it, which saves three calls for each.
+    /// The admin listener needs none of it: it serves few clients, all bound by the deadlines of
+    /// requests, also if they do not take their answers.
     ///
     /// # Errors
     /// Those of the kernel.
     pub fn bound(&self, limits: &Limits) -> io::Result<()> {
         let Socket::Tcp(listener) = &self.socket else { return Ok(()) };
-        // To the kernel a peer without room for more is like one that is gone. A back end may leave
-        // its replies for longer, and what ends it then is our own deadline, which is counted.
+        // The kernel treats a peer with no room for more like one that is gone. A back end may
+        // leave its replies unread for longer; then our own deadline ends it, which is counted.
         let timeout_ms = match self.door {
-            // A proxy on this machine cannot be gone unnoticed. It has no room for as long as a
-            // slow link needs for what it holds: loopback opens a window by 64 KB at once.
+            // A proxy on this machine cannot vanish unnoticed. It may have no room for as long as a
+            // slow link needs for what it holds: loopback opens a window in steps of 64 KB.
             Door::Web if self.is_loopback() => Some(0),
             Door::Web => Some(limits.tcp_user_timeout_ms),
             Door::Control => {
@@ -96,8 +96,8 @@ impl Listener {
             let timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(listener, timeout_ms)?;
         }
-        // To a back end that listens nothing may ever be sent: without this one whose machine is
-        // gone would keep its place for ever. How long it may be silent then is said above.
+        // Nothing may ever be sent to a back end that only listens: without keepalive, one whose
+        // machine is gone would stay for ever. The timeout above bounds its silence after that.
         if self.door == Door::Control {
             let idle_s = (limits.control_keepalive_ms as u64 / 1000).max(1);
             sockopt::set_socket_keepalive(listener, true)?;
@@ -107,20 +107,20 @@ impl Listener {
         if self.door != Door::Admin {
             sockopt::set_socket_send_buffer_size(listener, limits.kernel_send_bytes)?;
         }
-        // A back end that is not read makes the kernel's window no larger, and a fast one needs it.
+        // Not for back ends: unread input does not grow their window, and a fast one needs that.
         if self.door == Door::Web {
             sockopt::set_socket_recv_buffer_size(listener, limits.kernel_receive_bytes)?;
         }
         Ok(())
     }
 
-    /// Whoever comes when there is no room is told this and turned away. Without it newcomers wait
-    /// in the kernel's queue until there is.
+    /// Sets the response to connections for which there is no room. Without it they wait in the
+    /// kernel's queue until there is.
     pub fn refuse_with(&mut self, words: Refusal) {
         self.refusal = Some(words);
     }
 
-    /// A TCP socket that somebody else has opened, and goes on holding.
+    /// Takes over a TCP socket that was opened by another process, which keeps holding it.
     ///
     /// # Errors
     /// Those of the kernel.
@@ -131,7 +131,7 @@ impl Listener {
         Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
-    /// A unix socket that somebody else has opened, and goes on holding.
+    /// Takes over a unix socket that was opened by another process, which keeps holding it.
     ///
     /// # Errors
     /// Those of the kernel.
@@ -142,12 +142,12 @@ impl Listener {
         Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
-    /// Whether it is a unix socket.
+    /// Returns whether it is a unix socket.
     pub fn is_unix(&self) -> bool {
         matches!(self.socket, Socket::Unix(..))
     }
 
-    /// Whether it is a port that only this machine can reach.
+    /// Returns whether it is a TCP port that only this machine can reach.
     pub fn is_loopback(&self) -> bool {
         match &self.socket {
             Socket::Tcp(listener) => {
@@ -157,7 +157,7 @@ impl Listener {
         }
     }
 
-    /// Whether the kernel lets anybody connect to it.
+    /// Returns whether the socket is in the listening state.
     pub fn is_listening(&self) -> bool {
         let listens = match &self.socket {
             Socket::Tcp(listener) => sockopt::socket_acceptconn(listener),
@@ -166,11 +166,11 @@ impl Listener {
         listens.is_ok_and(|listens| listens)
     }
 
-    /// Listens on a unix socket with mode 0660. A file left behind by a dead server is removed.
+    /// Listens on a unix socket with mode 0660. Removes a file left behind by a dead server.
     ///
     /// # Errors
-    /// `AddrInUse` if a live server listens there, or is about to, `AlreadyExists` if the path is
-    /// no socket, and those of the kernel.
+    /// `AddrInUse` if a live server listens there or is about to, `AlreadyExists` if the path is
+    /// not a socket, and those of the kernel.
     pub fn unix(door: Door, path: &Path) -> io::Result<Listener> {
         let claim = Claim::of(path)?;
         remove_stale(path)?;
@@ -184,7 +184,7 @@ impl Listener {
         Ok(Listener { socket, door, is_ready: true, refusal: None })
     }
 
-    /// `127.0.0.1:8080` or `unix:PATH`.
+    /// Returns `127.0.0.1:8080` or `unix:PATH`.
     pub fn address(&self) -> String {
         match &self.socket {
             Socket::Tcp(listener) => {
@@ -215,20 +215,20 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Another server may listen there by now, with a file of its own.
+        // Another server may listen there by now, with its own file.
         if let Socket::Unix(_, path, Some(file)) = &self.socket
             && file_id(path).is_ok_and(|now| now == *file)
         {
-            // Nothing can be done if it is gone already.
+            // It may be gone already.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// The right to look at a path and to take it. One that is looked at by two at a time, or between
-/// being bound and being listened on, would seem stale to either, who would remove the other's.
+/// The right to inspect a path and to take it over. Without it each of two servers could find the
+/// path stale, also between the other's bind and listen, and remove the other's socket.
 struct Claim {
-    /// Locked; it goes with this.
+    /// The lock file, locked until this is dropped.
     _file: File,
     path: PathBuf,
 }
@@ -250,7 +250,7 @@ impl Claim {
                 }
                 locked => locked?,
             }
-            // Whoever had it before may have removed it since it was opened.
+            // The last holder may have removed it since it was opened.
             let meta = file.metadata()?;
             if file_id(&lock_path).is_ok_and(|id| id == (meta.dev(), meta.ino())) {
                 return Ok(Claim { _file: file, path: lock_path });
@@ -259,7 +259,7 @@ impl Claim {
     }
 }
 
-/// The error of opening a lock, which another user may have left.
+/// Returns the error of opening a lock file, which may belong to another user.
 fn not_ours(lock_path: &Path, error: io::Error) -> io::Error {
     let (path, us) = (lock_path.display(), rustix::process::geteuid().as_raw());
     match fs::symlink_metadata(lock_path).map(|lock| lock.uid()) {
@@ -274,7 +274,7 @@ fn not_ours(lock_path: &Path, error: io::Error) -> io::Error {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Nobody else has it yet.
+        // Nobody else holds this lock yet.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -290,7 +290,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         let text = format!("{} is there already and is no socket", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
-    // Without waiting for room in the queue of a server that lives and accepts nobody.
+    // Without blocking: the queue of a live server that accepts nothing may be full.
     let is_live = match mio::net::UnixStream::connect(path) {
         Ok(_) => true,
         Err(error) => match error.kind() {
@@ -387,10 +387,10 @@ mod tests {
         while let Ok(count) = stream.write(&piece) {
             taken += count;
         }
-        // What is on its way, and what the peer's kernel has, is not ours.
+        // Bytes in flight and in the peer's kernel are not bounded by this.
         assert!((50_000..1_000_000).contains(&taken), "{taken} bytes");
         assert_eq!(sockopt::socket_recv_buffer_size(&stream).unwrap(), 2 * 65_536);
-        // What it says while it is not read is bounded as well; its own kernel has some of it.
+        // What it sends while it is not read is bounded as well; its own kernel holds some of it.
         sockopt::set_socket_send_buffer_size(&peer, 16_384).unwrap();
         peer.set_nonblocking(true).unwrap();
         let mut said = 0;
@@ -438,14 +438,14 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let error = Listener::unix(Door::Control, &path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        // It accepts nobody, and its queue is full: that is no reason to wait for it.
+        // A live server that accepts nothing and whose queue is full is not waited for.
         let Socket::Unix(socket, ..) = &live.socket else { panic!("it is a unix socket") };
         rustix::net::listen(socket, 0).unwrap();
         let _waiting: Vec<_> =
             std::iter::from_fn(|| mio::net::UnixStream::connect(&path).ok()).collect();
         let error = Listener::unix(Door::Control, &path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        // Somebody removes the file, and another server takes the place.
+        // The file is removed, and another server takes the path.
         fs::remove_file(&path).unwrap();
         let next = Listener::unix(Door::Control, &path).unwrap();
         drop(live);

@@ -1,6 +1,6 @@
-//! The reactor: one poll, one slab for doors and connections, one turn. It owns every socket, the
-//! deadlines and the one read buffer; it has never heard of HTTP, channels or JSON. It calls a
-//! [`Handler`]; only the server's start-up knows it.
+//! The reactor: the event loop, which runs in turns. It owns one poll, one slab for listeners
+//! ("doors") and connections, every socket, the deadlines and the read buffer. It knows nothing of
+//! HTTP, channels or JSON: it calls a [`Handler`], and only start-up code knows it.
 
 mod cork;
 #[cfg(feature = "bench")]
@@ -47,41 +47,41 @@ use rounds::Round;
 use spare::Spares;
 use standstill::Standstills;
 
-/// Bytes read from one connection in one turn, and the size of the one read buffer.
+/// Bytes read from one connection in one turn, and the size of the single read buffer.
 const READ_BYTES: usize = 64 * 1024;
-/// Connections accepted from one door in one turn.
+/// Connections accepted from one listener in one turn.
 const ACCEPT_MAX: usize = 32;
-/// Between two log lines that say the same of the doors.
+/// Minimum time between two log lines that report the same state of the listeners.
 const REPEAT_MS: u64 = 10_000;
-/// Deadlines that are seen to in one turn.
+/// Deadlines handled in one turn; also slow peers checked in one turn.
 const EXPIRED_MAX: usize = 32;
-/// Events taken from the kernel in one turn. Noting one takes some ten nanoseconds, and a back end
-/// is not known to have spoken before it is noted: behind ten thousand browsers, in the tenth turn.
+/// Events taken from the kernel in one turn. Recording one takes some ten nanoseconds; a back end's
+/// input is unknown until its event is taken: behind ten thousand browsers, in the tenth turn.
 const EVENTS_MAX: usize = 1024;
 
 /// Bounds of a reactor.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections in all, those that are closing included.
+    /// Connections in total, including those that are closing, without those of the admin listener.
     pub connections: usize,
-    /// Connections let in through [`Door::Web`] in a second.
+    /// Connections accepted through [`Door::Web`] per second.
     pub admissions_per_second: usize,
-    /// So many of them at once, after a time without.
+    /// Connections accepted through it at once after a quiet time.
     pub admissions_burst: usize,
-    /// So many more through [`Door::Control`]: browsers must not lock the back ends out.
+    /// Further connections through [`Door::Control`]: browsers must not lock the back ends out.
     pub control_reserve: usize,
-    /// Nobody else is let in through [`Door::Control`] while so many who came that way have spoken
-    /// and are not heard yet.
+    /// No more connections are accepted through [`Door::Control`] while this many of them have sent
+    /// something and have never been read.
     pub control_unheard: usize,
-    /// Connections through [`Door::Admin`], which count among no others.
+    /// Connections through [`Door::Admin`], which are counted separately.
     pub admin_connections: usize,
-    /// From a close to the end of the connection, at most.
+    /// Maximum time from a close to the end of the connection.
     pub close_ms: u64,
-    /// From the first signal to stop to the end of [`Reactor::run`], at most.
+    /// Maximum time from the first stop signal to the end of [`Reactor::run`].
     pub drain_ms: u64,
-    /// When a peer does not take fast enough what is published to it.
+    /// When a peer is too slow in taking what is published to it.
     pub slow: Rules,
-    /// Input of browsers that waits, in all.
+    /// Total unconsumed input of all connections but those of back ends.
     pub input_bytes: usize,
 }
 
@@ -94,42 +94,42 @@ pub struct Reactor {
     standstills: Standstills,
     io: Io,
     bounds: Bounds,
-    /// What is known of the doors, which have their slots among the connections; once the server
-    /// drains that of the admin alone.
+    /// The listeners. Their slots, in the same slab as connections, hold an index into this. Once
+    /// the server drains only the admin listener is left.
     doors: Slab<Listener>,
-    /// A byte comes for each signal, and what it asks for.
+    /// Streams on which a byte arrives for each signal, and what that signal asks for.
     signals: Vec<(UnixStream, Signal)>,
     scratch: Vec<u8>,
-    /// No door is asked before this moment, unless there are fewer sockets than so many.
+    /// No connection is accepted before this, unless fewer sockets are open than so many.
     accept_at: Millis,
     starved_sockets: usize,
     spares: Spares,
     is_starved: bool,
     is_full_told: bool,
-    /// Neither is said again before these moments, however often it comes to that.
+    /// Earliest times at which a warning of either kind is logged again.
     starved_again_at: Millis,
     full_again_at: Millis,
-    /// How fast browsers are let in.
+    /// Limits the rate at which browsers are accepted.
     gate: Gate,
-    /// Signals to stop that have come.
+    /// Stop signals received; those in quick succession count as one.
     stops: usize,
     same_stop_until: Millis,
-    /// A signal to reload has come, and nobody has asked for it yet.
+    /// A reload signal has arrived that [`Reactor::take_reload`] has not reported yet.
     has_reload: bool,
     drain_until: Millis,
-    /// The server stops, and until then at most what comes is still heard.
+    /// Set while the server is stopping and still handles input: when that ends at the latest.
     hear_until: Option<Millis>,
-    /// No turn waits for longer.
+    /// Upper bound for the wait of every turn.
     idle_ms: Option<u64>,
-    /// Bytes given to the handler, those that it has been given before included.
+    /// Bytes passed to the handler in total; unconsumed bytes count again when passed again.
     heard_bytes: u64,
-    /// Events that the kernel had for this turn, and whether anybody was to be read in it.
+    /// Events that the kernel reported in this turn, and whether any connection was to be read.
     reported: usize,
     has_read: bool,
 }
 
-/// [`READ_BYTES`] of zeros. Twice as many are asked for, which an allocator takes from the kernel
-/// and not from its heap: they come page by page, as something is read into them.
+/// Returns [`READ_BYTES`] of zeros. Allocates twice as much, so that the allocator maps it from the
+/// kernel instead of using its heap: pages become resident only as they are read into.
 fn read_buffer() -> Vec<u8> {
     let mut buffer = vec![0; 2 * READ_BYTES];
     buffer.truncate(READ_BYTES);
@@ -137,7 +137,7 @@ fn read_buffer() -> Vec<u8> {
 }
 
 impl Reactor {
-    /// A reactor without doors.
+    /// Creates a reactor without listeners.
     ///
     /// # Errors
     /// If the kernel grants no epoll instance.
@@ -145,7 +145,7 @@ impl Reactor {
         let clock = Clock::new();
         let now = clock.now();
         let mut spares = Spares::default();
-        // First of all, so that their numbers are low: a limit that is lowered later spares them.
+        // First of all, for low numbers, which stay usable if the limit is lowered later.
         spares.refill();
         Ok(Reactor {
             poll: Poll::new()?,
@@ -177,15 +177,15 @@ impl Reactor {
         })
     }
 
-    /// The time of the current turn.
+    /// Returns the time of the current turn.
     pub fn now(&self) -> crate::time::Now {
         self.io.now
     }
 
-    /// Opens a door.
+    /// Adds a listener.
     ///
     /// # Errors
-    /// If the kernel refuses to watch it.
+    /// If the kernel refuses to watch its socket.
     pub fn add_door(&mut self, listener: Listener) -> stdio::Result<()> {
         let kind = listener.door;
         let door = self.doors.insert(listener);
@@ -193,7 +193,7 @@ impl Reactor {
         self.doors[door].register(self.poll.registry(), token)
     }
 
-    /// Takes a stream on which one byte arrives for each such signal.
+    /// Adds a stream on which one byte arrives for each such signal.
     ///
     /// # Errors
     /// If the kernel refuses to watch it.
@@ -204,40 +204,40 @@ impl Reactor {
         Ok(())
     }
 
-    /// What another thread calls so that the loop turns once more, and the handler's `tick` with
-    /// it.
+    /// Returns a function that another thread calls to make the loop turn once more, and with it
+    /// the handler's `tick`.
     ///
     /// # Errors
     /// If the kernel grants no descriptor for it.
     pub fn waker(&mut self) -> stdio::Result<impl Fn() + Send + use<>> {
         let waker = Waker::new(self.poll.registry(), Token(WAKER))?;
         Ok(move || {
-            // It fails only where the loop is gone.
+            // It fails only if the loop is gone.
             let _ = waker.wake();
         })
     }
 
-    /// Lets no turn wait for longer than that, whatever there is to wait for.
+    /// Limits how long any turn waits for events.
     pub fn wake_every(&mut self, ms: u64) {
         self.idle_ms = Some(ms);
     }
 
-    /// Whether the process has been told to stop.
+    /// Returns whether the process has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stops > 0
     }
 
-    /// How many connections there are, those of the admin door not among them.
+    /// Returns the number of connections, without those of the admin listener.
     pub fn connections(&self) -> usize {
         self.io.connections()
     }
 
-    /// Whether a signal to reload has come since this was asked the last time.
+    /// Returns whether a reload signal has arrived since the last call.
     pub fn take_reload(&mut self) -> bool {
         std::mem::take(&mut self.has_reload)
     }
 
-    /// From now on these bounds hold. Whoever is here stays.
+    /// Applies new bounds. Open connections stay.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
         self.io.set_rules(bounds.slow);
@@ -245,7 +245,7 @@ impl Reactor {
         (self.io.close_ms, self.io.linger_ms) = (bounds.close_ms, bounds.close_ms);
     }
 
-    /// From now on this is the bound of what comes through TCP doors ([`Listener::bound`]).
+    /// Applies new socket limits to the TCP listeners ([`Listener::bound`]).
     ///
     /// # Errors
     /// Those of the kernel.
@@ -253,11 +253,11 @@ impl Reactor {
         self.doors.iter().try_for_each(|(_, door)| door.bound(limits))
     }
 
-    /// Turns until a signal to stop has come and all peers are gone, or the drain time is over, or
-    /// a second signal has come.
+    /// Runs turns until a stop signal has come and all peers are gone or the drain time is over, or
+    /// until a second stop signal has come.
     ///
     /// # Errors
-    /// If polling fails, which it does only for reasons that no turn can mend.
+    /// If polling fails, which it does only for reasons that no later turn can fix.
     pub fn run(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
         while !self.is_done() {
             self.turn(handler)?;
@@ -265,7 +265,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// Whether [`Reactor::run`] is over.
+    /// Returns whether [`Reactor::run`] is over.
     pub fn is_done(&self) -> bool {
         let is_drained = self.stops > 0
             && self.hear_until.is_none()
@@ -273,7 +273,7 @@ impl Reactor {
         self.stops > 1 || is_drained
     }
 
-    /// One turn of the loop.
+    /// Runs one turn of the loop.
     ///
     /// # Errors
     /// As [`Reactor::run`].
@@ -290,7 +290,7 @@ impl Reactor {
         self.expire(handler);
         self.cut_slow(handler);
         self.part(handler);
-        // Nothing is given to who has gone in this turn.
+        // So that `settle` gives nothing to a connection that has gone in this turn.
         self.forget(handler);
         handler.settle(&mut self.io);
         self.forget(handler);
@@ -302,10 +302,10 @@ impl Reactor {
         Ok(())
     }
 
-    /// Waits for events, no longer than anybody can wait; how long that is.
+    /// Waits for events, until the next deadline at most. Returns the timeout used.
     fn poll_events(&mut self, handler: &mut impl Handler) -> stdio::Result<Option<Duration>> {
         let now = self.read_clock().mono;
-        // Whoever was read while the server stops may have more, which shows at once.
+        // While the server stops, a connection just read may have more, which shows at once.
         let is_curious = self.hear_until.is_some() && self.has_read;
         let Io { ready, first, dirty, heavy, leaving, .. } = &self.io;
         let lists = [ready, first, dirty, heavy, leaving];
@@ -331,8 +331,8 @@ impl Reactor {
         }
     }
 
-    /// Lets in whom the doors have, within a budget and the room there is. Who is not let in stays
-    /// in the kernel's queue, and the door's `is_ready` stays set.
+    /// Accepts connections from the listeners, within a budget and the room there is. A connection
+    /// that is not accepted stays in the kernel's queue, and its listener's `is_ready` stays set.
     fn accept(&mut self, handler: &mut impl Handler) {
         let max = self.bounds.connections;
         if self.let_in() <= max - max / 10 {
@@ -367,10 +367,10 @@ impl Reactor {
                     },
                     Err(error) => match error.kind() {
                         stdio::ErrorKind::WouldBlock => listener.is_ready = false,
-                        // The peer gave up while it waited.
+                        // The peer gave up while it was in the queue.
                         stdio::ErrorKind::ConnectionAborted | stdio::ErrorKind::Interrupted => {}
                         _ => {
-                            // Another door may still be one for which there is a spare.
+                            // Another listener may still be entitled to a spare descriptor.
                             self.starve(&error);
                             break;
                         }
@@ -402,7 +402,7 @@ impl Reactor {
         handler.opened(&mut self.io, conn, door, from);
     }
 
-    /// Reads one connection once and hands the bytes over.
+    /// Reads one connection once and passes the bytes to the handler.
     fn read(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Io { peers, tails, .. } = &mut self.io;
         let Some(peer) = peers.get_mut(conn) else { return };
@@ -421,9 +421,9 @@ impl Reactor {
                 }
                 Ok(count) => {
                     filled += count;
-                    // Less than there was room for: the kernel has no more and will report what
-                    // comes, which saves the read that would say `WouldBlock`. Only an end that
-                    // it has reported already it will not report again.
+                    // A short read: the kernel has no more and will report what arrives later,
+                    // which saves the read that would return `WouldBlock`. Only an end of stream
+                    // that it has reported already is not reported again.
                     let has_more = filled == self.scratch.len() || peer.is(flag::END_NEAR);
                     peer.set(flag::READABLE, has_more);
                     if has_more {
@@ -433,7 +433,7 @@ impl Reactor {
                 Err(error) => match error.kind() {
                     stdio::ErrorKind::WouldBlock => peer.set(flag::READABLE, false),
                     stdio::ErrorKind::Interrupted => self.io.mark_ready(conn),
-                    // Of the commands in front of it some may be still to be carried out.
+                    // Commands that arrived before the error may still have to be carried out.
                     _ if peer.door == Door::Control && filled > 0 => {
                         peer.set(flag::ENDED, true);
                         peer.set(flag::READABLE, false);
@@ -442,7 +442,7 @@ impl Reactor {
                 },
             }
         } else if peer.is(flag::READABLE) && !peer.is(flag::ENDED) {
-            // The tail left no room to read into: there was no read, so no event will follow.
+            // The tail left no room in the buffer: nothing was read, so no event will follow.
             self.io.mark_ready(conn);
         }
         self.io.meters.received_bytes += (filled - tail.len()) as u64;
@@ -450,7 +450,7 @@ impl Reactor {
         self.hand_over(handler, conn, filled);
     }
 
-    /// Gives the handler what has been read, and keeps what it does not consume.
+    /// Passes what has been read to the handler and keeps what it does not consume.
     fn hand_over(&mut self, handler: &mut impl Handler, conn: ConnId, filled: usize) {
         if filled > 0 {
             let input = &mut self.scratch[..filled];
@@ -476,7 +476,7 @@ impl Reactor {
         self.hang_up(handler, conn);
     }
 
-    /// Throws away what a closing peer still sends, one read a turn.
+    /// Discards what a closing peer still sends, one read per turn.
     fn discard(&mut self, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
         peer.set(flag::ON_READY, false);
@@ -496,7 +496,7 @@ impl Reactor {
         }
     }
 
-    /// Deadlines that have passed, a bounded number: the wheel has the others for the next turn.
+    /// Handles expired deadlines, a bounded number: the wheel keeps the rest for the next turn.
     fn expire(&mut self, handler: &mut impl Handler) {
         self.io.wheel.advance(self.io.now.mono.0);
         let mut round = Round::start();
@@ -513,8 +513,8 @@ impl Reactor {
         }
     }
 
-    /// The handler's deadline of a connection has passed. What came in time may still stand in line
-    /// behind that of others: it is heard first, and may be what was waited for.
+    /// Handles an expired deadline that the handler has set. Input that arrived in time may still
+    /// be queued behind that of others: it is read first, and may be what was waited for.
     fn time_out(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
         if peer.is(flag::READABLE | flag::ON_READY) && !peer.is(flag::PAUSED) {
@@ -529,7 +529,7 @@ impl Reactor {
         handler.timed_out(&mut self.io, conn);
     }
 
-    /// Peers that were given time to take what waits for them, a bounded number as well.
+    /// Checks peers whose time to take their backlog is over, again a bounded number.
     fn cut_slow(&mut self, handler: &mut impl Handler) {
         let mut round = Round::start();
         for seen_to in 0..EXPIRED_MAX {
@@ -543,7 +543,7 @@ impl Reactor {
         }
     }
 
-    /// Tells the handler whom to forget, until there is nobody left to forget.
+    /// Reports closed connections to the handler, including those that these calls close.
     fn forget(&mut self, handler: &mut impl Handler) {
         while !self.io.doomed.is_empty() {
             for (conn, reason) in std::mem::take(&mut self.io.doomed) {
@@ -555,7 +555,7 @@ impl Reactor {
         }
     }
 
-    /// Writes to one, unless more than so many bytes wait: whether it was written to.
+    /// Writes to a connection. Returns false if it must wait behind others ([`Flushed::Much`]).
     fn flush(&mut self, handler: &mut impl Handler, conn: ConnId, most: usize) -> bool {
         match self.io.flush(conn, most) {
             Flushed::Quiet | Flushed::Blocked => {}
@@ -567,7 +567,7 @@ impl Reactor {
         true
     }
 
-    /// All that was queued is written.
+    /// Handles a connection whose queue has been written completely.
     fn drained(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
         match peer.phase {

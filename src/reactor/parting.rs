@@ -1,6 +1,6 @@
-//! Those who were let go and are on their way out, in the order in which they were: where there is
-//! no room the first of them makes place, so that who has gone for the handler, and counts for
-//! nobody there, keeps nobody out. Part of the reactor.
+//! The queue of closing connections, oldest first. Where there is no room the oldest is ended at
+//! once: a connection that the handler has closed, and no longer counts, must not keep a new one
+//! out. Part of the reactor.
 
 use std::collections::VecDeque;
 
@@ -9,20 +9,20 @@ use super::io::Io;
 use super::peer::{Peer, Phase, flag};
 use crate::edge::{ConnId, Door, Handler};
 
-/// So many in the line who have ended are not worth a look.
+/// The queue is cleaned once it has this many stale ids more than live ones.
 const STALE: usize = 64;
 
-/// The line.
+/// The queue.
 #[derive(Debug, Default)]
 pub(super) struct Parting {
-    /// Among others who have ended meanwhile.
+    /// Ids of closing connections, among stale ones of those that have ended.
     line: VecDeque<ConnId>,
-    /// How many of them are there yet.
+    /// How many closing connections there are.
     pub count: usize,
 }
 
 impl Io {
-    /// One more is let go. Those of the admin door take no place of anybody else.
+    /// Appends a closing connection, unless the admin listener's: those take no room of others.
     pub fn line_up(&mut self, conn: ConnId) {
         let Io { peers, parting: Parting { line, count }, .. } = self;
         let Some(peer) = peers.get_mut(conn).filter(|peer| peer.door != Door::Admin) else {
@@ -37,7 +37,7 @@ impl Io {
         }
     }
 
-    /// One has ended, who may be one of them.
+    /// Notes that a connection has ended, which may be in the queue.
     pub fn leave_line(&mut self, peer: &Peer) {
         if !peer.is(flag::PARTING) {
             return;
@@ -46,13 +46,13 @@ impl Io {
         *count -= 1;
         if *count == 0 {
             line.clear();
-            // What a crowd took is given back; one after the other needs no memory anew.
+            // Gives back the memory of a crowd; single connections in sequence need no allocation.
             line.shrink_to(STALE);
         }
     }
 
-    /// Frees the slot of a peer that has not taken its last words in time. The kernel would keep
-    /// what it has for it, for as long as it likes: whoever never reads must not hold that.
+    /// Frees the slot of a peer that has not taken its last output in time. The kernel would hold
+    /// that output for as long as it likes: a peer that never reads must not keep that memory.
     pub fn abandon(&mut self, conn: ConnId) {
         if let Some(peer) = self.peer(conn) {
             peer.stream.abandon();
@@ -62,12 +62,12 @@ impl Io {
 }
 
 impl Reactor {
-    /// Somebody comes through that door. If there is no room, the first goes who was let go.
+    /// Makes room for a connection through that listener: ends the oldest closing one if need be.
     pub(super) fn make_place(&mut self, handler: &mut impl Handler, door: Door) {
         if self.is_within(door) {
             return;
         }
-        // The slot may be another's in a moment: nobody is to be told of the end of this one then.
+        // Its slot may be reused at once, so its end must have been reported before.
         self.forget(handler);
         while let Some(conn) = self.io.parting.line.pop_front() {
             match self.io.peers.get(conn).map(|peer| peer.phase) {

@@ -1,6 +1,6 @@
-//! What the reactor knows of one connection, in 32 bytes with the generation of its slot: nothing
-//! of an idle one is anywhere else, but for its one timer. What waits for few stands in tables of
-//! its own, and here is the place in there. Part of the reactor.
+//! The reactor's record of one connection: 32 bytes, with the generation of its slot. An idle
+//! connection has nothing elsewhere but its timer. State that few connections need is in tables of
+//! its own, and its index is here. Part of the reactor.
 
 use super::stream::Stream;
 use crate::arena::NIL;
@@ -8,51 +8,51 @@ use crate::edge::Door;
 use crate::frame::OutQueue;
 use crate::slow::WatchId;
 
-/// How far a connection has come.
+/// Stage in the life of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The handler knows it. Next: `Flushing`, or freed.
+    /// Known to the handler. Next: `Flushing`, or freed.
     Open,
     /// Closed for the handler; what is queued is still written. Next: `Lingering`, or freed.
     Flushing,
-    /// All is written and the end told to the peer, whose own end is awaited: closing a socket
+    /// All is written and the write side shut down. The peer's own end is awaited: closing a socket
     /// with unread input would reset it, and the peer would lose our last words. Next: freed.
     Lingering,
 }
 
-/// What is so of a connection, or not: bits of [`Peer`].
+/// State bits of a [`Peer`].
 pub(super) mod flag {
     /// There may be something to read.
     pub const READABLE: u16 = 1;
-    /// The kernel would take more, as far as we know.
+    /// The kernel takes more, as far as is known.
     pub const WRITABLE: u16 = 1 << 1;
-    /// The handler does not want to read.
+    /// The handler has paused reading.
     pub const PAUSED: u16 = 1 << 2;
-    /// The kernel said that the last byte is there, somewhere behind what is still to be read.
+    /// The kernel has reported the end of the stream, behind what is still to be read.
     pub const END_NEAR: u16 = 1 << 3;
-    /// The peer has sent its last byte.
+    /// The last byte of the peer has been read, or its end is not awaited.
     pub const ENDED: u16 = 1 << 4;
-    /// The handler has been told so.
+    /// The handler has been told of the end.
     pub const END_TOLD: u16 = 1 << 5;
     /// The kernel refused some output since the queue was last empty.
     pub const BLOCKED: u16 = 1 << 6;
-    /// It is on the ready list: it will be served again without an event.
+    /// On a ready list: will be served again without an event.
     pub const ON_READY: u16 = 1 << 7;
-    /// It is on the list of those to be written to.
+    /// On the list of connections to be written to.
     pub const ON_DIRTY: u16 = 1 << 8;
     /// Too much was published to it: nothing more is.
     pub const GIVEN_UP: u16 = 1 << 9;
-    /// It has all the time for its end from the beginning of it on: no more when all is written.
+    /// Its time to close is short, and not extended when everything is written.
     pub const HASTY: u16 = 1 << 10;
-    /// The handler has never heard of it: there was no room.
+    /// Turned away at the listener; the handler has never heard of it.
     pub const TURNED_AWAY: u16 = 1 << 11;
     /// Its deadline has passed, and the handler has set no other.
     pub const DUE: u16 = 1 << 12;
-    /// Nothing comes from it and nothing reaches it: it is gone as soon as the handler knows.
+    /// Nothing can be read from it or written to it: freed as soon as the handler knows.
     pub const LOST: u16 = 1 << 13;
-    /// It was let go, and stands in the line of those who make place.
+    /// Closing, and in the queue of connections that are ended to make room.
     pub const PARTING: u16 = 1 << 14;
-    /// It has not been read since it came.
+    /// Not read since it was accepted.
     pub const NEW: u16 = 1 << 15;
 }
 
@@ -61,12 +61,12 @@ pub(super) mod flag {
 pub(super) struct Peer {
     pub stream: Stream,
     pub out: OutQueue,
-    /// The handler's deadline while open, ours afterwards: its place in the wheel, or [`NIL`].
+    /// Index of its timer in the wheel, or [`NIL`]: the handler's while open, ours afterwards.
     pub timer: u32,
-    /// Input that the handler has not consumed, which stands in front of the next read: its place
-    /// among the tails, or [`NIL`].
+    /// Index of its tail, or [`NIL`]: input that the handler has not consumed, which stands in
+    /// front of the next read.
     pub tail: u32,
-    /// Its place among those who do not take what is published to them.
+    /// Its record among the peers that do not take what is published to them.
     pub watch: WatchId,
     flags: u16,
     pub phase: Phase,
@@ -87,19 +87,19 @@ impl Peer {
         }
     }
 
-    /// Whether any of these is so.
+    /// Returns whether any of these flags is set.
     #[inline]
     pub fn is(&self, flags: u16) -> bool {
         self.flags & flags != 0
     }
 
-    /// Notes that all of these are so, or none.
+    /// Sets or clears all of these flags.
     #[inline]
     pub fn set(&mut self, flags: u16, is: bool) {
         self.flags = if is { self.flags | flags } else { self.flags & !flags };
     }
 
-    /// Whether it is open, and as far as we know takes all that it gets: as most do.
+    /// Returns whether it is open and, as far as is known, takes everything it gets, as most do.
     #[inline]
     pub fn takes_all(&self) -> bool {
         let is_well = self.flags & (flag::WRITABLE | flag::GIVEN_UP) == flag::WRITABLE;

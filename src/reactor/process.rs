@@ -1,6 +1,6 @@
-//! What the system knows of this process, from `/proc`: two short files and one directory entry,
-//! whatever the number of connections. Read when somebody asks, never by the turn. And how many
-//! descriptors it may have.
+//! What the system reports about this process, in `/proc`: two short files and one directory entry,
+//! whatever the number of connections. Read on request, never by a turn. Also raises the descriptor
+//! limit.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,18 +9,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::metrics::Process;
 
-/// Clock ticks of a second in `/proc/self/stat`: fixed for all programs (`USER_HZ`).
+/// Clock ticks per second in `/proc/self/stat`: the same for all programs (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
-/// For so many descriptors there is room from the start; it takes the kernel 8 bytes for each.
+/// Descriptors for which the kernel makes room at the start; each takes 8 bytes of its memory.
 const DESCRIPTORS_AT_ONCE: u64 = 65_536;
-/// So many descriptors are counted one by one where the system does not tell how many there are.
+/// Descriptors counted one by one, at most, where the system does not report their number.
 const COUNTED_MAX: usize = 4096;
 
-/// More than either file has.
+/// More than either file holds.
 const FILE_BYTES: usize = 8192;
 
-/// The files, which are open from the start: on the day on which there are no descriptors any more
-/// they are looked at most.
+/// The files, open from the start: they matter most when no descriptors are left.
 #[derive(Debug)]
 pub(super) struct Files {
     status: Option<File>,
@@ -28,7 +27,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Those of this process, as far as they are there.
+    /// Opens the files, as far as they exist.
     pub fn open() -> Files {
         Files {
             status: File::open("/proc/self/status").ok(),
@@ -36,7 +35,7 @@ impl Files {
         }
     }
 
-    /// Reads it all.
+    /// Reads all values.
     pub fn read(&self) -> Process {
         Process {
             resident_bytes: resident_bytes(&text(self.status.as_ref())),
@@ -47,7 +46,7 @@ impl Files {
     }
 }
 
-/// What the file says now.
+/// Returns the current content of the file.
 fn text(file: Option<&File>) -> String {
     let mut bytes = [0; FILE_BYTES];
     let length = file.and_then(|file| file.read_at(&mut bytes, 0).ok()).unwrap_or(0);
@@ -55,7 +54,7 @@ fn text(file: Option<&File>) -> String {
 }
 
 /// Raises the soft limit of descriptors to the hard one, and has the kernel make room for as many
-/// of them as there may well be; returns what is in force. To be called before there are threads.
+/// as may well be used. Returns the limit in force. Must be called before there are threads.
 pub fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: maximum, maximum };
@@ -65,13 +64,13 @@ pub fn raise_descriptor_limit() -> u64 {
     limit
 }
 
-/// The kernel doubles its table of descriptors when it is full, and where there are threads it then
-/// waits until no processor can be reading the old one: `accept` took ten milliseconds, each time.
-/// The table never shrinks.
+/// The kernel doubles its table of descriptors when that is full, and where there are threads it
+/// then waits until no processor can still be reading the old one: `accept` took ten milliseconds,
+/// each time. The table never shrinks.
 fn make_room(descriptors: u64) {
     let highest = i32::try_from(descriptors.saturating_sub(1));
     if let (Ok(highest), Ok(file)) = (highest, File::open("/dev/null")) {
-        // If it fails the table grows when it must.
+        // If this fails, the table grows on demand.
         let _ = rustix::io::fcntl_dupfd_cloexec(&file, highest);
     }
 }
@@ -82,7 +81,7 @@ fn resident_bytes(status: &str) -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
-/// Times of user and system: the 14th and 15th field, behind a name that may hold anything.
+/// Adds user and system time: fields 14 and 15, behind a name that may contain anything.
 fn cpu_ms(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
@@ -90,14 +89,14 @@ fn cpu_ms(stat: &str) -> Option<u64> {
     ticks.checked_mul(1000 / TICKS_PER_SECOND)
 }
 
-/// Since Linux 6.2 the directory's length is the number of descriptors; asking for it takes none.
-/// Before, they would have to be listed, which is done only where they are few.
+/// Since Linux 6.2 the directory's length is the number of descriptors, and asking takes none. On
+/// older kernels they are listed, which is done only if they are few.
 fn open_fds() -> Option<u64> {
     let length = fs::metadata("/proc/self/fd").ok()?.len();
     if length > 0 {
         return Some(length);
     }
-    // Less the one with which they are read.
+    // Without the one that the listing itself uses.
     let count = fs::read_dir("/proc/self/fd").ok()?.take(COUNTED_MAX + 1).count();
     (count <= COUNTED_MAX).then(|| count.saturating_sub(1) as u64)
 }

@@ -1,6 +1,6 @@
-//! Doors when there is no room, or a crowd: newcomers hear so, and when to come back, and go,
-//! instead of waiting in the kernel's queue for nobody knows how long. Part of the reactor, which
-//! accepts.
+//! Turns connections away when there is no room, or when too many come at once: the client is told
+//! why and when to come back, instead of waiting in the kernel's queue for an unknown time. Part of
+//! the reactor, which accepts.
 
 use mio::Token;
 
@@ -12,32 +12,32 @@ use super::{Bounds, REPEAT_MS, Reactor};
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::time::Millis;
 
-/// So many may be on their way out at a time, beyond the connections there is room for: they have
-/// descriptors too. Where all of those are taken, the first who has its words makes place.
+/// Connections turned away that may be closing at a time, beyond the room for connections: they
+/// have descriptors too. At that number the oldest makes room, once its response is written.
 const TURNED_AWAY_MAX: usize = 8;
-/// Where there is no room, nobody is to come back sooner.
+/// Shortest time until a client is to come back, if there is no room.
 const FULL_SECONDS: u64 = 5;
-/// Longest line of those who are to come back; behind that another one begins.
+/// Longest time until a client is to come back; then the times start from the shortest again.
 const LINE_SECONDS_MAX: u64 = 60;
-/// From the accept to the end of a connection that there is no room for, and from an expulsion to
-/// the end of that, at most.
+/// Maximum time from the accept to the end of a connection that is turned away, and from an
+/// expulsion to the end of the connection.
 pub(super) const TURNED_AWAY_MS: u64 = 200;
 
 impl Io {
-    /// Whether all that it gets is written, and its own end is awaited.
+    /// Returns whether everything is written, and the peer's own end is awaited.
     pub fn is_done(&self, conn: ConnId) -> bool {
         self.peers.get(conn).is_some_and(|peer| peer.phase == Phase::Lingering)
     }
 }
 
 impl Reactor {
-    /// How many connections there are that were let in. Counted from the slots.
+    /// Returns the number of connections that were not turned away. Counted from the slots.
     pub(super) fn let_in(&self) -> usize {
         self.io.connections() - self.io.turned_away.len()
     }
 
-    /// Whether there are fewer connections than there may be for one who comes through that door.
-    /// Counted from the slots, so that it cannot drift.
+    /// Returns whether there is a free place for a connection through that listener. Counted from
+    /// the slots, so that it cannot drift.
     pub(super) fn is_within(&self, door: Door) -> bool {
         let Bounds { connections, control_reserve, admin_connections, .. } = self.bounds;
         match door {
@@ -47,12 +47,12 @@ impl Reactor {
         }
     }
 
-    /// Whether there is room for one who comes through that door, or somebody who makes place.
+    /// Returns whether there is a place for one, or a closing connection that can be ended.
     pub(super) fn has_room(&self, door: Door) -> bool {
         self.is_within(door) || (door != Door::Admin && self.io.parting.count > 0)
     }
 
-    /// Whether one more can be turned away at this door.
+    /// Returns whether one more connection can be turned away at this listener.
     pub(super) fn can_refuse(&self, door: &Listener) -> bool {
         let Io { turned_away, .. } = &self.io;
         let has_place = || {
@@ -62,8 +62,8 @@ impl Reactor {
         door.refusal.is_some() && has_place()
     }
 
-    /// There is no room: said once when it comes to that, and again only after a tenth of the room
-    /// was free.
+    /// Logs that there is no room: once when it runs out, and again only after a tenth of it was
+    /// free.
     pub(super) fn tell_full(&mut self) {
         let now = self.io.now;
         if !self.is_full_told && self.full_again_at <= now.mono {
@@ -76,7 +76,7 @@ impl Reactor {
         }
     }
 
-    /// What stands in the way of one who comes through that door.
+    /// Returns why a connection through that listener cannot be let in, if so.
     pub(super) fn obstacle(&self, door: Door) -> Option<TurnedAway> {
         if !self.has_room(door) {
             return Some(TurnedAway::Full);
@@ -85,7 +85,7 @@ impl Reactor {
         is_crowd.then_some(TurnedAway::Crowd)
     }
 
-    /// When somebody may be let in, or turned away, who is at a door already.
+    /// Returns when a connection that waits at a listener may be let in, or turned away.
     pub(super) fn accept_due(&self) -> Option<Millis> {
         let due = |(_, listener): (usize, &Listener)| {
             if !listener.is_ready {
@@ -94,16 +94,16 @@ impl Reactor {
             match self.obstacle(listener.door).filter(|_| !self.can_refuse(listener)) {
                 None => Some(self.accept_from()),
                 Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_from())),
-                // Whoever leaves makes a turn.
+                // The end of a connection causes a turn.
                 Some(TurnedAway::Full) => None,
             }
         };
         self.doors.iter().filter_map(due).min()
     }
 
-    /// Tells a newcomer why they are not let in, and when to come back. Their request is read and
-    /// thrown away, because closing a socket with unread input would reset it, and these words
-    /// would be lost.
+    /// Tells a client why it is not let in, and when to come back. Its request is read and
+    /// discarded, because closing a socket with unread input would reset it, and the response would
+    /// be lost.
     pub(super) fn refuse(
         &mut self,
         handler: &mut impl Handler,
@@ -125,7 +125,7 @@ impl Reactor {
             return self.starve(&error);
         }
         let seconds = self.gate.queue_up(self.io.now.mono, why);
-        // It hears why, and ends within that time.
+        // The response is all it gets, and it ends within that time.
         let io = &mut self.io;
         io.send(conn, words(why, seconds));
         let Some(peer) = io.peer(conn) else { return };
@@ -138,14 +138,14 @@ impl Reactor {
     }
 }
 
-/// How fast browsers are let in: so many in a second, and so many at once after a time without.
-/// Whoever is turned away is given the next place in a line that moves as fast.
+/// Token bucket for browsers: so many per second, and a burst after a quiet time. Each client that
+/// is turned away gets the next place in a virtual queue, which moves at the same rate.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// Microseconds for each, and for as many as may come at once.
+    /// Microseconds for one connection, and for a full burst.
     each_us: u64,
     burst_us: u64,
-    /// When all that were let in would have been, one after the other; and the end of the line.
+    /// When all let in so far would have come in at the steady rate; and the queue's end.
     passed_us: u64,
     line_us: u64,
 }
@@ -158,8 +158,8 @@ impl Gate {
         Gate { each_us, burst_us, passed_us: 0, line_us: 0 }
     }
 
-    /// From now on at that pace. Who has come counts as one, and no more than a burst of them do:
-    /// what it takes until they would have been let in is a matter of the pace in force.
+    /// Changes the rate. Connections let in so far count by their number, a burst of them at most;
+    /// how long they take to work off depends on the new rate.
     pub fn set_pace(&mut self, bounds: &Bounds, now: Millis) {
         let (now_us, next) = (now.0.saturating_mul(1000), Gate::new(bounds));
         let ahead_us = |end_us: u64| {
@@ -171,19 +171,19 @@ impl Gate {
         *self = Gate { passed_us, line_us, ..next };
     }
 
-    /// From when on the next one is let in.
+    /// Returns from when on the next connection is let in.
     pub fn opens_at(&self) -> Millis {
         let at_us = self.passed_us.saturating_add(self.each_us).saturating_sub(self.burst_us);
         Millis(at_us.div_ceil(1000))
     }
 
-    /// One more is let in.
+    /// Counts one that is let in.
     pub fn pass(&mut self, now: Millis) {
         let now_us = now.0.saturating_mul(1000);
         self.passed_us = self.passed_us.max(now_us).saturating_add(self.each_us);
     }
 
-    /// In how many seconds one who is turned away is to come back.
+    /// Returns in how many seconds a client that is turned away is to come back.
     pub fn queue_up(&mut self, now: Millis, why: TurnedAway) -> u64 {
         let now_us = now.0.saturating_mul(1000);
         let end_us = self.line_us.max(now_us).saturating_add(self.each_us);
@@ -225,14 +225,14 @@ mod tests {
             gate.set_pace(&then, now);
             gate.opens_at().0.saturating_sub(now.0)
         };
-        // Slow, and fast again: 2000 of 20,000 are no reason to wait, at whatever pace they came.
+        // Slow, then fast: 2000 of 20,000 are no reason to wait, at whatever rate they came.
         assert_eq!(after(2000, bounds(10, 20_000), bounds(20_000, 20_000)), 0);
         assert_eq!(after(20_000, bounds(10, 20_000), bounds(20_000, 20_000)), 1);
-        // Fast, and slow from now on: the burst is gone, and does not come back by that.
+        // Fast, then slow: the burst is used up, and the change does not restore it.
         assert_eq!(after(100, bounds(1000, 100), bounds(10, 100)), 100);
-        // A lower burst is gone as a whole, and no more than that.
+        // A lower burst is used up, and not more than that.
         assert_eq!(after(15_000, bounds(10, 20_000), bounds(10, 100)), 100);
-        // A higher one lets in who is beyond.
+        // A higher one lets in those beyond the old one.
         assert_eq!(after(100, bounds(10, 100), bounds(10, 200)), 0);
     }
 
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(all, 30, "ten in a second");
         let again = [60_000; 5].map(|now| come(&mut gate, now));
         assert_eq!(again.iter().filter(|is_in| **is_in).count(), 3);
-        // The line of those who are turned away moves as fast.
+        // The queue of clients that are turned away moves at the same rate.
         let told: Vec<u64> =
             (0..20).map(|_| gate.queue_up(Millis(60_000), TurnedAway::Crowd)).collect();
         assert_eq!((told[0], told[8], told[9], told[19]), (1, 1, 2, 3));

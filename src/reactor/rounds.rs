@@ -1,5 +1,5 @@
-//! Rounds of a turn: of those who are to be read, and of those who are to be written to, as many
-//! as one turn has time for. The others stay on their lists, in front, and the next turn does not
+//! The rounds of a turn: of the connections to be read, and of those to be written to, as many as
+//! one turn has time for. The others stay at the front of their lists, and the next turn does not
 //! wait. Part of the reactor, whose turn calls it.
 
 use std::collections::VecDeque;
@@ -11,64 +11,64 @@ use super::{ACCEPT_MAX, Reactor};
 use crate::edge::{ConnId, Door, Handler};
 use crate::time::Stopwatch;
 
-/// Browsers read in one turn, and those who are on their way out: what a back end has just
-/// published waits until they have been, and an `auth` takes ten microseconds.
+/// Browsers read in one turn, and closing connections whose input is discarded: what a back end has
+/// just published waits for these rounds, and an `auth` takes ten microseconds.
 pub(super) const READS_MAX: usize = 32;
-/// Back ends read in one turn.
+/// Back ends and admin clients read in one turn.
 const FIRST_READS_MAX: usize = 128;
-/// Bytes of back ends given to the handler in one turn, after which none of the others is read.
+/// Bytes of those passed to the handler in one turn, after which no other of them is read.
 const FIRST_ROUND_BYTES: u64 = 128 * 1024;
-/// The same of browsers, who may send nothing but frames without content: five thousand of those.
+/// The same for browsers. As frames without content alone, this is five thousand of them.
 const READ_ROUND_BYTES: u64 = 32 * 1024;
 /// Connections written to in one turn.
 pub(super) const FLUSHES_MAX: usize = 128;
-/// Bytes written in one turn, after which nobody else is written to.
+/// Bytes written in one turn, after which no other connection is written to.
 const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
-/// Whoever is owed more is written to behind all who are owed less, so that large publications to
-/// many hold up nobody else.
+/// A connection with more queued is written to after all those with less, so that large
+/// publications to many connections delay no others.
 pub(super) const LIGHT_BYTES: usize = 16 * 1024;
-/// Bytes written in one turn to those, after which none of them is written to. The kernel must find
-/// memory for each, and on a virtual machine the host too: ten microseconds a page when it has been
-/// idle. So this is a third of a millisecond where it is slow, and a tenth elsewhere.
+/// Bytes written in one turn to connections with more queued, after which no other of them is
+/// written to. The kernel must find memory for each, and on a virtual machine so must the host: ten
+/// microseconds a page after an idle time. That is a third of a millisecond, and a tenth elsewhere.
 pub(super) const HEAVY_ROUND_BYTES: u64 = 128 * 1024;
-/// Connections of those in one turn; the end of one takes ten microseconds.
+/// Such connections written to in one turn; ending one takes ten microseconds.
 const HEAVY_FLUSHES_MAX: usize = 32;
-/// Connections that are only put on another list in one turn: those that are found to be owed more,
-/// and those on their way out.
+/// Connections that one turn only moves to another list: those found to have more queued, and those
+/// found to be closing.
 const MOVED_MAX: usize = 1024;
-/// Bytes thrown away in one turn: what comes from those who are on their way out.
+/// Bytes discarded in one turn: the input of closing connections.
 pub(super) const DISCARD_ROUND_BYTES: u64 = 256 * 1024;
-/// Microseconds after which a round goes on in the next turn, whatever else bounds it: what a back
-/// end publishes meanwhile waits for as many rounds as there are. A machine on which one token
-/// takes as long hears one browser in a turn, but its back ends as soon as others do.
+/// Microseconds after which a round is continued in the next turn, whatever its other bounds: what
+/// a back end publishes meanwhile waits for every round. A machine that needs as long for one token
+/// reads one browser per turn, but hears its back ends as soon as others do.
 const ROUND_US: u64 = 50;
-/// The same of back ends, whom nobody should hold up.
+/// The same for back ends, which nothing should delay.
 const FIRST_ROUND_US: u64 = 250;
 
-/// One round, which has its share of the time of a turn. Whoever is first always has a turn: time
-/// is taken from the second on, so that a round of one, or of nobody, does not ask the clock.
+/// One round, with its share of the time of a turn. The first connection is always served: the time
+/// runs from the second on, so that a round of one or none does not read the clock.
 pub(super) struct Round {
     watch: Option<Stopwatch>,
     us: u64,
 }
 
 impl Round {
-    /// Begins one.
+    /// Starts a round.
     pub fn start() -> Round {
         Round { watch: None, us: ROUND_US }
     }
 
-    /// Whether its time is over; asked before each but the first.
+    /// Returns whether its time is over. Asked before each connection but the first.
     pub fn is_late(&mut self) -> bool {
         self.watch.get_or_insert_with(Stopwatch::start).elapsed_us() >= self.us
     }
 }
 
 impl Reactor {
-    /// How many may come in through a door in this turn. Of back ends so many that the rounds keep
-    /// up with them: one too many makes a stranger go, and that shall be nobody who has said who it
-    /// is and only was not heard yet. The others wait in the kernel's queue; but not behind a crowd
-    /// that has been heard and does not say it.
+    /// Returns how many connections a listener may accept in this turn. Back ends are accepted only
+    /// as fast as the rounds read them: one too many evicts an unauthenticated connection, which
+    /// must not be one whose `auth` was merely not read yet. The rest waits in the kernel's queue,
+    /// but not behind a crowd that has been read and has not authenticated.
     pub(super) fn accept_max(&self, handler: &impl Handler, door: usize) -> usize {
         let is_ready = |door: &&Listener| door.is_ready && door.door == Door::Control;
         if self.doors.get(door).filter(is_ready).is_none() {
@@ -84,8 +84,8 @@ impl Reactor {
         if is_siege { ACCEPT_MAX } else { most.saturating_sub(unheard) }
     }
 
-    /// Reads those who have something to say, each once: back ends, who are few and are trusted,
-    /// before browsers, and those who are on their way out behind all others.
+    /// Reads the connections that have input, each once: back ends, which are few and trusted,
+    /// before browsers. Discards the input of closing ones last.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
         self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
         let first = (FIRST_READS_MAX, FIRST_ROUND_BYTES, FIRST_ROUND_US);
@@ -94,8 +94,8 @@ impl Reactor {
         self.discard_round();
     }
 
-    /// As many of those who came through that door as there is time for. The others stay where they
-    /// are in the list, behind which those go who have been read: each in its turn.
+    /// Reads as many connections of that kind as there is time for. The others keep their place in
+    /// the list; those that have been read go behind them, so that each gets its turn.
     fn read_some(
         &mut self,
         handler: &mut impl Handler,
@@ -123,7 +123,7 @@ impl Reactor {
         }
     }
 
-    /// Throws away what comes from those who are on their way out.
+    /// Discards the input of closing connections.
     fn discard_round(&mut self) {
         let (mut round, start) = (Round::start(), self.io.meters.received_bytes);
         for taken in 0..self.io.leaving.len().min(READS_MAX) {
@@ -136,8 +136,8 @@ impl Reactor {
         }
     }
 
-    /// Writes to those for whom something waits, and then to those for whom much does, or the last
-    /// words: ten thousand who are sent away must not hold up who stays.
+    /// Writes to the connections with little queued, then to those with much queued or closing: ten
+    /// thousand that are sent away must not delay those that stay.
     pub(super) fn flush_round(&mut self, handler: &mut impl Handler) {
         let (mut written, start) = (0, self.io.meters.sent_bytes);
         for taken in 0..self.io.dirty.len() {
@@ -157,7 +157,7 @@ impl Reactor {
         self.io.cork.clear();
     }
 
-    /// Of these at least one has its turn.
+    /// At least one of these is written to in each turn.
     fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
         let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + HEAVY_ROUND_BYTES);
         let mut round = Round::start();

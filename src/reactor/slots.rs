@@ -1,41 +1,41 @@
-//! The one slab of the reactor: doors and connections, each by the number that the kernel calls it
-//! by. Part of the reactor, which asks it for connections; doors have a table for the rest of what
-//! is known of them, because they are few.
+//! The reactor's slab: listeners and connections, each at the index that is its token in epoll.
+//! Part of the reactor, which looks connections up here; the listeners, which are few, have a table
+//! of their own for everything else.
 
 use super::peer::Peer;
 use crate::arena::Arena;
 use crate::edge::{Conn, ConnId, Door};
 
-/// So many slots are kept for those who watch: as many as `admin_connections` ever lets in.
+/// Slots reserved for admin clients: the largest `admin_connections` that can be configured.
 const WATCHERS_MAX: usize = 8;
 
-/// Who has a slot.
+/// What a slot holds.
 #[derive(Debug)]
 enum Slot {
-    /// A door: its place among the doors.
+    /// A listener: its index in the table of listeners.
     Door(u16),
     Peer(Peer),
-    /// One who may come through the admin door.
+    /// Reserved for an admin client.
     Watcher,
 }
 
-/// Doors and connections.
+/// Listeners and connections.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     slots: Arena<Slot, Conn>,
     doors: usize,
-    /// Slots kept for those who watch, low ones: whoever stands behind that door and has a table by
-    /// slots would else have one as long as for all browsers, made at once when the first one asks.
+    /// Low slots reserved for admin clients: otherwise a table of theirs that is indexed by slot
+    /// would be as long as for all browsers, allocated at once when the first of them comes.
     watchers: Vec<ConnId>,
 }
 
 impl Slots {
-    /// How many connections there are.
+    /// Returns the number of connections.
     pub fn len(&self) -> usize {
         self.slots.len() - self.doors - self.watchers.len()
     }
 
-    /// A door with that place among the doors opens.
+    /// Adds a listener with that index in the table of listeners.
     pub fn open_door(&mut self, place: usize, door: Door) -> ConnId {
         self.doors += 1;
         while door == Door::Admin && self.watchers.len() < WATCHERS_MAX {
@@ -44,7 +44,7 @@ impl Slots {
         self.slots.insert(Slot::Door(place as u16))
     }
 
-    /// The place among the doors of the one in that slot, if it is one.
+    /// Returns the index of the listener in that slot, if it holds one.
     pub fn door(&self, slot: usize) -> Option<usize> {
         match self.slots.get(self.slots.at(slot)?)? {
             Slot::Door(place) => Some(usize::from(*place)),
@@ -52,7 +52,7 @@ impl Slots {
         }
     }
 
-    /// The door with that place closes.
+    /// Removes the listener with that index.
     pub fn close_door(&mut self, place: usize) {
         let is_it = |slot: &Slot| matches!(slot, Slot::Door(other) if usize::from(*other) == place);
         let id = self.slots.iter().find(|(_, slot)| is_it(slot)).map(|(id, _)| id);
@@ -64,7 +64,7 @@ impl Slots {
         if peer.door == Door::Admin
             && let Some(kept) = self.watchers.pop()
         {
-            // The slot that was freed last is used first.
+            // The slot freed last is reused first.
             self.slots.remove(kept);
         }
         self.slots.insert(Slot::Peer(peer))
@@ -95,17 +95,17 @@ impl Slots {
         Some(peer)
     }
 
-    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    /// Gives back a part of the memory of a past crowd. Returns whether there may be more.
     pub fn trim(&mut self) -> bool {
         self.slots.trim()
     }
 
-    /// The id of the door or connection in that slot.
+    /// Returns the id of the listener or connection in that slot.
     pub fn at(&self, slot: usize) -> Option<ConnId> {
         self.slots.at(slot)
     }
 
-    /// All connections, in the order of their slots.
+    /// Iterates over all connections, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Peer)> {
         self.slots.iter().filter_map(|(id, slot)| match slot {
             Slot::Peer(peer) => Some((id, peer)),

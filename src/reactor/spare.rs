@@ -1,6 +1,5 @@
-//! Descriptors that are kept for the day on which there are none: with each of them one more back
-//! end gets in, or one who watches; and when the doors are asked again. Part of the reactor, which
-//! accepts.
+//! Spare descriptors for when none are left: closing one lets one more back end or admin client in.
+//! Also decides when to accept again after that. Part of the reactor, which accepts.
 
 use std::fs::File;
 use std::io;
@@ -12,18 +11,18 @@ use crate::address::Address;
 use crate::edge::Door;
 use crate::time::Millis;
 
-/// So many back ends get in although there are no descriptors any more, and one more who watches.
+/// Back ends accepted although no descriptors are left, and one more admin client.
 const SPARES: usize = 4 + FOR_ADMINS;
 const FOR_ADMINS: usize = 1;
 /// Pause in accepting after the kernel ran out of descriptors or memory.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
-/// Open files of no use but that each can be closed.
+/// Open files whose only use is that each can be closed.
 #[derive(Debug, Default)]
 pub(super) struct Spares(Vec<File>);
 
 impl Spares {
-    /// Opens those that are missing, as far as that can be.
+    /// Opens the missing ones, as far as that is possible.
     pub fn refill(&mut self) {
         while self.0.len() < SPARES
             && let Ok(spare) = File::open("/dev/null")
@@ -36,7 +35,7 @@ impl Spares {
         self.0.len() == SPARES
     }
 
-    /// Accepts one; a back end, or who watches, if it must be in place of a spare.
+    /// Accepts a connection; for a back end or admin client in place of a spare, if need be.
     pub fn accept(&mut self, door: &mut Listener) -> io::Result<(Stream, Address)> {
         let accepted = door.accept();
         let Err(error) = &accepted else { return accepted };
@@ -51,8 +50,8 @@ impl Spares {
         self.0.pop();
         let accepted = door.accept();
         if accepted.is_err() {
-            // The kernel says that there is no descriptor before it looks whether anybody is there:
-            // then this one must not be the next browser's.
+            // The kernel reports that there is no descriptor before it checks whether a connection
+            // is waiting. If none is, the descriptor just freed must not go to the next browser.
             self.refill();
         }
         accepted
@@ -60,8 +59,8 @@ impl Spares {
 }
 
 impl Reactor {
-    /// Descriptors or kernel memory have run out: knock again a little later. Said once, until
-    /// somebody could be let in again.
+    /// Pauses accepting, because descriptors or kernel memory have run out. Logs this once, until a
+    /// connection could be accepted again.
     pub(super) fn starve(&mut self, error: &io::Error) {
         let now = self.io.now;
         if !self.is_starved && self.starved_again_at <= now.mono {
@@ -76,9 +75,9 @@ impl Reactor {
         self.starved_sockets = self.sockets();
     }
 
-    /// From when on the doors are asked. Whoever has gone since they could not be leaves a
-    /// descriptor behind: many who gave up in the kernel's queue would take minutes otherwise, a
-    /// few of them after each pause.
+    /// Returns when to accept again. If sockets have closed since accepting failed, their
+    /// descriptors are free: no pause then. Otherwise a crowd that has given up in the kernel's
+    /// queue would take minutes to clear, a few connections after each pause.
     pub(super) fn accept_from(&self) -> Millis {
         let has_room = self.sockets() < self.starved_sockets;
         if has_room { Millis(0) } else { self.accept_at }
@@ -89,7 +88,7 @@ impl Reactor {
     }
 }
 
-/// Whether the process, or the machine, has no descriptor left.
+/// Returns whether the process, or the machine, has no descriptor left.
 fn is_starved(error: &io::Error) -> bool {
     let errno = rustix::io::Errno::from_io_error(error);
     matches!(errno, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))

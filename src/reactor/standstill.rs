@@ -1,6 +1,6 @@
-//! Times in which the process stood still: a pause of its container or machine, a debugger, a host
-//! that gave its processor to others. What peers sent meanwhile lies in the kernel, and whoever did
-//! what it should is not to be cut because nobody looked. Part of the reactor, whose turn calls it.
+//! Standstills: times when the process did not run, because of a pause of its container or machine,
+//! a debugger, or a busy host. What peers sent meanwhile is in the kernel, and a peer that did what
+//! it should must not be cut for it. Part of the reactor, whose turn calls it.
 
 use std::time::Duration;
 
@@ -8,24 +8,23 @@ use super::Reactor;
 use crate::edge::Handler;
 use crate::time::Millis;
 
-/// So much later than it asked to be woken no turn begins on a machine that runs.
+/// On a machine that runs, no turn begins this much later than its poll should have ended.
 const STANDSTILL_MS: u64 = 1000;
 
-/// What is known of them.
+/// The standstills so far.
 #[derive(Debug, Default)]
 pub(super) struct Standstills {
-    /// They are made good.
+    /// They are left out of the time of the turns.
     pub are_forgiven: bool,
-    /// Milliseconds of all of them: so far is the time of the turns behind the clock.
+    /// Milliseconds of all that were left out: how far the turns' time is behind the clock.
     pub ms: u64,
-    /// The last turn came behind one.
+    /// The last turn followed a standstill that was left out.
     is_behind_one: bool,
 }
 
 impl Standstills {
-    /// How much of the time between two turns does not count, in milliseconds, of which the second
-    /// asked to wait for no longer than that. Never of two times on end: where every turn is late
-    /// deadlines still come.
+    /// Returns how many of the milliseconds between two turns to leave out, if the second asked to
+    /// wait for `asked`. Never twice in a row: where every turn is late, deadlines must still pass.
     fn between(&mut self, ms: u64, asked: Option<Duration>) -> u64 {
         let asked = asked.map_or(u64::MAX, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
         let is_one = self.are_forgiven && ms > asked.saturating_add(STANDSTILL_MS);
@@ -36,26 +35,26 @@ impl Standstills {
 }
 
 impl Reactor {
-    /// Milliseconds of which the process was not there, for a second and more at a time, are none
-    /// from now on: every deadline is as far away behind them as it was before.
+    /// From now on leaves out the times when the process did not run for a second or more: every
+    /// deadline is as far away afterwards as before.
     pub fn forgive_standstills(&mut self) {
         self.standstills.are_forgiven = true;
         self.io.now = self.read_clock();
     }
 
-    /// Milliseconds since the start, those in which the process stood still included.
+    /// Returns the milliseconds since the start, standstills included.
     pub fn uptime(&self) -> Millis {
         self.io.now.mono.plus(self.standstills.ms)
     }
 
-    /// The clock, as the turns have it.
+    /// Reads the clock, less the standstills.
     pub(super) fn read_clock(&self) -> crate::time::Now {
         let now = self.clock.now();
         let mono = Millis(now.mono.0.saturating_sub(self.standstills.ms));
         crate::time::Now { mono, ..now }
     }
 
-    /// A turn begins, that asked to wait for no longer than that.
+    /// Begins a turn whose poll was asked to wait for `asked` at most.
     pub(super) fn begin(&mut self, handler: &mut impl Handler, asked: Option<Duration>) {
         let (before, now) = (self.io.now.mono, self.read_clock());
         self.io.now = now;
@@ -92,7 +91,7 @@ mod tests {
         assert_eq!(it.between(1001, asked(0)), 0, "two on end");
         assert_eq!(it.between(1001, asked(0)), 1001);
         assert_eq!(it.between(3, asked(0)), 0);
-        // Nobody waited for anything.
+        // Without a timeout no turn is late.
         assert_eq!(it.between(9_000_000, None), 0);
         let mut it = Standstills::default();
         assert_eq!(it.between(9001, asked(8000)), 0, "not asked to forgive");

@@ -1,4 +1,4 @@
-//! The way to the end: doors closed, what has arrived heard, everybody let go. Part of the
+//! Shutdown: listeners closed, input that has arrived handled, all connections closed. Part of the
 //! reactor, whose turn calls it.
 
 use super::events::SIGNALS;
@@ -8,37 +8,37 @@ use crate::arena::NIL;
 use crate::edge::{Door, Handler};
 use crate::time::Millis;
 
-/// Signals to stop that come within so long are one: a terminal and whoever started the server say
-/// it together, and supervisors like to say it twice.
+/// Stop signals that come within this time are one: a terminal and the parent process send it
+/// together, and supervisors tend to send it twice.
 const SAME_STOP_MS: u64 = 100;
-/// From the last byte sent to the end of a connection while the server stops, at most.
+/// Maximum time from the last byte sent to the end of a connection while the server stops.
 const LINGER_MS: u64 = 500;
-/// For so long, and no longer than half the drain, is heard what comes: whoever never falls silent,
-/// or does not take its answers, is not waited for.
+/// How long input is still handled, at most half the drain time: a peer that never falls silent, or
+/// does not take its answers, is not waited for.
 const HEAR_MS: u64 = 1000;
-/// The last peers are let go so long before the end, and no longer than a quarter of the drain:
-/// they are to take what is queued, and to answer.
+/// How long before the end the last peers are closed, at most a quarter of the drain time: they
+/// need time to take what is queued, and to answer.
 const PART_MS: u64 = 1000;
-/// From the last turn to the end of the process, and no longer than a tenth of the drain.
+/// From the last turn to the end of the process, at most a tenth of the drain time.
 const CLOSING_MS: u64 = 200;
 
 impl Reactor {
-    /// Whether a second signal to stop has come, also if that was behind the last turn: what is
-    /// left to be done then is to be done at once.
+    /// Returns whether a second stop signal has come, even since the last turn: then what is left
+    /// is to be done at once.
     pub fn is_urged(&mut self) -> bool {
         let before = self.io.now.mono;
         self.io.now = self.read_clock();
         let signals = 0..self.signals.len();
         let came = signals.map(|at| self.note_signal(SIGNALS + at)).sum::<usize>();
-        // It may have come at any moment since the last look: in doubt it is the same.
+        // It may have come at any moment since the last look: in doubt it is the same signal.
         if came > 0 && before >= self.same_stop_until {
             self.stop();
         }
         self.stops > 1
     }
 
-    /// A signal to stop has come: the doors close but for the admin's, and nobody lingers as long
-    /// as usual, least of all those who do already.
+    /// Handles a stop signal: closes the listeners but the admin's, and shortens lingering, also
+    /// that of connections that linger already.
     pub(super) fn stop(&mut self) {
         let now = self.io.now.mono;
         if now < self.same_stop_until {
@@ -57,7 +57,7 @@ impl Reactor {
             self.io.peers.close_door(door);
         }
         let drain_ms = self.bounds.drain_ms;
-        // What is behind the loop takes its time as well: the store is closed.
+        // What follows the loop takes time as well: the store is closed.
         self.drain_until = now.plus(drain_ms - CLOSING_MS.min(drain_ms / 10));
         self.hear_until = Some(now.plus(HEAR_MS.min(drain_ms / 2)));
         self.io.linger_ms = self.io.linger_ms.min(LINGER_MS);
@@ -67,8 +67,8 @@ impl Reactor {
         }
     }
 
-    /// Has everybody let go, once all that had arrived has been heard: nobody was to be read in
-    /// this turn, nor is in the next, nor is held back with something to say.
+    /// Has the handler close all connections, once all input that had arrived has been handled: no
+    /// connection was to be read in this turn or is in the next, and no paused one has input left.
     pub(super) fn part(&mut self, handler: &mut impl Handler) {
         let Some(until) = self.hear_until else { return };
         let is_heard = || {
@@ -85,7 +85,7 @@ impl Reactor {
             return;
         }
         self.hear_until = None;
-        // All that is queued has the whole time to go out; nobody is waited for after that.
+        // Everything queued has the whole time to go out; nothing is waited for after that.
         self.io.close_ms = self.bounds.drain_ms;
         let part_ms = PART_MS.min(self.bounds.drain_ms / 4);
         let until = Millis(self.drain_until.0.saturating_sub(part_ms));

@@ -1,4 +1,4 @@
-//! A connected, non-blocking stream, TCP or unix: no more than its descriptor.
+//! A connected, non-blocking TCP or unix stream: nothing but its descriptor.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -27,14 +27,13 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Registers for both directions, once for the life of the stream: what is closed is watched
-    /// no longer.
+    /// Registers for both directions, once for the life of the stream: closing it ends that.
     pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
         SourceFd(&self.0.as_raw_fd()).register(registry, token, both)
     }
 
-    /// Where the peer is, unless it is gone already.
+    /// Returns the address of the peer, unless it is gone already.
     pub fn peer_address(&self) -> Option<Address> {
         let peer = getpeername(&self.0).ok();
         // The other end of a unix socket has no name.
@@ -55,7 +54,7 @@ impl Stream {
         Ok(rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL)?)
     }
 
-    /// Costs the kernel more than [`Stream::write`], which is what one slice gets.
+    /// Costs the kernel more than [`Stream::write`], which a single slice uses.
     pub fn write_many(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match slices {
             [one] => self.write(one),
@@ -63,8 +62,8 @@ impl Stream {
         }
     }
 
-    /// Has the kernel throw away what it has for the peer when the stream is dropped, and tell it
-    /// so by a reset; which means nothing to a unix socket. Fails only if the peer is gone already.
+    /// Makes the kernel discard what it holds for the peer when the stream is dropped, and send a
+    /// reset; no effect on a unix socket. Fails only if the peer is gone already.
     pub fn abandon(&self) {
         let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
     }

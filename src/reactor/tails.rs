@@ -1,7 +1,7 @@
-//! Input that waits: what the handler has not consumed, because it is half of something or its
-//! connection is paused; and how much of it the handler says that it keeps itself. That of browsers
-//! is bounded in all; when it is too much, those go of whom the most waits beside what they may
-//! say; and whoever waits and has gone is told of. Part of the reactor, which reads.
+//! Tails: input that the handler has not consumed, because it is incomplete or its connection is
+//! paused, and how much consumed input the handler keeps itself. The total, without back ends, is
+//! bounded: beyond that the connections with the most, relative to how much they may send, are
+//! closed. Also reports peers that hang up while paused. Part of the reactor, which reads.
 
 use std::cmp::Reverse;
 
@@ -13,7 +13,7 @@ use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::share;
 use crate::reason::CloseReason;
 
-/// What waits of one connection.
+/// Unprocessed input of one connection.
 #[derive(Debug, Default)]
 struct Tail {
     /// What the handler has not consumed.
@@ -22,16 +22,16 @@ struct Tail {
     aside: usize,
 }
 
-/// All that waits.
+/// All unprocessed input.
 #[derive(Debug, Default)]
 pub(super) struct Tails {
     kept: Slots<Tail>,
-    /// Bytes of those that count: back ends are few, and their own bounds hold them.
+    /// Bytes that count: not those of back ends, which are few and have bounds of their own.
     pub bytes: usize,
 }
 
 impl Tails {
-    /// Takes what the handler has not consumed of a connection.
+    /// Removes and returns what the handler has not consumed of a connection.
     pub fn take(&mut self, peer: &mut Peer) -> Box<[u8]> {
         let Some(tail) = self.kept.get_mut(peer.tail) else { return Box::default() };
         let bytes = std::mem::take(&mut tail.bytes);
@@ -44,19 +44,19 @@ impl Tails {
         bytes
     }
 
-    /// Keeps what the handler has not consumed of a connection, of which that is all.
+    /// Stores what the handler has not consumed of a connection, all of it.
     pub fn keep(&mut self, peer: &mut Peer, tail: &[u8]) {
         if !tail.is_empty() {
             self.change(peer, |kept| kept.bytes = tail.into());
         }
     }
 
-    /// The handler keeps so much of what it has consumed.
+    /// Records how much of what it has consumed the handler keeps.
     pub fn set_aside(&mut self, peer: &mut Peer, bytes: usize) {
         self.change(peer, |kept| kept.aside = bytes);
     }
 
-    /// Nothing waits of a connection any more.
+    /// Drops everything stored for a connection.
     pub fn forget(&mut self, peer: &mut Peer) {
         if peer.tail != NIL {
             self.change(peer, |kept| *kept = Tail::default());
@@ -77,12 +77,12 @@ impl Tails {
         self.bytes += self.counts(peer);
     }
 
-    /// Gives a part of the memory back that a crowd has left behind. Whether there may be more.
+    /// Gives back a part of the memory of a past crowd. Returns whether there may be more.
     pub fn trim(&mut self) -> bool {
         self.kept.trim()
     }
 
-    /// How much waits of a connection, as far as it counts.
+    /// Returns how many bytes count for a connection.
     pub fn counts(&self, peer: &Peer) -> usize {
         let bytes = self.kept.get(peer.tail).map_or(0, |tail| tail.bytes.len() + tail.aside);
         if peer.door == Door::Control { 0 } else { bytes }
@@ -90,7 +90,7 @@ impl Tails {
 }
 
 impl Reactor {
-    /// Tells the handler that somebody whom it does not hear has gone.
+    /// Tells the handler that a peer whose connection is paused has hung up.
     pub(super) fn hang_up(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
         if peer.phase == Phase::Open && peer.is(flag::PAUSED) && peer.is(flag::END_NEAR) {
@@ -98,8 +98,8 @@ impl Reactor {
         }
     }
 
-    /// A write has failed: the peer takes nothing any more. What a back end has said is carried out
-    /// all the same: some say all that they have to say, wait for no answer and leave.
+    /// Handles a failed write: the peer takes nothing any more. Input of a back end is processed
+    /// all the same: some send all that they have to say, wait for no answer and leave.
     pub(super) fn lose_output(&mut self, conn: ConnId) {
         let Io { peers, frames, .. } = &mut self.io;
         let Some(peer) = peers.get_mut(conn) else { return };
@@ -109,14 +109,14 @@ impl Reactor {
             return self.io.lose(conn, CloseReason::PeerLost);
         }
         frames.clear(&mut peer.out);
-        // Nobody else says what is left: the read that finds the end does.
+        // No event follows for the rest: have it read, up to the end.
         peer.set(flag::READABLE, true);
         self.io.mark_ready(conn);
     }
 
-    /// If too much waits in all, the largest go, until a quarter is free: so that looking for them
-    /// costs little for each byte that had to come before. The largest are those who have most
-    /// beside what they may: strangers may have little, and whoever uses all of it goes first.
+    /// If the total is too large, closes the connections with the most until a quarter is free, so
+    /// that the search costs little per byte received. The most is relative to what each may send:
+    /// one that has not authenticated may send little, and goes first if it uses all of that.
     pub(super) fn relieve(&mut self, handler: &mut impl Handler) {
         let most = self.bounds.input_bytes;
         if self.io.tails.bytes <= most {

@@ -10,7 +10,7 @@ use crate::frame::Frame;
 use crate::time::Now;
 use std::io::{Read, Write};
 
-/// Does not listen until it is told to, and then counts what comes.
+/// Pauses its connection until it is to listen, and then counts what comes.
 #[derive(Default)]
 struct Late {
     conn: Option<ConnId>,
@@ -39,7 +39,7 @@ impl Handler for Late {
         net.close(conn, CloseReason::PeerClosed);
     }
     fn due(&self, _: &impl Net) -> Option<Millis> {
-        // Turns go on; whoever hangs, hangs alone.
+        // Turns go on: a connection that hangs does not hang the loop.
         Some(Millis(0))
     }
 }
@@ -48,10 +48,10 @@ impl Handler for Late {
 #[derive(Default)]
 struct Crowd {
     conns: Vec<ConnId>,
-    /// Takes one byte in a turn, of whoever comes first; and has taken it.
+    /// Consumes one byte per turn, of the first connection that is read; and has done so.
     is_curt: bool,
     has_enough: bool,
-    /// So many do not say who they are.
+    /// How many connections have not authenticated.
     strangers: usize,
     heard: usize,
     heard_of: Vec<ConnId>,
@@ -104,7 +104,7 @@ impl Handler for Crowd {
     }
 }
 
-/// Turns until `count` has come to `all`; returns the most that it moved in one turn.
+/// Runs turns until `count` has come to `all`; returns the most that it moved in one turn.
 fn turns(
     reactor: &mut Reactor,
     crowd: &mut Crowd,
@@ -120,7 +120,7 @@ fn turns(
     most
 }
 
-/// A reactor with a door, and where that is.
+/// Returns a reactor with one listener, and its address.
 fn reactor() -> (Reactor, String) {
     let bounds = Bounds { connections: 1000, ..bounds() };
     let mut reactor = Reactor::new(bounds).unwrap();
@@ -130,7 +130,7 @@ fn reactor() -> (Reactor, String) {
     (reactor, address.to_string())
 }
 
-/// Turns until so many have come in.
+/// Runs turns until so many have been accepted.
 fn gather(
     reactor: &mut Reactor,
     crowd: &mut Crowd,
@@ -176,7 +176,7 @@ fn back_ends_are_heard_in_turn_however_much_one_has_to_say() {
     while curt.heard_of.len() < 30 {
         reactor.turn(&mut curt).unwrap();
     }
-    // The first may have been heard before the others had spoken.
+    // The first may have been heard before the others had sent anything.
     let (_, late) = curt.heard_of.split_at(curt.heard_of.len() - 20);
     for three in late.windows(3) {
         assert!(three[0] != three[1] && three[1] != three[2] && three[0] != three[2], "{late:?}");
@@ -195,14 +195,14 @@ fn back_ends_that_have_spoken_are_heard_before_more_are_let_in() {
         peer
     };
     let _peers: Vec<_> = (0..100).map(connect).collect();
-    // One is heard in a turn. How many wait is bounded, whoever else would come in.
+    // One is read per turn. How many wait is bounded, however many more would come in.
     let mut curt = Crowd { is_curt: true, ..Crowd::default() };
     while curt.heard < 100 {
         reactor.turn(&mut curt).unwrap();
         let waiting = curt.conns.len() - curt.heard;
         assert!(waiting <= ACCEPT_MAX, "{waiting} have been let in and are not heard");
     }
-    // A crowd that is heard and does not say who it is holds up nobody: of those one may go.
+    // A crowd that has been read and has not authenticated delays nobody: one of it may be evicted.
     curt.strangers = 200;
     let _peers: Vec<_> = (0..100).map(connect).collect();
     let most = turns(&mut reactor, &mut curt, 200, |_, curt| curt.conns.len());
@@ -225,7 +225,7 @@ fn whoever_is_owed_little_does_not_wait_for_those_who_are_owed_much() {
     reactor.turn(&mut crowd).unwrap();
     assert!(reactor.io.peer(last).unwrap().out.is_empty(), "it waits");
     assert!(reactor.io.meters.sent_bytes - before <= rounds::HEAVY_ROUND_BYTES + 65_536);
-    // And they are not forgotten.
+    // And the others are not forgotten.
     let all = before as usize + many * 65_536 + 1;
     turns(&mut reactor, &mut crowd, all, |reactor, _| reactor.io.meters.sent_bytes as usize);
 }
@@ -264,7 +264,7 @@ fn whoever_stays_does_not_wait_for_the_last_words_of_those_who_go() {
     let last = *last;
     reactor.turn(&mut crowd).unwrap();
     assert!(reactor.io.peer(last).unwrap().out.is_empty(), "it waits");
-    // And they hear theirs.
+    // And the closing ones get theirs.
     turns(&mut reactor, &mut crowd, 200, |reactor, _| reactor.io.meters.sent_bytes as usize);
     drop(peers);
 }
@@ -283,7 +283,7 @@ fn what_is_published_in_one_turn_is_not_written_in_it_without_bound() {
     }
     let written = reactor.io.meters.sent_bytes - before;
     assert!(written <= io::OFFER_ROUND_BYTES + 8 * 65_536, "{written}");
-    // Those who read get all of it.
+    // Peers that read get all of it.
     let readers: Vec<_> = peers
         .into_iter()
         .map(|mut peer| std::thread::spawn(move || peer.read_exact(&mut vec![0; 8 * 65_536])))
@@ -390,7 +390,7 @@ fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
     assert_eq!(handler.got, total);
 }
 
-/// Understands nothing, and keeps everybody waiting.
+/// Consumes nothing, and closes no connection.
 #[derive(Default)]
 struct Deaf {
     opened: usize,
@@ -443,7 +443,7 @@ fn when_too_much_waits_in_all_the_largest_goes() {
     drop(peers);
 }
 
-/// Whoever keeps something by the slot of a connection keeps little for those who watch.
+/// A table by the slots of connections is short if it is for admin clients.
 #[test]
 fn whoever_watches_has_a_low_slot_however_many_browsers_are_there() {
     let bounds = Bounds { connections: 1000, admin_connections: 2, ..bounds() };

@@ -1,5 +1,5 @@
-//! Opens the doors of the server: those that the configuration names, and in their place those that
-//! a service manager has passed (sd_listen_fds(3)). Called by the server's start.
+//! Opens the server's listeners ("doors"): those of the configuration, and in their place those
+//! that a service manager has passed (sd_listen_fds(3)). Called by the server's start.
 
 use std::env;
 use std::io::{self, ErrorKind};
@@ -14,20 +14,20 @@ use crate::edge::{Door, TurnedAway};
 use crate::frame::Frame;
 use crate::reactor::Listener;
 
-/// The doors, each with its name in the log: the first two are back ends' and browsers'.
+/// The listeners, each with its name in the log; the inherited ones come first.
 pub(super) struct Doors {
     pub all: Vec<(&'static str, Listener)>,
-    /// How many of them somebody else has opened.
+    /// How many of them were passed by a service manager.
     pub inherited: usize,
-    /// Why some that were handed over are not among them.
+    /// Why sockets that were passed are not among them.
     stray: Option<String>,
 }
 
 impl Doors {
-    /// Takes those that were handed over, and opens what is missing.
+    /// Takes over the listeners that were passed, and opens the missing ones.
     ///
     /// # Errors
-    /// Those of the kernel, with the place; and a socket that was handed over and is no door.
+    /// Those of the kernel, with the address; and a passed socket that does not listen.
     pub fn open(config: &Config) -> io::Result<Doors> {
         let stray = stray();
         let mut all = if stray.is_some() { Vec::new() } else { inherited(config)? };
@@ -70,7 +70,7 @@ impl Doors {
         Ok(Doors { all, inherited, stray })
     }
 
-    /// What is to be known of those that were handed over; the others have been looked at with the
+    /// Returns warnings about the listeners that were passed; the others were checked with the
     /// configuration.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let inherited = self.all.iter().take(self.inherited);
@@ -81,16 +81,16 @@ impl Doors {
         self.stray.clone().into_iter().chain(exposed)
     }
 
-    /// The address of the first door of that name; if it is a port, should that matter.
+    /// Returns the address of the first listener of that name; with `is_port`, of the first on TCP.
     pub fn address(&self, name: &str, is_port: bool) -> Option<String> {
         let is_it = |(other, it): &&(&str, Listener)| *other == name && !(is_port && it.is_unix());
         self.all.iter().find(is_it).map(|(_, listener)| listener.address())
     }
 }
 
-/// What is to be done about it, where that can be known.
+/// Returns what to do about an error, if that is known.
 fn advice(error: &io::Error, is_unix: bool) -> &'static str {
-    // Other errors are ours, and say it themselves.
+    // Other errors are our own, and say it themselves.
     match error.raw_os_error().map(|_| error.kind()) {
         Some(ErrorKind::NotFound | ErrorKind::PermissionDenied) if is_unix => {
             "; the folder that it is to be in must be there, and writable for this user"
@@ -107,7 +107,7 @@ fn advice(error: &io::Error, is_unix: bool) -> &'static str {
     }
 }
 
-/// What a browser is told that is not let in, and when it may come back.
+/// Returns the response to a browser that is not let in, with the time to come back.
 fn refusal(why: TurnedAway, seconds: u64) -> Frame {
     let response = match why {
         TurnedAway::Full => Response::new(503).text("The server is full\n"),
@@ -116,7 +116,7 @@ fn refusal(why: TurnedAway, seconds: u64) -> Frame {
     response.header("Retry-After", &seconds.to_string()).close().encode(None)
 }
 
-/// Which door that is: by the name that it was given, else by where it is.
+/// Returns which listener a passed socket is: by its name, or else by its address.
 fn door_of(name: &str, address: Option<SocketAddr>, config: &Config) -> (&'static str, Door) {
     let is_at = |other: Option<SocketAddr>| {
         address.is_some_and(|at| at.port() != 0 && other.is_some_and(|it| it.port() == at.port()))
@@ -131,8 +131,8 @@ fn door_of(name: &str, address: Option<SocketAddr>, config: &Config) -> (&'stati
     }
 }
 
-/// Why sockets that a service manager has opened are not for this process, if there are some: it
-/// says whose they are, and a process hands on to its children what it was told.
+/// Returns why sockets that a service manager has opened are not for this process, if there are
+/// any: `LISTEN_PID` names the process they are for, and children inherit that.
 fn stray() -> Option<String> {
     let count = env::var("LISTEN_FDS").ok()?;
     let pid = env::var("LISTEN_PID").ok();
@@ -143,7 +143,7 @@ fn stray() -> Option<String> {
     (!is_ours).then(|| format!("LISTEN_FDS is {count:?}, but {why}"))
 }
 
-/// The sockets that a service manager has opened for us.
+/// Returns the listeners that a service manager has opened for us.
 fn inherited(config: &Config) -> io::Result<Vec<(&'static str, Listener)>> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(door("control", "0.0.0.0:8080"), Door::Control);
         assert_eq!(door("admin", "0.0.0.0:1"), Door::Admin);
         assert_eq!(door("web", "unix"), Door::Web);
-        // systemd's name for a socket without one is that of its unit.
+        // systemd names a socket without a name after its unit.
         for name in ["", "unknown", "fws.socket"] {
             assert_eq!(door(name, "10.0.0.1:8085"), Door::Control);
             assert_eq!(door(name, "[::]:8080"), Door::Web);

@@ -1,7 +1,7 @@
-//! Lowers limits that nobody set where the process may have little memory: everything that others
-//! can make the server hold must fit at the same time, because a process that runs out of memory is
-//! killed. Called by the server's start, before anything is made by these limits, and at each
-//! reload.
+//! Lowers limits that were not configured where the process may have little memory: everything that
+//! others can make the server hold must fit at the same time, because a process that runs out of
+//! memory is killed. Called by the server's start, before anything is sized by these limits, and at
+//! each reload.
 
 use std::fs;
 use std::path::Path;
@@ -11,79 +11,79 @@ use rustix::process::{Resource, getrlimit};
 use crate::config::{Config, ORDERED, Source, StoreKind};
 use crate::limits::{LimitError, Limits};
 
-/// Address space that code, stacks, buffers and the allocator's own ways take, and memory that they
-/// do; and address space that the allocator sets apart for the thread of the store.
+/// Address space and memory of code, stacks, buffers and allocator overhead, and (`STORE_SPACE`)
+/// the address space that the allocator reserves for the store's thread.
 const OWN_SPACE: u64 = 16 << 20;
 const STORE_SPACE: u64 = 64 << 20;
 const OWN_MEMORY: u64 = 24 << 20;
-/// The least room that limits are fitted into: with less, none of use would fit.
+/// The least room that limits are fitted into: nothing of use fits into less.
 const LEAST: u64 = 24 << 20;
-/// More is not counted.
+/// Room beyond this is not counted.
 const MOST: u64 = 1 << 50;
-/// One part in so many of a control group is for what the kernel keeps of sockets, which is 1.5 KB
-/// for each idle browser.
+/// One part in this many of a control group is for what the kernel keeps for sockets, which is 1.5
+/// KB for each idle browser.
 const KERNEL: u64 = 10;
-/// One part in so many is lost between what is kept: measured were 10 %.
+/// One part in this many is lost to fragmentation; 10 % were measured.
 const WASTE: u64 = 10;
 
-/// How a limit is fitted: by its name, what a unit of it takes in memory at most, in eighths of a
-/// byte, and its weight, in thousandths, where not all have what they want.
+/// How a limit is fitted: its name; the most memory that a unit of it takes, in eighths of a byte;
+/// and its weight in thousandths, for when there is not enough for all.
 type Share = (&'static str, u64, u64);
 
-/// All that can be full at the same time.
+/// Everything that can be full at the same time.
 const SHARES: [Share; 16] = [
-    // The longest command, beyond all that is counted below: as the reply to a `get` though too
-    // much waits already, as one that waits for the disk, in UTF-8, and on its way to the disk.
+    // The longest command four times, beyond all below: as the reply to a `get` although too much
+    // is queued, as one that waits for the disk, as UTF-8, and on its way to the disk.
     (FRAME, 8 * 4, 207),
-    // A message in all its forms that waits though too much waited already.
+    // A message in all its encodings that is queued although too much was queued already.
     ("publication_bytes", 8, 179),
     ("control_input_bytes", 8, 52),
-    // A command that is not large, and a read of what comes behind it.
+    // A command that is not large, and a read of what follows it.
     (BACK_ENDS, 8 * (80 << 10), 34),
     ("input_bytes", 8, 47),
     ("bodies_bytes", 8, 20),
-    // There may be an eighth more, for what is short.
+    // Short ones may take an eighth more.
     ("queued_bytes", 9, 107),
-    // A quarter more, for name spaces that are owed little, an eighth for what is short, and a
-    // quarter for large states that have just been taken.
+    // A quarter more for namespaces that are owed little, an eighth for short ones, and a quarter
+    // for large states that are delivered, and whose shared encodings are kept a while.
     (ANSWERS, 13, 77),
-    // With the user and what the reactor has of it.
+    // With the user and the reactor's record of it.
     ("connections", 8 * 700, 43),
     ("sessions", 8 * 512, 14),
-    // To a channel of its own, with a long name; and a grant with two.
+    // To a channel of its own, with a long name; a grant has two of them.
     ("subscriptions", 8 * 450, 88),
     ("grants", 8 * 650, 37),
-    // One namespace gets eight ninths of this, and in that fits the largest state.
+    // One namespace gets eight ninths of this, and the largest state fits into that.
     ("states_bytes", 8, 59),
     ("states", 8 * 131, 12),
     ("store_pending_bytes", 8, 14),
-    // All that are so short that they wait for no room; each of the back ends above has its part.
+    // Those too short to wait for room; each of the back ends above has its part.
     (REPLIES, 8, 10),
 ];
 const FRAME: &str = "control_frame_bytes";
 const BACK_ENDS: &str = "control_connections";
 const ANSWERS: &str = "answers_bytes";
 const REPLIES: &str = "control_replies_pause_bytes";
-/// No less than this.
+/// The least that `answers_pause_bytes` is lowered to.
 const ANSWERS_PAUSE_BYTES: u64 = 8192;
 
-/// Memory that the process may have, and what of it is gone before anybody comes, in bytes.
+/// Memory that the process may have, and what is used before any client comes, in bytes.
 struct Bound {
     most: u64,
     own: u64,
-    /// What else is said of it, if nobody has set it.
+    /// Where the bound comes from, for the log, unless it was set for the process.
     nature: &'static str,
 }
 
-/// What is said of limits that were lowered.
+/// The log line about limits that were lowered.
 pub struct Fitted {
     pub text: String,
-    /// Somebody has given this process less than there is, and may want to give it more.
+    /// A bound was set for the process, or is too low: the operator may want to raise it.
     pub is_warning: bool,
 }
 
-/// Lowers what nobody set as far as it takes, which is nothing where there is enough. Returns what
-/// is said of that, in one line.
+/// Lowers limits that were not configured as far as necessary: not at all where memory is ample.
+/// Returns the log line about it, if any.
 pub fn fit(config: &mut Config) -> Option<Fitted> {
     let Bound { most, own, nature } = bound(config.store)?;
     let room = most.saturating_sub(own);
@@ -98,7 +98,7 @@ pub fn fit(config: &mut Config) -> Option<Fitted> {
         if !is_less || config.limit_source(name) != Source::Default {
             continue;
         }
-        // Less than is of any use it cannot be.
+        // No lower than the smallest value allowed.
         let value = match config.limits.set(name, value) {
             Err(LimitError::Bounds { low, .. }) if config.limits.set(name, low).is_ok() => low,
             _ => value,
@@ -114,8 +114,8 @@ pub fn fit(config: &mut Config) -> Option<Fitted> {
     })
 }
 
-/// What fits into so much room with so many connections at most, of all that does not, what must
-/// not be more than another in front of that.
+/// Returns a value for each limit that does not fit into the room with so many connections at most.
+/// A limit that must not exceed another comes before it.
 fn limits_for(
     room: u64,
     limits: &Limits,
@@ -126,7 +126,7 @@ fn limits_for(
     let room = room.min(MOST);
     let (mut left, mut weights) = ((room - room / WASTE) / 1000 * 8000, 1000);
     let mut short = SHARES.to_vec();
-    // Whoever wants less than its share leaves more to the others.
+    // A limit that wants less than its share leaves more to the others.
     loop {
         let (per_weight, before) = (left / weights.max(1), short.len());
         short.retain(|(name, eighths, weight)| {
@@ -148,22 +148,22 @@ fn limits_for(
         let value = left / weights * weight / eighths / each;
         all.push((name, value));
         match name {
-            // Such a state fits the command that sets it.
+            // Such a state fits into the command that sets it.
             FRAME => all.push(("state_bytes", value.saturating_sub(1024))),
-            // Who has no key does not take the places of those who have one.
+            // Back ends without a key do not take the places of those with one.
             BACK_ENDS => {
-                // As many as somebody has set have their replies all the same.
+                // If their number is configured, all of them have their replies.
                 back_ends = if has_set_back_ends { back_ends } else { value };
                 all.push(("control_unauthenticated_connections", (value / 2).max(1)));
             }
             "sessions" => all.extend([
                 ("sessions_unauthenticated", value),
                 // A crowd that comes at once is told when to come back before it takes all these
-                // places from itself. Behind it as many may come as anywhere: fewer, and a small
-                // flood would keep others out.
+                // places. The rate after that is not lowered: a small flood would then keep others
+                // out.
                 ("admissions_burst", (value / 2).max(1)),
             ]),
-            // What is shorter than a small part of this waits for no room.
+            // An answer shorter than a small part of this does not wait for room.
             ANSWERS => all.push(("answers_pause_bytes", (value / 47).max(ANSWERS_PAUSE_BYTES))),
             _ => {}
         }
@@ -171,7 +171,7 @@ fn limits_for(
     all
 }
 
-/// How many units of a limit there can be in all, where there are so many connections at most.
+/// Returns how many units of a limit there can be in all, with so many connections at most.
 fn wanted(name: &str, limits: &Limits, connections: usize) -> u64 {
     let connections = connections.min(limits.connections);
     let in_all = match name {
@@ -185,22 +185,22 @@ fn wanted(name: &str, limits: &Limits, connections: usize) -> u64 {
     in_all as u64
 }
 
-/// The bound that leaves the least room: what the process may have by its own limits or by those of
-/// its control groups, and what the machine has.
+/// Returns the bound that leaves the least room: of the process's own limits, those of its control
+/// groups, and the memory of the machine.
 fn bound(store: StoreKind) -> Option<Bound> {
     let own_space = OWN_SPACE + if store == StoreKind::None { 0 } else { STORE_SPACE };
     let space = getrlimit(Resource::As).current.map(|bytes| (bytes, own_space, ""));
-    // Of what 32 bits can address, the kernel and the holes that an allocator leaves take half.
+    // Of 32 bits of address space, the kernel and the allocator's holes take half.
     let narrow = (usize::BITS == 32).then_some((2 << 30, own_space, ", having 32 bits"));
     let data = getrlimit(Resource::Data).current.map(|bytes| (bytes, OWN_SPACE, ""));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = group_bytes(&groups, Path::new("/sys/fs/cgroup"));
-    // It counts what the kernel keeps of their sockets as well.
+    // A group also counts what the kernel keeps for the sockets of its processes.
     let group = group.map(|bytes| (bytes, OWN_MEMORY + bytes / KERNEL, ""));
-    // The rest is for sockets, in the kernel, and for whatever else runs there.
+    // A quarter is left for sockets, in the kernel, and for other processes.
     let sysinfo = rustix::system::sysinfo();
     let all = (sysinfo.totalram as u64).saturating_mul(sysinfo.mem_unit.into());
-    // A container may be shown less there; a service without `/proc` is shown nothing.
+    // `/proc` may show a container less; a service without `/proc` has `sysinfo` alone.
     let shown = machine_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
     let machine = shown.into_iter().chain([all]).filter(|bytes| *bytes > 0).min();
     let machine = machine.map(|all| (all / 4 * 3, OWN_MEMORY, ", three quarters of the machine's"));
@@ -210,29 +210,29 @@ fn bound(store: StoreKind) -> Option<Bound> {
         .min_by_key(|bound| bound.most.saturating_sub(bound.own))
 }
 
-/// The memory of the machine, in bytes, by what `/proc/meminfo` says (proc_meminfo(5)).
+/// Returns the memory of the machine in bytes, from `/proc/meminfo` (proc_meminfo(5)).
 fn machine_bytes(meminfo: &str) -> Option<u64> {
     let kib =
         meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.strip_suffix("kB"))?;
     kib.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least bound of the control groups that a process is in, each of which is within the next,
-/// if any is known; by what the kernel says of the process (cgroups(7)) and where they are mounted.
-/// Both versions have it: the first one in a tree for memory alone.
+/// Returns the lowest bound of the nested control groups that a process is in, if any is known:
+/// from what the kernel says of the process (cgroups(7)) and where groups are mounted. Reads both
+/// versions: version 1 has a tree for memory alone.
 fn group_bytes(groups: &str, root: &Path) -> Option<u64> {
     let bounds = groups.lines().flat_map(|line| {
         let (_, rest) = line.split_once(':')?;
         let (kinds, path) = rest.split_once(':')?;
         let (root, names) = match kinds {
-            // Beyond the second one a process is made to wait.
+            // Above `memory.high` a process is throttled.
             "" => (root.to_owned(), &["memory.max", "memory.high"][..]),
             _ if kinds.split(',').any(|kind| kind == "memory") => {
                 (root.join("memory"), &["memory.limit_in_bytes"][..])
             }
             _ => return None,
         };
-        // In a container the path may be that of the host, of which its own root is the end.
+        // In a container this may be the path on the host, while its own group is the root.
         let path = Path::new(path.trim_start_matches('/'));
         let groups = path.ancestors().map(|path| root.join(path));
         let files = groups.flat_map(|group| names.iter().map(move |name| group.join(name)));
@@ -246,7 +246,7 @@ fn group_bytes(groups: &str, root: &Path) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// The limits that a server with so much room has.
+    /// Returns the limits of a server with so much room.
     fn limits_in(room: u64) -> Limits {
         let mut limits = Limits::default();
         for (name, value) in limits_for(room, &limits, usize::MAX, false) {
@@ -267,7 +267,7 @@ mod tests {
         assert!(here > LEAST && bound.most <= here / 4 * 3, "{here}, {}", bound.most);
     }
 
-    /// What all of it takes when all of it is full at once.
+    /// Returns what all of it takes when everything is full at once.
     fn held(limits: &Limits) -> u64 {
         let all = SHARES.map(|(name, eighths, _)| wanted(name, limits, usize::MAX) * eighths / 8);
         all.iter().sum()
@@ -338,7 +338,7 @@ mod tests {
             for (lower, higher) in ORDERED {
                 assert!(limits.get(lower) <= limits.get(higher), "{mib} MiB: {lower}, {higher}");
             }
-            // Nothing is less where there is more, and where there is least all of it is of use.
+            // Nothing is lower where there is more room, and all is of use where there is least.
             for (name, ..) in SHARES.iter().filter(|(name, ..)| *name != REPLIES) {
                 assert!(before.get(name) <= limits.get(name), "{mib} MiB: {name}");
             }

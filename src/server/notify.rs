@@ -8,21 +8,21 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use crate::time::Millis;
 
-/// Longest status, in characters: systemd throws a message away that is longer than 4096 bytes, and
-/// with it that the server is ready.
+/// Longest status in characters: systemd discards a message longer than 4096 bytes, and with it the
+/// news that the server is ready.
 const STATUS_CHARS: usize = 1000;
 
-/// The way to the service manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Debug)]
 pub(super) struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it is told that the loop turns, if it asks for that.
+    /// How often to report that the loop turns, if that is asked for.
     watchdog_ms: Option<u64>,
     alive_at: Millis,
 }
 
 impl Notifier {
-    /// By the variables that the service manager sets: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and
+    /// Reads the variables that the service manager sets: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and
     /// `WATCHDOG_PID`.
     pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Notifier {
         let address = variable("NOTIFY_SOCKET").and_then(|name| match name.as_bytes() {
@@ -47,17 +47,17 @@ impl Notifier {
         }
     }
 
-    /// How often [`Notifier::alive`] must be called at least, in milliseconds.
+    /// Returns how often [`Notifier::alive`] must be called at least, in milliseconds.
     pub fn wake_every(&self) -> Option<u64> {
         self.watchdog_ms
     }
 
-    /// The doors are open.
+    /// Reports that the listeners are open.
     pub fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// The loop has turned; the service manager hears of it when it is time.
+    /// Notes that the loop has turned, and reports it when that is due.
     pub fn alive(&mut self, now: Millis) {
         if let Some(every) = self.watchdog_ms
             && self.alive_at <= now
@@ -67,19 +67,19 @@ impl Notifier {
         }
     }
 
-    /// The configuration is read again.
+    /// Reports that the configuration is being read again.
     pub fn reloading(&self) {
         self.tell("RELOADING=1");
     }
 
-    /// That is over; what came of it is shown as the status of the service.
+    /// Reports the end of a reload, with its outcome as the status of the service.
     pub fn reloaded(&self, outcome: &str) {
         let line = outcome.chars().filter(|c| !c.is_control());
         let line: String = line.take(STATUS_CHARS).collect();
         self.tell(&format!("READY=1\nSTATUS={line}"));
     }
 
-    /// The server lets everybody go.
+    /// Reports that the server closes its connections.
     pub fn stopping(&self) {
         self.tell("STOPPING=1");
     }
@@ -104,7 +104,7 @@ mod tests {
         let notifier = Notifier::new(|name| (name == "NOTIFY_SOCKET").then(|| path.clone().into()));
         let (done, is_done) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            // More than the kernel keeps for it.
+            // More than the kernel queues for it.
             (0..5000).for_each(|_| notifier.ready());
             done.send(())
         });
@@ -143,7 +143,7 @@ mod tests {
             (&heard[3..5], heard[5].as_str()),
             (&reload.map(String::from)[..], "STOPPING=1")
         );
-        // It reads no more than a page, and throws longer ones away.
+        // systemd reads no more than 4096 bytes and discards longer messages.
         notifier.reloaded(&"é\n".repeat(100_000));
         let long = hear();
         assert!(long.starts_with("READY=1\nSTATUS=éé") && long.len() <= 4096, "{}", long.len());

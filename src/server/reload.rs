@@ -18,7 +18,7 @@ use crate::log::{self, News};
 use crate::reactor::Reactor;
 use crate::time::UnixMillis;
 
-/// Reads the configuration again, as it was read at the start.
+/// Reads the configuration again, as at the start.
 pub type Reread<'a> = &'a dyn Fn() -> Result<Config, String>;
 
 /// The configuration in force, and how to read it again.
@@ -28,18 +28,18 @@ pub(super) struct InForce<'a> {
     pub reread: Reread<'a>,
 }
 
-/// A configuration that was checked and can be put in force.
+/// A checked configuration that can be put in force.
 struct Checked {
     /// As it was read.
     read: Config,
-    /// As it can be: what stays as it was at the start is in it.
+    /// As it will be: what needs a restart is as it was at the start.
     config: Config,
     server_key: Secret,
     connections: usize,
 }
 
 impl InForce<'_> {
-    /// Puts in force what the configuration says now. Returns what came of it, as one line.
+    /// Puts in force what the configuration says now. Returns the outcome as one line.
     pub fn reload(&mut self, reactor: &mut Reactor, handler: &mut AdminDoor) -> String {
         let at = reactor.now().unix;
         let next = match self.check(reactor, handler) {
@@ -63,10 +63,10 @@ impl InForce<'_> {
         text
     }
 
-    /// Reads all that a start would read, and changes nothing.
+    /// Reads everything that a start would read, and changes nothing.
     fn check(&self, reactor: &Reactor, handler: &AdminDoor) -> Result<Checked, String> {
         let mut read = (self.reread)()?;
-        // Said at the start, and no news.
+        // Logged at the start already.
         let _ = memory::fit(&mut read);
         let mut config = self.config.adopting(&read);
         let cannot = |error: io::Error| error.to_string();
@@ -95,8 +95,8 @@ impl InForce<'_> {
         Ok(Checked { read, config, server_key, connections })
     }
 
-    /// The first namespace that would be written to the store, or is one that the file did not
-    /// name before, or with another key.
+    /// Returns the first namespace that would be written to the store, or that is new in the file
+    /// or has another key there.
     fn first_written<'a>(&self, config: &'a Config, hub: &Hub) -> Option<&'a str> {
         let before = self.config.namespaces.iter().map(|(name, key)| (name.as_str(), key));
         let before: HashMap<&str, &Secret> = before.collect();
@@ -105,23 +105,23 @@ impl InForce<'_> {
         };
         let named = config.namespaces.iter().find(is_written).map(|(name, _)| name.as_str());
         let is_demo_written = || match keys::load(&config.data, demo::NAMESPACE) {
-            // Without a key one would be made.
+            // Without a key, one would be made.
             Ok(key) => key.is_none_or(|key| hub.would_record(demo::NAMESPACE, key.expose())),
-            // It would stay as it is.
+            // It would not be changed.
             Err(_) => false,
         };
         let adds_demo = config.adds_demo();
         named.or_else(|| (adds_demo && is_demo_written()).then_some(demo::NAMESPACE))
     }
 
-    /// Puts it in force. Returns how many more changes there are in it.
+    /// Puts it in force. Returns how many namespaces have changed.
     fn put(&mut self, next: Checked, reactor: &mut Reactor, handler: &mut AdminDoor) -> usize {
         let at = reactor.now().unix;
         let Checked { config, server_key, connections, .. } = next;
         let limits = &config.limits;
         reactor.set_bounds(bounds(limits, connections));
         if let Err(error) = reactor.bound_doors(limits) {
-            // The kernel took the same call at the start.
+            // The kernel accepted the same call at the start.
             log::warning(at, format_args!("reload: the doors stay as they were: {error}"));
         }
         handler.reload(limits, sockjs(&config), reactor.now());
@@ -129,7 +129,7 @@ impl InForce<'_> {
         switch.set_server_key(server_key.expose());
         let mut namespaces = config.namespaces.clone();
         if config.adds_demo() {
-            // Only now: one that is made is kept for the commands.
+            // Only now: a key that is made is stored for the commands.
             match demo::key(&config) {
                 Ok(key) => namespaces.push((demo::NAMESPACE.into(), key)),
                 Err(error) => {
@@ -153,7 +153,7 @@ impl InForce<'_> {
                 Some(Declared::Opened) => {
                     news.tell(format_args!("namespace {name:?} can be opened again"));
                 }
-                // That there is room has been checked.
+                // There is room: that has been checked.
                 Some(Declared::AsBefore) | None => {}
             }
         }
@@ -162,12 +162,12 @@ impl InForce<'_> {
         count
     }
 
-    /// Says what changes, and what would but cannot. Returns how many changes that are.
+    /// Logs what changes, and what would but cannot. Returns the number of changes.
     fn tell_changes(&self, next: &Checked, at: UnixMillis) -> usize {
         let mut changes = Vec::new();
         let [before, after, read] = [&self.config, &next.config, &next.read].map(named);
         for (((name, before), (_, after)), (_, read)) in before.iter().zip(&after).zip(&read) {
-            // Of these each is told of by itself.
+            // These are logged one by one.
             if *name == "namespaces" {
                 continue;
             }
@@ -189,7 +189,7 @@ impl InForce<'_> {
     }
 }
 
-/// Every limit and every setting, as text.
+/// Returns every limit and every setting, as text.
 fn named(config: &Config) -> Vec<(&'static str, String)> {
     let limits = Limits::TABLE.iter().zip(config.limits.values());
     let limits = limits.map(|((name, ..), value)| (*name, value.to_string()));

@@ -1,4 +1,4 @@
-//! Those who are let go, on real sockets.
+//! Connections that are closing, on real sockets.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
     reactor.set_bounds(Bounds { connections: 3, ..bounds() });
     let mut crowd = Crowd::default();
     let mut peers = gather(&mut reactor, &mut crowd, &address, 3);
-    // They are let go, and stay: the first of them ends for each that comes.
+    // They are closing, and stay: the first of them ends for each connection that comes.
     let [first, second, third] = crowd.conns[..] else { panic!("three have come") };
     for conn in [second, first, third] {
         reactor.io.close(conn, CloseReason::BadHttp);
@@ -19,13 +19,13 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
         assert!(reactor.io.peers.get(gone).is_none() && reactor.io.peers.get(third).is_some());
         assert_eq!(reactor.connections(), 3);
     }
-    // Nobody makes place who was not let go; and nothing is left of those who were.
+    // No open connection is ended for a new one; and nothing is left of those that were closed.
     peers.push(std::net::TcpStream::connect(&address).unwrap());
     turns(&mut reactor, &mut crowd, 6, |_, crowd| crowd.conns.len());
     peers.push(std::net::TcpStream::connect(&address).unwrap());
     (0..50).for_each(|_| reactor.turn(&mut crowd).unwrap());
     assert_eq!((crowd.conns.len(), reactor.connections(), reactor.io.parting.count), (6, 3, 0));
-    // Of many who have ended at once none stay in the line.
+    // Of many that end at once none stays in the queue.
     for conn in crowd.conns.drain(..).skip(3) {
         reactor.io.close(conn, CloseReason::BadHttp);
         reactor.io.free(conn);
@@ -33,7 +33,7 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
     assert_eq!(reactor.io.parting.count, 0);
 }
 
-/// A reactor that a signal has stopped, and where the next one comes from.
+/// Returns a reactor that a signal has stopped, and the stream on which the next one comes.
 fn stopped() -> (Reactor, std::os::unix::net::UnixStream) {
     let mut reactor = Reactor::new(bounds()).unwrap();
     let (mut signals, ours) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -44,7 +44,7 @@ fn stopped() -> (Reactor, std::os::unix::net::UnixStream) {
     (reactor, signals)
 }
 
-/// What is left to be done then may take its time.
+/// What is left to be done after the last turn may take its time.
 #[test]
 fn a_second_signal_to_stop_is_heard_behind_the_last_turn() {
     let (mut reactor, mut signals) = stopped();
@@ -57,7 +57,7 @@ fn a_second_signal_to_stop_is_heard_behind_the_last_turn() {
     assert!(reactor.is_urged() && reactor.is_urged());
 }
 
-/// It is looked for now and then: one may be read long after it has come.
+/// Signals are read now and then: one may be read long after it has come.
 #[test]
 fn a_signal_that_came_with_the_first_is_none_more_if_it_is_read_later() {
     let (mut reactor, mut signals) = stopped();
@@ -94,7 +94,7 @@ fn who_is_turned_away_and_stays_makes_place_for_the_next() {
         assert!(!waits || crowd.turned_away == peers.len(), "the next waits for them");
         assert!(reactor.connections() <= 8);
     }
-    // Whoever had said something, and was not waited for, has its words all the same.
+    // A client that had sent something, and was not waited for, gets its response all the same.
     while reactor.io.turned_away.iter().any(|conn| !reactor.io.is_done(*conn)) {
         reactor.turn(&mut crowd).unwrap();
     }
@@ -111,7 +111,7 @@ fn who_is_turned_away_and_stays_makes_place_for_the_next() {
 
 #[test]
 fn who_has_gone_in_a_turn_is_forgotten_before_it_is_settled() {
-    /// Closes whoever speaks, and notes when it is told of the end.
+    /// Closes each connection that sends something, and counts those open when it settles.
     #[derive(Default)]
     struct Settler {
         open: usize,

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use super::*;
 use crate::frame::Frame;
 
-/// Waits for a word of each, and lets the second go when all that the first was told has gone out.
+/// Waits for a word of each, and closes the second when everything sent to the first is written.
 #[derive(Default)]
 struct Pair {
     conns: Vec<ConnId>,
@@ -63,7 +63,7 @@ fn what_came_in_time_is_heard_before_the_deadline() {
     while handler.conns.len() < PEERS {
         reactor.turn(&mut handler).unwrap();
     }
-    // Of more than one turn reads; and one who says something, but not what is waited for.
+    // More than one turn reads; and one that says something, but not what is waited for.
     peers.iter_mut().skip(1).for_each(|peer| peer.write_all(b"done").unwrap());
     peers[0].write_all(b"half").unwrap();
     std::thread::park_timeout(Duration::from_millis(600));
@@ -84,7 +84,7 @@ fn whoever_is_let_go_while_another_is_written_to_has_the_last_words() {
     }
     handler.tells = true;
     reactor.turn(&mut handler).unwrap();
-    // With input that nobody has read the end of the socket would be a reset.
+    // With unread input the socket's end would be a reset.
     let mut words = [0; 10];
     peers[1].read_exact(&mut words).unwrap();
     assert_eq!(&words, b"last words");

@@ -1,5 +1,5 @@
-//! Peers and a handler that do at random all that they may, on real sockets: whatever order it
-//! comes in, no byte is lost or comes twice, in either direction, and in the end nothing is left.
+//! Peers and a handler that do at random everything they may, on real sockets: in whatever order,
+//! no byte is lost or duplicated, in either direction, and in the end nothing is left over.
 
 use std::os::fd::OwnedFd;
 
@@ -9,10 +9,10 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt}
 use super::*;
 use crate::frame::{Frame, Kind};
 
-/// Whoever waits for longer waits in vain.
+/// A wait that takes longer has failed.
 const DEADLINE_US: u64 = 20_000_000;
 
-/// Chance that is the same for the same seed: xorshift.
+/// Random numbers that are the same for the same seed: xorshift.
 struct Chance(u64);
 
 impl Chance {
@@ -28,7 +28,7 @@ impl Chance {
     }
 }
 
-/// The byte at that place of what one says, or is told.
+/// Returns the byte at that place of what a peer sends, or is sent.
 fn byte(who: usize, at: usize) -> u8 {
     (at ^ at >> 8 ^ at >> 16).wrapping_mul(31).wrapping_add(who * 7) as u8
 }
@@ -43,7 +43,7 @@ fn check(who: usize, from: usize, said: &[u8]) {
     assert_eq!(wrong, None, "{who}: from {from}");
 }
 
-/// What the handler knows of one.
+/// What the handler knows of one connection.
 #[derive(Debug)]
 struct Known {
     conn: ConnId,
@@ -51,9 +51,9 @@ struct Known {
     sent: usize,
     is_paused: bool,
     has_ended: bool,
-    /// It was let go, and has the time to take all.
+    /// It was closed, and has the time to take everything.
     is_let_go: bool,
-    /// Of what is queued it does not get all.
+    /// It does not get everything that is queued.
     is_cut: bool,
     is_closed: bool,
 }
@@ -62,9 +62,9 @@ struct Wild {
     chance: Chance,
     known: Vec<Known>,
     turned_away: usize,
-    /// Lets one go the more often the less this is.
+    /// Closes a connection the more often the smaller this is.
     patience: usize,
-    /// Takes all and says nothing more.
+    /// Consumes everything and sends nothing more.
     is_calm: bool,
 }
 
@@ -73,7 +73,7 @@ impl Wild {
         Wild { chance, known: Vec::new(), turned_away: 0, patience, is_calm: false }
     }
 
-    /// Whoever is called for must be known.
+    /// Returns the place of a connection, which must be known and open.
     #[track_caller]
     fn find(&mut self, conn: ConnId) -> usize {
         let is_it = |known: &Known| known.conn == conn && !known.is_closed;
@@ -224,7 +224,7 @@ impl Handler for Wild {
     }
 }
 
-/// The other end.
+/// The other end of a connection.
 #[derive(Debug)]
 struct Peer {
     socket: Option<OwnedFd>,
@@ -232,7 +232,7 @@ struct Peer {
     read: usize,
     is_shut: bool,
     has_end: bool,
-    /// It has left without a word: what was on its way to it is lost, and from it may be.
+    /// It has left without a word: what was on its way to it is lost, what it sent may be.
     has_left: bool,
 }
 
@@ -247,7 +247,7 @@ impl Peer {
         match send(socket, &bytes(who, self.wrote, count), SendFlags::NOSIGNAL) {
             Ok(count) => self.wrote += count,
             Err(Errno::AGAIN) => {}
-            // The server has let it go.
+            // The server has closed the connection.
             Err(_) => self.is_shut = true,
         }
     }
@@ -300,12 +300,12 @@ fn connect(address: &str) -> OwnedFd {
     }
 }
 
-/// How many runs: `FWS_TEST_WILD`, or a few.
+/// How many runs: `FWS_TEST_WILD`, or 8.
 fn seeds() -> u64 {
     std::env::var("FWS_TEST_WILD").ok().and_then(|it| it.parse().ok()).unwrap_or(8)
 }
 
-/// A reactor with a door for each kind, and where they are.
+/// Returns a reactor with a listener of each kind, and their addresses.
 fn doors(seed: u64) -> (Reactor, [String; 3]) {
     let bounds = Bounds { connections: 1000, close_ms: 60_000, ..bounds() };
     let mut reactor = Reactor::new(bounds).unwrap();
@@ -325,7 +325,7 @@ fn doors(seed: u64) -> (Reactor, [String; 3]) {
     (reactor, addresses)
 }
 
-/// Whether there is nothing that one of them waits for.
+/// Returns whether neither end waits for anything.
 fn has_all(peer: &Peer, known: &Known) -> bool {
     match known {
         _ if peer.has_left => known.is_closed,
@@ -335,7 +335,7 @@ fn has_all(peer: &Peer, known: &Known) -> bool {
     }
 }
 
-/// Everything at random, and then until all have what they were to have.
+/// Acts at random, and then waits until both ends of all have what they were to have.
 fn run(seed: u64) {
     let chance = &mut Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let (mut reactor, addresses) = doors(seed);
@@ -367,7 +367,7 @@ fn run(seed: u64) {
     leave(seed, &mut reactor, &mut wild);
 }
 
-/// All peers have gone: nobody is known any more, and nothing is left.
+/// All peers have gone: no connection stays known, and nothing is left over.
 fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
     let watch = Stopwatch::start();
     while reactor.connections() > 0 || wild.known.iter().any(|known| !known.is_closed) {
@@ -382,7 +382,7 @@ fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
     assert!(io.turned_away.is_empty(), "seed {seed}");
 }
 
-/// More come than there is room for, and many are let go.
+/// More come than there is room for, and many are closed.
 fn run_full(seed: u64) {
     const ROOM: usize = 5;
     crate::log::mute(true);
@@ -393,7 +393,7 @@ fn run_full(seed: u64) {
     let address = door.address();
     reactor.add_door(door).unwrap();
     let mut wild = Wild::new(Chance(chance.0 ^ 0xABCD), 2);
-    // Those who were let in are as many as are known; the others get the words, and no byte more.
+    // Those let in are as many as are known; the others get the response, and no byte more.
     let (mut peers, mut others): (Vec<Peer>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
     for _ in 0..400 {
         if chance.one_in(8) {

@@ -218,8 +218,8 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Locks the existing folder of a server in order to read it. Creates nothing, and works on
-    /// read-only file systems.
+    /// Locks the existing folder of a server in order to read it. Creates nothing, and works
+    /// where nothing can be written.
     ///
     /// # Errors
     /// As [`Folder::take`], and `NotFound` if there is no trace of a store.

@@ -570,8 +570,7 @@ impl Journal for StoreJournal {
                 match self.recovery {
                     Recovery::None if self.is_failing() => break,
                     Recovery::None if is_done && skew(clock) == self.skew => break,
-                    // The disk works again: write what is missing only if acknowledged states
-                    // depend on it.
+                    // The disk works again. Go on only if acknowledged states are missing on it.
                     Recovery::All(_) | Recovery::Debt if !self.has_unkept() => break,
                     Recovery::All(cursor) => self.send_part(hub, cursor, clock),
                     _ => self.begin(hub, clock),

@@ -25,8 +25,7 @@ pub struct HastyJournal {
     /// The mark of the last change.
     mark: Mark,
     durable: Mark,
-    /// The batch in flight: its last mark, its number of removals, and the turn in which it
-    /// completes.
+    /// The batch in flight: last mark, number of removals, and the turn in which it completes.
     batch: Option<(Mark, usize, u64)>,
     ready: VecDeque<Event>,
     /// Rows that are being undone, the last change first.

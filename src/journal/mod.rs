@@ -25,9 +25,8 @@ use crate::time::{Millis, Now, UnixMillis};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
 
-/// A position in the sequence of recorded changes. A reply that reports or shows a change carries
-/// the mark of that change and is sent once everything up to that mark is durable. The default mark
-/// stands for no change at all.
+/// A position in the sequence of recorded changes; the default stands for no change. A reply that
+/// reports or shows a change carries its mark and is sent once everything up to it is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(pub u64);
 
@@ -76,8 +75,7 @@ pub trait Journal {
         false
     }
 
-    /// Announces that a row is about to change, by the last entry or by expiry. `_row` returns its
-    /// current contents.
+    /// Announces that a row is about to change, by the last entry or by expiry; `_row` reads it.
     fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
 
     /// Records that the hub has changed a row, by the last entry or by expiry.

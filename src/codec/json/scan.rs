@@ -244,9 +244,8 @@ fn behind_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
 /// Bytes examined at once when a string has turned out to be long.
 const BLOCK_BYTES: usize = 32;
 
-/// Returns the position, from `at` on, of the first byte that needs attention in a string: a quote,
-/// a backslash or a control character. The first eight bytes are examined inline: enough for most
-/// keys.
+/// Returns the position, from `at` on, of the first byte that a string cannot contain as it is: a
+/// quote, backslash or control character. Eight bytes are examined inline, enough for most keys.
 #[inline(always)]
 pub(super) fn plain(bytes: &[u8], at: usize) -> usize {
     within_eight(bytes, at, plain_name)
@@ -258,8 +257,7 @@ fn plain_name(bytes: &[u8], at: usize) -> usize {
     within_eight(bytes, at, plain_beyond)
 }
 
-/// Returns the position if it is within the next eight bytes; otherwise, or if fewer are left, what
-/// `beyond` finds.
+/// Returns the position if it is within eight bytes; otherwise, or if fewer are left, `beyond`.
 #[inline(always)]
 fn within_eight(bytes: &[u8], at: usize, beyond: impl Fn(&[u8], usize) -> usize) -> usize {
     match bytes.get(at..).and_then(<[u8]>::first_chunk).map(|eight| first_marked(*eight)) {

@@ -180,8 +180,7 @@ impl CallbackError {
     }
 }
 
-/// Returns the name of the callback in a query, `c=NAME` or `callback=NAME`. It becomes part of a
-/// script.
+/// Returns the callback name in a query, `c=NAME` or `callback=NAME`: it goes into a script.
 ///
 /// # Errors
 /// [`CallbackError`].

@@ -40,9 +40,8 @@ pub struct Facts {
     pub term: u64,
     /// Number of batches written.
     pub batch: u64,
-    /// One moment in entry time and in wall-clock time. Entry time is the clock of `Entry::at` and
-    /// of the expiry of states: it advances with the monotonic clock and does not follow steps of
-    /// the date.
+    /// One moment in entry time and as a date. Entry time is the clock of `Entry::at` and of
+    /// expiry: it is advanced by the monotonic clock and does not follow steps of the date.
     pub clock: (UnixMillis, UnixMillis),
 }
 
@@ -296,8 +295,7 @@ impl Writer {
         })
     }
 
-    /// Writes a batch. If it returns `Ok`, the whole batch is durable; otherwise no part of it ever
-    /// will be.
+    /// Writes a batch: all of it is durable when this returns `Ok`, or none of it ever will be.
     ///
     /// # Errors
     /// The [`Fault`] that prevented it. The writer is then useless.

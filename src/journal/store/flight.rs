@@ -77,8 +77,7 @@ impl Rows {
         self.list.push(Changed { key, hash, mark, bytes, batch: 0 });
     }
 
-    /// Like [`Rows::note`] for a change that no reply waits for. Returns `false`, and does nothing,
-    /// if the row is not in the list.
+    /// Notes a change that no reply waits for, if the row is in the list. Returns whether it is.
     pub fn note_easily(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
         let place = self.place(self.hasher.hash_one(key), key);
         place.map(|place| self.note_again(place, Mark::default(), bytes)).is_some()

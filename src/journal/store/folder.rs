@@ -48,8 +48,7 @@ pub trait Medium: Send + 'static {
     /// File system errors.
     fn open(&self) -> io::Result<Self::Backend>;
 
-    /// Opens an empty store beside it. If the folder under this name is a different one by now, it
-    /// is locked first.
+    /// Opens an empty store beside it. If the folder has been replaced by now, locks the new one.
     ///
     /// # Errors
     /// File system errors, and `ResourceBusy` naming the holder if that folder is in use.

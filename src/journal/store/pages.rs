@@ -100,8 +100,7 @@ impl Pages {
         gap.filter(|_| tables.is_empty()).map_or(Ok(tables), Err)
     }
 
-    /// Visits everything that can be read of a tree, in order. Returns why something could not be
-    /// read, if so.
+    /// Visits everything readable in a tree, in order. Returns what could not be read, if anything.
     pub fn walk(&self, root: u64, shape: Shape, visit: &mut Visit<'_>) -> Option<Damage> {
         let mut walk =
             Walk { pages: self, shape, visit, taken: HashSet::new(), last: None, gap: None };

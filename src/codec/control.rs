@@ -13,7 +13,7 @@ pub const BODY_MAX: usize = i32::MAX as usize;
 /// The byte after the body.
 const TRAILER: u8 = 0;
 
-/// Why a stream cannot be read any further. It is out of sync, so nothing can be answered.
+/// Why a stream cannot be read on: it is out of sync and can only be closed, not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlError {
     /// A length that is not between 1 and `max`.

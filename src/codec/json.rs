@@ -207,7 +207,7 @@ impl<'a> Members<'a> {
     }
 
     /// Takes the next bytes if they are exactly these: a key with its quotes and colon, or a value
-    /// after which no digit can follow.
+    /// that no further digit could extend.
     #[inline(always)]
     pub fn takes(&mut self, text: &[u8]) -> bool {
         self.scan.takes(text)

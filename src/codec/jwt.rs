@@ -338,8 +338,7 @@ mod tests {
     #[test]
     fn only_one_spelling_of_base64url() {
         let (signed, signature) = BOB.rsplit_once('.').unwrap();
-        // The last character of 32 bytes has two unused bits: `w`, `x`, `y`, `z` encode the same
-        // value.
+        // The last character of 32 bytes has two unused bits: `w`, `x`, `y`, `z` are equal.
         let stray = signature.strip_suffix('w').unwrap().to_owned() + "x";
         for signature in [format!("{signature}="), format!("{signature}=="), stray] {
             assert_eq!(check(&format!("{signed}.{signature}")), Err(TokenError::Encoding));

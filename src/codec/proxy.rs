@@ -106,8 +106,8 @@ fn line(input: &[u8]) -> Introduction {
 
 /// Returns the client behind the proxy that sent this request: the last address in
 /// `X-Forwarded-For` that is not a trusted proxy, because anybody may have written what precedes
-/// it. If all are trusted proxies, returns the first. `None` if there is no address, or if an
-/// invalid element comes after the one that would be returned.
+/// it. If all are trusted proxies, returns the first. `None` if there is no address, or if the scan
+/// from the end meets something that is not an address.
 pub fn forwarded_for(head: &Head<'_>, proxies: &Proxies) -> Option<IpAddr> {
     let mut found = None;
     for element in head.elements("x-forwarded-for").rev() {

@@ -38,7 +38,7 @@ pub const OPEN: &str = "o";
 /// The heartbeat frame of the HTTP transports.
 pub const HEARTBEAT: &str = "h";
 
-/// Close frame for a receiver whose session already has another one.
+/// Close code and reason for a receiver whose session already has another one.
 pub const STILL_OPEN: (u16, &str) = (2010, "Another connection still open");
 
 /// Maximum length of requested headers echoed in a response that may have to be queued.

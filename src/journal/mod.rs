@@ -68,17 +68,17 @@ pub trait Journal {
     /// Asks for a place in the order. Never blocks.
     fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal;
 
-    /// Announces that the last entry will set a state to a value of `_bytes` bytes. Returns `true`
-    /// if the journal needs nothing more because the change will never be undone;
-    /// [`Journal::changed`] is then not called.
+    /// Called before an entry sets a state to a value of `_bytes` bytes. Returns `true` if the
+    /// journal needs nothing more because the change will never be undone; [`Journal::changed`] is
+    /// then not called.
     fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
 
-    /// Announces that a row is about to change, by the last entry or by expiry; `_row` reads it.
+    /// Called before a row changes, by an entry or by expiry; `_row` returns it as it is now.
     fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
 
-    /// Records that the hub has changed a row, by the last entry or by expiry.
+    /// Called after the hub has changed a row, by an entry or by expiry.
     fn changed(&mut self, undo: Undo);
 
     /// Ends the turn: writes what changed in it as one batch, each row as the hub has it now.

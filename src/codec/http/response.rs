@@ -131,7 +131,7 @@ impl Response {
         self.body("text/plain; charset=UTF-8", text)
     }
 
-    /// Closes the connection after this response.
+    /// Makes the connection close after this response.
     pub fn close(mut self) -> Response {
         self.is_kept_alive = false;
         self

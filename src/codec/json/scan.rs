@@ -257,7 +257,7 @@ fn plain_name(bytes: &[u8], at: usize) -> usize {
     within_eight(bytes, at, plain_beyond)
 }
 
-/// Returns the position if it is within eight bytes; otherwise, or if fewer are left, `beyond`.
+/// Looks at the next eight bytes only; calls `beyond` if they are plain or if fewer are left.
 #[inline(always)]
 fn within_eight(bytes: &[u8], at: usize, beyond: impl Fn(&[u8], usize) -> usize) -> usize {
     match bytes.get(at..).and_then(<[u8]>::first_chunk).map(|eight| first_marked(*eight)) {

@@ -377,7 +377,6 @@ impl Writer {
     }
 }
 
-/// A table opened for writing.
 type Rows<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
 
 /// Inserts a value, or removes it if `None`; returns the length of the previous value.

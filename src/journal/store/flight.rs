@@ -1,6 +1,6 @@
 //! Changes that are not durable yet: the changed rows, and the batch that is being written. A batch
 //! is a snapshot of one moment. A large one is gathered over several turns; a row that changes
-//! meanwhile is put into it as it was before.
+//! meanwhile goes into it with its old value.
 
 use std::hash::BuildHasher;
 

@@ -185,7 +185,7 @@ pub struct Folder {
 struct Held {
     /// The folder itself; closing it releases the lock.
     folder: File,
-    /// `None` only if the folder may not be written.
+    /// `None` only if [`Folder::take_existing`] found no seal: it creates nothing.
     seal: Option<File>,
 }
 
@@ -327,7 +327,7 @@ impl Medium for Folder {
         let path = self.store_path();
         let is_gone = |store: &Arc<File>| stays(&path, store).is_err();
         if self.store.borrow().as_ref().is_some_and(is_gone) && path.exists() {
-            // Somebody put this file there on purpose: keep it.
+            // Somebody else put this file there: move it aside rather than lose it.
             let aside = self.path.join(STRANGE);
             fs::rename(&path, &aside).map_err(|e| at(&aside, e))?;
         }

@@ -3,9 +3,9 @@
 //!
 //! The hub is changed at once, and the change is undone if the disk refuses it. The journal notes
 //! which rows changed until the helper thread is free, then hands over all of them in one batch,
-//! each row as the hub had it at that moment; one sync makes them durable for everyone who waits. A
-//! large batch is gathered over several turns, as is all other work on many rows. Only the removal
-//! of a namespace, which cannot be undone, is not ordered before it is durable.
+//! each row as the hub had it at that moment; one sync makes them durable for all replies that
+//! wait. A large batch is gathered over several turns, as is all other work on many rows. Only the
+//! removal of a namespace, which cannot be undone, is not ordered before it is durable.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -586,7 +586,7 @@ impl Journal for StoreJournal {
             self.handle(report);
             self.forget_removed(hub);
         }
-        // If waiting for the disk has timed out once, it is not tried again.
+        // Once a wait has been given up, there is no second one.
         if !is_stuck && self.helper.ask(Job::Stop) {
             while self.helper.wait(left(), is_urged).is_some_and(|it| it != Report::Stopped) {}
         }

@@ -100,7 +100,7 @@ impl Pages {
         gap.filter(|_| tables.is_empty()).map_or(Ok(tables), Err)
     }
 
-    /// Visits everything readable in a tree, in order. Returns what could not be read, if anything.
+    /// Visits everything readable in a tree, in order. Returns the first error, if there was one.
     pub fn walk(&self, root: u64, shape: Shape, visit: &mut Visit<'_>) -> Option<Damage> {
         let mut walk =
             Walk { pages: self, shape, visit, taken: HashSet::new(), last: None, gap: None };

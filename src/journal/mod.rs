@@ -81,9 +81,9 @@ pub trait Journal {
     /// Called after the hub has changed a row, by an entry or by expiry.
     fn changed(&mut self, undo: Undo);
 
-    /// Ends the turn: writes what changed in it as one batch, each row as the hub has it now.
-    /// Returns quickly; a large batch is spread over the next turns. `at` is the current time on
-    /// the clock of [`Entry::at`].
+    /// Ends the turn: hands what changed in it to the disk as one batch, each row as the hub has it
+    /// now. Returns quickly; a large batch is spread over the next turns. `at` is the current time
+    /// on the clock of [`Entry::at`].
     fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now);
 
     /// Returns the next event, or `None` if there is none yet.

@@ -9,7 +9,7 @@ pub fn last_elements(raw: &str, max: usize) -> Option<Vec<&str>> {
     while elements.len() < max {
         let comma = last_comma(left);
         let element = left.get(comma.map_or(0, |comma| comma + 1)..)?.trim_matches(is_space);
-        // Empty only before the first comma of an empty list, that is, between its brackets.
+        // Empty only in an empty list, between its brackets.
         if !element.is_empty() {
             elements.push(element);
         }

@@ -60,7 +60,7 @@ impl Next {
         Ok(())
     }
 
-    /// Writes the rest and compacts, which leaves a cleanly closed file for whoever opens it next.
+    /// Writes the rest, compacts the file, and closes it before anything else opens it.
     fn finish(mut self) -> Result<(), Fault> {
         self.flush()?;
         self.writer.compact()

@@ -1,29 +1,29 @@
-//! Frames of the control port (protocol part 2): a length N of four bytes (`i32`, little-endian),
-//! N bytes of body, one byte zero. Owns where frames begin and end; never looks into a body.
-//! Called by the switch for its controllers and by our own clients.
+//! Frames of the control port (protocol part 2): a length N in four bytes (`i32`, little-endian), N
+//! bytes of body, and a zero byte. Owns where frames begin and end; never looks into a body. Called
+//! by the switch for its controllers (back ends) and by our own clients.
 
 use std::fmt;
 
 use crate::frame::Frame;
 
-/// Bytes of the length.
+/// Size of the length field.
 pub const LENGTH_BYTES: usize = 4;
-/// The longest body that the length can say, in bytes.
+/// The longest body that the length field can express, in bytes.
 pub const BODY_MAX: usize = i32::MAX as usize;
-/// The byte behind the body.
+/// The byte after the body.
 const TRAILER: u8 = 0;
 
-/// Why a stream cannot be read on. It is out of step: nothing can be answered, only closed.
+/// Why a stream cannot be read on: it is out of sync and can only be closed, not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlError {
-    /// A length that is not from 1 to `max`.
+    /// A length that is not between 1 and `max`.
     Length {
         /// The length on the wire.
         got: i32,
-        /// The largest body allowed, in bytes.
+        /// The maximum body length, in bytes.
         max: usize,
     },
-    /// The byte behind a body is not zero but this.
+    /// The byte after a body is this one instead of zero.
     Trailer(u8),
 }
 
@@ -40,54 +40,54 @@ impl fmt::Display for ControlError {
 
 impl std::error::Error for ControlError {}
 
-/// What one call of [`Decoder::next`] found.
+/// The result of one call of [`Decoder::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decoded<'a> {
-    /// How many bytes of the input are done with, whether there is a body or not.
+    /// Bytes of the input that were consumed, with or without a body.
     pub consumed: usize,
-    /// The body of one frame; `None` when more bytes must arrive first.
+    /// The body of one frame; `None` if more bytes are needed.
     pub body: Option<&'a [u8]>,
 }
 
-/// Finds the frames in a stream that arrives in pieces. Between frames it owns no buffer.
+/// Finds the frames in a stream that arrives in pieces. Holds no buffer between frames.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The frame whose length is known and whose end had not arrived with it. Once handed out it
-    /// stays until the next call, since the caller borrows it.
+    /// A frame whose length is known but whose end did not arrive with it. After it has been
+    /// returned it stays until the next call, since the caller borrows it.
     partial: Option<Box<Partial>>,
 }
 
 #[derive(Debug)]
 struct Partial {
-    /// Bytes of the body and the final byte.
+    /// Bytes of the body plus the trailing byte.
     total: usize,
-    /// Those that have arrived; at most `total`.
+    /// Bytes received so far, at most `total`.
     bytes: Vec<u8>,
 }
 
 impl Decoder {
-    /// A decoder between two frames. Allocates nothing.
+    /// Creates a decoder at the start of a frame. Does not allocate.
     pub fn new() -> Decoder {
         Decoder::default()
     }
 
-    /// Takes the next frame from `input`. The caller calls again with what was not consumed
-    /// until there is no body; then at most three bytes are left, which it puts before those that
-    /// arrive next. That last call also releases the memory of the frame before.
+    /// Takes the next frame from `input`. Call again with the unconsumed rest until there is no
+    /// body; then at most three bytes are left, which must be put in front of the bytes that arrive
+    /// next. That last call also frees the memory of the previous frame.
     ///
-    /// `body_max` (bytes) holds for frames that begin in this input. A frame that lies in the
-    /// input as a whole is handed out without a copy. Of any other, the decoder keeps what has
-    /// arrived: its memory grows with that, never with the length that was declared.
+    /// `body_max` (bytes) applies to frames that begin in this input. A frame that lies completely
+    /// in the input is returned without a copy. Otherwise the decoder keeps what has arrived: its
+    /// memory grows with that, never with the declared length.
     ///
     /// # Errors
-    /// [`ControlError`], after which the stream is of no more use.
+    /// [`ControlError`], after which the stream is unusable.
     #[inline]
     pub fn next<'a>(
         &'a mut self,
         input: &'a [u8],
         body_max: usize,
     ) -> Result<Decoded<'a>, ControlError> {
-        // Most frames lie in the input as a whole.
+        // Most frames lie completely in the input.
         if self.partial.is_none()
             && let Some((length, rest)) = input.split_first_chunk::<LENGTH_BYTES>()
             && let Some(frame) = rest.get(..body_length(*length, body_max)? + 1)
@@ -98,7 +98,7 @@ impl Decoder {
         self.next_in_pieces(input, body_max)
     }
 
-    /// As [`Decoder::next`], whatever has arrived before and in this input.
+    /// Like [`Decoder::next`], however the frame is split.
     fn next_in_pieces<'a>(
         &'a mut self,
         input: &'a [u8],
@@ -124,21 +124,21 @@ impl Decoder {
         Ok(Decoded { consumed, body })
     }
 
-    /// The length of the body of a frame that does not end in this input, when more than `few`
-    /// bytes of it have arrived, those in this input included.
+    /// Returns the body length of a frame that does not end in this input, if more than `few` bytes
+    /// of the frame have arrived after its length, including those in this input.
     #[inline]
     pub fn outgrows(&self, input: &[u8], few: usize) -> Option<usize> {
         let (length, arrived) = self.ahead(input)?;
         (few < arrived && arrived <= length).then_some(length)
     }
 
-    /// The length of the body of the next frame, or of the one that is half here, as it was
-    /// declared; `None` if less than that is here, or it is none.
+    /// Returns the declared body length of the next or current frame; `None` if the length has not
+    /// arrived or is negative.
     pub fn next_length(&self, input: &[u8]) -> Option<usize> {
         self.ahead(input).map(|(length, _)| length)
     }
 
-    /// That length, and how much has arrived behind it.
+    /// Returns that length, and how many bytes have arrived after it.
     fn ahead(&self, input: &[u8]) -> Option<(usize, usize)> {
         match self.partial.as_ref().filter(|partial| !partial.is_complete()) {
             Some(partial) => Some((partial.total - 1, partial.bytes.len() + input.len())),
@@ -149,20 +149,20 @@ impl Decoder {
         }
     }
 
-    /// Releases the memory of the frame that was handed out last.
+    /// Frees the memory of the last frame returned.
     pub fn release(&mut self) {
         if !self.is_midway() {
             self.partial = None;
         }
     }
 
-    /// What has arrived of the body of a frame whose end has not.
+    /// Returns what has arrived of the body of an incomplete frame.
     pub fn arrived(&self) -> &[u8] {
         self.partial.as_ref().map_or(&[], |partial| &partial.bytes)
     }
 
-    /// Whether the stream stands inside a frame whose length is known: its end must come within
-    /// a time limit. One to three bytes of a length are the caller's to see: they are left over.
+    /// Returns whether the stream is inside a frame whose length is known; its end must arrive
+    /// before a deadline. One to three bytes of a length are left with the caller instead.
     pub fn is_midway(&self) -> bool {
         self.partial.as_ref().is_some_and(|partial| !partial.is_complete())
     }
@@ -173,13 +173,13 @@ impl Partial {
         self.bytes.len() == self.total
     }
 
-    /// Takes as much of `input` as belongs to this frame; returns how much that is.
+    /// Takes the part of `input` that belongs to this frame; returns its size.
     fn take(&mut self, input: &[u8]) -> usize {
         let held = self.bytes.len();
         let taken = input.len().min(self.total - held);
         if held + taken > self.bytes.capacity() {
             // Doubling copies each byte a bounded number of times, however small the pieces; the
-            // last step goes no further than the frame.
+            // last step does not exceed the frame.
             let room = (held + taken).max(2 * held).min(self.total);
             self.bytes.reserve_exact(room - held);
         }
@@ -188,7 +188,7 @@ impl Partial {
     }
 }
 
-/// The length on the wire as bytes of the body, if it may be that long.
+/// Decodes the length field and checks it against `max`.
 fn body_length(length: [u8; LENGTH_BYTES], max: usize) -> Result<usize, ControlError> {
     let got = i32::from_le_bytes(length);
     match usize::try_from(got) {
@@ -197,7 +197,7 @@ fn body_length(length: [u8; LENGTH_BYTES], max: usize) -> Result<usize, ControlE
     }
 }
 
-/// Body and final byte → body.
+/// Strips and checks the trailing byte of a frame.
 fn body_of(frame: &[u8]) -> Result<&[u8], ControlError> {
     match frame {
         [body @ .., TRAILER] => Ok(body),
@@ -206,11 +206,11 @@ fn body_of(frame: &[u8]) -> Result<&[u8], ControlError> {
     }
 }
 
-/// A body as one frame: length, body and final byte in one buffer, because the PHP client reads
-/// them as one piece (protocol part 2).
+/// Encodes a body as one frame: length, body and trailing byte in one buffer, because the PHP
+/// client reads them as one piece (protocol part 2).
 ///
 /// # Panics
-/// If the body is longer than [`BODY_MAX`], which every limit of the server forbids.
+/// If the body is longer than [`BODY_MAX`], which every limit of the server excludes.
 pub fn encode(body: &[u8]) -> Frame {
     let mut frame = Vec::with_capacity(LENGTH_BYTES + body.len() + 1);
     encode_into(&mut frame, body);
@@ -230,11 +230,11 @@ pub fn encode_into(out: &mut Vec<u8>, body: &[u8]) {
     out.push(TRAILER);
 }
 
-/// For the fuzzer: `data` is pieces, each a byte that says how long it is and then the piece. The
-/// pieces one by one must give what they give together.
+/// Fuzz target: `data` is a list of pieces, each preceded by its length in one byte. Decoding them
+/// one by one must give the same as decoding them together.
 ///
 /// # Panics
-/// If they do not.
+/// If it does not.
 pub fn fuzz_frames(data: &[u8]) {
     let (mut pieces, mut rest) = (Vec::new(), data);
     while let Some((&length, behind)) = rest.split_first() {
@@ -250,7 +250,7 @@ pub fn fuzz_frames(data: &[u8]) {
     }
 }
 
-/// The bodies of a stream and how it ended: whether inside a frame and with how many bytes left
+/// The bodies of a stream, and how it ended: whether inside a frame and with how many bytes left
 /// over, or with an error.
 type Outcome = (Vec<Vec<u8>>, Result<(bool, usize), ControlError>);
 

@@ -1,8 +1,8 @@
-//! HTTP/1.1 (RFC 9110, RFC 9112): the head of a request, and whole responses.
+//! HTTP/1.1 (RFC 9110, RFC 9112): request heads and responses.
 //!
-//! Owns nothing: a [`Head`] is slices of the input, a [`Response`] becomes a frame. Bodies are read
-//! by [`BodyReader`] as they arrive. What a path means is decided elsewhere. Called by the web door
-//! for connections that have not become a WebSocket, and by the SockJS codec for its headers.
+//! Stateless: a [`Head`] borrows from the input, a [`Response`] becomes a frame. Bodies are read by
+//! [`BodyReader`] as they arrive. The meaning of a path is decided elsewhere. Called by the web
+//! listener for connections that are not WebSockets, and by the SockJS codec for its headers.
 
 use std::fmt;
 
@@ -20,42 +20,42 @@ pub use response::{
     CONTINUE, LAST_CHUNK, Response, chunk_header, chunk_payload_bytes, switching_protocols,
 };
 
-/// Most header lines of a request that can be had, whatever the limit is.
+/// Maximum number of header lines in a request, whatever limit is configured.
 pub const HEADERS_MAX: usize = 128;
 
-/// What a head may be at most, beside its length.
+/// Limits of a head, apart from its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadBounds {
-    /// Header lines, at most [`HEADERS_MAX`].
+    /// Maximum number of header lines, at most [`HEADERS_MAX`].
     pub headers: usize,
-    /// Bytes of the target.
+    /// Maximum bytes of the target.
     pub target_bytes: usize,
 }
 
-/// Where the head of a request ends: behind its empty line. `scanned` bytes were looked at before,
-/// without success, and are not looked at again.
+/// Returns where the head of a request ends: after its empty line. The first `scanned` bytes were
+/// searched before, without success, and are not searched again.
 pub fn find_head_end(input: &[u8], scanned: usize) -> Option<usize> {
-    // The empty line may have begun in the last three of them.
+    // The empty line may begin in the last three of them.
     let start = scanned.saturating_sub(3);
     let at = input.get(start..)?.windows(4).position(|four| four == b"\r\n\r\n")?;
     Some(start + at + 4)
 }
 
-/// Whether a line ends otherwise than in CR LF. A recipient may take a LF alone for the end of one
-/// (RFC 9112, 2.2); two recipients that differ in this see two requests. `scanned` bytes were
-/// looked at before, without success.
+/// Returns whether a line ends in anything but CR LF. A recipient may accept a bare LF as the end
+/// of a line (RFC 9112, 2.2); two recipients that differ in this see different requests. The first
+/// `scanned` bytes were searched before, without success.
 pub fn has_bare_end(input: &[u8], scanned: usize) -> bool {
-    // Whether a CR is bare shows only behind it.
+    // Whether a CR is bare depends on the byte after it.
     let input = &input[scanned.saturating_sub(1).min(input.len())..];
     let is_first_bare = scanned == 0 && input.starts_with(b"\n");
-    // All of it without a way out in between: that goes sixteen bytes at a time.
+    // Without an early exit, so that it compiles to sixteen bytes at a time.
     let is_bare =
         |is_bare, (byte, next): (&u8, &u8)| is_bare | ((*byte == b'\r') != (*next == b'\n'));
     input.iter().zip(input.iter().skip(1)).fold(is_first_bare, is_bare)
 }
 
-/// Whether this can be the start of a request. What is none is refused before more of it comes:
-/// TLS, the PROXY protocol of somebody who is not believed, a frame of the control port, anything.
+/// Returns whether this can be the start of a request. Anything else is rejected before more of it
+/// arrives: TLS, the PROXY protocol from an untrusted peer, a frame of the control port.
 pub fn may_be_request(input: &[u8]) -> bool {
     let is_in_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     match input {
@@ -68,36 +68,36 @@ pub fn may_be_request(input: &[u8]) -> bool {
     }
 }
 
-/// Why a request is refused before anybody looks at what it asks for.
+/// Why a request is rejected before its content is considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpError {
-    /// Not HTTP, or HTTP that two readers could understand in two ways.
+    /// Not HTTP, or HTTP that two recipients could interpret differently.
     Malformed,
-    /// No `Host`, more than one, or one that is no name and no address.
+    /// No `Host`, more than one, or one that is neither a name nor an address.
     Host,
-    /// `Content-Length` more than once, not a number, or beside `Transfer-Encoding`.
+    /// `Content-Length` that is repeated, not a number, or combined with `Transfer-Encoding`.
     ContentLength,
     /// A transfer coding other than `chunked`.
     TransferEncoding,
-    /// A version other than 1.0 and 1.1, or something else in its place.
+    /// A version other than 1.0 and 1.1, or no version.
     Version,
     /// More header lines than [`HeadBounds::headers`].
     TooManyHeaders,
-    /// A head longer than the limit. For the caller, who knows the limit and keeps the head until
-    /// it is complete.
+    /// A head longer than the limit. Reported by the caller, which knows the limit and buffers the
+    /// head until it is complete.
     HeadTooLarge,
-    /// A target over [`HeadBounds::target_bytes`].
+    /// A target longer than [`HeadBounds::target_bytes`].
     TargetTooLong,
-    /// A body longer than the limit, declared or come.
+    /// A body longer than the limit, either as declared or as received.
     BodyTooLarge,
-    /// A body in chunks that are none.
+    /// Malformed chunked coding.
     Chunks,
-    /// An `Expect` of something other than `100-continue`.
+    /// An `Expect` other than `100-continue`.
     Expectation,
 }
 
 impl HttpError {
-    /// The status to answer with.
+    /// Returns the status of the response.
     pub const fn status(&self) -> u16 {
         match self {
             HttpError::Malformed
@@ -113,7 +113,7 @@ impl HttpError {
         }
     }
 
-    /// The answer. It closes: what comes behind a bad head has no meaning.
+    /// Returns the response. It closes the connection: what follows a bad head has no meaning.
     pub fn response(&self) -> Response {
         Response::new(self.status()).text(&format!("{self}\n")).close()
     }
@@ -158,69 +158,69 @@ impl From<httparse::Error> for HttpError {
     }
 }
 
-/// What follows the head.
+/// The body that follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Nothing.
     None,
-    /// A body of so many bytes.
+    /// A body of this many bytes.
     Length(u64),
-    /// A body in chunks.
+    /// A body in chunked coding.
     Chunked,
 }
 
 /// The head of a request.
 #[derive(Debug)]
 pub struct Head<'a> {
-    /// The method, as sent; methods are case-sensitive.
+    /// The method as sent; methods are case-sensitive.
     pub method: &'a str,
-    /// The target, as sent: printable ASCII, at most [`HeadBounds::target_bytes`].
+    /// The target as sent: printable ASCII, at most [`HeadBounds::target_bytes`].
     pub target: &'a str,
     /// 0 for HTTP/1.0, 1 for HTTP/1.1.
     pub minor_version: u8,
-    /// What follows.
+    /// The body that follows.
     pub content: Content,
     headers: [Header<'a>; HEADERS_MAX],
     header_count: usize,
 }
 
 impl<'a> Head<'a> {
-    /// The first header of that name (in any case); `None` too if its value is not UTF-8.
+    /// Returns the first header with this name, in any case, if its value is UTF-8.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         self.values(name).next().and_then(|value| str::from_utf8(value).ok())
     }
 
-    /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110, 10.1.1).
-    /// A client of HTTP/1.0 cannot mean it.
+    /// Returns whether the client waits for `100 Continue` before it sends the body (RFC 9110,
+    /// 10.1.1). Ignored from HTTP/1.0 clients, which do not know it.
     pub fn expects_continue(&self) -> bool {
         self.minor_version > 0 && self.list_has("expect", "100-continue")
     }
 
-    /// Whether there is a header of that name, on however many lines.
+    /// Returns whether a header with this name exists, on one line or several.
     pub fn has(&self, name: &str) -> bool {
         self.values(name).next().is_some()
     }
 
-    /// The header of that name if it stands there once, with a value that is UTF-8.
+    /// Returns the header with this name if it occurs exactly once and its value is UTF-8.
     pub fn only(&self, name: &str) -> Option<&'a str> {
         let mut values = self.values(name);
         let value = values.next()?;
         if values.next().is_some() { None } else { str::from_utf8(value).ok() }
     }
 
-    /// Whether a header that is a list (RFC 9110, 5.6.1), on all its lines, has this token in any
-    /// case.
+    /// Returns whether a list header (RFC 9110, 5.6.1) contains this token, on any of its lines and
+    /// in any case.
     pub fn list_has(&self, name: &str, token: &str) -> bool {
         self.elements(name).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// Whether the connection lives on after the answer (RFC 9112, 9.3).
+    /// Returns whether the connection stays open after the response (RFC 9112, 9.3).
     pub fn keep_alive(&self) -> bool {
         let is_asked = self.minor_version > 0 || self.list_has("connection", "keep-alive");
         is_asked && !self.list_has("connection", "close")
     }
 
-    /// The path, without the query and never normalised; `*` for `OPTIONS *`.
+    /// Returns the path without the query, never normalised; `*` for `OPTIONS *`.
     pub fn path(&self) -> &'a str {
         let path = self.origin_form();
         match path.split_once('?') {
@@ -231,12 +231,12 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// What stands behind the `?` of the target, if there is one.
+    /// Returns the query, if there is one.
     pub fn query(&self) -> Option<&'a str> {
         self.target.split_once('?').map(|(_, query)| query)
     }
 
-    /// The target without scheme and authority (RFC 9112, 3.2.2).
+    /// Returns the target without scheme and authority (RFC 9112, 3.2.2).
     fn origin_form(&self) -> &'a str {
         if self.target.starts_with('/') {
             return self.target;
@@ -256,7 +256,7 @@ impl<'a> Head<'a> {
         self.headers().iter().filter(named).map(|header| header.value)
     }
 
-    /// The elements of a header that is a list, on all its lines; empty ones do not count.
+    /// Returns the non-empty elements of a list header, on all its lines.
     pub fn elements(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         let elements = self.values(name).flat_map(|value| value.split(|byte| *byte == b','));
         elements.map(|element| element.trim_ascii()).filter(|element| !element.is_empty())
@@ -265,8 +265,8 @@ impl<'a> Head<'a> {
 
 /// Parses a complete head, up to and including its empty line (see [`find_head_end`]).
 ///
-/// Stricter than httparse where leniency is a way to smuggle a request past a proxy: lines end in
-/// CR LF, there is one `Host` and one meaning of the body's length.
+/// Stricter than httparse where leniency would allow request smuggling past a proxy: lines must end
+/// in CR LF, and there must be one `Host` and one interpretation of the body's length.
 ///
 /// # Errors
 /// [`HttpError`].
@@ -312,7 +312,7 @@ fn check_target(target: &str) -> Result<(), HttpError> {
     Err(HttpError::Malformed)
 }
 
-/// RFC 9112, 3.2.
+/// Checks `Host` (RFC 9112, 3.2).
 fn check_host(head: &Head<'_>) -> Result<(), HttpError> {
     let mut hosts = head.values("host");
     let is_good = match (hosts.next(), hosts.next()) {
@@ -323,8 +323,8 @@ fn check_host(head: &Head<'_>) -> Result<(), HttpError> {
     is_good.then_some(()).ok_or(HttpError::Host)
 }
 
-/// `uri-host [ ":" port ]` (RFC 3986, 3.2.2), which may be empty. A comma, which the grammar has
-/// in names, is no part of any: two readers could take it for the end of one.
+/// Checks `uri-host [ ":" port ]` (RFC 3986, 3.2.2), which may be empty. Unlike the grammar it
+/// allows no comma in names: a recipient could take one for the end of a name.
 fn is_host(value: &[u8]) -> bool {
     let is_port = |rest: &str| {
         rest.is_empty()
@@ -343,7 +343,7 @@ fn is_host(value: &[u8]) -> bool {
         && is_port(rest)
 }
 
-/// RFC 9112, 6.3, for requests.
+/// Determines the framing of the body (RFC 9112, 6.3, for requests).
 fn content_of(head: &Head<'_>) -> Result<Content, HttpError> {
     let is_encoded = head.values("transfer-encoding").next().is_some();
     let mut lengths = head.values("content-length");
@@ -362,7 +362,7 @@ fn content_of(head: &Head<'_>) -> Result<Content, HttpError> {
     length.map(Content::Length).ok_or(HttpError::ContentLength)
 }
 
-/// `chunked`, once, and not from a client of HTTP/1.0, which cannot know it (RFC 9112, 6.1).
+/// Accepts `chunked` once, and not from an HTTP/1.0 client, which cannot know it (RFC 9112, 6.1).
 fn transfer_encoding(head: &Head<'_>) -> Result<Content, HttpError> {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     if !head.elements("transfer-encoding").all(is_chunked) {
@@ -374,27 +374,27 @@ fn transfer_encoding(head: &Head<'_>) -> Result<Content, HttpError> {
     Ok(Content::Chunked)
 }
 
-/// What a request on a WebSocket path is.
+/// Classifies a request on a WebSocket path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upgrade<'a> {
-    /// An opening handshake: answer with [`switching_protocols`].
+    /// An opening handshake: respond with [`switching_protocols`].
     Accept {
         /// `Sec-WebSocket-Key`, the base64 of 16 bytes.
         key: &'a str,
     },
-    /// Something else.
+    /// Not a handshake.
     NotUpgrade,
-    /// A handshake of another version than 13, or of none.
+    /// A handshake with a version other than 13, or with none.
     BadVersion(Option<&'a str>),
     /// A handshake without a key.
     NoKey,
-    /// A handshake with a key that is none, or with several.
+    /// A handshake with an invalid key, or with several.
     BadKey,
 }
 
 impl Upgrade<'_> {
-    /// The answer to what is no handshake (protocol part 5; the status for another version is the
-    /// one of RFC 6455, 4.2.2, the text the one clients know). It closes. `None` for `Accept`.
+    /// Returns the closing response to a rejected request (protocol part 5); `None` for `Accept`.
+    /// For another version: the status of RFC 6455, 4.2.2, with the text that clients know.
     pub fn refusal(&self) -> Option<Response> {
         let response = match self {
             Upgrade::Accept { .. } => return None,
@@ -415,8 +415,8 @@ impl Upgrade<'_> {
     }
 }
 
-/// Whether a request opens a WebSocket (RFC 6455, 4.2.1). A request with a body does not: its
-/// bytes would be taken for frames.
+/// Checks whether a request opens a WebSocket (RFC 6455, 4.2.1). A request with a body does not:
+/// its bytes would be taken for frames.
 pub fn upgrade<'a>(head: &Head<'a>) -> Upgrade<'a> {
     let is_upgrade = head.method == "GET"
         && head.minor_version > 0
@@ -439,8 +439,8 @@ pub fn upgrade<'a>(head: &Head<'a>) -> Upgrade<'a> {
     }
 }
 
-/// Fuzz target. The first byte says in what steps the end of the head is searched. Panics where
-/// the steps make a difference, or where something parsed does not lie within the input.
+/// Fuzz target. The first byte sets the step size of the search for the end of the head. Panics if
+/// the steps make a difference, or if something parsed does not lie within the input.
 pub fn fuzz_head(data: &[u8]) {
     let Some((step, input)) = data.split_first() else { return };
     let end = find_head_end(input, 0);

@@ -1,12 +1,12 @@
-//! JSON as text. Finds the members of an object and leaves their values as they were written:
-//! digit for digit, no tree, nothing allocated but decoded strings. Never decides what a member
+//! JSON as text. Finds the members of an object and returns their values as they were written,
+//! digit for digit: no tree, and nothing allocated but decoded strings. Never decides what a member
 //! means. Called by the switch for commands and browser messages, and by [`jwt`](super::jwt).
 //!
-//! `Scan` is the grammar. What it makes of a text is what serde_json would: `oracle` compares
-//! them in tests and for the fuzzer.
+//! `Scan` is the grammar. It accepts what serde_json accepts: `oracle` compares the two in tests
+//! and under the fuzzer.
 //!
-//! *Raw* is everywhere one JSON value without white space around it, as [`members`] and
-//! [`each_element`] hand it out. Whatever else is given as raw yields `None` or an arbitrary
+//! *Raw* means one JSON value without white space around it, as returned by [`members`] and
+//! [`each_element`]. For any other text passed as raw, functions return `None` or an arbitrary
 //! `bool`.
 
 mod oracle;
@@ -25,18 +25,18 @@ pub use outline::Outline;
 use scan::Scan;
 pub use tail::last_elements;
 
-/// How deep arrays and objects may lie in each other; `[]` is one deep. Nothing here recurses,
-/// so this is for those who read what we pass on.
+/// Maximum nesting of arrays and objects; `[]` has depth 1. Nothing here recurses: the limit
+/// protects the clients that parse what we pass on.
 pub const DEPTH_MAX: usize = 64;
 
-/// Why a text was not read.
+/// Why a text was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JsonError {
-    /// It is not one JSON value (RFC 8259).
+    /// Not exactly one JSON value (RFC 8259).
     Syntax,
-    /// Arrays and objects lie deeper in each other than this.
+    /// Arrays and objects are nested deeper than this.
     Depth {
-        /// [`DEPTH_MAX`], or what was asked for.
+        /// [`DEPTH_MAX`], or the limit that was given.
         max: usize,
     },
 }
@@ -52,16 +52,16 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
-/// A raw value, and what the scan that found it knows of it.
+/// A raw value, and what the scan learned about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raw<'a> {
     text: &'a str,
-    /// It is known to be a string without escapes, which need not be looked at again.
+    /// Known to be a string without escapes, which need not be scanned again.
     is_plain: bool,
 }
 
 impl<'a> Raw<'a> {
-    /// The value as it was written.
+    /// Returns the value as it was written.
     pub fn get(self) -> &'a str {
         self.text
     }
@@ -73,12 +73,12 @@ impl<'a> From<&'a str> for Raw<'a> {
     }
 }
 
-/// The raw values of the members with these names, in the order of the names; `None` for the text
-/// as a whole if it is JSON but no object. Of two equal keys the last one counts (protocol part
-/// 2), a key may be written with escapes, and members with other names are skipped.
+/// Returns the raw values of the members with these names, in the order of the names, or `None` if
+/// the text is JSON but not an object. Of duplicate keys the last one counts (protocol part 2),
+/// keys may be written with escapes, and other members are skipped.
 ///
 /// # Errors
-/// [`JsonError`] if the text is not JSON, or nested deeper than [`DEPTH_MAX`].
+/// [`JsonError`] if the text is not JSON, or is nested deeper than [`DEPTH_MAX`].
 pub fn members<'a, const N: usize>(
     text: &'a str,
     names: &[&str; N],
@@ -86,10 +86,11 @@ pub fn members<'a, const N: usize>(
     members_within(text, names, DEPTH_MAX)
 }
 
-/// As [`members`], for those who put something around a value that may be as deep as it may.
+/// Like [`members`] with another limit, for callers whose text wraps a value that may itself be
+/// [`DEPTH_MAX`] deep.
 ///
 /// # Errors
-/// [`JsonError`] if the text is not JSON, or nested deeper than that.
+/// [`JsonError`] if the text is not JSON, or is nested deeper than `depth_max`.
 pub fn members_within<'a, const N: usize>(
     text: &'a str,
     names: &[&str; N],
@@ -99,7 +100,7 @@ pub fn members_within<'a, const N: usize>(
     Ok(found.map(|found| found.map(|raw| raw.map(Raw::get))))
 }
 
-/// As [`members_within`], with what the scan knows of the values.
+/// Like [`members_within`], with what the scan learned about the values.
 fn raw_members<'a, const N: usize>(
     text: &'a str,
     names: &[&str; N],
@@ -112,17 +113,17 @@ fn raw_members<'a, const N: usize>(
             *place = Some(value);
         }
     };
-    // One scan for all numbers of names: each would be compiled for itself.
+    // One scan for every `N`: as a generic it would be compiled for each.
     let tell: &mut dyn FnMut(&[u8], Raw<'a>) = &mut tell;
     let is_object = each_member(text, depth_max, tell)?;
     Ok(is_object.then_some(found))
 }
 
-/// Tells of each member of an object its key, decoded, and its value, in the order in which they
-/// are written; of two equal keys the last one counts. Whether the text is an object at all.
+/// Calls `tell` with the decoded key and the value of each member of an object, in text order,
+/// duplicates included; callers let the last one count. Returns whether the text is an object.
 ///
 /// # Errors
-/// [`JsonError`] as [`members`]; what has been told means nothing then.
+/// As for [`members`]; what `tell` was called with is then void.
 #[inline]
 pub fn each_member<'a>(
     text: &'a str,
@@ -132,7 +133,7 @@ pub fn each_member<'a>(
     told(text, depth_max, tell).ok_or_else(|| fault(text, depth_max))
 }
 
-/// What is wrong first with a text that [`Members`] or [`each_member`] has refused.
+/// Returns the first error in a text that [`Members`] or [`each_member`] has rejected.
 #[cold]
 pub fn fault(text: &str, depth_max: usize) -> JsonError {
     let mut outline = Outline::new(&[], depth_max);
@@ -140,14 +141,14 @@ pub fn fault(text: &str, depth_max: usize) -> JsonError {
     outline.members(text).err().unwrap_or(JsonError::Syntax)
 }
 
-/// As [`each_member`]; `None` if the text is not JSON, or nested too deep.
+/// Like [`each_member`]; `None` if the text is not JSON or is nested too deep.
 #[inline]
 fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>)) -> Option<bool> {
     let mut members = Members::of(text, depth_max)?;
     while members.go_on()? {
         let key = members.key()?;
         let value = members.value()?;
-        // A key that is no text cannot be one that is looked for, but is no error either.
+        // A key with a lone surrogate cannot match any name, but is not an error.
         if let Some(key) = key {
             tell(&key, value);
         }
@@ -155,10 +156,10 @@ fn told<'a>(text: &'a str, depth_max: usize, mut tell: impl FnMut(&[u8], Raw<'a>
     members.is_over().then_some(members.is_object)
 }
 
-/// The members of an object, one by one, for those who look for them in the text itself: as long
-/// as [`Members::go_on`] says so, a key has to be taken, and then the value behind it; and then
-/// [`Members::is_over`] says whether that was all. `None` is everywhere the answer to a text that
-/// is not JSON, or nested too deep.
+/// Iterates over the members of an object, for callers that match them in the text itself. While
+/// [`Members::go_on`] returns true, take a key and then its value; afterwards [`Members::is_over`]
+/// tells whether the text ends there. All methods return `None` if the text is not JSON or is
+/// nested too deep.
 pub struct Members<'a> {
     scan: Scan<'a>,
     depth_max: usize,
@@ -167,7 +168,7 @@ pub struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Those of a text; any other JSON has none.
+    /// Starts at the beginning of a text. JSON other than an object has no members.
     #[inline(always)]
     pub fn of(text: &'a str, depth_max: usize) -> Option<Members<'a>> {
         Members::at(Scan::new(text), depth_max)
@@ -180,7 +181,7 @@ impl<'a> Members<'a> {
         Some(Members { scan, depth_max, is_object, is_first: true })
     }
 
-    /// Whether there is another one.
+    /// Returns whether there is another member.
     #[inline(always)]
     pub fn go_on(&mut self) -> Option<bool> {
         if !self.is_object {
@@ -199,20 +200,20 @@ impl<'a> Members<'a> {
         Some(true)
     }
 
-    /// Whether nothing stands behind the last of them.
+    /// Returns whether nothing follows the object.
     #[inline(always)]
     pub fn is_over(&mut self) -> bool {
         self.scan.is_over()
     }
 
-    /// Takes what is next if it is written just like this: a key with its quotes and its colon, or
-    /// a value behind which no digit can stand.
+    /// Takes the next bytes if they are exactly these: a key with its quotes and colon, or a value
+    /// that no further digit could extend.
     #[inline(always)]
     pub fn takes(&mut self, text: &[u8]) -> bool {
         self.scan.takes(text)
     }
 
-    /// The key that is next, decoded, however it is written; `None` in there if it is no text.
+    /// Takes the next key and decodes it; the inner `None` is a key with a lone surrogate.
     #[inline(always)]
     pub fn key(&mut self) -> Option<Option<Cow<'a, [u8]>>> {
         let (key, has_escapes) = self.scan.key()?;
@@ -223,13 +224,13 @@ impl<'a> Members<'a> {
         Some(decoded.map(|key| Cow::Owned(key.into_bytes())))
     }
 
-    /// Its value.
+    /// Takes the value of the member.
     #[inline(always)]
     pub fn value(&mut self) -> Option<Raw<'a>> {
         self.scan.value(self.depth_max)
     }
 
-    /// Its value, whose own members are handed to that; it goes through all of them.
+    /// Takes the value and calls `read` with its members, all of which it must take.
     #[inline(always)]
     pub fn object(&mut self, read: impl FnOnce(&mut Members<'a>) -> Option<()>) -> Option<Raw<'a>> {
         self.scan.next()?;
@@ -240,8 +241,8 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Tells of each element of an array, raw, for as long as that wants more. `None` for anything
-/// else, and for what is twice as deep as [`DEPTH_MAX`], as far as it was read.
+/// Calls `tell` with each raw element of an array until it returns `false`. Returns `None` if `raw`
+/// is not an array, or if an element that was read is deeper than twice [`DEPTH_MAX`].
 pub fn each_element<'a>(raw: &'a str, mut tell: impl FnMut(&'a str) -> bool) -> Option<()> {
     let mut scan = Scan::new(raw);
     scan.take(b'[')?;
@@ -258,18 +259,17 @@ pub fn each_element<'a>(raw: &'a str, mut tell: impl FnMut(&'a str) -> bool) -> 
     scan.is_over().then_some(())
 }
 
-/// A string, decoded; `None` for anything else, and for one with half of a surrogate pair, which
-/// is no text.
+/// Decodes a string; `None` if `raw` is not a string, or has a lone surrogate and thus is not text.
 #[inline]
 pub fn string<'a>(raw: impl Into<Raw<'a>>) -> Option<Cow<'a, str>> {
     let Raw { text, is_plain } = raw.into();
     let is_plain = is_plain || is_plain_string(text)?;
     let inner = text.get(1..text.len().checked_sub(1)?)?;
-    // A string without escapes is borrowed as it lies.
+    // A string without escapes is borrowed.
     if is_plain { Some(Cow::Borrowed(inner)) } else { unescaped(inner).map(Cow::Owned) }
 }
 
-/// Whether a string has no escapes; `None` for what is no string.
+/// Returns whether a string has no escapes; `None` if `raw` is not a string.
 #[inline(never)]
 fn is_plain_string(raw: &str) -> Option<bool> {
     let mut scan = Scan::new(raw);
@@ -277,15 +277,15 @@ fn is_plain_string(raw: &str) -> Option<bool> {
     Some(found.is_plain)
 }
 
-/// What is between the quotes of a string with escapes, decoded.
+/// Decodes what is between the quotes of a string with escapes.
 #[cold]
 fn unescaped(inner: &str) -> Option<String> {
     serde_json::from_str(&format!("\"{inner}\"")).ok()
 }
 
-/// A string or a number as text (protocol part 1, *Names*), so that 5 and "5" are one user. An
-/// integer written plainly stays digit for digit, and `-0` is `0`. Another number becomes what
-/// JavaScript prints, as far as that needs no exponent: from 10^-6 to below 10^21. `None` for
+/// Returns a string or a number as text (protocol part 1, *Names*), so that 5 and "5" are the same
+/// user. A plain integer is kept digit for digit, but `-0` becomes `0`. Any other number becomes
+/// what JavaScript prints, if that needs no exponent: from 10^-6 to below 10^21. `None` for
 /// everything else.
 #[inline]
 pub fn text<'a>(raw: impl Into<Raw<'a>>) -> Option<Cow<'a, str>> {
@@ -306,12 +306,12 @@ fn number_text(raw: &str) -> Option<Cow<'_, str>> {
     (1e-6..1e21).contains(&number.abs()).then(|| Cow::Owned(shortest(number)))
 }
 
-/// A number from 10^-6 to below 10^21 as JavaScript prints it (ECMA-262, `Number::toString`): in
-/// the fewest digits that are read back as the same number. Of two such texts that are as near to
-/// it JavaScript takes the even one, and the standard library the larger.
+/// Formats a number from 10^-6 to below 10^21 as JavaScript does (ECMA-262, `Number::toString`):
+/// with the fewest digits that parse back to the same number. If two such texts are equally near,
+/// JavaScript takes the even one, the standard library the larger one.
 fn shortest(number: f64) -> String {
     let text = number.to_string();
-    // In between lies what ends there with a 5: these are all of its digits.
+    // In a tie the exact value ends in a 5 after those digits; this text has all its digits.
     let exact = format!("{number:.72}");
     let is_even = |down: &&str| down.ends_with(['0', '2', '4', '6', '8']);
     let down = significant(&exact).strip_suffix('5').filter(is_even);
@@ -324,7 +324,7 @@ fn shortest(number: f64) -> String {
     }
 }
 
-/// A decimal number without the zeros at its end.
+/// Removes the trailing zeros of a decimal number.
 fn significant(text: &str) -> &str {
     let Some((integer, fraction)) = text.split_once('.') else {
         return text.trim_end_matches('0');
@@ -335,22 +335,22 @@ fn significant(text: &str) -> &str {
     }
 }
 
-/// A number as the nearest `f64`, which is infinite from about 1.8 · 10^308 on; `None` for
-/// anything else.
+/// Parses a number to the nearest `f64`, infinite from about 1.8 · 10^308 on; `None` if it is not a
+/// number.
 pub fn number(raw: &str) -> Option<f64> {
     if !raw.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
         return None;
     }
-    // The scan knows the grammar, the standard library rounds correctly; serde_json, as we
-    // configure it, does not, and refuses what is too large.
+    // The scan checks the grammar, and the standard library rounds correctly. serde_json as we
+    // configure it does not, and rejects numbers that are too large.
     let mut scan = Scan::new(raw);
     scan.value(0).filter(|_| scan.is_at_end())?;
     raw.parse().ok()
 }
 
-/// A number of integral value however written (`10`, `10.0`, `1e1`), or a string of nothing but
-/// digits (`"10"`), since PHP sends both. `None` beyond `i64`, and from 2^53 on for a number
-/// that is not written plainly: there a neighbour may have been rounded to it.
+/// Parses a number of integral value however written (`10`, `10.0`, `1e1`), or a string of digits
+/// only (`"10"`): PHP sends both. `None` outside `i64`, and from 2^53 on unless the number is a
+/// plain integer, since a neighbouring number may have been rounded to it.
 pub fn integer(raw: &str) -> Option<i64> {
     if raw.starts_with('"') {
         let digits = string(raw)?;
@@ -364,13 +364,13 @@ pub fn integer(raw: &str) -> Option<i64> {
     is_exact.then_some(number as i64)
 }
 
-/// Whether this is `null`.
+/// Returns whether this is `null`.
 pub fn is_null(raw: &str) -> bool {
     raw == "null"
 }
 
-/// Whether JavaScript takes the value for true: everything but `null`, `false`, `""` and zero,
-/// however that is written.
+/// Returns whether JavaScript treats the value as true: everything but `null`, `false`, `""` and
+/// zero, however it is written.
 #[inline]
 pub fn is_truthy(raw: &str) -> bool {
     match raw.starts_with('"') {
@@ -379,14 +379,14 @@ pub fn is_truthy(raw: &str) -> bool {
     }
 }
 
-/// A text as JSON.
+/// Encodes a text as a JSON string.
 pub fn quote(text: &str) -> String {
     let mut out = Vec::new();
     quote_into(&mut out, text);
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Appends a text as a JSON string, with only the escapes that JSON demands.
+/// Appends a text as a JSON string, with only the escapes that JSON requires.
 pub fn quote_into(out: &mut Vec<u8>, text: &str) {
     if text.bytes().any(scan::is_special) {
         return serde_json::to_writer(out, text).expect("memory takes every byte");

@@ -1,7 +1,7 @@
 //! The browser's auth string: a JSON Web Token (RFC 7515, 7519; protocol part 8), signed with a
-//! namespace key by HMAC-SHA256 and by nothing else. Owns what makes a token good; never reads a
-//! clock, never chooses an algorithm because a token says so. Called by the switch at `auth`, and
-//! by the command line.
+//! namespace key by HMAC-SHA256 and nothing else. Owns the rules for a valid token; never reads a
+//! clock, and never chooses an algorithm because a token names it. Called by the switch at `auth`,
+//! and by the command line.
 
 use std::fmt;
 
@@ -13,55 +13,56 @@ use subtle::ConstantTimeEq;
 
 use super::json;
 
-/// The header of every token we make; the same as the PHP client's.
+/// The header of every token we sign; identical to the PHP client's.
 const HEADER: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
-/// The same in a token, and as most others write it: nobody has to decode these.
+/// The encoded form of this header and of the one most others send: these need no decoding.
 const USUAL_HEADERS: [&str; 2] =
     ["eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9", "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"];
-/// Room for a signature, which has 32 bytes.
+/// Buffer size for a signature, which has 32 bytes.
 const SIGNATURE_ROOM: usize = 48;
 
-/// What a good token says.
+/// The claims of a valid token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// The user, never empty; a number has become text.
+    /// The user, never empty; a number has been converted to text.
     pub user: String,
-    /// The first moment at which the token is no longer good, in seconds since 1970; may be as
-    /// far off as `u64::MAX`.
+    /// The moment from which the token is no longer valid, in seconds since 1970; may be as far
+    /// away as `u64::MAX`.
     pub expires: Option<u64>,
-    /// Which of the keys has signed it.
+    /// Index of the key that signed it.
     pub key_index: usize,
 }
 
-/// Why a token is refused. To a browser all of them are `invalid JWT`.
+/// Why a token is rejected. A browser is told `invalid JWT` in every case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenError {
     /// Not three parts with dots between them.
     Parts,
-    /// A part is not base64url without padding (RFC 7515, 2), each text in its one spelling.
+    /// A part is not base64url without padding (RFC 7515, 2) in its canonical encoding.
     Encoding,
     /// The header is not a JSON object.
     Header,
     /// `alg` is not `HS256`.
     Algorithm,
-    /// The header has `crit`: it demands an extension, and we know none (RFC 7515, 4.1.11).
+    /// The header has `crit`: it requires an extension, and we implement none (RFC 7515, 4.1.11).
     Critical,
-    /// None of the keys has made this signature.
+    /// No key matches the signature.
     Signature,
     /// The payload is not a JSON object.
     Payload,
-    /// `i` is neither a non-empty string nor a number other than 0 that can be written plainly.
+    /// `i` is neither a non-empty string nor a non-zero number that can be written without
+    /// exponent.
     User,
-    /// `exp` is there and not a number.
+    /// `exp` is present but not a number.
     ExpiryType,
-    /// `nbf` is there and not a number.
+    /// `nbf` is present but not a number.
     NotBeforeType,
-    /// `exp` has come.
+    /// `exp` has passed.
     Expired {
         /// `exp`, in seconds since 1970.
         at: u64,
     },
-    /// `nbf` has not come.
+    /// `nbf` has not been reached.
     NotYet {
         /// `nbf`, in seconds since 1970.
         at: u64,
@@ -93,11 +94,11 @@ impl fmt::Display for TokenError {
 
 impl std::error::Error for TokenError {}
 
-/// Checks a token against all the keys of its namespace, of which an empty one matches nothing.
-/// The payload is not looked at before the signature is known to be good.
+/// Verifies a token against all keys of its namespace; an empty key matches nothing. The payload is
+/// not read before the signature has been verified.
 ///
 /// # Errors
-/// [`TokenError`]; of several reasons the first that is met, and a payload comes last.
+/// The first [`TokenError`] found; the payload is checked last.
 pub fn verify(
     token: &str,
     keys: impl IntoIterator<Item: AsRef<str>>,
@@ -121,7 +122,7 @@ pub fn verify(
     };
     let user = user.filter(|raw| json::is_truthy(raw)).and_then(json::text);
     let user = user.ok_or(TokenError::User)?.into_owned();
-    // Rounded so that a token is never good for longer than it says.
+    // Rounded so that a token is never valid for longer than it says.
     let expires = moment(expiry, f64::floor, TokenError::ExpiryType)?;
     let begins = moment(not_before, f64::ceil, TokenError::NotBeforeType)?;
     match (expires, begins) {
@@ -131,7 +132,7 @@ pub fn verify(
     }
 }
 
-/// A token for a user, good until `expires` (seconds since 1970; without it, for ever).
+/// Returns a token for a user, valid until `expires` (seconds since 1970), or for ever if `None`.
 pub fn sign(user: &str, key: &str, expires: Option<u64>) -> String {
     let mut payload = br#"{"i":"#.to_vec();
     json::quote_into(&mut payload, user);
@@ -142,8 +143,8 @@ pub fn sign(user: &str, key: &str, expires: Option<u64>) -> String {
     seal(HEADER.as_bytes(), &payload, key)
 }
 
-/// Header and payload of a token as JSON text, neither verified nor believed: for showing to
-/// people. `None` if there are not two JSON objects where a token has them.
+/// Returns the header and payload of a token as unverified JSON text, for display. `None` if they
+/// are not two JSON objects.
 pub fn inspect(token: &str) -> Option<(String, String)> {
     let parts = Parts::of(token)?;
     let object = |part| {
@@ -154,16 +155,15 @@ pub fn inspect(token: &str) -> Option<(String, String)> {
     Some((object(parts.header)?, object(parts.payload)?))
 }
 
-/// Whether two keys are the same, in a time that depends on their lengths alone.
+/// Compares two keys in a time that depends only on their lengths.
 pub fn same_key(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
 }
 
-/// For the fuzzer: takes `data` for a token, for a signed header, for a signed payload and for a
-/// user.
+/// Fuzz target: uses `data` as a token, as a signed header, as a signed payload and as a user.
 ///
 /// # Panics
-/// If a token that was not made as it should be is good, or one that was is not.
+/// If an invalid token is accepted, or a valid one rejected.
 pub fn fuzz_token(data: &[u8]) {
     const KEY: &str = "11111111-1111-4111-8111-111111111111";
     if let Ok(text) = std::str::from_utf8(data) {
@@ -184,12 +184,12 @@ pub fn fuzz_token(data: &[u8]) {
     }
 }
 
-/// A token cut at its dots.
+/// A token split at its dots.
 struct Parts<'a> {
     header: &'a str,
     payload: &'a str,
     signature: &'a str,
-    /// Header and payload with the dot between them: what the signature is over.
+    /// Header, dot and payload: what the signature covers.
     signed: &'a str,
 }
 
@@ -201,12 +201,12 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Refuses padding and, since each text has but one spelling, stray bits at the end.
+/// Rejects padding and stray trailing bits: each text has exactly one encoding.
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Encoding)
 }
 
-/// As [`decode`]; what is too long for a signature is none.
+/// Like [`decode`]; anything too long for a signature is not one.
 fn decode_signature<'a>(
     part: &str,
     room: &'a mut [u8; SIGNATURE_ROOM],
@@ -222,7 +222,7 @@ fn decode_text(part: &str, error: TokenError) -> Result<String, TokenError> {
     String::from_utf8(decode(part)?).map_err(|_| error)
 }
 
-/// Compares the header with the one algorithm there is; `typ` and the rest say nothing to us.
+/// Checks for the one supported algorithm; `typ` and other members are ignored.
 fn check_header(header: &str) -> Result<(), TokenError> {
     let Ok(Some([algorithm, critical])) = json::members(header, &["alg", "crit"]) else {
         return Err(TokenError::Header);
@@ -233,8 +233,8 @@ fn check_header(header: &str) -> Result<(), TokenError> {
     if critical.is_some() { Err(TokenError::Critical) } else { Ok(()) }
 }
 
-/// A claim in seconds since 1970, made whole by `round`; 0 for what is earlier, `u64::MAX` for what
-/// is later.
+/// Converts a claim to whole seconds since 1970, rounded by `round` and clamped to the range of
+/// `u64`.
 fn moment(
     raw: Option<&str>,
     round: fn(f64) -> f64,
@@ -243,13 +243,13 @@ fn moment(
     raw.map(|raw| json::number(raw).map(|at| round(at) as u64).ok_or(error)).transpose()
 }
 
-/// HMAC-SHA256 (RFC 7518, 3.2), the characters of the key as they are.
+/// HMAC-SHA256 (RFC 7518, 3.2) with the bytes of the key as they are.
 fn mac(key: &str, signed: &str) -> Hmac<Sha256> {
     let mac = Hmac::<Sha256>::new_from_slice(key.as_bytes());
     mac.expect("HMAC takes a key of any length").chain_update(signed)
 }
 
-/// Header and payload as a signed token.
+/// Returns header and payload as a signed token.
 fn seal(header: &[u8], payload: &[u8], key: &str) -> String {
     let mut token = URL_SAFE_NO_PAD.encode(header);
     token.push('.');
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn only_one_spelling_of_base64url() {
         let (signed, signature) = BOB.rsplit_once('.').unwrap();
-        // The last character of 32 bytes has two stray bits: `w`, `x`, `y`, `z` are one value.
+        // The last character of 32 bytes has two unused bits: `w`, `x`, `y`, `z` are equal.
         let stray = signature.strip_suffix('w').unwrap().to_owned() + "x";
         for signature in [format!("{signature}="), format!("{signature}=="), stray] {
             assert_eq!(check(&format!("{signed}.{signature}")), Err(TokenError::Encoding));

@@ -1,5 +1,5 @@
-//! The languages of the wire. Each module is pure over the slices it is given: no sockets, no
-//! clock, no state but its own decoder's.
+//! The wire formats. Every module is pure over the slices it is given: no sockets, no clock, no
+//! state beyond its own decoder's.
 
 pub mod control;
 pub mod http;

@@ -1,11 +1,11 @@
-//! The text format of Prometheus, version 0.0.4: written for the admin door, read by `fws stat`.
-//! Pure. Does not trust the numbers of others.
+//! The Prometheus text format, version 0.0.4: written for the admin listener, read by `fws stat`.
+//! Pure. A number that was read may be anything, NaN and infinities included.
 
 use std::fmt::{Display, Write};
 
 use crate::metrics::{BUCKETS_US, Durations, Family};
 
-/// The `Content-Type` of that text.
+/// The `Content-Type` of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A text under construction.
@@ -20,20 +20,20 @@ impl Exposition {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {}", kind.word());
     }
 
-    /// One sample of the metric that was begun last.
+    /// Adds a sample of the metric begun last.
     pub fn sample(&mut self, family: &Family, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(family.name);
         self.labels(labels);
         let _ = writeln!(self.0, " {value}");
     }
 
-    /// A metric with one sample that has no label.
+    /// Adds a metric with a single sample without labels.
     pub fn single(&mut self, family: &Family, value: impl Display) {
         self.begin(family);
         self.sample(family, &[], value);
     }
 
-    /// A whole histogram, in seconds.
+    /// Adds a complete histogram, in seconds.
     pub fn histogram(&mut self, family: &Family, durations: &Durations) {
         self.begin(family);
         let name = family.name;
@@ -48,7 +48,7 @@ impl Exposition {
         let _ = writeln!(self.0, "{name}_count {total}");
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn finish(self) -> String {
         self.0
     }
@@ -74,30 +74,30 @@ impl Exposition {
     }
 }
 
-/// Microseconds as seconds, as exactly as they are known.
+/// Converts microseconds to seconds, as exactly as `f64` can.
 pub fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-/// One line of such a text.
+/// One line of the format.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// The name, that of the metric with `_bucket`, `_sum` or `_count` behind a histogram's.
+    /// The name; for a histogram, that of the metric with `_bucket`, `_sum` or `_count` appended.
     pub name: String,
-    /// Names and values of its labels.
+    /// Names and values of the labels.
     pub labels: Vec<(String, String)>,
     /// The value.
     pub value: f64,
 }
 
 impl Sample {
-    /// The value of a label.
+    /// Returns the value of a label.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// The samples of a text, in its order; `None` if a line is none.
+/// Parses the samples of a text, in order; `None` if a line is invalid.
 pub fn parse(text: &str) -> Option<Vec<Sample>> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(sample).collect()
@@ -122,7 +122,7 @@ fn sample(line: &str) -> Option<Sample> {
     Some(Sample { name: name.to_owned(), labels, value })
 }
 
-/// The value in front of the closing quote, and what stands behind that.
+/// Parses a label value up to its closing quote; returns it and the text after the quote.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -139,10 +139,10 @@ fn quoted(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// Fuzz target: a text is read; what was read is written, and read again.
+/// Fuzz target: parses a text, writes the result and parses that again.
 ///
 /// # Panics
-/// If that is not what was read before.
+/// If the two results differ.
 pub fn fuzz_text(data: &[u8]) {
     let Some(samples) = str::from_utf8(data).ok().and_then(parse) else { return };
     for sample in samples {
@@ -153,11 +153,11 @@ pub fn fuzz_text(data: &[u8]) {
         let written = format!("{} {}", text.finish(), sample.value);
         let read = parse(&written).and_then(|samples| samples.into_iter().next());
         let is_same = |again: &Sample| {
-            // Two that are no numbers are not equal.
+            // NaN is not equal to itself.
             let is_value = again.value.to_string() == sample.value.to_string();
             is_value && (&again.name, &again.labels) == (&sample.name, &sample.labels)
         };
-        // Names of labels are not looked at, so a line with strange ones may not be read again.
+        // Label names are not validated, so a line with strange ones may not be parsed again.
         let is_strange = |(name, _): &(&str, &str)| name.contains(['"', '=', '}', ',', '\n', '\r']);
         assert!(labels.iter().any(is_strange) || read.as_ref().is_some_and(is_same), "{written}");
         for (name, _) in labels {

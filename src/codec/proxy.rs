@@ -1,6 +1,6 @@
-//! What a proxy says about the address of its client: the PROXY protocol, versions 1 and 2, before
-//! the first request of a connection; and the header `X-Forwarded-For` in each request. Pure over
-//! slices; which proxies are trusted is decided elsewhere. Called by the web door.
+//! The client address reported by a proxy: the PROXY protocol, versions 1 and 2, before the first
+//! request of a connection, and the header `X-Forwarded-For` in each request. Pure over slices;
+//! which proxies are trusted is decided elsewhere. Called by the web listener.
 //!
 //! Source: "The PROXY protocol, versions 1 & 2" of HAProxy, parts 2.1 and 2.2.
 
@@ -15,29 +15,29 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const HEADER_BYTES: usize = 16;
 /// The first bytes of version 1.
 const WORD: &[u8] = b"PROXY ";
-/// Longest line of version 1, its CR LF included.
+/// Maximum length of a version 1 line, including its CR LF.
 const LINE_BYTES: usize = 107;
 
-/// What stands at the start of a connection.
+/// The PROXY protocol header at the start of a connection, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Introduction {
     /// Something else.
     None,
-    /// The beginning of one, or of something else: more is needed to know.
+    /// A prefix of a header, or of something else: more bytes are needed.
     Incomplete,
-    /// One.
+    /// A complete header.
     Whole {
         /// Its length in bytes.
         length: usize,
-        /// Whom the proxy speaks for; `None` if for itself, or for somebody without an IP address.
+        /// The client's address; `None` if the proxy speaks for itself or the client has no IP.
         source: Option<IpAddr>,
     },
-    /// It begins as one and is none, or is too long.
+    /// It begins like a header but is invalid or too long.
     Malformed,
 }
 
-/// Reads what stands at the start of a connection, of at most so many bytes. What it says beside
-/// the address of the client is passed over.
+/// Parses a header of at most `bytes_max` bytes at the start of a connection. Everything in it but
+/// the client's address is ignored.
 pub fn introduction(input: &[u8], bytes_max: usize) -> Introduction {
     let begins = |with: &[u8]| input.iter().zip(with).all(|(a, b)| a == b);
     if !begins(SIGNATURE) {
@@ -52,7 +52,7 @@ pub fn introduction(input: &[u8], bytes_max: usize) -> Introduction {
     };
     let (command, family) = (header[12], header[13]);
     let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
-    // With 0x20 it speaks for itself: it asks whether we are well.
+    // 0x20 (LOCAL): the proxy connects for itself, as a health check.
     let family_told = if command == 0x21 { family >> 4 } else { 0 };
     let least = match family_told {
         1 => 12,
@@ -104,10 +104,10 @@ fn line(input: &[u8]) -> Introduction {
     })
 }
 
-/// Who is behind the proxy that sent this request: the last address in `X-Forwarded-For` that is
-/// not itself a proxy which is believed, because what stands in front of it anybody may have
-/// written. If all of them are, the first. `None` if there is none, or if there is something else
-/// on the way.
+/// Returns the client behind the proxy that sent this request: the last address in
+/// `X-Forwarded-For` that is not a trusted proxy, because anybody may have written what precedes
+/// it. If all are trusted proxies, returns the first. `None` if there is no address, or if the scan
+/// from the end meets something that is not an address.
 pub fn forwarded_for(head: &Head<'_>, proxies: &Proxies) -> Option<IpAddr> {
     let mut found = None;
     for element in head.elements("x-forwarded-for").rev() {
@@ -120,7 +120,7 @@ pub fn forwarded_for(head: &Head<'_>, proxies: &Proxies) -> Option<IpAddr> {
     found
 }
 
-/// An address, perhaps in brackets, perhaps with a port.
+/// Parses an address, optionally in brackets and with a port.
 fn forwarded_ip(text: &str) -> Option<IpAddr> {
     let is_port = |text: &str| text.parse::<u16>().is_ok();
     if let Some((ip, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -135,10 +135,10 @@ fn forwarded_ip(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Fuzz target: the start of a connection. Panics where more bytes unsay what fewer said.
+/// Fuzz target: the start of a connection. More bytes must not contradict the result for fewer.
 ///
 /// # Panics
-/// If it does.
+/// If they do.
 pub fn fuzz_introduction(data: &[u8]) {
     let whole = introduction(data, 1024);
     if let Introduction::Whole { length, .. } = whole {

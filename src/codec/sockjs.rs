@@ -1,8 +1,8 @@
 //! SockJS (the 0.3 protocol, protocol part 6): the paths under a prefix, the frames inside a
-//! WebSocket, the headers of its HTTP answers.
+//! WebSocket, and the headers of its HTTP responses.
 //!
-//! Owns nothing. Frames are text here; who sends them wraps them for the transport. Called by the
-//! web door, and by publications for the form that SockJS connections receive.
+//! Stateless. Frames are plain text here; the sender wraps them for the transport. Called by the
+//! web listener, and by publications for the form that SockJS connections receive.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,66 +20,66 @@ mod tests;
 
 pub use envelope::{CallbackError, Envelope, form_field, iframe_page, jsonp_into, parse_callback};
 
-/// The path that everything is under.
+/// The path prefix of all SockJS endpoints.
 pub const PREFIX: &str = "/socket";
 
 /// Name of the script of the iframe page, under the prefix.
 pub const IFRAME_SCRIPT: &str = "iframe.js";
 
-/// Body of the answer to [`Route::Greeting`].
+/// Response body for [`Route::Greeting`].
 pub const GREETING: &str = "Welcome to SockJS!\n";
 
-/// Body of the 404 for [`Route::NotFound`].
+/// Response body (404) for [`Route::NotFound`].
 pub const NOT_FOUND: &str = "404 Error: Page not found\n";
 
 /// The frame that opens a session.
 pub const OPEN: &str = "o";
 
-/// The frame that shows that somebody is there, on transports over HTTP.
+/// The heartbeat frame of the HTTP transports.
 pub const HEARTBEAT: &str = "h";
 
-/// What a receiver is told for whose session another one is there.
+/// Close code and reason for a receiver whose session already has another one.
 pub const STILL_OPEN: (u16, &str) = (2010, "Another connection still open");
 
-/// So many bytes of the headers that somebody asks for are repeated in an answer that may wait.
+/// Maximum length of requested headers echoed in a response that may have to be queued.
 const ECHO_BYTES: usize = 256;
 
-/// One year, in seconds: for what a client may cache.
+/// One year in seconds, for cacheable responses.
 const YEAR: &str = "31536000";
 
-/// `Expires` for what a client may cache. Clients of HTTP/1.1 go by `max-age` beside it (RFC 9111,
-/// 5.3), so a fixed moment far away serves without a clock.
+/// `Expires` for cacheable responses. HTTP/1.1 clients use `max-age`, which is sent too (RFC 9111,
+/// 5.3), so a fixed date far away suffices and no clock is needed.
 const EXPIRES: &str = "Thu, 31 Dec 2037 23:55:55 GMT";
 
-/// What a path under the prefix is.
+/// What a path under the prefix refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
     /// The prefix itself.
     Greeting,
-    /// What the server offers, see [`info_body`].
+    /// The capabilities of the server, see [`info_body`].
     Info,
     /// The page for transports inside an iframe.
     Iframe,
-    /// The script that this page loads, unless it is told to load another.
+    /// The script that this page loads, unless another is configured.
     IframeScript,
-    /// A test of old clients for chunked answers.
+    /// A test of old clients for chunked responses.
     ChunkingTest,
-    /// A WebSocket without SockJS.
+    /// A WebSocket without SockJS framing.
     RawWebSocket,
     /// A session.
     Session {
-        /// Made up by the client, and ignored: it is there for load balancers.
+        /// Made up by the client for load balancers; ignored.
         server: &'a str,
-        /// Made up by the client; names the session on transports that take many requests.
+        /// Made up by the client; identifies the session on transports that use several requests.
         session: &'a str,
         /// How the session is carried.
         transport: Transport,
     },
-    /// Nothing.
+    /// No endpoint.
     NotFound,
 }
 
-/// How a session is carried; each has the last segment of its path as its name.
+/// How a session is carried. The doc of each variant starts with the last segment of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// `websocket`
@@ -96,7 +96,7 @@ pub enum Transport {
     HtmlFile,
     /// `jsonp`: polling.
     Jsonp,
-    /// `jsonp_send`: its client's side.
+    /// `jsonp_send`: the client's side of it.
     JsonpSend,
 }
 
@@ -116,13 +116,12 @@ impl Transport {
     }
 }
 
-/// What a path (raw, without its query) under [`PREFIX`] is.
+/// Parses a raw path without its query, under [`PREFIX`].
 pub fn route(path: &str) -> Route<'_> {
     route_under(PREFIX, path)
 }
 
-/// What a path (raw, without its query) under this prefix is. One `/` at the end is allowed
-/// everywhere.
+/// Parses a raw path without its query, under this prefix. One trailing `/` is allowed everywhere.
 pub fn route_under<'a>(prefix: &str, path: &'a str) -> Route<'a> {
     let Some(below) = path.strip_prefix(prefix) else { return Route::NotFound };
     let below = below.strip_suffix('/').unwrap_or(below);
@@ -163,8 +162,8 @@ fn route_of_page(page: &str) -> Route<'static> {
     }
 }
 
-/// First bytes of the characters that [`escape_into`] must look at: all that it escapes, and few
-/// others. U+2xxx begins with E2, U+Fxxx with EF, what is beyond the BMP with F0 or more.
+/// First bytes of the characters that [`escape_into`] must examine: all that it escapes, and few
+/// others. U+2xxx begins with E2, U+Fxxx with EF, characters outside the BMP with F0 or more.
 const LOOK_AT: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -179,15 +178,15 @@ const LOOK_AT: [bool; 256] = {
     table
 };
 
-/// Appends a message as a JSON string, byte for byte as the original writes it: what JavaScript's
-/// `JSON.stringify` escapes as that does (`\n`, `\u001f`), and as lower-case `\uXXXX` what some
-/// browsers lose on the way: U+200C–200F, 2028–202F, 2060–206F, FFF0–FFFF and, by its two
-/// surrogates, everything beyond U+FFFF.
+/// Appends a message as a JSON string, byte for byte like the original server: what
+/// `JSON.stringify` escapes is escaped the same way (`\n`, `\u001f`), and characters that some
+/// browsers lose become lower-case `\uXXXX`: U+200C–200F, 2028–202F, 2060–206F, FFF0–FFFF, and
+/// everything above U+FFFF as two surrogates.
 pub fn escape_into(out: &mut Vec<u8>, message: &str) {
     escape_parts_into(out, &[message]);
 }
 
-/// As [`escape_into`], of a message in parts.
+/// Like [`escape_into`], for a message in parts.
 pub fn escape_parts_into(out: &mut Vec<u8>, parts: &[&str]) {
     out.reserve(parts.iter().map(|part| part.len()).sum::<usize>() + 2);
     out.push(b'"');
@@ -200,7 +199,7 @@ fn escape_part_into(out: &mut Vec<u8>, part: &str) {
         out.reserve_exact(Written::of(part).string + 2);
     }
     let mut rest = part;
-    // Runs without any such byte are copied whole.
+    // Runs without such bytes are copied whole.
     while let Some(at) = rest.bytes().position(|byte| LOOK_AT[byte as usize]) {
         let (run, special) = rest.split_at(at);
         out.extend_from_slice(run.as_bytes());
@@ -213,50 +212,50 @@ fn escape_part_into(out: &mut Vec<u8>, part: &str) {
     out.extend_from_slice(rest.as_bytes());
 }
 
-/// Of what is longer it is counted what it becomes before it is written: what grows while it is
-/// written takes twice its length.
+/// Text longer than this is measured before it is escaped: a buffer that grows while it is written
+/// would take twice the length.
 const LARGE: usize = 64 * 1024;
 
-/// How many bytes a message is, at most, once it is written. What stands around it is not counted.
+/// Upper bounds on the encoded length of a message, without what surrounds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// By [`escape_into`].
+    /// Encoded by [`escape_into`].
     pub string: usize,
-    /// That as an event of [`Envelope::EventSource`].
+    /// That, as an event of [`Envelope::EventSource`].
     pub event: usize,
-    /// That in a script of [`Envelope::HtmlFile`], or for `jsonp`.
+    /// That, in a script of [`Envelope::HtmlFile`] or of `jsonp`.
     pub script: usize,
 }
 
 impl Written {
-    /// No message becomes more than so many times as long in any of them.
+    /// No encoding makes a message more than this many times as long.
     pub const FACTOR_MAX: usize = 7;
 
-    /// Counts what would have to be escaped, without writing it.
+    /// Counts what would be escaped, without encoding it.
     pub fn of(message: &str) -> Written {
         let bytes = message.as_bytes();
         let quotes = count(bytes, |byte| byte == b'"' || byte == b'\\');
         let controls = count(bytes, |byte| byte < 0x20);
-        // Characters of three bytes some of which, and of four all of which, become escapes.
+        // Lead bytes: some characters of three bytes, and all of four, become escapes.
         let threes = count(bytes, |byte| byte == 0xE2 || byte == 0xEF);
         let fours = count(bytes, |byte| byte >= 0xF0);
         let marks = count(bytes, |byte| matches!(byte, b'<' | b'>' | b'&'));
         let percents = count(bytes, |byte| byte == b'%');
         let string = bytes.len() + quotes + 5 * controls + 3 * threes + 8 * fours;
-        // Each escape begins with a backslash, which a script escapes once more, and quotes too.
+        // Each escape begins with a backslash, which a script escapes again, and quotes as well.
         let script = string + 2 * quotes + controls + threes + 2 * fours + 5 * marks;
         Written { string, event: string + 2 * percents, script }
     }
 
-    /// Bytes that a message takes on its way to one browser, whichever transport that has: as it
-    /// waits, and as it goes out.
+    /// Returns the bytes a message occupies on its way to one browser, whatever its transport:
+    /// while it is queued, plus while it is sent.
     pub fn on_its_way(&self) -> usize {
         self.string + self.event.max(self.script)
     }
 }
 
-/// How many of these bytes are such. In pieces whose count a byte holds, which the compiler turns
-/// into instructions for many bytes at a time.
+/// Counts the bytes that satisfy the predicate, in chunks whose count fits in a byte, so that the
+/// compiler vectorizes it.
 fn count(bytes: &[u8], is_such: impl Fn(u8) -> bool) -> usize {
     let in_piece = |piece: &[u8]| piece.iter().map(|byte| u8::from(is_such(*byte))).sum::<u8>();
     bytes.chunks(255).map(|piece| usize::from(in_piece(piece))).sum()
@@ -298,19 +297,19 @@ pub fn message_into(out: &mut Vec<u8>, message: &str) {
     out.push(b']');
 }
 
-/// The frame that closes a session, `c[3000,"Go away!"]`.
+/// Returns the frame that closes a session, `c[3000,"Go away!"]`.
 pub fn close_text(code: u16, reason: &str) -> String {
     let mut out = format!("c[{code},").into_bytes();
     escape_into(&mut out, reason);
     out.push(b']');
-    // Escaping adds ASCII alone, and reason was UTF-8: nothing is ever replaced.
+    // Escaping only adds ASCII and `reason` was UTF-8, so nothing is ever replaced.
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What may stand between two values of an array.
+/// Characters that may stand between two values of an array.
 const BETWEEN: [char; 5] = [' ', '\t', '\r', '\n', ','];
 
-/// What a client sent is not JSON: its session is closed.
+/// The client sent something that is not JSON; its session is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
@@ -322,18 +321,19 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// The messages of one frame from a client, in order. Those without escapes are slices of it.
+/// Iterator over the messages of one frame from a client, in order. Messages without escapes borrow
+/// from the frame.
 ///
-/// A lone surrogate (`\ud800` without its other half), which JavaScript knows and UTF-8 does not,
-/// comes out as U+FFFD: one odd character is no reason to end a session.
+/// A lone surrogate (`\ud800` without its other half), valid in JavaScript but not in UTF-8,
+/// becomes U+FFFD: one odd character is no reason to end a session.
 #[derive(Clone, Debug)]
 pub struct Messages<'a> {
-    /// JSON values with commas between them, known to be good.
+    /// JSON values separated by commas, already validated.
     rest: &'a str,
 }
 
-/// The messages in a text from a client: a JSON array of strings, or one string. No text is no
-/// messages; JSON that is no string is lost without a word, in the array or instead of it.
+/// Parses the messages in a text from a client: a JSON array of strings, or one string. An empty
+/// text has no messages. Other JSON is silently ignored, inside the array or in place of it.
 ///
 /// # Errors
 /// [`Broken`] if the text is not JSON.
@@ -341,7 +341,7 @@ pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
     if text.is_empty() {
         return Ok(Messages { rest: "" });
     }
-    // All of it is checked before the first message is acted on.
+    // Everything is validated before the first message is acted on.
     from_str::<IgnoredAny>(text).map_err(|_| Broken)?;
     let value = text.trim_ascii();
     let rest = match value.strip_prefix('[') {
@@ -353,19 +353,19 @@ pub fn parse_messages(text: &str) -> Result<Messages<'_>, Broken> {
 }
 
 impl<'a> Messages<'a> {
-    /// What has not been handed out, to be [resumed](Messages::resume) later: one text, whatever
-    /// the number of messages in it, so that those that wait take no more memory than they came in.
+    /// Returns the messages not yet taken, to be [resumed](Messages::resume) later: one text for
+    /// any number of messages, so that queued messages take no more memory than they arrived in.
     pub fn rest(&self) -> &'a str {
         self.rest
     }
 
-    /// Goes on where [`Messages::rest`] left off. Several such, with commas between them, are one.
+    /// Resumes from the result of [`Messages::rest`]; several of them may be joined with commas.
     pub fn resume(rest: &'a str) -> Messages<'a> {
         Messages { rest }
     }
 
-    /// Takes the first of these messages of which that can be said out of what is
-    /// [left](Messages::rest), if it holds; the others stay in their order.
+    /// Looks in `rest` (see [`Messages::rest`]) for the first message for which `is_it` returns
+    /// `Some`, and removes and returns it if that is `Some(true)`. The others stay in order.
     pub fn take(rest: &mut String, is_it: impl Fn(&str) -> Option<bool>) -> Option<String> {
         let mut messages = Messages::resume(rest);
         loop {
@@ -382,23 +382,23 @@ impl<'a> Messages<'a> {
         }
     }
 
-    /// Whether nothing is left.
+    /// Returns whether no message is left.
     pub fn is_over(&self) -> bool {
         self.rest.trim_start_matches(BETWEEN).is_empty()
     }
 }
 
-/// Why nothing was sent with the body of an `xhr_send` or `jsonp_send`; the text is the answer's.
+/// Why the body of an `xhr_send` or `jsonp_send` was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// There is no body, or it is no array.
+    /// There is no body, or it is not an array.
     Payload,
     /// It is not JSON.
     Broken,
 }
 
 impl SendError {
-    /// The body of the answer, 500.
+    /// Returns the body of the 500 response.
     pub const fn text(self) -> &'static str {
         match self {
             SendError::Payload => "Payload expected.",
@@ -407,8 +407,8 @@ impl SendError {
     }
 }
 
-/// The messages in the body of a request: a JSON array of strings. What is no string in it is lost
-/// without a word.
+/// Parses the messages in the body of a request: a JSON array of strings. Elements that are not
+/// strings are silently ignored.
 ///
 /// # Errors
 /// [`SendError`].
@@ -438,19 +438,19 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// The value of a JSON string: `value` with its quotes, `inside` without.
+/// Decodes a JSON string: `value` has its quotes, `inside` does not.
 fn unescape<'a>(value: &'a str, inside: &'a str) -> Cow<'a, str> {
     if !inside.contains('\\') {
         return Cow::Borrowed(inside);
     }
-    // What is good JSON and yet no `String` has a lone surrogate.
+    // Valid JSON that is not a `String` has a lone surrogate.
     let unescaped = from_str::<String>(value)
         .or_else(|_| Deserializer::from_str(value).deserialize_bytes(LoneSurrogates));
     Cow::Owned(unescaped.unwrap_or_default())
 }
 
-/// Makes a string of the bytes that serde_json has for one with lone surrogates: each is three
-/// bytes, as if it were a character, and so is the U+FFFD that takes its place.
+/// Converts the bytes in which serde_json returns a string with lone surrogates. Each surrogate is
+/// three bytes, as if it were a character, and so is the U+FFFD that replaces it.
 struct LoneSurrogates;
 
 impl Visitor<'_> for LoneSurrogates {
@@ -463,7 +463,7 @@ impl Visitor<'_> for LoneSurrogates {
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
         let mut bytes = bytes.to_owned();
         for at in 1..bytes.len().saturating_sub(1) {
-            // In UTF-8 the byte behind ED is at most 9F.
+            // In UTF-8, ED is never followed by a byte above 9F.
             if bytes[at - 1] == 0xED && bytes[at] >= 0xA0 {
                 bytes[at - 1..=at + 1].copy_from_slice("\u{fffd}".as_bytes());
             }
@@ -472,8 +472,8 @@ impl Visitor<'_> for LoneSurrogates {
     }
 }
 
-/// The answer to [`Route::Info`]. The entropy is fresh for every answer, from the system's random
-/// source: clients without a good one of their own mix it in.
+/// Returns the response body for [`Route::Info`]. `entropy` must be fresh for every response, from
+/// the system's random source: clients without a good source of their own mix it in.
 pub fn info_body(entropy: u32, websocket: bool, cookie_needed: bool) -> String {
     format!(
         "{{\"websocket\":{websocket},\"origins\":[\"*:*\"],\"cookie_needed\":{cookie_needed},\
@@ -481,25 +481,25 @@ pub fn info_body(entropy: u32, websocket: bool, cookie_needed: bool) -> String {
     )
 }
 
-/// Adds the header of an answer that is never cached.
+/// Adds the header for a response that is never cached.
 pub fn never_cached(response: Response) -> Response {
     let value = "no-store, no-cache, no-transform, must-revalidate, max-age=0";
     response.header("Cache-Control", value)
 }
 
-/// Adds the headers of an answer that may be cached for a year.
+/// Adds the headers for a response that may be cached for a year.
 pub fn cached_for_a_year(response: Response) -> Response {
     response.header("Cache-Control", "public, max-age=31536000").header("Expires", EXPIRES)
 }
 
-/// Adds the header of an answer that may be cached for an hour.
+/// Adds the header for a response that may be cached for an hour.
 pub fn cached_for_an_hour(response: Response) -> Response {
     response.header("Cache-Control", "public, max-age=3600")
 }
 
-/// Adds the headers that let a page of any origin read the answer to this request. The headers that
-/// it asks for are repeated: all of them to a preflight, where browsers look for them, and
-/// elsewhere, where SockJS wants them nevertheless, if they are no more than a client has.
+/// Adds the headers that let pages of any origin read the response. Requested headers are echoed:
+/// all of them in a preflight, where browsers look for them, and also in other responses, as SockJS
+/// requires, up to a length that real clients stay below.
 pub fn allow_origin(response: Response, request: &Head<'_>) -> Response {
     let response = match request.header("origin") {
         Some(origin) => response
@@ -517,7 +517,7 @@ pub fn allow_origin(response: Response, request: &Head<'_>) -> Response {
     }
 }
 
-/// The answer to `OPTIONS`: `methods` are `OPTIONS` and the one that the path is for, as in
+/// Returns the response to `OPTIONS`. `methods` lists `OPTIONS` and the method of the path, as in
 /// `OPTIONS, GET`.
 pub fn preflight(request: &Head<'_>, methods: &str) -> Response {
     let response = allow_origin(Response::new(204).answering(request), request);
@@ -526,8 +526,8 @@ pub fn preflight(request: &Head<'_>, methods: &str) -> Response {
         .header("Access-Control-Max-Age", YEAR)
 }
 
-/// Fuzz target. Panics where what JSON says about a text and what [`parse_messages`] makes of it
-/// differ, or where a message does not survive escaping.
+/// Fuzz target. Panics if JSON and [`parse_messages`] disagree about a text, or if a message does
+/// not survive escaping.
 pub fn fuzz_messages(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut escaped = Vec::new();
@@ -564,7 +564,7 @@ pub fn fuzz_messages(data: &[u8]) {
             assert_eq!(messages.next().as_deref(), value.as_str());
             assert_eq!(messages.next(), None);
         }
-        // Lone surrogates, deep nests and long numbers are JSON, but no values of serde_json.
+        // Lone surrogates, deep nesting and long numbers are JSON, but not serde_json values.
         (Ok(messages), Err(_)) => assert!(messages.count() <= text.len()),
         (Err(broken), value) => assert!(value.is_err() && !broken.to_string().is_empty()),
     }

@@ -1,8 +1,8 @@
-//! WebSocket (RFC 6455): the key of the upgrade, the frame reader, the frame encoders.
+//! WebSocket (RFC 6455): the handshake key, the frame reader and the frame encoders.
 //!
-//! Owns the bytes of a message that is not yet complete, and nothing else; it never answers a ping
-//! or a close, never sends, and knows nothing of what a message says. Called by the web door
-//! (server side), and by the command line's and the load generator's clients.
+//! Owns only the bytes of an incomplete message. It never replies to a ping or close, never sends,
+//! and does not interpret messages. Called by the web listener (server side), and by the clients of
+//! the command line and of the load generator.
 
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
@@ -24,15 +24,15 @@ pub use encode::{
 pub use error::WsError;
 pub use fuzz::fuzz_reader;
 
-/// Most payload of a control frame (RFC 6455, 5.5), in bytes.
+/// Maximum payload of a control frame (RFC 6455, 5.5), in bytes.
 pub const CONTROL_BYTES: usize = 125;
 
-/// Base64 as RFC 6455 means it, except that the four bits of a key that say nothing may be
-/// anything: some clients make their key up as text.
+/// Base64 as RFC 6455 requires it, except that the four unused bits of a key may have any value:
+/// some clients make up their key as text.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&ALPHABET, PAD.with_decode_allow_trailing_bits(true));
 
-/// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455, 4.2.2).
+/// Returns the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455, 4.2.2).
 pub fn accept_key(key: &str) -> String {
     let mut hash = Sha1::new();
     hash.update(key);
@@ -40,13 +40,13 @@ pub fn accept_key(key: &str) -> String {
     BASE64.encode(hash.finalize())
 }
 
-/// Whether a `Sec-WebSocket-Key` is the base64 of 16 bytes (RFC 6455, 4.1).
+/// Returns whether a `Sec-WebSocket-Key` is the base64 of 16 bytes (RFC 6455, 4.1).
 pub fn is_valid_key(key: &str) -> bool {
     let mut nonce = [0; 18];
     key.len() == 24 && BASE64.decode_slice(key, &mut nonce) == Ok(16)
 }
 
-/// Which end of the connection we are. A server demands masked frames, a client unmasked ones.
+/// Our end of the connection. A server requires masked frames, a client unmasked ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// We accepted the connection.
@@ -65,16 +65,16 @@ pub enum Opcode {
     Text = 0x1,
     /// A binary message, or its first fragment.
     Binary = 0x2,
-    /// The last frame of its side.
+    /// The last frame that a side sends.
     Close = 0x8,
-    /// To be answered with a pong.
+    /// Must be answered with a pong.
     Ping = 0x9,
-    /// The answer to a ping, or a sign of life.
+    /// The answer to a ping, or an unsolicited heartbeat.
     Pong = 0xA,
 }
 
 impl Opcode {
-    /// The one of that number; `None` if the number is reserved.
+    /// Returns the opcode with this number; `None` if the number is reserved.
     const fn of(number: u8) -> Option<Opcode> {
         Some(match number {
             0x0 => Opcode::Continuation,
@@ -87,69 +87,69 @@ impl Opcode {
         })
     }
 
-    /// Whether frames of this type are whole by themselves and may stand between fragments.
+    /// Returns whether frames of this type cannot be fragmented and may arrive between fragments.
     pub const fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
     }
 }
 
-/// What a peer said.
+/// What the peer sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A whole text message.
+    /// A complete text message.
     Text(&'a str),
-    /// A whole binary message.
+    /// A complete binary message.
     Binary(&'a [u8]),
     /// A ping: answer with [`pong_frame`] and the same payload.
     Ping(&'a [u8]),
     /// A pong.
     Pong(&'a [u8]),
-    /// The peer closes, with a code that may be sent on the wire, or with none.
+    /// The peer closes, with a code that is valid on the wire or without one.
     Close(Option<(u16, &'a str)>),
 }
 
-/// What a [`Reader`] accepts at most.
+/// Limits of a [`Reader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Payload of one message, all fragments together, in bytes.
+    /// Maximum payload of a message, all fragments together, in bytes.
     pub message_bytes: usize,
-    /// Frames of one message.
+    /// Maximum number of frames in a message.
     pub fragments: usize,
 }
 
-/// What one call of [`Reader::read`] did.
+/// The result of one call of [`Reader::read`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step<'a> {
-    /// Bytes of the input that are done with.
+    /// Bytes of the input that were consumed.
     pub consumed: usize,
-    /// Frames that have begun in them: a message may be of many, and each costs us something.
+    /// Frames that began in them: a message may have many, and each has a cost.
     pub frames: usize,
-    /// What they said; `None` when more bytes are needed.
+    /// The event; `None` if more bytes are needed.
     pub event: Option<Event<'a>>,
 }
 
-/// The incremental frame reader of one connection: one word, and memory of its own only while a
+/// The incremental frame reader of one connection. One pointer in size; it allocates only while a
 /// frame or message is incomplete.
 #[derive(Debug, Default)]
 pub struct Reader {
-    /// There is one only while a frame or message is incomplete, or was completed by the last call.
+    /// `Some` only while a frame or message is incomplete, or if the last call completed one.
     assembly: Option<Box<Assembly>>,
 }
 
 impl Reader {
-    /// Reads what has come to this `side`, which is the same for all of a stream, up to the next
-    /// event. Call again with the unconsumed rest of the input until `event` is `None`, even if
-    /// that rest is empty (the call gives the memory of the last message back); then the rest is
-    /// less than a frame header, at most 13 bytes, and wants more bytes behind it. Not to be called
-    /// again after [`Event::Close`] or an error.
+    /// Reads `input` up to the next event. `side` must be the same for the whole stream. Call again
+    /// with the unconsumed rest until `event` is `None`, even if the rest is empty (that call frees
+    /// the memory of the last message). The final rest is an incomplete frame header of at most 13
+    /// bytes, to which more bytes must be appended. Must not be called again after [`Event::Close`]
+    /// or an error.
     ///
-    /// A message whose only frame lies whole in the input is unmasked there and handed out as a
-    /// slice of it. Any other payload is taken out as it arrives, so what is held grows with the
-    /// bytes that came, never with a declared length, which is checked against `bounds` first.
+    /// A single-frame message that lies completely in the input is unmasked in place and returned
+    /// as a slice of it. Any other payload is copied as it arrives, so memory grows with the bytes
+    /// received, never with a declared length, which is first checked against `bounds`.
     ///
     /// # Errors
-    /// [`WsError`], for a header as soon as it is complete, for text at its first bad byte, even
-    /// inside a frame that is not complete. Where the bytes are cut makes no difference.
+    /// [`WsError`]: for a header as soon as it is complete, for text at its first invalid byte,
+    /// even within an incomplete frame. How the bytes are split makes no difference.
     pub fn read<'a>(
         &'a mut self,
         side: Side,
@@ -196,7 +196,7 @@ impl Reader {
         }
     }
 
-    /// Memory for what is not complete, or was handed out by the last call, in bytes.
+    /// Returns the memory held for incomplete data, or for the last message returned, in bytes.
     pub fn kept_bytes(&self) -> usize {
         self.assembly.as_ref().map_or(0, |assembly| {
             let message = assembly.message.as_ref().map_or(0, |message| message.body.capacity());
@@ -204,12 +204,12 @@ impl Reader {
         })
     }
 
-    /// Whether what the last call handed out is still kept.
+    /// Returns whether the message returned by the last call is still held.
     pub fn keeps_given(&self) -> bool {
         self.assembly.as_ref().is_some_and(|assembly| assembly.is_given)
     }
 
-    /// Lets go of what the last call handed out, as the next call would.
+    /// Frees the message returned by the last call, as the next call would.
     pub fn forget_given(&mut self) {
         let Some(assembly) = &mut self.assembly else { return };
         if assembly.is_given {
@@ -221,7 +221,7 @@ impl Reader {
         }
     }
 
-    /// Whether a frame may come now: the rules between frames, and the bounds.
+    /// Checks whether a frame may come now: the rules between frames, and the bounds.
     fn admit(&self, header: &Header, bounds: &Bounds) -> Result<(), WsError> {
         if header.opcode.is_control() {
             return Ok(());
@@ -255,7 +255,7 @@ impl Reader {
     }
 }
 
-/// A frame header that keeps the rules a header can keep by itself.
+/// A frame header that satisfies all rules that concern the header alone.
 #[derive(Debug)]
 struct Header {
     /// Length of the header.
@@ -267,7 +267,7 @@ struct Header {
 }
 
 impl Header {
-    /// `None` while the header is incomplete.
+    /// Parses a header; `None` while it is incomplete.
     fn parse(input: &[u8], side: Side) -> Result<Option<Header>, WsError> {
         let [first, second, rest @ ..] = input else { return Ok(None) };
         let code = second & 0x7F;
@@ -317,27 +317,27 @@ impl Header {
             opcode,
             is_final,
             mask,
-            // Where addresses are shorter than lengths, the cut length is still over any bound.
+            // Where `usize` is too small for the length, the clamped value still exceeds any bound.
             payload_bytes: usize::try_from(length).unwrap_or(usize::MAX),
         }))
     }
 
-    /// Whether the frame is an event by itself.
+    /// Returns whether the frame is an event by itself.
     fn is_whole(&self) -> bool {
         self.is_final && self.opcode != Opcode::Continuation
     }
 }
 
-/// What has arrived of something incomplete.
+/// The state of an incomplete frame or message.
 #[derive(Debug, Default)]
 struct Assembly {
     /// The frame whose payload is arriving.
     open: Option<OpenFrame>,
-    /// The message whose last fragment has not been handed out and forgotten.
+    /// The message that is incomplete, or was returned but not freed yet.
     message: Option<Message>,
-    /// The payload of the last control frame that came in pieces, at most [`CONTROL_BYTES`].
+    /// Payload of the last control frame that arrived in pieces, at most [`CONTROL_BYTES`].
     control: Vec<u8>,
-    /// The message is complete: the last call handed it out, the next one forgets it.
+    /// The message is complete: the last call returned it, the next one frees it.
     is_given: bool,
 }
 
@@ -345,7 +345,7 @@ struct Assembly {
 struct OpenFrame {
     opcode: Opcode,
     is_final: bool,
-    /// Turned so that its first byte is for the next byte of payload.
+    /// Rotated so that its first byte applies to the next byte of payload.
     mask: Option<[u8; 4]>,
     missing_bytes: usize,
 }
@@ -353,7 +353,7 @@ struct OpenFrame {
 #[derive(Debug)]
 struct Message {
     body: Body,
-    /// Frames so far, the open one included.
+    /// Frames so far, including the open one.
     fragments: usize,
 }
 
@@ -381,18 +381,18 @@ impl Body {
 
 /// How a frame ended.
 enum Ended {
-    /// Not yet.
+    /// It has not ended yet.
     Incomplete,
-    /// As a fragment of a message that goes on.
+    /// As a fragment of a message that continues.
     Fragment,
-    /// As a whole control frame.
+    /// As a complete control frame.
     Control(Opcode),
-    /// As the last of a message.
+    /// As the last frame of a message.
     Message,
 }
 
 impl Assembly {
-    /// Begins a frame that [`Reader::admit`] let pass.
+    /// Begins a frame that [`Reader::admit`] accepted.
     fn begin(&mut self, header: &Header) {
         debug_assert!(self.open.is_none() && !self.is_given);
         match header.opcode {
@@ -418,7 +418,7 @@ impl Assembly {
         self.message = Some(Message { body, fragments: 1 });
     }
 
-    /// Takes what there is of the open frame's payload; returns how much that was.
+    /// Consumes what has arrived of the open frame's payload; returns the number of bytes.
     fn take(&mut self, input: &mut [u8]) -> Result<usize, WsError> {
         let Some(open) = &mut self.open else { return Ok(0) };
         let taken = open.missing_bytes.min(input.len());
@@ -437,7 +437,7 @@ impl Assembly {
         Ok(taken)
     }
 
-    /// Ends the open frame if all of its payload has been taken.
+    /// Ends the open frame if its whole payload has been consumed.
     fn end_frame(&mut self) -> Result<Ended, WsError> {
         let Some(open) = self.open.take_if(|open| open.missing_bytes == 0) else {
             return Ok(Ended::Incomplete);
@@ -458,13 +458,13 @@ impl Assembly {
     }
 }
 
-/// Text that arrives in pieces, each byte checked once, when it comes.
+/// Text that arrives in pieces; each byte is validated once, on arrival.
 #[derive(Debug, Default)]
 struct Utf8 {
     valid: String,
-    /// The first bytes of a character whose last has not come.
+    /// The first bytes of an incomplete character.
     partial: [u8; 4],
-    /// How many of them, at most 3.
+    /// How many of them there are, at most 3.
     partial_bytes: usize,
 }
 
@@ -487,7 +487,7 @@ impl Utf8 {
         }
         match std::str::from_utf8(bytes) {
             Ok(text) => self.valid.push_str(text),
-            // Only a character cut by the end of the piece may yet become valid.
+            // Only a character cut by the end of the piece can still become valid.
             Err(error) if error.error_len().is_none() => {
                 let (valid, partial) = bytes.split_at(error.valid_up_to());
                 self.push(valid)?;
@@ -500,7 +500,7 @@ impl Utf8 {
     }
 }
 
-/// The event of a frame that is one by itself, its payload unmasked.
+/// Returns the event of a frame that is one by itself, its payload already unmasked.
 fn whole_event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, WsError> {
     match opcode {
         Opcode::Text => std::str::from_utf8(payload).map(Event::Text).map_err(|_| WsError::Utf8),
@@ -511,14 +511,14 @@ fn whole_event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, WsError> {
     }
 }
 
-/// Whether a code may stand in a close frame, of either side (RFC 6455, 7.4).
+/// Returns whether a code may appear in a close frame from either side (RFC 6455, 7.4).
 pub const fn is_close_code(code: u16) -> bool {
-    // 1012 to 1014 came after the RFC, by registration with IANA. 1004 means nothing; 1005, 1006
-    // and 1015 are never on the wire.
+    // 1012 to 1014 were registered with IANA after the RFC. 1004 is undefined; 1005, 1006 and 1015
+    // are never on the wire.
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// The code and reason of a close frame (RFC 6455, 5.5.1 and 7.4).
+/// Parses the code and reason of a close frame (RFC 6455, 5.5.1 and 7.4).
 fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, WsError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() { Ok(None) } else { Err(WsError::HalfCloseCode) };
@@ -531,8 +531,8 @@ fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, WsError> {
     Ok(Some((code, reason)))
 }
 
-/// Masks or unmasks bytes in place (RFC 6455, 5.3), eight at a time. The mask's first byte is for
-/// the first byte; for a later piece of a payload, turn the mask by what went before.
+/// Masks or unmasks bytes in place (RFC 6455, 5.3), eight at a time. The mask starts at the first
+/// byte; for later pieces of a payload, rotate it by the number of bytes before.
 pub fn apply_mask(bytes: &mut [u8], mask: [u8; 4]) {
     let [a, b, c, d] = mask;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);

@@ -1,7 +1,7 @@
-//! A journal for tests that answers at once and sometimes takes it back, as a disk does that turns
-//! out to be full. Its changes become durable some turns later, in one batch, or everything that is
-//! not durable yet is undone. Only the end of a namespace, which cannot be undone, is ordered when
-//! it is durable.
+//! A test journal that answers at once and sometimes takes the answer back, like a disk that turns
+//! out to be full. Changes become durable some turns later in one batch, or everything that is not
+//! durable yet is undone. Only the removal of a namespace, which cannot be undone, is not ordered
+//! before it is durable.
 
 use std::collections::VecDeque;
 
@@ -10,33 +10,33 @@ use super::{Event, Journal, Mark, Proposal, Ticket};
 use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// Changes that may wait.
+/// Maximum number of changes that may wait.
 const WAITING_MAX: usize = 24;
 
-/// A hasty and moody journal; the same seed gives the same moods.
+/// A journal with random failures; the same seed gives the same behaviour.
 #[derive(Debug)]
 pub struct HastyJournal {
     moods: Moods,
     last: Seq,
     next_ticket: u64,
-    /// What is not durable yet, each with its mark.
+    /// Changes that are not durable yet, each with its mark.
     undos: VecDeque<(Mark, Undo)>,
     removals: Vec<(Ticket, UnixMillis, Change<'static>)>,
-    /// Mark of the last change.
+    /// The mark of the last change.
     mark: Mark,
     durable: Mark,
-    /// What is on its way: up to which mark, how many of the removals, and when it is through.
+    /// The batch in flight: last mark, number of removals, and the turn in which it completes.
     batch: Option<(Mark, usize, u64)>,
     ready: VecDeque<Event>,
-    /// Rows that are being taken back, the last first.
+    /// Rows that are being undone, the last change first.
     lost: Vec<(Mark, Key)>,
     turn: u64,
-    /// The disk works again in this turn.
+    /// The turn from which the disk works again.
     works_at: u64,
 }
 
 impl HastyJournal {
-    /// `fails_one_in`: one batch in so many fails; 0 for none.
+    /// `fails_one_in`: one batch in this many fails; 0 for none.
     pub fn new(term: u64, seed: u64, fails_one_in: u64) -> HastyJournal {
         HastyJournal {
             moods: Moods::new(seed, fails_one_in),

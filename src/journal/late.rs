@@ -1,6 +1,6 @@
-//! A journal for tests that never answers at once: it hands entries over in batches some turns
-//! later, makes them durable later still, and sometimes fails. It tests the seam: whatever runs on
-//! it runs on a journal that many nodes share.
+//! A test journal that never answers at once: it returns entries in batches some turns later, makes
+//! them durable later still, and sometimes fails. It tests the `Journal` interface: code that runs
+//! on it would also run on a journal shared by several nodes.
 
 use std::collections::VecDeque;
 
@@ -9,28 +9,28 @@ use super::{Event, Journal, Mark, Proposal, Ticket};
 use crate::hub::{Change, Entry, Hub, Seq, Undo};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// Proposals that may wait.
+/// Maximum number of proposals that may wait.
 const WAITING_MAX: usize = 256;
 
-/// A slow and moody journal; the same seed gives the same moods.
+/// A journal with random delays and failures; the same seed gives the same behaviour.
 #[derive(Debug)]
 pub struct LateJournal {
     moods: Moods,
     last: Seq,
     next_ticket: u64,
-    /// In the order of proposal, each with the turn in which it comes back. `at` never falls along
-    /// the order.
+    /// Proposals in order, each with the turn in which it comes back. `at` never decreases along
+    /// the queue.
     waiting: VecDeque<(u64, Ticket, UnixMillis, Change<'static>)>,
-    /// What `poll` gives out now.
+    /// Events that `poll` returns now.
     ready: VecDeque<Event>,
     turn: u64,
     durable: Mark,
-    /// Turn in which all that is handed over becomes durable.
+    /// The turn in which every entry returned so far becomes durable.
     sync_at: u64,
 }
 
 impl LateJournal {
-    /// `fails_one_in`: one proposal in so many fails; 0 for none.
+    /// `fails_one_in`: one proposal in this many fails; 0 for none.
     pub fn new(term: u64, seed: u64, fails_one_in: u64) -> LateJournal {
         LateJournal {
             moods: Moods::new(seed, fails_one_in),
@@ -58,7 +58,7 @@ impl Journal for LateJournal {
     }
 
     fn changed(&mut self, _: Undo) {
-        // What has been ordered here is never lost.
+        // Nothing to undo: what is ordered here is never lost.
     }
 
     fn commit(&mut self, _: &Hub, _: UnixMillis, _: Now) {

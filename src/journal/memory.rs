@@ -1,5 +1,5 @@
-//! A journal that keeps nothing: every proposal is ordered at once and as durable as it will ever
-//! be.
+//! A journal that stores nothing: every proposal is ordered at once and counts as durable
+//! immediately.
 
 use super::{Event, Journal, Mark, Proposal};
 use crate::hub::{Change, Hub, KeyRef, Seq, Undo};
@@ -12,7 +12,7 @@ pub struct MemoryJournal {
 }
 
 impl MemoryJournal {
-    /// A journal whose entries belong to that term.
+    /// Creates a journal whose entries belong to `term`.
     pub fn new(term: u64) -> MemoryJournal {
         MemoryJournal { last: Seq { term, n: 0 } }
     }

@@ -1,7 +1,7 @@
-//! The journal: every change passes through it and comes back in order, as an entry. It owns the
-//! order and what survives a restart; it never looks at sockets. The switch calls it, and the hub
-//! changes only by applying what came back. The hub is the truth that answers reads; what is on
-//! disk is for the next start.
+//! The journal orders every change: it is proposed here and comes back, in order, as an entry. The
+//! journal decides the order and what survives a restart; it never touches sockets. The switch
+//! calls it, and the hub changes only by applying what the journal returned. Reads are answered
+//! from the hub; the copy on disk serves only the next start.
 
 mod hasty;
 mod late;
@@ -21,122 +21,122 @@ use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
 
-/// A proposal whose place in the order is not known yet.
+/// Identifies a proposal whose place in the order is not known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
 
-/// A point in what has been recorded. A reply that reports or shows a change carries the mark of
-/// that change and leaves when everything up to it is durable. The default is the mark of nothing.
+/// A position in the sequence of recorded changes; the default stands for no change. A reply that
+/// reports or shows a change carries its mark and is sent once everything up to it is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(pub u64);
 
-/// What became of a proposal.
+/// The outcome of a proposal.
 #[derive(Debug)]
 pub enum Proposal {
-    /// It has this place: apply it now.
+    /// The change has this place in the order: apply it now.
     Now(Seq),
-    /// Its entry, or its failure, comes with a later [`Journal::poll`].
+    /// The entry, or its failure, arrives from a later [`Journal::poll`].
     Later(Ticket),
-    /// It cannot be kept, or too much waits already; nothing was proposed.
+    /// The change cannot be kept, or too much is waiting already. Nothing was proposed.
     Refused,
 }
 
-/// What a journal has to tell.
+/// What [`Journal::poll`] reports.
 #[derive(Debug)]
 pub enum Event {
-    /// The next entry in the order. Its ticket, if it was proposed here; and what its reply waits
-    /// for, the mark of nothing if it is durable already.
+    /// The next entry in the order, its ticket if it was proposed here, and the mark its reply
+    /// waits for: the default mark if the entry is already durable.
     Entry(Option<Ticket>, Entry, Mark),
-    /// This proposal has not been and will not be ordered.
+    /// This proposal has not been ordered and never will be.
     Failed(Ticket),
-    /// This change could not be kept: take it back. They come in reverse order, in as many turns as
-    /// that takes, and nothing is recorded in between.
+    /// This change could not be kept and must be undone. Undos arrive in reverse order, over as
+    /// many turns as it takes; nothing is recorded in between.
     Undo(Undo),
-    /// The last `Undo` has come: whoever waits for anything between these marks waits in vain.
-    /// With this event all up to `upto` counts as durable, because nothing of it is left.
+    /// The last `Undo` has been delivered: replies that wait for a mark in this range must fail.
+    /// From this event on everything up to `upto` counts as durable, because none of it is left.
     Lost {
-        /// What survives.
+        /// The last mark that survives.
         from: Mark,
-        /// The last that does not.
+        /// The last mark that is lost.
         upto: Mark,
     },
 }
 
-/// Orders changes and makes them last. One object of the switch's, so that the switch is compiled
-/// once for all of them.
+/// Orders changes and makes them durable. The switch holds a `dyn Journal`, so that it is compiled
+/// only once.
 pub trait Journal {
-    /// Asks for a place in the order. Whatever the answer, the call returns at once.
+    /// Asks for a place in the order. Never blocks.
     fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal;
 
-    /// A state is about to become one of so many bytes, by the last entry. Whether that is all
-    /// that need be known of it, because it will not be taken back: then there is no
-    /// [`Journal::changed`].
+    /// Called before an entry sets a state to a value of `_bytes` bytes. Returns `true` if the
+    /// journal needs nothing more because the change will never be undone; [`Journal::changed`] is
+    /// then not called.
     fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
 
-    /// A row is about to change, by the last entry or by time, and this is what it is now.
+    /// Called before a row changes, by an entry or by expiry; `_row` returns it as it is now.
     fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
 
-    /// The hub has changed a row, by the last entry or by time.
+    /// Called after the hub has changed a row, by an entry or by expiry.
     fn changed(&mut self, undo: Undo);
 
-    /// The turn is over: what was changed in it goes its way as one batch, each row as the hub
-    /// has it now. Returns soon: what is much takes the next turns as well. `at` is the time on
-    /// the scale of [`Entry::at`].
+    /// Ends the turn: hands what changed in it to the disk as one batch, each row as the hub has it
+    /// now. Returns quickly; a large batch is spread over the next turns. `at` is the current time
+    /// on the clock of [`Entry::at`].
     fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now);
 
-    /// The next thing to know; `None` for nothing yet.
+    /// Returns the next event, or `None` if there is none yet.
     fn poll(&mut self) -> Option<Event>;
 
-    /// All that has been recorded up to now.
+    /// Returns the mark of the last recorded change.
     fn mark(&self) -> Mark;
 
-    /// What the reply to a change of a state waits for. Never more than [`Journal::mark`].
+    /// Returns the mark that the reply to a change of a state waits for, at most [`Journal::mark`].
     fn mark_of_states(&self) -> Mark {
         self.mark()
     }
 
-    /// The last change of one row that may not be durable yet: what a reply waits for that shows
-    /// it. Never more than [`Journal::mark`].
+    /// Returns the mark of the last change of this row that may not be durable yet. A reply that
+    /// shows the row waits for it. At most [`Journal::mark`].
     fn mark_of(&self, _: KeyRef<'_>) -> Mark {
         self.mark()
     }
 
-    /// Everything up to here survives. Never less than it was before.
+    /// Returns the mark up to which everything is durable. Never decreases.
     fn durable(&self) -> Mark;
 
-    /// Whether more may be proposed. While not, whoever wants to waits.
+    /// Returns whether more may be proposed. While not, callers that want to propose wait.
     fn has_room(&self) -> bool {
         true
     }
 
-    /// No entry that is still to come is older than this, on the scale of [`Entry::at`]: what has
-    /// ended by then no entry can meet, and the hub may forget it.
+    /// Returns a lower bound on [`Entry::at`] of all entries still to come. No such entry can see a
+    /// state that has expired by then, so the hub may drop it.
     fn horizon(&self, now: UnixMillis) -> UnixMillis {
         now
     }
 
-    /// When `poll` or `commit` will have something to do, without anybody waking the loop.
+    /// Returns when `poll` or `commit` will have work to do without the loop being woken for it.
     fn due(&self) -> Option<Millis> {
         None
     }
 
-    /// From now on these limits hold.
+    /// Applies new limits.
     fn reload(&mut self, limits: &Limits) {
         let _ = limits;
     }
 
-    /// What is counted of the store; `None` if there is none.
+    /// Returns the metrics of the store, or `None` if there is no store.
     fn meters(&self, now: Now) -> Option<StoreMeters> {
         let _ = now;
         None
     }
 
-    /// The doors are closed and all are gone: writes what has not been written, for as long as
-    /// that takes; once `is_urged` says so, only what was acknowledged. It is asked again and again
-    /// meanwhile. Returns how many rows were acknowledged as changed, and are not on disk as they
-    /// are now.
+    /// Called once the listeners and all connections are closed. Writes what has not been written
+    /// and waits for the disk (a store waits 10 s at most); once `is_urged`, which is polled
+    /// meanwhile, returns `true`, only for what was acknowledged. Returns how many rows were
+    /// acknowledged as changed but are not on disk as they are now.
     fn close(
         &mut self,
         hub: &Hub,
@@ -150,7 +150,7 @@ pub trait Journal {
     }
 }
 
-/// No journal is printed: what prints a store would be in the binary for nothing.
+/// Prints only a name: derived code that prints a store would bloat the binary.
 impl fmt::Debug for dyn Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Journal")

@@ -1,6 +1,6 @@
-//! The chance by which the journals for tests behave; the same seed gives the same behaviour.
+//! Randomness for the test journals; the same seed gives the same behaviour.
 
-/// A xorshift generator (Marsaglia, 2003), and how often it lets something fail.
+/// A xorshift generator (Marsaglia, 2003) and a failure rate.
 #[derive(Debug)]
 pub(super) struct Moods {
     /// Never zero.
@@ -9,12 +9,12 @@ pub(super) struct Moods {
 }
 
 impl Moods {
-    /// `fails_one_in`: one thing in so many fails; 0 for none.
+    /// `fails_one_in`: one operation in this many fails; 0 for none.
     pub fn new(seed: u64, fails_one_in: u64) -> Moods {
         Moods { state: seed | 1 << 63, fails_one_in }
     }
 
-    /// A number below that one, which is not zero.
+    /// Returns a number less than `below`, which must not be zero.
     pub fn draw(&mut self, below: u64) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
@@ -22,7 +22,7 @@ impl Moods {
         self.state % below
     }
 
-    /// Whether the next thing fails.
+    /// Returns whether the next operation fails.
     pub fn fails(&mut self) -> bool {
         self.fails_one_in > 0 && self.draw(self.fails_one_in) == 0
     }

@@ -1,50 +1,50 @@
-//! Bodies of requests, by their length or in chunks (RFC 9112, 6 and 7.1), in any pieces.
+//! Request bodies, by length or in chunked coding (RFC 9112, 6 and 7.1), split anywhere.
 //!
-//! Owns where in the body it is, and nothing of what the body says: that is appended to the
-//! caller's buffer, or dropped. Strict where leniency would let two readers see two requests: lines
-//! of the chunked coding end in CR LF, and a size is hexadecimal digits and nothing else.
+//! Owns only the position in the body; the content is appended to the caller's buffer or dropped.
+//! Strict where leniency would let two recipients see two requests: lines of the chunked coding end
+//! in CR LF, and a chunk size is hexadecimal digits and nothing else.
 
 use super::Content;
 
-/// Most digits of a chunk's size: more than any body may have.
+/// Maximum digits of a chunk size: more than any allowed body needs.
 const SIZE_DIGITS: usize = 8;
-/// Longest extension of one chunk, in bytes; extensions are passed over.
+/// Maximum length of one chunk extension, in bytes. Extensions are ignored.
 const EXTENSION_BYTES: usize = 256;
-/// Longest trailer section, in bytes; trailers must be such as headers are, and are passed over.
+/// Maximum bytes of the trailer section. Trailers must be valid headers, and are ignored.
 const TRAILER_BYTES: usize = 4096;
 
 /// Why a body cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyError {
-    /// The chunked coding is broken, or has an extension or a trailer out of all measure.
+    /// The chunked coding is malformed, or has an oversized extension or trailer.
     Chunks,
-    /// It is longer than it may be.
+    /// It is longer than allowed.
     TooLarge,
 }
 
-/// Where in a body a reader is.
+/// The position of a reader in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// So many bytes of a body by its length, or of a chunk, are to come.
+    /// This many bytes of the body or of a chunk are still to come.
     Data(u64),
-    /// In the size of a chunk: its digits so far.
+    /// In a chunk size: number of digits so far.
     Size(usize),
-    /// In the extension of a chunk: its bytes so far.
+    /// In a chunk extension: number of bytes so far.
     Extension(usize),
-    /// Behind the CR of a size's line.
+    /// After the CR of a chunk-size line.
     SizeEnd,
-    /// Behind a chunk's data, and behind the CR there.
+    /// After the data of a chunk, and after the CR that follows it.
     DataEnd,
     DataEndLf,
-    /// Where a line of the trailer section begins, in the name of one, in its value, and behind the
-    /// CR there: bytes of the section so far.
+    /// At the start of a trailer line, in its name, in its value, and after its CR: bytes of the
+    /// section so far.
     Trailer(usize),
     TrailerName(usize),
     TrailerValue(usize),
     TrailerEnd(usize),
-    /// Behind the CR of the empty line.
+    /// After the CR of the empty line.
     SectionEnd,
-    /// Behind the body.
+    /// After the body.
     Done,
 }
 
@@ -53,18 +53,18 @@ enum At {
 pub struct BodyReader {
     at: At,
     is_chunked: bool,
-    /// Size of the chunk whose size is being read.
+    /// The chunk size being read.
     size: u64,
-    /// Bytes of the body so far, and at most.
+    /// Bytes of the body so far, and the maximum.
     total: u64,
     max: u64,
 }
 
 impl BodyReader {
-    /// A reader for what follows a head.
+    /// Creates a reader for the body that follows a head.
     ///
     /// # Errors
-    /// [`BodyError::TooLarge`] if it is declared to be longer than `max` bytes.
+    /// [`BodyError::TooLarge`] if the declared length exceeds `max` bytes.
     pub fn new(content: Content, max: usize) -> Result<BodyReader, BodyError> {
         let max = max as u64;
         let (at, is_chunked) = match content {
@@ -76,16 +76,16 @@ impl BodyReader {
         Ok(BodyReader { at, is_chunked, size: 0, total: 0, max })
     }
 
-    /// Whether all of it has been read.
+    /// Returns whether the whole body has been read.
     pub fn is_done(&self) -> bool {
         self.at == At::Done
     }
 
-    /// Reads on, and appends what is body to `out` if there is one. Returns how many bytes are done
-    /// with: all, or those up to the end of the body.
+    /// Continues reading and appends the content to `out`, if there is one. Returns how many bytes
+    /// were consumed: all, or those up to the end of the body.
     ///
     /// # Errors
-    /// [`BodyError`]; not to be called again then.
+    /// [`BodyError`]; the reader must not be used afterwards.
     pub fn read(
         &mut self,
         input: &[u8],
@@ -98,7 +98,7 @@ impl BodyReader {
                 let count = usize::try_from(missing).unwrap_or(usize::MAX).min(rest.len());
                 if let Some(out) = out.as_mut() {
                     if !self.is_chunked && out.capacity() - out.len() < count {
-                        // Twice as much room, but none behind the end, which is known.
+                        // Double the capacity, but never beyond the known end.
                         let missing = usize::try_from(missing).unwrap_or(usize::MAX);
                         out.reserve_exact(out.len().clamp(count, missing));
                     }
@@ -118,7 +118,7 @@ impl BodyReader {
         Ok(used)
     }
 
-    /// What one byte between the chunks' data leads to.
+    /// Processes one byte between the data of chunks.
     fn step(&mut self, byte: u8) -> Result<At, BodyError> {
         Ok(match (self.at, byte) {
             (At::Size(digits), _) if byte.is_ascii_hexdigit() && digits < SIZE_DIGITS => {
@@ -160,13 +160,13 @@ impl BodyReader {
     }
 }
 
-/// Whether a byte may be in the name of a header (RFC 9110, 5.6.2).
+/// Returns whether a byte may occur in a header name (RFC 9110, 5.6.2).
 fn is_in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Fuzz target. The first byte says how the body is framed and in what steps it comes. Panics where
-/// the steps make a difference, or where more is taken than there is.
+/// Fuzz target. The first byte sets the framing and the step size. Panics if the steps make a
+/// difference, or if more is consumed than there is.
 pub fn fuzz_body(data: &[u8]) {
     let Some((first, input)) = data.split_first() else { return };
     let content = match first & 1 {
@@ -195,7 +195,7 @@ pub fn fuzz_body(data: &[u8]) {
 mod tests {
     use super::*;
 
-    /// The body, and what is left of the input behind it; in pieces of any length.
+    /// Returns the body and the input after it, which must be the same for pieces of any length.
     fn read(content: Content, input: &str) -> Result<(String, String), BodyError> {
         let mut last = None;
         for step in 1..=input.len().max(1) {

@@ -1,4 +1,4 @@
-//! Responses: whole ones, in one frame, and streaming ones, in chunks.
+//! Responses: complete ones in one frame, streaming ones in chunks.
 
 use std::io::Write;
 
@@ -7,8 +7,8 @@ use crate::codec::ws;
 use crate::frame::Frame;
 use crate::time::UnixMillis;
 
-/// The answer to a WebSocket handshake with this key: what RFC 6455, 4.2.2 asks for and nothing
-/// more, no subprotocol and no extension.
+/// Returns the response to a WebSocket handshake with this key: what RFC 6455, 4.2.2 requires,
+/// without subprotocol or extension.
 pub fn switching_protocols(key: &str) -> Frame {
     const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Accept: ";
@@ -16,20 +16,20 @@ pub fn switching_protocols(key: &str) -> Frame {
     Frame::from([HEAD, accept.as_bytes(), b"\r\n\r\n"].concat())
 }
 
-/// Tells a client to send the body that it has announced (RFC 9110, 10.1.1).
+/// Tells a client to send the body it has announced (RFC 9110, 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Ends an answer in chunks.
+/// Ends a chunked response.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// What stands in front of a chunk of so many bytes; behind it stands CR LF.
+/// Returns what precedes a chunk of `payload_bytes`; CR LF must follow the chunk.
 pub fn chunk_header(payload_bytes: usize) -> String {
     format!("{payload_bytes:x}\r\n")
 }
 
-/// How many bytes of payload a chunk of that length in all has.
+/// Returns the payload size of a chunk with this total length.
 pub fn chunk_payload_bytes(chunk_bytes: usize) -> usize {
-    // Two line ends, and as many digits as make it come out.
+    // Two CR LFs, plus as many digits as make the total come out right.
     let digits_of = |payload: usize| (usize::BITS - payload.leading_zeros()).div_ceil(4).max(1);
     let is_right = |digits: &u32| {
         let payload = chunk_bytes.checked_sub(4 + *digits as usize);
@@ -39,15 +39,15 @@ pub fn chunk_payload_bytes(chunk_bytes: usize) -> usize {
     chunk_bytes.saturating_sub(4 + digits as usize)
 }
 
-/// A body of so many bytes stands in one frame with its head.
+/// A body up to this size is put into one frame with its head.
 const JOINED_BYTES: usize = 16 * 1024;
 
-/// What a response says.
+/// The body of a response.
 #[derive(Debug)]
 enum Body {
-    /// For one alone.
+    /// Owned by this response.
     Own(Vec<u8>),
-    /// For others as well: it waits for all of them in one place.
+    /// Shared with other responses and stored once for all of them.
     Shared(Frame),
 }
 
@@ -73,15 +73,15 @@ pub struct Response {
     /// Header lines, each with its CR LF.
     headers: Vec<u8>,
     body: Body,
-    /// The version of the request.
+    /// The minor version of the request.
     minor_version: u8,
     is_kept_alive: bool,
-    /// The request was HEAD: the answer shows the length of a body and has none.
+    /// The request was HEAD: the response has a `Content-Length` but no body.
     is_for_head: bool,
 }
 
 impl Response {
-    /// A response without body to a request of HTTP/1.1 that keeps the connection.
+    /// Creates a response without body to an HTTP/1.1 request; the connection is kept alive.
     pub fn new(status: u16) -> Response {
         Response {
             status,
@@ -93,8 +93,8 @@ impl Response {
         }
     }
 
-    /// Answers this request: its version, its wish to keep the connection, and its method count.
-    /// What [`Response::close`] said before stands.
+    /// Adapts the response to the version, the keep-alive wish and the method of a request. An
+    /// earlier [`Response::close`] stays in effect.
     pub fn answering(mut self, head: &Head<'_>) -> Response {
         self.minor_version = head.minor_version;
         self.is_kept_alive &= head.keep_alive();
@@ -102,8 +102,8 @@ impl Response {
         self
     }
 
-    /// Adds a header. A name or value that would break out of its line is left out altogether: a
-    /// value may be an echo of the request.
+    /// Adds a header. A name or value that would break out of its line is dropped with the whole
+    /// header: a value may echo the request.
     pub fn header(mut self, name: &str, value: &str) -> Response {
         let is_safe = |text: &str| !text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
         if is_safe(name) && is_safe(value) {
@@ -114,51 +114,50 @@ impl Response {
         self
     }
 
-    /// The body and its `Content-Type`.
+    /// Sets the body and its `Content-Type`.
     pub fn body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Response {
         self.body = Body::Own(body.into());
         self.header("Content-Type", content_type)
     }
 
-    /// A body that others get as well, which waits for all of them in one place, and its
-    /// `Content-Type`.
+    /// Sets a body that is shared with other responses and stored once, and its `Content-Type`.
     pub fn shared(mut self, content_type: &str, body: &Frame) -> Response {
         self.body = Body::Shared(body.clone());
         self.header("Content-Type", content_type)
     }
 
-    /// A body of plain text.
+    /// Sets a plain text body.
     pub fn text(self, text: &str) -> Response {
         self.body("text/plain; charset=UTF-8", text)
     }
 
-    /// The connection ends with this answer.
+    /// Makes the connection close after this response.
     pub fn close(mut self) -> Response {
         self.is_kept_alive = false;
         self
     }
 
-    /// Whether the caller must close the connection behind this answer.
+    /// Returns whether the caller must close the connection after this response.
     pub fn closes(&self) -> bool {
         !self.is_kept_alive
     }
 
-    /// Memory that it takes while it waits to be sent, in bytes.
+    /// Returns the memory, in bytes, that the response holds while it is queued.
     pub fn kept_bytes(&self) -> usize {
         let body = if let Body::Own(body) = &self.body { body.capacity() } else { 0 };
         self.headers.capacity() + body
     }
 
-    /// The bytes, as of that date if it is known (RFC 9110, 6.6.1). `Content-Length` is there
-    /// always, but for the statuses that never have a body (RFC 9110, 8.6 and 15.4.5).
+    /// Encodes the response, with a `Date` if `at` is known (RFC 9110, 6.6.1). `Content-Length` is
+    /// always present, except for statuses that never have a body (RFC 9110, 8.6 and 15.4.5).
     pub fn encode(self, at: Option<UnixMillis>) -> Frame {
         let (mut out, body) = self.parts(at);
         out.extend_from_slice(body.bytes());
         Frame::from(out)
     }
 
-    /// As [`Response::encode`]; a body that is long or shared is a frame of its own, which spares a
-    /// copy of it.
+    /// Like [`Response::encode`], but a long or shared body becomes a frame of its own, which
+    /// avoids copying it.
     pub fn frames(self, at: Option<UnixMillis>) -> (Frame, Option<Frame>) {
         if matches!(&self.body, Body::Own(body) if body.len() <= JOINED_BYTES) {
             return (self.encode(at), None);
@@ -171,7 +170,7 @@ impl Response {
         (Frame::from(head), Some(body))
     }
 
-    /// The head, with room for a body that is not long, and the body.
+    /// Returns the head, with capacity for a short body, and the body.
     fn parts(mut self, at: Option<UnixMillis>) -> (Vec<u8>, Body) {
         let mut body = std::mem::take(&mut self.body);
         let room = body.bytes().len().min(JOINED_BYTES);
@@ -189,13 +188,13 @@ impl Response {
         (head, body)
     }
 
-    /// Whether an answer without a length to this request comes in chunks. A client of HTTP/1.0
-    /// cannot know them: it gets bytes up to the end of the connection.
+    /// Returns whether the response to this request uses chunked coding if its length is unknown.
+    /// HTTP/1.0 clients do not know chunks: for them the body ends with the connection.
     pub fn is_chunked(&self) -> bool {
         self.minor_version > 0
     }
 
-    /// The head of an answer whose body has no length yet, without any body. Otherwise as
+    /// Encodes only the head of a response whose body has no known length. Otherwise like
     /// [`Response::encode`].
     pub fn encode_head(self, at: Option<UnixMillis>) -> Frame {
         let response = if self.is_chunked() { self } else { self.close() };
@@ -208,7 +207,7 @@ impl Response {
         Frame::from(out)
     }
 
-    /// The first line, and the headers that are the same however long the body is.
+    /// Writes the status line and the headers that do not depend on the body.
     fn start_into(&self, out: &mut Vec<u8>, at: Option<UnixMillis>) {
         // Writing to a Vec cannot fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
@@ -218,7 +217,7 @@ impl Response {
         out.extend_from_slice(&self.headers);
     }
 
-    /// The last header, if one is needed, and the end of the head.
+    /// Writes the `Connection` header, if needed, and the end of the head.
     fn connection_into(&self, out: &mut Vec<u8>) {
         match (self.is_kept_alive, self.minor_version) {
             (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
@@ -229,7 +228,7 @@ impl Response {
     }
 }
 
-/// RFC 9110, 15; 431 is of RFC 6585. Any other status has an empty phrase, which is allowed.
+/// RFC 9110, 15; 431 is from RFC 6585. Any other status has an empty phrase, which is allowed.
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",

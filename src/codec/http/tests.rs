@@ -1,4 +1,4 @@
-//! Heads of requests, good and bad, and the responses.
+//! Tests of request heads, valid and invalid, and of responses.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn refused(head: &str) -> HttpError {
     error
 }
 
-/// A request for `/` with these lines.
+/// Returns a request for `/` with these lines.
 fn with(lines: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
 }

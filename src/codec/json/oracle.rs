@@ -1,5 +1,5 @@
-//! What serde_json makes of a text, for the fuzzer and for tests: nothing may be read by one of the
-//! two and refused by the other.
+//! Compares with serde_json, for the fuzzer and for tests: no text may be accepted by one of the
+//! two and rejected by the other.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 
 use super::*;
 
-/// For the fuzzer: compares [`members`] with a parser that builds trees.
+/// Fuzz target: compares [`members`] with a parser that builds trees.
 ///
 /// # Panics
-/// If they disagree.
+/// If the two disagree.
 pub fn fuzz_members(data: &[u8]) {
     const NAMES: [&str; 3] = ["action", "data", "i"];
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -22,7 +22,7 @@ pub fn fuzz_members(data: &[u8]) {
         Err(JsonError::Syntax) => assert_eq!(by_serde, Err(JsonError::Syntax), "{text:?}"),
         Err(JsonError::Depth { .. }) => assert!(is_too_deep(text, DEPTH_MAX), "{text:?}"),
     }
-    // However it arrives.
+    // The result must not depend on how the text is split.
     for piece in [1, 7, text.len().max(1)] {
         let mut outline = Outline::new(&NAMES, DEPTH_MAX);
         (0..text.len()).step_by(piece).for_each(|end| outline.read(&data[..end]));
@@ -36,8 +36,8 @@ pub fn fuzz_members(data: &[u8]) {
         assert_eq!(string(raw), string(raw.get()), "what is known of it is true");
         fuzz_value(raw.get());
     }
-    // The tree refuses some JSON that we pass on (surrogates, 1e400), and takes one name for a
-    // sign of its own.
+    // The tree rejects some JSON that we pass on (lone surrogates, 1e400), and gives one name a
+    // special meaning.
     let tree = serde_json::from_str::<serde_json::Value>(text);
     let (Ok(tree), false) = (tree, text.contains("$serde_json")) else { return };
     match found {
@@ -55,7 +55,7 @@ pub fn fuzz_members(data: &[u8]) {
     }
 }
 
-/// The raw elements of an array.
+/// Returns the raw elements of an array.
 pub(super) fn elements(raw: &str) -> Option<Vec<&str>> {
     let mut found = Vec::new();
     each_element(raw, |element| {
@@ -65,7 +65,7 @@ pub(super) fn elements(raw: &str) -> Option<Vec<&str>> {
     Some(found)
 }
 
-/// What holds for every raw value.
+/// Checks properties of every raw value.
 fn fuzz_value(raw: &str) {
     assert!(members(raw, &[]).is_ok(), "a raw value is JSON");
     assert_eq!(raw.trim(), raw);
@@ -87,7 +87,7 @@ fn fuzz_value(raw: &str) {
     elements(raw).into_iter().flatten().for_each(fuzz_value);
 }
 
-/// [`members`] by serde_json.
+/// Finds [`members`] with serde_json.
 fn members_by_serde<'a, const N: usize>(
     text: &'a str,
     names: &[&str; N],
@@ -112,7 +112,7 @@ impl<'a, const N: usize> Visitor<'a> for Members<'_, N> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = [None; N];
-        // Keys are taken raw too: one that is no text cannot be a name, but is no error either.
+        // Keys are taken raw too: one with a lone surrogate cannot match, but is not an error.
         while let Some((key, value)) = map.next_entry::<&'a RawValue, &'a RawValue>()? {
             let Ok(key) = serde_json::from_str::<String>(key.get()) else { continue };
             if let Some(index) = self.0.iter().position(|name| *name == key) {
@@ -123,8 +123,8 @@ impl<'a, const N: usize> Visitor<'a> for Members<'_, N> {
     }
 }
 
-/// Whether arrays and objects lie deeper in each other than that, if it is JSON at all: serde_json
-/// does not care, where it only skips.
+/// Returns whether a text, if it is JSON, is nested too deep: serde_json does not check the depth
+/// of what it skips.
 fn is_too_deep(text: &str, depth_max: usize) -> bool {
     let (mut depth, mut bytes) = (0_usize, text.bytes());
     while let Some(byte) = bytes.next() {
@@ -139,7 +139,7 @@ fn is_too_deep(text: &str, depth_max: usize) -> bool {
     false
 }
 
-/// Skips the rest of a string, whose opening quote has been read.
+/// Skips the rest of a string whose opening quote has been read.
 fn skip_string(bytes: &mut std::str::Bytes<'_>) {
     while let Some(byte) = bytes.next() {
         match byte {

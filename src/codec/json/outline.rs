@@ -1,6 +1,6 @@
-//! The members of an object whose text is still arriving, so that a large one need not be scanned
-//! at once when it is complete. The grammar of [`scan`] again, as a state machine that
-//! can stop after each byte; `oracle` checks that the two agree. Unlike the scan it also says which
+//! Finds the members of an object while its text is still arriving, so that a large one need not be
+//! scanned all at once when it is complete. The grammar of [`scan`] as a state machine that can
+//! stop after any byte; `oracle` checks that the two agree. Unlike the scan it also reports which
 //! error of a text comes first.
 
 use std::ops::Range;
@@ -8,30 +8,30 @@ use std::ops::Range;
 use super::scan::{self, LEVELS_MAX};
 use super::{JsonError, Raw, unescaped};
 
-/// The members with these names, as [`raw_members`](super::raw_members) finds them.
+/// Finds the members with these names, like [`raw_members`](super::raw_members).
 #[derive(Debug)]
 pub struct Outline<const N: usize> {
     names: &'static [&'static str; N],
     depth_max: usize,
-    /// Bytes that have been read.
+    /// Number of bytes that have been read.
     at: usize,
     next: Next,
-    /// How many arrays and objects are open, and of each whether it is an object, the innermost in
-    /// the lowest bit.
+    /// Nesting depth, and one bit per open level, set for an object; the innermost level is the
+    /// lowest bit.
     depth: usize,
     objects: u128,
     /// Whether the text is an object.
     is_object: bool,
-    /// Where the string or value began that is being read: of those in the outermost object alone.
+    /// Where the current key or value began. Tracked in the outermost object only.
     start: usize,
     has_escapes: bool,
-    /// The name of the member whose value is being read.
+    /// Index of the name whose value is being read.
     place: Option<usize>,
     found: [Option<Range<usize>>; N],
     fault: Option<JsonError>,
 }
 
-/// What may come next.
+/// What is expected next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// A value.
@@ -42,13 +42,13 @@ enum Next {
     FirstKey,
     Key,
     Colon,
-    /// What stands behind a value: a comma or an end, or nothing more.
+    /// After a value: a comma, an end, or nothing more.
     Behind,
     /// The rest of a string.
     Text(Of),
-    /// What stands behind a backslash.
+    /// The character after a backslash.
     Escape(Of),
-    /// So many hexadecimal digits.
+    /// This many hexadecimal digits.
     Hex(Of, u8),
     /// The rest of `true`, `false` or `null`.
     Word(&'static [u8]),
@@ -62,7 +62,7 @@ enum Of {
     Value,
 }
 
-/// Where in a number we are.
+/// Position within a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Digits {
     Minus,
@@ -76,7 +76,7 @@ enum Digits {
 }
 
 impl<const N: usize> Outline<N> {
-    /// Of a text of which nothing has arrived.
+    /// Creates an outline of a text of which nothing has arrived yet.
     pub fn new(names: &'static [&'static str; N], depth_max: usize) -> Outline<N> {
         Outline {
             names,
@@ -94,8 +94,8 @@ impl<const N: usize> Outline<N> {
         }
     }
 
-    /// Reads on: `text` is all that has arrived, what was read before included. Costs as much as
-    /// what is new of it.
+    /// Continues reading. `text` is everything that has arrived, including what was read before;
+    /// only the new part costs time.
     pub fn read(&mut self, text: &[u8]) {
         while self.fault.is_none()
             && let Some(byte) = text.get(self.at)
@@ -105,8 +105,8 @@ impl<const N: usize> Outline<N> {
         }
     }
 
-    /// All places in the text that this knows of, in their order, to be moved to where they are in
-    /// another text that is the same but for what stands in strings.
+    /// Returns all positions in the text that are stored here, in ascending order, so that the
+    /// caller can move them to a text that differs only inside strings.
     pub fn places(&mut self) -> Vec<&mut usize> {
         let found = self.found.iter_mut().flatten();
         let ends = found.flat_map(|range| [&mut range.start, &mut range.end]);
@@ -115,11 +115,11 @@ impl<const N: usize> Outline<N> {
         places
     }
 
-    /// The raw values that were found, in the order of the names; `None` if the text is JSON but no
-    /// object. All of it must have been read.
+    /// Returns the raw values that were found, in the order of the names; `None` if the text is
+    /// JSON but not an object. The whole text must have been read.
     ///
     /// # Errors
-    /// What is wrong first with the text.
+    /// The first error in the text.
     pub fn members<'a>(&self, text: &'a str) -> Result<Option<[Option<Raw<'a>>; N]>, JsonError> {
         let is_number = matches!(self.next, Next::Number(digits) if digits.may_end());
         let is_whole = self.depth == 0 && (self.next == Next::Behind || is_number);
@@ -137,12 +137,12 @@ impl<const N: usize> Outline<N> {
         Ok(self.is_object.then_some(found))
     }
 
-    /// Whether the outermost object is the innermost that is open.
+    /// Returns whether the outermost object is the innermost open level.
     fn is_outermost(&self) -> bool {
         self.is_object && self.depth == 1
     }
 
-    /// Reads one byte, or all of a string that is plain.
+    /// Reads one byte, or the whole plain part of a string.
     fn step(&mut self, byte: u8, text: &[u8]) -> Result<(), JsonError> {
         match self.next {
             Next::Text(of) => return self.text(of, text),
@@ -192,7 +192,7 @@ impl<const N: usize> Outline<N> {
         Ok(())
     }
 
-    /// The rest of a string, as far as it is there.
+    /// Reads on in a string, as far as it has arrived.
     fn text(&mut self, of: Of, text: &[u8]) -> Result<(), JsonError> {
         self.at = scan::plain(text, self.at);
         match text.get(self.at) {
@@ -211,7 +211,7 @@ impl<const N: usize> Outline<N> {
         Ok(())
     }
 
-    /// A value begins.
+    /// Begins a value.
     fn begin(&mut self, byte: u8) -> Result<(), JsonError> {
         if self.is_outermost() {
             self.start = self.at;
@@ -234,7 +234,7 @@ impl<const N: usize> Outline<N> {
         Ok(())
     }
 
-    /// An array or object begins.
+    /// Begins an array or object.
     fn open(&mut self, is_object: bool) -> Result<(), JsonError> {
         if self.depth == self.depth_max {
             return Err(JsonError::Depth { max: self.depth_max });
@@ -246,14 +246,14 @@ impl<const N: usize> Outline<N> {
         Ok(())
     }
 
-    /// The innermost that is open ends with this byte.
+    /// Ends the innermost array or object with this byte.
     fn close(&mut self) {
         self.depth -= 1;
         self.objects >>= 1;
         self.end_value(self.at + 1);
     }
 
-    /// What stands behind a value in an array or object.
+    /// Reads the byte after a value in an array or object.
     fn behind(&mut self, byte: u8) -> Result<(), JsonError> {
         match (byte, self.objects & 1 == 1) {
             (b',', true) => self.next = Next::Key,
@@ -272,14 +272,14 @@ impl<const N: usize> Outline<N> {
         let is_it = |key: &[u8]| self.names.iter().position(|name| name.as_bytes() == key);
         self.place = match self.has_escapes {
             false => is_it(key),
-            // One that is no text cannot be one that is looked for, but is no error either.
+            // A key with a lone surrogate cannot match any name, but is not an error.
             true => {
                 str::from_utf8(key).ok().and_then(unescaped).and_then(|key| is_it(key.as_bytes()))
             }
         };
     }
 
-    /// A value ends in front of that place.
+    /// Ends a value before the position `end`.
     fn end_value(&mut self, end: usize) {
         self.next = Next::Behind;
         if !self.is_outermost() {
@@ -292,12 +292,12 @@ impl<const N: usize> Outline<N> {
 }
 
 impl Digits {
-    /// Whether a number may end here.
+    /// Returns whether a number may end here.
     fn may_end(self) -> bool {
         matches!(self, Digits::Zero | Digits::Whole | Digits::Fraction | Digits::Power)
     }
 
-    /// Where a number goes on with that byte.
+    /// Returns the state after this byte; `None` if the number cannot continue with it.
     fn then(self, byte: u8) -> Option<Digits> {
         use Digits::*;
         match (self, byte) {

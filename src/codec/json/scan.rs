@@ -1,14 +1,14 @@
-//! One pass over JSON text (RFC 8259) that finds where values begin and end and checks all that is
-//! in between. Nothing is decoded, copied or allocated, and nothing recurses. Called by
-//! [`json`](super) alone; `None` is everywhere the answer to what is no JSON, or nested too deep.
+//! One pass over JSON text (RFC 8259) that finds where values begin and end and validates
+//! everything in between. Nothing is decoded, copied or allocated, and nothing recurses. Called by
+//! [`json`](super) only. `None` always means that the text is not JSON or is nested too deep.
 
 use super::Raw;
 
-/// How deep a scan can go: a bit for each level.
+/// Maximum depth of a scan: one bit per level.
 pub(super) const LEVELS_MAX: usize = u128::BITS as usize;
 
-/// Where in a text we are. What every member has is inlined and keeps this in registers; the rest
-/// is given a place and returns another.
+/// A position in a text. The code that every member needs is inlined and keeps this in registers;
+/// the rest takes a position by value and returns a new one.
 #[derive(Clone, Copy)]
 pub(super) struct Scan<'a> {
     text: &'a str,
@@ -20,7 +20,7 @@ impl<'a> Scan<'a> {
         Scan { text, at: 0 }
     }
 
-    /// The next byte that is no white space, which is not taken.
+    /// Skips white space and returns the next byte without taking it.
     #[inline(always)]
     pub fn next(&mut self) -> Option<u8> {
         let byte = self.peek()?;
@@ -31,19 +31,19 @@ impl<'a> Scan<'a> {
         self.peek()
     }
 
-    /// Takes that byte, if it is the next one that is no white space.
+    /// Takes this byte if it is the next one after white space.
     #[inline(always)]
     pub fn take(&mut self, byte: u8) -> Option<()> {
         (self.next()? == byte).then(|| self.at += 1)
     }
 
-    /// Takes the byte that is here.
+    /// Takes the current byte.
     #[inline(always)]
     pub fn skip(&mut self) {
         self.at += 1;
     }
 
-    /// Takes these bytes, if they are here.
+    /// Takes these bytes if they are next.
     #[inline(always)]
     pub fn takes(&mut self, bytes: &[u8]) -> bool {
         let rest = self.text.as_bytes().get(self.at..);
@@ -52,17 +52,17 @@ impl<'a> Scan<'a> {
         is_here
     }
 
-    /// Whether nothing but white space is left.
+    /// Returns whether only white space is left.
     pub fn is_over(&mut self) -> bool {
         self.next().is_none()
     }
 
-    /// Whether nothing at all is left.
+    /// Returns whether nothing is left.
     pub fn is_at_end(&self) -> bool {
         self.at == self.text.len()
     }
 
-    /// A value that begins here. Arrays and objects lie in each other no deeper than that, nor than
+    /// Takes a value. Arrays and objects may be nested `depth_max` deep, and at most
     /// [`LEVELS_MAX`].
     #[inline(always)]
     pub fn value(&mut self, depth_max: usize) -> Option<Raw<'a>> {
@@ -75,14 +75,14 @@ impl<'a> Scan<'a> {
         Some(Raw { text: self.text.get(start..self.at)?, is_plain })
     }
 
-    /// What stands between that place and this.
+    /// Returns the text between the position `before` and this one.
     #[inline(always)]
     pub fn behind(&self, before: Scan<'a>) -> Option<Raw<'a>> {
         Some(self.text.get(before.at..self.at)?.into())
     }
 
-    /// The key of a member and the colon behind it: what is between its quotes, and whether there
-    /// are escapes in it.
+    /// Takes a key and the colon after it. Returns the text between its quotes, and whether it has
+    /// escapes.
     #[inline(always)]
     pub fn key(&mut self) -> Option<(&'a [u8], bool)> {
         if self.next()? != b'"' {
@@ -95,7 +95,7 @@ impl<'a> Scan<'a> {
         Some((key, has_escapes))
     }
 
-    /// A string, whose opening quote is here: whether it has escapes.
+    /// Takes a string whose opening quote is next. Returns whether it has escapes.
     #[inline(always)]
     fn string(&mut self) -> Option<bool> {
         let bytes = self.text.as_bytes();
@@ -113,9 +113,9 @@ impl<'a> Scan<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// An array or object, with all that is in it.
+    /// Takes an array or object with everything in it.
     fn nest(&mut self, depth_max: usize) -> Option<()> {
-        // Of each level that is open whether it is an object, the innermost in the lowest bit.
+        // One bit per open level, set for an object; the innermost level is the lowest bit.
         let (mut objects, mut depth) = (0_u128, 0);
         loop {
             let byte = self.next()?;
@@ -126,7 +126,7 @@ impl<'a> Scan<'a> {
                 self.at += 1;
                 depth += 1;
                 objects = objects << 1 | u128::from(byte == b'{');
-                // The bracket that closes is two behind the one that opens.
+                // In ASCII, the closing bracket is the opening one plus 2.
                 if self.next()? != byte + 2 {
                     if byte == b'{' {
                         self.key()?;
@@ -138,7 +138,7 @@ impl<'a> Scan<'a> {
             } else {
                 self.at = scalar(self.text.as_bytes(), self.at)?;
             }
-            // A value is over, and with it perhaps those that it is in.
+            // A value is complete; the arrays and objects around it may be as well.
             loop {
                 let is_object = objects & 1 == 1;
                 match (self.next()?, is_object) {
@@ -163,7 +163,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Where a value ends that begins there and is no string.
+/// Returns the end of a value that begins at `at` and is not a string.
 #[inline(never)]
 fn other(text: &str, at: usize, depth_max: usize) -> Option<usize> {
     let mut scan = Scan { text, at };
@@ -174,7 +174,7 @@ fn other(text: &str, at: usize, depth_max: usize) -> Option<usize> {
     Some(scan.at)
 }
 
-/// Where a value ends that begins there, has no others in it and is no string.
+/// Returns the end of a number or literal that begins at `at`.
 #[inline(never)]
 fn scalar(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = bytes.get(at..)?;
@@ -187,7 +187,7 @@ fn scalar(bytes: &[u8], at: usize) -> Option<usize> {
     rest.starts_with(word).then_some(at + word.len())
 }
 
-/// Where a number ends that begins there.
+/// Returns the end of a number that begins at `at`.
 fn number(bytes: &[u8], mut at: usize) -> Option<usize> {
     let peek = |at: usize| bytes.get(at).copied();
     if peek(at)? == b'-' {
@@ -210,20 +210,20 @@ fn number(bytes: &[u8], mut at: usize) -> Option<usize> {
     Some(at)
 }
 
-/// Where digits end that begin there, of which there must be one.
+/// Returns the end of the digits that begin at `at`; there must be at least one.
 fn behind_digits(bytes: &[u8], at: usize) -> Option<usize> {
     let digits = bytes.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
     (digits > 0).then_some(at + digits)
 }
 
-/// Where white space ends that begins there.
+/// Returns the end of the white space that begins at `at`.
 #[cold]
 fn behind_space(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     at + rest.iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')).count()
 }
 
-/// Where a string ends, from its first byte on that is not plain.
+/// Returns the position of the closing quote, from the first byte on that is not plain.
 #[cold]
 fn behind_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
@@ -241,23 +241,23 @@ fn behind_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Bytes that are looked at together, once a string has turned out to be long.
+/// Bytes examined at once when a string has turned out to be long.
 const BLOCK_BYTES: usize = 32;
 
-/// Where the first byte is, from there on, that a string cannot just have: a quote, a backslash or
-/// a control character. Eight are looked at together where it is asked: enough for most keys.
+/// Returns the position, from `at` on, of the first byte that a string cannot contain as it is: a
+/// quote, backslash or control character. Eight bytes are examined inline, enough for most keys.
 #[inline(always)]
 pub(super) fn plain(bytes: &[u8], at: usize) -> usize {
     within_eight(bytes, at, plain_name)
 }
 
-/// As [`plain`], behind the first eight: eight more are enough for most names.
+/// Like [`plain`], after the first eight bytes; eight more are enough for most names.
 #[inline(never)]
 fn plain_name(bytes: &[u8], at: usize) -> usize {
     within_eight(bytes, at, plain_beyond)
 }
 
-/// That place, if it is among eight bytes; if it is not, or there are fewer, what others find.
+/// Looks at the next eight bytes only; calls `beyond` if they are plain or if fewer are left.
 #[inline(always)]
 fn within_eight(bytes: &[u8], at: usize, beyond: impl Fn(&[u8], usize) -> usize) -> usize {
     match bytes.get(at..).and_then(<[u8]>::first_chunk).map(|eight| first_marked(*eight)) {
@@ -267,7 +267,7 @@ fn within_eight(bytes: &[u8], at: usize, beyond: impl Fn(&[u8], usize) -> usize)
     }
 }
 
-/// As [`plain`], behind the first sixteen: more are looked at together of a long string.
+/// Like [`plain`], after the first sixteen bytes; a long string is examined in larger blocks.
 #[inline(never)]
 fn plain_beyond(bytes: &[u8], start: usize) -> usize {
     let mut rest = behind_blocks(bytes.get(start..).unwrap_or_default());
@@ -282,7 +282,7 @@ fn plain_beyond(bytes: &[u8], start: usize) -> usize {
     bytes.len() - rest.len() + end
 }
 
-/// What is left behind the blocks that have nothing of what [`plain`] looks for.
+/// Skips the blocks that have no special byte and returns the rest.
 fn behind_blocks(mut rest: &[u8]) -> &[u8] {
     while let Some((block, more)) = rest.split_first_chunk::<BLOCK_BYTES>()
         && !block.iter().fold(false, |found, byte| found | is_special(*byte))
@@ -292,22 +292,22 @@ fn behind_blocks(mut rest: &[u8]) -> &[u8] {
     rest
 }
 
-/// Whether a string cannot just have that byte.
+/// Returns whether a string cannot contain this byte unescaped.
 pub(super) const fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
-/// The first of eight bytes that a string cannot just have, or 8.
+/// Returns the index of the first special byte of eight, or 8.
 #[inline]
 const fn first_marked(eight: [u8; 8]) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     let eight = u64::from_le_bytes(eight);
-    // The high bit is set in each byte that is looked for, and perhaps in some above such a one:
-    // what is subtracted borrows from the next byte only where there is a mark already. With its
-    // second bit turned, the quote is next to the control characters, and a space is not.
+    // The high bit is set in each special byte, and perhaps in some after the first: a subtraction
+    // borrows from the next byte only at a marked one. With bit 1 flipped the quote is adjacent to
+    // the control characters, and the space is not.
     let quote_or_control = (eight ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
     let backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-    // Bytes of other characters than ASCII have the high bit themselves.
+    // Non-ASCII bytes already have the high bit set.
     let marks = (quote_or_control | backslash) & !eight & (ONES * 0x80);
     (marks.trailing_zeros() / 8) as usize
 }

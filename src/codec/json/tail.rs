@@ -1,16 +1,15 @@
-//! The last elements of a long list, found from its end, without looking at those before. Called by
+//! Finds the last elements of a long list from its end, without scanning those before. Called by
 //! the hub, whose lists are bounded.
 
-/// The last elements of an array, raw, at most so many, in their order. `raw` must be JSON; `None`
-/// if that is no array.
+/// Returns the last `max` raw elements of an array, in order. `raw` must be JSON; `None` if it is
+/// not an array.
 pub fn last_elements(raw: &str, max: usize) -> Option<Vec<&str>> {
     let inner = raw.trim_matches(is_space).strip_prefix('[')?.strip_suffix(']')?;
     let (mut elements, mut left) = (Vec::new(), inner);
     while elements.len() < max {
         let comma = last_comma(left);
         let element = left.get(comma.map_or(0, |comma| comma + 1)..)?.trim_matches(is_space);
-        // Nothing stands in front of the first comma, and between the brackets, of an empty list
-        // alone.
+        // Empty only in an empty list, between its brackets.
         if !element.is_empty() {
             elements.push(element);
         }
@@ -25,7 +24,7 @@ fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\n' | '\t' | '\r')
 }
 
-/// Where the last comma stands that is in no string, array or object which ends behind it.
+/// Finds the last comma outside all strings, arrays and objects that end after it.
 fn last_comma(text: &str) -> Option<usize> {
     let (bytes, mut depth, mut at) = (text.as_bytes(), 0_usize, text.len());
     while let Some(before) = at.checked_sub(1) {
@@ -41,8 +40,8 @@ fn last_comma(text: &str) -> Option<usize> {
     None
 }
 
-/// Where the string begins that ends with the quote at that place: at the last quote before it that
-/// is not escaped, which is one behind an odd number of backslashes.
+/// Returns the start of the string that ends with the quote at `at`: the last quote before it that
+/// is not escaped, that is, not preceded by an odd number of backslashes.
 fn beginning(text: &str, mut at: usize) -> Option<usize> {
     loop {
         let before = text.get(..at)?;

@@ -1,4 +1,4 @@
-//! What the grammar of JSON means here, and what texts, numbers and truth are.
+//! Tests of the JSON grammar, and of how texts, numbers and truth are interpreted.
 
 use super::oracle::elements;
 use super::*;
@@ -86,7 +86,7 @@ fn depth_has_a_limit_and_costs_no_stack() {
     assert_eq!(members(&nested(DEPTH_MAX + 1), &["a"]), deep);
     assert_eq!(members(&"[".repeat(4_000_000), &["a"]), deep);
     assert_eq!(members(&"{\"a\":".repeat(1_000_000), &["a"]), deep);
-    // Neither many beside each other nor those in strings count.
+    // Neither siblings nor brackets in strings count.
     let wide = format!("{{\"a\":[{}0]}}", "[{}],".repeat(1000));
     assert!(member(&wide, "a").is_some());
     for escape in ["", r"\n", r#"\""#, r"\\"] {
@@ -96,7 +96,7 @@ fn depth_has_a_limit_and_costs_no_stack() {
         let hidden = format!(r#"{{"a":"{escape}","b":{brackets}}}"#);
         assert_eq!(members(&hidden, &["a"]), deep, "{escape}");
     }
-    // Elements of what is no deeper than it may be are all found.
+    // All elements of a text of the maximum depth are found.
     assert_eq!(elements(&nested(2 * DEPTH_MAX + 1)).map(|found| found.len()), Some(1));
     assert_eq!(elements(&nested(2 * DEPTH_MAX + 2)), None);
     assert_eq!(elements(&nested(1_000_000)), None);
@@ -133,7 +133,7 @@ fn numbers_become_text_as_in_javascript() {
         ("1e-6", "0.000001"),
         ("0.0000015", "0.0000015"),
         ("123.456789012345678", "123.45678901234568"),
-        // Exactly between two texts of which both are read back as the number: what Node prints.
+        // Exactly half-way between two texts that both parse back to the number: what Node prints.
         ("34263149503957.812", "34263149503957.812"),
         ("34263149503957.8125", "34263149503957.812"),
         ("-677699369567617.25", "-677699369567617.2"),

@@ -1,10 +1,10 @@
-//! Introductions in every piece, and headers with something wrong in them.
+//! Tests of PROXY headers split anywhere, and of malformed `X-Forwarded-For`.
 
 use super::*;
 use crate::address::Network;
 use crate::codec::http::{HeadBounds, parse_head};
 
-/// Version 2, with this command, family and rest.
+/// Returns a version 2 header with this command, family and rest.
 fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let length = (rest.len() as u16).to_be_bytes();
     [SIGNATURE, &[command, family][..], &length, rest].concat()
@@ -38,7 +38,7 @@ fn version_2_says_who_it_is() {
     inet6[..2].copy_from_slice(&[0x20, 0x01]);
     inet6[15] = 9;
     assert_whole(&binary(0x21, 0x21, &inet6), Some("2001::9"));
-    // What stands behind the addresses is passed over.
+    // What follows the addresses is ignored.
     let more = [&inet([1, 2, 3, 4])[..], &[0x02, 0, 3, b'a', b'b', b'c'], &[0xFF; 500]].concat();
     assert_whole(&binary(0x21, 0x11, &more), Some("1.2.3.4"));
     let mut mapped = [0; 36];

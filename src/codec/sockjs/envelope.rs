@@ -1,9 +1,9 @@
-//! How the HTTP transports wrap SockJS frames, and their preludes. Owns nothing; no message can
-//! break out of a script that a browser runs.
+//! How the HTTP transports wrap SockJS frames, and their preludes. Stateless. No message can break
+//! out of a script that a browser runs.
 
 use super::{LARGE, count};
 
-/// The head of a page for `htmlfile`, in two parts; the name of the callback stands between them.
+/// The head of an `htmlfile` page, in two parts; the name of the callback goes between them.
 const HTMLFILE_HEAD: [&str; 2] = [
     "<!doctype html>\n<html><head>\n  \
      <meta http-equiv=\"X-UA-Compatible\" content=\"IE=edge\" />\n  \
@@ -14,14 +14,14 @@ const HTMLFILE_HEAD: [&str; 2] = [
      window.onload = function() {c.stop();};\n  </script>",
 ];
 
-/// Old browsers show nothing of a page before so many bytes have come.
+/// Old browsers render nothing of a page before this many bytes have arrived.
 const HTMLFILE_HEAD_BYTES: usize = 1024;
 
-/// Old browsers give nothing of an answer to scripts before so many bytes have come.
+/// Old browsers pass nothing of a response to scripts before this many bytes have arrived.
 const XHR_PRELUDE_BYTES: usize = 2048;
 
-/// The page for transports inside an iframe, in two parts; the address of the script stands
-/// between them. It is fixed: `sockjs-protocol` compares it.
+/// The page for transports inside an iframe, in two parts; the URL of the script goes between them.
+/// The text is fixed: `sockjs-protocol` compares it.
 const IFRAME: [&str; 2] = [
     "<!DOCTYPE html>\n<html>\n<head>\n  \
      <meta http-equiv=\"X-UA-Compatible\" content=\"IE=edge\" />\n  \
@@ -31,7 +31,7 @@ const IFRAME: [&str; 2] = [
      <p>This is a SockJS hidden iframe. It's used for cross domain magic.</p>\n</body>\n</html>",
 ];
 
-/// An answer that goes on and on, one frame after the other.
+/// The format of a streaming response: one frame after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Envelope {
     /// `xhr_streaming`: a frame is a line.
@@ -43,21 +43,21 @@ pub enum Envelope {
 }
 
 impl Envelope {
-    /// Every one, in the order of their numbers.
+    /// All formats, in the order of their numbers.
     pub const ALL: [Envelope; 3] = [Envelope::Xhr, Envelope::EventSource, Envelope::HtmlFile];
 
-    /// `Content-Type` of the answer.
+    /// Returns the `Content-Type` of the response.
     pub const fn content_type(self) -> &'static str {
         match self {
             Envelope::Xhr => "application/javascript; charset=UTF-8",
-            // Browsers take nothing else, and it is UTF-8 always.
+            // Browsers accept no other type; it is always UTF-8.
             Envelope::EventSource => "text/event-stream",
             Envelope::HtmlFile => "text/html; charset=UTF-8",
         }
     }
 
-    /// Appends what stands in front of the first frame. `callback` is checked
-    /// ([`parse_callback`]), and counts for `htmlfile` alone.
+    /// Appends what precedes the first frame. `callback` has been validated ([`parse_callback`])
+    /// and is used by `htmlfile` only.
     pub fn prelude_into(self, out: &mut Vec<u8>, callback: &str) {
         match self {
             Envelope::Xhr => {
@@ -77,8 +77,8 @@ impl Envelope {
         }
     }
 
-    /// Appends a frame of SockJS in its envelope. The frame may come in parts, of which none ends
-    /// within a character.
+    /// Appends a SockJS frame in its envelope. The frame may come in parts; none may end inside a
+    /// character.
     pub fn frame_into<'a>(self, out: &mut Vec<u8>, frame: &[&'a [u8]]) {
         match self {
             Envelope::Xhr => {
@@ -90,7 +90,7 @@ impl Envelope {
                 for part in frame.iter().filter(|part| part.len() > LARGE) {
                     out.reserve_exact(part.len() + 2 * count(part, |byte| byte == b'%') + 8);
                 }
-                // The client decodes percent escapes in every event. Frames have no line ends.
+                // The client decodes percent escapes in every event. Frames contain no line breaks.
                 let pieces = |part: &&'a [u8]| part.split_inclusive(|byte| *byte == b'%');
                 for piece in frame.iter().flat_map(pieces) {
                     out.extend_from_slice(piece);
@@ -109,9 +109,9 @@ impl Envelope {
     }
 }
 
-/// Appends a frame as `jsonp` has it: a call of the callback, which is checked
-/// ([`parse_callback`]). The comment in front keeps the callback from being taken for the head of
-/// another kind of file.
+/// Appends a frame as `jsonp` expects it: a call of the callback, which has been validated
+/// ([`parse_callback`]). The comment in front prevents the callback name from being taken for the
+/// signature of another file type.
 pub fn jsonp_into(out: &mut Vec<u8>, callback: &str, frame: &[&[u8]]) {
     out.extend_from_slice(b"/**/");
     out.extend_from_slice(callback.as_bytes());
@@ -120,8 +120,8 @@ pub fn jsonp_into(out: &mut Vec<u8>, callback: &str, frame: &[&[u8]]) {
     out.extend_from_slice(b");\r\n");
 }
 
-/// Appends a frame as a string in a script inside HTML. `<`, `>` and `&` would mean something to
-/// the HTML around the script, and U+2028 and U+2029 end a line of it; all are written as escapes.
+/// Appends a frame as a string in a script inside HTML. `<`, `>` and `&` are special in the HTML
+/// around the script, and U+2028 and U+2029 end a line of the script; all are escaped.
 fn script_string_into(out: &mut Vec<u8>, frame: &[&[u8]]) {
     out.push(b'"');
     frame.iter().for_each(|part| script_part_into(out, part));
@@ -161,7 +161,7 @@ fn script_part_into(out: &mut Vec<u8>, part: &[u8]) {
     out.extend_from_slice(rest);
 }
 
-/// Why there is no callback to be had from a query; the text is the answer's.
+/// Why a query has no usable callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallbackError {
     /// The query has none.
@@ -171,7 +171,7 @@ pub enum CallbackError {
 }
 
 impl CallbackError {
-    /// The body of the answer, 500.
+    /// Returns the body of the 500 response.
     pub const fn text(self) -> &'static str {
         match self {
             CallbackError::Missing => "\"callback\" parameter required",
@@ -180,7 +180,7 @@ impl CallbackError {
     }
 }
 
-/// The name of a callback in a query, `c=NAME` or `callback=NAME`: it becomes part of a script.
+/// Returns the callback name in a query, `c=NAME` or `callback=NAME`: it goes into a script.
 ///
 /// # Errors
 /// [`CallbackError`].
@@ -195,12 +195,12 @@ pub fn parse_callback(query: Option<&str>) -> Result<String, CallbackError> {
     if !name.iter().all(is_allowed) {
         return Err(CallbackError::Invalid);
     }
-    // Letters of ASCII alone.
+    // The name is ASCII only.
     Ok(String::from_utf8_lossy(&name).into_owned())
 }
 
-/// The first field of that name in a form (`application/x-www-form-urlencoded`), decoded; `None`
-/// if there is none. A `%` without two digits behind it stands for itself.
+/// Returns the first field with this name in a form (`application/x-www-form-urlencoded`), decoded;
+/// `None` if there is none. A `%` not followed by two hexadecimal digits stands for itself.
 pub fn form_field(form: &[u8], name: &[u8]) -> Option<Vec<u8>> {
     let mut fields = form.split(|byte| *byte == b'&');
     fields.find_map(|field| {
@@ -223,8 +223,8 @@ pub fn form_field(form: &[u8], name: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// The page for transports inside an iframe, with that script. The address must be one that needs
-/// no escapes inside quotes.
+/// Returns the page for transports inside an iframe. `script` is a URL that needs no escaping
+/// inside quotes.
 pub fn iframe_page(script: &str) -> String {
     [IFRAME[0], script, IFRAME[1]].concat()
 }
@@ -262,7 +262,7 @@ mod tests {
             assert_eq!(written.script, script.len(), "{message}");
             assert!(written.script <= Written::FACTOR_MAX * message.len());
         }
-        // Controls are counted as the longest of their escapes.
+        // Control characters are counted as the longest of their escapes.
         assert_eq!(Written::of("\n\u{1f}").script, 14);
     }
 

@@ -1,4 +1,4 @@
-//! Paths, frames and headers of SockJS.
+//! Tests of the paths, frames and headers of SockJS.
 
 use super::*;
 use crate::codec::http::{HeadBounds, HttpError};
@@ -144,7 +144,7 @@ fn what_a_client_sends_is_an_array_of_strings_or_one() {
         (r#" [ "a" , "b,]" , "" ] "#, strings(&["a", "b,]", ""])),
         (r#"["\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00"]"#, strings(&["\"\\/\u{8}\u{c}\n\r\té😀"])),
         (r#"["é☃😀"]"#, strings(&["é☃😀"])),
-        // Lost without a word: the cases array_of_objects, number and object of the transcripts.
+        // Silently ignored: the cases array_of_objects, number and object of the transcripts.
         (r#"[{"event":"auth"}]"#, strings(&[])),
         (r#"[1,"a",null,["x"],{"y":"]"},true,-1e999,"b"]"#, strings(&["a", "b"])),
         ("5", strings(&[])),
@@ -224,7 +224,7 @@ fn answers_carry_the_headers_of_the_original() {
     let empty = b"GET / HTTP/1.1\r\nHost: a\r\nAccess-Control-Request-Headers:\r\n\r\n";
     let answer = encode(allow_origin(Response::new(200), &parse_head(empty).unwrap()));
     assert!(!answer.contains("Allow-Headers"));
-    // Only a preflight repeats any number of them: other answers may wait.
+    // Only a preflight echoes any number of headers: other responses may be queued.
     for (bytes, is_short) in [(ECHO_BYTES, true), (ECHO_BYTES + 1, false)] {
         let names = "x".repeat(bytes);
         for (method, is_echoed) in [("OPTIONS", true), ("POST", is_short)] {

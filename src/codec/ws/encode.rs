@@ -1,13 +1,13 @@
-//! Frame encoders. Ours are never fragmented, and masked only on the client's side.
+//! Frame encoders. Frames are never fragmented, and masked only on the client side.
 
 use super::{CONTROL_BYTES, Opcode, apply_mask, is_close_code};
 use crate::frame::Frame;
 
-/// Longest header of an unmasked frame, in bytes.
+/// Maximum header length of an unmasked frame, in bytes.
 pub const HEADER_BYTES: usize = 10;
 
-/// The header of an unmasked frame with so many bytes of payload: a buffer, and how much of it
-/// counts.
+/// Returns the header of an unmasked frame with this payload size: a buffer, and the number of
+/// bytes used in it.
 pub fn header(opcode: Opcode, payload_bytes: usize) -> ([u8; HEADER_BYTES], usize) {
     let mut header = [0; HEADER_BYTES];
     header[0] = 0x80 | opcode as u8;
@@ -29,7 +29,7 @@ pub fn header(opcode: Opcode, payload_bytes: usize) -> ([u8; HEADER_BYTES], usiz
     }
 }
 
-/// Appends an unmasked frame: what a server sends.
+/// Appends an unmasked frame, as a server sends it.
 pub fn encode_into(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     let (header, header_bytes) = header(opcode, payload.len());
     out.reserve(header_bytes + payload.len());
@@ -37,7 +37,7 @@ pub fn encode_into(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// Appends a masked frame: what a client sends. The mask must be fresh and from the system's
+/// Appends a masked frame, as a client sends it. The mask must be fresh and from the system's
 /// random source (RFC 6455, 10.3).
 pub fn encode_masked_into(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: [u8; 4]) {
     let (mut header, header_bytes) = header(opcode, payload.len());
@@ -50,22 +50,22 @@ pub fn encode_masked_into(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mas
     apply_mask(&mut out[start..], mask);
 }
 
-/// A text message. The payload must be UTF-8. For what is sent often, see [`text_frame_with`].
+/// Encodes a text message, which must be UTF-8. For frequent ones, see [`text_frame_with`].
 pub fn text_frame(payload: &[u8]) -> Frame {
     let mut out = Vec::new();
     encode_into(&mut out, Opcode::Text, payload);
     Frame::from(out)
 }
 
-/// A binary message.
+/// Encodes a binary message.
 pub fn binary_frame(payload: &[u8]) -> Frame {
     let mut out = Vec::new();
     encode_into(&mut out, Opcode::Binary, payload);
     Frame::from(out)
 }
 
-/// A text message that `write` appends to `scratch`, whose old content is lost: the header goes
-/// in front of it when its length is known, and the frame is the only allocation.
+/// Encodes a text message that `write` appends to `scratch`, which is cleared first. The header is
+/// put in front of it once its length is known, so the frame is the only allocation.
 pub fn text_frame_with(scratch: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Frame {
     scratch.clear();
     scratch.resize(HEADER_BYTES, 0);
@@ -76,8 +76,8 @@ pub fn text_frame_with(scratch: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) 
     Frame::from(&scratch[start..])
 }
 
-/// A close frame; a reason over 123 bytes is cut, at a character's end. The code must be one that
-/// may be sent ([`is_close_code`]).
+/// Encodes a close frame. A reason over 123 bytes is cut at a character boundary. The code must be
+/// valid on the wire ([`is_close_code`]).
 pub fn close_frame(code: u16, reason: &str) -> Frame {
     debug_assert!(is_close_code(code), "{code} is never on the wire");
     let mut end = reason.len().min(CONTROL_BYTES - 2);
@@ -90,12 +90,12 @@ pub fn close_frame(code: u16, reason: &str) -> Frame {
     control_frame(Opcode::Close, &payload[..2 + end])
 }
 
-/// A ping. What is over [`CONTROL_BYTES`] of the payload is cut.
+/// Encodes a ping. The payload is truncated to [`CONTROL_BYTES`].
 pub fn ping_frame(payload: &[u8]) -> Frame {
     control_frame(Opcode::Ping, payload)
 }
 
-/// The answer to a ping, with its payload. What is over [`CONTROL_BYTES`] is cut.
+/// Encodes the answer to a ping, with its payload, truncated to [`CONTROL_BYTES`].
 pub fn pong_frame(payload: &[u8]) -> Frame {
     control_frame(Opcode::Pong, payload)
 }

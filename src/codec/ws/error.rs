@@ -1,47 +1,47 @@
-//! Errors in a peer's frames, and the close codes for them.
+//! Protocol errors of a peer, and their close codes.
 
 use std::fmt;
 
 use crate::reason::CloseReason;
 
-/// Why a connection must be failed.
+/// Why a WebSocket connection must be failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WsError {
-    /// Reserved bits are set, and no extension was agreed: these, the first of them 4.
+    /// Reserved bits are set but no extension was negotiated: the bits, RSV1 as 4.
     ReservedBits(u8),
-    /// A type of frame that RFC 6455 does not define.
+    /// A frame type that RFC 6455 does not define.
     ReservedOpcode(u8),
-    /// A length written in more bytes than it takes.
+    /// A length that is not in its shortest form.
     LongLength,
     /// A length of 2^63 or more.
     HugeLength,
     /// An unmasked frame from a client, or a masked one from a server.
     Masking,
-    /// A control frame in fragments.
+    /// A fragmented control frame.
     FragmentedControl,
-    /// A control frame of so many bytes, more than [`super::CONTROL_BYTES`].
+    /// A control frame of this length, more than [`super::CONTROL_BYTES`].
     LongControl(u64),
-    /// A continuation of nothing.
+    /// A continuation frame without a message to continue.
     StrayContinuation,
     /// A new message inside an incomplete one.
     InterruptedMessage,
     /// A close frame of one byte: half a code.
     HalfCloseCode,
-    /// A close code that must not be sent.
+    /// A close code that is not valid on the wire.
     CloseCode(u16),
     /// Text or a close reason that is not UTF-8.
     Utf8,
-    /// A message of more than so many bytes.
+    /// A message of more than this many bytes.
     TooLarge(usize),
-    /// A message of more than so many frames.
+    /// A message of more than this many frames.
     TooManyFragments(usize),
 }
 
 impl WsError {
-    /// The close code to fail the connection with (RFC 6455, 7.4.1).
+    /// Returns the close code to fail the connection with (RFC 6455, 7.4.1).
     ///
-    /// Too many fragments is 1009, as too many bytes is: both say "send smaller messages", and the
-    /// other candidate, 1008, would hide that behind a "policy".
+    /// Too many fragments is 1009, like too many bytes: both mean "send smaller messages", and the
+    /// alternative, 1008, would hide that behind a "policy".
     pub const fn close_code(&self) -> u16 {
         match self {
             WsError::Utf8 => 1007,
@@ -50,8 +50,8 @@ impl WsError {
         }
     }
 
-    /// The reason to close with: that of the original server, where it has one for the case and
-    /// ours tells no more.
+    /// Returns the close reason: the original server's, where it has one that is as informative as
+    /// ours.
     pub const fn close_text(&self) -> &'static str {
         match self {
             WsError::ReservedBits(bits) => reserved_bits_text(*bits),

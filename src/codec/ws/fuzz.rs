@@ -1,9 +1,9 @@
-//! What must hold for any bytes on a WebSocket: it makes no difference where they are split, and
-//! tungstenite's reader finds the same messages in them (feature `oracle`, for tests and fuzzers).
+//! Properties of the reader for any bytes: how they are split makes no difference, and
+//! tungstenite's reader finds the same messages (feature `oracle`, for tests and fuzzers).
 
 use super::{Bounds, Event, Reader, Side, WsError, close_frame};
 
-/// An event with its bytes.
+/// An event that owns its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     Text(String),
@@ -25,7 +25,7 @@ impl From<Event<'_>> for Heard {
     }
 }
 
-/// All that a reader hears when its input comes in these pieces, up to a close or an error. The
+/// Returns everything a reader reports for input in these pieces, up to a close or an error. The
 /// unconsumed end of a piece is kept in front of the next, as a reactor does.
 pub(super) fn hear<'a>(
     side: Side,
@@ -56,9 +56,8 @@ pub(super) fn hear<'a>(
     (heard, None)
 }
 
-/// Fuzz target. The first byte chooses side and bounds; then come pieces, each behind a byte that
-/// says how long it is. Panics where cutting the bytes makes a difference, or where tungstenite
-/// disagrees.
+/// Fuzz target. The first byte chooses side and bounds; then come pieces, each preceded by its
+/// length in one byte. Panics if splitting makes a difference, or if tungstenite disagrees.
 pub fn fuzz_reader(data: &[u8]) {
     let Some((choice, mut data)) = data.split_first() else { return };
     let side = if choice & 1 == 0 { Side::Server } else { Side::Client };
@@ -76,7 +75,7 @@ pub fn fuzz_reader(data: &[u8]) {
     assert_eq!(hear(side, pieces, &bounds), at_once);
     assert_eq!(hear(side, whole.chunks(1), &bounds), at_once);
     if let (_, Some(error)) = &at_once {
-        // What the peer is told of it fits into a close frame.
+        // The close frame has room for what the peer is told.
         let frame = close_frame(error.close_code(), error.close_text());
         let (heard, _) = hear(Side::Client, [&frame[..]], &bounds);
         let told = Heard::Close(Some((error.close_code(), error.close_text().to_owned())));

@@ -1,4 +1,4 @@
-//! What tungstenite's reader hears in the same bytes. For tests and fuzzers alone.
+//! Compares with tungstenite's reader. For tests and fuzzers only.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use super::fuzz::{Heard, hear};
 use super::{Bounds, Side, WsError};
 
-/// A stream that ends after these bytes and swallows all answers.
+/// A stream that ends after these bytes and discards everything written.
 struct Wire<'a>(&'a [u8]);
 
 impl io::Read for Wire<'_> {
@@ -35,7 +35,7 @@ enum Verdict {
     MoreWanted,
 }
 
-/// What tungstenite hears in these bytes.
+/// Returns what tungstenite reads from these bytes.
 fn oracle(side: Side, bytes: &[u8], message_bytes: usize) -> (Vec<Heard>, Verdict) {
     let role = if side == Side::Server { Role::Server } else { Role::Client };
     let config = WebSocketConfig::default()
@@ -64,21 +64,21 @@ fn oracle(side: Side, bytes: &[u8], message_bytes: usize) -> (Vec<Heard>, Verdic
     }
 }
 
-/// Checks that our reader and tungstenite's agree, as far as their rules do.
+/// Checks that our reader and tungstenite's agree where their rules are the same.
 pub(super) fn compare(side: Side, bytes: &[u8], message_bytes: usize) {
     let bounds = Bounds { message_bytes, fragments: usize::MAX };
     let (ours, error) = hear(side, [bytes], &bounds);
     let (theirs, verdict) = oracle(side, bytes, message_bytes);
     match error {
-        // Tungstenite takes such a frame and goes on.
+        // Tungstenite accepts such a frame and continues.
         Some(WsError::LongLength) => assert!(theirs.starts_with(&ours)),
-        // Tungstenite turns the code into 1002 and hears a close, if the reason is UTF-8.
+        // Tungstenite turns the code into 1002 and reports a close, if the reason is UTF-8.
         Some(WsError::CloseCode(_)) => {
             assert_ne!(verdict, Verdict::MoreWanted);
             let closed = usize::from(verdict == Verdict::Closed);
             assert_eq!(theirs[..theirs.len() - closed], ours);
         }
-        // We fail as soon as a fault can be seen, tungstenite only when the frame is complete.
+        // We fail as soon as an error is visible, tungstenite only once the frame is complete.
         Some(_) => {
             assert_eq!(theirs, ours);
             assert_ne!(verdict, Verdict::Closed);

@@ -1,4 +1,4 @@
-//! Frames, good and bad, cut anywhere.
+//! Tests of frames, valid and invalid, split anywhere.
 
 use super::fuzz::{Heard, hear};
 use super::*;
@@ -7,7 +7,7 @@ use crate::reason::CloseReason;
 const BOUNDS: Bounds = Bounds { message_bytes: 1 << 20, fragments: 8 };
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-/// One masked frame, with the first byte and payload as given.
+/// Returns one masked frame with this first byte and payload.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     encode_masked_into(&mut out, Opcode::Continuation, payload, MASK);
@@ -223,10 +223,10 @@ fn the_bounds_hold_over_all_fragments_and_before_any_payload() {
     let parts = [frame(0x02, &[1; 150]), frame(0x00, &[1; 50])].concat();
     assert_eq!(heard(&[&parts[..], &frame(0x80, b"")].concat()).0.len(), 1);
     assert_eq!(heard(&[&parts[..], &frame(0x80, b"x")].concat()), (vec![], too_large));
-    // 150 + (2^63 - 1) must not wrap round.
+    // 150 + (2^63 - 1) must not wrap around.
     let wrap = [&frame(0x02, &[1; 150])[..], b"\x80\xff\x7f\xff\xff\xff\xff\xff\xff\xffmask"];
     assert_eq!(heard(&wrap.concat()), (vec![], too_large));
-    // The first bytes of a character that is cut count too.
+    // The first bytes of a split character count too.
     let text = [frame(0x01, &[b'a'; 198]), frame(0x00, b"\xe2\x98"), frame(0x80, b"\x83")];
     assert_eq!(heard(&text.concat()), (vec![], too_large));
 
@@ -328,7 +328,7 @@ fn each_error_has_words_that_fit_a_close_frame() {
     let bits = "One or more reserved bits are on: reserved1 = 0, reserved2 = 1, reserved3 = 1";
     assert_eq!(WsError::ReservedBits(3).close_text(), bits);
     assert_eq!(WsError::ReservedOpcode(12).close_text(), "Unrecognized frame opcode: 12");
-    // What has no words of its own has those of its kind.
+    // An error without a text of its own has that of its kind.
     for error in [WsError::CloseCode(1005), WsError::Utf8, WsError::TooLarge(1)] {
         let told = Some((error.close_code(), error.close_text()));
         assert_eq!(CloseReason::from(error).told(), told);

@@ -1,4 +1,4 @@
-//! Between redb and the disk. A [`Guard`] around a backend enforces one rule: what a failed commit
+//! Storage backends between redb and the disk. A [`Guard`] enforces one rule: what a failed commit
 //! has written is never found again, and a backend that has failed once is not used any more. An
 //! [`Overlay`] reads a file and keeps all writes in memory, so that a file in any state can be read
 //! without changing a byte of it.
@@ -14,24 +14,24 @@ use redb::StorageBackend;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// The first bytes of the file, in which redb says which of two commits is the last. They fit
+/// The first bytes of the file, in which redb records which of two commits is the last. They fit
 /// into one sector of any disk.
 const HEADER_BYTES: usize = 512;
 
-/// Bytes that an overlay copies at a time.
+/// Page size of an overlay.
 const PAGE_BYTES: u64 = 4096;
 
 /// Why the store cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// There is no space: what was durable is untouched, and the file can be used again.
+    /// No space: what was durable is untouched, and the file can be used again.
     Space(String),
-    /// Anything else: nothing that the file says can be relied upon.
+    /// Anything else: nothing in the file can be trusted.
     Broken(String),
 }
 
 impl Fault {
-    /// The same for a file that is not relied upon already.
+    /// Returns the same fault for a file that is not trusted any more anyway.
     pub(super) fn broken(self) -> Fault {
         let (Fault::Space(text) | Fault::Broken(text)) = self;
         Fault::Broken(text)
@@ -53,12 +53,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A file as redb wants one.
+/// A file as a redb backend.
 #[derive(Debug)]
 pub struct Disk(Arc<File>);
 
 impl Disk {
-    /// A file that is open for reading and writing.
+    /// Wraps a file that is open for reading and writing.
     pub fn new(file: impl Into<Arc<File>>) -> Disk {
         Disk(file.into())
     }
@@ -86,10 +86,10 @@ impl StorageBackend for Disk {
     }
 }
 
-/// What can give back the space under bytes that nobody needs any more.
+/// A backend that can release the space of unused bytes.
 pub trait Discard {
-    /// These bytes may read as zeros from now on. Does what it can: where a file system cannot,
-    /// the space is used again later.
+    /// Releases the space of these bytes, which may read as zeros from now on. Best effort: if the
+    /// file system cannot do it, redb reuses the space later.
     fn discard(&self, offset: u64, bytes: u64);
 }
 
@@ -100,54 +100,54 @@ impl Discard for Disk {
     }
 }
 
-/// What a guard has seen; shared with whoever wants to know why an operation failed.
+/// What a guard has observed; shared with callers that need to know why an operation failed.
 #[derive(Clone, Debug, Default)]
 pub struct Watch(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// The first fault. From then on everything fails.
+    /// The first fault. Once it is set, every operation fails.
     fault: Option<Fault>,
-    /// The header as it was last synced, and as it was last written.
+    /// The header as last synced, and as last written.
     synced: Vec<u8>,
     written: Vec<u8>,
-    /// Length of the file, and what it was at the last sync.
+    /// Length of the file now, and at the last sync.
     len: u64,
     synced_len: u64,
-    /// What has been written since then, as offsets and lengths: none of it is part of what was
-    /// durable, but for the header.
+    /// Offsets and lengths written since then. Except for the header, none of it belongs to the
+    /// durable state.
     unsynced: Vec<(u64, u64)>,
 }
 
 impl Watch {
-    /// What went wrong, if anything did.
+    /// Returns the fault, if there was one.
     pub fn fault(&self) -> Option<Fault> {
         self.lock().fault.clone()
     }
 
-    /// Length of the file.
+    /// Returns the length of the file.
     pub fn file_bytes(&self) -> u64 {
         self.lock().len
     }
 
-    /// Whether all is synced, and a file of that length would only be shorter.
+    /// Returns whether everything is synced and setting this length would only truncate the file.
     fn is_cut_only(&self, len: u64) -> bool {
         let seen = self.lock();
         len < seen.len && seen.synced == seen.written && seen.unsynced.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        // Whoever panicked here had nothing half done.
+        // A thread that panicked while holding the lock left nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A backend that does not go on after a fault.
+/// A backend that refuses all work after a fault.
 ///
-/// redb writes the header of a commit and, beside the old ones, its pages, then syncs all at once.
-/// If that fails, all of it may be in the kernel's memory, and a server that is killed and started
-/// again would find a commit of which it had said that it failed. So the guard puts the last synced
-/// header back.
+/// For a commit, redb writes the header, writes pages beside the old ones, and then syncs all of it
+/// at once. If the sync fails, all of it may still be in the kernel's memory, and a server that is
+/// killed and restarted would find a commit that it had reported as failed. So the guard puts the
+/// last synced header back.
 #[derive(Debug)]
 pub struct Guard<B> {
     inner: B,
@@ -155,7 +155,7 @@ pub struct Guard<B> {
 }
 
 impl<B: StorageBackend + Discard> Guard<B> {
-    /// Stands around a backend; the watch tells what it sees.
+    /// Wraps a backend. The [`Watch`] reports what the guard observes.
     ///
     /// # Errors
     /// If the header cannot be read.
@@ -177,7 +177,7 @@ impl<B: StorageBackend + Discard> Guard<B> {
         }
     }
 
-    /// Notes what is about to be written: of a write that fails a part may be there.
+    /// Records what is about to be written: a write that fails may have written a part.
     fn note(&self, offset: u64, bytes: u64) {
         let unsynced = &mut self.watch.lock().unsynced;
         match unsynced.last_mut() {
@@ -191,11 +191,11 @@ impl<B: StorageBackend + Discard> Guard<B> {
         if seen.fault.is_none() {
             seen.fault = Some(fault);
             if seen.written != seen.synced && !seen.synced.is_empty() {
-                // If this fails as well, there is nothing left to try: nothing more is written,
-                // and the rest is for the next start to find out.
+                // If this fails too, there is nothing left to try: nothing more is written, and the
+                // next start finds out.
                 let _ = self.inner.write(0, &seen.synced);
             }
-            // What the commit has taken is in the way of everybody on a full disk, ourselves first.
+            // On a full disk the space that the commit took is missing for everyone, us first.
             if seen.len > seen.synced_len {
                 let _ = self.inner.set_len(seen.synced_len);
             }
@@ -226,8 +226,8 @@ impl<B: StorageBackend + Discard> StorageBackend for Guard<B> {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check()?;
         if let Err(error) = self.inner.set_len(len) {
-            // What is cut off behind a commit is durable by then: that has not failed, and only
-            // what comes next will.
+            // redb truncates after a commit, which is durable by then. The commit has not failed;
+            // only the next operation will.
             let is_cut_only = self.watch.is_cut_only(len);
             let error = self.fail(Fault::of_write(&error), error);
             return if is_cut_only { Ok(()) } else { Err(error) };
@@ -247,8 +247,8 @@ impl<B: StorageBackend + Discard> StorageBackend for Guard<B> {
                 Ok(())
             }
             Err(error) => {
-                // Whatever it says: what was not synced may be gone, and another sync would not
-                // say so again.
+                // Always `Broken`, whatever the error: what was not synced may be gone, and another
+                // sync would not report it again.
                 Err(self.fail(Fault::Broken(format!("sync: {error}")), error))
             }
         }
@@ -278,7 +278,7 @@ impl<B: StorageBackend + Discard> StorageBackend for Guard<B> {
     }
 }
 
-/// A backend that reads another one and writes only into memory; clones are the same one.
+/// A backend that reads from another one and writes only to memory. Clones share their state.
 #[derive(Debug)]
 pub struct Overlay<B>(Arc<Layers<B>>);
 
@@ -297,26 +297,26 @@ impl<B> Clone for Overlay<B> {
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// As far as this the pages below still count.
+    /// Up to here pages below are still visible; truncation lowers it.
     inner_len: u64,
     pages: HashMap<u64, Box<[u8]>>,
 }
 
 impl<B: StorageBackend> Overlay<B> {
-    /// Lies over a backend that nobody writes to.
+    /// Lays an overlay over a backend that nobody writes to.
     ///
     /// # Errors
-    /// If that does not tell its length.
+    /// If the length of the backend cannot be read.
     pub fn new(inner: B) -> io::Result<Overlay<B>> {
         let len = inner.len()?;
         let written = Written { len, inner_len: len, pages: HashMap::new() };
         Ok(Overlay(Arc::new(Layers { inner, written: Mutex::new(written) })))
     }
 
-    /// Puts all of it into the backend below, durably.
+    /// Writes everything to the backend below, durably.
     ///
     /// # Errors
-    /// Those of the backend; what is below is of no use then.
+    /// Those of the backend, which is then useless.
     pub fn write_through(&self) -> io::Result<()> {
         let (written, inner) = (self.lock(), &self.0.inner);
         inner.set_len(written.len)?;
@@ -334,14 +334,14 @@ impl<B: StorageBackend> Overlay<B> {
         self.0.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A page as it is below, with zeros behind its end.
+    /// Reads a page from below, with zeros past its end.
     fn page_below(&self, inner_len: u64, number: u64) -> io::Result<Box<[u8]>> {
         let mut page = vec![0; PAGE_BYTES as usize].into_boxed_slice();
         self.read_below(inner_len, number * PAGE_BYTES, &mut page)?;
         Ok(page)
     }
 
-    /// What is below, with zeros behind its end, which is asked for nothing.
+    /// Reads from below; past the end, fills with zeros without reading.
     fn read_below(&self, inner_len: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let there = inner_len.saturating_sub(offset).min(out.len() as u64) as usize;
         let (part, behind) = out.split_at_mut(there);
@@ -413,7 +413,7 @@ impl<B: StorageBackend> StorageBackend for Overlay<B> {
     }
 }
 
-/// There is nothing to give back.
+/// Memory has nothing to release.
 impl<B> Discard for Overlay<B> {
     fn discard(&self, _: u64, _: u64) {}
 }

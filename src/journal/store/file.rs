@@ -1,4 +1,4 @@
-//! One store file: reading and verifying all of it, and writing batches into it. Knows redb; knows
+//! One store file: reading and verifying all of it, and writing batches to it. Knows redb; knows
 //! neither folders nor threads.
 
 use std::fmt;
@@ -13,8 +13,8 @@ use super::tables::Tables;
 use crate::hub::{Key, Row};
 use crate::time::{Now, UnixMillis};
 
-/// Memory for pages of the file. Reads are answered elsewhere, so it only has to hold the way down
-/// to the pages that a batch changes.
+/// Size of redb's page cache. Clients' reads do not go to the file, so the cache only has to hold
+/// the path to the pages that a batch changes.
 pub(super) const CACHE_BYTES: usize = 512 * 1024;
 
 /// What is wrong with a file, as one line.
@@ -31,48 +31,49 @@ pub(super) fn damage(what: impl fmt::Display) -> Damage {
     Damage(what.to_string())
 }
 
-/// What a store says of itself.
+/// What a store records about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// Key of the tags.
     pub key: [u8; 32],
-    /// Counts the starts of servers on it.
+    /// Number of server starts on this store.
     pub term: u64,
-    /// Counts the batches written.
+    /// Number of batches written.
     pub batch: u64,
-    /// A moment on the scale of entries, and the date of the same moment.
+    /// One moment in entry time and as a date. Entry time is the clock of `Entry::at` and of
+    /// expiry: it is advanced by the monotonic clock and does not follow steps of the date.
     pub clock: (UnixMillis, UnixMillis),
 }
 
 impl Facts {
-    /// That moment on the scale of entries.
+    /// Returns this moment in entry time.
     pub fn at(&self, now: Now) -> UnixMillis {
         let (at, unix) = self.clock;
         at.plus(now.unix.0.saturating_sub(unix.0))
     }
 
-    /// The date of a moment on the scale of entries.
+    /// Returns the date of a moment in entry time.
     pub fn date(&self, moment: UnixMillis) -> UnixMillis {
         let (at, unix) = self.clock;
         UnixMillis(moment.0.saturating_add(unix.0).saturating_sub(at.0))
     }
 }
 
-/// What changed in some turns of the loop: each row as it is at their end.
+/// The changes of some turns of the loop: each changed row as it is at their end.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Its number.
     pub number: u64,
-    /// Rows with their values, still without tags; `None` for those that are no more.
+    /// Keys and values, the tags not filled in yet; `None` for deleted rows.
     pub rows: Vec<(Key, Option<Vec<u8>>)>,
-    /// Namespaces that are no more, with all that was in them.
+    /// Namespaces that were removed with everything in them.
     pub removed: Vec<u64>,
     /// As in [`Facts`].
     pub clock: (UnixMillis, UnixMillis),
 }
 
 impl Batch {
-    /// Adds a row, as it is now; returns the bytes of its value.
+    /// Adds a row as it is now and returns the bytes of its value.
     pub fn push(&mut self, key: Key, row: Option<Row<'_>>) -> usize {
         let value = row.as_ref().map(value);
         let bytes = value.as_ref().map_or(0, Vec::len);
@@ -81,21 +82,21 @@ impl Batch {
     }
 }
 
-/// All that is in a file, verified: every page by redb, every row by its tag, and what belongs
-/// together. The file is not touched.
+/// The verified content of a file: redb has checked every page, and here every row's tag and the
+/// references between rows are checked. The file is not modified.
 pub struct Content {
     tables: Tables,
     sealer: Sealer,
-    /// What the store says of itself.
+    /// What the store records about itself.
     pub facts: Facts,
-    /// How many namespaces, grants and states there are.
+    /// Number of namespaces, grants and states.
     pub counts: [u64; 3],
-    /// Bytes of all rows.
+    /// Bytes of all rows: keys and values.
     pub bytes: u64,
 }
 
 impl Content {
-    /// Reads and verifies all of it.
+    /// Reads and verifies the whole file.
     ///
     /// # Errors
     /// [`Damage`], also if the file cannot be read.
@@ -110,7 +111,7 @@ impl Content {
                 .set_check_integrity_on_open(true)
                 .create_with_backend(overlay.clone())
                 .map_err(damage)?;
-            // Every page is as it was written, and what a crash left is mended, in memory.
+            // redb has verified every page, and repaired in memory what a crash left unfinished.
             drop(db);
             Ok(())
         })?;
@@ -147,15 +148,15 @@ impl Content {
         walked.and(wrong.map_or(Ok(()), Err))
     }
 
-    /// All rows, namespaces first.
+    /// Visits all rows, namespaces first.
     ///
     /// # Errors
-    /// [`Damage`], if not all can be read, or one is by now not as it was verified.
+    /// [`Damage`], if a row cannot be read or has changed since it was verified.
     pub fn each(&self, each: &mut dyn FnMut(Key, Row<'_>)) -> Result<(), Damage> {
         self.walk(&mut |key, row, _| each(key, row))
     }
 
-    /// The same, with the bytes of each value.
+    /// Like [`Content::each`], with the bytes of each value.
     fn walk(&self, each: &mut dyn FnMut(Key, Row<'_>, usize)) -> Result<(), Damage> {
         let mut wrong = None;
         let (bad, gaps) = self.tables.each(&self.sealer, &mut |key, row, size| match row {
@@ -169,13 +170,13 @@ impl Content {
         wrong.into_iter().chain(gaps).next().map_or(Ok(()), Err)
     }
 
-    /// The number of its format. Only [`FORMAT`] is written.
+    /// Returns the number of the file's format. Only [`FORMAT`] is ever written.
     pub fn format(&self) -> u64 {
         self.tables.format()
     }
 }
 
-/// For a person, without a name that a tenant chose.
+/// Describes a row without naming anything that a tenant chose.
 fn what(key: &Key) -> String {
     match key {
         Key::Namespace { ns } => format!("namespace number {ns}"),
@@ -184,14 +185,14 @@ fn what(key: &Key) -> String {
     }
 }
 
-/// redb promises errors, not panics, for a file that it checks as it opens it; this is for the day
-/// on which it breaks that promise.
+/// Turns a panic into an error. redb promises to return errors for a file that it verifies on
+/// opening; this guards against the day it breaks that promise.
 fn without_panic<T>(read: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(damage("reading it ended in a panic of the library")))
 }
 
-/// A file that is written to.
+/// A file opened for writing.
 pub struct Writer {
     db: Database,
     watch: Watch,
@@ -200,15 +201,15 @@ pub struct Writer {
     live: u64,
 }
 
-/// A file that is written to; or why it cannot be yet, because a disk is full, and the bytes of all
-/// rows in it.
+/// A file opened for writing; or, if the disk is full, the fault and the bytes of all rows in the
+/// file.
 pub type Opening = Result<Writer, (Fault, u64)>;
 
 impl Writer {
-    /// Opens a file that [`Content::read`] has verified, `live` bytes of rows in it.
+    /// Opens a file that [`Content::read`] has verified and that has `live` bytes of rows.
     ///
     /// # Errors
-    /// The [`Fault`] that stands in the way.
+    /// The [`Fault`] that prevents it.
     pub fn open(
         backend: impl StorageBackend + Discard,
         facts: &Facts,
@@ -217,11 +218,11 @@ impl Writer {
         Writer::new(backend, facts, live, false)
     }
 
-    /// Opens a file again after a fault, and verifies its pages, and that it ends with the last
-    /// batch: whatever stands there now need not be what was written.
+    /// Opens a file again after a fault, and verifies its pages and that it ends with the last
+    /// batch: what is there now need not be what was written.
     ///
     /// # Errors
-    /// The [`Fault`] that stands in the way.
+    /// The [`Fault`] that prevents it.
     pub fn reopen(
         backend: impl StorageBackend + Discard,
         facts: &Facts,
@@ -235,24 +236,24 @@ impl Writer {
         }
     }
 
-    /// Whether this is the last batch, in the hand of this store.
+    /// Returns whether this is the last batch of the file, with the tag of this store.
     fn ends_with(&self, batch: u64) -> Result<bool, redb::Error> {
         let facts = self.db.begin_read()?.open_table(FACTS)?;
         let last = self.sealer.seal_fact("batch", &batch.to_le_bytes());
         Ok(facts.get(&b"batch"[..])?.is_some_and(|found| found.value() == last))
     }
 
-    /// Makes a store of an empty file.
+    /// Creates a store in an empty file.
     ///
     /// # Errors
-    /// The [`Fault`] that stands in the way.
+    /// The [`Fault`] that prevents it.
     pub fn create(backend: impl StorageBackend + Discard, facts: &Facts) -> Result<Writer, Fault> {
         let writer = Writer::new(backend, facts, 0, false)?;
         writer.found(facts)?;
         Ok(writer)
     }
 
-    /// Makes the tables, and writes what the store says of itself.
+    /// Creates the tables and writes the facts.
     fn found(&self, facts: &Facts) -> Result<(), Fault> {
         self.transact(|txn| {
             let mut table = txn.open_table(FACTS)?;
@@ -282,10 +283,10 @@ impl Writer {
         Ok(Writer { db, watch, sealer: Sealer::new(&facts.key), live })
     }
 
-    /// Writes term and clock of a new start.
+    /// Writes the term and the clock of a new start.
     ///
     /// # Errors
-    /// The [`Fault`] for which it was not written.
+    /// The [`Fault`] that prevented it.
     pub fn begin(&self, facts: &Facts) -> Result<(), Fault> {
         self.transact(|txn| {
             let mut table = txn.open_table(FACTS)?;
@@ -294,14 +295,14 @@ impl Writer {
         })
     }
 
-    /// Writes a batch: all of it is durable when this returns, or none of it ever will be.
+    /// Writes a batch: all of it is durable when this returns `Ok`, or none of it ever will be.
     ///
     /// # Errors
-    /// The [`Fault`] for which it was not written. The writer is of no more use then.
+    /// The [`Fault`] that prevented it. The writer is then useless.
     pub fn write(&mut self, batch: &mut Batch) -> Result<(), Fault> {
         let mut live = self.live as i64;
-        // In the order of the file, so that pages are not looked for again and again. Of two rows
-        // under one key the last must stay the last.
+        // Sorted in the order of the file, so that redb does not search the same pages again and
+        // again. The sort is stable: of two rows with the same key the last one must stay last.
         batch.rows.sort_by(|(one, _), (two, _)| one.cmp(two));
         for (key, value) in &mut batch.rows {
             if let Some(value) = value {
@@ -338,10 +339,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Moves what is in the file to its beginning and cuts it off there.
+    /// Moves the content to the beginning of the file and truncates it.
     ///
     /// # Errors
-    /// The [`Fault`] on which it stopped. The writer is of no more use then.
+    /// The [`Fault`] that stopped it. The writer is then useless.
     pub fn compact(&mut self) -> Result<(), Fault> {
         match self.db.compact() {
             Ok(_) => Ok(()),
@@ -349,7 +350,7 @@ impl Writer {
         }
     }
 
-    /// Length of the file, and bytes of all rows in it.
+    /// Returns the length of the file, and the bytes of all rows in it.
     pub fn size(&self) -> (u64, u64) {
         (self.watch.file_bytes(), self.live)
     }
@@ -376,10 +377,9 @@ impl Writer {
     }
 }
 
-/// A table that is written to.
 type Rows<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
 
-/// Puts a value under a key, or takes it away; returns the bytes of the one before.
+/// Inserts a value, or removes it if `None`; returns the length of the previous value.
 fn put(rows: &mut Rows<'_>, key: &[u8], value: Option<&[u8]>) -> Result<Option<i64>, redb::Error> {
     let before = match value {
         Some(value) => rows.insert(key, value)?,
@@ -395,7 +395,7 @@ fn clock((at, unix): (UnixMillis, UnixMillis)) -> [u8; 16] {
     body
 }
 
-/// What a key takes in the file.
+/// Returns the bytes that a key takes in the file.
 fn key_bytes(key: &Key) -> usize {
     size_of::<u64>() + key.bytes()
 }

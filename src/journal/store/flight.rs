@@ -1,6 +1,6 @@
-//! What has changed and is not durable yet: row by row, and as the batch that is being written. A
-//! batch holds what was recorded at one moment. A large one is gathered over several turns; a row
-//! that changes meanwhile goes into it as it was.
+//! Changes that are not durable yet: the changed rows, and the batch that is being written. A batch
+//! is a snapshot of one moment. A large one is gathered over several turns; a row that changes
+//! meanwhile goes into it with its old value.
 
 use std::hash::BuildHasher;
 
@@ -17,14 +17,14 @@ use crate::time::Millis;
 pub(super) struct Changed {
     pub key: Key,
     hash: u64,
-    /// The last change that somebody waits for; the default if nobody does.
+    /// The last change that a reply waits for; the default if none does.
     pub mark: Mark,
     bytes: usize,
-    /// The last batch that it is in.
+    /// The last batch that contains the row.
     batch: u64,
 }
 
-/// Rows that have changed: found by their keys, and walked in the order in which they came.
+/// Changed rows: looked up by key, iterated in insertion order.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     list: Vec<Changed>,
@@ -42,7 +42,7 @@ impl Rows {
         self.list.is_empty()
     }
 
-    /// Memory that is kept for them, and what their values take.
+    /// Returns the memory held for these rows plus the size of their values.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -57,7 +57,7 @@ impl Rows {
         self.list.get(self.place(self.hasher.hash_one(key), key)?)
     }
 
-    /// A change of a row that has changed before.
+    /// Records another change of a row that is already in the list.
     fn note_again(&mut self, place: usize, mark: Mark, bytes: usize) {
         if let Some(row) = self.list.get_mut(place) {
             self.bytes = self.bytes - row.bytes + bytes;
@@ -65,7 +65,7 @@ impl Rows {
         }
     }
 
-    /// Notes a change, the last one of its row.
+    /// Records a change, the latest of its row.
     pub fn note(&mut self, key: Key, mark: Mark, bytes: usize) {
         let hash = self.hasher.hash_one(key.as_ref());
         if let Some(place) = self.place(hash, key.as_ref()) {
@@ -77,13 +77,13 @@ impl Rows {
         self.list.push(Changed { key, hash, mark, bytes, batch: 0 });
     }
 
-    /// The same, if that row is one of these and nobody waits for the change. Whether it is.
+    /// Notes a change that no reply waits for, if the row is in the list. Returns whether it is.
     pub fn note_easily(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
         let place = self.place(self.hasher.hash_one(key), key);
         place.map(|place| self.note_again(place, Mark::default(), bytes)).is_some()
     }
 
-    /// Takes in what changed before: those of which there are more stay where they are.
+    /// Merges rows that changed earlier. The larger of the two lists stays in place.
     pub fn join(&mut self, older: Rows) {
         if older.len() <= self.len() {
             for row in older.list {
@@ -97,7 +97,7 @@ impl Rows {
         }
     }
 
-    /// Keeps those whose keys are like this.
+    /// Keeps only the rows whose keys satisfy the predicate.
     pub fn retain(&mut self, is_kept: impl Fn(&Key) -> bool) {
         for row in std::mem::take(self).list {
             if is_kept(&row.key) {
@@ -106,23 +106,23 @@ impl Rows {
         }
     }
 
-    /// The states among them.
+    /// Returns the keys of the states among the rows.
     pub fn states(&self) -> impl Iterator<Item = &Key> {
         self.list.iter().map(|row| &row.key).filter(|key| matches!(key, Key::State { .. }))
     }
 }
 
-/// What is on its way to the disk.
+/// A batch in flight to the disk.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
     pub upto: Mark,
-    /// When the oldest of its changes came.
+    /// When the oldest of its changes was made.
     pub since: Option<Millis>,
     pub rows: Rows,
-    /// States that have ended, and leave with it.
+    /// Expired states that the batch deletes.
     pub ended: Vec<Key>,
     pub removals: usize,
-    /// What there is of the batch, until all of it is there and it goes.
+    /// The part of the batch gathered so far, until it is complete and sent.
     pub gathering: Option<Gathering>,
 }
 
@@ -130,7 +130,7 @@ pub(super) struct Flight {
 #[derive(Debug)]
 pub(super) struct Gathering {
     batch: Batch,
-    /// So many of the rows, and of those that have ended, have been looked at.
+    /// How many of the rows and of the expired states have been looked at.
     rows: usize,
     ended: usize,
 }
@@ -142,7 +142,7 @@ impl Flight {
         self.gathering = Some(Gathering { batch, rows: 0, ended: 0 });
     }
 
-    /// A row is about to be another: it is gathered as it is now.
+    /// Puts a row that is about to change into the batch as it is now.
     pub fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
         let Some(gathering) = &mut self.gathering else { return };
         let place = self.rows.place(self.rows.hasher.hash_one(key), key);
@@ -153,8 +153,8 @@ impl Flight {
         }
     }
 
-    /// Gathers at most so many rows, of not much more bytes than that. Returns the batch when all
-    /// are in it.
+    /// Gathers at most `rows_max` rows, and stops once it has `bytes_max` bytes. Returns the batch
+    /// when it is complete.
     pub fn gather(&mut self, hub: &Hub, rows_max: usize, bytes_max: usize) -> Option<Batch> {
         let Gathering { batch, rows, ended } = self.gathering.as_mut()?;
         let (mut count, mut bytes) = (0, 0);
@@ -172,7 +172,7 @@ impl Flight {
                 return None;
             }
             (*ended, count) = (*ended + 1, count + 1);
-            // Unless it is there again, and has its own entry.
+            // Unless the state exists again and has an entry of its own.
             if self.rows.get(key.as_ref()).is_none() && hub.row(key.as_ref()).is_none() {
                 batch.push(key.clone(), None);
             }
@@ -180,7 +180,7 @@ impl Flight {
         self.gathering.take().map(|gathering| gathering.batch)
     }
 
-    /// Frees so many rows, once they are durable. Whether that was all.
+    /// Frees this many rows of a durable flight. Returns whether nothing is left.
     pub fn shed(&mut self, count: usize) -> bool {
         self.rows.list.truncate(self.rows.len().saturating_sub(count));
         self.ended.truncate(self.ended.len().saturating_sub(count));
@@ -188,7 +188,7 @@ impl Flight {
     }
 }
 
-/// Limits of what waits for the disk.
+/// Limits on what may wait for the disk.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub bytes: usize,

@@ -1,5 +1,5 @@
-//! The data folder of a store: its lock, the file that is the store, and the small seal beside it
-//! that remembers the last known state of the store. Owns names, modes and the order of file
+//! The data folder of a store: its lock, the store file, and the small seal beside it that
+//! remembers the last known state of the store. Owns file names, modes and the order of file
 //! operations; knows nothing of rows.
 
 use std::cell::RefCell;
@@ -16,103 +16,103 @@ use sha2::{Digest, Sha256};
 use super::disk::{Discard, Disk};
 use crate::durable::{at, make_folder, sync_name};
 
-/// The store.
+/// The store file.
 const STORE: &str = "store.redb";
 /// The next store, while it is being written.
 const NEXT: &str = "store.redb.new";
-/// A store that was found damaged, as it was found.
+/// A copy of a store that was found damaged.
 const DAMAGED: &str = "store.redb.damaged";
-/// What somebody has put in the place of the store of a server that runs.
+/// A foreign file that was found in place of the store of a running server.
 const STRANGE: &str = "store.redb.strange";
-/// So many of these are kept.
+/// Maximum number of damaged copies kept.
 const DAMAGED_MAX: usize = 9;
-/// What the store was last known to be.
+/// The seal: what the store was last known to be.
 const SEAL: &str = "store.seal";
-/// Held by whoever uses the folder.
+/// Names the process that holds the folder.
 const LOCK: &str = "lock";
 
 const SEAL_MAGIC: &[u8; 8] = b"fwsseal1";
-/// Two copies, each in a sector of its own.
+/// The seal is stored twice, each copy in a sector of its own.
 const SEAL_COPY_BYTES: u64 = 512;
 const SEAL_BODY_BYTES: usize = 8 + 32 + 8;
 const SEAL_SUM_BYTES: usize = 8;
 
-/// Where the bytes of a store are, and where the next ones would be.
+/// Where the bytes of a store are, and where those of its successor would be.
 pub trait Medium: Send + 'static {
-    /// What redb reads and writes.
+    /// The backend that redb reads and writes.
     type Backend: StorageBackend + Discard;
 
-    /// The store, as it is.
+    /// Opens the store as it is.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// File system errors.
     fn open(&self) -> io::Result<Self::Backend>;
 
-    /// An empty one beside it. If there is another folder of that name by now, it is taken first.
+    /// Opens an empty store beside it. If the folder has been replaced by now, locks the new one.
     ///
     /// # Errors
-    /// Those of the file system, and `ResourceBusy` with the name of who holds such a folder.
+    /// File system errors, and `ResourceBusy` naming the holder if that folder is in use.
     fn open_next(&self) -> io::Result<Self::Backend>;
 
-    /// Puts the one beside it in its place, durably.
+    /// Moves the store beside it into its place, durably.
     ///
     /// # Errors
-    /// Those of the file system; it is unknown then which of them is in place.
+    /// File system errors; it is then unknown which of the two is in place.
     fn install_next(&self) -> io::Result<()>;
 
-    /// Whether the store that was opened, or put in place, last is still where [`Medium::open`]
-    /// looks for one. Costs no more than a look at its name and that of its folder.
+    /// Checks that the store that was last opened or installed is still where [`Medium::open`]
+    /// looks for it. Costs only a `stat` of the file and of its folder.
     ///
     /// # Errors
-    /// `NotFound` if it is not, and those of the file system.
+    /// `NotFound` if it is not, and file system errors.
     fn is_in_place(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Remembers that this batch is durable. Costs no sync: what is remembered is never more than
-    /// what is durable, and after a power cut may be less.
+    /// Records in the seal that this batch is durable. Does not sync: the seal never claims more
+    /// than what is durable, and after a power failure it may claim less.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// File system errors.
     fn seal(&self, seal: &Seal) -> io::Result<()>;
 
     /// Makes the seal durable.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// File system errors.
     fn sync_seal(&self) -> io::Result<()>;
 }
 
-/// Where a store is at home between two runs: what a start wants to know of it.
+/// A [`Medium`] that outlives a run: what opening a store needs to know about it.
 pub trait Home: Medium {
-    /// The store, to read it.
+    /// Opens the store for reading.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// File system errors.
     fn read(&self) -> io::Result<Self::Backend>;
 
-    /// Whether there is a store.
+    /// Returns whether there is a store.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// File system errors.
     fn has_store(&self) -> io::Result<bool>;
 
-    /// What is remembered of the store.
+    /// Reads the seal.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// File system errors.
     fn found(&self) -> io::Result<Found>;
 
-    /// Keeps a copy of a damaged store, as it was found, unless there is one already; says where.
+    /// Keeps a copy of a damaged store, unless there already is one, and returns its path.
     ///
     /// # Errors
-    /// Those of the file system, and `AlreadyExists` if too many others are kept.
+    /// File system errors, and `AlreadyExists` if too many other copies are kept.
     fn quarantine(&self) -> io::Result<PathBuf>;
 
-    /// Where the store is, or would be.
+    /// Returns the path of the store, whether or not it exists.
     fn store_path(&self) -> PathBuf;
 
-    /// Where the seal is.
+    /// Returns the path of the seal.
     fn seal_path(&self) -> PathBuf;
 }
 
@@ -130,14 +130,14 @@ pub struct Seal {
 pub enum Found {
     /// No seal: there has never been a store.
     Nothing,
-    /// This.
+    /// A valid seal.
     Seal(Seal),
-    /// Something that is no seal.
+    /// Something that is not a valid seal.
     Damaged,
 }
 
 impl Found {
-    /// What the bytes of `store.seal` say: the later of its two copies, if either is whole.
+    /// Parses the bytes of `store.seal`: the later of its two copies, if either is intact.
     pub fn in_file(bytes: &[u8]) -> Found {
         if bytes.is_empty() {
             return Found::Nothing;
@@ -148,7 +148,7 @@ impl Found {
 }
 
 impl Seal {
-    /// One copy, as it stands in `store.seal`.
+    /// Encodes one copy, as it is stored in `store.seal`.
     pub fn encode(&self) -> Vec<u8> {
         let mut copy = SEAL_MAGIC.to_vec();
         copy.extend_from_slice(&self.key);
@@ -167,35 +167,35 @@ impl Seal {
     }
 }
 
-/// A data folder that is ours alone for as long as this lives.
+/// A data folder, locked exclusively for as long as this value lives.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// What others are told of us.
+    /// How we name ourselves to others that want the folder.
     holder: String,
     held: RefCell<Held>,
-    /// The store and the next one, since they were opened: kept open, because another file may get
-    /// the number of one that is gone.
+    /// The store and the next one, once opened. They are kept open because the inode number of a
+    /// deleted file may be reused.
     store: RefCell<Option<Arc<File>>>,
     next: RefCell<Option<Arc<File>>>,
 }
 
-/// What is held of a folder. One that is removed and made again is another.
+/// Open files of the locked folder. A folder that is removed and created again is a different one.
 #[derive(Debug)]
 struct Held {
-    /// The folder itself, whose lock goes with it.
+    /// The folder itself; closing it releases the lock.
     folder: File,
-    /// `None` only where nothing may be made.
+    /// `None` only if [`Folder::take_existing`] found no seal: it creates nothing.
     seal: Option<File>,
 }
 
 impl Held {
-    /// Locks a folder that is there, and makes what belongs into it.
+    /// Locks an existing folder and creates the files that belong in it.
     fn take(path: &Path, holder: &str) -> io::Result<Held> {
         let lock_path = path.join(LOCK);
         let mut lock = open(&lock_path).map_err(|e| at(&lock_path, e))?;
         let folder = hold(Some(&lock), path)?;
-        // Only for people to read: if it cannot be written, the lock holds all the same.
+        // The text only informs people: if it cannot be written, the lock holds all the same.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{holder}"));
         let seal_path = path.join(SEAL);
         let seal = open(&seal_path).map_err(|e| at(&seal_path, e))?;
@@ -204,21 +204,21 @@ impl Held {
 }
 
 impl Folder {
-    /// Makes the folder (mode 0700) if it is not there, and takes it. `holder` is what others are
-    /// told of us.
+    /// Creates the folder (mode 0700) if it does not exist, and locks it. `holder` is how we name
+    /// ourselves to others.
     ///
     /// # Errors
-    /// Those of the file system, and `ResourceBusy` with the name of who holds it.
+    /// File system errors, and `ResourceBusy` naming the holder.
     pub fn take(path: &Path, holder: &str) -> io::Result<Folder> {
         make_folder(path)?;
         let folder = Folder::new(path, holder, Held::take(path, holder)?);
-        // Whoever began to write one is gone.
+        // Left by a process that no longer runs.
         folder.discard_next();
         Ok(folder)
     }
 
-    /// Takes a folder that has been a server's, to look at it: makes nothing, and works where
-    /// nothing can be written.
+    /// Locks the existing folder of a server in order to read it. Creates nothing, and works
+    /// where nothing can be written.
     ///
     /// # Errors
     /// As [`Folder::take`], and `NotFound` if there is no trace of a store.
@@ -229,7 +229,7 @@ impl Folder {
         }
         let seal = open_existing(&path.join(SEAL))?;
         let has_store = path.join(STORE).try_exists().map_err(|e| at(path, e))?;
-        // A folder that was only ever taken has a seal without a word in it.
+        // A folder that was locked but never had a store has an empty seal.
         let is_sealed = match &seal {
             Some((seal, _)) => seal.metadata()?.len() > 0,
             None => false,
@@ -254,13 +254,13 @@ impl Folder {
         Folder { path, holder, held, store: RefCell::default(), next: RefCell::default() }
     }
 
-    /// That the folder under this name is the one that is held.
+    /// Checks that the folder under this path is still the one that is locked.
     fn is_ours(&self) -> io::Result<()> {
         stays(&self.path, &self.held.borrow().folder)
     }
 
-    /// Takes the folder under this name, if it is not the one that is held. That one is let go when
-    /// this one is ours; whoever has removed it does not make it come back.
+    /// Locks the folder under this path if it is not the locked one, which is then released. If the
+    /// folder was removed, it is not created again.
     fn take_again(&self) -> io::Result<()> {
         let Err(error) = self.is_ours() else { return Ok(()) };
         if !self.path.exists() {
@@ -268,7 +268,7 @@ impl Folder {
         }
         let held = Held::take(&self.path, &self.holder)?;
         if let Some(seal) = &held.seal {
-            // Whatever it remembers is of another store.
+            // Whatever it contains describes another store.
             seal.set_len(0)?;
             seal.sync_all()?;
         }
@@ -276,13 +276,13 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes the next store, if one was begun.
+    /// Removes the next store if one was begun.
     pub fn discard_next(&self) {
-        // The next one that is begun would overwrite it all the same.
+        // Errors do not matter: the next attempt truncates the file.
         let _ = fs::remove_file(self.path.join(NEXT));
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -322,12 +322,12 @@ impl Medium for Folder {
     }
 
     fn install_next(&self) -> io::Result<()> {
-        // The next store of whoever has another one is not ours.
+        // In a folder that is not ours the next store is not ours either.
         self.is_ours()?;
         let path = self.store_path();
         let is_gone = |store: &Arc<File>| stays(&path, store).is_err();
         if self.store.borrow().as_ref().is_some_and(is_gone) && path.exists() {
-            // Somebody has put it there, for some reason.
+            // Somebody else put this file there: move it aside rather than lose it.
             let aside = self.path.join(STRANGE);
             fs::rename(&path, &aside).map_err(|e| at(&aside, e))?;
         }
@@ -401,12 +401,12 @@ impl Home for Folder {
     }
 }
 
-/// Device and inode: under one name there may be another file by now.
+/// Returns device and inode, which tell whether a path still names the same file.
 fn file_id(meta: &Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
-/// That under this name there is still that file, or folder.
+/// Checks that this path still names that file or folder.
 fn stays(path: &Path, file: &File) -> io::Result<()> {
     let then = file_id(&file.metadata()?);
     let what = match fs::metadata(path) {
@@ -419,8 +419,8 @@ fn stays(path: &Path, file: &File) -> io::Result<()> {
     Err(Error::new(ErrorKind::NotFound, text))
 }
 
-/// Locks the folder, or says who has done so. It is the folder itself that is locked, which nobody
-/// removes by mistake; the file `lock` only tells who did it.
+/// Locks the folder, or says who holds it. The lock is on the folder itself, which nobody removes
+/// by mistake; the file `lock` only names the holder.
 fn hold(lock: Option<&File>, path: &Path) -> io::Result<File> {
     let folder = File::open(path).map_err(|e| at(path, e))?;
     let Err(errno) = flock(&folder, FlockOperation::NonBlockingLockExclusive) else {
@@ -439,7 +439,7 @@ fn hold(lock: Option<&File>, path: &Path) -> io::Result<File> {
     Err(Error::new(ErrorKind::ResourceBusy, text))
 }
 
-/// Opens a file if it is there, for writing too if that can be; whether it can.
+/// Opens a file if it exists, for writing too if permitted. Returns whether it is writable.
 fn open_existing(path: &Path) -> io::Result<Option<(File, bool)>> {
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => return Ok(Some((file, true))),
@@ -449,17 +449,17 @@ fn open_existing(path: &Path) -> io::Result<Option<(File, bool)>> {
     File::open(path).map(|file| Some((file, false))).map_err(|e| at(path, e))
 }
 
-/// Opens a file for reading and writing, and makes it if it is not there.
+/// Opens a file for reading and writing; creates it if it does not exist.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Makes an empty file, in place of whatever is there.
+/// Creates an empty file, replacing whatever is there.
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
-/// Whether two files have the same bytes.
+/// Returns whether two files have the same content.
 fn is_same(one: &Path, two: &Path) -> io::Result<bool> {
     let (mut one, mut two) = (File::open(one)?, File::open(two)?);
     if one.metadata()?.len() != two.metadata()?.len() {
@@ -529,7 +529,7 @@ mod tests {
         fs::remove_dir_all(path).unwrap();
     }
 
-    /// Also where it becomes theirs between two of our steps.
+    /// Not even if the folder changes hands between two of our steps.
     #[test]
     fn nothing_is_written_in_a_folder_that_is_another_s() {
         let (path, folder) = folder();

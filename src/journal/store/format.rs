@@ -1,9 +1,9 @@
-//! The keys and values in the file. No two keys can be mistaken for each other. Each value begins
-//! with a tag, a keyed checksum over key and value, so that nobody who chooses a value can make
-//! bytes that pass for another row.
+//! Encoding of keys and values in the file. The encoding of keys is injective. Each value begins
+//! with a tag, a keyed checksum (HMAC) over key and value, so that a client who chooses a value
+//! cannot craft bytes that pass for another row.
 //!
-//! Both tables have bytes for keys and bytes for values: redb's code is compiled once for each pair
-//! of types, and takes 70 KB each time.
+//! Both tables have byte slices as keys and values: redb's code is compiled once for each pair of
+//! types, and takes 70 KB each time.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -15,15 +15,15 @@ use sha2::Sha256;
 use crate::hub::{Key, Place, Row};
 use crate::time::UnixMillis;
 
-/// Version of all that is described here.
+/// Version of the format described here.
 pub const FORMAT: u64 = 2;
 
 /// Bytes of a tag.
 const TAG_BYTES: usize = 16;
-/// Bytes of the end of a state; zero for none.
+/// Bytes of the expiry time of a state; zero if it never expires.
 const END_BYTES: usize = 8;
 
-/// A table, as redb wants it described.
+/// A redb table definition.
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// Facts about the store itself, by name.
@@ -31,25 +31,25 @@ pub const FACTS: Definition = TableDefinition::new("facts");
 /// Namespaces, grants and states.
 pub const ROWS: Definition = TableDefinition::new("rows");
 
-/// First bytes of the keys of rows.
+/// First byte of the keys of rows, by kind.
 const NAMESPACE: u8 = 1;
 const GRANT: u8 = 2;
 const STATE: u8 = 3;
-/// Stands between two names, and in no UTF-8.
+/// Separates channel and user; never occurs in UTF-8.
 const BETWEEN: u8 = 0xFF;
 
-/// A row whose tag or form is wrong.
+/// A row with an invalid tag or encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow;
 
-/// Makes tags and checks them.
+/// Computes and verifies tags.
 #[derive(Clone)]
 pub struct Sealer(Hmac<Sha256>);
 
 impl Sealer {
-    /// With the key of a store.
+    /// Creates a sealer with the key of a store.
     pub fn new(key: &[u8; 32]) -> Sealer {
-        // HMAC takes keys of any length; one as long as a block is taken as it is.
+        // HMAC takes keys of any length; a key of one block is used without hashing.
         let mut block = [0; 64];
         block[..32].copy_from_slice(key);
         Sealer(Hmac::new(&block.into()))
@@ -60,8 +60,8 @@ impl Sealer {
         mac.update(&[table]);
         mac.update(&ns.to_le_bytes());
         for text in texts {
-            // Nobody and the empty name are not the same, and no end of one text is taken for the
-            // beginning of the next.
+            // Length prefixes: `None` differs from the empty name, and no text can run into the
+            // next.
             mac.update(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
             mac.update(text.unwrap_or_default().as_bytes());
         }
@@ -90,10 +90,10 @@ impl Sealer {
         tag.copy_from_slice(&self.tag_of(key, body));
     }
 
-    /// The row in a value.
+    /// Verifies and decodes the value of a row.
     ///
     /// # Errors
-    /// If it is not exactly what was written under that key.
+    /// If it is not exactly what was written under this key.
     pub fn open<'a>(&self, key: &Key, value: &'a [u8]) -> Result<Row<'a>, BadRow> {
         let (tag, body) = value.split_at_checked(TAG_BYTES).ok_or(BadRow)?;
         if self.tag_of(key, body) != tag {
@@ -112,24 +112,24 @@ impl Sealer {
         }
     }
 
-    /// A value in the table of facts, with its tag.
+    /// Returns the value of a fact, with its tag.
     pub fn seal_fact(&self, name: &str, body: &[u8]) -> Vec<u8> {
         let mut value = self.tag(0, 0, [Some(name), None], body).to_vec();
         value.extend_from_slice(body);
         value
     }
 
-    /// The fact in such a value.
+    /// Verifies the value of a fact and returns its body.
     ///
     /// # Errors
-    /// If it is not what was written under that name.
+    /// If it is not what was written under this name.
     pub fn open_fact<'a>(&self, name: &str, value: &'a [u8]) -> Result<&'a [u8], BadRow> {
         let (tag, body) = value.split_at_checked(TAG_BYTES).ok_or(BadRow)?;
         if self.tag(0, 0, [Some(name), None], body) == tag { Ok(body) } else { Err(BadRow) }
     }
 }
 
-/// The value of a row, with room for its tag.
+/// Encodes the value of a row, with room for its tag.
 pub fn value(row: &Row<'_>) -> Vec<u8> {
     let mut out = vec![0; TAG_BYTES];
     match row {
@@ -180,19 +180,19 @@ fn namespace(body: &[u8]) -> Result<Row<'_>, BadRow> {
     Ok(Row::Namespace { name, key, replaces, old_key })
 }
 
-/// How the keys begin of all rows of a kind that are in a namespace.
+/// Returns the prefix of all keys of one kind in a namespace.
 fn start(kind: u8, ns: u64) -> [u8; 9] {
     let mut start = [kind; 9];
     start[1..].copy_from_slice(&ns.to_be_bytes());
     start
 }
 
-/// Where the grants and the states of a namespace are.
+/// Returns the key ranges of the grants and the states of a namespace.
 pub fn ranges_of(ns: u64) -> [Range<[u8; 9]>; 2] {
     [GRANT, STATE].map(|kind| start(kind, ns)..start(kind, ns.saturating_add(1)))
 }
 
-/// Makes `out` the key of a row in its table.
+/// Encodes the key of a row into `out`, replacing its content.
 pub fn encode_key(key: &Key, out: &mut Vec<u8>) {
     let (kind, ns, channel, user) = match key {
         Key::Namespace { ns } => (NAMESPACE, ns, None, None),
@@ -208,7 +208,7 @@ pub fn encode_key(key: &Key, out: &mut Vec<u8>) {
     }
 }
 
-/// The key of a row from its key in its table; `None` if that is none.
+/// Decodes the key of a row; `None` if it is not a valid key.
 pub fn decode_key(key: &[u8]) -> Option<Key> {
     let (kind, rest) = key.split_first()?;
     let (ns, names) = rest.split_first_chunk()?;

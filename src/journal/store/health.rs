@@ -1,39 +1,39 @@
-//! Whether the disk can be written, and what the log says of it.
+//! Tracks whether the disk can be written, and logs when that changes.
 
 use super::disk::Fault;
 use crate::log::{self, Count};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// The log has no other reasons than one for so long.
+/// Minimum time between two log lines with different reasons.
 const SILENCE_MS: u64 = 10_000;
 
-/// Whether the disk can be written.
+/// Whether the disk can be written; `None` if it can.
 #[derive(Debug, Default)]
 pub(super) struct Health(Option<Failing>);
 
-/// It cannot.
+/// State of a disk that cannot be written.
 #[derive(Debug)]
 struct Failing {
     since: UnixMillis,
-    /// How many changes were refused: those that were not durable at that moment, and all since.
+    /// Refused changes: those that were not durable when it failed, and all since.
     refused: u64,
-    /// The reason that the log has, and until when it is to have no other.
+    /// The reason that was last logged, and the time before which no other one is logged.
     told: Fault,
     silent_until: Millis,
 }
 
 impl Health {
-    /// Whether it can be written.
+    /// Returns whether the disk can be written.
     pub fn is_good(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether a change is refused, which is counted then.
+    /// Returns whether a change must be refused, and counts it if so.
     pub fn refuses(&mut self) -> bool {
         self.0.as_mut().map(|failing| failing.refused += 1).is_some()
     }
 
-    /// It cannot be written, for this reason, and so many changes are refused.
+    /// Records that the disk cannot be written, for this reason, which refuses this many changes.
     pub fn fail(&mut self, fault: Fault, refused: u64, now: Now) {
         if self.0.is_some() {
             return;
@@ -49,7 +49,7 @@ impl Health {
         self.0 = Some(Failing { since, refused, told: fault, silent_until });
     }
 
-    /// It was tried again, and cannot be written for this reason, which may be another one.
+    /// Records that a retry failed, possibly for another reason.
     pub fn still(&mut self, fault: Fault, now: Now) {
         let Some(failing) = &mut self.0 else { return };
         if failing.told != fault && failing.silent_until <= now.mono {
@@ -59,7 +59,7 @@ impl Health {
         }
     }
 
-    /// It can be written again.
+    /// Records that the disk can be written again.
     pub fn recover(&mut self, now: Now) {
         let Some(Failing { since, refused, .. }) = self.0.take() else { return };
         let seconds = now.unix.seconds().saturating_sub(since.seconds());

@@ -1,9 +1,9 @@
-//! The worker that waits for the disk. It owns the file; the loop sends it batches, one at a time,
-//! and is woken when a batch is durable or has failed. After a fault it tries by itself to use the
-//! disk again, and asks the loop for what is missing there.
+//! The worker that does the disk I/O. It owns the file; the loop sends it batches, one at a time,
+//! and is woken when a batch is durable or has failed. After a fault the worker keeps trying to use
+//! the disk again, then asks the loop for what is missing on it.
 //!
-//! It has a thread of its own, or a [`Stepper`], by which a simulator runs it job by job on the
-//! thread of the loop.
+//! It runs on a thread of its own, or under a [`Stepper`], with which a simulator runs it job by
+//! job on the thread of the loop.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,14 +17,14 @@ use super::folder::{Medium, Seal};
 use crate::mailbox::{Nothing, Receiver, Sender, mailbox};
 use crate::time::Stopwatch;
 
-/// Without a batch for so long, the file is looked after.
+/// After this long without a batch the file is maintained.
 const IDLE: Duration = Duration::from_secs(1);
-/// While it is waited for, whether anybody still does is asked so often.
+/// How often a wait for the worker checks whether it should be given up.
 const ASK: Duration = Duration::from_millis(100);
-/// And without one for so long, whether it is still there.
+/// After this long without a batch the worker checks that the file is still there.
 const LOOK: Duration = Duration::from_secs(5);
-/// A file may be so many times as long as what is in it, and this much longer: when there is
-/// nothing else to do, and at any moment.
+/// A file may be this many times as long as its rows, plus this many bytes, before it is compacted:
+/// when the worker is idle, and at any time.
 const IDLE_TIMES: u64 = 3;
 const IDLE_BYTES: u64 = 1 << 20;
 const BUSY_TIMES: u64 = 6;
@@ -33,62 +33,61 @@ const BUSY_BYTES: u64 = 6 << 20;
 /// Wakes the loop.
 pub type Wake = Box<dyn Fn() + Send>;
 
-/// What the loop asks for.
+/// What the loop asks the worker to do.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// Write this.
+    /// Write a batch.
     Batch(Batch),
-    /// Write this, which is owed since the file failed; a batch that comes before it is older than
-    /// the fault.
+    /// Write the changes owed since the file failed. A plain `Batch` that arrives before this one
+    /// was sent before the fault.
     Debt(Batch),
-    /// Write this into the store that is to take the place of the one that failed; it is the last
-    /// part, or not.
+    /// Write a part of the store that replaces the failed one; whether it is the last part.
     Part(Batch, bool),
     /// Close the file.
     Stop,
 }
 
-/// What it is told.
+/// What the worker reports to the loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// The last job is done, and durable. How long that took, and what is in the file now: its
-    /// length, and the bytes of all rows.
+    /// The last job is done and durable: how long it took, and the length of the file and the bytes
+    /// of all rows.
     Written { took_us: u64, size: (u64, u64) },
-    /// The file has become shorter: its length, and the bytes of all rows.
+    /// The file was compacted: its length, and the bytes of all rows.
     Tidied { size: (u64, u64) },
-    /// The last job is not done, and never will be; nor will any other before `Ready`.
+    /// The last job failed for good, and so will every other until `Ready`.
     Failed(Fault),
-    /// The disk was tried again, and cannot be written for this reason.
+    /// The disk was retried and still cannot be written, for this reason.
     Still(Fault),
-    /// The disk can be written again. All rows are missing there, or only those that have changed.
+    /// The disk can be written again. The file is empty and needs all rows, or only the changes.
     Ready { is_empty: bool },
     /// The file is closed.
     Stopped,
 }
 
-/// The loop's end of the worker.
+/// The loop's handle to the worker.
 #[derive(Debug)]
 pub(super) struct Helper {
     jobs: Sender<Job>,
     reports: Receiver<Report>,
-    /// `None` if it works by itself.
+    /// `None` if the worker has its own thread.
     pub stepper: Option<Stepper>,
 }
 
 impl Helper {
-    /// Asks for something. `false` if nobody is there any more.
+    /// Sends a job. Returns `false` if the worker is gone.
     pub fn ask(&self, job: Job) -> bool {
-        // One job at a time: no more than one ever waits.
+        // Jobs are sent one at a time, so the queue never holds more than one.
         self.jobs.send(job)
     }
 
-    /// What it reported, if it did.
+    /// Returns the next report, if there is one.
     pub fn report(&self) -> Option<Report> {
         self.reports.try_recv()
     }
 
-    /// Waits for a report. `None` if none has come in that time, or until `is_over`, which is asked
-    /// ten times a second.
+    /// Waits for a report. Returns `None` after `time`, or once `is_over`, polled ten times a
+    /// second, returns `true`.
     pub fn wait(&self, time: Duration, is_over: &mut dyn FnMut() -> bool) -> Option<Report> {
         if let Some(stepper) = &self.stepper {
             stepper.work();
@@ -106,11 +105,11 @@ impl Helper {
     }
 }
 
-/// Lets a worker work that has no thread; clones are for the same one.
+/// Drives a worker that has no thread. Clones drive the same worker.
 #[derive(Clone)]
 pub struct Stepper(Rc<RefCell<dyn Step>>);
 
-/// What a stepper wants of a worker, whatever its medium.
+/// What a stepper needs of a worker, whatever its medium.
 trait Step {
     fn take_job(&mut self) -> Option<u64>;
     fn work_on(&mut self) -> bool;
@@ -121,38 +120,38 @@ trait Step {
 }
 
 impl Stepper {
-    /// From now on that worker works when this lets it.
+    /// Takes over a worker.
     pub(super) fn over(worker: Worker<impl Medium>) -> Stepper {
         Stepper(Rc::new(RefCell::new(worker)))
     }
 
-    /// The number of the batch that waits to be written, if one does; 0 for a job that is none.
+    /// Returns the number of the batch waiting to be written; 0 for a job without a batch.
     pub fn job(&self) -> Option<u64> {
         self.0.borrow_mut().take_job()
     }
 
-    /// Does the job that waits, all of it. Whether there was one.
+    /// Does the waiting job completely. Returns whether there was one.
     pub fn work(&self) -> bool {
         self.0.borrow_mut().work_on()
     }
 
-    /// Without a job for so long, it has something to do all the same, which is
-    /// [`Stepper::time_out`]; `None` if it has not.
+    /// Returns how long the worker waits for a job before it does the work of
+    /// [`Stepper::time_out`]; `None` if it has no such work.
     pub fn idle(&self) -> Option<Duration> {
         self.0.borrow().idle()
     }
 
-    /// No job has come for as long as [`Stepper::idle`] says.
+    /// Reports that no job has come for as long as [`Stepper::idle`] says.
     pub fn time_out(&self) {
         self.0.borrow_mut().timed_out();
     }
 
-    /// Number of the last batch that is durable.
+    /// Returns the number of the last durable batch.
     pub fn written(&self) -> u64 {
         self.0.borrow().written()
     }
 
-    /// Whether the file says that there was this start.
+    /// Returns whether the file records this start.
     pub fn is_begun(&self) -> bool {
         self.0.borrow().is_begun()
     }
@@ -164,43 +163,43 @@ impl fmt::Debug for Stepper {
     }
 }
 
-/// How things stand with the file.
+/// State of the file.
 enum State {
-    /// It is written to.
+    /// The file is being written to.
     Good(Writer),
-    /// It failed. Next: `Again` or `Next`.
+    /// The file failed. Next: `Again` or `Next`.
     Failed(Fault),
-    /// It can be written again, and what is owed has not come. Next: `Good`, or `Failed`.
+    /// The file is open again, and the owed changes have not arrived. Next: `Good` or `Failed`.
     Again(Writer),
-    /// The one that is to take its place is written to. Next: `Good`, or `Failed`.
+    /// The replacement of the file is being written. Next: `Good` or `Failed`.
     Next(Writer),
 }
 
-/// Waits for the disk.
+/// The worker that does the disk I/O.
 pub(super) struct Worker<M> {
     medium: M,
     facts: Facts,
-    /// The term of this start is written.
+    /// Whether the term of this start has been written.
     is_begun: bool,
     state: State,
-    /// Bytes of all rows, as they were when the file failed.
+    /// Bytes of all rows when the file failed.
     live: u64,
-    /// Length of the file, and bytes of all rows, when it was last tidied.
+    /// Length of the file and bytes of all rows after the last compaction.
     tidied: (u64, u64),
-    /// Nothing has been written since it was last looked after.
+    /// Whether nothing has been written since the last maintenance.
     is_tidy: bool,
-    /// Between two attempts to get at a disk that failed.
+    /// Interval between attempts to use a failed disk again.
     retry: Duration,
     inbox: Receiver<Job>,
-    /// A job that a stepper has seen and not yet let it do.
+    /// A job that a stepper has looked at but not run yet.
     next: Option<Job>,
     outbox: Sender<Report>,
     wake: Wake,
 }
 
 impl<M: Medium> Worker<M> {
-    /// Over an open store, and the loop's end of it. `retry`: between two attempts to get at a disk
-    /// that failed.
+    /// Creates a worker for an open store, and the loop's handle to it. `retry` is the interval
+    /// between attempts to use a failed disk again.
     pub fn new(
         medium: M,
         facts: Facts,
@@ -232,7 +231,7 @@ impl<M: Medium> Worker<M> {
         (worker, Helper { jobs, reports, stepper: None })
     }
 
-    /// From now on it works by itself, on a thread of its own.
+    /// Starts the worker on a thread of its own.
     pub fn start(self) -> std::io::Result<()> {
         let thread = std::thread::Builder::new().name("fws-store".into());
         thread.spawn(move || self.run()).map(drop).map_err(|error| {
@@ -253,7 +252,7 @@ impl<M: Medium> Worker<M> {
 
     fn carry_out(&mut self, job: Job) {
         if matches!((&job, &self.state), (Job::Batch(_), State::Again(_))) {
-            // It was sent before the fault was heard of, and all of it is refused when it is.
+            // It was sent before the loop heard of the fault, which refuses everything in it.
             return;
         }
         self.is_tidy = false;
@@ -263,7 +262,7 @@ impl<M: Medium> Worker<M> {
         self.tidy(BUSY_TIMES, BUSY_BYTES);
     }
 
-    /// Closes the file in good order.
+    /// Closes the file cleanly.
     fn stop(&mut self) {
         self.state = closed();
         let _ = self.medium.sync_seal();
@@ -271,12 +270,12 @@ impl<M: Medium> Worker<M> {
     }
 
     fn tell(&self, report: Report) {
-        // If the loop is gone, so are we.
+        // If the loop is gone, the process is ending.
         self.outbox.send(report);
         (self.wake)();
     }
 
-    /// A panic of the library is a fault like any other.
+    /// Turns a panic of redb into a fault.
     fn guarded<T>(
         &mut self,
         work: impl FnOnce(&mut Worker<M>) -> Result<T, Fault>,
@@ -285,7 +284,7 @@ impl<M: Medium> Worker<M> {
             .unwrap_or_else(|_| Err(Fault::Broken("a panic of the library".into())))
     }
 
-    /// Reports what became of a job.
+    /// Reports the outcome of a job.
     fn settle(&mut self, done: Result<(), Fault>, took_us: u64) {
         match done {
             Ok(()) => self.tell(Report::Written { took_us, size: self.size() }),
@@ -296,7 +295,7 @@ impl<M: Medium> Worker<M> {
         }
     }
 
-    /// Why the disk cannot be written, if it cannot.
+    /// Returns why the disk cannot be written, if so.
     pub fn fault(&self) -> Option<Fault> {
         match &self.state {
             State::Failed(fault) => Some(fault.clone()),
@@ -304,7 +303,7 @@ impl<M: Medium> Worker<M> {
         }
     }
 
-    /// Length of the file that is written to, and bytes of all rows in it.
+    /// Returns the length of the file and the bytes of all rows in it.
     pub fn size(&self) -> (u64, u64) {
         match &self.state {
             State::Good(writer) | State::Again(writer) | State::Next(writer) => writer.size(),
@@ -316,7 +315,7 @@ impl<M: Medium> Worker<M> {
         if let State::Good(writer) = &self.state {
             self.live = writer.size().1;
         }
-        // The file is closed; what closing would write goes nowhere any more.
+        // This closes the file; what closing would write no longer matters.
         self.state = State::Failed(fault);
     }
 
@@ -325,7 +324,7 @@ impl<M: Medium> Worker<M> {
             (Job::Batch(mut batch), State::Good(writer))
             | (Job::Debt(mut batch), State::Again(writer)) => {
                 writer.write(&mut batch)?;
-                // What nobody will find at the next start is not durable.
+                // A file that the next start will not find is not durable.
                 self.medium.is_in_place().map_err(|e| Fault::Broken(e.to_string()))?;
                 self.turn_good();
                 self.remember(&batch);
@@ -345,7 +344,7 @@ impl<M: Medium> Worker<M> {
         Ok(())
     }
 
-    /// All that was missing in the file is there.
+    /// Everything that was missing in the file has been written.
     fn turn_good(&mut self) {
         self.state = match std::mem::replace(&mut self.state, closed()) {
             State::Again(writer) | State::Next(writer) => State::Good(writer),
@@ -353,7 +352,7 @@ impl<M: Medium> Worker<M> {
         };
     }
 
-    /// Whether the file is still where the next start looks for it. If not, all is written anew.
+    /// Checks that the file is still where the next start looks for it. If not, all is rewritten.
     fn look(&mut self) {
         if let Err(error) = self.medium.is_in_place() {
             let fault = Fault::Broken(error.to_string());
@@ -362,22 +361,22 @@ impl<M: Medium> Worker<M> {
         }
     }
 
-    /// What is durable is noted in the seal. It is only a second witness: that it cannot be written
-    /// is no reason to refuse what is on disk already.
+    /// Records in the seal what is durable. The seal is only a second witness: failing to write it
+    /// is no reason to refuse what is already on disk.
     fn remember(&mut self, batch: &Batch) {
         (self.facts.batch, self.facts.clock) = (batch.number, batch.clock);
         let _ = self.medium.seal(&Seal { key: self.facts.key, batch: batch.number });
     }
 
-    /// Tries to get at the disk again.
+    /// Tries to use the disk again.
     fn retry(&mut self) {
         let State::Failed(fault) = &self.state else { return };
         let is_empty = matches!(fault, Fault::Broken(_));
         let broken = |error: std::io::Error| Fault::Broken(error.to_string());
         let opened = self.guarded(|worker| {
             if is_empty {
-                // What the file says now, or what the kernel thinks that it says, need not be what
-                // is on disk: all is written anew, into another one.
+                // What the file, or the kernel's cache of it, says now need not be what is on disk:
+                // everything is written anew, to another file.
                 let next = worker.medium.open_next().map_err(broken)?;
                 Ok(State::Next(Writer::create(next, &worker.facts)?))
             } else {
@@ -396,7 +395,7 @@ impl<M: Medium> Worker<M> {
                 self.state = state;
                 self.tell(Report::Ready { is_empty });
             }
-            // From now on all is written anew; or it was to be already, and cannot.
+            // From now on everything must be written anew, or it had to be anyway and failed again.
             Err(fault) if is_empty || matches!(fault, Fault::Broken(_)) => {
                 let fault = fault.broken();
                 self.state = State::Failed(fault.clone());
@@ -406,11 +405,11 @@ impl<M: Medium> Worker<M> {
         }
     }
 
-    /// Gives the disk back what has become free in the file.
+    /// Compacts the file if too much of it is unused.
     fn tidy(&mut self, times: u64, spare: u64) {
         let State::Good(writer) = &mut self.state else { return };
         let (bytes, live) = writer.size();
-        // What could not be cut off the last time cannot be now, unless much has changed.
+        // What could not be truncated last time will not be now, unless much has changed.
         let has_changed = bytes > self.tidied.0 + self.tidied.0 / 2 || live < self.tidied.1 / 2;
         if bytes <= live.saturating_mul(times).saturating_add(spare) || !has_changed {
             return;

@@ -1,26 +1,26 @@
-//! The embedded store: a journal that keeps what is recorded in one file, so that what was
-//! acknowledged is there after any crash.
+//! The embedded store: a journal that keeps recorded changes in one file, so that whatever was
+//! acknowledged is still there after a crash.
 //!
-//! The hub is changed at once, and the change undone if the disk refuses it. Which rows changed is
-//! noted until the helper thread is free; then it gets them all in one batch, each as the hub had
-//! it at that moment, and one sync makes them durable for everybody who waits. A large batch takes
-//! several turns, and so does whatever else has to do with many rows. Only the end of a namespace,
-//! which could not be undone, waits for its place until it is durable.
+//! The hub is changed at once, and the change is undone if the disk refuses it. The journal notes
+//! which rows changed until the helper thread is free, then hands over all of them in one batch,
+//! each row as the hub had it at that moment; one sync makes them durable for all replies that
+//! wait. A large batch is gathered over several turns, as is all other work on many rows. Only the
+//! removal of a namespace, which cannot be undone, is not ordered before it is durable.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `mod` | the journal: what has changed, what is on its way, what is owed |
-//! | `open` | the start: is all of it there, and as it was written? |
-//! | `helper` | the thread that waits for the disk |
+//! | `mod` | the journal: changed rows, the batch in flight, recovery after a fault |
+//! | `open` | startup: verifying that the store exists and is intact |
+//! | `helper` | the thread that does the disk I/O |
 //! | `file` | one redb file: reading all of it, writing batches |
 //! | `format`, `tables`, `pages` | keys, values, tags; the rows of a file; its trees without redb |
-//! | `disk` | what stands between redb and the disk |
-//! | `flight` | what has changed, and what is on its way |
-//! | `send` | how it gets there: batches of what has changed, or parts of all that there is |
-//! | `health` | whether the disk can be written, and what the log says of it |
+//! | `disk` | storage backends between redb and the disk |
+//! | `flight` | changed rows, and the batch in flight |
+//! | `send` | what is sent to the helper: batches of changed rows, or parts of a full rewrite |
+//! | `health` | whether the disk can be written, and what is logged about it |
 //! | `folder` | names, lock and seal of the data folder |
-//! | `salvage` | what can still be read of a damaged file |
-//! | `rewrite` | another store in place of this one, while no server runs |
+//! | `salvage` | reading what is left of a damaged file |
+//! | `rewrite` | replacing the store by a new one while no server runs |
 
 mod disk;
 mod file;
@@ -58,29 +58,29 @@ pub use open::{DAMAGED_ADVICE, OpenError, Opened};
 pub use rewrite::Rewrite;
 pub use salvage::{Lost, Salvage};
 
-/// The ends of states reach the disk with the next batch, or after so long.
+/// Expired states are deleted from the disk with the next batch, or after this long.
 const ENDS_MS: u64 = 1000;
-/// A clock that steps further than this is noted in the store.
+/// A step of the wall clock larger than this is recorded in the store.
 const STEP_MS: u64 = 500;
-/// The date is compared with the clock so often, while anything has an end.
+/// How often the wall clock is compared with the monotonic clock while anything can expire.
 const CLOCK_MS: u64 = 1000;
-/// The disk has so long to finish when the server stops.
+/// How long the disk may take in all to finish when the server stops.
 const CLOSE: Duration = Duration::from_secs(10);
 
-/// What is to be done once the helper is free, after a fault.
+/// What to do after a fault once the helper is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recovery {
     /// Nothing, or the disk does not work yet.
     None,
-    /// What has changed goes first: nothing new is taken in before it is durable.
+    /// Write the changed rows; no new change is accepted before they are durable.
     Debt,
-    /// All rows go again, from here on.
+    /// Write all rows into a new file, starting at this cursor.
     All(Cursor),
-    /// They have all gone.
+    /// All rows have been sent to the helper.
     AllSent,
 }
 
-/// A journal over a file.
+/// A journal backed by a file.
 #[derive(Debug)]
 pub struct StoreJournal {
     helper: Helper,
@@ -88,24 +88,24 @@ pub struct StoreJournal {
     limits: Bounds,
     last: Seq,
     next_ticket: u64,
-    /// What has changed and is not on its way.
+    /// Rows that have changed and are not in flight.
     changed: Rows,
-    /// When the oldest of that came.
+    /// When the oldest of these changes was made.
     changed_since: Option<Millis>,
-    /// Whether keys or grants are among that.
+    /// Whether keys or grants are among them.
     is_urgent: bool,
-    /// States that have ended, whose rows are still on disk.
+    /// Keys of expired states whose rows are still on disk.
     ended: VecDeque<Key>,
     flight: Option<Flight>,
-    /// What had changed before all rows began to be written anew, and goes with them.
+    /// Rows that had changed before a full rewrite began, which writes them too.
     owed: Rows,
-    /// What is durable, and still to be freed.
+    /// Flights that are durable and whose memory is still to be freed.
     landed: Vec<Flight>,
-    /// How to take back what is not durable yet, each with its mark, and its bytes. In front those
-    /// of what has become durable, until they are freed.
+    /// Undo records, each with its mark, and their size in bytes. Records of changes that have
+    /// become durable stay at the front until they are freed.
     undos: VecDeque<(Mark, Undo)>,
     undo_bytes: usize,
-    /// All that is not durable is being taken back.
+    /// Whether everything that is not durable is being undone.
     is_taking_back: bool,
     removals: Vec<(Ticket, Change<'static>)>,
     mark: Mark,
@@ -115,27 +115,27 @@ pub struct StoreJournal {
     recovery: Recovery,
     /// Number of the last batch.
     batch: u64,
-    /// What must be on disk by then, and the ends of states by then.
+    /// Deadlines for writing changed states and for deleting expired ones.
     sync_at: Option<Millis>,
     ends_at: Option<Millis>,
     clock_at: Option<Millis>,
-    /// Date less time on the scale of entries, as it stands on disk.
+    /// Date minus entry time (see [`Facts::clock`]), as recorded on disk.
     skew: i64,
-    /// The time of this turn, and the same on the scale of entries.
+    /// The time of this turn, and the same moment in entry time.
     now: Now,
     at: UnixMillis,
-    /// What was counted; `Journal::meters` adds what can be seen.
+    /// Counters; `Journal::meters` adds the current values.
     meters: StoreMeters,
 }
 
 impl StoreJournal {
-    /// Goes on with an open store, on a thread of its own, which calls `wake` when it has something
-    /// to tell.
+    /// Continues with an open store. The helper gets its own thread and calls `wake` when it has
+    /// something to report.
     ///
-    /// A disk that is full is tried again, as it is when that happens later.
+    /// If the disk is full, it is retried, exactly as when it fills up later.
     ///
     /// # Errors
-    /// If there can be no thread.
+    /// If the thread cannot be spawned.
     pub fn start(
         medium: impl Medium,
         begun: (Facts, Opening),
@@ -148,7 +148,7 @@ impl StoreJournal {
         Ok(journal)
     }
 
-    /// [`StoreJournal::start`] without a thread: the work is done when the stepper lets it be.
+    /// [`StoreJournal::start`] without a thread: the stepper runs the helper.
     pub fn start_stepped(
         medium: impl Medium,
         begun: (Facts, Opening),
@@ -209,35 +209,35 @@ impl StoreJournal {
         (worker, journal)
     }
 
-    /// Whether the disk cannot be written, so that changes are refused.
+    /// Returns whether the disk cannot be written, so that changes are refused.
     pub fn is_failing(&self) -> bool {
         !self.health.is_good()
     }
 
-    /// Whether somebody waits for that row: then what it was before must be kept.
+    /// Returns whether a reply waits for this row; its previous contents must then be kept.
     fn is_waited_for(&self, key: &Key) -> bool {
         self.last_mark(key.as_ref()) > self.durable
     }
 
-    /// The last change of a row that may not be durable yet.
+    /// Returns the mark of the last change of a row that may not be durable yet.
     fn last_mark(&self, key: KeyRef<'_>) -> Mark {
         let flying = || self.flight.as_ref().and_then(|flight| flight.rows.get(key));
         self.changed.get(key).or_else(flying).map_or(Mark::default(), |row| row.mark)
     }
 
-    /// Notes that a row must be written.
+    /// Records that a row must be written.
     fn note(&mut self, key: Key, mark: Mark, bytes: usize) {
         self.is_urgent |= !matches!(key, Key::State { .. });
         self.changed.note(key, mark, bytes);
     }
 
-    /// Whether something is to go as soon as the helper is free.
+    /// Returns whether a batch must be sent as soon as the helper is free.
     fn is_pressing(&self) -> bool {
         let is_waited_for = self.sync == SyncPolicy::Always && !self.changed.is_empty();
         is_waited_for || self.is_urgent || !self.removals.is_empty() || self.is_full()
     }
 
-    /// Whether as much waits for the disk as may.
+    /// Returns whether the limit on changes that wait for the disk is reached.
     fn is_full(&self) -> bool {
         let Bounds { bytes, changes } = self.limits;
         self.changed.bytes() + self.undo_bytes >= bytes
@@ -267,7 +267,7 @@ impl StoreJournal {
         }
     }
 
-    /// What was on its way is durable.
+    /// Handles the report that the flight is durable.
     fn written(&mut self) {
         let Some(flight) = self.flight.take() else { return };
         self.durable = self.durable.max(flight.upto);
@@ -278,7 +278,7 @@ impl StoreJournal {
         }
         self.landed.push(flight);
         if matches!(self.recovery, Recovery::Debt | Recovery::AllSent) {
-            // What has changed since they began to go goes by itself.
+            // Rows that changed after this was sent are in `changed` and go with the next batch.
             let rows = std::mem::take(&mut self.owed);
             self.landed.push(Flight { rows, ..Flight::default() });
             self.recovery = Recovery::None;
@@ -286,7 +286,7 @@ impl StoreJournal {
         }
     }
 
-    /// Frees what need not be kept any more, some of it in each turn.
+    /// Frees memory that is no longer needed, a limited amount per turn.
     fn shed(&mut self) {
         while let Some(flight) = self.landed.last_mut()
             && flight.shed(PART_ROWS)
@@ -302,10 +302,10 @@ impl StoreJournal {
         }
     }
 
-    /// How many states were acknowledged as changed, and are not on disk.
+    /// Returns how many states were acknowledged as changed but are not on disk.
     fn unkept(&self) -> usize {
         if self.sync == SyncPolicy::Always {
-            // Nobody was told that those are there.
+            // With this policy nothing is acknowledged before it is durable.
             return 0;
         }
         let flying = self.flight.iter().flat_map(|flight| flight.rows.states());
@@ -314,13 +314,13 @@ impl StoreJournal {
         self.changed.states().count() + others.filter(is_other).count()
     }
 
-    /// Whether states were acknowledged as changed, and neither are on disk nor on their way.
+    /// Returns whether states that were acknowledged as changed are neither on disk nor in flight.
     fn has_unkept(&self) -> bool {
         let waiting = self.changed.states().chain(self.owed.states()).next();
         self.sync != SyncPolicy::Always && waiting.is_some()
     }
 
-    /// The last change that is to be taken back, if any is.
+    /// Returns the next change to undo, the last one first.
     fn take_back(&mut self) -> Option<Undo> {
         let is_left = self.undos.back().is_some_and(|(mark, _)| *mark > self.durable);
         self.is_taking_back &= is_left;
@@ -336,8 +336,8 @@ impl StoreJournal {
         !self.landed.is_empty() || self.undos.front().is_some_and(|it| it.0 <= self.durable)
     }
 
-    /// At the end nobody applies what is ordered: what the hub still has of a namespace whose end
-    /// is durable must not be written again.
+    /// During shutdown nobody applies what is ordered, so the hub still has the rows of a namespace
+    /// whose removal is durable. They must not be written again.
     fn forget_removed(&mut self, hub: &Hub) {
         for event in self.ready.drain(..) {
             let Event::Entry(_, Entry { change: Change::Remove { ns }, .. }, _) = event else {
@@ -350,18 +350,18 @@ impl StoreJournal {
         }
     }
 
-    /// What was on its way has failed, and with it all that came behind it.
+    /// Handles a fault: what was in flight has failed, and with it every change after it.
     fn fail(&mut self, fault: Fault) {
         self.recovery = Recovery::None;
         self.changed.join(std::mem::take(&mut self.owed));
         if let Some(flight) = self.flight.take() {
-            // What is on disk of these rows is not certain any more.
+            // It is no longer certain what the disk has of these rows.
             self.changed_since = flight.since.or(self.changed_since);
             self.changed.join(flight.rows);
             self.ended.extend(flight.ended);
         }
         let (from, upto) = (self.durable, self.mark);
-        // Whoever waited for these is refused as well, though the fault came later.
+        // Changes that were waiting count as refused too, although they came before the fault.
         let refused = upto.0 - from.0 + self.removals.len() as u64;
         self.meters.refused_changes += refused;
         self.is_taking_back = true;
@@ -373,7 +373,7 @@ impl StoreJournal {
         self.health.fail(fault, refused, self.now);
     }
 
-    /// The end of a namespace comes when it is durable.
+    /// The removal of a namespace is not ordered before it is durable.
     #[cold]
     fn propose_removal(&mut self, change: &Change<'_>) -> Proposal {
         self.next_ticket += 1;
@@ -400,7 +400,7 @@ impl Journal for StoreJournal {
         if self.sync == SyncPolicy::Always || !matches!(key, KeyRef::State { .. }) {
             return false;
         }
-        // It is acknowledged at once, and stays, whatever becomes of it.
+        // It is acknowledged at once and never undone, whatever happens to the disk.
         if !self.changed.note_easily(key, bytes) {
             self.note(key.key(), Mark::default(), bytes);
         }
@@ -415,7 +415,7 @@ impl Journal for StoreJournal {
 
     fn changed(&mut self, undo: Undo) {
         if undo.is_end() {
-            // What has changed besides leaves with that.
+            // If the row is in `changed`, the batch that writes it also deletes it.
             if self.changed.get(undo.key.as_ref()).is_none() {
                 self.ended.push_back(undo.key.clone());
             }
@@ -441,7 +441,7 @@ impl Journal for StoreJournal {
         {
             self.sync_at.get_or_insert(now.mono.plus(ms));
         }
-        // What is owed may have gone by another way than in a batch.
+        // A full rewrite writes the owed rows without `begin`, which would reset `changed_since`.
         match self.changed.is_empty() && self.owed.is_empty() {
             true => self.changed_since = None,
             false => _ = self.changed_since.get_or_insert(now.mono),
@@ -516,7 +516,7 @@ impl Journal for StoreJournal {
     }
 
     fn has_room(&self) -> bool {
-        // Where nothing is taken nobody waits for room: whoever changes something is refused.
+        // While the disk fails nothing waits for room: changes are refused instead.
         self.is_failing() || !self.is_full()
     }
 
@@ -525,13 +525,13 @@ impl Journal for StoreJournal {
             return Some(Millis(0));
         }
         if let Some(flight) = &self.flight {
-            // When all of it is gathered the helper wakes the loop.
+            // Once the batch is gathered and sent, the helper wakes the loop.
             return flight.gathering.as_ref().map(|_| Millis(0));
         }
         match self.recovery {
             Recovery::Debt | Recovery::All(_) => return Some(Millis(0)),
             _ if self.is_failing() => return None,
-            // It was told after `commit` that the helper is free.
+            // The helper became free after the last `commit`.
             _ if self.is_pressing() => return Some(Millis(0)),
             _ => {}
         }
@@ -570,14 +570,14 @@ impl Journal for StoreJournal {
                 match self.recovery {
                     Recovery::None if self.is_failing() => break,
                     Recovery::None if is_done && skew(clock) == self.skew => break,
-                    // The disk works again. What is missing there goes if anybody counts on it.
+                    // The disk works again. Go on only if acknowledged states are missing on it.
                     Recovery::All(_) | Recovery::Debt if !self.has_unkept() => break,
                     Recovery::All(cursor) => self.send_part(hub, cursor, clock),
                     _ => self.begin(hub, clock),
                 }
             }
             self.gather_all(hub);
-            // Those were promised: an end in a hurry is no reason to lose them.
+            // These were acknowledged: urgency is no reason to lose them.
             let is_owed = self.unkept() > 0;
             let Some(report) = self.helper.wait(left(), &mut || !is_owed && is_urged()) else {
                 is_stuck = true;
@@ -586,7 +586,7 @@ impl Journal for StoreJournal {
             self.handle(report);
             self.forget_removed(hub);
         }
-        // Whoever has waited for the disk in vain does not do so twice.
+        // Once a wait has been given up, there is no second one.
         if !is_stuck && self.helper.ask(Job::Stop) {
             while self.helper.wait(left(), is_urged).is_some_and(|it| it != Report::Stopped) {}
         }
@@ -594,7 +594,7 @@ impl Journal for StoreJournal {
     }
 }
 
-/// How far the date is ahead of the scale of entries, in milliseconds.
+/// Returns date minus entry time, in milliseconds.
 fn skew((at, unix): (UnixMillis, UnixMillis)) -> i64 {
     (unix.0 as i64).wrapping_sub(at.0 as i64)
 }

@@ -1,5 +1,5 @@
-//! The start of a store: is it there, is all of it as it was written, and what is in it? A file is
-//! not changed before all of it has been verified.
+//! Opening a store: does it exist, is it intact, and what is in it? A file is not changed before
+//! all of it has been verified.
 
 use std::fmt;
 use std::io;
@@ -20,10 +20,10 @@ use crate::time::{Now, UnixMillis};
 pub const DAMAGED_ADVICE: &str = "Put a backup in its place, or save what can be read with `fws \
      store export --damaged` and take that into an empty folder with `fws store import`";
 
-/// Why a store cannot be used; each says what to do about it.
+/// Why a store cannot be used. Each message says what to do about it.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The file system, or somebody else who holds the folder.
+    /// A file system error, or another process holds the folder.
     Io(io::Error),
     /// The file is not as it was written.
     Damaged {
@@ -31,19 +31,19 @@ pub enum OpenError {
         path: PathBuf,
         /// What is wrong.
         damage: Damage,
-        /// Where a copy is kept, or why there is none.
+        /// Where a copy was kept, or why there is none.
         copy: Result<PathBuf, String>,
     },
     /// There was a store, and it is gone.
     Gone {
-        /// Where it should be.
+        /// Where the store should be.
         store: PathBuf,
-        /// Where it is remembered.
+        /// The seal that remembers it.
         seal: PathBuf,
-        /// Its last batch, if that is known.
+        /// The last batch of the store, if known.
         batch: Option<u64>,
     },
-    /// It cannot be written.
+    /// The file cannot be written.
     Fault(PathBuf, Fault),
 }
 
@@ -89,19 +89,19 @@ impl From<OpenError> for io::Error {
     }
 }
 
-/// A folder, what the journal goes on with there, and the states that have ended meanwhile.
+/// A folder, what the journal starts from there, and the states that have expired meanwhile.
 type Begun<F> = (F, (Facts, Opening), Vec<Key>);
 
-/// A store whose every row is as it was written.
+/// A verified store: every row is as it was written.
 pub struct Opened<F = Folder> {
     folder: F,
     content: Content,
-    /// What is not wrong but not good either, as one line.
+    /// Something unusual that does no harm, as one line.
     pub warning: Option<String>,
 }
 
 impl<F: Home> Opened<F> {
-    /// Verifies the store of a folder, which is made if there has never been one.
+    /// Verifies the store of a folder. Creates one if there has never been one.
     ///
     /// # Errors
     /// [`OpenError`]
@@ -120,10 +120,10 @@ impl<F: Home> Opened<F> {
         }
     }
 
-    /// Verifies a store that is there, and changes nothing, be it damaged or not.
+    /// Verifies an existing store without changing anything, damaged or not.
     ///
     /// # Errors
-    /// [`OpenError`], but for [`Damage`], which comes by itself.
+    /// [`OpenError`], except for [`Damage`], which is returned in the inner `Result`.
     pub fn look(folder: F) -> Result<Result<Opened<F>, Damage>, OpenError> {
         let found = folder.found()?;
         if !folder.has_store()? {
@@ -141,12 +141,12 @@ impl<F: Home> Opened<F> {
         Opened { folder, content, warning }
     }
 
-    /// What is in it.
+    /// Returns what is in the store.
     pub fn content(&self) -> &Content {
         &self.content
     }
 
-    /// The folder it is in.
+    /// Returns the folder of the store.
     pub fn folder(&self) -> &F {
         &self.folder
     }
@@ -155,13 +155,14 @@ impl<F: Home> Opened<F> {
         (self.folder, self.content)
     }
 
-    /// That moment on the scale of entries. The time while nothing ran is taken from the date; how
-    /// wrong that was in an earlier run does not matter.
+    /// Returns this moment in entry time (see [`Facts::clock`]). The time during which no server
+    /// ran is taken from the wall clock; how wrong that clock was in an earlier run does not
+    /// matter.
     pub fn at(&self, now: Now) -> UnixMillis {
         self.content.facts.at(now)
     }
 
-    /// Puts what lives into the hub, begins a new term, and starts the journal.
+    /// Loads what has not expired into the hub, begins a new term and starts the journal.
     ///
     /// # Errors
     /// [`OpenError`]
@@ -179,7 +180,7 @@ impl<F: Home> Opened<F> {
         Ok(journal)
     }
 
-    /// [`Opened::start`] without a thread: the work is done when the stepper lets it be.
+    /// [`Opened::start`] without a thread: the stepper runs the helper.
     ///
     /// # Errors
     /// [`OpenError`]
@@ -196,8 +197,8 @@ impl<F: Home> Opened<F> {
         Ok((journal, stepper))
     }
 
-    /// Puts what lives into the hub, and begins a new term. Returns what has ended, beside what the
-    /// journal goes on with.
+    /// Loads what has not expired into the hub and begins a new term. Returns what the journal
+    /// starts from, and the states that have expired.
     fn begin(self, hub: &mut Hub, now: Now) -> Result<Begun<F>, OpenError> {
         let (at, path) = (self.at(now), self.folder.store_path());
         let Opened { folder, content, .. } = self;
@@ -228,7 +229,7 @@ impl<F: Home> Opened<F> {
                 folder.sync_seal()?;
                 Ok(writer)
             }
-            // All that it knows can be served, and there may be space again before long.
+            // Reads can still be served, and space may be freed soon.
             Err(full @ Fault::Space(_)) => Err((full, live)),
             Err(broken) => return Err(fault(broken)),
         };
@@ -236,7 +237,7 @@ impl<F: Home> Opened<F> {
     }
 }
 
-/// That there is no store, and never was one.
+/// Checks that there is no store because there never was one.
 pub(super) fn never_was(folder: &impl Home, found: &Found) -> Result<(), OpenError> {
     let batch = match found {
         Found::Nothing => return Ok(()),
@@ -246,21 +247,21 @@ pub(super) fn never_was(folder: &impl Home, found: &Found) -> Result<(), OpenErr
     Err(OpenError::Gone { store: folder.store_path(), seal: folder.seal_path(), batch })
 }
 
-/// All of a store, if it is as it was written.
+/// Reads and verifies the whole store.
 fn read(folder: &impl Home, found: &Found) -> Result<Result<Content, Damage>, OpenError> {
     let content = Content::read(folder.read()?);
     Ok(content.and_then(|content| witness(&content.facts, found).map(|()| content)))
 }
 
-/// Facts of a store that is to be made.
+/// Returns the facts of a new store.
 pub(super) fn new_facts(now: Now) -> Result<Facts, Fault> {
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|e| Fault::Broken(format!("no random numbers: {e}")))?;
     Ok(Facts { key, term: 0, batch: 0, clock: (now.unix, now.unix) })
 }
 
-/// Makes an empty store, whole or not at all: in memory, since the library syncs nine times on the
-/// way, and then on disk at once.
+/// Creates an empty store atomically. It is built in memory, because redb syncs nine times while
+/// creating one, and then written to disk in one go.
 fn create(folder: &impl Home, now: Now) -> Result<(), Fault> {
     let broken = |error: io::Error| Fault::Broken(error.to_string());
     let facts = new_facts(now)?;
@@ -270,9 +271,8 @@ fn create(folder: &impl Home, now: Now) -> Result<(), Fault> {
     folder.install_next().map_err(broken)
 }
 
-/// Whether the seal bears witness of something else. A commit whose pages rot looks to redb like
-/// one that a crash cut short, and it goes back to the one before: the seal remembers that it was
-/// durable.
+/// Checks the file against its seal. redb takes a commit whose pages have rotted for one that a
+/// crash cut short, and falls back to the commit before. The seal remembers that it was durable.
 fn witness(facts: &Facts, found: &Found) -> Result<(), Damage> {
     let Found::Seal(seal) = found else { return Ok(()) };
     if seal.key != facts.key {

@@ -1,9 +1,9 @@
-//! Reads the trees in a file of redb without redb, and without trusting any of it: for files that
-//! are damaged, and for those with tables of an older format. It reads nothing outside the file,
-//! reads no page for two places of a tree, and ignores what is not a page of a tree. Changes
-//! nothing, and knows nothing of rows.
+//! Reads the B-trees of a redb file without redb and without trusting them: for damaged files, and
+//! for files with tables of an older format. It never reads outside the file, never visits a page
+//! at two places of a tree, and ignores pages that do not belong to a tree. Changes nothing, and
+//! knows nothing of rows.
 //!
-//! The layout of pages is in `docs/design.md` of redb. Their checksums are not checked: a row has a
+//! The page layout is in `docs/design.md` of redb. Page checksums are not verified: each row has a
 //! tag of its own.
 
 use std::cmp::Ordering;
@@ -13,72 +13,72 @@ use redb::StorageBackend;
 
 use super::file::{Damage, damage};
 
-/// The smallest page; the header takes one.
+/// The smallest page size; the header takes one such page.
 const PAGE_BYTES: u64 = 4096;
-/// The number of a page: its place among those of its size, the region of the file that it is in,
-/// and the size as a power of two.
+/// A page number packs the index among the pages of its size, the region of the file, and the size
+/// as a power of two.
 const PLACE_BITS: u32 = 20;
 const SIZE_SHIFT: u32 = 59;
-/// What a region takes.
+/// Size of a region.
 const REGION_BYTES: u64 = PAGE_BYTES << PLACE_BITS;
-/// A byte of the header, of which the lowest bit says which of two commits is the last.
+/// Offset of the flags in the header; the lowest bit says which of two commits is the last.
 const FLAGS_AT: usize = 9;
-/// Where the header tells of each.
+/// Offsets of the two commit slots in the header.
 const COMMITS_AT: [usize; 2] = [64, 192];
-/// Whether a commit has tables, and the number of the first page of their tree.
+/// Within a slot: whether the commit has tables, and the page number of their tree's root.
 const HAS_ROOT_AT: usize = 1;
 const ROOT_AT: usize = 8;
-/// The same, in what the tree of tables has of each.
+/// The same within an entry of the tree of tables.
 const TABLE_HAS_ROOT_AT: usize = 9;
 const TABLE_ROOT_AT: usize = 10;
-/// The first byte of a page that has rows, or leads to others.
+/// First byte of a leaf page and of a branch page.
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
-/// Bytes before the first field of either, and of a checksum.
+/// Bytes before the first field of each, and of a checksum.
 const LEAF_HEAD: usize = 4;
 const BRANCH_HEAD: usize = 8;
 const SUM_BYTES: usize = 16;
 /// Deeper than any tree that fits on a disk.
 const DEPTH_MAX: usize = 24;
 
-/// What must be known of a tree to read it.
+/// What is needed to read a tree.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// Bytes of each key, if all have as many.
+    /// Length of every key, if fixed.
     pub key_bytes: Option<usize>,
-    /// The order of its keys; `None` if one of them is no key.
+    /// Compares two keys; `None` if either is not a valid key.
     pub order: fn(&[u8], &[u8]) -> Option<Ordering>,
 }
 
 impl Shape {
-    /// Keys are bytes, and in their order.
+    /// Keys are byte strings, ordered as such.
     pub const BYTES: Shape = Shape { key_bytes: None, order: |one, two| Some(one.cmp(two)) };
 }
 
-/// Takes a key with its value; `None` for one that cannot be made out.
+/// Called with each key and its value; `None` for an entry that cannot be decoded.
 pub type Visit<'v> = dyn FnMut(Option<(&[u8], &[u8])>) + 'v;
 
-/// A file of redb.
+/// A redb file.
 pub struct Pages {
     backend: Box<dyn StorageBackend>,
     len: u64,
 }
 
 impl Pages {
-    /// Over a file that nobody writes to.
+    /// Opens a file that nobody writes to.
     ///
     /// # Errors
-    /// If it does not tell its length.
+    /// If its length cannot be read.
     pub fn new(backend: impl StorageBackend) -> Result<Pages, Damage> {
         let len = backend.len().map_err(damage)?;
         Ok(Pages { backend: Box::new(backend), len })
     }
 
-    /// The tables of the last commit, or of the one before, by their names: each with the number of
-    /// its first page, if it is not empty.
+    /// Returns the tables of the last commit, or of the one before, by name, each with the page
+    /// number of its root unless it is empty.
     ///
     /// # Errors
-    /// [`Damage`], if they cannot be read through.
+    /// [`Damage`], if no table can be read.
     pub fn tables(&self, is_other: bool) -> Result<Vec<(String, Option<u64>)>, Damage> {
         let header = self.bytes(0, PAGE_BYTES)?;
         let broken = || damage("the header is not whole");
@@ -96,11 +96,11 @@ impl Pages {
                 }
             });
         }
-        // With one table that is known, there is something to be had.
+        // One known table is enough to go on with.
         gap.filter(|_| tables.is_empty()).map_or(Ok(tables), Err)
     }
 
-    /// All of a tree that can be read, in its order. Returns why something could not be, if so.
+    /// Visits everything readable in a tree, in order. Returns the first error, if there was one.
     pub fn walk(&self, root: u64, shape: Shape, visit: &mut Visit<'_>) -> Option<Damage> {
         let mut walk =
             Walk { pages: self, shape, visit, taken: HashSet::new(), last: None, gap: None };
@@ -108,7 +108,7 @@ impl Pages {
         walk.gap
     }
 
-    /// One page; nothing is asked for that does not lie in the file.
+    /// Reads a page. Returns an error without reading if it does not lie in the file.
     fn page(&self, number: u64) -> Result<Vec<u8>, Damage> {
         let size = number >> SIZE_SHIFT;
         let bytes = PAGE_BYTES << size;
@@ -130,16 +130,16 @@ impl Pages {
     }
 }
 
-/// On the way through a tree.
+/// State of a walk through a tree.
 struct Walk<'w, 'v> {
     pages: &'w Pages,
     shape: Shape,
     visit: &'w mut Visit<'v>,
-    /// Pages that have their place in the tree.
+    /// Pages that were accepted as part of the tree.
     taken: HashSet<u64>,
-    /// The last key.
+    /// The last key visited.
     last: Option<Vec<u8>>,
-    /// What was wrong first.
+    /// The first error.
     gap: Option<Damage>,
 }
 
@@ -148,7 +148,7 @@ impl Walk<'_, '_> {
         self.gap.get_or_insert(what);
     }
 
-    /// A page, and all that it leads to: of its keys those above `low` and not above `high`.
+    /// Visits a page and everything below it; its keys must lie above `low` and not above `high`.
     fn page(&mut self, number: u64, low: Option<&[u8]>, high: Option<&[u8]>, depth: usize) {
         if self.taken.contains(&number) || depth > DEPTH_MAX {
             return self.miss(damage("a page leads back to another one"));
@@ -161,7 +161,7 @@ impl Walk<'_, '_> {
             Some(&LEAF) => self.leaf(&page, number, low, high),
             Some(&BRANCH) => match children(&page, self.shape.key_bytes) {
                 Some(children) => {
-                    // Its bytes are not kept on the way down.
+                    // Free the page before descending.
                     drop(page);
                     self.taken.insert(number);
                     self.children(children, low, high, depth);
@@ -190,7 +190,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// The rows of a page; `None` if it has none to be made out.
+    /// Visits the rows of a leaf; `None` if it cannot be decoded.
     fn leaf(
         &mut self,
         page: &[u8],
@@ -223,9 +223,9 @@ impl Walk<'_, '_> {
         Some(())
     }
 
-    /// Whether a key may stand here, behind all that have come.
+    /// Returns whether a key is valid here: within its bounds, and after all keys visited.
     fn is_next(&self, key: &[u8], low: Option<&[u8]>, high: Option<&[u8]>) -> bool {
-        // What is no key says nothing of others.
+        // A bound that is not a valid key excludes nothing.
         let order = |other: &[u8]| (self.shape.order)(key, other);
         let is_above = |other| order(other).is_none_or(Ordering::is_gt);
         low.is_none_or(is_above)
@@ -234,8 +234,8 @@ impl Walk<'_, '_> {
     }
 }
 
-/// Pages that a page leads to, each with the last key that it may have; `None` if they cannot be
-/// made out.
+/// Returns the children of a branch, each with the last key that it may have; `None` if they cannot
+/// be decoded.
 fn children(page: &[u8], key_bytes: Option<usize>) -> Option<Vec<(u64, Option<Vec<u8>>)>> {
     let keys = u16_at(page, 2)?;
     let numbers_at = BRANCH_HEAD + SUM_BYTES * (keys + 1);
@@ -258,7 +258,7 @@ fn children(page: &[u8], key_bytes: Option<usize>) -> Option<Vec<(u64, Option<Ve
     Some(children)
 }
 
-/// The number of a page behind a byte that says whether there is one.
+/// Decodes a page number that is preceded by a flag saying whether there is one.
 fn root(bytes: &[u8], flag_at: usize, at: usize) -> Option<Option<u64>> {
     let (flag, number) = (*bytes.get(flag_at)?, u64_at(bytes, at)?);
     Some((flag != 0).then_some(number))

@@ -1,5 +1,5 @@
-//! Writes a new store beside the existing one, and puts it in its place at the end or not at all.
-//! For large changes while no server runs.
+//! Writes a new store beside the existing one and atomically puts it in its place. For large
+//! changes while no server runs.
 
 use redb::StorageBackend;
 
@@ -10,13 +10,13 @@ use super::open::{OpenError, Opened, never_was, new_facts};
 use crate::hub::{Key, Row};
 use crate::time::{Now, UnixMillis};
 
-/// Rows and bytes of one batch. More than a server gives away at a time: nobody waits, and each
-/// costs a sync.
+/// Maximum rows and bytes of one batch. More than a running server sends at once: nobody waits, and
+/// each batch costs a sync.
 const PART_ROWS: usize = 50_000;
 const PART_BYTES: usize = 16 << 20;
 
-/// Puts a store of the format of today in the place of one of the former. It says the same of
-/// itself, and a start that is cut short finds either of them.
+/// Replaces a store of an older format by one of the current format, with the same facts. A start
+/// that is cut short leaves one or the other in place.
 ///
 /// # Errors
 /// [`OpenError`]
@@ -60,34 +60,34 @@ impl Next {
         Ok(())
     }
 
-    /// All of it is written, and the file closed in good order before anybody else opens it.
+    /// Writes the rest, compacts the file, and closes it before anything else opens it.
     fn finish(mut self) -> Result<(), Fault> {
         self.flush()?;
         self.writer.compact()
     }
 }
 
-/// Throws away what is not put in its place.
+/// Deletes the next store when dropped, unless it has been installed.
 struct Unfinished(Folder);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // Nothing, after the end: it has another name then.
+        // After installation this does nothing: the file has another name then.
         self.0.discard_next();
     }
 }
 
-/// The next store of a folder. What is not finished is thrown away.
+/// The next store of a folder. It is deleted unless it is finished.
 pub struct Rewrite {
-    // Closed before it is thrown away.
+    // Declared first: it is closed before it is deleted.
     next: Next,
     facts: Facts,
     folder: Unfinished,
 }
 
 impl Rewrite {
-    /// Begins one, and hands out what is in the store now, if there is one: what is to stay must
-    /// be put into the next one too.
+    /// Begins a rewrite, and returns the content of the current store, if there is one. Rows that
+    /// are to stay must be put into the next store as well.
     ///
     /// # Errors
     /// [`OpenError`]
@@ -109,12 +109,12 @@ impl Rewrite {
         Ok((content, Rewrite { next, facts, folder }))
     }
 
-    /// What the next store says of itself.
+    /// Returns the facts of the next store.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// Puts a row there, in place of the one under the same key.
+    /// Inserts a row, replacing one with the same key.
     ///
     /// # Errors
     /// [`OpenError`], if it cannot be written.
@@ -123,10 +123,10 @@ impl Rewrite {
         written.map_err(|fault| OpenError::Fault(self.folder.0.store_path(), fault))
     }
 
-    /// Puts the next store in its place; it is durable when this returns.
+    /// Installs the next store; it is durable when this returns.
     ///
     /// # Errors
-    /// [`OpenError`]; unless it says otherwise, the store is the one that it was.
+    /// [`OpenError`]. Unless the error says otherwise, the old store is unchanged.
     pub fn finish(self) -> Result<(), OpenError> {
         let Rewrite { next, facts, folder: Unfinished(ref folder) } = self;
         next.finish().map_err(|fault| OpenError::Fault(folder.store_path(), fault))?;
@@ -135,7 +135,7 @@ impl Rewrite {
         Ok(folder.sync_seal()?)
     }
 
-    /// That date on the scale of entries of the next store.
+    /// Converts a date to the entry time of the next store.
     pub fn moment(&self, date: UnixMillis) -> UnixMillis {
         let (at, unix) = self.facts.clock;
         UnixMillis(date.0.saturating_add(at.0).saturating_sub(unix.0))

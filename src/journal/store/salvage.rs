@@ -1,9 +1,9 @@
-//! What can still be read of a damaged file. Only its tag decides whether a row is valid; a page
-//! that leads nowhere loses the rows below it, and no others. Changes nothing.
+//! Reads what is left of a damaged file. A row is valid if its tag is; an unreadable page loses the
+//! rows below it and no others. Changes nothing.
 //!
-//! redb does not help here: it opens a file that a crash left behind only after it has verified all
-//! of it, and a damaged one not at all. Where it follows a rotted page it asks for as much memory
-//! as the page says.
+//! redb does not help here: it opens a file after a crash only once it has verified all of it, and
+//! a damaged file not at all. When it follows a rotten page, it allocates as much memory as the
+//! page says.
 
 use redb::StorageBackend;
 
@@ -13,12 +13,12 @@ use super::tables::Tables;
 use crate::hub::{Key, Row};
 use crate::time::UnixMillis;
 
-/// How much could not be read.
+/// What could not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Rows that are not as they had been written.
+    /// Rows that are not as they were written.
     pub rows: u64,
-    /// Why tables could not be read to their end: what was there is not known.
+    /// Why tables could not be read to their end; how many rows they had is unknown.
     pub gaps: Vec<Damage>,
 }
 
@@ -26,18 +26,18 @@ pub struct Lost {
 pub struct Salvage {
     tables: Tables,
     sealer: Sealer,
-    /// What the store says of itself. Without `doubt`, this is as it was written.
+    /// What the store records about itself; trustworthy if `doubt` is `None`.
     pub facts: Facts,
-    /// Why the facts could not be read. The key is that of the seal then, and the rest made up.
+    /// Why the facts could not be read. The key is then that of the seal, and the rest is made up.
     pub doubt: Option<Damage>,
 }
 
 impl Salvage {
-    /// Finds the way in through which most can be read: of the last two commits, the last unless
-    /// less is lost of the other. `open` opens the file; `key` is the key in the seal.
+    /// Opens whichever of the last two commits loses less; the last one if they are equal. `open`
+    /// opens the file; `key` is the key in the seal.
     ///
     /// # Errors
-    /// [`Damage`], if there is no way in at all.
+    /// [`Damage`], if neither commit can be read.
     pub fn open<B: StorageBackend>(
         open: impl Fn() -> std::io::Result<B>,
         key: Option<[u8; 32]>,
@@ -76,7 +76,7 @@ impl Salvage {
         Ok(Salvage { tables, sealer: Sealer::new(&facts.key), facts, doubt })
     }
 
-    /// All rows that can be read, namespaces first; says what could not.
+    /// Visits all rows that can be read, namespaces first. Returns what could not be read.
     pub fn each(&self, each: &mut dyn FnMut(Key, Row<'_>)) -> Lost {
         let mut bad = 0;
         let (no_rows, gaps) = self.tables.each(&self.sealer, &mut |key, row, _| match row {

@@ -1,5 +1,5 @@
-//! What is sent to the helper, one job at a time: a batch of what has changed, or, when the store
-//! is written anew, a part of all rows. No turn gathers more than one part.
+//! What is sent to the helper, one job at a time: a batch of changed rows, or, during a full
+//! rewrite, a part of all rows. A turn gathers at most one part.
 
 use super::disk::Fault;
 use super::file::Batch;
@@ -9,14 +9,14 @@ use super::{Recovery, StoreJournal, skew};
 use crate::hub::{Change, Cursor, Hub, Key};
 use crate::time::UnixMillis;
 
-/// Rows and bytes that are gathered in one turn, and those of one part of all that there is.
+/// Maximum rows and bytes gathered in one turn, and in one part of a full rewrite.
 pub(super) const PART_ROWS: usize = 2000;
 const PART_BYTES: usize = 4 << 20;
-/// Ends of states in one batch, at most, unless as many rows have changed.
+/// Maximum expired states in one batch, unless more rows than that have changed.
 const ENDS_MAX: usize = 20_000;
 
 impl StoreJournal {
-    /// Begins with all that has changed.
+    /// Begins a batch of everything that has changed.
     pub(super) fn begin(&mut self, hub: &Hub, clock: (UnixMillis, UnixMillis)) {
         let mut batch = self.new_batch(clock);
         batch.removed.extend(self.removals.iter().filter_map(|(_, change)| match change {
@@ -24,7 +24,7 @@ impl StoreJournal {
             _ => None,
         }));
         let rows = std::mem::take(&mut self.changed);
-        // Each that has ended was among the rows before, so they cannot pile up.
+        // Each expired state was once among the written rows, so they cannot pile up.
         let ends = self.ended.len().min(rows.len().max(ENDS_MAX));
         let ended: Vec<Key> = self.ended.drain(..ends).collect();
         (self.is_urgent, self.sync_at) = (false, None);
@@ -36,12 +36,12 @@ impl StoreJournal {
         self.flight = Some(flight);
     }
 
-    /// Goes on with what has been begun, as far as one turn goes.
+    /// Continues gathering the current batch, up to the limit of one turn.
     pub(super) fn gather(&mut self, hub: &Hub) {
         self.gather_some(hub, PART_ROWS, PART_BYTES);
     }
 
-    /// All of what has been begun.
+    /// Gathers the rest of the current batch.
     pub(super) fn gather_all(&mut self, hub: &Hub) {
         self.gather_some(hub, usize::MAX, usize::MAX);
     }
@@ -54,7 +54,7 @@ impl StoreJournal {
         }
     }
 
-    /// Sends the next part of a store that is written anew.
+    /// Sends the next part of a full rewrite.
     pub(super) fn send_part(&mut self, hub: &Hub, cursor: Cursor, clock: (UnixMillis, UnixMillis)) {
         let mut batch = self.new_batch(clock);
         let (mut next, mut bytes) = (Some(cursor), 0);
@@ -80,7 +80,7 @@ impl StoreJournal {
 
     fn ask(&mut self, job: Job) {
         if !self.helper.ask(job) {
-            // It ended, which it never does by itself: no disk any more.
+            // The thread never ends by itself, so there is no disk any more.
             self.fail(Fault::Broken("the thread of the store has ended".into()));
         }
     }

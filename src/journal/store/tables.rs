@@ -1,5 +1,5 @@
-//! The tables of a file, in its format: the current one, or the former one, which a start converts.
-//! Reads pages itself ([`Pages`]), whether verified or damaged.
+//! The tables of a file, in the current format or in the former one, which a start converts. Reads
+//! pages itself ([`Pages`]), whether the file is verified or damaged.
 
 use std::cmp::Ordering;
 
@@ -14,13 +14,13 @@ use crate::time::UnixMillis;
 /// A table of rows.
 struct Table {
     name: &'static str,
-    /// Bytes of each key, if all have as many.
+    /// Length of every key, if fixed.
     key_bytes: Option<usize>,
     key_of: fn(&[u8]) -> Option<Key>,
     order: fn(&[u8], &[u8]) -> Option<Ordering>,
 }
 
-/// A format: its number, where the facts are, and the rows, namespaces first.
+/// A format: its number, its table of facts, and its tables of rows, namespaces first.
 struct Format {
     number: u64,
     facts: &'static str,
@@ -64,23 +64,23 @@ const FORMATS: [Format; 2] = [
     },
 ];
 
-/// Is given each key with its row and the bytes of its value: no row if the value is not what was
-/// written under that key.
+/// Called with each key, its row and the bytes of its value; `None` instead of the row if the value
+/// is not what was written under that key.
 pub type Visit<'v> = dyn FnMut(Key, Option<Row<'_>>, usize) + 'v;
 
-/// One commit of a file.
+/// The tables of one commit of a file.
 pub struct Tables {
     pages: Pages,
     format: &'static Format,
-    /// The first page of each table, if it is not empty.
+    /// The root page of each table; `None` if the table is empty.
     roots: Vec<(String, Option<u64>)>,
 }
 
 impl Tables {
-    /// Those of the last commit of a file, or of the one before it.
+    /// Opens the last commit of a file, or the one before it.
     ///
     /// # Errors
-    /// [`Damage`], if there are none of ours.
+    /// [`Damage`], if it has no tables of a known format.
     pub fn open(backend: impl StorageBackend, is_other: bool) -> Result<Tables, Damage> {
         let pages = Pages::new(backend)?;
         let roots = pages.tables(is_other)?;
@@ -92,13 +92,13 @@ impl Tables {
         Ok(Tables { pages, format, roots })
     }
 
-    /// The number of the format.
+    /// Returns the number of the format.
     pub fn format(&self) -> u64 {
         self.format.number
     }
 
-    /// All rows, namespaces first. Returns how many keys could not be made out, and why tables
-    /// could not be read through.
+    /// Visits all rows, namespaces first. Returns how many keys could not be decoded, and why
+    /// tables could not be read to their end.
     pub fn each(&self, sealer: &Sealer, each: &mut Visit<'_>) -> (u64, Vec<Damage>) {
         let (mut bad, mut gaps) = (0, Vec::new());
         for table in self.format.rows {
@@ -130,7 +130,7 @@ impl Tables {
         }
     }
 
-    /// What the store says of itself.
+    /// Reads the facts of the store.
     ///
     /// # Errors
     /// [`Damage`]
@@ -165,8 +165,8 @@ impl Tables {
     }
 }
 
-// The former format had keys that redb made of tuples: the length of the channel in one byte, three
-// or five, the number of the namespace, and the names.
+// Keys of the former format were tuples encoded by redb: the length of the channel in one, three or
+// five bytes, the number of the namespace, and the names.
 
 fn former_namespace(key: &[u8]) -> Option<Key> {
     Some(Key::Namespace { ns: u64::from_le_bytes(key.try_into().ok()?) })

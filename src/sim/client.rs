@@ -54,7 +54,7 @@ pub(super) struct Client {
     /// It reads only a few bytes at a time, with pauses.
     pub is_sipping: bool,
     sipped_at: Millis,
-    /// It answers pings and closes.
+    /// It answers pings, and ends its side when the server does.
     pub is_lively: bool,
     pub end: End,
     /// It stopped in the middle of a message and sends no more.

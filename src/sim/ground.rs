@@ -187,7 +187,7 @@ impl Store {
         assert!(self.stepper().is_begun(), "there is space, and it does not begin");
     }
 
-    /// Makes the disk hang or fail for a while.
+    /// Makes the disk hang or fail for a while, and changes the pace of the worker.
     pub fn trouble(&mut self, prng: &mut Prng, now: Millis) -> String {
         if !self.stepper().is_begun() {
             return "the disk is full as it was at the start".into();

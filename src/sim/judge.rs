@@ -123,7 +123,7 @@ pub(super) struct Controller {
 
 #[derive(Debug)]
 pub(super) struct Browser {
-    /// Numbers the browsers of the run.
+    /// Its number among the browsers of the run.
     number: u64,
     pub form: Form,
     /// Namespace and user, while the hub has it.
@@ -149,7 +149,7 @@ pub(super) struct Browser {
     is_pong_behind: bool,
     /// The same, or much had been taken just before.
     may_be_late: bool,
-    /// It was paused when a deadline came, which is then extended to this by another heartbeat.
+    /// Its deadline instead of one that came while it was paused: another heartbeat from then.
     held_until: Option<Millis>,
     /// When its token bucket is full again, in milliseconds, if each message was one frame, and if
     /// each had as many frames as permitted.
@@ -239,7 +239,7 @@ pub(super) struct Judge {
     /// the server must know of it.
     flooded_since: Option<Millis>,
     flood_known: Option<Millis>,
-    /// Slow consumers whose time is up.
+    /// Slow consumers whose time is up, and whose close the tape must still show.
     overdue: BTreeSet<ConnId>,
     /// Since when queued answers have taken too much memory; when they last did, from and to.
     short_since: Option<Millis>,

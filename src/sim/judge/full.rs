@@ -56,7 +56,7 @@ impl Line {
 }
 
 impl Judge {
-    /// Checks at rest that a paused back end has a reason, and that an unpaused one has been heard.
+    /// Checks at rest that a paused back end has a reason, and others have no command waiting.
     pub(super) fn waits_rightly(&mut self, conn: ConnId, view: View) {
         let (limits, line) = (&self.limits, &self.lines[&conn]);
         let Role::Controller(controller) = &line.role else { return };

@@ -10,11 +10,11 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// A connection that took something within the first time is not evicted for the memory that all
-/// share, until memory has been short for the second.
+/// How long the memory that all share must be short before a connection that takes nothing for as
+/// long is evicted, and before even one that takes something is.
 const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
-/// The second time, where the memory is that of answers.
+/// How long before even such a one is, where the memory is that of answers.
 const HUNGER_MS: u64 = 60_000;
 /// The reasons whose exact due time is known.
 const DUE: [CloseReason; 3] =
@@ -54,7 +54,7 @@ pub(super) struct Queue {
     /// Bytes that the kernel has taken, and how many pieces that was at the last ping.
     pub taken: usize,
     pub taken_before: usize,
-    /// Since when the backlog is above the soft limit; in the future if it is credited with time.
+    /// Since when the backlog is above the soft limit, put off by as long as it was served before.
     over_since: Option<Millis>,
     /// Since when the backlog is behind much that the client had asked for.
     served_since: Option<Millis>,

@@ -556,7 +556,7 @@ impl Judge {
         if in_all >= most {
             return Some(format!("too many subscriptions in all, at most {most}"));
         }
-        // How many the namespace could have one after the other.
+        // How many more the namespace could take, one after the other.
         let fits = |more: &usize| own + more <= SHARE * (most - in_all - more);
         let room = (0..most - in_all).take_while(fits).count();
         let others = "what is left is for others";

@@ -78,7 +78,7 @@ impl<G: Ground> World<G> {
         self.drive();
     }
 
-    /// Does one action, and then runs turns.
+    /// Does one action, and mostly runs some turns after it.
     pub fn step(&mut self) {
         self.step += 1;
         let of_disk = usize::from(self.ground.store().is_some());

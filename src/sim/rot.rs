@@ -7,7 +7,7 @@
 //!
 //! | letter | what happens |
 //! |---|---|
-//! | `x` place b | flips these bits of a byte of the store |
+//! | `x` place b | flips the bits `b` of the byte there |
 //! | `w` place b bytes | overwrites `b` bytes |
 //! | `z` place | fills the page around the place with zeros |
 //! | `o` place b | sets the page around the place to its content after batch `b` |
@@ -37,7 +37,7 @@ const KEY: [u8; 32] = [7; 32];
 const BATCHES: usize = 5;
 /// Page size of redb.
 const PAGE_BYTES: usize = 4096;
-/// A bound far above every store that the inputs build without damage.
+/// Maximum size to which a script may grow the store, far above that of the undamaged one.
 const STORE_BYTES_MAX: usize = 16 << 20;
 
 /// All rows, in their debug format.

@@ -1,7 +1,7 @@
 //! Fuzz target for the whole server: switch, web, hub and a journal on the fake network. Owns the
-//! turn, which is that of the reactor, and does what an input says; what the network does by itself
-//! follows a seed that the input gives. Called by the fuzzer and by the test that replays its
-//! corpus, never by the server.
+//! turn, which is that of the reactor without `hung_up` and `has_heard_enough`, and does what an
+//! input says; what the network does by itself follows a seed that the input gives. Called by the
+//! fuzzer and by the test that replays its corpus, never by the server.
 //!
 //! An input is a script. Its first byte chooses the journal: `l` in memory with late order, `s` a
 //! store, `S` a store with `--sync 1s`, anything else in memory. The second byte is the seed. After

@@ -34,7 +34,7 @@ impl Line {
 
     /// Whether, at its pace since it has had room and been read, it will not be whole in time.
     fn is_late(&self, bytes: usize, now: Millis) -> bool {
-        // If so, it may have had no room when all was at rest last.
+        // Without these it may have had no room when all was at rest last.
         let (Some((from, since)), Some(half)) = (self.half_at_rest, self.half) else {
             return false;
         };

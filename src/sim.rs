@@ -1,21 +1,21 @@
-//! The simulation: the real switch, hub and journal on a network that exists only in memory, with
-//! clients that draw what they do from a seed, and a shadow model that knows what must come out.
-//! Owns chance and time of a run; the same seed gives the same run. Called by `tests/simulate.rs`
-//! and, but for `script` and `rot`, which are for fuzzers, by nothing else. Sockets are simulated
-//! here, sessions over HTTP in `sessions`; the disk is `disk`, and what is done to it `ground`.
+//! The simulation: the real switch, hub and journal on an in-memory network, with clients that draw
+//! their actions from a seed, and a shadow model that knows what must come out. Owns the randomness
+//! and the clock of a run; the same seed gives the same run. `tests/simulate.rs` runs it; `script`
+//! and `rot` are fuzz targets, and tests of the store use `disk` on its own. Sockets are simulated
+//! here, sessions over HTTP in `sessions`; `disk` is the disk, `ground` is what happens to it.
 //!
-//! How it checks. Whatever the switch does at its two seams is written on one *tape*: every entry
-//! that the journal orders, every frame that it sends, every connection that it closes. After each
-//! call into the switch the *judge* plays the same call on its own, much simpler record of the
-//! world, in the order of the entries on the tape, and compares: every frame must be the one it
-//! expects, none may be missing, and nobody may be closed for another reason than it knows of. At
-//! the other end of the network the *clients* must receive what was sent, in order, up to the
-//! point where they were cut.
+//! How it checks: everything that the switch does at its two seams, network and journal, is written
+//! to one *tape*: every entry that the journal orders, every frame sent, every connection closed.
+//! After each call into the switch the *judge* applies the same call to its own, much simpler
+//! record of the world, in the order of the entries on the tape, and compares: every frame must be
+//! the expected one, none may be missing, and no connection may be closed for a reason that the
+//! judge does not know. At the other end of the network the *clients* must receive what was sent,
+//! in order, up to the point where they were cut.
 //!
-//! A run on the store has several lives: the server is stopped, killed, or loses its power, in the
-//! middle of a batch or of a start as well, and another one begins with what is left on the disk.
-//! The judge knows what was recorded as each batch was sent (`judge/recovery`), and what has been
-//! acknowledged since. All that is left at the end are states.
+//! A run on the store has several lives: the server is stopped, killed or loses power, also in the
+//! middle of a batch or of a start, and the next one begins with what is left on the disk. The
+//! judge knows what was recorded when each batch was sent (`judge/recovery`), and what has been
+//! acknowledged since. At the end of a run nothing is left but states.
 
 mod client;
 pub mod disk;
@@ -45,17 +45,17 @@ use crate::reason::CloseReason;
 use ground::{Ground, Plain, Store};
 use world::World;
 
-/// Chance, from a seed (splitmix64).
+/// A pseudo-random number generator (splitmix64).
 #[derive(Clone, Debug)]
 pub struct Prng(u64);
 
 impl Prng {
-    /// Chance that is the same for the same seed.
+    /// Creates a generator; equal seeds give equal sequences.
     pub const fn new(seed: u64) -> Prng {
         Prng(seed)
     }
 
-    /// 64 random bits.
+    /// Returns 64 random bits.
     pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.0;
@@ -64,22 +64,22 @@ impl Prng {
         bits ^ bits >> 31
     }
 
-    /// From 0 to below `end`, which is not 0.
+    /// Returns a number from 0 to below `end`, which must not be 0.
     pub const fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    /// Whether it happens that happens once in so many times.
+    /// Returns true once in `times` calls on average.
     pub const fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    /// One of these, of which there is at least one.
+    /// Returns one of the choices, which must not be empty.
     pub const fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len())]
     }
 
-    /// An index into the table, each as often as its weight says.
+    /// Returns an index into the table; each is as likely as its weight says.
     fn weighted(&mut self, weights: &[usize]) -> usize {
         let mut left = self.below(weights.iter().sum());
         weights
@@ -93,75 +93,75 @@ impl Prng {
     }
 }
 
-/// Which run.
+/// Which run to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// What all chance is drawn from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// How many actions before everybody leaves.
+    /// How many actions there are before all clients leave.
     pub steps: usize,
     /// Whether each action is printed to standard error.
     pub is_verbose: bool,
 }
 
-/// What came of a run in which everything was as it must be.
+/// The result of a run in which all checks held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// A hash over all that happened.
+    /// A hash of everything that happened.
     pub trace: u64,
-    /// Connections ended, by [`CloseReason`].
+    /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::ALL.len()],
-    /// Commands carried out.
+    /// Commands executed.
     pub commands: u64,
-    /// Messages handed to subscribers.
+    /// Messages delivered to subscribers.
     pub deliveries: u64,
     /// Emits to several channels that took more than one turn.
     pub long_emits: u64,
-    /// Times that a browser was not read because it spoke too fast.
+    /// Times that a browser was not read because it sent too fast.
     pub browsers_held: u64,
     /// Times that back ends had to wait because too much was queued for browsers.
     pub floods: u64,
-    /// Times that requests had to wait because answers that waited took too much memory.
+    /// Times that requests had to wait because queued answers took too much memory.
     pub shortages: u64,
     /// Times that a large command was not read for a while because others were arriving.
     pub control_input_waits: u64,
-    /// Times that half of one had to make room for others.
+    /// Times that a partly read command was evicted to make room for others.
     pub control_input_evicted: u64,
-    /// What there was no room for, how often: by what the refusal says before the number, and
-    /// whether that was the limit or what others need of it.
+    /// How often there was no room, by the text of the refusal before its number and by cause: the
+    /// limit was reached (`limit`), or the rest is kept for others (`share`).
     pub full: BTreeMap<String, u64>,
-    /// Tokens that were renewed behind answers that had not been taken when they ended.
+    /// Tokens renewed by an `auth` queued behind answers that were unread when the token ended.
     pub renewed: u64,
-    /// Times that a back end waited at rest for a disk that hung, with what was to be recorded; and
-    /// commands that were carried out beside.
+    /// Times that, at rest, a back end waited for a hung disk because its next command would be
+    /// recorded; and commands that were executed meanwhile.
     pub waited: u64,
-    /// See there.
+    /// See [`Report::waited`].
     pub heard_beside: u64,
-    /// Turns after which somebody was still on the way out.
+    /// Turns that ended with peers still being removed step by step.
     pub leaving_turns: u64,
-    /// Times that other limits came to hold.
+    /// Times that the limits were changed.
     pub reloads: u64,
-    /// Times that somebody was judged by a value of a limit that held no more, as is right for who
-    /// was there before; by the limit's name.
+    /// Times that a connection was judged by a value of a limit that is no longer in force, as is
+    /// right for one that was there before the change; by the limit's name.
     pub outlived: BTreeMap<&'static str, u64>,
-    /// Times that the switch was called.
+    /// Calls into the switch.
     pub calls: u64,
-    /// Time that has passed for the server, in milliseconds.
+    /// Simulated time that has passed, in milliseconds.
     pub simulated_ms: u64,
-    /// What was met of the disk, if there is one.
+    /// What happened to the disk, if there is one.
     pub misfortunes: Misfortunes,
 }
 
 /// Runs one seed on a journal without a disk.
 ///
 /// # Panics
-/// If the server does anything that it must not; seed and step are printed to standard error.
+/// If the server does anything wrong; seed and step are printed to standard error.
 pub fn run(options: Options, journal: impl Journal + 'static) -> Report {
     run_on(options, Plain::new(journal))
 }
 
-/// Runs one seed on the store, over a disk that fails, tears and loses power, through several lives
-/// of the server.
+/// Runs one seed on the store, through several lives of the server, over a disk that fails, tears
+/// writes and loses power.
 ///
 /// # Panics
 /// As [`run`].
@@ -181,12 +181,12 @@ fn run_on(options: Options, ground: impl Ground) -> Report {
     report
 }
 
-/// Whether one namespace could have all that is there for all together.
+/// Whether one namespace may use up the limits that all namespaces share.
 fn is_crowded(seed: u64) -> bool {
     seed % 8 == 3
 }
 
-/// Limits so small that every run reaches some of them; memory is short in every other run.
+/// Limits so small that every run reaches some; memory is short in every second or third run.
 fn limits(seed: u64) -> Limits {
     let is_crowded = is_crowded(seed);
     Limits {
@@ -195,7 +195,7 @@ fn limits(seed: u64) -> Limits {
         control_wrong_keys: 3,
         control_frame_bytes: 4096,
         control_frame_unauthenticated_bytes: 1024,
-        // Two of the larger commands, or one.
+        // Room for two of the larger commands, or for one.
         control_input_bytes: if seed.is_multiple_of(3) { 4500 } else { 2100 },
         control_replies_pause_bytes: 1024,
         control_replies_ms: 20_000,

@@ -1,5 +1,5 @@
-//! The simulation, over many seeds, on all cores. `FWS_SIM_SEED=N` replays one seed and prints what
-//! it does; `FWS_SIM_SEEDS=N` runs so many, of `FWS_SIM_STEPS` steps each (`make sim`).
+//! Runs the simulation over many seeds, on all cores. `FWS_SIM_SEED=N` replays one seed and prints
+//! its actions; `FWS_SIM_SEEDS=N` runs `N` seeds of `FWS_SIM_STEPS` steps each (`make sim`).
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::fmt::Write;
@@ -15,16 +15,16 @@ use fws::sim::{run, run_on_store, run_sessions, run_sessions_on_store};
 
 /// Actions of a run on a journal without a disk.
 const STEPS: usize = 200;
-/// Seeds of those.
+/// Number of those runs, each with its own seed.
 const SEEDS: u64 = 256;
-/// Actions of a run on the store, and seeds, unless somebody has the time for more.
+/// Actions of a run on the store, and number of those runs, by default.
 const STORE_STEPS: u64 = 420;
 const STORE_SEEDS: u64 = 48;
-/// Seeds that are run twice: with every other test, and by `make sim`.
+/// Number of seeds that are run twice: by default, and by `make sim`.
 const TWICE: u64 = 8;
 const SIM_TWICE: u64 = 32;
 
-/// Limits that are changed while they run: somebody must have been judged by what they were before.
+/// Limits that change during runs; some connection must have been judged by an earlier value.
 const OUTLIVED: [&str; 12] = [
     "control_auth_ms",
     "control_frame_ms",
@@ -40,10 +40,10 @@ const OUTLIVED: [&str; 12] = [
     "leaves_per_turn",
 ];
 
-/// Steps in which all of them are certain to be met.
+/// Steps after which each of them is certain to have happened.
 const MANY_STEPS: u64 = 1_000_000;
 
-/// One proposal in so many fails on the late journal.
+/// On the late and the hasty journal, one proposal in this many fails.
 const FAILS_ONE_IN: u64 = 12;
 
 fn number(name: &str) -> Option<u64> {
@@ -67,14 +67,14 @@ fn on_hasty(seed: u64, is_verbose: bool) -> Report {
     run(options(seed, is_verbose), HastyJournal::new(1, seed, FAILS_ONE_IN))
 }
 
-/// On the store: half of the seeds sync before they acknowledge, the others within a second.
+/// Runs on the store: half of the seeds sync before they acknowledge, the others within a second.
 fn on_store(seed: u64, is_verbose: bool) -> Report {
     let steps = number("FWS_SIM_STEPS").unwrap_or(STORE_STEPS) as usize;
     let sync = if seed.is_multiple_of(2) { SyncPolicy::Always } else { SyncPolicy::Every(1000) };
     run_on_store(Options { seed, steps, is_verbose }, sync)
 }
 
-/// Runs all seeds that are asked for.
+/// Runs all the seeds that are asked for.
 fn all<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
     if let Some(seed) = number("FWS_SIM_SEED") {
         return vec![run(seed, true)];
@@ -82,7 +82,7 @@ fn all<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
     spread(number("FWS_SIM_SEEDS").unwrap_or(seeds), run)
 }
 
-/// Runs the first so many seeds, on all cores.
+/// Runs the seeds from 0 to below `seeds`, on all cores.
 fn spread<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
     let next = AtomicU64::new(0);
     let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds);
@@ -90,7 +90,7 @@ fn spread<T: Send>(seeds: u64, run: fn(u64, bool) -> T) -> Vec<T> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut all: Vec<(u64, T)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        // Whoever panicked has said which seed it was.
+        // A run that panicked has printed its seed.
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     all.sort_by_key(|(seed, _)| *seed);
@@ -101,8 +101,8 @@ fn sum(reports: &[Report], count: impl Fn(&Report) -> u64) -> u64 {
     reports.iter().map(count).sum()
 }
 
-/// What the runs have in common must have been met in some of them: a simulation that meets
-/// nothing finds nothing.
+/// Checks that each kind of event has happened in some of the runs: a simulation in which nothing
+/// happens finds nothing.
 fn assert_rich(reports: &[Report]) {
     if reports.len() < SEEDS as usize {
         return;
@@ -138,7 +138,7 @@ fn assert_rich(reports: &[Report]) {
     }
 }
 
-/// Of all that has limits in all there was too little, and too little to leave others their share.
+/// Checks that resources with a total limit ran out, and were refused to leave a share to others.
 fn assert_full(reports: &[Report]) {
     for what in ["too many subscriptions", "Too many grants", "Too many states"]
         .into_iter()
@@ -152,7 +152,7 @@ fn assert_full(reports: &[Report]) {
     }
 }
 
-/// These limits were changed while they ran.
+/// Checks that these limits were changed while deadlines by them ran.
 fn assert_outlived(reports: &[Report], names: &[&str]) {
     for name in names {
         let count = sum(reports, |report| report.outlived.get(name).copied().unwrap_or(0));
@@ -210,7 +210,7 @@ fn whole_server() {
     }
 }
 
-/// What was run and how fast, for `make sim`.
+/// Prints what was run and how fast, for `make sim`.
 fn tell(reports: &[Report], began: Instant) {
     let seconds = began.elapsed().as_secs_f64();
     let hours = sum(reports, |report| report.simulated_ms) as f64 / 3_600_000.0;

@@ -1,6 +1,6 @@
-//! The guard of the house: reads the sources and fails where they break a rule that no compiler
-//! knows (`docs/architecture.md`, who may call whom, and the writing rules). Each rule is a
-//! function over the text of one file, and each is shown to fail below.
+//! Reads the sources, and fails where they break a rule that the compiler does not check
+//! (`docs/architecture.md`: who may call whom, and the writing rules). Each rule is a function over
+//! the text of one file, and is shown below to fail.
 
 use std::fs;
 use std::path::Path;
@@ -14,17 +14,17 @@ mod layout;
 
 use code::{Source, functions};
 
-/// Longest line, in characters.
+/// Maximum length of a line, in characters.
 const COLUMNS: usize = 100;
-/// Longest function, in lines, from its `fn` to its closing brace.
+/// Maximum length of a function, in lines, from its `fn` to its closing brace.
 const FUNCTION_LINES: usize = 70;
-/// Longest file, in lines.
+/// Maximum length of a file, in lines.
 const FILE_LINES: usize = 600;
 
-/// Line (from 1) and what is wrong there.
+/// A line (from 1), and what is wrong there.
 type Finding = (usize, String);
 
-/// A rule, and the folders that it holds in.
+/// A rule, and the folders that it applies to.
 type Rule = (fn(&Source) -> Vec<Finding>, &'static [&'static str]);
 
 const EVERYWHERE: &[&str] = &["src", "tests", "benches", "examples", "fuzz/fuzz_targets"];
@@ -49,7 +49,7 @@ fn clocks(source: &Source) -> Vec<Finding> {
     if is_clock { Vec::new() } else { source.with_words(&["Instant::now", "SystemTime"]) }
 }
 
-/// Sockets are the reactor's, and the server hands it its doors.
+/// Only the reactor uses sockets, and the server, which gives it the listeners.
 fn sockets(source: &Source) -> Vec<Finding> {
     let is_theirs = source.path == "src/server.rs" || source.module() == "reactor";
     if is_theirs { Vec::new() } else { source.with_words(&["mio::"]) }
@@ -60,7 +60,7 @@ fn unwraps(source: &Source) -> Vec<Finding> {
     source.without_tests().with_words(&[".unwrap()", ".unwrap_err()"])
 }
 
-/// The log and the command line have their own ways to write, and nothing is left to do.
+/// Only the log and the command line write, each in its own way; and nothing is left unfinished.
 fn prints(source: &Source) -> Vec<Finding> {
     source.with_words(&[
         "println!",
@@ -73,7 +73,7 @@ fn prints(source: &Source) -> Vec<Finding> {
     ])
 }
 
-/// `unsafe_code` in the line that forbids it is another word.
+/// The lint name `unsafe_code` does not count as the word.
 fn unsafes(source: &Source) -> Vec<Finding> {
     let mut found = source.with_words(&["unsafe"]);
     if source.path == "src/lib.rs" && !source.code.contains("#![forbid(unsafe_code)]") {
@@ -82,7 +82,7 @@ fn unsafes(source: &Source) -> Vec<Finding> {
     found
 }
 
-/// A test that is not run proves nothing, and one that sleeps is slow or wrong.
+/// A skipped test proves nothing, and one that sleeps is slow or wrong.
 fn skipped_and_slept(source: &Source) -> Vec<Finding> {
     source.with_words(&["#[ignore", "thread::sleep"])
 }
@@ -108,7 +108,7 @@ fn long_files(source: &Source) -> Vec<Finding> {
     if lines > FILE_LINES { vec![(lines, format!("a file of {lines} lines"))] } else { Vec::new() }
 }
 
-/// All Rust files under a folder, in the order of their names; none if it is not there.
+/// Collects all Rust files under a folder, sorted by name; none if the folder does not exist.
 fn files_under(folder: &Path, files: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -144,7 +144,7 @@ fn the_house_is_tidy() {
     assert!(report.is_empty(), "{} findings:\n{}", report.len(), report.join("\n"));
 }
 
-/// What a rule finds in a text, as lines.
+/// Returns the lines in which a rule finds something.
 fn lines(rule: fn(&Source) -> Vec<Finding>, path: &str, text: &str) -> Vec<usize> {
     rule(&Source::new(path, text)).into_iter().map(|(line, _)| line).collect()
 }

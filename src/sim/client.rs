@@ -1,6 +1,5 @@
-//! The clients' end of the network: what they write, byte by byte, with its meaning beside it, and
-//! what they make of what they receive. Owns the bytes that have not yet left; the world moves
-//! them.
+//! The client's end of a connection: the bytes it writes, each with its meaning, and what it makes
+//! of what it receives. Owns the bytes that have not arrived yet; the world moves them.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -14,55 +13,55 @@ use crate::codec::ws::{self, Opcode, Reader, Side};
 use crate::edge::{ConnId, Door};
 use crate::time::Millis;
 
-/// The one site whose pages may connect.
+/// The only origin whose pages may connect.
 pub(super) const SITE: &str = "https://site.example";
 
-/// Between two bytes of a slow client.
+/// Time between two bytes of a slow client.
 pub(super) const SLOW_MS: u64 = 700;
 
-/// How a client has left.
+/// How far a client has ended its side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// It has not.
     None,
-    /// It will send no more once all is on its way.
+    /// It will end once everything written has arrived.
     Wanted,
-    /// Its end has arrived.
+    /// Its end of stream has arrived.
     Sent,
 }
 
 /// One client.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// None until it is let in.
+    /// `None` until it is accepted.
     pub conn: Option<ConnId>,
     pub door: Door,
-    /// Where it comes from.
+    /// Its address.
     pub from: Address,
-    /// Written, not yet arrived.
+    /// Bytes written that have not arrived yet.
     pipe: VecDeque<u8>,
     written: u64,
-    /// What it wrote before it was let in.
+    /// What it wrote before it was accepted: first byte, byte after the last, meaning.
     pub early: Vec<(u64, u64, Intent)>,
-    /// Most bytes that arrive together, every other time.
+    /// Maximum number of bytes that arrive at once, in half of all cases.
     pace: usize,
-    /// A byte every now and then is all that arrives of it.
+    /// Its bytes arrive one at a time, with pauses.
     pub is_slow: bool,
-    /// When something last arrived of it.
+    /// When its bytes last arrived.
     moved_at: Millis,
-    /// It takes what the kernel has for it.
+    /// It reads what the kernel has for it.
     pub is_reading: bool,
-    /// It takes a few bytes every now and then.
+    /// It reads only a few bytes at a time, with pauses.
     pub is_sipping: bool,
     sipped_at: Millis,
-    /// It answers pings and closes.
+    /// It answers pings, and ends its side when the server does.
     pub is_lively: bool,
     pub end: End,
-    /// It stopped in the middle of something, and says no more.
+    /// It stopped in the middle of a message and sends no more.
     pub is_mute: bool,
-    /// It has said who it is, whether or not that was heard yet.
+    /// It has sent an `auth`, processed or not.
     pub has_said_auth: bool,
-    /// Its connection is no more.
+    /// Its connection is gone.
     pub is_gone: bool,
     inbox: Vec<u8>,
     is_upgraded: bool,
@@ -98,12 +97,12 @@ impl Client {
         }
     }
 
-    /// Whether it may say something.
+    /// Whether it may still send.
     pub fn can_speak(&self) -> bool {
         self.end == End::None && !self.is_mute
     }
 
-    /// Writes bytes that mean something; nothing after its end.
+    /// Writes bytes with their meaning; does nothing after its end.
     pub fn write(&mut self, judge: &mut Judge, bytes: &[u8], intent: Intent) {
         if self.can_speak() {
             let from = self.written;
@@ -113,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Writes a request that says where its client is, if that is believed.
+    /// Writes a request that names the client's address, for a trusted proxy.
     pub fn write_request(
         &mut self,
         judge: &mut Judge,
@@ -130,7 +129,7 @@ impl Client {
         }
     }
 
-    /// Writes the first so many bytes of something, and never the rest.
+    /// Writes the first `half` bytes of something, and never the rest.
     pub fn write_half(&mut self, judge: &mut Judge, bytes: &[u8], half: usize, intent: Intent) {
         if self.can_speak() {
             let from = self.written;
@@ -141,7 +140,7 @@ impl Client {
         }
     }
 
-    /// Writes a message in frames, with a ping between two of them if there is a payload for it.
+    /// Writes a message in one or more frames, now and then with a ping between two of them.
     pub fn write_message(
         &mut self,
         judge: &mut Judge,
@@ -186,7 +185,7 @@ impl Client {
         }
     }
 
-    /// The bytes that arrive now.
+    /// Takes the bytes that arrive now.
     pub fn pop_piece(&mut self, prng: &mut Prng, now: Millis) -> Vec<u8> {
         let most = self.pipe.len().min(self.pace);
         if most == 0 || self.is_slow && now < self.moved_at.plus(SLOW_MS) {
@@ -201,7 +200,7 @@ impl Client {
         self.pipe.drain(..count).collect()
     }
 
-    /// How many bytes it takes now at most, if it does not take all there are.
+    /// How many bytes it reads now at most; `None` if it reads everything.
     pub fn sip(&mut self, prng: &mut Prng, now: Millis) -> Option<usize> {
         if !self.is_sipping {
             return None;
@@ -213,12 +212,12 @@ impl Client {
         Some(1 + prng.below(60))
     }
 
-    /// Whether all that it wrote has arrived.
+    /// Whether everything it wrote has arrived.
     pub fn is_drained(&self) -> bool {
         self.pipe.is_empty()
     }
 
-    /// What it makes of these bytes.
+    /// Decodes received bytes.
     pub fn receive(&mut self, bytes: impl Iterator<Item = u8>) -> Vec<Seen> {
         self.inbox.extend(bytes);
         let mut seen = Vec::new();
@@ -253,7 +252,7 @@ impl Client {
         seen
     }
 
-    /// One whole response.
+    /// Decodes one whole HTTP response.
     fn response(&mut self, bytes: &[u8]) -> (usize, Option<Seen>) {
         let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
             return (0, None);
@@ -268,7 +267,7 @@ impl Client {
     }
 }
 
-/// A frame of a client.
+/// Encodes a client frame, masked.
 pub(super) fn masked(prng: &mut Prng, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     ws::encode_masked_into(&mut frame, opcode, payload, (prng.next() as u32).to_le_bytes());

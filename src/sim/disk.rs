@@ -1,6 +1,6 @@
-//! A disk that exists only in memory: it fails when it is told to, and loses power. It remembers
-//! each call that changed something, so that after a run every moment of it can be looked at, with
-//! any part of what had not been synced missing.
+//! An in-memory disk that fails on demand and loses power. It records every call that changes
+//! something, so that after a run the file can be inspected as of any call, with any part of what
+//! had not been synced missing.
 
 use std::io::{Error, ErrorKind, Result};
 use std::path::PathBuf;
@@ -11,24 +11,24 @@ use redb::StorageBackend;
 use super::Prng;
 use crate::journal::store::{Discard, Found, Home, Medium, Seal};
 
-/// What a power cut leaves whole.
+/// The unit that a power cut writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
 /// A call that changed a file, or made its changes durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// These bytes were written there.
+    /// These bytes were written at this offset.
     Write(u64, Vec<u8>),
-    /// The file has this length.
+    /// The file was set to this length.
     SetLen(u64),
-    /// All before is durable.
+    /// Everything before is durable.
     Sync,
 }
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// ENOSPC: nothing is written, nothing grows.
+    /// ENOSPC: no write beyond the header succeeds, and no growth.
     Space,
     /// EIO.
     Broken,
@@ -36,7 +36,7 @@ pub enum Failure {
 
 impl Failure {
     fn error(self) -> Error {
-        // As Linux numbers them.
+        // As on Linux.
         Error::from_raw_os_error(match self {
             Failure::Space => 28,
             Failure::Broken => 5,
@@ -44,21 +44,21 @@ impl Failure {
     }
 }
 
-/// What is wrong with a disk.
+/// The faults of a disk.
 #[derive(Debug, Default)]
 struct Trouble {
-    /// How many calls that change something have come, failed ones too.
+    /// How many calls that change something have come, failed ones included.
     count: u64,
-    /// Calls from the first number to below the second fail like this.
+    /// Calls from the first number to below the second fail in this way.
     failing: Option<(u64, u64, Failure)>,
-    /// From the call of this number on nothing has an effect any more: who calls is no more.
+    /// From the call with this number on, no call has an effect: the calling process is dead.
     halts_at: Option<u64>,
-    /// A header could not be written where it would have had to be put back.
+    /// A write of the header failed, perhaps the one that puts it back after a failed commit.
     has_lost_header: bool,
 }
 
 impl Trouble {
-    /// A call comes; whether it is one of those that fail.
+    /// Counts a call, and fails if it is one of those that must.
     fn enter(&mut self, needs_space: bool) -> Result<()> {
         let number = self.count;
         self.count += 1;
@@ -79,11 +79,11 @@ impl Trouble {
     }
 }
 
-/// One file, and what has happened to it.
+/// One file, and the calls that changed it.
 #[derive(Clone, Debug, Default)]
 pub struct SimFile {
     state: Arc<Mutex<State>>,
-    /// That of the disk, which may have other files.
+    /// The faults of the disk, which it shares with other files.
     trouble: Arc<Mutex<Trouble>>,
 }
 
@@ -91,18 +91,18 @@ pub struct SimFile {
 struct State {
     bytes: Vec<u8>,
     calls: Vec<Call>,
-    /// What was there before those calls, if only the calls since the last sync are remembered.
+    /// The content before `calls`, if only the calls since the last sync are kept.
     durable: Option<Vec<u8>>,
 }
 
 impl SimFile {
-    /// A file with these bytes, all of them durable.
+    /// Creates a file with these bytes, all durable.
     pub fn new(bytes: Vec<u8>) -> SimFile {
         let state = State { bytes, ..State::default() };
         SimFile { state: Arc::new(Mutex::new(state)), ..SimFile::default() }
     }
 
-    /// One that remembers no more than what a power cut could still change.
+    /// Creates a file that keeps only the calls that a power cut could still undo.
     fn forgetful(bytes: Vec<u8>, trouble: Arc<Mutex<Trouble>>) -> SimFile {
         let state = State { durable: Some(bytes.clone()), bytes, calls: Vec::new() };
         SimFile { state: Arc::new(Mutex::new(state)), trouble }
@@ -116,27 +116,27 @@ impl SimFile {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is in it, as whoever reads it now finds it: after a kill as well.
+    /// Returns the content as a reader sees it now, or after a kill.
     pub fn bytes(&self) -> Vec<u8> {
         self.lock().bytes.clone()
     }
 
-    /// The calls so far.
+    /// Returns the calls so far.
     pub fn calls(&self) -> Vec<Call> {
         self.lock().calls.clone()
     }
 
-    /// How many calls that change something have come to the disk, failed ones too.
+    /// How many calls that change something have come to the disk, failed ones included.
     pub fn count(&self) -> u64 {
         self.trouble().count
     }
 
-    /// Lets calls fail from now on, so many of them after so many.
+    /// Makes `count` calls fail, after the next `after`.
     pub fn fail(&self, after: u64, count: u64, how: Failure) {
         self.trouble().fail(after, count, how);
     }
 
-    /// Lets no more calls fail.
+    /// Makes no more calls fail.
     pub fn mend(&self) {
         self.trouble().failing = None;
     }
@@ -145,7 +145,7 @@ impl SimFile {
         self.trouble().enter(needs_space)
     }
 
-    /// What is in it after a power cut.
+    /// Returns what may be in the file after a power cut.
     fn torn(&self, prng: &mut Prng) -> Vec<u8> {
         let state = self.lock();
         let durable = state.durable.clone().unwrap_or_default();
@@ -192,7 +192,7 @@ impl StorageBackend for SimFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        // What is there already needs no more space.
+        // The header, at offset 0, is overwritten in place and needs no space.
         let needs_space = offset > 0;
         let entered = self.enter(needs_space);
         self.trouble().has_lost_header |= entered.is_err() && !needs_space;
@@ -210,7 +210,7 @@ impl Discard for SimFile {
         if trouble.halts_at.is_some_and(|at| at <= trouble.count) {
             return;
         }
-        // Zeros at once, so that whoever still needs them is found out.
+        // Zeros at once, so that a later use of these bytes is noticed.
         let mut state = self.lock();
         write_at(&mut state.bytes, offset, &vec![0; bytes as usize]);
         state.note(Call::Write(offset, vec![0; bytes as usize]));
@@ -228,14 +228,14 @@ fn write_at(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
 /// What may be on disk after a power cut.
 #[derive(Clone, Debug)]
 pub struct Cut {
-    /// What is certain.
+    /// What is certainly there.
     durable: Vec<u8>,
-    /// What is not: writes and lengths since the last sync.
+    /// Writes and lengths since the last sync, each of which may be missing.
     pending: Vec<Call>,
 }
 
 impl Cut {
-    /// The power goes after the first `count` of these calls, which began on these bytes.
+    /// Cuts the power after the first `count` of these calls, which began on these bytes.
     pub fn after(bytes: &[u8], calls: &[Call], count: usize) -> Cut {
         let calls = &calls[..count];
         let synced = calls.iter().rposition(|call| *call == Call::Sync).map_or(0, |at| at + 1);
@@ -249,12 +249,12 @@ impl Cut {
         self.pending.len()
     }
 
-    /// Whether there is only one thing that can be on disk.
+    /// Whether nothing may be missing.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// What is on disk if those calls were carried out whose bit is set, and no others.
+    /// Returns the content if exactly the calls whose bits are set were carried out.
     pub fn subset(&self, bits: u64) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         for (i, call) in self.pending.iter().enumerate() {
@@ -265,7 +265,7 @@ impl Cut {
         bytes
     }
 
-    /// What is on disk if each sector of each write got there or not as chance has it.
+    /// Returns the content if each sector of each write was written or not at random.
     pub fn torn(&self, prng: &mut Prng) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         let (one, of) = (1 + prng.below(4), 5);
@@ -295,50 +295,50 @@ fn apply(bytes: &mut Vec<u8>, call: &Call) {
     }
 }
 
-/// A folder with a store in it.
+/// A directory with a store in it.
 #[derive(Clone, Debug, Default)]
 pub struct SimFolder(Arc<Mutex<Files>>);
 
 #[derive(Debug, Default)]
 struct Files {
-    /// The store, if there is one, and the one beside it.
+    /// The store, if there is one, and the file that is to replace it.
     store: Option<SimFile>,
     next: SimFile,
-    /// The store under that name, if a power cut could bring it back.
+    /// The store before a rename that is not durable yet, which a power cut could bring back.
     before: Option<Option<SimFile>>,
-    /// What has been remembered of it: what is durable first, and what was written since.
+    /// The seals written: the durable one first, then those since.
     seals: Vec<Found>,
     trouble: Arc<Mutex<Trouble>>,
-    /// Files remember no more than what a power cut could still change.
+    /// Whether files keep only the calls that a power cut could still undo.
     is_forgetful: bool,
 }
 
 impl Files {
-    /// Which of the next calls will fail, counted anew.
+    /// Which of the next calls will fail, counted from the next one.
     fn still_failing(&self) -> Option<(u64, u64, Failure)> {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let left = |number: u64| number.saturating_sub(trouble.count);
         trouble.failing.map(|(from, to, how)| (left(from), left(to), how))
     }
 
-    /// A call comes that changes what a name stands for; whether it is one of those that fail.
+    /// Counts a change to the directory, and fails if it is one of those that must.
     fn enter(&self) -> Result<()> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).enter(false)
     }
 }
 
-/// Seals that a power cut may choose from, at most.
+/// Maximum number of seals that a power cut may choose from.
 const SEALS_MAX: usize = 8;
 
 impl SimFolder {
-    /// With this file as its store.
+    /// Creates a directory with this file as its store.
     pub fn new(store: SimFile) -> SimFolder {
         let trouble = store.trouble.clone();
         let files = Files { store: Some(store), trouble, ..Files::default() };
         SimFolder(Arc::new(Mutex::new(files)))
     }
 
-    /// With this file, if there is one, and this beside it.
+    /// Creates a directory with this store, if there is one, and this seal.
     pub fn found(store: Option<Vec<u8>>, seal: Found) -> SimFolder {
         let store = store.map(SimFile::new);
         let trouble = store.as_ref().map(|file| file.trouble.clone()).unwrap_or_default();
@@ -346,7 +346,7 @@ impl SimFolder {
         SimFolder(Arc::new(Mutex::new(files)))
     }
 
-    /// An empty one, on which runs can be long.
+    /// Creates an empty directory for long runs.
     pub fn forgetful() -> SimFolder {
         let files = Files { is_forgetful: true, seals: vec![Found::Nothing], ..Files::default() };
         SimFolder(Arc::new(Mutex::new(files)))
@@ -356,12 +356,12 @@ impl SimFolder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store as it is now; an empty file if there is none.
+    /// Returns the store as it is now; an empty file if there is none.
     pub fn store(&self) -> SimFile {
         self.lock().store.clone().unwrap_or_default()
     }
 
-    /// What is remembered of it.
+    /// Returns the last seal written, if there is a valid one.
     pub fn sealed(&self) -> Option<Seal> {
         match self.lock().seals.last() {
             Some(Found::Seal(seal)) => Some(seal.clone()),
@@ -374,39 +374,38 @@ impl SimFolder {
         change(&mut files.trouble.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Lets calls fail from now on, so many of them after so many.
+    /// Makes `count` calls fail, after the next `after`.
     pub fn fail(&self, after: u64, count: u64, how: Failure) {
         self.trouble(|trouble| trouble.fail(after, count, how));
     }
 
-    /// Lets no more calls fail.
+    /// Makes no more calls fail.
     pub fn mend(&self) {
         self.trouble(|trouble| trouble.failing = None);
     }
 
-    /// Whether a header could not be put back since it was last asked.
+    /// Returns whether a write of the header has failed since the last call of this function.
     pub fn take_lost_header(&self) -> bool {
         self.trouble(|trouble| std::mem::take(&mut trouble.has_lost_header))
     }
 
-    /// After so many calls more, nothing of what is called has an effect: whoever calls has been
-    /// killed by then.
+    /// After `after` more calls, no call has an effect: the calling process has been killed.
     pub fn halt(&self, after: u64) {
         self.trouble(|trouble| trouble.halts_at = Some(trouble.count + after));
     }
 
-    /// Whether whoever calls is no more.
+    /// Whether the calling process is dead.
     pub fn is_halted(&self) -> bool {
         self.trouble(|trouble| trouble.halts_at.is_some_and(|at| at <= trouble.count))
     }
 
-    /// Whoever calls goes on, after all.
+    /// Cancels a halt: the calling process lives on.
     pub fn spare(&self) {
         self.trouble(|trouble| trouble.halts_at = None);
     }
 
-    /// What whoever comes next finds after a kill: all that was written, synced or not. It can be
-    /// used as if nobody else did.
+    /// Returns what the next process finds after a kill: everything written, synced or not. It is a
+    /// copy, independent of this directory.
     pub fn killed(&self) -> SimFolder {
         let files = self.lock();
         let failing = files.still_failing();
@@ -425,7 +424,7 @@ impl SimFolder {
         SimFolder(Arc::new(Mutex::new(files)))
     }
 
-    /// What is there after a power cut: of all that was not durable some, as chance has it.
+    /// Returns what is there after a power cut: a random part of all that was not durable.
     pub fn torn(&self, prng: &mut Prng) -> SimFolder {
         let files = self.lock();
         let store = match &files.before {
@@ -450,7 +449,7 @@ impl Medium for SimFolder {
 
     fn open_next(&self) -> Result<SimFile> {
         let mut files = self.lock();
-        // It is on the same disk.
+        // On the same disk, with the same faults.
         let trouble = files.trouble.clone();
         files.next = match files.is_forgetful {
             true => SimFile::forgetful(Vec::new(), trouble),

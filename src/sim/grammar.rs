@@ -1,5 +1,5 @@
-//! What clients may say: draws commands and events and spells them, rightly and wrongly, in many
-//! ways. Owns no state but a counter that makes every message its own.
+//! What clients may send: draws commands and events and spells them, rightly and wrongly, in many
+//! ways. Owns no state but a counter that makes messages unique.
 
 use super::Prng;
 use super::intent::{Auth, Command, Emit, Event, Store};
@@ -12,13 +12,13 @@ pub(super) const SERVER_KEY: &str = "the key of the server";
 
 const SPACES: [&str; 4] = ["shop", "news", "5", "spiel \"ü\""];
 const USERS: [&str; 4] = ["1", "2", "bob", "Zoë \"Q\""];
-/// Those in front are drawn more often, as among users and namespaces.
+/// Channels in front are drawn more often, as are users and namespaces.
 const CHANNELS: [&str; 9] = ["a", "#p", "@a", "c\"\\é😀\u{2028}", "5", "b", "#q", "@m", "d"];
 const CLBS: [&str; 4] = ["1", "\"x\"", "-7", "12345678901234567890"];
 /// One byte longer than a name may be.
 const LONG: &str = "a name that is too long..";
 
-/// Bodies that are refused whatever the state of things: whether only after auth, code, reason.
+/// Bodies that are always refused: whether authentication is needed first, code and reason.
 const WRONG: [(&str, bool, u16, &str); 26] = [
     ("{}", false, 300, "Need action"),
     (" 5 ", false, 300, "Need action"),
@@ -98,7 +98,7 @@ const WRONG: [(&str, bool, u16, &str); 26] = [
     (r#"{"action":"rotateKey","name":"shop"}"#, false, 300, "Need key"),
 ];
 
-/// Events that are passed over in silence.
+/// Events that the server ignores silently.
 const NOTHING: [&str; 8] = [
     "no JSON",
     "[]",
@@ -110,16 +110,16 @@ const NOTHING: [&str; 8] = [
     r#"{"event":"Auth","data":{}}"#,
 ];
 
-/// Draws what clients say.
+/// Draws what clients send.
 pub(super) struct Grammar<'a> {
     pub prng: &'a mut Prng,
     pub judge: &'a Judge,
-    /// Counts messages.
+    /// The number of the last message.
     pub serial: &'a mut u64,
 }
 
 impl Grammar<'_> {
-    /// A command for a controller that acts in that namespace, and its body.
+    /// Draws a command, and its body, for a controller of that namespace or an unauthenticated one.
     pub fn command(&mut self, auth: Option<u32>) -> (Command, String) {
         let is_settled = auth.is_some();
         let settled = |weight| if is_settled { weight } else { 1 };
@@ -166,7 +166,7 @@ impl Grammar<'_> {
         }
     }
 
-    /// A command that needs the server key.
+    /// Draws a command that needs the server key.
     pub fn over_namespaces(&mut self) -> (Command, String) {
         match self.prng.below(4) {
             0 => self.remove(),
@@ -175,7 +175,7 @@ impl Grammar<'_> {
         }
     }
 
-    /// Text with a number of its own.
+    /// Draws JSON data, mostly with a unique number in it.
     pub fn data(&mut self) -> String {
         *self.serial += 1;
         let n = *self.serial;
@@ -190,7 +190,7 @@ impl Grammar<'_> {
         }
     }
 
-    /// A name as JSON: a number where it may be one, or a string, with escapes or without.
+    /// Spells a name in JSON: as a number where possible, or as a string with or without escapes.
     pub fn name(&mut self, name: &str) -> String {
         if name.bytes().all(|byte| byte.is_ascii_digit()) && self.prng.one_in(2) {
             return name.to_string();
@@ -218,7 +218,7 @@ impl Grammar<'_> {
         if self.prng.one_in(4) { Some(self.user()) } else { None }
     }
 
-    /// The name of a namespace, and the server key, or another one.
+    /// Draws the name of a namespace with the server key or a wrong one.
     fn space_and_server_key(&mut self) -> (String, bool, String) {
         let name = (*self.prng.pick(&SPACES)).to_string();
         let has_key = !self.prng.one_in(8);
@@ -257,7 +257,7 @@ impl Grammar<'_> {
         (Command::Auth { name, key }, body)
     }
 
-    /// A namespace and a key for it: mostly the right one, sometimes an old or another's.
+    /// Draws a namespace and a key: mostly the right one, sometimes an old one or another's.
     fn space_and_key(&mut self) -> (String, String) {
         let record = &self.judge.record;
         let spaces: Vec<_> = record.spaces.values().collect();
@@ -309,7 +309,7 @@ impl Grammar<'_> {
         (Command::Emit(Emit { channels, data, user, except, is_counted }), body)
     }
 
-    /// `params`, which may be left out or spelled as PHP does if there are none.
+    /// Spells `params`; if there are none, they may be left out, or be empty as PHP encodes them.
     fn params(&mut self, params: &[String]) -> String {
         match params.is_empty() {
             true => (*self.prng.pick(&["", ",\"params\":[]", ",\"params\":null"])).into(),
@@ -319,7 +319,7 @@ impl Grammar<'_> {
 
     fn store(&mut self) -> (Command, String) {
         let is_push = self.prng.one_in(2);
-        // Few places, so that they are met again.
+        // Few places, so that they are hit again.
         let channel = (*self.prng.pick(&["a", "b", "5", "@a", "#p"])).to_string();
         let (user, data) = (self.maybe_user(), self.data());
         let data = if !is_push && self.prng.one_in(6) { "null".into() } else { data };
@@ -363,7 +363,7 @@ impl Grammar<'_> {
         (Command::Grant { channel, user, is_withdrawn }, body)
     }
 
-    /// An event for a browser, and its message.
+    /// Draws an event of a browser, and its message.
     pub fn event(&mut self, browser: Option<&Browser>, has_said_auth: bool) -> (Event, String) {
         let weights = if has_said_auth { [2, 24, 5, 3, 2, 1] } else { [50, 4, 1, 1, 1, 1] };
         match self.prng.weighted(&weights) {
@@ -400,14 +400,14 @@ impl Grammar<'_> {
         }
     }
 
-    /// A ping with a long answer.
+    /// Returns a ping with a long answer.
     pub fn ping(&mut self) -> (Event, String) {
         let clb = format!("\"{}\"", "z".repeat(60));
         let message = format!(r#"{{"event":"ping","clb":{clb}}}"#);
         (Event::Ping { clb: Some(clb) }, message)
     }
 
-    /// A good `auth` of the user who it is already, or now and then of another one.
+    /// Draws a valid `auth` of the browser's current user, or now and then of another one.
     pub fn renewal(&mut self, browser: &Browser, expires: Option<u64>) -> (Event, String) {
         let (mut space, mut key) = self.space_and_key();
         let mut user = self.user();
@@ -422,7 +422,7 @@ impl Grammar<'_> {
         (Event::Auth(Auth { fault: None, space, key, user, expires }), message)
     }
 
-    /// A `clb`, or none, or one that is no answerable id.
+    /// Draws a `clb`, none, or one that is not answered.
     fn clb(&mut self) -> (Option<String>, String) {
         match self.prng.below(4) {
             0 => (None, String::new()),
@@ -442,7 +442,7 @@ impl Grammar<'_> {
             && let Some(same) = self.judge.record.spaces.get(id)
             && !self.prng.one_in(3)
         {
-            // As before, to move the end of the token.
+            // The same user, with another expiry of the token.
             (space, key, user) = (same.name.clone(), same.key.clone(), name.clone());
         }
         let seconds = self.judge.now.unix.0 / 1000;

@@ -1,6 +1,6 @@
-//! What a run stands on: where its server finds what earlier ones have recorded, and what happens
-//! there while no turn runs. [`Plain`] is a journal without a disk; [`Store`] is the real store
-//! over a disk that fails, tears and loses power, whose worker works when chance says so.
+//! The storage under a run: where its server finds what earlier ones recorded, and what happens
+//! there between turns. [`Plain`] is a journal without a disk; [`Store`] is the real store over a
+//! disk that fails, tears writes and loses power, whose worker runs at random moments.
 
 use std::time::Duration;
 
@@ -12,48 +12,48 @@ use crate::journal::store::{OpenError, Opened, Stepper};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// Starts of one server, at most: each may be cut short, and the disk may have to be mended.
+/// Maximum attempts to start one server: each may be cut short, or the disk need mending.
 const STARTS_MAX: usize = 100;
-/// Calls of a worker that may still come before it is killed, at most.
+/// Maximum number of disk calls that the worker may still make before it is killed.
 const LAST_CALLS: usize = 12;
 
-/// Until when a disk hangs that never works again for this server.
+/// The end of a hang that lasts for the rest of this server's life.
 const HELD: Millis = Millis(u64::MAX);
 
 /// What a server begins with.
 pub(super) struct Start {
     pub hub: Hub,
-    /// The time on the scale of entries.
+    /// The time on the scale of journal entries.
     pub at: UnixMillis,
     pub journal: Box<dyn Journal>,
-    /// Number of the last batch that was found.
+    /// Number of the last batch found.
     pub batch: u64,
-    /// The power went while it was tried to start.
+    /// The power failed during an attempt to start.
     pub power_went: bool,
 }
 
-/// Where the journals of a run come from.
+/// The source of the journals of a run.
 pub(super) trait Ground {
-    /// A server starts.
+    /// Starts a server.
     fn start(&mut self, prng: &mut Prng, now: Now, limits: &Limits) -> Start;
 
-    /// What happens between two turns. Whether anything did, or is about to.
+    /// Does what happens between two turns. Returns whether anything did, or is about to.
     fn step(&mut self, _: &mut Prng, _: Now) -> bool {
         false
     }
 
-    /// When something happens next of which nobody is told.
+    /// When something happens here next that no event announces.
     fn due(&self) -> Option<Millis> {
         None
     }
 
-    /// The disk, if there is one.
+    /// Returns the store, if there is one.
     fn store(&mut self) -> Option<&mut Store> {
         None
     }
 }
 
-/// A journal without a disk, for one server.
+/// A journal without a disk, for a single server.
 pub(super) struct Plain(Option<Box<dyn Journal>>);
 
 impl Plain {
@@ -73,36 +73,36 @@ impl Ground for Plain {
 /// How a server ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// In good order.
+    /// Stopped in an orderly way.
     Closed,
-    /// What was written stays, synced or not.
+    /// Killed: what was written stays, synced or not.
     Killed,
-    /// What was not synced is there in part.
+    /// Power cut: of what was not synced, only a part is there.
     PowerCut,
 }
 
-/// What was met of the disk.
+/// What happened to the disk, and to the servers on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Misfortunes {
-    /// Servers that were killed, and those whose power went.
+    /// Servers that were killed, and servers that lost power.
     pub kills: u64,
-    /// See there.
+    /// See [`Misfortunes::kills`].
     pub power_cuts: u64,
-    /// Servers that were stopped in good order.
+    /// Servers that were stopped in an orderly way.
     pub stops: u64,
-    /// Ends that came in the middle of a batch, and those that came in the middle of a start.
+    /// Ends in the middle of a batch, and ends in the middle of a start.
     pub halves: u64,
-    /// See there.
+    /// See [`Misfortunes::halves`].
     pub half_starts: u64,
     /// Starts on a full disk.
     pub full_starts: u64,
-    /// Times that the disk was full, or broke.
+    /// Times that the disk filled up, and times that it broke.
     pub full: u64,
-    /// See there.
+    /// See [`Misfortunes::full`].
     pub broken: u64,
-    /// Times that the store could not be written, and that it could be again.
+    /// Times that the store became unwritable, and times that it recovered.
     pub failures: u64,
-    /// See there.
+    /// See [`Misfortunes::failures`].
     pub recoveries: u64,
     /// Times that the disk hung.
     pub hangs: u64,
@@ -110,14 +110,14 @@ pub struct Misfortunes {
     pub batches: u64,
 }
 
-/// The store of the server over a disk that is no good.
+/// The server's store, over a faulty disk.
 pub(super) struct Store {
     folder: SimFolder,
     sync: SyncPolicy,
     stepper: Option<Stepper>,
-    /// A job is done in one of so many turns.
+    /// The worker does a job in one of this many turns, on average.
     pace: usize,
-    /// When the worker was last busy.
+    /// When the worker last finished something.
     idle_since: Millis,
     hangs_until: Millis,
     mends_at: Option<Millis>,
@@ -145,7 +145,7 @@ impl Store {
         self.stepper.as_ref().expect("a server runs")
     }
 
-    /// Whether states are acknowledged before they are durable; and within what time they must be.
+    /// The time within which states become durable; `None` if acknowledged only then.
     pub fn wait_ms(&self) -> Option<u64> {
         match self.sync {
             SyncPolicy::Always => None,
@@ -153,30 +153,30 @@ impl Store {
         }
     }
 
-    /// The number of a batch that has been sent and that was not told of before.
+    /// Returns the number of a batch that was sent to the worker and has not been reported yet.
     pub fn take_sent(&mut self) -> Option<u64> {
         let number = self.stepper().job().filter(|number| *number > self.told)?;
         self.told = number;
         Some(number)
     }
 
-    /// Number of the last batch that is durable.
+    /// The number of the last durable batch.
     pub fn written(&self) -> u64 {
         self.stepper().written()
     }
 
-    /// Whether nothing comes of whatever is sent to it.
+    /// Whether the disk hangs.
     pub fn is_stuck(&self, now: Millis) -> bool {
         self.hangs_until > now
     }
 
-    /// Whether nothing is wrong with it.
+    /// Whether the disk neither hangs nor fails.
     pub fn is_well(&self, now: Millis) -> bool {
         self.mends_at.is_none() && !self.is_stuck(now)
     }
 
-    /// A server that has started on a full disk gets to write that it has: what it found is what
-    /// the next one goes by. (What is left if it does not is looked at in `tests/disk.rs`.)
+    /// Lets a server that started on a full disk write that it has begun, since the next start
+    /// relies on that. (`tests/disk.rs` covers a server that ends before.)
     pub fn begin(&mut self) {
         if self.stepper().is_begun() {
             return;
@@ -187,7 +187,7 @@ impl Store {
         assert!(self.stepper().is_begun(), "there is space, and it does not begin");
     }
 
-    /// Something begins to go wrong, or ends.
+    /// Makes the disk hang or fail for a while, and changes the pace of the worker.
     pub fn trouble(&mut self, prng: &mut Prng, now: Millis) -> String {
         if !self.stepper().is_begun() {
             return "the disk is full as it was at the start".into();
@@ -215,8 +215,8 @@ impl Store {
         format!("{count} calls fail after {after} for {ms} ms: {how:?}")
     }
 
-    /// It hangs for some time from now on; for how many milliseconds, unless this server could not
-    /// write yet that there is one.
+    /// Makes the disk hang, and returns for how many milliseconds; `None`, and no hang, if this
+    /// server could not record its start yet or the disk is held.
     pub fn hang(&mut self, prng: &mut Prng, now: Millis) -> Option<u64> {
         let ms = 500 + prng.below(20_000) as u64;
         let may_hang = self.stepper().is_begun() && self.hangs_until != HELD;
@@ -227,12 +227,12 @@ impl Store {
         })
     }
 
-    /// What is sent to the disk from now on waits for the end of the server.
+    /// Holds everything that is sent to the disk from now on until the server ends.
     pub fn hold(&mut self) {
         self.hangs_until = HELD;
     }
 
-    /// One of the next calls fails, and those behind it do not.
+    /// Makes one of the next calls fail, and only that one.
     pub fn trip(&mut self, prng: &mut Prng) {
         let after = prng.below(LAST_CALLS) as u64;
         if self.stepper().is_begun() {
@@ -241,13 +241,13 @@ impl Store {
         }
     }
 
-    /// Nothing goes wrong any more.
+    /// Ends all faults.
     pub fn mend(&mut self) {
         self.folder.mend();
         (self.mends_at, self.hangs_until, self.pace) = (None, Millis(0), 1);
     }
 
-    /// The server ends. Whether nothing of what had failed is in the way of what it was before.
+    /// Ends the server. Returns false if the header of a failed commit may not be put back.
     pub fn end(&mut self, prng: &mut Prng, how: End, now: Millis) -> bool {
         if self.mends_at.is_none() {
             self.folder.mend();
@@ -272,7 +272,7 @@ impl Store {
         true
     }
 
-    /// What is left on the disk is what the next one finds.
+    /// Leaves to the next server what is on the disk now.
     fn cut(&mut self, prng: &mut Prng, how: End) {
         if !self.folder.is_halted() {
             self.folder.halt(0);
@@ -324,7 +324,7 @@ impl Ground for Store {
             }
             match started {
                 Ok(start) => {
-                    // Whatever was planned for this process will not come.
+                    // A halt that was planned for this process will not come.
                     self.folder.spare();
                     (self.idle_since, self.told) = (now.mono, start.batch);
                     return Start { power_went, ..start };

@@ -1,5 +1,5 @@
-//! What clients mean by the bytes they send. The grammar draws intents and writes them as bytes;
-//! the judge carries them out when the server has consumed those bytes, and never parses.
+//! The meaning of the bytes that clients send. The grammar draws intents and writes them as bytes;
+//! the judge executes them when the server has consumed those bytes, and never parses.
 
 use std::net::IpAddr;
 
@@ -9,24 +9,24 @@ use crate::reason::CloseReason;
 /// One thing that a client sends.
 #[derive(Clone, Debug)]
 pub(super) enum Intent {
-    /// A control frame with a command in it.
+    /// A control frame with a command.
     Command(Command),
-    /// A control frame with something in it that is not JSON.
+    /// A control frame whose body is not JSON.
     NotJson,
-    /// The introduction of a connection by a proxy, which may say whom it speaks for.
+    /// A PROXY header, which may name the client that the proxy speaks for.
     Introduced(Option<IpAddr>),
-    /// What an HTTP request says of where its client is, for those who are believed; it stands for
-    /// the same bytes as the request, which comes next.
+    /// The client address in an HTTP request, if the peer is trusted. It covers the same bytes as
+    /// the request, which is the next intent.
     Named(Option<IpAddr>),
-    /// An HTTP request that upgrades.
+    /// An HTTP upgrade request.
     Upgrade(Form),
-    /// Another HTTP request: status of its answer, and whether the answer is the last.
+    /// Another HTTP request: the status of its response, and whether the connection ends with it.
     Request { status: u16, is_last: bool },
-    /// An HTTP request of another site's page: 403.
+    /// An HTTP request from a page of another origin: 403.
     Strange,
-    /// No HTTP request: the reply has this status.
+    /// Bytes that are no HTTP request: the response has this status.
     BadRequest(u16),
-    /// A WebSocket message: one event, or on SockJS any number.
+    /// A WebSocket message: one event, or any number on SockJS.
     Message(Vec<Event>),
     /// A WebSocket ping.
     Ping(Vec<u8>),
@@ -34,11 +34,11 @@ pub(super) enum Intent {
     Pong,
     /// A WebSocket close frame.
     Close(Option<(u16, String)>),
-    /// What breaks the rules of the transport: noticed at its end at the latest.
+    /// A violation of the transport's rules, noticed at its last byte at the latest.
     Violation(CloseReason),
 }
 
-/// A command of the control port. Texts are decoded, `data` is JSON.
+/// A command of the control port. Texts are decoded; `data` is JSON.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Command {
     Ping,
@@ -74,7 +74,7 @@ pub(super) struct Store {
     pub is_emitted: bool,
 }
 
-/// An event of a browser. A `clb` is JSON.
+/// An event from a browser. A `clb` is JSON.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     Auth(Auth),
@@ -82,7 +82,7 @@ pub(super) enum Event {
         channel: String,
         clb: Option<String>,
     },
-    /// A subscribe that is refused for its argument, with the reason.
+    /// A subscribe that is refused because of its argument, with the reason.
     BadSubscribe {
         clb: Option<String>,
         reason: String,
@@ -94,16 +94,16 @@ pub(super) enum Event {
     Ping {
         clb: Option<String>,
     },
-    /// What is passed over in silence.
+    /// Anything that the server ignores silently.
     Nothing,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Auth {
-    /// What is wrong with it, whatever the namespace.
+    /// What is wrong with it, in any namespace.
     pub fault: Option<CloseReason>,
     pub space: String,
-    /// What the token is signed with.
+    /// The key that signs the token.
     pub key: String,
     pub user: String,
     /// Seconds since 1970.

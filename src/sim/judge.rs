@@ -1,10 +1,10 @@
-//! The judge: plays every call into the switch on its own record of the world, and compares what
-//! the switch did, as the tape has it, with what it had to do. Panics at the first difference.
+//! The judge: applies every call into the switch to its own record of the world, and compares what
+//! the switch did, according to the tape, with what it had to do. Panics at the first difference.
 //! The world calls it after each call into the switch.
 //!
-//! This file has the connections and the comparison; `changes` what entries do, `spread` what long
-//! emits do, `roles` what clients say, `clock` what time does, `terms` by which limits, `intake`
-//! what is read of large commands, `recovery` what must be there after a crash.
+//! This file has the connections and the comparison; `changes` has the effects of entries, `spread`
+//! those of long emits, `roles` of input, `clock` of time, `terms` of changed limits, `intake` of
+//! reading large commands, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
@@ -46,30 +46,30 @@ use terms::{Half, Term, Terms};
 pub(super) use expected::{BOUNDS, Seen};
 pub(super) use recovery::Found;
 
-/// One connection, as the judge knows it.
+/// The judge's view of one connection.
 #[derive(Debug)]
 pub(super) struct Line {
     pub role: Role,
-    /// What the client has sent and the server not yet carried out: first byte, byte behind the
+    /// What the client has sent and the server has not executed yet: first byte, byte after the
     /// last, meaning.
     intents: VecDeque<(u64, u64, Intent)>,
     /// What must be sent next.
     expected: VecDeque<Due>,
-    /// What was sent and the client has not yet seen.
+    /// What was sent, and the client has not received yet.
     pub wire: VecDeque<Seen>,
-    /// What was sent and the kernel has not taken.
+    /// Frames that were sent, and the kernel has not taken yet.
     queue: Queue,
-    /// Why it was closed. What is sent afterwards goes nowhere.
+    /// Why it was closed. Anything sent afterwards is dropped.
     pub closing: Option<CloseReason>,
-    /// The switch has been told to forget it.
+    /// The switch has been told that it is closed.
     pub is_gone: bool,
     from: Address,
     whereabouts: Whereabouts,
-    /// A request has had its answer.
+    /// At least one request has been answered.
     is_answered_once: bool,
-    /// Bytes that were given to the switch.
+    /// Bytes handed to the switch.
     delivered: u64,
-    /// Half of the head of the intents is there, and is heard; at rest since when.
+    /// The first intent has arrived in part; and, if so at rest, its first byte and since when.
     half: Option<Half>,
     half_at_rest: Option<(u64, Millis)>,
 }
@@ -78,108 +78,108 @@ pub(super) struct Line {
 #[derive(Debug)]
 struct Due {
     what: Expected,
-    /// Not before this mark is durable.
+    /// It must not be sent before this mark is durable.
     after: u64,
-    /// As soon as this one is: that of all that was recorded by then.
+    /// It must have been sent once this mark, of all that was recorded by then, is durable.
     by: u64,
 }
 
 #[derive(Debug)]
 pub(super) enum Role {
     Controller(Controller),
-    /// The time of the request under way.
+    /// The deadline of the current request.
     Http(Term),
     Browser(Browser),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Controller {
-    /// Where it is: all addresses that are one have the same text.
+    /// Its address; addresses that count as one have the same text.
     place: String,
-    /// Namespace, and the key that opened it.
+    /// The namespace, and the key that it authenticated with.
     pub auth: Option<(u32, String)>,
     waits: bool,
-    /// Its last command waits for room for its reply.
+    /// Its last command, which waits for room for its reply.
     wants: Option<Command>,
-    /// It sends no more, or is not heard any more.
+    /// It sends no more, or is no longer read.
     is_ended: bool,
-    /// It broke the rules.
+    /// It broke a rule, for which it is to be closed.
     fault: Option<CloseReason>,
-    /// It was seen not being read for its unread replies since.
+    /// Since when it has been seen paused for its unread replies.
     held_since: Option<Millis>,
-    /// For how long it may be, at most; it was last seen to be read then.
+    /// How long that may last at most, in milliseconds; when it was last seen being read.
     held_ms: usize,
     heard_at: Millis,
     auth_by: Term,
-    /// Time has passed in which it was not heard, and by when it must have said who it is then.
+    /// Time has passed while it was paused; and by when it must then authenticate.
     was_unheard: bool,
     auth_at_last: Millis,
-    /// It has not authenticated, or its key is no longer good: the how many-eth of those.
+    /// Its number among the unauthenticated, if it is one: without an `auth`, or its key has ended.
     stranger: Option<u64>,
-    /// It has been authenticated, whatever became of that.
+    /// It has been authenticated before, whatever became of that.
     was_somebody: bool,
     wrong_keys: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Browser {
-    /// The how many-eth of the run.
+    /// Its number among the browsers of the run.
     number: u64,
     pub form: Form,
     /// Namespace and user, while the hub has it.
     pub who: Option<(u32, String)>,
     pub cid: Option<String>,
     pub channels: BTreeSet<String>,
-    /// It hears these no more, or did not: the entries that withdrew them and may be undone.
+    /// Channels that it lost by revocations that may still be undone: the numbers of those entries.
     held: BTreeMap<String, Vec<u64>>,
-    /// It has not authenticated, nor been let go: it counts among those until it is forgotten.
+    /// It counts as unauthenticated: no `auth` yet, and not told to go.
     is_stranger: bool,
-    /// It is to be let go for this, within some turns, and hears nothing until then.
+    /// It is to be closed for this reason within some turns, and receives nothing until then.
     parting: Option<CloseReason>,
-    /// Seconds since 1970.
+    /// When its token ends, in seconds since 1970.
     expires: Option<u64>,
-    /// It was first seen over that moment.
+    /// When it was first seen with a token that had ended.
     overdue_since: Option<Millis>,
     auth_by: Term,
-    /// The next ping, from the beginning or the answer to the last one.
+    /// The deadline of the next ping, from the start or from the answer to the last one.
     ping_at: Term,
-    /// The answer to the ping that is out.
+    /// The deadline of the answer to the outstanding ping.
     pong_by: Option<Term>,
-    /// When that was sent, something waited in front of it.
+    /// Something was queued in front of that ping when it was sent.
     is_pong_behind: bool,
-    /// That, or much had been taken just before.
+    /// The same, or much had been taken just before.
     may_be_late: bool,
-    /// It was not read when a deadline came: another one is set, once more for as long as a beat.
+    /// Its deadline instead of one that came while it was paused: another heartbeat from then.
     held_until: Option<Millis>,
-    /// Milliseconds at which it may speak as it likes again, if each message was one frame, and if
-    /// each was of as many frames as it may be.
+    /// When its token bucket is full again, in milliseconds, if each message was one frame, and if
+    /// each had as many frames as permitted.
     spent_until: (u64, u64),
-    /// When it was last heard.
+    /// When it was last read.
     heard_at: Millis,
-    /// What it said in a SockJS array behind more answers than it had taken, or waits for room.
+    /// Events that wait behind more answers than it has taken, or for room.
     pending: VecDeque<Event>,
-    /// The first of those waits for room for its answer.
+    /// The first of them waits for room for its answer.
     is_hungry: bool,
-    /// Its token has ended, and more of what it said behind that is read, to see if it renewed it.
+    /// Its token has ended, and its further input is read to see if it renews the token.
     is_read_ahead: bool,
     /// When that began.
     read_ahead_at: Option<Millis>,
 }
 
-/// What a call into the switch found queued for its connection, and what it sent there.
+/// What was queued for a connection when a call into the switch began, and what the call sent.
 #[derive(Debug, Default)]
 struct Meter {
     before: usize,
     sent: Vec<usize>,
-    /// How much was expected before the call.
+    /// The number of expected items before the call.
     start: usize,
-    /// How many frames had been sent there when a request was put off, if one was.
+    /// How many frames had been sent to it when a request was put off, if one was.
     put_off: Option<usize>,
-    /// What answers took before the call.
+    /// The memory of all queued answers before the call.
     answers: usize,
 }
 
-/// What the judge is shown of a socket.
+/// What the judge is told about a socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct View {
     pub delivered: u64,
@@ -189,84 +189,84 @@ pub(super) struct View {
     pub taken_at: Millis,
 }
 
-/// A proposal that waits for its place.
+/// A proposal that is not ordered yet.
 #[derive(Debug)]
 struct Pending {
     conn: ConnId,
     command: Command,
     space: Option<u32>,
-    /// The key that was drawn for it.
+    /// The key that the server drew for it.
     key: String,
     change: Change<'static>,
-    /// It is a part of a long emit.
+    /// The long emit that it is a part of.
     of: Option<Box<Spread>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Judge {
     pub limits: Limits,
-    /// The most that may be read of large commands at a time, by all limits so far.
+    /// The highest `control_input_bytes` so far.
     input_max: usize,
     pub record: Record,
     replica: Replica,
     pub lines: BTreeMap<ConnId, Line>,
     pub now: Now,
-    /// Date at the zero of the monotonic clock, at the start.
+    /// The date at the zero of the monotonic clock, as of the start.
     epoch: u64,
     pending: BTreeMap<u64, Pending>,
-    /// Emits that go on in the next turns, in turn.
+    /// Emits that go on in later turns, in order.
     spreads: VecDeque<Spread>,
-    /// Who was reached by the last message.
+    /// The connections reached by the last message.
     reached: BTreeSet<ConnId>,
     /// Number of the last entry.
     applied: u64,
-    /// What was durable at the end of the last turn.
+    /// The mark that was durable at the end of the last turn.
     durable: u64,
-    /// Mark of all that is recorded by now.
+    /// The mark of everything recorded so far.
     mark: u64,
-    /// Marks of the last change of each place, by namespace.
+    /// The mark of the last change of each state.
     marks: BTreeMap<(u32, String, Option<String>), u64>,
-    /// What could still be undone.
+    /// Changes that may still be undone.
     past: VecDeque<Past>,
-    /// The hub's name for each namespace.
+    /// The hub's id of each namespace.
     names: BTreeMap<u32, NsId>,
     terms: Terms,
-    /// What there was no room for, how often ([`super::Report::full`]).
+    /// How often there was no room, by cause ([`super::Report::full`]).
     pub full: BTreeMap<String, u64>,
-    /// How many renewed their token behind what they had not taken.
+    /// How many tokens were renewed behind unread answers.
     pub renewed: u64,
-    /// Since when publications that wait have taken too much memory, at the earliest; and since
-    /// when the server must know of it.
+    /// Since when, at the earliest, queued publications have taken too much memory; and since when
+    /// the server must know of it.
     flooded_since: Option<Millis>,
     flood_known: Option<Millis>,
-    /// Those whose time with too large a backlog is over.
+    /// Slow consumers whose time is up, and whose close the tape must still show.
     overdue: BTreeSet<ConnId>,
-    /// Since when answers that wait take too much memory; and since when they last did, until when.
+    /// Since when queued answers have taken too much memory; when they last did, from and to.
     short_since: Option<Millis>,
     short_at: Option<(Millis, Millis)>,
     /// Since when there has been room for them again.
     room_at: Option<Millis>,
-    /// Closes that the tape must show.
+    /// Closes that the tape must still show.
     closings: Vec<(ConnId, CloseReason)>,
-    /// What was last published for everybody in one channel (of that namespace) and has not gone
-    /// out: how many messages to each.
+    /// Publications to everybody in one channel of a namespace that have not been sent yet: the
+    /// channel, and how many messages for each connection.
     gathered: Option<((u32, String), BTreeMap<ConnId, usize>)>,
-    /// The date has been changed in this run.
+    /// The date has been changed during the run.
     pub has_date_jumped: bool,
-    /// There was no cap on the connections of one address until now.
+    /// There was no limit on connections per address before this change.
     is_cap_new: bool,
-    /// How often a controller was nobody.
+    /// How many times a controller has become unauthenticated.
     strangers: u64,
     pub is_stopping: bool,
     disk: Disk,
-    /// The disk hangs: who is not heard may wait for it; and who does.
+    /// The disk hangs, so that paused connections may be waiting for it.
     pub is_disk_stuck: bool,
     pub clog: Clog,
-    /// And all browsers have gone.
+    /// The server is stopping, and all browsers have gone.
     is_last_call: bool,
     /// How many browsers there have been.
     browsers: u64,
-    /// Of the current call.
+    /// The meter of the current call.
     meter: Meter,
 }
 
@@ -313,7 +313,7 @@ impl Judge {
         }
     }
 
-    /// These limits hold from now on.
+    /// Applies new limits.
     pub fn reload(&mut self, limits: &Limits) {
         self.is_cap_new |=
             self.limits.connections_per_address == 0 && limits.connections_per_address > 0;
@@ -325,19 +325,19 @@ impl Judge {
         self.reload_halves();
     }
 
-    /// The time on the scale of states and keys.
+    /// Returns the time on the scale of states and keys.
     pub fn at(&self) -> u64 {
         self.epoch + self.now.mono.0
     }
 
-    /// A client has sent this, and so far so many bytes in all.
+    /// A client has sent the bytes `from..to` of its stream, with this meaning.
     pub fn intends(&mut self, conn: ConnId, from: u64, to: u64, intent: Intent) {
         if let Some(line) = self.lines.get_mut(&conn) {
             line.intents.push_back((from, to, intent));
         }
     }
 
-    /// A client was let in, with what it had sent by then.
+    /// A connection was accepted, with what its client had sent by then.
     pub fn opened(
         &mut self,
         conn: ConnId,
@@ -381,7 +381,7 @@ impl Judge {
         }
     }
 
-    /// The network has lost it; the switch does not know yet.
+    /// The network has lost a connection; the switch does not know yet.
     pub fn lost(&mut self, conn: ConnId) {
         let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) else {
             return;
@@ -390,7 +390,7 @@ impl Judge {
         line.expected.clear();
     }
 
-    /// The switch has been told to forget it.
+    /// The switch has been told that a connection is closed.
     pub fn closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.leave(conn);
         let line = self.lines.get_mut(&conn).expect("what is closed was open");
@@ -405,7 +405,7 @@ impl Judge {
         self.is_stopping = true;
     }
 
-    /// Compares what is on the tape with what was expected. `pinged` may have been sent a ping.
+    /// Compares the tape with what was expected. `pinged` may have been sent a ping.
     pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
         let mut slow = BTreeSet::new();
         let now = self.now.mono;
@@ -475,8 +475,8 @@ impl Judge {
         }
     }
 
-    /// Those who are to be let go may be told at any time; while the server stops, that is
-    /// everybody, and back ends come last.
+    /// Accepts the closes of connections that were to be let go, which may come at any time. While
+    /// the server stops, that is all of them; back ends come last.
     fn note_partings(&mut self, items: &[Item]) {
         for item in items {
             let Item::Closing { conn, reason, was_open: true } = item else { continue };
@@ -499,7 +499,7 @@ impl Judge {
         }
     }
 
-    /// It is to be let go: it is nobody from now on, and told so when its turn comes.
+    /// Marks a browser to be let go: it leaves the hub now, and is told and closed in its turn.
     fn part(&mut self, conn: ConnId, reason: CloseReason) {
         self.leave(conn);
         if let Some(browser) = self.browser(conn) {
@@ -520,7 +520,7 @@ impl Judge {
         line.closing = Some(reason);
     }
 
-    /// It must be closed in this call.
+    /// The connection must be closed in this call.
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
         let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) else {
             return;
@@ -529,7 +529,7 @@ impl Judge {
         self.closings.push((conn, reason));
     }
 
-    /// A controller must be closed in this call, or when it has the replies that it is owed.
+    /// A controller must be closed in this call, or once it has been sent the replies it is owed.
     fn let_go_answered(&mut self, conn: ConnId, reason: CloseReason) {
         let is_answered = self.lines.get(&conn).is_some_and(Line::is_answered);
         let Some(controller) = self.controller(conn) else { return };
@@ -540,7 +540,7 @@ impl Judge {
         }
     }
 
-    /// It must be told why, and closed; it leaves the hub at once.
+    /// The connection must be told why, and closed; it leaves the hub at once.
     fn dismiss(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(browser) = self.browser(conn) {
             browser.is_stranger = false;
@@ -563,7 +563,7 @@ impl Judge {
         self.close(conn, reason);
     }
 
-    /// It is nobody any more, and in no channel.
+    /// The connection is no longer authenticated, and in no channel.
     fn leave(&mut self, conn: ConnId) {
         if let Some(browser) = self.browser(conn) {
             browser.who = None;
@@ -585,7 +585,7 @@ impl Judge {
         }
     }
 
-    /// All who are somebody: connection, namespace, browser.
+    /// Iterates over the authenticated browsers: connection, namespace, user, browser.
     fn peers(&self) -> impl Iterator<Item = (ConnId, u32, &str, &Browser)> {
         self.lines.iter().filter_map(|(conn, line)| match &line.role {
             Role::Browser(browser) => {

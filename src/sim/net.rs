@@ -1,7 +1,7 @@
 //! The fake network: both ends of every connection, in memory. It keeps the contracts of the real
 //! reactor (lists of what is ready, dirty and doomed; pause and resume; tails; one deadline each)
-//! and draws from the seed what the kernel and the peers would do: short reads, short writes,
-//! peers that do not read. Never calls the handler; the world does, as the real turn does.
+//! and draws from the seed what the kernel and the peers do: short reads, short writes, peers that
+//! do not read. It never calls the handler; the world does, as the real turn does.
 
 mod clock;
 
@@ -19,28 +19,28 @@ use crate::slow::{Rules, WatchId, Watches};
 use crate::time::{Millis, Now};
 use crate::wheel::{Timer, Wheel};
 
-/// Frames given to the kernel in one write.
+/// Maximum number of frames in one write to the kernel.
 const SLICES_MAX: usize = 64;
 
-/// How far a connection has come; the same as the reactor's.
+/// The state of a connection, as in the reactor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The handler knows it.
     Open,
-    /// Closed for the handler; what is queued is still written.
+    /// Closed for the handler; queued frames are still being written.
     Flushing,
-    /// All is written; the peer's end is awaited.
+    /// Everything is written; waiting for the peer to close.
     Lingering,
 }
 
-/// One connection, from the server's side.
+/// The server's side of a connection.
 #[derive(Debug)]
 pub(super) struct Socket {
-    /// Where the peer is.
+    /// The address of the peer.
     from: Address,
     pub phase: Phase,
     pub out: OutQueue,
-    /// Input that the handler has not consumed.
+    /// Input that the handler has not consumed yet.
     pub tail: Vec<u8>,
     timer: Option<Timer>,
     watch: WatchId,
@@ -54,27 +54,27 @@ pub(super) struct Socket {
     pub was_blocked: bool,
     pub is_on_ready: bool,
     is_on_dirty: bool,
-    /// What the kernel has for the handler.
+    /// Bytes in the kernel's receive buffer.
     pub inbound: VecDeque<u8>,
-    /// The client has sent its last byte, and it has arrived.
+    /// The client's end of stream has arrived.
     pub has_inbound_end: bool,
-    /// Something arrived that the handler's side has not been told of.
+    /// Something arrived since `events` last reported this socket.
     has_news: bool,
-    /// The client cut the connection.
+    /// The client reset the connection.
     is_reset: bool,
-    /// What the kernel has for the client, at most `room`.
+    /// Bytes in the kernel's send buffer, at most `room`.
     pub outbound: VecDeque<u8>,
     room: usize,
     /// The server has sent its last byte.
     pub has_outbound_end: bool,
-    /// When the kernel last took bytes from the handler.
+    /// When the kernel last took bytes from the server.
     pub taken_at: Millis,
-    /// Bytes given to the handler, and those of them that it consumed.
+    /// Bytes read from the connection, and how many of them the handler consumed.
     pub delivered: u64,
     pub consumed: u64,
 }
 
-/// What became of a flush.
+/// The result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
     All,
@@ -89,21 +89,21 @@ pub(super) struct FakeNet {
     pub now: Now,
     pub sockets: BTreeMap<ConnId, Socket>,
     next: u32,
-    /// Slots that are free, so that ids with old slots are met.
+    /// Free slots, reused so that stale ids are tested.
     free_slots: Vec<u32>,
     pub frames: FramePool,
     pub wheel: Wheel<ConnId>,
     pub ready: Vec<ConnId>,
     pub dirty: Vec<ConnId>,
     pub doomed: Vec<(ConnId, CloseReason)>,
-    /// From a close to the end of the connection, at most.
+    /// Longest time from a close to the end of the connection.
     pub close_ms: u64,
-    /// From the last byte sent to the end of the connection, at most.
+    /// Longest time from the last byte sent to the end of the connection.
     pub linger_ms: u64,
-    /// Who does not take what is published to them.
+    /// Peers that do not take what is published to them.
     watches: Watches,
-    /// What was on its way to clients whose sockets are gone, and whether it was all that had been
-    /// queued for them.
+    /// Bytes still on the way to clients whose sockets are gone, and whether they are all that was
+    /// queued.
     pub leftovers: BTreeMap<ConnId, (VecDeque<u8>, bool)>,
     tape: Tape,
 }
@@ -130,8 +130,8 @@ impl FakeNet {
         }
     }
 
-    /// These limits hold from now on, as the reactor has it: who is slow is judged by them, and who
-    /// closes from now on has that time.
+    /// Applies new limits as the reactor does: slow peers are judged by them, and connections that
+    /// close from now on get the new time.
     pub fn reload(&mut self, limits: &Limits) {
         let slow = Rules::new(limits);
         self.frames.set_counted_max(slow.counted_max());
@@ -139,7 +139,7 @@ impl FakeNet {
         (self.close_ms, self.linger_ms) = (limits.close_ms as u64, limits.close_ms as u64);
     }
 
-    /// A new connection.
+    /// Opens a connection.
     pub fn insert(&mut self, from: Address) -> ConnId {
         let live = self.sockets.len() as u32;
         let slot = self.free_slots.pop().unwrap_or(live);
@@ -180,7 +180,7 @@ impl FakeNet {
         conn
     }
 
-    /// How many this turn sees to of those who are on one of its lists: sometimes only a few.
+    /// How many connections of one list are handled in this turn: sometimes only a few.
     pub fn round(&mut self) -> usize {
         if self.prng.one_in(4) { 1 + self.prng.below(3) } else { usize::MAX }
     }
@@ -193,27 +193,27 @@ impl FakeNet {
         self.socket(conn).filter(|socket| socket.phase == Phase::Open)
     }
 
-    /// Bytes of the client arrive.
+    /// Delivers bytes of the client.
     pub fn arrive(&mut self, conn: ConnId, bytes: impl Iterator<Item = u8>) {
         let Some(socket) = self.socket(conn) else { return };
         socket.inbound.extend(bytes);
         socket.has_news = true;
     }
 
-    /// The client's end arrives.
+    /// Delivers the client's end of stream.
     pub fn arrive_end(&mut self, conn: ConnId) {
         let Some(socket) = self.socket(conn) else { return };
         (socket.has_inbound_end, socket.has_news) = (true, true);
     }
 
-    /// The client cuts the connection: what had not been read is lost.
+    /// The client resets the connection: unread bytes are lost.
     pub fn reset(&mut self, conn: ConnId) {
         let Some(socket) = self.socket(conn) else { return };
         socket.inbound.clear();
         (socket.is_reset, socket.has_news) = (true, true);
     }
 
-    /// What the kernel reports at the start of a turn, edge by edge. Returns those that are lost.
+    /// Reports edge-triggered events at the start of a turn. Returns connections that were reset.
     pub fn events(&mut self) -> Vec<ConnId> {
         let mut lost = Vec::new();
         let conns: Vec<ConnId> = self.sockets.keys().copied().collect();
@@ -240,7 +240,7 @@ impl FakeNet {
         lost
     }
 
-    /// Puts up to `room` bytes behind those in `into`; `None` if there are none, and no end.
+    /// Appends up to `room` bytes to `into`; `Some(0)` at the end, `None` if nothing is there.
     pub fn read(&mut self, conn: ConnId, into: &mut Vec<u8>, room: usize) -> Option<usize> {
         let socket = self.sockets.get_mut(&conn)?;
         if socket.inbound.is_empty() {
@@ -252,14 +252,14 @@ impl FakeNet {
         Some(count)
     }
 
-    /// What the handler has not consumed, and behind it what one read brings, as the reactor does.
+    /// Returns unconsumed input followed by the bytes of one read, as the reactor does.
     pub fn read_once(&mut self, conn: ConnId) -> Vec<u8> {
         let Some(socket) = self.socket(conn) else { return Vec::new() };
         let mut input = std::mem::take(&mut socket.tail);
         if !socket.is_readable || socket.is_ended {
             return input;
         }
-        // A small room stands for a quantum that is used up.
+        // A small room stands for a read budget that is almost used up.
         let room = if self.prng.one_in(4) { 1 + self.prng.below(64) } else { 65_536 };
         let read = self.read(conn, &mut input, room);
         let Some(socket) = self.socket(conn) else { return input };
@@ -276,7 +276,7 @@ impl FakeNet {
         input
     }
 
-    /// Throws away what a closing peer still sends.
+    /// Discards what a closing peer still sends.
     pub fn discard(&mut self, conn: ConnId) {
         match self.read(conn, &mut Vec::new(), 65_536) {
             Some(0) => {
@@ -291,8 +291,8 @@ impl FakeNet {
         }
     }
 
-    /// All that was queued is written: who is closed goes on to its end. Whether the handler of one
-    /// that is open is to be told.
+    /// Called when the queue is empty: moves a closed connection on to its end. Returns whether the
+    /// handler of an open one must be told.
     pub fn has_drained(&mut self, conn: ConnId) -> bool {
         let linger_until = self.now.mono.plus(self.linger_ms);
         let Some(socket) = self.socket(conn) else { return false };
@@ -313,7 +313,7 @@ impl FakeNet {
         }
     }
 
-    /// Frees the slot.
+    /// Removes the socket and frees its slot.
     pub fn free(&mut self, conn: ConnId) {
         let Some(mut socket) = self.sockets.remove(&conn) else { return };
         if !socket.is_reset {
@@ -328,7 +328,7 @@ impl FakeNet {
         self.free_slots.push(conn.slot);
     }
 
-    /// The peer is lost: nothing more can be sent.
+    /// The peer is lost: nothing can be sent any more.
     pub fn lose(&mut self, conn: ConnId) {
         let Some(socket) = self.sockets.get_mut(&conn) else { return };
         let was_open = socket.phase == Phase::Open;
@@ -363,7 +363,7 @@ impl FakeNet {
         }
     }
 
-    /// One write for all that waits, of which the kernel takes what it likes.
+    /// Writes the queue once; the kernel takes as much as it likes.
     pub fn flush(&mut self, conn: ConnId) -> Flushed {
         let Some(socket) = self.sockets.get_mut(&conn) else { return Flushed::Blocked };
         socket.is_on_dirty = false;
@@ -411,7 +411,7 @@ impl FakeNet {
         }
     }
 
-    /// Has the kernel take what it will in the midst of a turn.
+    /// Lets the kernel take what it will in the middle of a turn.
     fn offer(&mut self, conn: ConnId) {
         let mut flushed = Flushed::More;
         while flushed == Flushed::More {
@@ -442,7 +442,7 @@ impl FakeNet {
         self.tape.write(Item::Dropped { conn, dropped, is_all });
     }
 
-    /// Whether too much was published to it.
+    /// Whether the peer's backlog is too large and it must be cut.
     fn is_lost(&mut self, conn: ConnId) -> bool {
         let (now, kept) = (self.now.mono, self.frames.ledger.weight(Kind::Published));
         let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);

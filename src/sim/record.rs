@@ -1,5 +1,5 @@
-//! The shadow of what the hub records: namespaces, keys, grants, states. Written as simply as
-//! possible and on its own: sorted maps, text, no timers. The judge owns it.
+//! The judge's shadow of what the hub records: namespaces, keys, grants, states. Implemented
+//! independently and as simply as possible: sorted maps, text, no timers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 use super::intent::{Command, Store};
 use crate::limits::Limits;
 
-/// Who has more of what is there for all than so many times what is left gets no more of it.
+/// A namespace that holds more of a shared resource than this many times the rest gets no more.
 pub(super) const SHARE: usize = 8;
 
-/// Why a command fails: code and text of the reply (protocol part 3, and ours).
+/// Why a command fails: code and text of the reply (protocol part 3, and our own).
 pub(super) type Refusal = (u16, String);
 
 /// One namespace, from its registration to its removal.
@@ -19,9 +19,9 @@ pub(super) type Refusal = (u16, String);
 pub(super) struct Space {
     pub name: String,
     pub key: String,
-    /// The key before, and the moment at which it is no longer good.
+    /// The previous key, and when it stops being valid.
     pub old_key: Option<(String, u64)>,
-    /// Channel and user.
+    /// Pairs of channel and user.
     pub grants: BTreeSet<(String, String)>,
     pub states: BTreeMap<(String, Option<String>), State>,
 }
@@ -32,25 +32,25 @@ pub(super) struct State {
     pub ends: Option<u64>,
 }
 
-/// All namespaces, each with a number that never returns.
+/// All namespaces, by ids that are never reused.
 #[derive(Debug)]
 pub(super) struct Record {
     limits: Limits,
     pub spaces: BTreeMap<u32, Space>,
-    /// Changes are taken back, and no state ends meanwhile.
+    /// Changes are being undone; no state expires meanwhile.
     pub is_taking_back: bool,
     next: u32,
-    /// Every key that there ever was, with the name of its namespace.
+    /// Every key that has ever existed, with the name of its namespace.
     pub keys: Vec<(String, String)>,
 }
 
 impl Space {
-    /// Whether that key opens the namespace at that time.
+    /// Whether the key is valid for the namespace at that time.
     pub fn opens(&self, key: &str, at: u64) -> bool {
         self.key == key || self.old_key.as_ref().is_some_and(|(old, end)| old == key && at < *end)
     }
 
-    /// The state at that place, if it is one at that time.
+    /// Returns the state at that place, unless it has expired by then.
     pub fn state(&self, channel: &str, user: Option<&str>, at: u64) -> Option<&State> {
         let state = self.states.get(&(channel.to_string(), user.map(str::to_string)));
         state.filter(|state| state.ends.is_none_or(|end| at < end))
@@ -66,7 +66,7 @@ impl Record {
         self.limits = limits;
     }
 
-    /// Takes everything back to what it was, but for what was drawn by chance or counted.
+    /// Restores an earlier set of namespaces; the key history and the id counter stay.
     pub fn go_back(&mut self, spaces: BTreeMap<u32, Space>) {
         self.spaces = spaces;
     }
@@ -79,12 +79,12 @@ impl Record {
         space.states.iter().map(|(place, state)| weight(place, &state.text)).sum()
     }
 
-    /// Whether that key opens the namespace of that number, if that lives.
+    /// Whether the key is valid for that namespace, if it still exists.
     pub fn opens(&self, space: u32, key: &str, at: u64) -> bool {
         self.spaces.get(&space).is_some_and(|space| space.opens(key, at))
     }
 
-    /// States that had ended by then are forgotten.
+    /// Forgets the states that have expired by then.
     pub fn advance(&mut self, at: u64) {
         if self.is_taking_back {
             return;
@@ -98,13 +98,13 @@ impl Record {
         self.spaces.values().map(|space| space.states.len()).sum()
     }
 
-    /// Those that have not ended by then, and so are there whatever is being taken back.
+    /// Counts the states that have not expired by then, which exist whatever is being undone.
     pub fn living(&self, at: u64) -> usize {
         let states = self.spaces.values().flat_map(|space| space.states.values());
         states.filter(|state| state.ends.is_none_or(|end| at < end)).count()
     }
 
-    /// Whether a change can be made as things stand at that time.
+    /// Checks whether a change can be made at that time.
     pub fn check(&self, command: &Command, id: Option<u32>, at: u64) -> Result<(), Refusal> {
         if let Command::Register { name, .. } = command {
             let max = self.limits.namespaces;
@@ -154,7 +154,7 @@ impl Record {
         self.check_total(space, count, is_new.into(), (self.limits.states, "states"))?;
         let place = (store.channel.clone(), store.user.clone());
         let (before, after) = match state {
-            // What is dropped counts where the list gets no longer.
+            // A push that drops old items, so that the list gets no longer, costs nothing.
             Some(state) if store.is_push => {
                 let appended = appended(&state.text, &store.data, &self.limits);
                 let is_longer = appended.len() > state.text.len();
@@ -172,7 +172,7 @@ impl Record {
         self.check_total(space, Self::bytes, more, (self.limits.states_bytes, "bytes of states"))
     }
 
-    /// Whether a namespace may have so much more of what all together have a limit of.
+    /// Checks whether a namespace may take `more` of a resource that all namespaces share.
     fn check_total(
         &self,
         space: &Space,
@@ -184,7 +184,7 @@ impl Record {
         if more > 0 && in_all + more > max {
             return Err(too_many(&format!("{what} in all"), max));
         }
-        // The last of them is what the others may need most.
+        // The share is checked before the last unit, when one more is left than will be at the end.
         if more > 0 && own + more - 1 > SHARE * (max - in_all - more + 1) {
             let rest = "what is left is for other name spaces";
             return Err((313, format!("Too many {what} in all, at most {max}: {rest}")));
@@ -212,7 +212,7 @@ impl Record {
         space.old_key = Some((old, old_ends));
     }
 
-    /// Sets a state, or appends to one.
+    /// Sets a state, or appends to it.
     pub fn store(&mut self, id: u32, store: &Store, ends: Option<u64>) {
         let Some(space) = self.spaces.get_mut(&id) else { return };
         let place = (store.channel.clone(), store.user.clone());
@@ -229,12 +229,12 @@ impl Record {
     }
 }
 
-/// What a state counts for.
+/// How many bytes a state counts for.
 fn weight((channel, user): &(String, Option<String>), text: &str) -> usize {
     channel.len() + user.as_ref().map_or(0, String::len) + text.len()
 }
 
-/// A list with one more element, without its oldest as far as the limits demand.
+/// Appends an item to a list, and drops the oldest items as far as the limits demand.
 fn appended(list: &str, item: &str, limits: &Limits) -> String {
     let items: Vec<&RawValue> = serde_json::from_str(list).expect("a list");
     let items = items.into_iter().map(RawValue::get).chain([item]);

@@ -1,24 +1,24 @@
-//! What a start makes of a store that is not as it was written. Owns a store of a few batches, made
-//! anew in each process and always the same, and knows what was recorded with each of them. Called
-//! by the fuzzer and by the test that replays its corpus, never by the server.
+//! Fuzz target for starts on a damaged store. Owns a store of a few batches, built once in each
+//! process and always the same, and knows the rows recorded by each batch. Called by the fuzzer and
+//! by the test that replays its corpus, never by the server.
 //!
-//! An input is what happens to the files, one letter and its arguments after the other. A place is
-//! three bytes, the lowest first, and counts from the start again beyond the end; `b` is a byte.
+//! An input lists what happens to the files: a letter and its arguments, one after the other. A
+//! place is three bytes, little-endian, modulo the length of the store; `b` is a byte.
 //!
 //! | letter | what happens |
 //! |---|---|
-//! | `x` place b | these bits of the store are flipped |
-//! | `w` place b bytes | so many bytes are written over what is there |
-//! | `z` place | the page there has zeros only |
-//! | `o` place b | the page there is as it was after an earlier batch |
-//! | `g` b | the whole store is as it was after that batch |
-//! | `t` place | the store ends there |
-//! | `l` b | so many pages of zeros follow it |
-//! | `n` | there is no store |
-//! | `s` b b | a byte of the seal, by its place, has these bits flipped |
-//! | `S` b | the seal is that of another batch |
-//! | `N` | there is no seal |
-//! | `=` b bytes | so many bytes are the seal, and the rest is the store |
+//! | `x` place b | flips the bits `b` of the byte there |
+//! | `w` place b bytes | overwrites `b` bytes |
+//! | `z` place | fills the page around the place with zeros |
+//! | `o` place b | sets the page around the place to its content after batch `b` |
+//! | `g` b | sets the whole store to its content after batch `b` |
+//! | `t` place | truncates the store there |
+//! | `l` b | appends `b` pages of zeros |
+//! | `n` | removes the store |
+//! | `s` b b | flips bits of the seal: position, bits |
+//! | `S` b | replaces the seal by that of batch `b` |
+//! | `N` | removes the seal |
+//! | `=` b bytes | takes `b` bytes as the seal and the rest of the input as the store |
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -33,23 +33,23 @@ use crate::time::{Millis, Now, UnixMillis};
 const AT: UnixMillis = UnixMillis(1_800_000_000_000);
 const NOW: Now = Now { mono: Millis(0), unix: AT };
 const KEY: [u8; 32] = [7; 32];
-/// Batches of the store, from an empty one on.
+/// Batches of the store after the empty one.
 const BATCHES: usize = 5;
-/// A page of redb.
+/// Page size of redb.
 const PAGE_BYTES: usize = 4096;
-/// What no honest store of the inputs comes near.
+/// Maximum size to which a script may grow the store, far above that of the undamaged one.
 const STORE_BYTES_MAX: usize = 16 << 20;
 
-/// All rows, as they are written.
+/// All rows, in their debug format.
 type Rows = BTreeMap<Key, String>;
 
-/// A store after one of its batches.
+/// The store after one of its batches.
 struct Moment {
     store: Vec<u8>,
     rows: Rows,
 }
 
-/// The store after each batch; the index is its number.
+/// Returns the store after each batch; the index is the batch number.
 fn history() -> &'static [Moment] {
     static HISTORY: OnceLock<Vec<Moment>> = OnceLock::new();
     HISTORY.get_or_init(|| {
@@ -69,7 +69,7 @@ fn history() -> &'static [Moment] {
     })
 }
 
-/// What is recorded with that number: each something of all kinds, and changes of what was there.
+/// Builds a batch with rows of every kind, and changes to earlier rows.
 fn batch(number: u64, rows: &mut Rows) -> Batch {
     let mut batch = Batch { number, clock: (AT, AT), ..Batch::default() };
     let mut put = |key: Key, row: Row<'_>| {
@@ -101,7 +101,7 @@ fn seal_of(batch: usize) -> Vec<u8> {
     Seal { key: KEY, batch: batch as u64 }.encode()
 }
 
-/// The two files, as they become.
+/// The two files, as the script changes them.
 struct Damaged {
     store: Option<Vec<u8>>,
     seal: Vec<u8>,
@@ -115,7 +115,7 @@ impl Damaged {
         damaged
     }
 
-    /// One thing happens; `None` at the end of the script.
+    /// Applies one step of the script; `None` at its end.
     fn one(&mut self, script: &mut &[u8]) -> Option<()> {
         let letter = byte(script)?;
         match letter {
@@ -139,7 +139,7 @@ impl Damaged {
         Some(())
     }
 
-    /// Something happens to the bytes of the store.
+    /// Changes the bytes of the store.
     fn bytes(&mut self, letter: u8, script: &mut &[u8]) -> Option<()> {
         let Some(store) = &mut self.store else { return Some(()) };
         if letter == b'l' {
@@ -184,12 +184,12 @@ fn moment(script: &mut &[u8]) -> Option<&'static Moment> {
     history().get(number % history().len())
 }
 
-/// Fuzz target: a start on damaged files. It ends with an error that says what to do, or with all
-/// that was recorded with some batch, which is none before that of the seal. What can be saved of
-/// them was written so.
+/// Fuzz target: starts on damaged files. The start either fails with an error, or serves exactly
+/// what was recorded with one of the batches, none older than the seal's. Every row that can be
+/// salvaged must be one that was written.
 ///
 /// # Panics
-/// If something else is served, or what was served is not there at the next start.
+/// If anything else is served, or if the next start does not serve the same.
 pub fn fuzz_store_recovery(data: &[u8]) {
     crate::log::mute(true);
     let Damaged { store, seal } = Damaged::by(data);
@@ -211,7 +211,7 @@ pub fn fuzz_store_recovery(data: &[u8]) {
     assert!(size <= STORE_BYTES_MAX + PAGE_BYTES, "{size} bytes");
 }
 
-/// What can be read of a damaged file, each of which somebody has written.
+/// Salvages a damaged file, and checks that each row found is one that was written.
 fn save(folder: &SimFolder, found: &Found) {
     let key = match found {
         Found::Seal(seal) => Some(seal.key),
@@ -225,7 +225,7 @@ fn save(folder: &SimFolder, found: &Found) {
     });
 }
 
-/// The last batch that a start finds, and the rows that its hub has then; or why it does not start.
+/// Starts, and returns the last batch found and the rows of the hub; or why the start failed.
 fn start(folder: &SimFolder) -> Result<(u64, Rows), String> {
     let opened = Opened::verify(folder.clone(), NOW).map_err(|error| error.to_string())?;
     let batch = opened.content().facts.batch;

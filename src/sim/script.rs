@@ -1,32 +1,32 @@
-//! The whole server, whatever comes through its doors: switch, web, hub and a journal on the fake
-//! network. Owns its turn, which is that of the reactor, and lets happen what an input says; what
-//! the network does of its own follows a seed that the input gives. Called by the fuzzer and by the
-//! test that replays its corpus, never by the server.
+//! Fuzz target for the whole server: switch, web, hub and a journal on the fake network. Owns the
+//! turn, which is that of the reactor without `hung_up` and `has_heard_enough`, and does what an
+//! input says; what the network does by itself follows a seed that the input gives. Called by the
+//! fuzzer and by the test that replays its corpus, never by the server.
 //!
-//! An input is a script. Its first byte says what is recorded where: `l` in memory, late; `s` in a
-//! store, `S` in one with `--sync 1s`; in memory at once otherwise. The second is the seed. Behind
-//! these each line is a letter and its text:
+//! An input is a script. Its first byte chooses the journal: `l` in memory with late order, `s` a
+//! store, `S` a store with `--sync 1s`, anything else in memory. The second byte is the seed. After
+//! these, each line is a letter and its text:
 //!
 //! | letter | what happens |
 //! |---|---|
 //! | `a` `b` | a browser sends the text as one WebSocket message |
-//! | `c` `d` | another does so over SockJS |
-//! | `h` `i` | somebody sends the text and a newline to the browsers' port, `i` by a proxy |
+//! | `c` `d` | another browser does so over SockJS |
+//! | `h` `i` | a client sends the text and a newline to the browsers' port, `i` as a proxy |
 //! | `k` `l` `n` `o` | a back end sends the text as one command |
-//! | `m` | somebody sends the text and a newline to the admin port |
-//! | upper case | the same peer sends the text as it is, framed by nobody |
-//! | `/` | what the peer named next sends arrives in pieces: as long as the next byte says |
-//! | `.` `:` | time passes, 40 ms for each unit of the next byte, or a second |
+//! | `m` | a client sends the text and a newline to the admin port |
+//! | upper case | the same peer sends the text as raw bytes |
+//! | `/` | the bytes of the peer named next arrive in pieces of the size of the next byte |
+//! | `.` `:` | time passes: 40 ms, or 1 s, for each unit of the next byte |
 //! | `!` | the peer named next stops reading, or reads again |
-//! | `$` | the peer named next sends its last byte |
+//! | `$` | the peer named next ends its stream |
 //! | `~` | the peer named next is lost |
-//! | `#` | somebody is turned away |
-//! | `@` | half the limits hold, another server key and no `site`; or what held before |
-//! | `%` `&` | something is wrong with the disk; nothing is any more |
-//! | `^` | this server is killed, `x`, or loses its power, `p`, or stops; then another one starts |
+//! | `#` | a connection is turned away |
+//! | `@` | lower limits, another server key and no namespace `site`; or back to normal |
+//! | `%` `&` | the disk hangs or fails; the disk is well again |
+//! | `^` | the server is killed (`x`), loses power (`p`) or stops; then another one starts |
 //!
-//! A peer that is not there connects first. Behind each line the server comes to rest, except where
-//! the line ends in `+`.
+//! A peer that is not connected connects first. After each line the server runs until it is at
+//! rest, unless the line ends in `+`.
 
 mod peers;
 
@@ -43,27 +43,27 @@ use crate::switch::{Demo, Settings, SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
 use peers::Peers;
 
-/// Key of the namespace `site`.
+/// The key of the namespace `site`.
 const KEY: &str = "11111111-1111-4111-8111-111111111111";
 const SERVER_KEY: &str = "server";
-/// How long a server that is told to stop may take.
+/// How long an orderly stop may take, in milliseconds.
 const DRAIN_MS: u64 = 2000;
-/// When every script begins.
+/// The clocks at the start of every script.
 const START: Now = Now { mono: Millis(0), unix: UnixMillis(1_800_000_000_000) };
 /// One unit of `.`, in milliseconds.
 const STEP_MS: u64 = 40;
-/// More turns than it takes to come to rest.
+/// Maximum number of busy turns without time passing; more is a livelock.
 const TURNS_MAX: usize = 20_000;
-/// Lines of one script that are played.
+/// Maximum number of lines of a script that are played.
 const LINES_MAX: usize = 400;
-/// Whoever is held back is heard to the end, at its pace, within so many times ten seconds.
+/// Clients that sent too fast are read to their end within this many times ten seconds.
 const PATIENCE: usize = 12;
 
-/// Fuzz target: a script of the whole server. At its end everybody goes, and nothing may be left.
+/// Fuzz target: a script of the whole server. In the end all peers leave, and nothing may be left.
 ///
 /// # Panics
-/// If an invariant or a law of [`crate::edge`] is broken, something is left at the end, or a store
-/// that was closed in good order is found as it was not left.
+/// If an invariant or a law of [`crate::edge`] is broken, if something is left at the end, or if a
+/// store that was closed in an orderly way is found in another state.
 pub fn fuzz_server(data: &[u8]) {
     crate::log::mute(true);
     let (first, rest) = data.split_first().unwrap_or((&b'm', &[]));
@@ -91,7 +91,7 @@ fn play(seed: u64, ground: impl Ground, script: &[u8]) {
     stage.end();
 }
 
-/// The server, its network, and who is at the other ends.
+/// The server, its network and its peers.
 struct Stage<G: Ground> {
     seed: u64,
     limits: Limits,
@@ -115,7 +115,7 @@ fn door(start: Start, limits: &Limits, now: Now, tape: &Tape) -> AdminDoor {
     AdminDoor::new(switch, now)
 }
 
-/// Small, but with room for who listens in a script.
+/// Small limits, with room for the peers of a script.
 fn limits(seed: u64) -> Limits {
     Limits {
         control_connections: 3,
@@ -170,7 +170,7 @@ impl<G: Ground> Stage<G> {
         self.limits = if self.limits.states != limits.states {
             let switch = self.door.switch_mut();
             switch.set_server_key(SERVER_KEY);
-            // Unless there is no room for it.
+            // It may fail for want of room.
             if switch.declare("site", KEY).is_some() {
                 assert!(!switch.hub().would_record("site", KEY), "once is enough");
             }
@@ -193,7 +193,7 @@ impl<G: Ground> Stage<G> {
         self.door.reload(&self.limits, SockJs::default(), self.net.now);
     }
 
-    /// Turns until nothing happens before time passes or somebody speaks.
+    /// Runs turns until nothing happens any more without time or input.
     fn rest(&mut self) {
         let mut turns = 0;
         while self.turn() || self.door.due(&self.net).is_some_and(|at| at <= self.net.now.mono) {
@@ -203,7 +203,7 @@ impl<G: Ground> Stage<G> {
         self.door.switch().check_invariants();
     }
 
-    /// One turn, in the order of the reactor's. Whether anything happened in it.
+    /// Runs one turn, in the order of the reactor's. Returns whether anything happened in it.
     fn turn(&mut self) -> bool {
         let mut is_busy = self.peers.move_bytes(&mut self.net);
         is_busy |= self.ground.step(&mut self.net.prng, self.net.now);
@@ -263,7 +263,7 @@ impl<G: Ground> Stage<G> {
         }
     }
 
-    /// Deadlines that have passed, and peers that were given time to take what waits for them.
+    /// Handles expired timers, and slow peers whose time is up.
     fn expire(&mut self) {
         self.net.wheel.advance(self.net.now.mono.0);
         while let Some((_, conn)) = self.net.wheel.pop_expired() {
@@ -280,7 +280,7 @@ impl<G: Ground> Stage<G> {
         }
     }
 
-    /// Tells the switch whom to forget.
+    /// Tells the switch about closed connections.
     fn forget(&mut self) -> bool {
         let is_busy = !self.net.doomed.is_empty();
         while !self.net.doomed.is_empty() {
@@ -303,7 +303,7 @@ impl<G: Ground> Stage<G> {
         }
     }
 
-    /// Time goes on, from one deadline to the next.
+    /// Advances time, from one deadline to the next.
     fn walk(&mut self, ms: u64) {
         let until = self.net.now.mono.plus(ms);
         loop {
@@ -320,7 +320,7 @@ impl<G: Ground> Stage<G> {
         }
     }
 
-    /// This server ends, and another one starts on what it has left.
+    /// Ends this server, and starts another on what it has left.
     fn restart(&mut self, how: End) {
         if how == End::Closed {
             let until = self.net.now.mono.plus(DRAIN_MS);
@@ -332,7 +332,7 @@ impl<G: Ground> Stage<G> {
         let rows = if how == End::Closed {
             self.door.switch_mut().close(now, &mut || false);
             let meters = self.door.switch().journal().meters(now).unwrap_or_default();
-            // Of a namespace that is on its way out nothing is kept.
+            // A store does not keep the rows of a namespace whose removal is in flight.
             (!meters.is_failing && self.tape.later() == 0).then(|| rows(self.door.switch().hub()))
         } else {
             None
@@ -349,7 +349,7 @@ impl<G: Ground> Stage<G> {
         self.peers = Peers::default();
     }
 
-    /// Everybody reads and leaves; then the server stops, and nothing may be left.
+    /// Lets all peers read and leave, and checks that nothing is left; then stops the server.
     fn end(mut self) {
         if let Some(store) = self.ground.store() {
             store.mend();
@@ -372,7 +372,7 @@ impl<G: Ground> Stage<G> {
     }
 }
 
-/// All rows, for a comparison.
+/// Returns all rows, for a comparison.
 fn rows(hub: &Hub) -> Vec<String> {
     let (mut rows, mut cursor) = (Vec::new(), Some(Cursor::default()));
     while let Some(from) = cursor {

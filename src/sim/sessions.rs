@@ -1,11 +1,11 @@
-//! The simulation of sessions over HTTP: the real switch, web door, hub and journal on the network
-//! that exists only in memory, with visitors whose requests attach to sessions and leave them, and
-//! a back end that publishes. Owns chance and time of a run, as [`super::run`] does for sockets,
-//! and is called by `tests/simulate.rs` alone.
+//! The simulation of sessions over HTTP: the real switch, web door, hub and journal on the
+//! in-memory network, with visitors whose requests attach to sessions and leave them, and a back
+//! end that publishes. Owns the randomness and the clock of a run, as [`super::run`] does for
+//! sockets, and is called only by `tests/simulate.rs`.
 //!
-//! How it checks: each action is played out until nothing happens any more, and played on a
-//! [`Model`] as well, which says what each visitor must receive: every frame, in order, nothing
-//! else, and nothing before its time.
+//! How it checks: each action is run until nothing happens any more, and applied to a [`Model`] as
+//! well, which says what each visitor must receive: every frame, in order, nothing else, and
+//! nothing early.
 
 mod model;
 
@@ -27,47 +27,47 @@ use model::{CHANNELS, Kind, Model, NAMES, Piece, Said};
 const SPACE: &str = "site";
 const KEY: &str = "11111111-1111-4111-8111-111111111111";
 
-/// Connections that make requests.
+/// How many visitors make requests.
 const VISITORS: usize = 7;
 
-/// Turns in which something happens although no time passes: more of them is a livelock.
+/// Maximum number of busy turns without time passing; more is a livelock.
 const TURNS_MAX: usize = 10_000;
 
-/// What was met in a run.
+/// What happened in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Met {
-    /// A hash over all that visitors received.
+    /// A hash of everything that visitors received.
     pub trace: u64,
-    /// Sessions that began.
+    /// Sessions opened.
     pub opened: u64,
-    /// Sessions that ended because nobody came.
+    /// Sessions that expired without a receiver.
     pub expired: u64,
-    /// Sessions whose receiver was cut.
+    /// Sessions that ended because their receiver's connection was cut.
     pub aborted: u64,
-    /// Receivers that found another one.
+    /// Receivers that found another one attached.
     pub seconds: u64,
     /// Sessions that were told of their end.
     pub told: u64,
-    /// Answers that ended at their limit.
+    /// Streaming responses that ended at their size limit.
     pub limited: u64,
     /// Messages that visitors received.
     pub messages: u64,
 }
 
-/// Somebody who makes requests, one after the other, on one connection at a time.
+/// A client that makes requests one after the other, on one connection at a time.
 #[derive(Debug, Default)]
 struct Visitor {
     conn: Option<ConnId>,
-    /// Written, not yet arrived.
+    /// Bytes written that have not arrived yet.
     pipe: Vec<u8>,
     inbox: Vec<u8>,
-    /// It is inside an answer in chunks.
+    /// It is in the middle of a chunked response.
     is_in_chunks: bool,
     got: Vec<Piece>,
 }
 
 impl Visitor {
-    /// Makes pieces of what has come.
+    /// Splits the received bytes into pieces.
     fn parse(&mut self) {
         loop {
             let text = String::from_utf8_lossy(&self.inbox).into_owned();
@@ -129,7 +129,7 @@ fn limits() -> Limits {
     }
 }
 
-/// Runs one seed, of so many actions, on a journal without a disk.
+/// Runs one seed for `steps` actions on a journal without a disk.
 ///
 /// # Panics
 /// If a visitor receives anything but what it must.
@@ -221,13 +221,13 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// A visitor who waits for nothing.
+    /// Returns a visitor with no request pending.
     fn idle_visitor(&mut self) -> Option<usize> {
         let start = self.net.prng.below(VISITORS);
         (0..VISITORS).map(|i| (start + i) % VISITORS).find(|i| !self.model.is_waiting(*i))
     }
 
-    /// Sends a request, in pieces, and plays it out.
+    /// Sends a request, in pieces, and runs it to rest.
     fn request(&mut self, visitor: usize, text: &str) {
         if self.visitors[visitor].conn.is_none() {
             let conn = self.net.insert(Address::Unix);
@@ -238,7 +238,7 @@ impl<G: Ground> World<G> {
         self.drive();
     }
 
-    /// A request that waits for what a session has to say.
+    /// Makes a request that waits for the messages of a session.
     fn receive(&mut self) -> String {
         let name = self.net.prng.below(NAMES.len());
         let Some(visitor) = self.idle_visitor() else { return "nobody is idle".into() };
@@ -254,7 +254,7 @@ impl<G: Ground> World<G> {
         format!("visitor {visitor} receives {} by {kind:?}", NAMES[name])
     }
 
-    /// A request with messages.
+    /// Makes a request that sends messages.
     fn send(&mut self) -> String {
         let name = self.net.prng.below(NAMES.len());
         let Some(visitor) = self.idle_visitor() else { return "nobody is idle".into() };
@@ -293,7 +293,7 @@ impl<G: Ground> World<G> {
         format!("visitor {visitor} says {said:?} to {}", NAMES[name])
     }
 
-    /// The back end publishes, once or often.
+    /// Publishes one or many messages from the back end.
     fn publish(&mut self) -> String {
         let channel = self.net.prng.below(CHANNELS.len());
         let count = if self.net.prng.one_in(5) { 1 + self.net.prng.below(30) } else { 1 };
@@ -307,7 +307,7 @@ impl<G: Ground> World<G> {
         format!("{count} messages to {}", CHANNELS[channel])
     }
 
-    /// A visitor's connection ends, in one way or another.
+    /// Ends a visitor's connection, in one of several ways.
     fn cut(&mut self) -> String {
         let visitor = self.net.prng.below(VISITORS);
         let Some(conn) = self.visitors[visitor].conn else { return "nobody to cut".into() };
@@ -315,7 +315,7 @@ impl<G: Ground> World<G> {
             self.net.reset(conn);
         } else {
             if self.model.is_waiting(visitor) && self.net.prng.one_in(2) {
-                // So much behind the request that waits is not read, and hides no end.
+                // So much input behind a waiting request is not read, and must not hide the end.
                 let more = "GET /socket HTTP/1.1\r\nHost: h\r\n\r\n".repeat(400);
                 self.net.arrive(conn, more.bytes());
                 if self.net.prng.one_in(2) {
@@ -326,7 +326,7 @@ impl<G: Ground> World<G> {
         }
         self.drive();
         self.model.cut(visitor);
-        // What was on its way is nobody's business any more.
+        // What was still on the way is not checked.
         self.visitors[visitor] = Visitor::default();
         format!("visitor {visitor} is cut")
     }
@@ -337,7 +337,7 @@ impl<G: Ground> World<G> {
         self.drive();
     }
 
-    /// Every visitor has received what it must, and the server knows whom it must.
+    /// Checks that every visitor has received what it must, and that the server has the same state.
     fn look(&mut self, when: &str) {
         let when = format!("seed {}, {when}", self.seed);
         for (i, visitor) in self.visitors.iter_mut().enumerate() {
@@ -360,7 +360,7 @@ impl<G: Ground> World<G> {
         assert_eq!((channels, peers), self.model.sizes(), "{when}: the hub");
     }
 
-    /// Time goes on, from one deadline to the next.
+    /// Advances time, from one deadline to the next.
     fn walk(&mut self, ms: u64) {
         let until = self.net.now.mono.plus(ms);
         loop {
@@ -394,7 +394,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// One turn, in the order of `Reactor::turn`. Whether anything happened in it.
+    /// Runs one turn, in the order of `Reactor::turn`. Returns whether anything happened in it.
     fn turn(&mut self) -> bool {
         let mut is_busy = self.ground.step(&mut self.net.prng, self.net.now) | self.move_bytes();
         for conn in self.net.events() {
@@ -429,7 +429,7 @@ impl<G: Ground> World<G> {
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
     }
 
-    /// Visitors' bytes arrive, some at a time, and visitors take what is there for them.
+    /// Delivers bytes of the visitors, some at a time, and lets them read what is there for them.
     fn move_bytes(&mut self) -> bool {
         let mut is_busy = false;
         for visitor in &mut self.visitors {
@@ -507,7 +507,7 @@ impl<G: Ground> World<G> {
         self.hang_up(conn);
     }
 
-    /// Tells the switch that a visitor whom it does not hear has gone.
+    /// Tells the switch that a paused visitor has closed its connection.
     fn hang_up(&mut self, conn: ConnId) {
         let Some(socket) = self.net.socket(conn) else { return };
         if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
@@ -552,9 +552,9 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// The server stops: whoever waits is told, and nobody is left.
+    /// Stops the server: waiting receivers are told, and no session is left.
     fn finish(mut self) -> Met {
-        // No time to spread them over.
+        // The deadline is now: the closes are not spread over time.
         let now = self.net.now.mono;
         self.switch.stopping(&mut self.net, now);
         self.model.stop();

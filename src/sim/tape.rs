@@ -1,5 +1,5 @@
-//! The tape: what the switch does at its seams, in the order in which it does it. Owns nothing but
-//! that; the judge takes it after each call. Written by the fake network and by [`Traced`].
+//! The tape: what the switch does at its seams, in order. Owns nothing else; the judge takes its
+//! items after each call. Written by the fake network and by [`Traced`].
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,41 +18,41 @@ use crate::time::{Millis, Now, UnixMillis};
 pub(super) enum Item {
     /// A change was proposed.
     Proposed { at: UnixMillis, change: Change<'static>, place: Place },
-    /// The journal handed an entry out, whose reply waits for that mark.
+    /// The journal handed out an entry, whose reply must wait until mark `after` is durable.
     Ordered { ticket: Option<Ticket>, entry: Entry, after: u64 },
-    /// The journal will never order this one.
+    /// The journal will never order this proposal.
     Failed(Ticket),
-    /// The last entry has changed what is recorded, which is durable with this mark; or it stays,
-    /// whatever becomes of that.
+    /// The last entry changed what is recorded. The change is durable with this mark, or, if it
+    /// `stays`, is kept whatever becomes of the mark.
     Changed { mark: u64, stays: bool },
-    /// The last change that is recorded is taken back; or the end of a state, which no entry made.
+    /// The last recorded change was undone; if `is_end`, the expiry of a state, which has no entry.
     TakenBack { is_end: bool },
-    /// What was recorded behind one mark, up to another, has been undone.
+    /// Everything recorded after mark `from`, up to mark `upto`, has been undone.
     Lost { from: u64, upto: u64 },
-    /// A frame went out to an open connection; whether somebody else published it.
+    /// A frame was sent to an open connection; `is_published` if another client published it.
     Sent { conn: ConnId, frame: Frame, is_published: bool },
-    /// What counts against a slow consumer behind the publication that was sent last, and whether
-    /// that is too much.
+    /// The backlog of a slow consumer behind the publication that was sent last, and whether it is
+    /// too large.
     Backlog { conn: ConnId, bytes: usize, is_lost: bool },
     /// The kernel took bytes of a connection.
     Taken { conn: ConnId, bytes: usize },
-    /// The kernel takes no more of a connection for now, or does again.
+    /// The kernel takes no more bytes of a connection for now, or takes them again.
     Blocked { conn: ConnId, is_blocked: bool },
-    /// Frames that waited for a connection were dropped: these, counted from the first; and whether
-    /// answers went as well, because those of all take too much memory.
+    /// Queued frames were dropped, given by their positions in the queue; with `is_all` answers as
+    /// well as publications, because all answers together take too much memory.
     Dropped { conn: ConnId, dropped: Vec<usize>, is_all: bool },
-    /// A request waits for room for its answer, or is heard now.
+    /// A request began to wait for room for its answer, or stopped waiting.
     PutOff { conn: ConnId, is_waiting: bool },
-    /// All that waited for a connection is lost with it.
+    /// Everything queued for a connection was discarded with it.
     Cleared { conn: ConnId },
-    /// Of those who have taken nothing since that moment, this one is owed most.
+    /// The eviction candidate: the connection that is owed most among those idle since that moment.
     Chosen { conn: Option<ConnId>, since: Millis },
-    /// The switch closed a connection, which may have been closed before.
+    /// The switch closed a connection, which may have been closed already.
     Closing { conn: ConnId, reason: CloseReason, was_open: bool },
 }
 
 impl Item {
-    /// Whether a change got, or lost, its place in the order here.
+    /// Whether a change was placed in the order here, or lost its place.
     pub fn is_order(&self) -> bool {
         matches!(
             self,
@@ -61,18 +61,18 @@ impl Item {
     }
 }
 
-/// What became of a proposal.
+/// The outcome of a proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It was the next one, with this number.
+    /// It became the next entry, with this number.
     Now(u64),
-    /// It will come.
+    /// It will be ordered later.
     Later(Ticket),
-    /// It could not be kept.
+    /// The journal did not accept it.
     Refused,
 }
 
-/// A tape; clones write on the same one.
+/// A tape; clones write to the same one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tape {
     items: Rc<RefCell<Vec<Item>>>,
@@ -87,34 +87,34 @@ impl Tape {
         self.items.borrow_mut().push(item);
     }
 
-    /// All that was written since the last call.
+    /// Takes all items written since the last call.
     pub fn take(&self) -> Vec<Item> {
         self.items.take()
     }
 
-    /// Mark up to which all is durable.
+    /// The mark up to which everything is durable.
     pub fn durable(&self) -> u64 {
         self.durable.get()
     }
 
-    /// Mark of all that the journal has recorded or ordered, whether or not it was handed out, and
-    /// mark up to which all is durable.
+    /// The mark of everything that the journal has recorded or ordered, handed out or not, and the
+    /// mark up to which everything is durable.
     pub fn marks(&self) -> (u64, u64) {
         (self.mark.get(), self.durable.get())
     }
 
-    /// How many changes have no place in the order yet.
+    /// How many proposals have not been ordered yet.
     pub fn later(&self) -> usize {
         self.later.get()
     }
 
-    /// Up to which moment states were forgotten.
+    /// The time up to which expired states have been forgotten.
     pub fn horizon(&self) -> u64 {
         self.horizon.get()
     }
 }
 
-/// A journal that writes on the tape whatever passes through it.
+/// A journal that writes everything that passes through it to the tape.
 #[derive(Debug)]
 pub(super) struct Traced {
     journal: Box<dyn Journal>,

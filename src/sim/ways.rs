@@ -1,5 +1,5 @@
-//! Ways by which browsers come: straight, or by a proxy that says where they are, or says it badly;
-//! and what liars say; and where back ends are. The world draws one for each.
+//! How clients connect: browsers directly or by a proxy, which names the client's address well or
+//! badly, and some lie; back ends from a few addresses. The world draws one for each client.
 
 use std::net::IpAddr;
 
@@ -9,43 +9,43 @@ use super::intent::Intent;
 use super::judge::Judge;
 use crate::address::{Address, Network, Proxies};
 
-/// Where browsers are: so few places that some are crowded. The last two are one.
+/// Addresses of browsers, so few that some are crowded. The last two count as one (same /64).
 const PLACES: [&str; 6] =
     ["192.0.2.1", "192.0.2.2", "198.51.100.7", "2001:db8:1::1", "2001:db8:2::1", "2001:db8:2::2"];
-/// Where proxies are that are believed, beside the unix socket.
+/// Addresses of trusted proxies, beside the unix socket.
 const PROXIES: [&str; 2] = ["10.0.0.1", "fd00::1"];
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// The proxies of every run.
+/// Returns the trusted proxies of every run.
 pub(super) fn proxies() -> Proxies {
     let networks = ["10.0.0.0/8", "fd00::/8"].map(|text| Network::parse(text).expect("a network"));
     Proxies { networks: networks.into(), is_unix: true }
 }
 
-/// Where a back end is: in one of a few places, or on this machine.
+/// Draws the address of a back end: one of a few, or the unix socket.
 pub(super) fn back_end(prng: &mut Prng) -> Address {
     let place = *prng.pick(&PLACES[2..]);
     if prng.one_in(3) { Address::Unix } else { ip(place).into() }
 }
 
-/// How one browser comes.
+/// How one browser connects.
 #[derive(Debug)]
 pub(super) struct Way {
-    /// Where the peer is.
+    /// The address of the peer.
     pub from: Address,
-    /// What the proxy says first, with what it means.
+    /// The PROXY header that is sent first, and its meaning.
     introduction: Option<(Vec<u8>, Intent)>,
-    /// A line in the head of each request.
+    /// The `X-Forwarded-For` line of each request, or nothing.
     header: String,
-    /// The client that this line names, if it is believed.
+    /// The client that this line names, if it is trusted.
     named: Option<IpAddr>,
 }
 
 impl Way {
-    /// Draws one.
+    /// Draws a way.
     pub fn draw(prng: &mut Prng) -> Way {
         let (client, other) = (*prng.pick(&PLACES), *prng.pick(&PLACES));
         let proxy = match prng.below(3) {
@@ -69,7 +69,7 @@ impl Way {
             }
             4 => by(None, header(&format!("{other}, rubbish")), None),
             5 => by(None, String::new(), None),
-            // Whoever is spoken for may say what he likes.
+            // A client behind a PROXY header may put anything into its own header line.
             6 => by(says(0x21, Some(ip(client))), header(other), None),
             7 => by(says(0x20, Some(ip(other))), header(client), Some(ip(client))),
             8 => by(says(0x21, Some(ip("10.9.9.9"))), header(client), Some(ip(client))),
@@ -80,14 +80,14 @@ impl Way {
         }
     }
 
-    /// What stands in front of the first request.
+    /// Writes the PROXY header, if there is one.
     pub fn introduce(&self, client: &mut Client, judge: &mut Judge) {
         if let Some((bytes, intent)) = &self.introduction {
             client.write(judge, bytes, intent.clone());
         }
     }
 
-    /// A request in which its line stands behind the first line.
+    /// Writes a request with the header line inserted after the request line.
     pub fn request(&self, client: &mut Client, judge: &mut Judge, head: &str, intent: Intent) {
         let (first, rest) = head.split_once("\r\n").expect("a line");
         let head = format!("{first}\r\n{}{rest}", self.header);
@@ -95,7 +95,7 @@ impl Way {
     }
 }
 
-/// Version 2 of the PROXY protocol, with something behind the addresses.
+/// Encodes a PROXY protocol version 2 header, with a TLV behind the addresses.
 fn introduction(command: u8, source: Option<IpAddr>) -> Vec<u8> {
     let (family, addresses) = match source {
         Some(IpAddr::V4(ip)) => (0x11, [&ip.octets()[..], &[127, 0, 0, 1, 0, 1, 0, 2]].concat()),

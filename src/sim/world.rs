@@ -1,5 +1,5 @@
-//! The world: time, the turn, and what happens in it. Owns switch, network, clients and judge, and
-//! lets one step follow another. The turn is that of the real reactor, call by call.
+//! The world: the clock, the turn and what happens in it. Owns the switch, the network, the clients
+//! and the judge, and runs step after step. The turn is that of the real reactor, call by call.
 
 mod actions;
 mod clog;
@@ -21,10 +21,10 @@ use crate::switch::{SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
 use lives::{found, switch};
 
-/// Turns in which something happens although no time passes: more of them is a livelock.
+/// Maximum number of busy turns without time passing; more is a livelock.
 const TURNS_MAX: usize = 20_000;
 
-/// Everything there is in one run.
+/// The whole state of a run.
 pub(super) struct World<G: Ground> {
     options: Options,
     limits: Limits,
@@ -34,29 +34,29 @@ pub(super) struct World<G: Ground> {
     clients: Vec<Client>,
     judge: Judge,
     tape: Tape,
-    /// Counts the messages of the run.
+    /// Numbers the messages of the run.
     serial: u64,
     /// Counts the changes of limits.
     reloads: u64,
     step: usize,
-    /// What came of earlier lives of the server, and a hash over all that happened.
+    /// The totals of earlier lives of the server, and the hash of all that has happened.
     report: Report,
-    /// Nobody can be let in before this moment.
+    /// No connection is accepted before this moment.
     accept_at: Millis,
-    /// Newcomers who were turned away in this life.
+    /// Connections turned away in this life.
     turned_away: u64,
-    /// Milliseconds that have passed.
+    /// Simulated time passed, in milliseconds.
     passed_ms: u64,
-    /// The last things that were done, for the report of a failure.
+    /// The last actions, for the report of a failure.
     history: Vec<String>,
 }
 
-/// How browsers are served.
+/// The SockJS settings of every run.
 fn sockjs() -> SockJs {
     SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() }
 }
 
-/// To whoever looks for a fault; if nobody can read it, so be it.
+/// Writes to standard error; a failure to write is ignored.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -107,7 +107,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Notes what is done.
+    /// Records an action.
     fn note(&mut self, what: impl FnOnce() -> String) {
         let what = what();
         self.hash(what.as_bytes());
@@ -120,7 +120,7 @@ impl<G: Ground> World<G> {
         self.history.push(what);
     }
 
-    /// FNV-1a over all that happens.
+    /// Adds to the trace (FNV-1a).
     fn hash(&mut self, bytes: &[u8]) {
         for byte in bytes {
             let trace = self.report.trace ^ u64::from(*byte);
@@ -128,7 +128,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// After a call into the switch: what it did must be what it had to do.
+    /// Checks what the switch did in a call.
     fn judge(&mut self, pinged: Option<ConnId>) {
         self.report.calls += 1;
         let items = self.tape.take();
@@ -145,7 +145,7 @@ impl<G: Ground> World<G> {
         self.judge.compare(items, self.tape.durable(), pinged);
     }
 
-    /// One turn, in the order of `Reactor::turn`. Whether anything happened in it.
+    /// Runs one turn, in the order of `Reactor::turn`. Returns whether anything happened in it.
     fn turn(&mut self) -> bool {
         self.judge.now = self.net.now;
         let mut is_busy = self.move_bytes() | self.work();
@@ -165,7 +165,7 @@ impl<G: Ground> World<G> {
         let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
         let most = self.net.round().min(ready.len());
-        // Back ends who come when it has heard enough stay in front of those who have spoken.
+        // Back ends skipped because the switch has processed enough for now keep their place.
         let mut left = Vec::new();
         for conn in ready.drain(..most) {
             let line = self.judge.lines.get(&conn);
@@ -198,12 +198,12 @@ impl<G: Ground> World<G> {
         if self.switch.hub().is_leaving() {
             self.report.leaving_turns += 1;
             self.judge.note_leaving();
-            // Some channels have only those left who are on their way out.
+            // Some channels are left whose only members are about to be removed.
             assert!(sizes[1] >= expected[1], "channels of the hub");
             expected[1] = sizes[1];
         }
         if self.judge.is_taking_back() {
-            // Of those that have ended some are there again, and those that were durable are not.
+            // Some expired states are back for now; those whose expiry is durable are not.
             let living = self.judge.record.living(self.judge.at());
             assert!(sizes[4] >= living, "states of the hub");
             expected[4] = sizes[4];
@@ -212,7 +212,7 @@ impl<G: Ground> World<G> {
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
     }
 
-    /// Turns until nothing happens any more, and looks whether all is as it must be at rest.
+    /// Runs turns until nothing happens any more, and checks that all is as it must be at rest.
     fn drive(&mut self) {
         let mut turns = 0;
         while self.turn() || self.is_due() {
@@ -259,7 +259,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Clients' bytes arrive, and clients take what is there for them.
+    /// Delivers bytes of the clients, and lets them read what is there for them.
     fn move_bytes(&mut self) -> bool {
         let mut is_busy = false;
         for i in 0..self.clients.len() {
@@ -283,7 +283,7 @@ impl<G: Ground> World<G> {
         is_busy
     }
 
-    /// A client takes what there is for it, and does what every client does about it.
+    /// Lets a client read, and react as every client does.
     fn receive(&mut self, i: usize, conn: ConnId) -> bool {
         let left = self.net.leftovers.remove(&conn);
         let Some(socket) = self.net.sockets.get_mut(&conn) else {
@@ -325,7 +325,7 @@ impl<G: Ground> World<G> {
         is_busy
     }
 
-    /// What a client has received must be what was sent.
+    /// Checks that a client received what was sent, and answers pings.
     fn seen(&mut self, i: usize, conn: ConnId, seen: Vec<Seen>) {
         for seen in seen {
             let line = self.judge.lines.get_mut(&conn).expect("it was let in");
@@ -343,7 +343,7 @@ impl<G: Ground> World<G> {
         self.net.lose(conn);
     }
 
-    /// Lets in who is waiting.
+    /// Accepts waiting connections.
     fn accept(&mut self) {
         if self.net.now.mono < self.accept_at {
             return;
@@ -363,7 +363,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Reads one connection once and hands the bytes over, as the reactor does.
+    /// Reads a connection once and hands the bytes over, as the reactor does.
     fn read(&mut self, conn: ConnId) {
         let Some(socket) = self.net.socket(conn) else { return };
         socket.is_on_ready = false;
@@ -377,7 +377,7 @@ impl<G: Ground> World<G> {
         self.hand_over(conn, input);
     }
 
-    /// Gives the switch what has been read, and keeps what it does not consume.
+    /// Gives input to the switch, and keeps what it does not consume.
     fn hand_over(&mut self, conn: ConnId, mut input: Vec<u8>) {
         if !input.is_empty() {
             let result = self.switch.received(&mut self.net, conn, &mut input);
@@ -385,7 +385,7 @@ impl<G: Ground> World<G> {
             if let Err(reason) = result {
                 self.net.close(conn, reason);
             }
-            // At an error the rest is thrown away.
+            // After an error the rest is discarded.
             let used = result.unwrap_or(filled);
             assert!(used <= filled);
             if let Some(socket) = self.net.socket(conn) {
@@ -410,7 +410,7 @@ impl<G: Ground> World<G> {
         self.hang_up(conn);
     }
 
-    /// Tells the switch that somebody whom it does not hear has gone.
+    /// Tells the switch that a paused connection has been closed by its peer.
     fn hang_up(&mut self, conn: ConnId) {
         let Some(socket) = self.net.socket(conn) else { return };
         if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
@@ -420,7 +420,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Deadlines that have passed. Whether more have than this turn sees to.
+    /// Fires timers that have expired. Returns whether there may be more than this turn handles.
     fn expire(&mut self) -> bool {
         self.net.wheel.advance(self.net.now.mono.0);
         for _ in 0..self.net.round().min(TURNS_MAX) {
@@ -441,11 +441,11 @@ impl<G: Ground> World<G> {
         true
     }
 
-    /// Peers that were given time to take what waits for them. Whether there are more.
+    /// Handles slow peers whose time is up. Returns whether there may be more.
     fn cut_slow(&mut self) -> bool {
         for _ in 0..self.net.round().min(TURNS_MAX) {
             let Some((conn, verdict)) = self.net.overdue() else { return false };
-            // What it took when it was offered was not enough.
+            // Judges what the peer took when it was offered its queue once more.
             self.judge(None);
             if let Some(reason) = verdict {
                 self.judge.too_slow(conn, reason);
@@ -456,7 +456,7 @@ impl<G: Ground> World<G> {
         true
     }
 
-    /// Tells the switch whom to forget, until there is nobody left to forget.
+    /// Tells the switch about closed connections, until there are no more.
     fn forget(&mut self) -> bool {
         let is_busy = !self.net.doomed.is_empty();
         while !self.net.doomed.is_empty() {
@@ -490,7 +490,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Time goes on, from one deadline to the next.
+    /// Advances time, from one deadline to the next.
     fn walk(&mut self, ms: u64) {
         let until = self.net.now.mono.plus(ms);
         loop {
@@ -513,7 +513,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Time goes on, on both clocks.
+    /// Advances both clocks at once.
     fn pass(&mut self, ms: u64) {
         let unheard = self.net.sockets.iter().filter(|(_, socket)| socket.is_paused);
         unheard.for_each(|(conn, _)| self.judge.unheard(*conn));

@@ -1,10 +1,10 @@
-//! Who may call whom: the modules of the crate in their order, and the check that no path in a
-//! file leads upward.
+//! Which module may use which: the modules of the crate in their order, and the check that no path
+//! in a file leads upward.
 
 use super::Finding;
 use super::code::{Source, is_word_at};
 
-/// Each uses only what stands behind it, and the leaves.
+/// Each module uses only those after it in this list, and the leaves.
 const ORDER: [&str; 12] = [
     "main",
     "cli",
@@ -20,14 +20,14 @@ const ORDER: [&str; 12] = [
     "codec",
 ];
 
-/// Used by all; they use each other only.
+/// Modules that all others may use; leaves use only each other.
 const LEAVES: [&str; 14] = [
     "address", "arena", "durable", "edge", "frame", "limits", "log", "mailbox", "metrics",
     "reason", "slow", "time", "uuid", "wheel",
 ];
 
-/// What stands aside of the order, and who uses it: the reactor, which the server and the load
-/// generator know, and what a process needs before and beside the server.
+/// Modules outside the order, and which modules use them: the reactor, for the server and the load
+/// generator, and what a process needs before and beside the server.
 const ASIDE: [(&str, &[&str]); 7] = [
     ("main", &["config", "keys", "client"]),
     ("cli", &["config", "keys", "client", "load"]),
@@ -50,7 +50,7 @@ fn may_use(from: &str, to: &str) -> bool {
     from == to || LEAVES.contains(&to) || is_downward || is_aside
 }
 
-/// Paths that lead upward or aside, and modules that have no place. `lib.rs` names them all.
+/// Finds paths that lead upward or aside, and modules without a place. `lib.rs` may name them all.
 pub fn check(source: &Source) -> Vec<Finding> {
     let from = source.module();
     if from == "lib" {
@@ -65,7 +65,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// The modules of the crate that are named in a file, each with its line.
+/// Returns the crate's modules that a file names, each with its line.
 fn uses(source: &Source) -> Vec<(usize, String)> {
     let code = &source.code;
     let mut found = Vec::new();
@@ -91,25 +91,25 @@ fn uses(source: &Source) -> Vec<(usize, String)> {
     found
 }
 
-/// How many modules lie around the file's own code.
+/// How many modules enclose the file's own code.
 fn depth(path: &str) -> usize {
     let below = path.strip_prefix("src/").unwrap_or(path);
     let is_named_by_folder = below.ends_with("/mod.rs");
     below.matches('/').count() + usize::from(!is_named_by_folder)
 }
 
-/// Whether a module is open where this text ends.
+/// 1 if the text ends inside an inline module, otherwise 0.
 fn depth_within(code: &str) -> usize {
     let last = code.lines().rev().find(|line| !line.is_empty() && !line.starts_with(' '));
     usize::from(last.is_some_and(|line| line.contains("mod ") && line.ends_with('{')))
 }
 
-/// The first names of a path or of a group of paths.
+/// Returns the first names of a path, or of a group of paths.
 fn names_behind(path: &str) -> Vec<String> {
     let name = |path: &str| {
         let is_letter = |c: &char| c.is_alphanumeric() || *c == '_';
         Some(path.trim_start().chars().take_while(is_letter).collect()).filter(|name: &String| {
-            // Types and macros of the crate's root are none of ours.
+            // Types and macros in the root of the crate are not modules.
             name.starts_with(|c: char| c.is_lowercase()) && name != "super" && name != "self"
         })
     };

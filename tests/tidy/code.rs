@@ -1,13 +1,13 @@
-//! Rust text as the rules see it: what is code, what is a test, where a function ends. Knows as
-//! much of the language as rustfmt leaves to be known.
+//! Rust text as the rules see it: what is code, what is a test, where a function ends. Understands
+//! only the Rust that rustfmt produces.
 
 /// One file.
 pub struct Source<'a> {
-    /// Its path from the root of the project.
+    /// Its path, relative to the root of the project.
     pub path: &'a str,
-    /// What is in it.
+    /// Its content.
     pub text: &'a str,
-    /// The same, line for line, without comments and without what is between quotes.
+    /// The content, line for line, without comments and without the content of literals.
     pub code: String,
 }
 
@@ -16,14 +16,14 @@ impl<'a> Source<'a> {
         Source { path, text, code: blanked(text) }
     }
 
-    /// The module of the crate that the file belongs to: `hub` for `src/hub/apply.rs`.
+    /// Returns the crate's module that the file belongs to: `hub` for `src/hub/apply.rs`.
     pub fn module(&self) -> &'a str {
         let below = self.path.strip_prefix("src/").unwrap_or(self.path);
         let first = below.split('/').next().unwrap_or(below);
         first.strip_suffix(".rs").unwrap_or(first)
     }
 
-    /// Without the items that are only compiled for tests.
+    /// Returns the source without the items that are compiled only for tests.
     pub fn without_tests(&self) -> Source<'a> {
         let mut code = String::new();
         let is_test_file = self.path.ends_with("/tests.rs") || self.path.contains("/tests/");
@@ -47,7 +47,7 @@ impl<'a> Source<'a> {
         Source { path: self.path, text: self.text, code }
     }
 
-    /// The lines with one of these words in their code.
+    /// Returns the lines whose code has one of these words.
     pub fn with_words(&self, words: &[&str]) -> Vec<(usize, String)> {
         let mut found = Vec::new();
         for (number, line) in (1..).zip(self.code.lines()) {
@@ -59,7 +59,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Whether a word that is found there is not part of a longer one.
+/// Whether a word found there is not part of a longer one.
 pub fn is_word_at(line: &str, at: usize, word: &str) -> bool {
     let is_letter = |c: char| c.is_alphanumeric() || c == '_';
     let before = line[..at].chars().next_back().filter(|_| word.starts_with(is_letter));
@@ -67,7 +67,7 @@ pub fn is_word_at(line: &str, at: usize, word: &str) -> bool {
     !before.is_some_and(is_letter) && !behind.is_some_and(is_letter)
 }
 
-/// First line (from 1) and number of lines of each function with a body, by indentation.
+/// Returns first line (from 1) and length of each function with a body, judged by indentation.
 pub fn functions(code: &str) -> Vec<(usize, usize)> {
     let lines: Vec<&str> = code.lines().collect();
     let mut found = Vec::new();
@@ -94,7 +94,7 @@ pub fn functions(code: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Blanks comments, strings and characters out, and keeps every newline.
+/// Blanks out comments, strings and characters, and keeps every newline.
 fn blanked(text: &str) -> String {
     let (mut code, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(first) = rest.chars().next() {
@@ -113,7 +113,7 @@ fn blanked(text: &str) -> String {
             continue;
         }
         let (blank, behind) = rest.split_at(length);
-        // A line that ended in code must not end in it less: quotes stay, as what they stand for.
+        // A line that ended in code must still end in code, so a quote stands for each literal.
         code.push(if first == '/' { ' ' } else { '"' });
         code.extend(blank.chars().filter(|c| *c == '\n'));
         rest = behind;
@@ -121,7 +121,7 @@ fn blanked(text: &str) -> String {
     code.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// Block comments may lie in each other.
+/// The length of a block comment, which may contain others.
 fn comment_length(text: &str) -> usize {
     let (mut depth, mut at) = (0, 0);
     while at < text.len() {
@@ -138,7 +138,7 @@ fn comment_length(text: &str) -> usize {
     at
 }
 
-/// From a quote to the next that is not escaped.
+/// The length of a string, up to the next quote that is not escaped.
 fn string_length(text: &str) -> usize {
     let mut bytes = text.bytes().enumerate().skip(1);
     while let Some((at, byte)) = bytes.next() {
@@ -151,7 +151,7 @@ fn string_length(text: &str) -> usize {
     text.len()
 }
 
-/// 0 for a lifetime.
+/// The length of a character; 0 for a lifetime.
 fn character_length(text: &str) -> usize {
     let mut inside = text[1..].chars();
     match inside.next() {
@@ -161,7 +161,7 @@ fn character_length(text: &str) -> usize {
     }
 }
 
-/// `r"…"`, `br#"…"#` and their like; 0 for anything else that begins with these letters.
+/// The length of `r"…"`, `br#"…"#` and the like; 0 for anything else with these letters.
 fn raw_length(text: &str) -> usize {
     let behind = text.strip_prefix('b').unwrap_or(text);
     let Some(behind) = behind.strip_prefix('r') else { return 0 };

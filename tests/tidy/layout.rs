@@ -1,18 +1,18 @@
-//! `layout.ld` names modules as symbols have them, and the linker says nothing of a name that fits
-//! nothing: what has been renamed, or added and not named there, would only show in memory.
+//! `layout.ld` names modules as symbols spell them, and the linker does not report a name that
+//! matches nothing: a renamed module, or a new one that is missing, would show only in memory use.
 
 use std::fs;
 use std::path::Path;
 
-/// What a server runs of the command line.
+/// Modules of the command line that a running server uses.
 const SERVER_RUNS: [&str; 4] = ["flags", "mod", "owner", "serve"];
 
-/// The modules that a layout names, as `cli::bench`, in its order.
+/// Returns the modules that a layout names, as `cli::bench`, in its order.
 fn named(layout: &str) -> Vec<String> {
     layout.split("*3fws").skip(1).filter_map(path).collect()
 }
 
-/// Names with their lengths before them, one after the other: `3cli5bench* …`.
+/// Decodes names with their lengths in front, one after the other: `3cli5bench* …`.
 fn path(mut symbols: &str) -> Option<String> {
     let mut names = Vec::new();
     while let Some(end) = symbols.find(|letter: char| !letter.is_ascii_digit()).filter(|at| *at > 0)

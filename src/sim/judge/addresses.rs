@@ -1,4 +1,4 @@
-//! Where clients are, and how many of one place there may be: counted anew each time.
+//! The addresses of clients, and how many connections each may have: counted anew each time.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -9,18 +9,18 @@ use crate::address::Address;
 use crate::edge::{ConnId, Door};
 use crate::reason::CloseReason;
 
-/// Where a browser is, as far as is known.
+/// What is known about where a browser is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Whereabouts {
-    /// What stands for the proxy that it comes by, if that is believed.
+    /// The trusted proxy that it comes by, as the text of its address.
     proxy: Option<String>,
-    /// What it counts as.
+    /// The address that it counts for.
     counts_as: Option<String>,
-    /// A proxy has said whom it speaks for: what is said of others does not count.
+    /// A PROXY header has named the client: addresses in its requests do not count.
     is_spoken_for: bool,
 }
 
-/// Whether one there is believed where it says whom it speaks for.
+/// Whether a peer with this address is trusted to name its client.
 fn is_proxy(address: Address) -> bool {
     match address {
         Address::Ip(IpAddr::V4(ip)) => ip.octets()[0] == 10,
@@ -29,7 +29,7 @@ fn is_proxy(address: Address) -> bool {
     }
 }
 
-/// All addresses that are one have the same text.
+/// Returns a text that is the same for all addresses that count as one.
 pub(super) fn household(address: Address) -> String {
     match address {
         Address::Ip(IpAddr::V4(ip)) => ip.to_string(),
@@ -39,9 +39,9 @@ pub(super) fn household(address: Address) -> String {
 }
 
 impl Judge {
-    /// Nobody knows any more who a back end is, or not yet. If there are too many of those, or it
-    /// has found all places taken, one goes: the oldest of the place with most of them, of two such
-    /// places the older; but nobody through the socket of this machine for one who is elsewhere.
+    /// A back end is not authenticated, or no longer. If there are too many of those, or it found
+    /// all places taken, one is let go: the oldest of the address with most of them, among such
+    /// addresses the oldest of all; but none on the unix socket for one that is elsewhere.
     pub(super) fn is_nobody(&mut self, conn: ConnId, is_full: bool) {
         let (number, auth_by) = (self.strangers, self.term("control_auth_ms"));
         self.strangers += 1;
@@ -76,7 +76,7 @@ impl Judge {
         }
     }
 
-    /// A turn begins: whose key is no longer good is nobody, whose is good after all is somebody.
+    /// At the start of a turn, notes which back ends are authenticated by a valid key.
     pub fn look_at_keys(&mut self) {
         let at = self.at();
         let conns: Vec<ConnId> = self.lines.keys().copied().collect();
@@ -97,7 +97,7 @@ impl Judge {
         }
     }
 
-    /// A browser, or a proxy, has come from there.
+    /// A browser, or a proxy, has connected from this address.
     pub(super) fn came(&mut self, conn: ConnId, from: Address) {
         let Some(line) = self.lines.get_mut(&conn) else { return };
         line.whereabouts = Whereabouts::default();
@@ -110,7 +110,7 @@ impl Judge {
         }
     }
 
-    /// A proxy has said for whom it speaks: as if it had come from there.
+    /// A PROXY header has named the client, which counts as if it had connected itself.
     pub(super) fn is_introduced(&mut self, conn: ConnId, from: Address) {
         self.came(conn, from);
         if let Some(line) = self.lines.get_mut(&conn) {
@@ -118,7 +118,7 @@ impl Judge {
         }
     }
 
-    /// A turn begins behind which there is a cap where there was none: all count who are here.
+    /// At the start of a turn, if there is a limit where there was none: counts all that are here.
     pub fn count_in(&mut self) {
         if !std::mem::take(&mut self.is_cap_new) || self.limits.connections_per_address == 0 {
             return;
@@ -132,14 +132,14 @@ impl Judge {
         }
     }
 
-    /// A request has come by that connection, with this client in it.
+    /// A request has come by that connection, with this client address in it.
     pub(super) fn is_named(&mut self, conn: ConnId, client: Option<IpAddr>) {
         let has_cap = self.limits.connections_per_address > 0;
         let Some(Line { whereabouts, from, .. }) = self.lines.get_mut(&conn) else { return };
         let is_unknown = whereabouts.proxy.is_none() && whereabouts.counts_as.is_none();
         let is_unknown = is_unknown && !whereabouts.is_spoken_for;
         if is_unknown && client.is_some() && has_cap && is_proxy(*from) {
-            // It came when there was no cap.
+            // It came when there was no limit.
             whereabouts.proxy = Some(household(*from));
         }
         let Some(proxy) = whereabouts.proxy.clone() else { return };
@@ -152,7 +152,7 @@ impl Judge {
         };
         let (others, max) =
             (self.lines.iter().filter(is_there).count(), self.limits.connections_per_address);
-        // Nobody is sent away who was there before fewer were allowed.
+        // Connections that were there before the limit was lowered stay.
         self.terms.note("connections_per_address", others.max(max));
         let Some(line) = self.lines.get_mut(&conn) else { return };
         if line.whereabouts.counts_as.as_ref() == Some(&place) || max == 0 || others < max {

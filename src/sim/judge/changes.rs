@@ -1,4 +1,4 @@
-//! What entries do, in the order in which the tape has them.
+//! The effects of entries, in the order of the tape.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::sim::record::{Refusal, Space, need_auth, no_namespace};
 use crate::sim::tape::{Item, Place};
 use crate::time::Now;
 
-/// What the reply to a change is about.
+/// What the reply to a change reports.
 pub(super) enum Outcome {
     Done,
     Key(String),
@@ -21,8 +21,8 @@ pub(super) enum Outcome {
 }
 
 impl Judge {
-    /// Over an empty store, or none. `is_easy`: whether states are acknowledged before they are
-    /// durable.
+    /// Creates a judge over an empty store, or over none. `is_easy`: states are acknowledged before
+    /// they are durable.
     pub fn over(limits: Limits, now: Now, is_easy: bool) -> Judge {
         let mut judge = Judge::new(limits, now);
         judge.disk.is_easy = is_easy;
@@ -30,7 +30,7 @@ impl Judge {
         judge
     }
 
-    /// Time goes on, and entries come, or what was recorded is lost.
+    /// Advances time, and applies the entries that came and the losses.
     pub fn orders(&mut self, items: &[Item], (mark, durable): (u64, u64), horizon: u64) {
         self.mark = self.mark.max(mark);
         self.replica.replay(items);
@@ -85,18 +85,18 @@ impl Judge {
         }
     }
 
-    /// A turn takes back no more changes than it would have handed out messages.
+    /// Checks that a turn undid at most as many changes as it may deliver messages.
     pub fn takes_back_no_more_than_fits(&self, items: &[Item]) {
         let count = items.iter().filter(|item| matches!(item, Item::TakenBack { .. })).count();
         assert!(count <= self.limits.deliveries_per_turn, "{count} were taken back in one turn");
     }
 
-    /// Whether changes are being taken back: states that had ended may be there again.
+    /// Whether changes are being undone: expired states may be back meanwhile.
     pub fn is_taking_back(&self) -> bool {
         self.record.is_taking_back
     }
 
-    /// The last change is as if it had never been.
+    /// Undoes the last change.
     fn take_back(&mut self) {
         let past = self.past.pop_back().expect("something was recorded");
         let spaces = match self.disk.is_easy {
@@ -114,15 +114,15 @@ impl Judge {
                 && let Some((space, user)) = &browser.who
                 && let Some(space) = past.spaces.get(space)
             {
-                // Whoever was out of a channel by this is in it again.
+                // A browser that lost a channel by this change is in it again.
                 for (channel, entries) in &mut browser.held {
                     if entries.pop_if(|entry| *entry == past.entry).is_some() {
                         browser.channels.insert(channel.clone());
                     }
                 }
                 browser.held.retain(|_, entries| !entries.is_empty());
-                // Whoever was let in by a grant that is lost is out again, even if there was one
-                // before that: changes are undone one after the other.
+                // A browser that joined by a lost grant is out again, even if an earlier grant
+                // comes back after that: changes are undone one by one.
                 browser.channels.retain(|channel| {
                     let grant = (channel.clone(), user.clone());
                     !channel.starts_with('#') || space.grants.contains(&grant)
@@ -131,8 +131,8 @@ impl Judge {
         }
     }
 
-    /// What was recorded between these marks has been taken back, and whoever waits for it waits in
-    /// vain.
+    /// Everything recorded between these marks has been undone; replies that wait for it become
+    /// errors.
     fn lose(&mut self, from: u64, upto: u64) {
         self.disk.lost(from, upto);
         let is_lost = |mark: u64| from < mark && mark <= upto;
@@ -144,7 +144,7 @@ impl Judge {
         }
     }
 
-    /// A controller wants a change. `orders` are what the tape has of proposals.
+    /// A controller asks for a change. `items` from `next` on hold the proposals on the tape.
     pub(super) fn propose(
         &mut self,
         conn: ConnId,
@@ -190,7 +190,7 @@ impl Judge {
         }
     }
 
-    /// Checks that a change is what the command asked for; returns the key drawn for it.
+    /// Checks that a change is what the command asked for; returns the key that was drawn for it.
     pub(super) fn recognize(
         &mut self,
         change: &Change<'_>,
@@ -226,7 +226,7 @@ impl Judge {
                 *ns
             }
             (Change::Emit { ns, channels, data, user, except }, Command::Emit(emit)) => {
-                // Named twice is meant once.
+                // A channel named twice counts once.
                 let is_first = |(i, name): &(usize, &String)| !emit.channels[..*i].contains(name);
                 let meant = emit.channels.iter().enumerate().filter(is_first);
                 assert!(channels.iter().map(|name| &**name).eq(meant.map(|(_, name)| name)));
@@ -244,7 +244,7 @@ impl Judge {
         drawn
     }
 
-    /// The hub's name for a namespace is always the same, and no other's.
+    /// Checks that the hub always uses the same id for a namespace, and no other's.
     fn same_space(&mut self, space: Option<u32>, ns: NsId) {
         let space = space.expect("the change was checked");
         let known = *self.names.entry(space).or_insert(ns);
@@ -252,7 +252,7 @@ impl Judge {
         assert_eq!(self.names.values().filter(|other| **other == ns).count(), 1);
     }
 
-    /// Applies an entry. `following` is what the switch did with it.
+    /// Applies an entry. `following` is what the switch did because of it.
     pub(super) fn apply(
         &mut self,
         pending: &Pending,
@@ -269,14 +269,14 @@ impl Judge {
         Ok(outcome)
     }
 
-    /// What the journal knows of a change is what has changed.
+    /// Checks that the journal knows of a change, if anything changed, and notes how to undo it.
     fn note_change(&mut self, pending: &Pending, spaces: BTreeMap<u32, Space>, following: &[Item]) {
         let mark = following.iter().rev().find_map(|item| match item {
             Item::Changed { mark, stays } => Some((*mark, *stays)),
             _ => None,
         });
         let Some((mark, stays)) = mark else {
-            // The end of a namespace is the journal's own business, and cannot be undone.
+            // The journal handles the removal of a namespace itself, and never undoes it.
             let is_end = matches!(pending.command, Command::Remove { .. });
             assert!(is_end || spaces == self.record.spaces, "a change that nobody keeps");
             return self.stays(self.applied);
@@ -307,7 +307,7 @@ impl Judge {
             }
             Command::Remove { .. } => {
                 self.record.spaces.remove(&space);
-                // This alone is never undone.
+                // A removal is never undone.
                 self.past.iter_mut().for_each(|past| drop(past.spaces.remove(&space)));
                 self.let_go(space, None, CloseReason::NamespaceRemoved);
                 Outcome::Done
@@ -341,7 +341,7 @@ impl Judge {
         }
     }
 
-    /// Gives or withdraws a grant.
+    /// Adds or withdraws a grant.
     fn grant(&mut self, space: u32, channel: &str, user: &str, is_withdrawn: bool) {
         let grant = (channel.to_string(), user.to_string());
         if let Some(space) = self.record.spaces.get_mut(&space) {
@@ -361,7 +361,7 @@ impl Judge {
         }
     }
 
-    /// An entry is not undone any more: whoever is out of a channel by it is out for good.
+    /// The entry can no longer be undone: a browser that lost a channel by it has lost it for good.
     fn stays(&mut self, entry: u64) {
         for line in self.lines.values_mut() {
             if let Role::Browser(browser) = &mut line.role {
@@ -373,7 +373,7 @@ impl Judge {
         }
     }
 
-    /// Lets go of the connections of a user, or of a namespace; returns how many.
+    /// Lets go of all connections of a user, or of a namespace; returns how many.
     fn let_go(&mut self, space: u32, user: Option<&String>, reason: CloseReason) -> usize {
         let is_meant =
             |whose: u32, who: &str| whose == space && user.is_none_or(|user| user == who);
@@ -385,7 +385,7 @@ impl Judge {
         conns.len()
     }
 
-    /// A message goes to those who hear it; returns how many they are.
+    /// Publishes a message to its subscribers; returns how many there are.
     fn publish(
         &mut self,
         space: u32,
@@ -426,14 +426,14 @@ impl Judge {
         self.cut_the_slow(&pushed, following);
         let is_sent = |item: &Item| matches!(item, Item::Sent { is_published: true, .. });
         if !following.iter().any(is_sent) {
-            // It may go out with the next one to the same.
+            // It may be sent together with the next publication to the same channel.
             self.gathered = to.map(|to| (to, pushed));
         }
         self.reached = reached;
         self.reached.len()
     }
 
-    /// Those who were cut during a message got the first few of it, and a farewell.
+    /// Connections cut during a publication got its first messages only, and a farewell.
     fn cut_the_slow(&mut self, pushed: &BTreeMap<ConnId, usize>, following: &[Item]) {
         for item in following {
             let Item::Closing { conn, reason: CloseReason::SlowConsumer, was_open } = item else {
@@ -441,7 +441,7 @@ impl Judge {
             };
             let count = *pushed.get(conn).expect("only a publication makes a peer slow");
             if !was_open {
-                // It was being closed already, and is only let go a little earlier.
+                // It was being closed already, and leaves the hub a little earlier.
                 self.leave(*conn);
                 continue;
             }
@@ -461,7 +461,7 @@ impl Judge {
                 _ => 0,
             };
             let got: usize = following.iter().map(got).sum();
-            // What came behind that one it never gets.
+            // It never receives the messages behind that one.
             let kept = line.expected.len() + got - count;
             line.expected.truncate(kept);
             self.dismiss(*conn, CloseReason::SlowConsumer);
@@ -492,14 +492,14 @@ impl Judge {
         self.owe(conn, Expected::Reply(body), after);
     }
 
-    /// An error that shows nothing of what is recorded.
+    /// Replies with an error that reveals nothing of what is recorded.
     pub(super) fn refuse(&mut self, conn: ConnId, why: Refusal) {
         let code = why.0;
         self.reply(conn, refusal(why));
         self.count_wrong_key(conn, code);
     }
 
-    /// Whoever tries too many keys is closed, when it has its answers.
+    /// Counts a wrong key; too many close the connection, once it has its replies.
     fn count_wrong_key(&mut self, conn: ConnId, code: u16) {
         let max = self.limits.control_wrong_keys;
         let Some(controller) = self.controller(conn).filter(|_| matches!(code, 305 | 306)) else {
@@ -511,7 +511,7 @@ impl Judge {
         }
     }
 
-    /// An error that does.
+    /// Replies with an error that reveals what is recorded, and so may wait until that is durable.
     pub(super) fn refuse_shown(&mut self, conn: ConnId, why: Refusal) {
         let shows = match why.0 {
             313 | 314 => !self.disk.is_easy,
@@ -526,7 +526,7 @@ impl Judge {
         self.owe(conn, Expected::Reply(body), 0);
     }
 
-    /// A reply that leaves when that mark is durable.
+    /// Expects a reply that leaves once that mark is durable.
     pub(super) fn owe(&mut self, conn: ConnId, expected: Expected, after: u64) {
         let by = self.mark;
         if let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) {
@@ -534,7 +534,7 @@ impl Judge {
         }
     }
 
-    /// The namespace that a command with the server key is about.
+    /// Returns the namespace named by a command with the server key.
     pub(super) fn named(&self, name: &str, has_key: bool) -> Result<u32, Refusal> {
         if !has_key {
             return Err((306, "Invalid key".into()));
@@ -542,7 +542,7 @@ impl Judge {
         self.record.named(name).ok_or_else(no_namespace)
     }
 
-    /// The namespace that a controller acts in.
+    /// Returns the namespace that a controller is authenticated for.
     pub(super) fn authenticated(&self, auth: &Option<(u32, String)>) -> Result<u32, Refusal> {
         auth.as_ref().map(|(space, _)| *space).ok_or_else(need_auth)
     }
@@ -557,7 +557,7 @@ pub(super) fn refusal((code, reason): Refusal) -> String {
     format!("{{\"success\":false,\"reason\":{reason},\"code\":{code}}}")
 }
 
-/// What the tape has between this place in the order and the next.
+/// Returns what the tape has between this item and the next that concerns the order.
 pub(super) fn following(items: &[Item], i: usize) -> &[Item] {
     let rest = &items[i + 1..];
     let end = rest.iter().position(Item::is_order).unwrap_or(rest.len());

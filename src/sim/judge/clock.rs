@@ -1,4 +1,4 @@
-//! What time does to connections: who may be cut when, and who must have been.
+//! The effects of time on connections: which may be cut when, and which must have been.
 
 use super::expected::Expected;
 use super::terms::{Half, Terms};
@@ -10,17 +10,17 @@ use crate::sim::intent::Intent;
 use crate::sim::tape::Item;
 use crate::time::Millis;
 
-/// A ping may be answered later if another of these pieces has been taken since the one before.
+/// A ping may be answered late if another piece of this size was taken since the ping before.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// What the judge does not see: frames of a message that is not complete, and when each began.
+/// Frames that the judge does not see: those of an incomplete message, and when each began.
 const UNSEEN_FRAMES: u64 = 16;
 
-/// Who has so many bytes waiting is heard again when a second's tokens are back; and who has less,
-/// the sooner.
+/// A connection with this many unread bytes is read again once a second's worth of tokens is
+/// back; with fewer bytes, sooner.
 const SECOND_BYTES: u64 = 16 * 1024;
 
-/// Whether it has spoken too fast, and as many tokens are not back yet as what waits is worth.
+/// Whether it has sent too fast, and fewer tokens are back than its unread bytes are worth.
 pub(super) fn is_spent(browser: &Browser, limits: &Limits, now: Millis, view: View) -> bool {
     let (rate, waiting) = (limits.messages_per_second as u64, view.delivered - view.consumed);
     let worth = (rate * waiting / SECOND_BYTES).clamp(1, rate);
@@ -33,18 +33,18 @@ fn token_ms(limits: &Limits) -> u64 {
     1000 / limits.messages_per_second as u64
 }
 
-/// Whether the switch did something for somebody.
+/// Whether the switch sent something, or closed a connection.
 fn is_answer(item: &Item) -> bool {
     matches!(item, Item::Sent { .. } | Item::Closing { .. })
 }
 
 impl Controller {
-    /// All is quiet: whether it is not read because it has not taken its replies.
+    /// Notes at rest whether it is paused for its unread replies.
     fn note_held(&mut self, is_held: bool, view: View, now: Millis, terms: &Terms) {
         if !view.is_paused {
             self.heard_at = now;
         }
-        // In this very moment it may have been let go and held again, by another limit.
+        // It may just have been resumed and paused again, by another limit.
         let is_new = self.held_since.is_none_or(|since| since < view.taken_at || since == now);
         if !is_held || is_new {
             self.held_since = is_held.then_some(now);
@@ -52,8 +52,8 @@ impl Controller {
         }
     }
 
-    /// Whether it need not have said who it is. One that is not heard for want of room cannot, and
-    /// one that is ended is given the time to read its replies.
+    /// Whether it need not have authenticated yet. It cannot while it is paused for want of room,
+    /// and once it has ended it is given the time to read its replies.
     fn has_time_to_auth(&mut self, view: View, now: Millis, auth_ms: usize) -> bool {
         if std::mem::take(&mut self.was_unheard) {
             self.auth_at_last = now.plus(auth_ms as u64);
@@ -64,18 +64,18 @@ impl Controller {
 }
 
 impl Browser {
-    /// By when it must have been pinged, or have shown that it is there.
+    /// By when it must have been pinged, or have shown that it is alive.
     fn heard_by(&self, view: View, late_ms: usize) -> Millis {
         let due = self.pong_by.unwrap_or(self.ping_at).by;
         let due = self.held_until.map_or(due, |held_until| held_until.max(due));
-        // Behind much a ping has its time from when that has gone out, and more of it.
+        // A ping behind much data has its time from when that has gone out, and more of it.
         let is_late = self.pong_by.is_some() && self.may_be_late;
         if is_late { due.max(view.taken_at).plus(late_ms as u64) } else { due }
     }
 }
 
 impl Judge {
-    /// A browser said something: it must have been allowed to by now.
+    /// A browser's message is executed: its token bucket must have permitted that by now.
     pub(super) fn pay(&mut self, conn: ConnId, intent: &Intent) {
         let (now, token_ms) = (self.now.mono.0, token_ms(&self.limits));
         let most_ms = (self.limits.messages_burst as u64 + UNSEEN_FRAMES) * token_ms;
@@ -94,8 +94,8 @@ impl Judge {
         browser.spent_until = (low.max(now) + least * token_ms, high.max(now) + most * token_ms);
     }
 
-    /// A deadline came. Only whether the switch was right is checked here: that it is not too
-    /// late is checked at rest.
+    /// A deadline came. Checks only whether the switch may do what it did; whether it did all that
+    /// was due is checked at rest.
     pub fn timed_out(&mut self, conn: ConnId, view: View, items: &[Item]) {
         let beat = self.term("heartbeat_ms").by;
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
@@ -105,7 +105,7 @@ impl Judge {
         if let Some(browser) = self.browser(conn) {
             match browser.pong_by {
                 None => browser.is_pong_behind = view.queued > 0,
-                // If it is not cut now it has its time once more.
+                // If it is not cut now, it has the same time once more.
                 Some(_) if browser.is_pong_behind && view.queued > 0 => {
                     browser.held_until = browser.held_until.max(Some(answer))
                 }
@@ -121,7 +121,7 @@ impl Judge {
         let reasons = [CloseReason::ControlAuth, CloseReason::HalfRequest];
         let over = reasons.into_iter().find(|reason| self.is_over(conn, view, *reason));
         if let Some(reason) = over.filter(|_| !items.iter().any(is_answer)) {
-            // It is owed replies first.
+            // It is sent the replies that it is owed first.
             if !self.lines[&conn].is_answered() && self.controller(conn).is_some() {
                 self.let_go_answered(conn, reason);
             }
@@ -143,7 +143,7 @@ impl Judge {
                         reason => *reason == CloseReason::RepliesUnread,
                     };
                     if let Some(line) = self.lines.get_mut(&conn).filter(|_| is_unread) {
-                        // What is not durable yet could not have been read either.
+                        // Replies that are not durable yet could not have been read either.
                         line.expected.clear();
                     }
                     self.dismiss(conn, *reason);
@@ -153,7 +153,7 @@ impl Judge {
         }
     }
 
-    /// A ping, or a word of farewell to half a request.
+    /// A ping was sent in time, or a 408 to half a request.
     fn sent_in_time(&mut self, conn: ConnId, view: View, frame: &[u8]) {
         let (now, pong_by) = (self.now.mono, self.term("heartbeat_answer_ms"));
         let next_ping_at = self.term("heartbeat_ms");
@@ -167,7 +167,7 @@ impl Judge {
                 let before = std::mem::replace(&mut line.queue.taken_before, taken);
                 browser.may_be_late = browser.is_pong_behind || taken != before;
                 match view.is_paused {
-                    // Nothing is heard of it, so nothing is waited for.
+                    // It is not read, so that no answer is awaited.
                     true => browser.ping_at = next_ping_at,
                     false => browser.pong_by = Some(pong_by),
                 }
@@ -187,7 +187,7 @@ impl Judge {
         };
         match (&line.role, reason) {
             (Role::Http(by), CloseReason::HalfRequest | CloseReason::Answered) => {
-                // Half a request, or none at all; or one that has been answered.
+                // Half a request or none at all, or a connection that has been answered.
                 let is_half = !line.is_answered_once || line.half.is_some();
                 let is_right = is_half == (reason == CloseReason::HalfRequest);
                 is_right && by.is_over(now)
@@ -204,7 +204,7 @@ impl Judge {
             }
             (Role::Browser(browser), CloseReason::NoHeartbeat) => {
                 let is_stuck = is_since(view.taken_at, |limits| limits.heartbeat_ms);
-                // While it takes what its ping stands behind, it is there.
+                // It is alive while it takes what stands in front of its ping.
                 let is_taking = browser.is_pong_behind
                     && line.queue.has(&[0x89, 0])
                     && !is_since(view.taken_at, |limits| limits.heartbeat_answer_ms);
@@ -221,7 +221,7 @@ impl Judge {
         }
     }
 
-    /// Notes by which deadline a connection has come to its end.
+    /// Notes which deadline ended a connection.
     fn note_end(&mut self, conn: ConnId, view: View, reason: CloseReason) {
         let term = match (&self.lines[&conn].role, reason) {
             (Role::Http(by), _) => Some(*by),
@@ -243,8 +243,8 @@ impl Judge {
         }
     }
 
-    /// Half of something is there, or not. Unless the server stopped hearing in the midst of what
-    /// came, it knows, and its time runs.
+    /// Notes whether part of the next intent has arrived. The server knows of it, and its time
+    /// runs, unless it stopped reading in the middle.
     pub(super) fn note_half(&mut self, conn: ConnId, view: View) {
         let (now, ms) = (self.now.mono, self.limits.control_frame_ms);
         let Some(line) = self.lines.get_mut(&conn) else { return };
@@ -258,14 +258,14 @@ impl Judge {
         }
     }
 
-    /// Time passes, and this one is not heard.
+    /// Time passes while a connection is paused.
     pub fn unheard(&mut self, conn: ConnId) {
         if let Some(controller) = self.controller(conn) {
             controller.was_unheard = true;
         }
     }
 
-    /// All is quiet: whoever should have been cut by now has been.
+    /// Checks at rest that a connection that was to be cut has been.
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
@@ -283,13 +283,13 @@ impl Judge {
         let is_before = |since: Millis, ms: usize| now < since.plus(ms as u64);
         let is_answered = line.is_answered() && view.queued == 0;
         let may_wait_for_room = line.may_wait_for_room(view, &limits);
-        // One that has waited for room has its time once more when it has it.
+        // A command that has waited for room has its time once more when it has room.
         let half = line.intents.front().map(|(from, ..)| *from);
         let half = half.filter(|from| *from < view.delivered && !view.is_paused);
         match &mut line.role {
             Role::Controller(controller) => {
                 let is_hungry = controller.wants.is_some();
-                // Or what is in front of that, or what it would show, is not durable.
+                // Or something before it, or what it would reveal, is not durable.
                 let may_want = is_short || !line.expected.is_empty() || self.mark > durable;
                 assert!(!is_hungry || may_want, "{conn:?} waits, and there is room");
                 let is_over = is_answered && controller.is_ended;
@@ -298,7 +298,7 @@ impl Judge {
                 line.half_at_rest = same.or(half.map(|half| (half, now)));
                 let half_ms = line.half.map_or(limits.control_frame_ms, |half| half.ms.1);
                 let is_in_time = line.half_at_rest.is_none_or(|(_, at)| is_before(at, half_ms));
-                // One that is let go is not heard any more.
+                // A controller that is being let go is not read any more.
                 let is_in_time = is_in_time || controller.is_ended;
                 assert!(is_in_time, "{conn:?} has sent half a frame for too long");
                 let may_wait = may_wait || may_wait_for_room;

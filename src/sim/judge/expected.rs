@@ -1,4 +1,4 @@
-//! What a connection is expected to be sent, and how it is recognised in bytes.
+//! What a connection is expected to be sent, and how that is recognized in bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,15 +8,15 @@ use crate::codec::control;
 use crate::codec::ws::{Bounds, Event, Reader, Side};
 use crate::publication::Form;
 
-/// Bounds of a client's reader: above all that the server may send here.
+/// Bounds of a client's reader, above everything that the server may send.
 pub(in crate::sim) const BOUNDS: Bounds = Bounds { message_bytes: 1 << 20, fragments: 1 };
 
-/// One thing that a server sends, as a client sees it.
+/// One thing that the server sends, as a client sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::sim) enum Seen {
-    /// Status of an HTTP response.
+    /// The status of an HTTP response.
     Http(u16),
-    /// Body of a control frame.
+    /// The body of a control frame.
     Reply(String),
     Text(String),
     Ping,
@@ -25,7 +25,7 @@ pub(in crate::sim) enum Seen {
 }
 
 impl Seen {
-    /// What a WebSocket event is; the server sends nothing else.
+    /// Converts a WebSocket event; the server sends no binary messages.
     pub fn of(event: Event<'_>) -> Seen {
         match event {
             Event::Text(text) => Seen::Text(text.to_string()),
@@ -36,14 +36,14 @@ impl Seen {
         }
     }
 
-    /// The status of a response.
+    /// Returns the status of a response.
     pub fn of_response(head: &[u8]) -> Seen {
         let head = String::from_utf8_lossy(head);
         let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
         Seen::Http(status.unwrap_or_else(|| panic!("no response: {head}")))
     }
 
-    /// Whole frames of a browser's connection.
+    /// Decodes whole frames of a browser's connection.
     pub fn of_frames(frames: &[u8]) -> Vec<Seen> {
         let (mut bytes, mut at, mut seen) = (frames.to_vec(), 0, Vec::new());
         while at < bytes.len() {
@@ -56,7 +56,7 @@ impl Seen {
         seen
     }
 
-    /// Whole frames of the control port.
+    /// Decodes whole frames of the control port.
     pub fn of_replies(frames: &[u8]) -> Vec<Seen> {
         let (mut at, mut seen) = (0, Vec::new());
         while at < frames.len() {
@@ -77,22 +77,22 @@ pub(super) enum Expected {
     Http(u16),
     /// The frame that opens a SockJS session.
     SockOpen,
-    /// A message: an answer, or a state.
+    /// A message that is an answer or a state.
     Message(String),
-    /// A message that somebody published.
+    /// A message that another client published.
     Publication(String),
-    /// The answer to a good auth, with the seconds that the token is still good.
+    /// The answer to a good `auth`, with the seconds until the token ends.
     AuthOk(Option<u64>),
     Pong(Vec<u8>),
     Close(Option<(u16, String)>),
     SockClose(u16, String),
     Reply(String),
-    /// Connections of a channel, each with its user.
+    /// The connections of a channel, each with its user.
     Info(BTreeMap<String, String>),
 }
 
 impl Expected {
-    /// Whether this is what was seen. On auth, gives the id of the connection.
+    /// Whether this is what was seen. For an `auth`, returns the id of the connection.
     pub fn meets(&self, seen: &Seen, form: Form) -> Result<Option<String>, String> {
         let is_met = match (self, seen) {
             (Expected::Http(status), Seen::Http(seen)) => status == seen,
@@ -109,7 +109,7 @@ impl Expected {
             }
             (Expected::Pong(payload), Seen::Pong(seen)) => payload == seen,
             (Expected::Close(said), Seen::Close(seen)) => {
-                // Of the faults that are one kind to the judge, each has its words.
+                // The protocol errors are one to the judge, but differ in their text.
                 let is_fault = |said: &Option<(u16, String)>| matches!(said, Some((1002, _)));
                 let is_going = |said: &Option<(u16, String)>| {
                     said.as_ref().is_some_and(|(code, text)| is_going_away(*code, text))
@@ -130,7 +130,7 @@ impl Expected {
     }
 }
 
-/// Whether that is how the server says that it stops, with the time to come back.
+/// Whether this is how the server says that it stops, possibly with the time to come back.
 fn is_going_away(code: u16, text: &str) -> bool {
     let rest = text.strip_prefix("server going away");
     let ms = rest.and_then(|rest| rest.strip_prefix(", come back in ")?.strip_suffix(" ms"));
@@ -138,7 +138,7 @@ fn is_going_away(code: u16, text: &str) -> bool {
     code == 1001 && (rest == Some("") || ms.is_some_and(|ms| ms.parse().is_ok_and(is_soon)))
 }
 
-/// A message without what its form wraps it in.
+/// Removes what the form wraps around a message.
 fn unwrap(text: &str, form: Form) -> Option<String> {
     match form {
         Form::Raw => Some(text.to_string()),
@@ -149,7 +149,7 @@ fn unwrap(text: &str, form: Form) -> Option<String> {
     }
 }
 
-/// The id of the connection in the answer to a good auth.
+/// Returns the id of the connection from the answer to a good `auth`.
 fn auth_ok(message: &str, left: Option<u64>) -> Option<String> {
     let message: Value = serde_json::from_str(message).ok()?;
     let data = &message["data"];
@@ -167,8 +167,8 @@ fn is_info(body: &str, connections: &BTreeMap<String, String>) -> bool {
         && named == *connections
 }
 
-/// The code and text with which a browser is let go (protocol part 10), and
-/// whether SockJS has them in a frame of its own; written again here, to be a check.
+/// The code and text with which a browser is closed (protocol part 10), and whether SockJS has them
+/// in a frame of its own; written here a second time, as a check.
 pub(super) fn farewell(reason: crate::reason::CloseReason) -> Option<(u16, &'static str, bool)> {
     use crate::reason::CloseReason::*;
     Some(match reason {

@@ -1,6 +1,6 @@
-//! Who waits for a disk that hangs, and who does not. While as much waits for it as may, only what
-//! would be recorded does, or is too long to be looked at, and what stands behind that: whatever
-//! else back ends say is heard, in pieces or not, and answered.
+//! Which back ends wait for a hung disk. While its queue is full, a command waits if it would be
+//! recorded or is too long to be examined, and so does what stands behind it; whatever else back
+//! ends send is executed and answered, whether it arrives in pieces or not.
 
 use super::expected::Expected;
 use super::{Due, Judge, Line, Role, View};
@@ -8,20 +8,20 @@ use crate::edge::ConnId;
 use crate::limits::Limits;
 use crate::sim::intent::{Command, Intent};
 
-/// What is known of those who wait.
+/// What is known about waiting for the disk.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Clog {
-    /// As much waits for the disk as may.
+    /// The queue of changes for the disk is full.
     pub is_full: bool,
-    /// Somebody waited for it when all was at rest last.
+    /// A connection waited for the disk when all was at rest last.
     pub is_met: bool,
-    /// Times that somebody did, and commands that were carried out beside.
+    /// Times that one did, and commands that were executed meanwhile.
     pub waited: u64,
     pub heard: u64,
 }
 
 impl Line {
-    /// Whether what it says next is to wait until more may be recorded.
+    /// Whether its next command must wait until more can be recorded.
     fn waits_for_disk(&self, limits: &Limits, delivered: u64) -> bool {
         let (Role::Controller(controller), Some((from, to, intent))) =
             (&self.role, self.intents.front())
@@ -39,12 +39,12 @@ impl Line {
             Intent::Command(Command::Store(_) | Command::Grant { .. }) => controller.auth.is_some(),
             _ => false,
         };
-        // The length is in front; and what is short is looked at when it is whole.
+        // The length comes first; a short command is examined when it is whole.
         let is_long = is_command && to - from > few + 5 && from + 4 <= delivered;
         is_long || is_recorded && *to <= delivered
     }
 
-    /// Whether so many replies wait that no more is asked for; how long a list is nobody knows.
+    /// Whether so many replies wait that no commands are read; a list counts as all that may wait.
     fn is_behind(&self, limits: &Limits) -> bool {
         let bytes = |due: &Due| match &due.what {
             Expected::Reply(body) => body.len(),
@@ -56,7 +56,7 @@ impl Line {
 }
 
 impl Judge {
-    /// All is quiet: whoever is not heard has a reason, and whoever is heard has been.
+    /// Checks at rest that a paused back end has a reason, and others have no command waiting.
     pub(super) fn waits_rightly(&mut self, conn: ConnId, view: View) {
         let (limits, line) = (&self.limits, &self.lines[&conn]);
         let Role::Controller(controller) = &line.role else { return };

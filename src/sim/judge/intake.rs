@@ -1,4 +1,4 @@
-//! Large commands that arrive: how much of them may be read at a time, and who waits for that.
+//! Large commands that arrive: how much of them may be read at a time, and which ones wait.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// So long it has room, whoever waits; and between two looks of the server, at most.
+/// How long a command has its room for certain, and the most time between two checks of the server.
 const GRACE_MS: u64 = 1000;
 const LOOK_MS: u64 = 100;
 
 impl Line {
-    /// The length of a command of which much has arrived and not all, and whether much is read.
+    /// The length of a command that has arrived in large part, and whether so much of it is read.
     fn begun(&self, view: View, limits: &Limits) -> Option<(usize, bool)> {
         let (Role::Controller(controller), Some((from, to, _))) =
             (&self.role, self.intents.front())
         else {
             return None;
         };
-        // The length itself takes four bytes, and one byte stands at the end.
+        // The first four bytes are the length, and the last byte ends the frame.
         let bytes = usize::try_from(to - from).ok()?.checked_sub(5)?;
         let is_much = |until: u64| {
             until > from + 4 + limits.control_frame_unauthenticated_bytes as u64 && until < *to
@@ -32,9 +32,9 @@ impl Line {
         is_begun.then_some((bytes, is_much(view.consumed)))
     }
 
-    /// Whether it has had room for so long, and is heard, that at its pace it is not whole in time.
+    /// Whether, at its pace since it has had room and been read, it will not be whole in time.
     fn is_late(&self, bytes: usize, now: Millis) -> bool {
-        // It may have had none when all was at rest before.
+        // Without these it may have had no room when all was at rest last.
         let (Some((from, since)), Some(half)) = (self.half_at_rest, self.half) else {
             return false;
         };
@@ -43,7 +43,7 @@ impl Line {
         arrived * of < ms * bytes as u64
     }
 
-    /// Its namespace, if it is a back end's.
+    /// The namespace of a back end.
     fn tenant(&self) -> Option<u32> {
         match &self.role {
             Role::Controller(controller) => controller.auth.as_ref().map(|(space, _)| *space),
@@ -51,23 +51,23 @@ impl Line {
         }
     }
 
-    /// Whether it may be that a large command is not read because others are.
+    /// Whether a large command may be waiting because others are being read.
     pub(super) fn may_wait_for_room(&self, view: View, limits: &Limits) -> bool {
         view.is_paused && self.begun(view, limits).is_some_and(|(_, is_read)| !is_read)
     }
 
-    /// Whether it is not read for that and nothing else, if there is room for changes.
+    /// Whether it waits for that and nothing else, if there is room for changes.
     pub(super) fn waits_for_room(&self, view: View, limits: &Limits) -> bool {
         self.may_wait_for_room(view, limits) && self.is_answered() && view.queued == 0
     }
 }
 
 impl Judge {
-    /// Half of a command of this back end may have to make room for another's: it is owed nothing.
-    /// What was large when it reserved its room need not be so by the limits in force, and what it
-    /// had of its time before it was not heard for a while is the server's to know.
+    /// The reason, if this back end may be closed because its half command has to make room for
+    /// another's: it is owed nothing. Whether the command was large by the limits when it reserved
+    /// room, and how much of its time it had before it was paused, only the server knows.
     pub(super) fn in_the_way(&self, conn: ConnId) -> Option<CloseReason> {
-        // All of it may be there and not be read, and whose key has changed may still wait.
+        // It may all have arrived unread, and one whose key has changed may still be waiting.
         let is_begun = |line: &Line| {
             let is_back_end = line.door() == Door::Control && line.closing.is_none();
             is_back_end && line.intents.front().is_some_and(|(from, ..)| *from < line.delivered)
@@ -79,8 +79,7 @@ impl Judge {
         is_in_the_way.then_some(CloseReason::Full)
     }
 
-    /// Other limits hold: commands that may wait for room have their time by these, once they
-    /// have it.
+    /// New limits hold: commands that may be waiting for room are timed by these once they have it.
     pub(super) fn reload_halves(&mut self) {
         let ms = self.limits.control_frame_ms;
         for line in self.lines.values_mut() {
@@ -93,7 +92,7 @@ impl Judge {
         }
     }
 
-    /// All is quiet: no more is read than may be, and nobody waits for whom there is room.
+    /// Checks at rest that no more is read than permitted, and that no command waits that fits.
     pub fn intake_at_rest(&self, views: &[(ConnId, View)]) {
         let limits = &self.limits;
         let lines = views.iter().filter_map(|(conn, view)| Some((self.lines.get(conn)?, *view)));
@@ -104,7 +103,7 @@ impl Judge {
                 Some((bytes, false)) if line.waits_for_room(view, limits) => {
                     most = most.max(Some(bytes));
                 }
-                // It may have room already, and not be read for something else.
+                // It may have room already, and be paused for another reason.
                 Some((bytes, false)) if view.is_paused => unsure += bytes,
                 _ => {}
             }
@@ -113,7 +112,7 @@ impl Judge {
         let reserved = read + unsure;
         let is_free =
             most.is_some_and(|most| reserved == 0 || reserved + most <= limits.control_input_bytes);
-        // What a long emit has reserved it keeps.
+        // A long emit keeps the room of its command.
         let is_spreading = |pending: &Pending| pending.of.is_some();
         let is_kept = !self.spreads.is_empty() || self.pending.values().any(is_spreading);
         let may_wait = self.is_flooded() || self.is_disk_stuck || is_kept;
@@ -123,8 +122,8 @@ impl Judge {
         assert!(!is_free || may_wait, "a large command waits, and {read} bytes are read");
     }
 
-    /// While somebody waits, nobody has room who is late, or whose namespace has more than the
-    /// first of them would.
+    /// Checks that while a command waits, none keeps its room that is late, or whose namespace has
+    /// more than that of a waiting one would have.
     fn nobody_keeps_out_others(&self, views: &[(ConnId, View)]) {
         let (limits, now) = (&self.limits, self.now.mono);
         let lines = views.iter().filter_map(|(conn, view)| Some((self.lines.get(conn)?, *view)));
@@ -138,7 +137,7 @@ impl Judge {
                     let is_heard = !view.is_paused && line.is_answered() && view.queued == 0;
                     holders.extend(is_heard.then_some((*line, bytes)));
                 }
-                // Where it may have room, and not be read for something else, nothing is certain.
+                // It may have room, and be paused for another reason: then nothing is certain.
                 Some((_, false)) if view.is_paused && !line.waits_for_room(*view, limits) => return,
                 _ => {}
             }

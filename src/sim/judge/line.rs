@@ -1,4 +1,4 @@
-//! What is sent to one connection, against what it must be sent.
+//! Compares what is sent to a connection with what must be sent.
 
 use super::expected::Expected;
 use super::{Due, Line, Role, Seen};
@@ -31,13 +31,13 @@ impl Line {
         self.expect(Expected::Message(message));
     }
 
-    /// Whether this is a controller that has all its answers.
+    /// Whether this is a controller that has all its replies.
     pub(super) fn is_answered(&self) -> bool {
         let Role::Controller(controller) = &self.role else { return false };
         !controller.waits && controller.wants.is_none() && self.expected.is_empty()
     }
 
-    /// What is in a frame of ours: one thing, several replies, or messages that were published.
+    /// Decodes a frame of the server: one thing, several replies, or published messages.
     pub(super) fn see(&self, frame: &[u8]) -> Vec<Seen> {
         match &self.role {
             Role::Controller(_) => Seen::of_replies(frame),
@@ -46,7 +46,7 @@ impl Line {
         }
     }
 
-    /// This was sent to it. Returns the mark of what that promises.
+    /// Compares something sent with what was expected. Returns the mark of what it promises.
     pub(super) fn sent(
         &mut self,
         conn: ConnId,

@@ -1,4 +1,4 @@
-//! Back ends that are owed replies: until when, and who goes without them.
+//! Back ends that are owed replies: until when, and which of them go without.
 
 use super::{Judge, Line, Role};
 use crate::edge::Door;
@@ -6,8 +6,8 @@ use crate::reason::CloseReason;
 use crate::sim::tape::Item;
 
 impl Judge {
-    /// Whether one that had said all has made room for a newcomer, without its replies. It must
-    /// have, if there is one that is owed any.
+    /// Whether a connection that had sent everything was closed without its replies, to make room
+    /// for a newcomer. One must have been, if such a connection is owed any.
     pub(super) fn is_room_made(&mut self, items: &[Item]) -> bool {
         let may_go = |line: &Line, is_owed: bool| {
             let Role::Controller(it) = &line.role else { return None };
@@ -33,7 +33,7 @@ impl Judge {
         true
     }
 
-    /// All replies that may leave have left, unless there were too many for one turn.
+    /// Checks that all replies that may leave have left, unless they were too many for one turn.
     pub fn settled(&mut self, durable: u64, is_releasing: bool) {
         self.see_flood();
         self.durable = durable;
@@ -46,8 +46,8 @@ impl Judge {
         }
     }
 
-    /// The last browser has gone: back ends are let go, and may keep what they owe for as long as
-    /// the stop takes.
+    /// Once the last browser has gone, back ends are let go, and may leave their replies unread for
+    /// as long as the stop takes.
     pub(super) fn note_last_call(&mut self) {
         let is_left = |line: &Line| line.door() == Door::Web && !line.is_gone;
         if !self.is_stopping || self.is_last_call || self.lines.values().any(is_left) {

@@ -1,5 +1,5 @@
-//! What waits for each connection, by what was sent and what the kernel took; who is slow by that,
-//! and since when. Knows nothing of how the server keeps count.
+//! The queue of each connection, from what was sent and what the kernel took; which connections are
+//! slow by that, and since when. Knows nothing of how the server keeps count.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,19 +10,19 @@ use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// How long those who take something have before anybody is cut for the memory that all need, and
-/// how long before even they are.
+/// How long the memory that all share must be short before a connection that takes nothing for as
+/// long is evicted, and before even one that takes something is.
 const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
-/// How long before even they are for the memory of answers.
+/// How long before even such a one is, where the memory is that of answers.
 const HUNGER_MS: u64 = 60_000;
-/// Who is due for these is due at a moment that can be told.
+/// The reasons whose exact due time is known.
 const DUE: [CloseReason; 3] =
     [CloseReason::SlowConsumer, CloseReason::Stalled, CloseReason::Lagging];
-/// Between two looks of the server, at most.
+/// The most time between two checks of the server.
 const LOOK_MS: u64 = 100;
 
-/// How long it may be slow in that way.
+/// How long a connection may be slow in that way, in milliseconds.
 fn patience(reason: CloseReason, limits: &Limits) -> usize {
     match reason {
         CloseReason::SlowConsumer => limits.backlog_ms,
@@ -39,29 +39,29 @@ fn limit(reason: CloseReason) -> &'static str {
     }
 }
 
-/// What waits for one connection.
+/// The queue of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Each frame, and whether somebody else published it.
+    /// Each frame, and whether another client published it.
     frames: VecDeque<(Frame, bool)>,
-    /// Bytes of the first that the kernel has taken.
+    /// Bytes of the first frame that the kernel has taken.
     head_sent: usize,
-    /// The kernel takes nothing more for now.
+    /// The kernel takes no more for now.
     is_blocked: bool,
-    /// Since when publications are owed that the kernel did not take when they were offered.
+    /// Since when publications wait that the kernel did not take when they were offered.
     owed_since: Option<Millis>,
     taken_at: Millis,
-    /// Bytes that the kernel has taken, and how many pieces of them at the last ping.
+    /// Bytes that the kernel has taken, and how many pieces that was at the last ping.
     pub taken: usize,
     pub taken_before: usize,
-    /// Since when the backlog is above the soft limit, or will have been.
+    /// Since when the backlog is above the soft limit, put off by as long as it was served before.
     over_since: Option<Millis>,
-    /// Since when that was behind much that the client had asked for.
+    /// Since when the backlog is behind much that the client had asked for.
     served_since: Option<Millis>,
 }
 
 impl Queue {
-    /// Whether that frame is one of those that the kernel has not all of.
+    /// Whether this frame is one that the kernel has not taken completely.
     pub fn has(&self, bytes: &[u8]) -> bool {
         self.frames.iter().any(|(frame, _)| **frame == *bytes)
     }
@@ -85,14 +85,14 @@ impl Queue {
         self.look(now, limits);
     }
 
-    /// The kernel takes nothing more, or does again.
+    /// The kernel takes no more, or takes bytes again.
     pub fn block(&mut self, is_blocked: bool, now: Millis, limits: &Limits) {
         self.is_blocked = is_blocked;
         self.look(now, limits);
     }
 
     fn look(&mut self, now: Millis, limits: &Limits) {
-        // What has not been offered yet is nothing that it does not take.
+        // A frame that has not been offered yet is not one that the kernel does not take.
         let is_watched = self.owed() > 0 && (self.is_blocked || self.owed_since.is_some());
         let asked = (self.bytes() - self.head_sent).saturating_sub(self.owed());
         let is_served = is_watched && asked > limits.backlog_soft_bytes;
@@ -119,7 +119,7 @@ impl Queue {
         behind.map(|(frame, _)| frame.len().min(limits.backlog_bytes / 4)).sum()
     }
 
-    /// When it took something last; or, if that is later, was first owed what it has not taken.
+    /// When it last took something or, if later, was first owed what it has not taken.
     fn idle_since(&self) -> Option<Millis> {
         self.owed_since.map(|owed| owed.max(self.taken_at))
     }
@@ -147,8 +147,8 @@ impl Queue {
         self.due(reason, limits).is_some_and(|due| due <= now)
     }
 
-    /// These frames, counted from the first, wait no longer: publications or, if `is_all`, answers
-    /// as well. What is left of publications is one on its way, and that is nobody's debt any more.
+    /// Removes the frames at these positions: publications and, if `is_all`, answers. A publication
+    /// that is left has been sent in part, and is not counted against the connection any more.
     fn drop_waiting(&mut self, dropped: &[usize], is_all: bool) {
         let must_go = |number: usize, is_published: bool| {
             (is_published || is_all) && !(number == 0 && self.head_sent > 0)
@@ -161,7 +161,7 @@ impl Queue {
         self.forgive();
     }
 
-    /// Nothing that waits is held against it any more.
+    /// Nothing that is queued counts against the connection any more.
     pub fn forgive(&mut self) {
         self.frames.iter_mut().for_each(|(_, is_published)| *is_published = false);
         (self.owed_since, self.over_since, self.served_since) = (None, None, None);
@@ -169,19 +169,19 @@ impl Queue {
 }
 
 impl Line {
-    /// What waits for it, as the server counts it.
+    /// The bytes queued for it, as the server counts them.
     pub(super) fn queued(&self) -> usize {
         let frames = &self.queue.frames;
         let bytes: usize = frames.iter().map(|(frame, _)| frame.len() + FRAME_COST_BYTES).sum();
         bytes - self.queue.head_sent
     }
 
-    /// Frames that waited for it are gone, and the client will not see them.
+    /// Frames were dropped from its queue, and the client will not see them.
     pub(super) fn forget_frames(&mut self, dropped: &[usize], is_all: bool) {
         let counts = self.queue.frames.iter().map(|(frame, _)| self.see(frame).len());
         let counts: Vec<usize> = counts.collect();
         self.queue.drop_waiting(dropped, is_all);
-        // From the last to the first: of one that has begun the client may have had messages.
+        // Backwards, because the client may have received messages of a frame that has begun.
         let mut end = self.wire.len();
         for number in (dropped.first().copied().unwrap_or(counts.len())..counts.len()).rev() {
             let start = end - counts[number];
@@ -194,7 +194,7 @@ impl Line {
 }
 
 impl Judge {
-    /// A peer does not take what was published to it, says the network.
+    /// The network says that a peer does not take what was published to it.
     pub fn too_slow(&mut self, conn: ConnId, reason: CloseReason) {
         let line = &self.lines[&conn];
         let is_due = line.queue.is_due(reason, self.now.mono, &self.limits);
@@ -206,7 +206,7 @@ impl Judge {
         self.dismiss(conn, reason);
     }
 
-    /// Notes whether another value held when it began to be slow.
+    /// Notes if another value of the limit has held since it became slow.
     fn note_patience(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(since) = self.lines[&conn].queue.since(reason, &self.limits) {
             let (least, most) = self.terms.range(since, |limits| patience(reason, limits));
@@ -215,7 +215,7 @@ impl Judge {
         }
     }
 
-    /// So much waits behind a publication, says the network, and whether that is too much.
+    /// The network tells the backlog behind a publication, and whether it is too large.
     pub(super) fn backlog_seen(&mut self, conn: ConnId, bytes: usize, is_lost: bool) {
         let (queue, limits, now) = (&self.lines[&conn].queue, &self.limits, self.now.mono);
         assert_eq!(bytes, queue.backlog(limits), "backlog of {conn:?}");
@@ -224,11 +224,11 @@ impl Judge {
         let is_idle_for = |ms| queue.idle_since().is_some_and(|since| since.plus(ms) <= now);
         let is_over = bytes > limits.backlog_bytes;
         assert!(!is_lost || is_over && is_idle_for(ms), "{conn:?} is given up too early");
-        // What came in this very turn may not have been offered yet.
+        // What was sent in this very turn may not have been offered yet.
         assert!(is_lost || !is_over || !is_idle_for(ms.max(1)), "{conn:?} is not given up");
     }
 
-    /// One was chosen to go because all that waits takes too much memory.
+    /// The server chose a connection to evict, because queued publications take too much memory.
     pub(super) fn chosen(&mut self, conn: Option<ConnId>, since: Millis) {
         let (now, max) = (self.now.mono, self.limits.queued_bytes);
         assert!(self.kept_bytes() > max - max / 4, "there is room");
@@ -247,19 +247,19 @@ impl Judge {
         }
     }
 
-    /// What the one is owed for whom most waits, of those who have taken nothing since.
+    /// The most that any connection is owed, of those that have taken nothing since that moment.
     fn most_owed(&self, since: Millis) -> Option<usize> {
         let open = self.lines.values().filter(|line| line.closing.is_none());
         let idle = open.filter(|line| line.queue.idle_since().is_some_and(|idle| idle <= since));
         idle.map(|line| line.queue.owed()).max()
     }
 
-    /// Memory of all publications that wait, each counted once.
+    /// The memory of all queued publications, each counted once.
     pub fn kept_bytes(&self) -> usize {
         self.weight(true)
     }
 
-    /// Memory of all answers that wait, each counted once.
+    /// The memory of all queued answers, each counted once.
     pub fn answers_bytes(&self) -> usize {
         self.weight(false)
     }
@@ -273,7 +273,7 @@ impl Judge {
         once.values().sum::<usize>() + places.len() * PLACE_COST_BYTES
     }
 
-    /// Whether too much waits; back ends are not heard then.
+    /// Notes whether publications take too much memory; back ends are not read then.
     pub(super) fn note_flood(&mut self) {
         let (kept, max) = (self.kept_bytes(), self.limits.queued_bytes);
         if kept > max {
@@ -282,20 +282,20 @@ impl Judge {
             (self.flooded_since, self.flood_known) = (None, None);
         }
         if self.flooded_since.is_some() {
-            // Whoever is not heard for that has the time for a frame once more.
+            // A back end that is paused for that has its time for a frame once more.
             self.lines.values_mut().for_each(|line| line.half_at_rest = None);
         }
     }
 
-    /// The server looks now, as it does before each command and at the end of each turn. What is
-    /// too much only between two looks, because the kernel takes some of it, it need not know.
+    /// The server checks now, as before each command and at the end of each turn. It need not know
+    /// of an excess between two checks that the kernel has taken away.
     pub(super) fn see_flood(&mut self) {
         if self.kept_bytes() > self.limits.queued_bytes {
             self.flood_known.get_or_insert(self.now.mono);
         }
     }
 
-    /// One is cut because answers take too much memory.
+    /// A connection is evicted, because queued answers take too much memory.
     pub(super) fn evicted(&mut self, conn: ConnId) {
         let (now, line) = (self.now.mono, &self.lines[&conn]);
         assert!(!line.queue.frames.is_empty(), "{conn:?} is owed nothing");
@@ -309,14 +309,14 @@ impl Judge {
         }
     }
 
-    /// Whether too much waits of answers; requests for more wait then.
+    /// Notes whether answers take too much memory; requests for more wait then.
     pub(super) fn note_shortage(&mut self) {
         let (answers, max) = (self.answers_bytes(), self.limits.answers_bytes);
         if answers > max {
             self.short_since.get_or_insert(self.now.mono);
         }
-        // The server looks for room at the end of its turns, which have one time each: room that
-        // was there only within a turn it has not seen.
+        // The server looks for room at the end of its turns, and time stands still during one: it
+        // has not seen room that was there only within a turn.
         if answers > max - max / 4 {
             self.room_at = None;
         } else if *self.room_at.get_or_insert(self.now.mono) < self.now.mono {
@@ -327,33 +327,33 @@ impl Judge {
         }
     }
 
-    /// Whether requests may wait for that reason: the server looks again a little later.
+    /// Whether requests may wait for that reason: the server notices room a little later.
     pub(super) fn is_short(&self) -> bool {
         self.short_at.is_some_and(|(_, at)| self.now.mono <= at.plus(IDLE_MS))
     }
 
-    /// Whether back ends must not be heard now.
+    /// Whether back ends must not be read now.
     pub(super) fn is_there_too_much(&self) -> bool {
         self.flood_known.is_some()
     }
 
-    /// All is quiet: whether back ends may not be heard for that reason.
+    /// Whether, at rest, back ends may be paused for that reason.
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded_since.is_some()
     }
 
-    /// When somebody is due to be cut next, if nothing changes.
+    /// When the next connection is due to be cut, if nothing changes.
     pub fn next_cut(&self) -> Option<Millis> {
         let open = self.lines.values().filter(|line| line.closing.is_none());
         let dues = open.flat_map(|line| DUE.map(|reason| line.queue.due(reason, &self.limits)));
         dues.flatten().min()
     }
 
-    /// All is quiet: whoever was due to be cut has been.
+    /// Checks at rest that a connection due to be cut has been.
     pub(super) fn nobody_is_slow(&self, conn: ConnId) {
         let (line, now) = (&self.lines[&conn], self.now.mono);
         for reason in DUE {
-            // Who was slow before less time was given may have had as much as there was then.
+            // One that was slow before the limit was lowered may have the time of the old limit.
             let since = line.queue.since(reason, &self.limits);
             let ms = |since| self.terms.range(since, |limits| patience(reason, limits)).1 as u64;
             let is_due = since.is_some_and(|since| since.plus(ms(since)) <= now);

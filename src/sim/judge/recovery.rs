@@ -1,6 +1,6 @@
-//! What must be there again after a crash. The judge notes what was recorded as each batch left for
+//! What must be there after a crash. The judge notes what was recorded when each batch was sent to
 //! the disk, and what has been acknowledged since; what a server finds in its store must be what
-//! one of those batches left there, none that is older than what was promised.
+//! one of those batches left, and no batch older than what was promised.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,38 +12,38 @@ use crate::sim::intent::Command;
 use crate::sim::record::{Space, State};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// How far the ends of states may be off after a restart, in milliseconds, if the date was never
-/// changed when nobody could have noted that.
+/// How far expiry times may be off after a restart, in milliseconds, if the date was never changed
+/// while no server could notice.
 const DRIFT_MS: u64 = 500;
 
-/// What was recorded when a batch was sent to the disk.
+/// A batch that was sent to the disk, and what was recorded then.
 #[derive(Debug)]
 struct Sent {
     number: u64,
     /// Mark of all that is in it.
     mark: u64,
     spaces: BTreeMap<u32, Space>,
-    /// Namespaces end with it.
+    /// It removes namespaces.
     has_removals: bool,
-    /// The moment on the scale of entries, and the date: what a later start goes by.
+    /// The time on the scale of entries, and the date: a later start goes by these.
     clock: (u64, u64),
-    /// It has failed, and whoever waited for what is in it was told so.
+    /// It has failed, and the connections that waited for its content were told so.
     is_refused: bool,
 }
 
-/// How a server found its store.
+/// What a server found when it started.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::sim) struct Found {
-    /// Number of the last batch in it.
+    /// Number of the last batch in the store.
     pub batch: u64,
-    /// What it takes for the time on the scale of entries, and the clocks of that moment.
+    /// What the server takes for the time on the scale of entries, and the clocks at that moment.
     pub at: u64,
     pub now: Now,
-    /// The process was killed, and the power never went; whatever had failed could be taken back.
+    /// The process was killed without a power cut, and every failed commit could be taken back.
     pub is_killed: bool,
-    /// The server before had been stopped, and could write all that it had.
+    /// The server before was stopped, and could write everything.
     pub is_closed: bool,
-    /// Milliseconds for which there was no server, by a clock that nobody changes; none if the
+    /// For how many milliseconds there was no server, by a clock that nobody changes; `None` if the
     /// date was changed meanwhile.
     pub away_ms: Option<u64>,
 }
@@ -51,26 +51,26 @@ pub(in crate::sim) struct Found {
 /// What the judge knows of the disk.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
-    /// What may be found, the oldest first.
+    /// Batches that may be found, oldest first.
     sent: VecDeque<Sent>,
-    /// Clocks that starts have written over that of the batch which they found.
+    /// Clocks that starts have written over those of the batch that they found.
     starts: Vec<(u64, u64)>,
-    /// Highest mark of what was acknowledged.
+    /// The highest acknowledged mark.
     acknowledged: u64,
-    /// What was lost, and told so: behind which mark, and up to which.
+    /// Losses that were reported: everything after the first mark, up to the second.
     losses: Vec<(u64, u64)>,
     /// States are acknowledged before they are durable.
     pub is_easy: bool,
-    /// Since when something has been recorded that no batch was sent with.
+    /// Since when something is recorded that is in no batch yet.
     unsent_since: Option<Millis>,
-    /// The server has had the time to note what the date is.
+    /// The server has had the time to note the date.
     is_date_noted: bool,
 }
 
 impl Disk {
     /// A reply has left: what it reports, up to this mark, must survive.
     pub fn acknowledge(&mut self, mark: u64) {
-        // Of what was lost nothing is promised.
+        // Nothing is promised of what was lost.
         let mark = self.losses.iter().rev().fold(mark, |mark, (from, upto)| match mark {
             lost if lost <= *upto => lost.min(*from),
             mark => mark,
@@ -83,18 +83,18 @@ impl Disk {
         self.unsent_since.get_or_insert(now);
     }
 
-    /// Not all that was recorded is there any more: whoever waited for it has been told.
+    /// Something that was recorded has been undone; the connections that waited for it were told.
     pub fn lost(&mut self, from: u64, upto: u64) {
         self.losses.push((from, upto));
         for sent in self.sent.iter_mut().skip(1) {
-            // One that writes anew what was durable has nothing in it that anybody waits for.
+            // A batch that only repeats what is durable has nothing that anybody waits for.
             sent.is_refused |= sent.mark > from || sent.has_removals;
         }
     }
 }
 
 impl Judge {
-    /// A batch of that number is on its way, with all that is recorded now.
+    /// A batch was sent, with everything that is recorded now.
     pub fn batch_sent(&mut self, number: u64) {
         let (mut spaces, removals) = (self.record.spaces.clone(), self.being_removed());
         let has_removals = !removals.is_empty();
@@ -105,7 +105,7 @@ impl Judge {
         self.disk.unsent_since = None;
     }
 
-    /// Namespaces whose end has been asked for and not come.
+    /// Returns the namespaces whose removal is proposed and not ordered yet.
     fn being_removed(&self) -> BTreeSet<u32> {
         let removals = self.pending.values().filter_map(|pending| match pending.command {
             Command::Remove { .. } => pending.space,
@@ -114,7 +114,7 @@ impl Judge {
         removals.filter(|space| self.record.spaces.contains_key(space)).collect()
     }
 
-    /// The batch of that number is durable, and all before it.
+    /// This batch is durable, and all before it.
     pub fn batch_written(&mut self, number: u64) {
         let sent = &mut self.disk.sent;
         while sent.len() > 1 && sent.get(1).is_some_and(|sent| sent.number <= number) {
@@ -123,12 +123,12 @@ impl Judge {
         }
     }
 
-    /// Somebody has changed the date.
+    /// The date has been changed.
     pub fn date_changed(&mut self) {
         (self.has_date_jumped, self.disk.is_date_noted) = (true, false);
     }
 
-    /// All is quiet, and the disk is well: nothing may wait for it any more.
+    /// Checks at rest, with a disk that works, that nothing waits for it any more.
     pub fn at_rest_on_disk(&mut self, durable: u64, wait_ms: u64) {
         self.disk.is_date_noted = true;
         assert_eq!(durable, self.mark, "recorded, and not on its way to the disk");
@@ -167,11 +167,11 @@ impl Judge {
         self.disk.sent.push_back(sent);
     }
 
-    /// What must be in the store by the number of its last batch.
+    /// Returns what must be in the store, by the number of its last batch.
     fn found_spaces(&self, hub: &Hub, found: &Found) -> BTreeMap<u32, Space> {
         if found.is_closed {
             let mut spaces = self.record.spaces.clone();
-            // Nobody was told whether those are gone.
+            // No reply has said whether these are gone.
             for space in self.being_removed() {
                 if hub.namespace(&spaces[&space].name).is_none() {
                     spaces.remove(&space);
@@ -195,7 +195,7 @@ impl Judge {
         sent.spaces.clone()
     }
 
-    /// The ends of states are where they were.
+    /// Checks that states expire when they did before.
     fn check_time(&self, found: &Found, spaces: &BTreeMap<u32, Space>) {
         let Some(sent) = self.disk.sent.iter().find(|sent| sent.number == found.batch) else {
             return;
@@ -204,7 +204,7 @@ impl Judge {
             |(at, unix): &(u64, u64)| found.at == at + found.now.unix.0.saturating_sub(*unix);
         let is_reckoned = reckoned(&sent.clock) || self.disk.starts.iter().any(reckoned);
         assert!(is_reckoned || found.is_closed, "{} is no time that was noted", found.at);
-        // What has not left, or was lost, may have been all that had no end.
+        // A change that was not sent, or lost, may have removed all ends, and so no date was noted.
         let is_last = self.disk.sent.back().is_some_and(|last| last.number == found.batch);
         let is_noted = self.disk.is_date_noted && is_last && self.disk.unsent_since.is_none();
         let Some(away_ms) = found.away_ms.filter(|_| is_noted) else { return };
@@ -219,12 +219,12 @@ impl Judge {
     }
 }
 
-/// Whether anything in it ends after that time.
+/// Whether anything in it expires after that time.
 fn has_end(space: &Space, at: u64) -> bool {
     space.states.values().any(|state| state.ends.is_some_and(|end| at < end))
 }
 
-/// The hub must hold that, and nothing else.
+/// Checks that the hub holds this, and nothing else.
 fn compare(hub: &Hub, spaces: &BTreeMap<u32, Space>, at: u64, batch: u64) {
     let mut there = shape(hub);
     for space in spaces.values() {
@@ -238,7 +238,7 @@ fn compare(hub: &Hub, spaces: &BTreeMap<u32, Space>, at: u64, batch: u64) {
     assert!(there.is_empty(), "batch {batch} never left this there: {there:?}");
 }
 
-/// All that a hub has recorded, in the words of the judge.
+/// Returns everything that a hub has recorded, in the judge's types.
 fn shape(hub: &Hub) -> BTreeMap<String, Space> {
     let (mut spaces, mut cursor) = (BTreeMap::<u64, Space>::new(), Some(Cursor::default()));
     while let Some(from) = cursor {
@@ -275,13 +275,13 @@ fn shape(hub: &Hub) -> BTreeMap<String, Space> {
 #[derive(Debug)]
 pub(super) struct Past {
     pub mark: u64,
-    /// Number of the entry.
+    /// The number of the entry.
     pub entry: u64,
     pub spaces: BTreeMap<u32, Space>,
 }
 
 impl Past {
-    /// What is recorded if this comes back, and states do not.
+    /// Returns what is recorded if this is restored, but states are kept.
     pub fn without_states(&self, now: &BTreeMap<u32, Space>) -> BTreeMap<u32, Space> {
         let mut spaces = self.spaces.clone();
         for (id, space) in &mut spaces {

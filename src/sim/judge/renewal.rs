@@ -1,4 +1,4 @@
-//! Tokens that end: who has renewed his in time, behind what he has not taken, and who has not.
+//! Tokens that end: which browsers have renewed theirs in time behind unread answers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -57,22 +57,22 @@ impl Browser {
             return false;
         }
         let since = *self.overdue_since.get_or_insert(now);
-        // Deadlines are on the other clock; the next beat, or the end of the wait for an answer,
-        // corrects them.
+        // Deadlines are on the monotonic clock; the next heartbeat, or the end of the wait for an
+        // answer, corrects them.
         let is_uncertain = has_date_jumped && now < since.plus(beat_ms as u64);
-        // What it said behind what it has not taken is looked through for a moment.
+        // For a moment, what it sent behind unread answers is searched for a renewal.
         !is_uncertain && self.read_ahead_at != Some(now)
     }
 }
 
 impl Judge {
-    /// Of what waits an `auth` that renews the token is heard at once: whether there is one.
+    /// Executes at once a waiting `auth` that renews the token. Returns whether there was one.
     pub(super) fn renew(&mut self, conn: ConnId) -> bool {
         let Some(browser) = self.browser(conn).filter(|browser| browser.parting.is_none()) else {
             return false;
         };
         let (who, mut events) = (browser.who.clone(), std::mem::take(&mut browser.pending));
-        // Not in front of an `auth` as somebody else.
+        // It must not overtake an `auth` as another user.
         let at = events.iter().position(|event| matches!(event, Event::Auth(_)));
         let renews = |at: &usize| match &events[*at] {
             Event::Auth(auth) => who.is_some() && self.identity(auth).ok() == who,
@@ -89,8 +89,8 @@ impl Judge {
         true
     }
 
-    /// Hears what waited, unless it waits for room, or stands in front of what may renew a token
-    /// that has ended.
+    /// Executes waiting events, unless they wait for room, or stand in front of what may renew a
+    /// token that has ended.
     pub(super) fn catch_up(&mut self, conn: ConnId) {
         let unix = self.now.unix.0;
         let Some(browser) = self.browser(conn) else { return };
@@ -102,7 +102,7 @@ impl Judge {
         self.hear(conn, pending);
     }
 
-    /// A deadline came, and no token has ended, or none any more: who has taken all is heard.
+    /// A deadline came while the token is valid: waiting events are executed if all was taken.
     pub(super) fn is_in_time(&mut self, conn: ConnId, view: View, items: &[Item]) {
         let Some(browser) = self.browser(conn) else { return };
         browser.is_read_ahead = false;
@@ -112,8 +112,8 @@ impl Judge {
         }
     }
 
-    /// Its token has ended, and it was not cut: it has renewed it, behind what it has not taken, or
-    /// that is being looked for, once.
+    /// The token has ended, and the browser was not cut: it has renewed the token behind unread
+    /// answers or, once, the server reads on to see if it does.
     pub(super) fn goes_on(&mut self, conn: ConnId, view: View) {
         let is_held = view.is_paused;
         assert!(is_held, "{conn:?} was heard, and goes on with a token that has ended");
@@ -127,13 +127,13 @@ impl Judge {
         }
     }
 
-    /// It is cut because its token has ended: had it said in time that it renews it, behind what it
-    /// has not taken, that would have been heard.
+    /// The browser is cut because its token has ended: a renewal behind unread answers that came in
+    /// time would have been executed.
     pub(super) fn has_not_renewed(&mut self, conn: ConnId, view: View) {
         let limits = self.limits.clone();
         assert!(!self.renew(conn), "{conn:?} has renewed its token, and is cut");
         let Some(browser) = self.browser(conn) else { return };
-        // Who had spoken too fast then may be held for that.
+        // If it had sent too fast by then, it may be paused for that.
         let is_full = view.is_paused && view.queued >= limits.answers_pause_bytes;
         let is_behind =
             browser.is_hungry || is_full && !is_spent(browser, &limits, browser.heard_at, view);

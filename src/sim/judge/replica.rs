@@ -1,5 +1,5 @@
-//! A second hub, which is told nothing but the entries: not who is here, and no time but theirs.
-//! It stands for a node elsewhere, or for this one after a restart, and must hold the same.
+//! A second hub that gets nothing but the entries: no peers, and no time but theirs. It stands for
+//! another node, or for this one after a restart, and must hold the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,18 +15,18 @@ use crate::time::UnixMillis;
 #[derive(Debug)]
 pub(super) struct Replica {
     hub: Hub,
-    /// Every place that ever had a state.
+    /// Every place that has ever had a state.
     places: BTreeSet<(NsId, Box<str>, Option<Box<str>>)>,
-    /// What it would take to undo the last entries, each with its mark.
+    /// How to undo the last entries, each with its mark.
     undos: Vec<(u64, Undo)>,
-    /// The same of what has changed since: of the entry that is replayed, and of states that have
-    /// ended, which come with whatever entry is the next.
+    /// The same for what has no mark yet: the changes of the entry that is being replayed, and
+    /// states that have expired, which get the mark of the next entry.
     fresh: Vec<Undo>,
-    /// Nothing that happens to states is taken back.
+    /// Changes of states are never undone.
     are_states_kept: bool,
 }
 
-/// Hears nobody; collects how to take an entry back.
+/// An outbox without peers, which collects how to undo an entry.
 #[derive(Default)]
 struct Nobody(Vec<Undo>);
 
@@ -55,7 +55,7 @@ impl Replica {
         }
     }
 
-    /// Whether whatever happens to states stays, whatever is lost.
+    /// Sets whether changes of states stay, whatever is lost.
     pub fn keeping(self, are_states_kept: bool) -> Replica {
         Replica { are_states_kept, ..self }
     }
@@ -64,7 +64,7 @@ impl Replica {
         self.hub.set_limits(limits);
     }
 
-    /// Holds what a server has found in its store.
+    /// Creates a replica of what a server found in its store.
     pub fn restored(limits: Limits, found: &Hub, at: UnixMillis) -> Replica {
         let mut replica = Replica::new(limits, at.0);
         let (mut names, mut cursor) = (BTreeMap::new(), Some(Cursor::default()));
@@ -89,13 +89,13 @@ impl Replica {
         replica
     }
 
-    /// Applies the entries on the tape, and takes back what was lost.
+    /// Applies the entries on the tape, and undoes what was lost.
     pub fn replay(&mut self, items: &[Item]) {
         for item in items {
             let is_kept =
                 |undo: &Undo| self.are_states_kept && matches!(undo.key, Key::State { .. });
             match item {
-                // A state that had ended comes back if what gave it its end is lost.
+                // An expired state comes back if the change that made it expire is lost.
                 Item::Changed { stays: true, .. } => self.fresh.retain(Undo::is_end),
                 Item::Changed { mark, .. } => {
                     self.fresh.retain(|undo| !is_kept(undo));
@@ -103,7 +103,7 @@ impl Replica {
                 }
                 Item::TakenBack { is_end: false } => {
                     self.fresh.retain(|undo| !is_kept(undo));
-                    // With what ended since.
+                    // Together with what has expired since.
                     while let Some(undo) = self.fresh.pop().or_else(|| Some(self.undos.pop()?.1)) {
                         let is_end = undo.is_end();
                         self.hub.undo(undo, &mut Nobody::default());
@@ -135,14 +135,14 @@ impl Replica {
                 let user = user.as_deref().map(Into::into);
                 self.places.insert((*ns, (&**channel).into(), user));
             }
-            // What was refused here was refused there.
+            // What was refused there is refused here.
             let mut out = Nobody(std::mem::take(&mut self.fresh));
             let _ = self.hub.apply(at, change, &mut out);
             self.fresh = out.0;
         }
     }
 
-    /// Must hold what the record holds at that time.
+    /// Checks that the replica holds what the record holds at that time.
     pub fn compare(&self, record: &Record, at: u64) {
         let at = UnixMillis(at);
         assert_eq!(self.hub.sizes()[0], record.spaces.len(), "namespaces of the replica");
@@ -161,7 +161,7 @@ impl Replica {
 }
 
 impl Judge {
-    /// A hub that knows only the entries must hold the same.
+    /// Checks that a hub that knows only the entries holds the same.
     pub fn compare_replica(&self) {
         self.replica.compare(&self.record, self.at());
     }

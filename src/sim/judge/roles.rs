@@ -1,4 +1,4 @@
-//! What clients say, carried out when the server has consumed it.
+//! The input of clients, executed when the server has consumed it.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -12,7 +12,7 @@ use crate::sim::intent::{Auth, Command, Event, Intent};
 use crate::sim::record::SHARE;
 use crate::sim::tape::Item;
 
-/// What a frame for that connection takes, if this is one.
+/// The memory of a frame for that connection, if the item is one.
 fn sent_to(conn: ConnId, item: &Item) -> Option<usize> {
     match item {
         Item::Sent { conn: to, frame, .. } if *to == conn => Some(frame.len() + FRAME_COST_BYTES),
@@ -48,7 +48,7 @@ impl Judge {
                     matches!(item, Item::Closing { conn: of, reason: why, was_open: true }
                         if *of == conn && *why == reason)
                 });
-                // The length of a command is in front of it.
+                // The length of a command comes first.
                 let is_long = matches!(intent, Intent::Command(_) | Intent::NotJson);
                 let known_at = if is_long { from + 4 } else { to };
                 if from < view.delivered && (is_seen || known_at <= view.consumed) {
@@ -67,7 +67,7 @@ impl Judge {
                 (line.half, line.half_at_rest) = (None, None);
             }
             let is_command = matches!(intent, Intent::Command(_) | Intent::NotJson);
-            // Short commands may be, while not much more waits.
+            // Short commands may be, while not much more is queued.
             let few = self.limits.control_frame_unauthenticated_bytes as u64;
             let is_long = is_command && to - from > few + 5;
             assert!(!is_long || !is_flooded, "{conn:?} is heard, and there is no room");
@@ -86,7 +86,7 @@ impl Judge {
         self.note_half(conn, view);
     }
 
-    /// There is room for what a connection asked for; what happens from then on.
+    /// There is room for the answer to a request that waited: executes it and what follows.
     pub(super) fn fed(&mut self, conn: ConnId, items: &[Item]) {
         let before = self.lines.get(&conn).map_or(0, Line::queued);
         self.meter_from(conn, before, items);
@@ -109,7 +109,7 @@ impl Judge {
         }
     }
 
-    /// How much this asks for, in bytes.
+    /// How much an event asks for, in bytes.
     fn asks_for(&mut self, conn: ConnId, event: &Event) -> usize {
         let at = self.at();
         let Event::Subscribe { channel, .. } = event else { return 0 };
@@ -120,7 +120,7 @@ impl Judge {
         state.map_or(0, |state| state.text.len())
     }
 
-    /// Whether this is the event that was put off, and if so notes it.
+    /// Whether this is the event that was put off; if so, that is noted.
     fn is_put_off(&mut self, conn: ConnId, event: &Event) -> bool {
         let (bytes, pause, max) = (
             self.asks_for(conn, event),
@@ -130,7 +130,7 @@ impl Judge {
         if bytes < pause / 64 {
             return false;
         }
-        // What is short has an eighth more, beyond what name spaces have that are owed little.
+        // Short answers have an eighth more, on top of what namespaces that are owed little have.
         let max = if bytes <= pause / 4 { max + max / 4 + max / 8 } else { max };
         let due = self.lines.get(&conn).map_or(0, |line| line.expected.len());
         let is_here = self.meter.put_off == Some(due.saturating_sub(self.meter.start));
@@ -142,13 +142,13 @@ impl Judge {
         is_here
     }
 
-    /// All that was queued for a connection has gone out: what waited behind that is heard now.
+    /// Everything queued for a connection has gone out: events that waited for that are executed.
     pub fn drained(&mut self, conn: ConnId, view: View, items: &[Item]) {
         self.meter(conn, view, items);
         self.catch_up(conn);
     }
 
-    /// Notes what a call into the switch found queued, and what it sent.
+    /// Notes what was queued when a call into the switch began, and what it sent.
     fn meter(&mut self, conn: ConnId, view: View, items: &[Item]) {
         let sent = items.iter().filter_map(|item| sent_to(conn, item));
         let sent: usize = sent.sum();
@@ -170,14 +170,14 @@ impl Judge {
         self.meter = Meter { before, sent, start, put_off, answers };
     }
 
-    /// What was queued for it at this point of the call, when all so far had been sent.
+    /// What was queued for it at this point of the call, after everything so far was sent.
     fn queued_by_now(&self, conn: ConnId) -> usize {
         let due = self.lines.get(&conn).map_or(0, |line| line.expected.len());
         let count = due.saturating_sub(self.meter.start);
         self.meter.before + self.meter.sent.iter().take(count).sum::<usize>()
     }
 
-    /// What may be queued for it by then.
+    /// How much may be queued for it before its events wait.
     fn pause_bytes(&self, conn: ConnId) -> usize {
         match self.lines.get(&conn).map(|line| &line.role) {
             Some(Role::Browser(browser)) if browser.who.is_none() => {
@@ -187,7 +187,7 @@ impl Judge {
         }
     }
 
-    /// One more has come who has not said who it is: the first of those may have to go.
+    /// A browser has come that is not authenticated: the oldest of those may have to go.
     fn make_room_for_strangers(&mut self) {
         let strangers = self.lines.iter().filter_map(|(conn, line)| match &line.role {
             Role::Browser(browser) if !line.is_gone && browser.is_stranger => {
@@ -198,16 +198,16 @@ impl Judge {
         let (count, oldest) = (strangers.clone().count(), strangers.min());
         let max = self.limits.sessions_unauthenticated;
         if let Some((_, oldest)) = oldest.filter(|_| count > max) {
-            // Those before it stay, were they more than there may be now.
+            // Those before it stay, even if there are more than permitted now.
             self.terms.note("sessions_unauthenticated", count - 1);
             self.dismiss(oldest, CloseReason::AuthTimeout);
         }
     }
 
-    /// Carries out events until too much is queued; the others wait.
+    /// Executes events until too much is queued; the others wait.
     pub(super) fn hear(&mut self, conn: ConnId, mut events: VecDeque<Event>) {
         while let Some(event) = events.pop_front() {
-            // After a close nothing is heard any more.
+            // After a close nothing is executed any more.
             if self.lines.get(&conn).is_none_or(|line| line.closing.is_some()) {
                 return;
             }
@@ -231,7 +231,7 @@ impl Judge {
         }
     }
 
-    /// It broke the rules: a browser is closed now, a controller when it has its answers.
+    /// It broke a rule: a browser is closed now, a controller once it has its replies.
     pub(super) fn punish(&mut self, conn: ConnId, reason: CloseReason) {
         match self.controller(conn) {
             Some(controller) => (controller.is_ended, controller.fault) = (true, Some(reason)),
@@ -239,19 +239,19 @@ impl Judge {
         }
     }
 
-    /// The reason for which a controller is, or may be, at its end.
+    /// The reason for which a controller is being let go, or may be.
     pub(super) fn end_of(&self, conn: ConnId) -> Option<CloseReason> {
         let line = self.lines.get(&conn)?;
         let Role::Controller(controller) = &line.role else { return None };
         if controller.is_ended {
             return Some(controller.fault.unwrap_or(CloseReason::PeerClosed));
         }
-        // Something wrong may be noticed before all of it is there.
+        // A violation may be noticed before all of it is there.
         let (from, to, intent) = line.intents.front()?;
         self.fault(conn, to - from, intent).filter(|_| *from < line.delivered)
     }
 
-    /// The client sends no more, and all of it has been carried out.
+    /// The client sends no more, and all its input has been executed.
     pub fn ended(&mut self, conn: ConnId) {
         match self.controller(conn) {
             Some(controller) => controller.is_ended = true,
@@ -259,7 +259,7 @@ impl Judge {
         }
     }
 
-    /// The client sends no more, and is not heard: a browser is gone.
+    /// The client sends no more while it is paused: a browser is closed.
     pub fn hung_up(&mut self, conn: ConnId) {
         if self.browser(conn).is_some() {
             self.close(conn, CloseReason::PeerClosed);
@@ -272,7 +272,7 @@ impl Judge {
         line.intents.front().filter(|_| !is_ended).cloned()
     }
 
-    /// The reason for which this cannot be listened to, as things stand.
+    /// The reason for which this intent cannot be accepted at present.
     fn fault(&self, conn: ConnId, bytes: u64, intent: &Intent) -> Option<CloseReason> {
         let limits = &self.limits;
         match (&self.lines.get(&conn)?.role, intent) {
@@ -471,7 +471,7 @@ impl Judge {
         }
     }
 
-    /// Whom an `auth` makes of a browser now.
+    /// The user that an `auth` would make of a browser now.
     pub(super) fn identity(&self, auth: &Auth) -> Result<(u32, String), CloseReason> {
         if let Some(fault @ (CloseReason::AuthWithoutToken | CloseReason::AuthWithoutNamespace)) =
             auth.fault
@@ -543,7 +543,7 @@ impl Judge {
         }
     }
 
-    /// Why somebody with so many channels there gets no more.
+    /// Why a connection with so many channels gets no more.
     fn crowd(&self, space: u32, channels: usize) -> Option<String> {
         let (max, most) = (self.limits.channels_per_connection, self.limits.subscriptions);
         if channels >= max {
@@ -556,7 +556,7 @@ impl Judge {
         if in_all >= most {
             return Some(format!("too many subscriptions in all, at most {most}"));
         }
-        // How many the namespace could have one after the other.
+        // How many more the namespace could take, one after the other.
         let fits = |more: &usize| own + more <= SHARE * (most - in_all - more);
         let room = (0..most - in_all).take_while(fits).count();
         let others = "what is left is for others";
@@ -564,7 +564,7 @@ impl Judge {
             .then(|| format!("too many subscriptions in all, at most {most}: {others}"))
     }
 
-    /// Somebody was told that there is no room: counts that, without the number.
+    /// Counts a refusal for want of room, by its text without the number.
     pub(super) fn note_full(&mut self, reason: &str) {
         if let Some((what, rest)) = reason.split_once(", at most ") {
             let of = if rest.contains(':') { "share" } else { "limit" };
@@ -572,7 +572,7 @@ impl Judge {
         }
     }
 
-    /// How many namespaces, channels, users, peers and states there must be.
+    /// How many namespaces, channels, users, peers and states the hub must have.
     pub fn sizes(&self) -> [usize; 5] {
         let (mut channels, mut users, mut peers) = (BTreeSet::new(), BTreeSet::new(), 0);
         for (_, space, user, browser) in self.peers() {

@@ -1,5 +1,5 @@
-//! Emits to several channels that take several turns: which part goes out when is the switch's to
-//! say, but not to whom, nor in which order.
+//! Emits to several channels that take several turns: the switch decides which part goes out when,
+//! but not to whom, nor in which order.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -12,11 +12,11 @@ use crate::sim::intent::{Command, Emit};
 use crate::sim::record::{Refusal, need_auth};
 use crate::sim::tape::{Item, Place};
 
-/// Who has been reached is remembered, where that is asked for, of one part in so many of all
-/// subscriptions that there may be.
+/// Emits that are counted remember the connections that they have reached, together up to this
+/// fraction of all permitted subscriptions; beyond that they run one after the other.
 const REACHED_PART: usize = 4;
 
-/// What is left of one.
+/// The rest of a long emit.
 #[derive(Debug)]
 pub(super) struct Spread {
     conn: ConnId,
@@ -27,7 +27,7 @@ pub(super) struct Spread {
 }
 
 impl Judge {
-    /// A back end has asked for one.
+    /// A back end has asked for a long emit.
     pub(super) fn begin_spread(&mut self, conn: ConnId, space: u32, emit: &Emit) {
         let mut channels = VecDeque::new();
         for channel in &emit.channels {
@@ -43,10 +43,10 @@ impl Judge {
         self.spreads.push_back(Spread { conn, space, emit, channels, reached });
     }
 
-    /// The next part of the first of them is proposed.
+    /// The next part of the first long emit was proposed.
     pub(super) fn spread(&mut self, (items, i): (&[Item], usize)) {
         let Item::Proposed { at, change, place } = &items[i] else { return };
-        // The server has looked before it goes on.
+        // The server checks for a flood before it goes on.
         self.note_flood();
         self.end_spreads();
         let mut spread = self.spreads.pop_front().expect("only long emits are proposed here");
@@ -71,7 +71,7 @@ impl Judge {
         }
     }
 
-    /// A part has gone out, or will not: the rest follows behind the others, or that is the reply.
+    /// A part has gone out or failed: queues the rest behind the other emits, or replies.
     pub(super) fn spread_on(
         &mut self,
         mut spread: Spread,
@@ -80,7 +80,7 @@ impl Judge {
     ) {
         spread.reached.extend(&self.reached);
         if result.is_ok() && !spread.channels.is_empty() {
-            // One after the other where too many would be remembered.
+            // One after the other if too many connections would have to be remembered.
             let remembered = |spread: &Spread| match spread.emit.is_counted {
                 true => spread.reached.len(),
                 false => 0,
@@ -98,7 +98,7 @@ impl Judge {
         self.reply_to(spread.conn, &Command::Emit(spread.emit), result, after);
     }
 
-    /// Those whose namespace is gone have an end, when it is their turn.
+    /// Ends the emits whose namespace is gone; their error replies may leave at any time.
     pub(super) fn end_spreads(&mut self) {
         let (spaces, spreads) = (&self.record.spaces, std::mem::take(&mut self.spreads));
         let (left, over): (VecDeque<_>, VecDeque<_>) =
@@ -115,7 +115,7 @@ impl Judge {
         }
     }
 
-    /// Whether proposals wait.
+    /// Whether proposals or emits are pending.
     pub fn is_waiting(&self) -> bool {
         !self.pending.is_empty() || !self.spreads.is_empty()
     }

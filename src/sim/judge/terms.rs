@@ -1,6 +1,6 @@
-//! Times that run while limits change. A deadline that the server sets once is a [`Term`]: it keeps
-//! the value by which it was set. Of what the server looks at again, the judge knows all values
-//! that have held since it began.
+//! Deadlines that run while limits change. One that the server sets once is a [`Term`] and keeps
+//! the value by which it was set. Where the server checks again and again, the judge considers all
+//! values that have held since the start of the wait.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::Judge;
 use crate::limits::Limits;
 use crate::time::Millis;
 
-/// By when something must be, and the limit that says so.
+/// A deadline, and the limit that it was set by.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::sim) struct Term {
     pub by: Millis,
@@ -17,7 +17,7 @@ pub(in crate::sim) struct Term {
 }
 
 impl Term {
-    /// From now on for as long as that limit says.
+    /// Creates a deadline as far from now as the limit says.
     pub fn new(now: Millis, limits: &Limits, name: &'static str) -> Term {
         let ms = limits.get(name).expect("a limit");
         Term { by: now.plus(ms as u64), name, ms }
@@ -28,18 +28,18 @@ impl Term {
     }
 }
 
-/// The first bytes of something whose end is awaited.
+/// The beginning of something whose end is awaited.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Half {
     pub since: Millis,
-    /// For how long, at least and at most: what the limit was when the server may have noticed.
+    /// How long it may take, at least and at most, by the limits when the server may have noticed.
     pub ms: (usize, usize),
-    /// It has noticed for certain.
+    /// The server has certainly noticed.
     pub is_certain: bool,
 }
 
-/// The limits that have held in this life of the server, each from its moment on; and how often
-/// something was judged by a value that holds no more, by the limit's name.
+/// The limits that have held in this life of the server, each with its start; and how often
+/// something was judged by a value that is no longer in force, by the limit's name.
 #[derive(Debug)]
 pub(super) struct Terms {
     laws: Vec<(Millis, Limits)>,
@@ -51,17 +51,17 @@ impl Terms {
         Terms { laws: vec![(Millis(0), limits)], outlived: BTreeMap::new() }
     }
 
-    /// Another server has begun: what was counted before it counts on.
+    /// Keeps counting where the judge of the previous server left off.
     pub fn count_on(&mut self, before: Terms) {
         self.outlived = before.outlived;
     }
 
-    /// These hold from now on.
+    /// New limits hold from now on.
     pub fn change(&mut self, now: Millis, limits: &Limits) {
         self.laws.push((now, limits.clone()));
     }
 
-    /// The least and the most that a limit has been since that moment.
+    /// Returns the least and the greatest value of a limit since that moment.
     pub fn range(&self, since: Millis, of: impl Fn(&Limits) -> usize) -> (usize, usize) {
         let ended = self.laws.iter().skip(1).take_while(|(from, _)| *from < since).count();
         let values = self.laws.iter().skip(ended).map(|(_, limits)| of(limits));
@@ -78,23 +78,23 @@ impl Terms {
 }
 
 impl Judge {
-    /// A deadline that is set now.
+    /// Returns a deadline that starts now.
     pub(super) fn term(&self, name: &'static str) -> Term {
         Term::new(self.now.mono, &self.limits, name)
     }
 
-    /// Somebody was judged by this deadline.
+    /// A connection was judged by this deadline.
     pub(super) fn note_term(&mut self, term: Term) {
         self.terms.note(term.name, term.ms);
     }
 
-    /// Somebody is on the way out, in steps of which there were more at the start.
+    /// Connections are being removed step by step, and there were more per step at the start.
     pub fn note_leaving(&mut self) {
         let first = self.terms.laws.first().map_or(0, |(_, limits)| limits.leaves_per_turn);
         self.terms.note("leaves_per_turn", first);
     }
 
-    /// How often something was judged by a value of a limit that held no more.
+    /// How often something was judged by a value that was no longer in force, by limit.
     pub fn outlived(&self) -> &BTreeMap<&'static str, u64> {
         &self.terms.outlived
     }

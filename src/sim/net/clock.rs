@@ -1,4 +1,4 @@
-//! What time does in the fake network: deadlines, and who takes nothing for too long.
+//! What time does in the fake network: deadlines, and peers that take nothing for too long.
 
 use super::{FakeNet, Phase};
 use crate::edge::ConnId;
@@ -6,7 +6,7 @@ use crate::reason::CloseReason;
 use crate::time::Millis;
 
 impl FakeNet {
-    /// The next peer that has not taken what was published to it for too long.
+    /// Returns the next slow peer that is due, and why to cut it, unless it now took enough.
     pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
         let conn = self.watches.next(self.now.mono)?;
         self.offer(conn);
@@ -15,13 +15,13 @@ impl FakeNet {
         Some((conn, reason))
     }
 
-    /// When something is due at the latest.
+    /// The time of the next timer or check of a slow peer.
     pub fn next_at(&self) -> Option<Millis> {
         let timer = self.wheel.next_at().map(Millis);
         [timer, self.watches.next_at()].into_iter().flatten().min()
     }
 
-    /// Whether nobody is watched.
+    /// Whether no peer is being watched for slowness.
     pub fn is_nobody_watched(&self) -> bool {
         self.watches.is_empty()
     }
@@ -34,7 +34,7 @@ impl FakeNet {
         socket.timer = at.map(|at| self.wheel.insert(at.0, conn));
     }
 
-    /// The timer of a connection has come: it holds none any more.
+    /// Clears the timer that has fired, and returns the phase of its connection.
     pub fn timer_came(&mut self, conn: ConnId) -> Option<Phase> {
         let socket = self.socket(conn)?;
         socket.timer = None;

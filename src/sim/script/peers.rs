@@ -1,4 +1,4 @@
-//! Who is at the other ends of a script's connections: one for each of a few letters at a time.
+//! The peers of a script: at most one connection at a time for each of a few letters.
 
 use std::collections::VecDeque;
 
@@ -10,16 +10,16 @@ use crate::edge::{ConnId, Door, Handler};
 
 /// The letters of the peers.
 const LETTERS: [u8; 11] = *b"abcdhiklmno";
-/// What peers send and nobody has taken, at most.
+/// A peer with more unsent bytes than this sends nothing more.
 const PIPE_BYTES_MAX: usize = 64 * 1024;
 
-/// A peer, on its side of the connection.
+/// The peer's side of a connection.
 #[derive(Debug, Default)]
 struct Peer {
     conn: Option<ConnId>,
-    /// What it has written and what has not arrived.
+    /// Bytes written that have not arrived yet.
     pipe: VecDeque<u8>,
-    /// How many bytes arrive at once; 0 for all.
+    /// How many bytes arrive at once; 0 means all.
     pace: usize,
     is_stuck: bool,
     is_ended: bool,
@@ -27,7 +27,7 @@ struct Peer {
     is_lost: bool,
 }
 
-/// All peers, by the place of their letter.
+/// All peers, in the order of their letters.
 #[derive(Debug, Default)]
 pub(super) struct Peers([Peer; LETTERS.len()]);
 
@@ -37,7 +37,7 @@ impl Peers {
         self.0.get_mut(at)
     }
 
-    /// A line that is about a peer.
+    /// Plays a line about a peer.
     pub fn line(&mut self, letter: u8, text: &[u8], net: &mut FakeNet, door: &mut impl Handler) {
         let named = text.first().copied().unwrap_or(0);
         let amount = text.get(1).map_or(0, |byte| usize::from(*byte));
@@ -80,7 +80,7 @@ impl Peers {
         peer.pipe.extend(bytes);
     }
 
-    /// Bytes arrive on both sides. Whether any did.
+    /// Delivers bytes in both directions. Returns whether there were any.
     pub fn move_bytes(&mut self, net: &mut FakeNet) -> bool {
         let mut is_busy = false;
         for peer in &mut self.0 {
@@ -89,7 +89,7 @@ impl Peers {
         is_busy
     }
 
-    /// Everybody reads, and sends its last byte.
+    /// Lets all peers read, and end their streams.
     pub fn leave(&mut self, net: &mut FakeNet) {
         for peer in &mut self.0 {
             (peer.is_stuck, peer.is_ended, peer.pace) = (false, true, 0);
@@ -139,7 +139,7 @@ impl Peer {
         if !self.is_stuck {
             is_busy |= !socket.outbound.is_empty();
             socket.outbound.clear();
-            // Whoever is told that this is the end goes as well.
+            // A peer that sees the end of the stream ends its own as well.
             self.is_ended |= socket.has_outbound_end;
         }
         if self.is_lost {

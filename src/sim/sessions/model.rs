@@ -1,5 +1,5 @@
-//! What sessions over HTTP must do, on a record much simpler than the server's. Owns what each
-//! visitor is expected to receive; knows no bytes of HTTP but pieces of answers.
+//! The model of sessions over HTTP, much simpler than the server. Owns what each visitor is
+//! expected to receive; knows no bytes of HTTP, only pieces of responses.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use crate::codec::sockjs;
 use crate::limits::Limits;
 use crate::time::Millis;
 
-/// Names of sessions, each with a user of its own.
+/// Session names, each with a user of its own.
 pub(super) const NAMES: [&str; 4] = ["one", "two", "%20three", "4"];
 /// Channels that sessions subscribe to.
 pub(super) const CHANNELS: [&str; 3] = ["a", "b", "c"];
-/// What stands in for the id of a connection.
+/// Stands for the id of any connection.
 const CID: &str = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
 
 /// How a visitor receives.
@@ -33,7 +33,7 @@ pub(super) enum Said {
     Ping,
 }
 
-/// A piece of an answer.
+/// A piece of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Head(u16),
@@ -43,7 +43,7 @@ pub(super) enum Piece {
 }
 
 impl Piece {
-    /// The same with [`CID`] for each id of a connection, which is drawn by chance.
+    /// Replaces each connection id, which is random, by [`CID`].
     pub fn without_cid(self) -> Piece {
         let replace = |mut text: String| {
             const MARK: &str = r#"\"cid\":\""#;
@@ -78,7 +78,7 @@ struct Receiver {
 struct Session {
     receiver: Option<Receiver>,
     is_opened: bool,
-    /// Strings of a JSON array, and how much of them is a backlog.
+    /// Messages that wait, as JSON strings, and how many of their bytes count as backlog.
     inbox: Vec<String>,
     backlog: usize,
     ended: Option<String>,
@@ -87,7 +87,7 @@ struct Session {
     channels: BTreeSet<usize>,
     opened_at: Millis,
     alone_since: Millis,
-    /// Bytes of the frames of its last answer.
+    /// Bytes of the frames in its last response.
     answered: usize,
 }
 
@@ -139,7 +139,7 @@ impl Model {
         self.sessions.iter().flatten().count()
     }
 
-    /// Channels and peers of the hub.
+    /// Returns how many channels and peers the hub must have.
     pub fn sizes(&self) -> (usize, usize) {
         let live = self.sessions.iter().flatten().filter(|session| session.ended.is_none());
         let channels: BTreeSet<usize> =
@@ -167,7 +167,7 @@ impl Model {
         }
     }
 
-    /// A receiver comes.
+    /// A visitor asks for the messages of a session.
     pub fn receive(&mut self, name: usize, visitor: usize, kind: Kind) {
         if self.sessions[name].is_none() {
             self.met.opened += 1;
@@ -207,7 +207,7 @@ impl Model {
         self.flush(name);
     }
 
-    /// Gives a receiver what there is.
+    /// Gives the receiver of a session what there is for it.
     fn flush(&mut self, name: usize) {
         let limit = self.limits.stream_response_bytes;
         loop {
@@ -272,7 +272,7 @@ impl Model {
         }
     }
 
-    /// The session says a message.
+    /// Sends a message to the client of a session.
     fn say(&mut self, name: usize, message: &str, is_published: bool) {
         let limit = self.limits.stream_response_bytes;
         let Some(session) = self.sessions[name].as_mut() else { return };
@@ -309,7 +309,7 @@ impl Model {
         }
     }
 
-    /// Messages come for a session.
+    /// A visitor sends messages to a session.
     pub fn send(&mut self, name: usize, visitor: usize, said: &[Said]) {
         let Some(session) = &self.sessions[name] else {
             self.expect(visitor, Piece::Head(404));
@@ -354,7 +354,7 @@ impl Model {
         self.say(name, &message, false);
     }
 
-    /// A message goes to whoever is subscribed.
+    /// Publishes a message to the subscribed sessions.
     pub fn publish(&mut self, channel: usize, data: &str) {
         let message = format!(r#"{{"event":"{}","data":"{data}"}}"#, CHANNELS[channel]);
         for name in 0..NAMES.len() {
@@ -368,7 +368,7 @@ impl Model {
         }
     }
 
-    /// The site lets a user go.
+    /// A back end disconnects a user.
     pub fn disconnect(&mut self, name: usize) {
         if self.sessions[name].as_ref().is_some_and(|session| session.is_auth) {
             self.end(name, r#"c[3403,"disconnected by the site"]"#);
@@ -376,7 +376,7 @@ impl Model {
         }
     }
 
-    /// A visitor's connection is gone.
+    /// The connection of a visitor is gone.
     pub fn cut(&mut self, visitor: usize) {
         self.expected[visitor].clear();
         self.closed.remove(&visitor);
@@ -389,7 +389,7 @@ impl Model {
         }
     }
 
-    /// It is later: whoever's time has come.
+    /// Handles the deadlines that have passed.
     pub fn time_passes(&mut self) {
         let (now, limits) = (self.now, self.limits.clone());
         for name in 0..NAMES.len() {
@@ -424,7 +424,7 @@ impl Model {
         }
     }
 
-    /// The server stops: whoever waits is told.
+    /// Stops the server: waiting receivers are to be told.
     pub fn stop(&mut self) {
         let receivers = self.sessions.iter().flatten().filter_map(|s| s.receiver.as_ref());
         self.going = receivers.map(|receiver| receiver.visitor).collect();

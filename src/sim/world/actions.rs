@@ -1,4 +1,4 @@
-//! What happens in a step: one action, drawn from a weighted table, and then some turns or time.
+//! The actions of the world: a step draws one from a weighted table, and then runs some turns.
 
 use super::World;
 use crate::codec::control;
@@ -15,10 +15,10 @@ use crate::sim::judge::Role;
 use crate::sim::ways::{Way, back_end};
 use crate::time::UnixMillis;
 
-/// Clients at a time.
+/// Maximum number of clients at a time.
 const CLIENTS_MAX: usize = 20;
-/// Limits that change while a run goes on, and the least that each becomes: those of what there may
-/// be, and of time. What clients of the simulation say is made for the others as they are.
+/// Limits that change during a run, with the least value of each: totals, counts and times. The
+/// other limits stay as they are, because the clients' messages are built for them.
 const RELOADED: [(&str, usize); 31] = [
     ("control_auth_ms", 1000),
     ("control_frame_ms", 2000),
@@ -52,12 +52,12 @@ const RELOADED: [(&str, usize); 31] = [
     ("states_bytes", 100),
     ("list_items", 1),
 ];
-/// Most bytes of a WebSocket message that breaks no limit, before auth or after.
+/// Longest WebSocket message that breaks no limit, before auth or after.
 const MESSAGE_BYTES: usize = 512;
 
 impl<G: Ground> World<G> {
-    /// Mostly a run begins with two namespaces and some who are in them, so that it soon has
-    /// something to say.
+    /// Usually begins a run with two namespaces and some clients in them, so that there is soon
+    /// something to publish.
     pub fn begin(&mut self) {
         if self.net.prng.one_in(8) {
             return;
@@ -78,7 +78,7 @@ impl<G: Ground> World<G> {
         self.drive();
     }
 
-    /// One action and what follows.
+    /// Does one action, and mostly runs some turns after it.
     pub fn step(&mut self) {
         self.step += 1;
         let of_disk = usize::from(self.ground.store().is_some());
@@ -136,7 +136,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Other limits from now on, each at most what it was at the start. Whoever is over them stays.
+    /// Changes the limits, each to at most its initial value. Connections over a new limit stay.
     fn reload(&mut self) {
         let (mut limits, most) = (self.limits.clone(), crate::sim::limits(self.options.seed));
         for (name, least) in RELOADED {
@@ -154,7 +154,7 @@ impl<G: Ground> World<G> {
         self.limits = limits;
     }
 
-    /// A client comes, and often speaks at once.
+    /// Connects a client, which often sends something at once.
     fn open(&mut self) {
         if self.clients.len() >= CLIENTS_MAX {
             return;
@@ -191,7 +191,7 @@ impl<G: Ground> World<G> {
                                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
                 let request = format!("{head}{upgrade}");
                 way.request(&mut client, &mut self.judge, &request, Intent::Upgrade(form));
-                // The first messages may ride in the same segment.
+                // The first messages may come in the same segment.
                 for _ in 0..self.net.prng.below(5) {
                     self.browser_speaks(&mut client, None, form);
                 }
@@ -215,7 +215,7 @@ impl<G: Ground> World<G> {
         self.clients.push(client);
     }
 
-    /// One client says something, or several things at once.
+    /// Lets one client send something, or several things at once.
     fn speak(&mut self) {
         if self.clients.is_empty() {
             return self.open();
@@ -312,7 +312,7 @@ impl<G: Ground> World<G> {
         client.write(&mut self.judge, &frame, intent);
     }
 
-    /// Something against the rules.
+    /// Draws a violation of the transport's rules.
     fn violation(&mut self, form: Form) -> (Intent, Vec<u8>) {
         let prng = &mut self.net.prng;
         let (reason, frame) = match prng.below(6) {
@@ -342,7 +342,7 @@ impl<G: Ground> World<G> {
         (Intent::Violation(reason), frame)
     }
 
-    /// A message with events in it.
+    /// Lets a browser send a message with events.
     fn browser_says(&mut self, client: &mut Client, conn: Option<crate::edge::ConnId>, form: Form) {
         let browser = conn.and_then(|conn| match &self.judge.lines.get(&conn)?.role {
             Role::Browser(browser) => Some(browser),
@@ -382,7 +382,7 @@ impl<G: Ground> World<G> {
         client.write_message(&mut self.judge, &mut self.net.prng, &payload, intent);
     }
 
-    /// A client reads no more, or reads again.
+    /// Makes a client stop reading, or read again.
     fn block(&mut self) {
         if self.clients.is_empty() {
             return;
@@ -394,7 +394,7 @@ impl<G: Ground> World<G> {
         self.note(|| format!("{conn:?} reads: {is_reading}"));
     }
 
-    /// A client leaves, in one way or another.
+    /// Makes a client leave, in one of several ways.
     fn depart(&mut self) {
         if !self.clients.is_empty() {
             let i = self.net.prng.below(self.clients.len());
@@ -422,7 +422,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// All controllers say the same, so that changes meet on their way.
+    /// Sends the same command from all controllers, so that changes conflict while in flight.
     pub(super) fn chorus(&mut self) {
         let auths = self.judge.lines.values().filter_map(|line| match &line.role {
             Role::Controller(controller) => controller.auth.as_ref().map(|auth| auth.0),
@@ -445,7 +445,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// All controllers send large commands at once, of which some never end.
+    /// Sends large commands from all controllers at once, some of which never end.
     fn throng(&mut self) {
         for i in 0..self.clients.len() {
             let line = self.clients[i].conn.and_then(|conn| self.judge.lines.get(&conn));
@@ -470,8 +470,8 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// A browser whose token ends soon asks for much, takes nothing of it, and renews the token
-    /// behind that; or does not, or as somebody else.
+    /// Lets a browser whose token ends soon ask for much, read nothing, and renew the token behind
+    /// that; or not renew it, or authenticate as another user.
     fn linger(&mut self) {
         let Some(i) = self.clients.iter().position(|client| {
             let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
@@ -511,7 +511,7 @@ impl<G: Ground> World<G> {
         self.note(|| format!("{conn:?} lingers until {ends:?}"));
     }
 
-    /// The first controller that has authenticated and may speak.
+    /// Returns the first controller that has authenticated and may send.
     pub(super) fn settled_controller(&self) -> Option<usize> {
         self.clients.iter().position(|client| {
             let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
@@ -521,7 +521,7 @@ impl<G: Ground> World<G> {
         })
     }
 
-    /// A controller publishes much at once.
+    /// Lets a controller publish much at once.
     fn flood(&mut self) {
         let Some(i) = self.settled_controller() else { return };
         if crate::sim::is_crowded(self.options.seed) && self.net.prng.one_in(2) {
@@ -550,7 +550,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// A controller takes all grants, all states or all their bytes that it can get.
+    /// Lets a controller take all the grants, states or bytes of states that it can get.
     fn hoard(&mut self, i: usize) {
         let what = *self.net.prng.pick(&["grants", "states", "bytes"]);
         self.note(|| format!("it hoards {what}"));

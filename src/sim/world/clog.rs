@@ -1,4 +1,4 @@
-//! A disk that hangs while there is much to be kept, and whoever asks something behind that.
+//! A hung disk with a full queue of changes, and back ends that send commands meanwhile.
 
 use super::World;
 use crate::codec::control;
@@ -9,12 +9,12 @@ use crate::sim::ground::Ground;
 use crate::sim::intent::{Command, Intent, Store};
 use crate::sim::judge::Role;
 
-/// More changes than may wait.
+/// More changes than may wait for the disk.
 const CHANGES: usize = 26;
 
 impl<G: Ground> World<G> {
-    /// The disk hangs, one back end fills all that may wait for it, and all of them ask this and
-    /// that meanwhile, a newcomer as well.
+    /// Hangs the disk, lets one back end fill the queue of changes, and lets all of them, and
+    /// sometimes a new one, send all kinds of commands meanwhile.
     pub(super) fn clog(&mut self) {
         let now = self.net.now.mono;
         let Some(i) = self.settled_controller() else { return };
@@ -23,7 +23,7 @@ impl<G: Ground> World<G> {
         let Some(ms) = store.hang(&mut self.net.prng, now) else { return };
         self.note(|| format!("the disk hangs for {ms} ms, and there is much to be kept"));
         if self.net.prng.one_in(2) {
-            // Some of that is half there when the others come.
+            // Some of these commands are half there when the others come.
             self.ask();
         }
         let mut writer = self.clients.remove(i);
@@ -41,8 +41,8 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// One back end has so much recorded. States alone do not wait where they are acknowledged
-    /// before they are durable.
+    /// Fills the queue of changes from one back end: with grants only if `is_easy`, where states
+    /// are acknowledged before they are durable and so do not wait.
     fn fill(&mut self, client: &mut Client, is_easy: bool) {
         let line = client.conn.and_then(|conn| self.judge.lines.get(&conn));
         let Some(Role::Controller(controller)) = line.map(|line| &line.role) else { return };
@@ -75,7 +75,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Each back end says something, now and then what can be no command.
+    /// Lets each back end send something, now and then an invalid command.
     fn ask(&mut self) {
         for _ in 0..self.clients.len() {
             let mut client = self.clients.remove(0);

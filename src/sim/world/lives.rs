@@ -1,5 +1,5 @@
 //! The lives of the server: how it starts on what it finds, what goes wrong while it runs, and how
-//! it ends: in good order, killed, or without power. Whatever was promised must be there again.
+//! it ends: stopped, killed or without power. All that was promised must be there afterwards.
 
 use super::World;
 use crate::edge::{Door, Handler, Net, TurnedAway};
@@ -13,7 +13,7 @@ use crate::sim::{Prng, Report};
 use crate::switch::{Settings, Switch};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// A switch over what was found at the start.
+/// Builds a switch over what was found at the start.
 pub(super) fn switch(start: Start, limits: &Limits, now: Now, tape: &Tape) -> Switch {
     let settings = Settings {
         sockjs: super::sockjs(),
@@ -24,14 +24,14 @@ pub(super) fn switch(start: Start, limits: &Limits, now: Now, tape: &Tape) -> Sw
     Switch::over(start.hub, settings, Box::new(Traced::new(start.journal, tape.clone())))
 }
 
-/// What the first server of a run finds.
+/// Describes what the first server of a run finds.
 pub(super) fn found(start: &Start, now: Now) -> Found {
     let (batch, at) = (start.batch, start.at.0);
     Found { batch, at, now, is_killed: false, is_closed: false, away_ms: None }
 }
 
 impl<G: Ground> World<G> {
-    /// The store's worker may do something. Whether it did, or is about to.
+    /// Lets the store's worker do something. Returns whether it did, or is about to.
     pub(super) fn work(&mut self) -> bool {
         let is_busy = self.ground.step(&mut self.net.prng, self.net.now);
         if let Some(store) = self.ground.store() {
@@ -40,14 +40,14 @@ impl<G: Ground> World<G> {
         is_busy
     }
 
-    /// If a batch has just been sent, it holds what is recorded by now.
+    /// If a batch has just been sent, notes that it holds what is recorded by now.
     pub(super) fn note_batch(&mut self) {
         if let Some(number) = self.ground.store().and_then(|store| store.take_sent()) {
             self.judge.batch_sent(number);
         }
     }
 
-    /// All is quiet: nothing waits for a disk that is well.
+    /// Checks at rest that nothing waits for a disk that works.
     pub(super) fn look_at_disk(&mut self) {
         let now = self.net.now.mono;
         let Some(store) = self.ground.store() else { return };
@@ -69,7 +69,7 @@ impl<G: Ground> World<G> {
         meters.is_some_and(|meters| meters.is_failing)
     }
 
-    /// For a while there are no descriptors: nobody is let in, or newcomers are turned away.
+    /// Runs out of descriptors: nothing is accepted for a while, or newcomers are turned away.
     pub(super) fn starve(&mut self) {
         let ms = self.net.prng.below(3000) as u64;
         self.accept_at = self.net.now.mono.plus(ms);
@@ -87,7 +87,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Something is wrong with the disk.
+    /// Makes something go wrong with the disk.
     pub(super) fn trouble(&mut self) {
         let now = self.net.now.mono;
         let Some(store) = self.ground.store() else { return };
@@ -95,12 +95,12 @@ impl<G: Ground> World<G> {
         self.note(|| what);
     }
 
-    /// The server is killed, or the power goes.
+    /// Kills the server or cuts its power.
     pub(super) fn crash(&mut self) {
         let kind = self.net.prng.below(4);
         if let Some(store) = self.ground.store() {
             match kind {
-                // Something is on its way to the disk then, or has just failed.
+                // So that a batch is in flight at the end, or a call has just failed.
                 0 | 1 => store.hold(),
                 2 => store.trip(&mut self.net.prng),
                 _ => {}
@@ -120,13 +120,13 @@ impl<G: Ground> World<G> {
         self.restart(how);
     }
 
-    /// The server is told to stop, and another one starts.
+    /// Stops the server in an orderly way, and starts another.
     pub(super) fn stop_and_start(&mut self) {
         self.stop();
         self.restart(End::Closed);
     }
 
-    /// This server ends, and another one starts on what it has left.
+    /// Ends this server, and starts another on what it has left.
     fn restart(&mut self, how: End) {
         if let Some(store) = self.ground.store() {
             store.begin();
@@ -158,14 +158,14 @@ impl<G: Ground> World<G> {
         self.begin();
     }
 
-    /// Time goes on while there is no server; and how much, unless the date was changed meanwhile.
+    /// Lets time pass without a server; returns how much, unless the date is changed meanwhile.
     fn time_without(&mut self, how: End) -> (Now, Option<u64>) {
         let (prng, Now { mono, unix }) = (&mut self.net.prng, self.net.now);
         let most_ms = *prng.pick(&[5, 5000, 20_000_000]);
         let ms = prng.below(most_ms) as u64;
         self.passed_ms += ms;
         let mono = match how {
-            // The machine has started anew.
+            // The machine has rebooted.
             End::PowerCut => Millis(prng.next() >> 40),
             _ => mono.plus(ms),
         };
@@ -176,7 +176,7 @@ impl<G: Ground> World<G> {
         (Now { mono, unix: UnixMillis(unix.0 + ms + step - 200_000) }, None)
     }
 
-    /// Counts what this server has met.
+    /// Adds the counts of this server to the report.
     fn close_books(&mut self) {
         let metrics = self.switch.metrics();
         let turned_away: u64 = metrics.turned_away.iter().sum();
@@ -201,7 +201,7 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// Everybody leaves; then nothing may be left.
+    /// Ends the run: all clients leave, and nothing may be left.
     pub fn finish(mut self) -> Report {
         if let Some(store) = self.ground.store() {
             store.mend();
@@ -217,7 +217,7 @@ impl<G: Ground> World<G> {
         assert!(!self.judge.is_waiting(), "proposals wait");
         let [_, channels, users, peers, states] = self.switch.hub().sizes();
         assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
-        // States alone keep the switch awake, and in a store whatever else has an end.
+        // Only states may keep the switch awake and, on a store, other rows that expire.
         self.walk(60_000);
         let has_ends = self.switch.hub().has_ends(UnixMillis(self.judge.at()));
         let may_wake = states > 0 || self.ground.store().is_some() && has_ends;
@@ -247,13 +247,13 @@ impl<G: Ground> World<G> {
         }
     }
 
-    /// A signal to stop: nobody stays longer than they may.
+    /// Tells the server to stop, and checks that no connection outlives its deadline.
     fn stop(&mut self) {
         self.note(|| "the server stops".into());
-        // Who was not yet let in never will be.
+        // Clients that are not accepted yet never will be.
         self.clients.retain(|client| client.conn.is_some());
         if self.net.prng.one_in(2) {
-            // Mostly all that had arrived is heard; who is held back for too long is not.
+            // Usually all input that has arrived is processed, unless it is held back for too long.
             self.drive();
         }
         self.net.close_ms = self.limits.drain_ms as u64;
@@ -272,13 +272,13 @@ impl<G: Ground> World<G> {
         assert!(may_wait || self.net.sockets.is_empty(), "{:?}", self.net.sockets);
     }
 
-    /// The last thing a server does. Whether all that it had is on disk.
+    /// Closes the switch. Returns whether everything recorded is on disk.
     fn close(&mut self) -> bool {
         self.switch.close(self.net.now, &mut || false);
         !self.is_failing()
     }
 
-    /// All clients go, and are given the time.
+    /// Makes all clients leave, and gives them the time.
     fn leave_all(&mut self) {
         for i in (0..self.clients.len()).rev() {
             (self.clients[i].is_reading, self.clients[i].is_slow) = (true, false);
@@ -287,10 +287,10 @@ impl<G: Ground> World<G> {
         }
         self.accept_at = Millis(0);
         self.drive();
-        // Deadlines that run are those of the limits at the start, at most.
+        // Running deadlines are at most those of the initial limits.
         let most = crate::sim::limits(self.options.seed);
         self.walk(most.close_ms as u64 + most.control_replies_ms as u64);
-        // Whoever spoke far too fast is heard to the end, at its pace.
+        // Clients that sent far too fast are still read to their end, at the permitted rate.
         for _ in 0..4 {
             let is_held =
                 |client: &Client| client.end == client::End::Sent && client.conn.is_some();

@@ -1,9 +1,9 @@
-//! Transcripts: dialogues with the server as plain text, one file for each area of the protocol
-//! in `tests/transcripts/`, every case on a fresh server. This module reads and plays them.
+//! Transcripts: dialogues with the server as plain text, one file per area of the protocol in
+//! `tests/transcripts/`, each case on a fresh server. This module parses and plays them.
 //!
-//! A line `case NAME` begins a case; its steps follow, one to a line, indented. `#` begins a
-//! comment line. A step is `WHO VERB REST`. Who: `net1`, `net2`… a connection to the control port;
-//! `ws1`… a WebSocket; `http` a request of its own. `>` is to the server, `<` from it.
+//! A line `case NAME` begins a case; its steps follow, one per line, indented. `#` begins a comment
+//! line. A step is `WHO VERB REST`. Who: `net1`, `net2`… a connection to the control port; `ws1`… a
+//! WebSocket; `http` a separate request. `>` is to the server, `<` from it.
 //!
 //! | step | |
 //! |---|---|
@@ -37,9 +37,9 @@
 //! `>"` and `<"` instead of `>` and `<`: the rest is a JSON string; for text with white space at
 //! its ends or with characters that cannot be seen.
 //!
-//! In what is sent and expected, `$name1` is a version 4 UUID, in lower case, equal wherever it
-//! recurs in the case and different from all others; `$int` an integer, `$u32` one below 2^32;
-//! `<<70000 x>>` so many `x`; `<<token NS PAYLOAD>>` a token as the PHP client makes it;
+//! In what is sent and expected, `$name1` is a lower-case version 4 UUID, equal wherever it recurs
+//! in the case and different from all others; `$int` an integer, `$u32` one below 2^32;
+//! `<<70000 x>>` that many `x`; `<<token NS PAYLOAD>>` a token as the PHP client makes it;
 //! `<<server key>>` the server key.
 //!
 //! A case ends with `nothing` on every connection that is still open.
@@ -69,7 +69,7 @@ struct Step {
     rest: String,
 }
 
-/// Reads a transcript.
+/// Parses a transcript.
 pub fn parse(text: &str) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     for line in text.lines() {
@@ -97,7 +97,7 @@ pub fn parse(text: &str) -> Vec<Case> {
 /// Plays a case on a fresh server.
 ///
 /// # Errors
-/// The dialogue so far, and what was wrong with its last line.
+/// The dialogue so far, and what is wrong with its last line.
 pub fn play(case: &Case) -> Result<(), String> {
     let server = Server::start(&Options::default());
     let mut play = Play::new(&server);
@@ -108,7 +108,7 @@ pub fn play(case: &Case) -> Result<(), String> {
     play.fences().map_err(|error| play.failure(case, &error))
 }
 
-/// Long bodies are for machines.
+/// Shortens long bodies for a failure message.
 fn shorten(text: &str) -> String {
     if text.len() <= 1000 {
         return text.to_owned();
@@ -340,7 +340,7 @@ fn same_json(expected: &str, actual: &str) -> Result<(), String> {
     Err(format!("expected {expected}, got {actual}"))
 }
 
-/// Writes out `<<…>>`.
+/// Expands `<<…>>`.
 fn expand(text: &str) -> String {
     let mut parts = text.split("<<");
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -360,18 +360,18 @@ fn expand(text: &str) -> String {
     out
 }
 
-/// The `$name1` of a case and what they stand for.
+/// The `$name1` of a case and their values.
 #[derive(Default)]
 struct Names(BTreeMap<String, String>);
 
 impl Names {
-    /// Puts in what is known.
+    /// Inserts the known values.
     fn fill(&self, text: &str) -> String {
         let filled = |text: String, (name, value): (&String, &String)| text.replace(name, value);
         self.0.iter().fold(text.to_owned(), filled)
     }
 
-    /// Compares, and learns the names that are new.
+    /// Compares, and learns the values of new names.
     fn expect(&mut self, expected: &str, actual: &str) -> Result<(), String> {
         self.learn(expected, actual)
             .ok_or_else(|| format!("expected {}, got {}", shorten(expected), shorten(actual)))
@@ -413,9 +413,9 @@ impl Names {
     }
 }
 
-/// The control stream of a case that speaks on one control connection only.
+/// The control stream of a case with only one control connection.
 pub struct ControlStream {
-    /// All that is sent.
+    /// All bytes sent.
     pub sent: Vec<u8>,
     /// The replies, each with the verb that expects it.
     replies: Vec<(String, String)>,
@@ -445,7 +445,7 @@ pub fn control_stream(case: &Case) -> Option<ControlStream> {
     Some(ControlStream { sent, replies })
 }
 
-/// Sends such a stream to a fresh server, byte by byte or in one piece, and compares the replies.
+/// Sends a stream to a fresh server, byte by byte or in one piece, and compares the replies.
 ///
 /// # Errors
 /// The reply that differs.

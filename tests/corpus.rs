@@ -1,5 +1,5 @@
-//! Replays all inputs that fuzzing has found worth keeping (`fuzz/corpus`), target by target, so
-//! that what a fuzzer once broke stays whole without one.
+//! Replays all inputs that fuzzing found worth keeping (`fuzz/corpus`), target by target, so that
+//! fixed bugs stay fixed without a fuzzer.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,7 @@ targets! {
     ws_reader: fws::codec::ws::fuzz_reader;
 }
 
-/// Gives a target every file of its folder; the name of one that it does not survive is printed.
+/// Runs a target on every file of its folder; prints the name of one that makes it panic.
 fn replay(name: &str, target: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
     let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));

@@ -1,8 +1,8 @@
-//! The store over a disk that loses power, fails or rots. Each file is read as a start reads it:
-//! what was acknowledged must be there, nothing else may be, and damage must be seen.
+//! The store on a disk that loses power, fails or rots. Each file is read as at a start: what was
+//! acknowledged must be there, nothing else may be, and damage must be detected.
 //!
-//! `FWS_POWERCUT_STATES=N` explores so many states after power cuts (`make powercut`),
-//! `FWS_BITROT=all` flips every bit (`make bitrot`).
+//! `FWS_POWERCUT_STATES=N` explores N states after power cuts (`make powercut`), `FWS_BITROT=all`
+//! flips every bit (`make bitrot`).
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::collections::BTreeMap;
@@ -18,10 +18,10 @@ use fws::sim::disk::{Call, Cut, Failure, SimFile, SimFolder};
 use fws::time::{Now, UnixMillis};
 
 const AT: UnixMillis = UnixMillis(1_800_000_000_000);
-/// What a run explores, if nobody says otherwise.
+/// Default number of states to explore.
 const STATES: usize = 12_000;
 
-/// What can be done to a store in one step.
+/// One change of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Op {
     Register,
@@ -51,10 +51,10 @@ const OPS: [Op; 11] = [
     Op::Remove,
 ];
 
-/// All rows, as they are written.
+/// All rows, formatted.
 type Rows = BTreeMap<Key, String>;
 
-/// A hub, and the batches that its changes make.
+/// A hub, and the batches made of its changes.
 struct Source {
     hub: Hub,
     n: u64,
@@ -93,11 +93,11 @@ impl Source {
 
     fn apply(&mut self, change: Change<'_>, changed: &mut Changed) {
         self.n += 1;
-        // What is refused changes nothing, which is a step like any other.
+        // A refused change has no effect, which is a step like any other.
         let _ = self.hub.apply(AT, &change, changed);
     }
 
-    /// Does it, and returns what must be written.
+    /// Makes a change, and returns the batch to write.
     fn step(&mut self, op: Op) -> Batch {
         let mut changed = Changed::default();
         let name = format!("n{}", self.n);
@@ -173,7 +173,7 @@ fn facts() -> Facts {
     Facts { key: [7; 32], term: 1, batch: 0, clock: (AT, AT) }
 }
 
-/// A store with its first batch in it, closed in good order.
+/// A store with a first batch, cleanly closed.
 fn store() -> (Source, SimFile) {
     let (source, mut batch) = Source::new();
     let file = SimFile::default();
@@ -183,7 +183,7 @@ fn store() -> (Source, SimFile) {
     (source, SimFile::new(file.bytes()))
 }
 
-/// What a start finds: the number of the last batch, and all rows.
+/// What a start reads: the number of the last batch, and all rows.
 fn read(bytes: Vec<u8>) -> Result<(u64, Rows), Damage> {
     let content = Content::read(SimFile::new(bytes))?;
     let mut rows = Rows::new();
@@ -191,7 +191,7 @@ fn read(bytes: Vec<u8>) -> Result<(u64, Rows), Damage> {
     Ok((content.facts.batch, rows))
 }
 
-/// A run of a workload: how the rows were after each batch, and how many calls had come by then.
+/// A run of a workload: after each batch its number, the rows, and the number of calls so far.
 struct Run {
     began: Vec<u8>,
     file: SimFile,
@@ -213,7 +213,7 @@ fn run(workload: &[Op]) -> Run {
     Run { began, file, after }
 }
 
-/// Whether what was found after a power cut is what was acknowledged by then, or one batch more.
+/// Checks that a power cut leaves what was acknowledged by then, or one batch more.
 fn check(found: Result<(u64, Rows), Damage>, run: &Run, calls: usize, what: &str) {
     let (number, rows) = found.unwrap_or_else(|damage| panic!("{what}: {damage}"));
     let acknowledged = run.after.iter().rposition(|(.., by)| *by <= calls).unwrap();
@@ -229,7 +229,7 @@ fn number(name: &str) -> Option<usize> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
-/// Every workload of so many operations.
+/// Every workload of this many changes.
 fn workloads(length: usize) -> Vec<Vec<Op>> {
     let mut all = vec![Vec::new()];
     for _ in 0..length {
@@ -241,12 +241,12 @@ fn workloads(length: usize) -> Vec<Vec<Op>> {
     all
 }
 
-/// The power goes at every call, with every part of what was not synced missing.
+/// Cuts the power at every call, with every subset of the unsynced writes missing.
 #[test]
 fn after_a_power_cut_all_that_was_acknowledged_is_there() {
     let states = number("FWS_POWERCUT_STATES").unwrap_or(STATES);
     let mut all: Vec<Vec<Op>> = (0..=3).flat_map(workloads).collect();
-    // A smaller run takes some of them, not always the same kinds.
+    // A shorter run takes every nth workload; n must not select the same kinds.
     let stride = (1_200_000 / states.max(1)).max(1);
     if stride > 1 {
         all = all
@@ -281,7 +281,7 @@ fn after_a_power_cut_all_that_was_acknowledged_is_there() {
     assert!(explored as usize >= states * 9 / 10, "{explored} of {states} states");
 }
 
-/// The power goes, and goes again while the next start is repairing the file.
+/// Cuts the power, and again while the next start repairs the file.
 fn cut_again(run: &Run, workload: &[Op], prng: &mut Prng) -> u64 {
     let calls = run.file.calls();
     let count = prng.below(calls.len() + 1);
@@ -299,13 +299,13 @@ fn cut_again(run: &Run, workload: &[Op], prng: &mut Prng) -> u64 {
     calls.len() as u64 + 1
 }
 
-/// A call fails. The batch was refused, and whoever is killed then and starts again must not find
-/// it; whoever goes on writes what is missing.
+/// A call fails. The batch was refused, so a start after a kill must not find it; a writer that
+/// goes on writes what is missing.
 #[test]
 fn a_batch_that_failed_is_never_found() {
     for op in OPS {
-        // A full disk stays full, but lets what is there be written over; of a bad one a call
-        // fails, and then another works.
+        // A full disk stays full, but allows overwriting; on a bad disk a call fails, and later
+        // ones succeed.
         for (how, calls) in [(Failure::Space, u64::MAX), (Failure::Broken, 1)] {
             let mut at = 0;
             while fail_once(op, how, (at, calls)) {
@@ -316,7 +316,7 @@ fn a_batch_that_failed_is_never_found() {
     }
 }
 
-/// Fails calls of one batch, and looks at what is found then. Whether there were so many calls.
+/// Fails calls of one batch, and checks what is found. Returns whether there were so many calls.
 fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
     let what = format!("{op:?}, {how:?} at call {at}");
     let (mut source, file) = store();
@@ -327,7 +327,7 @@ fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
     file.fail(at, calls, how);
     let from = file.count();
     let Err(fault) = writer.write(&mut batch) else {
-        // It needed fewer calls, or no space.
+        // The batch needed fewer calls, or no space.
         assert_eq!(read(file.bytes()).unwrap().1, source.rows(), "{what}");
         return file.count() - from > at;
     };
@@ -353,8 +353,8 @@ fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
     true
 }
 
-/// A call fails, which may be the one that cuts the file off behind a commit. Whatever was refused
-/// is not found, and whatever was not is.
+/// A call fails, perhaps the one that truncates the file after a commit. A batch is found if and
+/// only if it was not refused.
 #[test]
 fn a_batch_that_is_durable_is_never_refused() {
     for at in 0.. {
@@ -383,8 +383,8 @@ fn a_batch_that_is_durable_is_never_refused() {
     }
 }
 
-/// A disk on which nothing works any more: what was there is there, and of the batch that was on
-/// its way all or nothing.
+/// On a dead disk the existing rows stay, and the batch in flight is there as a whole or not at
+/// all.
 #[test]
 fn a_dead_disk_makes_nothing_up() {
     for op in OPS {
@@ -402,7 +402,7 @@ fn a_dead_disk_makes_nothing_up() {
     }
 }
 
-/// A start that fails half-way has lost nothing.
+/// A start that fails half-way loses nothing.
 #[test]
 fn a_start_that_fails_loses_nothing() {
     let (source, file) = store();
@@ -421,8 +421,8 @@ fn a_start_that_fails_loses_nothing() {
     }
 }
 
-/// A start on a full disk goes on with what it found, and refuses changes until there is space. Who
-/// is killed meanwhile has changed nothing.
+/// A start on a full disk serves what it found, and refuses changes until there is space. A kill
+/// meanwhile changes nothing.
 #[test]
 fn a_start_on_a_full_disk_goes_on() {
     let (source, file) = store();
@@ -441,7 +441,7 @@ fn a_start_on_a_full_disk_goes_on() {
         if !is_full {
             return assert!(at > 1, "{at} calls");
         }
-        // Still full: tried again, in vain, and nothing has changed.
+        // Still full: it retries in vain, and nothing has changed.
         stepper.time_out();
         while journal.poll().is_some() {}
         let ns = hub.namespace("a").unwrap();
@@ -461,7 +461,7 @@ fn a_start_on_a_full_disk_goes_on() {
     }
 }
 
-/// A store that is made is nothing before it is all there: one sync, behind the last write.
+/// A new store is valid only when it is complete: one sync, after the last write.
 #[test]
 fn a_first_start_syncs_its_store_once_and_can_fail_anywhere() {
     let now = Now { unix: AT, ..Now::default() };
@@ -485,7 +485,7 @@ fn a_first_start_syncs_its_store_once_and_can_fail_anywhere() {
     }
 }
 
-/// Whatever bit rots: it is seen, or nothing has changed.
+/// Every flipped bit is detected, or changes nothing.
 #[test]
 fn every_flipped_bit_is_seen_or_harmless() {
     let (mut source, file) = store();
@@ -502,7 +502,7 @@ fn every_flipped_bit_is_seen_or_harmless() {
         assert_eq!(read(bytes.clone()).unwrap(), (source.batch, source.rows()));
         let mut bit = 0;
         while bit < bytes.len() * 8 {
-            // The first page has the header: all of it, always.
+            // Every bit of the first 320 bytes, which hold the header, is always tested.
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             match judged(bad, &source) {
@@ -516,8 +516,8 @@ fn every_flipped_bit_is_seen_or_harmless() {
     assert!(seen > 100 && harmless > 100);
 }
 
-/// Whether a file with damage reads as if it had none; panics if it reads as anything else. An
-/// older batch is seen by the seal.
+/// Whether a damaged file reads as if it were intact; panics if it reads as anything else. An
+/// older batch would be detected by the seal.
 fn judged(bytes: Vec<u8>, source: &Source) -> bool {
     match read(bytes) {
         Err(_) => false,
@@ -529,7 +529,7 @@ fn judged(bytes: Vec<u8>, source: &Source) -> bool {
     }
 }
 
-/// The same for a store of more pages: single bits, many bits, holes, and missing ends.
+/// The same for a larger store: single bits, many bits, holes, and missing ends.
 #[test]
 fn damage_in_a_larger_store_is_seen() {
     let (mut source, file) = store();

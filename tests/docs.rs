@@ -1,6 +1,6 @@
-//! The documents say what the code does: every text and code that a client can be told, and
-//! every default it names, are compared with the source. What the document says beyond that is
-//! driven by `tests/protocol.rs`.
+//! The documents agree with the code: every text and code that a client can receive, and every
+//! default that they name, are compared with the source. Beyond that, `tests/protocol.rs` tests
+//! what the protocol document says.
 
 use std::fs;
 use std::path::Path;
@@ -16,18 +16,18 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The code of a file, without its tests.
+/// The code of a file without its tests.
 fn source(path: &str) -> String {
     let text = read(path);
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string()
 }
 
-/// The protocol from this heading to the next of the same depth.
+/// The protocol document from a heading to the next of the same depth.
 fn part(heading: &str) -> String {
     part_of("docs/protocol.md", heading)
 }
 
-/// A document from this heading to the next of the same depth, or of one above.
+/// A document from a heading to the next of the same or a higher level.
 fn part_of(path: &str, heading: &str) -> String {
     let text = read(path);
     let depth = heading.split(' ').next().unwrap_or_default();
@@ -39,7 +39,7 @@ fn part_of(path: &str, heading: &str) -> String {
     body[..end].to_string()
 }
 
-/// The cells of all table rows, without the marks of code.
+/// The cells of all table rows, without backticks.
 fn rows(text: &str) -> Vec<Vec<String>> {
     let lines = text.lines().filter(|line| line.starts_with('|') && !line.starts_with("|---"));
     lines
@@ -50,13 +50,13 @@ fn rows(text: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The string literal behind each occurrence of `before`, and the code behind the literal.
+/// The string literal after each occurrence of `before`, and the code after the literal.
 fn literals<'a>(code: &'a str, before: &str) -> Vec<(&'a str, &'a str)> {
     let behind = code.match_indices(before).map(|(at, _)| &code[at + before.len()..]);
     behind.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split_once('"')).collect()
 }
 
-/// Whether a text in the document is this one, of which `{name}` may be anything.
+/// Whether a documented text matches a format string, where `{name}` matches anything.
 fn is_told(told: &str, format: &str) -> bool {
     let mut rest = told;
     let mut pieces = format.split('{').map(|piece| piece.split_once('}').map_or(piece, |p| p.1));
@@ -90,7 +90,7 @@ fn every_error_of_the_control_port_is_told_with_its_code() {
     let files = ["command", "control", "crowd", "replies", "text"];
     let code = files.map(|file| source(&format!("src/switch/{file}.rs"))).concat();
 
-    // `Refused::new(CODE, "TEXT")`: text and code in one row.
+    // `Refused::new(CODE, "TEXT")`: code and text must be in one row.
     let fixed: Vec<(&str, &str)> = code
         .match_indices("Refused::new(")
         .filter_map(|(at, call)| code[at + call.len()..].split_once(','))
@@ -106,7 +106,7 @@ fn every_error_of_the_control_port_is_told_with_its_code() {
         assert!(found, "{number} {text:?} is not in the table of errors");
     }
 
-    // `reason = format!("TEXT")`, the code is somewhere near: the text.
+    // `reason = format!("TEXT")`, with the code elsewhere: only the text is compared.
     let mut made = literals(&code, "let reason = format!(");
     made.extend(literals(&code, "reason: format!("));
     assert!(made.len() >= 5, "the source is written in another way: {made:?}");
@@ -115,7 +115,7 @@ fn every_error_of_the_control_port_is_told_with_its_code() {
         assert!(found, "{text:?} is not in the table of errors");
     }
 
-    // And nothing is promised that is not there.
+    // And nothing is documented that does not exist.
     for row in table.iter().filter(|row| row[0].parse::<u16>().is_ok()) {
         let start = row[1].split(['W', 'M']).next().unwrap_or_default();
         assert!(code.contains(&format!("\"{start}")), "{:?} is not in the source", row[1]);
@@ -195,7 +195,7 @@ fn every_limit_that_is_named_has_the_default_that_is_named() {
         let default = defaults.get(&row[0]).map(|value| value.to_string());
         assert_eq!(default.as_ref(), Some(&row[1]), "limit {}", row[0]);
     }
-    // A limit named anywhere, in code marks and by its unit, is one.
+    // Every name in backticks with the suffix of a unit is a limit.
     for path in ["docs/protocol.md", "docs/operations.md", "docs/security.md", "README.md"] {
         for word in read(path).split('`').skip(1).step_by(2) {
             let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
@@ -230,7 +230,7 @@ fn every_metric_is_told_with_its_kind_and_no_other() {
     }
 }
 
-/// The operator's table of how connections end.
+/// The table of how connections end, for operators.
 #[test]
 fn every_reason_is_explained_to_operators_and_no_other() {
     let table = rows(&part_of("docs/operations.md", "### How connections end"));
@@ -248,7 +248,7 @@ fn every_reason_is_explained_to_operators_and_no_other() {
     }
 }
 
-/// All code that answers browsers over HTTP, without its tests.
+/// All code that answers browsers over HTTP, without tests.
 fn answering_code() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = vec!["src/codec/http.rs".to_owned()];
@@ -266,7 +266,7 @@ fn answering_code() -> String {
     paths.iter().map(without_tests).collect()
 }
 
-/// The operator's table of answers over HTTP.
+/// The table of HTTP answers, for operators.
 #[test]
 fn every_refusal_over_http_is_explained_to_operators_and_no_other() {
     let table = rows(&part_of("docs/operations.md", "### What is answered over HTTP"));
@@ -284,7 +284,7 @@ fn every_refusal_over_http_is_explained_to_operators_and_no_other() {
         known.extend(text.map(|(text, _)| (status.to_owned(), text_of(text))));
     }
     assert!(known.len() >= 8, "the source is written in another way: {known:?}");
-    // `HttpError::NAME => "TEXT"`; which has which status is known to the compiler.
+    // `HttpError::NAME => "TEXT"`; the compiler knows the status of each.
     let errors = literals(&code, "HttpError::Malformed => ");
     assert_eq!(errors.len(), 1, "the source is written in another way");
     let display = code.split("HttpError::Malformed => \"").nth(1).unwrap_or_default();
@@ -314,7 +314,7 @@ fn every_refusal_over_http_is_explained_to_operators_and_no_other() {
     }
 }
 
-/// The operator's table of codes.
+/// The table of codes, for operators.
 #[test]
 fn every_code_of_an_error_is_explained_to_operators() {
     let table = rows(&part_of("docs/operations.md", "### What the control port answers"));
@@ -323,7 +323,7 @@ fn every_code_of_an_error_is_explained_to_operators() {
     assert!(table.iter().all(|row| row.len() == 3 && row.iter().all(|cell| !cell.is_empty())));
 }
 
-/// Names in `docs/security.md` are those of limits, metrics and reasons, and nothing else.
+/// Names in `docs/security.md` are limits, metrics and close reasons, and nothing else.
 #[test]
 fn every_name_in_the_threat_model_is_there() {
     let (limits, text) = (Limits::default(), read("docs/security.md"));
@@ -340,7 +340,7 @@ fn every_name_in_the_threat_model_is_there() {
         count += usize::from(limits.get(word).is_some());
     }
     assert!(count >= 40, "only {count} limits are named");
-    // What has a flag is named by it.
+    // Flags that it names exist.
     for word in text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("--")) {
         let flag = word.trim_start_matches('-');
         let code = read("src/cli/flags.rs") + &read("src/cli/doctor/mod.rs");
@@ -348,7 +348,7 @@ fn every_name_in_the_threat_model_is_there() {
     }
 }
 
-/// What the doctor takes for words of our own server are such.
+/// The texts that the doctor takes for our server's are in its source.
 #[test]
 fn the_doctor_knows_our_words() {
     let (code, ours) = (source("src/cli/doctor/answer.rs"), answering_code());

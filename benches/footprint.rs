@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     let bytes = (after - before) * 1024 / subscribers.len() as u64;
     println!("per idle subscriber of {}: {bytes} bytes of user memory", subscribers.len());
     subscribers.truncate(1000);
-    // A round that the server has left the others behind by.
+    // After one round the server has handled the closes of the others.
     emit(&server, &mut subscribers, 1)?;
     count_calls(&server, &mut subscribers)?;
     drop(server);

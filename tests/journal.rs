@@ -319,8 +319,8 @@ fn a_stopped_server_has_written_everything() {
     }
 }
 
-/// The removal of a namespace becomes durable during the stop, while another change of it is still to
-/// be written.
+/// The removal of a namespace becomes durable during the stop, while another change of it is still
+/// to be written.
 #[test]
 fn a_stopped_server_leaves_no_part_of_a_namespace() {
     let mut this = Loop::new(SyncPolicy::Always);

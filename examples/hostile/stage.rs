@@ -34,7 +34,7 @@ pub struct Field {
     pub admin: SocketAddr,
     /// The process id.
     pub pid: u32,
-    /// The scale of the campaign: a fraction of the size of crowds, and its root of their duration.
+    /// The scale of the campaign: a factor of crowd sizes; durations are scaled by its square root.
     pub scale: f64,
 }
 

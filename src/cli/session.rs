@@ -16,7 +16,7 @@ use crate::keys;
 /// Most read from standard input, in bytes: no server limit allows more.
 const INPUT_BYTES: u64 = 1 << 30;
 
-/// A body larger than this (in bytes) may be the reason why a server closes.
+/// A body larger than this, in bytes, may be why the server closed the connection.
 const LARGE_BYTES: usize = 1 << 20;
 
 /// A control connection.

@@ -16,19 +16,19 @@
 //! | `net1 auth NS` | short for `> {"action":"auth",…}` and `< {"success":true}` |
 //! | `net1 fin` | the client will send nothing more |
 //! | `net1 closed` | the server closes |
-//! | `ws1 open PATH \| HEADER \| …` | opens a WebSocket; the answer is just what RFC 6455 asks |
+//! | `ws1 open PATH \| HEADER \| …` | opens a WebSocket; the answer is exactly that of RFC 6455 |
 //! | `ws1 > TEXT`, `ws1 < TEXT` | a text message, on SockJS a frame |
 //! | `ws1 say MESSAGE`, `ws1 hear MESSAGE` | the same, but on SockJS inside `["…"]`, `a["…"]` |
-//! | `ws1 auth NS PAYLOAD $cid1` | says `auth` with such a token, hears `auth ok` |
-//! | `ws1 join NS PAYLOAD CHANNEL $cid1` | `open` raw, `auth`, subscribe; no state comes |
+//! | `ws1 auth NS PAYLOAD $cid1` | sends `auth` with such a token, receives `auth ok` |
+//! | `ws1 join NS PAYLOAD CHANNEL $cid1` | `open` raw, `auth`, subscribe; there is no state |
 //! | `ws1 frame> 81 TEXT` | one masked frame: its first byte in hex, its payload |
 //! | `ws1 unmasked> 81 TEXT` | the same without a mask |
 //! | `ws1 hex> 8100…` | these bytes as they are |
-//! | `ws1 pong TEXT` | a pong comes |
-//! | `ws1 close CODE REASON`, `ws1 close` | a close frame, the second without a code |
-//! | `ws1 closed CODE REASON` | a close frame comes, and after the answer the end |
-//! | `WHO nothing` | nothing has come: what is sent now is answered first |
-//! | `WHO hold`, `WHO release` | what is sent in between leaves in one write |
+//! | `ws1 pong TEXT` | receives a pong |
+//! | `ws1 close CODE REASON`, `ws1 close` | sends a close frame, the second without a code |
+//! | `ws1 closed CODE REASON` | receives a close frame and, after the answer, the end |
+//! | `WHO nothing` | nothing has arrived: what is sent now is answered first |
+//! | `WHO hold`, `WHO release` | what is sent in between goes out in one write |
 //! | `WHO drop`, `WHO reset` | the client ends the TCP connection |
 //! | `http > GET /path \| HEADER \| …` | a request |
 //! | `http < 200`, `http < name: value` | its status; one of its headers |

@@ -167,8 +167,8 @@ impl Outbox for Counter {
     }
 }
 
-/// A hub with a namespace whose channel has `members` members, beside `others` channels of one
-/// subscriber, namespaces and states.
+/// A hub with a namespace whose channel has `members` members; and `others` each of channels with
+/// one subscriber, namespaces and states.
 fn hub(others: usize, members: usize) -> (Hub, NsId, Vec<PeerId>) {
     let limits = Limits {
         namespaces: 10_000_000,

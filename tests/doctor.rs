@@ -300,7 +300,7 @@ fn silent_connections_that_are_cut() {
     expect(&found, "idle", "cannot tell", "for want of a token");
     expect(&found, "idle_stream", "cannot tell", "for want of a token");
     expect(&found, "idle", "cannot tell", "`fws doctor URL NAME --wait 60`");
-    // A single piece of advice is enough.
+    // If both token and wait are missing, the advice names both at once.
     let found = doctor(server.ws, &[]).1;
     expect(&found, "idle", "cannot tell", "`fws doctor URL NAME --wait 60`");
     expect(&doctor(server.ws, &KEY).1, "idle", "cannot tell", "not looked at: --wait 60 shows");
